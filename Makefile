@@ -1,0 +1,57 @@
+# Each target builds .venv first: with uv when it is there, else with python3 -m venv and pip.
+# Only python3 (3.11 or later, with venv) and make are needed beforehand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bindings needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
+ifneq ($(UV),)
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+else
+	@$(PYTHON) -m venv --clear $(VENV) 2>/dev/null \
+	  || { echo "python3 has no venv module here; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+install: $(STAMP)  ## build .venv from the locked requirements
+
+demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account needed
+	@$(BIN)/bindings demo
+
+test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
+	@$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
+	@$(BIN)/python -m benchmarks
+
+lint: $(STAMP)  ## style, types and import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff rewrite the files
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-package bindings --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help install demo test bench lint format lock clean

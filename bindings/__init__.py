@@ -1,0 +1,1 @@
+"""bindings: the lifecycle manager for privacy-number bindings."""

@@ -1,0 +1,227 @@
+"""Every error that a caller can meet, in one tree.
+
+    BindingsError
+    ├── InvalidRequest            the call's values are wrong; nothing was done
+    ├── PhoneInUse                a binding of ours holds a phone; no call was made
+    │   └── PhoneInUseAtProvider  something that is not ours holds it at the provider
+    ├── IdempotencyMismatch       the key was used for another request
+    ├── NotFound                  no such binding
+    ├── ProviderRefused           the provider said no, for certain
+    │   ├── ProviderAccountRefused    ... to the account, whatever the request
+    │   └── NoMiddleNumber            ... because the pool is empty
+    ├── ProviderUnreachable       the request never left; nothing was done
+    ├── OutcomeUnknown            the provider may have acted; the binding is recorded as in doubt
+    ├── Busy                      not now: too much in flight, a clock is off, or the database is away
+    └── SchemaOutOfDate           the database is not at this version's schema
+
+The class docstring's first line is the message where none is given. Each error says whether the provider may
+have acted (`may_have_acted`) and whether the same call may be made again as it is (`safe_to_retry`). No
+provider status has a meaning here; that is provider.statuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bindings.binding import Binding, Holder
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One wrong value: the field's name and what it must be. The value itself is never repeated."""
+
+    field: str
+    message: str
+
+
+class BindingsError(Exception):
+    """Something went wrong in bindings.
+
+    `code` is stable and the same in Python, on the command line and over HTTP; `binding_id` names the
+    recorded binding where one exists; `retry_after_s` is when another try makes sense, None where none does.
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    may_have_acted: ClassVar[bool] = False
+    safe_to_retry: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str | None = None, *, binding_id: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message or _first_line(type(self)))
+        self.binding_id = binding_id
+        self.retry_after_s = retry_after_s
+
+    def problem(self) -> dict[str, Any]:
+        """The error as a problem object (RFC 9457), for the command line and for HTTP."""
+        body: dict[str, Any] = {
+            "type": f"urn:bindings:problem:{self.code}",
+            "title": _first_line(type(self)),
+            "status": self.http_status,
+            "detail": str(self),
+            "code": self.code,
+            "may_have_acted": self.may_have_acted,
+            "safe_to_retry": self.safe_to_retry,
+        }
+        if self.binding_id is not None:
+            body["binding_id"] = self.binding_id
+        if self.retry_after_s is not None:
+            body["retry_after_s"] = self.retry_after_s
+        return body
+
+
+class InvalidRequest(BindingsError):
+    """The request is not valid; nothing was sent and nothing was written."""
+
+    code = "invalid-request"
+    http_status = 422
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.field} {fault.message}" for fault in faults))
+        self.faults = tuple(faults)
+
+    def problem(self) -> dict[str, Any]:
+        """The problem object with one entry in `errors` for each wrong field."""
+        listed = [{"field": fault.field, "message": fault.message} for fault in self.faults]
+        return super().problem() | {"errors": listed}
+
+
+class PhoneInUse(BindingsError):
+    """A phone is held by another binding; the provider was not called and nothing was written."""
+
+    code = "phone-in-use"
+    http_status = 409
+    exit_code = 3
+    safe_to_retry = True
+
+    def __init__(
+        self, message: str | None = None, *, holder: Holder, binding_id: str | None = None
+    ) -> None:
+        super().__init__(message, binding_id=binding_id, retry_after_s=holder.retry_after_s)
+        self.holder = holder
+
+    def problem(self) -> dict[str, Any]:
+        """The problem object with the `holder`."""
+        holder = {
+            "id": self.holder.id,
+            "reference": self.holder.reference,
+            "mode": self.holder.mode,
+            "state": self.holder.state,
+            "held_until": self.holder.held_until.isoformat(),
+            "retry_after_s": self.holder.retry_after_s,
+            "why": self.holder.why,
+        }
+        return super().problem() | {"holder": holder}
+
+
+class PhoneInUseAtProvider(PhoneInUse):
+    """A phone is held at the provider by something that is not a binding of ours."""
+
+    code = "phone-in-use-at-provider"
+
+
+class IdempotencyMismatch(BindingsError):
+    """The idempotency key was already used for another request; nothing was sent or written."""
+
+    code = "idempotency-mismatch"
+    http_status = 422
+    exit_code = 3
+
+
+class NotFound(BindingsError):
+    """There is no such binding."""
+
+    code = "not-found"
+    http_status = 404
+    exit_code = 4
+
+
+class ProviderRefused(BindingsError):
+    """The provider refused; nothing came into being and the phones are free. Change the request first."""
+
+    code = "provider-refused"
+    http_status = 502
+    exit_code = 5
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        status: str | None = None,
+        reason: str | None = None,
+        binding_id: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, binding_id=binding_id, retry_after_s=retry_after_s)
+        self.status = status
+        self.reason = reason
+
+    def problem(self) -> dict[str, Any]:
+        """The problem object with the provider's status and reason."""
+        return super().problem() | {"provider_status": self.status, "provider_reason": self.reason}
+
+
+class ProviderAccountRefused(ProviderRefused):
+    """The provider refuses the account, whatever is asked; see `bindings doctor`. Nothing came into being."""
+
+    code = "provider-account"
+    http_status = 503
+    safe_to_retry = True
+
+
+class NoMiddleNumber(ProviderRefused):
+    """The pool has no middle number to lend at the moment; nothing came into being."""
+
+    code = "no-middle-number"
+    http_status = 503
+    exit_code = 7
+    safe_to_retry = True
+
+
+class ProviderUnreachable(BindingsError):
+    """The provider could not be reached; the request was never sent and the phones are free."""
+
+    code = "provider-unreachable"
+    http_status = 503
+    exit_code = 5
+    safe_to_retry = True
+
+
+class OutcomeUnknown(BindingsError):
+    """The provider gave no clear answer and may have acted; it is recorded and will be resolved. Do not bind again."""
+
+    code = "outcome-unknown"
+    http_status = 202
+    exit_code = 6
+    may_have_acted = True
+
+    def __init__(self, message: str | None = None, *, binding: Binding) -> None:
+        super().__init__(message, binding_id=binding.id)
+        self.binding = binding
+
+
+class Busy(BindingsError):
+    """Not now; nothing was sent and nothing was written. Try again shortly."""
+
+    code = "busy"
+    http_status = 503
+    safe_to_retry = True
+
+
+class SchemaOutOfDate(BindingsError):
+    """The database schema is not the one this version needs; run `bindings db upgrade`."""
+
+    code = "schema-out-of-date"
+    http_status = 503
+
+
+def _first_line(kind: type[BindingsError]) -> str:
+    return (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")

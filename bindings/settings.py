@@ -1,0 +1,164 @@
+"""The settings, from arguments and from `BINDINGS_...` environment variables.
+
+Here live the names, defaults and bounds of every setting. Nothing is read at import: `load()` reads the
+environment once, reports every fault at once under the variable's name, and never echoes a value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "BINDINGS_"
+IGNORED_PREFIX = "BINDINGS_TEST_"  # the test suite's own variables
+FROM_FILE = ("DATABASE_URL", "PROVIDER_API_KEY", "PROVIDER_API_SECRET")
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; `faults` holds (variable, message) pairs, all of them."""
+
+    def __init__(self, faults: tuple[tuple[str, str], ...]) -> None:
+        super().__init__("; ".join(f"{variable}: {message}" for variable, message in faults))
+        self.faults = faults
+
+
+def _zone(value: Any) -> Any:
+    """Read `+08:00` as a fixed offset; named zones shift twice a year and are refused."""
+    if isinstance(value, timezone):
+        return value
+    match = re.fullmatch(r"([+-])(\d{2}):([0-5]\d)", str(value))
+    if match is None or int(match[2]) > 14:  # noqa: PLR2004 -- the widest offset in use is +14:00
+        raise ValueError("must be an offset such as +08:00")
+    sign = 1 if match[1] == "+" else -1
+    return timezone(sign * timedelta(hours=int(match[2]), minutes=int(match[3])))
+
+
+def _supported_database(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if not re.match(r"(sqlite|postgresql|postgresql\+psycopg|postgres)://", url):
+        raise ValueError("must begin with sqlite:// or postgresql://")
+    if re.fullmatch(r"sqlite://(/(:memory:)?)?", url):
+        raise ValueError("must name a file: an SQLite database in memory is lost with its connection")
+    return value
+
+
+def _base_url(value: str) -> str:
+    if not re.match(r"https?://[^/?#@\s]+[^?#@\s]*$", value):
+        raise ValueError("must be an http:// or https:// address without user, query or fragment")
+    return value.rstrip("/")
+
+
+class Settings(BaseSettings):
+    """Every setting of the product; frozen. The variable is the field's name in capitals, prefixed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr(
+        "sqlite:///bindings.db"
+    )
+    provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"
+    provider_api_key: SecretStr | None = None
+    provider_api_secret: SecretStr | None = None
+    provider_app_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    provider_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
+    provider_zone: Annotated[timezone, BeforeValidator(_zone)] = timezone(timedelta(hours=8))
+    timestamp_tolerance_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    guard_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    conflict_policy: Literal["literal", "strict"] = "literal"
+    scope: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "default"
+    sweep_interval_s: Annotated[float, Field(ge=0.1, le=3_600)] = 1.0
+    reconcile_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    scan_calls_per_s: Annotated[float, Field(gt=0, le=1_000)] = 5.0
+    bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from `load()` only, so that one place reads the environment."""
+        return (init_settings,)
+
+    def guard_for(self, expire_s: int) -> float:
+        """Seconds that a phone stays held past the end of a binding of `expire_s` seconds."""
+        return max(5.0, 0.01 * expire_s) if self.guard_s is None else self.guard_s
+
+    def effective(self) -> dict[str, str]:
+        """Variable → value as text, secrets masked and the database password hidden."""
+        return {_variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields}
+
+
+def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Read the settings: what is `given` (and not None) wins over the environment.
+
+    A secret may stand in a file that `BINDINGS_<NAME>_FILE` names. Raises `SettingsError` with every fault;
+    reads files and environment, connects to nothing, and is safe to repeat.
+    """
+    source = os.environ if environment is None else environment
+    values, faults = _from_environment(source)
+    values |= {name: value for name, value in given.items() if value is not None}
+    settings: Settings | None = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        faults += [(_variable(str(fault["loc"][0])), _message(fault)) for fault in error.errors()]
+    if settings is None or faults:
+        raise SettingsError(tuple(sorted(set(faults))))
+    return settings
+
+
+def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    values: dict[str, Any] = {}
+    faults: list[tuple[str, str]] = []
+    known = {_variable(name): name for name in Settings.model_fields}
+    files = {f"{PREFIX}{name}_FILE": name.lower() for name in FROM_FILE}
+    for variable, value in source.items():
+        if not variable.startswith(PREFIX) or variable.startswith(IGNORED_PREFIX):
+            continue
+        if variable in known:
+            values[known[variable]] = value
+        elif variable in files:
+            if _variable(files[variable]) in source:
+                faults.append((variable, f"is set beside {_variable(files[variable])}; keep one of them"))
+            try:
+                values[files[variable]] = Path(value).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError):
+                faults.append((variable, "names a file that cannot be read"))
+        else:
+            faults.append((variable, "is not a setting of bindings; `bindings config` lists them"))
+    return values, faults
+
+
+def _message(fault: Any) -> str:
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "database_url":
+        # Everything between "://" and the last "@" may be a password, and so may a query parameter.
+        hidden = re.sub(r"://[^@/]*@", "://***@", value.get_secret_value())
+        return re.sub(r"(?i)((?:pass|sslkey|sslpass)[^=&]*=)[^&]*", r"\1***", hidden)
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, timezone):
+        return str(value).removeprefix("UTC") or "+00:00"
+    return "" if value is None else str(value)
