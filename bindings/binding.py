@@ -89,13 +89,25 @@ class Reason(StrEnum):
 
     NEVER_SENT = "never_sent"
     ABSENT = "absent"
-    REFUSED = "refused"
+    ACCOUNT = "account"
+    CLOCK = "clock"
+    IN_USE = "in_use"
+    NO_NUMBER = "no_number"
+    REQUEST = "request"
     NO_CLEAR_ANSWER = "no_clear_answer"
     NOT_SETTLED = "not_settled"
     ASKED = "asked"
     NOT_FOUND = "not_found"
     GONE_AT_PROVIDER = "gone_at_provider"
     ADOPTED = "adopted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """On whose behalf something is done; both go into the history."""
+
+    actor: str
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

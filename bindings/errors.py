@@ -25,10 +25,16 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bindings.binding import Holder, Reason, State
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bindings.binding import Binding, Holder
+    from bindings.binding import Binding
+
+TRY_AGAIN_S = 2
+ACCOUNT_AGAIN_S = 30
+POOL_AGAIN_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +108,7 @@ class PhoneInUse(BindingsError):
     exit_code = 3
     safe_to_retry = True
 
-    def __init__(
-        self, message: str | None = None, *, holder: Holder, binding_id: str | None = None
-    ) -> None:
+    def __init__(self, message: str | None = None, *, holder: Holder, binding_id: str | None = None) -> None:
         super().__init__(message, binding_id=binding_id, retry_after_s=holder.retry_after_s)
         self.holder = holder
 
@@ -221,6 +225,51 @@ class SchemaOutOfDate(BindingsError):
 
     code = "schema-out-of-date"
     http_status = 503
+
+
+def of(binding: Binding, *, said: str | None = None) -> BindingsError:
+    """The error that a binding which did not become active means for whoever asked for it.
+
+    The same for the first caller and for one who repeats the idempotency key. `said` is the provider's own
+    text, where it was just heard.
+    """
+    if binding.state is not State.FAILED:
+        return OutcomeUnknown(binding=binding)
+    status, known = binding.provider_status, {"binding_id": binding.id}
+    match binding.reason:
+        case Reason.IN_USE:
+            return PhoneInUseAtProvider(holder=_unknown_holder(binding), binding_id=binding.id)
+        case Reason.NO_NUMBER:
+            return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, **known)
+        case Reason.ACCOUNT:
+            return ProviderAccountRefused(status=status, reason=said, retry_after_s=ACCOUNT_AGAIN_S, **known)
+        case Reason.CLOCK:
+            message = (
+                "the provider found the request's time stamp too old or too new; the next one is corrected"
+            )
+            return ProviderAccountRefused(
+                message, status=status, reason=said, retry_after_s=TRY_AGAIN_S, **known
+            )
+        case Reason.NEVER_SENT:
+            message = f"the request was never sent ({said})" if said else None
+            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, **known)
+        case Reason.ABSENT:
+            message = "the provider gave no clear answer, and its own list later proved that nothing came into being"
+            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, **known)
+        case _:
+            return ProviderRefused(status=status, reason=said, **known)
+
+
+def _unknown_holder(binding: Binding) -> Holder:
+    return Holder(
+        id=None,
+        reference=None,
+        mode=None,
+        state=None,
+        held_until=binding.held_until,
+        retry_after_s=POOL_AGAIN_S,
+        why="refused",
+    )
 
 
 def _first_line(kind: type[BindingsError]) -> str:

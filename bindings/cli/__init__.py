@@ -1,4 +1,5 @@
 """Command line."""
 
+
 def main() -> None:
     """Run."""

@@ -1,0 +1,104 @@
+"""Whether a bind may start now: the limit of calls in flight, the account circuit, and the clocks.
+
+Asked before the first transaction, so that what is refused here has written nothing and used up no key. No
+SQL and no reading of answers; it only decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bindings.errors import Busy, ProviderAccountRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from bindings.provider.client import ProviderClient
+    from bindings.store.database import Database
+
+_log = logging.getLogger(__name__)
+
+WARN_SKEW_S = 30.0
+MAX_SKEW_S = 60.0
+ASK_AGAIN_S = 10.0  # while a clock is off, measure it again this often
+RETRY_AFTER_S = 2
+
+
+class Admission:
+    """Lets at most `limit` binds through at a time, and none that could not come to a good end. Thread-safe.
+
+    `wall` reads this host's clock in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        client: ProviderClient | None,
+        *,
+        limit: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._slots = threading.BoundedSemaphore(limit)
+        self._wall = wall
+        self._database_skew_s = 0.0
+        self._asked = float("-inf")
+
+    @property
+    def database_skew_s(self) -> float:
+        """The database's clock minus this host's, in seconds, when it was last read."""
+        return self._database_skew_s
+
+    def compare_clocks(self, database_time: datetime, read_at: float) -> None:
+        """Learn the skew from a database time that was read at `read_at` (monotonic seconds)."""
+        host_time = self._wall() - (time.monotonic() - read_at)
+        self._database_skew_s = database_time.timestamp() - host_time
+
+    @contextmanager
+    def admitted(self, app_id: str) -> Iterator[None]:
+        """Hold one of the slots while a bind runs; raises `Busy` or `ProviderAccountRefused` at once."""
+        if not self._slots.acquire(blocking=False):
+            raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)
+        try:
+            if self._client is not None:
+                self._check_account(self._client, app_id)
+                self._check_clocks(self._client, app_id)
+            yield
+        finally:
+            self._slots.release()
+
+    def _check_account(self, client: ProviderClient, app_id: str) -> None:
+        turned_away = client.circuit.check()
+        if turned_away is None and client.circuit.refusal is not None:
+            client.page(
+                app_id=app_id, current=1, size=1
+            )  # this call is the trial; a page query makes nothing
+            turned_away = client.circuit.check()
+        if turned_away is not None:
+            raise ProviderAccountRefused(
+                "the provider refused this account a moment ago; nothing was sent; see `bindings doctor`",
+                status=turned_away.refusal.status,
+                reason=turned_away.refusal.reason,
+                retry_after_s=max(1, round(turned_away.retry_in_s)),
+            )
+
+    def _check_clocks(self, client: ProviderClient, app_id: str) -> None:
+        if self._worst(client)[0] > MAX_SKEW_S and time.monotonic() > self._asked + ASK_AGAIN_S:
+            self._asked = time.monotonic()
+            client.page(app_id=app_id, current=1, size=1)
+            self.compare_clocks(self._database.clock(), time.monotonic())
+        skew_s, other = self._worst(client)
+        if skew_s > MAX_SKEW_S:
+            message = f"this host's clock and the {other}'s are {skew_s:.0f} s apart; nothing was sent"
+            raise Busy(message, retry_after_s=round(ASK_AGAIN_S))
+        if skew_s > WARN_SKEW_S:
+            _log.warning("this host's clock and the %s's are %.0f s apart", other, skew_s)
+
+    def _worst(self, client: ProviderClient) -> tuple[float, str]:
+        return max((abs(client.skew_s or 0.0), "provider"), (abs(self._database_skew_s), "database"))

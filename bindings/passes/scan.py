@@ -1,0 +1,145 @@
+"""Read the provider's whole list of one application, and say how far the reading can be believed.
+
+The list shifts while it is read, its order is not documented, and a page may be missing or wrong. A scan says
+which provider ids it saw, which rows were unknown here, and whether it is complete; what follows from that is
+reconcile's business.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from bindings.provider.outcome import ProviderPage
+from bindings.store import queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from bindings.binding import Binding
+    from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import NotSent, ProviderBinding, Refused, Unknown
+    from bindings.store.database import Database
+
+TRIES = 3  # of one page, in a row
+
+
+class Pace:
+    """Spaces page queries out to a budget of calls per second."""
+
+    def __init__(self, calls_per_s: float) -> None:
+        self._gap = 1 / calls_per_s
+        self._next = 0.0
+
+    def wait(self) -> None:
+        """Wait for the next turn."""
+        now = time.monotonic()
+        self._next = max(self._next, now) + self._gap
+        time.sleep(max(0.0, self._next - self._gap - now))
+
+
+@dataclass(kw_only=True, slots=True)
+class Scan:
+    """What one reading of the list showed.
+
+    `began` and `ended` are database instants. `strangers` are the rows whose bind_id was unknown here when
+    they were read, `matched` the known ones with the binding of ours. `complete` means that every page was
+    read and at least as many different ids were seen as the provider says there are. `fault` says why not.
+    """
+
+    app_id: str
+    began: datetime
+    ended: datetime
+    seen: set[str] = field(default_factory=set)
+    strangers: list[ProviderBinding] = field(default_factory=list)
+    matched: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
+    deviations: list[float] = field(default_factory=list)
+    total: int = 0
+    fault: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole list was read."""
+        return self.fault is None and len(self.seen) >= self.total
+
+    @property
+    def deviation_s(self) -> float:
+        """How far the provider's ends lie from those recorded here, in the middle; 0 without a common row."""
+        return median(self.deviations) if self.deviations else 0.0
+
+
+def read(
+    database: Database,
+    provider: ProviderClient,
+    app_id: str,
+    *,
+    pace: Pace,
+    size: int,
+    backwards: bool = False,
+) -> Scan:
+    """Read every page, `size` rows at a time, from the first to the last or the other way."""
+    began = database.clock()
+    scan = Scan(app_id=app_id, began=began, ended=began)
+    for page in _pages(provider, app_id, pace, size, backwards=backwards):
+        if not isinstance(page, ProviderPage):
+            scan.fault = getattr(page, "reason", "no answer")
+            break
+        scan.total = max(scan.total, page.total)
+        _take(database, scan, page)
+    scan.ended = database.clock()
+    return scan
+
+
+def _pages(
+    provider: ProviderClient, app_id: str, pace: Pace, size: int, *, backwards: bool
+) -> Iterator[ProviderPage | Refused | NotSent | Unknown]:
+    """The first page, to learn how many there are, and then all of them in the asked order."""
+    first = _page(provider, app_id, pace, 1, size)
+    yield first
+    if not isinstance(first, ProviderPage):
+        return
+    if backwards:
+        for current in range(_last(first, size), 0, -1):
+            yield _page(provider, app_id, pace, current, size)
+        return
+    current, last = 1, _last(first, size)
+    while current < last:
+        current += 1
+        page = _page(provider, app_id, pace, current, size)
+        yield page
+        if isinstance(page, ProviderPage):
+            last = max(last, _last(page, size))  # the list grew while it was read
+
+
+def _last(page: ProviderPage, size: int) -> int:
+    return -(-page.total // size)
+
+
+def _page(
+    provider: ProviderClient, app_id: str, pace: Pace, current: int, size: int
+) -> ProviderPage | Refused | NotSent | Unknown:
+    for _ in range(TRIES):
+        pace.wait()
+        page = provider.page(app_id=app_id, current=current, size=size)
+        if isinstance(page, ProviderPage):
+            break
+    return page
+
+
+def _take(database: Database, scan: Scan, page: ProviderPage) -> None:
+    """Compare a page with what is recorded here; read after the page, so that no row of ours is missed."""
+    new = [row for row in page.rows if row.bind_id not in scan.seen]
+    ids = [row.bind_id for row in new]
+    ours = database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids)) if ids else {}
+    for row in new:
+        scan.seen.add(row.bind_id)
+        binding = ours.get(row.bind_id)
+        if binding is None:
+            scan.strangers.append(row)
+            continue
+        if binding.expires_at is not None:
+            scan.deviations.append((row.ends_at - binding.expires_at).total_seconds())
+        scan.matched.append((row, binding))

@@ -1,0 +1,72 @@
+"""How the simulated provider behaves: what may be changed while it runs.
+
+Only values and their checks; what follows from them is in `rules`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from bindings.conflict import Policy
+from bindings.provider import statuses
+from bindings.provider.outcome import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ACCOUNT_STATUSES = frozenset(status.code for status in statuses.STATUSES if status.refusal is Refusal.ACCOUNT)
+_LEAST = {"timestamp_tolerance_s": 0, "release_lag_s": 0, "pool_size": 1, "max_concurrency": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """The provider's behaviour. Raises ValueError, which names the field, for a value of the wrong kind.
+
+    `policy`: how -35 is judged. `account_status`: what every call with a good signature is answered, or
+    None. `timestamp_tolerance_s`: how far a stamp may be off, either way. `release_lag_s`: how long -35
+    outlasts an expiry. `clock_offset_s`: added to the clock, for everything that the simulator does.
+    `pool_size` and `max_concurrency`: middle numbers of a pool, and bindings that one of them serves at
+    once. `shuffle_pages`: another order of rows in every page query. `list_expired`: rows stay listed past
+    their expiry.
+    """
+
+    policy: Policy = Policy.LITERAL
+    account_status: str | None = None
+    timestamp_tolerance_s: float = 300.0
+    release_lag_s: float = 0.0
+    clock_offset_s: float = 0.0
+    pool_size: int = 20
+    max_concurrency: int = 100_000
+    shuffle_pages: bool = False
+    list_expired: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("timestamp_tolerance_s", "release_lag_s", "clock_offset_s"):
+            _check(name, getattr(self, name), int | float)
+        for name in ("pool_size", "max_concurrency"):
+            _check(name, getattr(self, name), int)
+        for name in ("shuffle_pages", "list_expired"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false")  # noqa: TRY004 -- one error for a bad value
+        if self.account_status is not None and self.account_status not in ACCOUNT_STATUSES:
+            raise ValueError("account_status must be one of " + ", ".join(sorted(ACCOUNT_STATUSES)))
+
+    def changed(self, changes: Mapping[str, Any]) -> Conditions:
+        """Return a copy with these fields changed. Raises ValueError for an unknown field or a bad value."""
+        known = [field.name for field in fields(self)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
+        given = dict(changes)
+        if "policy" in given:
+            given["policy"] = Policy(given["policy"])
+        return replace(self, **given)
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a number")
+    if value < _LEAST.get(name, -math.inf):
+        raise ValueError(f"{name} must be at least {_LEAST[name]}")

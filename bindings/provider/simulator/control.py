@@ -1,0 +1,158 @@
+"""The control plane under /_simulator: for tests in other processes, and for a person with curl.
+
+It speaks the product's words, never the provider's field names, and it is plain: JSON in, JSON out, 400 with
+a sentence for what cannot be done. It shows phones in full, so the simulator listens on loopback unless it
+is told otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from bindings.binding import BindRequest, Mode
+from bindings.phone import Phone
+from bindings.provider.simulator.faults import FaultScript, fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.provider.simulator.journal import Journal
+    from bindings.provider.simulator.rules import Rules
+
+PREFIX = "/_simulator/"
+_BINDINGS = PREFIX + "bindings/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """The parts of one simulator that outlive its connections."""
+
+    rules: Rules
+    faults: FaultScript
+    journal: Journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ask:
+    """A control call, taken apart."""
+
+    world: World
+    query: dict[str, str]
+    fields: dict[str, Any]
+
+
+class _NotFoundError(Exception):
+    """There is no such thing here."""
+
+
+def answer(world: World, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
+    """Answer a control call. Safe to repeat, except for POST to faults and foreign."""
+    try:
+        return HTTPStatus.OK, _json(_answer(world, method, path, body))
+    except _NotFoundError as missing:
+        return HTTPStatus.NOT_FOUND, _json({"error": str(missing)})
+    except (ValueError, TypeError, KeyError) as mistake:
+        return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(mistake).__name__}: {mistake}"})
+
+
+def _answer(world: World, method: str, path: str, body: bytes) -> Any:
+    parts = urlsplit(path)
+    if method == "DELETE" and parts.path.startswith(_BINDINGS):
+        return _vanish(world, parts.path.removeprefix(_BINDINGS))
+    route = _ROUTES.get((method, parts.path.removeprefix(PREFIX)))
+    if route is None:
+        raise _NotFoundError("there are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
+    fields = json.loads(body or b"{}")
+    if not isinstance(fields, dict):
+        raise TypeError("the body must be an object")
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    return route(_Ask(world=world, query=query, fields=fields))
+
+
+def _ledger(ask: _Ask) -> Any:
+    return {"data": [asdict(entry) for entry in ask.world.rules.ledger.entries()]}
+
+
+def _requests(ask: _Ask) -> Any:
+    return {"data": [asdict(request) for request in ask.world.journal.requests()]}
+
+
+def _counts(ask: _Ask) -> Any:
+    return asdict(ask.world.journal.counts(ask.world.faults.fired()))
+
+
+def _overlaps(ask: _Ask) -> Any:
+    policy = ask.query.get("policy", ask.world.rules.conditions.policy)
+    return {"data": [asdict(pair) for pair in ask.world.rules.ledger.overlaps(policy)]}
+
+
+def _list_faults(ask: _Ask) -> Any:
+    return {"data": [asdict(scripted) for scripted in ask.world.faults.scripted()]}
+
+
+def _script(ask: _Ask) -> Any:
+    made = fault(**ask.fields)
+    ask.world.faults.add(made)
+    return asdict(made)
+
+
+def _clear(ask: _Ask) -> Any:
+    ask.world.faults.clear()
+    return {}
+
+
+def _conditions(ask: _Ask) -> Any:
+    return asdict(ask.world.rules.conditions)
+
+
+def _change(ask: _Ask) -> Any:
+    return asdict(ask.world.rules.change(ask.fields))
+
+
+def _plant(ask: _Ask) -> Any:
+    return asdict(ask.world.rules.plant(foreign_request(**ask.fields)))
+
+
+def _vanish(world: World, bind_id: str) -> Any:
+    entry = world.rules.vanish(int(bind_id))
+    if entry is None:
+        raise _NotFoundError("there is no live binding of that id")
+    return asdict(entry)
+
+
+def foreign_request(
+    *, phone_a: str, phone_b: str, app_id: str, pool_number: str, expire_s: Any = 3_600, mode: str = "AXB"
+) -> BindRequest:
+    """What a foreign binding looks like. Raises ValueError for what no binding can be."""
+    if isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1:
+        raise ValueError("expire_s must be a whole number of seconds")
+    return BindRequest(
+        phone_a=Phone(phone_a),
+        phone_b=Phone(phone_b),
+        pool_number=str(pool_number),
+        expire_s=expire_s,
+        mode=Mode(mode),
+        app_id=str(app_id),
+    )
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+_ROUTES: dict[tuple[str, str], Callable[[_Ask], Any]] = {
+    ("GET", "ledger"): _ledger,
+    ("GET", "requests"): _requests,
+    ("GET", "counts"): _counts,
+    ("GET", "overlaps"): _overlaps,
+    ("GET", "faults"): _list_faults,
+    ("POST", "faults"): _script,
+    ("DELETE", "faults"): _clear,
+    ("GET", "settings"): _conditions,
+    ("POST", "settings"): _change,
+    ("POST", "foreign"): _plant,
+}

@@ -1,0 +1,105 @@
+"""What was asked of the simulator and what it answered: every request, and counts.
+
+The bodies hold phones: they are kept in memory for tests to read, are shown by the control calls only, and
+never reach a log. No rules and no sockets here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bindings.provider.simulator.faults import Call, FaultKind
+
+KEPT = 20_000  # requests; older ones are dropped, the counts stay
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Received:
+    """One request. `at` is the simulator's clock at its arrival, in Unix seconds.
+
+    `call` is None for a path that the provider does not have. `decided` is the status that the rules came
+    to, None where they were not asked; `answered` the status that left in an envelope, None where none did
+    (yet).
+    """
+
+    at: float
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: str = field(repr=False)
+    call: Call | None
+    fault: FaultKind | None = None
+    decided: str | None = None
+    answered: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """Counts since the start; the outer key is the call ("bind", "unbind", "page", "pools", "other").
+
+    `decided` and `answered` count statuses as `Received` defines them. They differ where a fault struck: a
+    lost reply is decided "0" and answered by nothing.
+    """
+
+    received: Mapping[str, int]
+    decided: Mapping[str, Mapping[str, int]]
+    answered: Mapping[str, Mapping[str, int]]
+    faults: Mapping[str, int]
+
+
+class Journal:
+    """The last 20 000 requests and the counts of all of them. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._requests: dict[int, Received] = {}
+        self._received: Counter[str] = Counter()
+        self._decided: dict[str, Counter[str]] = {}
+        self._answered: dict[str, Counter[str]] = {}
+
+    def arrived(self, request: Received) -> int:
+        """Record a request before anything is done about it; the number names it to `settled`."""
+        with self._lock:
+            number = next(self._numbers)
+            self._requests[number] = request
+            self._requests.pop(number - KEPT, None)
+            self._received[_name(request.call)] += 1
+            return number
+
+    def settled(self, number: int, request: Received) -> None:
+        """Record what came of it; called before a byte of the answer leaves, so that a test sees it."""
+        with self._lock:
+            if number in self._requests:
+                self._requests[number] = request
+            name, decided, answered = _name(request.call), request.decided, request.answered
+            if decided is not None:
+                self._decided.setdefault(name, Counter())[decided] += 1
+            if answered is not None:
+                self._answered.setdefault(name, Counter())[answered] += 1
+
+    def requests(self) -> tuple[Received, ...]:
+        """The requests that are still kept, in the order of arrival."""
+        with self._lock:
+            return tuple(self._requests.values())
+
+    def counts(self, faults: Mapping[str, int]) -> Counts:
+        """A snapshot of the counts, with those of the faults that struck."""
+        with self._lock:
+            return Counts(
+                received=dict(self._received),
+                decided={call: dict(statuses) for call, statuses in self._decided.items()},
+                answered={call: dict(statuses) for call, statuses in self._answered.items()},
+                faults=dict(faults),
+            )
+
+
+def _name(call: Call | None) -> str:
+    return "other" if call is None else call.value

@@ -1,0 +1,245 @@
+"""What the simulated provider has accepted, for ever, and which middle numbers that occupies.
+
+Pure bookkeeping: no HTTP, no status codes, and no clock (the caller says what time it is). The ledger is the
+ground truth that acceptance tests compare the product with, so an entry never leaves it: it ends, or it
+vanishes from what the provider shows, and says so.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bindings.binding import Mode
+from bindings.conflict import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FIRST_BIND_ID = 1002  # as in the provider's sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One accepted binding. Instants are Unix seconds by the simulator's clock; phones are digits.
+
+    `foreign` entries were planted: nobody asked for them over the provider's calls. `vanished` ones were
+    taken away without an unbind; `unbound_at` is then the instant of that. The repr carries no phone.
+    """
+
+    bind_id: int
+    app_id: str
+    pool_number: str
+    mode: Mode
+    phone_a: str = field(repr=False)
+    phone_b: str = field(repr=False)
+    middle_number_a: str
+    middle_number_b: str
+    accepted_at: float
+    expires_at: float
+    unbound_at: float | None = None
+    foreign: bool = False
+    vanished: bool = False
+
+    @property
+    def ended_at(self) -> float:
+        """The end of its life: the unbind or the expiry, whichever came first."""
+        return self.expires_at if self.unbound_at is None else min(self.expires_at, self.unbound_at)
+
+    def live(self, at: float) -> bool:
+        """Whether it was live at the instant `at`: [accepted_at, ended_at)."""
+        return self.accepted_at <= at < self.ended_at
+
+    def number_of(self, phone: str) -> str:
+        """The middle number that one of the two parties sees and calls."""
+        return self.middle_number_a if phone == self.phone_a else self.middle_number_b
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """Two entries that were live at once although the earlier one should have refused the later one."""
+
+    earlier: Entry
+    later: Entry
+
+
+class Ledger:
+    """Every accepted binding, and an index of those that still hold their phones. Thread-safe.
+
+    An entry *holds* its phones and its places on middle numbers from its acceptance until its unbind, or
+    until the release lag has passed after its expiry. `lock` is the one lock of the simulator's rules: a
+    caller who decides and then writes keeps it over both.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._entries: dict[int, Entry] = {}
+        self._ids = itertools.count(FIRST_BIND_ID)
+        self._lag_s = 0.0
+        self._released_at = float("-inf")  # the latest end that has been acted on
+        self._clear_index()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries())
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every entry, in the order of acceptance."""
+        with self.lock:
+            return tuple(self._entries.values())
+
+    def get(self, bind_id: int) -> Entry | None:
+        """The entry of that id, whether it is over or not."""
+        return self._entries.get(bind_id)
+
+    def live(self, at: float) -> tuple[Entry, ...]:
+        """The entries that were live at the instant `at` (Unix seconds)."""
+        return tuple(entry for entry in self.entries() if entry.live(at))
+
+    def overlaps(self, policy: Policy | str = Policy.LITERAL) -> tuple[Overlap, ...]:
+        """The pairs of entries that break the provider's own rule; empty on a sound run."""
+        return find_overlaps(self.entries(), Policy(policy))
+
+    # What the rules need; the caller holds the lock.
+
+    def advance(self, now: float, *, lag_s: float) -> None:
+        """Release what is over at `now`. Moving back in time, or a longer lag, takes holds up again."""
+        if now < self._released_at or lag_s > self._lag_s:
+            self._released_at = float("-inf")
+            self._clear_index()
+            for entry in self._entries.values():
+                self._hold(entry)
+        self._lag_s = lag_s
+        while self._due and self._due[0][0] + lag_s <= now:
+            expires_at, bind_id = heapq.heappop(self._due)
+            self._released_at = max(self._released_at, expires_at + lag_s)
+            self._release(bind_id)
+
+    def held(self) -> Iterable[Entry]:
+        """The entries that hold their phones now."""
+        return self._held.values()
+
+    def holders(self, phone: str) -> Iterable[Entry]:
+        """The entries that hold this phone now, in either role."""
+        return self._of_phone.get(phone, {}).values()
+
+    def accept(
+        self,
+        *,
+        app_id: str,
+        pool_number: str,
+        mode: Mode,
+        phones: tuple[str, str],
+        middle_numbers: tuple[str, str],
+        accepted_at: float,
+        expires_at: float,
+        foreign: bool,
+    ) -> Entry:
+        """Record a new entry under the next id."""
+        entry = Entry(
+            bind_id=next(self._ids),
+            app_id=app_id,
+            pool_number=pool_number,
+            mode=mode,
+            phone_a=phones[0],
+            phone_b=phones[1],
+            middle_number_a=middle_numbers[0],
+            middle_number_b=middle_numbers[1],
+            accepted_at=accepted_at,
+            expires_at=expires_at,
+            foreign=foreign,
+        )
+        self._entries[entry.bind_id] = entry
+        self._hold(entry)
+        return entry
+
+    def end(self, entry: Entry, *, at: float, vanished: bool = False) -> Entry:
+        """End an entry at the instant `at`; its phones are free at once."""
+        self._release(entry.bind_id)
+        ended = replace(entry, unbound_at=at, vanished=vanished)
+        self._entries[entry.bind_id] = ended
+        return ended
+
+    def pick(
+        self, numbers: Sequence[str], *, mode: Mode, phone_a: str, phone_b: str, max_concurrency: int
+    ) -> tuple[str, str] | None:
+        """Pick the middle numbers of a new binding, or None where the pool has none to lend.
+
+        A number serves many pairs, but a party occurs at most once on it, else a call could not be routed.
+        The pool is used round robin, so that tests meet numbers that are shared.
+        """
+        start = len(self._entries) % len(numbers)
+        in_turn = (*numbers[start:], *numbers[:start])
+        used = {phone: self._numbers_of(phone) for phone in (phone_a, phone_b)}
+
+        def usable(number: str, phone: str) -> bool:
+            return number not in used[phone] and self._load[number] < max_concurrency
+
+        for a in in_turn:
+            if not usable(a, phone_a):
+                continue
+            for b in (a,) if mode is Mode.AXB else in_turn:
+                if usable(b, phone_b) and (b == a) == (mode is Mode.AXB):
+                    return a, b
+        return None
+
+    def _numbers_of(self, phone: str) -> set[str]:
+        return {entry.number_of(phone) for entry in self.holders(phone)}
+
+    def _clear_index(self) -> None:
+        self._held: dict[int, Entry] = {}
+        self._of_phone: dict[str, dict[int, Entry]] = {}
+        self._load: Counter[str] = Counter()
+        self._due: list[tuple[float, int]] = []
+
+    def _hold(self, entry: Entry) -> None:
+        if entry.unbound_at is not None:
+            return
+        self._held[entry.bind_id] = entry
+        for phone in (entry.phone_a, entry.phone_b):
+            self._of_phone.setdefault(phone, {})[entry.bind_id] = entry
+        self._load.update({entry.middle_number_a, entry.middle_number_b})
+        heapq.heappush(self._due, (entry.expires_at, entry.bind_id))
+
+    def _release(self, bind_id: int) -> None:
+        entry = self._held.pop(bind_id, None)
+        if entry is None:  # unbound before it expired
+            return
+        for phone in (entry.phone_a, entry.phone_b):
+            held = self._of_phone[phone]
+            held.pop(bind_id, None)
+            if not held:
+                del self._of_phone[phone]
+        self._load.subtract({entry.middle_number_a, entry.middle_number_b})
+
+
+def find_overlaps(entries: Iterable[Entry], policy: Policy) -> tuple[Overlap, ...]:
+    """Check entries, phone by phone, against the -35 rule, by their own instants only.
+
+    Shares no code with the rules or with the product's conflict policy: it is there to catch both.
+    """
+    by_phone: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for phone in {entry.phone_a, entry.phone_b}:
+            by_phone.setdefault(phone, []).append(entry)
+    found: dict[tuple[int, int], Overlap] = {}
+    for group in by_phone.values():
+        for earlier, later in _concurrent(group):
+            if earlier.mode is Mode.AXB or policy is Policy.STRICT:
+                found[earlier.bind_id, later.bind_id] = Overlap(earlier=earlier, later=later)
+    return tuple(found.values())
+
+
+def _concurrent(group: list[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    live: list[Entry] = []
+    for later in sorted(group, key=lambda entry: (entry.accepted_at, entry.bind_id)):
+        live = [entry for entry in live if entry.ended_at > later.accepted_at]
+        if later.ended_at > later.accepted_at:
+            yield from ((earlier, later) for earlier in live)
+            live.append(later)

@@ -1,0 +1,100 @@
+"""What leaves the simulator for a call: an honest reply, or what a scripted fault makes of it.
+
+Bytes only; no sockets and no rules. How a reply is sent (slowly, or only half of it) is in `server`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from bindings.provider import statuses, wire
+from bindings.provider.simulator.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator.rules import Answer
+
+ELSEWHERE = "/elsewhere"  # where a redirect leads: nothing is there, and who follows it is recorded
+JSON = "application/json;charset=UTF-8"
+HTML = "text/html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An HTTP reply; `answered` is the envelope's status where the caller gets to read one."""
+
+    code: HTTPStatus
+    body: bytes
+    content_type: str = JSON
+    location: str | None = None
+    answered: str | None = None
+
+    def head(self, *, date: str, close: bool) -> bytes:
+        """The status line and the header fields, up to and including the empty line."""
+        lines = [
+            f"HTTP/1.1 {self.code.value} {self.code.phrase}",
+            f"Date: {date}",
+            f"Content-Type: {self.content_type}",
+            f"Content-Length: {len(self.body)}",
+        ]
+        if self.location is not None:
+            lines.append(f"Location: {self.location}")
+        if close:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _page(code: HTTPStatus, text: str) -> Reply:
+    return Reply(code=code, body=f"<html><body>{text}</body></html>".encode(), content_type=HTML)
+
+
+NOT_FOUND = _page(HTTPStatus.NOT_FOUND, "not found")
+_BAD_GATEWAY = _page(HTTPStatus.BAD_GATEWAY, "bad gateway")
+_GARBAGE = _page(HTTPStatus.OK, "under maintenance")
+_REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=ELSEWHERE)
+
+
+def honest(answer: Answer) -> Reply:
+    """The reply that says what the rules decided."""
+    body = wire.reply(status=answer.status, reason=answer.reason, data=answer.data)
+    return Reply(code=HTTPStatus.OK, body=body, answered=answer.status)
+
+
+def refused(status: str) -> Reply:
+    """An envelope with a status and no data."""
+    body = wire.reply(status=status, reason=statuses.meaning(status))
+    return Reply(code=HTTPStatus.OK, body=body, answered=status)
+
+
+def unacted(fault: Fault) -> Reply | None:
+    """What leaves for a fault that strikes before the provider has acted; None for nothing at all."""
+    match fault.kind:
+        case FaultKind.ANOMALY_BEFORE:
+            return refused(statuses.ANOMALY)
+        case FaultKind.BAD_GATEWAY:
+            return _BAD_GATEWAY
+        case FaultKind.REDIRECT:
+            return _REDIRECT
+        case FaultKind.REFUSE:
+            return refused(str(fault.status))
+        case _:
+            return None
+
+
+def acted(fault: Fault | None, answer: Answer) -> Reply | None:
+    """What leaves once the provider has acted; None for nothing at all."""
+    kind = None if fault is None else fault.kind
+    match kind:
+        case FaultKind.LOST_REPLY | FaultKind.RESET_AFTER:
+            return None
+        case FaultKind.ANOMALY_AFTER:
+            return refused(statuses.ANOMALY)
+        case FaultKind.BAD_GATEWAY_AFTER:
+            return _BAD_GATEWAY
+        case FaultKind.GARBAGE:
+            return _GARBAGE
+        case FaultKind.TRUNCATED:
+            return refused(answer.status)
+        case _:
+            return honest(answer)

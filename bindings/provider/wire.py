@@ -1,0 +1,363 @@
+"""The provider's requests and replies as bytes: the only home of its field names.
+
+Here live the paths, the bodies and their parsing, for both ends: the client writes requests and reads
+replies, the simulator reads requests and writes replies. Status codes' meanings are in `statuses`, the
+signature is in `signing`. Nothing here connects. A reply is taken literally or not at all: whatever is
+missing, doubled or of the wrong type raises `Malformed`, and the outcome is then unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from bindings.binding import BindRequest, Mode
+from bindings.phone import Phone, mask
+from bindings.provider.outcome import ProviderBinding, ProviderPage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import tzinfo
+
+BIND_PATH = "/v3/number/pns/bind"
+UNBIND_PATH = "/v3/number/pns/unbind"
+PAGE_PATH = "/v3/number/pns/queryBindPage"
+POOLS_PATH = "/v3/number/queryNumberPool"
+
+STATUS = "status"
+REASON = "reason"
+DATA = "data"
+PHONE_A = "phoneA"
+PHONE_B = "phoneB"
+POOL_NUMBER = "poolNumber"
+EXPIRE_S = "expireS"
+BIZ_TYPE = "bizType"
+APP_ID = "appId"
+BIND_ID = "bindId"
+MIDDLE_NUMBER_A = "pnsNumberA"
+MIDDLE_NUMBER_B = "pnsNumberB"
+EXPIRE_TIME = "expireTime"
+CURRENT = "current"
+SIZE = "size"
+PARAMS = "params"
+RECORDS = "records"
+TOTAL = "total"
+PAGES = "pages"
+MAX_CONCURRENCY = "maxConcurrency"
+NUMBER_LIST = "numberList"
+
+BIZ_TYPES: dict[Mode, int] = {Mode.AXB: 1, Mode.AXXB: 2}
+MODES: dict[int, Mode] = {number: mode for mode, number in BIZ_TYPES.items()}
+
+_LONGEST_TEXT = 128  # of an id or a number; longer is no answer of this provider
+_LONGEST_REASON = 200
+
+
+class Malformed(ValueError):  # noqa: N818 -- it says what the bytes are
+    """The bytes are not what the documents promise; the text names the field, never a value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """What every reply is wrapped in. `status` is text even where the provider sent a number."""
+
+    status: str
+    reason: str
+    data: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """What a successful bind carries."""
+
+    bind_id: str
+    middle_number_a: str
+    middle_number_b: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnbindRequest:
+    """What an unbind asks for."""
+
+    app_id: str
+    bind_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageRequest:
+    """Which page of an application's list is asked for; `current` counts from 1."""
+
+    app_id: str
+    current: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolsRequest:
+    """Which page of the account's pools is asked for; `current` counts from 1."""
+
+    current: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """One pool of middle numbers, each of which serves up to `max_concurrency` bindings at once."""
+
+    pool_number: str
+    max_concurrency: int
+    numbers: tuple[str, ...]
+
+
+# Requests: written by the client, read by the simulator.
+
+
+def bind_body(request: BindRequest) -> bytes:
+    """The six documented fields, in the documented order."""
+    return _bytes(
+        {
+            PHONE_A: request.phone_a.digits,
+            PHONE_B: request.phone_b.digits,
+            POOL_NUMBER: request.pool_number,
+            EXPIRE_S: request.expire_s,
+            BIZ_TYPE: BIZ_TYPES[request.mode],
+            APP_ID: request.app_id,
+        }
+    )
+
+
+def unbind_body(request: UnbindRequest) -> bytes:
+    """The body of an unbind; the id goes out as text, as documented."""
+    return _bytes({BIND_ID: request.bind_id, APP_ID: request.app_id})
+
+
+def page_body(request: PageRequest) -> bytes:
+    """The body of a page query; the application is the only filter that the provider has."""
+    return _bytes({CURRENT: request.current, SIZE: request.size, PARAMS: {APP_ID: request.app_id}})
+
+
+def read_bind(body: bytes) -> BindRequest:
+    """Read a bind as the provider would: fields and types are checked here, lengths and bounds are not."""
+    fields = _object(body)
+    number = _integer(fields, BIZ_TYPE)
+    if number not in MODES:
+        raise Malformed(f"{BIZ_TYPE} is neither 1 nor 2")
+    return BindRequest(
+        phone_a=_phone(fields, PHONE_A),
+        phone_b=_phone(fields, PHONE_B),
+        pool_number=_string(fields, POOL_NUMBER),
+        expire_s=_integer(fields, EXPIRE_S),
+        mode=MODES[number],
+        app_id=_string(fields, APP_ID),
+    )
+
+
+def read_unbind(body: bytes) -> UnbindRequest:
+    """Read an unbind as the provider would."""
+    fields = _object(body)
+    return UnbindRequest(app_id=_string(fields, APP_ID), bind_id=_text(fields, BIND_ID))
+
+
+def read_page(body: bytes) -> PageRequest:
+    """Read a page query as the provider would; the bounds of a page are not checked here."""
+    fields = _object(body)
+    return PageRequest(
+        app_id=_string(_inner(fields, PARAMS), APP_ID),
+        current=_integer(fields, CURRENT),
+        size=_integer(fields, SIZE),
+    )
+
+
+def read_pools(body: bytes) -> PoolsRequest:
+    """Read a query of the pools as the provider would."""
+    fields = _object(body)
+    return PoolsRequest(current=_integer(fields, CURRENT), size=_integer(fields, SIZE))
+
+
+# Replies: written by the simulator, read by the client.
+
+
+def reply(*, status: str | int, reason: str, data: Any = None) -> bytes:
+    """An envelope; the provider sends `status` as text (a number is for trying the client out)."""
+    return _bytes({STATUS: status, REASON: reason, DATA: data})
+
+
+def bound_data(*, bind_id: str | int, middle_number_a: str, middle_number_b: str) -> dict[str, Any]:
+    """The data of a successful bind."""
+    return {MIDDLE_NUMBER_A: middle_number_a, MIDDLE_NUMBER_B: middle_number_b, BIND_ID: bind_id}
+
+
+def page_data(
+    rows: Sequence[ProviderBinding], *, total: int, current: int, size: int, zone: tzinfo
+) -> dict[str, Any]:
+    """The data of a page query's reply; `rows` are those of this page, `total` counts all pages' rows."""
+    return {
+        TOTAL: total,
+        SIZE: size,
+        CURRENT: current,
+        PAGES: -(-total // size),
+        RECORDS: [_record(row, zone) for row in rows],
+    }
+
+
+def pools_data(pools: Sequence[Pool], *, total: int, current: int, size: int) -> dict[str, Any]:
+    """The data of a reply to a query of the pools; `pools` are those of this page."""
+    records = [
+        {POOL_NUMBER: pool.pool_number, MAX_CONCURRENCY: pool.max_concurrency, NUMBER_LIST: pool.numbers}
+        for pool in pools
+    ]
+    return {TOTAL: total, SIZE: size, CURRENT: current, PAGES: -(-total // size), RECORDS: records}
+
+
+def read_envelope(body: bytes) -> Envelope:
+    """Unwrap a reply. Raises `Malformed` for anything but a JSON object with a status."""
+    fields = _object(body)
+    reason = fields.get(REASON)
+    return Envelope(
+        status=_told(_text(fields, STATUS)),
+        reason=_told(reason) if isinstance(reason, str) else "",
+        data=fields.get(DATA),
+    )
+
+
+def read_bound(data: Any) -> Bound:
+    """Read the data of a successful bind; all three parts must be there."""
+    fields = _fields(data, DATA)
+    return Bound(
+        bind_id=_text(fields, BIND_ID),
+        middle_number_a=_text(fields, MIDDLE_NUMBER_A),
+        middle_number_b=_text(fields, MIDDLE_NUMBER_B),
+    )
+
+
+def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
+    """Read the data of a page query. One malformed row spoils the page: a dropped row would prove absence."""
+    fields = _fields(data, DATA)
+    records = fields.get(RECORDS)
+    if not isinstance(records, list):
+        raise Malformed(f"{RECORDS} is not a list")
+    total = _text(fields, TOTAL)
+    if re.fullmatch(r"[0-9]{1,12}", total) is None:
+        raise Malformed(f"{TOTAL} is not a count")
+    return ProviderPage(total=int(total), rows=tuple(_row(record, zone) for record in records))
+
+
+def read_instant(text: str, *, zone: tzinfo) -> datetime:
+    """Read `2023-10-22 09:00:00`, which carries no zone, as an aware UTC instant."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}", text) is None:
+        raise Malformed(f"{EXPIRE_TIME} is not a time")
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Malformed(f"{EXPIRE_TIME} is not a time") from None
+
+
+def instant_text(instant: datetime, *, zone: tzinfo) -> str:
+    """Write an aware instant as the provider does: local to its zone, cut to whole seconds."""
+    return instant.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _row(record: Any, zone: tzinfo) -> ProviderBinding:
+    fields = _fields(record, RECORDS)
+    return ProviderBinding(
+        bind_id=_text(fields, BIND_ID),
+        phone_a=_phone(fields, PHONE_A),
+        phone_b=_phone(fields, PHONE_B),
+        middle_number_a=_text(fields, MIDDLE_NUMBER_A),
+        middle_number_b=_text(fields, MIDDLE_NUMBER_B),
+        ends_at=read_instant(_text(fields, EXPIRE_TIME), zone=zone),
+    )
+
+
+def _record(row: ProviderBinding, zone: tzinfo) -> dict[str, Any]:
+    return {
+        BIND_ID: row.bind_id,
+        PHONE_A: row.phone_a.digits,
+        PHONE_B: row.phone_b.digits,
+        MIDDLE_NUMBER_A: row.middle_number_a,
+        MIDDLE_NUMBER_B: row.middle_number_b,
+        EXPIRE_TIME: instant_text(row.ends_at, zone=zone),
+    }
+
+
+# JSON, strictly.
+
+
+def _bytes(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except Malformed:
+        raise
+    except (ValueError, RecursionError):  # the text of a ValueError would show the body
+        raise Malformed("the body is not JSON") from None
+    return _fields(value, "the body")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a doubled name: which of its values holds is anybody's guess."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise Malformed("a field stands twice")
+    return fields
+
+
+def _no_constant(_name: str) -> Any:
+    raise Malformed("the body holds a number that JSON does not know")
+
+
+def _fields(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{name} is not an object")
+    return value
+
+
+def _inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    return _fields(fields.get(name), name)
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    """A short printable text, or an integer as text: the provider declares one and sends the other."""
+    value = fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise Malformed(f"{name} is missing or not a text")
+    # Not printable are NUL and lone surrogates too, which databases refuse.
+    if len(value) > _LONGEST_TEXT or not value.isprintable():
+        raise Malformed(f"{name} is not a short printable text")
+    return value
+
+
+def _string(fields: dict[str, Any], name: str) -> str:
+    if not isinstance(fields.get(name), str):
+        raise Malformed(f"{name} is missing or not a string")
+    return _text(fields, name)
+
+
+def _integer(fields: dict[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Malformed(f"{name} is missing or not an integer")
+    return value
+
+
+def _phone(fields: dict[str, Any], name: str) -> Phone:
+    try:
+        return Phone(_text(fields, name))
+    except Malformed:
+        raise
+    except ValueError:
+        raise Malformed(f"{name} is not a phone number") from None
+
+
+def _told(reason: str) -> str:
+    """The provider's words, fit to be logged and stored: short, printable, and long numbers masked."""
+    shown = "".join(sign if sign.isprintable() else " " for sign in reason[:_LONGEST_REASON])
+    return re.sub(r"[0-9]{6,}", lambda found: mask(found[0]), shown)

@@ -1,0 +1,564 @@
+"""BindingService: reserve, call, settle; and everything that is asked about bindings.
+
+This is the story of the product; its parts live elsewhere. No SQL, no HTTP and no timer stand here. A bind is
+two short transactions around one call: the first commits the intent (I3), nothing is held open while the
+provider is called, the second records what came of it. Whatever stops the process in between leaves a pending
+binding, which `recover` and `reconcile` finish.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, assert_never
+
+from uuid_utils.compat import uuid7
+
+from bindings import errors, settings, trace, validation
+from bindings.admission import Admission
+from bindings.binding import Caller, EventKind, Page, Reason, State
+from bindings.conflict import Policy
+from bindings.errors import Fault, InvalidRequest
+from bindings.passes import expire, reconcile, recover
+from bindings.provider.client import ProviderClient
+from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
+from bindings.store import bindings as store
+from bindings.store import events, queries
+from bindings.store.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from bindings.binding import Binding, BindRequest, Event, Holder, Trace
+    from bindings.phone import Phone
+    from bindings.provider.outcome import BindOutcome
+    from bindings.settings import Settings
+    from bindings.store.database import Transaction
+
+_log = logging.getLogger(__name__)
+
+SETTLE_BUDGET_S = 30.0  # the answer is in memory only: outlast a failover before giving it up
+RETRY_AFTER_S = 2
+POLL_S = 0.05
+
+
+class BindingService:
+    """The lifecycle of privacy-number bindings over one database and one provider account.
+
+    Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and
+    synchronous; not across fork. Every method raises errors of `bindings.errors` and checks its arguments
+    before any I/O. Phones are given as str or Phone, and come back as Phone, masked when shown.
+    """
+
+    def __init__(self, config: Settings, database: Database, *, caller: Caller) -> None:
+        self._settings = config
+        self._database = database
+        self._caller = caller
+        self._lookups = queries.Lookups(database.now)
+        self._client = _client(config)
+        self._admission = Admission(database, self._client, limit=config.bind_limit)
+        self._terms = store.Terms(
+            scope=config.scope,
+            policy=Policy(config.conflict_policy),
+            call_timeout_s=config.provider_timeout_s,
+            tolerance_s=config.timestamp_tolerance_s,
+        )
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Open with the settings of the environment."""
+        return cls.open()
+
+    @classmethod
+    def open(cls, *, actor: str = "library", **given: Any) -> Self:
+        """Open with what is `given` (fields of `Settings`); the rest comes from the environment.
+
+        Connects to the database and refuses a schema that is not at head (`SchemaOutOfDate`) or another
+        account's database. `actor` is written into the history of whatever is done through this service.
+        """
+        config = load_settings(**given)
+        database = Database(config.database_url.get_secret_value())
+        try:
+            database.check_schema()
+            database.check_scope(config.scope)
+        except BaseException:
+            database.close()
+            raise
+        return cls(config, database, caller=Caller(actor=actor))
+
+    def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
+        """The same service, on behalf of somebody else; shares every connection and limit."""
+        other = copy.copy(self)
+        other._caller = Caller(actor=actor or self._caller.actor, request_id=request_id)
+        return other
+
+    def close(self) -> None:
+        """Close every connection. Calls that are under way in other threads fail."""
+        if self._client is not None:
+            self._client.close()
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Bind: reserve, call, settle.
+
+    def bind(
+        self,
+        *,
+        phone_a: str | Phone,
+        phone_b: str | Phone,
+        pool_number: str,
+        expire_s: int,
+        mode: str,
+        app_id: str | None = None,
+        reference: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Binding:
+        """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
+
+        `reference` is the caller's order id. With an `idempotency_key` the call is safe to repeat for ever:
+        the same request returns the same binding (or raises its original error again) and nothing is sent
+        twice; another request with that key is an `IdempotencyMismatch`. Without a key a repeated call is
+        another bind, which the first one's hold refuses.
+
+        Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
+        again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
+        """
+        request = validation.bind_request(
+            phone_a=phone_a,
+            phone_b=phone_b,
+            pool_number=pool_number,
+            expire_s=expire_s,
+            mode=mode,
+            app_id=self._app_id(app_id),
+            reference=reference,
+            idempotency_key=idempotency_key,
+        )
+        client = self._provider()
+        try:
+            with self._admission.admitted(request.app_id):
+                made = self._bind_once(client, request)
+        except (errors.Busy, errors.ProviderAccountRefused) as refusal:
+            replayed = None if refusal.binding_id else self._replay(request)
+            if replayed is None:
+                raise
+            made = replayed
+        if isinstance(made, store.Replayed):
+            return self._replayed(made)
+        if made.unbind_requested_at is not None and made.state is State.ACTIVE:
+            made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)
+        return made
+
+    def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | store.Replayed:
+        binding_id = str(uuid7())
+        guard_s = self._settings.guard_for(request.expire_s)
+        before = time.monotonic()
+        reserved = self._database.write(
+            lambda tx: store.reserve(tx, binding_id, request, self._terms, guard_s, self._caller)
+        )
+        after = time.monotonic()
+        match reserved:
+            case store.Replayed():
+                return reserved
+            case store.Held(holder=holder):
+                raise self._refused(request, holder)
+            case store.Reserved(binding=intent):
+                self._admission.compare_clocks(intent.requested_at, after)
+            case _:
+                assert_never(reserved)
+        outcome = client.bind(request, send_before=before + store.SEND_WINDOW_S)
+        started = _Started(intent=intent, before=before, after=after)
+        binding = self._settle(started, outcome, guard_s)
+        if binding.state is State.ACTIVE:
+            return binding
+        raise errors.of(binding, said=getattr(outcome, "reason", None))
+
+    def _settle(self, started: _Started, outcome: BindOutcome, guard_s: float) -> Binding:
+        """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
+        intent = started.intent
+
+        def work(tx: Transaction) -> Binding:
+            match outcome:
+                case Made():
+                    return store.settle_made(tx, intent.id, started.success(outcome, guard_s), self._caller)
+                case Refused(why=Refusal.IN_USE):
+                    return store.settle_in_use(tx, intent, self._caller, status=outcome.status)
+                case Refused():
+                    return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
+                case NotSent():
+                    return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
+                case Unknown():
+                    return store.settle_unclear(
+                        tx,
+                        intent.id,
+                        self._caller,
+                        reason=Reason.NO_CLEAR_ANSWER,
+                        status=outcome.status,
+                        said=outcome.reason,
+                    )
+                case _:
+                    assert_never(outcome)
+
+        try:
+            return self._database.write(work, budget_s=SETTLE_BUDGET_S)
+        except errors.Busy as busy:
+            _log.error(
+                "bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__
+            )  # noqa: TRY400
+            message = "the provider was called, but its answer could not be recorded; it will be resolved"
+            raise errors.OutcomeUnknown(message, binding=intent) from busy
+
+    def _failed(
+        self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str
+    ) -> Binding:
+        return store.settle_failed(
+            tx, intent.id, self._caller, reason=reason, status=status, detail={"said": said}
+        )
+
+    def _refused(self, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
+        """A refusal before the call: noted in a small transaction of its own, and it uses up no key."""
+        detail = {
+            "holder_id": holder.id,
+            "held_by": holder.why,
+            "holder_mode": holder.mode,
+            "holder_state": holder.state,
+            "mode": request.mode,
+            "app_id": request.app_id,
+            "reference": request.reference,
+        }
+        with suppress(errors.Busy):  # the answer stands without the note
+            self._database.write(
+                lambda tx: events.append_unbound(tx, EventKind.REFUSED, self._caller, detail)
+            )
+        kind = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
+        return kind(holder=holder)
+
+    def _replay(self, request: BindRequest) -> store.Replayed | None:
+        if request.idempotency_key is None:
+            return None
+        with suppress(errors.Busy):
+            return self._database.read(lambda connection: store.replay(connection, request))
+        return None
+
+    def _replayed(self, replayed: store.Replayed) -> Binding:
+        """What the first call with this key came to; while it is under way, wait for it until `settle_by`."""
+        if not replayed.same:
+            raise errors.IdempotencyMismatch(binding_id=replayed.binding.id)
+        binding = replayed.binding
+        if binding.state is State.PENDING:
+            binding = self._await_settled(binding)
+        match binding.state:
+            case State.PENDING | State.IN_DOUBT | State.FAILED:
+                raise errors.of(binding)
+            case State.ACTIVE | State.EXPIRED | State.UNBOUND | State.LAPSED:
+                return binding
+            case _:
+                assert_never(binding.state)
+
+    def _await_settled(self, binding: Binding) -> Binding:
+        left = (binding.settle_by - self._database.clock()).total_seconds()
+        deadline = time.monotonic() + max(0.0, left)
+        while binding.state is State.PENDING and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            binding = self.get(binding.id)
+        return binding
+
+    # Unbind.
+
+    def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
+        """End a binding early. Safe to repeat; on one that has ended it returns it and calls nobody.
+
+        From the moment the wish is committed the binding is offered to nobody. Raises `OutcomeUnknown` where
+        the provider gave no clear answer, or where the binding itself is still open: the wish stays, and
+        `recover` carries it out. `ProviderUnreachable` and `ProviderAccountRefused` leave it recorded too.
+        """
+        found_id, why = validation.binding_id(binding_id), validation.optional_reason(reason)
+        client = self._provider()
+        binding = self._database.write(lambda tx: store.request_unbind(tx, found_id, self._caller, why))
+        if binding is None:
+            raise errors.NotFound(binding_id=found_id)
+        if binding.state.terminal:
+            return binding
+        if binding.state is not State.ACTIVE:
+            message = "whether the binding exists is not known yet; it will be unbound as soon as it is"
+            raise errors.OutcomeUnknown(message, binding=binding)
+        binding, outcome = recover.finish_unbind(
+            self._database, client, binding, self._guard(binding), self._caller
+        )
+        match outcome:
+            case Confirmed() | Missing():
+                return binding
+            case Unknown():
+                message = "the provider did not say clearly whether it unbound; it will be asked again"
+                raise errors.OutcomeUnknown(message, binding=binding)
+            case NotSent():
+                message = "the provider could not be reached; the wish is recorded and will be carried out"
+                raise errors.ProviderUnreachable(message, binding_id=found_id, retry_after_s=RETRY_AFTER_S)
+            case Refused():
+                message = "the provider refused the unbind; the wish is recorded and will be carried out"
+                kind = (
+                    errors.ProviderAccountRefused
+                    if outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
+                    else errors.ProviderRefused
+                )
+                raise kind(
+                    message,
+                    status=outcome.status,
+                    reason=outcome.reason,
+                    binding_id=found_id,
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            case _:
+                assert_never(outcome)
+
+    # Questions.
+
+    def get(self, binding_id: str) -> Binding:
+        """One binding as recorded; `NotFound` where there is none."""
+        found_id = validation.binding_id(binding_id)
+        found = self._database.read(lambda connection: store.find(connection, found_id))
+        if found is None:
+            raise errors.NotFound(binding_id=found_id)
+        return found
+
+    def history(self, binding_id: str) -> list[Event]:
+        """Every event of a binding, in order."""
+        found_id = self.get(binding_id).id
+        return self._database.read(lambda connection: events.history(connection, found_id))
+
+    def lookup(
+        self,
+        *,
+        phone: str | Phone | None = None,
+        middle_number: str | None = None,
+        party: str | Phone | None = None,
+    ) -> list[Binding]:
+        """The active bindings of a phone, or of a middle number (for one `party` that calls it), newest first.
+
+        The answer goes by the database's clock: it never shows a binding that is over, swept or not.
+        """
+        who, number, caller = validation.lookup(phone=phone, middle_number=middle_number, party=party)
+        known = self._lookups
+        if who is not None:
+            return self._database.read(lambda found: queries.run(found, known.by_phone, phone=who))
+        if caller is not None:
+            return self._database.read(
+                lambda found: queries.run(found, known.by_party, middle_number=number, phone=caller)
+            )
+        return self._database.read(
+            lambda found: queries.run(found, known.by_middle_number, middle_number=number)
+        )
+
+    def check(
+        self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
+    ) -> list[Holder]:
+        """Who would refuse such a bind now, the longest hold first; empty where nobody would. Reserves nothing."""
+        request = validation.check_request(
+            phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=self._app_id(app_id) or "any"
+        )
+        now = self._database.clock()
+        return self._database.read(lambda found: store.holders(found, request, self._terms, now))
+
+    def trace(
+        self,
+        *,
+        middle_number: str,
+        at: datetime | str,
+        party: str | Phone | None = None,
+        window_s: float = 300,
+    ) -> Trace:
+        """Who had the middle number at the instant `at` (aware), and what missed it by `window_s` seconds."""
+        number, instant, who, window = validation.trace(
+            middle_number=middle_number, at=at, party=party, window_s=window_s
+        )
+        margin = timedelta(seconds=window)
+        found = self._database.read(
+            lambda connection: queries.around(
+                connection, middle_number=number, party=who, since=instant - margin, until=instant + margin
+            )
+        )
+        return trace.judge(found, at=instant, window_s=window)
+
+    def search(self, *, cursor: str | None = None, limit: int = 50, **filters: Any) -> Page[Binding]:
+        """A page of bindings, newest first, that match every filter given.
+
+        Filters: state, mode, phone, middle_number, reference, bind_id, pool_number, app_id, requested_from,
+        requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, None at the end.
+        """
+        unknown = filters.keys() - queries.FILTERS
+        if unknown:
+            raise InvalidRequest([Fault(name, "is not a filter of search") for name in sorted(unknown)])
+        found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
+        rows = self._database.read(
+            lambda connection: queries.search(
+                connection, queries.Filters(**found), before=position, limit=size + 1
+            )
+        )
+        data = tuple(rows[:size])
+        more = len(rows) > size
+        after = validation.position_after(data[-1].requested_at, data[-1].id) if more else None
+        return Page(data=data, next_cursor=after)
+
+    def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
+        """The change feed: the events after the cursor `after`, in the order in which they became final.
+
+        `next_cursor` is never None: ask again with it for what comes later. An event that commits late is
+        never skipped.
+        """
+        position, size = validation.feed(after=after, limit=limit)
+        found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
+        last = found[-1].cursor if found else (after or "0-0")
+        return Page(data=tuple(found), next_cursor=last)
+
+    def doubts(self, *, limit: int = 200) -> list[Binding]:
+        """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
+        return self._database.read(
+            lambda connection: queries.doubts(connection, self._database.now, limit=limit)
+        )
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
+        return self._database.read(queries.counts)
+
+    def export_bindings(
+        self, *, since: datetime | str | None = None, until: datetime | str | None = None
+    ) -> Iterator[Binding]:
+        """Stream every binding requested in [since, until), oldest first; memory stays flat."""
+        first, last = validation.period(since=since, until=until)
+        with self._database.stream() as connection:
+            yield from queries.export_bindings(connection, since=first, until=last)
+
+    def export_events(
+        self, *, since: datetime | str | None = None, until: datetime | str | None = None
+    ) -> Iterator[Event]:
+        """Stream every event that happened in [since, until), in the feed's order; memory stays flat."""
+        first, last = validation.period(since=since, until=until)
+        with self._database.stream() as connection:
+            yield from queries.export_events(connection, since=first, until=last)
+
+    def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
+        """Record that full phones are about to be shown, to whom and why; call it before showing them.
+
+        With no ids (an export) one event is written that says `what` was shown.
+        """
+        why = validation.reason(reason)
+        detail = {"reason": why, "what": what}
+
+        def work(tx: Transaction) -> None:
+            for binding_id in binding_ids:
+                events.append(tx, binding_id, EventKind.REVEALED, self._caller, detail)
+            if not binding_ids:
+                events.append_unbound(tx, EventKind.REVEALED, self._caller, detail)
+
+        self._database.write(work)
+
+    # Passes: one each, whoever calls.
+
+    def expire_due(self) -> expire.Expired:
+        """Mark what is over as expired. Safe to repeat and side by side."""
+        return expire.expire(self._database, self._caller)
+
+    def recover(self) -> recover.Recovered:
+        """Finish what a crash or a lost reply left open, as far as that needs no scan. Safe to repeat."""
+        return recover.recover(
+            self._database, self._client, self._settings.guard_for, self._caller, scope=self._settings.scope
+        )
+
+    def reconcile(self, *, dry_run: bool = False) -> reconcile.Reconciled:
+        """Recover, then compare with the provider's own list and mend what differs. Always scans.
+
+        With `dry_run` it only says what it would do. Safe to repeat.
+        """
+        client = self._provider()
+        if not dry_run:
+            self.recover()
+        app_ids = set(self._database.read(queries.open_apps))
+        if self._settings.provider_app_id is not None:
+            app_ids.add(self._settings.provider_app_id)
+        reconciler = reconcile.Reconciler(
+            database=self._database,
+            provider=client,
+            caller=self._caller,
+            scope=self._settings.scope,
+            tolerance_s=self._settings.timestamp_tolerance_s,
+            guard_for=self._settings.guard_for,
+            calls_per_s=self._settings.scan_calls_per_s,
+            dry_run=dry_run,
+        )
+        counts = reconciler.run(sorted(app_ids))
+        if counts.adopted and not dry_run:
+            self.recover()  # an adopted binding may have a wish to be unbound waiting
+        return counts
+
+    def _app_id(self, given: str | None) -> str | None:
+        return given if given is not None else self._settings.provider_app_id
+
+    def _guard(self, binding: Binding) -> float:
+        return self._settings.guard_for(binding.expire_s)
+
+    def _provider(self) -> ProviderClient:
+        if self._client is None:
+            needed = ("provider_api_key", "provider_api_secret")
+            missing = [name for name in needed if getattr(self._settings, name) is None]
+            raise InvalidRequest(
+                [Fault(f"BINDINGS_{name.upper()}", "is needed to call the provider") for name in missing]
+            )
+        return self._client
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Started:
+    """A recorded intent, and this process's monotonic clock before and after it was recorded.
+
+    The database read its clock somewhere between the two. Counting from `after` gives an instant that is
+    never too late, counting from `before` one that is never too early.
+    """
+
+    intent: Binding
+    before: float
+    after: float
+
+    def success(self, made: Made, guard_s: float) -> store.Success:
+        """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
+        life = timedelta(seconds=self.intent.expire_s)
+        sent_at = self.intent.requested_at + timedelta(seconds=max(0.0, made.sent - self.after))
+        answered_at = self.intent.requested_at + timedelta(seconds=made.answered - self.before)
+        return store.Success(
+            bind_id=made.bind_id,
+            middle_number_a=made.middle_number_a,
+            middle_number_b=made.middle_number_b,
+            sent_at=sent_at,
+            answered_at=answered_at,
+            expires_at=sent_at + life,
+            held_until=answered_at + life + timedelta(seconds=guard_s),
+        )
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings, or `InvalidRequest` with every fault by variable; connects to nothing."""
+    try:
+        return settings.load(**given)
+    except settings.SettingsError as error:
+        raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None
+
+
+def _client(config: Settings) -> ProviderClient | None:
+    key, secret = config.provider_api_key, config.provider_api_secret
+    if key is None or secret is None:
+        return None
+    return ProviderClient(
+        base_url=config.provider_url,
+        api_key=key.get_secret_value(),
+        api_secret=secret.get_secret_value(),
+        timeout_s=config.provider_timeout_s,
+        zone=config.provider_zone,
+    )

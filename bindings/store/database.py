@@ -1,0 +1,299 @@
+"""Engines, transactions, retries and the clock: how the product reaches SQLite and PostgreSQL.
+
+Nothing here knows a table but `account` and Alembic's own. Every write goes through `Database.write`, which
+runs its work as one transaction and may run it again: work handed to it must be safe to repeat. No connection
+is ever held while the provider is called.
+
+The clock that decides is the database's (lifecycle: Clock). On SQLite, where the database has none of its own
+worth the name, it is this host's, read once per transaction after the write lock is held.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import stamina
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    exc,
+    func,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL, make_url
+
+from bindings.errors import Busy, Fault, InvalidRequest, SchemaOutOfDate
+from bindings.store.schema import HEAD, Instant, account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
+ReadClock = Callable[[], datetime] if TYPE_CHECKING else Any
+
+BUSY_TIMEOUT_S = 20  # SQLite's waiting is unfair: waits of 6 s were measured under load
+RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
+POOL = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 5, "pool_recycle": 1_800}
+SQLITE_PRAGMAS = (
+    f"busy_timeout = {BUSY_TIMEOUT_S * 1_000}",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "recursive_triggers = ON",  # else REPLACE would slip past the triggers on events
+)
+
+
+class Transaction:
+    """One running write transaction. `attempt` counts from 1; on a repeat an earlier try may have committed."""
+
+    def __init__(self, connection: Connection, *, attempt: int, read_clock: ReadClock | None) -> None:
+        self.connection = connection
+        self.attempt = attempt
+        self.postgres = connection.dialect.name == "postgresql"
+        self._fixed = read_clock() if read_clock is not None else None
+
+    @property
+    def now(self) -> ColumnElement[datetime]:
+        """The clock that decides, as SQL."""
+        if self._fixed is not None:
+            return literal(self._fixed, Instant)
+        return func.clock_timestamp(type_=Instant)
+
+    def instant(self) -> datetime:
+        """The clock that decides, as a value. On PostgreSQL this is a round trip."""
+        if self._fixed is not None:
+            return self._fixed
+        return self.connection.execute(select(self.now)).scalar_one()
+
+    def lock(self, keys: list[int], *, timeout_s: float) -> datetime:
+        """Wait for the advisory locks `keys` (sorted here, so that nobody deadlocks) and read the clock.
+
+        One round trip on PostgreSQL. The locks go with the transaction. The check that follows must be a
+        statement of its own: a statement's snapshot is older than the locks it waits for. On SQLite BEGIN
+        IMMEDIATE is the lock.
+        """
+        if not self.postgres:
+            return self.instant()
+        limit = func.set_config("lock_timeout", f"{int(timeout_s * 1_000)}ms", True)  # noqa: FBT003
+        locks = [func.pg_advisory_xact_lock(key) for key in sorted(keys)]
+        return self.connection.execute(select(limit, *locks, self.now)).one()[-1]  # type: ignore[no-any-return]
+
+    def limit(self, seconds: float) -> None:
+        """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
+        if self.postgres:
+            self.connection.execute(
+                select(func.set_config("statement_timeout", f"{int(seconds * 1_000)}ms", True))  # noqa: FBT003
+            )
+
+
+class Database:
+    """The two engines of one database and its clock. Thread-safe; not across fork.
+
+    `read_clock` replaces the clock that decides (tests).
+    """
+
+    def __init__(self, url: str, *, read_clock: ReadClock | None = None) -> None:
+        self._engine = make_engine(url)
+        self._reader = make_engine(url, autocommit=True)
+        self.postgres = self._engine.dialect.name == "postgresql"
+        self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
+        # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
+        self._one_writer = None if self.postgres else threading.Lock()
+        self.now: ColumnElement[datetime] = (
+            select(func.clock_timestamp(type_=Instant)).scalar_subquery()  # once per statement: index-usable
+            if self._read_clock is None
+            else bindparam("clock", callable_=self._read_clock, type_=Instant)
+        )
+
+    def write(self, work: Callable[[Transaction], Result], *, budget_s: float = RETRY_BUDGET_S) -> Result:
+        """Run `work` in one durable transaction and commit.
+
+        A serialization failure, a deadlock or a lost connection runs the whole work again, with jitter, within
+        `budget_s` seconds; so does a COMMIT whose reply was lost, and then the first try may have committed.
+        Raises `Busy` when the budget is spent.
+        """
+        try:
+            for attempt in stamina.retry_context(
+                on=_transient,
+                attempts=None,
+                timeout=budget_s,
+                wait_initial=0.02,
+                wait_max=0.5,
+                wait_jitter=0.1,
+            ):
+                with attempt, self._transaction(attempt.num) as transaction:
+                    return work(transaction)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise _translated(error) from error
+        raise AssertionError("unreachable: the last attempt raises")
+
+    def read(self, query: Callable[[Connection], Result]) -> Result:
+        """Run reading `query` in AUTOCOMMIT, where each statement is one round trip; repeated if lost."""
+        try:
+            for attempt in stamina.retry_context(
+                on=_transient, attempts=3, timeout=RETRY_BUDGET_S, wait_initial=0.02, wait_max=0.2
+            ):
+                with attempt, self._reader.connect() as connection:
+                    return query(connection)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise _translated(error) from error
+        raise AssertionError("unreachable: the last attempt raises")
+
+    @contextmanager
+    def stream(self) -> Iterator[Connection]:
+        """A connection whose results arrive in batches, in one read-only snapshot; for exports."""
+        engine = self._engine if self.postgres else self._reader
+        with engine.connect() as connection:
+            if self.postgres:
+                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            yield connection.execution_options(yield_per=1_000)
+
+    def clock(self) -> datetime:
+        """Read the clock that decides."""
+        return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
+
+    def revision(self) -> str | None:
+        """The schema's revision, or None where no migration has run."""
+
+        def query(connection: Connection) -> str | None:
+            if not connection.dialect.has_table(connection, "alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+        return self.read(query)
+
+    def check_schema(self) -> None:
+        """Raise `SchemaOutOfDate` unless the schema is the one that this code needs."""
+        found = self.revision()
+        if found != HEAD:
+            raise SchemaOutOfDate(
+                f"the database schema is at {found or 'nothing'}, this version needs {HEAD};"
+                " run `bindings db upgrade`"
+            )
+
+    def check_scope(self, scope: str) -> None:
+        """Record the account's scope the first time; later refuse another one.
+
+        With another scope every live binding would be invisible to the conflict check (I1). Safe to repeat.
+        """
+
+        def work(tx: Transaction) -> str:
+            stored = tx.connection.execute(select(account.c.scope)).scalar()
+            if stored is not None:
+                return stored
+            tx.connection.execute(account.insert().values(id=1, scope=scope))
+            return scope
+
+        def query(connection: Connection) -> str | None:
+            return connection.execute(select(account.c.scope)).scalar()
+
+        try:
+            stored = self.read(query) or self.write(work)
+        except exc.IntegrityError:  # another replica recorded it a moment ago
+            stored = self.read(query) or scope
+        if stored != scope:
+            raise InvalidRequest(
+                [Fault("BINDINGS_SCOPE", f"must be {stored!r}, as recorded in this database")]
+            )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+        self._reader.dispose()
+
+    @contextmanager
+    def _transaction(self, attempt: int) -> Iterator[Transaction]:
+        if self._one_writer is None:
+            with self._engine.begin() as connection:
+                yield Transaction(connection, attempt=attempt, read_clock=self._read_clock)
+            return
+        with self._one_writer, self._engine.begin() as connection:
+            yield Transaction(connection, attempt=attempt, read_clock=self._read_clock)
+
+
+def make_engine(url: str, *, autocommit: bool = False) -> Engine:
+    """An engine for `url` as this product needs it; connects to nothing yet."""
+    target = _driver_url(url)
+    if target.get_backend_name() == "sqlite":
+        return _sqlite_engine(target, autocommit=autocommit)
+    return create_engine(
+        target,
+        hide_parameters=True,
+        # Server-side prepared statements break behind a transaction pooler (psycopg#280).
+        connect_args={"prepare_threshold": None},
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        skip_autocommit_rollback=autocommit,
+        **POOL,
+    )
+
+
+def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        skip_autocommit_rollback=autocommit,
+        **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
+        **POOL,
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # no BEGIN but ours: the driver's own loses updates silently
+        for pragma in SQLITE_PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # Under AUTOCOMMIT nobody commits: a BEGIN here would make every write vanish without a word.
+        options = connection.get_execution_options()
+        if not autocommit and options.get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _driver_url(url: str) -> URL:
+    if url.startswith("postgres://"):
+        url = "postgresql://" + url.removeprefix("postgres://")
+    parsed = make_url(url)
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _host_clock() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+def _transient(error: Exception) -> bool:
+    """Whether the whole transaction may be tried again: nothing else is retried."""
+    if isinstance(error, exc.TimeoutError):  # no connection free in the pool
+        return False
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in {"40001", "40P01", "55P03", "25006"} or state[:2] in {"08", "57"}
+    # Without a state: psycopg could not connect or lost the server; SQLite's lock was not to be had.
+    return isinstance(error, exc.OperationalError) and not _missing_table(error)
+
+
+def _missing_table(error: exc.OperationalError) -> bool:
+    return "no such" in str(error.orig)
+
+
+def _translated(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
+    if isinstance(error, exc.TimeoutError) or _transient(error):
+        return Busy("the database did not answer in time; nothing more was done", retry_after_s=2)
+    return error

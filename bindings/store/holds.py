@@ -1,0 +1,241 @@
+"""Phones that something other than a binding of ours holds at the provider.
+
+Three ways in: a page scan saw a binding that is not ours (`orphan`), the provider refused a phone that we
+thought free (`refused`), or a yes came for a binding that had ended (`late_success`). A hold never shortens
+another one; it ends by time, or when a scan proves that nothing is there. Its events belong to no binding,
+except where it has an origin among ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from uuid_utils.compat import uuid7
+
+from bindings.binding import EventKind, Holder
+from bindings.store import events
+from bindings.store.schema import Instant, PhoneNumber
+from bindings.store.schema import holds as table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from sqlalchemy import Connection, Row
+
+    from bindings.binding import Binding, Caller
+    from bindings.phone import Phone
+    from bindings.store.bindings import Success
+    from bindings.store.database import Transaction
+
+FIRST_REFUSAL_S = 60  # doubled with each refusal in a row ...
+LONGEST_REFUSAL_S = 3_600  # ... up to this
+MAX_STRIKES = 6  # 60 s x 2**6 is past the longest
+
+
+class Why(StrEnum):
+    """How a hold came about."""
+
+    ORPHAN = "orphan"
+    REFUSED = "refused"
+    LATE_SUCCESS = "late_success"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """One phone that is held, and by what as far as it is known. Instants are aware UTC."""
+
+    id: str
+    phone: Phone
+    why: Why
+    app_id: str
+    bind_id: str | None
+    origin_id: str | None
+    held_until: datetime
+    strikes: int
+    created_at: datetime
+
+
+_COLUMNS = (
+    table.c.id,
+    table.c.phone,
+    table.c.why,
+    table.c.app_id,
+    table.c.bind_id,
+    table.c.origin_id,
+    table.c.held_until,
+    table.c.strikes,
+    table.c.created_at,
+)
+
+_LIVE = select(*_COLUMNS).where(
+    table.c.phone.in_(bindparam("phones", type_=PhoneNumber, expanding=True)),
+    table.c.held_until > bindparam("now", type_=Instant),
+    table.c.scope == bindparam("scope"),
+)
+
+
+def holders(connection: Connection, phones: list[Phone], scope: str, now: datetime) -> list[Holder]:
+    """The holds on any of `phones` at the instant `now`."""
+    rows = connection.execute(_LIVE, {"phones": phones, "now": now, "scope": scope})
+    return [
+        Holder(
+            id=None,
+            reference=None,
+            mode=None,
+            state=None,
+            held_until=row.held_until,
+            retry_after_s=max(1, -int((now - row.held_until) // timedelta(seconds=1))),
+            why=row.why,
+        )
+        for row in rows
+    ]
+
+
+def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:
+    """Every hold that is in force, of one application where it is named."""
+    statement = select(*_COLUMNS).where(table.c.held_until > now, table.c.scope == scope)
+    if app_id is not None:
+        statement = statement.where(table.c.app_id == app_id)
+    return [_to_hold(row) for row in connection.execute(statement)]
+
+
+def put_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> int:
+    """Hold both phones of a binding that the provider refused as in use; returns the seconds.
+
+    60 s at first, doubling to an hour while the refusals repeat: until a scan explains or denies it.
+    """
+    seconds = 0
+    for phone in (binding.phone_a, binding.phone_b):
+        unknown = and_(table.c.scope == binding.scope, table.c.phone == phone, table.c.bind_id.is_(None))
+        earlier = tx.connection.execute(
+            select(table.c.strikes, table.c.held_until).where(unknown)
+        ).one_or_none()
+        strikes = 1
+        if earlier is not None and earlier.held_until > now - timedelta(seconds=LONGEST_REFUSAL_S):
+            strikes = min(earlier.strikes + 1, MAX_STRIKES + 1)
+        wait = min(FIRST_REFUSAL_S * 2 ** (strikes - 1), LONGEST_REFUSAL_S)
+        seconds = max(seconds, wait)
+        _put(
+            tx,
+            scope=binding.scope,
+            phone=phone,
+            why=Why.REFUSED,
+            app_id=binding.app_id,
+            bind_id=None,
+            origin_id=binding.id,
+            held_until=now + timedelta(seconds=wait),
+            strikes=strikes,
+            created_at=now,
+        )
+    detail = {"why": Why.REFUSED, "origin_id": binding.id, "seconds": seconds}
+    events.append_unbound(tx, EventKind.HELD, caller, detail)
+    return seconds
+
+
+def put_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
+    """Hold both phones of a yes that came too late; False where it is recorded already."""
+    return _put_known(
+        tx,
+        phones=(binding.phone_a, binding.phone_b),
+        scope=binding.scope,
+        why=Why.LATE_SUCCESS,
+        app_id=binding.app_id,
+        bind_id=success.bind_id,
+        origin_id=binding.id,
+        held_until=success.held_until,
+        created_at=tx.instant(),
+    )
+
+
+def put_orphan(
+    tx: Transaction,
+    caller: Caller,
+    *,
+    phones: tuple[Phone, Phone],
+    scope: str,
+    app_id: str,
+    bind_id: str,
+    origin_id: str | None,
+    held_until: datetime,
+) -> bool:
+    """Hold both phones of a binding that a scan saw and that is not ours; False where it was known."""
+    added = _put_known(
+        tx,
+        phones=phones,
+        scope=scope,
+        why=Why.ORPHAN,
+        app_id=app_id,
+        bind_id=bind_id,
+        origin_id=origin_id,
+        held_until=held_until,
+        created_at=tx.instant(),
+    )
+    if added:
+        detail = {"why": Why.ORPHAN, "bind_id": bind_id, "origin_id": origin_id}
+        events.append_unbound(tx, EventKind.HELD, caller, detail)
+    return added
+
+
+def end(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str) -> int:
+    """End holds that are in force; returns how many ended."""
+    now = tx.instant()
+    ids = [hold.id for hold in holds]
+    ended = tx.connection.execute(
+        update(table)
+        .where(table.c.id.in_(ids), table.c.held_until > now)
+        .values(held_until=now)
+        .returning(table.c.why, table.c.bind_id, table.c.origin_id)
+    ).all()
+    for why, bind_id, origin_id in sorted(set(ended), key=str):
+        detail = {"why": why, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
+        events.append_unbound(tx, EventKind.HOLD_ENDED, caller, detail)
+    return len(ended)
+
+
+def _put_known(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object) -> bool:
+    bind_id, app_id = values["bind_id"], values["app_id"]
+    known = tx.connection.execute(
+        select(table.c.id)
+        .where(
+            or_(*(table.c.phone == phone for phone in phones)),
+            table.c.bind_id == bind_id,
+            table.c.app_id == app_id,
+        )
+        .limit(1)
+    ).first()
+    for phone in phones:
+        _put(tx, phone=phone, strikes=0, **values)
+    return known is None
+
+
+def _put(tx: Transaction, **values: object) -> None:
+    """Insert a hold, or lengthen the one that is there; never shorten it."""
+    make = postgresql.insert if tx.postgres else sqlite.insert
+    statement = make(table).values(id=str(uuid7()), **values)
+    target = (
+        {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
+        if values["bind_id"] is None
+        else {
+            "index_elements": ["scope", "phone", "app_id", "bind_id"],
+            "index_where": table.c.bind_id.is_not(None),
+        }
+    )
+    new = statement.excluded
+    tx.connection.execute(
+        statement.on_conflict_do_update(
+            **target,
+            set_={"held_until": new.held_until, "strikes": new.strikes, "origin_id": new.origin_id},
+            where=table.c.held_until < new.held_until,
+        )
+    )
+
+
+def _to_hold(row: Row[tuple[object, ...]]) -> Hold:
+    values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
+    return Hold(**values | {"why": Why(str(values["why"]))})  # type: ignore[arg-type]

@@ -1,0 +1,65 @@
+"""Who ran which pass when: one row per (task, slot) for work that must run once per period.
+
+There is no leader. Whoever inserts the row for a period first runs the pass; the others find it taken. The
+same rows tell readiness when a pass last finished.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from bindings.store.schema import passes
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from bindings.store.database import Transaction
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+KEPT = 100  # slots of a task that stay for reading
+
+
+def take(tx: Transaction, task: str, period_s: float, replica: str) -> int | None:
+    """Take the current period's slot of a task; None where another replica has it."""
+    now = tx.instant()
+    slot = int((now - EPOCH) / timedelta(seconds=period_s))
+    make = postgresql.insert if tx.postgres else sqlite.insert
+    taken = tx.connection.execute(
+        make(passes)
+        .values(task=task, slot=slot, started_at=now, replica=replica)
+        .on_conflict_do_nothing()
+        .returning(passes.c.slot)
+    ).scalar()
+    if taken is not None:
+        tx.connection.execute(passes.delete().where(passes.c.task == task, passes.c.slot < slot - KEPT))
+    return taken
+
+
+def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> None:
+    """Record that the pass of a slot came to its end."""
+    tx.connection.execute(
+        update(passes)
+        .where(passes.c.task == task, passes.c.slot == slot)
+        .values(finished_at=tx.instant(), counts=counts)
+    )
+
+
+def touch(tx: Transaction, task: str, replica: str) -> None:
+    """Record that a pass which every replica runs has just finished, in the task's one row."""
+    now = tx.instant()
+    make = postgresql.insert if tx.postgres else sqlite.insert
+    statement = make(passes).values(task=task, slot=0, started_at=now, finished_at=now, replica=replica)
+    tx.connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["task", "slot"], set_={"finished_at": now, "replica": replica}
+        )
+    )
+
+
+def last_finished(connection: Connection, task: str) -> datetime | None:
+    """When a pass of the task last finished anywhere; None where none has."""
+    return connection.execute(select(func.max(passes.c.finished_at)).where(passes.c.task == task)).scalar()

@@ -1,0 +1,268 @@
+"""Reads: lookup, trace, search, doubts, export, stats. Nothing here writes.
+
+The hot ones are built once, run in AUTOCOMMIT as a single statement, and reach their rows through
+(phone, held_until) or (middle number, held_until) only: the inner part is MATERIALIZED, so that no planner,
+with statistics or without, can start from the set of live bindings instead. Tests pin the plans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, bindparam, func, literal_column, or_, select, tuple_, union_all
+
+from bindings.binding import State
+from bindings.store import events
+from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.schema import Instant, PhoneNumber, bindings
+from bindings.store.schema import events as events_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
+
+    from bindings.binding import Binding, Event
+    from bindings.phone import Phone
+
+# No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
+LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """What `search` and the exports select by; None selects all."""
+
+    state: State | None = None
+    mode: str | None = None
+    phone: Phone | None = None
+    middle_number: str | None = None
+    reference: str | None = None
+    bind_id: str | None = None
+    pool_number: str | None = None
+    app_id: str | None = None
+    requested_from: datetime | None = None
+    requested_to: datetime | None = None
+
+
+FILTERS = frozenset(field.name for field in fields(Filters))
+
+
+class Lookups:
+    """The hot statements, built once for a database whose clock is `now`."""
+
+    def __init__(self, now: ColumnElement[datetime]) -> None:
+        phone = bindparam("phone", type_=PhoneNumber)
+        number = bindparam("middle_number")
+        self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
+        self.by_middle_number = _active(
+            now, bindings.c.middle_number_a == number, bindings.c.middle_number_b == number
+        )
+        # A party narrows best by its own index: a middle number may serve thousands of pairs.
+        self.by_party = _active(
+            now,
+            and_(bindings.c.phone_a == phone, bindings.c.middle_number_a == number),
+            and_(bindings.c.phone_b == phone, bindings.c.middle_number_b == number),
+        )
+
+
+def _active(
+    now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
+) -> Select[Any]:
+    """The bindings that a caller may rely on now, newest first. One that matches on both sides comes once."""
+    live = bindings.c.held_until > now
+    found = (
+        union_all(select(*COLUMNS).where(as_a, live), select(*COLUMNS).where(as_b, ~as_a, live))
+        .cte("found")
+        .prefix_with("MATERIALIZED")
+    )
+    return (
+        select(*(found.c[name] for name in FIELDS))
+        .where(
+            found.c.state == literal_column("'active'"),
+            found.c.expires_at > now,
+            found.c.unbind_requested_at.is_(None),
+        )
+        .order_by(found.c.requested_at.desc(), found.c.id.desc())
+    )
+
+
+def run(
+    connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object
+) -> list[Binding]:
+    """The bindings that a statement of this module selects."""
+    return [to_binding(row) for row in connection.execute(statement, values)]
+
+
+def around(
+    connection: Connection, *, middle_number: str, party: Phone | None, since: datetime, until: datetime
+) -> list[Binding]:
+    """Every binding that may have had the middle number at some moment between `since` and `until`."""
+    return run(
+        connection,
+        _AROUND if party is None else _AROUND_PARTY,
+        middle_number=middle_number,
+        since=since,
+        until=until,
+        span=until + LONGEST_SPAN,
+        **({} if party is None else {"phone": party}),
+    )
+
+
+def _around(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
+    held_until = bindings.c.held_until
+    # The upper bound on held_until keeps the later history of a busy number out of the range read.
+    in_range = and_(
+        held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
+    )
+    found = (
+        union_all(select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range))
+        .cte("found")
+        .prefix_with("MATERIALIZED")
+    )
+    return select(*(found.c[name] for name in FIELDS)).where(
+        func.coalesce(found.c.sent_at, found.c.requested_at, type_=Instant)
+        <= bindparam("until", type_=Instant)
+    )
+
+
+_NUMBER_A = bindings.c.middle_number_a == bindparam("middle_number")
+_NUMBER_B = bindings.c.middle_number_b == bindparam("middle_number")
+_PARTY = bindparam("phone", type_=PhoneNumber)
+_AROUND = _around(_NUMBER_A, _NUMBER_B)
+_AROUND_PARTY = _around(
+    and_(bindings.c.phone_a == _PARTY, _NUMBER_A), and_(bindings.c.phone_b == _PARTY, _NUMBER_B)
+)
+
+
+def search(
+    connection: Connection, filters: Filters, *, before: tuple[datetime, str] | None, limit: int
+) -> list[Binding]:
+    """Up to `limit` bindings, newest first, that come after the position `before`."""
+    statement = select(*COLUMNS).where(*_conditions(filters)).limit(limit)
+    statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
+    if before is not None:
+        position = tuple_(bindings.c.requested_at, bindings.c.id)
+        statement = statement.where(position < tuple_(*before, types=(Instant(), bindings.c.id.type)))
+    return run(connection, statement)
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    column = bindings.c
+    conditions: list[ColumnElement[bool]] = [
+        column[name] == value
+        for name in ("state", "mode", "reference", "bind_id", "pool_number", "app_id")
+        if (value := getattr(filters, name)) is not None
+    ]
+    if filters.phone is not None:
+        conditions.append(or_(column.phone_a == filters.phone, column.phone_b == filters.phone))
+    if filters.middle_number is not None:
+        number = filters.middle_number
+        conditions.append(or_(column.middle_number_a == number, column.middle_number_b == number))
+    if filters.requested_from is not None:
+        conditions.append(column.requested_at >= filters.requested_from)
+    if filters.requested_to is not None:
+        conditions.append(column.requested_at < filters.requested_to)
+    return conditions
+
+
+def doubts(connection: Connection, now: ColumnElement[datetime], *, limit: int) -> list[Binding]:
+    """What waits for an answer: in doubt, not settled in time, or an unbind that is not clear; oldest first."""
+    conditions = (
+        bindings.c.state == literal_column("'in_doubt'"),
+        and_(bindings.c.state == literal_column("'pending'"), bindings.c.settle_by <= now),
+        and_(bindings.c.state == literal_column("'active'"), bindings.c.unbind_requested_at.is_not(None)),
+    )
+    found = union_all(*(select(*COLUMNS).where(condition) for condition in conditions)).subquery()
+    return run(connection, select(found).order_by(found.c.requested_at).limit(limit))
+
+
+def unbinding(connection: Connection, *, limit: int) -> list[Binding]:
+    """The active bindings whose unbind has no clear answer yet, oldest wish first."""
+    statement = select(*COLUMNS).where(
+        bindings.c.state == literal_column("'active'"), bindings.c.unbind_requested_at.is_not(None)
+    )
+    return run(connection, statement.order_by(bindings.c.unbind_requested_at).limit(limit))
+
+
+def unsettled(connection: Connection, app_id: str) -> list[Binding]:
+    """The bindings of an application that may exist at the provider without our knowing their bind_id."""
+    of_app = bindings.c.app_id == app_id
+    states = ("pending", "in_doubt")
+    branches = (
+        select(*COLUMNS).where(bindings.c.state == literal_column(f"'{state}'"), of_app) for state in states
+    )
+    return run(connection, union_all(*branches))
+
+
+def surely_live(
+    connection: Connection, app_id: str, *, since: datetime, until: datetime
+) -> Iterator[tuple[str, str]]:
+    """(id, bind_id) of what must have been in the provider's list all the time from `since` to `until`."""
+    statement = select(bindings.c.id, bindings.c.bind_id).where(
+        bindings.c.state == literal_column("'active'"),
+        bindings.c.app_id == app_id,
+        bindings.c.answered_at < since,
+        bindings.c.expires_at > until,
+        bindings.c.unbind_requested_at.is_(None),
+    )
+    for binding_id, bind_id in connection.execute(statement):
+        yield binding_id, bind_id
+
+
+def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dict[str, Binding]:
+    """The bindings of ours, in any state, that have one of these provider ids."""
+    statement = select(*COLUMNS).where(bindings.c.app_id == app_id, bindings.c.bind_id.in_(bind_ids))
+    return {str(binding.bind_id): binding for binding in run(connection, statement)}
+
+
+def open_apps(connection: Connection) -> list[str]:
+    """The applications that have pending, doubtful or active bindings."""
+    states = (State.PENDING, State.IN_DOUBT, State.ACTIVE)
+    statement = select(bindings.c.app_id).where(bindings.c.state.in_(states)).distinct()
+    return sorted(connection.execute(statement).scalars())
+
+
+def export_bindings(
+    connection: Connection, *, since: datetime | None, until: datetime | None
+) -> Iterator[Binding]:
+    """Every binding requested in [since, until), oldest first, in batches: memory stays flat."""
+    conditions = _conditions(Filters(requested_from=since, requested_to=until))
+    statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
+    for row in connection.execute(statement):
+        yield to_binding(row)
+
+
+def export_events(
+    connection: Connection, *, since: datetime | None, until: datetime | None
+) -> Iterator[Event]:
+    """Every event that happened in [since, until), in the feed's order, in batches: memory stays flat."""
+    statement = events.final(postgres=connection.dialect.name == "postgresql")
+    if since is not None:
+        statement = statement.where(events_table.c.at >= since)
+    if until is not None:
+        statement = statement.where(events_table.c.at < until)
+    for row in connection.execute(statement):
+        yield events.to_event(row)
+
+
+def counts(connection: Connection) -> dict[str, dict[str, int]]:
+    """How many bindings by state, by pool and by provider status, and how many events by kind. Reads all."""
+    grouped = {
+        "by_state": bindings.c.state,
+        "by_pool": bindings.c.pool_number,
+        "by_provider_status": bindings.c.provider_status,
+        "by_event": events_table.c.kind,
+    }
+    return {
+        name: {
+            str(value): number
+            for value, number in connection.execute(
+                select(column, func.count()).where(column.is_not(None)).group_by(column).order_by(column)
+            )
+        }
+        for name, column in grouped.items()
+    }

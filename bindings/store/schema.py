@@ -1,0 +1,332 @@
+"""The tables: names, types, constraints, indexes, and a comment on each column. No queries.
+
+Types: every instant passes through `Instant` (aware UTC, naive values refused), every phone through
+`PhoneNumber` (one place to encrypt or blind later). The migration in `migrations/` is written by hand and a
+test holds it equal to this metadata.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from bindings.binding import TERMINAL_KINDS, EventKind, Mode, State
+from bindings.phone import Phone
+
+HEAD = "0001"  # the migration this code needs; a test holds it equal to the newest one
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC instant: timestamptz on PostgreSQL, ISO 8601 text that sorts by time on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """SQLite has no instant type and would drop the zone silently."""
+        return dialect.type_descriptor(String(27) if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Refuse naive values; on SQLite write microseconds always, so that text order is time order."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a time zone")
+        if dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Give back aware UTC whatever zone the session has."""
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return datetime.fromisoformat(value)
+        return value if value.tzinfo is UTC else value.astimezone(UTC)  # type: ignore[no-any-return]
+
+
+class PhoneNumber(TypeDecorator[Phone]):
+    """A phone's digits. Compared through `Phone.key`."""
+
+    impl = String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: Phone | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Store the digits."""
+        return None if value is None else value.key
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Phone | None:  # noqa: ARG002
+        """Wrap the digits so that they are masked from here on."""
+        return None if value is None else Phone.stored(value)
+
+
+class BindingId(TypeDecorator[str]):
+    """A UUIDv7 in its canonical text: native on PostgreSQL, readable text on SQLite."""
+
+    impl = String(36)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use the 16-byte type where there is one."""
+        return dialect.type_descriptor(
+            String(36) if dialect.name == "sqlite" else Uuid(as_uuid=False, native_uuid=True)
+        )
+
+
+Detail = JSON().with_variant(JSONB(), "postgresql")
+Position = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts by itself on SQLite
+
+
+def _one_of(column: str, values: type[State] | type[Mode] | type[EventKind]) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
+
+
+metadata = MetaData(naming_convention=NAMING)
+
+account = Table(
+    "account",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="always 1"),
+    Column(
+        "scope", String(64), nullable=False, comment="stable account name that every lock and hold carries"
+    ),
+    CheckConstraint("id = 1", name="single"),
+    comment="Which provider account this database belongs to",
+)
+
+bindings = Table(
+    "bindings",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7, made before the call"),
+    Column("mode", String(4), nullable=False, comment="AXB or AXXB"),
+    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A, digits"),
+    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B, digits"),
+    Column("pool_number", String(20), nullable=False, comment="pool that the middle number comes from"),
+    Column("app_id", String(64), nullable=False, comment="the provider's application"),
+    Column("scope", String(64), nullable=False, comment="account within which phones conflict"),
+    Column("reference", String(255), comment="the caller's order id"),
+    Column("idempotency_key", String(255), comment="the caller's key; unique per app_id, for ever"),
+    Column("fingerprint", String(64), comment="hash of the normalised request that used the key"),
+    Column("expire_s", Integer, nullable=False, comment="seconds asked for"),
+    Column("bind_id", String(64), comment="the provider's id"),
+    Column("middle_number_a", String(32), comment="what A sees and calls"),
+    Column("middle_number_b", String(32), comment="what B sees and calls"),
+    Column(
+        "state",
+        String(8),
+        nullable=False,
+        comment="pending, active, in_doubt, failed, expired, unbound, lapsed",
+    ),
+    Column("provider_status", String(16), comment="the provider's status where it decided the state"),
+    Column("reason", String(255), comment="why the state is what it is"),
+    Column("actor", String(128), nullable=False, comment="who asked for the binding"),
+    Column("request_id", String(128), comment="the request that asked for it"),
+    Column("requested_at", Instant, nullable=False, comment="database time of the intent"),
+    Column("send_by", Instant, nullable=False, comment="no request leaves after this"),
+    Column("settle_by", Instant, nullable=False, comment="a pending binding past this is in doubt"),
+    Column("sent_at", Instant, comment="not later than the first byte of the request"),
+    Column("answered_at", Instant, comment="not earlier than the answer"),
+    Column("expires_at", Instant, comment="earliest instant at which the provider may end it"),
+    Column(
+        "held_until",
+        Instant,
+        nullable=False,
+        comment="latest instant at which the provider may hold the phones",
+    ),
+    Column("unbind_requested_at", Instant, comment="from here on it is offered to nobody"),
+    Column("ended_at", Instant, comment="when it ended; for expired the nominal end"),
+    Column("version", Integer, nullable=False, comment="counts the events of this binding"),
+    Column(
+        "change_tx",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="transaction of the last change, never less than an earlier one's; orders the feed",
+    ),
+    CheckConstraint(_one_of("state", State), name="state"),
+    CheckConstraint(_one_of("mode", Mode), name="mode"),
+    CheckConstraint("expire_s BETWEEN 1 AND 259200", name="expire_s"),
+    CheckConstraint("phone_a <> phone_b", name="two_phones"),
+    CheckConstraint(
+        "state NOT IN ('active', 'expired', 'unbound') OR (bind_id IS NOT NULL AND middle_number_a IS NOT NULL"
+        " AND middle_number_b IS NOT NULL AND expires_at IS NOT NULL)",
+        name="made",
+    ),
+    CheckConstraint(
+        "(ended_at IS NULL) = (state IN ('pending', 'in_doubt', 'active'))",
+        name="ended",
+    ),
+    CheckConstraint("expires_at IS NULL OR expires_at <= held_until OR ended_at IS NOT NULL", name="held"),
+    # Who holds a phone or a middle number: derived from these four, for reserve, lookup and trace alike.
+    Index("ix_bindings_phone_a_held_until", "phone_a", "held_until"),
+    Index("ix_bindings_phone_b_held_until", "phone_b", "held_until"),
+    Index("ix_bindings_middle_number_a_held_until", "middle_number_a", "held_until"),
+    Index("ix_bindings_middle_number_b_held_until", "middle_number_b", "held_until"),
+    # What the passes look for: only live rows are in these.
+    Index(
+        "ix_bindings_due",
+        "expires_at",
+        sqlite_where=text("state = 'active'"),
+        postgresql_where=text("state = 'active'"),
+    ),
+    Index(
+        "ix_bindings_unsettled",
+        "settle_by",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_bindings_in_doubt",
+        "held_until",
+        sqlite_where=text("state = 'in_doubt'"),
+        postgresql_where=text("state = 'in_doubt'"),
+    ),
+    Index(
+        "ix_bindings_unbinding",
+        "unbind_requested_at",
+        sqlite_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
+        postgresql_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
+    ),
+    Index(
+        "uq_bindings_app_id_bind_id",
+        "app_id",
+        "bind_id",
+        unique=True,
+        sqlite_where=text("bind_id IS NOT NULL"),
+        postgresql_where=text("bind_id IS NOT NULL"),
+    ),
+    Index(
+        "uq_bindings_app_id_idempotency_key",
+        "app_id",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_bindings_reference",
+        "reference",
+        "requested_at",
+        sqlite_where=text("reference IS NOT NULL"),
+        postgresql_where=text("reference IS NOT NULL"),
+    ),
+    Index("ix_bindings_requested_at_id", "requested_at", "id"),
+    comment="Every binding ever asked for",
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("scope", String(64), nullable=False, comment="account within which phones conflict"),
+    Column("phone", PhoneNumber, nullable=False, comment="the phone that is held, digits"),
+    Column("why", String(16), nullable=False, comment="orphan, refused or late_success"),
+    Column("app_id", String(64), nullable=False, comment="the provider's application"),
+    Column("bind_id", String(64), comment="the provider's id where it is known"),
+    Column("origin_id", BindingId, comment="the binding of ours that it came from, where it did"),
+    Column("held_until", Instant, nullable=False, comment="the phone counts as held until then"),
+    Column("strikes", Integer, nullable=False, comment="how often the provider refused this phone in a row"),
+    Column("created_at", Instant, nullable=False, comment="database time of the first sight"),
+    CheckConstraint("why IN ('orphan', 'refused', 'late_success')", name="why"),
+    Index("ix_holds_phone_held_until", "phone", "held_until"),
+    Index("ix_holds_held_until", "held_until"),
+    Index(
+        "uq_holds_known",
+        "scope",
+        "phone",
+        "app_id",
+        "bind_id",
+        unique=True,
+        sqlite_where=text("bind_id IS NOT NULL"),
+        postgresql_where=text("bind_id IS NOT NULL"),
+    ),
+    Index(
+        "uq_holds_unknown",
+        "scope",
+        "phone",
+        unique=True,
+        sqlite_where=text("bind_id IS NULL"),
+        postgresql_where=text("bind_id IS NULL"),
+    ),
+    comment="Phones that something other than a binding of ours holds at the provider",
+)
+
+_TERMINAL = "kind IN ({})".format(", ".join(f"'{kind}'" for kind in TERMINAL_KINDS))
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", Position, Identity(always=True), primary_key=True, comment="order of writing"),
+    Column(
+        "tx",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="writer's transaction; the feed reads below the oldest running one",
+    ),
+    Column("binding_id", BindingId, ForeignKey("bindings.id"), comment="none for what belongs to no binding"),
+    Column(
+        "sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"
+    ),
+    Column("kind", String(16), nullable=False, comment="what happened"),
+    Column("at", Instant, nullable=False, comment="database time"),
+    Column("actor", String(128), nullable=False, comment="who did it"),
+    Column("request_id", String(128), comment="the request that did it"),
+    Column("detail", Detail, nullable=False, comment="facts of this kind of event; no phones"),
+    CheckConstraint(_one_of("kind", EventKind), name="kind"),
+    UniqueConstraint("binding_id", "sequence"),
+    Index("ix_events_tx_position", "tx", "position"),
+    # Exactly one terminal event (I5), kept by the database itself.
+    Index(
+        "uq_events_terminal",
+        "binding_id",
+        unique=True,
+        sqlite_where=text(_TERMINAL),
+        postgresql_where=text(_TERMINAL),
+    ),
+    comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
+    sqlite_autoincrement=True,
+)
+
+passes = Table(
+    "passes",
+    metadata,
+    Column("task", String(32), primary_key=True, comment="expire, recover or reconcile"),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False, comment="period that it ran for"),
+    Column("started_at", Instant, nullable=False, comment="database time"),
+    Column("finished_at", Instant, comment="none while it runs, or if it died"),
+    Column("replica", String(128), nullable=False, comment="host and process that ran it"),
+    Column("counts", Detail, comment="what the pass did"),
+    Index("ix_passes_task_finished_at", "task", "finished_at"),
+    comment="Who ran which pass when: work that must run once per period takes a row here",
+)

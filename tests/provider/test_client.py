@@ -1,0 +1,251 @@
+"""The real client against real sockets: what each answer, and each lack of one, is taken for."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings.phone import Phone
+from bindings.provider.outcome import (
+    Confirmed,
+    Made,
+    Missing,
+    NotSent,
+    ProviderBinding,
+    ProviderPage,
+    Refusal,
+    Refused,
+    Unknown,
+)
+from tests.provider.sockets import (
+    LIMIT_S,
+    SUCCESS,
+    Server,
+    answer,
+    bind,
+    client,
+    drips,
+    http,
+    resets,
+    says,
+    stays_silent,
+)
+
+if TYPE_CHECKING:
+    from tests.provider.sockets import Script
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+WHOLE = json.dumps(SUCCESS).encode()
+HTML = b"<html>Bad Gateway</html>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    script: Script
+    kind: type
+    reason: str = ""
+    status: str | None = None
+    why: Refusal | None = None
+
+
+def made(name: str, reply: bytes) -> Case:
+    return Case(name=name, script=says(reply), kind=Made)
+
+
+def refused(status: str, why: Refusal, *, http_status: int = 200) -> Case:
+    script = says(answer(status=status, data=None, http_status=http_status))
+    return Case(name=f"{status} under {http_status}", script=script, kind=Refused, status=status, why=why)
+
+
+def unknown(name: str, script: Script | bytes, reason: str, *, status: str | None = None) -> Case:
+    script = says(script) if isinstance(script, bytes) else script
+    return Case(name=name, script=script, kind=Unknown, reason=reason, status=status)
+
+
+def lacking(field: str) -> Case:
+    data = {name: value for name, value in SUCCESS["data"].items() if name != field}
+    return unknown(f"success without {field}", answer(data=data), f"without its data: {field}", status="0")
+
+
+CASES = [
+    made("the documented success", answer()),
+    made("a success without a length", b"HTTP/1.1 200 OK\r\n\r\n" + WHOLE),
+    made("a success in chunks", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)),
+    made("a success whose status is a number", answer(status=0)),
+    made("a success after a 100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n" + answer()),
+    refused("-1", Refusal.ACCOUNT),
+    refused("-2", Refusal.ACCOUNT),
+    refused("-16", Refusal.CLOCK),
+    refused("-22", Refusal.REQUEST),
+    refused("-29", Refusal.ACCOUNT),
+    refused("-30", Refusal.ACCOUNT),
+    refused("-31", Refusal.ACCOUNT),
+    refused("-35", Refusal.IN_USE),
+    refused("-41", Refusal.NO_NUMBER),
+    refused("-22", Refusal.REQUEST, http_status=400),
+    refused("-1", Refusal.ACCOUNT, http_status=401),
+    refused("-31", Refusal.ACCOUNT, http_status=403),
+    Case(
+        name="-35 as a number",
+        script=says(answer(status=-35)),
+        kind=Refused,
+        status="-35",
+        why=Refusal.IN_USE,
+    ),
+    unknown("the anomaly", answer(status="-18", data=None), "system anomaly", status="-18"),
+    unknown("a status of another call", answer(status="-24"), "does not exist", status="-24"),
+    unknown("an unknown status", answer(status="-99"), "unknown status", status="-99"),
+    unknown("success without data", answer(data=None), "data is not an object", status="0"),
+    lacking("bindId"),
+    lacking("pnsNumberA"),
+    lacking("pnsNumberB"),
+    unknown("200 with HTML", http(HTML), "HTTP 200 without an envelope"),
+    unknown("200 with nothing", http(b""), "HTTP 200 without an envelope"),
+    unknown("a doubled field", http(b'{"status":"0",' + WHOLE[1:]), "a field stands twice"),
+    unknown("bad UTF-8", http(WHOLE.replace(b"success", b"\xff")), "not JSON"),
+    unknown("a success under 201", answer(http_status=201), "HTTP 201", status="0"),
+    unknown("a success under 400", answer(http_status=400), "HTTP 400", status="0"),
+    unknown("a refusal under 408", answer(http_status=408, status="-1"), "HTTP 408", status="-1"),
+    unknown("a refusal under 429", answer(http_status=429, status="-22"), "HTTP 429", status="-22"),
+    unknown("404 with HTML", http(HTML, status=404), "HTTP 404 without an envelope"),
+    unknown("500 with an envelope", answer(http_status=500, status="-35"), "HTTP 500", status="-35"),
+    unknown("502 with HTML", http(HTML, status=502), "HTTP 502 without an envelope"),
+    unknown("302", http(b"", status=302, headers="Location: /elsewhere\r\n"), "HTTP 302"),
+    unknown("307", http(b"", status=307, headers="Location: /elsewhere\r\n"), "HTTP 307"),
+    unknown("accepts and stays silent", stays_silent, "read: timed out"),
+    unknown("drips a status line", drips(b"HTTP/1.1 200 "), "read: timed out"),
+    unknown("drips headers", drips(b"HTTP/1.1 200 OK\r\nX-Slow: "), "read: timed out"),
+    unknown("drips a body", drips(HEAD), "read: timed out"),
+    unknown("drips a body without end", drips(b"HTTP/1.1 200 OK\r\n\r\n"), "read: timed out"),
+    unknown("drips in chunks", drips(CHUNKED + b"fff\r\n"), "read: timed out"),
+    unknown("closes without a word", b"", "read: closed without a reply"),
+    unknown("resets after reading", resets(), "read: connection reset"),
+    unknown("resets within the body", resets(HEAD + WHOLE), "read: connection reset"),
+    unknown("cuts the body", HEAD + WHOLE, "read: reply cut short"),
+    unknown("cuts a chunk", CHUNKED + b"fff\r\n" + WHOLE, "read: reply cut short"),
+    unknown("cuts the headers", b"HTTP/1.1 200 OK\r\nContent-", "HTTP 200 without an envelope"),
+    unknown("speaks no HTTP", b"\x00\x01\x02\r\n\r\n", "read: not HTTP"),
+    unknown("sends a header without end", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 99_999, "read: not HTTP"),
+    unknown("sends a huge body", http(b" " * (4 * 1024 * 1024 + 1)), "read: reply too long"),
+    unknown("sends JSON of great depth", http(b"[" * 200_000), "not JSON"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_answer_to_a_bind_has_its_class_and_the_bind_is_posted_once(case: Case) -> None:
+    with Server(case.script) as server:
+        began = time.monotonic()
+        outcome = bind(client(server.url))
+        assert time.monotonic() - began < LIMIT_S + 1
+        assert [request.partition(b" ")[0] for request in server.requests] == [b"POST"]
+    assert type(outcome) is case.kind
+    assert getattr(outcome, "status", None) == case.status
+    assert getattr(outcome, "why", None) is case.why
+    assert case.reason in getattr(outcome, "reason", "")
+    if isinstance(outcome, (Made, Unknown)):
+        assert outcome.sent is not None
+        assert outcome.sent >= began
+
+
+def test_a_success_is_told_with_its_numbers_and_with_when_it_was_sent_and_answered() -> None:
+    with Server(says(answer())) as server:
+        before = time.monotonic()
+        outcome = bind(client(server.url))
+        after = time.monotonic()
+    assert isinstance(outcome, Made)
+    assert (outcome.bind_id, outcome.middle_number_a, outcome.middle_number_b) == (
+        "1002",
+        "9188061024",
+        "9188061024",
+    )
+    assert before < outcome.sent < outcome.answered < after
+
+
+def test_a_success_with_middle_numbers_that_do_not_fit_the_mode_is_still_a_success() -> None:
+    data = SUCCESS["data"] | {"pnsNumberB": "9188061025"}
+    with Server(says(answer(data=data))) as server:
+        outcome = bind(client(server.url))
+    assert isinstance(outcome, Made)
+    assert (outcome.middle_number_a, outcome.middle_number_b) == ("9188061024", "9188061025")
+
+
+def test_the_providers_words_come_with_a_refusal_and_without_the_phone() -> None:
+    with Server(says(answer(status="-35", reason="9188067701 has an AXB binding"))) as server:
+        outcome = bind(client(server.url))
+    assert isinstance(outcome, Refused)
+    assert outcome.reason == "91******01 has an AXB binding"
+
+
+def test_an_unbind_is_confirmed() -> None:
+    with Server(says(answer(data=None))) as server:
+        assert client(server.url).unbind(app_id="4luaKsL2", bind_id="1002") == Confirmed()
+        (request,) = server.requests
+    assert request.startswith(b"POST /v3/number/pns/unbind HTTP/1.1\r\n")
+    assert request.endswith(b'\r\n\r\n{"bindId":"1002","appId":"4luaKsL2"}')
+
+
+def test_an_unbind_of_what_is_not_there_is_missing() -> None:
+    with Server(says(answer(status="-24", data=None))) as server:
+        assert client(server.url).unbind(app_id="a", bind_id="1") == Missing(status="-24")
+
+
+def test_missing_is_not_believed_under_another_http_status() -> None:
+    with Server(says(answer(status="-24", data=None, http_status=403))) as server:
+        assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), Unknown)
+
+
+def test_a_refused_and_an_unanswered_unbind_are_told_apart() -> None:
+    with Server(says(answer(status="-1", data=None))) as server:
+        assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), Refused)
+    with Server(says(b"")) as server:
+        assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), Unknown)
+    assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), NotSent)
+
+
+ROW = {
+    "bindId": 1002,
+    "phoneA": "9188067701",
+    "phoneB": "9188067799",
+    "pnsNumberA": "9188061024",
+    "pnsNumberB": "9188061025",
+    "expireTime": "2023-10-22 09:00:00",
+}
+
+
+def test_a_page_is_read_with_its_times_in_utc() -> None:
+    with Server(says(answer(data={"total": 7, "records": [ROW]}))) as server:
+        outcome = client(server.url).page(app_id="4luaKsL2", current=1, size=100)
+        (request,) = server.requests
+    assert request.startswith(b"POST /v3/number/pns/queryBindPage HTTP/1.1\r\n")
+    assert request.endswith(b'{"current":1,"size":100,"params":{"appId":"4luaKsL2"}}')
+    row = ProviderBinding(
+        bind_id="1002",
+        phone_a=Phone("9188067701"),
+        phone_b=Phone("9188067799"),
+        middle_number_a="9188061024",
+        middle_number_b="9188061025",
+        ends_at=datetime(2023, 10, 22, 1, tzinfo=UTC),
+    )
+    assert outcome == ProviderPage(total=7, rows=(row,))
+
+
+def test_a_page_with_one_malformed_row_is_unknown_and_loses_no_row_in_silence() -> None:
+    with Server(says(answer(data={"total": 2, "records": [ROW, ROW | {"phoneB": None}]}))) as server:
+        outcome = client(server.url).page(app_id="a", current=1, size=10)
+    assert isinstance(outcome, Unknown)
+    assert "phoneB" in outcome.reason
+
+
+def test_a_refused_and_an_unanswered_page_are_told_apart() -> None:
+    with Server(says(answer(status="-30", data=None))) as server:
+        assert isinstance(client(server.url).page(app_id="a", current=1, size=10), Refused)
+    with Server(says(b"")) as server:
+        assert isinstance(client(server.url).page(app_id="a", current=1, size=10), Unknown)
+    assert isinstance(client(server.url).page(app_id="a", current=1, size=10), NotSent)

@@ -1,0 +1,169 @@
+"""The stamp and signature of a call, the provider's clock, the circuit, and what is logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings.provider.outcome import BindOutcome, Made, NotSent, Refused, Unknown
+from bindings.provider.signing import signature
+from tests.provider.sockets import (
+    KEY,
+    SECRET,
+    Server,
+    answer,
+    bind,
+    body,
+    client,
+    header,
+    http,
+    resets,
+    says,
+)
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.provider.sockets import Script
+
+NOW = 1_800_000_000.0
+
+
+def dated(offset_s: float) -> Script:
+    return says(answer(headers=f"Date: {formatdate(NOW + offset_s, usegmt=True)}\r\n"))
+
+
+def stamps(server: Server) -> list[int]:
+    return [int(header(request, "Timestamp") or "") for request in server.requests]
+
+
+def test_a_bind_goes_out_exactly_as_documented() -> None:
+    with Server(says(answer())) as server:
+        bind(client(server.url + "/base/", wall=lambda: NOW))
+        (request,) = server.requests
+    assert request.startswith(b"POST /base/v3/number/pns/bind HTTP/1.1\r\n")
+    assert header(request, "Content-Type") == "application/json;charset=UTF-8"
+    assert header(request, "Api-Key") == KEY
+    assert header(request, "Timestamp") == "1800000000"
+    assert header(request, "Sign") == signature(api_key=KEY, api_secret=SECRET, timestamp=1_800_000_000)
+    assert list(json.loads(body(request)).values()) == [
+        "9188067701",
+        "9188067799",
+        "918806",
+        60,
+        1,
+        "4luaKsL2",
+    ]
+
+
+def test_no_skew_is_known_before_an_answer_and_after_none() -> None:
+    with Server(resets()) as server:
+        provider = client(server.url)
+        assert provider.skew_s is None
+        bind(provider)
+        assert provider.skew_s is None
+
+
+@pytest.mark.parametrize("offset", [90, -90, 30 * 365 * 86_400])
+def test_the_next_stamp_is_corrected_by_the_measured_skew(offset: int) -> None:
+    with Server(dated(offset)) as server:
+        provider = client(server.url, wall=lambda: NOW)
+        bind(provider)
+        assert provider.skew_s == pytest.approx(offset + 0.5, abs=0.3)
+        bind(provider)
+        assert stamps(server) == [NOW, pytest.approx(NOW + offset, abs=1)]
+
+
+@pytest.mark.parametrize("offset", [-2, -1, 0, 1])
+def test_a_clock_that_is_right_within_the_error_is_left_alone(offset: int) -> None:
+    with Server(dated(offset)) as server:
+        provider = client(server.url, wall=lambda: NOW)
+        bind(provider)
+        bind(provider)
+        assert stamps(server) == [NOW, NOW]
+
+
+def test_the_newest_answer_of_any_kind_measures_the_skew() -> None:
+    dates = iter([90, 20])
+
+    def script(connection: socket.socket, server: Server) -> None:
+        stamp = formatdate(NOW + next(dates), usegmt=True)
+        says(http(b"busy", status=503, headers=f"Date: {stamp}\r\n"))(connection, server)
+
+    with Server(script) as server:
+        provider = client(server.url, wall=lambda: NOW)
+        bind(provider)
+        provider.page(app_id="a", current=1, size=1)
+        assert provider.skew_s == pytest.approx(20.5, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "date", ["yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "", "Thu, 01 Jan 99999 0:0:0"]
+)
+def test_a_date_that_cannot_be_read_measures_nothing_and_harms_nothing(date: str) -> None:
+    with Server(says(answer(headers=f"Date: {date}\r\n"))) as server:
+        provider = client(server.url)
+        assert isinstance(bind(provider), Made)
+        assert provider.skew_s is None
+
+
+def test_an_account_refusal_opens_the_circuit_and_a_good_page_closes_it() -> None:
+    replies = iter([answer(status="-30", data=None), answer(data={"total": 0, "records": []})])
+
+    def script(connection: socket.socket, server: Server) -> None:
+        says(next(replies))(connection, server)
+
+    with Server(script) as server:
+        provider = client(server.url)
+        bind(provider)
+        turned_away = provider.circuit.check()
+        assert turned_away is not None
+        assert turned_away.refusal.status == "-30"
+        provider.page(app_id="a", current=1, size=1)
+        assert provider.circuit.check() is None
+
+
+OUTCOMES: list[tuple[Script, type[BindOutcome], str]] = [
+    (says(answer()), Made, "bind: Made in "),
+    (says(answer(status="-35", reason="9188067799 is bound")), Refused, "bind: Refused -35 in "),
+    (says(http(b"9188067701 9188067799")), Unknown, "bind: Unknown in "),
+    (resets(), Unknown, "bind: Unknown in "),
+]
+
+
+@pytest.mark.parametrize(("script", "kind", "line"), OUTCOMES)
+def test_no_phone_and_no_secret_is_logged_or_told(
+    script: Script, kind: type[BindOutcome], line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), Server(script) as server:
+        provider = client(server.url, wall=lambda: NOW)
+        outcome = bind(provider)
+    assert isinstance(outcome, kind)
+    told = caplog.text + repr(outcome) + repr(provider) + str(vars(provider.circuit))
+    sign = signature(api_key=KEY, api_secret=SECRET, timestamp=int(NOW))
+    for secret in (KEY, SECRET, sign, "9188067701", "9188067799"):
+        assert secret not in told
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("bindings")]
+    assert len(ours) == 1
+    assert ours[0].startswith(line)
+
+
+def test_a_key_that_no_header_can_carry_is_not_sent_and_not_told() -> None:
+    with Server(says(answer())) as server:
+        outcome = bind(client(server.url, api_key="key\r\nX: y"))
+        assert outcome == NotSent(reason="prepare: InvalidHeader")
+        assert server.requests == []
+
+
+def test_importing_the_client_connects_to_nothing() -> None:
+    code = (
+        "import socket; socket.socket.connect = None; socket.getaddrinfo = None; "
+        "import bindings.provider.client"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -1,0 +1,289 @@
+"""The ledger tells the truth, to threads and to other processes, and its checker does find a broken rule."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bindings.binding import Mode
+from bindings.conflict import Policy
+from bindings.provider import wire
+from bindings.provider.simulator import Entry, Simulator, find_overlaps
+from tests.provider.simulator_calls import (
+    APP_ID,
+    A,
+    B,
+    C,
+    Clock,
+    D,
+    bind,
+    bind_body,
+    connect,
+    control,
+    listed,
+    page,
+    send,
+    signed,
+    unbind,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def simulator(clock: Clock) -> Iterator[Simulator]:
+    with Simulator(clock=clock) as running:
+        yield running
+
+
+def entry(bind_id: int, a: str, b: str, *, mode: Mode = Mode.AXB, begin: float, end: float) -> Entry:
+    return Entry(
+        bind_id=bind_id,
+        app_id=APP_ID,
+        pool_number="918806",
+        mode=mode,
+        phone_a=a,
+        phone_b=b,
+        middle_number_a="9188061024",
+        middle_number_b="9188061024",
+        accepted_at=begin,
+        expires_at=end,
+    )
+
+
+def pairs(entries: list[Entry], policy: Policy = Policy.LITERAL) -> set[tuple[int, int]]:
+    return {(found.earlier.bind_id, found.later.bind_id) for found in find_overlaps(entries, policy)}
+
+
+# Many callers at once.
+
+
+def test_of_sixteen_racing_for_a_phone_exactly_one_gets_it(simulator: Simulator) -> None:
+    start = threading.Barrier(16)
+
+    def race(n: int) -> str:
+        start.wait()
+        return str(bind(simulator, A, f"918800{n:04d}").status)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(16) as racers:
+            assert Counter(racers.map(race, range(16))) == {"0": 1, "-35": 15}
+        unbind(simulator, simulator.ledger.entries()[-1].bind_id)
+    assert len(simulator.ledger) == 5
+    assert simulator.ledger.overlaps("literal") == ()
+
+
+def test_sixty_four_kept_connections_are_served_side_by_side(simulator: Simulator) -> None:
+    start = threading.Barrier(64)
+
+    def caller(n: int) -> list[int]:
+        connection = connect(simulator)
+        start.wait()
+        codes = []
+        for round_ in range(3):
+            body = bind_body(f"9188{n:04d}{round_}", f"9199{n:04d}{round_}")
+            connection.request("POST", wire.BIND_PATH, body, signed(simulator.now()))
+            reply = connection.getresponse()
+            reply.read()
+            codes.append(reply.status)
+        connection.close()
+        return codes
+
+    with ThreadPoolExecutor(64) as callers:
+        assert list(callers.map(caller, range(64))) == [[200] * 3] * 64
+    assert len(simulator.ledger) == 192
+    assert len({bound.bind_id for bound in simulator.ledger}) == 192
+
+
+# The checker.
+
+
+def test_a_planted_overlap_is_found(simulator: Simulator) -> None:
+    bind(simulator, A, B)
+    assert simulator.ledger.overlaps() == ()
+    planted = simulator.plant(phone_a=C, phone_b=A, app_id=APP_ID, mode="AXXB")
+    (found,) = simulator.ledger.overlaps()
+    assert (found.earlier.bind_id, found.later.bind_id) == (1002, planted.bind_id)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "literal", "strict"),
+    [
+        (Mode.AXB, Mode.AXB, True, True),
+        (Mode.AXB, Mode.AXXB, True, True),
+        (Mode.AXXB, Mode.AXB, False, True),
+        (Mode.AXXB, Mode.AXXB, False, True),
+    ],
+)
+def test_which_modes_may_overlap_depends_on_the_policy(
+    first: Mode, second: Mode, literal: bool, strict: bool
+) -> None:
+    entries = [entry(1, A, B, mode=first, begin=0, end=10), entry(2, C, A, mode=second, begin=5, end=9)]
+    assert bool(pairs(entries)) is literal
+    assert bool(pairs(entries, Policy.STRICT)) is strict
+
+
+def test_an_end_and_a_beginning_in_the_same_instant_do_not_overlap() -> None:
+    assert pairs([entry(1, A, B, begin=0, end=10), entry(2, A, C, begin=10, end=20)]) == set()
+
+
+def test_every_pair_is_found_once_whatever_the_order_and_the_shared_phones() -> None:
+    first = entry(1, A, B, begin=0, end=100)
+    second = entry(2, B, A, begin=10, end=20)
+    third = entry(3, C, B, begin=15, end=30)
+    apart = entry(4, C, D, begin=31, end=40)
+    assert pairs([apart, third, second, first]) == {(1, 2), (1, 3), (2, 3)}
+
+
+def test_what_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simulator) -> None:
+    bound = bind(simulator, A, B).data[wire.BIND_ID]
+    clock.now += 1
+    unbind(simulator, bound)
+    simulator.plant(phone_a=A, phone_b=C, app_id=APP_ID)
+    assert simulator.ledger.overlaps("strict") == ()
+
+
+# The control plane.
+
+
+def test_other_processes_read_the_ledger_the_requests_and_the_counts(
+    clock: Clock, simulator: Simulator
+) -> None:
+    bind(simulator, A, B)
+    (row,) = control(simulator, "GET", "ledger").json["data"]
+    assert row == {
+        "bind_id": 1002,
+        "app_id": APP_ID,
+        "pool_number": "918806",
+        "mode": "AXB",
+        "phone_a": A,
+        "phone_b": B,
+        "middle_number_a": "9188061024",
+        "middle_number_b": "9188061024",
+        "accepted_at": clock.now,
+        "expires_at": clock.now + 60,
+        "unbound_at": None,
+        "foreign": False,
+        "vanished": False,
+    }
+    (request,) = control(simulator, "GET", "requests").json["data"]
+    assert (request["path"], request["call"], request["answered"]) == (wire.BIND_PATH, "bind", "0")
+    assert control(simulator, "GET", "counts").json == {
+        "received": {"bind": 1},
+        "decided": {"bind": {"0": 1}},
+        "answered": {"bind": {"0": 1}},
+        "faults": {},
+    }
+
+
+def test_other_processes_script_list_and_clear_faults(simulator: Simulator) -> None:
+    asked = {"kind": "refuse:-41", "times": 5, "on": "bind"}
+    assert control(simulator, "POST", "faults", asked).json["status"] == "-41"
+    assert bind(simulator, A, B).status == "-41"
+    assert [row["kind"] for row in control(simulator, "GET", "faults").json["data"]] == ["refuse"]
+    assert control(simulator, "DELETE", "faults").code == 200
+    assert bind(simulator, A, B).status == "0"
+
+
+def test_other_processes_change_the_settings(clock: Clock, simulator: Simulator) -> None:
+    changes = {"account_status": "-30", "clock_offset_s": 3_600, "policy": "strict"}
+    shown = control(simulator, "POST", "settings", changes).json
+    assert shown == control(simulator, "GET", "settings").json
+    assert shown["policy"] == "strict"
+    assert bind(simulator, A, B).status == "-30"
+    assert simulator.now() == clock.now + 3_600
+    assert send(simulator, wire.BIND_PATH, bind_body(A, B), headers=signed(clock.now)).status == "-16"
+
+
+def test_an_orphan_is_listed_and_refuses_its_phones(simulator: Simulator) -> None:
+    asked = {"phone_a": A, "phone_b": B, "app_id": APP_ID, "pool_number": "918806", "expire_s": 30}
+    planted = control(simulator, "POST", "foreign", asked).json
+    assert planted["foreign"] is True
+    assert listed(page(simulator)) == [planted["bind_id"]]
+    assert bind(simulator, A, C).status == "-35"
+    assert control(simulator, "POST", "foreign", asked).code == 200
+    (found,) = control(simulator, "GET", "overlaps?policy=strict").json["data"]
+    assert found["earlier"]["bind_id"] == planted["bind_id"]
+
+
+def test_a_vanished_binding_is_neither_listed_nor_in_the_way_but_stays_in_the_ledger(
+    simulator: Simulator,
+) -> None:
+    bind(simulator, A, B)
+    assert control(simulator, "DELETE", "bindings/1002").json["vanished"] is True
+    assert listed(page(simulator)) == []
+    assert bind(simulator, A, C).status == "0"
+    assert [bound.vanished for bound in simulator.ledger] == [True, False]
+    assert control(simulator, "DELETE", "bindings/1002").code == 404
+    with pytest.raises(KeyError):
+        simulator.vanish("1002")
+
+
+def test_the_control_plane_is_neither_recorded_nor_struck_by_faults(simulator: Simulator) -> None:
+    simulator.script("lost_reply", rate=1)
+    assert control(simulator, "GET", "counts").json["received"] == {}
+    assert simulator.requests == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "fields", "code"),
+    [
+        ("GET", "nothing", None, 404),
+        ("POST", "ledger", {}, 404),
+        ("POST", "faults", {"kind": "flood", "times": 1}, 400),
+        ("POST", "faults", {"kind": "delay"}, 400),
+        ("POST", "faults", [1], 400),
+        ("POST", "settings", {"colour": "red"}, 400),
+        ("POST", "settings", {"pool_size": 0}, 400),
+        ("POST", "settings", {"release_lag_s": "5"}, 400),
+        ("POST", "settings", {"list_expired": 1}, 400),
+        ("POST", "settings", {"account_status": "-35"}, 400),
+        ("POST", "settings", {"policy": "lax"}, 400),
+        ("POST", "foreign", {"phone_a": A}, 400),
+        (
+            "POST",
+            "foreign",
+            {"phone_a": A, "phone_b": B, "app_id": "x", "pool_number": "1", "expire_s": "1"},
+            400,
+        ),
+        ("DELETE", "bindings/none", None, 400),
+        ("GET", "overlaps?policy=lax", None, 400),
+    ],
+)
+def test_a_control_call_that_makes_no_sense_is_told_so(
+    simulator: Simulator, method: str, name: str, fields: Any, code: int
+) -> None:
+    answer = control(simulator, method, name, fields)
+    assert answer.code == code
+    assert answer.json["error"]
+
+
+def test_a_pool_without_numbers_plants_nothing(simulator: Simulator) -> None:
+    simulator.change(pool_size=1)
+    with pytest.raises(ValueError, match="no middle number"):
+        simulator.plant(phone_a=A, phone_b=B, app_id=APP_ID, mode="AXXB")
+
+
+def test_nothing_is_logged_and_nothing_is_printed(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    simulator.script("reset_after", times=1)
+    with pytest.raises(ConnectionResetError):
+        bind(simulator, A, B)
+    bind(simulator, A, B)
+    send(simulator, "/" + A, method="GET")
+    simulator.stop()
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,310 @@
+"""What never leaves, what TLS and a deadline do to a call, and what the environment must not do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bindings.phone import Phone
+from bindings.provider import transport
+from bindings.provider.outcome import Made, NotSent, Unknown
+from tests.provider.sockets import (
+    LIMIT_S,
+    REQUEST,
+    Server,
+    answer,
+    bind,
+    body,
+    client,
+    client_tls,
+    drips,
+    header,
+    http,
+    resets,
+    says,
+    server_tls,
+    stays_silent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.provider.sockets import Script
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left_behind() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_refused_connection_is_never_sent(scheme: str) -> None:
+    outcome = bind(client(f"{scheme}://127.0.0.1:{closed_port()}"))
+    assert outcome == NotSent(reason="connect: connection refused")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_name_that_nobody_knows_is_never_sent(scheme: str) -> None:
+    # A long limit: a resolver cannot be hurried, and how long it takes is not this test's matter.
+    outcome = bind(client(f"{scheme}://nonexistent.invalid", timeout_s=30))
+    assert isinstance(outcome, NotSent)
+    assert outcome.reason.startswith("name resolution: ")
+
+
+@pytest.mark.parametrize("url", ["http://a..b", "http://[::1", "http://" + "a" * 70])
+def test_an_address_that_is_none_is_never_sent(url: str) -> None:
+    assert isinstance(bind(client(url)), NotSent)
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A port whose queue of connections is full, so that the system drops what else comes."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_a_connection_that_does_not_come_about_in_time_is_never_sent(full: int) -> None:
+    began = time.monotonic()
+    assert bind(client(f"http://127.0.0.1:{full}")) == NotSent(reason="connect: timed out")
+    assert time.monotonic() - began < LIMIT_S + 0.5
+
+
+def test_the_addresses_of_a_name_share_one_deadline(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", full, type=socket.SOCK_STREAM) * 5
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    began = time.monotonic()
+    assert bind(client(f"http://provider.test:{full}")) == NotSent(reason="connect: timed out")
+    assert time.monotonic() - began < LIMIT_S + 0.5
+
+
+def test_the_next_address_of_a_name_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(says(answer())) as server:
+        ports = (closed_port(), int(server.url.rpartition(":")[2]))
+        found = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert isinstance(bind(client("http://provider.test")), Made)
+        assert server.posts == 1
+
+
+class Clock:
+    """The monotonic clock, which a test can push forward."""
+
+    def __init__(self) -> None:
+        self.pushed = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.pushed
+
+
+def test_a_name_lookup_that_outlasts_the_deadline_ends_in_never_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, lookup = Clock(), socket.getaddrinfo
+
+    def slow(*args: Any, **options: Any) -> Any:
+        clock.pushed += 60
+        return lookup(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with Server(says(answer())) as server:
+        assert bind(client(server.url, monotonic=clock)) == NotSent(reason="connect: timed out")
+        assert server.posts == 0
+
+
+def test_a_process_that_pauses_while_signing_sends_nothing() -> None:
+    clock = Clock()
+
+    def paused_wall() -> float:
+        clock.pushed += 60
+        return time.time()
+
+    with Server(says(answer())) as server:
+        outcome = bind(client(server.url, monotonic=clock, wall=paused_wall))
+        assert outcome == NotSent(reason="too late to send")
+        assert server.requests == []
+
+
+def test_a_bind_whose_time_is_over_is_not_sent() -> None:
+    with Server(says(answer())) as server:
+        outcome = client(server.url).bind(REQUEST, send_before=time.monotonic() - 0.001)
+        assert outcome == NotSent(reason="too late to send")
+        assert server.requests == []
+
+
+def test_a_closed_client_sends_nothing() -> None:
+    with Server(says(answer())) as server:
+        provider = client(server.url)
+        provider.close()
+        provider.close()
+        assert bind(provider) == NotSent(reason="the client is closed")
+        assert server.requests == []
+
+
+def test_a_server_that_does_not_read_cannot_hold_the_sender() -> None:
+    # More than the buffers of both ends take.
+    huge = replace(REQUEST, pool_number="9" * 50_000_000)
+    with Server(stays_silent, reads=False) as server:
+        began = time.monotonic()
+        outcome = bind(client(server.url), huge)
+        assert time.monotonic() - began < LIMIT_S + 1
+    assert isinstance(outcome, Unknown)
+    assert outcome.reason == "send: timed out"
+
+
+def resets_on_the_first_byte(connection: socket.socket, server: Server) -> None:
+    connection.recv(1)
+    resets()(connection, server)
+
+
+def test_a_server_that_resets_within_the_request_may_have_read_enough() -> None:
+    with Server(resets_on_the_first_byte, reads=False) as server:
+        assert isinstance(bind(client(server.url)), Unknown)
+
+
+def test_a_bind_over_tls_is_made() -> None:
+    with Server(says(answer()), tls=server_tls()) as server:
+        assert isinstance(bind(client(server.url, tls=client_tls())), Made)
+        assert server.posts == 1
+
+
+def test_a_certificate_that_is_not_trusted_stops_the_call_before_it_is_sent() -> None:
+    with Server(says(answer()), tls=server_tls()) as server:
+        assert bind(client(server.url)) == NotSent(reason="TLS handshake: certificate not trusted")
+        assert server.requests == []
+
+
+def test_a_certificate_of_another_name_stops_the_call_before_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Server(says(answer()), tls=server_tls()) as server:
+        port = int(server.url.rpartition(":")[2])
+        found = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        outcome = bind(client("https://provider.test", tls=client_tls()))
+        assert outcome == NotSent(reason="TLS handshake: certificate not trusted")
+        assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (says(http(b"this is not TLS")), "TLS handshake: TLS error"),
+        (stays_silent, "TLS handshake: timed out"),
+        (drips(b"\x16\x03\x03\x40\x00"), "TLS handshake: timed out"),
+        (resets_on_the_first_byte, "TLS handshake: connection reset"),
+    ],
+    ids=["no TLS", "silence", "dripping", "reset"],
+)
+def test_a_handshake_that_fails_is_never_sent(script: Script, reason: str) -> None:
+    with Server(script, reads=False, scheme="https") as server:
+        began = time.monotonic()
+        assert bind(client(server.url)) == NotSent(reason=reason)
+        assert time.monotonic() - began < LIMIT_S + 1
+
+
+def garbles(connection: socket.socket, server: Server) -> None:
+    """Write past the TLS layer, so that the client finds a broken record."""
+    os.write(connection.fileno(), b"this is not a TLS record at all")
+    server.released.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (garbles, "read: TLS error"),
+        (stays_silent, "read: timed out"),
+        (drips(b"HTTP/1.1 200 OK\r\nX: "), "read: timed out"),
+        (drips(b"HTTP/1.1 200 OK\r\n\r\n"), "read: timed out"),
+        (resets(), "read: "),  # a reset may show as the end of the stream here
+    ],
+    ids=["garbled", "silent", "drips headers", "drips a body", "resets"],
+)
+def test_what_fails_after_the_handshake_is_unknown(script: Script, reason: str) -> None:
+    with Server(script, tls=server_tls()) as server:
+        began = time.monotonic()
+        outcome = bind(client(server.url, tls=client_tls()))
+        assert time.monotonic() - began < LIMIT_S + 1
+        assert server.posts == 1
+    assert isinstance(outcome, Unknown)
+    assert outcome.reason.startswith(reason)
+    assert outcome.sent is not None
+
+
+def test_neither_proxy_variables_nor_netrc_touch_a_call(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(netrc))
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Server(says(answer())) as server:
+        assert isinstance(bind(client(server.url)), Made)
+        (request,) = server.requests
+    assert header(request, "Authorization") is None
+
+
+def test_nothing_is_retried_by_the_libraries() -> None:
+    attempt = transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None)
+    retries = transport._OneCallAdapter(attempt).max_retries
+    assert (retries.total, retries.read) == (0, False)
+
+
+def test_each_call_opens_a_connection_of_its_own_and_brings_no_cookie() -> None:
+    kept = answer(headers="Connection: keep-alive\r\nSet-Cookie: a=b\r\n")
+    with Server(says(kept)) as server:
+        provider = client(server.url)
+        for _ in range(3):
+            assert isinstance(bind(provider), Made)
+        assert server.posts == 3
+        assert {header(request, "Connection") for request in server.requests} == {"close"}
+        assert {header(request, "Cookie") for request in server.requests} == {None}
+
+
+def test_calls_of_many_threads_get_each_their_own_answer() -> None:
+    def echo(connection: socket.socket, server: Server) -> None:
+        digits = body(server.requests_of[connection.getpeername()]).split(b'"')[3].decode()
+        data = {"bindId": digits, "pnsNumberA": "1", "pnsNumberB": "1"}
+        connection.sendall(answer(data=data))
+
+    answered: dict[str, str] = {}
+
+    def caller(number: int) -> None:
+        for step in range(5):
+            digits = f"9188{number:03}{step:03}"
+            outcome = bind(provider, replace(REQUEST, phone_a=Phone(digits)))
+            assert isinstance(outcome, Made)
+            answered[digits] = outcome.bind_id
+
+    with Server(echo) as server:
+        provider = client(server.url, timeout_s=5)
+        threads = [threading.Thread(target=caller, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert len(answered) == 40
+    assert all(digits == bind_id for digits, bind_id in answered.items())

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bindings.binding import BindRequest, Mode
+from bindings.phone import Phone
+from bindings.provider import wire
+from bindings.provider.outcome import ProviderBinding
+
+CHINA = timezone(timedelta(hours=8))
+DOCUMENTED_BODY = (
+    b'{"phoneA":"9188067701","phoneB":"9188067799","poolNumber":"918806",'
+    b'"expireS":60,"bizType":1,"appId":"4luaKsL2"}'
+)
+DOCUMENTED_REPLY = (
+    b'{"status":"0","reason":"success",'
+    b'"data":{"pnsNumberA":"9188061024","pnsNumberB":"9188061024","bindId":1002}}'
+)
+ROW: dict[str, Any] = {
+    "bindId": "1002",
+    "phoneA": "9188067701",
+    "phoneB": "9188067799",
+    "pnsNumberA": "9188061024",
+    "pnsNumberB": "9188061024",
+    "expireTime": "2023-10-22 09:00:00",
+}
+
+
+def asked(mode: Mode = Mode.AXB) -> BindRequest:
+    return BindRequest(
+        phone_a=Phone("9188067701"),
+        phone_b=Phone("9188067799"),
+        pool_number="918806",
+        expire_s=60,
+        mode=mode,
+        app_id="4luaKsL2",
+    )
+
+
+def page(*rows: object, **fields: object) -> dict[str, Any]:
+    return {"total": len(rows), "size": 10, "current": 1, "pages": 1, "records": list(rows)} | fields
+
+
+def test_the_documented_bind_is_written_byte_for_byte() -> None:
+    assert wire.bind_body(asked()) == DOCUMENTED_BODY
+
+
+def test_the_other_mode_is_business_type_two() -> None:
+    assert json.loads(wire.bind_body(asked(Mode.AXXB)))["bizType"] == 2
+
+
+def test_text_beyond_ascii_goes_out_as_utf8() -> None:
+    body = wire.unbind_body(wire.UnbindRequest(app_id="pension-ü", bind_id="1002"))
+    assert body == '{"bindId":"1002","appId":"pension-ü"}'.encode()
+
+
+def test_a_page_is_asked_for_as_documented() -> None:
+    body = wire.page_body(wire.PageRequest(app_id="4luaKsL2", current=1, size=100))
+    assert body == b'{"current":1,"size":100,"params":{"appId":"4luaKsL2"}}'
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_bind_is_read_back_as_it_was_asked(mode: Mode) -> None:
+    assert wire.read_bind(wire.bind_body(asked(mode))) == asked(mode)
+
+
+def test_an_unbind_and_a_page_query_are_read_back_as_they_were_asked() -> None:
+    unbind = wire.UnbindRequest(app_id="4luaKsL2", bind_id="1002")
+    query = wire.PageRequest(app_id="4luaKsL2", current=2, size=50)
+    assert wire.read_unbind(wire.unbind_body(unbind)) == unbind
+    assert wire.read_page(wire.page_body(query)) == query
+
+
+@pytest.mark.parametrize("field", ["phoneA", "phoneB", "poolNumber", "expireS", "bizType", "appId"])
+@pytest.mark.parametrize("value", [None, True, 1.5, [], "", {}])
+def test_a_bind_with_a_missing_or_mistyped_field_is_malformed(field: str, value: object) -> None:
+    fields = json.loads(DOCUMENTED_BODY) | {field: value}
+    with pytest.raises(wire.Malformed, match=field):
+        wire.read_bind(json.dumps(fields).encode())
+
+
+def test_a_bind_of_an_undocumented_business_type_is_malformed() -> None:
+    with pytest.raises(wire.Malformed, match="bizType"):
+        wire.read_bind(json.dumps(json.loads(DOCUMENTED_BODY) | {"bizType": 3}).encode())
+
+
+def test_the_documented_reply_is_read_with_its_id_as_text() -> None:
+    envelope = wire.read_envelope(DOCUMENTED_REPLY)
+    assert (envelope.status, envelope.reason) == ("0", "success")
+    assert wire.read_bound(envelope.data) == wire.Bound(
+        bind_id="1002", middle_number_a="9188061024", middle_number_b="9188061024"
+    )
+
+
+def test_the_documented_reply_is_written_byte_for_byte() -> None:
+    data = wire.bound_data(bind_id=1002, middle_number_a="9188061024", middle_number_b="9188061024")
+    assert wire.reply(status="0", reason="success", data=data) == DOCUMENTED_REPLY
+
+
+def test_a_status_that_is_a_number_is_read_as_text() -> None:
+    assert wire.read_envelope(b'{"status":-35}') == wire.Envelope(status="-35", reason="", data=None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"0"',
+        b"<html>busy</html>",
+        b'{"status":"0"',
+        b"{}",
+        b'{"status":null}',
+        b'{"status":true}',
+        b'{"status":0.0}',
+        b'{"status":""}',
+        b'{"status":"0","status":"-35"}',
+        b'{"status":"0","data":{"bindId":1,"bindId":2}}',
+        b'{"status":"0","data":NaN}',
+        b'{"status":"\\u0000"}',
+        b'{"status":"\xff"}',
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b'{"status":' + b"9" * 5_000 + b"}",
+    ],
+)
+def test_what_is_no_envelope_is_malformed(body: bytes) -> None:
+    with pytest.raises(wire.Malformed):
+        wire.read_envelope(body)
+
+
+def test_the_providers_words_are_cut_made_printable_and_rid_of_numbers() -> None:
+    told = wire.read_envelope(
+        b'{"status":"-35","reason":"9188067701 is\\u0000bound\\ud800' + b"!" * 500 + b'"}'
+    )
+    assert told.reason.startswith("91******01 is bound ")
+    assert len(told.reason) == 200
+
+
+@pytest.mark.parametrize("field", ["bindId", "pnsNumberA", "pnsNumberB"])
+@pytest.mark.parametrize("value", [None, True, 1.5, "", " ", "x" * 129, "a\0b", "\ud800", []])
+def test_a_success_without_one_of_its_three_parts_is_malformed(field: str, value: object) -> None:
+    data = {"bindId": 1, "pnsNumberA": "2", "pnsNumberB": "2"} | {field: value}
+    with pytest.raises(wire.Malformed, match=field):
+        wire.read_bound(data)
+
+
+def test_a_page_is_read_with_its_ends_in_utc() -> None:
+    (row,) = wire.read_rows(page(ROW | {"bindId": 1002}), zone=CHINA).rows
+    assert row == ProviderBinding(
+        bind_id="1002",
+        phone_a=Phone("9188067701"),
+        phone_b=Phone("9188067799"),
+        middle_number_a="9188061024",
+        middle_number_b="9188061024",
+        ends_at=datetime(2023, 10, 22, 1, tzinfo=UTC),
+    )
+
+
+def test_an_empty_page_is_a_page() -> None:
+    assert wire.read_rows(page(total="0"), zone=CHINA).rows == ()
+
+
+@pytest.mark.parametrize("field", list(ROW))
+@pytest.mark.parametrize("value", [None, True, "", "x\0", {}])
+def test_one_malformed_row_spoils_the_page(field: str, value: object) -> None:
+    with pytest.raises(wire.Malformed, match=field):
+        wire.read_rows(page(ROW, ROW | {field: value}), zone=CHINA)
+
+
+@pytest.mark.parametrize(
+    "time", ["2023-10-22", "2023-10-22T09:00:00", "2023-13-01 00:00:00", "0001-01-01 00:00:00", "1698000000"]
+)
+def test_a_row_whose_end_cannot_be_read_spoils_the_page(time: str) -> None:
+    with pytest.raises(wire.Malformed, match="expireTime"):
+        wire.read_rows(page(ROW | {"expireTime": time}), zone=CHINA)
+
+
+@pytest.mark.parametrize(
+    "data", [None, [], page(records=None), page(records={}), page(total=None), page(total=-1), page(None)]
+)
+def test_what_is_no_page_is_malformed(data: object) -> None:
+    with pytest.raises(wire.Malformed):
+        wire.read_rows(data, zone=CHINA)
+
+
+def test_no_value_is_repeated_in_an_errors_text() -> None:
+    with pytest.raises(wire.Malformed) as raised:
+        wire.read_rows(page(ROW | {"phoneA": "9188067701x"}), zone=CHINA)
+    assert "9188067701" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_envelope_or_malformed(body: bytes) -> None:
+    with contextlib.suppress(wire.Malformed):
+        assert wire.read_envelope(body).status
+
+
+@given(
+    st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1)),  # noqa: DTZ001 -- drawn naive
+    st.integers(min_value=-12, max_value=14),
+)
+def test_a_written_page_reads_back_with_its_ends_cut_to_seconds(drawn: datetime, hours: int) -> None:
+    zone, instant = timezone(timedelta(hours=hours)), drawn.replace(tzinfo=UTC)
+    row = ProviderBinding(
+        bind_id="1",
+        phone_a=Phone("12"),
+        phone_b=Phone("1234"),
+        middle_number_a="5",
+        middle_number_b="6",
+        ends_at=instant,
+    )
+    read = wire.read_rows(wire.page_data([row], total=1, current=1, size=10, zone=zone), zone=zone)
+    assert read.total == 1
+    assert [found.ends_at for found in read.rows] == [instant.replace(microsecond=0)]
