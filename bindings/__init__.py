@@ -1,1 +1,55 @@
-"""bindings: the lifecycle manager for privacy-number bindings."""
+"""bindings: the lifecycle manager for privacy-number bindings.
+
+    from bindings import BindingService
+
+    with BindingService.from_env() as service:
+        binding = service.bind(phone_a=..., phone_b=..., pool_number=..., expire_s=3600, mode="AXB")
+
+Reading map, from the story to its parts: `service` (reserve, call, settle), `binding` (states and values),
+`conflict` (who refuses whom), `passes` (expire, recover, reconcile), `store` (all SQL), `provider` (all HTTP to
+the provider, and its simulator), `scheduler` (when passes run), `cli`. Importing this package loads none of
+them: the names below are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bindings import errors
+    from bindings.binding import Binding, Event, Holder, Mode, Page, State, Trace
+    from bindings.errors import BindingsError
+    from bindings.phone import Phone
+    from bindings.scheduler import Scheduler
+    from bindings.service import BindingService
+
+__all__ = [
+    "Binding",
+    "BindingService",
+    "BindingsError",
+    "Event",
+    "Holder",
+    "Mode",
+    "Page",
+    "Phone",
+    "Scheduler",
+    "State",
+    "Trace",
+    "errors",
+]
+
+_HOMES = {
+    "BindingService": "service",
+    "BindingsError": "errors",
+    "Phone": "phone",
+    "Scheduler": "scheduler",
+} | dict.fromkeys(("Binding", "Event", "Holder", "Mode", "Page", "State", "Trace"), "binding")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("bindings.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bindings' has no attribute {name!r}")
+    return getattr(import_module(f"bindings.{_HOMES[name]}"), name)

@@ -76,9 +76,7 @@ class Admission:
     def _check_account(self, client: ProviderClient, app_id: str) -> None:
         turned_away = client.circuit.check()
         if turned_away is None and client.circuit.refusal is not None:
-            client.page(
-                app_id=app_id, current=1, size=1
-            )  # this call is the trial; a page query makes nothing
+            client.page(app_id=app_id, current=1, size=1)  # this call is the trial; a page query makes nothing
             turned_away = client.circuit.check()
         if turned_away is not None:
             raise ProviderAccountRefused(

@@ -200,7 +200,7 @@ class ProviderUnreachable(BindingsError):
 
 
 class OutcomeUnknown(BindingsError):
-    """The provider gave no clear answer and may have acted; it is recorded and will be resolved. Do not bind again."""
+    """The provider gave no clear answer and may have acted; it is being resolved: do not bind again."""
 
     code = "outcome-unknown"
     http_status = 202
@@ -227,7 +227,7 @@ class SchemaOutOfDate(BindingsError):
     http_status = 503
 
 
-def of(binding: Binding, *, said: str | None = None) -> BindingsError:
+def of(binding: Binding, *, said: str | None = None) -> BindingsError:  # noqa: PLR0911 -- one per reason
     """The error that a binding which did not become active means for whoever asked for it.
 
     The same for the first caller and for one who repeats the idempotency key. `said` is the provider's own
@@ -235,29 +235,31 @@ def of(binding: Binding, *, said: str | None = None) -> BindingsError:
     """
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
-    status, known = binding.provider_status, {"binding_id": binding.id}
+    status, binding_id = binding.provider_status, binding.id
     match binding.reason:
         case Reason.IN_USE:
             return PhoneInUseAtProvider(holder=_unknown_holder(binding), binding_id=binding.id)
         case Reason.NO_NUMBER:
-            return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, **known)
+            return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, binding_id=binding_id)
         case Reason.ACCOUNT:
-            return ProviderAccountRefused(status=status, reason=said, retry_after_s=ACCOUNT_AGAIN_S, **known)
-        case Reason.CLOCK:
-            message = (
-                "the provider found the request's time stamp too old or too new; the next one is corrected"
-            )
             return ProviderAccountRefused(
-                message, status=status, reason=said, retry_after_s=TRY_AGAIN_S, **known
+                status=status, reason=said, retry_after_s=ACCOUNT_AGAIN_S, binding_id=binding_id
+            )
+        case Reason.CLOCK:
+            message = "the provider found the request's time stamp too old or too new; the next one is corrected"
+            return ProviderAccountRefused(
+                message, status=status, reason=said, retry_after_s=TRY_AGAIN_S, binding_id=binding_id
             )
         case Reason.NEVER_SENT:
-            message = f"the request was never sent ({said})" if said else None
-            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, **known)
+            never_sent = f"the request was never sent ({said})" if said else None
+            return ProviderUnreachable(never_sent, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
         case Reason.ABSENT:
-            message = "the provider gave no clear answer, and its own list later proved that nothing came into being"
-            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, **known)
+            message = (
+                "the provider gave no clear answer, and its own list later proved that nothing came into being"
+            )
+            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
         case _:
-            return ProviderRefused(status=status, reason=said, **known)
+            return ProviderRefused(status=status, reason=said, binding_id=binding_id)
 
 
 def _unknown_holder(binding: Binding) -> Holder:

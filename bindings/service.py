@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from uuid_utils.compat import uuid7
 
@@ -27,11 +29,11 @@ from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.store import bindings as store
-from bindings.store import events, queries
+from bindings.store import events, passes, queries
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Self
 
     from bindings.binding import Binding, BindRequest, Event, Holder, Trace
@@ -45,6 +47,9 @@ _log = logging.getLogger(__name__)
 SETTLE_BUDGET_S = 30.0  # the answer is in memory only: outlast a failover before giving it up
 RETRY_AFTER_S = 2
 POLL_S = 0.05
+TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
+
+Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
 
 
 class BindingService:
@@ -56,10 +61,12 @@ class BindingService:
     """
 
     def __init__(self, config: Settings, database: Database, *, caller: Caller) -> None:
-        self._settings = config
+        self.settings = config
         self._database = database
         self._caller = caller
         self._lookups = queries.Lookups(database.now)
+        self._replica = f"{socket.gethostname()}:{os.getpid()}"
+        self._swept = _Swept()
         self._client = _client(config)
         self._admission = Admission(database, self._client, limit=config.bind_limit)
         self._terms = store.Terms(
@@ -67,6 +74,7 @@ class BindingService:
             policy=Policy(config.conflict_policy),
             call_timeout_s=config.provider_timeout_s,
             tolerance_s=config.timestamp_tolerance_s,
+            guard_for=config.guard_for,
         )
 
     @classmethod
@@ -94,8 +102,13 @@ class BindingService:
     def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
         """The same service, on behalf of somebody else; shares every connection and limit."""
         other = copy.copy(self)
-        other._caller = Caller(actor=actor or self._caller.actor, request_id=request_id)
+        other._caller = Caller(actor=actor or self._caller.actor, request_id=request_id)  # noqa: SLF001 -- its own
         return other
+
+    @property
+    def calls_provider(self) -> bool:
+        """Whether the settings hold what a call to the provider needs."""
+        return self._client is not None
 
     def close(self) -> None:
         """Close every connection. Calls that are under way in other threads fail."""
@@ -160,10 +173,9 @@ class BindingService:
 
     def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | store.Replayed:
         binding_id = str(uuid7())
-        guard_s = self._settings.guard_for(request.expire_s)
         before = time.monotonic()
         reserved = self._database.write(
-            lambda tx: store.reserve(tx, binding_id, request, self._terms, guard_s, self._caller)
+            lambda tx: store.reserve(tx, binding_id, request, self._terms, self._caller)
         )
         after = time.monotonic()
         match reserved:
@@ -177,14 +189,15 @@ class BindingService:
                 assert_never(reserved)
         outcome = client.bind(request, send_before=before + store.SEND_WINDOW_S)
         started = _Started(intent=intent, before=before, after=after)
-        binding = self._settle(started, outcome, guard_s)
+        binding = self._settle(started, outcome)
         if binding.state is State.ACTIVE:
             return binding
         raise errors.of(binding, said=getattr(outcome, "reason", None))
 
-    def _settle(self, started: _Started, outcome: BindOutcome, guard_s: float) -> Binding:
+    def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
+        guard_s = self._guard(intent)
 
         def work(tx: Transaction) -> Binding:
             match outcome:
@@ -211,15 +224,11 @@ class BindingService:
         try:
             return self._database.write(work, budget_s=SETTLE_BUDGET_S)
         except errors.Busy as busy:
-            _log.error(
-                "bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__
-            )  # noqa: TRY400
+            _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
             raise errors.OutcomeUnknown(message, binding=intent) from busy
 
-    def _failed(
-        self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str
-    ) -> Binding:
+    def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
         return store.settle_failed(
             tx, intent.id, self._caller, reason=reason, status=status, detail={"said": said}
         )
@@ -236,9 +245,7 @@ class BindingService:
             "reference": request.reference,
         }
         with suppress(errors.Busy):  # the answer stands without the note
-            self._database.write(
-                lambda tx: events.append_unbound(tx, EventKind.REFUSED, self._caller, detail)
-            )
+            self._database.write(lambda tx: events.append_unbound(tx, EventKind.REFUSED, self._caller, detail))
         kind = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
         return kind(holder=holder)
 
@@ -354,9 +361,7 @@ class BindingService:
             return self._database.read(
                 lambda found: queries.run(found, known.by_party, middle_number=number, phone=caller)
             )
-        return self._database.read(
-            lambda found: queries.run(found, known.by_middle_number, middle_number=number)
-        )
+        return self._database.read(lambda found: queries.run(found, known.by_middle_number, middle_number=number))
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
@@ -421,9 +426,7 @@ class BindingService:
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
-        return self._database.read(
-            lambda connection: queries.doubts(connection, self._database.now, limit=limit)
-        )
+        return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
@@ -467,10 +470,27 @@ class BindingService:
         """Mark what is over as expired. Safe to repeat and side by side."""
         return expire.expire(self._database, self._caller)
 
+    def sweep(self) -> expire.Expired:
+        """`expire_due` for the timer: it also records, now and then, that sweeps are alive."""
+        counts = self.expire_due()
+        if time.monotonic() - self._swept.at > TOUCH_EVERY_S:
+            self._database.write(lambda tx: passes.touch(tx, "expire", self._replica))
+            self._swept.at = time.monotonic()
+        return counts
+
+    def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
+        """Run a pass unless another replica has taken this period's row already; for the timer only."""
+        slot = self._database.write(lambda tx: passes.take(tx, task, period_s, self._replica))
+        if slot is None:
+            return None
+        counts = run()
+        self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
+        return counts
+
     def recover(self) -> recover.Recovered:
         """Finish what a crash or a lost reply left open, as far as that needs no scan. Safe to repeat."""
         return recover.recover(
-            self._database, self._client, self._settings.guard_for, self._caller, scope=self._settings.scope
+            self._database, self._client, self.settings.guard_for, self._caller, scope=self.settings.scope
         )
 
     def reconcile(self, *, dry_run: bool = False) -> reconcile.Reconciled:
@@ -482,16 +502,16 @@ class BindingService:
         if not dry_run:
             self.recover()
         app_ids = set(self._database.read(queries.open_apps))
-        if self._settings.provider_app_id is not None:
-            app_ids.add(self._settings.provider_app_id)
+        if self.settings.provider_app_id is not None:
+            app_ids.add(self.settings.provider_app_id)
         reconciler = reconcile.Reconciler(
             database=self._database,
             provider=client,
             caller=self._caller,
-            scope=self._settings.scope,
-            tolerance_s=self._settings.timestamp_tolerance_s,
-            guard_for=self._settings.guard_for,
-            calls_per_s=self._settings.scan_calls_per_s,
+            scope=self.settings.scope,
+            tolerance_s=self.settings.timestamp_tolerance_s,
+            guard_for=self.settings.guard_for,
+            calls_per_s=self.settings.scan_calls_per_s,
             dry_run=dry_run,
         )
         counts = reconciler.run(sorted(app_ids))
@@ -500,19 +520,26 @@ class BindingService:
         return counts
 
     def _app_id(self, given: str | None) -> str | None:
-        return given if given is not None else self._settings.provider_app_id
+        return given if given is not None else self.settings.provider_app_id
 
     def _guard(self, binding: Binding) -> float:
-        return self._settings.guard_for(binding.expire_s)
+        return self.settings.guard_for(binding.expire_s)
 
     def _provider(self) -> ProviderClient:
         if self._client is None:
             needed = ("provider_api_key", "provider_api_secret")
-            missing = [name for name in needed if getattr(self._settings, name) is None]
+            missing = [name for name in needed if getattr(self.settings, name) is None]
             raise InvalidRequest(
                 [Fault(f"BINDINGS_{name.upper()}", "is needed to call the provider") for name in missing]
             )
         return self._client
+
+
+@dataclass(slots=True)
+class _Swept:
+    """When this process last recorded a sweep; shared by the services that `acting` makes."""
+
+    at: float = float("-inf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,9 +64,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr(
-        "sqlite:///bindings.db"
-    )
+    database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
     provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"
     provider_api_key: SecretStr | None = None
     provider_api_secret: SecretStr | None = None

@@ -96,9 +96,7 @@ def bind_request(
 
 def check_request(*, phone_a: object, phone_b: object, mode: object, app_id: object) -> BindRequest:
     """What `check` asks: a request without pool and duration, which no conflict depends on."""
-    return bind_request(
-        phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id, pool_number="0", expire_s=1
-    )
+    return bind_request(phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id, pool_number="0", expire_s=1)
 
 
 def lookup(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from logging.config import fileConfig
 
 from alembic import context
+from sqlalchemy import Connection, text
+
 from bindings.settings import load
 from bindings.store.database import make_engine
 from bindings.store.schema import metadata
-from sqlalchemy import Connection, text
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"

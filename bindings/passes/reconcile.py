@@ -93,17 +93,13 @@ class Reconciler:
             first = self._scan(app_id, pace, counts, faults, size=FORWARD_SIZE)
             if abs(first.deviation_s) >= ZONE_MISFIT_S:
                 misfit = first.deviation_s
-                _log.warning(
-                    "the provider's times lie %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", misfit
-                )
+                _log.warning("the provider's times lie %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", misfit)
                 continue
             self._conclude_from_rows(first, counts)
             if self._silence_matters(first):
                 second = self._scan(app_id, pace, counts, faults, size=BACKWARD_SIZE, backwards=True)
                 self._conclude_from_silence(first, second, counts)
-            counts["unresolved"] += len(
-                self.database.read(lambda connection: queries.unsettled(connection, app_id))
-            )
+            counts["unresolved"] += len(self._unsettled(app_id))
         return Reconciled(
             **counts, zone_misfit_s=misfit, faults=tuple(dict.fromkeys(faults)), dry_run=self.dry_run
         )
@@ -130,7 +126,7 @@ class Reconciler:
     def _conclude_from_rows(self, scan: Scan, counts: Counter[str]) -> None:
         for row, binding in scan.matched:
             counts["drifted"] += self._drift(row, binding)
-        unsettled = self.database.read(lambda connection: queries.unsettled(connection, scan.app_id))
+        unsettled = self._unsettled(scan.app_id)
         # Read again: an answer may have settled a row since its page was compared.
         ids = [row.bind_id for row in scan.strangers]
         ours = self.database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
@@ -143,9 +139,7 @@ class Reconciler:
                 counts["adopted"] += self._adopt(fitting[0], row)
         counts["holds_ended"] += self._end_explained(scan, ours)
 
-    def _only_fit(
-        self, row: ProviderBinding, fitting: list[Binding], strangers: list[ProviderBinding]
-    ) -> bool:
+    def _only_fit(self, row: ProviderBinding, fitting: list[Binding], strangers: list[ProviderBinding]) -> bool:
         """Exactly one row and one doubt fit each other; otherwise both are left alone and stay reported."""
         rows = [other for other in strangers if _same_pair(other, fitting[0])]
         return len(fitting) == len(rows) == 1 and self._fits(row, fitting[0])
@@ -244,7 +238,7 @@ class Reconciler:
         if not scan.complete:
             return False
         missing, _ = self._witnesses(scan)
-        doubts = self.database.read(lambda connection: queries.unsettled(connection, scan.app_id))
+        doubts = self._unsettled(scan.app_id)
         return bool(
             missing
             or any(self._provable(doubt, scan, scan) for doubt in doubts)
@@ -264,7 +258,7 @@ class Reconciler:
             counts["ghosts"] += self._end_ghost(binding_id)
         seen = first.seen | second.seen
         rows = first.strangers + second.strangers
-        for doubt in self.database.read(lambda connection: queries.unsettled(connection, first.app_id)):
+        for doubt in self._unsettled(first.app_id):
             if self._provable(doubt, first, second) and not any(_same_pair(row, doubt) for row in rows):
                 counts["absent"] += self._absent(doubt)
         counts["holds_ended"] += self._end_holds(self._unseen_holds(first.app_id, seen), "denied")
@@ -325,6 +319,9 @@ class Reconciler:
             if (hold.why is holds.Why.REFUSED and hold.strikes == 1)
             or (hold.why is holds.Why.ORPHAN and hold.bind_id not in seen)
         ]
+
+    def _unsettled(self, app_id: str) -> list[Binding]:
+        return self.database.read(lambda connection: queries.unsettled(connection, app_id))
 
     def _holds(self, app_id: str, now: datetime) -> list[holds.Hold]:
         return self.database.read(lambda connection: holds.live(connection, self.scope, now, app_id=app_id))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, insert, literal_column, select, update
@@ -24,8 +24,7 @@ from bindings.store.schema import Instant, PhoneNumber, bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
 
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 FIELDS = tuple(field.name for field in fields(Binding))
 COLUMNS = tuple(bindings.c[name] for name in FIELDS)
+
+# What a `requested` event tells; phones stand in the binding only.
+_TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "send_by", "settle_by", "held_until")
 
 SEND_WINDOW_S = 5.0  # from the intent to the last moment at which its request may leave
 SETTLE_MARGIN_S = 1.0  # past the call's own time limit
@@ -50,15 +52,16 @@ class Terms:
     policy: Policy
     call_timeout_s: float
     tolerance_s: float
+    guard_for: Callable[[int], float]
 
-    def lifetimes(self, at: datetime, expire_s: int, guard_s: float) -> dict[str, datetime]:
+    def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
         """The limits of an intent made at the instant `at` (lifecycle: bind, T1)."""
         send_by = at + timedelta(seconds=SEND_WINDOW_S)
         return {
             "requested_at": at,
             "send_by": send_by,
             "settle_by": send_by + timedelta(seconds=self.call_timeout_s + SETTLE_MARGIN_S),
-            "held_until": send_by + timedelta(seconds=self.tolerance_s + expire_s + guard_s),
+            "held_until": send_by + timedelta(seconds=self.tolerance_s + expire_s + self.guard_for(expire_s)),
         }
 
 
@@ -85,7 +88,7 @@ class Held:
 
 
 def reserve(
-    tx: Transaction, binding_id: str, request: BindRequest, terms: Terms, guard_s: float, caller: Caller
+    tx: Transaction, binding_id: str, request: BindRequest, terms: Terms, caller: Caller
 ) -> Reserved | Replayed | Held:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
@@ -97,7 +100,7 @@ def reserve(
         return Reserved(binding=earlier)
     held = holders(tx.connection, request, terms, now)
     if not held:
-        binding = _new(binding_id, request, terms, guard_s, caller, now)
+        binding = _new(binding_id, request, terms, caller, now)
         if _insert(tx, binding, caller):
             return Reserved(binding=binding)
     if (replayed := _replay(tx.connection, request)) is not None:
@@ -165,14 +168,12 @@ def _lock_key(scope: str, phone: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _new(
-    binding_id: str, request: BindRequest, terms: Terms, guard_s: float, caller: Caller, now: datetime
-) -> Binding:
+def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, now: datetime) -> Binding:
     unset = dict.fromkeys(FIELDS)
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
     made = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
     by = {"actor": caller.actor, "request_id": caller.request_id}
-    limits = terms.lifetimes(now, request.expire_s, guard_s)
+    limits = terms.lifetimes(now, request.expire_s)
     return Binding(**(unset | asked | made | by | limits))  # type: ignore[arg-type]
 
 
@@ -189,7 +190,8 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
         .on_conflict_do_nothing()
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return bool(events.recorded(tx, statement, EventKind.REQUESTED, caller, {}))
+    detail = {name: _told(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
+    return bool(events.recorded(tx, statement, EventKind.REQUESTED, caller, detail))
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
@@ -272,6 +274,10 @@ class Success:
         """The facts by column."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def detail(self) -> dict[str, str]:
+        """The facts as an event tells them: enough to replay the row (I7)."""
+        return {name: _told(value) for name, value in self.columns().items()}
+
 
 def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
     """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
@@ -285,7 +291,7 @@ def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Call
         EventKind.ACTIVATED,
         caller,
         leaves=UNSETTLED,
-        detail={"bind_id": success.bind_id},
+        detail=success.detail(),
         state=State.ACTIVE,
         provider_status=None,
         reason=None,
@@ -397,7 +403,6 @@ def settle_unbound(
     *,
     reason: Reason,
     guard_s: float = 0.0,
-    detail: dict[str, Any] | None = None,
 ) -> Binding:
     """Record that the provider ended it. With `guard_s` the phones stay held that long, never longer than before.
 
@@ -412,7 +417,7 @@ def settle_unbound(
         EventKind.UNBOUND,
         caller,
         leaves=(State.ACTIVE,),
-        detail=(detail or {}) | {"reason": reason},
+        detail={"reason": reason, "ended_at": _told(now), "held_until": _told(held_until)},
         state=State.UNBOUND,
         reason=reason,
         ended_at=now,
@@ -426,7 +431,7 @@ def settle_unbound(
             caller,
             leaves=(State.EXPIRED,),
             where=(bindings.c.held_until > held_until,),
-            detail=(detail or {}) | {"reason": reason},
+            detail={"reason": reason, "held_until": _told(held_until)},
             held_until=held_until,
         )
     return row or must_find(tx, binding_id)
@@ -478,7 +483,8 @@ def _expire_on_postgresql(tx: Transaction, caller: Caller, limit: int) -> int:
     rows = events.rows_of(
         tx, EventKind.EXPIRED, caller, {}, changed=(ended.c.change_tx, ended.c.id, ended.c.version)
     )
-    return tx.connection.execute(insert(events_table).from_select(events.WRITTEN, rows)).rowcount
+    log = insert(events_table).from_select(events.WRITTEN, rows)
+    return tx.connection.execute(log, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _expire_on_sqlite(tx: Transaction, caller: Caller, limit: int) -> int:
@@ -540,7 +546,7 @@ def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) ->
         EventKind.ADOPTED,
         caller,
         leaves=(State.IN_DOUBT,),
-        detail={"bind_id": success.bind_id},
+        detail=success.detail(),
         state=State.ACTIVE,
         reason=Reason.ADOPTED,
         **success.columns(),
@@ -567,10 +573,12 @@ def must_find(tx: Transaction, binding_id: str) -> Binding:
     """The binding with this id, which is known to be there."""
     found = find(tx.connection, binding_id)
     if found is None:
-        raise LookupError(
-            f"binding {binding_id} is gone from the database, and nothing here deletes bindings"
-        )
+        raise LookupError(f"binding {binding_id} is gone from the database, and nothing here deletes bindings")
     return found
+
+
+def _told(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def to_binding(row: Sequence[Any] | Row[Any]) -> Binding:

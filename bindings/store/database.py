@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import stamina
 from sqlalchemy import (
@@ -38,8 +38,9 @@ from bindings.store.schema import HEAD, Instant, account
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    ReadClock: TypeAlias = Callable[[], datetime]
+
 Result = TypeVar("Result")
-ReadClock = Callable[[], datetime] if TYPE_CHECKING else Any
 
 BUSY_TIMEOUT_S = 20  # SQLite's waiting is unfair: waits of 6 s were measured under load
 RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
@@ -84,7 +85,7 @@ class Transaction:
         """
         if not self.postgres:
             return self.instant()
-        limit = func.set_config("lock_timeout", f"{int(timeout_s * 1_000)}ms", True)  # noqa: FBT003
+        limit = func.set_config("lock_timeout", f"{int(timeout_s * 1_000)}ms", True)
         locks = [func.pg_advisory_xact_lock(key) for key in sorted(keys)]
         return self.connection.execute(select(limit, *locks, self.now)).one()[-1]  # type: ignore[no-any-return]
 
@@ -92,7 +93,7 @@ class Transaction:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
         if self.postgres:
             self.connection.execute(
-                select(func.set_config("statement_timeout", f"{int(seconds * 1_000)}ms", True))  # noqa: FBT003
+                select(func.set_config("statement_timeout", f"{int(seconds * 1_000)}ms", True))
             )
 
 
@@ -165,12 +166,13 @@ class Database:
     def revision(self) -> str | None:
         """The schema's revision, or None where no migration has run."""
 
-        def query(connection: Connection) -> str | None:
+        def query(connection: Connection) -> Any:
             if not connection.dialect.has_table(connection, "alembic_version"):
                 return None
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
-        return self.read(query)
+        found: str | None = self.read(query)
+        return found
 
     def check_schema(self) -> None:
         """Raise `SchemaOutOfDate` unless the schema is the one that this code needs."""
@@ -202,9 +204,7 @@ class Database:
         except exc.IntegrityError:  # another replica recorded it a moment ago
             stored = self.read(query) or scope
         if stored != scope:
-            raise InvalidRequest(
-                [Fault("BINDINGS_SCOPE", f"must be {stored!r}, as recorded in this database")]
-            )
+            raise InvalidRequest([Fault("BINDINGS_SCOPE", f"must be {stored!r}, as recorded in this database")])
 
     def close(self) -> None:
         """Close every connection."""

@@ -49,7 +49,7 @@ def rows_of(
     detail: dict[str, Any],
     *,
     changed: tuple[ColumnElement[int], ColumnElement[str], ColumnElement[int]],
-) -> Select[Any]:
+) -> Select[*tuple[Any, ...]]:
     """One event per changed binding, as a SELECT; `changed` names its change_tx, id and version."""
     return select(
         *changed,
@@ -139,7 +139,7 @@ def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[
     return [to_event(row) for row in rows]
 
 
-def final(*, postgres: bool) -> Select[Any]:
+def final(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     """Every event that no running transaction can still come before, in the feed's order."""
     statement = select(*SHOWN).order_by(events.c.tx, events.c.position)
     if not postgres:
@@ -148,7 +148,7 @@ def final(*, postgres: bool) -> Select[Any]:
     return statement.where(events.c.tx < cast(oldest_running, BigInteger))
 
 
-def to_event(row: Row[Any]) -> Event:
+def to_event(row: Row[*tuple[Any, ...]]) -> Event:
     """An event from its row (the columns of `SHOWN`)."""
     tx, position, binding_id, sequence, kind, at, actor, request_id, detail = row
     return Event(

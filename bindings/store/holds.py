@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -113,9 +113,7 @@ def put_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime
     seconds = 0
     for phone in (binding.phone_a, binding.phone_b):
         unknown = and_(table.c.scope == binding.scope, table.c.phone == phone, table.c.bind_id.is_(None))
-        earlier = tx.connection.execute(
-            select(table.c.strikes, table.c.held_until).where(unknown)
-        ).one_or_none()
+        earlier = tx.connection.execute(select(table.c.strikes, table.c.held_until).where(unknown)).one_or_none()
         strikes = 1
         if earlier is not None and earlier.held_until > now - timedelta(seconds=LONGEST_REFUSAL_S):
             strikes = min(earlier.strikes + 1, MAX_STRIKES + 1)
@@ -218,7 +216,7 @@ def _put(tx: Transaction, **values: object) -> None:
     """Insert a hold, or lengthen the one that is there; never shorten it."""
     make = postgresql.insert if tx.postgres else sqlite.insert
     statement = make(table).values(id=str(uuid7()), **values)
-    target = (
+    target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None
         else {
@@ -236,6 +234,6 @@ def _put(tx: Transaction, **values: object) -> None:
     )
 
 
-def _to_hold(row: Row[tuple[object, ...]]) -> Hold:
+def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
     values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
-    return Hold(**values | {"why": Why(str(values["why"]))})  # type: ignore[arg-type]
+    return Hold(**values | {"why": Why(str(values["why"]))})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, func, literal_column, or_, select, tuple_, union_all
+from sqlalchemy import String, and_, bindparam, func, literal_column, or_, select, tuple_, union_all
 
 from bindings.binding import State
 from bindings.store import events
@@ -56,7 +56,7 @@ class Lookups:
 
     def __init__(self, now: ColumnElement[datetime]) -> None:
         phone = bindparam("phone", type_=PhoneNumber)
-        number = bindparam("middle_number")
+        number = bindparam("middle_number", type_=String)
         self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
         self.by_middle_number = _active(
             now, bindings.c.middle_number_a == number, bindings.c.middle_number_b == number
@@ -69,9 +69,7 @@ class Lookups:
         )
 
 
-def _active(
-    now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
-) -> Select[Any]:
+def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
     """The bindings that a caller may rely on now, newest first. One that matches on both sides comes once."""
     live = bindings.c.held_until > now
     found = (
@@ -90,9 +88,7 @@ def _active(
     )
 
 
-def run(
-    connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object
-) -> list[Binding]:
+def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:
     """The bindings that a statement of this module selects."""
     return [to_binding(row) for row in connection.execute(statement, values)]
 
@@ -124,8 +120,7 @@ def _around(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]
         .prefix_with("MATERIALIZED")
     )
     return select(*(found.c[name] for name in FIELDS)).where(
-        func.coalesce(found.c.sent_at, found.c.requested_at, type_=Instant)
-        <= bindparam("until", type_=Instant)
+        func.coalesce(found.c.sent_at, found.c.requested_at, type_=Instant) <= bindparam("until", type_=Instant)
     )
 
 
@@ -209,8 +204,8 @@ def surely_live(
         bindings.c.expires_at > until,
         bindings.c.unbind_requested_at.is_(None),
     )
-    for binding_id, bind_id in connection.execute(statement):
-        yield binding_id, bind_id
+    for row in connection.execute(statement):
+        yield row.id, str(row.bind_id)
 
 
 def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dict[str, Binding]:
@@ -236,9 +231,7 @@ def export_bindings(
         yield to_binding(row)
 
 
-def export_events(
-    connection: Connection, *, since: datetime | None, until: datetime | None
-) -> Iterator[Event]:
+def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
     """Every event that happened in [since, until), in the feed's order, in batches: memory stays flat."""
     statement = events.final(postgres=connection.dialect.name == "postgresql")
     if since is not None:

@@ -106,7 +106,7 @@ Detail = JSON().with_variant(JSONB(), "postgresql")
 Position = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts by itself on SQLite
 
 
-def _one_of(column: str, values: type[State] | type[Mode] | type[EventKind]) -> str:
+def _one_of(column: str, values: type[State | Mode | EventKind]) -> str:
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
 
@@ -117,9 +117,7 @@ account = Table(
     "account",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False, comment="always 1"),
-    Column(
-        "scope", String(64), nullable=False, comment="stable account name that every lock and hold carries"
-    ),
+    Column("scope", String(64), nullable=False, comment="stable account name that every lock and hold carries"),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
 )
@@ -295,9 +293,7 @@ events = Table(
         comment="writer's transaction; the feed reads below the oldest running one",
     ),
     Column("binding_id", BindingId, ForeignKey("bindings.id"), comment="none for what belongs to no binding"),
-    Column(
-        "sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"
-    ),
+    Column("sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"),
     Column("kind", String(16), nullable=False, comment="what happened"),
     Column("at", Instant, nullable=False, comment="database time"),
     Column("actor", String(128), nullable=False, comment="who did it"),

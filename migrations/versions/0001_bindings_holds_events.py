@@ -49,9 +49,7 @@ def upgrade() -> None:
         sa.Column("mode", sa.String(4), nullable=False, comment="AXB or AXXB"),
         sa.Column("phone_a", sa.String(20), nullable=False, comment="real phone of party A, digits"),
         sa.Column("phone_b", sa.String(20), nullable=False, comment="real phone of party B, digits"),
-        sa.Column(
-            "pool_number", sa.String(20), nullable=False, comment="pool that the middle number comes from"
-        ),
+        sa.Column("pool_number", sa.String(20), nullable=False, comment="pool that the middle number comes from"),
         sa.Column("app_id", sa.String(64), nullable=False, comment="the provider's application"),
         sa.Column("scope", sa.String(64), nullable=False, comment="account within which phones conflict"),
         sa.Column("reference", sa.String(255), comment="the caller's order id"),
@@ -67,9 +65,7 @@ def upgrade() -> None:
             nullable=False,
             comment="pending, active, in_doubt, failed, expired, unbound, lapsed",
         ),
-        sa.Column(
-            "provider_status", sa.String(16), comment="the provider's status where it decided the state"
-        ),
+        sa.Column("provider_status", sa.String(16), comment="the provider's status where it decided the state"),
         sa.Column("reason", sa.String(255), comment="why the state is what it is"),
         sa.Column("actor", sa.String(128), nullable=False, comment="who asked for the binding"),
         sa.Column("request_id", sa.String(128), comment="the request that asked for it"),
@@ -130,9 +126,7 @@ def upgrade() -> None:
         ["unbind_requested_at"],
         "state = 'active' AND unbind_requested_at IS NOT NULL",
     )
-    _partial_index(
-        "ix_bindings_reference", "bindings", ["reference", "requested_at"], "reference IS NOT NULL"
-    )
+    _partial_index("ix_bindings_reference", "bindings", ["reference", "requested_at"], "reference IS NOT NULL")
     _partial_index(
         "uq_bindings_app_id_bind_id", "bindings", ["app_id", "bind_id"], "bind_id IS NOT NULL", unique=True
     )
@@ -209,9 +203,7 @@ def upgrade() -> None:
     op.create_table(
         "passes",
         sa.Column("task", sa.String(32), nullable=False, comment="expire, recover or reconcile"),
-        sa.Column(
-            "slot", sa.BigInteger, autoincrement=False, nullable=False, comment="period that it ran for"
-        ),
+        sa.Column("slot", sa.BigInteger, autoincrement=False, nullable=False, comment="period that it ran for"),
         sa.Column("started_at", instant, nullable=False, comment="database time"),
         sa.Column("finished_at", instant, comment="none while it runs, or if it died"),
         sa.Column("replica", sa.String(128), nullable=False, comment="host and process that ran it"),

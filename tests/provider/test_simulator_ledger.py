@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 from bindings.binding import Mode
 from bindings.conflict import Policy
 from bindings.provider import wire
-from bindings.provider.simulator import Entry, Simulator, find_overlaps
+from bindings.provider.simulator import Entry, Ledger, Simulator, find_overlaps
 from tests.provider.simulator_calls import (
     APP_ID,
     A,
@@ -69,6 +70,19 @@ def pairs(entries: list[Entry], policy: Policy = Policy.LITERAL) -> set[tuple[in
 # Many callers at once.
 
 
+@pytest.fixture
+def slow_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time pass between the check and the acceptance: a race that can be lost is then lost."""
+    pick = Ledger.pick
+
+    def slow(*given: Any, **asked: Any) -> Any:
+        time.sleep(0.005)
+        return pick(*given, **asked)
+
+    monkeypatch.setattr(Ledger, "pick", slow)
+
+
+@pytest.mark.usefixtures("slow_pick")
 def test_of_sixteen_racing_for_a_phone_exactly_one_gets_it(simulator: Simulator) -> None:
     start = threading.Barrier(16)
 

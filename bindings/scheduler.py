@@ -1,0 +1,176 @@
+"""When the passes run: APScheduler's timer, a watchdog beside it, and a clean end on SIGTERM.
+
+The timer is in-process and nothing more: it keeps no jobs in the database, elects nobody, and may run in any
+number of processes. What a pass does, and why it is safe to run twice, stands in bindings.passes. The watchdog
+goes by the monotonic clock, because the timer goes by the wall clock, which may be set back.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from apscheduler.events import JobEvent
+
+    from bindings.service import BindingService
+
+_log = logging.getLogger(__name__)
+
+RECOVER_INTERVAL_S = 10.0
+JITTER = 0.1  # of the interval, so that replicas do not beat in step
+STALLED_AFTER = 3.0  # intervals without a finished pass
+UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One pass and how often it runs, in seconds."""
+
+    task: str
+    interval_s: float
+    run: Callable[[], object]
+
+
+class Scheduler:
+    """Runs expire, recover and reconcile on a timer until it is stopped. A context manager.
+
+    Every replica may have one: expire is shared work, and recover and reconcile take a row per period.
+    """
+
+    def __init__(self, service: BindingService) -> None:
+        self._service = service
+        self._jobs = _jobs(service)
+        self._finished: dict[str, float] = {}
+        self._restarted: dict[str, float] = {}
+        self._unfinished = 0
+        self._stopped = threading.Event()
+        self._timer = self._new_timer()
+        self._watchdog = threading.Thread(target=self._watch, name="bindings-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Start the timer: every pass runs at once and then at its interval."""
+        now = time.monotonic()
+        self._finished = {job.task: now for job in self._jobs}
+        self._restarted = dict(self._finished)
+        self._timer.start()
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        """Let the passes that are running come to their end, and start no more. Safe to repeat."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._timer.shutdown(wait=True)
+        self._watchdog.join()
+
+    def ages_s(self) -> dict[str, float]:
+        """Seconds since each pass last finished in this process (since the start, where none has)."""
+        now = time.monotonic()
+        return {task: now - finished for task, finished in self._finished.items()}
+
+    def stalled(self) -> list[str]:
+        """The passes that have not finished for three intervals: readiness is red while there is one."""
+        ages = self.ages_s()
+        return [job.task for job in self._jobs if ages[job.task] > STALLED_AFTER * max(job.interval_s, 1.0)]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _new_timer(self) -> BackgroundScheduler:
+        timer = BackgroundScheduler(
+            timezone="UTC",
+            executors={"default": ThreadPoolExecutor(len(self._jobs))},
+            # A late run is run once, however late: the default drops it after one second.
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        timer.add_listener(_report, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        for job in self._jobs:
+            self._add(timer, job)
+        return timer
+
+    def _add(self, timer: BackgroundScheduler, job: Job) -> None:
+        timer.add_job(
+            self._run,
+            IntervalTrigger(seconds=job.interval_s, jitter=job.interval_s * JITTER, timezone="UTC"),
+            args=[job],
+            id=job.task,
+            replace_existing=True,
+            next_run_time=datetime.now(UTC),  # the default is to wait for one interval first
+        )
+
+    def _run(self, job: Job) -> None:
+        began = time.monotonic()
+        counts = job.run()
+        self._finished[job.task] = time.monotonic()
+        _log.debug("%s: %s in %.3f s", job.task, counts, time.monotonic() - began)
+        if getattr(counts, "finished", True):
+            self._unfinished = 0
+            return
+        self._unfinished += 1
+        if self._unfinished % UNFINISHED_PASSES == 0:
+            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.task, self._unfinished)
+
+    def _watch(self) -> None:
+        """Schedule anew what stands still: a timer waits for ever for a wall time that was set back."""
+        by_task = {job.task: job for job in self._jobs}
+        while not self._stopped.wait(min(job.interval_s for job in self._jobs)):
+            now = time.monotonic()
+            for task in self.stalled():
+                job = by_task[task]
+                if now - self._restarted[task] > STALLED_AFTER * job.interval_s:
+                    self._restarted[task] = now
+                    _log.warning("%s: no pass has finished for %.0f s", task, self.ages_s()[task])
+                    self._add(self._timer, job)
+
+
+def run(service: BindingService) -> None:
+    """Run the scheduler until SIGTERM or SIGINT, then drain. Call it from the main thread."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Scheduler(service):
+        stop.wait()
+        _log.info("scheduler: asked to stop; waiting for the passes that are running")
+
+
+def _jobs(service: BindingService) -> list[Job]:
+    config = service.settings
+    jobs = [
+        Job(task="expire", interval_s=config.sweep_interval_s, run=service.sweep),
+        Job(
+            task="recover",
+            interval_s=RECOVER_INTERVAL_S,
+            run=lambda: service.once_per("recover", RECOVER_INTERVAL_S, service.recover),
+        ),
+    ]
+    if service.calls_provider:
+        interval_s = config.reconcile_interval_s
+        run_once = lambda: service.once_per("reconcile", interval_s, service.reconcile)  # noqa: E731
+        jobs.append(Job(task="reconcile", interval_s=interval_s, run=run_once))
+    return jobs
+
+
+def _report(event: JobEvent) -> None:
+    if event.code == EVENT_JOB_ERROR:
+        # The text of an exception may carry a value; its type and the place are enough to find it.
+        _log.error("%s: failed with %s; it runs again", event.job_id, type(event.exception).__name__)
+    else:
+        _log.warning("%s: the previous run has not ended yet", event.job_id)
