@@ -30,7 +30,7 @@ from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.store import bindings as store
 from bindings.store import events, passes, queries
-from bindings.store.database import Database
+from bindings.store.database import ConstraintViolated, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,6 +227,19 @@ class BindingService:
             _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
             raise errors.OutcomeUnknown(message, binding=intent) from busy
+        except ConstraintViolated as violated:
+            if violated.constraint not in store.BIND_ID_TAKEN:
+                raise
+            return self._database.write(
+                lambda tx: store.settle_unclear(
+                    tx,
+                    intent.id,
+                    self._caller,
+                    reason=Reason.BIND_ID_TAKEN,
+                    status=None,
+                    said="the provider gave a bindId that another binding has",
+                )
+            )
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
         return store.settle_failed(

@@ -12,25 +12,26 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, insert, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Integer, bindparam, insert, literal_column, select, update
 
 from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, Reason, State
 from bindings.store import events, holds
-from bindings.store.schema import Instant, PhoneNumber, bindings
+from bindings.store.schema import BindingId, Instant, PhoneNumber, bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Executable, Row, Select
 
     from bindings.binding import BindRequest, Caller
     from bindings.conflict import Policy
-    from bindings.store.database import Transaction
+    from bindings.phone import Phone
+    from bindings.store.database import Flavour, Transaction
 
 FIELDS = tuple(field.name for field in fields(Binding))
 COLUMNS = tuple(bindings.c[name] for name in FIELDS)
@@ -42,6 +43,8 @@ SEND_WINDOW_S = 5.0  # from the intent to the last moment at which its request m
 SETTLE_MARGIN_S = 1.0  # past the call's own time limit
 LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot leave in time need not wait longer
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
+# The provider gave a bindId that another binding has already: by name, and as SQLite tells it.
+BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +117,7 @@ def holders(connection: Connection, request: BindRequest, terms: Terms, now: dat
     pair = {phone.key for phone in phones}
     found = [
         _holder(row, now)
-        for row in connection.execute(_HOLDING, {"phones": phones, "now": now, "scope": terms.scope})
+        for row in connection.execute(_HOLDING, _of(phones, terms.scope, now))
         if conflict.refuses(
             terms.policy,
             held=Mode(row.mode),
@@ -128,22 +131,26 @@ def holders(connection: Connection, request: BindRequest, terms: Terms, now: dat
 
 
 def _holding() -> CompoundSelect[Any]:
-    """The bindings that hold one of :phones at :now, found by index and never by state."""
+    """The bindings that hold one of the two phones at :now, found by index and never by state."""
     columns = [
         bindings.c[name] for name in ("id", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
     ]
-    phones = bindparam("phones", type_=PhoneNumber, expanding=True)
     now = bindparam("now", type_=Instant)
+    either = [bindparam(name, type_=PhoneNumber) for name in ("phone_1", "phone_2")]
 
     def branch(phone: ColumnElement[Any]) -> Select[Any]:
         return select(*columns).where(
-            phone.in_(phones), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
+            phone.in_(either), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
         )
 
     return branch(bindings.c.phone_a).union(branch(bindings.c.phone_b))
 
 
 _HOLDING = _holding()
+
+
+def _of(phones: Sequence[Phone], scope: str, now: datetime) -> dict[str, Any]:
+    return {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
 
 
 def _holder(row: Row[Any], now: datetime) -> Holder:
@@ -179,19 +186,29 @@ def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, no
 
 def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
     """Insert the row and its event; False where the id or the idempotency key is there already."""
-    values = {name: getattr(binding, name) for name in FIELDS} | {
-        "fingerprint": fingerprint(binding),
-        "change_tx": events.this_tx(tx),
-    }
-    make = postgresql.insert if tx.postgres else sqlite.insert
+    values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
+    detail = {name: _told(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
+    inserted = _insertion(tx.flavour).run(
+        tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
+    )
+    return bool(inserted)
+
+
+@cache
+def _insertion(flavour: Flavour) -> events.Recorded:
+    names = (*FIELDS, "fingerprint")
+    values: dict[str, Any] = {name: _new_value(name) for name in names}
     statement = (
-        make(bindings)
-        .values(values)
+        flavour.insert(bindings)
+        .values(values | {"change_tx": events.this_tx(flavour)})
         .on_conflict_do_nothing()
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    detail = {name: _told(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
-    return bool(events.recorded(tx, statement, EventKind.REQUESTED, caller, detail))
+    return events.Recorded(flavour, statement)
+
+
+def _new_value(name: str) -> ColumnElement[Any]:
+    return bindparam(f"new_{name}", type_=bindings.c[name].type)
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
@@ -233,29 +250,64 @@ def find(connection: Connection, binding_id: str) -> Binding | None:
     return None if row is None else to_binding(row)
 
 
+class _Now:
+    """Stands for the clock that decides, in the values of a change."""
+
+
+NOW = _Now()
+
+# What a change may ask of the row besides the state that it leaves.
+_GUARDS: dict[str, ColumnElement[bool]] = {
+    "not_unbinding": bindings.c.unbind_requested_at.is_(None),
+    "held_longer": bindings.c.held_until > _new_value("held_until"),
+    "ends_later": bindings.c.expires_at > _new_value("expires_at"),
+}
+
+
 def change(
     tx: Transaction,
     binding_id: str,
     kind: EventKind,
     caller: Caller,
     *,
-    leaves: Sequence[State],
+    leaves: tuple[State, ...],
     detail: dict[str, Any] | None = None,
-    where: Sequence[ColumnElement[bool]] = (),
+    guard: str | None = None,
     **values: Any,
 ) -> Binding | None:
     """Change one binding if it is still in a state that `leaves` names, and write the event.
 
     None, and nothing written, where it is not: the caller reads the row again and decides.
     """
-    statement = (
-        update(bindings)
-        .where(bindings.c.id == binding_id, bindings.c.state.in_(leaves), *where)
-        .values(values | {"version": bindings.c.version + 1, "change_tx": events.change_tx(tx)})
-        .returning(*COLUMNS, bindings.c.change_tx)
-    )
-    rows = events.recorded(tx, statement, kind, caller, detail or {})
+    by_clock = tuple(name for name, value in values.items() if value is NOW)
+    given = tuple(name for name in values if name not in by_clock)
+    statement = _change(tx.flavour, leaves, guard, given, by_clock)
+    new = {f"new_{name}": values[name] for name in given}
+    rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new)
     return to_binding(rows[0][:-1]) if rows else None
+
+
+@cache
+def _change(
+    flavour: Flavour,
+    leaves: tuple[State, ...],
+    guard: str | None,
+    given: tuple[str, ...],
+    by_clock: tuple[str, ...],
+) -> events.Recorded:
+    values: dict[str, Any] = {name: _new_value(name) for name in given}
+    values |= dict.fromkeys(by_clock, flavour.now)
+    statement = update(bindings).where(
+        bindings.c.id == bindparam("of_id", type_=BindingId), bindings.c.state.in_(leaves)
+    )
+    if guard is not None:
+        statement = statement.where(_GUARDS[guard])
+    changed = statement.values(values | _counted(flavour)).returning(*COLUMNS, bindings.c.change_tx)
+    return events.Recorded(flavour, changed)
+
+
+def _counted(flavour: Flavour) -> dict[str, Any]:
+    return {"version": bindings.c.version + 1, "change_tx": events.change_tx(flavour)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -326,8 +378,8 @@ def settle_failed(
         state=State.FAILED,
         provider_status=status,
         reason=reason,
-        held_until=tx.now,
-        ended_at=tx.now,
+        held_until=NOW,
+        ended_at=NOW,
     )
     return row or must_find(tx, binding_id)
 
@@ -340,7 +392,7 @@ def settle_in_use(tx: Transaction, intent: Binding, caller: Caller, *, status: s
     """
     now = tx.instant()
     phones = [intent.phone_a, intent.phone_b]
-    rows = tx.connection.execute(_HOLDING, {"phones": phones, "now": now, "scope": intent.scope})
+    rows = tx.connection.execute(_HOLDING, _of(phones, intent.scope, now))
     own = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows if row.id != intent.id]
     failed = change(
         tx,
@@ -389,9 +441,9 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
         EventKind.UNBIND_REQUESTED,
         caller,
         leaves=(*UNSETTLED, State.ACTIVE),
-        where=(bindings.c.unbind_requested_at.is_(None),),
+        guard="not_unbinding",
         detail={"reason": reason},
-        unbind_requested_at=tx.now,
+        unbind_requested_at=NOW,
     )
     return row or find(tx.connection, binding_id)
 
@@ -430,7 +482,7 @@ def settle_unbound(
             EventKind.UNBIND_CONFIRMED,
             caller,
             leaves=(State.EXPIRED,),
-            where=(bindings.c.held_until > held_until,),
+            guard="held_longer",
             detail={"reason": reason, "held_until": _told(held_until)},
             held_until=held_until,
         )
@@ -443,99 +495,78 @@ def expire(tx: Transaction, caller: Caller, *, limit: int) -> int:
     `ended_at` is the nominal end, not this moment. One statement on PostgreSQL, where replicas skip each
     other's rows and the state is checked again: each binding gets one `expired` event. Set-based on SQLite.
     """
-    return (_expire_on_postgresql if tx.postgres else _expire_on_sqlite)(tx, caller, limit)
+    event = events.said(EventKind.EXPIRED, caller, {}) | {"due_limit": limit}
+    ended = 0
+    for statement, values in zip(_expiry(tx.flavour), (event, {"due_limit": limit}), strict=False):
+        done = tx.connection.execute(statement, values, execution_options={"preserve_rowcount": True})
+        ended = done.rowcount
+    return ended
 
 
-# The literal lets the partial index serve also where the server plans without the values.
-_IS_ACTIVE = bindings.c.state == literal_column("'active'")
-
-
-def _due(now: ColumnElement[Any], limit: int) -> Select[tuple[str]]:
-    return (
+@cache
+def _expiry(flavour: Flavour) -> tuple[Executable, ...]:
+    """The statements of one batch: their last one's row count is how many ended."""
+    due = (
         select(bindings.c.id)
-        .where(_IS_ACTIVE, bindings.c.expires_at <= now)
+        .where(_in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once)
         .order_by(bindings.c.expires_at)
-        .limit(limit)
+        .limit(bindparam("due_limit", type_=Integer))
     )
-
-
-def _ended_by_time(tx: Transaction) -> dict[str, Any]:
-    return {
-        "state": State.EXPIRED,
-        "ended_at": bindings.c.expires_at,
-        "version": bindings.c.version + 1,
-        "change_tx": events.change_tx(tx),
-    }
-
-
-def _expire_on_postgresql(tx: Transaction, caller: Caller, limit: int) -> int:
-    # The clock as a scalar subquery is read once; read per row, no index on expires_at could serve it.
+    ended_by_time = {"state": State.EXPIRED, "ended_at": bindings.c.expires_at} | _counted(flavour)
+    if not flavour.postgres:
+        due = due.order_by(bindings.c.id)  # both statements must pick the same rows
+        rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1)
+        log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(due)))
+        return log, update(bindings).where(bindings.c.id.in_(due)).values(ended_by_time)
     # MATERIALIZED keeps LIMIT and SKIP LOCKED to one evaluation: joined in, they may run again and end more.
-    now = select(tx.now).scalar_subquery()
-    due = _due(now, limit).with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
+    locked = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
     ended = (
         update(bindings)
-        .where(bindings.c.id == due.c.id, _IS_ACTIVE)
-        .values(_ended_by_time(tx))
+        .where(bindings.c.id == locked.c.id, _in_state(State.ACTIVE))
+        .values(ended_by_time)
         .returning(bindings.c.change_tx, bindings.c.id, bindings.c.version)
         .cte("ended")
     )
-    rows = events.rows_of(
-        tx, EventKind.EXPIRED, caller, {}, changed=(ended.c.change_tx, ended.c.id, ended.c.version)
-    )
-    log = insert(events_table).from_select(events.WRITTEN, rows)
-    return tx.connection.execute(log, execution_options={"preserve_rowcount": True}).rowcount
+    rows = events.told(flavour, ended.c.change_tx, ended.c.id, ended.c.version)
+    return (insert(events_table).from_select(events.WRITTEN, rows),)
 
 
-def _expire_on_sqlite(tx: Transaction, caller: Caller, limit: int) -> int:
-    due = _due(tx.now, limit).order_by(bindings.c.id)  # both statements must pick the same rows
-    rows = events.rows_of(
-        tx,
-        EventKind.EXPIRED,
-        caller,
-        {},
-        changed=(events.this_tx(tx), bindings.c.id, bindings.c.version + 1),
-    ).where(bindings.c.id.in_(due))
-    tx.connection.execute(insert(events_table).from_select(events.WRITTEN, rows))
-    return tx.connection.execute(
-        update(bindings).where(bindings.c.id.in_(due)).values(_ended_by_time(tx))
-    ).rowcount
+def _in_state(state: State) -> ColumnElement[bool]:
+    """A literal, so that the partial index of that state serves also where the server plans without values."""
+    return bindings.c.state == literal_column(f"'{state}'")
 
 
 def doubt_unsettled(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """Move pending bindings past `settle_by` to in_doubt: their caller died or never came back."""
-    statement = _change_overdue(
-        tx, State.PENDING, bindings.c.settle_by, limit, state=State.IN_DOUBT, reason=Reason.NOT_SETTLED
-    )
     detail = {"reason": Reason.NOT_SETTLED, "status": None}
-    return len(events.recorded(tx, statement, EventKind.IN_DOUBT, caller, detail))
+    statement = _overdue(tx.flavour, State.PENDING, "settle_by", State.IN_DOUBT)
+    return len(statement.run(tx, EventKind.IN_DOUBT, caller, detail, overdue_limit=limit))
 
 
 def lapse(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """End doubts whose longest possible life is over."""
-    statement = _change_overdue(
-        tx, State.IN_DOUBT, bindings.c.held_until, limit, state=State.LAPSED, ended_at=bindings.c.held_until
-    )
-    return len(events.recorded(tx, statement, EventKind.LAPSED, caller, {}))
+    statement = _overdue(tx.flavour, State.IN_DOUBT, "held_until", State.LAPSED)
+    return len(statement.run(tx, EventKind.LAPSED, caller, {}, overdue_limit=limit))
 
 
-def _change_overdue(
-    tx: Transaction, leaves: State, deadline: ColumnElement[Any], limit: int, **values: Any
-) -> Any:
-    now = select(tx.now).scalar_subquery() if tx.postgres else tx.now
+@cache
+def _overdue(flavour: Flavour, leaves: State, deadline: str, becomes: State) -> events.Recorded:
     overdue = (
         select(bindings.c.id)
-        .where(bindings.c.state == literal_column(f"'{leaves}'"), deadline <= now)
-        .order_by(deadline)
-        .limit(limit)
+        .where(_in_state(leaves), bindings.c[deadline] <= flavour.now_once)
+        .order_by(bindings.c[deadline])
+        .limit(bindparam("overdue_limit", type_=Integer))
         .with_for_update(skip_locked=True)  # nothing on SQLite, where the write lock is held anyway
     )
-    return (
+    values: dict[str, Any] = {"state": becomes}
+    values |= {"ended_at": bindings.c.held_until} if becomes.terminal else {"reason": Reason.NOT_SETTLED}
+    statement = (
         update(bindings)
-        .where(bindings.c.id.in_(overdue), bindings.c.state == leaves)
-        .values(values | {"version": bindings.c.version + 1, "change_tx": events.change_tx(tx)})
+        .where(bindings.c.id.in_(overdue), _in_state(leaves))
+        .values(values | _counted(flavour))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
+    return events.Recorded(flavour, statement)
 
 
 def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) -> Binding | None:
@@ -563,7 +594,7 @@ def narrow(
         EventKind.DRIFTED,
         caller,
         leaves=(State.ACTIVE,),
-        where=(bindings.c.expires_at > expires_at,),
+        guard="ends_later",
         detail=detail,
         expires_at=expires_at,
     )

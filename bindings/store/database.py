@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import stamina
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
@@ -26,10 +30,11 @@ from sqlalchemy import (
     event,
     exc,
     func,
-    literal,
+    literal_column,
     select,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
 from bindings.errors import Busy, Fault, InvalidRequest, SchemaOutOfDate
@@ -37,6 +42,9 @@ from bindings.store.schema import HEAD, Instant, account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Select, Table
+    from sqlalchemy.engine import ExceptionContext
 
     ReadClock: TypeAlias = Callable[[], datetime]
 
@@ -54,27 +62,54 @@ SQLITE_PRAGMAS = (
 )
 
 
-class Transaction:
-    """One running write transaction. `attempt` counts from 1; on a repeat an earlier try may have committed."""
+# The instant of the running transaction, where the deciding clock is not the server's own.
+_INSTANT: ContextVar[datetime] = ContextVar("instant")
+_FIXED_NOW = bindparam("clock", callable_=_INSTANT.get, type_=Instant)
+_SERVER_NOW: ColumnElement[datetime] = func.clock_timestamp(type_=Instant)  # now() stands still in a transaction
 
-    def __init__(self, connection: Connection, *, attempt: int, read_clock: ReadClock | None) -> None:
-        self.connection = connection
-        self.attempt = attempt
-        self.postgres = connection.dialect.name == "postgresql"
-        self._fixed = read_clock() if read_clock is not None else None
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """Which SQL a transaction speaks, and whose clock decides. Statements are built once for each flavour."""
+
+    postgres: bool
+    server_clock: bool
 
     @property
     def now(self) -> ColumnElement[datetime]:
-        """The clock that decides, as SQL."""
-        if self._fixed is not None:
-            return literal(self._fixed, Instant)
-        return func.clock_timestamp(type_=Instant)
+        """The clock that decides, as SQL; read anew for each row on PostgreSQL."""
+        return _SERVER_NOW if self.server_clock else _FIXED_NOW
+
+    @property
+    def now_once(self) -> ColumnElement[datetime]:
+        """The same, read once for a whole statement: only this one can be looked up in an index."""
+        return select(_SERVER_NOW).scalar_subquery() if self.server_clock else _FIXED_NOW
+
+    @property
+    def insert(self) -> Callable[[Table], Any]:
+        """The INSERT that knows ON CONFLICT."""
+        return postgresql.insert if self.postgres else sqlite.insert
+
+
+class ConstraintViolated(Exception):
+    """A write broke a constraint and was rolled back; `constraint` is its name, or its columns on SQLite."""
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(f"the write broke {constraint}")
+        self.constraint = constraint
+
+
+class Transaction:
+    """One running write transaction. `attempt` counts from 1; on a repeat an earlier try may have committed."""
+
+    def __init__(self, connection: Connection, flavour: Flavour, *, attempt: int) -> None:
+        self.connection = connection
+        self.flavour = flavour
+        self.attempt = attempt
 
     def instant(self) -> datetime:
         """The clock that decides, as a value. On PostgreSQL this is a round trip."""
-        if self._fixed is not None:
-            return self._fixed
-        return self.connection.execute(select(self.now)).scalar_one()
+        return self.connection.execute(_READ_CLOCK).scalar_one() if self.flavour.server_clock else _INSTANT.get()
 
     def lock(self, keys: list[int], *, timeout_s: float) -> datetime:
         """Wait for the advisory locks `keys` (sorted here, so that nobody deadlocks) and read the clock.
@@ -83,18 +118,30 @@ class Transaction:
         statement of its own: a statement's snapshot is older than the locks it waits for. On SQLite BEGIN
         IMMEDIATE is the lock.
         """
-        if not self.postgres:
-            return self.instant()
-        limit = func.set_config("lock_timeout", f"{int(timeout_s * 1_000)}ms", True)
-        locks = [func.pg_advisory_xact_lock(key) for key in sorted(keys)]
-        return self.connection.execute(select(limit, *locks, self.now)).one()[-1]  # type: ignore[no-any-return]
+        if self.flavour.postgres:
+            values = {f"key_{index}": key for index, key in enumerate(sorted(keys))}
+            locked = _locks(len(keys))
+            now: datetime = self.connection.execute(locked, {"wait": f"{timeout_s}s"} | values).one()[-1]
+            if self.flavour.server_clock:
+                return now
+        return self.instant()
 
     def limit(self, seconds: float) -> None:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
-        if self.postgres:
-            self.connection.execute(
-                select(func.set_config("statement_timeout", f"{int(seconds * 1_000)}ms", True))
-            )
+        if self.flavour.postgres:
+            self.connection.execute(_LIMIT, {"longest": f"{seconds}s"})
+
+
+_READ_CLOCK = select(_SERVER_NOW)
+_LIMIT = select(func.set_config("statement_timeout", bindparam("longest"), literal_column("true")))
+
+
+@cache
+def _locks(count: int) -> Select[*tuple[Any, ...]]:
+    """Wait for `count` locks, not longer than :wait each, and only then read the clock: columns go in order."""
+    wait = func.set_config("lock_timeout", bindparam("wait"), literal_column("true"))
+    keys = [bindparam(f"key_{index}", type_=BigInteger) for index in range(count)]
+    return select(wait, *(func.pg_advisory_xact_lock(key) for key in keys), _SERVER_NOW)
 
 
 class Database:
@@ -108,8 +155,9 @@ class Database:
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
+        self.flavour = Flavour(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
-        self._one_writer = None if self.postgres else threading.Lock()
+        self._one_writer = nullcontext() if self.postgres else threading.Lock()
         self.now: ColumnElement[datetime] = (
             select(func.clock_timestamp(type_=Instant)).scalar_subquery()  # once per statement: index-usable
             if self._read_clock is None
@@ -121,7 +169,7 @@ class Database:
 
         A serialization failure, a deadlock or a lost connection runs the whole work again, with jitter, within
         `budget_s` seconds; so does a COMMIT whose reply was lost, and then the first try may have committed.
-        Raises `Busy` when the budget is spent.
+        Raises `Busy` when the budget is spent, `ConstraintViolated` where the database refused a value.
         """
         try:
             for attempt in stamina.retry_context(
@@ -189,20 +237,17 @@ class Database:
         With another scope every live binding would be invisible to the conflict check (I1). Safe to repeat.
         """
 
-        def work(tx: Transaction) -> str:
+        def work(tx: Transaction) -> Any:
             stored = tx.connection.execute(select(account.c.scope)).scalar()
             if stored is not None:
                 return stored
             tx.connection.execute(account.insert().values(id=1, scope=scope))
             return scope
 
-        def query(connection: Connection) -> str | None:
-            return connection.execute(select(account.c.scope)).scalar()
-
         try:
-            stored = self.read(query) or self.write(work)
-        except exc.IntegrityError:  # another replica recorded it a moment ago
-            stored = self.read(query) or scope
+            stored = self.write(work)
+        except ConstraintViolated:  # another replica recorded it a moment ago
+            stored = self.write(work)
         if stored != scope:
             raise InvalidRequest([Fault("BINDINGS_SCOPE", f"must be {stored!r}, as recorded in this database")])
 
@@ -213,12 +258,10 @@ class Database:
 
     @contextmanager
     def _transaction(self, attempt: int) -> Iterator[Transaction]:
-        if self._one_writer is None:
-            with self._engine.begin() as connection:
-                yield Transaction(connection, attempt=attempt, read_clock=self._read_clock)
-            return
         with self._one_writer, self._engine.begin() as connection:
-            yield Transaction(connection, attempt=attempt, read_clock=self._read_clock)
+            if self._read_clock is not None:
+                _INSTANT.set(self._read_clock())  # only now that the write lock is held
+            yield Transaction(connection, self.flavour, attempt=attempt)
 
 
 def make_engine(url: str, *, autocommit: bool = False) -> Engine:
@@ -226,7 +269,7 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
     target = _driver_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, autocommit=autocommit)
-    return create_engine(
+    engine = create_engine(
         target,
         hide_parameters=True,
         # Server-side prepared statements break behind a transaction pooler (psycopg#280).
@@ -235,6 +278,18 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
         skip_autocommit_rollback=autocommit,
         **POOL,
     )
+    event.listen(engine, "handle_error", _drop_values)
+    return engine
+
+
+def _drop_values(context: ExceptionContext) -> None:
+    """Keep the server's DETAIL out of every error text: it shows rows and keys, phones among them."""
+    diagnosis = getattr(context.original_exception, "diag", None)
+    if diagnosis is None or diagnosis.message_detail is None:
+        return
+    context.original_exception.args = (diagnosis.message_primary,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (diagnosis.message_primary,)
 
 
 def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
@@ -296,4 +351,7 @@ def _missing_table(error: exc.OperationalError) -> bool:
 def _translated(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
     if isinstance(error, exc.TimeoutError) or _transient(error):
         return Busy("the database did not answer in time; nothing more was done", retry_after_s=2)
+    if isinstance(error, exc.IntegrityError):
+        name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        return ConstraintViolated(name or str(error.orig).rpartition(": ")[2])
     return error

@@ -1,6 +1,6 @@
 """The append-only history: every way to write an event, and the change feed.
 
-An event is written in the transaction of the change it tells of: `recorded` makes the change and its event
+An event is written in the transaction of the change it tells of: `Recorded` makes the change and its event
 one statement. No event carries a phone.
 
 The feed's order is (tx, position). A reader sees only what lies below the oldest running transaction, so an
@@ -10,118 +10,139 @@ events of one binding keep their order even where a writer with an older transac
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Text, cast, func, insert, literal, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    String,
+    Text,
+    bindparam,
+    cast,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 
 from bindings.binding import Event, EventKind
-from bindings.store.schema import Detail, bindings, events
+from bindings.store.schema import BindingId, Detail, bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Row, Select
+    from sqlalchemy import ColumnElement, Connection, Insert, Row, Select
     from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
     from bindings.binding import Caller
-    from bindings.store.database import Transaction
+    from bindings.store.database import Flavour, Transaction
 
 WRITTEN = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 SHOWN = (events.c.tx, events.c.position, *(events.c[name] for name in WRITTEN[1:]))
 
 
-def this_tx(tx: Transaction) -> ColumnElement[int]:
+def this_tx(flavour: Flavour) -> ColumnElement[int]:
     """The running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
-    if not tx.postgres:
-        return literal(0, BigInteger)
+    if not flavour.postgres:
+        return literal_column("0", BigInteger)
     return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 becomes a number through text only
 
 
-def change_tx(tx: Transaction) -> ColumnElement[int]:
+def change_tx(flavour: Flavour) -> ColumnElement[int]:
     """What a change of a binding writes into `change_tx`."""
-    return func.greatest(bindings.c.change_tx, this_tx(tx)) if tx.postgres else this_tx(tx)
+    current = this_tx(flavour)
+    return func.greatest(bindings.c.change_tx, current) if flavour.postgres else current
 
 
-def rows_of(
-    tx: Transaction,
-    kind: EventKind,
-    caller: Caller,
-    detail: dict[str, Any],
-    *,
-    changed: tuple[ColumnElement[int], ColumnElement[str], ColumnElement[int]],
-) -> Select[*tuple[Any, ...]]:
-    """One event per changed binding, as a SELECT; `changed` names its change_tx, id and version."""
+def told(flavour: Flavour, change_tx: Any, binding_id: Any, sequence: Any) -> Select[*tuple[Any, ...]]:
+    """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills."""
     return select(
-        *changed,
-        literal(kind.value),
-        tx.now,
-        literal(caller.actor),
-        literal(caller.request_id, Text),
-        literal(detail, Detail),
+        change_tx,
+        binding_id,
+        sequence,
+        bindparam("said_kind", type_=String),
+        flavour.now,
+        bindparam("said_actor", type_=String),
+        bindparam("said_request_id", type_=String),
+        bindparam("said_detail", type_=Detail),
     )
 
 
-def recorded(
-    tx: Transaction,
-    change: ReturningInsert[Any] | ReturningUpdate[Any],
-    kind: EventKind,
-    caller: Caller,
-    detail: dict[str, Any],
-) -> Sequence[Row[Any]]:
-    """Run `change` (which returns change_tx, id and version among its columns) and write its event per row.
+def said(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of `told`."""
+    return {
+        "said_kind": kind.value,
+        "said_actor": caller.actor,
+        "said_request_id": caller.request_id,
+        "said_detail": detail,
+    }
 
-    One statement, hence one round trip, on PostgreSQL.
+
+class Recorded:
+    """A change of bindings together with its events; built once, run often.
+
+    `change` must return id, version and change_tx among its columns. On PostgreSQL it and the events are one
+    statement, hence one round trip.
     """
-    if not tx.postgres:
-        rows = tx.connection.execute(change).all()
+
+    def __init__(self, flavour: Flavour, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
+        self._change = change
+        self._whole: Select[*tuple[Any, ...]] | None = None
+        if flavour.postgres:
+            changed = change.cte("changed")
+            rows = told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
+            log = insert(events).from_select(WRITTEN, rows).cte("logged")
+            self._whole = select(changed).add_cte(log)
+
+    def run(
+        self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """The changed rows; their events are written."""
+        event = said(kind, caller, detail)
+        if self._whole is not None:
+            return tx.connection.execute(self._whole, values | event).all()
+        rows = tx.connection.execute(self._change, values).all()
         for row in rows:
-            _write(tx, kind, caller, detail, binding_id=row.id, sequence=row.version)
+            of_row = {"said_binding_id": row.id, "said_sequence": row.version}
+            tx.connection.execute(_single(tx.flavour), event | of_row)
         return rows
-    changed = change.cte("changed")
-    rows_to_write = rows_of(
-        tx, kind, caller, detail, changed=(changed.c.change_tx, changed.c.id, changed.c.version)
+
+
+@cache
+def _single(flavour: Flavour) -> Insert:
+    row = told(
+        flavour,
+        this_tx(flavour),
+        bindparam("said_binding_id", type_=BindingId),
+        bindparam("said_sequence", type_=Integer),
     )
-    log = insert(events).from_select(WRITTEN, rows_to_write).cte("logged")
-    return tx.connection.execute(select(changed).add_cte(log)).all()
+    return insert(events).from_select(WRITTEN, row)
+
+
+@cache
+def _counted(flavour: Flavour) -> Recorded:
+    change = (
+        update(bindings)
+        .where(bindings.c.id == bindparam("of_id", type_=BindingId))
+        .values(version=bindings.c.version + 1, change_tx=change_tx(flavour))
+        .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
+    )
+    return Recorded(flavour, change)
 
 
 def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> bool:
     """Write an event that changes nothing of the binding but its count of events; False where there is none."""
-    change = (
-        update(bindings)
-        .where(bindings.c.id == binding_id)
-        .values(version=bindings.c.version + 1, change_tx=change_tx(tx))
-        .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
-    )
-    return bool(recorded(tx, change, kind, caller, detail))
+    return bool(_counted(tx.flavour).run(tx, kind, caller, detail, of_id=binding_id))
 
 
 def append_unbound(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
-    _write(tx, kind, caller, detail, binding_id=None, sequence=0)
-
-
-def _write(
-    tx: Transaction,
-    kind: EventKind,
-    caller: Caller,
-    detail: dict[str, Any],
-    *,
-    binding_id: str | None,
-    sequence: int,
-) -> None:
-    tx.connection.execute(
-        insert(events).values(
-            tx=this_tx(tx),
-            binding_id=binding_id,
-            sequence=sequence,
-            kind=kind.value,
-            at=tx.now,
-            actor=caller.actor,
-            request_id=caller.request_id,
-            detail=detail,
-        )
-    )
+    none = {"said_binding_id": None, "said_sequence": 0}
+    tx.connection.execute(_single(tx.flavour), said(kind, caller, detail) | none)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:

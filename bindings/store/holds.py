@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from uuid_utils.compat import uuid7
 
 from bindings.binding import EventKind, Holder
@@ -214,8 +213,7 @@ def _put_known(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object
 
 def _put(tx: Transaction, **values: object) -> None:
     """Insert a hold, or lengthen the one that is there; never shorten it."""
-    make = postgresql.insert if tx.postgres else sqlite.insert
-    statement = make(table).values(id=str(uuid7()), **values)
+    statement = tx.flavour.insert(table).values(id=str(uuid7()), **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None

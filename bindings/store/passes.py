@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bindings.store.schema import passes
 
@@ -27,9 +26,8 @@ def take(tx: Transaction, task: str, period_s: float, replica: str) -> int | Non
     """Take the current period's slot of a task; None where another replica has it."""
     now = tx.instant()
     slot = int((now - EPOCH) / timedelta(seconds=period_s))
-    make = postgresql.insert if tx.postgres else sqlite.insert
     taken = tx.connection.execute(
-        make(passes)
+        tx.flavour.insert(passes)
         .values(task=task, slot=slot, started_at=now, replica=replica)
         .on_conflict_do_nothing()
         .returning(passes.c.slot)
@@ -51,8 +49,9 @@ def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> Non
 def touch(tx: Transaction, task: str, replica: str) -> None:
     """Record that a pass which every replica runs has just finished, in the task's one row."""
     now = tx.instant()
-    make = postgresql.insert if tx.postgres else sqlite.insert
-    statement = make(passes).values(task=task, slot=0, started_at=now, finished_at=now, replica=replica)
+    statement = tx.flavour.insert(passes).values(
+        task=task, slot=0, started_at=now, finished_at=now, replica=replica
+    )
     tx.connection.execute(
         statement.on_conflict_do_update(
             index_elements=["task", "slot"], set_={"finished_at": now, "replica": replica}

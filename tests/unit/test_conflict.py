@@ -1,0 +1,55 @@
+"""The whole policy table of the design, row by row and column by column."""
+
+from __future__ import annotations
+
+import pytest
+
+from bindings.binding import Mode, State
+from bindings.conflict import Policy, refuses
+
+AXB, AXXB = Mode.AXB, Mode.AXXB
+LIVE, UNSETTLED = (State.ACTIVE, State.EXPIRED, State.UNBOUND), (State.PENDING, State.IN_DOUBT)
+BOTH = (Policy.LITERAL, Policy.STRICT)
+REFUSE, ALLOW = True, False
+
+# (policies, held, its states, asked, the same pair, verdict)
+TABLE = [
+    (BOTH, AXB, LIVE + UNSETTLED, AXB, False, REFUSE),
+    (BOTH, AXB, LIVE + UNSETTLED, AXXB, False, REFUSE),
+    (BOTH, AXB, LIVE + UNSETTLED, AXB, True, REFUSE),
+    (BOTH, AXB, LIVE + UNSETTLED, AXXB, True, REFUSE),
+    (BOTH, AXXB, UNSETTLED, AXB, False, REFUSE),
+    (BOTH, AXXB, UNSETTLED, AXXB, False, ALLOW),
+    (BOTH, AXXB, UNSETTLED, AXB, True, REFUSE),
+    (BOTH, AXXB, UNSETTLED, AXXB, True, REFUSE),
+    ((Policy.LITERAL,), AXXB, LIVE, AXB, False, ALLOW),
+    ((Policy.LITERAL,), AXXB, LIVE, AXXB, False, ALLOW),
+    ((Policy.STRICT,), AXXB, LIVE, AXB, False, REFUSE),
+    ((Policy.STRICT,), AXXB, LIVE, AXXB, False, REFUSE),
+    (BOTH, AXXB, LIVE, AXB, True, REFUSE),
+    (BOTH, AXXB, LIVE, AXXB, True, REFUSE),
+    (BOTH, None, (None,), AXB, False, REFUSE),
+    (BOTH, None, (None,), AXXB, False, REFUSE),
+    (BOTH, None, (None,), AXB, True, REFUSE),
+    (BOTH, None, (None,), AXXB, True, REFUSE),
+]
+CASES = [
+    pytest.param(
+        policy, held, state, asked, same, verdict, id=f"{policy}-{held}-{state}-{asked}-{'same' if same else 'other'}"
+    )
+    for policies, held, states, asked, same, verdict in TABLE
+    for policy in policies
+    for state in states
+]
+
+
+@pytest.mark.parametrize(("policy", "held", "state", "asked", "same", "verdict"), CASES)
+def test_the_policy_says_what_the_table_says(
+    policy: Policy, held: Mode | None, state: State | None, asked: Mode, same: bool, verdict: bool
+) -> None:
+    assert refuses(policy, held=held, state=state, asked=asked, same_pair=same) is verdict
+
+
+def test_the_table_covers_every_combination_once() -> None:
+    keys = [tuple(case.values[:5]) for case in CASES]
+    assert len(keys) == len(set(keys)) == 2 * 2 * 2 * (1 + 2 * 5)

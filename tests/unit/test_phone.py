@@ -1,0 +1,88 @@
+"""A phone is its digits, compared by them and never shown in full."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from bindings.phone import Phone, mask
+
+SAMPLE = "9188067701"
+
+
+@pytest.mark.parametrize("given", [SAMPLE, "+" + SAMPLE])
+def test_a_leading_plus_is_stripped_and_nothing_else_is_guessed(given: str) -> None:
+    assert Phone(given).digits == SAMPLE
+
+
+def test_leading_zeros_are_kept() -> None:
+    assert Phone("0012345").digits == "0012345"
+    assert Phone("0012345") != Phone("12345")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "",
+        "+",
+        "++918806",
+        "91 8806",
+        " 918806",
+        "918806\n",
+        "91-8806",
+        "\uff19\uff11\uff18\uff18",
+        "\u0661\u0662\u0663\u0664",
+        "918\x008806",
+        "\u202e918806",
+        "\U0001f600",
+        "\u00b2\u00b3",
+        "1" * 21,
+        "12e4",
+    ],
+)
+def test_whatever_is_not_1_to_20_ascii_digits_is_refused_without_being_repeated(odd: str) -> None:
+    with pytest.raises(ValueError, match="must") as refused:
+        Phone(odd)
+    assert not odd.strip("+ \n") or odd not in str(refused.value)
+
+
+@pytest.mark.parametrize("odd", [None, 918806, 9.1, b"918806", ["918806"], True])
+def test_only_text_is_a_phone(odd: object) -> None:
+    with pytest.raises(ValueError, match="string of digits"):
+        Phone(odd)  # type: ignore[arg-type]
+
+
+def test_twenty_digits_pass_and_a_minimum_can_be_asked_for() -> None:
+    assert Phone("1" * 20).digits == "1" * 20
+    with pytest.raises(ValueError, match="4 to 20"):
+        Phone("123", min_digits=4)
+
+
+def test_a_phone_equals_the_same_digits_as_phone_and_as_text() -> None:
+    assert Phone("+" + SAMPLE) == Phone(SAMPLE) == SAMPLE
+    assert hash(Phone(SAMPLE)) == hash(SAMPLE)
+    assert Phone(SAMPLE) != "9188067702"
+    assert Phone(SAMPLE) != 9188067701
+
+
+def test_text_and_repr_hide_at_least_half_of_the_digits() -> None:
+    for length in range(1, 21):
+        digits = "123456789012345678901234567890"[:length]
+        for shown in (str(Phone(digits)), repr(Phone(digits)), f"{Phone(digits)}", mask(digits)):
+            assert digits not in shown
+            assert shown.count("*") * 2 >= length
+
+
+def test_a_phone_does_not_change_and_survives_pickling() -> None:
+    phone = Phone(SAMPLE)
+    with pytest.raises(AttributeError):
+        phone._digits = "1"
+    assert pickle.loads(pickle.dumps(phone)) == phone
+    assert Phone(phone) == phone
+
+
+def test_the_country_code_is_read_where_the_digits_parse() -> None:
+    assert Phone("919812345678").country_code() == 91
+    assert Phone("12025550123").country_code() == 1
+    assert Phone("0").country_code() is None
