@@ -49,6 +49,8 @@ RETRY_AFTER_S = 2
 POLL_S = 0.05
 TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
 
+_BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
+
 Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
 
 
@@ -173,11 +175,14 @@ class BindingService:
 
     def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | store.Replayed:
         binding_id = str(uuid7())
-        before = time.monotonic()
-        reserved = self._database.write(
-            lambda tx: store.reserve(tx, binding_id, request, self._terms, self._caller)
-        )
-        after = time.monotonic()
+        began: list[float] = []
+
+        def work(tx: Transaction) -> store.Reserved | store.Replayed | store.Held:
+            began.append(tx.began)
+            return store.reserve(tx, binding_id, request, self._terms, self._caller)
+
+        reserved = self._database.write(work)
+        before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
         match reserved:
             case store.Replayed():
                 return reserved
@@ -190,7 +195,7 @@ class BindingService:
         outcome = client.bind(request, send_before=before + store.SEND_WINDOW_S)
         started = _Started(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
-        if binding.state is State.ACTIVE:
+        if binding.state in _BOUND:
             return binding
         raise errors.of(binding, said=getattr(outcome, "reason", None))
 

@@ -28,6 +28,7 @@ MAX_EXPIRE_S = 259_200  # 72 h
 MAX_POOL_NUMBER = 20
 MAX_LIMIT = 200
 MAX_WINDOW_S = 86_400
+EARLIEST_YEAR, LATEST_YEAR = 1971, 9_990  # room for windows on either side
 LIMITS = {"app_id": 64, "reference": 255, "idempotency_key": 255, "bind_id": 64, "reason": 255, "actor": 128}
 
 
@@ -283,10 +284,9 @@ def _instant(value: object) -> datetime:
         raise ValueError("must be a time such as 2026-11-23T14:32:00Z") from None
     if instant.tzinfo is None:
         raise ValueError("needs a time zone, such as 2026-11-23T14:32:00Z")
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is outside the calendar") from None
+    if not EARLIEST_YEAR <= instant.year <= LATEST_YEAR:
+        raise ValueError(f"must lie in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
+    return instant.astimezone(UTC)
 
 
 def _position(value: object) -> tuple[datetime, str]:

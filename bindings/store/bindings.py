@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, insert, literal_column, select, update
+from sqlalchemy import Column, Integer, and_, bindparam, insert, literal_column, or_, select, update
 
 from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, Reason, State
@@ -256,12 +256,17 @@ class _Now:
 
 NOW = _Now()
 
-# What a change may ask of the row besides the state that it leaves.
-_GUARDS: dict[str, ColumnElement[bool]] = {
-    "not_unbinding": bindings.c.unbind_requested_at.is_(None),
-    "held_longer": bindings.c.held_until > _new_value("held_until"),
-    "ends_later": bindings.c.expires_at > _new_value("expires_at"),
-}
+
+def _guard(flavour: Flavour, name: str) -> ColumnElement[bool]:
+    """What a change may ask of the row besides the state that it leaves."""
+    now, expires_at = flavour.now_once, bindings.c.expires_at
+    guards = {
+        "wanted": and_(bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)),
+        "over": expires_at <= now,
+        "held_longer": bindings.c.held_until > _new_value("held_until"),
+        "ends_later": expires_at > _new_value("expires_at"),
+    }
+    return guards[name]
 
 
 def change(
@@ -277,11 +282,12 @@ def change(
 ) -> Binding | None:
     """Change one binding if it is still in a state that `leaves` names, and write the event.
 
-    None, and nothing written, where it is not: the caller reads the row again and decides.
+    A value may be a column of the row, or `NOW`. None, and nothing written, where the row is in another state:
+    the caller reads it again and decides.
     """
-    by_clock = tuple(name for name, value in values.items() if value is NOW)
-    given = tuple(name for name in values if name not in by_clock)
-    statement = _change(tx.flavour, leaves, guard, given, by_clock)
+    by_sql = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | Column))
+    given = tuple(name for name in values if name not in dict(by_sql))
+    statement = _change(tx.flavour, leaves, guard, given, by_sql)
     new = {f"new_{name}": values[name] for name in given}
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new)
     return to_binding(rows[0][:-1]) if rows else None
@@ -293,15 +299,15 @@ def _change(
     leaves: tuple[State, ...],
     guard: str | None,
     given: tuple[str, ...],
-    by_clock: tuple[str, ...],
+    by_sql: tuple[tuple[str, _Now | Column[Any]], ...],
 ) -> events.Recorded:
     values: dict[str, Any] = {name: _new_value(name) for name in given}
-    values |= dict.fromkeys(by_clock, flavour.now)
+    values |= {name: flavour.now if isinstance(value, _Now) else value for name, value in by_sql}
     statement = update(bindings).where(
-        bindings.c.id == bindparam("of_id", type_=BindingId), bindings.c.state.in_(leaves)
+        bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(_in_state(state) for state in leaves))
     )
     if guard is not None:
-        statement = statement.where(_GUARDS[guard])
+        statement = statement.where(_guard(flavour, guard))
     changed = statement.values(values | _counted(flavour)).returning(*COLUMNS, bindings.c.change_tx)
     return events.Recorded(flavour, changed)
 
@@ -433,7 +439,8 @@ def settle_unclear(
 def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:
     """Record the wish: from the commit on, the binding is offered to nobody. None where it is not known.
 
-    Asked again, or on a binding that has ended, it changes nothing.
+    Asked again, or on a binding that has ended, it changes nothing. One whose time is over, but that no sweep
+    has met yet, ends here as expired.
     """
     row = change(
         tx,
@@ -441,11 +448,24 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
         EventKind.UNBIND_REQUESTED,
         caller,
         leaves=(*UNSETTLED, State.ACTIVE),
-        guard="not_unbinding",
+        guard="wanted",
         detail={"reason": reason},
         unbind_requested_at=NOW,
     )
-    return row or find(tx.connection, binding_id)
+    return (
+        row
+        or change(
+            tx,
+            binding_id,
+            EventKind.EXPIRED,
+            caller,
+            leaves=(State.ACTIVE,),
+            guard="over",
+            state=State.EXPIRED,
+            ended_at=bindings.c.expires_at,
+        )
+        or find(tx.connection, binding_id)
+    )
 
 
 def settle_unbound(

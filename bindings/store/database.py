@@ -100,9 +100,14 @@ class ConstraintViolated(Exception):
 
 
 class Transaction:
-    """One running write transaction. `attempt` counts from 1; on a repeat an earlier try may have committed."""
+    """One running write transaction.
+
+    `attempt` counts from 1; on a repeat an earlier try may have committed. `began` is a reading of the
+    monotonic clock from before the deciding clock was read (on SQLite, from after the write lock was had).
+    """
 
     def __init__(self, connection: Connection, flavour: Flavour, *, attempt: int) -> None:
+        self.began = time.monotonic()
         self.connection = connection
         self.flavour = flavour
         self.attempt = attempt
@@ -202,10 +207,13 @@ class Database:
     def stream(self) -> Iterator[Connection]:
         """A connection whose results arrive in batches, in one read-only snapshot; for exports."""
         engine = self._engine if self.postgres else self._reader
-        with engine.connect() as connection:
-            if self.postgres:
-                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-            yield connection.execution_options(yield_per=1_000)
+        try:
+            with engine.connect() as connection:
+                if self.postgres:
+                    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+                yield connection.execution_options(yield_per=1_000)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise _translated(error) from error
 
     def clock(self) -> datetime:
         """Read the clock that decides."""
@@ -259,9 +267,10 @@ class Database:
     @contextmanager
     def _transaction(self, attempt: int) -> Iterator[Transaction]:
         with self._one_writer, self._engine.begin() as connection:
+            transaction = Transaction(connection, self.flavour, attempt=attempt)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())  # only now that the write lock is held
-            yield Transaction(connection, self.flavour, attempt=attempt)
+            yield transaction
 
 
 def make_engine(url: str, *, autocommit: bool = False) -> Engine:
