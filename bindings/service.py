@@ -25,6 +25,7 @@ from bindings.admission import Admission
 from bindings.binding import Caller, EventKind, Page, Reason, State
 from bindings.conflict import Policy
 from bindings.errors import Fault, InvalidRequest
+from bindings.failpoints import reach
 from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
@@ -49,6 +50,7 @@ RETRY_AFTER_S = 2
 POLL_S = 0.05
 TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
 
+_TAKEN = "the provider gave a bindId that another binding has"
 _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
 Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
@@ -179,9 +181,13 @@ class BindingService:
 
         def work(tx: Transaction) -> store.Reserved | store.Replayed | store.Held:
             began.append(tx.began)
-            return store.reserve(tx, binding_id, request, self._terms, self._caller)
+            reserved = store.reserve(tx, binding_id, request, self._terms, self._caller)
+            reach("bind.reserve_in_transaction")
+            return reserved
 
+        reach("bind.before_reserve")
         reserved = self._database.write(work)
+        reach("bind.after_reserve")
         before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
         match reserved:
             case store.Replayed():
@@ -193,8 +199,10 @@ class BindingService:
             case _:
                 assert_never(reserved)
         outcome = client.bind(request, send_before=before + store.SEND_WINDOW_S)
+        reach("bind.after_answer")
         started = _Started(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
+        reach("bind.after_settle")
         if binding.state in _BOUND:
             return binding
         raise errors.of(binding, said=getattr(outcome, "reason", None))
@@ -202,29 +210,11 @@ class BindingService:
     def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
-        guard_s = self._guard(intent)
 
         def work(tx: Transaction) -> Binding:
-            match outcome:
-                case Made():
-                    return store.settle_made(tx, intent.id, started.success(outcome, guard_s), self._caller)
-                case Refused(why=Refusal.IN_USE):
-                    return store.settle_in_use(tx, intent, self._caller, status=outcome.status)
-                case Refused():
-                    return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
-                case NotSent():
-                    return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
-                case Unknown():
-                    return store.settle_unclear(
-                        tx,
-                        intent.id,
-                        self._caller,
-                        reason=Reason.NO_CLEAR_ANSWER,
-                        status=outcome.status,
-                        said=outcome.reason,
-                    )
-                case _:
-                    assert_never(outcome)
+            settled = self._settled(tx, started, outcome)
+            reach("bind.settle_in_transaction")
+            return settled
 
         try:
             return self._database.write(work, budget_s=SETTLE_BUDGET_S)
@@ -235,16 +225,27 @@ class BindingService:
         except ConstraintViolated as violated:
             if violated.constraint not in store.BIND_ID_TAKEN:
                 raise
-            return self._database.write(
-                lambda tx: store.settle_unclear(
-                    tx,
-                    intent.id,
-                    self._caller,
-                    reason=Reason.BIND_ID_TAKEN,
-                    status=None,
-                    said="the provider gave a bindId that another binding has",
-                )
-            )
+            return self._database.write(lambda tx: self._unclear(tx, intent, Reason.BIND_ID_TAKEN, None, _TAKEN))
+
+    def _settled(self, tx: Transaction, started: _Started, outcome: BindOutcome) -> Binding:
+        intent = started.intent
+        match outcome:
+            case Made():
+                success = started.success(outcome, self._guard(intent))
+                return store.settle_made(tx, intent.id, success, self._caller)
+            case Refused(why=Refusal.IN_USE):
+                return store.settle_in_use(tx, intent, self._caller, status=outcome.status)
+            case Refused():
+                return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
+            case NotSent():
+                return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
+            case Unknown():
+                return self._unclear(tx, intent, Reason.NO_CLEAR_ANSWER, outcome.status, outcome.reason)
+            case _:
+                assert_never(outcome)
+
+    def _unclear(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
+        return store.settle_unclear(tx, intent.id, self._caller, reason=reason, status=status, said=said)
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
         return store.settle_failed(
@@ -308,7 +309,14 @@ class BindingService:
         """
         found_id, why = validation.binding_id(binding_id), validation.optional_reason(reason)
         client = self._provider()
-        binding = self._database.write(lambda tx: store.request_unbind(tx, found_id, self._caller, why))
+
+        def wish(tx: Transaction) -> Binding | None:
+            wished = store.request_unbind(tx, found_id, self._caller, why)
+            reach("unbind.wish_in_transaction")
+            return wished
+
+        binding = self._database.write(wish)
+        reach("unbind.after_wish")
         if binding is None:
             raise errors.NotFound(binding_id=found_id)
         if binding.state.terminal:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.failpoints import reach
 from bindings.store import bindings as store
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
     expired = batches = 0
     while True:
         ended = database.write(lambda tx: _one_batch(tx, caller, batch))
+        reach("expire.after_batch")
         expired += ended
         batches += 1
         if ended < batch:
@@ -48,4 +50,6 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int) -> int:
     tx.limit(STATEMENT_LIMIT_S)
-    return store.expire(tx, caller, limit=batch)
+    ended = store.expire(tx, caller, limit=batch)
+    reach("expire.in_transaction")
+    return ended

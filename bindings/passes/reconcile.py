@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.binding import Mode, Reason, State
+from bindings.failpoints import reach
 from bindings.passes import scan as scanning
 from bindings.store import bindings as store
 from bindings.store import holds, queries
@@ -95,9 +96,11 @@ class Reconciler:
                 misfit = first.deviation_s
                 _log.warning("the provider's times lie %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", misfit)
                 continue
+            reach("reconcile.after_first_scan")
             self._conclude_from_rows(first, counts)
             if self._silence_matters(first):
                 second = self._scan(app_id, pace, counts, faults, size=BACKWARD_SIZE, backwards=True)
+                reach("reconcile.after_second_scan")
                 self._conclude_from_silence(first, second, counts)
             counts["unresolved"] += len(self._unsettled(app_id))
         return Reconciled(
@@ -173,9 +176,13 @@ class Reconciler:
                 expires_at=expires_at,
                 held_until=held_until,
             )
-            return store.adopt(tx, doubt.id, self.caller, success)
+            adopted = store.adopt(tx, doubt.id, self.caller, success)
+            reach("reconcile.adopt_in_transaction")
+            return adopted
 
-        return self.database.write(work) is not None
+        adopted = self.database.write(work)
+        reach("reconcile.after_adopt")
+        return adopted is not None
 
     def _hold(self, row: ProviderBinding, app_id: str) -> bool:
         if self.dry_run:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.binding import Reason
+from bindings.failpoints import reach
 from bindings.provider.outcome import Confirmed, Missing, NotSent, Refused, Unknown
 from bindings.store import bindings as store
 from bindings.store import holds, queries
@@ -44,8 +45,10 @@ def recover(
     scope: str,
 ) -> Recovered:
     """One pass. Without a provider only what the database alone decides is done. Safe to repeat."""
+    reach("recover.before")
     in_doubt = _all_batches(database, lambda tx: store.doubt_unsettled(tx, caller, limit=BATCH))
     lapsed = _all_batches(database, lambda tx: store.lapse(tx, caller, limit=BATCH))
+    reach("recover.before_unbinds")
     unbound = unclear = 0
     if provider is not None:
         unbound, unclear = _repeat_unbinds(database, provider, guard_for, caller)
@@ -63,6 +66,7 @@ def finish_unbind(
     answer the binding is returned as it was, to be asked about again. Safe to repeat.
     """
     outcome = provider.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    reach("unbind.after_answer")
     match outcome:
         case Confirmed():
             reason, held_s = Reason.ASKED, 0.0
@@ -72,15 +76,25 @@ def finish_unbind(
             return binding, outcome
 
     def work(tx: Transaction) -> Binding:
-        return store.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
+        ended = store.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
+        reach("unbind.settle_in_transaction")
+        return ended
 
-    return database.write(work), outcome
+    settled = database.write(work)
+    reach("unbind.after_settle")
+    return settled, outcome
 
 
 def _all_batches(database: Database, batch: Callable[[Transaction], int]) -> int:
+
+    def work(tx: Transaction) -> int:
+        changed = batch(tx)
+        reach("recover.in_transaction")
+        return changed
+
     total = 0
     while True:
-        changed = database.write(batch)
+        changed = database.write(work)
         total += changed
         if changed < BATCH:
             return total

@@ -23,6 +23,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from bindings.failpoints import reach
 from bindings.provider import signing, statuses, transport, wire
 from bindings.provider.circuit import AccountCircuit
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refused, Unknown
@@ -133,13 +134,13 @@ class ProviderClient:
         if self._closed:
             return NotSent(reason="the client is closed")
         deadline = self._monotonic() + self._timeout_s
-        headers = signing.headers(
-            api_key=self._api_key, api_secret=self._api_secret, timestamp=self._timestamp()
-        )
+        headers = signing.headers(api_key=self._api_key, api_secret=self._api_secret, timestamp=self._timestamp())
         # Sign, then check, in this order: a process that is paused between the two sends nothing, and one
         # that is paused after them sends a stamp made before `send_before`. Never sign again for this call.
         if self._monotonic() > send_before:
             return NotSent(reason="too late to send")
+        if path == wire.BIND_PATH:
+            reach("bind.before_send")
         answer = transport.post(
             self._base_url + path,
             headers=headers,

@@ -56,7 +56,7 @@ _LONGEST_TEXT = 128  # of an id or a number; longer is no answer of this provide
 _LONGEST_REASON = 200
 
 
-class Malformed(ValueError):  # noqa: N818 -- it says what the bytes are
+class Malformed(ValueError):
     """The bytes are not what the documents promise; the text names the field, never a value."""
 
 

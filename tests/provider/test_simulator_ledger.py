@@ -171,9 +171,7 @@ def test_what_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simul
 # The control plane.
 
 
-def test_other_processes_read_the_ledger_the_requests_and_the_counts(
-    clock: Clock, simulator: Simulator
-) -> None:
+def test_other_processes_read_the_ledger_the_requests_and_the_counts(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B)
     (row,) = control(simulator, "GET", "ledger").json["data"]
     assert row == {

@@ -155,9 +155,7 @@ def test_a_stamp_may_be_off_by_the_tolerance_and_no_more(
 @pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
 def test_a_broken_account_refuses_every_call_until_it_is_put_right(simulator: Simulator, status: str) -> None:
     simulator.change(account_status=status)
-    assert [bind(simulator, A, B).status, unbind(simulator, 1002).status, page(simulator).status] == [
-        status
-    ] * 3
+    assert [bind(simulator, A, B).status, unbind(simulator, 1002).status, page(simulator).status] == [status] * 3
     simulator.change(account_status=None)
     assert bind(simulator, A, B).status == "0"
 
@@ -223,9 +221,7 @@ def test_a_lag_that_is_set_later_takes_up_what_was_free(clock: Clock, simulator:
     assert bind(simulator, A, C).status == "-35"
 
 
-def test_a_clock_that_steps_back_makes_an_expired_binding_live_again(
-    clock: Clock, simulator: Simulator
-) -> None:
+def test_a_clock_that_steps_back_makes_an_expired_binding_live_again(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 100
     assert listed(page(simulator)) == []
@@ -286,9 +282,7 @@ def test_the_pools_that_were_asked_for_are_listed(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("kind", [int, str])
-def test_an_unbind_takes_the_id_as_text_or_as_a_number_and_frees_at_once(
-    simulator: Simulator, kind: type
-) -> None:
+def test_an_unbind_takes_the_id_as_text_or_as_a_number_and_frees_at_once(simulator: Simulator, kind: type) -> None:
     simulator.change(release_lag_s=60)
     bind_id = bind(simulator, A, B).data[wire.BIND_ID]
     assert unbind(simulator, kind(bind_id)).json == {"status": "0", "reason": "success", "data": None}

@@ -178,10 +178,7 @@ class Simulator:
         `kind` is written as in `faults.fault` ("lost_reply", "refuse:-35"). Raises ValueError that lists the
         kinds. Not to be repeated: faults add up, and the one scripted first is asked first.
         """
-        if isinstance(kind, Fault):
-            made = kind
-        else:
-            made = fault(kind, rate=rate, times=times, on=on, seconds=seconds)
+        made = kind if isinstance(kind, Fault) else fault(kind, rate=rate, times=times, on=on, seconds=seconds)
         self._world.faults.add(made)
         return made
 

@@ -45,7 +45,7 @@ Asked = BindRequest | wire.UnbindRequest | wire.PageRequest | wire.PoolsRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """Who may call. Any application is accepted where `app_ids` is None; `zone` is that of expireTime."""
+    """Who may call. Any application may where `app_ids` is None. `zone` is that of the list's ends."""
 
     api_key: str
     api_secret: str
@@ -66,7 +66,7 @@ class Answer:
         return statuses.meaning(self.status)
 
 
-class _Refused(Exception):  # noqa: N818 -- a decision, not an error
+class _Refused(Exception):
     def __init__(self, status: str) -> None:
         super().__init__(status)
         self.status = status
@@ -75,9 +75,7 @@ class _Refused(Exception):  # noqa: N818 -- a decision, not an error
 class Rules:
     """The provider behind its HTTP. Thread-safe. `clock` gives Unix seconds."""
 
-    def __init__(
-        self, *, account: Account, conditions: Conditions, clock: Callable[[], float], seed: int
-    ) -> None:
+    def __init__(self, *, account: Account, conditions: Conditions, clock: Callable[[], float], seed: int) -> None:
         self.ledger = Ledger()
         self.conditions = conditions
         self._account = account
@@ -163,9 +161,7 @@ class Rules:
         if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):  # noqa: PLR2004 -- no instant is longer
             return False
         account = self._account
-        right = signing.signature(
-            api_key=account.api_key, api_secret=account.api_secret, timestamp=int(stamp)
-        )
+        right = signing.signature(api_key=account.api_key, api_secret=account.api_secret, timestamp=int(stamp))
         return headers.get(_SIGN, "").lower() == right.lower()
 
     # What each call does.

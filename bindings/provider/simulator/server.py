@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER without time to linger: RST instead of FIN
 
 
-class _Stopped(Exception):  # noqa: N818 -- a signal, not an error
+class _Stopped(Exception):
     """The simulator is being stopped in the middle of a pause."""
 
 

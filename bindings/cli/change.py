@@ -1,0 +1,74 @@
+"""bind and unbind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bindings.cli import options, output, session
+
+
+@click.command()
+@click.option("--phone-a", metavar="DIGITS", help="First real phone, international form.")
+@click.option("--phone-b", metavar="DIGITS", help="Second real phone, of the same country.")
+@click.option("--pool-number", metavar="POOL", help="Pool that the middle number is picked from.")
+@click.option("--expire-s", type=options.WholeNumber(), help="Seconds to live, 1 to 259200 (72 h).")
+@click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both; AXXB: one each.")
+@click.option("--app-id", help="Application; default BINDINGS_PROVIDER_APP_ID.")
+@click.option("--reference", help="Your order id.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key never binds twice.")
+@options.as_json
+def bind(*, as_json: bool, **asked: Any) -> None:
+    """Lend a middle number to two phones.
+
+    With --idempotency-key it is safe to repeat: the same request gives the same binding. Exits with 3 where a
+    phone is held (nothing is sent), and with 6 where the outcome is unknown: the binding is then printed as
+    recorded, and must not be bound again.
+    """
+    _check_values(asked)
+    from bindings.errors import OutcomeUnknown
+
+    with session.opened(as_json=as_json) as service:
+        try:
+            binding = service.bind(**asked)
+        except OutcomeUnknown as unknown:
+            _show(unknown.binding, as_json=as_json)
+            raise
+    _show(binding, as_json=as_json)
+
+
+@click.command()
+@options.binding_id
+@click.option("--reason", metavar="TEXT", help="Why; it goes into the history.")
+@options.as_json
+def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
+    """End a binding early.
+
+    Safe to repeat. Exits with 6 where the provider gave no clear answer: the wish is recorded, the binding is
+    offered to nobody, and `bindings recover` asks again.
+    """
+    from bindings.errors import OutcomeUnknown
+
+    with session.opened(as_json=as_json) as service:
+        try:
+            binding = service.unbind(binding_id, reason=reason)
+        except OutcomeUnknown as unknown:
+            _show(unknown.binding, as_json=as_json)
+            raise
+    _show(binding, as_json=as_json)
+
+
+def _show(binding: Any, *, as_json: bool) -> None:
+    if as_json:
+        output.emit(binding)
+    else:
+        output.details(binding)
+
+
+def _check_values(asked: dict[str, Any]) -> None:
+    """Find what is wrong before the database is opened; the app_id may yet come from the settings."""
+    from bindings import validation
+
+    with options.naming_what_is_missing(asked):
+        validation.bind_request(**asked | {"app_id": asked["app_id"] if asked["app_id"] is not None else "any"})

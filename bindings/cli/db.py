@@ -1,0 +1,67 @@
+"""db: bring the database's schema to this version's, say where it is, and check it."""
+
+from __future__ import annotations
+
+import click
+
+from bindings.cli import options, output, session
+
+
+@click.group(no_args_is_help=False)
+def db() -> None:
+    """Bring the database schema to this version, or say where it is."""
+
+
+@db.command()
+@options.as_json
+def upgrade(*, as_json: bool) -> None:
+    """Run the migrations that are missing; safe to repeat, and from several places at once."""
+    url = _url(as_json=as_json)
+    from bindings.store import migrations
+
+    before = migrations.current(url)  # a database that is away says so here, in plain words
+    with output.working("migrating ...", as_json=as_json):
+        after = migrations.upgrade(url)
+    if as_json:
+        output.emit({"revision": after, "head": after, "at_head": True, "before": before})
+    else:
+        click.echo(f"schema at {after}" + (" already" if before == after else f", was at {before or 'nothing'}"))
+
+
+@db.command()
+@options.as_json
+def current(*, as_json: bool) -> None:
+    """Say at which revision the database is."""
+    _show(as_json=as_json)
+
+
+@db.command()
+@options.as_json
+def check(*, as_json: bool) -> None:
+    """Exit with 1 unless the database is at this version's schema."""
+    revision, head = _show(as_json=as_json)
+    if revision == head:
+        return
+    from bindings.errors import SchemaOutOfDate
+
+    raise SchemaOutOfDate(
+        f"the database schema is at {revision or 'nothing'}, this version needs {head}; run `bindings db upgrade`"
+    )
+
+
+def _show(*, as_json: bool) -> tuple[str | None, str]:
+    url = _url(as_json=as_json)
+    from bindings.store import migrations
+    from bindings.store.schema import HEAD
+
+    revision, head = migrations.current(url), HEAD
+    if as_json:
+        output.emit({"revision": revision, "head": head, "at_head": revision == head})
+    else:
+        click.echo(f"schema at {revision or 'nothing'}, this version needs {head}")
+    return revision, head
+
+
+def _url(*, as_json: bool) -> str:
+    session.quieten(as_json=as_json)
+    return session.settings().database_url.get_secret_value()

@@ -1,0 +1,89 @@
+"""Options that several commands share, and values read leniently.
+
+What is not a number stays text, so that `validation` finds every fault of a call at once and names its field.
+Light: click only.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Command = Callable[..., None]
+
+
+class WholeNumber(click.ParamType[Any]):
+    """An int where the text is one; any other text is left for `validation` to refuse."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Read ASCII digits; 18 of them are more than any value here may have."""
+        return int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", str(value), re.ASCII) else value
+
+
+class Number(click.ParamType[Any]):
+    """A float where the text is one; any other text is left for `validation` to refuse."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Read a number."""
+        try:
+            return float(value)
+        except ValueError:
+            return value
+
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object; errors are problem objects on stderr."
+)
+
+binding_id = click.argument("binding_id", metavar="ID")
+
+
+def revealing(command: Command) -> Command:
+    """Add `--reveal --reason TEXT`; the command gets `why`, the reason to show full phones (None: masked)."""
+
+    @click.option("--reveal", is_flag=True, help="Show full phone numbers; recorded under your name.")
+    @click.option("--reason", metavar="TEXT", help="Why full phone numbers are needed; goes with --reveal.")
+    @functools.wraps(command)
+    def revealed(*args: Any, reveal: bool, reason: str | None, **rest: Any) -> None:
+        command(*args, why=_why(reveal=reveal, reason=reason), **rest)
+
+    return revealed
+
+
+def _why(*, reveal: bool, reason: str | None) -> str | None:
+    if not reveal and reason is None:
+        return None
+    from bindings import validation
+    from bindings.errors import Fault, InvalidRequest
+
+    if not reveal:
+        raise InvalidRequest([Fault("reveal", "goes with --reason: give both or neither")])
+    if reason is None:
+        raise InvalidRequest([Fault("reason", "is needed with --reveal: say why, it is recorded")])
+    return validation.reason(reason)
+
+
+@contextmanager
+def naming_what_is_missing(given: dict[str, Any]) -> Iterator[None]:
+    """Say "is needed" of a field that was not given, instead of what it must look like."""
+    from bindings.errors import Fault, InvalidRequest
+
+    try:
+        yield
+    except InvalidRequest as invalid:
+        faults = [
+            Fault(fault.field, "is needed") if given.get(fault.field, ...) is None else fault
+            for fault in invalid.faults
+        ]
+        raise InvalidRequest(faults) from None

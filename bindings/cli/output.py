@@ -1,0 +1,183 @@
+"""How answers are shown: JSON for programs, tables for people. Data on stdout, talk on stderr.
+
+Phones are masked unless the caller says `revealed`, and whoever says so has recorded it before. Nothing here
+asks the service for anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from bindings.binding import Binding
+
+GAP = "  "
+
+
+def say(text: str) -> None:
+    """Talk, on stderr."""
+    click.echo(text, err=True)
+
+
+def emit(value: Any, *, revealed: bool = False) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(plain(value, revealed=revealed)))
+
+
+def emit_list(data: Iterable[Any], *, next_cursor: str | None = None, revealed: bool = False) -> None:
+    """Print a list as the one JSON object that every list is."""
+    emit({"data": list(data), "next_cursor": next_cursor}, revealed=revealed)
+
+
+def plain(value: Any, *, revealed: bool = False) -> Any:
+    """A value as JSON has it: instants as RFC 3339 in UTC, phones masked unless `revealed`."""
+    from bindings.phone import Phone
+
+    if isinstance(value, Phone):
+        return value.digits if revealed else str(value)
+    if isinstance(value, list | tuple):
+        return [plain(each, revealed=revealed) for each in value]
+    if dataclasses.is_dataclass(value):
+        value = fields(value)
+    if isinstance(value, dict):
+        return {str(key): plain(each, revealed=revealed) for key, each in value.items()}
+    if isinstance(value, datetime):
+        return instant(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def fields(record: Any) -> dict[str, Any]:
+    """A dataclass instance's values by name, not looked into."""
+    return {name: getattr(record, name) for name in names_of(record)}
+
+
+def names_of(record: Any) -> list[str]:
+    """The fields of a dataclass or its instance, in order."""
+    return [field.name for field in dataclasses.fields(record)]
+
+
+def instant(at: datetime) -> str:
+    """RFC 3339, UTC, with Z."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def moment(at: datetime | None) -> str:
+    """An instant for people: to the second, with its zone."""
+    return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def clean(value: Any) -> str:
+    """Text that cannot steer a terminal, whoever wrote it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(value))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a heading; in a terminal with rich, elsewhere as plain aligned text."""
+    if sys.stdout.isatty():
+        _rich_table(columns, rows)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(GAP.join(cells).rstrip())
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    Console(highlight=False).print(shown)
+
+
+def details(record: Any, *, revealed: bool = False) -> None:
+    """Print one record, a field a line; what is not set is left out."""
+    values = plain(record, revealed=revealed)
+    width = max(map(len, values))
+    for name, value in values.items():
+        if value is not None:
+            click.echo(f"{name.ljust(width)}{GAP}{clean(value)}")
+
+
+def bindings(
+    found: Sequence[Binding], *, revealed: bool = False, extra: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Print bindings, one a line; in a terminal too narrow for that, three lines each.
+
+    `extra` puts columns of the caller's before them, by heading.
+    """
+    more = extra or {}
+    flat = list(_with(more, (_flat(binding, revealed=revealed) for binding in found)))
+    columns = [*more, "ID", "STATE", "MODE", "PHONES", "MIDDLE NUMBERS", "EXPIRES", "REFERENCE"]
+    if not sys.stdout.isatty() or _width(columns, flat) <= shutil.get_terminal_size().columns:
+        table(columns, flat)
+        return
+    stacked = _with(more, (_stacked(binding, revealed=revealed) for binding in found))
+    table([*more, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
+
+
+def _with(extra: Mapping[str, Sequence[str]], rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    for position, row in enumerate(rows):
+        yield [*(column[position] for column in extra.values()), *row]
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    widths = (max(map(len, column)) for column in zip(columns, *rows, strict=True))
+    return sum(widths) + len(GAP) * (len(columns) - 1)
+
+
+def _flat(binding: Binding, *, revealed: bool) -> list[str]:
+    a, b = _phones(binding, revealed=revealed)
+    numbers = dict.fromkeys((binding.middle_number_a, binding.middle_number_b))
+    return [
+        binding.id,
+        binding.state,
+        binding.mode,
+        f"{a} {b}",
+        clean(" ".join(number for number in numbers if number) or "-"),
+        moment(binding.expires_at),
+        clean(binding.reference or "-"),
+    ]
+
+
+def _stacked(binding: Binding, *, revealed: bool) -> list[str]:
+    a, b = _phones(binding, revealed=revealed)
+    pairs = ((a, binding.middle_number_a), (b, binding.middle_number_b))
+    parties = [f"{GAP}{phone} sees {clean(number or '-')}" for phone, number in pairs]
+    return [
+        "\n".join([binding.id, *parties]),
+        f"{binding.state}\n{binding.mode}",
+        f"{moment(binding.expires_at)}\n{clean(binding.reference or '-')}",
+    ]
+
+
+def _phones(binding: Binding, *, revealed: bool) -> tuple[str, str]:
+    a, b = (plain(phone, revealed=revealed) for phone in (binding.phone_a, binding.phone_b))
+    return a, b
+
+
+def working(text: str, *, as_json: bool) -> AbstractContextManager[Any]:
+    """Show that something takes its time, in a terminal only."""
+    if as_json or not sys.stderr.isatty():
+        from contextlib import nullcontext
+
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)

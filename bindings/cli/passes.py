@@ -1,0 +1,111 @@
+"""expire, recover, reconcile: one pass each, and what it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bindings.cli import options, output, session
+
+if TYPE_CHECKING:
+    from bindings.passes.reconcile import Reconciled
+
+NOT_READ = 5  # as for any call that the provider did not answer
+NOT_CONCLUDED = 1
+
+
+@click.command()
+@options.as_json
+def expire(*, as_json: bool) -> None:
+    """Mark what is over as expired; `bindings scheduler` does so all the time."""
+    with session.opened(as_json=as_json) as service:
+        done = service.expire_due()
+    if as_json:
+        output.emit(done)
+        return
+    click.echo(f"expired: {done.expired}")
+    if not done.finished:
+        output.say("There is more that is over: run it again.")
+
+
+@click.command()
+@options.as_json
+def recover(*, as_json: bool) -> None:
+    """Finish what a crash or a lost reply left open, as far as that needs no scan."""
+    with session.opened(as_json=as_json) as service:
+        done = service.recover()
+    if as_json:
+        output.emit(done)
+        return
+    click.echo(f"in doubt: {done.in_doubt}  lapsed: {done.lapsed}  unbound: {done.unbound}")
+    if done.still_unclear:
+        output.say(f"{done.still_unclear} unbind(s) have no clear answer yet; run it again later.")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what it would do.")
+@options.as_json
+@click.pass_context
+def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
+    """Compare with the provider's own list and mend what differs.
+
+    Exits with 5 where no list could be read to its end, and with 1 where the provider's times do not fit the
+    zone setting: nothing is concluded then.
+    """
+    with (
+        session.opened(as_json=as_json) as service,
+        output.working("reading the provider's list ...", as_json=as_json),
+    ):
+        done = service.reconcile(dry_run=dry_run)
+    if as_json:
+        output.emit(done)
+    else:
+        _show(done)
+    if done.zone_misfit_s:
+        context.exit(NOT_CONCLUDED)
+    if done.scans and done.incomplete == done.scans:
+        context.exit(NOT_READ)
+
+
+def _show(done: Reconciled) -> None:
+    output.table(
+        ["SCANS", "ADOPTED", "ABSENT", "GHOSTS", "ORPHANS", "DRIFTED", "HOLDS ENDED", "UNRESOLVED"],
+        [
+            [
+                str(number)
+                for number in (
+                    done.scans,
+                    done.adopted,
+                    done.absent,
+                    done.ghosts,
+                    done.orphans,
+                    done.drifted,
+                    done.holds_ended,
+                    done.unresolved,
+                )
+            ]
+        ],
+    )
+    for line in _remarks(done):
+        output.say(output.clean(line))
+
+
+def _remarks(done: Reconciled) -> list[str]:
+    remarks = []
+    if done.dry_run:
+        remarks.append("Dry run: nothing was written.")
+    if not done.apps:
+        remarks.append("No application to ask about: set BINDINGS_PROVIDER_APP_ID, or bind something first.")
+    if done.zone_misfit_s:
+        remarks.append(
+            f"The provider's times lie {done.zone_misfit_s:+.0f} s from ours: check BINDINGS_PROVIDER_ZONE."
+        )
+    if done.incomplete:
+        why = "; ".join(done.faults) or "rows were missing"
+        remarks.append(f"{done.incomplete} of {done.scans} scans did not come to their end: {why}.")
+    if done.unresolved:
+        remarks.append(
+            f"{done.unresolved} open: `bindings doubts` lists them; they resolve by time at the latest."
+        )
+    return remarks

@@ -1,0 +1,39 @@
+"""stats: how many bindings in which state, from which pool, with which answer; and what happened how often."""
+
+from __future__ import annotations
+
+import click
+
+from bindings.cli import options, output, session
+
+
+@click.command()
+@options.as_json
+def stats(*, as_json: bool) -> None:
+    """Count bindings by state, pool and provider status, and events by kind.
+
+    "refused" events are conflicts stopped here, before the provider was called.
+    """
+    with session.opened(as_json=as_json) as service:
+        counts = service.stats()
+    from bindings.provider.statuses import meaning
+
+    meanings = {status: meaning(status) for status in counts["by_provider_status"]}
+    if as_json:
+        output.emit(counts | {"provider_status_meanings": meanings})
+        return
+    if not counts["by_event"]:
+        output.say("Nothing has happened yet. Make a binding: bindings bind --help")
+        return
+    rows = [["state", state, str(number)] for state, number in counts["by_state"].items()]
+    rows += [["pool", output.clean(pool), str(number)] for pool, number in counts["by_pool"].items()]
+    rows += [
+        ["provider status", output.clean(f"{status} {meanings[status]}"), str(number)]
+        for status, number in counts["by_provider_status"].items()
+    ]
+    rows += [["event", _event(kind), str(number)] for kind, number in counts["by_event"].items()]
+    output.table(["OF", "WHICH", "COUNT"], rows)
+
+
+def _event(kind: str) -> str:
+    return "refused (conflicts stopped before the call)" if kind == "refused" else kind
