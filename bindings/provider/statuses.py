@@ -43,9 +43,7 @@ STATUSES: tuple[Status, ...] = (
     Status(code=CLOCK, meaning="timestamp expired", effect=_NOTHING, refusal=Refusal.CLOCK),
     Status(code=ANOMALY, meaning="system anomaly", effect="unknown: a binding may have come into being"),
     Status(code=PARAMETERS, meaning="parameter error", effect=_NOTHING, refusal=Refusal.REQUEST),
-    Status(
-        code=NOT_FOUND, meaning="binding does not exist", effect="there was nothing to unbind, or no longer"
-    ),
+    Status(code=NOT_FOUND, meaning="binding does not exist", effect="there was nothing to unbind, or no longer"),
     Status(code="-29", meaning="workspace disabled", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
     Status(code="-30", meaning="API key disabled", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
     Status(code="-31", meaning="IP not in the whitelist", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),

@@ -20,7 +20,7 @@ from bindings.provider.simulator.conditions import Conditions
 from bindings.provider.simulator.control import World, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
 from bindings.provider.simulator.journal import Counts, Journal, Received
-from bindings.provider.simulator.ledger import Entry, Ledger, Overlap, find_overlaps
+from bindings.provider.simulator.ledger import FIRST_BIND_ID, Entry, Ledger, Overlap, find_overlaps
 from bindings.provider.simulator.rules import Account, Rules
 from bindings.provider.simulator.server import Listener
 
@@ -53,8 +53,9 @@ class Simulator:
     """A provider on a local port. Thread-safe; a context manager.
 
     `clock` gives Unix seconds; inject one to let bindings expire without sleeping. `seed` fixes which calls a
-    fault with a rate strikes, call by call. `port=0` takes any free port. Every other argument is a field of
-    `Conditions`, or says who may call.
+    fault with a rate strikes, call by call. `port=0` takes any free port. Ids count from `first_bind_id`; with a
+    database that has seen another simulator, choose one beyond. Every other argument is a field of `Conditions`,
+    or says who may call.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Simulator:
         pool_size: int = 20,
         max_concurrency: int = 100_000,
         seed: int = 0,
+        first_bind_id: int = FIRST_BIND_ID,
         clock: Callable[[], float] = time.time,
     ) -> None:
         account = Account(
@@ -87,7 +89,7 @@ class Simulator:
             pool_size=pool_size,
             max_concurrency=max_concurrency,
         )
-        rules = Rules(account=account, conditions=conditions, clock=clock, seed=seed)
+        rules = Rules(account=account, conditions=conditions, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
         self._world = World(rules=rules, faults=FaultScript(seed=seed), journal=Journal())
         self._host = host
         self._port = port

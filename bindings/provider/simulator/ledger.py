@@ -75,10 +75,10 @@ class Ledger:
     caller who decides and then writes keeps it over both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_bind_id: int = FIRST_BIND_ID) -> None:
         self.lock = threading.RLock()
         self._entries: dict[int, Entry] = {}
-        self._ids = itertools.count(FIRST_BIND_ID)
+        self._ids = itertools.count(first_bind_id)
         self._lag_s = 0.0
         self._released_at = float("-inf")  # the latest end that has been acted on
         self._clear_index()

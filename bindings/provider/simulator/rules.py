@@ -19,13 +19,13 @@ from bindings.phone import Phone
 from bindings.provider import signing, statuses, wire
 from bindings.provider.outcome import ProviderBinding
 from bindings.provider.simulator.faults import Call
-from bindings.provider.simulator.ledger import Entry, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
     from bindings.provider.simulator.conditions import Conditions
+    from bindings.provider.simulator.ledger import Entry, Ledger
 
 LONGEST_LIFE_S = 259_200
 LONGEST_POOL_NUMBER = 20
@@ -75,8 +75,10 @@ class _Refused(Exception):
 class Rules:
     """The provider behind its HTTP. Thread-safe. `clock` gives Unix seconds."""
 
-    def __init__(self, *, account: Account, conditions: Conditions, clock: Callable[[], float], seed: int) -> None:
-        self.ledger = Ledger()
+    def __init__(
+        self, *, account: Account, conditions: Conditions, ledger: Ledger, clock: Callable[[], float], seed: int
+    ) -> None:
+        self.ledger = ledger
         self.conditions = conditions
         self._account = account
         self._clock = clock
