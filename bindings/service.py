@@ -29,8 +29,8 @@ from bindings.failpoints import reach
 from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
-from bindings.store import bindings as store
-from bindings.store import events, passes, queries
+from bindings.store import events, passes, queries, reserve, settle
+from bindings.store.bindings import find
 from bindings.store.database import ConstraintViolated, Database
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class BindingService:
         self._swept = _Swept()
         self._client = _client(config)
         self._admission = Admission(database, self._client, limit=config.bind_limit)
-        self._terms = store.Terms(
+        self._terms = reserve.Terms(
             scope=config.scope,
             policy=Policy(config.conflict_policy),
             call_timeout_s=config.provider_timeout_s,
@@ -169,19 +169,19 @@ class BindingService:
             if replayed is None:
                 raise
             made = replayed
-        if isinstance(made, store.Replayed):
+        if isinstance(made, reserve.Replayed):
             return self._replayed(made)
         if made.unbind_requested_at is not None and made.state is State.ACTIVE:
             made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)
         return made
 
-    def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | store.Replayed:
+    def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
         binding_id = str(uuid7())
         began: list[float] = []
 
-        def work(tx: Transaction) -> store.Reserved | store.Replayed | store.Held:
+        def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Held:
             began.append(tx.began)
-            reserved = store.reserve(tx, binding_id, request, self._terms, self._caller)
+            reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller)
             reach("bind.reserve_in_transaction")
             return reserved
 
@@ -190,15 +190,15 @@ class BindingService:
         reach("bind.after_reserve")
         before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
         match reserved:
-            case store.Replayed():
+            case reserve.Replayed():
                 return reserved
-            case store.Held(holder=holder):
+            case reserve.Held(holder=holder):
                 raise self._refused(request, holder)
-            case store.Reserved(binding=intent):
+            case reserve.Reserved(binding=intent):
                 self._admission.compare_clocks(intent.requested_at, after)
             case _:
                 assert_never(reserved)
-        outcome = client.bind(request, send_before=before + store.SEND_WINDOW_S)
+        outcome = client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
         reach("bind.after_answer")
         started = _Started(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
@@ -223,7 +223,7 @@ class BindingService:
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
             raise errors.OutcomeUnknown(message, binding=intent) from busy
         except ConstraintViolated as violated:
-            if violated.constraint not in store.BIND_ID_TAKEN:
+            if violated.constraint not in settle.BIND_ID_TAKEN:
                 raise
             return self._database.write(lambda tx: self._unclear(tx, intent, Reason.BIND_ID_TAKEN, None, _TAKEN))
 
@@ -232,9 +232,9 @@ class BindingService:
         match outcome:
             case Made():
                 success = started.success(outcome, self._guard(intent))
-                return store.settle_made(tx, intent.id, success, self._caller)
+                return settle.settle_made(tx, intent.id, success, self._caller)
             case Refused(why=Refusal.IN_USE):
-                return store.settle_in_use(tx, intent, self._caller, status=outcome.status)
+                return settle.settle_in_use(tx, intent, self._caller, status=outcome.status)
             case Refused():
                 return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
             case NotSent():
@@ -245,10 +245,10 @@ class BindingService:
                 assert_never(outcome)
 
     def _unclear(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
-        return store.settle_unclear(tx, intent.id, self._caller, reason=reason, status=status, said=said)
+        return settle.settle_unclear(tx, intent.id, self._caller, reason=reason, status=status, said=said)
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
-        return store.settle_failed(
+        return settle.settle_failed(
             tx, intent.id, self._caller, reason=reason, status=status, detail={"said": said}
         )
 
@@ -268,14 +268,14 @@ class BindingService:
         kind = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
         return kind(holder=holder)
 
-    def _replay(self, request: BindRequest) -> store.Replayed | None:
+    def _replay(self, request: BindRequest) -> reserve.Replayed | None:
         if request.idempotency_key is None:
             return None
         with suppress(errors.Busy):
-            return self._database.read(lambda connection: store.replay(connection, request))
+            return self._database.read(lambda connection: reserve.replay(connection, request))
         return None
 
-    def _replayed(self, replayed: store.Replayed) -> Binding:
+    def _replayed(self, replayed: reserve.Replayed) -> Binding:
         """What the first call with this key came to; while it is under way, wait for it until `settle_by`."""
         if not replayed.same:
             raise errors.IdempotencyMismatch(binding_id=replayed.binding.id)
@@ -311,7 +311,7 @@ class BindingService:
         client = self._provider()
 
         def wish(tx: Transaction) -> Binding | None:
-            wished = store.request_unbind(tx, found_id, self._caller, why)
+            wished = settle.request_unbind(tx, found_id, self._caller, why)
             reach("unbind.wish_in_transaction")
             return wished
 
@@ -358,7 +358,7 @@ class BindingService:
     def get(self, binding_id: str) -> Binding:
         """One binding as recorded; `NotFound` where there is none."""
         found_id = validation.binding_id(binding_id)
-        found = self._database.read(lambda connection: store.find(connection, found_id))
+        found = self._database.read(lambda connection: find(connection, found_id))
         if found is None:
             raise errors.NotFound(binding_id=found_id)
         return found
@@ -397,7 +397,7 @@ class BindingService:
             phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=self._app_id(app_id) or "any"
         )
         now = self._database.clock()
-        return self._database.read(lambda found: store.holders(found, request, self._terms, now))
+        return self._database.read(lambda found: reserve.holders(found, request, self._terms, now))
 
     def trace(
         self,
@@ -580,12 +580,12 @@ class _Started:
     before: float
     after: float
 
-    def success(self, made: Made, guard_s: float) -> store.Success:
+    def success(self, made: Made, guard_s: float) -> settle.Success:
         """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
         life = timedelta(seconds=self.intent.expire_s)
         sent_at = self.intent.requested_at + timedelta(seconds=max(0.0, made.sent - self.after))
         answered_at = self.intent.requested_at + timedelta(seconds=made.answered - self.before)
-        return store.Success(
+        return settle.Success(
             bind_id=made.bind_id,
             middle_number_a=made.middle_number_a,
             middle_number_b=made.middle_number_b,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from bindings.binding import Binding, NearMiss, Trace
 
+INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 SEARCH_FILTERS = {
     "--state": "pending, active, in_doubt, failed, expired, unbound or lapsed.",
     "--mode": "AXB or AXXB.",
@@ -196,7 +198,8 @@ def _show(
 def _told(detail: dict[str, Any]) -> str:
     """An event's detail on one line; what is not set is left out."""
     pairs = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in detail.items())
-    return output.clean(" ".join(f"{key}={value}" for key, value in pairs if value != "null"))
+    told = " ".join(f"{key}={value}" for key, value in pairs if value != "null")
+    return output.clean(INSTANT.sub(r"\1Z", told))
 
 
 def _trace(found: Trace) -> dict[str, Any]:

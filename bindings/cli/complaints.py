@@ -25,7 +25,7 @@ LONG_NUMBER = re.compile(r"[0-9]{5,}")
 
 
 class Interrupted(BindingsError):
-    """Interrupted; whatever had begun is recorded, see `bindings doubts`."""
+    """Interrupted: whatever had begun is recorded, see `bindings doubts`."""
 
     code = "interrupted"
     exit_code = 130
@@ -139,7 +139,8 @@ def _todo(error: BindingsError) -> str:
     told = next((_TODO[kind] for kind in type(error).__mro__ if kind in _TODO), "")
     again = "later" if error.retry_after_s is None else f"in {error.retry_after_s} s"
     holder = error.holder.id if isinstance(error, errors.PhoneInUse) else None
-    recorded = "" if error.binding_id is None else f"`bindings get {error.binding_id}` shows what is recorded."
+    known = error.binding_id is not None and not isinstance(error, errors.NotFound)
+    recorded = f"`bindings get {error.binding_id}` shows what is recorded." if known else ""
     return f"{told.format(again=again, holder=holder)} {recorded}".strip()
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from bindings.binding import Binding, Event
     from bindings.errors import PhoneInUse
 
+Answer = TypeVar("Answer")
+
 POOL = "918806"
 APP = "4luaKsL2"
 ANNA, BEN, CARL, DORA, EMIL, FAY, GUS, HANA, IRIS = (Phone(f"91880677{last:02}") for last in range(1, 10))
@@ -42,12 +44,12 @@ WIDTH = 11
 
 NEXT = """\
 Next, by hand (docs/quickstart.md tells each step):
-  bindings db upgrade            make the tables, in ./bindings.db
-  bindings simulator             a provider to play with; it prints what to export
+  bindings db upgrade            make the tables in ./bindings.db
+  bindings simulator             a provider to play with; prints what to export
   bindings bind --help           then: lookup, check, history, trace, unbind
   bindings scheduler             run the passes on their timers
 With an account (docs/how-to/go-live.md):
-  bindings doctor                says what is missing, and whether the account works
+  bindings doctor                tells what is missing, and if the account works
 """
 
 
@@ -96,8 +98,8 @@ def run(out: TextIO | None = None) -> None:
     target = sys.stdout if out is None else out
     began = time.monotonic()
     with _stage(target) as stage:
-        click.echo("bindings demo: SQLite in a temporary file, a simulated provider on this machine.", file=target)
-        click.echo("No account, no network. Phones are masked; middle numbers are not secret.", file=target)
+        click.echo("bindings demo: SQLite in a temporary file, and a simulated provider.", file=target)
+        click.echo("No account, nothing outside this machine. Phones are masked.", file=target)
         for number, step in enumerate(STEPS, start=1):
             stage.heading(f"{number}. {step.heading}")
             step.play(stage)
@@ -134,7 +136,7 @@ def _bind(stage: _Stage) -> None:
     stage.say("AXB", f"{ANNA} and {BEN} both see {axb.middle_number_a}: {axb.state}")
     stage.say("AXXB", f"{CARL} sees {axxb.middle_number_a}, {DORA} sees {axxb.middle_number_b}: {axxb.state}")
     stage.say("lookup", f"{ANNA} calls {axb.middle_number_a}: that is {axb.reference}, so ring {BEN}")
-    stage.say("why", "each intent was committed before its request was sent: a crash loses none")
+    stage.say("why", "the intent is committed before the call: a crash loses nothing")
     stage.first = axb
 
 
@@ -149,7 +151,7 @@ def _conflict(stage: _Stage) -> None:
         stage.say("ask", f"bind {ANNA} again, now with {EMIL}")
         stage.say("refused", f"PhoneInUse: held by {held}")
     stage.say("provider", f"binds received before: {before}, after: {after}")
-    stage.say("why", "the answer names who, and until when; the provider would have said only -35")
+    stage.say("why", "it names who holds the phone and until when; -35 names nobody")
 
 
 def _refused(stage: _Stage) -> PhoneInUse | None:
@@ -161,22 +163,24 @@ def _refused(stage: _Stage) -> PhoneInUse | None:
 
 
 def _doubt(stage: _Stage) -> None:
+    before = stage.received("bind")
     stage.simulator.script("lost_reply", times=1, on="bind")
     doubt = _in_doubt(stage)
     stage.require(doubt is not None and doubt.state is State.IN_DOUBT, "the outcome is unknown")
     stage.require(len(stage.simulator.ledger) == stage.received("bind"), "the provider made the binding")
     if doubt is None:
         return
-    stage.say("lost", f"the provider bound {EMIL} and {FAY}, and its reply was lost")
+    stage.say("lost", f"the provider bound {EMIL} and {FAY}; its reply was lost")
     stage.say("told", f"OutcomeUnknown, recorded as {doubt.state}: both phones stay held")
-    binds = stage.received("bind")
     counts = stage.service.reconcile()
     adopted = stage.service.get(doubt.id)
     stage.require(counts.adopted == 1 and adopted.state is State.ACTIVE, "reconcile adopted it")
-    stage.require(stage.received("bind") == binds, "no second bind was sent")
-    stage.say("reconcile", f"its row was found in the provider's list: adopted as bind_id {adopted.bind_id}")
-    stage.say("again", f"the same key returns it: {_repeated(stage, adopted)}; binds sent for it: 1")
-    stage.say("why", "to bind again would meet -35 for up to 72 h; to forget it would lose bind_id")
+    stage.say("reconcile", f"found in the provider's list: adopted as bind_id {adopted.bind_id}")
+    again = _in_doubt_again(stage)
+    sent = stage.received("bind") - before
+    stage.require(again.id == adopted.id and sent == 1, "the same key returns it, and nothing more was sent")
+    stage.say("again", f"the same idempotency key returns it: {again.state}; binds sent: {sent}")
+    stage.say("why", "binding again would meet -35; giving up would lose the bind_id")
     stage.adopted = adopted
 
 
@@ -188,37 +192,48 @@ def _in_doubt(stage: _Stage) -> Binding | None:
     return None
 
 
-def _repeated(stage: _Stage, adopted: Binding) -> State:
-    again = stage.bind(EMIL, FAY, "AXB", "ride-4")
-    stage.require(again.id == adopted.id, "the same idempotency key returns the same binding")
-    return again.state
+def _in_doubt_again(stage: _Stage) -> Binding:
+    return stage.bind(EMIL, FAY, "AXB", "ride-4")
 
 
 def _expiry(stage: _Stage) -> None:
-    short = stage.bind(GUS, HANA, "AXB", "ride-5", expire_s=2)
-    with Scheduler(stage.service):
+    with _scheduler(stage):
+        short = stage.bind(GUS, HANA, "AXB", "ride-5", expire_s=2)
         ended = _wait_for(stage, short, EventKind.EXPIRED)
     stage.require(ended is not None and short.expires_at is not None, "the scheduler expired it")
     if ended is None or short.expires_at is None:
         return
     late_s = (ended.at - short.expires_at).total_seconds()
     interval_s = stage.service.settings.sweep_interval_s
+    stage.require(late_s >= 0, "it was not ended before its time")
     stage.require(not stage.service.lookup(phone=GUS), "a lookup finds it no more")
     stage.say("bind", f"{GUS} and {HANA} for {short.expire_s} s, with the scheduler running")
-    stage.say(
-        "expired", f"the event came {late_s:.2f} s after expires_at; a sweep is due every {interval_s:.0f} s"
-    )
-    stage.say("why", "lookups go by the clock: a late sweep delays the event, never the truth")
+    stage.say("expired", f"the event came {late_s:.2f} s after expires_at; a sweep runs every {interval_s:.0f} s")
+    stage.say("why", "a lookup goes by the clock: a late sweep delays only the event")
+
+
+@contextmanager
+def _scheduler(stage: _Stage) -> Iterator[None]:
+    """The product's own scheduler, after its first reading of the provider's list."""
+    before = stage.received("page")
+    with Scheduler(stage.service):
+        _until(lambda: stage.received("page") > before, GIVE_UP_S)
+        yield
 
 
 def _wait_for(stage: _Stage, binding: Binding, kind: EventKind) -> Event | None:
-    deadline = time.monotonic() + binding.expire_s + GIVE_UP_S
-    while time.monotonic() < deadline:
-        for event in stage.service.history(binding.id):
-            if event.kind is kind:
-                return event
+    def found() -> Event | None:
+        return next((event for event in stage.service.history(binding.id) if event.kind is kind), None)
+
+    return _until(found, binding.expire_s + GIVE_UP_S)
+
+
+def _until(asked: Callable[[], Answer], seconds: float) -> Answer:
+    """Ask until the answer is true, at most for so long."""
+    deadline = time.monotonic() + seconds
+    while not (answer := asked()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return None
+    return answer
 
 
 def _trace(stage: _Stage) -> None:
@@ -233,14 +248,14 @@ def _trace(stage: _Stage) -> None:
     stage.require([miss.id for miss in found.near_misses] == [stage.first.id], "the one before is a near miss")
     holder, miss = found.holders[0], found.near_misses[0]
     stage.require(holder.certainty is Certainty.CERTAIN, "it is certain")
-    stage.say("meanwhile", f"ride-1 was unbound, ride-6 began, and {ANNA} sees {number} again")
+    stage.say("meanwhile", f"ride-1 ends, ride-6 begins, {ANNA} gets {number} again")
     stage.say("ask", f'"{number} called me at {at:%H:%M:%S}.{at.microsecond // 100_000}Z: who was it?"')
     stage.say("holder", f"{holder.certainty}: {holder.binding.phone_b}, {holder.binding.reference}")
     stage.say(
         "near miss",
         f"{miss.binding.phone_b}, {miss.binding.reference}: {miss.relation} {-miss.offset_s:.1f} s before",
     )
-    stage.say("why", "middle numbers are lent again and again; the answer says how close it was")
+    stage.say("why", "middle numbers are lent again at once; it says how close it was")
 
 
 def _history(stage: _Stage) -> None:
@@ -251,7 +266,7 @@ def _history(stage: _Stage) -> None:
         stage.say(
             f"{event.sequence} {event.at:%H:%M:%S}", f"{event.kind.ljust(10)} by {event.actor}{_because(event)}"
         )
-    stage.say("why", "each event was written in the transaction of its change, and is never changed")
+    stage.say("why", "an event is written with its change; nothing alters it later")
 
 
 def _because(event: Event) -> str:

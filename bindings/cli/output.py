@@ -124,7 +124,7 @@ def bindings(
     """
     more = extra or {}
     flat = list(_with(more, (_flat(binding, revealed=revealed) for binding in found)))
-    columns = [*more, "ID", "STATE", "MODE", "PHONES", "MIDDLE NUMBERS", "EXPIRES", "REFERENCE"]
+    columns = [*more, "ID", "STATE", "MODE", "PHONES", "MIDDLE", "EXPIRES", "REFERENCE"]
     if not sys.stdout.isatty() or _width(columns, flat) <= shutil.get_terminal_size().columns:
         table(columns, flat)
         return

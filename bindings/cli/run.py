@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -28,6 +29,7 @@ def scheduler(*, as_json: bool) -> None:
         from bindings import scheduler as timers
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every single run
         output.say("scheduler: running; SIGTERM or Ctrl-C ends it")
         timers.run(service)
     if as_json:
@@ -41,8 +43,7 @@ def demo(*, as_json: bool) -> None:
     """Tell the whole story on SQLite and a simulated provider; needs no account."""
     from bindings.cli import demo as story
 
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        story.run()
+    story.run(sys.stderr if as_json else None)
     if as_json:
         output.emit({"finished": True})
 
@@ -91,6 +92,7 @@ def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: 
         api_secret=API_SECRET if secret is None else secret.get_secret_value(),
         zone=config.provider_zone,
         timestamp_tolerance_s=config.timestamp_tolerance_s,
+        first_bind_id=int(time.time() * 1_000),  # a database may have seen an earlier run's ids
     )
     for fault in scripted:
         if fault is not None:

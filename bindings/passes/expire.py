@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import reach
-from bindings.store import bindings as store
+from bindings.store import overdue
 
 if TYPE_CHECKING:
     from bindings.binding import Caller
@@ -50,6 +50,6 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int) -> int:
     tx.limit(STATEMENT_LIMIT_S)
-    ended = store.expire(tx, caller, limit=batch)
+    ended = overdue.expire(tx, caller, limit=batch)
     reach("expire.in_transaction")
     return ended

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from bindings.binding import Mode, Reason, State
 from bindings.failpoints import reach
 from bindings.passes import scan as scanning
-from bindings.store import bindings as store
-from bindings.store import holds, queries
+from bindings.store import holds, queries, settle
+from bindings.store.bindings import must_find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -167,7 +167,7 @@ class Reconciler:
 
         def work(tx: Transaction) -> Binding | None:
             now = tx.instant()
-            success = store.Success(
+            success = settle.Success(
                 bind_id=row.bind_id,
                 middle_number_a=numbers[1] if swapped else numbers[0],
                 middle_number_b=numbers[0] if swapped else numbers[1],
@@ -176,7 +176,7 @@ class Reconciler:
                 expires_at=expires_at,
                 held_until=held_until,
             )
-            adopted = store.adopt(tx, doubt.id, self.caller, success)
+            adopted = settle.adopt(tx, doubt.id, self.caller, success)
             reach("reconcile.adopt_in_transaction")
             return adopted
 
@@ -219,7 +219,7 @@ class Reconciler:
             return sooner or numbers_differ
         detail = {"expires_at": safe_end.isoformat(), "was": binding.expires_at.isoformat()}
         self.database.write(
-            lambda tx: store.narrow(tx, binding.id, self.caller, expires_at=safe_end, detail=detail)
+            lambda tx: settle.narrow(tx, binding.id, self.caller, expires_at=safe_end, detail=detail)
         )
         return True
 
@@ -299,7 +299,7 @@ class Reconciler:
     def _absent(self, doubt: Binding) -> bool:
         if self.dry_run:
             return True
-        work = lambda tx: store.settle_failed(  # noqa: E731
+        work = lambda tx: settle.settle_failed(  # noqa: E731
             tx, doubt.id, self.caller, reason=Reason.ABSENT, status=doubt.provider_status, detail={}
         )
         return self.database.write(work).state is State.FAILED
@@ -309,9 +309,9 @@ class Reconciler:
             return True
 
         def work(tx: Transaction) -> Binding:
-            binding = store.must_find(tx, binding_id)
+            binding = must_find(tx, binding_id)
             guard_s = self.guard_for(binding.expire_s)
-            return store.settle_unbound(
+            return settle.settle_unbound(
                 tx, binding_id, self.caller, reason=Reason.GONE_AT_PROVIDER, guard_s=guard_s
             )
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from bindings.binding import Reason
 from bindings.failpoints import reach
 from bindings.provider.outcome import Confirmed, Missing, NotSent, Refused, Unknown
-from bindings.store import bindings as store
-from bindings.store import holds, queries
+from bindings.store import holds, overdue, queries, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +45,8 @@ def recover(
 ) -> Recovered:
     """One pass. Without a provider only what the database alone decides is done. Safe to repeat."""
     reach("recover.before")
-    in_doubt = _all_batches(database, lambda tx: store.doubt_unsettled(tx, caller, limit=BATCH))
-    lapsed = _all_batches(database, lambda tx: store.lapse(tx, caller, limit=BATCH))
+    in_doubt = _all_batches(database, lambda tx: overdue.doubt_unsettled(tx, caller, limit=BATCH))
+    lapsed = _all_batches(database, lambda tx: overdue.lapse(tx, caller, limit=BATCH))
     reach("recover.before_unbinds")
     unbound = unclear = 0
     if provider is not None:
@@ -76,7 +75,7 @@ def finish_unbind(
             return binding, outcome
 
     def work(tx: Transaction) -> Binding:
-        ended = store.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
+        ended = settle.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
         reach("unbind.settle_in_transaction")
         return ended
 

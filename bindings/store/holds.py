@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from bindings.binding import Binding, Caller
     from bindings.phone import Phone
-    from bindings.store.bindings import Success
     from bindings.store.database import Transaction
+    from bindings.store.settle import Success
 
 FIRST_REFUSAL_S = 60  # doubled with each refusal in a row ...
 LONGEST_REFUSAL_S = 3_600  # ... up to this

@@ -1,0 +1,231 @@
+"""Reserve: lock both phones, check the conflict policy, record the intent. The first transaction of a bind.
+
+The one place where phones are locked and conflicts are checked (I1); it commits before anything is sent (I3).
+Who holds a phone is derived from the bindings and holds themselves. Nothing here knows what the provider said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam, select
+
+from bindings import conflict
+from bindings.binding import Binding, EventKind, Holder, Mode, State
+from bindings.store import events, holds
+from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
+from bindings.store.schema import Instant, PhoneNumber, bindings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
+
+    from bindings.binding import BindRequest, Caller
+    from bindings.conflict import Policy
+    from bindings.phone import Phone
+    from bindings.store.database import Flavour, Transaction
+
+# What a `requested` event tells; phones stand in the binding only.
+_TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "send_by", "settle_by", "held_until")
+
+SEND_WINDOW_S = 5.0  # from the intent to the last moment at which its request may leave
+SETTLE_MARGIN_S = 1.0  # past the call's own time limit
+LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot leave in time need not wait longer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What the settings say about how long things may take and last; seconds."""
+
+    scope: str
+    policy: Policy
+    call_timeout_s: float
+    tolerance_s: float
+    guard_for: Callable[[int], float]
+
+    def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
+        """The limits of an intent made at the instant `at` (lifecycle: bind, T1)."""
+        send_by = at + timedelta(seconds=SEND_WINDOW_S)
+        return {
+            "requested_at": at,
+            "send_by": send_by,
+            "settle_by": send_by + timedelta(seconds=self.call_timeout_s + SETTLE_MARGIN_S),
+            "held_until": send_by + timedelta(seconds=self.tolerance_s + expire_s + self.guard_for(expire_s)),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reserved:
+    """The intent is recorded and the phones are held; now, and only now, the request may be sent."""
+
+    binding: Binding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """The idempotency key was used before, by the same request (`same`) or by another one."""
+
+    binding: Binding
+    same: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A phone is held; nothing was written."""
+
+    holder: Holder
+
+
+def reserve(
+    tx: Transaction, binding_id: str, request: BindRequest, terms: Terms, caller: Caller
+) -> Reserved | Replayed | Held:
+    """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
+
+    Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row.
+    """
+    phones = (request.phone_a, request.phone_b)
+    now = tx.lock([_lock_key(terms.scope, phone.key) for phone in phones], timeout_s=LOCK_TIMEOUT_S)
+    if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
+        return Reserved(binding=earlier)
+    held = holders(tx.connection, request, terms, now)
+    if not held:
+        binding = _new(binding_id, request, terms, caller, now)
+        if _insert(tx, binding, caller):
+            return Reserved(binding=binding)
+    if (replayed := replay(tx.connection, request)) is not None:
+        return replayed
+    return Held(holder=held[0])
+
+
+def holders(connection: Connection, request: BindRequest, terms: Terms, now: datetime) -> list[Holder]:
+    """Who forbids the request at the instant `now`, the one that holds longest first."""
+    phones = [request.phone_a, request.phone_b]
+    pair = {phone.key for phone in phones}
+    found = [
+        _holder(row, now)
+        for row in holding(connection, phones, terms.scope, now)
+        if conflict.refuses(
+            terms.policy,
+            held=Mode(row.mode),
+            state=State(row.state),
+            asked=request.mode,
+            same_pair={row.phone_a.key, row.phone_b.key} == pair,
+        )
+    ]
+    found += holds.holders(connection, phones, terms.scope, now)
+    return sorted(found, key=lambda holder: holder.held_until, reverse=True)
+
+
+def _holding() -> CompoundSelect[Any]:
+    """The bindings that hold one of the two phones at :now, found by index and never by state."""
+    columns = [
+        bindings.c[name] for name in ("id", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
+    ]
+    now = bindparam("now", type_=Instant)
+    either = [bindparam(name, type_=PhoneNumber) for name in ("phone_1", "phone_2")]
+
+    def branch(phone: ColumnElement[Any]) -> Select[Any]:
+        return select(*columns).where(
+            phone.in_(either), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
+        )
+
+    return branch(bindings.c.phone_a).union(branch(bindings.c.phone_b))
+
+
+_HOLDING = _holding()
+
+
+def holding(connection: Connection, phones: Sequence[Phone], scope: str, now: datetime) -> Sequence[Row[Any]]:
+    """The bindings that hold one of two phones at the instant `now`, whatever the policy says of them."""
+    values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
+    return connection.execute(_HOLDING, values).all()
+
+
+def _holder(row: Row[Any], now: datetime) -> Holder:
+    return Holder(
+        id=row.id,
+        reference=row.reference,
+        mode=Mode(row.mode),
+        state=State(row.state),
+        held_until=row.held_until,
+        retry_after_s=seconds_until(row.held_until, now),
+        why="binding",
+    )
+
+
+def seconds_until(then: datetime, now: datetime) -> int:
+    """Whole seconds from `now` to `then`, rounded up, at least 1: what a caller should wait."""
+    return max(1, -int((now - then) // timedelta(seconds=1)))
+
+
+def _lock_key(scope: str, phone: str) -> int:
+    digest = hashlib.blake2b(f"bindings:{scope}:{phone}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, now: datetime) -> Binding:
+    unset = dict.fromkeys(FIELDS)
+    asked = {field.name: getattr(request, field.name) for field in fields(request)}
+    made = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
+    by = {"actor": caller.actor, "request_id": caller.request_id}
+    limits = terms.lifetimes(now, request.expire_s)
+    return Binding(**(unset | asked | made | by | limits))  # type: ignore[arg-type]
+
+
+def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
+    """Insert the row and its event; False where the id or the idempotency key is there already."""
+    values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
+    detail = {name: told(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
+    inserted = _insertion(tx.flavour).run(
+        tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
+    )
+    return bool(inserted)
+
+
+@cache
+def _insertion(flavour: Flavour) -> events.Recorded:
+    names = (*FIELDS, "fingerprint")
+    values: dict[str, Any] = {name: new_value(name) for name in names}
+    statement = (
+        flavour.insert(bindings)
+        .values(values | {"change_tx": events.this_tx(flavour)})
+        .on_conflict_do_nothing()
+        .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
+    )
+    return events.Recorded(flavour, statement)
+
+
+def fingerprint(request: BindRequest | Binding) -> str | None:
+    """A keyless digest of what was asked, to compare requests that carry the same idempotency key."""
+    if request.idempotency_key is None:
+        return None
+    asked = {
+        "phone_a": request.phone_a.key,
+        "phone_b": request.phone_b.key,
+        "pool_number": request.pool_number,
+        "expire_s": request.expire_s,
+        "mode": request.mode,
+        "reference": request.reference,
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def replay(connection: Connection, request: BindRequest) -> Replayed | None:
+    """The binding that the request's idempotency key made before, if there is one."""
+    if request.idempotency_key is None:
+        return None
+    row = connection.execute(
+        select(*COLUMNS, bindings.c.fingerprint).where(
+            bindings.c.app_id == request.app_id, bindings.c.idempotency_key == request.idempotency_key
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    return Replayed(binding=to_binding(row[:-1]), same=row.fingerprint == fingerprint(request))

@@ -1,0 +1,251 @@
+"""Settle: record what came of a bind or an unbind. The second transaction of each, and what reconcile concludes.
+
+Only a clear success lowers `held_until`; a definite refusal frees the phones at once; an unclear answer leaves
+them held (I4). A success is never dropped, however late it comes. All functions are safe to run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from bindings.binding import EventKind, Reason, State
+from bindings.store import events, holds
+from bindings.store.bindings import NOW, change, find, must_find, told
+from bindings.store.reserve import holding
+from bindings.store.schema import bindings
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bindings.binding import Binding, Caller
+    from bindings.store.database import Transaction
+
+UNSETTLED = (State.PENDING, State.IN_DOUBT)
+# The provider gave a bindId that another binding has already: by name, and as SQLite tells it.
+BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Success:
+    """What the provider's yes settles: the first binding's facts and the limits that follow from them."""
+
+    bind_id: str
+    middle_number_a: str
+    middle_number_b: str
+    sent_at: datetime
+    answered_at: datetime
+    expires_at: datetime
+    held_until: datetime
+
+    def columns(self) -> dict[str, Any]:
+        """The facts by column."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def detail(self) -> dict[str, str]:
+        """The facts as an event tells them: enough to replay the row (I7)."""
+        return {name: told(value) for name, value in self.columns().items()}
+
+
+def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
+    """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
+
+    It is kept as a hold on both phones, with its origin and a `late_success` event, until `recover` has
+    unbound it. Safe to repeat: the same yes twice changes nothing.
+    """
+    row = change(
+        tx,
+        binding_id,
+        EventKind.ACTIVATED,
+        caller,
+        leaves=UNSETTLED,
+        detail=success.detail(),
+        state=State.ACTIVE,
+        provider_status=None,
+        reason=None,
+        **success.columns(),
+    )
+    if row is not None:
+        return row
+    current = must_find(tx, binding_id)
+    if current.bind_id != success.bind_id and holds.put_late_success(tx, current, success):
+        events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, {"bind_id": success.bind_id})
+        current = must_find(tx, binding_id)
+    return current
+
+
+def settle_failed(
+    tx: Transaction,
+    binding_id: str,
+    caller: Caller,
+    *,
+    reason: str,
+    status: str | None,
+    detail: dict[str, Any],
+) -> Binding:
+    """Record that nothing came into being: the phones are free at once. Safe to repeat."""
+    row = change(
+        tx,
+        binding_id,
+        EventKind.FAILED,
+        caller,
+        leaves=UNSETTLED,
+        detail=detail | {"reason": reason, "status": status},
+        state=State.FAILED,
+        provider_status=status,
+        reason=reason,
+        held_until=NOW,
+        ended_at=NOW,
+    )
+    return row or must_find(tx, binding_id)
+
+
+def settle_in_use(tx: Transaction, intent: Binding, caller: Caller, *, status: str) -> Binding:
+    """Record that the provider refused a phone that was free here.
+
+    If a binding of ours explains it, the event names it (`own`), which must never happen under a policy that
+    fits the provider. Otherwise both phones are held for a while, so that the next bind is refused here.
+    """
+    now = tx.instant()
+    phones = [intent.phone_a, intent.phone_b]
+    rows = holding(tx.connection, phones, intent.scope, now)
+    own = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows if row.id != intent.id]
+    failed = change(
+        tx,
+        intent.id,
+        EventKind.FAILED,
+        caller,
+        leaves=UNSETTLED,
+        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "own": own},
+        state=State.FAILED,
+        provider_status=status,
+        reason=Reason.IN_USE,
+        held_until=now,
+        ended_at=now,
+    )
+    if failed is not None and not own:
+        holds.put_refused(tx, intent, caller, now)
+    return failed or must_find(tx, intent.id)
+
+
+def settle_unclear(
+    tx: Transaction, binding_id: str, caller: Caller, *, reason: str, status: str | None, said: str
+) -> Binding:
+    """Record that nobody knows. `held_until` stays: only a clear yes may lower it (I4). Safe to repeat."""
+    row = change(
+        tx,
+        binding_id,
+        EventKind.IN_DOUBT,
+        caller,
+        leaves=(State.PENDING,),
+        detail={"reason": reason, "status": status, "said": said},
+        state=State.IN_DOUBT,
+        provider_status=status,
+        reason=reason,
+    )
+    return row or must_find(tx, binding_id)
+
+
+def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) -> Binding | None:
+    """Settle a doubt with a row of the provider's own list; None where the doubt is over already."""
+    return change(
+        tx,
+        binding_id,
+        EventKind.ADOPTED,
+        caller,
+        leaves=(State.IN_DOUBT,),
+        detail=success.detail(),
+        state=State.ACTIVE,
+        reason=Reason.ADOPTED,
+        **success.columns(),
+    )
+
+
+def narrow(
+    tx: Transaction, binding_id: str, caller: Caller, *, expires_at: datetime, detail: dict[str, Any]
+) -> Binding | None:
+    """Bring the end of an active binding forward: the provider's list says that it ends sooner (I6)."""
+    return change(
+        tx,
+        binding_id,
+        EventKind.DRIFTED,
+        caller,
+        leaves=(State.ACTIVE,),
+        guard="ends_later",
+        detail=detail,
+        expires_at=expires_at,
+    )
+
+
+def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:
+    """Record the wish: from the commit on, the binding is offered to nobody. None where it is not known.
+
+    Asked again, or on a binding that has ended, it changes nothing. One whose time is over, but that no sweep
+    has met yet, ends here as expired.
+    """
+    row = change(
+        tx,
+        binding_id,
+        EventKind.UNBIND_REQUESTED,
+        caller,
+        leaves=(*UNSETTLED, State.ACTIVE),
+        guard="wanted",
+        detail={"reason": reason},
+        unbind_requested_at=NOW,
+    )
+    return (
+        row
+        or change(
+            tx,
+            binding_id,
+            EventKind.EXPIRED,
+            caller,
+            leaves=(State.ACTIVE,),
+            guard="over",
+            state=State.EXPIRED,
+            ended_at=bindings.c.expires_at,
+        )
+        or find(tx.connection, binding_id)
+    )
+
+
+def settle_unbound(
+    tx: Transaction,
+    binding_id: str,
+    caller: Caller,
+    *,
+    reason: Reason,
+    guard_s: float = 0.0,
+) -> Binding:
+    """Record that the provider ended it. With `guard_s` the phones stay held that long, never longer than before.
+
+    If the sweep was first, the binding stays expired and the phones are let go. Safe to repeat.
+    """
+    now = tx.instant()
+    current = must_find(tx, binding_id)
+    held_until = min(current.held_until, now + timedelta(seconds=guard_s))
+    row = change(
+        tx,
+        binding_id,
+        EventKind.UNBOUND,
+        caller,
+        leaves=(State.ACTIVE,),
+        detail={"reason": reason, "ended_at": told(now), "held_until": told(held_until)},
+        state=State.UNBOUND,
+        reason=reason,
+        ended_at=now,
+        held_until=held_until,
+    )
+    if row is None and current.held_until > held_until:
+        row = change(
+            tx,
+            binding_id,
+            EventKind.UNBIND_CONFIRMED,
+            caller,
+            leaves=(State.EXPIRED,),
+            guard="held_longer",
+            detail={"reason": reason, "held_until": told(held_until)},
+            held_until=held_until,
+        )
+    return row or must_find(tx, binding_id)
