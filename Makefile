@@ -35,6 +35,9 @@ demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account 
 test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
 	@$(BIN)/python -m pytest
 
+soak: $(STAMP)  ## the long runs: every kill many times, big property runs, failovers
+	@$(BIN)/python -m pytest -m soak
+
 bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
 	@$(BIN)/python -m benchmarks
 
@@ -54,4 +57,4 @@ lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test bench lint format lock clean
+.PHONY: help install demo test soak bench lint format lock clean

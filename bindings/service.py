@@ -1,9 +1,9 @@
-"""BindingService: reserve, call, settle; and everything that is asked about bindings.
+"""BindingService: reserve, call, settle; unbind; and one pass of each kind.
 
-This is the story of the product; its parts live elsewhere. No SQL, no HTTP and no timer stand here. A bind is
-two short transactions around one call: the first commits the intent (I3), nothing is held open while the
-provider is called, the second records what came of it. Whatever stops the process in between leaves a pending
-binding, which `recover` and `reconcile` finish.
+This is the story of the product; its parts live elsewhere, and so do its questions (`questions`). No SQL, no
+HTTP and no timer stand here. A bind is two short transactions around one call: the first commits the intent
+(I3), nothing is held open while the provider is called, the second records what came of it. Whatever stops the
+process in between leaves a pending binding, which `recover` and `reconcile` finish.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from uuid_utils.compat import uuid7
 
-from bindings import errors, settings, trace, validation
+from bindings import errors, settings, validation
 from bindings.admission import Admission
-from bindings.binding import Caller, EventKind, Page, Reason, State
+from bindings.binding import Caller, EventKind, Reason, State
 from bindings.conflict import Policy
 from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
+from bindings.questions import Questions
 from bindings.store import events, passes, queries, reserve, settle
-from bindings.store.bindings import find
 from bindings.store.database import ConstraintViolated, Database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Self
 
-    from bindings.binding import Binding, BindRequest, Event, Holder, Trace
+    from bindings.binding import Binding, BindRequest, Holder
     from bindings.phone import Phone
     from bindings.provider.outcome import BindOutcome
     from bindings.settings import Settings
@@ -56,7 +56,7 @@ _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and
 Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
 
 
-class BindingService:
+class BindingService(Questions):
     """The lifecycle of privacy-number bindings over one database and one provider account.
 
     Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and
@@ -65,21 +65,19 @@ class BindingService:
     """
 
     def __init__(self, config: Settings, database: Database, *, caller: Caller) -> None:
-        self.settings = config
-        self._database = database
-        self._caller = caller
-        self._lookups = queries.Lookups(database.now)
-        self._replica = f"{socket.gethostname()}:{os.getpid()}"
-        self._swept = _Swept()
-        self._client = _client(config)
-        self._admission = Admission(database, self._client, limit=config.bind_limit)
-        self._terms = reserve.Terms(
+        terms = reserve.Terms(
             scope=config.scope,
             policy=Policy(config.conflict_policy),
             call_timeout_s=config.provider_timeout_s,
             tolerance_s=config.timestamp_tolerance_s,
             guard_for=config.guard_for,
         )
+        super().__init__(config, database, terms)
+        self._caller = caller
+        self._replica = f"{socket.gethostname()}:{os.getpid()}"
+        self._swept = _Swept()
+        self._client = _client(config)
+        self._admission = Admission(database, self._client, limit=config.bind_limit)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -353,126 +351,7 @@ class BindingService:
             case _:
                 assert_never(outcome)
 
-    # Questions.
-
-    def get(self, binding_id: str) -> Binding:
-        """One binding as recorded; `NotFound` where there is none."""
-        found_id = validation.binding_id(binding_id)
-        found = self._database.read(lambda connection: find(connection, found_id))
-        if found is None:
-            raise errors.NotFound(binding_id=found_id)
-        return found
-
-    def history(self, binding_id: str) -> list[Event]:
-        """Every event of a binding, in order."""
-        found_id = self.get(binding_id).id
-        return self._database.read(lambda connection: events.history(connection, found_id))
-
-    def lookup(
-        self,
-        *,
-        phone: str | Phone | None = None,
-        middle_number: str | None = None,
-        party: str | Phone | None = None,
-    ) -> list[Binding]:
-        """The active bindings of a phone, or of a middle number (for one `party` that calls it), newest first.
-
-        The answer goes by the database's clock: it never shows a binding that is over, swept or not.
-        """
-        who, number, caller = validation.lookup(phone=phone, middle_number=middle_number, party=party)
-        known = self._lookups
-        if who is not None:
-            return self._database.read(lambda found: queries.run(found, known.by_phone, phone=who))
-        if caller is not None:
-            return self._database.read(
-                lambda found: queries.run(found, known.by_party, middle_number=number, phone=caller)
-            )
-        return self._database.read(lambda found: queries.run(found, known.by_middle_number, middle_number=number))
-
-    def check(
-        self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
-    ) -> list[Holder]:
-        """Who would refuse such a bind now, the longest hold first; empty where nobody would. Reserves nothing."""
-        request = validation.check_request(
-            phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=self._app_id(app_id) or "any"
-        )
-        now = self._database.clock()
-        return self._database.read(lambda found: reserve.holders(found, request, self._terms, now))
-
-    def trace(
-        self,
-        *,
-        middle_number: str,
-        at: datetime | str,
-        party: str | Phone | None = None,
-        window_s: float = 300,
-    ) -> Trace:
-        """Who had the middle number at the instant `at` (aware), and what missed it by `window_s` seconds."""
-        number, instant, who, window = validation.trace(
-            middle_number=middle_number, at=at, party=party, window_s=window_s
-        )
-        margin = timedelta(seconds=window)
-        found = self._database.read(
-            lambda connection: queries.around(
-                connection, middle_number=number, party=who, since=instant - margin, until=instant + margin
-            )
-        )
-        return trace.judge(found, at=instant, window_s=window)
-
-    def search(self, *, cursor: str | None = None, limit: int = 50, **filters: Any) -> Page[Binding]:
-        """A page of bindings, newest first, that match every filter given.
-
-        Filters: state, mode, phone, middle_number, reference, bind_id, pool_number, app_id, requested_from,
-        requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, None at the end.
-        """
-        unknown = filters.keys() - queries.FILTERS
-        if unknown:
-            raise InvalidRequest([Fault(name, "is not a filter of search") for name in sorted(unknown)])
-        found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
-        rows = self._database.read(
-            lambda connection: queries.search(
-                connection, queries.Filters(**found), before=position, limit=size + 1
-            )
-        )
-        data = tuple(rows[:size])
-        more = len(rows) > size
-        after = validation.position_after(data[-1].requested_at, data[-1].id) if more else None
-        return Page(data=data, next_cursor=after)
-
-    def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
-        """The change feed: the events after the cursor `after`, in the order in which they became final.
-
-        `next_cursor` is never None: ask again with it for what comes later. An event that commits late is
-        never skipped.
-        """
-        position, size = validation.feed(after=after, limit=limit)
-        found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
-        last = found[-1].cursor if found else (after or "0-0")
-        return Page(data=tuple(found), next_cursor=last)
-
-    def doubts(self, *, limit: int = 200) -> list[Binding]:
-        """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
-        return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
-
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
-        return self._database.read(queries.counts)
-
-    def export_bindings(
-        self, *, since: datetime | str | None = None, until: datetime | str | None = None
-    ) -> Iterator[Binding]:
-        """Stream every binding requested in [since, until), oldest first; memory stays flat."""
-        first, last = validation.period(since=since, until=until)
-        with self._database.stream() as connection:
-            yield from queries.export_bindings(connection, since=first, until=last)
-
-    def export_events(
-        self, *, since: datetime | str | None = None, until: datetime | str | None = None
-    ) -> Iterator[Event]:
-        """Stream every event that happened in [since, until), in the feed's order; memory stays flat."""
-        first, last = validation.period(since=since, until=until)
-        with self._database.stream() as connection:
-            yield from queries.export_events(connection, since=first, until=last)
+    # For the record.
 
     def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
         """Record that full phones are about to be shown, to whom and why; call it before showing them.
@@ -544,9 +423,6 @@ class BindingService:
         if counts.adopted and not dry_run:
             self.recover()  # an adopted binding may have a wish to be unbound waiting
         return counts
-
-    def _app_id(self, given: str | None) -> str | None:
-        return given if given is not None else self.settings.provider_app_id
 
     def _guard(self, binding: Binding) -> float:
         return self.settings.guard_for(binding.expire_s)
