@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors, trace, validation
 from bindings.binding import Page
 from bindings.errors import Fault, InvalidRequest
-from bindings.store import events, queries, reserve
+from bindings.store import events, queries, reports, reserve
 from bindings.store.bindings import find
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bindings.phone import Phone
     from bindings.settings import Settings
     from bindings.store.database import Database
+    from bindings.store.reports import Report
 
 
 class Questions:
@@ -132,6 +133,16 @@ class Questions:
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
         return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
+
+    def reports(self, *, cursor: str | None = None, limit: int = 50) -> Page[Report]:
+        """A page of reconciliation reports, newest first: what each found, case by case, without phones."""
+        _, size, position = validation.filters(cursor=cursor, limit=limit)
+        rows = self._database.read(lambda connection: reports.newest(connection, before=position, limit=size + 1))
+        data = tuple(rows[:size])
+        more = len(rows) > size
+        return Page(
+            data=data, next_cursor=validation.position_after(data[-1].began_at, data[-1].id) if more else None
+        )
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""

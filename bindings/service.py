@@ -417,6 +417,12 @@ class BindingService(Questions):
             tolerance_s=self.settings.timestamp_tolerance_s,
             guard_for=self.settings.guard_for,
             calls_per_s=self.settings.scan_calls_per_s,
+            actions=reconcile.Actions(
+                doubt=self.settings.on_doubt,
+                ghost=self.settings.on_ghost,
+                orphan=self.settings.on_orphan,
+                drift=self.settings.on_drift,
+            ),
             dry_run=dry_run,
         )
         counts = reconciler.run(sorted(app_ids))

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     sweep_interval_s: Annotated[float, Field(ge=0.1, le=3_600)] = 1.0
     reconcile_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     scan_calls_per_s: Annotated[float, Field(gt=0, le=1_000)] = 5.0
+    on_doubt: Literal["adopt", "observe"] = "adopt"
+    on_ghost: Literal["end", "observe"] = "end"
+    on_orphan: Literal["hold", "release", "observe"] = "hold"
+    on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
 
     @classmethod

@@ -95,7 +95,7 @@ class Root(LazyGroup):
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any
     ) -> None:
-        """Run the command that `args` name and exit with its code."""
+        """Run the command that `args` name and exit with its code; without any, show the help."""
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
             code = super().main(given, prog_name or "bindings", standalone_mode=False)
@@ -129,6 +129,7 @@ def _interrupted() -> Exception:
 
 
 @click.command(
+    "bindings",
     cls=Root,
     sections=SECTIONS,
     epilog=EPILOG,

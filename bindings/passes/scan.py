@@ -1,8 +1,9 @@
 """Read the provider's whole list of one application, and say how far the reading can be believed.
 
 The list shifts while it is read, its order is not documented, and a page may be missing or wrong. A scan says
-which provider ids it saw, which rows were unknown here, and whether it is complete; what follows from that is
-reconcile's business.
+which provider ids it saw, which rows were unknown here or differ from what is recorded, and whether it is
+complete. What follows from that is the business of `verdict` and `reconcile`. Memory grows with the ids seen and
+with what differs, not with whole rows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
 
 TRIES = 3  # of one page, in a row
+SAMPLE = 1_000  # rows that the zone is judged by
+SAME_END_S = 1.0  # the provider cuts its times to whole seconds
 
 
 class Pace:
@@ -46,29 +49,54 @@ class Scan:
     """What one reading of the list showed.
 
     `began` and `ended` are database instants. `strangers` are the rows whose bind_id was unknown here when
-    they were read, `matched` the known ones with the binding of ours. `complete` means that every page was
-    read and at least as many different ids were seen as the provider says there are. `fault` says why not.
+    they were read, `differing` the known ones that do not say what is recorded, `listed` the phone keys among
+    those that were to be watched. `fault` says why the reading broke off.
     """
 
     app_id: str
     began: datetime
     ended: datetime
+    watched: frozenset[str] = frozenset()
     seen: set[str] = field(default_factory=set)
     strangers: list[ProviderBinding] = field(default_factory=list)
-    matched: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
-    deviations: list[float] = field(default_factory=list)
+    differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)
+    deviations_s: list[float] = field(default_factory=list)
     total: int = 0
     fault: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether the whole list was read."""
+        """Whether every page was read, and as many different ids were seen as the provider says there are."""
         return self.fault is None and len(self.seen) >= self.total
 
     @property
     def deviation_s(self) -> float:
         """How far the provider's ends lie from those recorded here, in the middle; 0 without a common row."""
-        return median(self.deviations) if self.deviations else 0.0
+        return median(self.deviations_s) if self.deviations_s else 0.0
+
+    def take(self, row: ProviderBinding, binding: Binding | None) -> None:
+        """Note one row and the binding of ours that has its bind_id."""
+        self.seen.add(row.bind_id)
+        self.listed |= {row.phone_a.key, row.phone_b.key} & self.watched
+        if binding is None:
+            self.strangers.append(row)
+            return
+        if binding.expires_at is None:
+            return
+        deviation = (row.ends_at - binding.expires_at).total_seconds()
+        if len(self.deviations_s) < SAMPLE:
+            self.deviations_s.append(deviation)
+        if abs(deviation) > SAME_END_S or not same_numbers(row, binding):
+            self.differing.append((row, binding))
+
+
+def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
+    """Whether each party has the middle number that is recorded; the provider may list the parties swapped."""
+    numbers = (row.middle_number_a, row.middle_number_b)
+    if row.phone_a != binding.phone_a:
+        numbers = numbers[::-1]
+    return numbers == (binding.middle_number_a, binding.middle_number_b)
 
 
 def read(
@@ -79,16 +107,17 @@ def read(
     pace: Pace,
     size: int,
     backwards: bool = False,
+    watched: frozenset[str] = frozenset(),
 ) -> Scan:
     """Read every page, `size` rows at a time, from the first to the last or the other way."""
     began = database.clock()
-    scan = Scan(app_id=app_id, began=began, ended=began)
+    scan = Scan(app_id=app_id, began=began, ended=began, watched=watched)
     for page in _pages(provider, app_id, pace, size, backwards=backwards):
         if not isinstance(page, ProviderPage):
-            scan.fault = getattr(page, "reason", "no answer")
+            scan.fault = page.reason
             break
         scan.total = max(scan.total, page.total)
-        _take(database, scan, page)
+        _compare(database, scan, page)
     scan.ended = database.clock()
     return scan
 
@@ -129,17 +158,12 @@ def _page(
     return page
 
 
-def _take(database: Database, scan: Scan, page: ProviderPage) -> None:
+def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     """Compare a page with what is recorded here; read after the page, so that no row of ours is missed."""
     new = [row for row in page.rows if row.bind_id not in scan.seen]
+    if not new:
+        return
     ids = [row.bind_id for row in new]
-    ours = database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids)) if ids else {}
+    ours = database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
     for row in new:
-        scan.seen.add(row.bind_id)
-        binding = ours.get(row.bind_id)
-        if binding is None:
-            scan.strangers.append(row)
-            continue
-        if binding.expires_at is not None:
-            scan.deviations.append((row.ends_at - binding.expires_at).total_seconds())
-        scan.matched.append((row, binding))
+        scan.take(row, ours.get(row.bind_id))

@@ -66,6 +66,7 @@ def _guard(flavour: Flavour, name: str) -> ColumnElement[bool]:
         "wanted": and_(bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)),
         "over": expires_at <= now,
         "held_longer": bindings.c.held_until > new_value("held_until"),
+        "held_shorter": bindings.c.held_until < new_value("held_until"),
         "ends_later": expires_at > new_value("expires_at"),
     }
     return guards[name]

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from bindings.binding import Binding, Event
     from bindings.phone import Phone
+    from bindings.provider.outcome import ProviderBinding
 
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
+ORIGINS = 20
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 
 
@@ -191,6 +193,19 @@ def unsettled(connection: Connection, app_id: str) -> list[Binding]:
         select(*COLUMNS).where(bindings.c.state == literal_column(f"'{state}'"), of_app) for state in states
     )
     return run(connection, union_all(*branches))
+
+
+def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBinding) -> list[Binding]:
+    """The ended bindings of a row's pair that never learned a bind_id, newest first: its possible origins."""
+    pair = (row.phone_a, row.phone_b)
+    statement = select(*COLUMNS).where(
+        bindings.c.phone_a.in_(pair),
+        bindings.c.phone_b.in_(pair),
+        bindings.c.app_id == app_id,
+        bindings.c.bind_id.is_(None),
+        bindings.c.state.in_((State.FAILED, State.LAPSED)),
+    )
+    return run(connection, statement.order_by(bindings.c.requested_at.desc()).limit(ORIGINS))
 
 
 def surely_live(

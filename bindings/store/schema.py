@@ -314,6 +314,19 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("began_at", Instant, nullable=False, comment="database time before the first page was read"),
+    Column("finished_at", Instant, nullable=False, comment="database time after the last conclusion"),
+    Column("actor", String(128), nullable=False, comment="who asked for it"),
+    Column("counts", Detail, nullable=False, comment="how many of each case"),
+    Column("cases", Detail, nullable=False, comment="every case with its ids; no phones"),
+    Index("ix_reports_began_at_id", "began_at", "id"),
+    comment="What each reconciliation found; triggers refuse UPDATE, DELETE and TRUNCATE",
+)
+
 passes = Table(
     "passes",
     metadata,

@@ -162,20 +162,37 @@ def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) ->
     )
 
 
-def narrow(
-    tx: Transaction, binding_id: str, caller: Caller, *, expires_at: datetime, detail: dict[str, Any]
-) -> Binding | None:
-    """Bring the end of an active binding forward: the provider's list says that it ends sooner (I6)."""
-    return change(
-        tx,
-        binding_id,
-        EventKind.DRIFTED,
-        caller,
-        leaves=(State.ACTIVE,),
-        guard="ends_later",
-        detail=detail,
-        expires_at=expires_at,
-    )
+def drift(
+    tx: Transaction,
+    binding: Binding,
+    caller: Caller,
+    *,
+    expires_at: datetime | None,
+    held_until: datetime | None,
+) -> None:
+    """Follow the provider's list to the safe side: end sooner (I6), hold longer (I4); never the other way."""
+    if expires_at is not None:
+        change(
+            tx,
+            binding.id,
+            EventKind.DRIFTED,
+            caller,
+            leaves=(State.ACTIVE,),
+            guard="ends_later",
+            detail={"expires_at": told(expires_at), "was": told(binding.expires_at)},
+            expires_at=expires_at,
+        )
+    if held_until is not None:
+        change(
+            tx,
+            binding.id,
+            EventKind.DRIFTED,
+            caller,
+            leaves=(State.ACTIVE, State.EXPIRED),
+            guard="held_shorter",
+            detail={"held_until": told(held_until), "was": told(binding.held_until)},
+            held_until=held_until,
+        )
 
 
 def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:

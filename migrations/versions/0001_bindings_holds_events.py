@@ -198,7 +198,20 @@ def upgrade() -> None:
     )
     op.create_index("ix_events_tx_position", "events", ["tx", "position"])
     _partial_index("uq_events_terminal", "events", ["binding_id"], TERMINAL, unique=True)
-    (_protect_events_on_sqlite if sqlite else _protect_events_on_postgresql)()
+
+    op.create_table(
+        "reports",
+        sa.Column("id", key, nullable=False, comment="UUIDv7"),
+        sa.Column("began_at", instant, nullable=False, comment="database time before the first page was read"),
+        sa.Column("finished_at", instant, nullable=False, comment="database time after the last conclusion"),
+        sa.Column("actor", sa.String(128), nullable=False, comment="who asked for it"),
+        sa.Column("counts", detail, nullable=False, comment="how many of each case"),
+        sa.Column("cases", detail, nullable=False, comment="every case with its ids; no phones"),
+        sa.PrimaryKeyConstraint("id", name="pk_reports"),
+        comment="What each reconciliation found; triggers refuse UPDATE, DELETE and TRUNCATE",
+    )
+    op.create_index("ix_reports_began_at_id", "reports", ["began_at", "id"])
+    (_protect_on_sqlite if sqlite else _protect_on_postgresql)()
 
     op.create_table(
         "passes",
@@ -215,10 +228,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("passes", "events", "holds", "bindings", "account"):
+    for table in ("passes", "reports", "events", "holds", "bindings", "account"):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION refuse_event_change()")
+        op.execute("DROP FUNCTION refuse_change()")
 
 
 def _partial_index(name: str, table: str, columns: list[str], where: str, *, unique: bool = False) -> None:
@@ -226,24 +239,30 @@ def _partial_index(name: str, table: str, columns: list[str], where: str, *, uni
     op.create_index(name, table, columns, unique=unique, sqlite_where=clause, postgresql_where=clause)
 
 
-def _protect_events_on_sqlite() -> None:
-    for verb in ("UPDATE", "DELETE"):
+APPEND_ONLY = ("events", "reports")
+
+
+def _protect_on_sqlite() -> None:
+    for table in APPEND_ONLY:
+        for verb in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_refuse_{verb.lower()} BEFORE {verb} ON {table}"
+                f" BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
+            )
+
+
+def _protect_on_postgresql() -> None:
+    op.execute(
+        "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION '% are append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';"
+        " END $$"
+    )
+    for table in APPEND_ONLY:
         op.execute(
-            f"CREATE TRIGGER events_refuse_{verb.lower()} BEFORE {verb} ON events"
-            " BEGIN SELECT RAISE(ABORT, 'events are append-only'); END"
+            f"CREATE TRIGGER {table}_refuse_change BEFORE UPDATE OR DELETE ON {table}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse_change()"
         )
-
-
-def _protect_events_on_postgresql() -> None:
-    op.execute(
-        "CREATE FUNCTION refuse_event_change() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN RAISE EXCEPTION 'events are append-only' USING ERRCODE = 'insufficient_privilege'; END $$"
-    )
-    op.execute(
-        "CREATE TRIGGER events_refuse_change BEFORE UPDATE OR DELETE ON events"
-        " FOR EACH ROW EXECUTE FUNCTION refuse_event_change()"
-    )
-    op.execute(
-        "CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON events"
-        " FOR EACH STATEMENT EXECUTE FUNCTION refuse_event_change()"
-    )
+        op.execute(
+            f"CREATE TRIGGER {table}_refuse_truncate BEFORE TRUNCATE ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )

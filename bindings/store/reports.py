@@ -1,0 +1,65 @@
+"""The reports of reconciliations: dated, kept, never changed.
+
+A report tells what one comparison with the provider's list found, case by case; it carries ids and instants,
+no phones. Triggers refuse to change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select, tuple_
+from uuid_utils.compat import uuid7
+
+from bindings.store.schema import Instant, reports
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from bindings.binding import Caller
+    from bindings.store.database import Transaction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """One comparison: when, on whose behalf, the counts, and every case."""
+
+    id: str
+    began_at: datetime
+    finished_at: datetime
+    actor: str
+    counts: dict[str, Any]
+    cases: list[dict[str, Any]]
+
+
+_COLUMNS = tuple(reports.c[name] for name in ("id", "began_at", "finished_at", "actor", "counts", "cases"))
+
+
+def store(
+    tx: Transaction, caller: Caller, *, began: datetime, counts: dict[str, Any], cases: list[dict[str, Any]]
+) -> str:
+    """Store a report and return its id."""
+    report_id = str(uuid7())
+    tx.connection.execute(
+        insert(reports).values(
+            id=report_id,
+            began_at=began,
+            finished_at=tx.instant(),
+            actor=caller.actor,
+            counts=counts,
+            cases=cases,
+        )
+    )
+    return report_id
+
+
+def newest(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Report]:
+    """Up to `limit` reports, newest first, that come after the position `before`."""
+    statement = select(*_COLUMNS).order_by(reports.c.began_at.desc(), reports.c.id.desc()).limit(limit)
+    if before is not None:
+        position = tuple_(reports.c.began_at, reports.c.id)
+        statement = statement.where(position < tuple_(*before, types=(Instant(), reports.c.id.type)))
+    return [Report(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 -- the row's public way
