@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 WARN_SKEW_S = 30.0
 MAX_SKEW_S = 60.0
+SLOW_DRIFT_S = 1.0
 ASK_AGAIN_S = 10.0  # while a clock is off, measure it again this often
 RETRY_AFTER_S = 2
 
@@ -48,6 +49,8 @@ class Admission:
         self._slots = threading.BoundedSemaphore(limit)
         self._wall = wall
         self._database_skew_s = 0.0
+        self._anchor: tuple[float, float] | None = None  # the database's clock, and monotonic time then
+        self._step_s = 0.0
         self._asked = float("-inf")
 
     @property
@@ -56,9 +59,23 @@ class Admission:
         return self._database_skew_s
 
     def compare_clocks(self, database_time: datetime, read_at: float) -> None:
-        """Learn the skew from a database time that was read at `read_at` (monotonic seconds)."""
+        """Learn the skew and the steps from a database time that was read at `read_at` (monotonic seconds)."""
         host_time = self._wall() - (time.monotonic() - read_at)
-        self._database_skew_s = database_time.timestamp() - host_time
+        told = database_time.timestamp()
+        self._database_skew_s = told - host_time
+        if self._anchor is not None:
+            self._step_s = (told - self._anchor[0]) - (read_at - self._anchor[1])
+        if abs(self._step_s) < SLOW_DRIFT_S:  # clocks drift; only a jump is kept against the old anchor
+            self._anchor = (told, read_at)
+
+    def clock_fault(self) -> str | None:
+        """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
+        skew_s, other = self._worst()
+        if skew_s > MAX_SKEW_S:
+            return f"this host's clock and the {other}'s are {skew_s:.0f} s apart"
+        if abs(self._step_s) > MAX_SKEW_S:
+            return f"the database's clock has jumped by {self._step_s:+.0f} s"
+        return None
 
     @contextmanager
     def admitted(self, app_id: str) -> Iterator[None]:
@@ -87,16 +104,17 @@ class Admission:
             )
 
     def _check_clocks(self, client: ProviderClient, app_id: str) -> None:
-        if self._worst(client)[0] > MAX_SKEW_S and time.monotonic() > self._asked + ASK_AGAIN_S:
+        if self.clock_fault() is not None and time.monotonic() > self._asked + ASK_AGAIN_S:
             self._asked = time.monotonic()
             client.page(app_id=app_id, current=1, size=1)
             self.compare_clocks(self._database.clock(), time.monotonic())
-        skew_s, other = self._worst(client)
-        if skew_s > MAX_SKEW_S:
-            message = f"this host's clock and the {other}'s are {skew_s:.0f} s apart; nothing was sent"
-            raise Busy(message, retry_after_s=round(ASK_AGAIN_S))
+        fault = self.clock_fault()
+        if fault is not None:
+            raise Busy(f"{fault}; nothing was sent", retry_after_s=round(ASK_AGAIN_S))
+        skew_s, other = self._worst()
         if skew_s > WARN_SKEW_S:
             _log.warning("this host's clock and the %s's are %.0f s apart", other, skew_s)
 
-    def _worst(self, client: ProviderClient) -> tuple[float, str]:
-        return max((abs(client.skew_s or 0.0), "provider"), (abs(self._database_skew_s), "database"))
+    def _worst(self) -> tuple[float, str]:
+        to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
+        return max((abs(to_provider), "provider"), (abs(self._database_skew_s), "database"))

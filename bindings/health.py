@@ -18,7 +18,7 @@ from bindings.errors import BindingsError
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import NotSent, ProviderPage, Refusal, Refused, Unknown
-from bindings.store import passes, queries
+from bindings.store import account, passes, queries
 from bindings.store.database import Database
 from bindings.store.schema import HEAD
 
@@ -146,7 +146,7 @@ def _database_clock(database: Database) -> Check:
 
 
 def _scope(database: Database, config: Settings) -> Check:
-    database.check_scope(config.scope)
+    account.join(database, config.scope)
     return Check(name="scope", level=Level.OK, seen=f"{config.scope}, as recorded in the database")
 
 

@@ -30,7 +30,7 @@ from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
-from bindings.store import events, passes, queries, reserve, settle
+from bindings.store import account, events, passes, queries, reserve, settle
 from bindings.store.database import ConstraintViolated, Database
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 SETTLE_BUDGET_S = 30.0  # the answer is in memory only: outlast a failover before giving it up
 RETRY_AFTER_S = 2
+SCAN_AGAIN_S = 30
 POLL_S = 0.05
 TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
 
@@ -95,11 +96,13 @@ class BindingService(Questions):
         database = Database(config.database_url.get_secret_value())
         try:
             database.check_schema()
-            database.check_scope(config.scope)
+            account.join(database, config.scope)
         except BaseException:
             database.close()
             raise
-        return cls(config, database, caller=Caller(actor=actor))
+        service = cls(config, database, caller=Caller(actor=actor))
+        service._admission.compare_clocks(database.clock(), time.monotonic())
+        return service
 
     def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
         """The same service, on behalf of somebody else; shares every connection and limit."""
@@ -177,7 +180,7 @@ class BindingService(Questions):
         binding_id = str(uuid7())
         began: list[float] = []
 
-        def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Held:
+        def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Held | reserve.ScanOwed:
             began.append(tx.began)
             reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller)
             reach("bind.reserve_in_transaction")
@@ -192,11 +195,21 @@ class BindingService(Questions):
                 return reserved
             case reserve.Held(holder=holder):
                 raise self._refused(request, holder)
+            case reserve.ScanOwed():
+                message = (
+                    "the database was restored from a backup: binds wait until `bindings reconcile` is through"
+                )
+                raise errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
             case reserve.Reserved(binding=intent):
                 self._admission.compare_clocks(intent.requested_at, after)
             case _:
                 assert_never(reserved)
-        outcome = client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
+        fault = self._admission.clock_fault()
+        outcome: BindOutcome = (
+            client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
+            if fault is None
+            else NotSent(reason=fault)  # with such a clock nobody knows who holds a phone
+        )
         reach("bind.after_answer")
         started = _Started(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
@@ -382,6 +395,13 @@ class BindingService(Questions):
             self._database.write(lambda tx: passes.touch(tx, "expire", self._replica))
             self._swept.at = time.monotonic()
         return counts
+
+    def restored(self) -> None:
+        """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
+
+        Run it before any replica starts on the restored database. Safe to repeat.
+        """
+        self._database.write(account.owe_scan)
 
     def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
         """Run a pass unless another replica has taken this period's row already; for the timer only."""

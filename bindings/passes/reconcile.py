@@ -26,7 +26,7 @@ from bindings.failpoints import reach
 from bindings.passes import scan as scanning
 from bindings.passes import verdict
 from bindings.provider.outcome import Confirmed, Missing
-from bindings.store import holds, queries, reports, settle
+from bindings.store import account, holds, queries, reports, settle
 from bindings.store.bindings import must_find
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Reconciled:
     dry_run: bool = False
     report_id: str | None = None
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the whole list was read, and its times fit ours, and what was found was acted on."""
+        return bool(self.apps) and not (self.incomplete or self.zone_misfit_s or self.dry_run)
+
 
 @dataclass(kw_only=True, slots=True)
 class _Findings:
@@ -126,6 +131,8 @@ class Reconciler:
             faults=tuple(dict.fromkeys(found.faults)),
             dry_run=self.dry_run,
         )
+        if result.trusted:
+            self.database.write(lambda tx: account.scan_done(tx, began=began))
         told = {name: value for name, value in asdict(result).items() if name != "report_id"}
         report_id = self.database.write(
             lambda tx: reports.store(tx, self.caller, began=began, counts=told, cases=found.cases)

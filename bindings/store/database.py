@@ -1,6 +1,6 @@
 """Engines, transactions, retries and the clock: how the product reaches SQLite and PostgreSQL.
 
-Nothing here knows a table but `account` and Alembic's own. Every write goes through `Database.write`, which
+Nothing here knows a table but Alembic's own. Every write goes through `Database.write`, which
 runs its work as one transaction and may run it again: work handed to it must be safe to repeat. No connection
 is ever held while the provider is called.
 
@@ -37,8 +37,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
-from bindings.errors import Busy, Fault, InvalidRequest, SchemaOutOfDate
-from bindings.store.schema import HEAD, Instant, account
+from bindings.errors import Busy, SchemaOutOfDate
+from bindings.store.schema import HEAD, Instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,20 +116,18 @@ class Transaction:
         """The clock that decides, as a value. On PostgreSQL this is a round trip."""
         return self.connection.execute(_READ_CLOCK).scalar_one() if self.flavour.server_clock else _INSTANT.get()
 
-    def lock(self, keys: list[int], *, timeout_s: float) -> datetime:
-        """Wait for the advisory locks `keys` (sorted here, so that nobody deadlocks) and read the clock.
+    def lock(self, keys: list[int], *, timeout_s: float, reading: ColumnElement[Any]) -> tuple[datetime, Any]:
+        """Wait for the advisory locks `keys` (sorted here, so that nobody deadlocks); then read the clock.
 
-        One round trip on PostgreSQL. The locks go with the transaction. The check that follows must be a
-        statement of its own: a statement's snapshot is older than the locks it waits for. On SQLite BEGIN
-        IMMEDIATE is the lock.
+        Returns the instant and the value of `reading`. One round trip on PostgreSQL. The locks go with the
+        transaction. The check that follows must be a statement of its own: a statement's snapshot is older than
+        the locks it waits for, and so is the value of `reading`. On SQLite BEGIN IMMEDIATE is the lock.
         """
-        if self.flavour.postgres:
-            values = {f"key_{index}": key for index, key in enumerate(sorted(keys))}
-            locked = _locks(len(keys))
-            now: datetime = self.connection.execute(locked, {"wait": f"{timeout_s}s"} | values).one()[-1]
-            if self.flavour.server_clock:
-                return now
-        return self.instant()
+        if not self.flavour.postgres:
+            return self.instant(), self.connection.execute(select(reading)).scalar()
+        values = {f"key_{index}": key for index, key in enumerate(sorted(keys))}
+        locked = self.connection.execute(_locks(len(keys), reading), {"wait": f"{timeout_s}s"} | values).one()
+        return (locked[-1] if self.flavour.server_clock else self.instant()), locked[-2]
 
     def limit(self, seconds: float) -> None:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
@@ -142,11 +140,12 @@ _LIMIT = select(func.set_config("statement_timeout", bindparam("longest"), liter
 
 
 @cache
-def _locks(count: int) -> Select[*tuple[Any, ...]]:
+def _locks(count: int, reading: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
     """Wait for `count` locks, not longer than :wait each, and only then read the clock: columns go in order."""
     wait = func.set_config("lock_timeout", bindparam("wait"), literal_column("true"))
     keys = [bindparam(f"key_{index}", type_=BigInteger) for index in range(count)]
-    return select(wait, *(func.pg_advisory_xact_lock(key) for key in keys), _SERVER_NOW)
+    locks = (func.pg_advisory_xact_lock(key) for key in keys)
+    return select(wait, *locks, select(reading).scalar_subquery(), _SERVER_NOW)
 
 
 class Database:
@@ -238,26 +237,6 @@ class Database:
                 f"the database schema is at {found or 'nothing'}, this version needs {HEAD};"
                 " run `bindings db upgrade`"
             )
-
-    def check_scope(self, scope: str) -> None:
-        """Record the account's scope the first time; later refuse another one.
-
-        With another scope every live binding would be invisible to the conflict check (I1). Safe to repeat.
-        """
-
-        def work(tx: Transaction) -> Any:
-            stored = tx.connection.execute(select(account.c.scope)).scalar()
-            if stored is not None:
-                return stored
-            tx.connection.execute(account.insert().values(id=1, scope=scope))
-            return scope
-
-        try:
-            stored = self.write(work)
-        except ConstraintViolated:  # another replica recorded it a moment ago
-            stored = self.write(work)
-        if stored != scope:
-            raise InvalidRequest([Fault("BINDINGS_SCOPE", f"must be {stored!r}, as recorded in this database")])
 
     def close(self) -> None:
         """Close every connection."""

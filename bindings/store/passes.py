@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
 
+from bindings.store import account
 from bindings.store.schema import passes
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> Non
 def touch(tx: Transaction, task: str, replica: str) -> None:
     """Record that a pass which every replica runs has just finished, in the task's one row."""
     now = tx.instant()
+    if not tx.flavour.postgres:
+        account.seen(tx)
     statement = tx.flavour.insert(passes).values(
         task=task, slot=0, started_at=now, finished_at=now, replica=replica
     )

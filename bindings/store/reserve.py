@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, select
 
 from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, State
-from bindings.store import events, holds
+from bindings.store import account, events, holds
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
 from bindings.store.schema import Instant, PhoneNumber, bindings
 
@@ -83,24 +83,35 @@ class Held:
     holder: Holder
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanOwed:
+    """The database was restored, and what the provider holds since is not known yet; nothing was written."""
+
+
 def reserve(
     tx: Transaction, binding_id: str, request: BindRequest, terms: Terms, caller: Caller
-) -> Reserved | Replayed | Held:
+) -> Reserved | Replayed | Held | ScanOwed:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
     Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row.
     """
     phones = (request.phone_a, request.phone_b)
-    now = tx.lock([_lock_key(terms.scope, phone.key) for phone in phones], timeout_s=LOCK_TIMEOUT_S)
+    now, scan_owed_since = tx.lock(
+        [_lock_key(terms.scope, phone.key) for phone in phones],
+        timeout_s=LOCK_TIMEOUT_S,
+        reading=account.SCAN_OWED_SINCE,
+    )
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
     held = holders(tx.connection, request, terms, now)
-    if not held:
+    if not held and scan_owed_since is None:
         binding = _new(binding_id, request, terms, caller, now)
         if _insert(tx, binding, caller):
             return Reserved(binding=binding)
     if (replayed := replay(tx.connection, request)) is not None:
         return replayed
+    if not held:
+        return ScanOwed()
     return Held(holder=held[0])
 
 

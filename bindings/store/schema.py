@@ -118,6 +118,9 @@ account = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False, comment="always 1"),
     Column("scope", String(64), nullable=False, comment="stable account name that every lock and hold carries"),
+    Column("scan_owed_since", Instant, comment="after a restore: no bind until a full scan has begun after this"),
+    Column("host", String(64), comment="SQLite: the host at work"),
+    Column("host_seen_at", Instant, comment="SQLite: when that host was last at work"),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
 )

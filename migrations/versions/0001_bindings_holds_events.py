@@ -39,6 +39,11 @@ def upgrade() -> None:
             nullable=False,
             comment="stable account name that every lock and hold carries",
         ),
+        sa.Column(
+            "scan_owed_since", instant, comment="after a restore: no bind until a full scan has begun after this"
+        ),
+        sa.Column("host", sa.String(64), comment="SQLite: the host at work"),
+        sa.Column("host_seen_at", instant, comment="SQLite: when that host was last at work"),
         sa.PrimaryKeyConstraint("id", name="pk_account"),
         sa.CheckConstraint("id = 1", name=op.f("ck_account_single")),
         comment="Which provider account this database belongs to",
