@@ -119,7 +119,7 @@ class PhoneInUse(BindingsError):
             "reference": self.holder.reference,
             "mode": self.holder.mode,
             "state": self.holder.state,
-            "held_until": self.holder.held_until.isoformat(),
+            "held_until": self.holder.held_until.isoformat().replace("+00:00", "Z"),
             "retry_after_s": self.holder.retry_after_s,
             "why": self.holder.why,
         }

@@ -32,14 +32,6 @@ SWEEP_IS_OLD_S = 60.0  # ... or ten intervals, where those are longer
 DOUBTS_LOOKED_AT = 200
 NEEDED = ("provider_api_key", "provider_api_secret", "provider_app_id")
 
-_TODO_BY_STATUS = {
-    "-1": "check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
-    "-2": "have this host's outgoing IP address admitted in the provider's console",
-    "-29": "have the workspace enabled by the provider",
-    "-30": "enable the API key in the provider's console, or set another one",
-    "-31": "add this host's outgoing IP address to the whitelist in the provider's console",
-}
-
 
 class Level(StrEnum):
     """How bad it is. `warn`: it works, but not for long or not in full; `red`: binds fail or go wrong."""
@@ -101,12 +93,13 @@ def of_database(database: Database, config: Settings) -> list[Check]:
         schema,
         clock,
         _probed("scope", lambda: _scope(database, config)),
+        _probed("restore", lambda: _restore(database)),
         _probed("sweep", lambda: _sweep(database, config)),
         _probed("doubts", lambda: _doubts(database)),
     ]
 
 
-DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "sweep", "doubts")
+DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts")
 PROVIDER_CHECKS = ("provider", "account", "provider_clock")
 
 
@@ -148,6 +141,14 @@ def _database_clock(database: Database) -> Check:
 def _scope(database: Database, config: Settings) -> Check:
     account.join(database, config.scope)
     return Check(name="scope", level=Level.OK, seen=f"{config.scope}, as recorded in the database")
+
+
+def _restore(database: Database) -> Check:
+    owed_since = account.scan_owed_since(database)
+    if owed_since is None:
+        return Check(name="restore", level=Level.OK, seen="no full scan is owed")
+    seen = f"binds wait since {owed_since:%Y-%m-%d %H:%M:%SZ} for a full scan after a restore"
+    return Check(name="restore", level=Level.RED, seen=seen, todo="run `bindings reconcile`")
 
 
 def _sweep(database: Database, config: Settings) -> Check:
@@ -231,7 +232,7 @@ def _account(page: PageOutcome) -> Check:
             return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
         case Refused():
             seen = f"status {page.status}: {statuses.meaning(page.status)}"
-            todo = _TODO_BY_STATUS.get(page.status, "check BINDINGS_PROVIDER_APP_ID")
+            todo = statuses.todo(page.status) or "check BINDINGS_PROVIDER_APP_ID"
             return Check(name="account", level=Level.RED, seen=seen, todo=todo)
         case NotSent() | Unknown():
             return _not_looked_at("account", because="provider")

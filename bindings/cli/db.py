@@ -49,6 +49,21 @@ def check(*, as_json: bool) -> None:
     )
 
 
+@db.command()
+@options.as_json
+def restored(*, as_json: bool) -> None:
+    """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
+
+    Run it after the restore and before any replica starts.
+    """
+    with session.opened(as_json=as_json) as service:
+        service.restored()
+    if as_json:
+        output.emit({"scan_owed": True})
+    else:
+        click.echo("binds wait now; `bindings reconcile` compares with the provider and lets them go on")
+
+
 def _show(*, as_json: bool) -> tuple[str | None, str]:
     url = _url(as_json=as_json)
     from bindings.store import migrations

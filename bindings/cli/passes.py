@@ -20,7 +20,7 @@ NOT_CONCLUDED = 1
 def expire(*, as_json: bool) -> None:
     """Mark what is over as expired; `bindings scheduler` does so all the time."""
     with session.opened(as_json=as_json) as service:
-        done = service.expire_due()
+        done = service.sweep()
     if as_json:
         output.emit(done)
         return

@@ -107,10 +107,10 @@ def ghosts(first: Scan, second: Scan, then: Witnesses, again: Witnesses) -> froz
 
 def shorter_end(row: ProviderBinding, binding: Binding, measure: Measure) -> datetime | None:
     """The end that callers should be told instead, where the provider's list says that it comes sooner (I6)."""
-    safe = row.ends_at - measure.error
     if binding.state is not State.ACTIVE or binding.expires_at is None:
         return None
-    return safe if safe < binding.expires_at - measure.error else None
+    sooner = row.ends_at < binding.expires_at - measure.error
+    return row.ends_at - measure.error if sooner else None
 
 
 def longer_hold(row: ProviderBinding, binding: Binding, guard: timedelta, measure: Measure) -> datetime | None:

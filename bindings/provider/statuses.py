@@ -24,13 +24,14 @@ NO_NUMBER = "-41"
 class Status:
     """One row of the table: what the provider says, and what that means for a binding.
 
-    `refusal` is set where the answer is a definite no.
+    `refusal` is set where the answer is a definite no; `todo` says how to put an account right.
     """
 
     code: str
     meaning: str
     effect: str
     refusal: Refusal | None = None
+    todo: str | None = None
 
 
 _NOTHING = "nothing came into being; the phones are free"
@@ -38,15 +39,45 @@ _ACCOUNT = "nothing came into being; no call will pass until the account is put 
 
 STATUSES: tuple[Status, ...] = (
     Status(code=SUCCESS, meaning="success", effect="done as asked"),
-    Status(code=ACCOUNT, meaning="account authentication failed", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
-    Status(code="-2", meaning="IP restriction", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
+    Status(
+        code=ACCOUNT,
+        meaning="account authentication failed",
+        effect=_ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+        todo="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
+    ),
+    Status(
+        code="-2",
+        meaning="IP restriction",
+        effect=_ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+        todo="have this host's outgoing IP address admitted in the provider's console",
+    ),
     Status(code=CLOCK, meaning="timestamp expired", effect=_NOTHING, refusal=Refusal.CLOCK),
     Status(code=ANOMALY, meaning="system anomaly", effect="unknown: a binding may have come into being"),
     Status(code=PARAMETERS, meaning="parameter error", effect=_NOTHING, refusal=Refusal.REQUEST),
     Status(code=NOT_FOUND, meaning="binding does not exist", effect="there was nothing to unbind, or no longer"),
-    Status(code="-29", meaning="workspace disabled", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
-    Status(code="-30", meaning="API key disabled", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
-    Status(code="-31", meaning="IP not in the whitelist", effect=_ACCOUNT, refusal=Refusal.ACCOUNT),
+    Status(
+        code="-29",
+        meaning="workspace disabled",
+        effect=_ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+        todo="have the workspace enabled by the provider",
+    ),
+    Status(
+        code="-30",
+        meaning="API key disabled",
+        effect=_ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+        todo="enable the API key in the provider's console, or set another one",
+    ),
+    Status(
+        code="-31",
+        meaning="IP not in the whitelist",
+        effect=_ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+        todo="add this host's outgoing IP address to the whitelist in the provider's console",
+    ),
     Status(
         code=IN_USE,
         meaning="an AXB binding exists for number A or number B",
@@ -74,3 +105,8 @@ def meaning(code: str) -> str:
     """The documented words for a status; "unknown status" for any other."""
     status = _BY_CODE.get(code)
     return "unknown status" if status is None else status.meaning
+
+
+def todo(code: str) -> str | None:
+    """What to do about a status that refuses the account; None for the others."""
+    return next((status.todo for status in STATUSES if status.code == code), None)

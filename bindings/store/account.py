@@ -61,6 +61,14 @@ def owe_scan(tx: Transaction) -> None:
     tx.connection.execute(update(account).values(scan_owed_since=tx.instant()))
 
 
+def scan_owed_since(database: Database) -> datetime | None:
+    """Since when binds wait for a full scan; None where they do not."""
+    found: datetime | None = database.read(
+        lambda connection: connection.execute(select(account.c.scan_owed_since)).scalar()
+    )
+    return found
+
+
 def scan_done(tx: Transaction, *, began: datetime) -> bool:
     """A full scan has come to its end; True where one was owed since before it `began`."""
     paid = (

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BUSY_TIMEOUT_S = 20  # SQLite's waiting is unfair: waits of 6 s were measured under load
+CONNECT_TIMEOUT_S = 4
 RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
 POOL = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 5, "pool_recycle": 1_800}
 SQLITE_PRAGMAS = (
@@ -261,13 +262,19 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
         target,
         hide_parameters=True,
         # Server-side prepared statements break behind a transaction pooler (psycopg#280).
-        connect_args={"prepare_threshold": None},
+        connect_args={"prepare_threshold": None} | _timeouts(target),
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         skip_autocommit_rollback=autocommit,
         **POOL,
     )
     event.listen(engine, "handle_error", _drop_values)
     return engine
+
+
+def _timeouts(url: URL) -> dict[str, Any]:
+    """A server that does not answer must not hang a caller; what the address itself says goes first."""
+    wanted = {"connect_timeout": CONNECT_TIMEOUT_S}
+    return {name: value for name, value in wanted.items() if name not in url.query}
 
 
 def _drop_values(context: ExceptionContext) -> None:

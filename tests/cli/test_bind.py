@@ -1,0 +1,225 @@
+"""bind and unbind: what is sent, what is printed, and every exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings.binding import Binding
+from bindings.provider.simulator import API_KEY, API_SECRET
+from tests.cli.conftest import A, B, C, D
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator import Simulator
+    from tests.cli.conftest import Shell
+
+
+def test_the_program_binds_and_prints_the_binding(shell: Shell) -> None:
+    answer = shell.program(
+        *("bind", "--phone-a", f"+{A}", "--phone-b", B, "--pool-number", "918806", "--expire-s", "60"),
+        *("--mode", "AXB", "--reference", "order-42", "--json"),
+    )
+    assert (answer.code, answer.err) == (0, "")
+    bound = answer.json
+    assert list(bound) == [field.name for field in dataclasses.fields(Binding)]
+    assert (bound["mode"], bound["state"], bound["reference"]) == ("AXB", "active", "order-42")
+    assert (bound["phone_a"], bound["phone_b"]) == ("91******01", "91******99")
+    assert bound["middle_number_a"] == bound["middle_number_b"] == "9188061024"
+    assert all(bound[name].endswith("Z") for name in ("requested_at", "expires_at", "held_until"))
+
+
+def test_exactly_the_documented_request_is_sent(shell: Shell, simulator: Simulator) -> None:
+    assert shell.bind(f"+{A}", B, mode="AXXB").code == 0
+    (request,) = simulator.requests
+    assert (request.method, request.path) == ("POST", "/v3/number/pns/bind")
+    assert json.loads(request.body) == {
+        "phoneA": A,
+        "phoneB": B,
+        "poolNumber": "918806",
+        "expireS": 3600,
+        "bizType": 2,
+        "appId": "4luaKsL2",
+    }
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    stamp = headers["timestamp"]
+    assert headers["content-type"] == "application/json;charset=UTF-8"
+    assert headers["api-key"] == API_KEY
+    assert abs(int(stamp) - simulator.now()) < 5
+    assert headers["sign"].lower() == hashlib.md5(f"{API_KEY}{API_SECRET}{stamp}".encode()).hexdigest()
+
+
+def test_without_json_the_binding_is_told_line_by_line(shell: Shell) -> None:
+    answer = shell.run(
+        *("bind", "--phone-a", A, "--phone-b", B, "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB")
+    )
+    assert answer.code == 0
+    assert "middle_number_a      9188061024" in answer.out
+    assert "active" in answer.out
+
+
+def test_the_actor_is_the_user_of_the_operating_system(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "somebody-else")
+    import os
+    import pwd
+
+    assert shell.bind().json["actor"] == f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+
+
+def test_the_same_key_binds_once(shell: Shell, simulator: Simulator) -> None:
+    first, second = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
+    assert (first.code, second.code) == (0, 0)
+    assert first.json["id"] == second.json["id"]
+    assert simulator.counts.received == {"bind": 1}
+
+
+def test_every_wrong_value_is_named_at_once_and_nothing_is_written(shell: Shell, simulator: Simulator) -> None:
+    answer = shell.program(
+        *("bind", "--phone-a", "12x", "--phone-b", "12", "--expire-s", "abc", "--mode", "AB", "--json")
+    )
+    assert (answer.code, answer.out) == (2, "")
+    assert sorted(answer.fields) == ["expire_s", "mode", "phone_a", "phone_b", "pool_number"]
+    assert "abc" not in answer.err
+    assert shell.run("list", "--json").json == {"data": [], "next_cursor": None}
+    assert shell.run("stats", "--json").json["by_event"] == {}
+    assert simulator.requests == ()
+
+
+def test_in_plain_words_the_fields_are_named_too(shell: Shell) -> None:
+    answer = shell.bind(A, B)
+    assert answer.code == 0
+    answer = shell.run("bind", "--expire-s", "1.5")
+    assert answer.code == 2
+    for field in ("phone_a", "phone_b", "pool_number", "mode"):
+        assert f"{field} is needed" in answer.err
+    assert "expire_s must be a whole number" in answer.err
+
+
+def test_a_missing_app_id_is_named(shell: Shell) -> None:
+    shell.set(provider_app_id=None)
+    answer = shell.bind()
+    assert (answer.code, answer.fields) == (2, ["app_id"])
+
+
+def test_missing_credentials_are_named_by_variable(shell: Shell) -> None:
+    shell.set(provider_api_key=None, provider_api_secret=None)
+    answer = shell.bind()
+    assert answer.code == 2
+    assert answer.fields == ["BINDINGS_PROVIDER_API_KEY", "BINDINGS_PROVIDER_API_SECRET"]
+
+
+def test_a_held_phone_exits_with_3_and_names_the_holder(shell: Shell, simulator: Simulator) -> None:
+    held = shell.bind(A, B, "--reference", "order-1").json
+    answer = shell.bind(A, C)
+    assert (answer.code, answer.out) == (3, "")
+    problem = answer.problem
+    assert (problem["code"], problem["status"]) == ("phone-in-use", 409)
+    assert (problem["holder"]["id"], problem["holder"]["reference"]) == (held["id"], "order-1")
+    assert 3_500 < problem["retry_after_s"] < 3_700
+    assert simulator.counts.received == {"bind": 1}
+
+
+def test_a_held_phone_is_told_in_two_lines(shell: Shell) -> None:
+    held = shell.bind(A, B, "--reference", "order-1").json
+    answer = shell.run(
+        *("bind", "--phone-a", A, "--phone-b", C, "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB")
+    )
+    assert (answer.code, answer.out) == (3, "")
+    happened, todo = answer.err.splitlines()
+    for part in (held["id"], "order-1", "AXB", "active", "Z;", "nothing was written"):
+        assert part in happened
+    assert "Try again in 36" in todo
+    assert f"bindings unbind {held['id']}" in todo
+
+
+def test_a_phone_in_use_at_the_provider_exits_with_3(shell: Shell, simulator: Simulator) -> None:
+    simulator.plant(phone_a=A, phone_b=D, app_id="4luaKsL2")
+    answer = shell.bind()
+    assert (answer.code, answer.problem["code"]) == (3, "phone-in-use-at-provider")
+    assert shell.bind().problem["code"] == "phone-in-use-at-provider"  # now from the hold, without a call
+    assert simulator.counts.received == {"bind": 1}
+
+
+def test_a_key_of_another_request_exits_with_3(shell: Shell) -> None:
+    shell.bind(A, B, "--idempotency-key", "k1")
+    answer = shell.bind(C, D, "--idempotency-key", "k1")
+    assert (answer.code, answer.problem["code"]) == (3, "idempotency-mismatch")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "name"),
+    [
+        ("refuse:-22", 5, "provider-refused"),
+        ("refuse:-1", 5, "provider-account"),
+        ("refuse:-16", 5, "provider-account"),
+        ("refuse:-41", 7, "no-middle-number"),
+        ("lost_reply", 6, "outcome-unknown"),
+        ("anomaly_before", 6, "outcome-unknown"),
+    ],
+)
+def test_what_the_provider_says_becomes_an_exit_code(
+    shell: Shell, simulator: Simulator, fault: str, code: int, name: str
+) -> None:
+    simulator.script(fault, times=1)
+    answer = shell.bind()
+    assert (answer.code, answer.problem["code"]) == (code, name)
+    plain = shell.run("get", answer.problem["binding_id"])
+    assert plain.code == 0
+
+
+def test_an_unknown_outcome_shows_the_binding_and_says_not_to_bind_again(
+    shell: Shell, simulator: Simulator
+) -> None:
+    simulator.script("lost_reply", times=1)
+    answer = shell.bind(A, B, "--idempotency-key", "k1")
+    assert (answer.code, answer.json["state"]) == (6, "in_doubt")
+    assert answer.problem["may_have_acted"] is True
+    assert "do not bind again" in answer.problem["detail"].lower()
+
+
+def test_a_replay_of_a_doubt_exits_with_6_again_and_sends_nothing(shell: Shell, simulator: Simulator) -> None:
+    simulator.script("lost_reply", times=1)
+    first, again = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
+    assert (first.code, again.code) == (6, 6)
+    assert first.json["id"] == again.json["id"]
+    assert simulator.counts.received == {"bind": 1}
+
+
+def test_a_provider_that_is_not_reached_exits_with_5(shell: Shell) -> None:
+    shell.set(provider_url="http://127.0.0.1:9")
+    answer = shell.bind()
+    assert (answer.code, answer.problem["code"]) == (5, "provider-unreachable")
+
+
+def test_a_database_that_is_away_exits_with_1(shell: Shell) -> None:
+    shell.set(database_url="postgresql://postgres@127.0.0.1:9/none")
+    answer = shell.bind()
+    assert (answer.code, answer.problem["code"]) == (1, "busy")
+
+
+def test_unbind_ends_a_binding_and_is_safe_to_repeat(shell: Shell, simulator: Simulator) -> None:
+    bound = shell.bind().json
+    for _ in range(2):
+        answer = shell.run("unbind", bound["id"], "--reason", "trip ended", "--json")
+        assert (answer.code, answer.json["state"], answer.json["reason"]) == (0, "unbound", "asked")
+    assert simulator.counts.received == {"bind": 1, "unbind": 1}
+
+
+def test_an_unclear_unbind_exits_with_6_and_recover_carries_it_out(shell: Shell, simulator: Simulator) -> None:
+    bound = shell.bind().json
+    simulator.script("lost_reply", times=1, on="unbind")
+    answer = shell.run("unbind", bound["id"], "--json")
+    assert (answer.code, answer.json["state"]) == (6, "active")
+    assert shell.run("lookup", "--phone", A, "--json").json["data"] == []
+    assert shell.run("recover", "--json").json["unbound"] == 1
+    assert shell.run("get", bound["id"], "--json").json["state"] == "unbound"
+
+
+def test_an_id_that_is_not_there_exits_with_4(shell: Shell) -> None:
+    for wrong in ("nope", "0190a000-0000-7000-8000-000000000000"):
+        for command in ("get", "unbind", "history"):
+            answer = shell.run(command, wrong, "--json")
+            assert (answer.code, answer.problem["code"]) == (4, "not-found")

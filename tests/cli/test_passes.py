@@ -1,0 +1,59 @@
+"""expire, recover and reconcile: one pass each, counted."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tests.cli.conftest import A, B, C, D
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator import Simulator
+    from tests.cli.conftest import Shell
+
+
+def test_expire_ends_what_is_over(shell: Shell) -> None:
+    shell.bind(A, B)
+    binding = shell.bind(C, D, "--expire-s", "1").json
+    time.sleep(1.2)  # on the real clock, as a user
+    assert shell.run("expire", "--json").json == {"expired": 1, "batches": 1, "finished": True}
+    assert shell.run("get", binding["id"], "--json").json["state"] == "expired"
+    assert shell.run("expire").out == "expired: 0\n"
+
+
+def test_recover_has_nothing_to_do_in_peace(shell: Shell) -> None:
+    assert shell.run("recover", "--json").json == {"in_doubt": 0, "lapsed": 0, "unbound": 0, "still_unclear": 0}
+    assert shell.run("recover").code == 0
+
+
+def test_reconcile_finds_an_orphan_and_a_dry_run_only_tells_of_it(shell: Shell, simulator: Simulator) -> None:
+    simulator.plant(phone_a=A, phone_b=B, app_id="4luaKsL2")
+    dry = shell.run("reconcile", "--dry-run", "--json").json
+    assert (dry["orphans"], dry["dry_run"]) == (1, True)
+    assert shell.run("stats", "--json").json["by_event"] == {}
+    assert shell.run("reconcile", "--json").json["orphans"] == 1
+    answer = shell.bind(A, C)
+    assert (answer.code, answer.problem["holder"]["why"]) == (3, "orphan")
+
+
+def test_reconcile_without_a_provider_exits_with_5_and_says_why(shell: Shell) -> None:
+    shell.set(provider_url="http://127.0.0.1:9")
+    answer = shell.run("reconcile")
+    assert answer.code == 5
+    assert "1 of 1 scans did not come to their end: connect: connection refused" in answer.err
+    assert shell.run("reconcile", "--json").json["incomplete"] == 1
+
+
+def test_reconcile_with_a_wrong_zone_exits_with_1(shell: Shell) -> None:
+    shell.bind()
+    shell.set(provider_zone="+00:00")
+    answer = shell.run("reconcile")
+    assert answer.code == 1
+    assert "BINDINGS_PROVIDER_ZONE" in answer.err
+
+
+def test_reconcile_says_when_there_is_nothing_to_ask_about(shell: Shell) -> None:
+    shell.set(provider_app_id=None)
+    answer = shell.run("reconcile")
+    assert answer.code == 0
+    assert "BINDINGS_PROVIDER_APP_ID" in answer.err
