@@ -24,7 +24,7 @@ from bindings.phone import Phone
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
-from bindings.store import migrations
+from bindings.store import account, migrations
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def _stage(out: TextIO) -> Iterator[_Stage]:
             provider_api_secret=API_SECRET,
             provider_app_id=APP,
         )
-        with BindingService(config, Database(url), caller=Caller(actor="demo")) as service:
+        database = Database(url)
+        account.join(database, config.scope)
+        with BindingService(config, database, caller=Caller(actor="demo")) as service:
             yield _Stage(service, simulator, out)
 
 

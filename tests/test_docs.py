@@ -1,0 +1,337 @@
+"""The documentation says what is true: links, snippets, commands and tables are held to the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from bindings import errors
+from bindings.binding import EventKind, State
+from bindings.cli import demo
+from bindings.cli.root import root
+from bindings.errors import BindingsError
+from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
+from bindings.provider.statuses import STATUSES
+from bindings.settings import FROM_FILE, PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+REFERENCE = ROOT / "docs" / "reference"
+LINK = re.compile(r"(?<!!)\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NO_DEFAULT = "\N{EN DASH}"
+COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "curl", "export", "."}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def blocks(page: Path, language: str) -> list[tuple[bool, str]]:
+    """The code blocks of a language, and whether each is marked to run."""
+    found = FENCE.finditer(page.read_text(encoding="utf-8"))
+    return [(bool(match[1]), match[3]) for match in found if match[2] == language]
+
+
+def rows(page: Path, heading: str | None = None) -> list[list[str]]:
+    """The cells of every table row of a page, or of one section of it; without the head rows."""
+    text = prose(page)
+    if heading is not None:
+        text = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
+        text = re.split(r"^#+ ", text, flags=re.MULTILINE)[0]
+    lines = text.splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        is_head = number + 1 < len(lines) and re.match(r"\|[-|]+\|$", lines[number + 1])
+        if line.startswith("|") and not is_head and not re.match(r"\|[-|]+\|$", line):
+            found.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return found
+
+
+def code(cell: str) -> str:
+    """The text of a cell that is one piece of code."""
+    assert re.fullmatch(r"`[^`]+`", cell), cell
+    return cell.strip("`")
+
+
+# Links.
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made where Markdown is shown."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@every_page
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for _, target in LINK.findall(prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{target} is not there"
+        assert found.is_relative_to(ROOT), f"{target} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(found), f"{target}: no such heading"
+
+
+@every_page
+def test_every_test_that_is_named_as_a_proof_exists(page: Path) -> None:
+    for text, target in LINK.findall(prose(page)):
+        if text.startswith("test_"):
+            source = (page.parent / target).resolve().read_text(encoding="utf-8")
+            assert f"def {text}(" in source, f"{text} is not in {target}"
+
+
+def test_each_invariant_is_proved_by_a_test_of_its_number() -> None:
+    text = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^\*\*(I\d)\. (.*?)(?=^\*\*I\d|^## )", text, re.MULTILINE | re.DOTALL))
+    assert sorted(sections) == [f"I{number}" for number in range(1, 9)]
+    for number, section in sections.items():
+        assert f"[test_{number}_" in section or "assert_sound" in section, number
+
+
+@every_page
+def test_every_page_under_docs_can_be_reached_from_its_index(page: Path) -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for _, target in LINK.findall(prose(index))}
+    if page.is_relative_to(ROOT / "docs") and page != index:
+        assert page in linked
+
+
+# What the pages look like.
+
+
+@every_page
+def test_every_page_under_docs_says_first_whom_it_is_for(page: Path) -> None:
+    if page.is_relative_to(ROOT / "docs"):
+        title, blank, reader = page.read_text(encoding="utf-8").splitlines()[:3]
+        assert title.startswith("# ")
+        assert not blank
+        assert reader.startswith("For: ")
+
+
+@every_page
+def test_no_page_names_a_place_on_somebodys_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"(?:/home/|/root/|/Users/|/tmp/|/work/)\S*", text)
+
+
+def test_the_readme_shows_a_working_command_early() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert "make demo" in lines[:25]
+
+
+def test_the_transcript_in_the_readme_is_the_demos() -> None:
+    [(_, transcript)] = blocks(ROOT / "README.md", "text")
+    headings = re.findall(r"^\d\. (.*)$", transcript, re.MULTILINE)
+    assert headings == [step.heading for step in demo.STEPS]
+    assert max(map(len, transcript.splitlines())) <= 80
+
+
+# Python.
+
+
+@every_page
+def test_every_python_block_compiles(page: Path) -> None:
+    for _, source in blocks(page, "python"):
+        compile(source, str(page), "exec")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> Iterator[Simulator]:
+    """What the quickstart sets up: a migrated database, the simulator, and the variables."""
+    with Simulator() as simulator:
+        monkeypatch.setenv("BINDINGS_DATABASE_URL", sqlite_url)
+        monkeypatch.setenv("BINDINGS_PROVIDER_URL", simulator.url)
+        monkeypatch.setenv("BINDINGS_PROVIDER_API_KEY", API_KEY)
+        monkeypatch.setenv("BINDINGS_PROVIDER_API_SECRET", API_SECRET)
+        monkeypatch.setenv("BINDINGS_PROVIDER_APP_ID", "4luaKsL2")
+        yield simulator
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=str)
+def test_every_python_block_that_is_marked_runs(page: Path, environment: Simulator) -> None:
+    marked = [source for runs, source in blocks(page, "python") if runs]
+    assert marked, "a page with Python shows at least one block that is run"
+    for source in marked:
+        exec(compile(source, str(page), "exec"), {"__name__": "docs"})
+    assert environment.counts.decided.get("bind", {}).get("-35", 0) == 0
+
+
+# Commands.
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its full name; groups are not commands."""
+    return dict(_walk(root, "bindings", click.Context(root, info_name="bindings")))
+
+
+def _walk(command: click.Command, name: str, context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for sub in command.list_commands(context):
+        found = command.get_command(context, sub)
+        assert found is not None
+        yield from _walk(found, f"{name} {sub}", click.Context(found, info_name=sub, parent=context))
+
+
+def options_of(command: click.Command) -> set[str]:
+    """The names of a command's options."""
+    return {name for param in command.params if isinstance(param, click.Option) for name in param.opts}
+
+
+@cache
+def documented_commands() -> dict[str, set[str]]:
+    """The options that the reference lists, by command."""
+    page = REFERENCE / "command-line.md"
+    names = re.findall(r"^### `(.*)`$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: _documented_options(rows(page, f"`{name}`")) for name in names}
+
+
+def _documented_options(table: list[list[str]]) -> set[str]:
+    return {name for row in table for name in re.findall(r"`(-[-a-z]+)", row[0])}
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    assert sorted(documented_commands()) == sorted(commands())
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_option_is_documented_and_no_other(name: str) -> None:
+    assert documented_commands().get(name) == options_of(commands()[name])
+
+
+def typed(page: Path) -> list[list[str]]:
+    """Every command line in the shell blocks of a page, and every `bindings ...` in its prose, as words."""
+    lines = [
+        line for _, block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()
+    ]
+    words = [shlex.split(line, comments=True) for line in lines]
+    words += [quoted.split() for quoted in re.findall(r"`(bindings [a-z][^`]*)`", prose(page))]
+    return [each for each in words if each]
+
+
+@every_page
+def test_every_command_line_that_is_shown_can_be_typed(page: Path) -> None:
+    known = commands()
+    for words in typed(page):
+        if words[0] != "bindings":
+            assert words[0] in COMMANDS_WITHOUT_OPTIONS, words
+            continue
+        plain = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)]
+        names = [" ".join(["bindings", *plain[:count]]) for count in (1, 2)]
+        name = next((name for name in names if name in known), None)
+        given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"--help", "--version"}
+        if name is None:
+            is_group = any(each.startswith(f"{names[0]} ") for each in known)
+            assert is_group or not plain, f"no such command: {' '.join(words)}"
+            assert not given, words
+        else:
+            assert given <= options_of(known[name]), f"no such option: {' '.join(words)}"
+
+
+@every_page
+def test_every_make_target_that_is_shown_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    shown = set(re.findall(r"`make ([a-z-]+)`", text)) | set(re.findall(r"^make ([a-z-]+)$", text, re.MULTILINE))
+    assert shown <= targets
+
+
+# Settings.
+
+
+def variables() -> set[str]:
+    """Every variable that the product reads."""
+    return {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def files() -> set[str]:
+    """The variables that name a file with a secret."""
+    return {f"{PREFIX}{name}_FILE" for name in FROM_FILE}
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    page = REFERENCE / "settings.md"
+    table = {code(row[0]) for row in rows(page) if row[0].startswith(f"`{PREFIX}")}
+    assert table == variables()
+    assert files() <= set(re.findall(r"`([A-Z_]+_FILE)`", prose(page)))
+
+
+def test_every_default_is_the_documented_one() -> None:
+    told = {code(row[0]): row[1].strip("`") for row in rows(REFERENCE / "settings.md") if row[0].startswith("`B")}
+    for variable, value in Settings().effective().items():
+        if variable != "BINDINGS_GUARD_S":
+            assert told[variable] in (value, value.removesuffix(".0"), value or NO_DEFAULT), variable
+
+
+@every_page
+def test_no_page_names_a_variable_that_does_not_exist(page: Path) -> None:
+    named = set(re.findall(r"\bBINDINGS_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
+    assert named - {"BINDINGS_TEST"} <= variables() | files()
+
+
+# Tables of the reference.
+
+
+def test_the_table_of_statuses_is_the_codes() -> None:
+    table = rows(REFERENCE / "statuses.md")
+    assert [(code(row[0]), row[1], row[2]) for row in table] == [
+        (status.code, status.meaning, status.effect) for status in STATUSES
+    ]
+
+
+def error_classes() -> set[type[BindingsError]]:
+    """Every error that the library can raise."""
+    found = {value for value in vars(errors).values() if isinstance(value, type)}
+    return {kind for kind in found if issubclass(kind, BindingsError) and kind is not BindingsError}
+
+
+def test_the_table_of_errors_is_the_codes() -> None:
+    table = [row for row in rows(REFERENCE / "errors.md") if len(row) > 5]
+    yes = {"yes": True, "no": False}
+    told = {code(row[0]): (code(row[1]), int(row[2]), yes[row[3]], yes[row[4]]) for row in table}
+    assert told == {
+        kind.__name__: (kind.code, kind.exit_code, kind.may_have_acted, kind.safe_to_retry)
+        for kind in error_classes()
+    }
+
+
+def test_the_table_of_errors_in_the_readme_agrees() -> None:
+    told = {
+        name: int(row[1]) for row in rows(ROOT / "README.md", "Errors") for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert told == {kind.__name__: kind.exit_code for kind in error_classes()}
+
+
+def test_every_state_and_what_follows_it_is_documented() -> None:
+    told = {code(row[0]): set(re.findall(r"`(\w+)`", row[2])) for row in rows(REFERENCE / "states.md", "States")}
+    assert told == {state.value: {each.value for each in state.follows} for state in State}
+
+
+def test_every_event_kind_is_documented() -> None:
+    told = [code(row[0]) for row in rows(REFERENCE / "states.md", "Events")]
+    assert sorted(told) == sorted(kind.value for kind in EventKind)
+
+
+def test_every_fault_of_the_simulator_is_documented() -> None:
+    page = ROOT / "docs" / "how-to" / "test-with-the-simulator.md"
+    told = {code(row[0]): row[2] == "yes" for row in rows(page, "In a process of its own")}
+    assert told == {kind.value: kind.acts for kind in FaultKind}
