@@ -227,12 +227,19 @@ class SchemaOutOfDate(BindingsError):
     http_status = 503
 
 
-def of(binding: Binding, *, said: str | None = None) -> BindingsError:  # noqa: PLR0911 -- one per reason
+def of(binding: Binding, *, said: str | None = None) -> BindingsError:
     """The error that a binding which did not become active means for whoever asked for it.
 
-    The same for the first caller and for one who repeats the idempotency key. `said` is the provider's own
-    text, where it was just heard.
+    The same for the first caller and for one who repeats the idempotency key: a binding that failed has used
+    its key up, and the message says so. `said` is the provider's own text, where it was just heard.
     """
+    error = _what_it_means(binding, said)
+    if binding.idempotency_key is not None and binding.state is State.FAILED:
+        error.args = (f"{error}; its idempotency key is used up: try again with a new one",)
+    return error
+
+
+def _what_it_means(binding: Binding, said: str | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
     status, binding_id = binding.provider_status, binding.id

@@ -217,7 +217,7 @@ def _provider(page: PageOutcome) -> Check:
         case ProviderPage() | Refused():
             return Check(name="provider", level=Level.OK, seen="answers")
         case NotSent():
-            todo = "check BINDINGS_PROVIDER_URL, the network and the proxy; no bind can be sent"
+            todo = "check BINDINGS_PROVIDER_URL and the network (no proxy is used); no bind can be sent"
             return Check(name="provider", level=Level.RED, seen=f"not reached: {page.reason}", todo=todo)
         case Unknown():
             todo = "check BINDINGS_PROVIDER_URL; if it is right, the provider is in trouble and binds end in doubt"

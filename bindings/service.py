@@ -34,7 +34,7 @@ from bindings.store import account, events, passes, queries, reserve, settle
 from bindings.store.database import ConstraintViolated, Database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from bindings.binding import Binding, BindRequest, Holder
@@ -86,13 +86,13 @@ class BindingService(Questions):
         return cls.open()
 
     @classmethod
-    def open(cls, *, actor: str = "library", **given: Any) -> Self:
-        """Open with what is `given` (fields of `Settings`); the rest comes from the environment.
+    def open(cls, *, actor: str = "library", environment: Mapping[str, str] | None = None, **given: Any) -> Self:
+        """Open with what is `given` (fields of `Settings`); the rest comes from the `environment` (the process's).
 
         Connects to the database and refuses a schema that is not at head (`SchemaOutOfDate`) or another
         account's database. `actor` is written into the history of whatever is done through this service.
         """
-        config = load_settings(**given)
+        config = load_settings(environment, **given)
         database = Database(config.database_url.get_secret_value())
         try:
             database.check_schema()
@@ -498,10 +498,10 @@ class _Started:
         )
 
 
-def load_settings(**given: Any) -> Settings:
+def load_settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
     """The settings, or `InvalidRequest` with every fault by variable; connects to nothing."""
     try:
-        return settings.load(**given)
+        return settings.load(environment, **given)
     except settings.SettingsError as error:
         raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None
 

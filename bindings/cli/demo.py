@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
-from bindings import errors, settings
-from bindings.binding import Caller, Certainty, EventKind, State
+from bindings import errors
+from bindings.binding import Certainty, EventKind, State
 from bindings.phone import Phone
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
-from bindings.store import account, migrations
-from bindings.store.database import Database
+from bindings.store import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,17 +112,15 @@ def _stage(out: TextIO) -> Iterator[_Stage]:
     with tempfile.TemporaryDirectory(prefix="bindings-demo-") as folder, Simulator(pool_size=2) as simulator:
         url = f"sqlite:///{Path(folder) / 'bindings.db'}"
         migrations.upgrade(url)
-        config = settings.load(
-            {},
+        with BindingService.open(
+            actor="demo",
+            environment={},
             database_url=url,
             provider_url=simulator.url,
             provider_api_key=API_KEY,
             provider_api_secret=API_SECRET,
             provider_app_id=APP,
-        )
-        database = Database(url)
-        account.join(database, config.scope)
-        with BindingService(config, database, caller=Caller(actor="demo")) as service:
+        ) as service:
             yield _Stage(service, simulator, out)
 
 

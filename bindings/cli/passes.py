@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NOT_READ = 5  # as for any call that the provider did not answer
 NOT_CONCLUDED = 1
+REPORTED = ("scans", "adopted", "absent", "ghosts", "orphans", "drifted", "holds_ended", "observed", "unresolved")
 
 
 @click.command()
@@ -68,6 +69,31 @@ def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
         context.exit(NOT_READ)
 
 
+@click.command()
+@click.option("--cursor", help="Go on where an earlier list ended.")
+@click.option("--limit", type=options.WholeNumber(), default=20, show_default=True, help="1 to 200.")
+@options.as_json
+def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
+    """List what reconciliations found, newest first; --json tells every case."""
+    with session.opened(as_json=as_json) as service:
+        page = service.reports(cursor=cursor, limit=limit)
+    if as_json:
+        output.emit(page)
+        return
+    if not page.data:
+        output.say("No reconciliation has run yet: `bindings reconcile` runs one.")
+        return
+    output.table(
+        ["BEGAN", "BY", *(name.upper().replace("_", " ") for name in REPORTED)],
+        [
+            [output.moment(report.began_at), report.actor, *(str(report.counts.get(name, 0)) for name in REPORTED)]
+            for report in page.data
+        ],
+    )
+    if page.next_cursor is not None:
+        output.say(f"There are more: add --cursor {page.next_cursor}")
+
+
 def _show(done: Reconciled) -> None:
     output.table(
         ["SCANS", "ADOPTED", "ABSENT", "GHOSTS", "ORPHANS", "DRIFTED", "HOLDS ENDED", "UNRESOLVED"],
@@ -94,7 +120,7 @@ def _show(done: Reconciled) -> None:
 def _remarks(done: Reconciled) -> list[str]:
     remarks = []
     if done.dry_run:
-        remarks.append("Dry run: nothing was written.")
+        remarks.append("Dry run: nothing was changed; the report is stored.")
     if not done.apps:
         remarks.append("No application to ask about: set BINDINGS_PROVIDER_APP_ID, or bind something first.")
     if done.zone_misfit_s:
@@ -104,6 +130,8 @@ def _remarks(done: Reconciled) -> list[str]:
     if done.incomplete:
         why = "; ".join(done.faults) or "rows were missing"
         remarks.append(f"{done.incomplete} of {done.scans} scans did not come to their end: {why}.")
+    if done.observed:
+        remarks.append(f"{done.observed} only observed, as BINDINGS_ON_... says: `bindings reports` tells which.")
     if done.unresolved:
         remarks.append(
             f"{done.unresolved} open: `bindings doubts` lists them; they resolve by time at the latest."

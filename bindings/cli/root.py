@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "expire": "passes:expire",
         "recover": "passes:recover",
         "reconcile": "passes:reconcile",
+        "reports": "passes:reports",
         "doubts": "ask:doubts",
     },
     "Run and look after": {

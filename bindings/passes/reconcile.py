@@ -61,7 +61,8 @@ class Actions:
 class Reconciled:
     """What one pass found over all applications; with `dry_run` nothing was changed.
 
-    `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open.
+    `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
+    `observed` cases were only reported, because a setting says so.
     `zone_misfit_s` is how far the provider's times lie from ours where that cannot be drift: the zone setting
     is wrong then, and nothing is concluded. `report_id` names the stored report.
     """
@@ -75,6 +76,7 @@ class Reconciled:
     orphans: int = 0
     drifted: int = 0
     holds_ended: int = 0
+    observed: int = 0
     unresolved: int = 0
     zone_misfit_s: float = 0.0
     faults: tuple[str, ...] = ()
@@ -96,11 +98,14 @@ class _Findings:
     faults: list[str] = field(default_factory=list)
     zone_misfit_s: float = 0.0
 
-    def note(self, count: str, app_id: str, **facts: Any) -> None:
-        """Count a case, and tell it in the report; `facts` hold ids and instants, never a phone."""
-        self.counts[count] += 1
+    def note(self, case: str, app_id: str, *, action: str = "", **facts: Any) -> None:
+        """Count a case, and tell it in the report; `facts` hold ids and instants, never a phone.
+
+        What the settings only let be observed is counted as that: nothing was done about it.
+        """
+        self.counts["observed" if action == "observe" else case] += 1
         told = {name: str(value) for name, value in facts.items() if value is not None}
-        self.cases.append({"case": count, "app_id": app_id} | told)
+        self.cases.append({"case": case, "action": action, "app_id": app_id} | told)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +193,9 @@ class Reconciler:
         strangers = [row for row in scan.strangers if row.bind_id not in ours]
         for doubt, row in verdict.adoptions(strangers, unsettled, measure):
             if self._adopt(doubt, row, measure):
-                found.note("adopted", scan.app_id, binding_id=doubt.id, bind_id=row.bind_id)
+                found.note(
+                    "adopted", scan.app_id, action=self.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
+                )
         for row in strangers:
             over = row.ends_at + measure.error < scan.ended
             if not over and not any(verdict.same_pair(row, intent) for intent in unsettled):
@@ -230,7 +237,14 @@ class Reconciler:
         if self.actions.orphan == "release" and not self.dry_run:
             self._release(row, app_id)
         if new:
-            found.note("orphans", app_id, bind_id=row.bind_id, origin_id=origin_id, ends_at=row.ends_at)
+            found.note(
+                "orphans",
+                app_id,
+                action=self.actions.orphan,
+                bind_id=row.bind_id,
+                origin_id=origin_id,
+                ends_at=row.ends_at,
+            )
 
     def _hold(self, row: ProviderBinding, app_id: str, origin_id: str | None, measure: Measure) -> bool:
         def work(tx: Transaction) -> bool:
@@ -263,6 +277,7 @@ class Reconciler:
         found.note(
             "drifted",
             binding.app_id,
+            action=self.actions.drift,
             binding_id=binding.id,
             bind_id=row.bind_id,
             expires_at=sooner,
@@ -301,12 +316,12 @@ class Reconciler:
         app_id, measure = first.app_id, self._measure()
         for binding_id in sorted(gone):
             if self._only_looks(self.actions.ghost) or self._end_ghost(binding_id):
-                found.note("ghosts", app_id, binding_id=binding_id)
+                found.note("ghosts", app_id, action=self.actions.ghost, binding_id=binding_id)
         rows = first.strangers + second.strangers
         for doubt in self._unsettled(app_id):
             listed = any(verdict.same_pair(row, doubt) for row in rows)
             if not listed and verdict.provable(doubt, first, second, measure) and self._absent(doubt):
-                found.note("absent", app_id, binding_id=doubt.id)
+                found.note("absent", app_id, action=self.actions.doubt, binding_id=doubt.id)
         self._end_holds(self._unseen_holds(app_id, first.seen | second.seen), "denied", app_id, found)
 
     def _witnesses(self, scan: Scan) -> Witnesses:

@@ -314,10 +314,16 @@ def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
 
 
 def _driver_url(url: str) -> URL:
-    if url.startswith("postgres://"):
-        url = "postgresql://" + url.removeprefix("postgres://")
-    parsed = make_url(url)
-    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+    """The address as SQLAlchemy reads it; libpq's own list of hosts (`db1:5432,db2:5432`) is understood too."""
+    scheme, _, rest = url.partition("://")
+    if scheme.startswith("sqlite"):
+        return make_url(url)
+    authority, slash, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return make_url(f"postgresql+psycopg://{rest}")
+    parsed = make_url(f"postgresql+psycopg://{user}{at}{slash}{path}")
+    return parsed.update_query_pairs([("host", host) for host in hosts.split(",")], append=True)
 
 
 def _host_clock() -> datetime:
