@@ -23,12 +23,9 @@ def refuses(policy: Policy, *, held: Mode | None, state: State | None, asked: Mo
     """Whether a holder forbids the `asked` mode on a phone that it holds.
 
     `held` is None for a hold that is not ours: whatever it is, the provider said no. A pending or doubtful
-    AXXB refuses an AXB because the provider may yet turn out to judge the other way round; it lets a further
-    AXXB pass. An AXXB that the provider did make (active, or ended and within its guard) refuses only under
-    `strict`.
+    AXXB refuses an AXB under either policy because the provider may yet turn out to judge the other way round.
+    One that the provider did make (active, or ended and within its guard) refuses only under `strict`.
     """
-    if held is None or held is Mode.AXB or same_pair:
+    if held is None or held is Mode.AXB or same_pair or policy is Policy.STRICT:
         return True
-    if state in (State.PENDING, State.IN_DOUBT):
-        return asked is Mode.AXB
-    return policy is Policy.STRICT
+    return state in (State.PENDING, State.IN_DOUBT) and asked is Mode.AXB

@@ -33,6 +33,11 @@ def take(tx: Transaction, task: str, period_s: float, replica: str) -> int | Non
         .on_conflict_do_nothing()
         .returning(passes.c.slot)
     ).scalar()
+    if taken is None and tx.attempt > 1:  # the earlier try may have committed: then the slot is ours already
+        mine = passes.c.replica == replica, passes.c.finished_at.is_(None)
+        taken = tx.connection.execute(
+            select(passes.c.slot).where(passes.c.task == task, passes.c.slot == slot, *mine)
+        ).scalar()
     if taken is not None:
         tx.connection.execute(passes.delete().where(passes.c.task == task, passes.c.slot < slot - KEPT))
     return taken

