@@ -389,7 +389,12 @@ class BindingService(Questions):
         return expire.expire(self._database, self._caller)
 
     def sweep(self) -> expire.Expired:
-        """`expire_due` for the timer: it also records, now and then, that sweeps are alive."""
+        """`expire_due` for the timer: it also records, now and then, that sweeps are alive.
+
+        Under a database clock that has jumped it ends nothing: what a wrong clock ends stays ended.
+        """
+        if self._clock_has_jumped():
+            return expire.Expired(expired=0, batches=0, finished=False)
         counts = self.expire_due()
         if time.monotonic() - self._swept.at > TOUCH_EVERY_S:
             self._database.write(lambda tx: passes.touch(tx, "expire", self._replica))
@@ -404,13 +409,25 @@ class BindingService(Questions):
         self._database.write(account.owe_scan)
 
     def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
-        """Run a pass unless another replica has taken this period's row already; for the timer only."""
+        """Run a pass unless another replica has taken this period's row already; for the timer only.
+
+        None, and nothing done, where one has, or where the database's clock has jumped.
+        """
+        if self._clock_has_jumped():
+            return None
         slot = self._database.write(lambda tx: passes.take(tx, task, period_s, self._replica))
         if slot is None:
             return None
         counts = run()
         self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
         return counts
+
+    def _clock_has_jumped(self) -> bool:
+        self._admission.compare_clocks(self._database.clock(), time.monotonic())
+        fault = self._admission.step_fault()
+        if fault is not None:
+            _log.error("%s: nothing is ended by it; put it right, or restart if it is right now", fault)
+        return fault is not None
 
     def recover(self) -> recover.Recovered:
         """Finish what a crash or a lost reply left open, as far as that needs no scan. Safe to repeat."""

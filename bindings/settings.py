@@ -156,8 +156,8 @@ def _variable(field: str) -> str:
 
 def _shown(name: str, value: Any) -> str:
     if name == "database_url":
-        # Everything between "://" and the last "@" may be a password, and so may a query parameter.
-        hidden = re.sub(r"://[^@/]*@", "://***@", value.get_secret_value())
+        # Everything up to the last "@" may be a password, whatever it is made of, and so may a query parameter.
+        hidden = re.sub(r"://.*@", "://***@", value.get_secret_value())
         return re.sub(r"(?i)((?:pass|sslkey|sslpass)[^=&]*=)[^&]*", r"\1***", hidden)
     if isinstance(value, SecretStr):
         return "***"

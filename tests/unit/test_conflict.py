@@ -37,7 +37,13 @@ TABLE = [
 ]
 CASES = [
     pytest.param(
-        policy, held, state, asked, same, verdict, id=f"{policy}-{held}-{state}-{asked}-{'same' if same else 'other'}"
+        policy,
+        held,
+        state,
+        asked,
+        same,
+        verdict,
+        id=f"{policy}-{held}-{state}-{asked}-{'same' if same else 'other'}",
     )
     for policies, held, states, asked, same, verdict in TABLE
     for policy in policies

@@ -123,7 +123,7 @@ def test_a_phone_in_use_names_its_holder_and_when_to_come_back() -> None:
         "reference": "order-42",
         "mode": "AXB",
         "state": "active",
-        "held_until": NOON.isoformat(),
+        "held_until": NOON.isoformat().replace("+00:00", "Z"),
         "retry_after_s": 7,
         "why": "binding",
     }
