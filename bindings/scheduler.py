@@ -8,17 +8,18 @@ goes by the monotonic clock, because the timer goes by the wall clock, which may
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.base import BaseTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,23 @@ class Job:
     task: str
     interval_s: float
     run: Callable[[], object]
+
+
+class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
+    """Fires an interval from now, with jitter, and never for the past.
+
+    APScheduler's own interval trigger makes a list of every run that was missed: after the wall clock was set a
+    year ahead that is thirty million of them, and the timer stands still behind it.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The next run, as APScheduler asks for it."""
+        since = now if previous_fire_time is None else max(previous_fire_time, now)
+        jitter_s = self._interval_s * random.uniform(-JITTER, JITTER)  # noqa: S311 -- to keep out of step
+        return since + timedelta(seconds=self._interval_s + jitter_s)
 
 
 class Scheduler:
@@ -109,7 +127,7 @@ class Scheduler:
     def _add(self, timer: BackgroundScheduler, job: Job) -> None:
         timer.add_job(
             self._run,
-            IntervalTrigger(seconds=job.interval_s, jitter=job.interval_s * JITTER, timezone="UTC"),
+            _Every(job.interval_s),
             args=[job],
             id=job.task,
             replace_existing=True,

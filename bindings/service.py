@@ -31,7 +31,7 @@ from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
 from bindings.store import account, events, passes, queries, reserve, settle
-from bindings.store.database import ConstraintViolated, Database
+from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SETTLE_BUDGET_S = 30.0  # the answer is in memory only: outlast a failover before giving it up
+SETTLE_TRY_S = 6.0  # of that for one try: a frozen primary never answers, the next one does
 RETRY_AFTER_S = 2
 SCAN_AGAIN_S = 30
 POLL_S = 0.05
@@ -187,7 +188,7 @@ class BindingService(Questions):
             return reserved
 
         reach("bind.before_reserve")
-        reserved = self._database.write(work)
+        reserved = self._database.write(work, try_s=RETRY_BUDGET_S)
         reach("bind.after_reserve")
         before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
         match reserved:
@@ -228,7 +229,7 @@ class BindingService(Questions):
             return settled
 
         try:
-            return self._database.write(work, budget_s=SETTLE_BUDGET_S)
+            return self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S)
         except errors.Busy as busy:
             _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
@@ -326,7 +327,7 @@ class BindingService(Questions):
             reach("unbind.wish_in_transaction")
             return wished
 
-        binding = self._database.write(wish)
+        binding = self._database.write(wish, try_s=RETRY_BUDGET_S)
         reach("unbind.after_wish")
         if binding is None:
             raise errors.NotFound(binding_id=found_id)

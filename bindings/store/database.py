@@ -10,6 +10,7 @@ worth the name, it is this host's, read once per transaction after the write loc
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -25,7 +26,9 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Text,
     bindparam,
+    cast,
     create_engine,
     event,
     exc,
@@ -51,6 +54,15 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BUSY_TIMEOUT_S = 20  # SQLite's waiting is unfair: waits of 6 s were measured under load
+# Keepalives end the wait for an answer of a host that is gone, tcp_user_timeout (ms) that for what was sent.
+KEEPALIVE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+LONGEST_TRY_S = 35.0  # past the longest statement timeout that a pass sets
+READ_ONLY = "25006"  # what a server says that takes no writes
 CONNECT_TIMEOUT_S = 4
 RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
 POOL = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 5, "pool_recycle": 1_800}
@@ -137,6 +149,7 @@ class Transaction:
 
 
 _READ_CLOCK = select(_SERVER_NOW)
+_WRITE_SOMETHING = select(cast(func.pg_logical_emit_message(literal_column("true"), "bindings", "again"), Text))
 _LIMIT = select(func.set_config("statement_timeout", bindparam("longest"), literal_column("true")))
 
 
@@ -159,6 +172,8 @@ class Database:
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
+        if self.postgres:
+            event.listen(self._engine, "handle_error", self._leave_demoted)
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
         self.flavour = Flavour(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
@@ -169,13 +184,22 @@ class Database:
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
 
-    def write(self, work: Callable[[Transaction], Result], *, budget_s: float = RETRY_BUDGET_S) -> Result:
+    def write(
+        self,
+        work: Callable[[Transaction], Result],
+        *,
+        budget_s: float = RETRY_BUDGET_S,
+        try_s: float | None = None,
+    ) -> Result:
         """Run `work` in one durable transaction and commit.
 
         A serialization failure, a deadlock or a lost connection runs the whole work again, with jitter, within
         `budget_s` seconds; so does a COMMIT whose reply was lost, and then the first try may have committed.
-        Raises `Busy` when the budget is spent, `ConstraintViolated` where the database refused a value.
+        With `try_s` no try waits longer than that for the server, nor past the budget; without it a try may
+        outlast the budget. Raises `Busy` when the budget is spent (an earlier try may yet commit, once a
+        standby is back), `ConstraintViolated` where the database refused a value.
         """
+        spent_at = time.monotonic() + budget_s
         try:
             for attempt in stamina.retry_context(
                 on=_transient,
@@ -185,7 +209,10 @@ class Database:
                 wait_max=0.5,
                 wait_jitter=0.1,
             ):
-                with attempt, self._transaction(attempt.num) as transaction:
+                give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
+                if try_s is not None:
+                    give_up_at = min(give_up_at, spent_at)
+                with attempt, self._transaction(attempt.num, give_up_at) as transaction:
                     return work(transaction)
         except (exc.DBAPIError, exc.TimeoutError) as error:
             raise _translated(error) from error
@@ -198,6 +225,7 @@ class Database:
                 on=_transient, attempts=3, timeout=RETRY_BUDGET_S, wait_initial=0.02, wait_max=0.2
             ):
                 with attempt, self._reader.connect() as connection:
+                    _give_up_at(connection, time.monotonic() + LONGEST_TRY_S)
                     return query(connection)
         except (exc.DBAPIError, exc.TimeoutError) as error:
             raise _translated(error) from error
@@ -209,6 +237,7 @@ class Database:
         engine = self._engine if self.postgres else self._reader
         try:
             with engine.connect() as connection:
+                _give_up_at(connection, math.inf)
                 if self.postgres:
                     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
                 yield connection.execution_options(yield_per=1_000)
@@ -244,9 +273,24 @@ class Database:
         self._engine.dispose()
         self._reader.dispose()
 
+    def _leave_demoted(self, context: ExceptionContext) -> None:
+        """Drop every connection to a server that takes no writes any more: the next ones find the primary.
+
+        Nothing breaks those connections by itself, and the reader's would go on answering with what stands
+        still there.
+        """
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
+            self._reader.dispose()
+
     @contextmanager
-    def _transaction(self, attempt: int) -> Iterator[Transaction]:
-        with self._one_writer, self._engine.begin() as connection:
+    def _transaction(self, attempt: int, give_up_at: float) -> Iterator[Transaction]:
+        with self._one_writer, self._engine.connect() as connection, connection.begin():
+            _give_up_at(connection, give_up_at)
+            if attempt > 1 and self.postgres:
+                # An earlier try may have committed here and on no standby, its wait ended by hand. A COMMIT that
+                # has written waits for a standby to have all that came before it; one that only read does not.
+                connection.execute(_WRITE_SOMETHING)
             transaction = Transaction(connection, self.flavour, attempt=attempt)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())  # only now that the write lock is held
@@ -268,12 +312,29 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
         **POOL,
     )
     event.listen(engine, "handle_error", _drop_values)
+    event.listen(engine, "do_connect", _connect)
     return engine
+
+
+def _connect(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+    from bindings.store.deadline import DeadlineConnection
+
+    return DeadlineConnection.connect(*given, **named)
+
+
+def _give_up_at(connection: Connection, instant: float) -> None:
+    """Let no wait of this connection last past `instant` (monotonic); PostgreSQL only."""
+    raw: Any = connection.connection.driver_connection
+    if hasattr(raw, "give_up_at"):
+        raw.give_up_at = instant
 
 
 def _timeouts(url: URL) -> dict[str, Any]:
     """A server that does not answer must not hang a caller; what the address itself says goes first."""
-    wanted = {"connect_timeout": CONNECT_TIMEOUT_S}
+    wanted: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S} | KEEPALIVE
+    if not isinstance(url.query.get("host", ""), str):
+        # Several hosts, of which one takes writes; each that is gone costs a timeout, so it is the shortest.
+        wanted |= {"target_session_attrs": "read-write", "connect_timeout": 2}
     return {name: value for name, value in wanted.items() if name not in url.query}
 
 
@@ -332,15 +393,15 @@ def _host_clock() -> datetime:
 
 def _transient(error: Exception) -> bool:
     """Whether the whole transaction may be tried again: nothing else is retried."""
-    if isinstance(error, exc.TimeoutError):  # no connection free in the pool
-        return False
+    if isinstance(error, exc.TimeoutError):  # no connection free in the pool: that wait outlasts most budgets
+        return True
     if not isinstance(error, exc.DBAPIError):
         return False
     if error.connection_invalidated:
         return True
     state: str | None = getattr(error.orig, "sqlstate", None)
     if state is not None:
-        return state in {"40001", "40P01", "55P03", "25006"} or state[:2] in {"08", "57"}
+        return state in {"40001", "40P01", "55P03", READ_ONLY} or state[:2] in {"08", "57"}
     # Without a state: psycopg could not connect or lost the server; SQLite's lock was not to be had.
     return isinstance(error, exc.OperationalError) and not _missing_table(error)
 
