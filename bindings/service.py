@@ -370,15 +370,18 @@ class BindingService(Questions):
     def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
         """Record that full phones are about to be shown, to whom and why; call it before showing them.
 
-        With no ids (an export) one event is written that says `what` was shown.
+        With no ids (an export) one event is written that says `what` was shown. `NotFound`, and nothing
+        recorded, where an id is not known.
         """
         why = validation.reason(reason)
+        found_ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
         detail = {"reason": why, "what": what}
 
         def work(tx: Transaction) -> None:
-            for binding_id in binding_ids:
-                events.append(tx, binding_id, EventKind.REVEALED, self._caller, detail)
-            if not binding_ids:
+            for found_id in found_ids:
+                if not events.append(tx, found_id, EventKind.REVEALED, self._caller, detail):
+                    raise errors.NotFound(binding_id=found_id)
+            if not found_ids:
                 events.append_unbound(tx, EventKind.REVEALED, self._caller, detail)
 
         self._database.write(work)

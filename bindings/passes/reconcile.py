@@ -191,14 +191,15 @@ class Reconciler:
         ids = [row.bind_id for row in scan.strangers]
         ours = self.database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
         strangers = [row for row in scan.strangers if row.bind_id not in ours]
-        for doubt, row in verdict.adoptions(strangers, unsettled, measure):
+        for doubt, row in verdict.adoptions(strangers, unsettled, scan.ended, measure):
             if self._adopt(doubt, row, measure):
                 found.note(
                     "adopted", scan.app_id, action=self.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
         for row in strangers:
-            over = row.ends_at + measure.error < scan.ended
-            if not over and not any(verdict.same_pair(row, intent) for intent in unsettled):
+            if not verdict.over(row, scan.ended, measure) and not any(
+                verdict.same_pair(row, intent) for intent in unsettled
+            ):
                 self._meet_orphan(row, scan.app_id, measure, found)
         self._end_explained(scan, set(ours), found)
 

@@ -54,8 +54,13 @@ def could_be(row: ProviderBinding, intent: Binding, measure: Measure) -> bool:
     return same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest
 
 
+def over(row: ProviderBinding, at: datetime, measure: Measure) -> bool:
+    """Whether a row is past its end; the provider may list such rows, and they hold nothing."""
+    return row.ends_at + measure.error < at
+
+
 def adoptions(
-    strangers: Sequence[ProviderBinding], unsettled: Sequence[Binding], measure: Measure
+    strangers: Sequence[ProviderBinding], unsettled: Sequence[Binding], at: datetime, measure: Measure
 ) -> list[tuple[Binding, ProviderBinding]]:
     """The doubts that a row settles: exactly one row and one doubt of that pair; otherwise both are left alone.
 
@@ -65,11 +70,16 @@ def adoptions(
     found = []
     for row in strangers:
         doubts = [intent for intent in unsettled if same_pair(row, intent)]
-        rows = [other for other in strangers if doubts and same_pair(other, doubts[0])]
-        if len(doubts) == len(rows) == 1:
-            doubt = doubts[0]
-            if doubt.state is State.IN_DOUBT and could_be(row, doubt, measure):
-                found.append((doubt, row))
+        if len(doubts) != 1:
+            continue
+        doubt = doubts[0]
+        rows = [
+            other
+            for other in strangers
+            if could_be(other, doubt, measure) or (same_pair(other, doubt) and not over(other, at, measure))
+        ]
+        if rows == [row] and doubt.state is State.IN_DOUBT and could_be(row, doubt, measure):
+            found.append((doubt, row))
     return found
 
 

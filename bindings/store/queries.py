@@ -242,8 +242,9 @@ def export_bindings(
     """Every binding requested in [since, until), oldest first, in batches: memory stays flat."""
     conditions = _conditions(Filters(requested_from=since, requested_to=until))
     statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
-    for row in connection.execute(statement):
-        yield to_binding(row)
+    with connection.execute(statement) as rows:  # closed also where the reader stops half-way
+        for row in rows:
+            yield to_binding(row)
 
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
@@ -253,8 +254,9 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
         statement = statement.where(events_table.c.at >= since)
     if until is not None:
         statement = statement.where(events_table.c.at < until)
-    for row in connection.execute(statement):
-        yield events.to_event(row)
+    with connection.execute(statement) as rows:
+        for row in rows:
+            yield events.to_event(row)
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:
