@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TESTS ?=  # what `make test` and `make soak` run; all of it by default
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -33,10 +34,10 @@ demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account 
 	@$(BIN)/bindings demo
 
 test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TESTS)
 
 soak: $(STAMP)  ## the long runs: every kill many times, big property runs, failovers
-	@$(BIN)/python -m pytest -m soak
+	@$(BIN)/python -m pytest -m soak $(TESTS)
 
 bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
 	@$(BIN)/python -m benchmarks

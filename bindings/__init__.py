@@ -15,9 +15,11 @@ looked up when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as every checker reads it; importing typing costs as long as starting Python
 if TYPE_CHECKING:
+    from typing import Any
+
     from bindings import errors
     from bindings.binding import Binding, Event, Holder, Mode, Page, State, Trace
     from bindings.errors import BindingsError

@@ -200,36 +200,25 @@ class Database:
         standby is back), `ConstraintViolated` where the database refused a value.
         """
         spent_at = time.monotonic() + budget_s
-        try:
-            for attempt in stamina.retry_context(
-                on=_transient,
-                attempts=None,
-                timeout=budget_s,
-                wait_initial=0.02,
-                wait_max=0.5,
-                wait_jitter=0.1,
-            ):
-                give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
-                if try_s is not None:
-                    give_up_at = min(give_up_at, spent_at)
-                with attempt, self._transaction(attempt.num, give_up_at) as transaction:
-                    return work(transaction)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise _translated(error) from error
-        raise AssertionError("unreachable: the last attempt raises")
+
+        def once(attempt: int) -> Result:
+            give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
+            if try_s is not None:
+                give_up_at = min(give_up_at, spent_at)
+            with self._transaction(attempt, give_up_at) as transaction:
+                return work(transaction)
+
+        return _repeated(once, budget_s=budget_s)
 
     def read(self, query: Callable[[Connection], Result]) -> Result:
         """Run reading `query` in AUTOCOMMIT, where each statement is one round trip; repeated if lost."""
-        try:
-            for attempt in stamina.retry_context(
-                on=_transient, attempts=3, timeout=RETRY_BUDGET_S, wait_initial=0.02, wait_max=0.2
-            ):
-                with attempt, self._reader.connect() as connection:
-                    _give_up_at(connection, time.monotonic() + LONGEST_TRY_S)
-                    return query(connection)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise _translated(error) from error
-        raise AssertionError("unreachable: the last attempt raises")
+
+        def once(_attempt: int) -> Result:
+            with self._reader.connect() as connection:
+                _give_up_at(connection, time.monotonic() + LONGEST_TRY_S)
+                return query(connection)
+
+        return _repeated(once, budget_s=RETRY_BUDGET_S, attempts=3)
 
     @contextmanager
     def stream(self) -> Iterator[Connection]:
@@ -297,6 +286,35 @@ class Database:
             yield transaction
 
 
+def _repeated(once: Callable[[int], Result], *, budget_s: float, attempts: int = 1_000) -> Result:
+    """What `once` returns. Called again, with jitter, while it fails for a passing reason; it is told the try."""
+    began = time.monotonic()
+    try:
+        # Outside of the loop, whose machinery costs more than a pooled connection.
+        return once(1)
+    except (exc.DBAPIError, exc.TimeoutError) as error:
+        if not _transient(error):
+            raise _translated(error) from error
+        first = error
+    left = began + budget_s - time.monotonic()
+    if left <= 0:
+        raise _translated(first) from first
+    try:
+        for attempt in stamina.retry_context(
+            on=_transient,
+            attempts=attempts - 1,
+            timeout=left,
+            wait_initial=0.02,
+            wait_max=0.5,
+            wait_jitter=0.1,
+        ):
+            with attempt:
+                return once(attempt.num + 1)
+    except (exc.DBAPIError, exc.TimeoutError) as error:
+        raise _translated(error) from error
+    raise AssertionError("unreachable: the last attempt raises")
+
+
 def make_engine(url: str, *, autocommit: bool = False) -> Engine:
     """An engine for `url` as this product needs it; connects to nothing yet."""
     target = _driver_url(url)
@@ -352,6 +370,7 @@ def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
+        paramstyle="named",  # a value that stands in several places is converted and bound once
         connect_args={"timeout": BUSY_TIMEOUT_S},
         skip_autocommit_rollback=autocommit,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
@@ -364,14 +383,15 @@ def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
         for pragma in SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # Under AUTOCOMMIT nobody commits: a BEGIN here would make every write vanish without a word.
-        options = connection.get_execution_options()
-        if not autocommit and options.get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    if not autocommit:  # a listener, even an idle one, makes every statement of its engine dearer
+        event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # Under AUTOCOMMIT nobody commits: a BEGIN here would make every write vanish without a word.
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _driver_url(url: str) -> URL:

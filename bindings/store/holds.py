@@ -13,12 +13,11 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from uuid_utils.compat import uuid7
 
-from bindings.binding import EventKind, Holder
+from bindings.binding import EventKind
 from bindings.store import events
-from bindings.store.schema import Instant, PhoneNumber
 from bindings.store.schema import holds as table
 
 if TYPE_CHECKING:
@@ -71,29 +70,6 @@ _COLUMNS = (
     table.c.strikes,
     table.c.created_at,
 )
-
-_LIVE = select(*_COLUMNS).where(
-    table.c.phone.in_(bindparam("phones", type_=PhoneNumber, expanding=True)),
-    table.c.held_until > bindparam("now", type_=Instant),
-    table.c.scope == bindparam("scope"),
-)
-
-
-def holders(connection: Connection, phones: list[Phone], scope: str, now: datetime) -> list[Holder]:
-    """The holds on any of `phones` at the instant `now`."""
-    rows = connection.execute(_LIVE, {"phones": phones, "now": now, "scope": scope})
-    return [
-        Holder(
-            id=None,
-            reference=None,
-            mode=None,
-            state=None,
-            held_until=row.held_until,
-            retry_after_s=max(1, -int((now - row.held_until) // timedelta(seconds=1))),
-            why=row.why,
-        )
-        for row in rows
-    ]
 
 
 def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:

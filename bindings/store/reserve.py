@@ -13,13 +13,13 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import String, bindparam, literal_column, null, select, union
 
 from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, State
-from bindings.store import account, events, holds
+from bindings.store import account, events
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
-from bindings.store.schema import Instant, PhoneNumber, bindings
+from bindings.store.schema import Instant, PhoneNumber, bindings, holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +122,8 @@ def holders(connection: Connection, request: BindRequest, terms: Terms, now: dat
     found = [
         _holder(row, now)
         for row in holding(connection, phones, terms.scope, now)
-        if conflict.refuses(
+        if row.id is None
+        or conflict.refuses(
             terms.policy,
             held=Mode(row.mode),
             state=State(row.state),
@@ -130,15 +131,16 @@ def holders(connection: Connection, request: BindRequest, terms: Terms, now: dat
             same_pair={row.phone_a.key, row.phone_b.key} == pair,
         )
     ]
-    found += holds.holders(connection, phones, terms.scope, now)
     return sorted(found, key=lambda holder: holder.held_until, reverse=True)
 
 
 def _holding() -> CompoundSelect[Any]:
-    """The bindings that hold one of the two phones at :now, found by index and never by state."""
-    columns = [
-        bindings.c[name] for name in ("id", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
-    ]
+    """What holds one of the two phones at :now, found by index and never by state: bindings, and holds.
+
+    A hold has no id here. One statement, for a bind that waits for each.
+    """
+    names = ("id", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
+    columns = [*(bindings.c[name] for name in names), literal_column("'binding'", String).label("why")]
     now = bindparam("now", type_=Instant)
     either = [bindparam(name, type_=PhoneNumber) for name in ("phone_1", "phone_2")]
 
@@ -147,14 +149,18 @@ def _holding() -> CompoundSelect[Any]:
             phone.in_(either), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
         )
 
-    return branch(bindings.c.phone_a).union(branch(bindings.c.phone_b))
+    known = {"held_until": holds.c.held_until}
+    foreign = select(*(known.get(name, null()) for name in names), holds.c.why).where(
+        holds.c.phone.in_(either), holds.c.held_until > now, holds.c.scope == bindparam("scope")
+    )
+    return union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign)
 
 
 _HOLDING = _holding()
 
 
 def holding(connection: Connection, phones: Sequence[Phone], scope: str, now: datetime) -> Sequence[Row[Any]]:
-    """The bindings that hold one of two phones at the instant `now`, whatever the policy says of them."""
+    """What holds one of two phones at the instant `now`, whatever the policy says; a hold has no id."""
     values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
     return connection.execute(_HOLDING, values).all()
 
@@ -163,11 +169,11 @@ def _holder(row: Row[Any], now: datetime) -> Holder:
     return Holder(
         id=row.id,
         reference=row.reference,
-        mode=Mode(row.mode),
-        state=State(row.state),
+        mode=row.mode and Mode(row.mode),
+        state=row.state and State(row.state),
         held_until=row.held_until,
         retry_after_s=seconds_until(row.held_until, now),
-        why="binding",
+        why=row.why,
     )
 
 

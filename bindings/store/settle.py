@@ -110,7 +110,7 @@ def settle_in_use(tx: Transaction, intent: Binding, caller: Caller, *, status: s
     now = tx.instant()
     phones = [intent.phone_a, intent.phone_b]
     rows = holding(tx.connection, phones, intent.scope, now)
-    own = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows if row.id != intent.id]
+    own = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows if row.id not in (None, intent.id)]
     failed = change(
         tx,
         intent.id,
