@@ -70,15 +70,17 @@ class Admission:
 
     def clock_fault(self) -> str | None:
         """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
-        skew_s, other = self._worst()
-        if skew_s > MAX_SKEW_S:
-            return f"this host's clock and the {other}'s are {skew_s:.0f} s apart"
-        return self.step_fault()
+        to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
+        if abs(to_provider) > MAX_SKEW_S:
+            return f"this host's clock and the provider's are {abs(to_provider):.0f} s apart"
+        return self.database_fault()
 
-    def step_fault(self) -> str | None:
-        """Why the database's clock ends nothing as it was last read; None where it ran evenly."""
+    def database_fault(self) -> str | None:
+        """Why the database's clock must end nothing as it was last read; None where it can be believed."""
         if abs(self._step_s) > MAX_SKEW_S:
             return f"the database's clock has jumped by {self._step_s:+.0f} s"
+        if abs(self._database_skew_s) > MAX_SKEW_S:
+            return f"this host's clock and the database's are {abs(self._database_skew_s):.0f} s apart"
         return None
 
     @contextmanager

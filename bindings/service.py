@@ -395,9 +395,9 @@ class BindingService(Questions):
     def sweep(self) -> expire.Expired:
         """`expire_due` for the timer: it also records, now and then, that sweeps are alive.
 
-        Under a database clock that has jumped it ends nothing: what a wrong clock ends stays ended.
+        Under a database clock that cannot be believed it ends nothing: what a wrong clock ends stays ended.
         """
-        if self._clock_has_jumped():
+        if self._clock_is_wrong():
             return expire.Expired(expired=0, batches=0, finished=False)
         counts = self.expire_due()
         if time.monotonic() - self._swept.at > TOUCH_EVERY_S:
@@ -415,9 +415,9 @@ class BindingService(Questions):
     def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
         """Run a pass unless another replica has taken this period's row already; for the timer only.
 
-        None, and nothing done, where one has, or where the database's clock has jumped.
+        None, and nothing done, where one has, or where the database's clock cannot be believed.
         """
-        if self._clock_has_jumped():
+        if self._clock_is_wrong():
             return None
         slot = self._database.write(lambda tx: passes.take(tx, task, period_s, self._replica))
         if slot is None:
@@ -426,9 +426,9 @@ class BindingService(Questions):
         self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
         return counts
 
-    def _clock_has_jumped(self) -> bool:
+    def _clock_is_wrong(self) -> bool:
         self._admission.compare_clocks(self._database.clock(), time.monotonic())
-        fault = self._admission.step_fault()
+        fault = self._admission.database_fault()
         if fault is not None:
             _log.error("%s: nothing is ended by it; put it right, or restart if it is right now", fault)
         return fault is not None

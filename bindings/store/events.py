@@ -162,11 +162,15 @@ def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[
 
 def final(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     """Every event that no running transaction can still come before, in the feed's order."""
-    statement = select(*SHOWN).order_by(events.c.tx, events.c.position)
     if not postgres:
-        return statement
+        return written()
     oldest_running = cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text)
-    return statement.where(events.c.tx < cast(oldest_running, BigInteger))
+    return written().where(events.c.tx < cast(oldest_running, BigInteger))
+
+
+def written() -> Select[*tuple[Any, ...]]:
+    """Every event that is committed, in the feed's order; one that commits later may still come before it."""
+    return select(*SHOWN).order_by(events.c.tx, events.c.position)
 
 
 def to_event(row: Row[*tuple[Any, ...]]) -> Event:

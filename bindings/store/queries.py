@@ -249,7 +249,7 @@ def export_bindings(
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
     """Every event that happened in [since, until), in the feed's order, in batches: memory stays flat."""
-    statement = events.final(postgres=connection.dialect.name == "postgresql")
+    statement = events.written()
     if since is not None:
         statement = statement.where(events_table.c.at >= since)
     if until is not None:

@@ -1,0 +1,112 @@
+"""One clock for every process of an experiment: the machine's own, shifted by what stands in a small file.
+
+The simulator, the host clock and the monotonic clock of every worker, and the PostgreSQL server's
+`clock_timestamp()` all go by it, so that a test may let hours pass in no time and still run the statements of
+production: on PostgreSQL a function of that name stands before the server's own in the search path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bindings.service import BindingService
+
+READERS = (
+    "bindings.service",
+    "bindings.admission",
+    "bindings.store.database",
+    "bindings.passes.expire",
+    "bindings.passes.scan",
+)
+_SHIFT = struct.Struct("d")
+
+OVERSHADOW = """
+CREATE SCHEMA IF NOT EXISTS faults;
+CREATE TABLE IF NOT EXISTS faults.clock (shift interval NOT NULL);
+DELETE FROM faults.clock;
+INSERT INTO faults.clock VALUES ('0');
+CREATE OR REPLACE FUNCTION faults.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+  'SELECT pg_catalog.clock_timestamp() + (SELECT shift FROM faults.clock)';
+"""
+
+
+class SharedClock:
+    """The machine's clock plus a shift that all processes share. `server` is a PostgreSQL address to shift too."""
+
+    def __init__(self, file: Path, server: str | None = None) -> None:
+        self.file = file
+        self._server = server
+        if not file.exists():
+            file.write_bytes(_SHIFT.pack(0.0))
+        with file.open("r+b") as opened:
+            self._memory = mmap.mmap(opened.fileno(), _SHIFT.size)
+
+    @property
+    def shift(self) -> float:
+        """Seconds ahead of the machine's clock."""
+        return float(_SHIFT.unpack_from(self._memory)[0])
+
+    def unix(self) -> float:
+        """Unix seconds."""
+        return time.time() + self.shift
+
+    def monotonic(self) -> float:
+        """A monotonic reading that runs on with the shift, as CLOCK_MONOTONIC does while a process is stopped."""
+        return time.monotonic() + self.shift
+
+    def advance(self, by_s: float) -> None:
+        """Let time pass; call it while nothing is in the middle of something that the jump would spoil."""
+        to_s = self.shift + by_s
+        if self._server is not None:
+            shift_server(self._server, to_s)
+        _SHIFT.pack_into(self._memory, 0, to_s)
+
+    def install(self) -> None:
+        """Make the product's modules read this clock, in this process, for good."""
+        for name in READERS:
+            vars(importlib.import_module(name))["time"] = self._Time(self)
+
+    def govern(self, service: BindingService) -> BindingService:
+        """Let the parts of a service that took a clock when they were made go by this one."""
+        service._admission._wall = self.unix
+        client = service._client
+        if client is not None:
+            client._wall = self.unix
+            client._monotonic = self.monotonic
+            client.circuit._monotonic = self.monotonic
+        return service
+
+    class _Time:
+        """Stands for the module `time`."""
+
+        def __init__(self, clock: SharedClock) -> None:
+            self.time = clock.unix
+            self.monotonic = clock.monotonic
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+
+def overshadow(url: str) -> None:
+    """Put the shifted clock before the server's own, for whoever connects to this database from now on."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(OVERSHADOW)
+        name = sql.Identifier(str(make_url(url).database))
+        connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = faults, pg_catalog, public").format(name))
+
+
+def shift_server(url: str, to_s: float) -> None:
+    """Set the shift of one database's clock, to seconds ahead of the machine's."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE faults.clock SET shift = make_interval(secs => %s)", [to_s])

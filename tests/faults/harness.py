@@ -1,0 +1,360 @@
+"""Real processes on a real database against a real simulator, and a parent that stops, kills and restarts them.
+
+A `Lab` lends an `Arena`: a fresh database, a simulator and a clock that all of them share. Workers are forked
+from one nursery process that has imported everything, so that a start costs milliseconds; they are processes
+like any other, and die by a signal that they send themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy.engine import make_url
+
+from bindings.provider.simulator import Simulator
+from bindings.service import BindingService
+from bindings.store import migrations
+from tests.faults import oracle
+from tests.faults.clock import SharedClock, overshadow, shift_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.oracle import Violation
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = "4luaKsL2"
+KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
+KILLED = -signal.SIGKILL
+WAIT_S = 60.0
+MEMORY = Path("/dev/shm")  # what is killed here are processes, never the machine: no run waits for a disk
+TABLES = ("events", "bindings", "holds", "passes", "account")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A worker that was started; `what` is how it was last heard of."""
+
+    pid: int
+    prefix: str
+
+
+class Nursery:
+    """The process that workers are forked from. Not thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._errors = (folder / "nursery.log").open("w")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")},
+        )
+        self._heard: dict[tuple[str, int], int] = {}
+        self._buffered = b""
+        self._last_started = 0
+
+    def start(self, job: dict[str, Any]) -> int:
+        """Start a worker; its process id."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        self._process.stdin.flush()
+        self._last_started = 0
+        while not self._last_started:
+            self._listen(WAIT_S)
+        return self._last_started
+
+    def stopped(self, pid: int, *, within_s: float = WAIT_S) -> bool:
+        """Wait until a worker stops; False where it ended instead."""
+        deadline = time.monotonic() + within_s
+        while ("stopped", pid) not in self._heard:
+            if ("ended", pid) in self._heard:
+                return False
+            self._listen(deadline - time.monotonic())
+        del self._heard["stopped", pid]
+        return True
+
+    def ended(self, pid: int, *, within_s: float = WAIT_S) -> int:
+        """Wait until a worker has ended; its exit code, or minus the signal that killed it."""
+        deadline = time.monotonic() + within_s
+        while ("ended", pid) not in self._heard:
+            self._listen(deadline - time.monotonic())
+        return self._heard.pop(("ended", pid))
+
+    def is_running(self, pid: int) -> bool:
+        """Whether a worker has not ended, as far as has been heard."""
+        while self._ready(0.0):
+            self._listen(1.0)
+        return ("ended", pid) not in self._heard
+
+    def close(self) -> None:
+        """End the nursery, and with it every worker that is left."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(WAIT_S)
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _ready(self, within_s: float) -> bool:
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout.fileno(), selectors.EVENT_READ)
+            return bool(selector.select(max(0.0, within_s)))
+
+    def _listen(self, within_s: float) -> None:
+        assert self._process.stdout is not None
+        if within_s <= 0 or not self._ready(within_s):
+            raise TimeoutError("a worker did not do in time what was waited for")
+        data = os.read(self._process.stdout.fileno(), 65_536)
+        if not data:
+            raise RuntimeError("the nursery has ended; see nursery.log")
+        *lines, self._buffered = (self._buffered + data).split(b"\n")
+        for line in lines:
+            what, pid, code = line.decode().split()
+            if what == "started":
+                self._last_started = int(pid)
+            else:
+                self._heard[what, int(pid)] = int(code)
+
+
+@dataclass(kw_only=True)
+class Arena:
+    """One experiment: a database, a simulator, a clock, and the workers that were started on them."""
+
+    url: str
+    folder: Path
+    clock: SharedClock
+    simulator: Simulator
+    nursery: Nursery
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    rules: oracle.Rules = field(default_factory=oracle.Rules)
+    _prefixes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def postgres(self) -> bool:
+        """Whether the database is PostgreSQL."""
+        return self.url.startswith("postgresql")
+
+    def start(self, do: str, *, hook: tuple[str, int, str] | None = None, **job: Any) -> Process:
+        """Start a worker on the job `do`; `hook` is (name, nth reach, KILL or STOP)."""
+        prefix = str(next(self._prefixes))
+        whole = {
+            "do": do,
+            "seed": self.seed,
+            "prefix": prefix,
+            "clock": str(self.clock.file),
+            "server": self.url if self.postgres else None,
+            "told": str(self.folder / "told.jsonl"),
+            "log": str(self.folder / f"worker-{prefix}.log"),
+            "settings": self.given() | self.settings,
+            "hook": None if hook is None else dict(zip(("name", "nth", "signal"), hook, strict=True)),
+        } | job
+        return Process(pid=self.nursery.start(whole), prefix=prefix)
+
+    def given(self) -> dict[str, Any]:
+        """The settings that every process of this arena runs with."""
+        return {
+            "database_url": self.url,
+            "provider_url": self.simulator.url,
+            "provider_api_key": KEY,
+            "provider_api_secret": SECRET,
+            "provider_app_id": APP,
+            "provider_timeout_s": 5.0,
+            "timestamp_tolerance_s": self.rules.tolerance_s,
+            "guard_s": self.rules.guard_s,
+            "scan_calls_per_s": 1_000.0,
+        }
+
+    def wait(self, process: Process, *, within_s: float = WAIT_S) -> int:
+        """Wait for a worker's end; fails with its log where it ended with an error of its own."""
+        code = self.nursery.ended(process.pid, within_s=within_s)
+        assert code in (0, KILLED), f"seed {self.seed}, exit {code}:\n{self.log(process)}"
+        return code
+
+    def run(self, do: str, **job: Any) -> int:
+        """Start a worker and wait for its end."""
+        return self.wait(self.start(do, **job))
+
+    def stopped(self, process: Process) -> bool:
+        """Wait until a worker has stopped itself."""
+        return self.nursery.stopped(process.pid)
+
+    def resume(self, process: Process) -> None:
+        """Let a stopped worker go on."""
+        os.kill(process.pid, signal.SIGCONT)
+
+    def log(self, process: Process) -> str:
+        """What a worker logged."""
+        file = self.folder / f"worker-{process.prefix}.log"
+        return file.read_text() if file.exists() else ""
+
+    def told(self) -> list[dict[str, Any]]:
+        """What all workers' callers were told, and what they asked for."""
+        file = self.folder / "told.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Every bind that was asked for."""
+        return [line["asked"] for line in self.told() if line["what"] == "ask"]
+
+    def judge(self, *, settled: bool = False, over: bool = False) -> list[Violation]:
+        """Ask the oracle."""
+        evidence = oracle.gather(
+            self.url, self.simulator, told=self.told(), rules=self.rules, settled=settled, over=over
+        )
+        return oracle.judge(evidence)
+
+    def assert_sound(self, *, settled: bool = False, over: bool = False) -> None:
+        """No violation, else all of them with the seed that brings them back."""
+        violations = self.judge(settled=settled, over=over)
+        shown = "\n".join(map(str, violations))
+        assert not violations, f"seed {self.seed}: {len(violations)} violations\n{shown}"
+
+    def aftermath(self) -> None:
+        """Restart, and judge; let doubts come of age, restart, and judge; let everything end, and judge."""
+        self.simulator.clear_faults()
+        restarted = self.start("restart", asked=self.asked(), age_s=self.rules.tolerance_s + 15, beyond_s=30_000)
+        for settled in (False, True):
+            assert self.stopped(restarted), self.log(restarted)
+            self.assert_sound(settled=settled)
+            self.resume(restarted)
+        self.wait(restarted)
+        self.assert_sound(settled=True, over=True)
+        stuck = [line for line in self.told() if line["what"] == "stuck"]
+        assert not stuck, f"seed {self.seed}: phones that never come free: {stuck}"
+
+    @contextmanager
+    def service(self, **settings: Any) -> Iterator[BindingService]:
+        """A service in the test's own process; on the machine's clock."""
+        with BindingService.open(**self.given() | self.settings | settings) as service:
+            yield service
+
+
+class Lab:
+    """What lasts for a whole session: the nursery, the migrated SQLite file, and the PostgreSQL databases."""
+
+    def __init__(self, folder: Path, sqlite_template: Path, server: str | None) -> None:
+        self._folder = folder
+        self._sqlite_template = sqlite_template
+        self._server = server
+        self._numbers = itertools.count(1)
+        self._free: list[str] = []
+        self._made: list[str] = []
+        self._nursery: Nursery | None = None
+
+    @property
+    def nursery(self) -> Nursery:
+        """The nursery, started when it is first needed."""
+        if self._nursery is None:
+            self._nursery = Nursery(self._folder)
+        return self._nursery
+
+    def close(self) -> None:
+        """End every worker and drop every database."""
+        if self._nursery is not None:
+            self._nursery.close()
+        for url in self._made:
+            self.on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
+
+    @contextmanager
+    def arena(
+        self,
+        kind: str,
+        *,
+        seed: int = 0,
+        migrated: bool = True,
+        rules: oracle.Rules | None = None,
+        simulated: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Iterator[Arena]:
+        """A fresh database of this kind, with a simulator and a clock; nothing of it is left afterwards."""
+        rules = rules or oracle.Rules()
+        number = next(self._numbers)
+        folder = Path(tempfile.mkdtemp(prefix=f"faults-{number}-", dir=MEMORY if MEMORY.is_dir() else None))
+        url = self._sqlite(folder, migrated=migrated) if kind == "sqlite" else self._postgres(migrated=migrated)
+        clock = SharedClock(folder / "clock", None if kind == "sqlite" else url)
+        given = {"timestamp_tolerance_s": rules.tolerance_s, "pool_size": 20} | (simulated or {})
+        try:
+            with Simulator(clock=clock.unix, seed=seed, **given) as simulator:
+                yield Arena(
+                    url=url,
+                    folder=folder,
+                    clock=clock,
+                    simulator=simulator,
+                    nursery=self.nursery,
+                    seed=seed,
+                    settings=settings,
+                    rules=rules,
+                )
+        finally:
+            if kind != "sqlite":
+                self._give_back(url, migrated=migrated)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _sqlite(self, folder: Path, *, migrated: bool) -> str:
+        file = folder / "bindings.db"
+        if migrated:
+            shutil.copyfile(self._sqlite_template, file)
+        return f"sqlite:///{file}"
+
+    def _postgres(self, *, migrated: bool) -> str:
+        if migrated and self._free:
+            return self._free.pop()
+        url = self.create()
+        if migrated:
+            migrations.upgrade(url)
+        overshadow(url)
+        self.on_server("ALTER DATABASE {} SET synchronous_commit = off", str(make_url(url).database))
+        return url
+
+    def create(self, *, template: str = "template1") -> str:
+        """Make a PostgreSQL database; it is dropped at the end of the session."""
+        assert self._server is not None
+        name = f"faults_{os.getpid()}_{next(self._numbers)}"
+        self.on_server("CREATE DATABASE {} TEMPLATE {}", name, template)
+        url = make_url(self._server).set(database=name, drivername="postgresql")
+        self._made.append(url.render_as_string(hide_password=False))
+        return self._made[-1]
+
+    def on_server(self, statement: str, *names: str) -> None:
+        """Run a statement on the server itself."""
+        assert self._server is not None
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+    def _give_back(self, url: str, *, migrated: bool) -> None:
+        name = str(make_url(url).database)
+        if not migrated:
+            self.on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+            return
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            connection.execute("SET session_replication_role = replica")
+            for table in TABLES:
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+        shift_server(url, 0.0)
+        self._free.append(url)

@@ -1,0 +1,688 @@
+"""The whole product on one clock, every step of it held against the ledger and against a plain model.
+
+`System` is a service and a simulated provider whose every clock, monotonic ones included, is the test's own, so
+that a pause of ten minutes takes no time and a failing run repeats. It can be stopped at any fail point: to
+crash, to pause, or to let somebody else act in between. `check` holds I1 to I8 against what the provider's
+ledger says; it uses neither the product's conflict policy nor its replay of events.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from sqlalchemy import event, exc, select
+
+import bindings.admission
+import bindings.service
+import bindings.store.database
+from bindings import errors, failpoints
+from bindings.binding import Binding, Event, EventKind, Mode, State
+from bindings.conflict import Policy
+from bindings.provider import signing
+from bindings.provider.simulator import Simulator, find_overlaps, rules
+from bindings.store import bindings as store
+from bindings.store import events, holds
+from bindings.store.schema import bindings as binding_table
+from bindings.store.schema import events as event_table
+from tests.service.world import APP, POOL, Clock, service_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bindings.provider.outcome import ProviderBinding
+    from bindings.provider.simulator import Entry
+    from bindings.store.holds import Hold
+
+_EVERY_ROW = select(*store.COLUMNS).order_by(binding_table.c.id)
+SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
+WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
+TIMED = (bindings.service, bindings.store.database, bindings.admission)
+OPEN = (State.PENDING, State.IN_DOUBT)
+TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
+MAY_FOLLOW = {
+    State.PENDING: {State.ACTIVE, State.IN_DOUBT, State.FAILED},
+    State.IN_DOUBT: {State.ACTIVE, State.FAILED, State.LAPSED},
+    State.ACTIVE: {State.EXPIRED, State.UNBOUND},
+}
+BECOMES = {
+    EventKind.ACTIVATED: State.ACTIVE,
+    EventKind.ADOPTED: State.ACTIVE,
+    EventKind.FAILED: State.FAILED,
+    EventKind.IN_DOUBT: State.IN_DOUBT,
+    EventKind.EXPIRED: State.EXPIRED,
+    EventKind.UNBOUND: State.UNBOUND,
+    EventKind.LAPSED: State.LAPSED,
+}
+
+
+class Crash(BaseException):
+    """The process dies here; no handler of the product may catch it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a caller asks for."""
+
+    phone_a: str
+    phone_b: str
+    mode: str = "AXB"
+    expire_s: int = 60
+    key: str | None = None
+
+    @property
+    def pair(self) -> frozenset[str]:
+        return frozenset((self.phone_a, self.phone_b))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Something that happens when a fail point is reached for the first time."""
+
+    place: str
+    action: str  # one of ACTIONS
+    seconds: float = 0.0
+
+
+ACTIONS = ("crash", "pause", "sweep", "recover", "scan", "unbind", "bind", "shown", "hidden")
+
+
+@dataclass(slots=True)
+class Call:
+    """A bind under way: whom the model expects to refuse it, and whether its request left."""
+
+    ask: Ask
+    refused: bool | None = None
+    intent: str | None = None
+
+
+class FakeTime:
+    """Stands for the `time` module in the product: durations follow the test's clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def monotonic(self) -> float:
+        return self.clock.unix()
+
+    def time(self) -> float:
+        return self.clock.unix()
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.advance(max(seconds, WAIT_STEP_S))
+
+
+@dataclass
+class System:
+    """A service, a provider, one clock; and what the model remembers of them."""
+
+    url: str
+    policy: Policy = Policy.LITERAL
+    tolerance_s: float = 2.0
+    lag_s: float = 0.0
+    swapped: bool = False
+    clock: Clock = field(default_factory=Clock)
+    sent: list[str] = field(default_factory=list)  # the intents that a request left for
+    keys: dict[str, tuple[Ask, str]] = field(default_factory=dict)
+    histories: dict[str, list[Event]] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
+    told: list[Binding] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    hidden: set[int] = field(default_factory=set)
+    stops: list[Stop] = field(default_factory=list)
+    signing_pause_s: float = 0.0
+    network_s: float = 0.0  # how long the next bind is on its way
+    lose_commit: int = 0
+    position: int = 0
+    turn: int = 0
+    requests_read: int = 0
+
+    def __post_init__(self) -> None:
+        self.simulator = Simulator(
+            clock=self.clock.unix,
+            pool_size=50,
+            policy=self.policy,
+            timestamp_tolerance_s=self.tolerance_s,
+            release_lag_s=self.lag_s,
+        ).start()
+        self.time = FakeTime(self.clock)
+        self._real = [module.time for module in TIMED]
+        for module in TIMED:
+            module.time = self.time  # type: ignore[attr-defined]
+        self._row = rules._row
+        rules._row = self._swap
+        provider: Any = self.simulator._world.rules
+        listed = provider._listed
+        provider._listed = lambda app, now: [
+            entry for entry in listed(app, now) if entry.bind_id not in self.hidden
+        ]
+        self._decide = provider.answer
+        provider.answer = self._arrived
+        self.service = service_at(
+            self.url,
+            self.clock,
+            self.simulator.url,
+            timestamp_tolerance_s=self.tolerance_s,
+            conflict_policy=self.policy.value,
+            provider_timeout_s=float(CALL_S),
+        )
+        self.database = self.service._database
+        if not self.database.postgres:
+            event.listen(self.database._engine, "connect", _do_not_sync)
+        client = self.service._client
+        assert client is not None
+        self.client = client
+        self._address = client._base_url
+        client._monotonic = client.circuit._monotonic = self.time.monotonic
+        client._wall = self._wall
+        database: Any = self.database
+        self._begin = database._transaction
+        database._transaction = self._transaction
+        failpoints.install(self._reached)
+
+    def close(self) -> None:
+        failpoints.install(None)
+        rules._row = self._row
+        for module, real in zip(TIMED, self._real, strict=True):
+            module.time = real  # type: ignore[attr-defined]
+        self.service.close()
+        self.simulator.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What the world does to the product.
+
+    def calm(self) -> None:
+        """Nothing more goes wrong."""
+        self.stops.clear()
+        self.hidden.clear()
+        self.lose_commit = 0
+        self.signing_pause_s = self.network_s = 0.0
+        self.simulator.clear_faults()
+        self.client._base_url = self._address
+
+    def _wall(self) -> float:
+        pause, self.signing_pause_s = self.signing_pause_s, 0.0
+        self.clock.advance(pause)
+        return self.clock.unix()
+
+    def _arrived(self, call: Any, *request: Any) -> Any:
+        """The network may keep a bind for longer than its caller waits."""
+        if call == "bind":
+            delay, self.network_s = self.network_s, 0.0
+            self.clock.advance(delay)
+            if delay >= CALL_S:  # nobody waits for the answer any more
+                self._decide(call, *request)
+                return rules.Answer(status="-18")
+        return self._decide(call, *request)
+
+    def _swap(self, entry: Entry) -> ProviderBinding:
+        """The provider may list the two parties the other way round than they were asked for."""
+        row = self._row(entry)
+        if not self.swapped:
+            return row
+        return type(row)(
+            bind_id=row.bind_id,
+            phone_a=row.phone_b,
+            phone_b=row.phone_a,
+            middle_number_a=row.middle_number_b,
+            middle_number_b=row.middle_number_a,
+            ends_at=row.ends_at,
+        )
+
+    @contextmanager
+    def _transaction(self, *given: Any) -> Iterator[Any]:
+        """A transaction whose COMMIT may be carried out and its reply lost."""
+        with self._begin(*given) as transaction:
+            yield transaction
+        self.lose_commit -= 1
+        if self.lose_commit == 0:
+            lost = sqlite3.OperationalError("the connection was lost")
+            raise exc.OperationalError("COMMIT", {}, lost)
+
+    def _reached(self, name: str) -> None:
+        call = self.calls[-1] if self.calls else None
+        if name == "bind.before_send" and call is not None:
+            self._about_to_send(call)
+        for stop in [stop for stop in self.stops if stop.place == name]:
+            self.stops.remove(stop)
+            self.clock.advance(stop.seconds)
+            self._act(stop.action, call)
+        if name == "bind.before_reserve" and call is not None:
+            call.refused = self.would_refuse(call.ask)
+
+    def _about_to_send(self, call: Call) -> None:
+        """I3: a request leaves only for an intent that others can see, and once."""
+        open_rows = [
+            row
+            for row in self.rows().values()
+            if row.state in OPEN and pair_of(row) == call.ask.pair and row.held_until > self.clock.at
+        ]
+        assert len(open_rows) == 1, "I3: no request without exactly one committed intent"
+        call.intent = open_rows[0].id
+        assert call.intent not in self.sent, "I3: at most one request for an intent"
+        self.sent.append(call.intent)
+
+    def _act(self, action: str, call: Call | None) -> None:
+        match action:
+            case "crash":
+                raise Crash
+            case "sweep":
+                self.service.expire_due()
+            case "recover":
+                self.service.recover()
+            case "scan":
+                self.service.reconcile()
+            case "unbind":
+                asked = [row for row in self.rows().values() if call and pair_of(row) == call.ask.pair]
+                for row in asked:
+                    self.unbind(row.id)
+            case "bind" if call is not None:
+                self.bind(Ask(call.ask.phone_b, "9188067766", "AXB", 30))
+            case "shown":
+                self.hidden.clear()
+            case "hidden":
+                self.hidden |= {entry.bind_id for entry in self.own() if self._alone(entry)}
+            case _:
+                pass
+
+    def _alone(self, entry: Entry) -> bool:
+        """No stranger has the same pair: which of the two is ours could not be decided."""
+        pair = {entry.phone_a, entry.phone_b}
+        return not any(other.foreign and {other.phone_a, other.phone_b} == pair for other in self.live())
+
+    # What callers do, and what they must be told.
+
+    def bind(self, ask: Ask) -> Binding | errors.BindingsError | None:
+        """A bind, whatever comes of it; None where the process died."""
+        used = None if ask.key is None else self.keys.get(ask.key)
+        call = Call(ask)
+        self.calls.append(call)
+        made: Binding | errors.BindingsError | None
+        try:
+            made = self.service.bind(
+                phone_a=ask.phone_a,
+                phone_b=ask.phone_b,
+                pool_number=POOL,
+                expire_s=ask.expire_s,
+                mode=ask.mode,
+                idempotency_key=ask.key,
+            )
+        except errors.BindingsError as error:
+            made = error
+        except Crash:
+            made = None
+        finally:
+            self.calls.pop()
+        if made is not None:
+            self._judge(call, made, used)
+        return made
+
+    def _judge(self, call: Call, made: Binding | errors.BindingsError, used: tuple[Ask, str] | None) -> None:
+        turned_away = isinstance(made, errors.Busy | errors.ProviderAccountRefused) and made.binding_id is None
+        if used is not None and not turned_away:
+            self._judge_replay(call, made, *used)
+            return
+        told_of = made.id if isinstance(made, Binding) else made.binding_id
+        if isinstance(made, errors.PhoneInUse) and told_of is None:
+            assert call.refused, "a bind was refused although nobody holds its phones"
+            assert call.intent is None
+            if call.ask.key is not None:
+                assert call.ask.key not in self._keys_used(), "I8: a refusal uses up no key"
+        elif call.refused is not None and told_of is not None and not self._replayed_since(call, told_of):
+            assert not call.refused, "I1: a bind passed although somebody holds its phones"
+        if isinstance(made, Binding):
+            self.told.append(made)
+            if made.state is State.ACTIVE:
+                self._not_too_long(made)
+        elif not made.may_have_acted and call.intent is not None:
+            row = self.rows()[call.intent]
+            assert row.state is State.FAILED, f"{made.code} said that nothing was done"
+
+    def _judge_replay(self, call: Call, made: Binding | errors.BindingsError, first: Ask, binding_id: str) -> None:
+        assert call.intent is None, "I8: a repeated key sends nothing"
+        if first != call.ask:
+            assert isinstance(made, errors.IdempotencyMismatch), made
+        else:
+            found = made.id if isinstance(made, Binding) else made.binding_id
+            assert found == binding_id, "I8: the same key is the same binding"
+
+    def _replayed_since(self, call: Call, binding_id: str) -> bool:
+        """The key came into use after the model had looked: a nested call was faster."""
+        return call.ask.key is not None and call.intent is None and binding_id in self._keys_used().values()
+
+    def unbind(self, binding_id: str) -> Binding | errors.BindingsError | None:
+        """An unbind, whatever comes of it."""
+        try:
+            ended = self.service.unbind(binding_id)
+        except errors.BindingsError as error:
+            row = self.rows()[binding_id]
+            assert row.unbind_requested_at is not None or row.state in TERMINAL
+            return error
+        except Crash:
+            return None
+        assert ended.state in TERMINAL
+        return ended
+
+    def pass_by(self, name: str) -> bool:
+        """One pass; False where the process died in it."""
+        try:
+            getattr(self.service, name)()
+        except Crash:
+            return False
+        return True
+
+    # What is true.
+
+    def rows(self) -> dict[str, Binding]:
+        found = self.database.read(lambda connection: connection.execute(_EVERY_ROW).all())
+        return {row.id: row for row in map(store.to_binding, found)}
+
+    def held(self) -> list[Hold]:
+        return self.database.read(lambda connection: holds.live(connection, "default", self.clock.at))
+
+    def live(self) -> list[Entry]:
+        return list(self.simulator.ledger.live(self.clock.unix()))
+
+    def own(self) -> list[Entry]:
+        return [entry for entry in self.live() if not entry.foreign]
+
+    def _keys_used(self) -> dict[str, str]:
+        return {row.idempotency_key: row.id for row in self.rows().values() if row.idempotency_key is not None}
+
+    def would_refuse(self, ask: Ask) -> bool:
+        return self.refusing()(ask)
+
+    def refusing(self) -> Callable[[Ask], bool]:
+        """The table of lifecycle (bind, Policy), written again, over what is held at this moment."""
+        rows, held = list(self.rows().values()), {hold.phone.digits for hold in self.held()}
+        return lambda ask: bool(held & ask.pair) or self._refused_by(rows, ask)
+
+    def _refused_by(self, rows: list[Binding], ask: Ask) -> bool:
+        now = self.clock.at
+        for row in rows:
+            if row.held_until <= now or not pair_of(row) & ask.pair:
+                continue
+            if row.mode is Mode.AXB or pair_of(row) == ask.pair:
+                return True
+            if self.policy is Policy.STRICT or (row.state in OPEN and ask.mode == "AXB"):
+                return True
+        return False
+
+    def guard_s(self, expire_s: int) -> float:
+        return max(5.0, 0.01 * expire_s)
+
+    # The invariants.
+
+    def check(self, *, everything: bool = True) -> None:
+        """All that must hold between any two steps; without `everything` the lookups take turns."""
+        rows, entries = self.rows(), self.simulator.ledger.entries()
+        self._read_events()
+        for row in rows.values():
+            self._check_row(row)
+        overlaps = find_overlaps([entry for entry in entries if not entry.foreign], self.policy)
+        assert not overlaps, "I1: two bindings of ours hold a phone that they may not share"
+        self._check_requests(rows)
+        self._check_ledger(rows)
+        self._check_keys(rows)
+        self._check_lookups(rows, everything=everything)
+
+    def _read_events(self) -> None:
+        statement = select(*events.SHOWN).where(event_table.c.position > self.position)
+        found = self.database.read(
+            lambda connection: connection.execute(statement.order_by(event_table.c.position)).all()
+        )
+        for line in found:
+            self.position = max(self.position, line.position)
+            told = events.to_event(line)
+            if told.binding_id is not None:
+                self.histories.setdefault(told.binding_id, []).append(told)
+
+    def _check_row(self, row: Binding) -> None:
+        history = self.histories.get(row.id, [])
+        assert [event.sequence for event in history] == list(range(1, len(history) + 1)), "I7: gapless"
+        assert row.version == len(history), "I7: every change has its event"
+        self._check_replay(row, history)
+        before = self.states.get(row.id)
+        assert before is None or before == row.state or before not in TERMINAL, "I5: a terminal state changed"
+        self.states[row.id] = row.state
+        full = row.requested_at + timedelta(
+            seconds=SEND_WINDOW_S + self.tolerance_s + row.expire_s + self.guard_s(row.expire_s)
+        )
+        assert row.send_by == row.requested_at + timedelta(seconds=SEND_WINDOW_S)
+        assert row.settle_by == row.send_by + timedelta(seconds=CALL_S + MARGIN_S)
+        if row.state in OPEN or row.state is State.LAPSED:
+            assert row.held_until == full, "I4: only a clear answer lowers held_until"
+        if row.state is State.FAILED:
+            assert row.held_until <= self.clock.at, "a definite no frees the phones at once"
+        assert (row.ended_at is not None) == (row.state in TERMINAL)
+        if row.state is State.EXPIRED:
+            assert row.ended_at == row.expires_at
+        if row.state is State.ACTIVE:
+            self._not_too_long(row)
+
+    def _check_replay(self, row: Binding, history: list[Event]) -> None:
+        """I5 and I7: the row is what its events come to, by a reading of them that is the test's own."""
+        replayed = replay(history, self.guard_s(row.expire_s))
+        shown = {name: getattr(row, name) for name in replayed}
+        assert replayed == shown, "I7: the row equals its events"
+
+    def _not_too_long(self, binding: Binding) -> None:
+        entry = self.entry_of(binding)
+        assert entry is not None, "the provider never gave this bindId"
+        end = binding.expires_at
+        assert end is not None
+        assert end.timestamp() <= entry.expires_at + 1e-6, "I6: told a later end than the ledger's"
+        numbers = (binding.middle_number_a, binding.middle_number_b)
+        real = (entry.number_of(binding.phone_a.digits), entry.number_of(binding.phone_b.digits))
+        assert numbers == real, "a party has the other one's middle number"
+        if binding.reason == "adopted":
+            low = binding.requested_at + timedelta(seconds=binding.expire_s)
+            high = binding.send_by + timedelta(seconds=self.tolerance_s + binding.expire_s)
+            assert low.timestamp() - 3.6 <= entry.expires_at <= high.timestamp() + 4.6, "outside of the window"
+            assert entry.mode is binding.mode
+            assert pair_of(binding) == {entry.phone_a, entry.phone_b}
+
+    def entry_of(self, binding: Binding) -> Entry | None:
+        return None if binding.bind_id is None else self.simulator.ledger.get(int(binding.bind_id))
+
+    def _check_requests(self, rows: dict[str, Binding]) -> None:
+        received = self.simulator.requests
+        new, self.requests_read = received[self.requests_read :], len(received)
+        assert all(request.call is not None for request in new), "a redirect was followed"
+        binds = [request for request in received if request.call == "bind"]
+        assert len(binds) <= len(self.sent), "I3: more requests than intents"
+        for request in new:
+            if request.call != "bind":
+                continue
+            asked = rules._READ[request.call](request.body.encode())
+            pair = {asked.phone_a.digits, asked.phone_b.digits}  # type: ignore[union-attr]
+            stamp = int(request.headers[signing.TIMESTAMP_HEADER.lower()])
+            intents = [rows[name] for name in self.sent if pair_of(rows[name]) == pair]
+            assert any(row.requested_at.timestamp() - 1 <= stamp <= row.send_by.timestamp() for row in intents), (
+                "a request is stamped between its intent and send_by, or not sent"
+            )
+            if request.decided == "-35":
+                at = request.at - self.lag_s
+                strangers = [entry for entry in self.simulator.ledger if entry.foreign and entry.expires_at > at]
+                explained = any({entry.phone_a, entry.phone_b} & pair for entry in strangers)
+                assert explained, "-35 for a binding of our own"
+
+    def _check_ledger(self, rows: dict[str, Binding]) -> None:
+        """I2 and I4: whatever the provider holds is known or recoverable, and its phones are held here."""
+        now, held = self.clock.at, self.held()
+        known = {row.bind_id: row for row in rows.values() if row.bind_id is not None}
+        for row in rows.values():
+            entry = self.entry_of(row)
+            if entry is not None:
+                self._check_end(row, entry)
+        for entry in self.own():
+            pair = {entry.phone_a, entry.phone_b}
+            holder = known.get(str(entry.bind_id))
+            if holder is None:
+                open_rows = [row for row in rows.values() if row.state in OPEN and pair_of(row) == pair]
+                late = {hold.phone.digits for hold in held if hold.bind_id == str(entry.bind_id)}
+                strangers = [row for row in rows.values() if self._mistaken(row, entry)]
+                assert open_rows or late == pair or strangers, "I2: a binding that nobody here knows of"
+                holder = max(open_rows, key=lambda row: row.held_until, default=None)
+            if holder is not None:
+                assert holder.held_until > now, "I4: a phone is free while the provider holds it"
+                assert holder.held_until.timestamp() >= entry.expires_at + self.lag_s, "I4: held too short"
+
+    def _mistaken(self, row: Binding, entry: Entry) -> bool:
+        """Another row of the same pair was adopted in its place: undecidable, as long as a stranger had one."""
+        other = self.entry_of(row)
+        return other is not None and other.foreign and pair_of(row) == {entry.phone_a, entry.phone_b}
+
+    def _check_end(self, row: Binding, entry: Entry) -> None:
+        now = self.clock.unix()
+        guard = self.guard_s(row.expire_s)
+        if row.state is State.UNBOUND:
+            assert entry.ended_at <= now, "ended here while it lives at the provider"
+        elif row.state in (State.ACTIVE, State.EXPIRED) and entry.unbound_at is None:
+            assert row.held_until.timestamp() >= entry.expires_at + guard - 1e-6, "I4: the guard after the end"
+
+    def _check_keys(self, rows: dict[str, Binding]) -> None:
+        for row in rows.values():
+            if row.idempotency_key is None:
+                continue
+            ask = Ask(row.phone_a.digits, row.phone_b.digits, row.mode, row.expire_s, row.idempotency_key)
+            assert self.keys.setdefault(row.idempotency_key, (ask, row.id)) == (ask, row.id), "I8"
+
+    def _check_lookups(self, rows: dict[str, Binding], *, everything: bool) -> None:
+        now = self.clock.at
+        active = [
+            row
+            for row in rows.values()
+            if row.state is State.ACTIVE
+            and row.expires_at is not None
+            and row.expires_at > now
+            and row.unbind_requested_at is None
+        ]
+        phones = sorted({phone for row in rows.values() for phone in pair_of(row)})
+        self.turn += 1
+        for phone in phones if everything else phones[self.turn % len(phones or " ") :][:1]:
+            expected = {row.id for row in active if phone in pair_of(row)}
+            found = self.service.lookup(phone=phone)
+            assert {row.id for row in found} == expected, "a lookup shows what is active, and nothing else"
+            for row in found:
+                entry = self.entry_of(row)
+                assert entry is not None
+                assert entry.vanished or entry.live(self.clock.unix()), "offered although it is over"
+        for told in self.told:
+            row = rows[told.id]
+            assert row.phone_a == told.phone_a
+            if row.state is State.ACTIVE and row.unbind_requested_at is None and row.expires_at == told.expires_at:
+                assert (row in active) == (told.expires_at is not None and told.expires_at > now)
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more: what is open is closed, and everything ends."""
+        self.calm()
+        self.simulator.change(shuffle_pages=False)
+        self.clock.advance(SEND_WINDOW_S + CALL_S + MARGIN_S + 1)
+        self.service.expire_due()
+        self.service.reconcile()
+        self.check()
+        rows, known = self.rows().values(), {hold.bind_id for hold in self.held()}
+        known |= {row.bind_id for row in rows}
+        for entry in self.own():
+            assert str(entry.bind_id) in known or not self._alone(entry), "I2: not found by a scan"
+        self.clock.advance(
+            max((row.held_until for row in rows), default=self.clock.at).timestamp() - self.clock.unix() + 1
+        )
+        self.service.expire_due()
+        self.service.recover()
+        self.check()
+        assert all(row.state in TERMINAL for row in self.rows().values()), "everything ends"
+        self._check_feed()
+
+    def _check_feed(self) -> None:
+        seen: list[Event] = []
+        cursor = None
+        while True:
+            page = self.service.events(after=cursor, limit=50)
+            cursor = page.next_cursor
+            seen += page.data
+            if not page.data:
+                break
+        orders: dict[str, list[int]] = {}
+        for told in seen:
+            if told.binding_id is not None:
+                orders.setdefault(told.binding_id, []).append(told.sequence)
+        for name, order in orders.items():
+            # On PostgreSQL a transaction of another database may hold the feed back, never its order.
+            assert order == list(range(1, len(order) + 1)), "the feed keeps the order of a binding's events"
+            assert self.database.postgres or len(order) == len(self.histories[name])
+
+
+def _do_not_sync(connection: Any, _record: Any) -> None:
+    """Power is not what fails in these runs."""
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+def pair_of(row: Binding) -> frozenset[str]:
+    return frozenset((row.phone_a.digits, row.phone_b.digits))
+
+
+def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
+    """What a binding's events say about its row; fails where a state moves back or ends twice."""
+    first = history[0]
+    assert first.kind is EventKind.REQUESTED
+    row: dict[str, Any] = dict.fromkeys(
+        ("bind_id", "provider_status", "reason", "sent_at", "answered_at", "expires_at", "ended_at")
+    )
+    row |= {"middle_number_a": None, "middle_number_b": None, "unbind_requested_at": None}
+    row |= {"state": State.PENDING, "requested_at": first.at, "mode": Mode(first.detail["mode"])}
+    row |= {name: _instant(first.detail[name]) for name in ("send_by", "settle_by", "held_until")}
+    row |= {name: first.detail[name] for name in ("expire_s", "app_id", "pool_number")}
+    assert row["app_id"] == APP
+    for later in history[1:]:
+        _replay_one(row, later, guard_s)
+    return row
+
+
+def _replay_one(row: dict[str, Any], event: Event, guard_s: float) -> None:  # noqa: C901 -- one per kind
+    detail, following = event.detail, BECOMES.get(event.kind)
+    if following is not None:
+        assert following in MAY_FOLLOW.get(row["state"], ()), f"I5: {row['state']} -> {following}"
+        row["state"] = following
+    match event.kind:
+        case EventKind.ACTIVATED | EventKind.ADOPTED:
+            row |= {name: detail[name] for name in ("bind_id", "middle_number_a", "middle_number_b")}
+            names = ("sent_at", "answered_at", "expires_at", "held_until")
+            row |= {name: _instant(detail[name]) for name in names}
+            adopted = event.kind is EventKind.ADOPTED
+            row["reason"] = "adopted" if adopted else None
+            row["provider_status"] = row["provider_status"] if adopted else None
+        case EventKind.FAILED:
+            row |= {"provider_status": detail["status"], "reason": detail["reason"]}
+            row |= {"held_until": event.at, "ended_at": event.at}
+        case EventKind.IN_DOUBT:
+            row |= {"provider_status": detail["status"], "reason": detail["reason"]}
+        case EventKind.EXPIRED:
+            row["ended_at"] = row["expires_at"]
+        case EventKind.LAPSED:
+            row["ended_at"] = row["held_until"]
+        case EventKind.UNBIND_REQUESTED:
+            row["unbind_requested_at"] = event.at
+        case EventKind.UNBOUND:
+            held_s = 0.0 if detail["reason"] == "asked" else guard_s
+            row["held_until"] = min(row["held_until"], event.at + timedelta(seconds=held_s))
+            row |= {"reason": detail["reason"], "ended_at": event.at}
+        case EventKind.UNBIND_CONFIRMED:
+            row["held_until"] = _instant(detail["held_until"])
+        case EventKind.DRIFTED:
+            row |= {name: _instant(detail[name]) for name in ("expires_at", "held_until") if name in detail}
+        case _:
+            pass
+
+
+def _instant(told: str) -> datetime:
+    return datetime.fromisoformat(told)

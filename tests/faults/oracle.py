@@ -1,0 +1,472 @@
+"""Judges a run: what the provider's ledger says against what the database says, invariant by invariant.
+
+Shares no code with the product. It reads the tables with the plain drivers, folds the events by a table of its
+own, and takes the simulator's ledger and journal as the truth. A verdict is a list of violations: empty is good.
+Binds are told apart by their pool number, which every bind of a run has for itself: it is the only field that
+both the request on the wire and the row carry.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from bindings.provider.simulator import Entry, Received, Simulator
+
+SEND_WINDOW_S = 5.0
+STUCK_S = 60.0
+ROUNDING_S = 0.005  # clocks are read one after the other
+TOLD_S = 1.0  # a row's instant and its event's `at` are two readings
+OPEN = ("pending", "in_doubt", "active")
+TERMINAL = ("failed", "expired", "unbound", "lapsed")
+NEXT = {
+    None: {"requested": "pending"},
+    "pending": {"activated": "active", "failed": "failed", "in_doubt": "in_doubt"},
+    "in_doubt": {"activated": "active", "adopted": "active", "failed": "failed", "lapsed": "lapsed"},
+    "active": {"expired": "expired", "unbound": "unbound"},
+    "failed": {},
+    "expired": {},
+    "unbound": {},
+    "lapsed": {},
+}
+MOVES = {"requested", "activated", "adopted", "failed", "in_doubt", "expired", "unbound", "lapsed"}
+INSTANTS = {
+    "requested_at",
+    "send_by",
+    "settle_by",
+    "sent_at",
+    "answered_at",
+    "expires_at",
+    "held_until",
+    "unbind_requested_at",
+    "ended_at",
+    "created_at",
+    "at",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """One broken invariant: its number, whom it concerns, and what was seen."""
+
+    invariant: str
+    who: str
+    seen: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.who}: {self.seen}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the run was set to; seconds."""
+
+    tolerance_s: float = 300.0
+    guard_s: float = 5.0
+    reading_error_s: float = 4.0  # what an adopted row's times may be off, there and back
+
+
+@dataclass(kw_only=True)
+class Evidence:
+    """Everything a verdict is made of. Instants are Unix seconds on the run's clock.
+
+    `told` are the lines that the workers wrote of what callers were told; `settled` says that recover and one
+    reconcile have run since, so that nothing may be unknown any more; `over` that all lives are over as well.
+    """
+
+    now: float
+    entries: Sequence[Entry]
+    requests: Sequence[Received]
+    rows: Sequence[Mapping[str, Any]]
+    holds: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]]
+    told: Sequence[Mapping[str, Any]] = ()
+    rules: Rules = field(default_factory=Rules)
+    settled: bool = False
+    over: bool = False
+
+
+def gather(
+    url: str,
+    simulator: Simulator,
+    *,
+    told: Iterable[Mapping[str, Any]] = (),
+    rules: Rules | None = None,
+    settled: bool = False,
+    over: bool = False,
+) -> Evidence:
+    """Read the database, past the product, and the simulator."""
+    tables = read_tables(url)
+    return Evidence(
+        now=simulator.now(),
+        entries=simulator.ledger.entries(),
+        requests=simulator.requests,
+        rows=tables["bindings"],
+        holds=tables["holds"],
+        events=tables["events"],
+        told=list(told),
+        rules=rules or Rules(),
+        settled=settled,
+        over=over,
+    )
+
+
+def read_tables(url: str) -> dict[str, list[dict[str, Any]]]:
+    """Every row of the three tables, with instants as Unix seconds."""
+    parsed = make_url(url)
+    found: dict[str, list[dict[str, Any]]] = {}
+    order = {"bindings": "requested_at, id", "holds": "created_at, id", "events": "position"}
+    if parsed.get_backend_name() == "sqlite":
+        connection = sqlite3.connect(f"file:{parsed.database}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            for table, by in order.items():
+                rows = connection.execute(f"SELECT * FROM {table} ORDER BY {by}")
+                found[table] = [_plain(dict(row)) for row in rows]
+        finally:
+            connection.close()
+        return found
+    with psycopg.connect(url, row_factory=dict_row) as server:
+        for table, by in order.items():
+            query: Any = f"SELECT * FROM {table} ORDER BY {by}"
+            found[table] = [_plain(row) for row in server.execute(query)]
+    return found
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: _value(name, value) for name, value in row.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in INSTANTS:
+        return seconds(value)
+    if name in ("id", "binding_id", "origin_id"):
+        return str(value)
+    return json.loads(value) if name == "detail" and isinstance(value, str) else value
+
+
+def seconds(value: Any) -> float:
+    """An instant, as text or as a value, in Unix seconds."""
+    return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC).timestamp()
+
+
+def judge(evidence: Evidence) -> list[Violation]:
+    """Every violation that the evidence shows."""
+    case = _Case(evidence)
+    return [violation for check in CHECKS for violation in check(case)]
+
+
+class _Case:
+    """The evidence, indexed."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.rules = evidence.rules
+        self.by_tag = {row["pool_number"]: row for row in evidence.rows}
+        self.by_id = {row["id"]: row for row in evidence.rows}
+        self.by_bind_id = {row["bind_id"]: row for row in evidence.rows if row["bind_id"] is not None}
+        self.holds_of: dict[str, list[Mapping[str, Any]]] = {}
+        for hold in evidence.holds:
+            if hold["bind_id"] is not None:
+                self.holds_of.setdefault(hold["bind_id"], []).append(hold)
+        self.history: dict[str, list[Mapping[str, Any]]] = {row["id"]: [] for row in evidence.rows}
+        for event in evidence.events:
+            if event["binding_id"] is not None:
+                self.history.setdefault(event["binding_id"], []).append(event)
+        for events in self.history.values():
+            events.sort(key=lambda event: int(event["sequence"]))
+        self.ours = [entry for entry in evidence.entries if not entry.foreign]
+        self.posts: dict[str, list[Received]] = {}
+        for request in evidence.requests:
+            if request.call == "bind":
+                tag = json.loads(request.body)["poolNumber"]
+                self.posts.setdefault(tag, []).append(request)
+
+
+def _entries_overlap(case: _Case) -> Iterator[Violation]:
+    """I1: no overlap in the ledger that a bind of ours brought about."""
+    by_phone: dict[str, list[Entry]] = {}
+    for entry in case.evidence.entries:
+        for phone in (entry.phone_a, entry.phone_b):
+            by_phone.setdefault(phone, []).append(entry)
+    for group in by_phone.values():
+        group.sort(key=lambda entry: (entry.accepted_at, entry.bind_id))
+        for earlier, later in itertools.combinations(group, 2):
+            if later.foreign:  # planted past the provider's own rule
+                continue
+            if (
+                earlier.mode == "AXB"
+                and later.accepted_at < earlier.ended_at
+                and later.ended_at > later.accepted_at
+            ):
+                yield Violation(invariant="I1", who=str(later.bind_id), seen=f"overlaps {earlier.bind_id}")
+
+
+def _nobody_is_refused_by_our_own(case: _Case) -> Iterator[Violation]:
+    """I1: never a -35 for a binding of ours."""
+    for event in case.evidence.events:
+        if event["kind"] == "failed" and event["detail"].get("own"):
+            yield Violation(invariant="I1", who=event["binding_id"], seen="-35 for a binding of ours (own_35)")
+    for tag, posts in case.posts.items():
+        for post in posts:
+            if post.decided == "-35" and (holder := _holder_at(case, tag, post.at)) is not None:
+                yield Violation(invariant="I1", who=tag, seen=f"-35: {holder.bind_id} of ours held a phone")
+
+
+def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
+    row = case.by_tag.get(tag)
+    if row is None:
+        return None
+    phones = {row["phone_a"], row["phone_b"]}
+    for entry in case.ours:
+        if (
+            entry.mode == "AXB"
+            and entry.accepted_at <= at < entry.ended_at
+            and {entry.phone_a, entry.phone_b} & phones
+        ):
+            return entry
+    return None
+
+
+def _rows_overlap(case: _Case) -> Iterator[Violation]:
+    """I1: nothing was reserved while a row of ours held the phone."""
+    by_phone: dict[str, list[Mapping[str, Any]]] = {}
+    for row in case.evidence.rows:
+        for phone in (row["phone_a"], row["phone_b"]):
+            by_phone.setdefault(phone, []).append(row)
+    for group in by_phone.values():
+        open_rows: list[Mapping[str, Any]] = []
+        for later in sorted(group, key=lambda row: (row["requested_at"], row["id"])):
+            open_rows = [row for row in open_rows if row["held_until"] > later["requested_at"] + ROUNDING_S]
+            for earlier in open_rows:
+                same_pair = {earlier["phone_a"], earlier["phone_b"]} == {later["phone_a"], later["phone_b"]}
+                if earlier["mode"] == "AXB" or same_pair:
+                    yield Violation(
+                        invariant="I1", who=later["id"], seen=f"reserved while {earlier['id']} held on"
+                    )
+            open_rows.append(later)
+
+
+def _what_the_provider_made_is_known(case: _Case) -> Iterator[Violation]:
+    """I2: every entry has its row; while it lives, and once all passes have run, also its bind_id is known."""
+    for entry in case.ours:
+        bind_id = str(entry.bind_id)
+        if bind_id in case.by_bind_id or bind_id in case.holds_of:
+            continue
+        row = case.by_tag.get(entry.pool_number)
+        if row is None:
+            yield Violation(invariant="I2", who=bind_id, seen="the provider made it, and nothing here knows of it")
+        elif row["state"] == "failed":
+            yield Violation(invariant="I2", who=bind_id, seen=f"recorded as failed ({row['reason']})")
+        elif row["state"] != "lapsed" and row["bind_id"] is not None:
+            yield Violation(invariant="I2", who=bind_id, seen=f"its row has {row['bind_id']}")
+        elif case.evidence.settled and entry.ended_at > case.evidence.now:
+            yield Violation(invariant="I2", who=bind_id, seen=f"lives on, {row['state']} after a reconcile")
+
+
+def _one_post_for_one_committed_intent(case: _Case) -> Iterator[Violation]:
+    """I3: every POST has its row, made before it; no row has two."""
+    for tag, posts in case.posts.items():
+        row = case.by_tag.get(tag)
+        if row is None:
+            yield Violation(invariant="I3", who=tag, seen="sent without a committed intent")
+            continue
+        if len(posts) > 1:
+            yield Violation(invariant="I3", who=row["id"], seen=f"{len(posts)} POSTs")
+        if posts[0].at < row["requested_at"] - ROUNDING_S:
+            yield Violation(invariant="I3", who=row["id"], seen="sent before its intent")
+        if row["reason"] == "never_sent":
+            yield Violation(invariant="I3", who=row["id"], seen="recorded as never sent, and was")
+
+
+def _phones_stay_held(case: _Case) -> Iterator[Violation]:
+    """I4: our row, or a hold, covers the whole life of every entry."""
+    for entry in case.ours:
+        row = case.by_bind_id.get(str(entry.bind_id)) or case.by_tag.get(entry.pool_number)
+        spans = [(row["requested_at"], row["held_until"])] if row is not None else []
+        for phone in (entry.phone_a, entry.phone_b):
+            held = [
+                (hold["created_at"], hold["held_until"])
+                for hold in case.holds_of.get(str(entry.bind_id), [])
+                if hold["phone"] == phone
+            ]
+            reached = entry.accepted_at
+            for since, until in sorted([*spans, *held]):
+                if since <= reached + ROUNDING_S:
+                    reached = max(reached, until)
+            if reached < min(entry.ended_at, case.evidence.now) - ROUNDING_S:
+                gap = min(entry.ended_at, case.evidence.now) - reached
+                yield Violation(invariant="I4", who=str(entry.bind_id), seen=f"a phone was free {gap:.3f} s early")
+
+
+def _no_phone_is_held_for_ever(case: _Case) -> Iterator[Violation]:
+    """R1: nothing stays open past its time, and no hold is longer than the longest possible life."""
+    rules = case.rules
+    for row in case.evidence.rows:
+        longest = SEND_WINDOW_S + rules.tolerance_s + row["expire_s"] + rules.guard_s + rules.reading_error_s
+        if row["held_until"] > row["requested_at"] + longest:
+            yield Violation(invariant="R1", who=row["id"], seen="held longer than it can possibly live")
+        stuck = case.evidence.now - row["held_until"]
+        if case.evidence.settled and row["state"] in OPEN and stuck > STUCK_S:
+            yield Violation(invariant="R1", who=row["id"], seen=f"{row['state']} {stuck:.0f} s past held_until")
+        if case.evidence.over and row["state"] in OPEN:
+            yield Violation(invariant="R1", who=row["id"], seen=f"{row['state']} although everything is over")
+
+
+def _states_only_move_forward(case: _Case) -> Iterator[Violation]:
+    """I5: allowed steps, one terminal event at most, and one if the row is terminal."""
+    for binding_id, history in case.history.items():
+        state: str | None = None
+        for event in history:
+            if event["kind"] not in MOVES:
+                continue
+            following = NEXT[state].get(event["kind"])
+            if following is None:
+                yield Violation(invariant="I5", who=binding_id, seen=f"{event['kind']} after {state}")
+                break
+            state = following
+        endings = [event["kind"] for event in history if event["kind"] in TERMINAL]
+        row = case.by_id.get(binding_id)
+        expected = 1 if row is not None and row["state"] in TERMINAL else 0
+        if len(endings) != expected:
+            yield Violation(invariant="I5", who=binding_id, seen=f"terminal events: {endings}")
+
+
+def _nobody_is_promised_too_long(case: _Case) -> Iterator[Violation]:
+    """I6: whatever was written or told as an end is not later than the ledger's."""
+    for entry in case.ours:
+        row = case.by_bind_id.get(str(entry.bind_id))
+        if row is None:
+            continue
+        promised = [row["expires_at"]]
+        promised += [
+            seconds(e["detail"]["expires_at"]) for e in case.history[row["id"]] if "expires_at" in e["detail"]
+        ]
+        promised += [
+            seconds(line["expires_at"])
+            for line in case.evidence.told
+            if line.get("id") == row["id"] and line.get("expires_at")
+        ]
+        if max(promised) > entry.expires_at + ROUNDING_S:
+            late = max(promised) - entry.expires_at
+            yield Violation(invariant="I6", who=row["id"], seen=f"promised {late:.3f} s too long")
+        if entry.unbound_at is not None and not entry.vanished:
+            wished = row["unbind_requested_at"]
+            if wished is None or wished > entry.unbound_at + ROUNDING_S:
+                yield Violation(invariant="I6", who=row["id"], seen="unbound while it was still offered")
+
+
+def _rows_replay(case: _Case) -> Iterator[Violation]:
+    """I7: the row is what its events say, and its count is theirs."""
+    for row in case.evidence.rows:
+        history = case.history[row["id"]]
+        if [event["sequence"] for event in history] != list(range(1, row["version"] + 1)):
+            yield Violation(invariant="I7", who=row["id"], seen=f"version {row['version']}, {len(history)} events")
+            continue
+        replayed = replay(history)
+        for name, value in replayed.items():
+            if not _same(row[name], value):
+                yield Violation(invariant="I7", who=row["id"], seen=f"{name} is {row[name]!r}, replayed {value!r}")
+
+
+def _same(found: Any, replayed: Any) -> bool:
+    if isinstance(found, float) and isinstance(replayed, float):
+        return abs(found - replayed) < TOLD_S
+    return bool(found == replayed)
+
+
+def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the events of one binding come to, column by column."""
+    row: dict[str, Any] = dict.fromkeys(
+        (
+            *("state", "bind_id", "middle_number_a", "middle_number_b", "reason", "provider_status"),
+            *("sent_at", "answered_at", "expires_at", "held_until", "unbind_requested_at", "ended_at"),
+        )
+    )
+    for event in history:
+        kind, detail = event["kind"], event["detail"]
+        row["state"] = NEXT[row["state"]].get(kind, row["state"]) if kind in MOVES else row["state"]
+        for name, value in ({} if kind == "late_success" else detail).items():
+            if name in row:
+                row[name] = seconds(value) if name in INSTANTS else value
+        row |= _beyond_detail(row, history, event)
+    return row
+
+
+def _beyond_detail(  # noqa: PLR0911 -- one for each kind
+    row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What an event means for the row besides the facts in its detail."""
+    at, detail = event["at"], event["detail"]
+    match event["kind"]:
+        case "in_doubt":
+            return {"provider_status": detail["status"]}
+        case "failed":
+            return {"provider_status": detail["status"], "held_until": at, "ended_at": at}
+        case "activated":
+            return {"provider_status": None, "reason": None}
+        case "adopted":
+            return {"reason": "adopted"}
+        case "unbind_requested":
+            return {"unbind_requested_at": at, "reason": _reason_before(history, event)}
+        case "unbind_confirmed":
+            return {"reason": _reason_before(history, event)}
+        case "lapsed":
+            return {"ended_at": row["held_until"]}
+        case "expired":
+            return {"ended_at": row["expires_at"]}
+        case _:
+            return {}
+
+
+def _reason_before(history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]) -> Any:
+    """The wish and the late confirmation carry a reason of their own, which is not the row's."""
+    before = [earlier for earlier in history if earlier["sequence"] < event["sequence"]]
+    return replay(before)["reason"]
+
+
+def _keys_and_promises_are_kept(case: _Case) -> Iterator[Violation]:
+    """I8, and durability: one binding per key; whatever a caller was told is there."""
+    of_key: dict[str, set[str]] = {}
+    for line in case.evidence.told:
+        if line.get("id") is None:
+            continue
+        row = case.by_id.get(line["id"])
+        if row is None:
+            yield Violation(invariant="I3", who=line["id"], seen="a caller was told of it, and it is not there")
+            continue
+        if line.get("key"):
+            of_key.setdefault(line["key"], set()).add(line["id"])
+        if line.get("bind_id") and row["bind_id"] != line["bind_id"]:
+            yield Violation(invariant="I7", who=row["id"], seen=f"told {line['bind_id']}, has {row['bind_id']}")
+    for key, ids in of_key.items():
+        if len(ids) > 1:
+            yield Violation(invariant="I8", who=key, seen=f"{len(ids)} bindings")
+
+
+CHECKS = (
+    _entries_overlap,
+    _rows_overlap,
+    _nobody_is_refused_by_our_own,
+    _what_the_provider_made_is_known,
+    _one_post_for_one_committed_intent,
+    _phones_stay_held,
+    _no_phone_is_held_for_ever,
+    _states_only_move_forward,
+    _nobody_is_promised_too_long,
+    _rows_replay,
+    _keys_and_promises_are_kept,
+)

@@ -1,0 +1,154 @@
+"""A TCP proxy before PostgreSQL that can lose a COMMIT: before the server sees it, or its reply afterwards.
+
+It follows the frontend's messages (type, length, body) so far as to recognise a Query or Parse that carries
+COMMIT, wherever TCP cuts the stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+
+if TYPE_CHECKING:
+    from typing import Self
+
+SSL_REQUEST = 80877103
+GSS_REQUEST = 80877104
+CANCEL_REQUEST = 80877102
+
+
+class Lose(StrEnum):
+    """What is lost, together with the connection."""
+
+    REPLY = "the server commits, and its reply never arrives"
+    COMMIT = "the connection is cut before the server sees the COMMIT"
+
+
+class CommitProxy:
+    """Listens on a port of its own and passes everything on. A context manager; thread-safe.
+
+    `lose(what, nth)` strikes the nth COMMIT from now on that follows a statement which contains `after`.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._server = (parsed.host or "127.0.0.1", parsed.port or 5432)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = parsed.set(host="127.0.0.1", port=self._listener.getsockname()[1]).render_as_string(
+            hide_password=False
+        )
+        self._lock = threading.Lock()
+        self._what: Lose | None = None
+        self._left = 0
+        self._after = b""
+        self._times = 0
+        self.struck = threading.Event()
+        self.commits = 0
+        self._open: set[socket.socket] = set()
+
+    def lose(self, what: Lose, *, after: str, nth: int = 1, times: int = 1) -> None:
+        """Arm the proxy."""
+        with self._lock:
+            self._what, self._left, self._after, self._times = what, nth, after.encode(), times
+            self.struck.clear()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            _hang_up(connection)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                with self._lock:
+                    self._open |= {client, server}
+                pair = _Pair(self, client, server)
+                for pump in (pair.forward, pair.back):
+                    threading.Thread(target=pump, name="proxy-connection", daemon=True).start()
+
+    def strikes(self, statements: bytes) -> Lose | None:
+        """Whether the COMMIT that has just been seen is the one to lose; `statements` came before it."""
+        with self._lock:
+            self.commits += 1
+            if self._what is None or self._after not in statements:
+                return None
+            self._left -= 1
+            if self._left > 0:
+                return None
+            what = self._what
+            self._times -= 1
+            if self._times == 0:
+                self._what = None
+            self.struck.set()
+            return what
+
+
+class _Pair:
+    """One client's connection and the server's."""
+
+    def __init__(self, proxy: CommitProxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._swallow = threading.Event()
+        self._statements = b""
+
+    def forward(self) -> None:
+        """From the client to the server, message by message."""
+        with contextlib.suppress(OSError):
+            reader = self._client.makefile("rb")
+            self._start_up(reader)
+            while header := reader.read(5):
+                body = reader.read(struct.unpack("!I", header[1:])[0] - 4)
+                if header[:1] in (b"Q", b"P") and b"COMMIT" in body.upper():
+                    lost = self._proxy.strikes(self._statements)
+                    self._statements = b""
+                    if lost is Lose.COMMIT:
+                        break
+                    if lost is Lose.REPLY:
+                        self._swallow.set()
+                elif header[:1] in (b"Q", b"P"):
+                    self._statements += body
+                self._server.sendall(header + body)
+        self._end()
+
+    def back(self) -> None:
+        """From the server to the client; nothing once a reply is to be lost."""
+        with contextlib.suppress(OSError):
+            while data := self._server.recv(65_536):
+                if self._swallow.is_set():
+                    break  # the COMMIT is done: this is its reply
+                self._client.sendall(data)
+        self._end()
+
+    def _start_up(self, reader: object) -> None:
+        read = reader.read  # type: ignore[attr-defined]
+        while True:
+            length = read(4)
+            body = read(struct.unpack("!I", length)[0] - 4)
+            self._server.sendall(length + body)
+            if struct.unpack("!I", body[:4])[0] not in (SSL_REQUEST, GSS_REQUEST):
+                return
+
+    def _end(self) -> None:
+        for connection in (self._client, self._server):
+            _hang_up(connection)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
