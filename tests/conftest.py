@@ -72,9 +72,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_database_url(
-    request: pytest.FixtureRequest, tmp_path: Path, database_kind: str
-) -> Iterator[str]:
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: str) -> Iterator[str]:
     """A database without any table."""
     if database_kind == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
@@ -114,9 +112,7 @@ def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[st
 
 
 @pytest.fixture
-def own_database_url(
-    request: pytest.FixtureRequest, sqlite_url: str, database_kind: str
-) -> Iterator[str]:
+def own_database_url(request: pytest.FixtureRequest, sqlite_url: str, database_kind: str) -> Iterator[str]:
     """A database at head that no other test is lent afterwards: for many rows, or another schema."""
     if database_kind == "sqlite":
         yield sqlite_url

@@ -256,8 +256,8 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "the_feed_does_not_wait",
         "bindings/store/events.py",
-        "return statement.where(events.c.tx < cast(oldest_running, BigInteger))",
-        "return statement if bool(oldest_running is not None) else statement",
+        "return written().where(events.c.tx < cast(oldest_running, BigInteger))",
+        "return written() if bool(oldest_running is not None) else written()",
         seen_by="feed_waits",
     ),
     bug(

@@ -23,7 +23,7 @@ def test_a_binding_is_recorded_with_everything_the_provider_said(world: World) -
     made = world.bind(A, B, reference="order-42")
     assert made == world.service.get(made.id)
     assert (made.state, made.mode, made.app_id, made.pool_number) == (State.ACTIVE, Mode.AXB, APP, POOL)
-    assert (made.phone_a, made.phone_b, made.reference) == (A, B, "order-42")
+    assert (made.phone_a.digits, made.phone_b.digits, made.reference) == (A, B, "order-42")
     entry = world.entry(made)
     assert (made.middle_number_a, made.middle_number_b) == (entry.middle_number_a, entry.middle_number_b)
     assert world.kinds(made) == [EventKind.REQUESTED, EventKind.ACTIVATED]

