@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from bindings.binding import Binding, Caller, EventKind, State
 from bindings.service import BindingService
@@ -133,6 +133,16 @@ def wait_for(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "what was waited for did not happen"
         time.sleep(0.005)
+
+
+def feed_has_caught_up(service: BindingService) -> None:
+    """Wait until what is committed is in the feed: transactions of other databases of the server hold it back."""
+    if not service._database.postgres:
+        return
+    number = text("SELECT pg_current_xact_id()::text::bigint")
+    oldest = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    mine = service._database.write(lambda tx: tx.connection.execute(number).scalar_one())
+    wait_for(lambda: service._database.read(lambda found: found.execute(oldest).scalar_one()) > mine, seconds=60.0)
 
 
 def in_threads(*calls: Callable[[], object], seconds: float = 60.0) -> list[BaseException]:

@@ -1,0 +1,225 @@
+"""The product among real processes, on real clocks, judged by the provider's own ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bindings import errors
+from bindings.binding import Caller, EventKind, Reason, State
+from bindings.provider.simulator import Simulator
+from bindings.scheduler import Scheduler
+from bindings.service import BindingService
+from bindings.settings import load
+from bindings.store.database import Database
+from tests.service.world import APP, KEY, POOL, SECRET, A, B, assert_sound, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 8.0
+
+pytestmark = pytest.mark.processes
+
+
+def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[str, str]:
+    """The environment of a process."""
+    return {
+        "BINDINGS_DATABASE_URL": database_url,
+        "BINDINGS_PROVIDER_URL": simulator.url,
+        "BINDINGS_PROVIDER_API_KEY": KEY,
+        "BINDINGS_PROVIDER_API_SECRET": SECRET,
+        "BINDINGS_PROVIDER_APP_ID": APP,
+        "BINDINGS_SCAN_CALLS_PER_S": "1000",
+    } | {f"BINDINGS_{name.upper()}": value for name, value in changed.items()}
+
+
+@contextmanager
+def processes(task: str, environment: dict[str, str], count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ready and wait for their line; whatever happens, none stays behind."""
+    command = [sys.executable, "-m", "tests.acceptance.worker", task]
+    given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")} | environment
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=given,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(count)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line == "ready\n", process.communicate()[1]
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def go(process: subprocess.Popen[str], **asked: Any) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.flush()
+
+
+def test_I1_four_processes_on_forty_phones_never_meet_a_minus_35_of_their_own(database_url: str) -> None:
+    seed = random.randrange(10**6)
+    with Simulator(pool_size=300) as simulator:
+        environment = settings(database_url, simulator, guard_s="0.3", sweep_interval_s="0.3")
+        with processes("storm", environment, 4) as started:
+            for number, process in enumerate(started):
+                go(
+                    process,
+                    seed=seed + number,
+                    seconds=SECONDS,
+                    threads=8,
+                    phones=40,
+                    sweeps=number == 0,
+                )
+            reports = []
+            for process in started:
+                out, err = process.communicate(timeout=60)
+                assert process.returncode == 0, err
+                reports.append(json.loads(out))
+        for report in reports:
+            print("seed", report["seed"], report["found"])  # noqa: T201 -- a failure can be repeated
+        assert [report["faults"] for report in reports] == [[], [], [], []]
+        decided = simulator.counts.decided["bind"]
+        assert "-35" not in decided
+        assert simulator.ledger.overlaps() == ()
+        assert decided["0"] == sum(report["found"]["bound"] for report in reports)
+        assert decided["0"] > 40, "phones were used again and again"
+        with BindingService.open(**_given(database_url, simulator)) as service:
+            known = {int(row.bind_id or 0) for row in service.export_bindings() if row.bind_id is not None}
+            assert known == {entry.bind_id for entry in simulator.ledger}
+            assert_sound(service)
+
+
+def _given(database_url: str, simulator: Simulator, **changed: Any) -> dict[str, Any]:
+    return {
+        "database_url": database_url,
+        "provider_url": simulator.url,
+        "provider_api_key": KEY,
+        "provider_api_secret": SECRET,
+        "provider_app_id": APP,
+        "scan_calls_per_s": 1_000.0,
+        "bind_limit": 64,
+    } | changed
+
+
+def test_I5_I6_three_hundred_short_bindings_each_expire_once_and_soon_and_are_never_shown_past_their_end(
+    database_url: str,
+) -> None:
+    interval_s = 1.0
+    with Simulator(pool_size=300) as simulator:
+        given = _given(database_url, simulator, sweep_interval_s=interval_s, guard_s=1.0)
+        with BindingService.open(**given) as service, Scheduler(service):
+            made = []
+            for number in range(300):
+                a, b = f"9177{number:06}", f"9178{number:06}"
+                made.append(service.bind(phone_a=a, phone_b=b, pool_number=POOL, expire_s=2, mode="AXB"))
+                before = datetime.now(UTC)
+                for shown in service.lookup(phone=made[len(made) // 2].phone_a):
+                    assert shown.expires_at is not None
+                    assert shown.expires_at > before
+            last = made[-1].expires_at
+            assert last is not None
+            wait_for(lambda: service.stats()["by_state"] == {"expired": 300}, seconds=20)
+            late = []
+            for binding in made:
+                ends = [event for event in service.history(binding.id) if event.kind is EventKind.EXPIRED]
+                assert len(ends) == 1
+                ended = service.get(binding.id)
+                assert ended.ended_at == ended.expires_at == binding.expires_at
+                late.append((ends[0].at - (binding.expires_at or ends[0].at)).total_seconds())
+            assert min(late) >= 0
+            assert max(late) <= 2.5 * interval_s
+
+
+def test_I2_a_lost_reply_ends_in_doubt_and_is_adopted_by_a_scan(
+    service: BindingService, simulator: Simulator
+) -> None:
+    simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=600, mode="AXB")
+    assert service.get(unknown.value.binding.id).state is State.IN_DOUBT
+    assert service.reconcile().adopted == 1
+    adopted = service.get(unknown.value.binding.id)
+    (entry,) = simulator.ledger
+    assert (adopted.state, adopted.bind_id) == (State.ACTIVE, str(entry.bind_id))
+    assert service.lookup(phone=A) == [adopted]
+    assert simulator.counts.received["bind"] == 1
+
+
+def test_I2_a_process_killed_between_its_two_transactions_loses_nothing(database_url: str) -> None:
+    with Simulator() as simulator:
+        simulator.script("delay", times=1, seconds=60, on="bind")
+        environment = settings(database_url, simulator, provider_timeout_s="30")
+        with processes("bind", environment, 1) as (victim,):
+            go(victim, phone_a=A, phone_b=B, expire_s=600, mode="AXB")
+            wait_for(lambda: len(simulator.ledger) == 1)
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.wait(10)
+        simulator.clear_faults()
+        # Another process, later: past settle_by by the deciding clock, without waiting for it.
+        later = Database(database_url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
+        config = load({}, **_given(database_url, simulator))
+        service = BindingService(config, later, caller=Caller(actor="heir"))
+        try:
+            (intent,) = service.search().data
+            assert intent.state is State.PENDING
+            assert service.recover().in_doubt == 1
+            assert service.reconcile().adopted == 1
+            adopted = service.get(intent.id)
+            (entry,) = simulator.ledger
+            assert (adopted.state, adopted.reason) == (State.ACTIVE, Reason.ADOPTED)
+            assert adopted.bind_id == str(entry.bind_id)
+            assert simulator.counts.received["bind"] == 1
+            assert_sound(service)
+        finally:
+            service.close()
+
+
+def test_a_scheduler_process_sweeps_and_drains_on_sigterm(database_url: str) -> None:
+    with Simulator() as simulator:
+        environment = settings(database_url, simulator, sweep_interval_s="0.2", guard_s="0")
+        given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bindings", "scheduler"],
+            cwd=ROOT,
+            env=given | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with BindingService.open(**_given(database_url, simulator)) as service:
+                made = service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=1, mode="AXB")
+                wait_for(lambda: service.get(made.id).state is State.EXPIRED, seconds=15)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=20)
+            assert process.returncode == 0, err
+            assert time.monotonic() - began < 10
+        finally:
+            process.kill()
+            process.communicate()

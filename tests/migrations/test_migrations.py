@@ -1,0 +1,311 @@
+"""The migrations: equal to the metadata, safe from several replicas at once, and shipped in the wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from bindings.store import migrations
+from bindings.store.database import Database, make_engine
+from bindings.store.schema import HEAD, NAMING, metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations.scripts()))
+    return config
+
+
+def test_there_is_one_head_and_it_is_the_one_that_the_code_needs() -> None:
+    assert ScriptDirectory.from_config(_config()).get_heads() == [HEAD]
+
+
+def test_the_migrated_schema_equals_the_metadata(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def _schema(engine: Engine) -> dict[str, Any]:
+    found = inspect(engine)
+    tables = {}
+    for name in sorted(metadata.tables):
+        tables[name] = {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(name)
+            },
+            "indexes": {
+                str(index["name"]): (
+                    index["column_names"],
+                    bool(index["unique"]),
+                    _plain(_predicate(index)),
+                )
+                for index in found.get_indexes(name)
+            },
+            "checks": {
+                str(check["name"]): _plain(check["sqltext"]) for check in found.get_check_constraints(name)
+            },
+            "unique": {str(one["name"]): one["column_names"] for one in found.get_unique_constraints(name)},
+            "primary": found.get_pk_constraint(name)["constrained_columns"],
+            "foreign": [
+                (one["name"], one["constrained_columns"], one["referred_table"])
+                for one in found.get_foreign_keys(name)
+            ],
+        }
+    return tables
+
+
+def _predicate(index: Any) -> str:
+    options = index.get("dialect_options", {})
+    found = [options[name] for name in ("postgresql_where", "sqlite_where") if options.get(name) is not None]
+    return str(found[0]) if found else ""
+
+
+def _plain(sql: object) -> str:
+    """Without the brackets, casts and spaces that a database adds."""
+    return re.sub(r"::[a-z ]+(\[\])?|[()\s]", "", str(sql))
+
+
+def test_every_index_predicate_and_check_is_the_one_that_the_metadata_would_make(
+    engine: Engine, empty_database_url: str
+) -> None:
+    """Alembic compares neither partial predicates nor the text of CHECKs."""
+    made = make_engine(empty_database_url)
+    metadata.create_all(made)
+    try:
+        assert _schema(engine) == _schema(made)
+    finally:
+        made.dispose()
+
+
+def test_every_constraint_and_index_follows_the_naming_convention(engine: Engine) -> None:
+    found = inspect(engine)
+    for table in metadata.tables:
+        names = [
+            *(index["name"] for index in found.get_indexes(table)),
+            *(check["name"] for check in found.get_check_constraints(table)),
+            *(one["name"] for one in found.get_unique_constraints(table)),
+            *(one["name"] for one in found.get_foreign_keys(table)),
+            found.get_pk_constraint(table)["name"],
+        ]
+        for name in filter(None, names):  # a counting key of SQLite has no name
+            assert re.match(rf"({'|'.join(NAMING)})_{table}", str(name)), name
+
+
+def test_every_column_says_what_it_holds() -> None:
+    assert [
+        f"{table}.{column.name}"
+        for table in metadata.tables.values()
+        for column in table.columns
+        if not column.comment
+    ] == []
+
+
+BAD_ROWS: dict[str, dict[str, Any]] = {
+    "a state that there is not": {"state": "dead"},
+    "a mode that there is not": {"mode": "AXC"},
+    "no second": {"expire_s": 0},
+    "more than 72 hours": {"expire_s": 259_201},
+    "one phone twice": {"phone_b": "9188067701"},
+    "active without a bind_id": {"state": "active"},
+    "ended without an end": {"state": "failed"},
+    "an end without having ended": {"ended_at": "2026-03-01T12:00:00.000000Z"},
+}
+ROW: dict[str, Any] = {
+    "id": "0190b5a0-0000-7000-8000-000000000001",
+    "mode": "AXB",
+    "phone_a": "9188067701",
+    "phone_b": "9188067799",
+    "pool_number": "918806",
+    "app_id": "a",
+    "scope": "default",
+    "expire_s": 60,
+    "state": "pending",
+    "actor": "test",
+    "requested_at": "2026-03-01T12:00:00.000000Z",
+    "send_by": "2026-03-01T12:00:05.000000Z",
+    "settle_by": "2026-03-01T12:00:16.000000Z",
+    "held_until": "2026-03-01T12:06:10.000000Z",
+    "version": 1,
+}
+
+
+def _insert(engine: Engine, row: dict[str, Any]) -> None:
+    statement = f"INSERT INTO bindings ({', '.join(row)}) VALUES ({', '.join(':' + name for name in row)})"
+    with engine.begin() as connection:
+        connection.execute(text(statement), row)
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_the_database_itself_refuses(engine: Engine, name: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)check constraint"):
+        _insert(engine, ROW | BAD_ROWS[name])
+    _insert(engine, ROW)
+
+
+def _event(engine: Engine, kind: str = "requested", sequence: int = 1) -> None:
+    statement = (
+        "INSERT INTO events (binding_id, sequence, kind, at, actor, detail)"
+        f" VALUES (:id, {sequence}, '{kind}', :at, 'test', '{{}}')"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(statement), {"id": ROW["id"], "at": ROW["requested_at"]})
+
+
+def test_I5_the_database_itself_refuses_a_second_terminal_event(engine: Engine) -> None:
+    _insert(engine, ROW)
+    _event(engine, "expired", 1)
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        _event(engine, "unbound", 2)
+
+
+FORBIDDEN = {
+    "UPDATE": "UPDATE events SET actor = 'x'",
+    "DELETE": "DELETE FROM events",
+    "DELETE of one": "DELETE FROM events WHERE sequence = 1",
+}
+SQLITE_ONLY = {
+    "REPLACE": "REPLACE INTO events (position, sequence, kind, at, actor, detail) SELECT position, 9, 'held', at,"
+    " 'x', '{}' FROM events",
+    "INSERT OR REPLACE": "INSERT OR REPLACE INTO events (position, sequence, kind, at, actor, detail)"
+    " SELECT position, 9, 'held', at, 'x', '{}' FROM events",
+}
+POSTGRESQL_ONLY = {"TRUNCATE": "TRUNCATE events", "TRUNCATE CASCADE": "TRUNCATE bindings CASCADE"}
+
+
+def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None:
+    _insert(engine, ROW)
+    _event(engine)
+    only = SQLITE_ONLY if engine.dialect.name == "sqlite" else POSTGRESQL_ONLY
+    for verb, statement in (FORBIDDEN | only).items():
+        with engine.connect() as connection:
+            with pytest.raises(Exception, match="append-only"):
+                connection.execute(text(statement))
+            connection.rollback()
+        with engine.connect() as connection:
+            rows = connection.execute(text("SELECT sequence, actor FROM events")).all()
+        assert [tuple(row) for row in rows] == [(1, "test")], verb
+
+
+def test_up_and_down_and_up_again(empty_database_url: str) -> None:
+    assert migrations.upgrade(empty_database_url) == HEAD
+    assert migrations.upgrade(empty_database_url) == HEAD
+    engine = make_engine(empty_database_url)
+    before = _schema(engine)
+    with engine.connect() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        connection.commit()
+    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            own = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+            assert connection.execute(text(own)).scalar() == 0
+    assert migrations.upgrade(empty_database_url) == HEAD
+    assert _schema(engine) == before
+    engine.dispose()
+
+
+def _environment(url: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+    return kept | {"BINDINGS_DATABASE_URL": url}
+
+
+UPGRADE = (
+    "import os; from bindings.store.migrations import upgrade; print(upgrade(os.environ['BINDINGS_DATABASE_URL']))"
+)
+
+
+def test_four_processes_that_upgrade_at_once_all_find_it_done(empty_database_url: str) -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", UPGRADE],
+            cwd=ROOT,
+            env=_environment(empty_database_url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    outcomes = [(*process.communicate(timeout=60), process.returncode) for process in running]
+    assert [(out.strip(), code) for out, _, code in outcomes] == [(HEAD, 0)] * 4, outcomes
+    database = Database(empty_database_url)
+    database.check_schema()
+    database.close()
+
+
+def test_plain_alembic_works_in_a_checkout(empty_database_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=ROOT,
+        env=_environment(empty_database_url),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert migrations.current(empty_database_url) == HEAD
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout and unpacked where nothing else is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "site"
+    with zipfile.ZipFile(wheel) as packed:  # what pip does with a pure wheel; uv's environments have no pip
+        packed.extractall(target)
+    return target
+
+
+def test_the_installed_wheel_brings_a_database_to_head(installed: Path, empty_database_url: str) -> None:
+    assert (installed / "bindings" / "_migrations" / "env.py").is_file()
+    code = "import bindings; print(bindings.__file__);" + UPGRADE
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=installed,
+        env=_environment(empty_database_url) | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    file, head = done.stdout.split()
+    assert file.startswith(str(installed))
+    assert head == HEAD
+    assert migrations.current(empty_database_url) == HEAD
+    assert not list(installed.glob("tests*"))

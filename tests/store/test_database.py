@@ -1,0 +1,335 @@
+"""Transactions, retries and the clock, on both databases."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import exc, func, insert, select, text
+
+from bindings.binding import Caller, EventKind
+from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
+from bindings.store import events, passes
+from bindings.store.account import join
+from bindings.store.database import SQLITE_PRAGMAS, ConstraintViolated, Database, make_engine
+from bindings.store.schema import Instant, account
+from bindings.store.schema import events as events_table
+from bindings.store.schema import holds as holds_table
+from bindings.store.schema import passes as passes_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.store.database import Transaction
+
+CALLER = Caller(actor="test")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def written(database: Database) -> int:
+    return database.read(
+        lambda connection: connection.execute(select(func.count()).select_from(events_table)).scalar_one()
+    )
+
+
+def note(tx: Transaction) -> None:
+    events.append_unbound(tx, EventKind.REVEALED, CALLER, {})
+
+
+def test_a_write_is_there_for_the_next_reader(database: Database) -> None:
+    database.write(note)
+    assert written(database) == 1
+
+
+def test_a_write_that_raises_leaves_nothing(database: Database) -> None:
+    def work(tx: Transaction) -> None:
+        note(tx)
+        raise LookupError("on purpose")
+
+    with pytest.raises(LookupError):
+        database.write(work)
+    assert written(database) == 0
+
+
+def test_a_lost_connection_runs_the_whole_work_again(database: Database) -> None:
+    attempts: list[int] = []
+
+    def work(tx: Transaction) -> int:
+        attempts.append(tx.attempt)
+        note(tx)
+        if tx.attempt < 3:
+            raise _lost(database)
+        return tx.attempt
+
+    assert database.write(work) == 3
+    assert attempts == [1, 2, 3]
+    assert written(database) == 1
+
+
+def test_a_lost_connection_that_stays_lost_is_busy_within_the_budget(database: Database) -> None:
+    def work(_: Transaction) -> None:
+        raise _lost(database)
+
+    with pytest.raises(Busy) as busy:
+        database.write(work, budget_s=0.2)
+    assert busy.value.retry_after_s
+
+
+def test_what_is_no_lost_connection_is_not_tried_again(database: Database) -> None:
+    attempts: list[int] = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(tx.attempt)
+        tx.connection.execute(text("INSERT INTO account (id, scope) VALUES (2, 'x')"))
+
+    with pytest.raises(ConstraintViolated):
+        database.write(work)
+    assert attempts == [1]
+
+
+def _lost(database: Database) -> exc.OperationalError:
+    kind = database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
+    return exc.OperationalError("statement", {}, kind("connection lost"))
+
+
+def test_no_bound_value_gets_into_the_text_of_a_database_error(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor by way of PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain."""
+    values = {
+        "id": "0190b5a0-0000-7000-8000-000000000001",
+        "scope": "s",
+        "phone": _phone(),
+        "why": "bad",
+        "app_id": "a",
+        "held_until": _noon(),
+        "strikes": 0,
+        "created_at": _noon(),
+    }
+    with pytest.raises(ConstraintViolated) as refused:
+        database.write(lambda tx: tx.connection.execute(insert(holds_table).values(**values)))
+    whole = "".join(traceback.format_exception(refused.value)) + caplog.text
+    assert "9188067701" not in whole
+    assert "why" in refused.value.constraint
+
+
+def _phone() -> Any:
+    from bindings.phone import Phone
+
+    return Phone("9188067701")
+
+
+def _noon() -> datetime:
+    return datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def test_a_naive_instant_is_refused_on_its_way_in(database: Database) -> None:
+    naive = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
+    with pytest.raises(exc.StatementError, match="time zone"):
+        database.read(lambda connection: connection.execute(select(func.coalesce(_bound(naive)))).scalar())
+
+
+def _bound(value: datetime) -> Any:
+    from sqlalchemy import literal
+
+    return literal(value, Instant)
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        datetime(2026, 3, 1, 12, tzinfo=UTC),
+        datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC),
+        datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(9990, 12, 31, 23, 59, 59, tzinfo=UTC),
+    ],
+)
+def test_an_instant_comes_back_as_it_went_in_and_sorts_by_time(database: Database, instant: datetime) -> None:
+    later = _noon() + timedelta(days=1)
+
+    def work(tx: Transaction) -> tuple[datetime | None, int]:
+        tx.connection.execute(
+            text("DELETE FROM passes"),
+        )
+        insert_pass(tx, instant)
+        found = passes.last_finished(tx.connection, "t")
+        before = tx.connection.execute(select(func.count()).where(passes_table.c.finished_at < later)).scalar_one()
+        return found, before
+
+    found, before = database.write(work)
+    assert found == instant
+    assert before == (instant < later)
+
+
+def insert_pass(tx: Transaction, finished_at: datetime) -> None:
+    tx.connection.execute(
+        passes_table.insert().values(task="t", slot=1, started_at=_noon(), finished_at=finished_at, replica="r")
+    )
+
+
+def test_the_clock_is_aware_and_moves_inside_a_postgresql_transaction(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
+    assert first.tzinfo is UTC
+    assert first < second, "clock_timestamp(), not now()"
+    database.close()
+
+
+def test_on_sqlite_one_instant_serves_a_whole_transaction(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
+    assert first == second
+    database.close()
+
+
+def test_the_sqlite_instant_is_read_after_the_write_lock_is_held(sqlite_url: str) -> None:
+    database, other = Database(sqlite_url), Database(sqlite_url)
+    holding, go_on = threading.Event(), threading.Event()
+    seen: list[datetime] = []
+
+    def hold(tx: Transaction) -> None:
+        holding.set()
+        assert go_on.wait(10)
+
+    holder = threading.Thread(target=lambda: database.write(hold), daemon=True)
+    holder.start()
+    assert holding.wait(10)
+    waiter = threading.Thread(target=lambda: seen.append(other.write(lambda tx: tx.instant())), daemon=True)
+    waiter.start()
+    waiter.join(0.1)
+    released = datetime.now(UTC)
+    go_on.set()
+    holder.join(10)
+    waiter.join(10)
+    assert seen[0] >= released
+    database.close()
+    other.close()
+
+
+def test_every_sqlite_connection_has_its_pragmas(sqlite_url: str) -> None:
+    expected = {
+        "busy_timeout": 20_000,
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "recursive_triggers": 1,
+    }
+    assert {pragma.partition(" =")[0] for pragma in SQLITE_PRAGMAS} == set(expected)
+    for autocommit in (False, True):
+        engine = make_engine(sqlite_url, autocommit=autocommit)
+        with engine.connect() as connection:
+            found = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in expected}
+        assert found == expected
+        engine.dispose()
+
+
+def test_a_writing_transaction_on_sqlite_takes_the_lock_at_its_beginning(sqlite_url: str) -> None:
+    """BEGIN IMMEDIATE: with the default mode both would read, and one of two updates would be lost."""
+    first, second = make_engine(sqlite_url), make_engine(sqlite_url)
+    with first.begin():
+        raw = second.raw_connection()
+        raw.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(Exception, match="locked"):
+            raw.execute("BEGIN IMMEDIATE")
+        raw.close()
+    first.dispose()
+    second.dispose()
+
+
+def test_a_write_in_autocommit_is_not_lost(database_url: str) -> None:
+    engine = make_engine(database_url, autocommit=True)
+    with engine.connect() as connection:
+        connection.execute(account.insert().values(id=1, scope="kept"))
+    later = make_engine(database_url)
+    with later.connect() as connection:
+        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+    engine.dispose()
+    later.dispose()
+
+
+def test_a_connection_that_is_switched_to_autocommit_loses_nothing_either(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(account.insert().values(id=1, scope="kept"))
+    with engine.connect() as connection:
+        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+    engine.dispose()
+
+
+def test_the_scope_is_recorded_once_and_another_one_is_refused(database: Database) -> None:
+    join(database, "shop")
+    join(database, "shop")
+    with pytest.raises(InvalidRequest, match="BINDINGS_SCOPE"):
+        join(database, "other")
+
+
+def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> None:
+    replicas = [Database(database_url) for _ in range(8)]
+    together = threading.Barrier(8)
+    refused: list[int] = []
+
+    def start(number: int) -> None:
+        together.wait(10)
+        try:
+            join(replicas[number], f"scope-{number % 2}")
+        except InvalidRequest:
+            refused.append(number)
+
+    threads = [threading.Thread(target=start, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(refused) == 4
+    assert len({number % 2 for number in refused}) == 1
+    for replica in replicas:
+        replica.close()
+
+
+def test_a_database_without_schema_is_refused_with_the_command_that_helps(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    assert database.revision() is None
+    with pytest.raises(SchemaOutOfDate, match="bindings db upgrade"):
+        database.check_schema()
+    database.close()
+
+
+def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
+    replicas = [Database(database_url, read_clock=_noon) for _ in range(6)]
+    together = threading.Barrier(6)
+    taken: list[int | None] = []
+
+    def run(replica: Database) -> None:
+        together.wait(10)
+        taken.append(replica.write(lambda tx: passes.take(tx, "reconcile", 300, "r")))
+
+    threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len([slot for slot in taken if slot is not None]) == 1
+    replicas[0].write(lambda tx: passes.finish(tx, "reconcile", next(filter(None, taken)), {"scans": 1}))
+    assert replicas[0].read(lambda connection: passes.last_finished(connection, "reconcile")) == _noon()
+    for replica in replicas:
+        replica.close()
+
+
+def test_no_more_than_a_hundred_slots_of_a_task_stay(database_url: str) -> None:
+    at = [_noon()]
+    database = Database(database_url, read_clock=lambda: at[0])
+    for _ in range(105):
+        at[0] += timedelta(seconds=300)
+        assert database.write(lambda tx: passes.take(tx, "reconcile", 300, "r")) is not None
+    count = select(func.count()).select_from(passes_table)
+    assert database.read(lambda connection: connection.execute(count).scalar_one()) == passes.KEPT + 1
+    database.close()

@@ -1,0 +1,195 @@
+"""The change feed: whole, in order, and never past an event that commits late."""
+
+from __future__ import annotations
+
+import random
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from bindings.binding import Caller, EventKind, State
+from bindings.store import events, reserve, settle
+from tests.service.world import APP, A, B, C, Clock, D, E, F, World, feed_has_caught_up, in_threads, service_at
+from tests.store.test_reserve import TERMS, fail, request, reserved, success
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bindings.binding import Event
+    from bindings.service import BindingService
+    from bindings.store.database import Database
+
+CALLER = Caller(actor="test")
+
+
+def read_on(service: BindingService, after: str | None, limit: int = 200) -> tuple[list[Event], str]:
+    """Everything that the feed has after a cursor, and the cursor of its end."""
+    found: list[Event] = []
+    while True:
+        page = service.events(after=after, limit=limit)
+        assert page.next_cursor is not None
+        after = page.next_cursor
+        if not page.data:
+            return found, after
+        found += page.data
+
+
+def test_the_feed_gives_every_event_once_in_the_order_of_each_binding(world: World) -> None:
+    for a, b in ((A, B), (C, D), (E, F)):
+        world.service.unbind(world.bind(a, b).id)
+    feed_has_caught_up(world.service)
+    found, end = read_on(world.service, None, limit=5)
+    assert len({event.cursor for event in found}) == len(found) == 3 * 4
+    by_binding: dict[str, list[int]] = {}
+    for event in found:
+        by_binding.setdefault(str(event.binding_id), []).append(event.sequence)
+    assert all(sequence == [1, 2, 3, 4] for sequence in by_binding.values())
+    assert read_on(world.service, end) == ([], end)
+
+
+def test_an_empty_feed_has_a_cursor_that_works_later(world: World) -> None:
+    page = world.service.events()
+    assert (page.data, page.next_cursor) == ((), "0-0")
+    made = world.bind()
+    feed_has_caught_up(world.service)
+    assert [event.binding_id for event in read_on(world.service, page.next_cursor)[0]] == [made.id] * 2
+
+
+def test_every_cursor_resumes_exactly_behind_its_event(world: World) -> None:
+    world.service.unbind(world.bind().id)
+    feed_has_caught_up(world.service)
+    found, _ = read_on(world.service, None)
+    for position, event in enumerate(found):
+        assert read_on(world.service, event.cursor)[0] == found[position + 1 :]
+
+
+@contextmanager
+def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]:
+    """Run `work` in a transaction that stays open as long as the context does."""
+    done, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Any) -> None:
+        work(tx)
+        done.set()
+        go_on.wait(60)
+
+    thread = threading.Thread(target=lambda: database.write(slow), daemon=True)
+    thread.start()
+    try:
+        assert done.wait(10)
+        yield
+    finally:
+        go_on.set()
+        thread.join(10)
+
+
+@pytest.mark.postgres
+def test_the_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
+    service = service_at(postgres_url, clock, "http://127.0.0.1:1")
+    database = service._database
+    early = reserved(database, request(A, B))
+    feed_has_caught_up(service)
+    with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
+        later = reserved(database, request(E, F))
+        seen, cursor = read_on(service, None)
+        assert [event.binding_id for event in seen] == [early.id], "nothing past the one that is running"
+    feed_has_caught_up(service)
+    more, _ = read_on(service, cursor)
+    assert len(more) == 2
+    assert more[-1].binding_id == later.id
+    assert len({event.cursor for event in seen + more}) == 3
+    service.close()
+
+
+@pytest.mark.postgres
+def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
+    postgres_url: str, clock: Clock
+) -> None:
+    """A transaction that took its number first may write to a binding last."""
+    service = service_at(postgres_url, clock, "http://127.0.0.1:1")
+    database = service._database
+    intent = reserved(database, request())
+    numbered, go_on = threading.Event(), threading.Event()
+
+    def older(tx: Any) -> None:
+        events.append_unbound(tx, EventKind.REVEALED, CALLER, {})  # takes its number now
+        numbered.set()
+        go_on.wait(60)
+        settle.request_unbind(tx, intent.id, CALLER, "late")
+
+    thread = threading.Thread(target=lambda: database.write(older), daemon=True)
+    thread.start()
+    assert numbered.wait(10)
+    database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    go_on.set()
+    thread.join(10)
+    feed_has_caught_up(service)
+    found, _ = read_on(service, None)
+    mine = [(event.sequence, event.kind) for event in found if event.binding_id == intent.id]
+    assert mine == [
+        (1, EventKind.REQUESTED),
+        (2, EventKind.ACTIVATED),
+        (3, EventKind.UNBIND_REQUESTED),
+    ]
+    service.close()
+
+
+def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
+    database_url: str, clock: Clock
+) -> None:
+    service = service_at(database_url, clock, "http://127.0.0.1:1")
+    database, seed = service._database, random.randrange(10**6)
+    print("seed", seed)  # noqa: T201 -- a failure can be repeated
+    stop = threading.Event()
+    followed: list[Event] = []
+
+    def write(number: int) -> None:
+        dice = random.Random(seed + number)
+        for turn in range(12):
+            intent = reserved(database, request(f"91880{number}{turn:03}1", f"91880{number}{turn:03}2"))
+            if dice.random() < 0.5:
+                database.write(
+                    lambda tx: settle.settle_made(tx, intent.id, success(f"{number}-{turn}"), CALLER)  # noqa: B023
+                )
+            else:
+                fail(database, intent)
+
+    def follow() -> None:
+        cursor: str | None = None
+        while True:
+            last = stop.is_set()
+            found, cursor = read_on(service, cursor, limit=7)
+            followed.extend(found)
+            if last:
+                return
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    try:
+        assert in_threads(*(lambda number=number: write(number) for number in range(4))) == []
+        feed_has_caught_up(service)
+    finally:
+        stop.set()
+        reader.join(20)
+    assert [event.cursor for event in followed] == [event.cursor for event in service.export_events()]
+    latest: dict[str, int] = {}
+    for event in followed:
+        key = str(event.binding_id)
+        assert event.sequence == latest.get(key, 0) + 1
+        latest[key] = event.sequence
+    assert len(latest) == 48
+    service.close()
+
+
+def test_an_event_says_who_did_it_and_for_which_request(world: World) -> None:
+    made = world.bind()
+    world.service.acting(actor="dispatcher", request_id="req-7").unbind(made.id, reason="trip ended")
+    wished, ended = world.service.history(made.id)[2:]
+    assert (wished.actor, wished.request_id, wished.detail["reason"]) == ("dispatcher", "req-7", "trip ended")
+    assert (ended.actor, ended.kind) == ("dispatcher", EventKind.UNBOUND)
+    assert world.service.get(made.id).actor == "test"
+    assert world.service.get(made.id).state is State.UNBOUND
+    assert made.app_id == APP

@@ -1,0 +1,225 @@
+"""Hot statements reach their rows by the right index, with statistics and without, and never by a scan.
+
+Each call is made for real and its SQL caught on the way to the driver; the database then explains that very
+statement with those very parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from sqlalchemy import event, text
+from uuid_utils.compat import uuid7
+
+from bindings.binding import Caller
+from bindings.service import BindingService
+from bindings.settings import load
+from bindings.store import overdue, queries, reserve
+from bindings.store.database import Database
+from tests.service.world import Clock
+from tests.store.test_reserve import TERMS, request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROWS = 30_000
+LIVE = 6_000
+CALLER = Caller(actor="test")
+WHOLE = ", from end to end"
+
+
+def _rows(now: datetime) -> Iterator[dict[str, Any]]:
+    for number in range(ROWS):
+        live = number < LIVE
+        requested = now - timedelta(seconds=60 if live else 7_200 + number)
+        end = requested + timedelta(seconds=3_600)
+        yield {
+            "id": str(uuid7()),
+            "mode": "AXB",
+            "phone_a": f"91{number:08}",
+            "phone_b": f"9155{number:08}",
+            "pool_number": "918806",
+            "app_id": "4luaKsL2",
+            "scope": "default",
+            "expire_s": 3_600,
+            "bind_id": str(number),
+            "middle_number_a": f"9188{number % 500:06}",
+            "middle_number_b": f"9188{number % 500:06}",
+            "state": "active" if live else "expired",
+            "actor": "test",
+            "requested_at": requested,
+            "send_by": requested,
+            "settle_by": requested,
+            "sent_at": requested,
+            "answered_at": requested,
+            "expires_at": end,
+            "held_until": end + timedelta(seconds=36),
+            "ended_at": None if live else end,
+            "version": 2,
+        }
+
+
+def _fill(url: str, now: datetime) -> None:
+    """Load the rows past SQLAlchemy, in the way that each database loads fastest."""
+    rows = list(_rows(now))
+    names = ", ".join(rows[0])
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            marks = ", ".join("?" for _ in rows[0])
+            values = ([_text(value) for value in row.values()] for row in rows)
+            connection.executemany(f"INSERT INTO bindings ({names}) VALUES ({marks})", values)
+            connection.commit()
+        return
+    with psycopg.connect(url) as session:
+        session.execute("ALTER TABLE bindings SET (autovacuum_enabled = false)")
+        with session.cursor().copy(f"COPY bindings ({names}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(tuple(row.values()))
+
+
+def _text(value: object) -> object:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+
+
+@contextmanager
+def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
+    """The SQL that leaves for the driver, on either engine."""
+    caught: list[tuple[str, Any]] = []
+
+    def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
+        caught.append((statement, parameters))
+
+    engines = service._database._engine, service._database._reader
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", catch)
+    yield caught
+    for engine in engines:
+        event.remove(engine, "before_cursor_execute", catch)
+
+
+def explained(service: BindingService, call: Callable[[], object]) -> set[str]:
+    """The ways in which the call's statements reach the table `bindings`: index names, or "scan"."""
+    with _caught(service) as caught:
+        call()
+    about = [(sql, values) for sql, values in caught if "bindings" in sql and "set_config" not in sql]
+    assert about
+    ways: set[str] = set()
+    database = service._database
+    for sql, values in about:
+        with database._engine.connect() as connection:
+            if database.postgres:
+                rows = connection.exec_driver_sql("EXPLAIN (FORMAT JSON) " + sql, values).scalar_one()
+                plan = rows if isinstance(rows, list) else json.loads(rows)
+                ways |= set(_postgres_ways(plan[0]["Plan"]))
+            else:
+                found = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, values).all()
+                ways |= {way for row in found if (way := _sqlite_way(row[3])) is not None}
+    return ways
+
+
+def _postgres_ways(plan: dict[str, Any]) -> Iterator[str]:
+    if plan["Node Type"] == "Seq Scan" and plan.get("Relation Name") == "bindings":
+        yield "scan"
+    if "Index Name" in plan:
+        yield plan["Index Name"] + ("" if "Index Cond" in plan else WHOLE)
+    for inner in plan.get("Plans", ()):
+        yield from _postgres_ways(inner)
+
+
+def _sqlite_way(detail: str) -> str | None:
+    words = detail.split()
+    if words[0] == "SCAN" and words[1] == "bindings":
+        return words[words.index("INDEX") + 1] + WHOLE if "INDEX" in words else "scan"
+    if words[0] == "SEARCH" and words[1] == "bindings" and "INDEX" in words:
+        return words[words.index("INDEX") + 1]
+    return None
+
+
+PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
+NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
+KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
+TAKEN = request("9100000001", "915500000001")
+
+CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
+    "lookup by phone": (PHONE, lambda service: service.lookup(phone="9100000042")),
+    "lookup of a phone that has nothing": (PHONE, lambda service: service.lookup(phone="915")),
+    "lookup by middle number": (NUMBER, lambda service: service.lookup(middle_number="9188000042")),
+    # Without statistics the planner cannot know that a party has fewer bindings than a number has.
+    "lookup by party": (
+        PHONE | NUMBER,
+        lambda service: service.lookup(middle_number="9188000042", party="9100000042"),
+    ),
+    "reserve's holder query": (
+        PHONE,
+        lambda service: service._database.read(
+            lambda connection: reserve.holders(connection, TAKEN, TERMS, datetime.now(UTC))
+        ),
+    ),
+    "check": (
+        PHONE,
+        lambda service: service.check(phone_a="9100000001", phone_b="915500000007", mode="AXB"),
+    ),
+    "trace of now": (NUMBER, lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC))),
+    "trace of the past": (
+        NUMBER,
+        lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC) - timedelta(hours=6)),
+    ),
+    "trace of a party": (
+        PHONE | NUMBER,
+        lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC), party="9100000042"),
+    ),
+    "sweep": ({"ix_bindings_due", "ix_bindings_due" + WHOLE} | KEYS, lambda service: service.expire_due()),
+    "doubts that opened": (
+        {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
+        lambda service: service._database.write(lambda tx: overdue.doubt_unsettled(tx, CALLER, limit=500)),
+    ),
+    "doubts that lapsed": (
+        {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
+        lambda service: service._database.write(lambda tx: overdue.lapse(tx, CALLER, limit=500)),
+    ),
+    "open unbinds": (
+        {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # it holds nothing but them
+        lambda service: service._database.read(lambda connection: queries.unbinding(connection, limit=100)),
+    ),
+    "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
+}
+
+
+@pytest.fixture
+def filled_url(own_database_url: str) -> str:
+    """Thirty thousand bindings, a fifth of them live, and no statistics."""
+    _fill(own_database_url, datetime.now(UTC))
+    return own_database_url
+
+
+def _wrong(service: BindingService) -> dict[str, list[str]]:
+    """The calls that reach their rows in no way, or in one that they should not."""
+    ways = {name: explained(service, lambda call=call: call(service)) for name, (_, call) in CALLS.items()}  # type: ignore[misc]
+    wrong = {name: sorted(found) for name, found in ways.items() if not found or not found <= CALLS[name][0]}
+    # Where few are live, PostgreSQL may update by way of them all; what is due it must find by a bound.
+    return wrong if "ix_bindings_due" in ways["sweep"] else wrong | {"sweep": sorted(ways["sweep"])}
+
+
+def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_url: str) -> None:
+    """Also on the server's own clock: compared row by row, a volatile function would keep every index out."""
+    config = load({}, database_url=filled_url, provider_app_id="a")
+    wrong: dict[tuple[str, str, str], list[str]] = {}
+    for statistics in ("without", "with"):
+        if statistics == "with":
+            database = Database(filled_url)
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+            database.close()
+        for clock in ("own", "given"):
+            fixed = Clock(datetime.now(UTC)) if clock == "given" else None
+            service = BindingService(config, Database(filled_url, read_clock=fixed), caller=CALLER)
+            try:
+                wrong |= {(statistics, clock, name): ways for name, ways in _wrong(service).items()}
+            finally:
+                service.close()
+    assert wrong == {}

@@ -1,0 +1,393 @@
+"""Reserve and settle, statement by statement, where the service's own tests cannot reach."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from bindings.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
+from bindings.conflict import Policy
+from bindings.phone import Phone
+from bindings.store import bindings as rows
+from bindings.store import events, holds, settle
+from bindings.store import reserve as reserving
+from bindings.store.database import Database
+from tests.service.world import APP, NOON, POOL, A, B, C, Clock, D
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CALLER = Caller(actor="test")
+TERMS = reserving.Terms(
+    scope="default", policy=Policy.LITERAL, call_timeout_s=10, tolerance_s=300, guard_for=lambda _: 6.0
+)
+
+
+@pytest.fixture
+def database(database_url: str, clock: Clock) -> Iterator[Database]:
+    database = Database(database_url, read_clock=clock)
+    yield database
+    database.close()
+
+
+def request(a: str = A, b: str = B, mode: Mode = Mode.AXB, **changed: Any) -> BindRequest:
+    asked = BindRequest(phone_a=Phone(a), phone_b=Phone(b), pool_number=POOL, expire_s=600, mode=mode, app_id=APP)
+    return replace(asked, **changed)
+
+
+def reserve(
+    database: Database, asked: BindRequest, *, name: str | None = None, terms: reserving.Terms = TERMS
+) -> reserving.Reserved | reserving.Replayed | reserving.Held | reserving.ScanOwed:
+    binding_id = name or str(uuid7())
+    return database.write(lambda tx: reserving.reserve(tx, binding_id, asked, terms, CALLER))
+
+
+def reserved(database: Database, asked: BindRequest) -> Binding:
+    found = reserve(database, asked)
+    assert isinstance(found, reserving.Reserved), found
+    return found.binding
+
+
+def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> settle.Success:
+    made = settle.Success(
+        bind_id=bind_id,
+        middle_number_a="9188061024",
+        middle_number_b="9188061024",
+        sent_at=at,
+        answered_at=at + timedelta(seconds=1),
+        expires_at=at + timedelta(seconds=600),
+        held_until=at + timedelta(seconds=607),
+    )
+    return replace(made, **changed)
+
+
+def kinds(database: Database, binding: Binding) -> list[EventKind]:
+    return [event.kind for event in database.read(lambda connection: events.history(connection, binding.id))]
+
+
+def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(database: Database) -> None:
+    intent = reserved(database, request())
+    assert intent.state is State.PENDING
+    assert intent.requested_at == NOON
+    assert intent.send_by == NOON + timedelta(seconds=5)
+    assert intent.settle_by == intent.send_by + timedelta(seconds=10 + 1)
+    assert intent.held_until == intent.send_by + timedelta(seconds=300 + 600 + 6)
+    assert (intent.sent_at, intent.answered_at, intent.expires_at, intent.ended_at) == (None,) * 4
+    assert kinds(database, intent) == [EventKind.REQUESTED]
+    assert database.read(lambda connection: rows.find(connection, intent.id)) == intent
+
+
+def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> None:
+    intent = reserved(database, request(reference="order-42"))
+    found = reserve(database, request(C, B))
+    assert isinstance(found, reserving.Held)
+    assert (found.holder.id, found.holder.reference) == (intent.id, "order-42")
+    assert (found.holder.mode, found.holder.state) == (Mode.AXB, State.PENDING)
+    assert found.holder.held_until == intent.held_until
+    assert found.holder.retry_after_s == 911
+    assert not found.holder.foreign
+    assert len(database.read(lambda connection: events.feed(connection, after=(0, 0), limit=200))) == (
+        1 if not database.postgres else len(_final(database))
+    )
+
+
+def _final(database: Database) -> list[Any]:
+    return database.read(lambda connection: events.feed(connection, after=(0, 0), limit=200))
+
+
+def test_of_several_holders_the_one_that_holds_longest_is_named(database: Database, clock: Clock) -> None:
+    reserved(database, request(A, C))
+    clock.advance(1)
+    later = reserved(database, request(B, D))
+    found = reserve(database, request(A, B))
+    assert isinstance(found, reserving.Held)
+    assert found.holder.id == later.id
+
+
+def test_another_scope_is_another_world(database: Database) -> None:
+    reserved(database, request())
+    assert isinstance(reserve(database, request(), terms=replace(TERMS, scope="x")), reserving.Reserved)
+
+
+def test_I3_a_first_transaction_that_is_run_again_finds_its_own_row(database: Database) -> None:
+    """A COMMIT whose reply was lost may have committed: the repeat has the same id and must not insert twice."""
+    name = str(uuid7())
+    asked = request(idempotency_key="k")
+
+    def again(tx: Any) -> Any:
+        tx.attempt = 2
+        return reserving.reserve(tx, name, asked, TERMS, CALLER)
+
+    first = reserve(database, asked, name=name)
+    second = database.write(again)
+    assert first == second
+    assert isinstance(second, reserving.Reserved)
+    assert kinds(database, second.binding) == [EventKind.REQUESTED]
+
+
+def test_I3_a_repeat_whose_first_try_did_not_commit_inserts(database: Database) -> None:
+    def again(tx: Any) -> Any:
+        tx.attempt = 2
+        return reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
+
+    assert isinstance(database.write(again), reserving.Reserved)
+
+
+def test_I8_a_key_is_replayed_before_its_own_hold_can_refuse_it(database: Database) -> None:
+    intent = reserved(database, request(idempotency_key="k"))
+    assert reserve(database, request(idempotency_key="k")) == reserving.Replayed(binding=intent, same=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"pool_number": "918807"},
+        {"expire_s": 601},
+        {"mode": Mode.AXXB},
+        {"reference": "x"},
+        {"phone_b": Phone(C)},
+        {"phone_a": Phone(B), "phone_b": Phone(A)},
+    ],
+)
+def test_any_other_request_with_the_key_is_not_the_same(database: Database, other: dict[str, Any]) -> None:
+    reserved(database, request(idempotency_key="k"))
+    found = reserve(database, request(idempotency_key="k", **other))
+    assert isinstance(found, reserving.Replayed)
+    assert not found.same
+
+
+def test_a_key_belongs_to_an_application(database: Database) -> None:
+    reserved(database, request(idempotency_key="k"))
+    assert isinstance(reserve(database, request(C, D, idempotency_key="k", app_id="other")), reserving.Reserved)
+
+
+def test_I1_two_that_cross_each_other_never_both_pass_and_never_deadlock(database_url: str) -> None:
+    """A/B and B/A from both ends at once, on two processes' worth of connections."""
+    replicas = Database(database_url), Database(database_url)
+    won: list[int] = []
+    for _ in range(15):
+        together = threading.Barrier(4)
+        wins: list[Binding] = []
+
+        def run(replica: Database, a: str, b: str, together: Any = together, wins: Any = wins) -> None:
+            together.wait(10)
+            found = reserve(replica, request(a, b))
+            if isinstance(found, reserving.Reserved):
+                wins.append(found.binding)
+
+        pairs = [(A, B), (B, A), (A, C), (C, B)]
+        threads = [
+            threading.Thread(target=run, args=(replicas[number % 2], *pair), daemon=True)
+            for number, pair in enumerate(pairs)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        won.append(len(wins))
+        fail(replicas[0], wins[0])
+    assert won == [1] * 15
+    for replica in replicas:
+        replica.close()
+
+
+def fail(database: Database, binding: Binding, reason: str = Reason.NEVER_SENT) -> Binding:
+    return database.write(
+        lambda tx: settle.settle_failed(tx, binding.id, CALLER, reason=reason, status=None, detail={})
+    )
+
+
+@pytest.mark.postgres
+def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_url: str) -> None:
+    """The check is a statement after the lock's: a statement's snapshot is older than what it waits for."""
+    first, second = Database(postgres_url), Database(postgres_url)
+    holding, go_on = threading.Event(), threading.Event()
+    found: list[Any] = []
+
+    def slow(tx: Any) -> Any:
+        made = reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
+        holding.set()
+        assert go_on.wait(10)
+        return made
+
+    holder = threading.Thread(target=lambda: first.write(slow), daemon=True)
+    waiter = threading.Thread(target=lambda: found.append(reserve(second, request(B, C))), daemon=True)
+    holder.start()
+    assert holding.wait(10)
+    waiter.start()
+    _wait_for_lock(first)
+    go_on.set()
+    holder.join(10)
+    waiter.join(10)
+    assert isinstance(found[0], reserving.Held)
+    first.close()
+    second.close()
+
+
+def _wait_for_lock(database: Database) -> None:
+    from sqlalchemy import text
+
+    from tests.service.world import wait_for
+
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    wait_for(lambda: bool(database.read(lambda found: found.execute(waiting).scalar())))
+
+
+@pytest.mark.postgres
+def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: str) -> None:
+    from bindings.errors import Busy
+
+    first, second = Database(postgres_url), Database(postgres_url)
+    holding, go_on = threading.Event(), threading.Event()
+
+    def slow(tx: Any) -> Any:
+        reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
+        holding.set()
+        assert go_on.wait(20)
+
+    holder = threading.Thread(target=lambda: first.write(slow), daemon=True)
+    holder.start()
+    assert holding.wait(10)
+    try:
+        with pytest.raises(Busy):
+            reserve(second, request())
+    finally:
+        go_on.set()
+        holder.join(10)
+    first.close()
+    second.close()
+
+
+def test_I4_a_clear_success_lowers_held_until_and_nothing_else_does(database: Database) -> None:
+    intent = reserved(database, request())
+    unclear = database.write(
+        lambda tx: settle.settle_unclear(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
+    )
+    assert (unclear.state, unclear.held_until) == (State.IN_DOUBT, intent.held_until)
+    late = database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    assert (late.state, late.held_until) == (State.ACTIVE, success().held_until)
+    assert late.held_until < intent.held_until
+
+
+def test_I4_a_failed_binding_frees_its_phones_at_once(database: Database) -> None:
+    intent = reserved(database, request())
+    failed = fail(database, intent)
+    assert (failed.state, failed.held_until, failed.ended_at) == (State.FAILED, NOON, NOON)
+    assert isinstance(reserve(database, request()), reserving.Reserved)
+
+
+SETTLERS: dict[str, Any] = {
+    "made": lambda tx, name: settle.settle_made(tx, name, success(), CALLER),
+    "failed": lambda tx, name: settle.settle_failed(tx, name, CALLER, reason="request", status="-22", detail={}),
+    "unclear": lambda tx, name: settle.settle_unclear(
+        tx, name, CALLER, reason="no_clear_answer", status=None, said=""
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SETTLERS)
+def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, how: str) -> None:
+    intent = reserved(database, request())
+    first = database.write(lambda tx: SETTLERS[how](tx, intent.id))
+    second = database.write(lambda tx: SETTLERS[how](tx, intent.id))
+    assert first == second
+    assert len(kinds(database, intent)) == 2
+
+
+def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Database) -> None:
+    intent = reserved(database, request())
+    active = database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    for how in ("failed", "unclear"):
+        assert database.write(lambda tx, how=how: SETTLERS[how](tx, intent.id)) == active  # type: ignore[misc]
+    in_use = database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
+    assert in_use == active
+    assert not database.read(lambda connection: holds.live(connection, "default", NOON))
+
+
+def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: Database) -> None:
+    intent = reserved(database, request())
+    failed = fail(database, intent, Reason.ABSENT)
+    after = database.write(lambda tx: settle.settle_made(tx, intent.id, success("77"), CALLER))
+    assert (after.state, after.bind_id) == (State.FAILED, None)
+    assert after.ended_at == failed.ended_at
+    assert kinds(database, intent) == [EventKind.REQUESTED, EventKind.FAILED, EventKind.LATE_SUCCESS]
+    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    assert {hold.phone for hold in held} == {intent.phone_a, intent.phone_b}
+    assert {(hold.bind_id, hold.origin_id, hold.why, hold.held_until) for hold in held} == {
+        ("77", intent.id, "late_success", success().held_until)
+    }
+    found = reserve(database, request(C, B))
+    assert isinstance(found, reserving.Held)
+    assert found.holder.foreign
+
+
+def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
+    intent = reserved(database, request())
+    fail(database, intent)
+    for _ in range(2):
+        database.write(lambda tx: settle.settle_made(tx, intent.id, success("77"), CALLER))
+    assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
+
+
+def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) -> None:
+    intent = reserved(database, request())
+    database.write(lambda tx: settle.settle_made(tx, intent.id, success("1002"), CALLER))
+    after = database.write(lambda tx: settle.settle_made(tx, intent.id, success("1003"), CALLER))
+    assert (after.state, after.bind_id) == (State.ACTIVE, "1002")
+    assert kinds(database, intent)[-1] is EventKind.LATE_SUCCESS
+
+
+def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, clock: Clock) -> None:
+    seconds = []
+    for _ in range(8):
+        intent = reserved(database, request())
+        database.write(lambda tx, intent=intent: settle.settle_in_use(tx, intent, CALLER, status="-35"))  # type: ignore[misc]
+        held = database.read(lambda connection: holds.live(connection, "default", clock()))
+        assert len({hold.held_until for hold in held}) == 1
+        seconds.append((held[0].held_until - clock()).total_seconds())
+        clock.at = held[0].held_until
+    assert seconds == [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]
+    clock.advance(3_601)
+    intent = reserved(database, request())
+    database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
+    held = database.read(lambda connection: holds.live(connection, "default", clock()))
+    assert (held[0].held_until - clock()).total_seconds() == 60
+
+
+def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(database: Database) -> None:
+    own = reserved(database, request(A, C, Mode.AXXB))
+    database.write(lambda tx: settle.settle_made(tx, own.id, success(), CALLER))
+    intent = reserved(database, request(A, B))
+    failed = database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
+    assert failed.state is State.FAILED
+    event = database.read(lambda connection: events.history(connection, intent.id))[-1]
+    assert [holder["id"] for holder in event.detail["own"]] == [own.id]
+    assert event.detail["mode"] == "AXB"
+    assert not database.read(lambda connection: holds.live(connection, "default", NOON))
+
+
+def test_a_hold_is_never_shortened(database: Database) -> None:
+    def orphan(tx: Any, seconds: int) -> bool:
+        return holds.put_orphan(
+            tx,
+            CALLER,
+            phones=(Phone(A), Phone(B)),
+            scope="default",
+            app_id=APP,
+            bind_id="9",
+            origin_id=None,
+            held_until=NOON + timedelta(seconds=seconds),
+        )
+
+    added = [database.write(lambda tx, s=seconds: orphan(tx, s)) for seconds in (100, 50, 200)]  # type: ignore[misc]
+    assert added == [True, False, False]
+    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    assert {hold.held_until for hold in held} == {NOON + timedelta(seconds=200)}
