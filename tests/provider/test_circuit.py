@@ -52,9 +52,7 @@ def test_a_new_circuit_lets_everybody_go_ahead(circuit: AccountCircuit) -> None:
     assert circuit.refusal is None
 
 
-def test_one_account_refusal_turns_callers_away_with_its_reason(
-    circuit: AccountCircuit, clock: Clock
-) -> None:
+def test_one_account_refusal_turns_callers_away_with_its_reason(circuit: AccountCircuit, clock: Clock) -> None:
     opened(circuit)
     clock.now += 10
     turned_away = circuit.check()

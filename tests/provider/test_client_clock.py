@@ -103,9 +103,7 @@ def test_the_newest_answer_of_any_kind_measures_the_skew() -> None:
         assert provider.skew_s == pytest.approx(20.5, abs=0.3)
 
 
-@pytest.mark.parametrize(
-    "date", ["yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "", "Thu, 01 Jan 99999 0:0:0"]
-)
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "", "Thu, 01 Jan 99999 0:0:0"])
 def test_a_date_that_cannot_be_read_measures_nothing_and_harms_nothing(date: str) -> None:
     with Server(says(answer(headers=f"Date: {date}\r\n"))) as server:
         provider = client(server.url)
@@ -163,7 +161,6 @@ def test_a_key_that_no_header_can_carry_is_not_sent_and_not_told() -> None:
 
 def test_importing_the_client_connects_to_nothing() -> None:
     code = (
-        "import socket; socket.socket.connect = None; socket.getaddrinfo = None; "
-        "import bindings.provider.client"
+        "import socket; socket.socket.connect = None; socket.getaddrinfo = None; import bindings.provider.client"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -251,9 +251,7 @@ def test_what_fails_after_the_handshake_is_unknown(script: Script, reason: str) 
     assert outcome.sent is not None
 
 
-def test_neither_proxy_variables_nor_netrc_touch_a_call(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_neither_proxy_variables_nor_netrc_touch_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -20,8 +20,7 @@ DOCUMENTED_BODY = (
     b'"expireS":60,"bizType":1,"appId":"4luaKsL2"}'
 )
 DOCUMENTED_REPLY = (
-    b'{"status":"0","reason":"success",'
-    b'"data":{"pnsNumberA":"9188061024","pnsNumberB":"9188061024","bindId":1002}}'
+    b'{"status":"0","reason":"success","data":{"pnsNumberA":"9188061024","pnsNumberB":"9188061024","bindId":1002}}'
 )
 ROW: dict[str, Any] = {
     "bindId": "1002",
@@ -138,9 +137,7 @@ def test_what_is_no_envelope_is_malformed(body: bytes) -> None:
 
 
 def test_the_providers_words_are_cut_made_printable_and_rid_of_numbers() -> None:
-    told = wire.read_envelope(
-        b'{"status":"-35","reason":"9188067701 is\\u0000bound\\ud800' + b"!" * 500 + b'"}'
-    )
+    told = wire.read_envelope(b'{"status":"-35","reason":"9188067701 is\\u0000bound\\ud800' + b"!" * 500 + b'"}')
     assert told.reason.startswith("91******01 is bound ")
     assert len(told.reason) == 200
 
