@@ -21,6 +21,7 @@ import click
 from bindings import errors
 from bindings.binding import Certainty, EventKind, State
 from bindings.phone import Phone
+from bindings.provider import statuses
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
@@ -280,13 +281,15 @@ def _because(event: Event) -> str:
 
 def _sum_up(stage: _Stage, seconds: float) -> None:
     """Compare with the provider's own books: what was claimed about it holds for the whole run."""
-    refused = stage.simulator.counts.decided.get("bind", {}).get("-35", 0)
+    refused = stage.simulator.counts.decided.get("bind", {}).get(statuses.IN_USE, 0)
     unknown = [entry for entry in stage.simulator.ledger if not _known(stage, str(entry.bind_id))]
-    stage.require(refused == 0, "the provider never answered -35")
+    stage.require(refused == 0, "the provider never found a phone in use")
     stage.require(not unknown, "every binding of the provider is known here")
     stage.require(not stage.service.doubts(), "no doubt is left")
     stage.heading("The provider's books agree")
-    stage.say("binds", f"{stage.received('bind')} received, {refused} answered with -35 (phone in use)")
+    stage.say(
+        "binds", f"{stage.received('bind')} received, {refused} answered with {statuses.IN_USE} (phone in use)"
+    )
     stage.say("bindings", f"{len(stage.simulator.ledger)} made, all known here; open doubts: 0")
     stage.say("time", f"{seconds:.1f} s")
 

@@ -141,6 +141,7 @@ def _sqlite_way(detail: str) -> str | None:
     return None
 
 
+HELD = {"ix_holds_phone_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
 NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
@@ -156,13 +157,13 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.lookup(middle_number="9188000042", party="9100000042"),
     ),
     "reserve's holder query": (
-        PHONE,
+        PHONE | HELD,
         lambda service: service._database.read(
             lambda connection: reserve.holders(connection, TAKEN, TERMS, datetime.now(UTC))
         ),
     ),
     "check": (
-        PHONE,
+        PHONE | HELD,
         lambda service: service.check(phone_a="9100000001", phone_b="915500000007", mode="AXB"),
     ),
     "trace of now": (NUMBER, lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC))),
