@@ -1,0 +1,240 @@
+"""Databases for the bench, and rows in bulk: live bindings, ten times as much history, and what is due.
+
+A phone of the bench is looked up by how many live bindings it has: see `phone`. Row numbers make every value,
+in the one SQL that both databases speak, so that nothing passes through Python on its way in.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from bindings.store import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.store.databases import Server
+
+DAY_S = 86_400
+DUE_FROM = 10_000_000_000  # row numbers of what `Filled.due` adds: past every other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How much data and how many rounds."""
+
+    name: str
+    live: int
+    ended: int
+    sqlite_live: int
+    sqlite_ended: int
+    rounds: int
+    lookups: int
+    due: int
+    bind_rounds: int
+    bind_s: float
+    starts: int
+
+
+QUICK = Sizes(
+    name="quick",
+    live=1_200,
+    ended=12_000,
+    sqlite_live=1_200,
+    sqlite_ended=12_000,
+    rounds=5,
+    lookups=40,
+    due=2_000,
+    bind_rounds=2,
+    bind_s=0.5,
+    starts=3,
+)
+DEFAULT = Sizes(
+    name="default",
+    live=200_000,
+    ended=2_000_000,
+    sqlite_live=100_000,
+    sqlite_ended=1_000_000,
+    rounds=31,
+    lookups=100,
+    due=10_000,
+    bind_rounds=5,
+    bind_s=4.0,
+    starts=21,
+)
+FULL = Sizes(
+    name="full",
+    live=1_000_000,
+    ended=10_000_000,
+    sqlite_live=1_000_000,
+    sqlite_ended=10_000_000,
+    rounds=51,
+    lookups=200,
+    due=50_000,
+    bind_rounds=9,
+    bind_s=6.0,
+    starts=31,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filled:
+    """A migrated database with bindings in it, and a way to run SQL in it."""
+
+    url: str
+    live: int
+    run: Callable[[str], Any]
+    dialect: Dialect
+
+    def due(self, first: int, count: int) -> None:
+        """Add `count` active bindings whose time is over, numbered from `first` on."""
+        at = int(time.time())
+        times = {"requested_at": f"{at} - 7200", "expires_at": f"{at} - 3600 + n % 3000", "ended_at": "NULL"}
+        pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
+        numbers = self.dialect.numbers(DUE_FROM + first, count)
+        self.run(_insert(self.dialect, "active", pair, times) + numbers)
+
+
+def phone(rows: int, number: int) -> str:
+    """The digits of the bench's phone that has `rows` (1 to 3) live bindings and ten times as many ended ones."""
+    return str(rows * 10**10 + number)
+
+
+@contextmanager
+def on_postgres(server: Server, *, live: int, ended: int) -> Iterator[Filled]:
+    """A filled PostgreSQL database; dropped at the end, whoever is connected to it."""
+    name = f"bench_{os.getpid()}_{time.time_ns()}"
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        try:
+            url = server.address(name)
+            migrations.upgrade(url)
+            with psycopg.connect(url, autocommit=True) as connection:
+                filled = Filled(url=url, live=live, run=connection.execute, dialect=_POSTGRES)
+                _fill(filled, ended)
+                for statement in ("VACUUM ANALYZE bindings", "CHECKPOINT"):
+                    connection.execute(statement)
+                yield filled
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def on_sqlite(folder: Path, *, live: int, ended: int) -> Iterator[Filled]:
+    """A filled SQLite database; the folder is the caller's to remove."""
+    file = folder / "bench.db"
+    url = f"sqlite:///{file}"
+    migrations.upgrade(url)
+    connection = sqlite3.connect(file, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = OFF")  # of this connection only: loading, and adding what is due
+        filled = Filled(url=url, live=live, run=connection.execute, dialect=_SQLITE)
+        _fill(filled, ended)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        yield filled
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """The few words in which the two databases differ."""
+
+    instant: Callable[[str], str]
+    id: Callable[[str], str]
+    numbers: Callable[[int, int], str]
+    indexes: str
+
+
+_POSTGRES = Dialect(
+    instant=lambda seconds: f"to_timestamp({seconds})",
+    id=lambda text: f"CAST({text} AS uuid)",
+    numbers=lambda first, count: f"generate_series({first}::bigint, {first + count - 1}) AS g(n)",
+    indexes="SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'bindings' AND indexname !~ '^pk_'",
+)
+_SQLITE = Dialect(
+    instant=lambda seconds: f"strftime('%Y-%m-%dT%H:%M:%S.000000Z', {seconds}, 'unixepoch')",
+    id=lambda text: text,
+    numbers=lambda first, count: (
+        f"(WITH RECURSIVE g(n) AS (VALUES({first}) UNION ALL SELECT n + 1 FROM g WHERE n < {first + count - 1})"
+        " SELECT n FROM g)"
+    ),
+    indexes="SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'bindings' AND sql <> ''",
+)
+
+
+def _fill(filled: Filled, ended: int) -> None:
+    """History first, then what is live, with the indexes built afterwards."""
+    at = int(time.time())
+    indexes = list(filled.run(filled.dialect.indexes).fetchall())
+    for name, _ in indexes:
+        filled.run(f"DROP INDEX {name}")
+    past = f"{at} - {DAY_S} - 10 * n"
+    times = {"requested_at": f"{past} - {DAY_S}", "expires_at": past, "ended_at": past}
+    numbers = filled.dialect.numbers(0, ended)
+    filled.run(_insert(filled.dialect, "expired", _pair(f"(n % {filled.live})"), times) + numbers)
+    times = {
+        "requested_at": f"{at} - 1800 + n % 1500",
+        "expires_at": f"{at} + {DAY_S} + n % {2 * DAY_S}",  # nothing ends while the bench runs
+        "ended_at": "NULL",
+    }
+    numbers = filled.dialect.numbers(ended, filled.live)
+    filled.run(_insert(filled.dialect, "active", _pair(f"(n - {ended})"), times) + numbers)
+    for _, definition in indexes:
+        filled.run(definition)
+
+
+def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str, str]) -> str:
+    """An INSERT of a row for each number `n` of what is put behind it."""
+    requested, expires, ended = times["requested_at"], times["expires_at"], times["ended_at"]
+    number = "CAST(1000000000 + n % 10000 AS text)"
+    values = {
+        "id": dialect.id("'01900000-0000-7000-8000-' || CAST(100000000000 + n AS text)"),
+        "mode": "'AXXB'",
+        "phone_a": pair[0],
+        "phone_b": pair[1],
+        "pool_number": "'918806'",
+        "app_id": "'bench'",
+        "scope": "'default'",
+        "reference": "'order ' || n",
+        "expire_s": str(DAY_S),
+        "bind_id": "CAST(n AS text)",
+        "middle_number_a": number,
+        "middle_number_b": number,
+        "state": f"'{state}'",
+        "actor": "'bench'",
+        "requested_at": dialect.instant(requested),
+        "send_by": dialect.instant(f"{requested} + 5"),
+        "settle_by": dialect.instant(f"{requested} + 16"),
+        "sent_at": dialect.instant(requested),
+        "answered_at": dialect.instant(f"{requested} + 1"),
+        "expires_at": dialect.instant(expires),
+        "held_until": dialect.instant(f"{expires} + 864"),
+        "ended_at": ended if ended == "NULL" else dialect.instant(ended),
+        "version": "2" if ended == "NULL" else "3",
+    }
+    columns, row = ", ".join(values), ", ".join(values.values())
+    return f"INSERT INTO bindings ({columns}) SELECT {row} FROM "
+
+
+def _pair(owner: str) -> tuple[str, str]:
+    """Of six rows the first has a phone of its own, the next two share one, the last three share one.
+
+    The phone stands on side a in every other row, so that a lookup finds both sides.
+    """
+    rows = f"CASE {owner} % 6 WHEN 0 THEN 1 WHEN 1 THEN 2 WHEN 2 THEN 2 ELSE 3 END"
+    shared = f"CAST({rows} * 10000000000 + {owner} / 6 AS text)"
+    other = f"CAST(90000000000 + {owner} AS text)"
+    even = f"{owner} % 2 = 0"
+    return (
+        f"CASE WHEN {even} THEN {shared} ELSE {other} END",
+        f"CASE WHEN {even} THEN {other} ELSE {shared} END",
+    )

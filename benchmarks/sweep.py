@@ -1,0 +1,120 @@
+"""P5: `passes.expire` over what is due, against the bare statement in batches of the same size.
+
+Each side of each round gets its own due rows, just added. On SQLite the raw side runs the two statements of a
+batch in one transaction, as durably as the product does.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+from benchmarks.measure import Result, Sample, Target, interleave, per_second
+from bindings.binding import Caller
+from bindings.passes import expire
+from bindings.store.database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.data import Filled, Sizes
+
+ROUNDS = 5
+BATCH = expire.BATCH
+
+POSTGRES = """
+WITH due AS MATERIALIZED (
+    SELECT id FROM bindings WHERE state = 'active' AND expires_at <= (SELECT clock_timestamp())
+    ORDER BY expires_at LIMIT %(batch)s FOR UPDATE SKIP LOCKED),
+ended AS (
+    UPDATE bindings SET state = 'expired', ended_at = bindings.expires_at, version = bindings.version + 1,
+        change_tx = greatest(bindings.change_tx, pg_current_xact_id()::text::bigint)
+    FROM due WHERE bindings.id = due.id AND bindings.state = 'active'
+    RETURNING bindings.change_tx, bindings.id, bindings.version)
+INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+SELECT change_tx, id, version, 'expired', clock_timestamp(), 'bench', NULL, '{}' FROM ended
+"""
+_DUE = (
+    "(SELECT id FROM bindings WHERE state = 'active' AND expires_at <= :now ORDER BY expires_at, id LIMIT :batch)"
+)
+SQLITE = (
+    f"""INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+        SELECT 0, id, version + 1, 'expired', :now, 'bench', NULL, '{{}}' FROM bindings WHERE id IN {_DUE}""",
+    f"""UPDATE bindings SET state = 'expired', ended_at = expires_at, version = version + 1, change_tx = 0
+        WHERE id IN {_DUE}""",
+)
+
+
+def postgres(filled: Filled, sizes: Sizes) -> Result:
+    """P5 on PostgreSQL."""
+    with psycopg.connect(filled.url, autocommit=True, prepare_threshold=None) as connection:
+
+        def batch() -> int:
+            return connection.execute(POSTGRES, {"batch": BATCH}).rowcount
+
+        return _compare("PostgreSQL", filled, sizes, batch)
+
+
+def sqlite(filled: Filled, sizes: Sizes) -> Result:
+    """P5 on SQLite."""
+    file = make_url(filled.url).database or ""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+        def batch() -> int:
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            connection.execute("BEGIN IMMEDIATE")
+            ended = 0
+            for statement in SQLITE:
+                ended = connection.execute(statement, {"now": now, "batch": BATCH}).rowcount
+            connection.execute("COMMIT")
+            return ended
+
+        return _compare("SQLite", filled, sizes, batch)
+
+
+def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int]) -> Result:
+    numbers = count(step=sizes.due)
+    database = Database(filled.url)
+
+    def ours() -> int:
+        return expire.expire(database, Caller(actor="bench"), budget_s=60).expired
+
+    def raw() -> int:
+        ended = total = batch()
+        while ended == BATCH:
+            ended = batch()
+            total += ended
+        return total
+
+    def side(work: Callable[[], int]) -> Callable[[int], Sample]:
+        def one_round(_: int) -> Sample:
+            filled.due(next(numbers), sizes.due)
+            return _rate(work, sizes.due)
+
+        return one_round
+
+    try:
+        side(ours)(0), side(raw)(0)  # builds the statements, connects
+        rounds = interleave(ROUNDS, side(ours), side(raw))
+    finally:
+        database.close()
+    target = Target(id="P5", what=f"sweep on {where}, batches of {BATCH}", bound=0.9, at_most=False)
+    return Result(target=target, rounds=rounds, note=per_second(rounds, "rows"))
+
+
+def _rate(work: Callable[[], int], due: int) -> Sample:
+    cpu, began = time.process_time(), time.perf_counter()
+    ended = work()
+    elapsed = time.perf_counter() - began
+    if ended != due:
+        raise AssertionError(f"{ended} rows ended, {due} were due")
+    return Sample(figure=ended / elapsed, cpu_s=(time.process_time() - cpu) / ended)
