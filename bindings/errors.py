@@ -227,25 +227,26 @@ class SchemaOutOfDate(BindingsError):
     http_status = 503
 
 
-def of(binding: Binding, *, said: str | None = None) -> BindingsError:
+def of(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
     """The error that a binding which did not become active means for whoever asked for it.
 
     The same for the first caller and for one who repeats the idempotency key: a binding that failed has used
-    its key up, and the message says so. `said` is the provider's own text, where it was just heard.
+    its key up, and the message says so. `said` is the provider's own text, where it was just heard; `holder`
+    who holds a phone that the provider found in use.
     """
-    error = _what_it_means(binding, said)
+    error = _what_it_means(binding, said, holder)
     if binding.idempotency_key is not None and binding.state is State.FAILED:
         error.args = (f"{error}; its idempotency key is used up: try again with a new one",)
     return error
 
 
-def _what_it_means(binding: Binding, said: str | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
+def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
     status, binding_id = binding.provider_status, binding.id
     match binding.reason:
         case Reason.IN_USE:
-            return PhoneInUseAtProvider(holder=_unknown_holder(binding), binding_id=binding.id)
+            return PhoneInUseAtProvider(holder=holder or _unknown_holder(binding), binding_id=binding.id)
         case Reason.NO_NUMBER:
             return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, binding_id=binding_id)
         case Reason.ACCOUNT:

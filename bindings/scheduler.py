@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ class Scheduler:
         self._jobs = _jobs(service)
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
-        self._unfinished = 0
+        self._unfinished: Counter[str] = Counter()
         self._stopped = threading.Event()
         self._timer = self._new_timer()
         self._watchdog = threading.Thread(target=self._watch, name="bindings-watchdog", daemon=True)
@@ -140,11 +141,12 @@ class Scheduler:
         self._finished[job.task] = time.monotonic()
         _log.debug("%s: %s in %.3f s", job.task, counts, time.monotonic() - began)
         if getattr(counts, "finished", True):
-            self._unfinished = 0
+            self._unfinished[job.task] = 0
             return
-        self._unfinished += 1
-        if self._unfinished % UNFINISHED_PASSES == 0:
-            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.task, self._unfinished)
+        self._unfinished[job.task] += 1
+        in_a_row = self._unfinished[job.task]
+        if in_a_row % UNFINISHED_PASSES == 0:
+            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.task, in_a_row)
 
     def _watch(self) -> None:
         """Schedule anew what stands still: a timer waits for ever for a wall time that was set back."""
@@ -191,4 +193,4 @@ def _report(event: JobEvent) -> None:
         # The text of an exception may carry a value; its type and the place are enough to find it.
         _log.error("%s: failed with %s; it runs again", event.job_id, type(event.exception).__name__)
     else:
-        _log.warning("%s: the previous run has not ended yet", event.job_id)
+        _log.debug("%s: the previous run has not ended yet", event.job_id)  # the watchdog warns

@@ -35,6 +35,7 @@ from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
     from typing import Self
 
     from bindings.binding import Binding, BindRequest, Holder
@@ -93,6 +94,7 @@ class BindingService(Questions):
         Connects to the database and refuses a schema that is not at head (`SchemaOutOfDate`) or another
         account's database. `actor` is written into the history of whatever is done through this service.
         """
+        by = validation.caller(actor=actor, request_id=None)
         config = load_settings(environment, **given)
         database = Database(config.database_url.get_secret_value())
         try:
@@ -101,14 +103,14 @@ class BindingService(Questions):
         except BaseException:
             database.close()
             raise
-        service = cls(config, database, caller=Caller(actor=actor))
+        service = cls(config, database, caller=by)
         service._admission.compare_clocks(database.clock(), time.monotonic())
         return service
 
     def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
         """The same service, on behalf of somebody else; shares every connection and limit."""
         other = copy.copy(self)
-        other._caller = Caller(actor=actor or self._caller.actor, request_id=request_id)  # noqa: SLF001 -- its own
+        other._caller = validation.caller(actor=actor or self._caller.actor, request_id=request_id)  # noqa: SLF001 -- its own
         return other
 
     @property
@@ -217,7 +219,7 @@ class BindingService(Questions):
         reach("bind.after_settle")
         if binding.state in _BOUND:
             return binding
-        raise errors.of(binding, said=getattr(outcome, "reason", None))
+        raise self._error(binding, said=getattr(outcome, "reason", None))
 
     def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
@@ -237,7 +239,17 @@ class BindingService(Questions):
         except ConstraintViolated as violated:
             if violated.constraint not in settle.BIND_ID_TAKEN:
                 raise
-            return self._database.write(lambda tx: self._unclear(tx, intent, Reason.BIND_ID_TAKEN, None, _TAKEN))
+            return self._database.write(
+                lambda tx: settle.settle_unclear(
+                    tx,
+                    intent.id,
+                    self._caller,
+                    reason=Reason.BIND_ID_TAKEN,
+                    status=None,
+                    said=_TAKEN,
+                    sent_at=None,
+                )
+            )
 
     def _settled(self, tx: Transaction, started: _Started, outcome: BindOutcome) -> Binding:
         intent = started.intent
@@ -252,12 +264,26 @@ class BindingService(Questions):
             case NotSent():
                 return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
             case Unknown():
-                return self._unclear(tx, intent, Reason.NO_CLEAR_ANSWER, outcome.status, outcome.reason)
+                sent_at = None if outcome.sent is None else started.sent_at(outcome.sent)
+                return settle.settle_unclear(
+                    tx,
+                    intent.id,
+                    self._caller,
+                    reason=Reason.NO_CLEAR_ANSWER,
+                    status=outcome.status,
+                    said=outcome.reason,
+                    sent_at=sent_at,
+                )
             case _:
                 assert_never(outcome)
 
-    def _unclear(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
-        return settle.settle_unclear(tx, intent.id, self._caller, reason=reason, status=status, said=said)
+    def _error(self, binding: Binding, said: str | None = None) -> errors.BindingsError:
+        holder = None
+        if binding.reason == Reason.IN_USE:
+            with suppress(errors.Busy):
+                now = self._database.clock()
+                holder = self._database.read(lambda found: reserve.holder_beside(found, binding, now))
+        return errors.of(binding, said=said, holder=holder)
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
         return settle.settle_failed(
@@ -296,7 +322,7 @@ class BindingService(Questions):
             binding = self._await_settled(binding)
         match binding.state:
             case State.PENDING | State.IN_DOUBT | State.FAILED:
-                raise errors.of(binding)
+                raise self._error(binding)
             case State.ACTIVE | State.EXPIRED | State.UNBOUND | State.LAPSED:
                 return binding
             case _:
@@ -395,10 +421,9 @@ class BindingService(Questions):
     def sweep(self) -> expire.Expired:
         """`expire_due` for the timer: it also records, now and then, that sweeps are alive.
 
-        Under a database clock that cannot be believed it ends nothing: what a wrong clock ends stays ended.
+        `Busy` under a database clock that cannot be believed: what a wrong clock ends stays ended.
         """
-        if self._clock_is_wrong():
-            return expire.Expired(expired=0, batches=0, finished=False)
+        self._believe_the_clock()
         counts = self.expire_due()
         if time.monotonic() - self._swept.at > TOUCH_EVERY_S:
             self._database.write(lambda tx: passes.touch(tx, "expire", self._replica))
@@ -415,10 +440,9 @@ class BindingService(Questions):
     def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
         """Run a pass unless another replica has taken this period's row already; for the timer only.
 
-        None, and nothing done, where one has, or where the database's clock cannot be believed.
+        None, and nothing done, where one has. `Busy` where the database's clock cannot be believed.
         """
-        if self._clock_is_wrong():
-            return None
+        self._believe_the_clock()
         slot = self._database.write(lambda tx: passes.take(tx, task, period_s, self._replica))
         if slot is None:
             return None
@@ -426,12 +450,11 @@ class BindingService(Questions):
         self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
         return counts
 
-    def _clock_is_wrong(self) -> bool:
+    def _believe_the_clock(self) -> None:
         self._admission.compare_clocks(self._database.clock(), time.monotonic())
         fault = self._admission.database_fault()
         if fault is not None:
-            _log.error("%s: nothing is ended by it; put it right, or restart if it is right now", fault)
-        return fault is not None
+            raise errors.Busy(f"{fault}: nothing was ended; put it right, or restart where it is right by now")
 
     def recover(self) -> recover.Recovered:
         """Finish what a crash or a lost reply left open, as far as that needs no scan. Safe to repeat."""
@@ -503,10 +526,14 @@ class _Started:
     before: float
     after: float
 
+    def sent_at(self, sent: float) -> datetime:
+        """The instant of a reading of the monotonic clock, or one a little before it."""
+        return self.intent.requested_at + timedelta(seconds=max(0.0, sent - self.after))
+
     def success(self, made: Made, guard_s: float) -> settle.Success:
         """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
         life = timedelta(seconds=self.intent.expire_s)
-        sent_at = self.intent.requested_at + timedelta(seconds=max(0.0, made.sent - self.after))
+        sent_at = self.sent_at(made.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=made.answered - self.before)
         return settle.Success(
             bind_id=made.bind_id,

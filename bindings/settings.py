@@ -66,8 +66,8 @@ class Settings(BaseSettings):
 
     database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
     provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"
-    provider_api_key: SecretStr | None = None
-    provider_api_secret: SecretStr | None = None
+    provider_api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
+    provider_api_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
     provider_app_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     provider_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
     provider_zone: Annotated[timezone, BeforeValidator(_zone)] = timezone(timedelta(hours=8))

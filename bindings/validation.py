@@ -13,7 +13,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bindings.binding import BindRequest, Mode, State
+from bindings.binding import BindRequest, Caller, Mode, State
 from bindings.errors import Fault, InvalidRequest, NotFound
 from bindings.phone import Phone
 
@@ -29,7 +29,15 @@ MAX_POOL_NUMBER = 20
 MAX_LIMIT = 200
 MAX_WINDOW_S = 86_400
 EARLIEST_YEAR, LATEST_YEAR = 1971, 9_990  # room for windows on either side
-LIMITS = {"app_id": 64, "reference": 255, "idempotency_key": 255, "bind_id": 64, "reason": 255, "actor": 128}
+LIMITS = {
+    "app_id": 64,
+    "reference": 255,
+    "idempotency_key": 255,
+    "bind_id": 64,
+    "reason": 255,
+    "actor": 128,
+    "request_id": 128,
+}
 
 
 class Checks:
@@ -183,6 +191,15 @@ def reason(value: object) -> str:
 def optional_reason(value: object) -> str | None:
     """A reason that may be given."""
     return None if value is None else reason(value)
+
+
+def caller(*, actor: object, request_id: object) -> Caller:
+    """On whose behalf something is done, as it goes into the history."""
+    checks = Checks()
+    who = checks.take("actor", _line("actor"), actor)
+    request = checks.optional("request_id", _line("request_id"), request_id)
+    checks.raise_all()
+    return Caller(actor=who or "", request_id=request)
 
 
 def binding_id(value: object) -> str:

@@ -42,6 +42,7 @@ def _filters(command: Any) -> Any:
 @options.as_json
 def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
     """Show one binding as recorded."""
+    options.validation().binding_id(binding_id)
     with session.opened(as_json=as_json) as service:
         binding = service.get(binding_id)
         session.record_reveal(service, [binding.id], why)
@@ -57,6 +58,7 @@ def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
 @options.as_json
 def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
     """List bindings, newest first, that match every filter given."""
+    options.validation().filters(**filters)
     with session.opened(as_json=as_json) as service:
         page = service.search(**filters)
         session.record_reveal(service, (binding.id for binding in page.data), why)
@@ -72,6 +74,7 @@ def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
 @options.as_json
 def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
     """Show the bindings that are active now, newest first."""
+    options.validation().lookup(**asked)
     with session.opened(as_json=as_json) as service:
         found = service.lookup(**asked)
         session.record_reveal(service, (binding.id for binding in found), why)
@@ -84,6 +87,7 @@ def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
 @options.as_json
 def history(binding_id: str, *, as_json: bool) -> None:
     """Show every event of a binding, in order."""
+    options.validation().binding_id(binding_id)
     with session.opened(as_json=as_json) as service:
         events = service.history(binding_id)
     if as_json:
@@ -123,9 +127,10 @@ def trace(*, why: str | None, as_json: bool, **asked: Any) -> None:
     "certain": the provider had confirmed it and it was not over. "possible": it had been asked for, or was
     over here while the provider may still have held it.
     """
+    with options.naming_what_is_missing(asked):
+        options.validation().trace(**asked)
     with session.opened(as_json=as_json) as service:
-        with options.naming_what_is_missing(asked):
-            found = service.trace(**asked)
+        found = service.trace(**asked)
         ids = [held.id for held in found.holders] + [miss.id for miss in found.near_misses]
         session.record_reveal(service, ids, why)
     if as_json:
@@ -145,7 +150,9 @@ def check(*, as_json: bool, **asked: Any) -> None:
 
     A question, not a try: it exits with 0 whether somebody holds a phone or nobody does, and reserves nothing.
     """
-    with session.opened(as_json=as_json) as service, options.naming_what_is_missing(asked):
+    with options.naming_what_is_missing(asked):
+        options.validation().check_request(**asked | {"app_id": asked["app_id"] or "any"})
+    with session.opened(as_json=as_json) as service:
         holders = service.check(**asked)
     if as_json:
         output.emit_list(holders)

@@ -50,6 +50,8 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
     """
     from bindings.errors import OutcomeUnknown
 
+    options.validation().binding_id(binding_id)
+    options.validation().optional_reason(reason)
     with session.opened(as_json=as_json) as service:
         try:
             binding = service.unbind(binding_id, reason=reason)

@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     Command = Callable[..., None]
 
@@ -87,3 +88,10 @@ def naming_what_is_missing(given: dict[str, Any]) -> Iterator[None]:
             for fault in invalid.faults
         ]
         raise InvalidRequest(faults) from None
+
+
+def validation() -> ModuleType:
+    """The checks of every call's values, for a command to make before it opens the database."""
+    from bindings import validation as checks
+
+    return checks

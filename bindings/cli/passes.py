@@ -75,6 +75,7 @@ def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
 @options.as_json
 def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
     """List what reconciliations found, newest first; --json tells every case."""
+    options.validation().filters(cursor=cursor, limit=limit)
     with session.opened(as_json=as_json) as service:
         page = service.reports(cursor=cursor, limit=limit)
     if as_json:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 BATCH = 1_000
-BUDGET_S = 10.0
+BUDGET_S = 2.0  # below the three intervals after which a pass counts as stalled; the next one goes on
 STATEMENT_LIMIT_S = 30.0
 
 

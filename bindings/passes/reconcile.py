@@ -267,7 +267,8 @@ class Reconciler:
         outcome = self.provider.unbind(app_id=app_id, bind_id=row.bind_id)
         if isinstance(outcome, Confirmed | Missing):
             mine = [hold for hold in self._holds(app_id) if hold.bind_id == row.bind_id]
-            self.database.write(lambda tx: holds.end(tx, self.caller, mine, reason="released"))
+            guard_s = self.guard_for(0) if isinstance(outcome, Missing) else 0.0
+            self.database.write(lambda tx: holds.end(tx, self.caller, mine, reason="released", guard_s=guard_s))
 
     def _drift(self, row: ProviderBinding, binding: Binding, measure: Measure, found: _Findings) -> None:
         sooner = verdict.shorter_end(row, binding, measure)
@@ -318,6 +319,8 @@ class Reconciler:
         for binding_id in sorted(gone):
             if self._only_looks(self.actions.ghost) or self._end_ghost(binding_id):
                 found.note("ghosts", app_id, action=self.actions.ghost, binding_id=binding_id)
+        if gone:
+            return  # a scan that misses what should be there proves no other absence; the next one may
         rows = first.strangers + second.strangers
         for doubt in self._unsettled(app_id):
             listed = any(verdict.same_pair(row, doubt) for row in rows)

@@ -5,12 +5,16 @@ Nothing here ever sends a bind. An unbind is safe to repeat, so it is repeated u
 
 from __future__ import annotations
 
+import random
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bindings.binding import Reason
+from bindings.errors import Busy
 from bindings.failpoints import reach
-from bindings.provider.outcome import Confirmed, Missing, NotSent, Refused, Unknown
+from bindings.provider.outcome import Confirmed, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.store import holds, overdue, queries, settle
 
 if TYPE_CHECKING:
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 BATCH = 500
-UNBINDS_PER_PASS = 100  # the next pass goes on; a pass must not last for ever against a slow provider
+UNBINDS_LOOKED_AT = 1_000
+UNBIND_BUDGET_S = 20.0  # the next pass goes on; one must not last for ever against a slow provider
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +56,7 @@ def recover(
     unbound = unclear = 0
     if provider is not None:
         unbound, unclear = _repeat_unbinds(database, provider, guard_for, caller)
-        released, kept = _release_late_successes(database, provider, caller, scope)
+        released, kept = _release_late_successes(database, provider, guard_for, caller, scope)
         unbound, unclear = unbound + released, unclear + kept
     return Recovered(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
 
@@ -79,7 +84,10 @@ def finish_unbind(
         reach("unbind.settle_in_transaction")
         return ended
 
-    settled = database.write(work)
+    try:
+        settled = database.write(work)
+    except Busy:
+        return binding, Unknown(reason="the provider answered, but the database is away")
     reach("unbind.after_settle")
     return settled, outcome
 
@@ -102,23 +110,30 @@ def _all_batches(database: Database, batch: Callable[[Transaction], int]) -> int
 def _repeat_unbinds(
     database: Database, provider: ProviderClient, guard_for: Callable[[int], float], caller: Caller
 ) -> tuple[int, int]:
-    """Repeat the unbinds that have no clear answer; stop at the first one that cannot be asked at all."""
-    open_unbinds = database.read(lambda connection: queries.unbinding(connection, limit=UNBINDS_PER_PASS))
+    """Repeat the unbinds that have no clear answer; stop where no other one could be asked either.
+
+    In any order, so that a few that stay unclear for ever do not keep newer ones from their turn.
+    """
+    open_unbinds = database.read(lambda connection: queries.unbinding(connection, limit=UNBINDS_LOOKED_AT))
+    random.shuffle(open_unbinds)
+    deadline = time.monotonic() + UNBIND_BUDGET_S
     unbound = 0
     for binding in open_unbinds:
+        if time.monotonic() > deadline:
+            break
         _, outcome = finish_unbind(database, provider, binding, guard_for(binding.expire_s), caller)
         match outcome:
             case Confirmed() | Missing():
                 unbound += 1
-            case Unknown():
-                pass
-            case Refused() | NotSent():
+            case NotSent() | Refused(why=Refusal.ACCOUNT | Refusal.CLOCK):
                 break
+            case Unknown() | Refused():
+                pass
     return unbound, len(open_unbinds) - unbound
 
 
 def _release_late_successes(
-    database: Database, provider: ProviderClient, caller: Caller, scope: str
+    database: Database, provider: ProviderClient, guard_for: Callable[[int], float], caller: Caller, scope: str
 ) -> tuple[int, int]:
     """Unbind what the provider made for bindings that had ended here; the holds end with it."""
     now = database.clock()
@@ -129,6 +144,7 @@ def _release_late_successes(
         outcome = provider.unbind(app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, Confirmed | Missing):
             mine = [hold for hold in held if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
-            database.write(lambda tx, mine=mine: holds.end(tx, caller, mine, reason="unbound"))  # type: ignore[misc]
+            guard_s = guard_for(0) if isinstance(outcome, Missing) else 0.0
+            database.write(partial(holds.end, caller=caller, holds=mine, reason="unbound", guard_s=guard_s))
             released += 1
     return released, len(late) - released

@@ -78,7 +78,8 @@ class Scan:
     def take(self, row: ProviderBinding, binding: Binding | None) -> None:
         """Note one row and the binding of ours that has its bind_id."""
         self.seen.add(row.bind_id)
-        self.listed |= {row.phone_a.key, row.phone_b.key} & self.watched
+        if row.ends_at > self.began:  # a row past its end holds nothing, and explains nothing
+            self.listed |= {row.phone_a.key, row.phone_b.key} & self.watched
         if binding is None:
             self.strangers.append(row)
             return

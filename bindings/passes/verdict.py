@@ -2,7 +2,7 @@
 
 What is seen is evidence at once. What is not seen proves little: only two scans in opposite order and with
 different page sizes, both complete, both with a live binding of ours seen as witness, and in agreement about
-every such witness, prove anything.
+every such witness, prove anything. They prove a ghost; a doubt's absence only where no witness was missed at all.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ NUMBER_LIST = "numberList"
 BIZ_TYPES: dict[Mode, int] = {Mode.AXB: 1, Mode.AXXB: 2}
 MODES: dict[int, Mode] = {number: mode for mode, number in BIZ_TYPES.items()}
 
-_LONGEST_TEXT = 128  # of an id or a number; longer is no answer of this provider
+_LONGEST_TEXT = 64  # of an id; longer is no answer of this provider, and would not fit its column
+_LONGEST_STATUS = 16
 _LONGEST_REASON = 200
 
 
@@ -217,7 +218,7 @@ def read_envelope(body: bytes) -> Envelope:
     fields = _object(body)
     reason = fields.get(REASON)
     return Envelope(
-        status=_told(_text(fields, STATUS)),
+        status=_told(_text(fields, STATUS))[:_LONGEST_STATUS],
         reason=_told(reason) if isinstance(reason, str) else "",
         data=fields.get(DATA),
     )
@@ -228,8 +229,8 @@ def read_bound(data: Any) -> Bound:
     fields = _fields(data, DATA)
     return Bound(
         bind_id=_text(fields, BIND_ID),
-        middle_number_a=_text(fields, MIDDLE_NUMBER_A),
-        middle_number_b=_text(fields, MIDDLE_NUMBER_B),
+        middle_number_a=_number(fields, MIDDLE_NUMBER_A),
+        middle_number_b=_number(fields, MIDDLE_NUMBER_B),
     )
 
 
@@ -266,8 +267,8 @@ def _row(record: Any, zone: tzinfo) -> ProviderBinding:
         bind_id=_text(fields, BIND_ID),
         phone_a=_phone(fields, PHONE_A),
         phone_b=_phone(fields, PHONE_B),
-        middle_number_a=_text(fields, MIDDLE_NUMBER_A),
-        middle_number_b=_text(fields, MIDDLE_NUMBER_B),
+        middle_number_a=_number(fields, MIDDLE_NUMBER_A),
+        middle_number_b=_number(fields, MIDDLE_NUMBER_B),
         ends_at=read_instant(_text(fields, EXPIRE_TIME), zone=zone),
     )
 
@@ -333,6 +334,14 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if len(value) > _LONGEST_TEXT or not value.isprintable():
         raise Malformed(f"{name} is not a short printable text")
     return value
+
+
+def _number(fields: dict[str, Any], name: str) -> str:
+    """A middle number in the one form in which it is stored and asked for: digits, without a leading +."""
+    digits = _text(fields, name).removeprefix("+")
+    if re.fullmatch(r"[0-9]{1,32}", digits) is None:
+        raise Malformed(f"{name} is not a number")
+    return digits
 
 
 def _string(fields: dict[str, Any], name: str) -> str:

@@ -155,9 +155,9 @@ def put_orphan(
     return added
 
 
-def end(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str) -> int:
-    """End holds that are in force; returns how many ended."""
-    now = tx.instant()
+def end(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
+    """End holds that are in force, now or after `guard_s` seconds; returns how many ended."""
+    now = tx.instant() + timedelta(seconds=guard_s)
     ids = [hold.id for hold in holds]
     ended = tx.connection.execute(
         update(table)

@@ -165,6 +165,13 @@ def holding(connection: Connection, phones: Sequence[Phone], scope: str, now: da
     return connection.execute(_HOLDING, values).all()
 
 
+def holder_beside(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
+    """Who holds a phone of a binding besides itself, a binding of ours before a hold; None where nobody does."""
+    rows = holding(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
+    others = [_holder(row, now) for row in rows if row.id != binding.id]
+    return min(others, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
+
+
 def _holder(row: Row[Any], now: datetime) -> Holder:
     return Holder(
         id=row.id,

@@ -130,7 +130,14 @@ def settle_in_use(tx: Transaction, intent: Binding, caller: Caller, *, status: s
 
 
 def settle_unclear(
-    tx: Transaction, binding_id: str, caller: Caller, *, reason: str, status: str | None, said: str
+    tx: Transaction,
+    binding_id: str,
+    caller: Caller,
+    *,
+    reason: str,
+    status: str | None,
+    said: str,
+    sent_at: datetime | None = None,
 ) -> Binding:
     """Record that nobody knows. `held_until` stays: only a clear yes may lower it (I4). Safe to repeat."""
     row = change(
@@ -139,10 +146,11 @@ def settle_unclear(
         EventKind.IN_DOUBT,
         caller,
         leaves=(State.PENDING,),
-        detail={"reason": reason, "status": status, "said": said},
+        detail={"reason": reason, "status": status, "said": said, "sent_at": told(sent_at)},
         state=State.IN_DOUBT,
         provider_status=status,
         reason=reason,
+        sent_at=sent_at,
     )
     return row or must_find(tx, binding_id)
 

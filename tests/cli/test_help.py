@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Shell
 
 BINDINGS = ["bind", "unbind", "get", "list", "lookup", "history", "trace", "check", "export", "stats"]
-UPKEEP = ["expire", "recover", "reconcile", "doubts", "doctor", "config", "db", "simulator", "scheduler", "demo"]
+UPKEEP = [
+    "expire",
+    "recover",
+    "reconcile",
+    "reports",
+    "doubts",
+    "doctor",
+    "config",
+    "db",
+    "simulator",
+    "scheduler",
+    "demo",
+]
 COMMANDS = [*BINDINGS, *UPKEEP]
 HEAVY = "sqlalchemy requests apscheduler pydantic rich phonenumbers alembic psycopg"
 
