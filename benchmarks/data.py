@@ -53,7 +53,7 @@ QUICK = Sizes(
     rounds=5,
     lookups=40,
     due=2_000,
-    bind_rounds=2,
+    bind_rounds=1,
     bind_s=0.5,
     starts=3,
 )
