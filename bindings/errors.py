@@ -213,7 +213,7 @@ class OutcomeUnknown(BindingsError):
 
 
 class Busy(BindingsError):
-    """Not now; nothing was sent and nothing was written. Try again shortly."""
+    """Not now; nothing was sent to the provider. Try again shortly."""
 
     code = "busy"
     http_status = 503
