@@ -67,7 +67,8 @@ def simulator(*, as_json: bool, **asked: Any) -> None:
     """
     config = session.settings()
     simulated = _simulator(config, **asked)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job inherits that SIGINT is ignored
+        signal.signal(number, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _listening(simulated):
         _announce(simulated, config, as_json=as_json)
         simulated.serve_forever()
