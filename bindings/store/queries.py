@@ -7,13 +7,14 @@ with statistics or without, can start from the set of live bindings instead. Tes
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, func, literal_column, or_, select, tuple_, union_all
 
-from bindings.binding import State
+from bindings.binding import EventKind, Reason, State
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, FIELDS, to_binding
 from bindings.store.schema import Instant, PhoneNumber, bindings
@@ -260,14 +261,18 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:
-    """How many bindings by state, by pool and by provider status, and how many events by kind. Reads all."""
+    """How many bindings by state, pool and provider status, how many events by kind, and what met. Reads all.
+
+    `by_met` is the evidence about the conflict policy: each phone that the provider found in use although it was
+    free here, by the mode that was asked and by what of ours stood beside it ("nothing of ours": a stranger).
+    """
     grouped = {
         "by_state": bindings.c.state,
         "by_pool": bindings.c.pool_number,
         "by_provider_status": bindings.c.provider_status,
         "by_event": events_table.c.kind,
     }
-    return {
+    told = {
         name: {
             str(value): number
             for value, number in connection.execute(
@@ -276,3 +281,16 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
         }
         for name, column in grouped.items()
     }
+    return told | {"by_met": dict(sorted(_met(connection).items()))}
+
+
+def _met(connection: Connection) -> Counter[str]:
+    detail = events_table.c.detail
+    failed = select(detail).where(
+        events_table.c.kind == EventKind.FAILED, detail["reason"].as_string() == Reason.IN_USE
+    )
+    met: Counter[str] = Counter()
+    for told in connection.execute(failed).scalars():
+        beside = {f"{own['mode']} {own['state']}" for own in told["own"]} or {"nothing of ours"}
+        met.update(f"{told['mode']} met {other}" for other in beside)
+    return met

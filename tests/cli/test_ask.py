@@ -260,3 +260,12 @@ def test_reveal_and_reason_are_needed_together(shell: Shell, command: str) -> No
 def test_revealing_nothing_records_nothing(shell: Shell) -> None:
     assert shell.run("list", "--reveal", "--reason", "x", "--json").json["data"] == []
     assert shell.run("stats", "--json").json["by_event"] == {}
+
+
+def test_stats_say_what_the_refusals_that_surprised_suggest(shell: Shell, simulator: Simulator) -> None:
+    shell.bind(A, B, mode="AXXB")
+    simulator.change(policy="strict")
+    assert shell.bind(A, C).code == 3
+    told = shell.run("stats")
+    assert "AXB met AXXB active" in told.out
+    assert "BINDINGS_CONFLICT_POLICY=strict" in told.err

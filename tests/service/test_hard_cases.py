@@ -66,6 +66,10 @@ def test_a_binding_of_ours_that_explains_the_refusal_is_named(world: World) -> N
     with pytest.raises(errors.PhoneInUseAtProvider) as refused:
         world.bind(A, H, mode="AXB")
     assert refused.value.holder.id == ours.id
+    world.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider):
+        world.bind(C, D)
+    assert world.service.stats()["by_met"] == {"AXB met AXXB active": 1, "AXB met nothing of ours": 1}
 
 
 @pytest.mark.parametrize("wrong", ["a" * 129, "a\x00b", ""])
