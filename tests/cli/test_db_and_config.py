@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +74,7 @@ def test_what_nobody_foresaw_is_one_line_without_its_text(shell: Shell, monkeypa
         raise RuntimeError("password hunter2 of 9188067701")
 
     monkeypatch.setattr(BindingService, "get", broken)
-    answer = shell.run("get", "x")
+    answer = shell.run("get", str(uuid.uuid4()))
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.startswith("error: unexpected RuntimeError at ")
     assert "hunter2" not in answer.err
@@ -85,6 +86,6 @@ def test_an_interrupt_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(BindingService, "get", interrupted)
-    answer = shell.run("get", "x")
+    answer = shell.run("get", str(uuid.uuid4()))
     assert answer.code == 130
     assert "bindings doubts" in answer.err
