@@ -78,7 +78,7 @@ def test_what_nobody_foresaw_is_one_line_without_its_text(shell: Shell, monkeypa
     assert (answer.code, answer.out) == (1, "")
     assert answer.err.startswith("error: unexpected RuntimeError at ")
     assert "hunter2" not in answer.err
-    assert shell.run("get", "x", "--json").problem["code"] == "unexpected"
+    assert shell.run("get", str(uuid.uuid4()), "--json").problem["code"] == "unexpected"
 
 
 def test_an_interrupt_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
