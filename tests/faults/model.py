@@ -666,6 +666,7 @@ def _replay_one(row: dict[str, Any], event: Event, guard_s: float) -> None:  # n
             row |= {"held_until": event.at, "ended_at": event.at}
         case EventKind.IN_DOUBT:
             row |= {"provider_status": detail["status"], "reason": detail["reason"]}
+            row["sent_at"] = _instant(detail["sent_at"]) if detail.get("sent_at") else None
         case EventKind.EXPIRED:
             row["ended_at"] = row["expires_at"]
         case EventKind.LAPSED:
