@@ -53,11 +53,6 @@ class Admission:
         self._step_s = 0.0
         self._asked = float("-inf")
 
-    @property
-    def database_skew_s(self) -> float:
-        """The database's clock minus this host's, in seconds, when it was last read."""
-        return self._database_skew_s
-
     def compare_clocks(self, database_time: datetime, read_at: float) -> None:
         """Learn the skew and the steps from a database time that was read at `read_at` (monotonic seconds)."""
         host_time = self._wall() - (time.monotonic() - read_at)

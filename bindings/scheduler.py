@@ -71,7 +71,6 @@ class Scheduler:
     """
 
     def __init__(self, service: BindingService) -> None:
-        self._service = service
         self._jobs = _jobs(service)
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
