@@ -5,7 +5,7 @@
     ├── PhoneInUse                a binding of ours holds a phone; no call was made
     │   └── PhoneInUseAtProvider  something that is not ours holds it at the provider
     ├── IdempotencyMismatch       the key was used for another request
-    ├── NotFound                  no such binding
+    ├── NotFound                  no such binding, webhook or delivery
     ├── ProviderRefused           the provider said no, for certain
     │   ├── ProviderAccountRefused    ... to the account, whatever the request
     │   └── NoMiddleNumber            ... because the pool is empty
@@ -50,6 +50,7 @@ class BindingsError(Exception):
 
     `code` is stable and the same in Python, on the command line and over HTTP; `binding_id` names the
     recorded binding where one exists; `retry_after_s` is when another try makes sense, None where none does.
+    `replayed` where it is an earlier call's error, which this call's idempotency key brought back.
     """
 
     code: ClassVar[str] = "error"
@@ -64,6 +65,7 @@ class BindingsError(Exception):
         super().__init__(message or _first_line(type(self)))
         self.binding_id = binding_id
         self.retry_after_s = retry_after_s
+        self.replayed = False
 
     def problem(self) -> dict[str, Any]:
         """The error as a problem object (RFC 9457), for the command line and for HTTP."""

@@ -8,7 +8,7 @@ asked for one row of its list, which makes nothing.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
@@ -24,8 +24,10 @@ from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from bindings.provider.outcome import PageOutcome
+    from bindings.service import BindingService
     from bindings.settings import Settings
 
 SWEEP_IS_OLD_S = 60.0  # ... or ten intervals, where those are longer
@@ -49,6 +51,68 @@ class Check:
     level: Level
     seen: str
     todo: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vitals:
+    """Levels worth watching; seconds. `doubts` counts up to `DOUBTS_LOOKED_AT`."""
+
+    doubts: int
+    oldest_doubt_s: float
+    sweep_age_s: float | None
+    sweep_lag_s: float
+    circuit_open: bool
+    provider_skew_s: float | None
+    connections_in_use: int
+
+
+def vitals(service: BindingService) -> Vitals:
+    """What to watch of a running service. A few index probes; safe to repeat."""
+    database = service.database
+    now = database.clock()
+    doubts = database.read(lambda found: queries.doubts(found, database.now, limit=DOUBTS_LOOKED_AT))
+    swept = database.read(lambda found: passes.last_finished(found, "expire"))
+    overdue = database.read(lambda found: queries.longest_overdue(found, database.now))
+    client = service.provider
+
+    def since(then: datetime | None) -> float:
+        return 0.0 if then is None else max(0.0, (now - then).total_seconds())
+
+    return Vitals(
+        doubts=len(doubts),
+        oldest_doubt_s=since(doubts[0].requested_at) if doubts else 0.0,
+        sweep_age_s=None if swept is None else since(swept),
+        sweep_lag_s=since(overdue),
+        circuit_open=client is not None and client.circuit.refusal is not None,
+        provider_skew_s=None if client is None else client.skew_s,
+        connections_in_use=database.connections_in_use(),
+    )
+
+
+def readiness(service: BindingService) -> tuple[Check, ...]:
+    """Whether a running service should get traffic: ready where nothing is red. Calls no provider."""
+    of_clocks = service.clock_fault
+    clocks = Check(name="clocks", level=Level.OK, seen="as they were last read, close enough")
+    if of_clocks is not None:
+        clocks = Check(name="clocks", level=Level.RED, seen=of_clocks, todo="set the clock that is wrong (NTP)")
+    found = (_red_if_old(check) for check in of_database(service.database, service.settings))
+    return (*found, _circuit(service.provider), clocks)
+
+
+def _red_if_old(check: Check) -> Check:
+    """For a person an old sweep is a warning; a replica behind it would offer a backlog of late events."""
+    return replace(check, level=Level.RED) if check.name == "sweep" and check.level is Level.WARN else check
+
+
+def _circuit(client: ProviderClient | None) -> Check:
+    if client is None:
+        seen, todo = "no account is set: it only answers questions", "set BINDINGS_PROVIDER_API_KEY and _SECRET"
+        return Check(name="account", level=Level.WARN, seen=seen, todo=todo)
+    turned_away = client.circuit.refusal
+    if turned_away is None:
+        return Check(name="account", level=Level.OK, seen="not refused")
+    seen = f"status {turned_away.status}: {statuses.meaning(turned_away.status)}"
+    return Check(name="account", level=Level.RED, seen=seen, todo=statuses.todo(turned_away.status))
 
 
 def examine(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:

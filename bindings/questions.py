@@ -35,6 +35,11 @@ class Questions:
         self._terms = terms
         self._lookups = queries.Lookups(database.now)
 
+    @property
+    def database(self) -> Database:
+        """The database, for `bindings.health`."""
+        return self._database
+
     def get(self, binding_id: str) -> Binding:
         """One binding as recorded; `NotFound` where there is none."""
         found_id = validation.binding_id(binding_id)
@@ -102,8 +107,9 @@ class Questions:
     def search(self, *, cursor: str | None = None, limit: int = 50, **filters: Any) -> Page[Binding]:
         """A page of bindings, newest first, that match every filter given.
 
-        Filters: state, mode, phone, middle_number, reference, bind_id, pool_number, app_id, requested_from,
-        requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, None at the end.
+        Filters: state, mode, phone, middle_number, reference, bind_id, pool_number, app_id, actor (who asked for
+        it), requested_from, requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, and is None
+        at the end.
         """
         unknown = filters.keys() - queries.FILTERS
         if unknown:
@@ -127,8 +133,24 @@ class Questions:
         """
         position, size = validation.feed(after=after, limit=limit)
         found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
-        last = found[-1].cursor if found else (after or "0-0")
+        last = found[-1].cursor if found else (after or events.BEGINNING)
         return Page(data=tuple(found), next_cursor=last)
+
+    def events_of(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
+        """The change feed of the bindings that `actor` asked for; otherwise as `events`.
+
+        Each call reads a bounded stretch of the whole feed: a page may be empty and its cursor still be further
+        on. The end is where the cursor stays.
+        """
+        position, size = validation.feed(after=after, limit=limit)
+        found, last = self._database.read(
+            lambda connection: events.feed_of(connection, actor, after=position, limit=size)
+        )
+        return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
+
+    def feed_end(self) -> str:
+        """The cursor after the newest event of the change feed: ask from there for what comes later only."""
+        return self._database.read(events.end) or events.BEGINNING
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""

@@ -23,7 +23,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from apscheduler.events import JobEvent
@@ -40,11 +40,12 @@ UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One pass and how often it runs, in seconds."""
+    """One pass and how often it runs, in seconds; `stop` ends what a pass may leave running, in bounded time."""
 
     task: str
     interval_s: float
     run: Callable[[], object]
+    stop: Callable[[], object] = lambda: None
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
@@ -67,11 +68,12 @@ class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
 class Scheduler:
     """Runs expire, recover and reconcile on a timer until it is stopped. A context manager.
 
-    Every replica may have one: expire is shared work, and recover and reconcile take a row per period.
+    Every replica may have one: expire is shared work, and recover and reconcile take a row per period. `also`
+    are jobs of layers above this one; each must be safe beside its like in another replica.
     """
 
-    def __init__(self, service: BindingService) -> None:
-        self._jobs = _jobs(service)
+    def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
+        self._jobs = [*_jobs(service), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
@@ -94,6 +96,8 @@ class Scheduler:
         self._stopped.set()
         self._timer.shutdown(wait=True)
         self._watchdog.join()
+        for job in self._jobs:
+            job.stop()
 
     def ages_s(self) -> dict[str, float]:
         """Seconds since each pass last finished in this process (since the start, where none has)."""
@@ -160,12 +164,12 @@ class Scheduler:
                     self._add(self._timer, job)
 
 
-def run(service: BindingService) -> None:
+def run(service: BindingService, also: Sequence[Job] = ()) -> None:
     """Run the scheduler until SIGTERM or SIGINT, then drain. Call it from the main thread."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Scheduler(service):
+    with Scheduler(service, also):
         stop.wait()
         _log.info("scheduler: asked to stop; waiting for the passes that are running")
 

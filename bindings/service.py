@@ -26,12 +26,14 @@ from bindings.binding import Caller, EventKind, Reason, State
 from bindings.conflict import Policy
 from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
+from bindings.keys import Keys
 from bindings.passes import expire, reconcile, recover
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
 from bindings.store import account, events, passes, queries, reserve, settle
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
+from bindings.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,6 +59,14 @@ _TAKEN = "the provider gave a bindId that another binding has"
 _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
 Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """What a bind came to; `replayed` where an earlier call with the same idempotency key had made it."""
+
+    binding: Binding
+    replayed: bool
 
 
 class BindingService(Questions):
@@ -114,9 +124,29 @@ class BindingService(Questions):
         return other
 
     @property
+    def keys(self) -> Keys:
+        """The keys of the HTTP service, made and revoked on behalf of this service's actor."""
+        return Keys(self._database, self._caller)
+
+    @property
+    def provider(self) -> ProviderClient | None:
+        """The provider's client, for `bindings.health` and metrics; None where no account is set."""
+        return self._client
+
+    @property
+    def clock_fault(self) -> str | None:
+        """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
+        return self._admission.clock_fault()
+
+    @property
     def calls_provider(self) -> bool:
         """Whether the settings hold what a call to the provider needs."""
         return self._client is not None
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Who is told of events."""
+        return Webhooks(self._database, self._caller)
 
     def close(self) -> None:
         """Close every connection. Calls that are under way in other threads fail."""
@@ -154,16 +184,21 @@ class BindingService(Questions):
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
         again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
         """
-        request = validation.bind_request(
+        bound = self.bind_once(
             phone_a=phone_a,
             phone_b=phone_b,
             pool_number=pool_number,
             expire_s=expire_s,
             mode=mode,
-            app_id=self._app_id(app_id),
+            app_id=app_id,
             reference=reference,
             idempotency_key=idempotency_key,
         )
+        return bound.binding
+
+    def bind_once(self, *, app_id: str | None = None, **asked: Any) -> Bound:
+        """`bind`, and whether the answer is a replay: the same arguments, errors and promises."""
+        request = validation.bind_request(app_id=self._app_id(app_id), **asked)
         client = self._provider()
         try:
             with self._admission.admitted(request.app_id):
@@ -174,10 +209,10 @@ class BindingService(Questions):
                 raise
             made = replayed
         if isinstance(made, reserve.Replayed):
-            return self._replayed(made)
+            return Bound(binding=self._replayed(made), replayed=True)
         if made.unbind_requested_at is not None and made.state is State.ACTIVE:
             made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)
-        return made
+        return Bound(binding=made, replayed=False)
 
     def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
         binding_id = str(uuid7())
@@ -258,7 +293,9 @@ class BindingService(Questions):
                 success = started.success(outcome, self._guard(intent))
                 return settle.settle_made(tx, intent.id, success, self._caller)
             case Refused(why=Refusal.IN_USE):
-                return settle.settle_in_use(tx, intent, self._caller, status=outcome.status)
+                return settle.settle_in_use(
+                    tx, intent, self._caller, status=outcome.status, policy=self._terms.policy
+                )
             case Refused():
                 return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
             case NotSent():
@@ -322,7 +359,9 @@ class BindingService(Questions):
             binding = self._await_settled(binding)
         match binding.state:
             case State.PENDING | State.IN_DOUBT | State.FAILED:
-                raise self._error(binding)
+                again = self._error(binding)
+                again.replayed = True
+                raise again
             case State.ACTIVE | State.EXPIRED | State.UNBOUND | State.LAPSED:
                 return binding
             case _:

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     on_orphan: Literal["hold", "release", "observe"] = "hold"
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
+    rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
 
     @classmethod
     def settings_customise_sources(

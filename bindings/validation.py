@@ -10,10 +10,13 @@ import base64
 import binascii
 import re
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from bindings.binding import BindRequest, Caller, Mode, State
+from bindings.access import Role
+from bindings.binding import BindRequest, Caller, EventKind, Mode, State
 from bindings.errors import Fault, InvalidRequest, NotFound
 from bindings.phone import Phone
 
@@ -28,6 +31,8 @@ MAX_EXPIRE_S = 259_200  # 72 h
 MAX_POOL_NUMBER = 20
 MAX_LIMIT = 200
 MAX_WINDOW_S = 86_400
+MAX_WAIT_S = 30
+MAX_URL = 2_048
 EARLIEST_YEAR, LATEST_YEAR = 1971, 9_990  # room for windows on either side
 LIMITS = {
     "app_id": 64,
@@ -37,7 +42,9 @@ LIMITS = {
     "reason": 255,
     "actor": 128,
     "request_id": 128,
+    "name": 64,
 }
+MAX_RATE_LIMIT = 100_000
 
 
 class Checks:
@@ -153,6 +160,7 @@ def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str
         "bind_id": _line("bind_id"),
         "pool_number": _pool_number,
         "app_id": _line("app_id"),
+        "actor": _line("actor"),
         "requested_from": _instant,
         "requested_to": _instant,
     }
@@ -163,11 +171,12 @@ def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str
     return found, size or MAX_LIMIT, position
 
 
-def feed(*, after: object, limit: object) -> tuple[tuple[int, int], int]:
+def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int, int], int]:
     """The arguments of the change feed."""
     checks = Checks()
     position = checks.optional("after", _feed_position, after)
     size = checks.take("limit", _limit, limit)
+    checks.take("wait_s", _wait_s, wait_s)
     checks.raise_all()
     return position or (0, 0), size or MAX_LIMIT
 
@@ -202,12 +211,49 @@ def caller(*, actor: object, request_id: object) -> Caller:
     return Caller(actor=who or "", request_id=request)
 
 
+def key(*, name: object, role: object, rate_limit: object, expires_at: object) -> dict[str, Any]:
+    """What a key of the HTTP service is made with."""
+    checks = Checks()
+    found = {
+        "name": checks.take("name", _line("name"), name),
+        "role": checks.take("role", _role, role),
+        "rate_limit": checks.optional("rate_limit", _rate_limit, rate_limit),
+        "expires_at": checks.optional("expires_at", _instant, expires_at),
+    }
+    checks.raise_all()
+    return found
+
+
 def binding_id(value: object) -> str:
     """A binding's id in its canonical form; whatever is no UUID cannot be found."""
+    return identifier(value, "binding")
+
+
+def identifier(value: object, what: str) -> str:
+    """The id of `what`, in its canonical form; whatever is no UUID cannot be found."""
     try:
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(str(value)))
     except ValueError:
-        raise NotFound("there is no such binding: the id is not a UUID") from None
+        raise NotFound(f"there is no such {what}: the id is not a UUID") from None
+
+
+def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] | None]:
+    """The address of a receiver, and the kinds of event that it is sent (None: every kind)."""
+    checks = Checks()
+    address = checks.take("url", _url, url)
+    wanted = checks.optional("kinds", _kinds, kinds)
+    checks.raise_all()
+    return address or "", wanted
+
+
+def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | None, int | None, int]:
+    """The arguments of a list of deliveries: the state, the position that the cursor names, the limit."""
+    checks = Checks()
+    wanted = checks.optional("state", _delivery_state, state)
+    position = checks.optional("cursor", _delivery_position, cursor)
+    size = checks.take("limit", _limit, limit)
+    checks.raise_all()
+    return wanted, position, size or MAX_LIMIT
 
 
 def position_after(requested_at: datetime, last_id: str) -> str:
@@ -281,6 +327,19 @@ def _state(value: object) -> State:
         raise ValueError(f"must be one of {', '.join(State)}") from None
 
 
+def _role(value: object) -> Role:
+    try:
+        return Role(str(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Role)}") from None
+
+
+def _rate_limit(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RATE_LIMIT:
+        raise ValueError(f"must be a whole number of requests per second from 1 to {MAX_RATE_LIMIT}")
+    return value
+
+
 def _limit(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
@@ -290,6 +349,12 @@ def _limit(value: object) -> int:
 def _window_s(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WINDOW_S:
         raise ValueError(f"must be seconds from 0 to {MAX_WINDOW_S}")
+    return float(value)
+
+
+def _wait_s(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT_S:
+        raise ValueError(f"must be seconds from 0 to {MAX_WAIT_S}")
     return float(value)
 
 
@@ -321,3 +386,44 @@ def _feed_position(value: object) -> tuple[int, int]:
     if match is None or int(match[1]) >= 2**63:
         raise ValueError("must be a next_cursor of the feed")
     return int(match[1]), int(match[2])
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_URL:
+        raise ValueError(f"must be an address of 1 to {MAX_URL} characters")
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable() or " " in value:
+        raise ValueError("must be an http or https address with a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not have a user or a password: deliveries are signed instead")
+    if "#" in value:
+        raise ValueError("must not have a fragment")
+    return value
+
+
+def _kinds(value: object) -> tuple[EventKind, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError("must be a list of kinds of event")  # noqa: TRY004 -- a fault like the others
+    try:
+        found = tuple(dict.fromkeys(EventKind(str(each)) for each in value))
+    except ValueError:
+        raise ValueError(f"must be one or more of {', '.join(EventKind)}") from None
+    if not found:
+        raise ValueError("must name a kind; leave it out for every kind")
+    return found
+
+
+def _delivery_state(value: object) -> str:
+    if value not in ("pending", "delivered", "dead"):
+        raise ValueError("must be pending, delivered or dead")
+    return str(value)
+
+
+def _delivery_position(value: object) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", str(value)):
+        raise ValueError("must be a next_cursor of an earlier page")
+    return int(str(value))

@@ -1,11 +1,14 @@
 """How Alembic reaches the database: the address from Settings, one migrator at a time.
 
 On PostgreSQL a session advisory lock lets one migrator run while others wait, and lock and statement timeouts
-keep a migration from standing in the way of traffic. Needs a direct connection, not a transaction pooler.
+keep a migration from standing in the way of traffic. The others ask again and again and hold nothing meanwhile:
+CREATE INDEX CONCURRENTLY waits for every statement that runs, so a statement that waits for the migrator would
+be a deadlock. Needs a direct connection, not a transaction pooler.
 """
 
 from __future__ import annotations
 
+import time
 from logging.config import fileConfig
 
 from alembic import context
@@ -18,7 +21,8 @@ from bindings.store.schema import metadata
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
-WAIT_FOR_OTHERS = "120s"
+WAIT_FOR_OTHERS_S = 120
+ASK_AGAIN_S = 0.2
 
 config = context.config
 if config.config_file_name is not None and config.attributes.get("connection") is None:
@@ -29,8 +33,7 @@ def run(connection: Connection) -> None:
     """Run the migrations on one connection, holding the lock on PostgreSQL."""
     postgres = connection.dialect.name == "postgresql"
     if postgres:
-        connection.execute(text(f"SET lock_timeout = '{WAIT_FOR_OTHERS}'"))
-        connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+        wait_for_others(connection)
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.commit()
     try:
@@ -53,6 +56,17 @@ def run(connection: Connection) -> None:
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
             connection.execute(text("RESET lock_timeout"))
             connection.commit()
+
+
+def wait_for_others(connection: Connection) -> None:
+    """Take the migrators' lock, or give up after two minutes."""
+    give_up_at = time.monotonic() + WAIT_FOR_OTHERS_S
+    while not connection.execute(text(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})")).scalar():
+        connection.commit()
+        if time.monotonic() > give_up_at:
+            raise TimeoutError("another migrator has been at work for two minutes; nothing was changed")
+        time.sleep(ASK_AGAIN_S)
+    connection.commit()
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ _TODO: dict[type, str] = {
     errors.PhoneInUse: "Try again {again}, or end that binding first: bindings unbind {holder}",
     errors.PhoneInUseAtProvider: "Try again {again}; `bindings reconcile` looks for the holder at the provider.",
     errors.IdempotencyMismatch: "Another request needs another --idempotency-key.",
-    errors.NotFound: "`bindings list` shows the ids that there are.",
+    errors.NotFound: "`bindings list` and `bindings webhooks list` show the ids that there are.",
     errors.ProviderRefused: "Change the request before trying again, with a new idempotency key.",
     errors.ProviderAccountRefused: "Run `bindings doctor`, put the account right, then try again {again}.",
     errors.NoMiddleNumber: "Try again {again} with a new idempotency key, or use another pool.",

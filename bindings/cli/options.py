@@ -43,6 +43,13 @@ class Number(click.ParamType[Any]):
             return value
 
 
+def port(value: Any) -> int:
+    """A port that can be listened on; 0 is any free one."""
+    if not isinstance(value, int) or not 0 <= value <= 65_535:  # noqa: PLR2004 -- what a port is
+        raise ValueError("must be a whole number from 0 to 65535")
+    return value
+
+
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object; errors are problem objects on stderr."
 )

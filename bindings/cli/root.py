@@ -39,10 +39,13 @@ SECTIONS: dict[str, dict[str, str]] = {
         "doubts": "ask:doubts",
     },
     "Run and look after": {
+        "serve": "serve:serve",
         "scheduler": "run:scheduler",
+        "keys": "keys:keys",
         "doctor": "doctor:doctor",
         "config": "doctor:config",
         "db": "db:db",
+        "webhooks": "webhooks:webhooks",
         "simulator": "run:simulator",
         "demo": "run:demo",
     },
@@ -51,7 +54,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 EPILOG = """\b
 Exit codes:
   0 done              3 a phone is in use, or the key belongs to another request
-  1 not now, or red   4 no such binding
+  1 not now, or red   4 no such binding, or webhook
   2 not valid         5 the provider refused or was not reached
                       6 outcome unknown: do not bind again
                       7 no middle number in the pool

@@ -14,6 +14,8 @@ from bindings.cli import options, output, session
 
 if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator
+    from bindings.scheduler import Job
+    from bindings.service import BindingService
     from bindings.settings import Settings
 
 SAMPLE_APP_ID = "4luaKsL2"  # the provider's documented sample; the simulator takes any
@@ -31,10 +33,23 @@ def scheduler(*, as_json: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every single run
         output.say("scheduler: running; SIGTERM or Ctrl-C ends it")
-        timers.run(service)
+        timers.run(service, _deliveries(service))
     if as_json:
         output.emit({"stopped": True})
     output.say("scheduler: stopped")
+
+
+def _deliveries(service: BindingService) -> list[Job]:
+    """The job that sends to webhooks, if what signs is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("standardwebhooks") is not None:
+        from bindings.web import deliver
+
+        return [deliver.job(service)]
+    if service.webhooks.list():
+        output.say("scheduler: webhooks are not sent, for that install bindings[server]")
+    return []
 
 
 @click.command()
@@ -80,7 +95,7 @@ def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: 
     from bindings.validation import Checks
 
     checks = Checks()
-    checks.take("port", _port, port)
+    checks.take("port", options.port, port)
     checks.take("policy", _policy, policy)
     scripted = [checks.take("fault", parse_fault, text) for text in faults]
     if checks.faults:
@@ -99,12 +114,6 @@ def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: 
         if fault is not None:
             simulated.script(fault)
     return simulated
-
-
-def _port(value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value <= 65_535:  # noqa: PLR2004 -- what a port is
-        raise ValueError("must be a whole number from 0 to 65535")
-    return value
 
 
 def _policy(value: str) -> str:

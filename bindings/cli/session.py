@@ -53,9 +53,25 @@ def quieten(*, as_json: bool) -> None:
     """
     import logging
 
-    logging.getLogger("stamina").setLevel(logging.ERROR)
+    import stamina.instrumentation
+
+    stamina.instrumentation.set_on_retry_hooks(())  # by default it prints on stdout where structlog is installed
     if as_json:
         logging.getLogger().addHandler(logging.NullHandler())
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Say which extra to install where a library of it is missing."""
+    from bindings.errors import Fault, InvalidRequest
+
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "bindings":
+            raise
+        message = f"is not installed ({missing.name} is missing): pip install 'bindings[{extra}]'"
+        raise InvalidRequest([Fault(f"the extra `{extra}`", message)]) from None
 
 
 def record_reveal(service: BindingService, binding_ids: Iterable[str], why: str | None) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import BindOutcome, PageOutcome, UnbindOutcome
 
     Answer = Reply | NotSent | Unknown
+    Watch = Callable[[str, str, float], None]
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class ProviderClient:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.circuit = AccountCircuit(monotonic=monotonic)
+        self.watch: Watch | None = None  # told of every call: which, what came of it, and the seconds it took
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._api_secret = api_secret
@@ -172,7 +174,10 @@ class ProviderClient:
         self.circuit.record(outcome)
         status = getattr(outcome, "status", None)
         said = type(outcome).__name__ if status is None else f"{type(outcome).__name__} {status}"
-        _log.info("%s: %s in %.3f s", verb, said, self._monotonic() - began)
+        took = self._monotonic() - began
+        _log.info("%s: %s in %.3f s", verb, said, took)
+        if self.watch is not None:
+            self.watch(verb, type(outcome).__name__.lower(), took)
         return outcome
 
 

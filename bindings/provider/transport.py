@@ -1,4 +1,4 @@
-"""One POST to the provider: a fresh connection, one deadline for all of it, and never a second try.
+"""One POST, to the provider or a webhook: a fresh connection, one deadline for all of it, and never a second try.
 
 Here lives what has to be known about requests, urllib3 and sockets. What an answer means is in `client`.
 
@@ -50,11 +50,12 @@ class Reply:
     """A complete reply.
 
     `sent` and `answered` are monotonic seconds: before the first byte of the request, after the last one of
-    the reply.
+    the reply. `date` and `retry_after` are its headers.
     """
 
     http_status: int
     date: str | None
+    retry_after: str | None
     body: bytes
     sent: float
     answered: float
@@ -217,21 +218,25 @@ def post(
     deadline: float,
     monotonic: Clock,
     tls: ssl.SSLContext | None,
+    enough: int | None = None,
 ) -> Reply | NotSent | Unknown:
     """Send one POST and read the whole reply, or say how far it came; never raises, never tries again.
 
     `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the lookup of the name to
-    the last byte. Opens one connection and closes it.
+    the last byte. Opens one connection and closes it. With `enough` no more than about that many bytes of the
+    body are read, and the rest is left: for an answer whose status tells it all.
     """
     attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls)
     try:
-        return _exchange(attempt, url, headers, body)
+        return _exchange(attempt, url, headers, body, enough)
     except Exception as error:  # noqa: BLE001 -- whatever it is, a request may be on its way
         reason = f"{attempt.phase}: {_cause(error)}"
         return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)
 
 
-def _exchange(attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes) -> Reply | Unknown:
+def _exchange(
+    attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, enough: int | None
+) -> Reply | Unknown:
     # "identity": a compressed reply could be small on the wire and huge in memory.
     closing = {"Connection": "close", "Accept": "application/json", "Accept-Encoding": "identity"}
     request = requests.Request("POST", url, headers={**headers, **closing}, data=body).prepare()
@@ -239,7 +244,7 @@ def _exchange(attempt: _Attempt, url: str, headers: Mapping[str, str], body: byt
     try:
         # The timeout given here is overruled by the deadline; it must only not be none.
         with adapter.send(request, stream=True, timeout=attempt.left()) as response:
-            content = _content(response)
+            content = _content(response, enough)
             answered = attempt.monotonic()
     finally:
         adapter.close()
@@ -248,16 +253,19 @@ def _exchange(attempt: _Attempt, url: str, headers: Mapping[str, str], body: byt
     return Reply(
         http_status=response.status_code,
         date=response.headers.get("Date"),
+        retry_after=response.headers.get("Retry-After"),
         body=content,
         sent=attempt.sent,
         answered=answered,
     )
 
 
-def _content(response: requests.Response) -> bytes:
+def _content(response: requests.Response, enough: int | None) -> bytes:
     content = bytearray()
-    for chunk in response.iter_content(_CHUNK):
+    for chunk in response.iter_content(_CHUNK if enough is None else enough):
         content += chunk
+        if enough is not None and len(content) >= enough:
+            break
         if len(content) > LONGEST_REPLY:
             raise _TooLongError
     return bytes(content)

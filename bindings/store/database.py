@@ -39,6 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import QueuePool
 
 from bindings.errors import Busy, SchemaOutOfDate
 from bindings.store.schema import HEAD, Instant
@@ -256,6 +257,11 @@ class Database:
                 f"the database schema is at {found or 'nothing'}, this version needs {HEAD};"
                 " run `bindings db upgrade`"
             )
+
+    def connections_in_use(self) -> int:
+        """How many connections of this process's pools are at work."""
+        pools = (self._engine.pool, self._reader.pool)
+        return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
 
     def close(self) -> None:
         """Close every connection."""

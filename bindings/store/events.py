@@ -18,11 +18,11 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    and_,
     bindparam,
     cast,
     func,
     insert,
-    literal,
     literal_column,
     select,
     tuple_,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
     from bindings.binding import Caller
     from bindings.store.database import Flavour, Transaction
+
+BEGINNING = "0-0"  # the cursor before the first event
+STRETCH = 1_000
 
 WRITTEN = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 SHOWN = (events.c.tx, events.c.position, *(events.c[name] for name in WRITTEN[1:]))
@@ -153,11 +156,47 @@ def history(connection: Connection, binding_id: str) -> list[Event]:
 
 def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[Event]:
     """The next events after the position `after`, in the order in which they became final."""
-    statement = final(postgres=connection.dialect.name == "postgresql")
-    rows = connection.execute(
-        statement.where(tuple_(events.c.tx, events.c.position) > tuple_(*map(literal, after))).limit(limit)
-    )
-    return [to_event(row) for row in rows]
+    postgres = connection.dialect.name == "postgresql"
+    statement = final(postgres=postgres).where(beyond(after, postgres=postgres))
+    return [to_event(row) for row in connection.execute(statement.limit(limit))]
+
+
+def beyond(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
+    """Whether an event comes after a position of the feed, (tx, position)."""
+    if postgres:
+        return tuple_(events.c.tx, events.c.position) > tuple_(*after)
+    # tx is 0 throughout; SQLite would look up no more than that in the index, and step through all the rest.
+    return and_(events.c.tx == after[0], events.c.position > after[1])
+
+
+def feed_of(
+    connection: Connection, actor: str, *, after: tuple[int, int], limit: int
+) -> tuple[list[Event], str | None]:
+    """The next events of bindings that `actor` asked for, and the cursor up to which the feed was read.
+
+    At most `STRETCH` events are looked at, so that somebody with few bindings costs no more than others; None
+    where there was nothing to look at.
+    """
+    postgres = connection.dialect.name == "postgresql"
+    stretch = final(postgres=postgres).where(beyond(after, postgres=postgres)).limit(STRETCH).subquery()
+    asked_by = select(bindings.c.actor).where(bindings.c.id == stretch.c.binding_id).scalar_subquery()
+    rows = connection.execute(select(stretch, asked_by).order_by(stretch.c.tx, stretch.c.position)).all()
+    found: list[Event] = []
+    read = None
+    for row in rows:
+        read = f"{row.tx}-{row.position}"
+        if row[-1] == actor:
+            found.append(to_event(row[:-1]))
+        if len(found) == limit:
+            break
+    return found, read
+
+
+def end(connection: Connection) -> str | None:
+    """The cursor of the newest event that is final; None where there is none."""
+    newest = final(postgres=connection.dialect.name == "postgresql").order_by(None)
+    row = connection.execute(newest.order_by(events.c.tx.desc(), events.c.position.desc()).limit(1)).one_or_none()
+    return None if row is None else to_event(row).cursor
 
 
 def final(*, postgres: bool) -> Select[*tuple[Any, ...]]:
@@ -173,7 +212,13 @@ def written() -> Select[*tuple[Any, ...]]:
     return select(*SHOWN).order_by(events.c.tx, events.c.position)
 
 
-def to_event(row: Row[*tuple[Any, ...]]) -> Event:
+def at(cursor: str) -> tuple[int, int]:
+    """The position, (tx, position), that a cursor of the feed names."""
+    tx, _, position = cursor.partition("-")
+    return int(tx), int(position)
+
+
+def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
     """An event from its row (the columns of `SHOWN`)."""
     tx, position, binding_id, sequence, kind, at, actor, request_id, detail = row
     return Event(

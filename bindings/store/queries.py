@@ -47,6 +47,7 @@ class Filters:
     bind_id: str | None = None
     pool_number: str | None = None
     app_id: str | None = None
+    actor: str | None = None
     requested_from: datetime | None = None
     requested_to: datetime | None = None
 
@@ -152,7 +153,7 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     column = bindings.c
     conditions: list[ColumnElement[bool]] = [
         column[name] == value
-        for name in ("state", "mode", "reference", "bind_id", "pool_number", "app_id")
+        for name in ("state", "mode", "reference", "bind_id", "pool_number", "app_id", "actor")
         if (value := getattr(filters, name)) is not None
     ]
     if filters.phone is not None:
@@ -176,6 +177,13 @@ def doubts(connection: Connection, now: ColumnElement[datetime], *, limit: int) 
     )
     found = union_all(*(select(*COLUMNS).where(condition) for condition in conditions)).subquery()
     return run(connection, select(found).order_by(found.c.requested_at).limit(limit))
+
+
+def longest_overdue(connection: Connection, now: ColumnElement[datetime]) -> datetime | None:
+    """The end of the binding that is over for the longest time and still marked active; None where none is."""
+    active = bindings.c.state == literal_column("'active'")
+    statement = select(func.min(bindings.c.expires_at, type_=Instant)).where(active, bindings.c.expires_at <= now)
+    return connection.execute(statement).scalar()
 
 
 def unbinding(connection: Connection, *, limit: int) -> list[Binding]:
@@ -291,6 +299,6 @@ def _met(connection: Connection) -> Counter[str]:
     )
     met: Counter[str] = Counter()
     for told in connection.execute(failed).scalars():
-        beside = {f"{own['mode']} {own['state']}" for own in told["own"]} or {"nothing of ours"}
+        beside = {f"{own['mode']} {own['state']}" for own in told.get("met", told["own"])} or {"nothing of ours"}
         met.update(f"{told['mode']} met {other}" for other in beside)
     return met

@@ -122,16 +122,20 @@ def holders(connection: Connection, request: BindRequest, terms: Terms, now: dat
     found = [
         _holder(row, now)
         for row in holding(connection, phones, terms.scope, now)
-        if row.id is None
-        or conflict.refuses(
-            terms.policy,
-            held=Mode(row.mode),
-            state=State(row.state),
-            asked=request.mode,
-            same_pair={row.phone_a.key, row.phone_b.key} == pair,
-        )
+        if row.id is None or forbids(terms.policy, row, request.mode, pair)
     ]
     return sorted(found, key=lambda holder: holder.held_until, reverse=True)
+
+
+def forbids(policy: Policy, row: Row[Any], asked: Mode, pair: set[str]) -> bool:
+    """Whether a binding that holds one of the phones forbids the `asked` mode for the `pair` (of `Phone.key`)."""
+    return conflict.refuses(
+        policy,
+        held=Mode(row.mode),
+        state=State(row.state),
+        asked=asked,
+        same_pair={row.phone_a.key, row.phone_b.key} == pair,
+    )
 
 
 def _holding() -> CompoundSelect[Any]:

@@ -8,7 +8,7 @@ test holds it equal to this metadata.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
@@ -31,10 +31,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from bindings.access import Role
 from bindings.binding import TERMINAL_KINDS, EventKind, Mode, State
 from bindings.phone import Phone
 
-HEAD = "0001"  # the migration this code needs; a test holds it equal to the newest one
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+HEAD = "0003"  # the migration this code needs; a test holds it equal to the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -106,7 +110,7 @@ Detail = JSON().with_variant(JSONB(), "postgresql")
 Position = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts by itself on SQLite
 
 
-def _one_of(column: str, values: type[State | Mode | EventKind]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
 
@@ -164,6 +168,8 @@ bindings = Table(
         nullable=False,
         comment="latest instant at which the provider may hold the phones",
     ),
+    Column("warn_s", Integer, comment="seconds before its end at which its expires_soon event is due"),
+    Column("warn_at", Instant, comment="when that event is due; none where none is, or it was written"),
     Column("unbind_requested_at", Instant, comment="from here on it is offered to nobody"),
     Column("ended_at", Instant, comment="when it ended; for expired the nominal end"),
     Column("version", Integer, nullable=False, comment="counts the events of this binding"),
@@ -217,6 +223,12 @@ bindings = Table(
         "unbind_requested_at",
         sqlite_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
         postgresql_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_bindings_warn_at",
+        "warn_at",
+        sqlite_where=text("state = 'active' AND warn_at IS NOT NULL"),
+        postgresql_where=text("state = 'active' AND warn_at IS NOT NULL"),
     ),
     Index(
         "uq_bindings_app_id_bind_id",
@@ -341,4 +353,87 @@ passes = Table(
     Column("counts", Detail, comment="what the pass did"),
     Index("ix_passes_task_finished_at", "task", "finished_at"),
     comment="Who ran which pass when: work that must run once per period takes a row here",
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("name", String(64), nullable=False, comment="who uses it; two keys may share one, for rotation"),
+    Column("role", String(16), nullable=False, comment="app, auditor, investigator or admin"),
+    Column("hash", String(64), nullable=False, comment="SHA-256 of the key, which itself is stored nowhere"),
+    Column("prefix", String(16), nullable=False, comment="how the key begins, to tell keys apart"),
+    Column("rate_limit", Integer, comment="requests per second and replica; none: the setting's"),
+    Column("created_at", Instant, nullable=False, comment="database time"),
+    Column("created_by", String(128), nullable=False, comment="who made it"),
+    Column("expires_at", Instant, comment="good until then; none: until revoked"),
+    Column("last_used_at", Instant, comment="good to a minute"),
+    Column("revoked_at", Instant, comment="good until then"),
+    Column("revoked_by", String(128), comment="who revoked it"),
+    CheckConstraint(_one_of("role", Role), name="role"),
+    UniqueConstraint("hash"),
+    comment="Who may use the HTTP service, and as what",
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("url", String(2048), nullable=False, comment="where events are sent"),
+    Column("kinds", Detail, comment="the kinds of event that are sent; none: all"),
+    Column("secret", String(128), nullable=False, comment="signs every delivery (Standard Webhooks)"),
+    Column("old_secret", String(128), comment="signs beside it after a rotation"),
+    Column("old_secret_until", Instant, comment="... until then"),
+    Column("tx", BigInteger, nullable=False, comment="the feed's events up to here have their deliveries: tx"),
+    Column("position", BigInteger, nullable=False, comment="... and position"),
+    Column("created_at", Instant, nullable=False, comment="database time"),
+    Column("created_by", String(128), nullable=False, comment="who added it"),
+    Column("disabled_at", Instant, comment="nothing is sent from then on"),
+    Column("disabled_why", String(255), comment="by whom, or because the receiver answered 410"),
+    comment="Who is told of events",
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7; the receiver's webhook-id, the same on each try"),
+    Column("webhook_id", BindingId, ForeignKey("webhooks.id"), nullable=False, comment="to whom"),
+    Column("event_position", BigInteger, nullable=False, comment="of what: events.position"),
+    Column("state", String(16), nullable=False, comment="pending, delivered or dead"),
+    Column("attempts", Integer, nullable=False, comment="how often it was sent"),
+    Column("created_at", Instant, nullable=False, comment="database time"),
+    Column("next_at", Instant, nullable=False, comment="not sent (again) before; a sender that dies frees it so"),
+    Column("finished_at", Instant, comment="when it was delivered or given up"),
+    Column("status", Integer, comment="the receiver's last HTTP status"),
+    Column("error", String(255), comment="why the last try failed"),
+    CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state"),
+    UniqueConstraint("webhook_id", "event_position"),
+    Index(
+        "ix_deliveries_due",
+        "webhook_id",
+        "next_at",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_deliveries_finished",
+        "state",
+        "finished_at",
+        sqlite_where=text("state <> 'pending'"),
+        postgresql_where=text("state <> 'pending'"),
+    ),
+    comment="One row for each event and each webhook that it goes to",
+)
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("app_id", String(64), primary_key=True, comment="the provider's application"),
+    Column("pool_number", String(20), primary_key=True, comment="pool that middle numbers come from"),
+    Column("live", Integer, comment="live bindings when they were last counted"),
+    Column("counted_at", Instant, comment="when that was"),
+    Column("capacity", Integer, comment="live bindings when the provider last had no number left (-41)"),
+    Column("refused_at", Instant, comment="when that was"),
+    Column("low_at", Instant, comment="when the last pool_low event was written; none while there is enough"),
+    comment="How full each pool is, as far as we can know",
 )

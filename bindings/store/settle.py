@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events, holds
 from bindings.store.bindings import NOW, change, find, must_find, told
-from bindings.store.reserve import holding
+from bindings.store.reserve import forbids, holding
 from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from bindings import conflict
     from bindings.binding import Binding, Caller
     from bindings.store.database import Transaction
 
@@ -101,23 +102,28 @@ def settle_failed(
     return row or must_find(tx, binding_id)
 
 
-def settle_in_use(tx: Transaction, intent: Binding, caller: Caller, *, status: str) -> Binding:
+def settle_in_use(
+    tx: Transaction, intent: Binding, caller: Caller, *, status: str, policy: conflict.Policy
+) -> Binding:
     """Record that the provider refused a phone that was free here.
 
-    If a binding of ours explains it, the event names it (`own`), which must never happen under a policy that
-    fits the provider. Otherwise both phones are held for a while, so that the next bind is refused here.
+    The event names what of ours stood beside it (`met`: the evidence about the policy), and of that what the
+    policy itself forbids (`own`: the intent should have been refused here, which must never happen). Where
+    nothing of ours explains it, both phones are held for a while, so that the next bind is refused here.
     """
     now = tx.instant()
     phones = [intent.phone_a, intent.phone_b]
-    rows = holding(tx.connection, phones, intent.scope, now)
-    own = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows if row.id not in (None, intent.id)]
+    pair = {phone.key for phone in phones}
+    rows = [row for row in holding(tx.connection, phones, intent.scope, now) if row.id not in (None, intent.id)]
+    met = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows]
+    own = [told for row, told in zip(rows, met, strict=True) if forbids(policy, row, intent.mode, pair)]
     failed = change(
         tx,
         intent.id,
         EventKind.FAILED,
         caller,
         leaves=UNSETTLED,
-        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "own": own},
+        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "met": met, "own": own},
         state=State.FAILED,
         provider_status=status,
         reason=Reason.IN_USE,

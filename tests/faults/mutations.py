@@ -233,8 +233,8 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "redirects_are_followed",
         "bindings/provider/transport.py",
-        "            content = _content(response)\n",
-        "            content = _content(response)\n"
+        "            content = _content(response, enough)\n",
+        "            content = _content(response, enough)\n"
         "            if response.is_redirect:\n"
         '                requests.get(requests.compat.urljoin(url, response.headers["Location"]), timeout=5)\n',
         seen_by="a_request_is_sent_once and sqlite",

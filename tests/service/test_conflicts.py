@@ -155,5 +155,17 @@ def test_a_minus_35_under_a_policy_that_does_not_fit_names_our_own_binding(world
     with pytest.raises(errors.PhoneInUseAtProvider) as refused:
         world.bind(A, C, "AXB")
     (*_, failed) = world.service.history(str(refused.value.binding_id))
-    assert [holder["id"] for holder in failed.detail["own"]] == [own.id]
-    assert world.service.check(phone_a=C, phone_b=D, mode="AXB") == []
+    assert [holder["id"] for holder in failed.detail["met"]] == [own.id]
+    assert failed.detail["own"] == [], "the policy allows it: it was right to ask"
+
+
+def test_a_stranger_beside_a_binding_of_ours_that_the_policy_allows_is_held_off_all_the_same(world: World) -> None:
+    """Seen in a long kill run: our AXXB on A explained a stranger's AXB on C away, and each bind was sent."""
+    world.bind(A, B, "AXXB")
+    world.simulator.plant(phone_a=C, phone_b=E, app_id="somebody-else", expire_s=3_600)
+    for _ in range(2):
+        with pytest.raises(errors.PhoneInUseAtProvider):
+            world.bind(A, C, "AXXB")
+    assert world.received("bind") == 2, "ours, and one that met the stranger: the next was refused here"
+    (holder, *_) = world.service.check(phone_a=C, phone_b=D, mode="AXB")
+    assert (holder.why, holder.retry_after_s) == ("refused", 60)

@@ -53,6 +53,10 @@ def reserved(database: Database, asked: BindRequest) -> Binding:
     return found.binding
 
 
+def in_use(database: Database, intent: Binding, policy: Policy = Policy.LITERAL) -> Binding:
+    return database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35", policy=policy))
+
+
 def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> settle.Success:
     made = settle.Success(
         bind_id=bind_id,
@@ -307,8 +311,7 @@ def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Databa
     active = database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
     for how in ("failed", "unclear"):
         assert database.write(lambda tx, how=how: SETTLERS[how](tx, intent.id)) == active  # type: ignore[misc]
-    in_use = database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
-    assert in_use == active
+    assert in_use(database, intent) == active
     assert not database.read(lambda connection: holds.live(connection, "default", NOON))
 
 
@@ -349,7 +352,7 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
     seconds = []
     for _ in range(8):
         intent = reserved(database, request())
-        database.write(lambda tx, intent=intent: settle.settle_in_use(tx, intent, CALLER, status="-35"))  # type: ignore[misc]
+        in_use(database, intent)
         held = database.read(lambda connection: holds.live(connection, "default", clock()))
         assert len({hold.held_until for hold in held}) == 1
         seconds.append((held[0].held_until - clock()).total_seconds())
@@ -357,21 +360,26 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
     assert seconds == [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]
     clock.advance(3_601)
     intent = reserved(database, request())
-    database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
+    in_use(database, intent)
     held = database.read(lambda connection: holds.live(connection, "default", clock()))
     assert (held[0].held_until - clock()).total_seconds() == 60
 
 
-def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(database: Database) -> None:
+@pytest.mark.parametrize(("policy", "explained"), [(Policy.STRICT, True), (Policy.LITERAL, False)])
+def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
+    database: Database, policy: Policy, explained: bool
+) -> None:
     own = reserved(database, request(A, C, Mode.AXXB))
     database.write(lambda tx: settle.settle_made(tx, own.id, success(), CALLER))
     intent = reserved(database, request(A, B))
-    failed = database.write(lambda tx: settle.settle_in_use(tx, intent, CALLER, status="-35"))
+    failed = in_use(database, intent, policy)
     assert failed.state is State.FAILED
     event = database.read(lambda connection: events.history(connection, intent.id))[-1]
-    assert [holder["id"] for holder in event.detail["own"]] == [own.id]
+    assert [holder["id"] for holder in event.detail["met"]] == [own.id]
+    assert [holder["id"] for holder in event.detail["own"]] == ([own.id] if explained else [])
     assert event.detail["mode"] == "AXB"
-    assert not database.read(lambda connection: holds.live(connection, "default", NOON))
+    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    assert {hold.phone.digits for hold in held} == (set() if explained else {A, B})
 
 
 def test_a_hold_is_never_shortened(database: Database) -> None:

@@ -1,0 +1,316 @@
+"""The routes under /v1: read the request, ask the service, show the answer. No rule of the product lives here.
+
+Each route says whom it lets in. What is asked runs on the threads for questions, what calls the provider on
+those for binds (`desk`). A middle number or a phone never stands in an address: what has one is a POST.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from litestar import Request, Response, Router, get, post
+from pydantic import ValidationError
+
+from bindings import errors, validation
+from bindings.access import Permission
+from bindings.errors import Fault, InvalidRequest
+from bindings.web import problems, shapes
+from bindings.web.answers import answer, binding, bindings, traced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar.connection import ASGIConnection
+    from litestar.handlers import BaseRouteHandler
+    from pydantic import BaseModel
+
+    from bindings.binding import Binding, Page
+    from bindings.service import BindingService, Bound
+    from bindings.web.auth import Who
+    from bindings.web.office import Office
+
+Model = TypeVar("Model", bound="BaseModel")
+Answer = Response[bytes]
+
+KEY_HEADER = "Idempotency-Key"
+REPLAYED_HEADER = "Idempotent-Replayed"
+OWN_OR_ALL = (Permission.BIND, Permission.READ)
+
+
+async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
+    """Recognise the caller and hold their role against what the route needs (a guard)."""
+    office: Office = connection.app.state.office
+    who = await office.door.admit(connection.headers)
+    connection.scope["state"]["who"] = who
+    if not who.may(*route.opt["for_"]):
+        raise problems.Forbidden
+
+
+class _Call:
+    """One request: who asks, and the service that acts on their behalf."""
+
+    def __init__(self, request: Request[Any, Any, Any]) -> None:
+        self.office: Office = request.app.state.office
+        self.who: Who = request.scope["state"]["who"]
+        self._request = request
+
+    @property
+    def service(self) -> BindingService:
+        """The service in the caller's name, for what is recorded."""
+        state = self._request.scope["state"]
+        return self.office.service.acting(actor=self.who.actor, request_id=state["request_id"])
+
+    async def body(self, model: type[Model]) -> Model:
+        """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong."""
+        raw = await self._request.body() or b"{}"
+        try:
+            return model.model_validate_json(raw)
+        except ValidationError as error:
+            raise _refused(model, raw, error) from None
+
+    def query(self, model: type[Model]) -> Model:
+        """The request's query; a parameter that is unknown or given twice is refused."""
+        given = self._request.query_params.dict()
+        twice = [Fault(name, "is given more than once") for name, values in given.items() if len(values) > 1]
+        if twice:
+            raise InvalidRequest(twice)
+        try:
+            return model.model_validate({name: values[0] for name, values in given.items()})
+        except ValidationError as error:
+            raise problems.invalid(error) from None
+
+    def binding_id(self) -> str:
+        """The id in the address, which goes into the log line only if it is one."""
+        found = validation.binding_id(self._request.path_params["binding_id"])
+        self._request.scope["state"]["binding_id"] = found
+        return found
+
+    def may_reveal(self, reveal: shapes.Reveal | None) -> None:
+        """Refuse a wish to see full phones from whoever may not."""
+        if reveal is not None:
+            if not self.who.may(Permission.REVEAL):
+                raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
+            validation.reason(reveal.reason)
+
+    def reveal(self, found: list[Binding], reveal: shapes.Reveal | None) -> bool:
+        """Record that full phones are about to be shown; whether they may be."""
+        if reveal is not None and found:
+            self.service.reveal([one.id for one in found], reason=reveal.reason)
+        return reveal is not None
+
+    def visible(self, found: Binding) -> Binding:
+        """The binding, or `NotFound` where it is not the caller's to see."""
+        if not self.who.sees(found):
+            raise errors.NotFound(binding_id=found.id)
+        return found
+
+
+def _refused(model: type[BaseModel], raw: bytes, error: ValidationError) -> errors.BindingsError:
+    """What is wrong with a body, all of it: fields of a wrong type, and values that are no good."""
+    if any(one["type"] == "json_invalid" for one in error.errors(include_input=False, include_url=False)):
+        return problems.Malformed()
+    invalid = problems.invalid(error)
+    given = json.loads(raw)
+    if not isinstance(given, dict) or not issubclass(model, shapes.Body):
+        return invalid
+    try:
+        model.check({name: given.get(name) for name in model.model_fields})
+    except InvalidRequest as values:
+        named = {fault.field for fault in invalid.faults}
+        return InvalidRequest([*invalid.faults, *(one for one in values.faults if one.field not in named)])
+    return invalid
+
+
+@post("/bindings", for_=(Permission.BIND,))
+async def bind(request: Request[Any, Any, Any]) -> Answer:
+    """Bind two phones."""
+    call = _Call(request)
+    asked = (await call.body(shapes.Bind)).given()
+    keys = request.headers.getall(KEY_HEADER, [])
+    if len(keys) > 1:
+        raise InvalidRequest([Fault(KEY_HEADER, "is given more than once")])
+    metrics, service = call.office.metrics, call.service
+    try:
+        bound = await call.office.desk.act(lambda: _bind(service, asked, *keys))
+    except errors.OutcomeUnknown as unknown:
+        metrics.not_bound(unknown)
+        return _accepted(unknown, call.who)
+    except errors.BindingsError as error:
+        metrics.not_bound(error)
+        raise
+    metrics.bound(replayed=bound.replayed)
+    request.scope["state"]["binding_id"] = bound.binding.id
+    status, headers = (200, {REPLAYED_HEADER: "true"}) if bound.replayed else (201, {})
+    return answer(binding(bound.binding, call.who), status, headers | _location(bound.binding))
+
+
+def _bind(service: BindingService, asked: dict[str, Any], key: str | None = None) -> Bound:
+    try:
+        return service.bind_once(idempotency_key=key, **asked)
+    except InvalidRequest as invalid:  # under the name that the caller gave it
+        raise InvalidRequest(
+            [Fault(KEY_HEADER, one.message) if one.field == "idempotency_key" else one for one in invalid.faults]
+        ) from None
+
+
+def _accepted(unknown: errors.OutcomeUnknown, who: Who) -> Answer:
+    headers = {REPLAYED_HEADER: "true"} if unknown.replayed else {}
+    return answer(binding(unknown.binding, who), 202, headers | _location(unknown.binding))
+
+
+def _location(found: Binding) -> dict[str, str]:
+    return {"Location": f"/v1/bindings/{found.id}"}
+
+
+@post("/bindings/{binding_id:str}/unbind", for_=(Permission.BIND,))
+async def unbind(request: Request[Any, Any, Any]) -> Answer:
+    """End a binding early."""
+    call = _Call(request)
+    binding_id = call.binding_id()
+    reason = (await call.body(shapes.Unbind)).reason
+    service = call.service
+
+    def run() -> Binding:
+        call.visible(service.get(binding_id))
+        return service.unbind(binding_id, reason=reason)
+
+    try:
+        ended = await call.office.desk.act(run)
+    except errors.OutcomeUnknown as unknown:
+        return _accepted(unknown, call.who)
+    return answer(binding(ended, call.who))
+
+
+@post("/bindings/check", status_code=200, for_=OWN_OR_ALL)
+async def check(request: Request[Any, Any, Any]) -> Answer:
+    """Say who would refuse a bind."""
+    call = _Call(request)
+    asked = (await call.body(shapes.Check)).given()
+    found = await call.office.ask(lambda service: service.check(**asked))
+    return answer({"data": found})
+
+
+@get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
+async def one(request: Request[Any, Any, Any]) -> Answer:
+    """Show one binding."""
+    call = _Call(request)
+    binding_id = call.binding_id()
+    found = call.visible(await call.office.ask(lambda service: service.get(binding_id)))
+    return answer(binding(found, call.who))
+
+
+@post("/bindings/{binding_id:str}/reveal", for_=(Permission.REVEAL,))
+async def reveal(request: Request[Any, Any, Any]) -> Answer:
+    """Show one binding with full phones, on the record."""
+    call = _Call(request)
+    binding_id = call.binding_id()
+    wish = await call.body(shapes.Reveal)
+    service = call.service
+
+    def run() -> Binding:
+        service.reveal([binding_id], reason=wish.reason)
+        return service.get(binding_id)
+
+    return answer(binding(await call.office.desk.ask(run), call.who, revealed=True))
+
+
+@get("/bindings/{binding_id:str}/events", for_=OWN_OR_ALL)
+async def history(request: Request[Any, Any, Any]) -> Answer:
+    """Show every event of a binding."""
+    call = _Call(request)
+    binding_id = call.binding_id()
+    call.visible(await call.office.ask(lambda service: service.get(binding_id)))
+    found = await call.office.ask(lambda service: service.history(binding_id))
+    return answer({"data": found, "next_cursor": None})
+
+
+@get("/bindings", for_=OWN_OR_ALL)
+async def listed(request: Request[Any, Any, Any]) -> Answer:
+    """List bindings by filters that are no numbers."""
+    call = _Call(request)
+    return await _searched(call, call.query(shapes.Filters).given(), None)
+
+
+@post("/bindings/search", status_code=200, for_=OWN_OR_ALL)
+async def search(request: Request[Any, Any, Any]) -> Answer:
+    """List bindings by any filter."""
+    call = _Call(request)
+    wish = await call.body(shapes.Search)
+    return await _searched(call, wish.given(), wish.reveal)
+
+
+async def _searched(call: _Call, filters: dict[str, Any], wish: shapes.Reveal | None) -> Answer:
+    call.may_reveal(wish)
+    if not call.who.may(Permission.READ):
+        filters |= {"actor": call.who.actor}
+
+    def run(service: BindingService) -> tuple[Page[Binding], bool]:
+        page = service.search(**filters)
+        return page, call.reveal(list(page.data), wish)
+
+    page, revealed = await call.office.ask(run)
+    shown = bindings(page.data, call.who, revealed=revealed)
+    return answer({"data": shown, "next_cursor": page.next_cursor})
+
+
+@post("/lookup", status_code=200, for_=OWN_OR_ALL)
+async def lookup(request: Request[Any, Any, Any]) -> Answer:
+    """Show what is active now: the hot path."""
+    call = _Call(request)
+    wish = await call.body(shapes.Lookup)
+    call.may_reveal(wish.reveal)
+
+    def run(service: BindingService) -> tuple[list[Binding], bool]:
+        found = service.lookup(phone=wish.phone, middle_number=wish.middle_number, party=wish.party)
+        seen = [one for one in found if call.who.sees(one)]
+        return seen, call.reveal(seen, wish.reveal)
+
+    found, revealed = await call.office.ask(run)
+    return answer({"data": bindings(found, call.who, revealed=revealed)})
+
+
+@post("/trace", status_code=200, for_=OWN_OR_ALL)
+async def trace(request: Request[Any, Any, Any]) -> Answer:
+    """Say who had a middle number at an instant."""
+    call = _Call(request)
+    wish = await call.body(shapes.Trace)
+    call.may_reveal(wish.reveal)
+
+    def run(service: BindingService) -> dict[str, Any]:
+        found = service.trace(**wish.model_dump(exclude_none=True, exclude={"reveal"}))
+        everybody = [one.binding for one in found.holders] + [one.binding for one in found.near_misses]
+        return traced(found, call.who, revealed=call.reveal(everybody, wish.reveal))
+
+    return answer(await call.office.ask(run))
+
+
+@get("/events", for_=OWN_OR_ALL)
+async def events(request: Request[Any, Any, Any]) -> Answer:
+    """Show the change feed after a cursor; wait for it to go on where that is asked for."""
+    call = _Call(request)
+    wish = call.query(shapes.Feed)
+    validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
+    read = _reader(call.who, wish.limit)
+    page = await call.office.ask(read(wish.after))
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wish.wait_s
+    while not page.data and (left := deadline - loop.time()) > 0 and not call.office.bell.stopping:
+        after = str(page.next_cursor)
+        await call.office.bell.wait(after, left)
+        page = await call.office.ask(read(after))
+    return answer({"data": page.data, "next_cursor": page.next_cursor})
+
+
+def _reader(who: Who, limit: int) -> Callable[[str | None], Callable[[BindingService], Page[Any]]]:
+    """How this caller reads the feed: all of it, or the events of what they asked for."""
+    if who.may(Permission.READ):
+        return lambda after: lambda service: service.events(after=after, limit=limit)
+    return lambda after: lambda service: service.events_of(who.actor, after=after, limit=limit)
+
+
+def router() -> Router:
+    """Everything under /v1."""
+    handlers = [bind, unbind, check, one, reveal, history, listed, search, lookup, trace, events]
+    return Router("/v1", route_handlers=handlers, guards=[let_in], include_in_schema=False)

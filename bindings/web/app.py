@@ -1,0 +1,71 @@
+"""The application: the routes, what becomes of an error, and the gate in front."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from bindings.errors import BindingsError
+from bindings.web import api, ops, problems
+from bindings.web.gate import Gate
+
+if TYPE_CHECKING:
+    from bindings.web.office import Office
+
+_log = structlog.get_logger("bindings.web")
+
+
+def application(office: Office) -> Gate:
+    """The application that a server runs."""
+    inner = Litestar(
+        route_handlers=[api.router(), ops.router()],
+        exception_handlers={
+            BindingsError: _told,
+            HTTPException: _of_litestar,
+            Exception: _unforeseen,
+        },
+        openapi_config=None,
+        logging_config=None,
+    )
+    inner.state.office = office
+    return Gate(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+
+
+def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[bytes]:
+    return Response(
+        problems.body(error, request.scope["state"]["request_id"]),
+        status_code=error.http_status,
+        headers=problems.headers(error),
+        media_type=problems.MEDIA_TYPE,
+    )
+
+
+def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """What the framework refuses, in our words: its own repeat the address and the values."""
+    match error:
+        case NotFoundException():
+            told: BindingsError = problems.NoSuchPath()
+        case MethodNotAllowedException():
+            told = problems.MethodNotAllowed()
+        case _ if error.status_code < 500:  # noqa: PLR2004 -- the caller's fault
+            told = problems.Malformed()
+        case _:
+            return _unforeseen(request, error)
+    answer = _told(request, told)
+    allowed = (error.headers or {}).get("allow")
+    if allowed is not None:
+        answer.headers["Allow"] = allowed
+    return answer
+
+
+def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A fault of ours. Its type and place are logged, never its text: that may carry a phone number."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    _log.error("unexpected", kind=type(error).__name__, place=place)
+    return _told(request, problems.Unexpected())

@@ -1,0 +1,154 @@
+"""Who asks, and whether their role allows it.
+
+A key is recognised once and remembered for a few seconds, so that a lookup costs no second query; hence a
+revoked key works for that long on a replica that has just seen it. Before the first key is made, and on a
+loopback address only, every caller of this host is an admin. Once there was a key, nobody gets in without one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bindings import errors
+from bindings.access import Permission, Role
+from bindings.keys import digest, well_formed
+from bindings.web import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bindings.binding import Binding
+    from bindings.keys import Keys
+    from bindings.store.keys import Key
+    from bindings.web.desk import Desk
+
+REMEMBERED_S = 5.0
+MOST_REMEMBERED = 10_000
+USED_EVERY_S = 60.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Who:
+    """A caller: `actor` stands in the history of whatever they do."""
+
+    actor: str
+    role: Role
+    key_id: str | None = None
+    rate_limit: int | None = None
+
+    def may(self, *permissions: Permission) -> bool:
+        """Whether the role allows one of these."""
+        return any(self.role.allows(permission) for permission in permissions)
+
+    def sees(self, binding: Binding) -> bool:
+        """Whether the binding is shown at all: everything to a reader, else what the caller asked for."""
+        return self.may(Permission.READ) or binding.actor == self.actor
+
+    def sees_phones(self, binding: Binding) -> bool:
+        """Whether phones are shown in full: only to whoever gave them."""
+        return self.may(Permission.BIND) and binding.actor == self.actor
+
+
+LOCAL = Who(actor="local", role=Role.ADMIN)
+
+
+class Doorkeeper:
+    """Recognises callers and counts their requests. `loopback` is whether only this host can reach the service."""
+
+    def __init__(self, keys: Keys, desk: Desk, *, loopback: bool, rate_limit: int) -> None:
+        self._keys = keys
+        self._desk = desk
+        self._loopback = loopback
+        self._rate_limit = rate_limit
+        self._remembered: dict[str, tuple[float, Who | None]] = {}
+        self._used: dict[str, float] = {}
+        self._locked = False
+        self._asked = float("-inf")
+        self._buckets: dict[str, _Bucket] = {}
+
+    async def admit(self, headers: Mapping[str, str]) -> Who:
+        """The caller of a request; raises `Unauthenticated` or `RateLimited`."""
+        presented = headers.get("authorization")
+        if presented is None:
+            return await self._admit_local(headers)
+        scheme, _, key = presented.partition(" ")
+        who = await self._recognise(key.strip()) if scheme.lower() == "bearer" else None
+        if who is None:
+            raise problems.Unauthenticated("the key is not known, has expired, or was revoked; nothing was done")
+        self._count(who)
+        return who
+
+    async def _admit_local(self, headers: Mapping[str, str]) -> Who:
+        if not self._loopback or await self._ever_a_key():
+            raise problems.Unauthenticated
+        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
+        # A page in a browser may be pointed here by its own name, and a proxy brings callers of other hosts.
+        if host not in LOOPBACK or any(name in headers for name in FORWARDED):
+            raise problems.Unauthenticated(
+                "without any key only direct requests to 127.0.0.1 or localhost are let in:"
+                " make a key with `bindings keys create`"
+            )
+        return LOCAL
+
+    async def _ever_a_key(self) -> bool:
+        if not self._locked and time.monotonic() > self._asked + REMEMBERED_S:
+            self._locked = await self._desk.ask(self._keys.exist)
+            self._asked = time.monotonic()
+        return self._locked
+
+    async def _recognise(self, key: str) -> Who | None:
+        if not well_formed(key):
+            return None
+        name, now = digest(key), time.monotonic()
+        known = self._remembered.get(name)
+        if known is None or now > known[0] + REMEMBERED_S:
+            found = await self._desk.ask(lambda: self._keys.recognise(key))
+            if len(self._remembered) >= MOST_REMEMBERED:
+                self._remembered.clear()
+            known = (now, None if found is None else _who(found))
+            self._remembered[name] = known
+        if known[1] is not None:
+            await self._note_use(known[1], now)
+        return known[1]
+
+    async def _note_use(self, who: Who, now: float) -> None:
+        key_id = str(who.key_id)
+        if now < self._used.get(key_id, float("-inf")) + USED_EVERY_S:
+            return
+        self._used[key_id] = now
+        try:
+            await self._desk.ask(lambda: self._keys.used(key_id))
+        except errors.BindingsError:
+            self._used.pop(key_id, None)  # noted with a later request: this one is good all the same
+
+    def _count(self, who: Who) -> None:
+        bucket = self._buckets.setdefault(str(who.key_id), _Bucket())
+        if not bucket.take(float(who.rate_limit or self._rate_limit), time.monotonic()):
+            raise problems.RateLimited(retry_after_s=1)
+
+
+class _Bucket:
+    """A token bucket that holds one second's worth, on the monotonic clock. For one thread: the event loop's."""
+
+    __slots__ = ("_at", "_left")
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+        self._left = 0.0
+
+    def take(self, rate: float, now: float) -> bool:
+        """Take one token; False where there is none."""
+        self._left = min(rate, self._left + (now - self._at) * rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def _who(key: Key) -> Who:
+    return Who(actor=f"key:{key.name}", role=key.role, key_id=key.id, rate_limit=key.rate_limit)

@@ -1,0 +1,38 @@
+"""What lives as long as the process and every route needs: the service, its threads, the door, the counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from bindings.web.auth import Doorkeeper
+from bindings.web.desk import Desk
+from bindings.web.feed import Bell
+from bindings.web.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.health import Check
+    from bindings.scheduler import Scheduler
+    from bindings.service import BindingService
+
+Answer = TypeVar("Answer")
+
+
+class Office:
+    """The parts of one process. `loopback` is whether only this host can reach it."""
+
+    def __init__(self, service: BindingService, *, loopback: bool, scheduler: Scheduler | None = None) -> None:
+        self.service = service
+        self.scheduler = scheduler
+        self.desk = Desk(bind_limit=service.settings.bind_limit)
+        self.metrics = Metrics()
+        self.bell = Bell(service, self.desk)
+        self.door = Doorkeeper(service.keys, self.desk, loopback=loopback, rate_limit=service.settings.rate_limit)
+        self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
+        if service.provider is not None:
+            service.provider.watch = self.metrics.called
+
+    async def ask(self, question: Callable[[BindingService], Answer]) -> Answer:
+        """Ask the service something."""
+        return await self.desk.ask(lambda: question(self.service))

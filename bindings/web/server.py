@@ -1,0 +1,125 @@
+"""How the service runs: a socket, uvicorn, the scheduler beside it, and a clean end on SIGTERM.
+
+On SIGTERM nothing new is let in, readiness turns red, who waits for events is answered, and what is in flight
+comes to its end: a bind that was sent is settled. A second signal ends it at once; what was cut off is left to
+`recover`, as after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from bindings.errors import Fault, InvalidRequest
+from bindings.scheduler import Scheduler
+from bindings.web import logs
+from bindings.web.app import application
+from bindings.web.office import Office
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from bindings.service import BindingService
+
+DRAIN_S = 60  # a bind may take its send window, the call's limit and a failover of the database
+KEEP_ALIVE_S = 75  # longer than a proxy's usual 60 s, so that the proxy closes first
+MOST_CONNECTIONS = 2_000
+BACKLOG = 1_024
+
+
+class Server(uvicorn.Server):
+    """uvicorn as this service needs it; it also tells the office when it is asked to stop."""
+
+    def __init__(self, office: Office) -> None:
+        super().__init__(_configured(office))
+        self._office = office
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until asked to stop."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: begin to drain."""
+        self.drain()
+        super().handle_exit(sig, frame)
+
+    def drain(self) -> None:
+        """Turn readiness red and answer whoever waits for events. Callable from any thread."""
+        asyncio.run_coroutine_threadsafe(self._office.bell.stop(), self._loop)
+
+
+def serve(
+    service: BindingService,
+    *,
+    host: str,
+    port: int,
+    scheduler: bool,
+    listening: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `listening` is told the address once it is open.
+
+    Raises `InvalidRequest` where the address cannot be listened on, or where it is reachable from other hosts
+    and no key was ever made: everybody would be let in as admin.
+    """
+    loopback = is_loopback(host)
+    if not loopback and not service.keys.exist():
+        message = "is reachable from other hosts: make a key first with `bindings keys create`, or use 127.0.0.1"
+        raise InvalidRequest([Fault("host", message)])
+    opened = listen(host, port)
+    logs.configure()
+    timer = Scheduler(service) if scheduler else None
+    office = Office(service, loopback=loopback, scheduler=timer)
+    with opened, timer or nullcontext():
+        listening(address(opened))
+        Server(office).run(sockets=[opened])
+    office.desk.close()
+
+
+def _configured(office: Office) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(office),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+        limit_concurrency=MOST_CONNECTIONS,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reachable from this host only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; `InvalidRequest` where that cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "not an address of this host"
+        raise InvalidRequest([Fault("host", f"and port cannot be listened on: {reason}")]) from None
+
+
+def address(opened: socket.socket) -> str:
+    """Where it listens, as a URL."""
+    name: Any = opened.getsockname()
+    host = f"[{name[0]}]" if opened.family == socket.AF_INET6 else name[0]
+    return f"http://{host}:{name[1]}"

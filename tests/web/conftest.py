@@ -1,0 +1,78 @@
+"""A running service: a real server on a real socket, and callers with keys."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from bindings.web import server
+from bindings.web.office import Office
+from tests.service.world import POOL, A, B, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.service import BindingService
+
+BIND = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A service that listens. `key` makes a caller; without one a caller is whoever needs no key."""
+
+    service: BindingService
+    office: Office
+    url: str
+    uvicorn: server.Server
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def __post_init__(self) -> None:
+        self.session.trust_env = False
+
+    def key(self, role: str, name: str | None = None, **given: Any) -> dict[str, str]:
+        """The headers of a caller with a new key."""
+        made = self.service.keys.create(name=name or role, role=role, **given)
+        self.office.door._asked = float("-inf")
+        return {"Authorization": f"Bearer {made.key}"}
+
+    def get(self, path: str, headers: dict[str, str] | None = None, **given: Any) -> requests.Response:
+        return self.session.get(self.url + path, headers=headers, timeout=30, **given)
+
+    def post(
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, **given: Any
+    ) -> requests.Response:
+        return self.session.post(self.url + path, json=body, headers=headers, timeout=30, **given)
+
+    def bind(self, headers: dict[str, str] | None = None, **asked: Any) -> requests.Response:
+        return self.post("/v1/bindings", BIND | asked, headers)
+
+
+def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
+    """Serve in a thread of this process until the test is over."""
+    opened = server.listen("127.0.0.1", 0)
+    office = Office(service, loopback=loopback)
+    uvicorn = server.Server(office)
+    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    wait_for(lambda: uvicorn.started)
+    running = Running(service=service, office=office, url=server.address(opened), uvicorn=uvicorn)
+    try:
+        yield running
+    finally:
+        running.session.close()
+        uvicorn.should_exit = True
+        thread.join(30)
+        opened.close()
+        office.desk.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture
+def running(service: BindingService) -> Iterator[Running]:
+    """A service on the machine's own clock, without any key yet."""
+    yield from run(service)

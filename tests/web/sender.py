@@ -1,0 +1,12 @@
+"""A process that sends one pass of deliveries: `python -m tests.web.sender LEASE_S`."""
+
+from __future__ import annotations
+
+import sys
+
+from bindings.service import BindingService
+from bindings.web.deliver import deliver
+
+if __name__ == "__main__":
+    with BindingService.from_env() as service:
+        deliver(service, lease_s=float(sys.argv[1]))

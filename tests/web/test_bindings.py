@@ -1,0 +1,198 @@
+"""/v1 as a backend app meets it: bind, ask, unbind, and what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from bindings.provider.simulator import Fault, FaultKind
+from tests.service.world import A, B, C, D, in_threads
+from tests.web.conftest import BIND
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator import Simulator
+    from tests.web.conftest import Running
+
+
+def test_a_binding_is_made_shown_found_ended_and_told_of(running: Running) -> None:
+    made = running.bind(reference="order-42")
+    assert made.status_code == 201
+    binding = made.json()
+    assert made.headers["Location"] == f"/v1/bindings/{binding['id']}"
+    assert (binding["state"], binding["phone_a"], binding["reference"]) == ("active", A, "order-42")
+    assert running.get(made.headers["Location"]).json() == binding
+    assert running.post("/v1/lookup", {"phone": A}).json() == {"data": [binding]}
+    number = binding["middle_number_a"]
+    assert running.post("/v1/lookup", {"middle_number": number, "party": B}).json() == {"data": [binding]}
+    traced = running.post("/v1/trace", {"middle_number": number, "at": binding["answered_at"]}).json()
+    assert [(one["binding"]["id"], one["certainty"]) for one in traced["holders"]] == [(binding["id"], "certain")]
+    ended = running.post(f"/v1/bindings/{binding['id']}/unbind", {"reason": "trip ended"})
+    assert (ended.status_code, ended.json()["state"]) == (200, "unbound")
+    again = running.post(f"/v1/bindings/{binding['id']}/unbind")
+    assert (again.status_code, again.json()) == (200, ended.json())
+    told = running.get(f"/v1/bindings/{binding['id']}/events").json()
+    kinds = [event["kind"] for event in told["data"]]
+    assert kinds == ["requested", "activated", "unbind_requested", "unbound"]
+    assert running.post("/v1/lookup", {"phone": A}).json() == {"data": []}
+
+
+def test_a_page_of_bindings_goes_on_where_the_last_one_ended(running: Running) -> None:
+    for number in range(3):
+        assert running.bind(phone_a=f"91880677{number}0", phone_b=f"91880677{number}1").status_code == 201
+    first = running.get("/v1/bindings?limit=2&state=active").json()
+    rest = running.get(f"/v1/bindings?limit=2&state=active&cursor={first['next_cursor']}").json()
+    assert (len(first["data"]), len(rest["data"]), rest["next_cursor"]) == (2, 1, None)
+    found = running.post("/v1/bindings/search", {"phone": "9188067720"}).json()["data"]
+    assert [one["id"] for one in found] == [first["data"][0]["id"]]
+
+
+def test_a_phone_that_is_held_is_a_conflict_that_names_the_holder_and_calls_nobody(
+    running: Running, simulator: Simulator
+) -> None:
+    holder = running.bind().json()
+    refused = running.bind(phone_b=C)
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (409, "phone-in-use")
+    assert problem["holder"]["id"] == holder["id"]
+    assert int(refused.headers["Retry-After"]) == problem["retry_after_s"] > 0
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert problem["request_id"] == refused.headers["X-Request-ID"]
+    would = running.post("/v1/bindings/check", {"phone_a": A, "phone_b": C, "mode": "AXB"}).json()["data"]
+    assert [one["id"] for one in would] == [holder["id"]]
+    assert simulator.counts.received["bind"] == 1
+
+
+def test_an_unclear_outcome_is_accepted_with_the_binding_and_the_key_brings_it_back(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
+    key = {"Idempotency-Key": "order-7/1"}
+    unclear = running.bind(headers=key)
+    assert (unclear.status_code, unclear.json()["state"]) == (202, "in_doubt")
+    assert "Idempotent-Replayed" not in unclear.headers
+    again = running.bind(headers=key)
+    assert (again.status_code, again.json()["id"]) == (202, unclear.json()["id"])
+    assert again.headers["Idempotent-Replayed"] == "true"
+    running.service.reconcile()
+    adopted = running.bind(headers=key)
+    assert (adopted.status_code, adopted.json()["state"]) == (200, "active")
+    assert simulator.counts.received["bind"] == 1
+
+
+def test_R5_twenty_callers_of_one_key_get_one_binding(running: Running, simulator: Simulator) -> None:
+    simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=0.5))
+    answers: list[tuple[int, str, str | None]] = []
+    lock = threading.Lock()
+
+    def call() -> None:
+        answer = running.bind(headers={"Idempotency-Key": "order-8/1"})
+        with lock:
+            answers.append((answer.status_code, answer.json()["id"], answer.headers.get("Idempotent-Replayed")))
+
+    assert in_threads(*[call] * 20) == []
+    assert len({one[1] for one in answers}) == 1
+    assert sorted((status, replayed or "") for status, _, replayed in answers) == [
+        *[(200, "true")] * 19,
+        (201, ""),
+    ]
+    assert simulator.counts.received["bind"] == 1
+
+
+def test_a_key_that_belongs_to_another_request_is_refused(running: Running) -> None:
+    key = {"Idempotency-Key": "order-9/1"}
+    assert running.bind(headers=key).status_code == 201
+    mismatch = running.bind(headers=key, phone_b=D)
+    assert (mismatch.status_code, mismatch.json()["code"]) == (422, "idempotency-mismatch")
+
+
+def test_a_failed_bind_is_the_same_problem_again_for_its_key(running: Running, simulator: Simulator) -> None:
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
+    key = {"Idempotency-Key": "order-10/1"}
+    first, second = running.bind(headers=key), running.bind(headers=key)
+    assert (first.status_code, first.json()["code"]) == (503, "no-middle-number")
+    assert (second.status_code, second.json()["code"]) == (503, "no-middle-number")
+    assert first.json()["provider_status"] == second.json()["provider_status"] == "-41"
+    assert int(second.headers["Retry-After"]) > 0
+    assert simulator.counts.received["bind"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "http_status", "code"),
+    [("-22", 502, "provider-refused"), ("-1", 503, "provider-account"), ("-35", 409, "phone-in-use-at-provider")],
+)
+def test_what_the_provider_refuses_is_told_with_its_status(
+    running: Running, simulator: Simulator, status: str, http_status: int, code: str
+) -> None:
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status=status))
+    refused = running.bind()
+    assert (refused.status_code, refused.json()["code"]) == (http_status, code)
+    assert ("Retry-After" in refused.headers) == (http_status != 502)
+
+
+def test_every_wrong_field_is_named_at_once_and_nothing_is_done(running: Running, simulator: Simulator) -> None:
+    bad = running.post(
+        "/v1/bindings", {"phone_a": "12a", "phone_b": 5, "expire_s": 0, "mode": "AXQ", "zip": 1, "reference": ""}
+    )
+    assert bad.status_code == 422
+    problem = bad.json()
+    fields = sorted(fault["field"] for fault in problem["errors"])
+    assert fields == ["expire_s", "mode", "phone_a", "phone_b", "pool_number", "reference", "zip"]
+    assert "12a" not in bad.text
+    assert simulator.counts.received.get("bind", 0) == 0
+    assert running.get("/v1/events").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("/v1/lookup", {}, ["phone"]),
+        ("/v1/lookup", {"phone": A, "middle_number": "1"}, ["phone"]),
+        ("/v1/trace", {"middle_number": "1", "at": "2026-11-23T14:32:00"}, ["at"]),
+        ("/v1/trace", {"at": 5}, ["at", "middle_number"]),
+        ("/v1/bindings/search", {"limit": 201, "state": "gone"}, ["limit", "state"]),
+        ("/v1/bindings/check", {"phone_a": A, "phone_b": A, "mode": "AXB"}, ["phone_b"]),
+        ("/v1/bindings", dict(BIND, expire_s=True), ["expire_s"]),
+        ("/v1/bindings", dict(BIND, expire_s=60.5), ["expire_s"]),
+    ],
+)
+def test_a_body_that_is_no_good_names_its_fields(
+    running: Running, path: str, body: object, fields: list[str]
+) -> None:
+    answer = running.post(path, body)
+    assert answer.status_code == 422, answer.text
+    assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("phone=9188067701", "phone"), ("limit=many", "limit"), ("limit=1&limit=2", "limit"), ("state=x", "state")],
+)
+def test_a_query_that_is_no_good_names_its_field(running: Running, query: str, field: str) -> None:
+    answer = running.get(f"/v1/bindings?{query}")
+    assert answer.status_code == 422
+    assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+
+
+@pytest.mark.parametrize("binding_id", ["42", A, str(uuid4()), "%00", "x" * 3_000])
+def test_an_id_that_is_none_is_not_found(running: Running, binding_id: str) -> None:
+    for call in (
+        running.get(f"/v1/bindings/{binding_id}"),
+        running.get(f"/v1/bindings/{binding_id}/events"),
+        running.post(f"/v1/bindings/{binding_id}/unbind"),
+        running.post(f"/v1/bindings/{binding_id}/reveal", {"reason": "x"}),
+    ):
+        assert (call.status_code, call.json()["code"]) == (404, "not-found")
+
+
+def test_a_provider_that_is_not_there_is_unreachable_and_the_phones_are_free(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.stop()
+    refused = running.bind()
+    assert (refused.status_code, refused.json()["code"]) == (503, "provider-unreachable")
+    assert int(refused.headers["Retry-After"]) > 0
+    check = running.post("/v1/bindings/check", {"phone_a": A, "phone_b": B, "mode": "AXB"})
+    assert check.json()["data"] == []

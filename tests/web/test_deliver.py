@@ -1,0 +1,594 @@
+"""Events reach their receivers: signed, at least once, on schedule, and nobody waits for anybody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from standardwebhooks.webhooks import WebhookVerificationError
+from uuid_utils.compat import uuid7
+
+from bindings.binding import Caller, EventKind
+from bindings.scheduler import Scheduler
+from bindings.store import deliveries as stored_deliveries
+from bindings.store import events, reserve
+from bindings.store import webhooks as stored
+from bindings.web import deliver as sending
+from bindings.web.deliver import RETRIES_S, Delivered, Sender, body_of, deliver, send_test, type_of
+from bindings.webhooks import Result
+from tests.provider.sockets import Server, drips, stays_silent
+from tests.service.world import (
+    APP,
+    A,
+    B,
+    C,
+    Clock,
+    D,
+    E,
+    F,
+    World,
+    feed_has_caught_up,
+    in_threads,
+    service_at,
+    wait_for,
+)
+from tests.store.test_feed import _held_open
+from tests.store.test_reserve import TERMS, request
+from tests.web.receivers import Receiver, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.service import BindingService
+    from bindings.webhooks import Delivery, WithSecret
+
+ROOT = Path(__file__).parents[2]
+CALLER = Caller(actor="test")
+DAY_S = 86_400
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def added(world: World, receiver: Receiver, *kinds: str) -> WithSecret:
+    """A webhook that is sent what happens from now on."""
+    feed_has_caught_up(world.service)
+    return world.service.webhooks.add(url=receiver.url, kinds=kinds or None)
+
+
+def passed(world: World) -> Delivered:
+    """One whole pass over everything that has happened."""
+    feed_has_caught_up(world.service)
+    return deliver(world.service)
+
+
+def only(world: World, made: WithSecret) -> Delivery:
+    [delivery] = world.service.webhooks.deliveries(made.webhook.id).data
+    return delivery
+
+
+def states(world: World, made: WithSecret) -> list[tuple[str, int]]:
+    """State and tries of each delivery, the oldest event first."""
+    found = world.service.webhooks.deliveries(made.webhook.id, limit=200).data
+    return [(each.state.value, each.attempts) for each in reversed(found)]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: (low + high) / 2)
+
+
+# What is sent.
+
+
+def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver)
+    bound = world.bind()
+    assert passed(world) == Delivered(fanned_out=2, delivered=2)
+    told = {message.verified(made.secret)["type"]: message for message in receiver.messages}
+    assert set(told) == {"binding.requested", "binding.activated"}
+    event = world.service.history(bound.id)[1]
+    body = told["binding.activated"].verified(made.secret)
+    assert body == {
+        "type": "binding.activated",
+        "timestamp": "2026-03-01T12:00:00Z",
+        "data": {
+            "binding_id": bound.id,
+            "sequence": 2,
+            "kind": "activated",
+            "at": "2026-03-01T12:00:00Z",
+            "cursor": event.cursor,
+        },
+    }
+    assert told["binding.activated"].headers["content-type"] == "application/json"
+    assert passed(world) == Delivered()
+
+
+def test_another_secret_does_not_verify(world: World, receiver: Receiver) -> None:
+    made, other = added(world, receiver), added(world, receiver)
+    assert send_test(world.service, made.webhook.id).error is None
+    [message] = receiver.messages
+    assert message.verified(made.secret)["type"] == "test"
+    with pytest.raises(WebhookVerificationError):
+        message.verified(other.secret)
+
+
+def test_only_what_happens_after_it_was_added_is_sent(world: World, receiver: Receiver) -> None:
+    before = world.bind()
+    added(world, receiver)
+    after = world.bind(C, D)
+    passed(world)
+    ids = {json.loads(message.body)["data"]["binding_id"] for message in receiver.messages}
+    assert ids == {after.id} != {before.id}
+
+
+def test_only_the_kinds_that_were_asked_for_are_sent(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver, "unbound")
+    world.service.unbind(world.bind().id)
+    assert passed(world).fanned_out == 1
+    assert [message.verified(made.secret)["type"] for message in receiver.messages] == ["binding.unbound"]
+    assert passed(world) == Delivered()
+
+
+def test_a_pool_s_event_says_which_pool_and_nothing_else(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver, "pool_low")
+    detail = {"app_id": APP, "pool_number": "918806", "why": "share", "live": 9, "capacity": 10, "phone": "x"}
+    world.database.write(lambda tx: events.append_unbound(tx, EventKind.POOL_LOW, CALLER, detail))
+    passed(world)
+    body = receiver.messages[0].verified(made.secret)
+    assert body["type"] == "pool.low"
+    assert body["data"]["binding_id"] is None
+    assert "phone" not in body["data"]
+    assert {name: body["data"].get(name, "x") for name in detail} == detail
+
+
+def test_the_documented_types_are_those_that_are_sent() -> None:
+    page = (ROOT / "docs" / "how-to" / "webhooks.md").read_text(encoding="utf-8")
+    for kind in EventKind:
+        told = "`binding.<kind>`" if type_of(kind) == f"binding.{kind}" else f"| `{kind}` | `{type_of(kind)}` |"
+        assert told in page
+
+
+def test_no_phone_no_middle_number_and_no_secret_is_in_a_body_a_log_or_a_repr(
+    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    feed_has_caught_up(world.service)
+    made = world.service.webhooks.add(url=receiver.url + "?token=tok-7f3a")
+    receiver.answers = lambda _: Reply(status=500 if len(receiver.messages) % 2 else 200)
+    bound = world.bind()
+    world.service.unbind(bound.id)
+    for _ in range(4):
+        passed(world)
+        world.clock.advance(DAY_S)
+    assert "token" in receiver.messages[0].path
+    assert any("delivered" in line for line in caplog.messages)
+    assert any("failed" in line for line in caplog.messages)
+    hooks = world.service.webhooks
+    shown = [repr(made), repr(hooks.list()), repr(hooks.get(made.webhook.id)), repr(hooks.target(made.webhook.id))]
+    sent = [message.body.decode() for message in receiver.messages]
+    lines = [line for line in caplog.messages if "delivery" in line or "webhook" in line]
+    for secret in (A, B, str(bound.middle_number_a), made.secret, made.secret[6:], "tok-7f3a"):
+        assert not any(secret in text for text in [*shown, *sent, *lines])
+
+
+# When it is sent again.
+
+
+@pytest.mark.usefixtures("_no_jitter")
+def test_a_failure_is_tried_again_on_schedule_with_the_same_id_and_body_and_then_given_up(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.answers = lambda _: Reply(status=500)
+    made = added(world, receiver, "activated")
+    world.bind()
+    for attempt, pause_s in enumerate(RETRIES_S, start=1):
+        assert passed(world).failed == 1
+        waiting = only(world, made)
+        assert (waiting.state, waiting.attempts, waiting.status) == ("pending", attempt, 500)
+        assert waiting.error == "the receiver answered 500"
+        assert waiting.next_at == world.clock.at + timedelta(seconds=pause_s)
+        world.clock.advance(pause_s - 1)
+        assert passed(world) == Delivered(), "not before its time"
+        world.clock.advance(1)
+    assert passed(world).dead == 1
+    assert (only(world, made).state, only(world, made).finished_at) == ("dead", world.clock.at)
+    assert len(receiver.messages) == len(RETRIES_S) + 1
+    assert len({(message.id, message.body) for message in receiver.messages}) == 1
+    world.clock.advance(2 * DAY_S)
+    assert passed(world) == Delivered()
+
+
+def test_waits_are_spread_so_that_what_failed_together_does_not_come_back_together(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.answers = lambda _: Reply(status=500)
+    made = added(world, receiver)
+    world.bind()
+    world.bind(C, D)
+    passed(world)
+    found = world.service.webhooks.deliveries(made.webhook.id).data
+    waits = [(each.next_at - world.clock.at).total_seconds() for each in found]
+    assert len(set(waits)) == 4
+    assert all(0.85 * RETRIES_S[0] <= wait <= 1.15 * RETRIES_S[0] for wait in waits)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("120", 120.0), ("999999999", float(DAY_S)), ("0", RETRIES_S[0]), ("soon", RETRIES_S[0]), ("", RETRIES_S[0])],
+)
+@pytest.mark.usefixtures("_no_jitter")
+def test_a_receiver_that_asks_to_be_left_alone_is_until_then(
+    world: World, receiver: Receiver, header: str, seconds: float
+) -> None:
+    receiver.answers = lambda _: Reply(status=503, headers={"Retry-After": header})
+    made = added(world, receiver, "activated")
+    world.bind()
+    passed(world)
+    assert only(world, made).next_at == world.clock.at + timedelta(seconds=seconds)
+
+
+def test_a_receiver_may_ask_by_a_date(world: World, receiver: Receiver) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    receiver.answers = lambda _: Reply(status=429, headers={"Retry-After": date})
+    made = added(world, receiver, "activated")
+    world.bind()
+    passed(world)
+    waits = only(world, made).next_at - world.clock.at
+    assert timedelta(minutes=55) < waits <= timedelta(hours=1)
+
+
+def test_a_redirect_is_a_failure_and_is_not_followed(world: World, receiver: Receiver) -> None:
+    with Receiver() as elsewhere:
+        receiver.answers = lambda _: Reply(status=307, headers={"Location": elsewhere.url})
+        made = added(world, receiver, "activated")
+        world.bind()
+        assert passed(world).failed == 1
+        assert (only(world, made).status, elsewhere.messages) == (307, [])
+
+
+def test_410_disables_the_webhook_and_enabling_sends_what_has_waited(world: World, receiver: Receiver) -> None:
+    receiver.answers = lambda _: Reply(status=410)
+    made = added(world, receiver, "activated")
+    first = world.bind()
+    passed(world)
+    hook = world.service.webhooks.get(made.webhook.id)
+    assert (hook.disabled_at, hook.disabled_why) == (world.clock.at, "the receiver answered 410")
+    second = world.bind(C, D)
+    world.clock.advance(DAY_S)
+    assert passed(world) == Delivered()
+    receiver.answers = lambda _: Reply()
+    assert world.service.webhooks.enable(made.webhook.id).disabled_why is None
+    passed(world)
+    told = [json.loads(message.body)["data"]["binding_id"] for message in receiver.messages]
+    assert sorted(told) == sorted([first.id, first.id, second.id])
+
+
+def test_nobody_listens_is_a_failure_with_a_word_why(world: World) -> None:
+    with Receiver() as gone:
+        pass
+    made = added(world, gone, "activated")
+    world.bind()
+    passed(world)
+    assert only(world, made).error == "connect: connection refused"
+    assert only(world, made).status is None
+
+
+@pytest.mark.parametrize("start", [b"", OK + b"X: ", OK + b"Content-Length: 9999\r\n\r\n"])
+def test_an_answer_that_hangs_or_drips_for_ever_is_cut_off(
+    world: World, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "ATTEMPT_S", 0.3)
+    with Server(drips(start) if start else stays_silent) as slow:
+        feed_has_caught_up(world.service)
+        made = world.service.webhooks.add(url=slow.url, kinds=["activated"])
+        world.bind()
+        assert passed(world).failed == 1
+        assert only(world, made).error == "read: timed out"
+
+
+def test_a_huge_answer_is_not_read(world: World, receiver: Receiver) -> None:
+    receiver.answers = lambda _: Reply(status=200, body=b"x" * (8 << 20))
+    made = added(world, receiver, "activated")
+    world.bind()
+    assert passed(world).delivered == 1
+    assert only(world, made).status == 200
+
+
+def test_after_a_failure_the_rest_is_given_back_and_not_counted_as_tried(world: World, receiver: Receiver) -> None:
+    receiver.answers = lambda _: Reply(status=500)
+    made = added(world, receiver)
+    for a, b in ((A, B), (C, D), (E, F)):
+        world.bind(a, b)
+    assert passed(world).failed == sending.LANES
+    assert states(world, made) == [("pending", 1)] * 4 + [("pending", 0)] * 2
+    receiver.answers = lambda _: Reply()
+    assert passed(world).delivered == 2, "what was given back is due at once"
+
+
+# Dead letters.
+
+
+def dead_letter(world: World, receiver: Receiver) -> WithSecret:
+    receiver.answers = lambda _: Reply(status=500)
+    made = added(world, receiver, "activated")
+    world.bind()
+    for _ in range(len(RETRIES_S) + 1):
+        passed(world)
+        world.clock.advance(2 * DAY_S)
+    assert only(world, made).state == "dead"
+    receiver.answers = lambda _: Reply()
+    return made
+
+
+def test_a_dead_letter_is_sent_again_with_the_same_id(world: World, receiver: Receiver) -> None:
+    made = dead_letter(world, receiver)
+    again = world.service.webhooks.redeliver(only(world, made).id)
+    assert (again.state, again.attempts) == ("pending", 0)
+    assert world.service.webhooks.redeliver(again.id) == again, "safe to repeat"
+    assert passed(world).delivered == 1
+    assert set(receiver.ids) == {again.id}
+    assert states(world, made) == [("delivered", 1)]
+
+
+def test_all_dead_letters_of_a_webhook_are_sent_again(world: World, receiver: Receiver) -> None:
+    made = dead_letter(world, receiver)
+    assert world.service.webhooks.redeliver_dead(made.webhook.id) == 1
+    assert world.service.webhooks.redeliver_dead(made.webhook.id) == 0
+    assert passed(world).delivered == 1
+
+
+def test_what_was_delivered_is_forgotten_after_a_week_and_what_is_dead_after_a_month(
+    world: World, receiver: Receiver
+) -> None:
+    made = dead_letter(world, receiver)
+    world.bind(C, D)
+    passed(world)
+    world.clock.advance(8 * DAY_S)
+    assert world.service.webhooks.prune() == 1
+    assert states(world, made) == [("dead", 10)]
+    world.clock.advance(30 * DAY_S)
+    passed(world)
+    assert states(world, made) == [], "a pass prunes too"
+    assert passed(world) == Delivered(), "what was forgotten is not made again"
+
+
+# Secrets.
+
+
+def test_after_a_rotation_both_secrets_sign_for_a_day(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver)
+    rotated = world.service.webhooks.rotate(made.webhook.id)
+    assert rotated.secret != made.secret
+    send_test(world.service, made.webhook.id)
+    world.clock.advance(DAY_S)
+    send_test(world.service, made.webhook.id)
+    both, new = receiver.messages
+    assert both.verified(made.secret)
+    assert both.verified(rotated.secret)
+    assert new.verified(rotated.secret)
+    with pytest.raises(WebhookVerificationError):
+        new.verified(made.secret)
+
+
+def test_a_rotation_that_is_repeated_keeps_the_old_secret(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver)
+    for _ in range(2):  # as after a COMMIT whose reply was lost
+        world.database.write(lambda tx: stored.rotate(tx, made.webhook.id, "whsec_bmV3"))
+    assert world.service.webhooks.target(made.webhook.id).secrets == ("whsec_bmV3", made.secret)
+
+
+# At least once, and whenever possible once.
+
+
+def test_two_senders_side_by_side_deliver_each_event_once(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver)
+    services = [world.service, world.open()]
+    for number in range(20):
+        world.bind(f"9188060{number:03}", f"9188070{number:03}")
+    feed_has_caught_up(world.service)
+    assert in_threads(*(lambda service=service: deliver(service) for service in services for _ in range(2))) == []
+    passed(world)
+    assert len(receiver.ids) == len(set(receiver.ids)) == 40
+    assert states(world, made) == [("delivered", 1)] * 40
+
+
+def test_a_fan_out_that_dies_before_its_commit_is_done_again_whole(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver)
+    world.bind()
+    feed_has_caught_up(world.service)
+
+    def die(tx: Any) -> None:
+        assert stored_deliveries.fan_out(tx, made.webhook.id, lambda: str(uuid7()), limit=100) == (2, False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.database.write(die)
+    assert states(world, made) == []
+    assert passed(world).delivered == 2
+
+
+@pytest.mark.postgres
+def test_a_fan_out_that_another_replica_is_at_is_left_to_it(
+    postgres_url: str, clock: Clock, receiver: Receiver
+) -> None:
+    service = service_at(postgres_url, clock, "http://127.0.0.1:1")
+    hooks, database = service.webhooks, service._database
+    found_id = hooks.add(url=receiver.url).webhook.id
+    database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER))
+    feed_has_caught_up(service)
+    with _held_open(database, lambda tx: stored_deliveries.fan_out(tx, found_id, lambda: str(uuid7()), limit=9)):
+        assert hooks.fan_out(found_id) == (0, False)
+    assert len(hooks.deliveries(found_id).data) == 1
+    service.close()
+
+
+def test_a_result_counts_only_from_the_lease_that_it_was_sent_under(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver, "activated")
+    world.bind()
+    feed_has_caught_up(world.service)
+    hooks = world.service.webhooks
+    hooks.fan_out(made.webhook.id)
+    slow = hooks.take(made.webhook.id, limit=10)
+    assert slow is not None
+    assert hooks.take(made.webhook.id, limit=10) is None, "it is leased"
+    world.clock.advance(61)
+    quick = hooks.take(made.webhook.id, limit=10)
+    assert quick is not None
+    late = Result(delivery=slow.deliveries[0], status=500, error="late", again_s=None)
+    hooks.record([late])
+    assert states(world, made) == [("pending", 2)]
+    hooks.record([Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
+    hooks.record([late])
+    assert states(world, made) == [("delivered", 2)]
+
+
+@pytest.mark.processes
+def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
+    service: BindingService, database_url: str, receiver: Receiver
+) -> None:
+    feed_has_caught_up(service)
+    made = service.webhooks.add(url=receiver.url, kinds=["requested"])
+    service.bind(phone_a=A, phone_b=B, pool_number="918806", expire_s=60, mode="AXB")
+    feed_has_caught_up(service)
+    receiver.answers = receiver.hangs
+    sender = subprocess.Popen(
+        [sys.executable, "-m", "tests.web.sender", "1.0"],
+        cwd=ROOT,
+        env=os.environ | {"BINDINGS_DATABASE_URL": database_url},
+    )
+    try:
+        assert receiver.arrived.wait(30)
+    finally:
+        sender.send_signal(signal.SIGKILL)
+        sender.wait(30)
+    receiver.answers = lambda _: Reply()
+    wait_for(lambda: deliver(service).delivered == 1, seconds=30)
+    assert len(receiver.ids) == 2
+    assert len({(message.id, message.body) for message in receiver.messages}) == 1
+    [delivery] = service.webhooks.deliveries(made.webhook.id).data
+    assert (delivery.state, delivery.attempts) == ("delivered", 2)
+
+
+@pytest.mark.postgres
+def test_an_event_that_commits_late_is_delivered(postgres_url: str, world: World, receiver: Receiver) -> None:
+    service = service_at(postgres_url, world.clock, "http://127.0.0.1:1")
+    database = service._database
+    feed_has_caught_up(service)
+    service.webhooks.add(url=receiver.url)
+    with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
+        database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(E, F), TERMS, CALLER))
+        assert deliver(service) == Delivered(), "nothing past the one that is running"
+    feed_has_caught_up(service)
+    assert deliver(service).delivered == 2
+    service.close()
+
+
+# Nobody waits for anybody.
+
+
+def test_a_receiver_that_hangs_does_not_hold_back_another(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "ATTEMPT_S", 60.0)
+    with Receiver() as hanging, Sender(world.service) as sender:
+        hanging.answers = hanging.hangs
+        added(world, hanging)
+        added(world, receiver)
+        world.bind()
+        feed_has_caught_up(world.service)
+        wait_for(lambda: sender.run() is not None and len(receiver.ids) == 2)
+        assert hanging.arrived.wait(10)
+        world.bind(C, D)
+        feed_has_caught_up(world.service)
+        wait_for(lambda: sender.run() is not None and len(receiver.ids) == 4)
+        assert (len(hanging.ids), hanging.answered) == (2, 0), "and it is sent nothing more meanwhile"
+        hanging.released.set()
+        wait_for(lambda: sender.run() is not None and len(hanging.ids) == 4)
+
+
+def test_a_receiver_that_takes_nothing_is_left_alone_for_a_moment(world: World, receiver: Receiver) -> None:
+    receiver.answers = lambda _: Reply(status=500)
+    made = added(world, receiver)
+    with Sender(world.service) as sender:
+        for a, b in ((A, B), (C, D), (E, F)):
+            world.bind(a, b)
+        feed_has_caught_up(world.service)
+        assert sender.run(wait_s=None).failed == sending.LANES
+        assert sender.run(wait_s=None) == Delivered()
+    assert states(world, made)[4:] == [("pending", 0)] * 2
+
+
+def test_a_receiver_that_takes_some_is_sent_the_rest_by_the_next_pass(world: World, receiver: Receiver) -> None:
+    refused = iter([500])
+    receiver.answers = lambda _: Reply(status=next(refused, 204))
+    added(world, receiver)
+    with Sender(world.service) as sender:
+        for a, b in ((A, B), (C, D), (E, F)):
+            world.bind(a, b)
+        feed_has_caught_up(world.service)
+        first = sender.run(wait_s=None)
+        assert (first.delivered, first.failed) == (sending.LANES - 1, 1)
+        assert sender.run(wait_s=None).delivered == 2
+
+
+def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, receiver: Receiver) -> None:
+    receiver.answers = receiver.hangs
+    made = added(world, receiver)
+    for a, b in ((A, B), (C, D), (E, F)):
+        world.bind(a, b)
+    feed_has_caught_up(world.service)
+    sender = Sender(world.service)
+    sender.run(wait_s=0)
+    wait_for(lambda: len(receiver.ids) == sending.LANES)
+    sender._stopping.set()
+    receiver.released.set()
+    sender.stop()
+    assert states(world, made) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
+    assert sender.run() == Delivered(delivered=4, fanned_out=6, finished=False)
+
+
+def test_the_scheduler_sends_and_ends_what_is_under_way(world: World, receiver: Receiver) -> None:
+    added(world, receiver, "activated")
+    with Scheduler(world.service, [sending.job(world.service)]) as scheduler:
+        assert "deliver" in scheduler.ages_s()
+        world.bind()
+        wait_for(lambda: len(receiver.ids) == 1, seconds=60)
+    [hook] = world.service.webhooks.list()
+    [delivery] = world.service.webhooks.deliveries(hook.id).data
+    assert delivery.state == "delivered"
+
+
+def test_a_worker_that_breaks_is_told_by_its_kind_only(
+    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added(world, receiver)
+    world.bind()
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("whsec_secret")
+
+    monkeypatch.setattr(sending, "body_of", breaks)
+    assert passed(world).delivered == 0
+    assert any("RuntimeError" in line for line in caplog.messages)
+    assert "whsec_secret" not in caplog.text
+
+
+def test_the_body_of_an_event_is_the_same_bytes_each_time(world: World) -> None:
+    for event in world.service.history(world.bind().id):
+        assert body_of(event) == body_of(event)
+        assert isinstance(json.loads(body_of(event)), dict)

@@ -1,0 +1,155 @@
+"""The change feed over HTTP: complete, in order, resumable, and woken when it goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bindings.binding import Caller, EventKind
+from bindings.store import events
+from bindings.store.database import Database
+from bindings.web import feed
+from tests.service.world import A, B, C, D, E, F, wait_for
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Running
+
+
+def read_on(running: Running, after: str | None = None, **given: Any) -> tuple[list[dict[str, Any]], str]:
+    """Read the feed to its end."""
+    found: list[dict[str, Any]] = []
+    while True:
+        query = {"limit": 2, **given} | ({"after": after} if after else {})
+        page = running.get("/v1/events", params=query).json()
+        after = page["next_cursor"]
+        if not page["data"]:
+            return found, str(after)
+        found += page["data"]
+
+
+def everything(running: Running, count: int) -> tuple[list[dict[str, Any]], str]:
+    """Read on until `count` events were seen: transactions of other databases of the server hold the feed back."""
+    found, after = read_on(running)
+    deadline = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < deadline, found
+        more, after = read_on(running, after, wait_s=1)
+        found += more
+    return found, after
+
+
+def test_the_feed_is_complete_in_order_and_goes_on_from_its_cursor(running: Running) -> None:
+    first, second = running.bind().json(), running.bind(phone_a=C, phone_b=D).json()
+    found, end = everything(running, 4)
+    assert [(one["binding_id"], one["sequence"]) for one in found] == [
+        (first["id"], 1),
+        (first["id"], 2),
+        (second["id"], 1),
+        (second["id"], 2),
+    ]
+    assert [one["cursor"] for one in found][-1] == end
+    middle = running.get("/v1/events", params={"after": found[1]["cursor"]}).json()
+    assert middle["data"] == found[2:]
+    assert running.get("/v1/events", params={"after": end}).json() == {"data": [], "next_cursor": end}
+
+
+def test_whoever_waits_is_woken_by_the_next_event(running: Running) -> None:
+    running.bind()
+    _, end = everything(running, 2)
+    with ThreadPoolExecutor(4) as waiting:
+        calls = [waiting.submit(running.get, "/v1/events", params={"after": end, "wait_s": 30}) for _ in range(4)]
+        wait_for(lambda: running.office.bell._waiting == 4)
+        made = running.bind(phone_a=E, phone_b=F).json()
+        for call in calls:
+            assert {one["binding_id"] for one in call.result(60).json()["data"]} == {made["id"]}
+
+
+def test_whoever_waits_in_vain_gets_an_empty_page_in_time(running: Running) -> None:
+    end = running.service.feed_end()
+    page = running.get("/v1/events", params={"after": end, "wait_s": 0.3})
+    assert page.json() == {"data": [], "next_cursor": end}
+
+
+def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> None:
+    answers: list[int] = []
+    end = running.service.feed_end()
+
+    def wait() -> None:
+        answers.append(running.get("/v1/events", params={"after": end, "wait_s": 30}).status_code)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_for(lambda: running.office.bell._waiting == 1)
+    running.uvicorn.drain()
+    waiting.join(20)
+    assert answers == [200]
+    assert running.get("/readyz").status_code == 503
+
+
+def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MOST_WAITING", 0)
+    end = running.service.feed_end()
+    answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+
+
+@pytest.mark.parametrize("after", ["x", "1", "-1-2", "1-2-3", "9" * 30 + "-1", ""])
+def test_a_cursor_that_is_none_is_refused(running: Running, after: str) -> None:
+    refused = running.get("/v1/events", params={"after": after})
+    assert refused.status_code == 422
+    assert [fault["field"] for fault in refused.json()["errors"]] == ["after"]
+
+
+@pytest.mark.parametrize("wait_s", ["-1", "31", "nan", "inf", "x"])
+def test_a_wait_that_is_none_is_refused(running: Running, wait_s: str) -> None:
+    refused = running.get("/v1/events", params={"wait_s": wait_s})
+    assert [fault["field"] for fault in refused.json()["errors"]] == ["wait_s"]
+
+
+def test_an_app_reads_past_the_events_of_others(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "STRETCH", 3)
+    rides, food = running.key("app", "rides"), running.key("app", "food")
+    for number in range(3):
+        assert running.bind(food, phone_a=f"91880688{number}0", phone_b=f"91880688{number}1").status_code == 201
+    mine = running.bind(rides).json()
+    after: str | None = None
+    found: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 60
+    while len(found) < 2 and time.monotonic() < deadline:
+        query: dict[str, Any] = {"wait_s": 1} | ({"after": after} if after else {})
+        page = running.get("/v1/events", rides, params=query).json()
+        after, found = page["next_cursor"], found + page["data"]
+    assert [(one["binding_id"], one["sequence"]) for one in found] == [(mine["id"], 1), (mine["id"], 2)]
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_an_event_that_commits_late_is_waited_for_and_not_skipped(running: Running, database_url: str) -> None:
+    """A transaction that has written its event is held open while later ones commit."""
+    begin, release = threading.Event(), threading.Event()
+    late = Database(database_url)
+
+    def write() -> None:
+        def work(tx: Any) -> None:
+            events.append_unbound(tx, EventKind.HELD, Caller(actor="late"), {"phones": 0})
+            begin.set()
+            assert release.wait(60)
+
+        late.write(work)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert begin.wait(20)
+    made = running.bind(phone_a=A, phone_b=B).json()
+    assert read_on(running)[0] == [], "what committed after the open transaction began is not shown yet"
+    release.set()
+    writer.join(20)
+    late.close()
+    found, _ = everything(running, 3)
+    assert [one["actor"] for one in found] == ["late", "local", "local"]
+    assert {one["binding_id"] for one in found} == {None, made["id"]}

@@ -1,0 +1,170 @@
+"""What every request passes: odd bodies, odd headers, odd paths; over a bare socket where a client would help."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings.web import gate
+from tests.service.world import A
+from tests.web.conftest import BIND
+
+if TYPE_CHECKING:
+    from tests.web.conftest import Running
+
+pytestmark = pytest.mark.usefixtures("database_kind")
+
+
+def speak(running: Running, sent: bytes) -> bytes:
+    """Send bytes as they are and return what comes back until the server closes."""
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(sent)
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+        return received
+
+
+def status(answer: bytes) -> int:
+    found = re.match(rb"HTTP/1.1 (\d{3})", answer)
+    assert found, answer
+    return int(found[1])
+
+
+def request(body: bytes, *headers: str, path: str = "/v1/bindings", method: str = "POST") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+JSON = "Content-Type: application/json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nonsense", b"\xff\xfe{}", b'{"phone_a": "\xff"}', b"[" * 60_000, b"{} {}", b"\x00"],
+)
+def test_a_body_that_is_no_json_is_malformed_or_not_valid(running: Running, body: bytes) -> None:
+    answer = speak(running, request(body, JSON, f"Content-Length: {len(body)}"))
+    problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (status(answer), problem["code"]) in {(400, "malformed"), (422, "invalid-request")}
+    assert problem["code"] == "malformed" or body == b""
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b'"text"', b"null", b"true"])
+def test_a_body_that_is_no_object_says_so(running: Running, body: bytes) -> None:
+    answer = speak(running, request(body, JSON, f"Content-Length: {len(body)}"))
+    assert status(answer) == 422
+    faults = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"]
+    assert faults == [{"field": "body", "message": "must be an object"}]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        "application/jsonx",
+        "multipart/form-data; boundary=x",
+        "",
+    ],
+)
+def test_a_body_that_is_not_said_to_be_json_is_refused(running: Running, content_type: str) -> None:
+    body = json.dumps(BIND).encode()
+    answer = speak(running, request(body, f"Content-Type: {content_type}", f"Content-Length: {len(body)}"))
+    assert status(answer) == 415
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; Charset=UTF-8"])
+def test_json_is_read_however_it_is_spelt(running: Running, content_type: str) -> None:
+    body = json.dumps(BIND).encode()
+    answer = speak(running, request(body, f"Content-Type: {content_type}", f"Content-Length: {len(body)}"))
+    assert status(answer) == 201
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(running: Running) -> None:
+    answer = speak(running, request(b"", JSON, f"Content-Length: {gate.LARGEST_BODY + 1}"))
+    assert (status(answer), b"too-large" in answer) == (413, True)
+
+
+def test_a_body_without_a_length_is_refused_once_it_is_too_large(running: Running) -> None:
+    chunk = b"1000\r\n" + b" " * 4_096 + b"\r\n"
+    answer = speak(running, request(chunk * 17, JSON, "Transfer-Encoding: chunked"))
+    assert status(answer) == 413
+
+
+def test_a_body_that_does_not_arrive_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "BODY_DEADLINE_S", 0.2)
+    began = time.monotonic()
+    answer = speak(running, request(b"{", JSON, "Content-Length: 10"))
+    assert status(answer) == 408
+    assert time.monotonic() - began < 10
+
+
+def test_a_smuggled_request_does_not_get_through(running: Running) -> None:
+    body = b"0\r\n\r\nGET /v1/bindings HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = request(body, JSON, f"Content-Length: {len(body)}", "Transfer-Encoding: chunked")
+    answer = speak(running, both)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert 400 <= status(answer) < 500
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("order-42", True),
+        ("8c1f6c1e-9d0e", True),
+        (A, False),
+        ("+" + A, False),
+        ("a b", False),
+        ("x" * 129, False),
+    ],
+)
+def test_a_request_id_is_taken_over_unless_it_may_be_a_phone(running: Running, given: str, kept: bool) -> None:
+    answer = running.get("/v1/bindings", {"X-Request-ID": given})
+    assert (answer.headers["X-Request-ID"] == given) == kept
+    assert answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "//", 404),
+        ("GET", "/v1/bindings/../../etc/passwd", 404),
+        ("GET", "/docs/static/../index.html", 404),
+        ("DELETE", "/v1/bindings", 405),
+        ("PUT", "/v1/lookup", 405),
+        ("GET", "/v1/lookup", 405),
+    ],
+)
+def test_what_there_is_not_is_a_problem_too(running: Running, method: str, path: str, expected: int) -> None:
+    answer = speak(running, request(b"", method=method, path=path))
+    assert status(answer) == expected
+    assert b"application/problem+json" in answer
+    if expected == 405:
+        assert b"\r\nallow: " in answer.lower()
+
+
+def test_an_idempotency_key_that_is_no_good_is_named_as_the_header(running: Running) -> None:
+    for key in ("", "x" * 256):
+        refused = running.bind(headers={"Idempotency-Key": key})
+        assert refused.status_code == 422
+        assert [fault["field"] for fault in refused.json()["errors"]] == ["Idempotency-Key"]
+    body = json.dumps(BIND).encode()
+    twice = ("Idempotency-Key: a", "Idempotency-Key: b")
+    assert status(speak(running, request(body, JSON, f"Content-Length: {len(body)}", *twice))) == 422
+
+
+def test_every_answer_says_that_it_must_not_be_kept(running: Running) -> None:
+    for path in ("/livez", "/v1/bindings", "/v1/nothing"):
+        headers = running.get(path).headers
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Server" not in headers

@@ -1,0 +1,218 @@
+"""Alive, ready, counted, documented: what whoever runs the service relies on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from litestar.handlers import HTTPRouteHandler
+
+from bindings import binding as values
+from bindings import errors
+from bindings.admission import MAX_SKEW_S
+from bindings.provider.simulator import Fault, FaultKind
+from bindings.store import schema
+from bindings.web import app, openapi, problems, shapes
+from tests.service.world import A, B, C, D, wait_for
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator import Simulator
+    from tests.web.conftest import Running
+
+DOCS = Path(str(files("bindings.web"))) / "docs"
+
+
+def test_a_process_is_alive_whatever_its_database_does(running: Running) -> None:
+    running.service.database.close()
+    assert running.get("/livez").json() == {"status": "ok"}
+
+
+def red(running: Running) -> list[str]:
+    """The names of the checks for which the replica is not ready; none where it is."""
+    running.office.ready = (float("-inf"), ())
+    answer = running.get("/readyz")
+    found = [check["name"] for check in answer.json()["checks"] if check["level"] == "red"]
+    assert answer.status_code == (503 if found else 200)
+    assert ("Retry-After" in answer.headers) == bool(found)
+    return found
+
+
+def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is_wrong(
+    running: Running, simulator: Simulator
+) -> None:
+    assert red(running) == ["sweep"]
+    running.service.sweep()
+    assert red(running) == []
+    running.service.restored()
+    assert red(running) == ["restore"]
+    running.service.reconcile()
+    assert red(running) == []
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
+    running.bind()
+    assert red(running) == ["account"]
+
+
+def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Running) -> None:
+    running.service.sweep()
+    running.service._admission._database_skew_s = MAX_SKEW_S + 1
+    assert red(running) == ["clocks"]
+    running.service._admission._database_skew_s = 0.0
+    running.service.database.write(
+        lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
+    )
+    assert red(running) == ["scope"]
+
+
+def test_a_schema_of_another_version_turns_a_replica_red(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.health.HEAD", "9999")
+    assert "schema" in red(running)
+
+
+def samples(running: Running) -> dict[str, float]:
+    """The metrics, freshly read."""
+    running.office.metrics._read_at = float("-inf")
+    text = running.get("/metrics").text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_what_happens_is_counted(running: Running, simulator: Simulator) -> None:
+    running.bind()
+    running.bind(phone_b=C)
+    simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
+    running.bind(phone_a=C, phone_b=D)
+    seen = samples(running)
+    assert seen['bindings_binds_total{outcome="bound",provider_status="0"}'] == 1
+    assert seen['bindings_binds_total{outcome="phone-in-use",provider_status="none"}'] == 1
+    assert seen['bindings_binds_total{outcome="outcome-unknown",provider_status="none"}'] == 1
+    assert seen["bindings_conflicts_avoided_total"] == 1
+    assert seen['bindings_provider_call_seconds_count{call="bind",outcome="made"}'] == 1
+    assert seen['bindings_provider_call_seconds_count{call="bind",outcome="unknown"}'] == 1
+    assert seen["bindings_doubts_open"] == 1
+    assert seen["bindings_sweep_age_seconds"] == float("inf")
+    created = 'bindings_http_request_seconds_count{method="POST",route="/v1/bindings",status="201"}'
+    assert seen[created] == 1
+    running.service.sweep()
+    assert samples(running)["bindings_sweep_age_seconds"] < 60
+
+
+def test_no_metric_carries_a_number_or_an_id(running: Running) -> None:
+    made = running.bind(reference="order-42").json()
+    running.get(f"/v1/bindings/{A}")
+    running.get(f"/v1/bindings?phone={B}")
+    running.session.request("BREW", f"{running.url}/v1/{A}", timeout=10)
+    text = running.get("/metrics").text
+    for secret in (A, B, made["id"], made["middle_number_a"], "order-42", "BREW", "local"):
+        assert secret not in text
+
+
+def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_at_once(
+    running: Running, simulator: Simulator
+) -> None:
+    """P8, without its figures: `make bench` has those."""
+    limit = running.service.settings.bind_limit
+    simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, rate=1.0, seconds=4.0))
+    statuses: list[int] = []
+    lock = threading.Lock()
+
+    def bind(number: int) -> None:
+        answer = running.bind(phone_a=f"91880{number:04}1", phone_b=f"91880{number:04}2")
+        with lock:
+            statuses.append(answer.status_code)
+
+    hanging = [threading.Thread(target=bind, args=(number,)) for number in range(limit)]
+    for thread in hanging:
+        thread.start()
+    wait_for(lambda: simulator.counts.received.get("bind", 0) == limit, seconds=4.0)
+    assert running.post("/v1/lookup", {"phone": A}).status_code == 200
+    refused = running.bind()
+    assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert statuses == [], "all of this happened while they hung"
+    for thread in hanging:
+        thread.join(60)
+    assert statuses == [201] * limit
+
+
+def test_a_question_that_takes_too_long_is_answered_busy(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.web.desk.QUESTION_DEADLINE_S", 0.05)
+    ended = threading.Event()
+    monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(10))
+    answer = running.get("/v1/bindings")
+    ended.set()
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+
+
+def test_a_fault_of_ours_is_a_problem_without_its_text(
+    running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"phone {A} is broken")
+
+    monkeypatch.setattr(type(running.service), "search", broken)
+    answer = running.get("/v1/bindings")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    heard = capsys.readouterr()
+    assert A not in answer.text + heard.out + heard.err
+    assert "RuntimeError" in heard.out
+
+
+def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> None:
+    inner = app.application(running.office)._app
+    routes = {
+        (method.lower(), route.path_format)
+        for route in inner.routes  # type: ignore[attr-defined]
+        for handler in route.route_handlers
+        if isinstance(handler, HTTPRouteHandler)
+        for method in handler.http_methods
+        if method != "OPTIONS" and not route.path_format.startswith("/docs/static")
+    }
+    assert routes == set(openapi.OPERATIONS)
+    assert running.get("/openapi.json").json() == openapi.document()
+
+
+@pytest.mark.parametrize("name", ["Binding", "Event", "Holder", "TraceHolder", "NearMiss"])
+def test_the_document_shows_the_fields_that_there_are(name: str) -> None:
+    shown, real = getattr(shapes, name), getattr(values, name)
+    assert list(shown.model_fields) == list(real.__dataclass_fields__)
+
+
+def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
+    told = {kind for operation in openapi.OPERATIONS.values() for kind in operation.problems}
+    known = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
+    real = {kind for kind in known if issubclass(kind, errors.BindingsError)}
+    elsewhere = {
+        errors.BindingsError,
+        errors.OutcomeUnknown,  # the answer 202
+        errors.SchemaOutOfDate,  # readiness tells of it
+        problems.NoSuchPath,  # of no path
+        problems.MethodNotAllowed,
+        problems.Unexpected,
+    }
+    assert real - told == elsewhere
+
+
+def test_the_page_of_the_document_needs_nothing_from_elsewhere(running: Running) -> None:
+    page = running.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert not re.search(r"https?://|//[a-z]", page.text)
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert running.get(address).status_code == 200, address
+    assert "http" not in (DOCS / "static" / "start.js").read_text()
+
+
+def test_the_vendored_files_are_the_ones_that_their_sums_say() -> None:
+    told = re.findall(r"^ {4}([0-9a-f]{64})  (\S+)$", (DOCS / "static" / "README.md").read_text(), re.MULTILINE)
+    assert {name for _, name in told} == {"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"}
+    for digest, name in told:
+        assert hashlib.sha256((DOCS / "static" / name).read_bytes()).hexdigest() == digest, name

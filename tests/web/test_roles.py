@@ -1,0 +1,238 @@
+"""Who is let in, and what each role sees."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from bindings.binding import EventKind
+from bindings.errors import InvalidRequest, NotFound
+from bindings.keys import well_formed
+from bindings.phone import mask
+from bindings.web import server
+from tests.service.world import A, B, C, D
+from tests.web.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.service import BindingService
+    from tests.web.conftest import Running
+
+NOBODY = "01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90"
+
+
+def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_nobody_is(running: Running) -> None:
+    assert running.get("/v1/bindings").status_code == 200
+    admin = running.key("admin")
+    refused = running.get("/v1/bindings")
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert running.get("/v1/bindings", admin).status_code == 200
+
+
+def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> None:
+    running.key("admin")
+    running.service.keys.revoke(running.service.keys.list()[0].id)
+    running.office.door._remembered.clear()
+    assert running.get("/v1/bindings").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "bindings.example"}, {"X-Forwarded-For": "203.0.113.7"}, {"Forwarded": "for=203.0.113.7"}],
+    ids=["another name", "proxied", "proxied too"],
+)
+def test_without_keys_a_page_of_another_site_and_a_proxy_are_not_let_in(
+    running: Running, headers: dict[str, str]
+) -> None:
+    assert running.get("/v1/bindings", headers).status_code == 401
+
+
+def test_an_address_that_others_reach_is_not_served_without_a_key(service: BindingService) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        server.serve(service, host="0.0.0.0", port=0, scheduler=False, listening=print)
+    assert [fault.field for fault in refused.value.faults] == ["host"]
+
+
+@pytest.fixture
+def reachable(service: BindingService) -> Iterator[Running]:
+    """A service that would be reachable from other hosts, before any key."""
+    yield from run(service, loopback=False)
+
+
+def test_where_others_reach_it_nobody_is_let_in_without_a_key(reachable: Running) -> None:
+    assert reachable.get("/v1/bindings").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "presented",
+    ["Bearer", "Bearer ", "Bearer bnd_x", "Basic YTpi", "Bearer {other}", "{good}", "Bearer {good} x"],
+)
+def test_what_is_no_good_key_is_refused(running: Running, presented: str) -> None:
+    good = running.key("admin")["Authorization"].removeprefix("Bearer ")
+    headers = {"Authorization": presented.format(good=good, other=good[:-1] + ("x" if good[-1] != "x" else "y"))}
+    answer = running.get("/v1/bindings", headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert good not in answer.text
+
+
+def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Running) -> None:
+    app = running.key("app")
+    assert running.get("/v1/bindings", app).status_code == 200
+    key = running.service.keys.list()[0]
+    assert key.last_used_at is not None
+    revoked = running.service.keys.revoke(key.id)
+    assert running.service.keys.revoke(key.id) == revoked
+    running.office.door._remembered.clear()  # in earnest this takes five seconds
+    assert running.get("/v1/bindings", app).status_code == 401
+    with pytest.raises(NotFound):
+        running.service.keys.revoke(NOBODY)
+
+
+def test_a_key_that_has_expired_is_no_good(running: Running) -> None:
+    past = running.key("admin", expires_at="2020-01-01T00:00:00Z")
+    assert running.get("/v1/bindings", past).status_code == 401
+
+
+def test_two_keys_of_one_name_see_the_same_bindings_so_that_a_key_can_be_changed(running: Running) -> None:
+    old, new = running.key("app", "rides"), running.key("app", "rides")
+    made = running.bind(old).json()
+    assert made["actor"] == "key:rides"
+    assert running.get(f"/v1/bindings/{made['id']}", new).json() == made
+
+
+ROUTES: list[tuple[str, str, Any]] = [
+    ("POST", "/v1/bindings", {}),
+    ("GET", "/v1/bindings", None),
+    ("POST", "/v1/bindings/search", {}),
+    ("POST", "/v1/bindings/check", {"phone_a": C, "phone_b": D, "mode": "AXB"}),
+    ("GET", "/v1/bindings/{id}", None),
+    ("GET", "/v1/bindings/{id}/events", None),
+    ("POST", "/v1/bindings/{id}/reveal", {"reason": "complaint 118"}),
+    ("POST", "/v1/lookup", {"phone": A}),
+    ("POST", "/v1/lookup", {"phone": A, "reveal": {"reason": "complaint 118"}}),
+    ("POST", "/v1/bindings/search", {"phone": A, "reveal": {"reason": "complaint 118"}}),
+    ("POST", "/v1/trace", {"middle_number": "1", "at": "2026-01-01T00:00:00Z", "reveal": {"reason": "x"}}),
+    ("GET", "/v1/events", None),
+    ("GET", "/metrics", None),
+    ("POST", "/v1/bindings/{id}/unbind", {}),
+]
+# In the order of ROUTES. A bind of nothing is let in and then refused for its fields (422).
+ALLOWED = {
+    "app": [422, 200, 200, 200, 404, 404, 403, 200, 403, 403, 403, 200, 403, 404],
+    "auditor": [403, 200, 200, 200, 200, 200, 403, 200, 403, 403, 403, 200, 200, 403],
+    "investigator": [403, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 403],
+    "admin": [422, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200],
+}
+
+
+@pytest.mark.parametrize("role", ALLOWED)
+def test_a_role_may_do_what_it_is_for_and_nothing_else(running: Running, role: str) -> None:
+    made = running.bind(running.key("app", "rides")).json()
+    headers = running.key(role, "somebody else")
+    seen = [
+        running.session.request(
+            method, running.url + path.format(id=made["id"]), json=body, headers=headers, timeout=30
+        ).status_code
+        for method, path, body in ROUTES
+    ]
+    assert seen == ALLOWED[role]
+
+
+def test_an_app_sees_what_it_asked_for_in_full_and_nothing_of_others(running: Running) -> None:
+    rides, food = running.key("app", "rides"), running.key("app", "food")
+    mine = running.bind(rides).json()
+    theirs = running.bind(food, phone_a=C, phone_b=D).json()
+    assert (mine["phone_a"], mine["phone_b"]) == (A, B)
+    assert [one["id"] for one in running.get("/v1/bindings", rides).json()["data"]] == [mine["id"]]
+    assert running.post("/v1/lookup", {"phone": C}, rides).json()["data"] == []
+    assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [mine]
+    at = {"middle_number": theirs["middle_number_a"], "at": theirs["answered_at"], "party": C}
+    assert running.post("/v1/trace", at, rides).json() == {"holders": [], "near_misses": []}
+    told = running.get("/v1/events", rides).json()["data"]
+    assert {event["binding_id"] for event in told} == {mine["id"]}
+
+
+def test_an_auditor_sees_everything_with_masked_phones(running: Running) -> None:
+    made = running.bind(running.key("app", "rides")).json()
+    auditor = running.key("auditor")
+    at = {"middle_number": made["middle_number_a"], "at": made["answered_at"]}
+    for answer in (
+        running.get(f"/v1/bindings/{made['id']}", auditor),
+        running.get("/v1/bindings", auditor),
+        running.post("/v1/lookup", {"phone": A}, auditor),
+        running.post("/v1/trace", at, auditor),
+        running.post("/v1/bindings/search", {"phone": A}, auditor),
+    ):
+        assert answer.status_code == 200
+        assert mask(A) in answer.text
+        assert A not in answer.text
+        assert made["middle_number_a"] in answer.text
+
+
+def test_a_reveal_is_recorded_with_who_and_why_before_it_is_shown(running: Running) -> None:
+    made = running.bind(running.key("app", "rides")).json()
+    investigator = running.key("investigator", "eve")
+    wish = {"reveal": {"reason": "complaint 118"}}
+    shown = [
+        running.post(f"/v1/bindings/{made['id']}/reveal", wish["reveal"], investigator).json(),
+        running.post("/v1/lookup", {"phone": A} | wish, investigator).json()["data"][0],
+        running.post("/v1/bindings/search", {"phone": A} | wish, investigator).json()["data"][0],
+        running.post(
+            "/v1/trace",
+            {"middle_number": made["middle_number_a"], "at": made["answered_at"]} | wish,
+            investigator,
+        ).json()["holders"][0]["binding"],
+    ]
+    assert {(one["phone_a"], one["phone_b"]) for one in shown} == {(A, B)}
+    told = [event for event in running.service.history(made["id"]) if event.kind is EventKind.REVEALED]
+    assert [(event.actor, event.detail["reason"]) for event in told] == [("key:eve", "complaint 118")] * 4
+    assert all(event.request_id for event in told)
+
+
+def test_a_reveal_without_a_reason_is_refused(running: Running) -> None:
+    made = running.bind(running.key("app", "rides")).json()
+    investigator = running.key("investigator")
+    for path, body, field in (
+        (f"/v1/bindings/{made['id']}/reveal", {}, "reason"),
+        (f"/v1/bindings/{made['id']}/reveal", {"reason": ""}, "reason"),
+        ("/v1/lookup", {"phone": A, "reveal": {}}, "reveal.reason"),
+        ("/v1/lookup", {"phone": A, "reveal": {"reason": ""}}, "reason"),
+    ):
+        refused = running.post(path, body, investigator)
+        assert refused.status_code == 422
+        assert [fault["field"] for fault in refused.json()["errors"]] == [field]
+
+
+def test_a_key_that_asks_too_often_is_told_to_wait_and_others_are_not(running: Running) -> None:
+    greedy, other = running.key("app", "greedy", rate_limit=2), running.key("app", "other")
+    answers = [running.post("/v1/lookup", {"phone": A}, greedy) for _ in range(6)]
+    late = [answer for answer in answers if answer.status_code == 429]
+    assert late
+    assert {(one.json()["code"], one.headers["Retry-After"]) for one in late} == {("rate-limited", "1")}
+    assert running.post("/v1/lookup", {"phone": A}, other).status_code == 200
+
+
+def test_what_a_key_is_made_with_is_checked_and_the_key_is_stored_nowhere(running: Running) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        running.service.keys.create(name="", role="root", rate_limit=0)
+    assert sorted(fault.field for fault in refused.value.faults) == ["name", "rate_limit", "role"]
+    made = running.service.keys.create(name="rides", role="app")
+    assert well_formed(made.key)
+    assert not well_formed(made.key[:-1])
+    assert not well_formed(made.key[:10] + ("0" if made.key[10] != "0" else "1") + made.key[11:])
+    assert made.key not in repr(made)
+    assert made.key not in repr(running.service.keys.list())
+
+
+def test_no_key_stands_in_a_log_line(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    headers = running.key("app")
+    secret = headers["Authorization"].removeprefix("Bearer ")
+    running.bind(headers)
+    requests.get(f"{running.url}/v1/bindings", headers={"Authorization": f"Bearer {secret}x"}, timeout=30)
+    assert secret not in caplog.text
