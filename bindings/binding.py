@@ -89,6 +89,7 @@ class Reason(StrEnum):
 
     NEVER_SENT = "never_sent"
     ABSENT = "absent"
+    VOUCHED = "vouched"
     ACCOUNT = "account"
     CLOCK = "clock"
     IN_USE = "in_use"

@@ -268,6 +268,9 @@ def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) ->
                 "the provider gave no clear answer, and its own list later proved that nothing came into being"
             )
             return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
+        case Reason.VOUCHED:
+            message = "the provider gave no clear answer, and a person vouched that nothing came into being"
+            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
         case _:
             return ProviderRefused(status=status, reason=said, binding_id=binding_id)
 

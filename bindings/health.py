@@ -296,7 +296,8 @@ def _account(page: PageOutcome) -> Check:
             return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
         case Refused():
             seen = f"status {page.status}: {statuses.meaning(page.status)}"
-            todo = statuses.todo(page.status) or "check BINDINGS_PROVIDER_APP_ID"
+            of_app = page.why is Refusal.REQUEST  # there is little else in the request that could be wrong
+            todo = "check BINDINGS_PROVIDER_APP_ID" if of_app else statuses.todo(page.status)
             return Check(name="account", level=Level.RED, seen=seen, todo=todo)
         case NotSent() | Unknown():
             return _not_looked_at("account", because="provider")

@@ -156,10 +156,23 @@ class Questions:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
         return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
 
-    def reports(self, *, cursor: str | None = None, limit: int = 50) -> Page[Report]:
-        """A page of reconciliation reports, newest first: what each found, case by case, without phones."""
+    def report(self, report_id: str) -> Report:
+        """One reconciliation report, with every case; `NotFound` where there is none."""
+        found_id = validation.identifier(report_id, "report")
+        found = self._database.read(lambda connection: reports.find(connection, found_id))
+        if found is None:
+            raise errors.NotFound("there is no such report")
+        return found
+
+    def reports(self, *, cursor: str | None = None, limit: int = 50, cases: bool = True) -> Page[Report]:
+        """A page of reconciliation reports, newest first: what each found, case by case, without phones.
+
+        Without `cases` only their counts are read, however much they found.
+        """
         _, size, position = validation.filters(cursor=cursor, limit=limit)
-        rows = self._database.read(lambda connection: reports.newest(connection, before=position, limit=size + 1))
+        rows = self._database.read(
+            lambda connection: reports.newest(connection, before=position, limit=size + 1, cases=cases)
+        )
         data = tuple(rows[:size])
         more = len(rows) > size
         return Page(

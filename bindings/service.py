@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 from uuid_utils.compat import uuid7
 
-from bindings import errors, settings, validation
+from bindings import doubts, errors, settings, validation
 from bindings.admission import Admission
 from bindings.binding import Caller, EventKind, Reason, State
 from bindings.conflict import Policy
@@ -451,6 +451,22 @@ class BindingService(Questions):
 
         self._database.write(work)
 
+    def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.Marked:
+        """End a doubt because a person vouches, and says why, that the provider made nothing of it.
+
+        Its phones are free at once, on that word alone (I4): should the provider have made it after all, somebody
+        else may get a phone that it still holds. With `dry_run` it only shows what would change. `InvalidRequest`
+        where the binding is no doubt, or where its request may still be accepted. Safe to repeat.
+        """
+        return doubts.mark_absent(
+            self._database,
+            self._caller,
+            validation.binding_id(binding_id),
+            because=validation.reason(reason),
+            tolerance_s=self.settings.timestamp_tolerance_s,
+            dry_run=dry_run,
+        )
+
     # Passes: one each, whoever calls.
 
     def expire_due(self) -> expire.Expired:
@@ -501,11 +517,12 @@ class BindingService(Questions):
             self._database, self._client, self.settings.guard_for, self._caller, scope=self.settings.scope
         )
 
-    def reconcile(self, *, dry_run: bool = False) -> reconcile.Reconciled:
+    def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> reconcile.Reconciled:
         """Recover, then compare with the provider's own list and mend what differs. Always scans.
 
-        With `dry_run` it only says what it would do. Safe to repeat.
+        With `dry_run` it only says what it would do. A `reason` goes into the report. Safe to repeat.
         """
+        why = validation.optional_reason(reason)
         client = self._provider()
         if not dry_run:
             self.recover()
@@ -527,6 +544,7 @@ class BindingService(Questions):
                 drift=self.settings.on_drift,
             ),
             dry_run=dry_run,
+            reason=why,
         )
         counts = reconciler.run(sorted(app_ids))
         if counts.adopted and not dry_run:

@@ -235,7 +235,7 @@ def test_every_command_line_that_is_shown_can_be_typed(page: Path) -> None:
         if words[0] != "bindings":
             assert words[0] in COMMANDS_WITHOUT_OPTIONS, words
             continue
-        plain = [word for word in words[1:3] if re.fullmatch(r"[a-z]+", word)]
+        plain = [word for word in words[1:3] if re.fullmatch(r"[a-z][a-z-]*", word)]
         names = [" ".join(["bindings", *plain[:count]]) for count in (1, 2)]
         name = next((name for name in names if name in known), None)
         given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)} - {"--help", "--version"}

@@ -1,4 +1,4 @@
-"""bind and unbind."""
+"""bind, unbind, and mark-absent, which ends a doubt on a person's word."""
 
 from __future__ import annotations
 
@@ -59,6 +59,28 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
             _show(unknown.binding, as_json=as_json)
             raise
     _show(binding, as_json=as_json)
+
+
+@click.command("mark-absent")
+@options.binding_id
+@click.option("--reason", metavar="TEXT", help="How you know; it goes into the history.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@options.as_json
+def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: bool) -> None:
+    """End a doubt on your word that the provider made nothing of it.
+
+    Its phones are free at once. If the provider made it after all, somebody else may be given a phone that it
+    still holds: look in the provider's own console first, and prefer `bindings reconcile`, which proves absence.
+    Refused while the provider may still accept the request (5 minutes by default).
+    """
+    options.validation().binding_id(binding_id)
+    with options.naming_what_is_missing({"reason": reason}):
+        options.validation().reason(reason)
+    with session.opened(as_json=as_json) as service:
+        marked = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
+    _show(marked.after, as_json=as_json)
+    if dry_run:
+        output.say("Dry run: nothing was changed; the binding is shown as it would be.")
 
 
 def _show(binding: Any, *, as_json: bool) -> None:

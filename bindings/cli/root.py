@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reconcile": "passes:reconcile",
         "reports": "passes:reports",
         "doubts": "ask:doubts",
+        "mark-absent": "change:mark_absent",
     },
     "Run and look after": {
         "serve": "serve:serve",

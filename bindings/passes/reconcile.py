@@ -64,7 +64,7 @@ class Reconciled:
     `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
     `observed` cases were only reported, because a setting says so.
     `zone_misfit_s` is how far the provider's times lie from ours where that cannot be drift: the zone setting
-    is wrong then, and nothing is concluded. `report_id` names the stored report.
+    is wrong then, and nothing is concluded. `report_id` names the stored report, `reason` is why somebody asked.
     """
 
     apps: int = 0
@@ -81,6 +81,7 @@ class Reconciled:
     zone_misfit_s: float = 0.0
     faults: tuple[str, ...] = ()
     dry_run: bool = False
+    reason: str | None = None
     report_id: str | None = None
 
     @property
@@ -121,6 +122,7 @@ class Reconciler:
     calls_per_s: float
     actions: Actions = Actions()
     dry_run: bool = False
+    reason: str | None = None
 
     def run(self, app_ids: Iterable[str]) -> Reconciled:
         """Reconcile every application and store the report. Safe to repeat, and side by side with anything."""
@@ -135,6 +137,7 @@ class Reconciler:
             zone_misfit_s=found.zone_misfit_s,
             faults=tuple(dict.fromkeys(found.faults)),
             dry_run=self.dry_run,
+            reason=self.reason,
         )
         if result.trusted:
             self.database.write(lambda tx: account.scan_done(tx, began=began))

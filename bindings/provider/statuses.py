@@ -7,6 +7,7 @@ effect the provider itself does not know, is no refusal: the outcome is then unk
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from bindings.provider.outcome import Refusal
 
@@ -20,74 +21,141 @@ IN_USE = "-35"
 NO_NUMBER = "-41"
 
 
+class Whose(StrEnum):
+    """Who can cure a status, in the words in which it is shown."""
+
+    NOBODY = "nobody"
+    ACCOUNT = "the account: whoever keeps the contract with the provider"
+    HOST = "this host: whoever runs it"
+    CALLER = "the caller: whoever asked for the bind"
+    PROVIDER = "the provider"
+    OTHERS = "somebody else who binds with the same account, or the conflict policy"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """One row of the table: what the provider says, and what that means for a binding.
 
-    `refusal` is set where the answer is a definite no; `todo` says how to put an account right.
+    `refusal` is set where the answer is a definite no. `cause` says what usually brings it about, `todo` how it is
+    cured, and `whose` by whom.
     """
 
     code: str
     meaning: str
     effect: str
+    cause: str
+    todo: str
+    whose: Whose
     refusal: Refusal | None = None
-    todo: str | None = None
 
 
 _NOTHING = "nothing came into being; the phones are free"
 _ACCOUNT = "nothing came into being; no call will pass until the account is put right"
 
 STATUSES: tuple[Status, ...] = (
-    Status(code=SUCCESS, meaning="success", effect="done as asked"),
+    Status(
+        code=SUCCESS,
+        meaning="success",
+        effect="done as asked",
+        cause="the call was in order",
+        todo="nothing",
+        whose=Whose.NOBODY,
+    ),
     Status(
         code=ACCOUNT,
         meaning="account authentication failed",
         effect=_ACCOUNT,
-        refusal=Refusal.ACCOUNT,
+        cause="the key or the secret is wrong, or one of them was changed at the provider only",
         todo="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
+        whose=Whose.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
     ),
     Status(
         code="-2",
         meaning="IP restriction",
         effect=_ACCOUNT,
-        refusal=Refusal.ACCOUNT,
+        cause="the provider does not admit the address that this host calls from",
         todo="have this host's outgoing IP address admitted in the provider's console",
+        whose=Whose.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
     ),
-    Status(code=CLOCK, meaning="timestamp expired", effect=_NOTHING, refusal=Refusal.CLOCK),
-    Status(code=ANOMALY, meaning="system anomaly", effect="unknown: a binding may have come into being"),
-    Status(code=PARAMETERS, meaning="parameter error", effect=_NOTHING, refusal=Refusal.REQUEST),
-    Status(code=NOT_FOUND, meaning="binding does not exist", effect="there was nothing to unbind, or no longer"),
+    Status(
+        code=CLOCK,
+        meaning="timestamp expired",
+        effect=_NOTHING,
+        cause="this clock and the provider's were too far apart, or the request was too long on its way",
+        todo="set this host's clock (NTP); the next request is stamped by the provider's clock",
+        whose=Whose.HOST,
+        refusal=Refusal.CLOCK,
+    ),
+    Status(
+        code=ANOMALY,
+        meaning="system anomaly",
+        effect="unknown: a binding may have come into being",
+        cause="a fault inside the provider's system",
+        todo="nothing: the doubt is resolved from the provider's list; if they grow in number, tell the provider",
+        whose=Whose.PROVIDER,
+    ),
+    Status(
+        code=PARAMETERS,
+        meaning="parameter error",
+        effect=_NOTHING,
+        cause="the provider does not take a value that passed the checks here, such as a pool or an application",
+        todo="compare pool_number and app_id of the example with the provider's console",
+        whose=Whose.CALLER,
+        refusal=Refusal.REQUEST,
+    ),
+    Status(
+        code=NOT_FOUND,
+        meaning="binding does not exist",
+        effect="there was nothing to unbind, or no longer",
+        cause="it was over at the provider already, or was unbound by somebody else",
+        todo="nothing, unless it is frequent: then look for who else unbinds",
+        whose=Whose.OTHERS,
+    ),
     Status(
         code="-29",
         meaning="workspace disabled",
         effect=_ACCOUNT,
-        refusal=Refusal.ACCOUNT,
+        cause="the provider has disabled the workspace",
         todo="have the workspace enabled by the provider",
+        whose=Whose.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
     ),
     Status(
         code="-30",
         meaning="API key disabled",
         effect=_ACCOUNT,
-        refusal=Refusal.ACCOUNT,
+        cause="the key was disabled in the provider's console",
         todo="enable the API key in the provider's console, or set another one",
+        whose=Whose.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
     ),
     Status(
         code="-31",
         meaning="IP not in the whitelist",
         effect=_ACCOUNT,
-        refusal=Refusal.ACCOUNT,
+        cause="this host calls from an address that the whitelist does not have: it moved, or its gateway did",
         todo="add this host's outgoing IP address to the whitelist in the provider's console",
+        whose=Whose.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
     ),
     Status(
         code=IN_USE,
         meaning="an AXB binding exists for number A or number B",
         effect="nothing came into being; another binding holds a phone",
+        cause="a phone that was free here is bound at the provider: by another system, or beside one of ours",
+        todo="run `bindings reconcile`, which names strangers; `bindings stats` says which policy fits",
+        whose=Whose.OTHERS,
         refusal=Refusal.IN_USE,
     ),
     Status(
         code=NO_NUMBER,
         meaning="no middle number available in the pool",
         effect=_NOTHING,
+        cause="every middle number of the pool is lent, or lent to one of these phones",
+        todo="have the pool enlarged, use another pool, or bind for shorter",
+        whose=Whose.ACCOUNT,
         refusal=Refusal.NO_NUMBER,
     ),
 )
@@ -108,5 +176,11 @@ def meaning(code: str) -> str:
 
 
 def todo(code: str) -> str | None:
-    """What to do about a status that refuses the account; None for the others."""
-    return next((status.todo for status in STATUSES if status.code == code), None)
+    """What to do about a status; None for one that is unknown."""
+    status = _BY_CODE.get(code)
+    return None if status is None else status.todo
+
+
+def find(code: str) -> Status | None:
+    """The row of a status; None for one that is unknown."""
+    return _BY_CODE.get(code)

@@ -6,7 +6,7 @@ no phones. Triggers refuse to change it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, tuple_
@@ -32,7 +32,7 @@ class Report:
     finished_at: datetime
     actor: str
     counts: dict[str, Any]
-    cases: list[dict[str, Any]]
+    cases: list[dict[str, Any]] = field(default_factory=list)
 
 
 _COLUMNS = tuple(reports.c[name] for name in ("id", "began_at", "finished_at", "actor", "counts", "cases"))
@@ -56,9 +56,18 @@ def store(
     return report_id
 
 
-def newest(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Report]:
-    """Up to `limit` reports, newest first, that come after the position `before`."""
-    statement = select(*_COLUMNS).order_by(reports.c.began_at.desc(), reports.c.id.desc()).limit(limit)
+def find(connection: Connection, report_id: str) -> Report | None:
+    """The report with this id."""
+    row = connection.execute(select(*_COLUMNS).where(reports.c.id == report_id)).one_or_none()
+    return None if row is None else Report(**row._mapping)  # noqa: SLF001 -- the row's public way
+
+
+def newest(
+    connection: Connection, *, before: tuple[datetime, str] | None, limit: int, cases: bool = True
+) -> list[Report]:
+    """Up to `limit` reports, newest first, that come after the position `before`; without `cases` their counts."""
+    shown = _COLUMNS if cases else _COLUMNS[:-1]
+    statement = select(*shown).order_by(reports.c.began_at.desc(), reports.c.id.desc()).limit(limit)
     if before is not None:
         position = tuple_(reports.c.began_at, reports.c.id)
         statement = statement.where(position < tuple_(*before, types=(Instant(), reports.c.id.type)))

@@ -102,6 +102,22 @@ def settle_failed(
     return row or must_find(tx, binding_id)
 
 
+def settle_vouched(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
+    """End a doubt on a person's word; None where it is none any more. The caller has checked that it may be."""
+    return change(
+        tx,
+        doubt.id,
+        EventKind.FAILED,
+        caller,
+        leaves=(State.IN_DOUBT,),
+        detail={"reason": Reason.VOUCHED, "status": doubt.provider_status, "because": because},
+        state=State.FAILED,
+        reason=Reason.VOUCHED,
+        held_until=NOW,
+        ended_at=NOW,
+    )
+
+
 def settle_in_use(
     tx: Transaction, intent: Binding, caller: Caller, *, status: str, policy: conflict.Policy
 ) -> Binding:

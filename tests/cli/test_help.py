@@ -23,6 +23,7 @@ UPKEEP = [
     "reconcile",
     "reports",
     "doubts",
+    "mark-absent",
     "doctor",
     "config",
     "db",
