@@ -114,7 +114,10 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindRequest:
-    """What a caller asks for, checked and normalised (`validation.bind_request` makes it)."""
+    """What a caller asks for, checked and normalised (`validation.bind_request` makes it).
+
+    `warn_s` is None where nothing is said, and 0 where no warning is wanted.
+    """
 
     phone_a: Phone
     phone_b: Phone
@@ -124,6 +127,7 @@ class BindRequest:
     app_id: str
     reference: str | None = None
     idempotency_key: str | None = None
+    warn_s: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,8 +135,9 @@ class Binding:
     """One binding as recorded. Instants are aware UTC; durations are seconds.
 
     `expires_at` is the earliest instant at which the provider may end it (I6); `held_until` the latest at
-    which it may still hold the phones (I4). `state` is what was last recorded: a caller must treat an
-    active binding as over once `expires_at` has passed or `unbind_requested_at` is set (`is_active`).
+    which it may still hold the phones (I4). `warn_s` before the former an `expires_soon` event is written
+    (None: none is). `state` is what was last recorded: a caller must treat an active binding as over once
+    `expires_at` has passed or `unbind_requested_at` is set (`is_active`).
     """
 
     id: str
@@ -145,6 +150,7 @@ class Binding:
     reference: str | None
     idempotency_key: str | None
     expire_s: int
+    warn_s: int | None
     bind_id: str | None
     middle_number_a: str | None
     middle_number_b: str | None

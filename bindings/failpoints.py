@@ -28,6 +28,8 @@ NAMES = (
     "unbind.after_settle",
     "expire.in_transaction",
     "expire.after_batch",
+    "warn.in_transaction",
+    "warn.after_batch",
     "recover.before",
     "recover.in_transaction",
     "recover.before_unbinds",

@@ -66,10 +66,10 @@ class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
 
 
 class Scheduler:
-    """Runs expire, recover and reconcile on a timer until it is stopped. A context manager.
+    """Runs the passes on a timer until it is stopped. A context manager.
 
-    Every replica may have one: expire is shared work, and recover and reconcile take a row per period. `also`
-    are jobs of layers above this one; each must be safe beside its like in another replica.
+    Every replica may have one: expire and warn are shared work, and recover and reconcile take a row per period.
+    `also` are jobs of layers above this one; each must be safe beside its like in another replica.
     """
 
     def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
@@ -178,6 +178,7 @@ def _jobs(service: BindingService) -> list[Job]:
     config = service.settings
     jobs = [
         Job(task="expire", interval_s=config.sweep_interval_s, run=service.sweep),
+        Job(task="warn", interval_s=config.sweep_interval_s, run=service.announce),
         Job(
             task="recover",
             interval_s=RECOVER_INTERVAL_S,

@@ -27,7 +27,7 @@ from bindings.conflict import Policy
 from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.keys import Keys
-from bindings.passes import expire, reconcile, recover
+from bindings.passes import expire, reconcile, recover, warn
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
@@ -84,6 +84,7 @@ class BindingService(Questions):
             call_timeout_s=config.provider_timeout_s,
             tolerance_s=config.timestamp_tolerance_s,
             guard_for=config.guard_for,
+            warn_s=config.warn_s,
         )
         super().__init__(config, database, terms)
         self._caller = caller
@@ -173,13 +174,15 @@ class BindingService(Questions):
         app_id: str | None = None,
         reference: str | None = None,
         idempotency_key: str | None = None,
+        warn_s: int | None = None,
     ) -> Binding:
         """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
 
-        `reference` is the caller's order id. With an `idempotency_key` the call is safe to repeat for ever:
+        `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
+        (0: none; left out: as the settings say). With an `idempotency_key` the call is safe to repeat for ever:
         the same request returns the same binding (or raises its original error again) and nothing is sent
-        twice; another request with that key is an `IdempotencyMismatch`. Without a key a repeated call is
-        another bind, which the first one's hold refuses.
+        twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not compared). Without a
+        key a repeated call is another bind, which the first one's hold refuses.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
         again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
@@ -193,6 +196,7 @@ class BindingService(Questions):
             app_id=app_id,
             reference=reference,
             idempotency_key=idempotency_key,
+            warn_s=warn_s,
         )
         return bound.binding
 
@@ -485,6 +489,15 @@ class BindingService(Questions):
             self._swept.at = time.monotonic()
         return counts
 
+    def warn_due(self) -> warn.Warned:
+        """Write the `expires_soon` events that are due. Safe to repeat and side by side."""
+        return warn.warn(self._database, self._caller)
+
+    def announce(self) -> warn.Warned:
+        """`warn_due` for the timer. `Busy` under a database clock that cannot be believed."""
+        self._believe_the_clock()
+        return self.warn_due()
+
     def restored(self) -> None:
         """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
 
@@ -600,6 +613,7 @@ class _Started:
             answered_at=answered_at,
             expires_at=sent_at + life,
             held_until=answered_at + life + timedelta(seconds=guard_s),
+            warn_s=self.intent.warn_s,
         )
 
 

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
 
     @classmethod
     def settings_customise_sources(

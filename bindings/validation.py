@@ -85,6 +85,7 @@ def bind_request(
     app_id: object,
     reference: object = None,
     idempotency_key: object = None,
+    warn_s: object = None,
 ) -> BindRequest:
     """A bind's arguments as a request that the provider can be asked; raises `InvalidRequest` with all faults."""
     checks = Checks()
@@ -95,6 +96,9 @@ def bind_request(
     app = _app_id(checks, app_id)
     said = checks.optional("reference", _line("reference"), reference)
     key = checks.optional("idempotency_key", _line("idempotency_key"), idempotency_key)
+    lead = checks.optional("warn_s", _warn_s, warn_s)
+    if lead and seconds and lead >= seconds:
+        checks.fault("warn_s", "must be less than expire_s")
     checks.raise_all()
     if pair is None or pool is None or seconds is None or kind is None or app is None:
         raise AssertionError("unreachable: what is missing is a fault")
@@ -107,6 +111,7 @@ def bind_request(
         app_id=app,
         reference=said,
         idempotency_key=key,
+        warn_s=lead,
     )
 
 
@@ -310,6 +315,12 @@ def _number(value: object) -> str:
 def _expire_s(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXPIRE_S:
         raise ValueError(f"must be a whole number of seconds from 1 to {MAX_EXPIRE_S} (72 h)")
+    return value
+
+
+def _warn_s(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_EXPIRE_S:
+        raise ValueError("must be a whole number of seconds, less than expire_s; 0 for no warning")
     return value
 
 

@@ -18,6 +18,9 @@ from bindings.cli import options, output, session
 @click.option("--app-id", help="Application; default BINDINGS_PROVIDER_APP_ID.")
 @click.option("--reference", help="Your order id.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key never binds twice.")
+@click.option(
+    "--warn-s", type=options.WholeNumber(), help="Seconds before the end for an expires_soon event; 0: none."
+)
 @options.as_json
 def bind(*, as_json: bool, **asked: Any) -> None:
     """Lend a middle number to two phones.

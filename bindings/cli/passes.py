@@ -1,4 +1,4 @@
-"""expire, recover, reconcile: one pass each, and what it did."""
+"""expire, warn, recover, reconcile: one pass each, and what it did."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def expire(*, as_json: bool) -> None:
     click.echo(f"expired: {done.expired}")
     if not done.finished:
         output.say("There is more that is over: run it again.")
+
+
+@click.command()
+@options.as_json
+def warn(*, as_json: bool) -> None:
+    """Announce the ends that are near; `bindings scheduler` does so all the time."""
+    with session.opened(as_json=as_json) as service:
+        done = service.announce()
+    if as_json:
+        output.emit(done)
+        return
+    click.echo(f"announced: {done.warned}")
+    if not done.finished:
+        output.say("There is more to announce: run it again.")
 
 
 @click.command()

@@ -33,6 +33,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "One pass each": {
         "expire": "passes:expire",
+        "warn": "passes:warn",
         "recover": "passes:recover",
         "reconcile": "passes:reconcile",
         "reports": "passes:reports",

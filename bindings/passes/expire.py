@@ -13,6 +13,8 @@ from bindings.failpoints import reach
 from bindings.store import overdue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bindings.binding import Caller
     from bindings.store.database import Database, Transaction
 
@@ -35,17 +37,25 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
 
     Safe to repeat and to run in any number of processes: each binding gets exactly one `expired` event.
     """
-    deadline = time.monotonic() + budget_s
-    expired = batches = 0
-    while True:
+
+    def one_batch() -> int:
         ended = database.write(lambda tx: _one_batch(tx, caller, batch))
         reach("expire.after_batch")
-        expired += ended
-        batches += 1
-        if ended < batch:
-            return Expired(expired=expired, batches=batches, finished=True)
-        if time.monotonic() > deadline:
-            return Expired(expired=expired, batches=batches, finished=False)
+        return ended
+
+    expired, batches, finished = in_batches(one_batch, batch=batch, budget_s=budget_s)
+    return Expired(expired=expired, batches=batches, finished=finished)
+
+
+def in_batches(one: Callable[[], int], *, batch: int, budget_s: float) -> tuple[int, int, bool]:
+    """Run `one` until it finds less than a full batch or the time is over: how many, in how many, and which."""
+    deadline = time.monotonic() + budget_s
+    total = batches = 0
+    while True:
+        found = one()
+        total, batches = total + found, batches + 1
+        if found < batch or time.monotonic() > deadline:
+            return total, batches, found < batch
 
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int) -> int:

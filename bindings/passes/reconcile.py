@@ -223,6 +223,7 @@ class Reconciler:
                 answered_at=tx.instant(),
                 expires_at=min(sent_at + timedelta(seconds=doubt.expire_s), row.ends_at - measure.error),
                 held_until=max(doubt.held_until, row.ends_at + measure.error + self._guard(doubt.expire_s)),
+                warn_s=doubt.warn_s,
             )
             adopted = settle.adopt(tx, doubt.id, self.caller, success)
             reach("reconcile.adopt_in_transaction")

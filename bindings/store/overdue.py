@@ -1,4 +1,4 @@
-"""What time alone ends: bindings that are over, intents that nobody settled, doubts that can be true no longer.
+"""What time alone brings: ends, warnings of ends, intents that nobody settled, doubts that can be true no longer.
 
 Set-based, in batches; replicas skip each other's rows, and the state is checked again.
 """
@@ -17,7 +17,9 @@ from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Executable
+    from datetime import datetime
+
+    from sqlalchemy import Column, ColumnElement, Executable
 
     from bindings.binding import Caller
     from bindings.store.database import Flavour, Transaction
@@ -29,39 +31,65 @@ def expire(tx: Transaction, caller: Caller, *, limit: int) -> int:
     `ended_at` is the nominal end, not this moment. One statement on PostgreSQL, where replicas skip each
     other's rows and the state is checked again: each binding gets one `expired` event. Set-based on SQLite.
     """
-    event = events.said(EventKind.EXPIRED, caller, {}) | {"due_limit": limit}
-    ended = 0
-    for statement, values in zip(_expiry(tx.flavour), (event, {"due_limit": limit}), strict=False):
+    return _run(tx, _expiry(tx.flavour), EventKind.EXPIRED, caller, limit)
+
+
+def warn(tx: Transaction, caller: Caller, *, limit: int) -> int:
+    """Announce the end of up to `limit` bindings, the longest due first; returns how many.
+
+    One `expires_soon` event each, whoever else runs this: `warn_at` goes in the same statement. None for what has
+    ended, is over, or is to be unbound.
+    """
+    return _run(tx, _warning(tx.flavour), EventKind.EXPIRES_SOON, caller, limit)
+
+
+def _to_warn(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
+    wanted = bindings.c.unbind_requested_at.is_(None), bindings.c.expires_at > now
+    return in_state(State.ACTIVE), bindings.c.warn_at.is_not(None), bindings.c.warn_at <= now, *wanted
+
+
+def _run(tx: Transaction, batch: tuple[Executable, ...], kind: EventKind, caller: Caller, limit: int) -> int:
+    event = events.said(kind, caller, {}) | {"due_limit": limit}
+    changed = 0
+    for statement, values in zip(batch, (event, {"due_limit": limit}), strict=False):
         done = tx.connection.execute(statement, values, execution_options={"preserve_rowcount": True})
-        ended = done.rowcount
-    return ended
+        changed = done.rowcount
+    return changed
 
 
 @cache
 def _expiry(flavour: Flavour) -> tuple[Executable, ...]:
-    """The statements of one batch: their last one's row count is how many ended."""
-    due = (
-        select(bindings.c.id)
-        .where(in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once)
-        .order_by(bindings.c.expires_at)
-        .limit(bindparam("due_limit", type_=Integer))
-    )
-    ended_by_time = {"state": State.EXPIRED, "ended_at": bindings.c.expires_at} | counted(flavour)
+    due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once
+    ended_by_time = {"state": State.EXPIRED, "ended_at": bindings.c.expires_at}
+    return _batch(flavour, due, bindings.c.expires_at, ended_by_time)
+
+
+@cache
+def _warning(flavour: Flavour) -> tuple[Executable, ...]:
+    return _batch(flavour, _to_warn(flavour.now_once), bindings.c.warn_at, {"warn_at": None})
+
+
+def _batch(
+    flavour: Flavour, due: tuple[ColumnElement[bool], ...], deadline: Column[datetime], values: dict[str, Any]
+) -> tuple[Executable, ...]:
+    """The statements that change the rows that are due and write an event each; the last one counts them."""
+    found = select(bindings.c.id).where(*due).order_by(deadline).limit(bindparam("due_limit", type_=Integer))
+    changed_by_time = values | counted(flavour)
     if not flavour.postgres:
-        due = due.order_by(bindings.c.id)  # both statements must pick the same rows
+        found = found.order_by(bindings.c.id)  # both statements must pick the same rows
         rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1)
-        log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(due)))
-        return log, update(bindings).where(bindings.c.id.in_(due)).values(ended_by_time)
-    # MATERIALIZED keeps LIMIT and SKIP LOCKED to one evaluation: joined in, they may run again and end more.
-    locked = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
-    ended = (
+        log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(found)))
+        return log, update(bindings).where(bindings.c.id.in_(found)).values(changed_by_time)
+    # MATERIALIZED keeps LIMIT and SKIP LOCKED to one evaluation: joined in, they may run again and change more.
+    locked = found.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
+    changed = (
         update(bindings)
-        .where(bindings.c.id == locked.c.id, in_state(State.ACTIVE))
-        .values(ended_by_time)
+        .where(bindings.c.id == locked.c.id, *due)
+        .values(changed_by_time)
         .returning(bindings.c.change_tx, bindings.c.id, bindings.c.version)
-        .cte("ended")
+        .cte("changed")
     )
-    rows = events.told(flavour, ended.c.change_tx, ended.c.id, ended.c.version)
+    rows = events.told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
     return (insert(events_table).from_select(events.WRITTEN, rows),)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Flavour, Transaction
 
 # What a `requested` event tells; phones stand in the binding only.
-_TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "send_by", "settle_by", "held_until")
+_TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "warn_s", "send_by", "settle_by", "held_until")
 
 SEND_WINDOW_S = 5.0  # from the intent to the last moment at which its request may leave
 SETTLE_MARGIN_S = 1.0  # past the call's own time limit
@@ -49,6 +49,7 @@ class Terms:
     call_timeout_s: float
     tolerance_s: float
     guard_for: Callable[[int], float]
+    warn_s: int | None
 
     def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
         """The limits of an intent made at the instant `at` (lifecycle: bind, T1)."""
@@ -59,6 +60,12 @@ class Terms:
             "settle_by": send_by + timedelta(seconds=self.call_timeout_s + SETTLE_MARGIN_S),
             "held_until": send_by + timedelta(seconds=self.tolerance_s + expire_s + self.guard_for(expire_s)),
         }
+
+    def warning(self, request: BindRequest) -> int | None:
+        """How long before its end a binding is announced; the settings' lead is for those that outlast it."""
+        if request.warn_s is not None:
+            return request.warn_s or None
+        return self.warn_s if self.warn_s is not None and self.warn_s < request.expire_s else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,7 +209,7 @@ def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, no
     unset = dict.fromkeys(FIELDS)
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
     made = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
-    by = {"actor": caller.actor, "request_id": caller.request_id}
+    by = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": terms.warning(request)}
     limits = terms.lifetimes(now, request.expire_s)
     return Binding(**(unset | asked | made | by | limits))  # type: ignore[arg-type]
 
@@ -231,7 +238,11 @@ def _insertion(flavour: Flavour) -> events.Recorded:
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
-    """A keyless digest of what was asked, to compare requests that carry the same idempotency key."""
+    """A keyless digest of what was asked, to compare requests that carry the same idempotency key.
+
+    `warn_s` is no part of it: it asks nothing of the provider, its default may change between two tries of one
+    request, and digests of older versions do not know it. The first try's lead stands.
+    """
     if request.idempotency_key is None:
         return None
     asked = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import update
+
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events, holds
 from bindings.store.bindings import NOW, change, find, must_find, told
@@ -39,14 +41,24 @@ class Success:
     answered_at: datetime
     expires_at: datetime
     held_until: datetime
+    warn_s: int | None
 
     def columns(self) -> dict[str, Any]:
-        """The facts by column."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The facts by column, and what follows from them."""
+        return self._facts() | {"warn_at": warn_at(self.expires_at, self.warn_s)}
 
     def detail(self) -> dict[str, str]:
         """The facts as an event tells them: enough to replay the row (I7)."""
-        return {name: told(value) for name, value in self.columns().items()}
+        return {name: told(value) for name, value in self._facts().items()}
+
+    def _facts(self) -> dict[str, Any]:
+        names = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in names if name != "warn_s"}  # the intent's, known already
+
+
+def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
+    """When the `expires_soon` event of a binding is due: derived, so that no event need tell it."""
+    return None if warn_s is None else expires_at - timedelta(seconds=warn_s)
 
 
 def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
@@ -212,6 +224,7 @@ def drift(
             detail={"expires_at": told(expires_at), "was": told(binding.expires_at)},
             expires_at=expires_at,
         )
+        narrow_warning(tx, binding.id, warn_at(expires_at, binding.warn_s))
     if held_until is not None:
         change(
             tx,
@@ -223,6 +236,12 @@ def drift(
             detail={"held_until": told(held_until), "was": told(binding.held_until)},
             held_until=held_until,
         )
+
+
+def narrow_warning(tx: Transaction, binding_id: str, due_at: datetime | None) -> None:
+    """Move the `expires_soon` event of a binding whose end was moved; one that was written is not due again."""
+    not_written = bindings.c.id == binding_id, bindings.c.warn_at.is_not(None)
+    tx.connection.execute(update(bindings).where(*not_written).values(warn_at=due_at))
 
 
 def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:

@@ -45,6 +45,7 @@ BINDING = {
     "reference": "order-42",
     "idempotency_key": "order-42/1",
     "expire_s": 3600,
+    "warn_s": None,
     "bind_id": "1002",
     "middle_number_a": "9188061024",
     "middle_number_b": "9188061024",

@@ -100,6 +100,17 @@ class Bind(Body):
     mode: ModeText
     app_id: AppId | None = None
     reference: Reference | None = None
+    warn_s: (
+        Annotated[
+            int,
+            Field(
+                description="Seconds before the end at which an expires_soon event is written; 0 for none;"
+                " the service's default where it is left out.",
+                json_schema_extra={"minimum": 0, "maximum": MAX_EXPIRE_S - 1},
+            ),
+        ]
+        | None
+    ) = None
 
     @classmethod
     def check(cls, given: dict[str, Any]) -> None:
@@ -241,6 +252,7 @@ class Binding(BaseModel):
     reference: str | None
     idempotency_key: str | None
     expire_s: int
+    warn_s: int | None
     bind_id: Annotated[str | None, Field(description="The provider's id.")]
     middle_number_a: Annotated[str | None, Field(description="What A sees and calls.")]
     middle_number_b: Annotated[str | None, Field(description="What B sees and calls.")]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BINDINGS = ["bind", "unbind", "get", "list", "lookup", "history", "trace", "check", "export", "stats"]
 UPKEEP = [
     "expire",
+    "warn",
     "recover",
     "reconcile",
     "reports",

@@ -1,4 +1,4 @@
-"""expire, recover and reconcile: one pass each, counted."""
+"""expire, warn, recover and reconcile: one pass each, counted."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def test_expire_ends_what_is_over(shell: Shell) -> None:
     assert shell.run("expire", "--json").json == {"expired": 1, "batches": 1, "finished": True}
     assert shell.run("get", binding["id"], "--json").json["state"] == "expired"
     assert shell.run("expire").out == "expired: 0\n"
+
+
+def test_warn_announces_what_ends_soon_once(shell: Shell) -> None:
+    binding = shell.bind(A, B, "--warn-s", "3599").json
+    time.sleep(1.2)  # on the real clock, as a user
+    assert shell.run("warn", "--json").json == {"warned": 1, "batches": 1, "finished": True}
+    assert shell.run("history", binding["id"], "--json").json["data"][-1]["kind"] == "expires_soon"
+    assert shell.run("warn").out == "announced: 0\n"
 
 
 def test_recover_has_nothing_to_do_in_peace(shell: Shell) -> None:

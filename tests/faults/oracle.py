@@ -51,6 +51,7 @@ INSTANTS = {
     "held_until",
     "unbind_requested_at",
     "ended_at",
+    "warn_at",
     "created_at",
     "at",
 }
@@ -394,6 +395,7 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         (
             *("state", "bind_id", "middle_number_a", "middle_number_b", "reason", "provider_status"),
             *("sent_at", "answered_at", "expires_at", "held_until", "unbind_requested_at", "ended_at"),
+            *("warn_s", "warn_at"),
         )
     )
     for event in history:
@@ -406,7 +408,7 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _beyond_detail(  # noqa: PLR0911 -- one for each kind
+def _beyond_detail(  # noqa: C901, PLR0911 -- one for each kind
     row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What an event means for the row besides the facts in its detail."""
@@ -417,9 +419,13 @@ def _beyond_detail(  # noqa: PLR0911 -- one for each kind
         case "failed":
             return {"provider_status": detail["status"], "held_until": at, "ended_at": at}
         case "activated":
-            return {"provider_status": None, "reason": None}
+            return {"provider_status": None, "reason": None} | _warning(row)
         case "adopted":
-            return {"reason": "adopted"}
+            return {"reason": "adopted"} | _warning(row)
+        case "drifted" if row["warn_at"] is not None:
+            return _warning(row)
+        case "expires_soon":
+            return {"warn_at": None}
         case "unbind_requested":
             return {"unbind_requested_at": at, "reason": _reason_before(history, event)}
         case "unbind_confirmed":
@@ -432,10 +438,28 @@ def _beyond_detail(  # noqa: PLR0911 -- one for each kind
             return {}
 
 
+def _warning(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"warn_at": None if row["warn_s"] is None else row["expires_at"] - row["warn_s"]}
+
+
 def _reason_before(history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]) -> Any:
     """The wish and the late confirmation carry a reason of their own, which is not the row's."""
     before = [earlier for earlier in history if earlier["sequence"] < event["sequence"]]
     return replay(before)["reason"]
+
+
+def _ends_are_announced_once_and_in_time(case: _Case) -> Iterator[Violation]:
+    """I5: one warning at most, of an active binding that nobody wished away, and never before it was due."""
+    for binding_id, history in case.history.items():
+        kinds = [event["kind"] for event in history]
+        if "expires_soon" not in kinds:
+            continue
+        at = kinds.index("expires_soon")
+        if kinds.count("expires_soon") > 1 or {"unbind_requested", *TERMINAL} & set(kinds[:at]):
+            yield Violation(invariant="I5", who=binding_id, seen=f"warned wrongly: {kinds}")
+        due = replay(history[:at])["warn_at"]
+        if due is None or history[at]["at"] < due - ROUNDING_S:
+            yield Violation(invariant="I5", who=binding_id, seen="warned before it was due")
 
 
 def _keys_and_promises_are_kept(case: _Case) -> Iterator[Violation]:
@@ -468,5 +492,6 @@ CHECKS = (
     _states_only_move_forward,
     _nobody_is_promised_too_long,
     _rows_replay,
+    _ends_are_announced_once_and_in_time,
     _keys_and_promises_are_kept,
 )

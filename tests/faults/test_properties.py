@@ -786,7 +786,7 @@ def test_locks_are_taken_in_one_order_whoever_is_a_and_whoever_is_b(postgres_url
 
 
 TERMS = reserve.Terms(
-    scope="default", policy=Policy.LITERAL, call_timeout_s=5, tolerance_s=2, guard_for=lambda _: 5.0
+    scope="default", policy=Policy.LITERAL, call_timeout_s=5, tolerance_s=2, guard_for=lambda _: 5.0, warn_s=None
 )
 
 

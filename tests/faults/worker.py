@@ -99,7 +99,16 @@ class Worker:
         self._count += 1
         return f"9{int(self.job['prefix']):05d}{self._count:06d}"
 
-    def bind(self, phone_a: str, phone_b: str, expire_s: int, *, mode: str = "AXB", key: str | None = None) -> str:
+    def bind(
+        self,
+        phone_a: str,
+        phone_b: str,
+        expire_s: int,
+        *,
+        mode: str = "AXB",
+        key: str | None = None,
+        warn_s: int | None = None,
+    ) -> str:
         """Bind, and write down what was asked and what was told; returns the binding's id or ''."""
         asked = {
             "phone_a": phone_a,
@@ -108,6 +117,7 @@ class Worker:
             "expire_s": expire_s,
             "mode": mode,
             "idempotency_key": key,
+            "warn_s": warn_s,
         }
         self.tell(what="ask", asked=asked)
         return self.ask(asked)
@@ -142,6 +152,7 @@ class Worker:
         """What a restarted process does first: recover, one reconcile, one sweep."""
         self.opened.recover()
         counts = self.opened.reconcile()
+        self.opened.warn_due()
         self.opened.expire_due()
         self.tell(what="reconciled", adopted=counts.adopted, absent=counts.absent, orphans=counts.orphans)
 
@@ -166,7 +177,8 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
                 worker.fault(dice.choice(BIND_FAULTS), "bind")
             key = f"{worker.job['prefix']}-{dice.randrange(1_000_000)}" if dice.random() < 0.5 else None
             a, b = dice.sample(phones, 2)
-            worker.bind(a, b, dice.choice(LIVES_S), mode=dice.choice(("AXB", "AXXB")), key=key)
+            life, mode = dice.choice(LIVES_S), dice.choice(("AXB", "AXXB"))
+            worker.bind(a, b, life, mode=mode, key=key, warn_s=dice.choice((None, life // 2)))
         case "unbind":
             live = worker.opened.search(state="active").data
             if live:
@@ -176,6 +188,7 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
         case "time":
             worker.clock.advance(dice.choice((1, 7, 30, 330, 6_000)))
         case "sweep":
+            worker.opened.warn_due()
             worker.opened.expire_due()
         case "recover":
             worker.opened.recover()
@@ -193,7 +206,7 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
 def tour(worker: Worker) -> None:
     """A binding that lives, a doubt that was made, one that was not, unbinds clear and unclear, all passes."""
     key = f"{worker.job['prefix']}-{worker.tag()}"
-    worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key)
+    worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
     worker.bind(worker.phone(), worker.phone(), 900, key=key + "-lost")
     worker.fault("reset_before", "bind")
@@ -208,6 +221,7 @@ def tour(worker: Worker) -> None:
     worker.opened.recover()
     worker.opened.reconcile()
     worker.clock.advance(700)
+    worker.opened.warn_due()
     worker.opened.expire_due()
 
 

@@ -176,6 +176,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC), party="9100000042"),
     ),
     "sweep": ({"ix_bindings_due", "ix_bindings_due" + WHOLE} | KEYS, lambda service: service.expire_due()),
+    "warnings": (
+        {"ix_bindings_warn_at", "ix_bindings_warn_at" + WHOLE} | KEYS,
+        lambda service: service.warn_due(),
+    ),
     "doubts that opened": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
         lambda service: service._database.write(lambda tx: overdue.doubt_unsettled(tx, CALLER, limit=500)),

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 CALLER = Caller(actor="test")
 TERMS = reserving.Terms(
-    scope="default", policy=Policy.LITERAL, call_timeout_s=10, tolerance_s=300, guard_for=lambda _: 6.0
+    scope="default",
+    policy=Policy.LITERAL,
+    call_timeout_s=10,
+    tolerance_s=300,
+    guard_for=lambda _: 6.0,
+    warn_s=None,
 )
 
 
@@ -66,6 +71,7 @@ def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> se
         answered_at=at + timedelta(seconds=1),
         expires_at=at + timedelta(seconds=600),
         held_until=at + timedelta(seconds=607),
+        warn_s=None,
     )
     return replace(made, **changed)
 
