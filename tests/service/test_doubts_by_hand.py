@@ -100,6 +100,7 @@ def test_a_yes_that_comes_after_a_wrong_word_is_kept_held_and_unbound(world: Wor
         answered_at=now,
         expires_at=now + timedelta(seconds=3_000),
         held_until=now + timedelta(seconds=3_100),
+        warn_s=None,
     )
     caller = world.service._caller
     world.database.write(lambda tx: settle.settle_made(tx, found.id, success, caller))
