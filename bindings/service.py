@@ -26,11 +26,13 @@ from bindings.binding import Caller, EventKind, Reason, State
 from bindings.conflict import Policy
 from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
+from bindings.inquiries import Inquiries
 from bindings.keys import Keys
 from bindings.passes import expire, reconcile, recover, warn
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
+from bindings.sessions import Sessions
 from bindings.store import account, events, passes, queries, reserve, settle
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
 from bindings.webhooks import Webhooks
@@ -128,6 +130,16 @@ class BindingService(Questions):
     def keys(self) -> Keys:
         """The keys of the HTTP service, made and revoked on behalf of this service's actor."""
         return Keys(self._database, self._caller)
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions of the console."""
+        return Sessions(self._database)
+
+    @property
+    def inquiries(self) -> Inquiries:
+        """The questions of whoever looks into a complaint."""
+        return Inquiries(self._database)
 
     @property
     def provider(self) -> ProviderClient | None:

@@ -6,11 +6,12 @@ environment once, reports every fault at once under the variable's name, and nev
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "BINDINGS_"
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 IGNORED_PREFIX = "BINDINGS_TEST_"  # the test suite's own variables
 FROM_FILE = ("DATABASE_URL", "PROVIDER_API_KEY", "PROVIDER_API_SECRET")
 
@@ -57,6 +59,16 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _networks(value: Any) -> Any:
+    """Read addresses and networks with commas between them."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        return tuple(ipaddress.ip_network(each.strip()) for each in str(value).split(",") if each.strip())
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, with commas between them") from None
+
+
 class Settings(BaseSettings):
     """Every setting of the product; frozen. The variable is the field's name in capitals, prefixed."""
 
@@ -85,6 +97,7 @@ class Settings(BaseSettings):
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -165,4 +178,6 @@ def _shown(name: str, value: Any) -> str:
         return "***"
     if isinstance(value, timezone):
         return str(value).removeprefix("UTC") or "+00:00"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return "" if value is None else str(value)

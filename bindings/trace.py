@@ -37,33 +37,34 @@ def judge(found: Iterable[Binding], *, at: datetime, window_s: float) -> Trace:
             holders.append(TraceHolder(binding=binding, certainty=certainty))
         elif (miss := _near_miss(binding, at, window)) is not None:
             misses.append(miss)
-    holders.sort(key=lambda held: (held.certainty is not Certainty.CERTAIN, at - _began(held.binding)))
+    holders.sort(key=lambda held: (held.certainty is not Certainty.CERTAIN, at - began(held.binding)))
     misses.sort(key=lambda miss: abs(miss.offset_s))
     return Trace(holders=tuple(holders), near_misses=tuple(misses))
 
 
 def _certainty(binding: Binding, at: datetime) -> Certainty | None:
-    if not _began(binding) <= at < binding.held_until:
+    if not began(binding) <= at < binding.held_until:
         return None
-    answered, end = binding.answered_at, _surely_until(binding)
+    answered, end = binding.answered_at, surely_until(binding)
     sure = answered is not None and answered <= at < end and binding.reason not in _END_NOT_OBSERVED
     return Certainty.CERTAIN if sure else Certainty.POSSIBLE
 
 
 def _near_miss(binding: Binding, at: datetime, window: timedelta) -> NearMiss | None:
-    began, end = _began(binding), _surely_until(binding)
-    if at < began <= at + window:
-        return NearMiss(binding=binding, relation="began", at=began, offset_s=(began - at).total_seconds())
+    start, end = began(binding), surely_until(binding)
+    if at < start <= at + window:
+        return NearMiss(binding=binding, relation="began", at=start, offset_s=(start - at).total_seconds())
     if at - window <= end <= at:
         return NearMiss(binding=binding, relation="ended", at=end, offset_s=(end - at).total_seconds())
     return None
 
 
-def _began(binding: Binding) -> datetime:
+def began(binding: Binding) -> datetime:
+    """The first instant at which the binding may have been there."""
     return binding.sent_at or binding.requested_at
 
 
-def _surely_until(binding: Binding) -> datetime:
+def surely_until(binding: Binding) -> datetime:
     """The first instant at which the binding may have been over."""
     ends = (binding.expires_at, binding.ended_at, binding.unbind_requested_at)
     return min((end for end in ends if end is not None), default=binding.held_until)

@@ -39,7 +39,7 @@ class Key:
     revoked_by: str | None
 
 
-_COLUMNS = tuple(keys.c[field.name] for field in fields(Key))
+COLUMNS = tuple(keys.c[field.name] for field in fields(Key))
 
 
 def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **given: Any) -> Key:
@@ -48,13 +48,13 @@ def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **given: Any)
     tx.connection.execute(
         tx.flavour.insert(keys).values(given | values).on_conflict_do_nothing(index_elements=["id"])
     )
-    return _key(tx.connection.execute(select(*_COLUMNS).where(keys.c.id == key_id)).one())
+    return to_key(tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one())
 
 
 def all_of_them(connection: Connection) -> list[Key]:
     """Every key that there ever was, newest first."""
-    rows = connection.execute(select(*_COLUMNS).order_by(keys.c.created_at.desc(), keys.c.id.desc()))
-    return [_key(row) for row in rows]
+    rows = connection.execute(select(*COLUMNS).order_by(keys.c.created_at.desc(), keys.c.id.desc()))
+    return [to_key(row) for row in rows]
 
 
 def exist(connection: Connection) -> bool:
@@ -66,9 +66,9 @@ def presented(connection: Connection, digest: str, now: ColumnElement[datetime])
     """The key with this digest, if it is good now, and the digest as stored."""
     good = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     row = connection.execute(
-        select(*_COLUMNS, keys.c.hash).where(keys.c.hash == digest, keys.c.revoked_at.is_(None), good)
+        select(*COLUMNS, keys.c.hash).where(keys.c.hash == digest, keys.c.revoked_at.is_(None), good)
     ).one_or_none()
-    return None if row is None else (_key(row[:-1]), row[-1])
+    return None if row is None else (to_key(row[:-1]), row[-1])
 
 
 def used(tx: Transaction, key_id: str) -> None:
@@ -82,10 +82,11 @@ def revoke(tx: Transaction, key_id: str, caller: Caller) -> Key | None:
     """Make a key useless from now on; None where there is none. Safe to repeat: the first time stays."""
     values = {"revoked_at": tx.instant(), "revoked_by": caller.actor}
     tx.connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(values))
-    row = tx.connection.execute(select(*_COLUMNS).where(keys.c.id == key_id)).one_or_none()
-    return None if row is None else _key(row)
+    row = tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
+    return None if row is None else to_key(row)
 
 
-def _key(row: Any) -> Key:
+def to_key(row: Any) -> Key:
+    """A key from its row (the columns of `COLUMNS`)."""
     values = dict(zip((field.name for field in fields(Key)), row, strict=True))
     return Key(**values | {"role": Role(values["role"])})

@@ -38,7 +38,7 @@ from bindings.phone import Phone
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0003"  # the migration this code needs; a test holds it equal to the newest one
+HEAD = "0004"  # the migration this code needs; a test holds it equal to the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -317,6 +317,20 @@ events = Table(
     CheckConstraint(_one_of("kind", EventKind), name="kind"),
     UniqueConstraint("binding_id", "sequence"),
     Index("ix_events_tx_position", "tx", "position"),
+    # What a request did: the event of its answer has the same request, and would only double the index.
+    Index(
+        "ix_events_request_id",
+        "request_id",
+        sqlite_where=text("request_id IS NOT NULL AND kind <> 'activated'"),
+        postgresql_where=text("request_id IS NOT NULL AND kind <> 'activated'"),
+    ),
+    Index(
+        "ix_events_revealed",
+        "at",
+        "position",
+        sqlite_where=text("kind = 'revealed'"),
+        postgresql_where=text("kind = 'revealed'"),
+    ),
     # Exactly one terminal event (I5), kept by the database itself.
     Index(
         "uq_events_terminal",
@@ -436,4 +450,60 @@ pools = Table(
     Column("refused_at", Instant, comment="when that was"),
     Column("low_at", Instant, comment="when the last pool_low event was written; none while there is enough"),
     comment="How full each pool is, as far as we can know",
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column(
+        "hash",
+        String(64),
+        primary_key=True,
+        comment="SHA-256 of the session's token, which itself is stored nowhere",
+    ),
+    Column(
+        "key_id",
+        BindingId,
+        ForeignKey("keys.id"),
+        nullable=False,
+        comment="the key that signed in; revoking it ends the session",
+    ),
+    Column("began_at", Instant, nullable=False, comment="database time"),
+    Column("seen_at", Instant, nullable=False, comment="good to a minute; unused for long, it is over"),
+    Column("expires_at", Instant, nullable=False, comment="over then at the latest"),
+    Index("ix_sessions_expires_at", "expires_at"),
+    comment="Who is signed in to the console",
+)
+
+searches = Table(
+    "searches",
+    metadata,
+    Column("id", String(32), primary_key=True, comment="random; stands in the page's address"),
+    Column("owner", String(64), nullable=False, comment="SHA-256 of the token of the browser that may see it"),
+    Column("words", String(255), comment="what was looked for, where it is no number"),
+    Column("number", PhoneNumber, comment="the phone or middle number that was looked for, digits"),
+    Column("party", PhoneNumber, comment="the other phone of the call, digits"),
+    Column("at", Instant, comment="the instant that was asked about"),
+    Column("expires_at", Instant, nullable=False, comment="forgotten then"),
+    Index("ix_searches_owner", "owner"),
+    Index("ix_searches_expires_at", "expires_at"),
+    comment="What is looked for in the console, so that no address carries it; kept for an hour",
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("began_at", Instant, nullable=False, comment="database time"),
+    Column("finished_at", Instant, comment="none while it runs, or if it was broken off"),
+    Column("actor", String(128), nullable=False, comment="who took it"),
+    Column("request_id", String(128), comment="the request that took it"),
+    Column("view", String(64), nullable=False, comment="which list it was"),
+    Column("filter", Detail, nullable=False, comment="what the list was narrowed to; phones masked"),
+    Column("format", String(16), nullable=False, comment="csv or ndjson"),
+    Column("reason", String(255), comment="why phones stand in it in full; none: they are masked"),
+    Column("row_count", BigInteger, comment="rows in it"),
+    Column("sha256", String(64), comment="sum of the file"),
+    Index("ix_exports_began_at_id", "began_at", "id"),
+    comment="Every export that was taken from the console",
 )

@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from bindings.errors import BindingsError
 from bindings.web import api, ops, problems
+from bindings.web.console import pages
 from bindings.web.gate import Gate
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _log = structlog.get_logger("bindings.web")
 def application(office: Office) -> Gate:
     """The application that a server runs."""
     inner = Litestar(
-        route_handlers=[api.router(), ops.router()],
+        route_handlers=[api.router(), ops.router(), pages.router()],
         exception_handlers={
             BindingsError: _told,
             HTTPException: _of_litestar,
@@ -36,7 +37,9 @@ def application(office: Office) -> Gate:
     return Gate(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 
-def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[bytes]:
+def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
+    if pages.wants_page(request):
+        return pages.told(request, error)
     return Response(
         problems.body(error, request.scope["state"]["request_id"]),
         status_code=error.http_status,
@@ -45,7 +48,7 @@ def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[byt
     )
 
 
-def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What the framework refuses, in our words: its own repeat the address and the values."""
     match error:
         case NotFoundException():
@@ -63,7 +66,7 @@ def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Respo
     return answer
 
 
-def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """A fault of ours. Its type and place are logged, never its text: that may carry a phone number."""
     frames = traceback.extract_tb(error.__traceback__)
     place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))

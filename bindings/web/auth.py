@@ -15,12 +15,14 @@ from bindings import errors
 from bindings.access import Permission, Role
 from bindings.keys import digest, well_formed
 from bindings.web import problems
+from bindings.web.throttle import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bindings.binding import Binding
     from bindings.keys import Keys
+    from bindings.sessions import Sessions
     from bindings.store.keys import Key
     from bindings.web.desk import Desk
 
@@ -59,8 +61,9 @@ LOCAL = Who(actor="local", role=Role.ADMIN)
 class Doorkeeper:
     """Recognises callers and counts their requests. `loopback` is whether only this host can reach the service."""
 
-    def __init__(self, keys: Keys, desk: Desk, *, loopback: bool, rate_limit: int) -> None:
+    def __init__(self, keys: Keys, sessions: Sessions, desk: Desk, *, loopback: bool, rate_limit: int) -> None:
         self._keys = keys
+        self._sessions = sessions
         self._desk = desk
         self._loopback = loopback
         self._rate_limit = rate_limit
@@ -68,7 +71,7 @@ class Doorkeeper:
         self._used: dict[str, float] = {}
         self._locked = False
         self._asked = float("-inf")
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
 
     async def admit(self, headers: Mapping[str, str]) -> Who:
         """The caller of a request; raises `Unauthenticated` or `RateLimited`."""
@@ -81,6 +84,30 @@ class Doorkeeper:
             raise problems.Unauthenticated("the key is not known, has expired, or was revoked; nothing was done")
         self._count(who)
         return who
+
+    async def admit_browser(self, token: str, headers: Mapping[str, str]) -> Who:
+        """The caller behind a page of the console, by the token of their session; raises as `admit` does.
+
+        A session is asked about each time: signing out, or revoking its key, ends it at once on every replica.
+        """
+        key = await self._desk.ask(lambda: self._sessions.recognise(token))
+        if key is None:
+            return await self._admit_local(headers)
+        who = _who(key)
+        self._count(who)
+        await self._note_use(who, time.monotonic())
+        return who
+
+    async def sign_in(self, key: str) -> str | None:
+        """The token of a new session of whoever has this key; None where the key is no good."""
+        who = await self._recognise(key.strip())
+        if who is None:
+            return None
+        return await self._desk.ask(lambda: self._sessions.begin(str(who.key_id)))
+
+    async def sign_out(self, token: str) -> None:
+        """End a session."""
+        await self._desk.ask(lambda: self._sessions.end(token))
 
     async def _admit_local(self, headers: Mapping[str, str]) -> Who:
         if not self._loopback or await self._ever_a_key():
@@ -126,28 +153,9 @@ class Doorkeeper:
             self._used.pop(key_id, None)  # noted with a later request: this one is good all the same
 
     def _count(self, who: Who) -> None:
-        bucket = self._buckets.setdefault(str(who.key_id), _Bucket())
+        bucket = self._buckets.setdefault(str(who.key_id), Bucket())
         if not bucket.take(float(who.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
-
-
-class _Bucket:
-    """A token bucket that holds one second's worth, on the monotonic clock. For one thread: the event loop's."""
-
-    __slots__ = ("_at", "_left")
-
-    def __init__(self) -> None:
-        self._at = float("-inf")
-        self._left = 0.0
-
-    def take(self, rate: float, now: float) -> bool:
-        """Take one token; False where there is none."""
-        self._left = min(rate, self._left + (now - self._at) * rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 def _who(key: Key) -> Who:

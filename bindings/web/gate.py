@@ -34,6 +34,7 @@ BODY_DEADLINE_S = 10.0
 # A caller's own id is taken over; one that may be a phone number, or cannot stand in a log line, is not.
 REQUEST_ID = re.compile(r"(?![0-9+-]*\Z)[A-Za-z0-9._:-]{1,128}\Z")
 JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
+FORM = re.compile(r"application/x-www-form-urlencoded\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
 ON_EVERY_ANSWER = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -64,7 +65,7 @@ class Gate:
         try:
             try:
                 body = await _whole_body(headers, receive)
-                _check_media_type(headers, body)
+                _check_media_type(scope["path"], headers, body)
             except BindingsError as refusal:
                 await visit.refuse(refusal)
             else:
@@ -161,8 +162,10 @@ async def _collected(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _check_media_type(headers: dict[bytes, bytes], body: bytes | None) -> None:
-    if body and not JSON.match(headers.get(b"content-type", b"").decode("latin-1")):
+def _check_media_type(path: str, headers: dict[bytes, bytes], body: bytes | None) -> None:
+    """Under /v1 a body is JSON; what a browser may send from any page in the world gets no further there."""
+    expected = JSON if path.startswith("/v1") else FORM
+    if body and not expected.match(headers.get(b"content-type", b"").decode("latin-1")):
         raise problems.UnsupportedMediaType
 
 

@@ -8,6 +8,8 @@ from bindings.web.auth import Doorkeeper
 from bindings.web.desk import Desk
 from bindings.web.feed import Bell
 from bindings.web.metrics import Metrics
+from bindings.web.proxies import Proxies
+from bindings.web.throttle import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,15 @@ class Office:
         self.desk = Desk(bind_limit=service.settings.bind_limit)
         self.metrics = Metrics()
         self.bell = Bell(service, self.desk)
-        self.door = Doorkeeper(service.keys, self.desk, loopback=loopback, rate_limit=service.settings.rate_limit)
+        self.door = Doorkeeper(
+            service.keys,
+            service.sessions,
+            self.desk,
+            loopback=loopback,
+            rate_limit=service.settings.rate_limit,
+        )
+        self.proxies = Proxies(service.settings.trusted_proxies)
+        self.tries = Tries()
         self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
         if service.provider is not None:
             service.provider.watch = self.metrics.called

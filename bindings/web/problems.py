@@ -72,7 +72,7 @@ class TooLarge(BindingsError):
 
 
 class UnsupportedMediaType(BindingsError):
-    """The body must be application/json in UTF-8; nothing was done."""
+    """The body must be application/json in UTF-8 (of the console's pages: a form); nothing was done."""
 
     code = "unsupported-media-type"
     http_status = 415

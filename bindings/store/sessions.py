@@ -1,0 +1,103 @@
+"""Who is signed in to the console, and what they look for there: rows that are short-lived and thrown away.
+
+A session is found by the hash of its token, and only while its key is good. A search is kept for its owner's
+browser alone: phones that are looked for stand in no address, and here no longer than an hour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, or_, select, update
+
+from bindings.store import keys as key_rows
+from bindings.store.schema import keys, searches, sessions
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from bindings.phone import Phone
+    from bindings.store.database import Transaction
+    from bindings.store.keys import Key
+
+LASTS = timedelta(hours=12)
+UNUSED_FOR = timedelta(hours=1)
+SEEN_EVERY = timedelta(minutes=1)
+SEARCH_LASTS = timedelta(hours=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """What somebody looks for: words or a number, and for a number perhaps the other party and an instant."""
+
+    words: str | None = None
+    number: Phone | None = None
+    party: Phone | None = None
+    at: datetime | None = None
+
+
+def begin(tx: Transaction, digest: str, key_id: str) -> None:
+    """Record a new session, and throw away what is over. Safe to repeat with the same digest."""
+    now = tx.instant()
+    tx.connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
+    values = {"hash": digest, "key_id": key_id, "began_at": now, "seen_at": now, "expires_at": now + LASTS}
+    tx.connection.execute(
+        tx.flavour.insert(sessions).values(values).on_conflict_do_nothing(index_elements=["hash"])
+    )
+
+
+def recognise(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
+    """The key behind a session, and whether the session's use is to be noted; None where either is not good."""
+    good = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+    statement = (
+        select(*key_rows.COLUMNS, sessions.c.seen_at, now.label("read_at"))
+        .join_from(sessions, keys)
+        .where(sessions.c.hash == digest, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), good)
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None or row.read_at - row.seen_at > UNUSED_FOR:
+        return None
+    return key_rows.to_key(row[:-2]), row.read_at - row.seen_at > SEEN_EVERY
+
+
+def seen(tx: Transaction, digest: str) -> None:
+    """Record that a session is in use, once a minute at most."""
+    now = tx.instant()
+    stale = sessions.c.seen_at < now - SEEN_EVERY
+    tx.connection.execute(update(sessions).where(sessions.c.hash == digest, stale).values(seen_at=now))
+
+
+def end(tx: Transaction, digest: str) -> None:
+    """End a session and forget what was looked for in it. Safe to repeat."""
+    tx.connection.execute(delete(searches).where(searches.c.owner == digest))
+    tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
+
+
+def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
+    """Keep a search for an hour, and forget those that are older."""
+    now = tx.instant()
+    tx.connection.execute(delete(searches).where(searches.c.expires_at <= now))
+    values = {
+        "id": search_id,
+        "owner": owner,
+        "words": search.words,
+        "number": search.number,
+        "party": search.party,
+        "at": search.at,
+        "expires_at": now + SEARCH_LASTS,
+    }
+    tx.connection.execute(tx.flavour.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
+
+
+def recall(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
+    """The search with this id, if it is the owner's and not forgotten."""
+    columns = (searches.c.words, searches.c.number, searches.c.party, searches.c.at)
+    statement = select(*columns).where(
+        searches.c.id == search_id, searches.c.owner == owner, searches.c.expires_at > now
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else Search(words=row.words, number=row.number, party=row.party, at=row.at)

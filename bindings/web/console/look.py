@@ -1,0 +1,94 @@
+"""How values look on a page: instants with their zone, phones masked, words for states; and the templates.
+
+Every value is escaped. A phone is masked by its own type; in full it is shown by `phone` alone, to whoever gave
+it or has just said why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from markupsafe import Markup
+
+from bindings.access import Permission
+from bindings.web.console import times
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from jinja2.runtime import Context
+
+    from bindings.binding import Binding
+    from bindings.phone import Phone
+
+STATIC = files("bindings.web.console") / "static"
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """An entry of the navigation: whoever has one of the permissions sees it."""
+
+    name: str
+    path: str
+    for_: tuple[Permission, ...] = (Permission.READ,)
+
+
+WAYS = (Way(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),)
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a page."""
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("bindings.web.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"instant": instant, "phone": phone, "span": times.span, "words": words}
+    made.globals |= {"ways": WAYS, "static": static, "Permission": Permission, "NOTHING": NOTHING}
+    return made
+
+
+@cache
+def static(name: str) -> str:
+    """The address of a file of ours, which changes with its content: a browser may keep it for ever."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
+
+
+@pass_context
+def instant(context: Context, at: datetime | None, *, precise: bool = False) -> str | Markup:
+    """An instant: absolute in the chosen zone; on hover how long ago that is."""
+    if at is None:
+        return NOTHING
+    visit = context["visit"]
+    shown = times.shown(at, visit.zone, precise=precise)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        at.isoformat(), times.ago(at, visit.now), shown
+    )
+
+
+@pass_context
+def phone(context: Context, number: Phone, binding: Binding) -> Markup:
+    """A binding's phone: in full where it was revealed, or is the caller's own; else masked."""
+    full = context.get("revealed", False) or context["visit"].sees_phones(binding)
+    return Markup('<span class="number{}">{}</span>').format(
+        " full" if full else "", number.digits if full else number
+    )
+
+
+def words(name: Any) -> str:
+    """A field's word as prose: in_doubt becomes "in doubt"."""
+    return NOTHING if name is None else str(name).replace("_", " ")

@@ -1,0 +1,73 @@
+"""A browser without a screen: it keeps cookies, reads forms and follows nothing by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.web.conftest import Running
+
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+
+
+@dataclass
+class Browser:
+    """Somebody who looks at the console."""
+
+    running: Running
+    session: requests.Session = field(default_factory=requests.Session)
+    addresses: list[str] = field(default_factory=list)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        """Open a page."""
+        return self._noted(
+            self.session.get(
+                self.running.url + path, headers=HTML | dict(headers or {}), allow_redirects=False, timeout=30
+            )
+        )
+
+    def csrf(self) -> str:
+        """What a form of a page carries."""
+        page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=30)
+        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
+        assert found, page.text
+        return found[1]
+
+    def post(
+        self, path: str, form: dict[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        """Send a form of a page, as a browser does."""
+        fields = {"csrf": self.csrf()} | (form or {})
+        return self._noted(
+            self.session.post(
+                self.running.url + path,
+                data=fields,
+                headers=HTML | {"Origin": self.running.url} | dict(headers or {}),
+                allow_redirects=False,
+                timeout=30,
+            )
+        )
+
+    def submit(self, path: str, form: dict[str, str] | None = None) -> requests.Response:
+        """Send a form and open where it leads."""
+        answer = self.post(path, form)
+        while answer.status_code == 303:
+            answer = self.get(answer.headers["Location"])
+        return answer
+
+    def sign_in(self, role: str, name: str | None = None) -> Browser:
+        """Make a key of this role and sign in with it."""
+        key = self.running.key(role, name)["Authorization"].removeprefix("Bearer ")
+        answer = self.post("/sign-in", {"key": key})
+        assert answer.status_code == 303, answer.text
+        return self
+
+    def _noted(self, answer: requests.Response) -> requests.Response:
+        self.addresses += [answer.url, answer.headers.get("Location", "")]
+        return answer
