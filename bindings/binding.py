@@ -202,11 +202,12 @@ class Event:
 class Holder:
     """Who holds a phone that was asked for.
 
-    `id` is the holding binding's, or None where the holder is not ours (`foreign`); `retry_after_s` is the
-    time until `held_until`, at least 1 s.
+    `id` is the holding binding's, or None where the holder is not ours (`foreign`), and `actor` who asked for
+    it; `retry_after_s` is the time until `held_until`, at least 1 s.
     """
 
     id: str | None
+    actor: str | None
     reference: str | None
     mode: Mode | None
     state: State | None

@@ -118,6 +118,7 @@ class PhoneInUse(BindingsError):
         """The problem object with the `holder`."""
         holder = {
             "id": self.holder.id,
+            "actor": self.holder.actor,
             "reference": self.holder.reference,
             "mode": self.holder.mode,
             "state": self.holder.state,
@@ -278,6 +279,7 @@ def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) ->
 def _unknown_holder(binding: Binding) -> Holder:
     return Holder(
         id=None,
+        actor=None,
         reference=None,
         mode=None,
         state=None,

@@ -212,8 +212,11 @@ class BindingService(Questions):
         )
         return bound.binding
 
-    def bind_once(self, *, app_id: str | None = None, **asked: Any) -> Bound:
-        """`bind`, and whether the answer is a replay: the same arguments, errors and promises."""
+    def bind_once(self, *, app_id: str | None = None, own: bool = False, **asked: Any) -> Bound:
+        """`bind`, and whether the answer is a replay: the same arguments, errors and promises.
+
+        `own`: a key that another actor has used is an `IdempotencyMismatch`, which names no binding.
+        """
         request = validation.bind_request(app_id=self._app_id(app_id), **asked)
         client = self._provider()
         try:
@@ -225,6 +228,8 @@ class BindingService(Questions):
                 raise
             made = replayed
         if isinstance(made, reserve.Replayed):
+            if own and made.binding.actor != self._caller.actor:
+                raise errors.IdempotencyMismatch
             return Bound(binding=self._replayed(made), replayed=True)
         if made.unbind_requested_at is not None and made.state is State.ACTIVE:
             made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)

@@ -393,7 +393,7 @@ def _position(value: object) -> tuple[datetime, str]:
 
 
 def _feed_position(value: object) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,19})-(\d{1,18})", str(value))
+    match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", str(value))
     if match is None or int(match[1]) >= 2**63:
         raise ValueError("must be a next_cursor of the feed")
     return int(match[1]), int(match[2])

@@ -150,7 +150,7 @@ def _holding() -> CompoundSelect[Any]:
 
     A hold has no id here. One statement, for a bind that waits for each.
     """
-    names = ("id", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
+    names = ("id", "actor", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
     columns = [*(bindings.c[name] for name in names), literal_column("'binding'", String).label("why")]
     now = bindparam("now", type_=Instant)
     either = [bindparam(name, type_=PhoneNumber) for name in ("phone_1", "phone_2")]
@@ -186,6 +186,7 @@ def holder_beside(connection: Connection, binding: Binding, now: datetime) -> Ho
 def _holder(row: Row[Any], now: datetime) -> Holder:
     return Holder(
         id=row.id,
+        actor=row.actor,
         reference=row.reference,
         mode=row.mode and Mode(row.mode),
         state=row.state and State(row.state),

@@ -12,7 +12,7 @@ from bindings.phone import Phone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bindings.binding import Binding, Trace
+    from bindings.binding import Binding, Event, Trace
     from bindings.web.auth import Who
 
 
@@ -48,6 +48,11 @@ def binding(found: Binding, who: Who, *, revealed: bool = False) -> msgspec.Raw:
 def bindings(found: Iterable[Binding], who: Who, *, revealed: bool = False) -> list[msgspec.Raw]:
     """Bindings as this caller sees them."""
     return [binding(one, who, revealed=revealed) for one in found]
+
+
+def told(found: Iterable[Event], who: Who) -> list[Event]:
+    """Events as this caller sees them."""
+    return [who.told(one) for one in found]
 
 
 def traced(found: Trace, who: Who, *, revealed: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar import Request, Response, Router, get, post
@@ -17,30 +18,32 @@ from bindings import errors, validation
 from bindings.access import Permission
 from bindings.errors import Fault, InvalidRequest
 from bindings.web import problems, shapes
-from bindings.web.answers import answer, binding, bindings, traced
+from bindings.web.answers import answer, binding, bindings, told, traced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from litestar.connection import ASGIConnection
     from litestar.handlers import BaseRouteHandler
-    from pydantic import BaseModel
 
     from bindings.binding import Binding, Page
     from bindings.service import BindingService, Bound
     from bindings.web.auth import Who
     from bindings.web.office import Office
 
-Model = TypeVar("Model", bound="BaseModel")
+Model = TypeVar("Model", bound="shapes.Asked")
 Answer = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
+KEY = re.compile(r"[!-~]{1,255}")
 REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
 
 async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
     """Recognise the caller and hold their role against what the route needs (a guard)."""
+    if connection.scope["method"] == "OPTIONS":  # type: ignore[typeddict-item]  # of HTTP there is always one
+        return  # the framework's own answer: the methods of this path, and nothing else
     office: Office = connection.app.state.office
     who = await office.door.admit(connection.headers)
     connection.scope["state"]["who"] = who
@@ -66,20 +69,21 @@ class _Call:
         """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong."""
         raw = await self._request.body() or b"{}"
         try:
-            return model.model_validate_json(raw)
+            found = model.model_validate_json(raw)
         except ValidationError as error:
             raise _refused(model, raw, error) from None
+        json.loads(raw, object_pairs_hook=_once)
+        return found
 
     def query(self, model: type[Model]) -> Model:
         """The request's query; a parameter that is unknown or given twice is refused."""
         given = self._request.query_params.dict()
-        twice = [Fault(name, "is given more than once") for name, values in given.items() if len(values) > 1]
-        if twice:
-            raise InvalidRequest(twice)
+        _check_once([name for name, values in given.items() if len(values) > 1])
+        once = {name: values[0] for name, values in given.items()}
         try:
-            return model.model_validate({name: values[0] for name, values in given.items()})
+            return model.model_validate(once)
         except ValidationError as error:
-            raise problems.invalid(error) from None
+            raise _all_faults(model, once, error) from None
 
     def binding_id(self) -> str:
         """The id in the address, which goes into the log line only if it is one."""
@@ -107,14 +111,30 @@ class _Call:
         return found
 
 
-def _refused(model: type[BaseModel], raw: bytes, error: ValidationError) -> errors.BindingsError:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no field stands twice: readers differ about which of them counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        _check_once([name for name in found if names.count(name) > 1])
+    return found
+
+
+def _check_once(twice: list[str]) -> None:
+    if twice:
+        raise InvalidRequest([Fault(problems.named(name), "is given more than once") for name in twice])
+
+
+def _refused(model: type[Model], raw: bytes, error: ValidationError) -> errors.BindingsError:
     """What is wrong with a body, all of it: fields of a wrong type, and values that are no good."""
     if any(one["type"] == "json_invalid" for one in error.errors(include_input=False, include_url=False)):
         return problems.Malformed()
-    invalid = problems.invalid(error)
     given = json.loads(raw)
-    if not isinstance(given, dict) or not issubclass(model, shapes.Body):
-        return invalid
+    return _all_faults(model, given, error) if isinstance(given, dict) else problems.invalid(error)
+
+
+def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationError) -> InvalidRequest:
+    invalid = problems.invalid(error)
     try:
         model.check({name: given.get(name) for name in model.model_fields})
     except InvalidRequest as values:
@@ -128,17 +148,17 @@ async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
     call = _Call(request)
     asked = (await call.body(shapes.Bind)).given()
-    keys = request.headers.getall(KEY_HEADER, [])
-    if len(keys) > 1:
-        raise InvalidRequest([Fault(KEY_HEADER, "is given more than once")])
+    asked |= {"idempotency_key": _idempotency_key(request), "own": not call.who.may(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
-        bound = await call.office.desk.act(lambda: _bind(service, asked, *keys))
+        bound = await call.office.desk.act(lambda: _bind(service, asked))
     except errors.OutcomeUnknown as unknown:
         metrics.not_bound(unknown)
         return _accepted(unknown, call.who)
     except errors.BindingsError as error:
         metrics.not_bound(error)
+        if isinstance(error, errors.PhoneInUse):
+            error.holder = call.who.shown(error.holder)
         raise
     metrics.bound(replayed=bound.replayed)
     request.scope["state"]["binding_id"] = bound.binding.id
@@ -146,12 +166,21 @@ async def bind(request: Request[Any, Any, Any]) -> Answer:
     return answer(binding(bound.binding, call.who), status, headers | _location(bound.binding))
 
 
-def _bind(service: BindingService, asked: dict[str, Any], key: str | None = None) -> Bound:
+def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
+    """The key that was given; what is no key becomes an empty one, which the service refuses with all the rest."""
+    given = request.headers.getall(KEY_HEADER, [])
+    if not given:
+        return None
+    return given[0] if len(given) == 1 and KEY.fullmatch(given[0]) else ""
+
+
+def _bind(service: BindingService, asked: dict[str, Any]) -> Bound:
     try:
-        return service.bind_once(idempotency_key=key, **asked)
+        return service.bind_once(**asked)
     except InvalidRequest as invalid:  # under the name that the caller gave it
+        message = "must be given once, as 1 to 255 visible ASCII characters"
         raise InvalidRequest(
-            [Fault(KEY_HEADER, one.message) if one.field == "idempotency_key" else one for one in invalid.faults]
+            [Fault(KEY_HEADER, message) if one.field == "idempotency_key" else one for one in invalid.faults]
         ) from None
 
 
@@ -189,7 +218,7 @@ async def check(request: Request[Any, Any, Any]) -> Answer:
     call = _Call(request)
     asked = (await call.body(shapes.Check)).given()
     found = await call.office.ask(lambda service: service.check(**asked))
-    return answer({"data": found})
+    return answer({"data": [call.who.shown(holder) for holder in found]})
 
 
 @get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
@@ -223,7 +252,7 @@ async def history(request: Request[Any, Any, Any]) -> Answer:
     binding_id = call.binding_id()
     call.visible(await call.office.ask(lambda service: service.get(binding_id)))
     found = await call.office.ask(lambda service: service.history(binding_id))
-    return answer({"data": found, "next_cursor": None})
+    return answer({"data": told(found, call.who), "next_cursor": None})
 
 
 @get("/bindings", for_=OWN_OR_ALL)
@@ -298,9 +327,27 @@ async def events(request: Request[Any, Any, Any]) -> Answer:
     deadline = loop.time() + wish.wait_s
     while not page.data and (left := deadline - loop.time()) > 0 and not call.office.bell.stopping:
         after = str(page.next_cursor)
-        await call.office.bell.wait(after, left)
+        if not await _while_there(request, call.office.bell.wait(after, left)):
+            break
+        await call.office.door.still_good(call.who, request.headers)
         page = await call.office.ask(read(after))
-    return answer({"data": page.data, "next_cursor": page.next_cursor})
+    return answer({"data": told(page.data, call.who), "next_cursor": page.next_cursor})
+
+
+async def _while_there(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, None]) -> bool:
+    """Wait for as long as the caller does; False where they went away first."""
+    wait, gone = asyncio.ensure_future(waiting), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((wait, gone), return_when=asyncio.FIRST_COMPLETED)
+        return wait.done() and wait.result() is None
+    finally:
+        wait.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request[Any, Any, Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _reader(who: Who, limit: int) -> Callable[[str | None], Callable[[BindingService], Page[Any]]]:

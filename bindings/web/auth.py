@@ -3,12 +3,15 @@
 A key is recognised once and remembered for a few seconds, so that a lookup costs no second query; hence a
 revoked key works for that long on a replica that has just seen it. Before the first key is made, and on a
 loopback address only, every caller of this host is an admin. Once there was a key, nobody gets in without one.
+
+What is not a caller's own is not shown to an app, whichever way it would come: as a row, as the holder of a
+phone, as a replay of an idempotency key, or in the detail of an event.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bindings import errors
@@ -20,7 +23,7 @@ from bindings.web.throttle import Bucket
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bindings.binding import Binding
+    from bindings.binding import Binding, Event, Holder
     from bindings.keys import Keys
     from bindings.sessions import Sessions
     from bindings.store.keys import Key
@@ -30,7 +33,8 @@ REMEMBERED_S = 5.0
 MOST_REMEMBERED = 10_000
 USED_EVERY_S = 60.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+OF_OTHERS = ("met", "own")  # in the detail of an event: which bindings stood beside it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,13 +50,25 @@ class Who:
         """Whether the role allows one of these."""
         return any(self.role.allows(permission) for permission in permissions)
 
-    def sees(self, binding: Binding) -> bool:
-        """Whether the binding is shown at all: everything to a reader, else what the caller asked for."""
-        return self.may(Permission.READ) or binding.actor == self.actor
+    def sees(self, found: Binding | Holder) -> bool:
+        """Whether it is shown at all: everything to a reader, else what the caller asked for."""
+        return self.may(Permission.READ) or found.actor == self.actor
 
     def sees_phones(self, binding: Binding) -> bool:
         """Whether phones are shown in full: only to whoever gave them."""
         return self.may(Permission.BIND) and binding.actor == self.actor
+
+    def shown(self, holder: Holder) -> Holder:
+        """The holder of a phone as this caller sees it: of somebody else's, until when and nothing more."""
+        if self.sees(holder):
+            return holder
+        return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
+
+    def told(self, event: Event) -> Event:
+        """An event as this caller sees it: without the bindings of others that it may name."""
+        if self.may(Permission.READ) or not event.detail.keys() & set(OF_OTHERS):
+            return event
+        return replace(event, detail={name: said for name, said in event.detail.items() if name not in OF_OTHERS})
 
 
 LOCAL = Who(actor="local", role=Role.ADMIN)
@@ -75,11 +91,9 @@ class Doorkeeper:
 
     async def admit(self, headers: Mapping[str, str]) -> Who:
         """The caller of a request; raises `Unauthenticated` or `RateLimited`."""
-        presented = headers.get("authorization")
-        if presented is None:
+        if "authorization" not in headers:
             return await self._admit_local(headers)
-        scheme, _, key = presented.partition(" ")
-        who = await self._recognise(key.strip()) if scheme.lower() == "bearer" else None
+        who = await self._recognise(_presented(headers))
         if who is None:
             raise problems.Unauthenticated("the key is not known, has expired, or was revoked; nothing was done")
         self._count(who)
@@ -109,12 +123,20 @@ class Doorkeeper:
         """End a session."""
         await self._desk.ask(lambda: self._sessions.end(token))
 
+    async def still_good(self, who: Who, headers: Mapping[str, str]) -> None:
+        """Raise `Unauthenticated` where the caller's key was revoked while they waited."""
+        if who.key_id is not None and await self._recognise(_presented(headers)) is None:
+            raise problems.Unauthenticated("the key is not good any more; nothing was done")
+
     async def _admit_local(self, headers: Mapping[str, str]) -> Who:
         if not self._loopback or await self._ever_a_key():
             raise problems.Unauthenticated
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
-        # A page in a browser may be pointed here by its own name, and a proxy brings callers of other hosts.
-        if host not in LOOPBACK or any(name in headers for name in FORWARDED):
+        # A page of another site may be pointed here by its own name, or post to our address; and a proxy brings
+        # callers of other hosts.
+        origin = headers.get("origin", "").partition("://")[2]
+        foreign = "origin" in headers and origin != headers.get("host")
+        if host not in LOOPBACK or foreign or any(name in headers for name in FORWARDED):
             raise problems.Unauthenticated(
                 "without any key only direct requests to 127.0.0.1 or localhost are let in:"
                 " make a key with `bindings keys create`"
@@ -156,6 +178,12 @@ class Doorkeeper:
         bucket = self._buckets.setdefault(str(who.key_id), Bucket())
         if not bucket.take(float(who.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    """The key that is presented; empty where it is none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _who(key: Key) -> Who:

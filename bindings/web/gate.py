@@ -1,8 +1,9 @@
-"""What every request passes before it reaches a route: an id, a bounded body, a log line, a count.
+"""What every request passes before it reaches a route: an id, plain headers, a bounded body, a log line, a count.
 
 Pure ASGI, outermost. The whole body is read here, at most 64 KiB of it and for at most ten seconds, so that no
-slow or endless sender holds anything further in. The log line and the metrics name the route's template, never
-the path as it was sent: a careless caller may have put a phone number there.
+slow or endless sender holds anything further in. What a proxy might read otherwise than we do is refused. The log
+line and the metrics name the route's template, never the path as it was sent: a careless caller may have put a
+phone number there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from bindings.errors import BindingsError
 from bindings.web import problems
+from bindings.web.connection import LARGEST_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,10 +34,17 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 64 * 1024
 BODY_DEADLINE_S = 10.0
-# A caller's own id is taken over; one that may be a phone number, or cannot stand in a log line, is not.
-REQUEST_ID = re.compile(r"(?![0-9+-]*\Z)[A-Za-z0-9._:-]{1,128}\Z")
+LINGER_S = 2.0
+# A caller's own id is taken over; one that may hold a phone number, or cannot stand in a log line, is not.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+MACHINE_MADE = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z", re.IGNORECASE)  # UUIDs, trace ids
+MAYBE_A_PHONE = re.compile(r"[0-9](?:[._:-]?[0-9]){6}")
 JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
 FORM = re.compile(r"application/x-www-form-urlencoded\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
+ONCE = frozenset(
+    (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding")
+)
+NO_PATH = re.compile(rb"[\x00-\x1f\x7f]|//|[^/]{256}")  # no file has such a name; and no two spellings of a path
 ON_EVERY_ANSWER = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -63,11 +73,16 @@ class Gate:
         scope.setdefault("state", {})["request_id"] = visit.request_id
         structlog.contextvars.bind_contextvars(request_id=visit.request_id)
         try:
+            incoming = _Incoming(receive)
             try:
-                body = await _whole_body(headers, receive)
+                _check_head(scope, headers)
+                body = await _whole_body(headers, incoming)
                 _check_media_type(scope["path"], headers, body)
             except BindingsError as refusal:
                 await visit.refuse(refusal)
+                if b"expect" not in headers and not isinstance(refusal, problems.TooSlow):
+                    await incoming.throw_away()
+                await visit.end()
             else:
                 if body is not None:
                     await self._app(scope, _replay(body, receive), visit.send)
@@ -115,16 +130,40 @@ class _Visit:
         await self._send(message)
 
     async def refuse(self, error: BindingsError) -> None:
-        """Answer with a problem; no route has seen the request."""
+        """Answer with a problem, up to the `end`; no route has seen the request."""
         body = problems.body(error, self.request_id)
         given = problems.headers(error) | {
             "Content-Type": problems.MEDIA_TYPE,
             "Content-Length": str(len(body)),
-            "Connection": "close",  # what is left of the body is not read
+            "Connection": "close",
         }
         headers = [(name.lower().encode(), value.encode()) for name, value in given.items()]
         await self.send({"type": "http.response.start", "status": error.http_status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """Close the connection after a refusal."""
+        await self.send({"type": "http.response.body", "body": b""})
+
+
+class _Incoming:
+    """What a caller sends, as it comes, and whether it is all there."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._more = message.get("more_body", False)
+        return message
+
+    async def throw_away(self) -> None:
+        """Read the rest for a moment: whoever still sends when the connection closes loses the answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self._more:
+                    await self()
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -132,7 +171,22 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if REQUEST_ID.match(given) else str(uuid7())
+    plain = MACHINE_MADE.match(given) or not MAYBE_A_PHONE.search(given)
+    return given if plain and REQUEST_ID.match(given) else str(uuid7())
+
+
+def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """Refuse what is too large, and what two readers may understand in two ways."""
+    given = [name for name, _ in scope["headers"] if name in ONCE]
+    if len(given) != len(set(given)):
+        raise problems.Malformed("a header that may stand there once is given more than once; nothing was done")
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        raise problems.Malformed("the only transfer encoding is chunked; nothing was done")
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    if size + len(scope["raw_path"]) + len(scope["query_string"]) > LARGEST_HEAD:
+        raise problems.HeadTooLarge
+    if NO_PATH.search(scope["path"].encode(errors="replace")):
+        raise problems.NoSuchPath
 
 
 async def _whole_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
@@ -165,7 +219,8 @@ async def _collected(receive: Receive) -> bytes | None:
 def _check_media_type(path: str, headers: dict[bytes, bytes], body: bytes | None) -> None:
     """Under /v1 a body is JSON; what a browser may send from any page in the world gets no further there."""
     expected = JSON if path.startswith("/v1") else FORM
-    if body and not expected.match(headers.get(b"content-type", b"").decode("latin-1")):
+    packed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
+    if body and (packed or not expected.match(headers.get(b"content-type", b"").decode("latin-1"))):
         raise problems.UnsupportedMediaType
 
 

@@ -86,6 +86,7 @@ EVENT = {
 }
 HOLDER = {
     "id": BINDING["id"],
+    "actor": "key:rides",
     "reference": "order-42",
     "mode": "AXB",
     "state": "active",
@@ -344,6 +345,7 @@ PARAMETERS: dict[str, Json] = {
 
 _SAMPLE_HOLDER = Holder(
     id=str(BINDING["id"]),
+    actor="key:rides",
     reference="order-42",
     mode=Mode.AXB,
     state=State.ACTIVE,

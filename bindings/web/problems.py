@@ -6,6 +6,7 @@ and the headers that go with each. No text of another library gets out: it may r
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +23,7 @@ Headers = dict[str, str]
 
 
 class Malformed(BindingsError):
-    """The body is not JSON, or not a JSON object; nothing was done."""
+    """The request cannot be read: it is no HTTP, or its body is no JSON; nothing was done."""
 
     code = "malformed"
     http_status = 400
@@ -57,7 +58,7 @@ class MethodNotAllowed(BindingsError):
 
 
 class TooSlow(BindingsError):
-    """The body did not arrive in time; nothing was done."""
+    """The request did not arrive in time; nothing was done."""
 
     code = "too-slow"
     http_status = 408
@@ -71,8 +72,15 @@ class TooLarge(BindingsError):
     http_status = 413
 
 
+class HeadTooLarge(BindingsError):
+    """The path and the headers are larger than 32 KiB; nothing was done."""
+
+    code = "head-too-large"
+    http_status = 431
+
+
 class UnsupportedMediaType(BindingsError):
-    """The body must be application/json in UTF-8 (of the console's pages: a form); nothing was done."""
+    """The body must be application/json in UTF-8 (of the console: a form), not compressed; nothing was done."""
 
     code = "unsupported-media-type"
     http_status = 415
@@ -123,17 +131,16 @@ def invalid(error: ValidationError) -> InvalidRequest:
 
 
 def _fault(found: Any) -> Fault:
-    field = ".".join(str(part) for part in found["loc"]) or "body"
-    message = _MESSAGES.get(found["type"]) or _ours(found)
-    return Fault(_clipped(field), message)
+    field = named(".".join(str(part) for part in found["loc"])) if found["loc"] else "body"
+    return Fault(field, _MESSAGES.get(found["type"]) or _ours(found))
 
 
-def _clipped(field: str) -> str:
+def named(field: str) -> str:
     """A field's name as it was sent, unless it may be something else: then only that it was no name."""
-    return field if len(field) <= LONGEST_NAME and not any(sign.isdigit() for sign in field) else "(unnamed)"
+    return field if NAME.fullmatch(field) else "(unnamed)"
 
 
-LONGEST_NAME = 64
+NAME = re.compile(r"[A-Za-z_.-]{1,64}")
 
 
 def _ours(found: Any) -> str:

@@ -19,6 +19,7 @@ from bindings.errors import Fault, InvalidRequest
 from bindings.scheduler import Scheduler
 from bindings.web import logs
 from bindings.web.app import application
+from bindings.web.connection import Connection
 from bindings.web.office import Office
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 DRAIN_S = 60  # a bind may take its send window, the call's limit and a failover of the database
 KEEP_ALIVE_S = 75  # longer than a proxy's usual 60 s, so that the proxy closes first
-MOST_CONNECTIONS = 2_000
 BACKLOG = 1_024
 
 
@@ -86,7 +86,7 @@ def _configured(office: Office) -> uvicorn.Config:
     return uvicorn.Config(
         application(office),
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -96,7 +96,6 @@ def _configured(office: Office) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
-        limit_concurrency=MOST_CONNECTIONS,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 -- pydantic reads the annotations
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bindings import validation
 from bindings.binding import EventKind, Mode, State
@@ -50,8 +50,19 @@ InstantText = Annotated[
         json_schema_extra={"format": "date-time"},
     ),
 ]
+
+
+def _plain(value: Any) -> Any:
+    """A number of a query as everybody writes it: not 1_0, and not 10.0."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
+        raise ValueError("must be a whole number")
+    return value
+
+
 Limit = Annotated[
-    int, Field(description="The most to return.", json_schema_extra={"minimum": 1, "maximum": MAX_LIMIT})
+    int,
+    BeforeValidator(_plain),
+    Field(description="The most to return.", json_schema_extra={"minimum": 1, "maximum": MAX_LIMIT}),
 ]
 Reference = Annotated[str, Field(description="Your order id.", json_schema_extra=_line("reference"))]
 AppId = Annotated[
@@ -70,18 +81,22 @@ def _without_reveal(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "reveal"}
 
 
-class Body(BaseModel):
-    """What a caller sends. Types are taken as they are: "60" is no number."""
+class Asked(BaseModel):
+    """What a caller sends, in a body or in a query."""
+
+    @classmethod
+    def check(cls, given: dict[str, Any]) -> None:
+        """Raise `InvalidRequest` for values that are no good: to name them beside fields of a wrong type."""
+
+
+class Body(Asked):
+    """What stands in a body. Types are taken as they are: "60" is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def given(self) -> dict[str, Any]:
         """The fields that were sent, and are not null."""
         return self.model_dump(exclude_none=True)
-
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Raise `InvalidRequest` for values that are no good: to name them beside fields of a wrong type."""
 
 
 class Bind(Body):
@@ -177,7 +192,7 @@ class Trace(Body):
         validation.trace(**_without_reveal(given) | {"window_s": window_s})
 
 
-class Filters(BaseModel):
+class Filters(Asked):
     """What a binding must match, all of it; without any filter, everything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -197,6 +212,12 @@ class Filters(BaseModel):
         """The filters that were given."""
         return self.model_dump(exclude_none=True, exclude={"reveal"})
 
+    @classmethod
+    def check(cls, given: dict[str, Any]) -> None:
+        """Hold the values against the rules of a search; a limit that is no number is named already."""
+        limit = given["limit"] if isinstance(given["limit"], int) else 50
+        validation.filters(**_without_reveal(given) | {"limit": limit})
+
 
 class Search(Filters):
     """The same, and numbers, which may not stand in an address."""
@@ -209,7 +230,7 @@ class Search(Filters):
     reveal: Reveal | None = None
 
 
-class Feed(BaseModel):
+class Feed(Asked):
     """Where to go on in the change feed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -311,9 +332,10 @@ class Events(BaseModel):
 
 
 class Holder(BaseModel):
-    """Who holds a phone that was asked for; without an id it is nobody of ours."""
+    """Who holds a phone that was asked for; without an id it is nobody of ours, or not yours to see."""
 
     id: str | None
+    actor: Annotated[str | None, Field(description="Who asked for it.")]
     reference: str | None
     mode: Mode | None
     state: State | None

@@ -17,6 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "0190b5a0-0000-7000-8000-000000000001"
 HOLDER = Holder(
     id=ID,
+    actor="key:rides",
     reference="order-42",
     mode=Mode.AXB,
     state=State.ACTIVE,
@@ -120,6 +121,7 @@ def test_a_phone_in_use_names_its_holder_and_when_to_come_back() -> None:
     assert error.retry_after_s == 7
     assert error.problem()["holder"] == {
         "id": ID,
+        "actor": "key:rides",
         "reference": "order-42",
         "mode": "AXB",
         "state": "active",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -13,36 +11,12 @@ import pytest
 from bindings.web import gate
 from tests.service.world import A
 from tests.web.conftest import BIND
+from tests.web.wire import JSON, request, speak, status
 
 if TYPE_CHECKING:
     from tests.web.conftest import Running
 
 pytestmark = pytest.mark.usefixtures("database_kind")
-
-
-def speak(running: Running, sent: bytes) -> bytes:
-    """Send bytes as they are and return what comes back until the server closes."""
-    host, port = running.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        connection.sendall(sent)
-        received = b""
-        while part := connection.recv(65_536):
-            received += part
-        return received
-
-
-def status(answer: bytes) -> int:
-    found = re.match(rb"HTTP/1.1 (\d{3})", answer)
-    assert found, answer
-    return int(found[1])
-
-
-def request(body: bytes, *headers: str, path: str = "/v1/bindings", method: str = "POST") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-JSON = "Content-Type: application/json"
 
 
 @pytest.mark.parametrize(

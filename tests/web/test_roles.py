@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from bindings.access import Role
 from bindings.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
 from bindings.keys import well_formed
 from bindings.phone import mask
+from bindings.provider.simulator import Fault, FaultKind
 from bindings.web import server
-from tests.service.world import A, B, C, D
+from tests.service.world import A, B, C, D, wait_for
 from tests.web.conftest import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
     from tests.web.conftest import Running
 
@@ -236,3 +240,83 @@ def test_no_key_stands_in_a_log_line(running: Running, caplog: pytest.LogCapture
     running.bind(headers)
     requests.get(f"{running.url}/v1/bindings", headers={"Authorization": f"Bearer {secret}x"}, timeout=30)
     assert secret not in caplog.text
+
+
+def test_what_holds_a_phone_for_somebody_else_tells_an_app_until_when_and_no_more(running: Running) -> None:
+    rides, food, auditor = running.key("app", "rides"), running.key("app", "food"), running.key("auditor")
+    made = running.bind(rides, reference="order-42").json()
+    refused = running.bind(food, phone_b=C)
+    asked = {"phone_a": A, "phone_b": C, "mode": "AXB"}
+    (seen,) = running.post("/v1/bindings/check", asked, food).json()["data"]
+    for holder in (refused.json()["holder"], seen):
+        known = {name for name, value in holder.items() if value is not None}
+        assert known == {"held_until", "retry_after_s", "why"}
+        assert (holder["held_until"], holder["why"]) == (made["held_until"], "binding")
+    assert (refused.status_code, refused.json()["code"]) == (409, "phone-in-use")
+    for telling in (rides, auditor):
+        (holder,) = running.post("/v1/bindings/check", asked, telling).json()["data"]
+        assert (holder["id"], holder["actor"], holder["reference"]) == (made["id"], "key:rides", "order-42")
+    told = running.get("/v1/events", food).text + running.post("/v1/bindings/search", {}, food).text
+    for secret in (made["id"], "order-42", "key:rides"):
+        assert secret not in refused.text + told
+
+
+@pytest.mark.parametrize("fault", [None, "lost_reply", "refuse"])
+def test_a_key_of_somebody_else_brings_back_nothing_of_theirs(
+    running: Running, simulator: Simulator, fault: str | None
+) -> None:
+    if fault is not None:
+        simulator.script(Fault(kind=FaultKind(fault), times=1, status="-41" if fault == "refuse" else None))
+    same = {"Idempotency-Key": "order-42/1"}
+    theirs = running.bind(running.key("app", "rides") | same, reference="order-42")
+    assert theirs.status_code == {None: 201, "lost_reply": 202, "refuse": 503}[fault]
+    binding_id = theirs.json().get("id") or theirs.json()["binding_id"]
+    answer = running.bind(running.key("app", "food") | same, reference="order-42")
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
+    assert "Location" not in answer.headers
+    for secret in (binding_id, "order-42", "key:rides"):
+        assert secret not in answer.text
+    assert simulator.counts.received["bind"] == 1
+    changed = running.bind(running.key("app", "rides") | same, reference="order-42")
+    assert changed.json().get("id", changed.json().get("binding_id")) == binding_id
+
+
+def test_an_event_tells_an_app_nothing_of_the_bindings_that_stood_beside_its_own(
+    running: Running, simulator: Simulator
+) -> None:
+    rides, food = running.key("app", "rides"), running.key("app", "food")
+    beside = running.bind(rides, mode="AXXB").json()
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
+    failed = running.bind(food, phone_b=C, mode="AXXB")
+    assert (failed.status_code, failed.json()["code"]) == (409, "phone-in-use-at-provider")
+    path = f"/v1/bindings/{failed.json()['binding_id']}/events"
+    told = running.get(path, food).text + running.get("/v1/events", food).text + failed.text
+    assert beside["id"] not in told
+    assert beside["id"] in running.get(path, running.key("auditor")).text
+
+
+def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.web.auth.REMEMBERED_S", 0.0)
+    auditor, admin = running.key("auditor"), running.key("admin")
+    after = running.get("/v1/events", auditor).json()["next_cursor"]
+    answers: list[int] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(running.get(f"/v1/events?after={after}&wait_s=20", auditor).status_code)
+    )
+    waiting.start()
+    wait_for(lambda: running.office.bell._waiting == 1)
+    (key,) = (key for key in running.service.keys.list() if key.role is Role.AUDITOR)
+    running.service.keys.revoke(key.id)
+    assert running.bind(admin).status_code == 201
+    waiting.join(30)
+    assert answers == [401]
+
+
+@pytest.mark.parametrize(("origin", "expected"), [("http://evil.example", 401), ("null", 401), (None, 200)])
+def test_without_keys_a_page_of_another_site_may_not_post_here(
+    running: Running, origin: str | None, expected: int
+) -> None:
+    own = running.url if origin is None else origin
+    assert running.post("/v1/bindings/search", None, {"Origin": own}).status_code == expected

@@ -1,0 +1,338 @@
+"""Bad input byte by byte: every one of these has an answer that is documented, and leaves no connection open."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as families
+
+from bindings.provider.simulator import Simulator
+from bindings.service import BindingService
+from bindings.web import connection, gate
+from tests.service.world import APP, KEY, SECRET, A, wait_for
+from tests.store.databases import migrated_file
+from tests.web.conftest import BIND, run
+from tests.web.wire import JSON, connect, heard, posted, problem, request, speak, status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.web.conftest import Running
+
+GOOD = json.dumps(BIND).encode()
+TRACE = b'{"middle_number": "1", "at": "2026-01-01T00:00:00Z", "window_s": %s}'
+LARGEST = gate.LARGEST_BODY
+
+
+@pytest.fixture(scope="module")
+def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service for all of them, on SQLite: what is tested here stands in front of any database."""
+    url = f"sqlite:///{migrated_file(tmp_path_factory.mktemp('bytes'))}"
+    with (
+        Simulator() as simulator,
+        BindingService.open(
+            database_url=url,
+            provider_url=simulator.url,
+            provider_api_key=KEY,
+            provider_api_secret=SECRET,
+            provider_app_id=APP,
+        ) as service,
+        contextmanager(run)(service) as running,
+    ):
+        yield running
+
+
+def get(path: str, *headers: str) -> bytes:
+    return request(b"", *headers, path=path, method="GET")
+
+
+def chunked(*parts: bytes) -> bytes:
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    return request(framed + b"0\r\n\r\n", JSON, "Transfer-Encoding: chunked", path="/v1/lookup")
+
+
+BODIES: dict[str, tuple[bytes, int, str]] = {
+    "cut off": (posted(GOOD[:-1]), 400, "malformed"),
+    "nested deeper than anybody reads": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
+    "nested a little": (posted(b'{"phone_a": ' * 100 + b"1" + b"}" * 100), 422, "invalid-request"),
+    "an integer of thousands of digits": (posted(b'{"expire_s": %s}' % (b"1" * 5_000)), 400, "malformed"),
+    "an integer of hundreds of digits": (posted(b'{"expire_s": %s}' % (b"1" * 400)), 422, "invalid-request"),
+    "2 to the 63": (posted(json.dumps(BIND | {"expire_s": 2**63}).encode()), 422, "invalid-request"),
+    "not a number": (posted(TRACE % b"NaN", path="/v1/trace"), 422, "invalid-request"),
+    "infinity": (posted(TRACE % b"1e999", path="/v1/trace"), 422, "invalid-request"),
+    "a lone surrogate": (posted(b'{"phone": "\\ud800"}', path="/v1/lookup"), 400, "malformed"),
+    "a lone surrogate as a name": (posted(b'{"\\udfff": 1}', path="/v1/lookup"), 400, "malformed"),
+    "a zero byte in a text": (posted(json.dumps(BIND | {"reference": "a\0b"}).encode()), 422, "invalid-request"),
+    "UTF-16": (posted(json.dumps(BIND).encode("utf-16")), 400, "malformed"),
+    "UTF-32": (posted(json.dumps(BIND).encode("utf-32")), 400, "malformed"),
+    "a byte order mark": (posted(b"\xef\xbb\xbf" + GOOD), 400, "malformed"),
+    "Latin-1": (posted(b'{"reference": "\xe9"}'), 400, "malformed"),
+    "as large as it may be": (posted(b" " * (LARGEST - 2) + b"{}", path="/v1/lookup"), 422, "invalid-request"),
+    "a byte too large": (posted(b" " * (LARGEST - 1) + b"{}", path="/v1/lookup"), 413, "too-large"),
+    "far too large": (posted(b" " * 4_000_000, path="/v1/lookup"), 413, "too-large"),
+    "chunks, as large as they may be": (
+        chunked(*[b" " * 1_024] * 63, b" " * 1_022, b"{}"),
+        422,
+        "invalid-request",
+    ),
+    "chunks, a byte too large": (chunked(*[b" " * 1_024] * 63, b" " * 1_023, b"{}"), 413, "too-large"),
+    "a byte in each chunk": (chunked(*[b" "] * 9_000, b"{}"), 422, "invalid-request"),
+    "compressed": (posted(gzip.compress(GOOD), "Content-Encoding: gzip"), 415, "unsupported-media-type"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_an_odd_body_is_a_problem(listening: Running, name: str) -> None:
+    sent, expected, code = BODIES[name]
+    found = problem(speak(listening, sent))
+    assert (found["status"], found["code"]) == (expected, code)
+
+
+HEADS: dict[str, tuple[bytes, int]] = {
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/9.9": (b"GET /v1/bindings HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
+    "a method that nobody knows": (request(b"", method="BREW"), 400),
+    "a method that we do not know": (request(b"", method="PROPFIND"), 405),
+    "TRACE": (request(b"", method="TRACE"), 405),
+    "CONNECT": (request(b"", method="CONNECT"), 405),
+    "a negative length": (request(b"", JSON, "Content-Length: -1"), 400),
+    "a length that is no number": (request(b"", JSON, "Content-Length: 2, 2"), 400),
+    "a length beyond every number": (request(b"", JSON, f"Content-Length: {'9' * 5_000}"), 400),
+    "a length of 2 to the 63": (request(b"", JSON, f"Content-Length: {2**63}", "Expect: 100-continue"), 413),
+    "two lengths": (request(b"{}", JSON, "Content-Length: 2", "Content-Length: 3"), 400),
+    "two equal lengths": (request(b"{}", JSON, "Content-Length: 2", "Content-Length: 2"), 400),
+    "a length and chunks": (request(b"0\r\n\r\n", JSON, "Content-Length: 5", "Transfer-Encoding: chunked"), 400),
+    "chunks and a length": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: chunked", "Content-Length: 5"), 400),
+    "another transfer encoding": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: gzip, chunked"), 400),
+    "a transfer encoding spelt oddly": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: \x0bchunked"), 400),
+    "a transfer encoding nobody knows": (request(b"{}", JSON, "Transfer-Encoding: xchunked"), 400),
+    "a chunk without a size": (request(b"zz\r\n", JSON, "Transfer-Encoding: chunked"), 400),
+    "a line that is folded": (get("/v1/bindings", "X-A: a\r\n b"), 400),
+    "a space before a colon": (get("/v1/bindings", "X-A : a"), 400),
+    "a zero byte": (get("/v1/bindings", "X-A: a\0b"), 400),
+    "a bare return": (get("/v1/bindings", "X-A: a\rX-B: b"), 400),
+    "two hosts": (get("/v1/bindings", "Host: elsewhere"), 400),
+    "two types": (posted(b"{}", "Content-Type: text/plain"), 400),
+    "two keys": (get("/v1/bindings", "Authorization: Bearer a", "Authorization: Bearer b"), 400),
+    "a key of other letters": (get("/v1/bindings", "Authorization: Bearer bnd_" + "\xe9" * 33), 401),
+    "a header that is too large": (get("/v1/bindings", f"X-A: {'a' * connection.LARGEST_HEAD}"), 431),
+    "too many headers": (get("/v1/bindings", *(f"X-{number}: a" for number in range(9_000))), 431),
+    "a query that is too large": (get(f"/v1/bindings?cursor={'A' * connection.LARGEST_HEAD}"), 431),
+    "a head that never ends": (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 1_000_000, 431),
+    "an address of 64 KiB": (get("/v1/" + "a/" * 32_768), 400),
+    "no address": (request(b"", path="", method="GET"), 400),
+    "an address of other letters": (get("/v1/\xe9"), 400),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_an_odd_head_is_a_problem(listening: Running, name: str) -> None:
+    sent, expected = HEADS[name]
+    answer = speak(listening, sent)
+    assert status(answer) == expected
+    assert problem(answer)["code"] != "internal"
+
+
+PATHS = {
+    "/v1/bindings/%2e%2e": 404,
+    "/v1/bindings/../../../etc/passwd": 404,
+    "/v1/bindings/%00": 404,
+    "/v1/bindings/%ff%fe": 404,
+    "/v1/bindings/a%2fb": 404,
+    f"/v1/bindings/{'%F0%9F%98%80' * 100}": 404,
+    "/docs/static/..%2f..%2fapi.py": 404,
+    "/docs/static/%2e%2e/index.html": 404,
+    "/docs/static/%2e%2e%2f%2e%2e%2fapi.py": 404,
+    "/docs/static/..%5c..%5capi.py": 404,
+    "/docs/static//etc/passwd": 404,
+    "/docs/static/%00": 404,
+    "/docs/static/": 404,
+    f"/docs/static/{'x' * 5_000}": 404,
+    f"/docs/static/{'%E2%82%AC' * 100}": 404,
+    "*": 404,
+    "/v1/bindings?limit=%ff": 422,
+    "/v1/bindings?limit=%00": 422,
+    "/v1/bindings?limit=1_0": 422,
+    "/v1/bindings?limit=%D9%A1": 422,
+    "/v1/bindings?limit=1&limit=1": 422,
+    "/v1/bindings?limit=1;limit=2": 422,
+    "/v1/bindings?limit": 422,
+    "/v1/bindings?=": 422,
+    "/v1/bindings?reference=%00": 422,
+    "/v1/bindings?cursor=%F0%9F%98%80": 422,
+    f"/v1/bindings?cursor={'A' * 9_000}": 422,
+    "/v1/bindings?requested_from=0001-01-01T00:00:00%2B23:59": 422,
+    "/v1/bindings?requested_from=9999-12-31T23:59:59-23:59": 422,
+    "/v1/events?after=%D9%A1-1": 422,
+    "/v1/events?wait_s=nan": 422,
+    "/v1/events?wait_s=1e9": 422,
+    f"/v1/bindings?{A}=1&{A}=2": 422,
+    "/v1/bindings?"
+    + "&".join(f"{sign}{other}=1" for sign in "abcdefghij" for other in "abcdefghijklmnopqrst"): 422,
+}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:50])
+def test_an_odd_address_is_a_problem(listening: Running, path: str) -> None:
+    answer = speak(listening, get(path))
+    assert problem(answer)["status"] == PATHS[path]
+    assert A.encode() not in answer
+
+
+def test_a_field_that_stands_twice_is_named_and_neither_value_counts(listening: Running) -> None:
+    for body, name in ((b'{"phone": "1", "phone": "2"}', "phone"), (b'{"9188067701": 1, "9188067701": 2}', None)):
+        found = problem(speak(listening, posted(body, path="/v1/lookup")))
+        named = [fault["field"] for fault in found["errors"]]
+        assert name in named if name else set(named) == {"(unnamed)", "phone"}
+
+
+def test_wrong_types_and_wrong_values_are_named_together_wherever_they_stand(listening: Running) -> None:
+    for sent, fields in (
+        (
+            posted(b'{"limit": "x", "state": "gone", "zip": 1}', path="/v1/bindings/search"),
+            ["limit", "state", "zip"],
+        ),
+        (get("/v1/bindings?limit=x&state=gone&zip=1"), ["limit", "state", "zip"]),
+        (posted(GOOD.replace(b'"AXB"', b'"AXQ"'), "Idempotency-Key: a b"), ["Idempotency-Key", "mode"]),
+    ):
+        assert sorted(fault["field"] for fault in problem(speak(listening, sent))["errors"]) == fields
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "\xe9", "x" * 256, "a,\xa0b"])
+def test_an_idempotency_key_is_visible_ascii_or_none(listening: Running, key: str) -> None:
+    found = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
+    assert [fault["field"] for fault in found["errors"]] == ["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("given", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
+def test_a_request_id_that_may_tell_something_is_replaced(listening: Running, given: str) -> None:
+    answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {given}"))
+    assert status(answer) == 200
+    assert given.encode("latin-1") not in answer
+
+
+def test_the_methods_of_a_path_can_be_asked_for_and_nothing_comes_with_them(listening: Running) -> None:
+    for path in ("/v1/bindings", "/v1/lookup", "/metrics", "/livez"):
+        answer = speak(listening, request(b"", path=path, method="OPTIONS"))
+        assert (status(answer), b"\r\nallow: " in answer.lower()) == (204, True)
+        assert b"access-control" not in answer.lower()
+
+
+def test_head_has_no_body_even_where_it_is_refused(listening: Running) -> None:
+    answer = speak(listening, request(b"", path="/livez", method="HEAD"))
+    assert (status(answer), answer.partition(b"\r\n\r\n")[2]) == (405, b"")
+
+
+def test_what_comes_after_an_upgrade_is_not_waited_for(listening: Running) -> None:
+    asked = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
+    answer = speak(listening, asked + get("/livez"))
+    assert (status(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
+
+
+def test_requests_on_one_connection_are_answered_in_order(listening: Running) -> None:
+    first = get("/livez").replace(b"Connection: close\r\n", b"")
+    answer = speak(listening, first + first + get("/v1/nothing"))
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+
+
+def test_who_waits_to_be_asked_for_a_body_is_asked_or_refused(listening: Running) -> None:
+    answer = speak(listening, posted(b"{}", "Expect: 100-continue", path="/v1/lookup"))
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 422 ")
+    refused = request(b"", JSON, f"Content-Length: {LARGEST + 1}", "Expect: 100-continue")
+    assert problem(speak(listening, refused))["status"] == 413
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", None),
+        (b"\r\n", 408),
+        (b"GET /v1/bindings HTTP/1.1\r\nHost: loc", 408),
+        (get("/livez").replace(b"Connection: close\r\n", b"") + b"GET /v1", 408),
+    ],
+    ids=["nothing", "an empty line", "half a head", "half a second head"],
+)
+def test_a_head_that_does_not_arrive_is_given_up(
+    listening: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: int | None
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_DEADLINE_S", 0.2)
+    answer = speak(listening, sent)
+    last = answer.rpartition(b"HTTP/1.1 ")[2]
+    assert last[:3] == (b"" if expected is None else str(expected).encode())
+
+
+def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
+    listening: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_DEADLINE_S", 0.5)
+    ended = threading.Event()
+    with connect(listening) as dripping:
+
+        def drip() -> None:
+            for byte in get("/livez", f"X-A: {'a' * 10_000}"):
+                if ended.wait(0.02):
+                    return
+                dripping.send(bytes([byte]))
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        answer = heard(dripping)
+        ended.set()
+        thread.join()
+    assert status(answer) == 408
+
+
+def test_frames_and_trailers_around_a_body_have_an_end(
+    listening: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MOST_AROUND_A_BODY", 4_096)
+    with connect(listening) as endless:
+        endless.sendall(request(b"2\r\n{}\r\n0\r\n", JSON, "Transfer-Encoding: chunked", path="/v1/lookup"))
+        wait_for(lambda: bool(listening.uvicorn.server_state.tasks))  # the head is through: this is no head
+        with suppress(ConnectionError):
+            endless.sendall(b"X-A: a\r\n" * 10_000)
+        assert heard(endless) == b""
+
+
+def test_past_the_most_connections_the_next_one_is_told_to_come_back(
+    listening: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening.session.close()
+    wait_for(lambda: not listening.uvicorn.server_state.connections)
+    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 2)
+    held = [connect(listening) for _ in range(2)]
+    answer = speak(listening, get("/livez"))
+    assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
+    for one in held:
+        one.close()
+    wait_for(lambda: not listening.uvicorn.server_state.connections)
+    assert status(speak(listening, get("/livez"))) == 200
+
+
+def test_a_caller_who_goes_away_is_noticed_and_their_place_is_free(listening: Running) -> None:
+    after = listening.get("/v1/events").json()["next_cursor"]
+    with connect(listening) as waiting:
+        waiting.sendall(get(f"/v1/events?after={after}&wait_s=30"))
+        wait_for(lambda: listening.office.bell._waiting == 1)
+    wait_for(lambda: listening.office.bell._waiting == 0)
+    with connect(listening) as half:
+        half.sendall(request(b"{", JSON, "Content-Length: 10"))
+        half.shutdown(socket.SHUT_RDWR)
+    wait_for(lambda: cut_off(listening) > 0)
+
+
+def cut_off(running: Running) -> float:
+    """How many requests ended without an answer, because the caller went away."""
+    return sum(
+        sample.value
+        for family in families(running.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "bindings_http_request_seconds_count" and sample.labels["status"] == "0"
+    )
