@@ -152,6 +152,8 @@ PATHS = {
     "/docs/static/%2e%2e%2f%2e%2e%2fapi.py": 404,
     "/docs/static/..%5c..%5capi.py": 404,
     "/docs/static//etc/passwd": 404,
+    "//v1/bindings": 404,
+    "/v1//bindings": 404,
     "/docs/static/%00": 404,
     "/docs/static/": 404,
     f"/docs/static/{'x' * 5_000}": 404,
