@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?=  # what `make test` and `make soak` run; all of it by default
+WORKERS ?= 4  # tests that `make test` runs at a time; they wait more than they work
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -33,8 +34,11 @@ install: $(STAMP)  ## build .venv from the locked requirements
 demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account needed
 	@$(BIN)/bindings demo
 
+# Several tests at a time, and then, one by one, those that bear no company. Exit code 5: there was none to run.
 test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -m "not soak and not alone" -n $(WORKERS) --dist worksteal $(TESTS); many=$$?; \
+	$(BIN)/python -m pytest -m "not soak and alone" $(TESTS); one=$$?; \
+	case $$many$$one in 00|05|50) ;; *) exit 1;; esac
 
 soak: $(STAMP)  ## the long runs: every kill many times, big property runs, failovers
 	@$(BIN)/python -m pytest -m soak $(TESTS)
