@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 8.0
 
 pytestmark = pytest.mark.processes
 
@@ -79,39 +77,6 @@ def go(process: subprocess.Popen[str], **asked: Any) -> None:
     assert process.stdin is not None
     process.stdin.write(json.dumps(asked) + "\n")
     process.stdin.flush()
-
-
-def test_I1_four_processes_on_forty_phones_never_meet_a_minus_35_of_their_own(database_url: str) -> None:
-    seed = random.randrange(10**6)
-    with Simulator(pool_size=300) as simulator:
-        environment = settings(database_url, simulator, guard_s="0.3", sweep_interval_s="0.3")
-        with processes("storm", environment, 4) as started:
-            for number, process in enumerate(started):
-                go(
-                    process,
-                    seed=seed + number,
-                    seconds=SECONDS,
-                    threads=8,
-                    phones=40,
-                    sweeps=number == 0,
-                )
-            reports = []
-            for process in started:
-                out, err = process.communicate(timeout=60)
-                assert process.returncode == 0, err
-                reports.append(json.loads(out))
-        for report in reports:
-            print("seed", report["seed"], report["found"])  # noqa: T201 -- a failure can be repeated
-        assert [report["faults"] for report in reports] == [[], [], [], []]
-        decided = simulator.counts.decided["bind"]
-        assert "-35" not in decided
-        assert simulator.ledger.overlaps() == ()
-        assert decided["0"] == sum(report["found"]["bound"] for report in reports)
-        assert decided["0"] > 40, "phones were used again and again"
-        with BindingService.open(**_given(database_url, simulator)) as service:
-            known = {int(row.bind_id or 0) for row in service.export_bindings() if row.bind_id is not None}
-            assert known == {entry.bind_id for entry in simulator.ledger}
-            assert_sound(service)
 
 
 def _given(database_url: str, simulator: Simulator, **changed: Any) -> dict[str, Any]:

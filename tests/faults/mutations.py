@@ -297,10 +297,11 @@ def run(folder: Path, *, seen_by: str) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BINDINGS_TEST_NO_SHRINK": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what is not needed takes longer to import than a bug to be seen
     }
     command = [sys.executable, "-m", "pytest", TESTS, "-k", seen_by, "-m", "not soak", "-x", "-q"]
     return subprocess.run(
-        [*command, "-p", "no:cacheprovider", "--no-header", "--tb=short"],
+        [*command, "-p", "pytest_timeout", "-p", "no:cacheprovider", "--no-header", "--tb=short"],
         cwd=folder,
         env=environment,
         capture_output=True,

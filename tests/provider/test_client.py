@@ -39,6 +39,8 @@ from tests.provider.sockets import (
 if TYPE_CHECKING:
     from tests.provider.sockets import Script
 
+pytestmark = pytest.mark.alone  # a limit of 0.4 s leaves nothing for a busy machine
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 WHOLE = json.dumps(SUCCESS).encode()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from tests.provider.sockets import Script
 
+pytestmark = pytest.mark.alone  # a limit of 0.4 s leaves nothing for a busy machine
+
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left_behind() -> Iterator[None]:

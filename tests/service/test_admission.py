@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
 
 import pytest
@@ -49,16 +48,15 @@ def test_the_circuit_closes_by_a_question_that_makes_nothing(world: World) -> No
 
 def test_past_the_limit_of_calls_in_flight_a_bind_is_refused_fast(world: World) -> None:
     service = world.open(bind_limit=1)
-    world.simulator.script("delay_before", times=1, seconds=1.0, on="bind")
+    world.simulator.script("delay_before", times=1, seconds=2.0, on="bind")
     thread = threading.Thread(
         target=lambda: service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB"), daemon=True
     )
     thread.start()
     wait_for(lambda: world.received("bind") == 1)
-    began = time.monotonic()
     with pytest.raises(errors.Busy) as busy:
         service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB")
-    assert time.monotonic() - began < 0.5
+    assert thread.is_alive(), "it did not wait for the other one"
     assert busy.value.retry_after_s
     assert service.lookup(phone=C) == []
     thread.join(10)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 VARIABLE = "BINDINGS_TEST_POSTGRES_URL"
 START_S = 20.0
+LOWEST_PORT = 10_000
 
 _numbers = itertools.count(1)
 
@@ -199,9 +202,19 @@ def _unprivileged_user() -> str | None:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port for a server that starts later; not one of those that the system hands out meanwhile."""
+    while True:
+        port = random.randrange(LOWEST_PORT, _first_ephemeral_port())
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return 32_768
 
 
 def _answers(url: str) -> bool:

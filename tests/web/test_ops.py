@@ -113,6 +113,7 @@ def test_no_metric_carries_a_number_or_an_id(running: Running) -> None:
         assert secret not in text
 
 
+@pytest.mark.alone
 def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_at_once(
     running: Running, simulator: Simulator
 ) -> None:
