@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.store.databases import Server
 
 DAY_S = 86_400
+KEPT_S = DAY_S // 2  # a kept database is filled anew after this: its live bindings must not end meanwhile
 DUE_FROM = 10_000_000_000  # row numbers of what `Filled.due` adds: past every other
 
 
@@ -59,10 +60,10 @@ QUICK = Sizes(
 )
 DEFAULT = Sizes(
     name="default",
-    live=200_000,
-    ended=2_000_000,
-    sqlite_live=100_000,
-    sqlite_ended=1_000_000,
+    live=100_000,
+    ended=1_000_000,
+    sqlite_live=20_000,
+    sqlite_ended=200_000,
     rounds=31,
     lookups=100,
     due=10_000,
@@ -74,8 +75,8 @@ FULL = Sizes(
     name="full",
     live=1_000_000,
     ended=10_000_000,
-    sqlite_live=1_000_000,
-    sqlite_ended=10_000_000,
+    sqlite_live=100_000,
+    sqlite_ended=1_000_000,
     rounds=51,
     lookups=200,
     due=50_000,
@@ -109,22 +110,39 @@ def phone(rows: int, number: int) -> str:
 
 
 @contextmanager
-def on_postgres(server: Server, *, live: int, ended: int) -> Iterator[Filled]:
-    """A filled PostgreSQL database; dropped at the end, whoever is connected to it."""
-    name = f"bench_{os.getpid()}_{time.time_ns()}"
+def on_postgres(server: Server, *, live: int, ended: int, keep: bool = False) -> Iterator[Filled]:
+    """A filled PostgreSQL database; dropped at the end, whoever is connected to it, unless it is to be kept.
+
+    One that an earlier run kept is taken as it is: what that run bound or ended in it is still there.
+    """
+    name = f"bench_kept_{live}_{ended}" if keep else f"bench_{os.getpid()}_{time.time_ns()}"
     with psycopg.connect(server.url, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
+        kept = keep and _kept(admin, name)
+        if not kept:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            admin.execute(f"CREATE DATABASE {name}")
         try:
             url = server.address(name)
             migrations.upgrade(url)
             with psycopg.connect(url, autocommit=True) as connection:
                 filled = Filled(url=url, live=live, run=connection.execute, dialect=_POSTGRES)
-                _fill(filled, ended)
-                for statement in ("VACUUM ANALYZE bindings", "CHECKPOINT"):
-                    connection.execute(statement)
+                if not kept:
+                    _fill(filled, ended)
+                    for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
+                        connection.execute(statement)
+                    admin.execute(f"COMMENT ON DATABASE {name} IS '{int(time.time())}'")
                 yield filled
         finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            if not keep:
+                admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _kept(admin: psycopg.Connection, name: str) -> bool:
+    """Whether an earlier run filled this database to the end, not too long ago."""
+    told = admin.execute(
+        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (name,)
+    ).fetchone()
+    return told is not None and told[0] is not None and time.time() - int(told[0]) < KEPT_S
 
 
 @contextmanager
@@ -152,6 +170,8 @@ class Dialect:
     id: Callable[[str], str]
     numbers: Callable[[int, int], str]
     indexes: str
+    unchecked: str
+    checked: str
 
 
 _POSTGRES = Dialect(
@@ -159,6 +179,8 @@ _POSTGRES = Dialect(
     id=lambda text: f"CAST({text} AS uuid)",
     numbers=lambda first, count: f"generate_series({first}::bigint, {first + count - 1}) AS g(n)",
     indexes="SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'bindings' AND indexname !~ '^pk_'",
+    unchecked="SET session_replication_role = replica",  # every event's binding is there: it was just read
+    checked="RESET session_replication_role",
 )
 _SQLITE = Dialect(
     instant=lambda seconds: f"strftime('%Y-%m-%dT%H:%M:%S.000000Z', {seconds}, 'unixepoch')",
@@ -168,6 +190,8 @@ _SQLITE = Dialect(
         " SELECT n FROM g)"
     ),
     indexes="SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'bindings' AND sql <> ''",
+    unchecked="PRAGMA foreign_keys = OFF",
+    checked="PRAGMA foreign_keys = ON",
 )
 
 
@@ -190,6 +214,20 @@ def _fill(filled: Filled, ended: int) -> None:
     filled.run(_insert(filled.dialect, "active", _pair(f"(n - {ended})"), times) + numbers)
     for _, definition in indexes:
         filled.run(definition)
+    _tell(filled, at)
+
+
+def _tell(filled: Filled, at: int) -> None:
+    """The events of every binding: two, and the third of those that have ended."""
+    filled.run(filled.dialect.unchecked)
+    kinds = (("requested", 1, "requested_at"), ("activated", 2, "answered_at"), ("expired", 3, "ended_at"))
+    for kind, sequence, column in kinds:
+        filled.run(
+            "INSERT INTO events (tx, binding_id, sequence, kind, at, actor, detail)"
+            f" SELECT 0, id, {sequence}, '{kind}', {column}, 'bench', '{{}}' FROM bindings"
+            f" WHERE {column} <= {filled.dialect.instant(str(at))} ORDER BY id"
+        )
+    filled.run(filled.dialect.checked)
 
 
 def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str, str]) -> str:

@@ -67,12 +67,14 @@ class Questions:
         who, number, caller = validation.lookup(phone=phone, middle_number=middle_number, party=party)
         known = self._lookups
         if who is not None:
-            return self._database.read(lambda found: queries.run(found, known.by_phone, phone=who))
+            return self._database.read(lambda found: queries.lookup(found, known.by_phone, phone=who))
         if caller is not None:
             return self._database.read(
-                lambda found: queries.run(found, known.by_party, middle_number=number, phone=caller)
+                lambda found: queries.lookup(found, known.by_party, middle_number=number, phone=caller)
             )
-        return self._database.read(lambda found: queries.run(found, known.by_middle_number, middle_number=number))
+        return self._database.read(
+            lambda found: queries.lookup(found, known.by_middle_number, middle_number=number)
+        )
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None

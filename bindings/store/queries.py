@@ -17,6 +17,7 @@ from sqlalchemy import String, and_, bindparam, func, literal_column, or_, selec
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.hot import Hot
 from bindings.store.schema import Instant, PhoneNumber, bindings
 from bindings.store.schema import events as events_table
 
@@ -73,7 +74,7 @@ class Lookups:
         )
 
 
-def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
+def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Hot:
     """The bindings that a caller may rely on now, newest first. One that matches on both sides comes once."""
     live = bindings.c.held_until > now
     found = (
@@ -81,7 +82,7 @@ def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: Colum
         .cte("found")
         .prefix_with("MATERIALIZED")
     )
-    return (
+    return Hot(
         select(*(found.c[name] for name in FIELDS))
         .where(
             found.c.state == literal_column("'active'"),
@@ -90,6 +91,11 @@ def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: Colum
         )
         .order_by(found.c.requested_at.desc(), found.c.id.desc())
     )
+
+
+def lookup(connection: Connection, statement: Hot, **values: object) -> list[Binding]:
+    """The bindings that a statement of `Lookups` selects."""
+    return [to_binding(row) for row in statement.rows(connection, values)]
 
 
 def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:

@@ -11,6 +11,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -22,11 +23,14 @@ from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import overdue, queries, reserve
 from bindings.store.database import Database
+from bindings.store.hot import Hot
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
 ROWS = 30_000
 LIVE = 6_000
@@ -87,6 +91,11 @@ def _text(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
+def _seen(hot: Hot, connection: Connection, values: Any) -> Any:
+    """Runs a hot statement where a listener sees it."""
+    return connection.execute(hot._statement, values)
+
+
 @contextmanager
 def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
     """The SQL that leaves for the driver, on either engine."""
@@ -98,7 +107,8 @@ def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
     engines = service._database._engine, service._database._reader
     for engine in engines:
         event.listen(engine, "before_cursor_execute", catch)
-    yield caught
+    with mock.patch.object(Hot, "rows", _seen):
+        yield caught
     for engine in engines:
         event.remove(engine, "before_cursor_execute", catch)
 

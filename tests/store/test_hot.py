@@ -1,0 +1,72 @@
+"""A hot statement answers as SQLAlchemy does, and fails as SQLAlchemy does, on both databases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import psycopg
+import pytest
+from sqlalchemy import exc, literal_column, select
+
+from bindings.store.database import Database
+from bindings.store.hot import Hot
+from bindings.store.schema import bindings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.service import BindingService
+    from tests.service.world import World
+
+PHONE_A, PHONE_B = "9188067701", "9188067799"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def asked(service: BindingService, number: str) -> list[object]:
+    return [
+        service.lookup(phone=PHONE_A),
+        service.lookup(middle_number=number),
+        service.lookup(middle_number=number, party=PHONE_B),
+    ]
+
+
+def test_it_gives_what_sqlalchemy_gives(world: World) -> None:
+    """On the clock of a test; the next test runs on the database's own."""
+    made = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
+    hot = asked(world.service, str(made.middle_number_a))
+    with mock.patch.object(
+        Hot, "rows", lambda hot, connection, values: connection.execute(hot._statement, values)
+    ):
+        plain = asked(world.service, str(made.middle_number_a))
+    assert hot == plain == [[made]] * 3
+    world.clock.advance(100_000)
+    assert asked(world.service, str(made.middle_number_a)) == [[]] * 3
+
+
+def test_a_connection_that_was_lost_meanwhile_costs_no_answer(service: BindingService, database_kind: str) -> None:
+    made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+    assert service.lookup(phone=PHONE_A) == [made]
+    if database_kind == "postgresql":
+        url = service.settings.database_url.get_secret_value()
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    assert service.lookup(phone=PHONE_A) == [made]
+    assert service.database.connections_in_use() == 0
+
+
+def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
+    wrong = Hot(select(literal_column("no_such_column")).select_from(bindings))
+    for _ in range(2):
+        with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
+            database.read(lambda connection: wrong.rows(connection, {}))
+    assert database.connections_in_use() == 0
