@@ -19,13 +19,12 @@ from bindings.inquiries import Named
 from bindings.phone import MAX_DIGITS, Phone
 from bindings.sessions import Search
 from bindings.web.console import times
-from bindings.web.console.visit import Reply, Visit
+from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
     from bindings.binding import Binding
     from bindings.service import BindingService
 
-OWN_OR_ALL = (Permission.BIND, Permission.READ)
 NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
 DECORATION = re.compile(r"[ ().-]")
 SHORTEST_NUMBER = 5  # shorter digits are the provider's id of a binding

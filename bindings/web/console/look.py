@@ -7,7 +7,9 @@ it or has just said why.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -19,14 +21,13 @@ from bindings.access import Permission
 from bindings.web.console import times
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from jinja2.runtime import Context
 
     from bindings.binding import Binding
     from bindings.phone import Phone
 
 STATIC = files("bindings.web.console") / "static"
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
 NOTHING = "\N{EN DASH}"
 
 
@@ -56,7 +57,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"instant": instant, "phone": phone, "span": times.span, "words": words}
+    made.filters |= {
+        "instant": instant,
+        "phone": phone,
+        "span": times.span,
+        "words": words,
+        "clock": clock,
+        "fact": fact,
+    }
     made.globals |= {"ways": WAYS, "static": static, "Permission": Permission, "NOTHING": NOTHING}
     return made
 
@@ -78,6 +86,25 @@ def instant(context: Context, at: datetime | None, *, precise: bool = False) -> 
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         at.isoformat(), times.ago(at, visit.now), shown
     )
+
+
+@pass_context
+def clock(context: Context, at: datetime) -> str:
+    """An instant on an axis: the date where a day begins, else the time of day."""
+    local = at.astimezone(context["visit"].zone.info)
+    if (local.hour, local.minute, local.second) == (0, 0, 0):
+        return f"{local:%Y-%m-%d}"
+    return f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
+
+
+@pass_context
+def fact(context: Context, value: str) -> str | Markup:
+    """A fact of an event: an instant in the chosen zone, anything else as it is."""
+    try:
+        at = datetime.fromisoformat(value) if INSTANT.match(value) else None
+    except ValueError:
+        at = None
+    return value if at is None or at.tzinfo is None else instant(context, at, precise=True)
 
 
 @pass_context

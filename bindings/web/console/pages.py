@@ -11,7 +11,7 @@ from litestar.static_files import create_static_files_router
 
 from bindings.errors import BindingsError, InvalidRequest
 from bindings.web import problems
-from bindings.web.console import find, look, sign
+from bindings.web.console import binding, find, look, number, sign
 from bindings.web.console.door import SignInNeeded, let_in
 from bindings.web.console.visit import Reply, Visit
 
@@ -25,7 +25,12 @@ def router() -> Router:
     """Everything that a browser sees."""
     pages = Router(
         "/",
-        route_handlers=[sign.form, sign.sign_in, sign.sign_out, sign.zone, find.home, find.find, find.found],
+        route_handlers=[
+            *(sign.form, sign.sign_in, sign.sign_out, sign.zone),
+            *(find.home, find.find, find.found),
+            *(binding.show, binding.reveal, binding.raw),
+            *(number.of_binding, number.of_search),
+        ],
         guards=[let_in],
         include_in_schema=False,
     )

@@ -7,13 +7,10 @@ from urllib.parse import urlsplit
 
 from litestar import Request, get, post
 
-from bindings.access import Permission
 from bindings.errors import InvalidRequest
 from bindings.web import problems
 from bindings.web.console import times
-from bindings.web.console.visit import Reply, Visit
-
-ANYBODY = (Permission.READ, Permission.BIND)
+from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
 
 
 @get("/sign-in", open=True)
@@ -42,7 +39,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Reply:
     return answer
 
 
-@post("/sign-out", for_=ANYBODY, status_code=200)
+@post("/sign-out", for_=OWN_OR_ALL, status_code=200)
 async def sign_out(request: Request[Any, Any, Any]) -> Reply:
     """End the session on every replica."""
     visit = Visit(request)
@@ -50,7 +47,7 @@ async def sign_out(request: Request[Any, Any, Any]) -> Reply:
     return visit.redirect("/sign-in")
 
 
-@post("/zone", for_=ANYBODY, status_code=200)
+@post("/zone", for_=OWN_OR_ALL, status_code=200)
 async def zone(request: Request[Any, Any, Any]) -> Reply:
     """Show times in another zone from now on."""
     visit = Visit(request)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Reply = Response[Any]
 
+OWN_OR_ALL = (Permission.BIND, Permission.READ)
 ZONE_COOKIE = "bindings_zone"
 ZONE_KEPT_S = 365 * 24 * 3_600
 HSTS = "max-age=31536000"

@@ -1,0 +1,82 @@
+"""One binding: what it was, what happened in order, and its phones for a reason that is recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import MediaType, Request, Response, get, post
+
+from bindings import errors, validation
+from bindings.access import Permission
+from bindings.errors import InvalidRequest
+from bindings.web import answers
+from bindings.web.console import axis, story
+from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+
+if TYPE_CHECKING:
+    from bindings.binding import Binding, Event
+    from bindings.service import BindingService
+
+
+@get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
+async def show(request: Request[Any, Any, Any]) -> Reply:
+    """Show a binding, its phones masked."""
+    visit = Visit(request)
+    binding, events = await _asked(visit)
+    return _page(visit, binding, events)
+
+
+@post("/bindings/{binding_id:str}/reveal", for_=(Permission.REVEAL,), status_code=200)
+async def reveal(request: Request[Any, Any, Any]) -> Reply:
+    """Record why, then show the phones in full, this once: loading the page again asks, and records, again."""
+    visit = Visit(request)
+    binding, events = await _asked(visit)
+    try:
+        why = validation.reason(visit.form.get("reason", ""))
+    except InvalidRequest as refusal:
+        return _page(visit, binding, events, status=422, faults=refusal.faults)
+    await visit.ask(lambda service: service.reveal([binding.id], reason=why))
+    events = await visit.ask(lambda service: service.history(binding.id))
+    return _page(visit, binding, events, revealed=True)
+
+
+@get("/bindings/{binding_id:str}/raw", for_=OWN_OR_ALL)
+async def raw(request: Request[Any, Any, Any]) -> Reply:
+    """Show the binding and its events as JSON, as the API does."""
+    visit = Visit(request)
+    binding, events = await _asked(visit)
+    shown = {"binding": answers.binding(binding, visit.caller), "events": events}
+    body = answers.answer(shown).content
+    return visit.dress(Response(body, media_type=MediaType.JSON))
+
+
+async def visible(visit: Visit) -> Binding:
+    """The binding that the address names; `NotFound` where it is not the caller's to see."""
+    found_id = validation.binding_id(visit.request.path_params["binding_id"])
+    binding = await visit.ask(lambda service: service.get(found_id))
+    if not visit.caller.sees(binding):
+        raise errors.NotFound(binding_id=found_id)
+    visit.request.scope["state"]["binding_id"] = found_id
+    return binding
+
+
+async def _asked(visit: Visit) -> tuple[Binding, list[Event]]:
+    binding = await visible(visit)
+
+    def ask(service: BindingService) -> list[Event]:
+        return service.history(binding.id)
+
+    return binding, await visit.ask(ask)
+
+
+def _page(visit: Visit, binding: Binding, events: list[Event], *, status: int = 200, **values: Any) -> Reply:
+    over = binding.expires_at is not None and binding.expires_at <= visit.now
+    return visit.page(
+        "binding.html",
+        status=status,
+        binding=binding,
+        steps=story.tell(events),
+        ending=story.ending(binding, over=over),
+        axis=axis.of([binding]),
+        **{"faults": (), "revealed": False} | values,
+    )

@@ -1,0 +1,74 @@
+"""Everything that one number was used for, on one time axis; what is odd about it; who was shown it in full.
+
+The number is named by the binding that has it, or by a search: it never stands in an address itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, get
+
+from bindings import errors, overlaps
+from bindings.phone import Phone
+from bindings.web.console import axis
+from bindings.web.console.binding import visible
+from bindings.web.console.find import is_middle_number, recalled
+from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+
+if TYPE_CHECKING:
+    from bindings.binding import Binding, Event, Page
+    from bindings.service import BindingService
+
+PER_PAGE = 50
+NUMBERS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
+
+
+@get("/bindings/{binding_id:str}/numbers/{which:str}", for_=OWN_OR_ALL)
+async def of_binding(request: Request[Any, Any, Any]) -> Reply:
+    """Show the history of a number that a binding has."""
+    visit = Visit(request)
+    number = await number_of(visit)
+    return await _page(visit, number)
+
+
+@get("/find/{search_id:str}/history", for_=OWN_OR_ALL)
+async def of_search(request: Request[Any, Any, Any]) -> Reply:
+    """Show the history of a number that was looked for."""
+    visit = Visit(request)
+    wanted = await recalled(visit, request.path_params["search_id"])
+    if wanted.number is None:
+        raise errors.NotFound("this search was for no number")
+    return await _page(visit, wanted.number)
+
+
+async def number_of(visit: Visit) -> Phone:
+    """The number that an address names by a binding and one of its fields."""
+    binding = await visible(visit)
+    which = visit.request.path_params["which"]
+    number = getattr(binding, which) if which in NUMBERS else None
+    if number is None:
+        raise errors.NotFound("this binding has no such number")
+    return number if isinstance(number, Phone) else Phone(number)
+
+
+async def _page(visit: Visit, number: Phone) -> Reply:
+    cursor = visit.request.query_params.get("cursor")
+
+    def ask(service: BindingService) -> tuple[Page[Binding], list[Event]]:
+        page = service.inquiries.of_number(number, actor=visit.actor, cursor=cursor, limit=PER_PAGE)
+        return page, service.inquiries.looked_at([one.id for one in page.data])
+
+    page, looks = await visit.ask(ask)
+    return visit.page(
+        "number.html",
+        number=number,
+        is_middle_number=is_middle_number(number, list(page.data)),
+        found=page.data,
+        by_id={one.id: one for one in page.data},
+        next_cursor=page.next_cursor,
+        axis=axis.of(page.data),
+        odd=overlaps.look(page.data),
+        looks=looks,
+        revealed=False,
+    )
