@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 from uuid_utils.compat import uuid7
 
 from bindings import doubts, errors, settings, validation
+from bindings.accesses import Accesses
 from bindings.admission import Admission
 from bindings.binding import Caller, EventKind, Reason, State
 from bindings.conflict import Policy
@@ -135,6 +136,11 @@ class BindingService(Questions):
     def sessions(self) -> Sessions:
         """The sessions of the console."""
         return Sessions(self._database)
+
+    @property
+    def accesses(self) -> Accesses:
+        """Who was shown phones in full, and who took lists away."""
+        return Accesses(self._database, self._caller)
 
     @property
     def inquiries(self) -> Inquiries:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bindings import rows
 from bindings.cli import options, output, session
 
 if TYPE_CHECKING:
@@ -211,9 +212,9 @@ def _told(detail: dict[str, Any]) -> str:
 
 def _trace(found: Trace) -> dict[str, Any]:
     return {
-        "holders": [output.fields(held.binding) | {"certainty": held.certainty} for held in found.holders],
+        "holders": [rows.fields(held.binding) | {"certainty": held.certainty} for held in found.holders],
         "near_misses": [
-            output.fields(miss.binding) | {"relation": miss.relation, "at": miss.at, "offset_s": miss.offset_s}
+            rows.fields(miss.binding) | {"relation": miss.relation, "at": miss.at, "offset_s": miss.offset_s}
             for miss in found.near_misses
         ],
     }

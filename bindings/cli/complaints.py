@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bindings import errors
+from bindings import errors, rows
 from bindings.cli import output
 from bindings.errors import BindingsError, Fault, InvalidRequest
 from bindings.phone import mask
@@ -58,7 +58,7 @@ def lines(error: BindingsError) -> list[str]:
 def _problem(error: BindingsError) -> str:
     import json
 
-    return json.dumps(output.plain(error.problem()))
+    return json.dumps(rows.plain(error.problem()))
 
 
 def _understood(error: Exception) -> BindingsError:

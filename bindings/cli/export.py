@@ -5,8 +5,6 @@ A file appears whole or not at all, readable by its owner only.
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import sys
 import tempfile
@@ -17,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bindings.cli import options, output, session
+from bindings.rows import FORMATS, batches, head, lines, names_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
-FORMULA = tuple("=+-@\t\r")  # what a spreadsheet would run
 TELL_EVERY = 1_000
-FORMATS = ("csv", "ndjson")
 
 
 @click.group(no_args_is_help=False)
@@ -57,8 +54,8 @@ def bindings(*, since: str | None, until: str | None, why: str | None, as_json: 
         if why is not None:
             service.reveal([], reason=why, what=f"export of bindings from {since or '-'} to {until or '-'}")
         rows = service.export_bindings(since=since, until=until)
-        shown = (output.plain(row, revealed=why is not None) for row in rows)
-        _write(shown, output.names_of(Binding), kind, to["output"], "bindings")
+        shown = (plain(row, revealed=why is not None) for row in rows)
+        _write(shown, names_of(Binding), kind, to["output"], "bindings")
 
 
 @export.command()
@@ -70,8 +67,8 @@ def events(*, since: str | None, until: str | None, as_json: bool, **to: Any) ->
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
     with session.opened(as_json=as_json) as service:
-        rows = map(output.plain, service.export_events(since=since, until=until))
-        _write(rows, output.names_of(Event), kind, to["output"], "events")
+        rows = map(plain, service.export_events(since=since, until=until))
+        _write(rows, names_of(Event), kind, to["output"], "events")
 
 
 def _kind(given: str | None, *, as_json: bool) -> str:
@@ -92,33 +89,16 @@ def _check_period(since: str | None, until: str | None) -> None:
 
 def _write(rows: Iterable[dict[str, Any]], names: list[str], kind: str, path: str | None, what: str) -> None:
     with _destination(path) as out:
-        put = _csv(out, names) if kind == "csv" else _ndjson(out)
+        out.write(head(names, kind))
         count = 0
-        for count, row in enumerate(rows, 1):
-            put(row)
-            if path and count % TELL_EVERY == 0 and sys.stderr.isatty():
+        for batch in batches(rows, TELL_EVERY):
+            out.write(lines(batch, names, kind))
+            count += len(batch)
+            if path and sys.stderr.isatty():
                 click.echo(f"\r{count:,} {what} so far", err=True, nl=False)
     if path and count >= TELL_EVERY and sys.stderr.isatty():
         click.echo("\r", err=True, nl=False)
     output.say(f"{count} {what} exported{f' to {path}' if path else ''}")
-
-
-def _csv(out: TextIO, names: list[str]) -> Callable[[dict[str, Any]], object]:
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    return lambda row: writer.writerow([_cell(row[name]) for name in names])
-
-
-def _cell(value: Any) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def _ndjson(out: TextIO) -> Callable[[dict[str, Any]], object]:
-    return lambda row: out.write(json.dumps(row) + "\n")
 
 
 @contextmanager

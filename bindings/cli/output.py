@@ -6,15 +6,15 @@ asks the service for anything.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
 from datetime import UTC, datetime
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from bindings.rows import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,38 +38,6 @@ def emit(value: Any, *, revealed: bool = False) -> None:
 def emit_list(data: Iterable[Any], *, next_cursor: str | None = None, revealed: bool = False) -> None:
     """Print a list as the one JSON object that every list is."""
     emit({"data": list(data), "next_cursor": next_cursor}, revealed=revealed)
-
-
-def plain(value: Any, *, revealed: bool = False) -> Any:
-    """A value as JSON has it: instants as RFC 3339 in UTC, phones masked unless `revealed`."""
-    from bindings.phone import Phone
-
-    if isinstance(value, Phone):
-        return value.digits if revealed else str(value)
-    if isinstance(value, list | tuple):
-        return [plain(each, revealed=revealed) for each in value]
-    if dataclasses.is_dataclass(value):
-        value = fields(value)
-    if isinstance(value, dict):
-        return {str(key): plain(each, revealed=revealed) for key, each in value.items()}
-    if isinstance(value, datetime):
-        return instant(value)
-    return value.value if isinstance(value, Enum) else value
-
-
-def fields(record: Any) -> dict[str, Any]:
-    """A dataclass instance's values by name, not looked into."""
-    return {name: getattr(record, name) for name in names_of(record)}
-
-
-def names_of(record: Any) -> list[str]:
-    """The fields of a dataclass or its instance, in order."""
-    return [field.name for field in dataclasses.fields(record)]
-
-
-def instant(at: datetime) -> str:
-    """RFC 3339, UTC, with Z."""
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def moment(at: datetime | None) -> str:

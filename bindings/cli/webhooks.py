@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bindings import rows
 from bindings.cli import options, output, session
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _check_choice(delivery_id: str | None, *, dead: bool, webhook: str | None) -
 
 def _show_secret(made: WithSecret, *, as_json: bool) -> None:
     if as_json:
-        output.emit(output.fields(made.webhook) | {"secret": made.secret})
+        output.emit(rows.fields(made.webhook) | {"secret": made.secret})
         return
     output.details(made.webhook)
     click.echo(f"secret        {made.secret}")

@@ -19,11 +19,13 @@ from sqlalchemy import event, text
 from uuid_utils.compat import uuid7
 
 from bindings.binding import Caller
+from bindings.phone import Phone
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import overdue, queries, reserve
 from bindings.store.database import Database
 from bindings.store.hot import Hot
+from bindings.validation import position_after
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request
 
@@ -155,6 +157,13 @@ HELD = {"ix_holds_phone_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
 NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
+NAMES = {
+    "ix_bindings_reference",
+    "uq_bindings_app_id_bind_id",
+    "uq_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
+    "ix_events_request_id",
+}
+FURTHER = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 TAKEN = request("9100000001", "915500000001")
 
 CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
@@ -202,6 +211,23 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # it holds nothing but them
         lambda service: service._database.read(lambda connection: queries.unbinding(connection, limit=100)),
     ),
+    "who was behind a phone or a middle number": (
+        PHONE | NUMBER,
+        lambda service: service.inquiries.behind(Phone("9188000042"), at=datetime.now(UTC)),
+    ),
+    "who was last, where there is none": (
+        PHONE | NUMBER,
+        lambda service: service.inquiries.behind(Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)),
+    ),
+    "the history of a number": (
+        PHONE | NUMBER,
+        lambda service: service.inquiries.of_number(Phone("9188000042")),
+    ),
+    "the history of a number, further back": (
+        PHONE | NUMBER,
+        lambda service: service.inquiries.of_number(Phone("9188000042"), cursor=FURTHER),
+    ),
+    "what has a name": (NAMES | KEYS, lambda service: service.inquiries.named("29999")),
     "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
 }
 

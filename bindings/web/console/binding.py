@@ -8,14 +8,16 @@ from litestar import MediaType, Request, Response, get, post
 
 from bindings import errors, validation
 from bindings.access import Permission
+from bindings.binding import Event
 from bindings.errors import InvalidRequest
+from bindings.rows import names_of
 from bindings.web import answers
 from bindings.web.console import axis, story
+from bindings.web.console.export import take
 from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding, Event
-    from bindings.service import BindingService
+    from bindings.binding import Binding
 
 
 @get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
@@ -50,6 +52,20 @@ async def raw(request: Request[Any, Any, Any]) -> Reply:
     return visit.dress(Response(body, media_type=MediaType.JSON))
 
 
+@post("/bindings/{binding_id:str}/export", for_=OWN_OR_ALL, status_code=200)
+async def export(request: Request[Any, Any, Any]) -> Reply:
+    """Take a binding's events away; they hold no phones."""
+    visit = Visit(request)
+    binding, events = await _asked(visit)
+    return await take(
+        visit,
+        view="history of a binding",
+        narrowed={"binding_id": binding.id},
+        names=names_of(Event),
+        read=lambda _service, _reason: iter(events),
+    )
+
+
 async def visible(visit: Visit) -> Binding:
     """The binding that the address names; `NotFound` where it is not the caller's to see."""
     found_id = validation.binding_id(visit.request.path_params["binding_id"])
@@ -63,14 +79,12 @@ async def visible(visit: Visit) -> Binding:
 async def _asked(visit: Visit) -> tuple[Binding, list[Event]]:
     binding = await visible(visit)
 
-    def ask(service: BindingService) -> list[Event]:
-        return service.history(binding.id)
-
-    return binding, await visit.ask(ask)
+    return binding, answers.told(await visit.ask(lambda service: service.history(binding.id)), visit.caller)
 
 
 def _page(visit: Visit, binding: Binding, events: list[Event], *, status: int = 200, **values: Any) -> Reply:
     over = binding.expires_at is not None and binding.expires_at <= visit.now
+    given: dict[str, Any] = {"faults": (), "revealed": False} | values
     return visit.page(
         "binding.html",
         status=status,
@@ -78,5 +92,5 @@ def _page(visit: Visit, binding: Binding, events: list[Event], *, status: int = 
         steps=story.tell(events),
         ending=story.ending(binding, over=over),
         axis=axis.of([binding]),
-        **{"faults": (), "revealed": False} | values,
+        **given,
     )

@@ -14,15 +14,20 @@ from litestar import Request, get, post
 
 from bindings import errors, validation
 from bindings.access import Permission
+from bindings.binding import Binding
 from bindings.errors import Fault, InvalidRequest
 from bindings.inquiries import Named
 from bindings.phone import MAX_DIGITS, Phone
+from bindings.rows import fields, names_of, plain
 from bindings.sessions import Search
 from bindings.web.console import times
+from bindings.web.console.export import take
 from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from collections.abc import Iterator
+
+    from bindings.inquiries import Behind
     from bindings.service import BindingService
 
 NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
@@ -80,8 +85,7 @@ async def found(request: Request[Any, Any, Any]) -> Reply:
         lambda service: service.inquiries.behind(number, at=at, party=party, actor=visit.actor)
     )
     holders = behind.trace.holders
-    everybody = [one.binding for one in holders] + [one.binding for one in behind.trace.near_misses]
-    everybody += [one for one in (behind.ended, behind.began) if one is not None]
+    everybody = [one for one, _ in _related(behind)]
     return visit.page(
         "behind.html",
         wanted=wanted,
@@ -91,6 +95,35 @@ async def found(request: Request[Any, Any, Any]) -> Reply:
         holders=holders[:MOST_SHOWN],
         more=len(holders) - MOST_SHOWN,
     )
+
+
+@post("/find/{search_id:str}/export", for_=OWN_OR_ALL, status_code=200)
+async def export(request: Request[Any, Any, Any]) -> Reply:
+    """Take the answer away: each binding, and how it stands to the instant that was asked about."""
+    visit = Visit(request)
+    wanted = await recalled(visit, request.path_params["search_id"])
+    number, at, actor = wanted.number, wanted.at, visit.actor
+
+    def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
+        if number is None or at is None:
+            found = [(one, "named") for one in service.inquiries.named(str(wanted.words), actor=actor).bindings]
+        else:
+            found = _related(service.inquiries.behind(number, at=at, party=wanted.party, actor=actor))
+        if reason is not None and found:
+            service.reveal([one.id for one, _ in found], reason=reason, what="export of an answer")
+        for one, relation in found:
+            yield {"relation": relation} | fields(one)
+
+    narrowed = {"words": wanted.words, "number": number, "party": wanted.party, "at": at}
+    names = ["relation", *names_of(Binding)]
+    return await take(visit, view="answer", narrowed=plain(narrowed), names=names, read=read)
+
+
+def _related(behind: Behind) -> list[tuple[Binding, str]]:
+    found = [(one.binding, str(one.certainty)) for one in behind.trace.holders]
+    found += [(one.binding, one.relation) for one in behind.trace.near_misses]
+    alone = ((behind.ended, "ended"), (behind.began, "began"))
+    return found + [(one, relation) for one, relation in alone if one is not None]
 
 
 async def recalled(visit: Visit, search_id: str) -> Search:

@@ -40,7 +40,11 @@ class Way:
     for_: tuple[Permission, ...] = (Permission.READ,)
 
 
-WAYS = (Way(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),)
+WAYS = (
+    Way(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),
+    Way(name="Access log", path="/access"),
+    Way(name="Export", path="/exports"),
+)
 
 
 def render(template: str, **values: Any) -> str:

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar import Request, get
+from litestar import Request, get, post
 
 from bindings import errors, overlaps
+from bindings.binding import Binding
 from bindings.phone import Phone
+from bindings.rows import names_of
+from bindings.validation import MAX_LIMIT
 from bindings.web.console import axis
 from bindings.web.console.binding import visible
+from bindings.web.console.export import take
 from bindings.web.console.find import is_middle_number, recalled
 from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding, Event, Page
+    from collections.abc import Iterator
+
+    from bindings.binding import Event, Page
     from bindings.service import BindingService
 
 PER_PAGE = 50
@@ -36,10 +42,50 @@ async def of_binding(request: Request[Any, Any, Any]) -> Reply:
 async def of_search(request: Request[Any, Any, Any]) -> Reply:
     """Show the history of a number that was looked for."""
     visit = Visit(request)
-    wanted = await recalled(visit, request.path_params["search_id"])
+    return await _page(visit, await _searched(visit))
+
+
+async def _searched(visit: Visit) -> Phone:
+    wanted = await recalled(visit, visit.request.path_params["search_id"])
     if wanted.number is None:
         raise errors.NotFound("this search was for no number")
-    return await _page(visit, wanted.number)
+    return wanted.number
+
+
+@post("/bindings/{binding_id:str}/numbers/{which:str}/export", for_=OWN_OR_ALL, status_code=200)
+async def export_of_binding(request: Request[Any, Any, Any]) -> Reply:
+    """Take a number's whole history away."""
+    visit = Visit(request)
+    number, path = await number_of(visit), request.path_params
+    return await _export(visit, number, {"binding_id": path["binding_id"], "which": path["which"]})
+
+
+@post("/find/{search_id:str}/history/export", for_=OWN_OR_ALL, status_code=200)
+async def export_of_search(request: Request[Any, Any, Any]) -> Reply:
+    """Take the whole history of a number that was looked for away."""
+    visit = Visit(request)
+    return await _export(visit, await _searched(visit), {})
+
+
+async def _export(visit: Visit, number: Phone, narrowed: dict[str, Any]) -> Reply:
+    actor = visit.actor
+
+    def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
+        cursor, more = None, True
+        while more:
+            page = service.inquiries.of_number(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
+            if reason is not None and page.data:
+                service.reveal([one.id for one in page.data], reason=reason, what="export of a number's history")
+            yield from page.data
+            cursor, more = page.next_cursor, page.next_cursor is not None
+
+    return await take(
+        visit,
+        view="number history",
+        narrowed=narrowed | {"number": str(number)},
+        names=names_of(Binding),
+        read=read,
+    )
 
 
 async def number_of(visit: Visit) -> Phone:

@@ -11,7 +11,7 @@ from litestar.static_files import create_static_files_router
 
 from bindings.errors import BindingsError, InvalidRequest
 from bindings.web import problems
-from bindings.web.console import binding, find, look, number, sign
+from bindings.web.console import access, binding, export, find, look, number, sign
 from bindings.web.console.door import SignInNeeded, let_in
 from bindings.web.console.visit import Reply, Visit
 
@@ -27,9 +27,11 @@ def router() -> Router:
         "/",
         route_handlers=[
             *(sign.form, sign.sign_in, sign.sign_out, sign.zone),
-            *(find.home, find.find, find.found),
-            *(binding.show, binding.reveal, binding.raw),
-            *(number.of_binding, number.of_search),
+            *(find.home, find.find, find.found, find.export),
+            *(binding.show, binding.reveal, binding.raw, binding.export),
+            *(number.of_binding, number.export_of_binding, number.of_search, number.export_of_search),
+            *(access.log, access.export),
+            *(export.form, export.period, export.manifest),
         ],
         guards=[let_in],
         include_in_schema=False,

@@ -148,7 +148,7 @@ def _facts(event: Event) -> tuple[tuple[str, str], ...]:
     return tuple(shown)
 
 
-def ending(binding: Binding, *, over: bool) -> str:
+def ending(binding: Binding, *, over: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
     """Why a binding ended, or what is to come, in one sentence. `over`: its time has passed."""
     match binding.state:
         case State.PENDING:

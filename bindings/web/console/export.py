@@ -1,0 +1,153 @@
+"""Lists taken away as CSV or NDJSON: exactly what the page shows, streamed, on the record.
+
+A row leaves a few moments after it was read; nothing is kept. The sum and the count are known only at the end,
+so they stand in the manifest, on a page of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from litestar import MediaType, Request, Response, get, post
+from litestar.response import Stream
+
+from bindings import validation
+from bindings.access import Permission
+from bindings.binding import Binding, Event
+from bindings.errors import Fault, InvalidRequest
+from bindings.rows import batches, fields, head, lines, names_of, plain
+from bindings.web import answers, problems
+from bindings.web.console import times
+from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from datetime import datetime
+
+    from bindings.service import BindingService
+
+BATCH = 1_000
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
+
+
+async def take(
+    visit: Visit,
+    *,
+    view: str,
+    narrowed: dict[str, Any],
+    names: list[str],
+    read: Callable[[BindingService, str | None], Iterator[Any]],
+) -> Reply:
+    """Send a list as a file. `read` gives its records, and records reveals where it is given a reason.
+
+    Phones are masked; in full for a reason, by whoever may reveal; and to an app, which gave them itself.
+    """
+    reason = visit.form.get("reason") or None
+    if reason is not None and not visit.may(Permission.REVEAL):
+        raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
+    kind, service = visit.form.get("format", "csv"), visit.service
+    export_id = await visit.ask(
+        lambda found: found.accesses.begin(view=view, narrowed=narrowed, format=kind, reason=reason)
+    )
+
+    def shown() -> Generator[dict[str, Any], None, None]:
+        for record in read(service, reason):
+            own = isinstance(record, Binding) and visit.sees_phones(record)
+            full = reason is not None or own or visit.actor is not None  # of an app every row is its own
+            yield plain(record, revealed=full)
+
+    name = f"{view.replace(' ', '-')}-{export_id}.{kind}"
+    parts = _parts(visit, export_id, batches(shown(), BATCH), names, kind)
+    answer: Reply = Stream(
+        parts,
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Link": f"</exports/{export_id}>; rel=describedby",
+        },
+        media_type=MEDIA_TYPES[kind],
+    )
+    return visit.dress(answer)
+
+
+async def _parts(
+    visit: Visit, export_id: str, found: Generator[list[dict[str, Any]], None, None], names: list[str], kind: str
+) -> AsyncIterator[bytes]:
+    """The file, part by part; each part is read on a thread for questions."""
+    desk, service = visit.office.desk, visit.service
+    digest, count = hashlib.sha256(), 0
+    try:
+        part = head(names, kind).encode()
+        while True:
+            digest.update(part)
+            if part:
+                yield part
+            batch = await desk.ask(lambda: next(found, None))
+            if batch is None:
+                break
+            count += len(batch)
+            part = lines(batch, names, kind).encode()
+    finally:
+        await desk.ask(found.close)  # also where the browser went away: it ends what is read
+    await desk.ask(lambda: service.accesses.finish(export_id, row_count=count, sha256=digest.hexdigest()))
+
+
+def _period(visit: Visit) -> tuple[datetime | None, datetime | None]:
+    ends = []
+    faults: list[Fault] = []
+    for field in ("from", "to"):
+        try:
+            ends.append(times.typed(visit.form.get(field, ""), visit.zone, visit.now))
+        except InvalidRequest as refusal:
+            faults += [Fault(field, fault.message) for fault in refusal.faults]
+    if faults:
+        raise InvalidRequest(faults)
+    return ends[0], ends[1]
+
+
+@get("/exports", for_=(Permission.READ,))
+async def form(request: Request[Any, Any, Any]) -> Reply:
+    """Show what can be taken away as a whole."""
+    return Visit(request).page("exports.html", faults=())
+
+
+@post("/exports", for_=(Permission.READ,), status_code=200)
+async def period(request: Request[Any, Any, Any]) -> Reply:
+    """Take away every binding or every event of a period."""
+    visit = Visit(request)
+    what = visit.form.get("what", "bindings")
+    try:
+        since, until = _period(visit)
+        if visit.form.get("reason"):
+            validation.reason(visit.form["reason"])
+    except InvalidRequest as refusal:
+        return visit.page("exports.html", status=422, faults=refusal.faults)
+    narrowed = {"from": plain(since), "to": plain(until)}
+
+    def read(service: BindingService, reason: str | None) -> Iterator[Any]:
+        if what == "events":
+            return service.export_events(since=since, until=until)
+        if reason is not None:
+            service.reveal(
+                [], reason=reason, what=f"export of bindings from {narrowed['from']} to {narrowed['to']}"
+            )
+        return service.export_bindings(since=since, until=until)
+
+    names = names_of(Event if what == "events" else Binding)
+    return await take(
+        visit, view="events" if what == "events" else "bindings", narrowed=narrowed, names=names, read=read
+    )
+
+
+@get("/exports/{export_id:str}", for_=OWN_OR_ALL)
+async def manifest(request: Request[Any, Any, Any]) -> Reply:
+    """Show what an export was."""
+    visit = Visit(request)
+    export_id = request.path_params["export_id"]
+    found = await visit.ask(lambda service: service.accesses.export(export_id))
+    if visit.actor not in (None, found.actor):
+        raise problems.NoSuchPath("there is no such export")
+    if request.query_params.get("as") == "json":
+        told = fields(found) | {"phones": "masked" if found.reason is None else "in full"}
+        return visit.dress(Response(answers.answer(told).content, media_type=MediaType.JSON))
+    return visit.page("export.html", export=found)
