@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -23,7 +24,7 @@ from bindings.web.connection import Connection
 from bindings.web.office import Office
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from bindings.service import BindingService
@@ -46,9 +47,23 @@ class Server(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: begin to drain."""
+        """A signal: begin to drain; a second one: end at once, as a process that is killed."""
+        if self.should_exit:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
         self.drain()
         super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals while it serves, and leave them at that.
+
+        uvicorn would raise them again at the end: the process would be gone before the scheduler's passes and
+        the last binds are through.
+        """
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
     def drain(self) -> None:
         """Turn readiness red and answer whoever waits for events. Callable from any thread."""

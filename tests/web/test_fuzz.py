@@ -1,0 +1,129 @@
+"""What the document describes and what it forbids, sent to a running service: every answer is a documented one.
+
+Hundreds of requests here, thousands in `make soak`. Whether a value that fits the schema is accepted is not
+checked: no schema says that two phones must differ, or that they must be of one country.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi import checks
+
+from bindings.web import openapi
+from tests.service.world import C, D
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hypothesis.strategies import SearchStrategy
+    from schemathesis import Case
+
+    from tests.web.conftest import Running
+
+CHECKS: list[Any] = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.ignored_auth,
+]
+
+
+class Fuzz:
+    """Sends what the document's schemas come up with, and judges the answers."""
+
+    def __init__(self, running: Running) -> None:
+        self.statuses: Counter[int] = Counter()
+        self._running = running
+        self._key = running.key("admin", "fuzz", rate_limit=100_000)
+        made = [running.bind(self._key), running.bind(self._key, phone_a=C, phone_b=D)]
+        self._ids = [one.json()["id"] for one in made]
+
+    def run(self, *, examples: int) -> None:
+        """Send so many requests of each kind for each operation, the same ones each time."""
+        limited = settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        for cases in self._strategies():
+            with suppress(Unsatisfiable):  # nothing can be wrong about a request without parameters
+                limited(given(case=cases)(self._send))()
+
+    def _strategies(self) -> Iterator[SearchStrategy[Case[Any]]]:
+        """Right and wrong requests for each operation; also about bindings that there are."""
+        document = copy.deepcopy(openapi.document())
+        feed = document["paths"]["/v1/events"]["get"]
+        feed["parameters"] = [one for one in feed["parameters"] if one["name"] != "wait_s"]  # it waits
+        for found in schemathesis.openapi.from_dict(document).get_all_operations():
+            operation = found.ok()  # type: ignore[union-attr]  # or it raises
+            for mode in GenerationMode:
+                yield operation.as_strategy(generation_mode=mode)
+                if "{binding_id}" in operation.path:
+                    for binding_id in self._ids:
+                        known = {"binding_id": binding_id}
+                        yield operation.as_strategy(generation_mode=mode, path_parameters=known)
+
+    def _send(self, case: Case[Any]) -> None:
+        session, url = self._running.session, self._running.url
+        answer = case.call(base_url=url, session=session, headers=self._key, timeout=30)
+        self.statuses[answer.status_code] += 1
+        assert answer.status_code < 500 or answer.status_code in (502, 503), answer.text
+        case.validate_response(answer, checks=CHECKS, headers=self._key)
+
+    def report(self) -> str:
+        told = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
+        return f"{self.statuses.total()} requests from the document: {told}"
+
+
+def fuzz(running: Running, capsys: pytest.CaptureFixture[str], *, examples: int) -> Fuzz:
+    sent = Fuzz(running)
+    sent.run(examples=examples)
+    with capsys.disabled():
+        sys.stdout.write(f"\n{sent.report()}\n")
+    return sent
+
+
+def test_R9_no_request_that_the_document_can_describe_gets_an_answer_that_it_does_not(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = fuzz(running, capsys, examples=6)
+    assert sent.statuses.total() > 100
+    assert {200, 400, 401, 404, 422} <= sent.statuses.keys()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
+def test_R9_thousands_of_requests_get_no_answer_that_is_not_documented(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fuzz(running, capsys, examples=300).statuses.total() > 5_000
+
+
+def test_every_example_of_the_document_is_one(running: Running) -> None:
+    document = json.loads(openapi.document_bytes())
+    schema = schemathesis.openapi.from_dict(document)
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            told = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples")
+            if told is None or "{binding_id}" in path:
+                continue
+            case = schema[path][method].Case(body=told["usual"]["value"], media_type="application/json")
+            answer = case.call(base_url=running.url, session=running.session)
+            assert answer.status_code in (200, 201), (path, answer.text)
+            case.validate_response(answer, checks=CHECKS[:4])

@@ -1,0 +1,396 @@
+"""`bindings serve` as a real process: replicas, a stranger's client, the end of it, and what all of it prints."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+from bindings.cli.root import root
+from bindings.provider.simulator import Call, Fault, FaultKind
+from bindings.web import openapi
+from tests.service.world import APP, KEY, POOL, SECRET, C, D, in_threads, wait_for
+from tests.web.conftest import BIND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+    from bindings.provider.simulator import Simulator
+
+pytestmark = pytest.mark.processes
+
+
+@dataclass(kw_only=True)
+class Host:
+    """A machine with these settings: it starts processes of the product, and keeps all that they print."""
+
+    environment: dict[str, str]
+    folder: Path
+    printed: list[str] = field(default_factory=list)
+
+    def bindings(self, *arguments: str) -> str:
+        """Run a command to its end, in this process, which is quick; what it printed on stdout."""
+        done = CliRunner(env=self.environment).invoke(root, arguments)
+        self.printed += [done.stdout, done.stderr]
+        return done.stdout
+
+    def key(self, role: str, name: str) -> str:
+        """A new key. It is printed this once, which does not count."""
+        made = json.loads(self.bindings("keys", "create", "--name", name, "--role", role, "--json"))
+        del self.printed[-2:]
+        return str(made["key"])
+
+    @contextmanager
+    def serving(self, *options: str) -> Iterator[Replica]:
+        """A replica that listens; whatever happens, none stays behind."""
+        log = self.folder / f"{uuid4()}.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bindings", "serve", "--port", "0", "--json", *options],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        try:
+            assert process.stdout is not None
+            told = process.stdout.readline()
+            assert told, log.read_text()
+            yield Replica(process=process, url=json.loads(told)["url"], log=log)
+        finally:
+            process.kill()
+            self.printed += [process.communicate()[0], log.read_text()]
+
+
+@dataclass(kw_only=True)
+class Replica:
+    """A process that serves."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(method, self.url + path, json=body, headers=named, timeout=40)
+
+    def bind(self, **asked: Any) -> requests.Response:
+        headers = {name: asked.pop(name) for name in ("Authorization", "Idempotency_Key") if name in asked}
+        return self.call("POST", "/v1/bindings", BIND | asked, **headers)
+
+
+def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+    settings = {
+        "BINDINGS_DATABASE_URL": database_url,
+        "BINDINGS_PROVIDER_URL": simulator.url,
+        "BINDINGS_PROVIDER_API_KEY": KEY,
+        "BINDINGS_PROVIDER_API_SECRET": SECRET,
+        "BINDINGS_PROVIDER_APP_ID": APP,
+        "BINDINGS_PROVIDER_TIMEOUT_S": "5",
+        "BINDINGS_SCAN_CALLS_PER_S": "1000",
+    }
+    return Host(environment=plain | settings, folder=folder)
+
+
+@pytest.fixture
+def host(sqlite_url: str, simulator: Simulator, tmp_path: Path) -> Host:
+    """A machine with a fresh SQLite file and the simulated provider."""
+    return a_host(sqlite_url, simulator, tmp_path)
+
+
+@pytest.fixture
+def either_host(database_url: str, simulator: Simulator, tmp_path: Path) -> Host:
+    """A machine with a fresh database of either kind."""
+    return a_host(database_url, simulator, tmp_path)
+
+
+# One idempotency key, many callers, several replicas.
+
+
+def twenty(replicas: list[Replica], key: str, asked: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """(status, id, replayed) of twenty callers at once, who ask the replicas in turn."""
+    answers: list[tuple[int, str, str]] = []
+
+    def caller(replica: Replica) -> Callable[[], None]:
+        def call() -> None:
+            answer = replica.bind(**asked, Idempotency_Key=key)
+            replayed = answer.headers.get("Idempotent-Replayed", "")
+            answers.append((answer.status_code, answer.json()["id"], replayed))
+
+        return call
+
+    callers = [caller(replicas[number % len(replicas)]) for number in range(20)]
+    assert in_threads(*callers) == []
+    return answers
+
+
+def test_R5_twenty_callers_of_one_key_at_two_replicas_make_one_call_and_get_equal_answers(
+    either_host: Host, simulator: Simulator, database_kind: str
+) -> None:
+    """On SQLite there is one host, and one process serves."""
+    with ExitStack() as stack:
+        count = 1 if database_kind == "sqlite" else 2
+        replicas = [stack.enter_context(either_host.serving("--no-scheduler")) for _ in range(count)]
+        simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=1.0, on=Call.BIND))
+        bound = twenty(replicas, "order-42/1", BIND)
+        simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1, on=Call.BIND))
+        in_doubt = twenty(replicas, "order-43/1", BIND | {"phone_a": C, "phone_b": D})
+    assert told(bound) == sorted([(201, ""), *[(200, "true")] * 19])
+    assert told(in_doubt) == sorted([(202, ""), *[(202, "true")] * 19])
+    assert simulator.counts.received["bind"] == 2
+
+
+def told(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
+    """The statuses of twenty answers about one binding, and whether each was a replay."""
+    assert len({binding_id for _, binding_id, _ in answers}) == 1
+    return sorted((status, replayed) for status, _, replayed in answers)
+
+
+# A client that a stranger's generator makes of the document.
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The package that openapi-python-client makes, without a warning."""
+    folder = tmp_path_factory.mktemp("generated")
+    document = folder / "openapi.json"
+    document.write_bytes(openapi.document_bytes())
+    tools = Path(sys.executable).parent
+    subprocess.run(
+        [
+            *(str(tools / "openapi-python-client"), "generate", "--path", str(document), "--fail-on-warning"),
+            *("--meta", "none", "--output-path", str(folder / "bindings_client")),
+        ],
+        env=os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module("bindings_client")
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "bindings_client"]:
+            del sys.modules[name]
+
+
+def test_a_generated_client_binds_looks_up_unbinds_reads_the_feed_and_understands_a_problem(
+    host: Host, stranger: ModuleType
+) -> None:
+    def call(name: str) -> Any:
+        return importlib.import_module(f"bindings_client.api.bindings.{name}")
+
+    models: Any = importlib.import_module("bindings_client.models")
+    key = host.key("app", "stranger")
+    with (
+        host.serving("--no-scheduler") as replica,
+        stranger.AuthenticatedClient(base_url=replica.url, token=key) as client,
+    ):
+        asked = models.Bind.from_dict(BIND | {"reference": "order-42"})
+        made = call("bind").sync_detailed(client=client, body=asked, idempotency_key="order-42/1")
+        assert (made.status_code, made.parsed.state) == (201, models.State.ACTIVE)
+        again = call("bind").sync_detailed(client=client, body=asked, idempotency_key="order-42/1")
+        assert (again.status_code, again.parsed) == (200, made.parsed)
+        sought = models.Lookup.from_dict({"middle_number": made.parsed.middle_number_b, "party": BIND["phone_b"]})
+        assert call("lookup").sync(client=client, body=sought).data == [made.parsed]
+        refused = call("bind").sync_detailed(client=client, body=models.Bind.from_dict(BIND))
+        assert (refused.status_code, refused.parsed.code) == (409, "phone-in-use")
+        assert refused.parsed.holder.id == made.parsed.id
+        wrong = call("bind").sync(
+            client=client, body=models.Bind.from_dict(BIND | {"expire_s": 0, "phone_b": "1"})
+        )
+        assert sorted(fault.field for fault in wrong.errors) == ["expire_s", "phone_b"]
+        reason = models.Unbind(reason="trip ended")
+        ended = call("unbind").sync(client=client, binding_id=made.parsed.id, body=reason)
+        assert ended.state == models.State.UNBOUND
+        page = call("events").sync(client=client, limit=2)
+        rest = call("events").sync(client=client, after=page.next_cursor)
+        kinds = [str(event.kind) for event in (*page.data, *rest.data)]
+        assert kinds == ["requested", "activated", "unbind_requested", "unbound"]
+        assert call("get").sync(client=client, binding_id=str(uuid4())).code == "not-found"
+
+
+# The end of a process.
+
+
+def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, int]], list[threading.Thread]]:
+    """A bind that hangs at the provider, and a caller who waits for events; what becomes of them."""
+    ended: list[tuple[str, int]] = []
+
+    def run(what: str, call: Callable[[], requests.Response]) -> None:
+        try:
+            ended.append((what, call().status_code))
+        except requests.ConnectionError:
+            ended.append((what, 0))
+
+    simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, times=1, seconds=3.0, on=Call.BIND))
+    calls = {"bind": replica.bind, "events": lambda: replica.call("GET", "/v1/events?after=99999-1&wait_s=30")}
+    threads = [threading.Thread(target=run, args=one) for one in calls.items()]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
+    return ended, threads
+
+
+def test_a_process_that_is_asked_to_stop_settles_what_it_has_sent_and_answers_who_waits(
+    host: Host, simulator: Simulator
+) -> None:
+    with host.serving() as replica:
+        ended, threads = in_flight(replica, simulator)
+        replica.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: ended == [("events", 200)])
+        for thread in threads:
+            thread.join(30)
+        assert ended == [("events", 200), ("bind", 201)]
+        assert replica.process.wait(30) == 0
+    assert "serve: stopped" in host.printed[-1]
+
+
+def test_a_second_signal_ends_it_at_once_and_the_bind_is_left_to_recover(host: Host, simulator: Simulator) -> None:
+    with host.serving("--no-scheduler") as replica:
+        ended, threads = in_flight(replica, simulator)
+        replica.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: ended == [("events", 200)])
+        replica.process.send_signal(signal.SIGTERM)
+        assert replica.process.wait(2) == -signal.SIGTERM
+        for thread in threads:
+            thread.join(30)
+    assert ended == [("events", 200), ("bind", 0)]
+    (left,) = json.loads(host.bindings("list", "--json"))["data"]
+    assert left["state"] == "pending"
+
+
+# What is printed.
+
+PHONES = [f"9198123{number:05}" for number in range(10, 40)]
+ONLY_IN_FIELDS = "919812399001"  # a careless caller puts it where it is kept as it is: only logs are free of it
+LOST = [
+    Fault(kind=FaultKind.LOST_REPLY, times=1, on=Call.BIND),
+    Fault(kind=FaultKind.ANOMALY_AFTER, times=1, on=Call.BIND),
+]
+
+
+def careless(replica: Replica, headers: dict[str, str], phone: str) -> list[requests.Response]:
+    """Requests that carry a phone where none belongs."""
+    carried = dict.fromkeys(("X_Request_ID", "User_Agent", "Referer", "X_Forwarded_For", "Cookie"), phone)
+    call = replica.call
+    return [
+        call("GET", f"/v1/bindings/{phone}", **headers),
+        call("GET", f"/v1/{phone}", **headers),
+        call("GET", f"/{phone}?{phone}={phone}", **headers),
+        call("GET", f"/v1/bindings?phone={phone}", **headers),
+        call("GET", f"/v1/bindings?{phone}=1&{phone}=2", **headers),
+        call("GET", f"/v1/events?after={phone}-{phone}&wait_s={phone}", **headers),
+        call("GET", f"/docs/static/{phone}", **headers),
+        call("POST", "/v1/lookup", {"phone": phone, phone: phone}, **headers),
+        call("POST", "/v1/lookup", {"phone": [phone]}, **headers),
+        call("POST", "/v1/lookup", {"phone": f"{phone}x"}, **headers),
+        call("POST", "/v1/lookup", phone, **headers),
+        call("POST", "/v1/trace", {"middle_number": phone, "at": phone, "party": f"+{phone}+"}, **headers),
+        call("POST", "/v1/bindings", BIND | {"phone_a": phone, "phone_b": phone}, **headers),
+        call("POST", "/v1/bindings", BIND | {"mode": phone, "expire_s": int(phone)}, **headers),
+        call("POST", f"/v1/bindings/{phone}/unbind", {"reason": phone}, **headers),
+        call("GET", "/v1/events", **headers | carried | {"X_Request_ID": f"call-{phone}"}),
+        call("GET", "/v1/events", **headers | carried),
+        call("GET", "/v1/events", Authorization=f"Bearer {phone}"),
+        call("PUT", f"/v1/bindings/{phone}", {phone: phone}, **headers),
+    ]
+
+
+def story(host: Host, replica: Replica, simulator: Simulator, keys: dict[str, str]) -> list[requests.Response]:
+    """Everything that happens in a day; the answers that no phone may stand in."""
+    as_app, as_eve = ({"Authorization": f"Bearer {keys[name]}"} for name in ("app", "investigator"))
+    pairs = iter(zip(PHONES[::2], PHONES[1::2], strict=True))
+    a, b = next(pairs)
+    made = replica.bind(**as_app, phone_a=a, phone_b=b, reference="order-1", Idempotency_Key="order-1/1")
+    replica.bind(**as_app, phone_a=a, phone_b=b, reference="order-1", Idempotency_Key="order-1/1")
+    masked = [
+        replica.bind(**as_app, phone_a=a, phone_b=PHONES[-1]),
+        replica.bind(**as_app, phone_a=a, phone_b=PHONES[-1], Idempotency_Key="order-1/1"),
+        replica.call("POST", "/v1/lookup", {"phone": a}, **as_eve),
+        replica.call("POST", "/v1/bindings/search", {"phone": b}, **as_eve),
+        replica.call("GET", "/v1/events", **as_eve),
+    ]
+    for fault in LOST:
+        simulator.script(fault)
+        a, b = next(pairs)
+        assert replica.bind(**as_app, phone_a=a, phone_b=b).status_code == 202
+    for status in ("-22", "-41", "-35", "-16"):
+        simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status=status, on=Call.BIND))
+        a, b = next(pairs)
+        masked.append(replica.bind(**as_app, phone_a=a, phone_b=b))
+    for phone in PHONES[2:4]:
+        masked += careless(replica, as_app, phone)
+    kept = {"reference": ONLY_IN_FIELDS, "Idempotency_Key": ONLY_IN_FIELDS}
+    a, b = next(pairs)
+    replica.bind(**as_app, phone_a=a, phone_b=b, **kept)
+    path = made.headers["Location"]
+    shown = replica.call("POST", f"{path}/reveal", {"reason": "complaint 118"}, **as_eve)
+    assert shown.json()["phone_a"] == PHONES[0]
+    commands(host, made.json())
+    masked.append(replica.call("GET", "/metrics", **as_eve))
+    assert replica.call("POST", f"{path}/unbind", {"reason": "trip ended"}, **as_app).json()["state"] == "unbound"
+    return masked
+
+
+def commands(host: Host, made: dict[str, Any]) -> None:
+    a, b = PHONES[20], PHONES[21]
+    asked = ("--phone-a", a, "--phone-b", b, "--mode", "AXB")
+    bind = ("bind", *asked, "--pool-number", POOL, "--expire-s", "60")
+    at = ("trace", made["middle_number_a"], "--at", made["answered_at"], "--party", PHONES[0])
+    for command in (
+        bind,
+        ("bind", a),
+        ("bind", "--phone-a", a, "--phone-b", a, "--mode", b),
+        ("check", *asked),
+        ("lookup", "--phone", a),
+        at,
+        ("history", made["id"]),
+        ("get", a),
+        ("reconcile",),
+        ("doubts",),
+        ("stats",),
+        ("config",),
+        ("doctor",),
+        ("keys", "list"),
+    ):
+        host.bindings(*command)
+        host.bindings(*command, "--json")
+    host.bindings("export", "events")
+
+
+def test_R9_nothing_that_is_printed_in_a_full_run_holds_a_phone_or_a_secret(
+    either_host: Host, simulator: Simulator
+) -> None:
+    host = either_host
+    keys = {role: host.key(role, f"a key for {role}") for role in ("app", "investigator")}
+    host.environment["BINDINGS_RECONCILE_INTERVAL_S"] = "1"
+    with host.serving() as replica:
+        masked = story(host, replica, simulator, keys)
+        replica.process.terminate()
+        assert replica.process.wait(30) == 0
+    logs = host.printed[-1]
+    printed = "".join(host.printed) + "".join(f"{answer.headers}{answer.text}" for answer in masked)
+    assert logs.count('"event": "request"') > 40
+    assert {answer.status_code for answer in masked} >= {200, 401, 404, 405, 409, 422, 502, 503}
+    for secret in (*PHONES, *keys.values(), KEY, SECRET, "postgres@"):
+        assert secret not in printed, secret
+    assert ONLY_IN_FIELDS not in logs
