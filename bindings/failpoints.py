@@ -37,6 +37,10 @@ NAMES = (
     "reconcile.adopt_in_transaction",
     "reconcile.after_adopt",
     "reconcile.after_second_scan",
+    "retention.before_begin",
+    "retention.in_transaction",
+    "retention.after_mark",
+    "retention.after_detach",
     "migrate.in_transaction",
 )
 

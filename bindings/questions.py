@@ -131,9 +131,11 @@ class Questions:
         """The change feed: the events after the cursor `after`, in the order in which they became final.
 
         `next_cursor` is never None: ask again with it for what comes later. An event that commits late is
-        never skipped.
+        never skipped. Without `after` it begins with the oldest event that is kept; `InvalidRequest` where
+        retention has deleted events that come after the cursor.
         """
         position, size = validation.feed(after=after, limit=limit)
+        self._still_there(after, position)
         found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
         last = found[-1].cursor if found else (after or events.BEGINNING)
         return Page(data=tuple(found), next_cursor=last)
@@ -145,10 +147,17 @@ class Questions:
         on. The end is where the cursor stays.
         """
         position, size = validation.feed(after=after, limit=limit)
+        self._still_there(after, position)
         found, last = self._database.read(
             lambda connection: events.feed_of(connection, actor, after=position, limit=size)
         )
         return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
+
+    def _still_there(self, after: str | None, position: tuple[int, int]) -> None:
+        gone = None if after is None else self._database.read(events.gone)
+        if gone is not None and position < gone:
+            message = f"events after it are gone (retention); read on from {gone[0]}-{gone[1]}, or leave it out"
+            raise InvalidRequest([Fault("after", message)])
 
     def feed_end(self) -> str:
         """The cursor after the newest event of the change feed: ask from there for what comes later only."""

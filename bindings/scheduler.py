@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 RECOVER_INTERVAL_S = 10.0
+RETENTION_INTERVAL_S = 60.0
 JITTER = 0.1  # of the interval, so that replicas do not beat in step
 STALLED_AFTER = 3.0  # intervals without a finished pass
 UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
@@ -185,6 +186,13 @@ def _jobs(service: BindingService) -> list[Job]:
             run=lambda: service.once_per("recover", RECOVER_INTERVAL_S, service.recover),
         ),
     ]
+    jobs.append(
+        Job(
+            task="retention",
+            interval_s=RETENTION_INTERVAL_S,
+            run=lambda: service.once_per("retention", RETENTION_INTERVAL_S, service.retain),
+        )
+    )
     if service.calls_provider:
         interval_s = config.reconcile_interval_s
         run_once = lambda: service.once_per("reconcile", interval_s, service.reconcile)  # noqa: E731

@@ -29,7 +29,7 @@ from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.inquiries import Inquiries
 from bindings.keys import Keys
-from bindings.passes import expire, reconcile, recover, warn
+from bindings.passes import expire, reconcile, recover, retention, warn
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
@@ -61,7 +61,7 @@ TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
 _TAKEN = "the provider gave a bindId that another binding has"
 _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
-Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled)
+Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled, retention.Retained)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -586,6 +586,15 @@ class BindingService(Questions):
         if counts.adopted and not dry_run:
             self.recover()  # an adopted binding may have a wish to be unbound waiting
         return counts
+
+    def retain(self, *, dry_run: bool = False) -> retention.Retained:
+        """Delete what has been over for BINDINGS_RETENTION_DAYS; begin the month's partition of events.
+
+        With `dry_run` it only counts. Without the setting nothing is deleted. Safe to repeat and side by side.
+        """
+        if not dry_run:
+            self._believe_the_clock()
+        return retention.retain(self._database, self.settings.retention_days, dry_run=dry_run)
 
     def _guard(self, binding: Binding) -> float:
         return self.settings.guard_for(binding.expire_s)

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     on_orphan: Literal["hold", "release", "observe"] = "hold"
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
+    retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()

@@ -1,4 +1,4 @@
-"""expire, warn, recover, reconcile: one pass each, and what it did."""
+"""expire, warn, recover, reconcile, retention: one pass each, and what it did."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NOT_READ = 5  # as for any call that the provider did not answer
 NOT_CONCLUDED = 1
+RETAINED = ("bindings", "events", "holds", "reports", "deliveries", "partitions")
 REPORTED = ("scans", "adopted", "absent", "ghosts", "orphans", "drifted", "holds_ended", "observed", "unresolved")
 
 
@@ -81,6 +82,31 @@ def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
         context.exit(NOT_CONCLUDED)
     if done.scans and done.incomplete == done.scans:
         context.exit(NOT_READ)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@options.as_json
+def retention(*, dry_run: bool, as_json: bool) -> None:
+    """Delete what has been over for longer than BINDINGS_RETENTION_DAYS; begin the month's partition of events.
+
+    Without that setting nothing is deleted. `bindings scheduler` does it all the time.
+    """
+    with session.opened(as_json=as_json) as service:
+        done = service.retain(dry_run=dry_run)
+    if as_json:
+        output.emit(done)
+        return
+    what = "  ".join(f"{name}: {getattr(done, name)}" for name in RETAINED)
+    click.echo(("would delete " if dry_run else "deleted ") + what)
+    if done.kept_from is None:
+        output.say("BINDINGS_RETENTION_DAYS is not set: everything is kept.")
+    if done.partitions_waiting:
+        output.say(f"{done.partitions_waiting} partition(s) wait for a binding that stays, or for a webhook.")
+    if done.owner_needed:
+        output.say("Partitions of events need the owner of the tables: run it as that role.")
+    if not done.finished:
+        output.say("There is more to do: run it again.")
 
 
 @click.command()

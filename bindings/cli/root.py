@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "recover": "passes:recover",
         "reconcile": "passes:reconcile",
         "reports": "passes:reports",
+        "retention": "passes:retention",
         "doubts": "ask:doubts",
         "mark-absent": "change:mark_absent",
     },

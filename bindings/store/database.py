@@ -221,6 +221,19 @@ class Database:
 
         return _repeated(once, budget_s=RETRY_BUDGET_S, attempts=3)
 
+    def alone(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
+        """Run statements that no transaction may contain, in AUTOCOMMIT; `Busy` where a lock is not had."""
+        try:
+            with self._reader.connect() as connection:
+                _give_up_at(connection, time.monotonic() + LONGEST_TRY_S)
+                connection.execute(select(func.set_config("lock_timeout", lock_wait, literal_column("false"))))
+                try:
+                    work(connection)
+                finally:
+                    connection.execute(text("RESET lock_timeout"))
+        except exc.DBAPIError as error:
+            raise _translated(error) from error
+
     @contextmanager
     def stream(self) -> Iterator[Connection]:
         """A connection whose results arrive in batches, in one read-only snapshot; for exports."""

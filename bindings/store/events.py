@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from bindings.binding import Event, EventKind
-from bindings.store.schema import BindingId, Detail, bindings, events
+from bindings.store.schema import BindingId, Detail, account, bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 BEGINNING = "0-0"  # the cursor before the first event
 STRETCH = 1_000
+PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
 WRITTEN = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 SHOWN = (events.c.tx, events.c.position, *(events.c[name] for name in WRITTEN[1:]))
@@ -164,9 +165,20 @@ def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[
 def beyond(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
     """Whether an event comes after a position of the feed, (tx, position)."""
     if postgres:
-        return tuple_(events.c.tx, events.c.position) > tuple_(*after)
+        # Positions follow transactions, but for those side by side: never further apart than one partition.
+        from_partition = after[1] // PARTITION_SPAN - 1
+        return and_(
+            tuple_(events.c.tx, events.c.position) > tuple_(*after),
+            events.c.position >= from_partition * PARTITION_SPAN,
+        )
     # tx is 0 throughout; SQLite would look up no more than that in the index, and step through all the rest.
     return and_(events.c.tx == after[0], events.c.position > after[1])
+
+
+def gone(connection: Connection) -> tuple[int, int] | None:
+    """The last position of the feed that retention has given up; None where it has given up none."""
+    row = connection.execute(select(account.c.gone_tx, account.c.gone_position)).one_or_none()
+    return None if row is None or row.gone_tx is None else (row.gone_tx, row.gone_position)
 
 
 def feed_of(

@@ -38,7 +38,7 @@ from bindings.phone import Phone
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0004"  # the migration this code needs; a test holds it equal to the newest one
+HEAD = "0006"  # the migration this code needs; a test holds it equal to the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -125,6 +125,9 @@ account = Table(
     Column("scan_owed_since", Instant, comment="after a restore: no bind until a full scan has begun after this"),
     Column("host", String(64), comment="SQLite: the host at work"),
     Column("host_seen_at", Instant, comment="SQLite: when that host was last at work"),
+    Column("kept_from", Instant, comment="what was over before is gone, or goes; none: everything is kept"),
+    Column("gone_tx", BigInteger, comment="the feed's events up to here are gone, or go: tx"),
+    Column("gone_position", BigInteger, comment="... and position"),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
 )
@@ -294,7 +297,7 @@ holds = Table(
     comment="Phones that something other than a binding of ours holds at the provider",
 )
 
-_TERMINAL = "kind IN ({})".format(", ".join(f"'{kind}'" for kind in TERMINAL_KINDS))
+TERMINAL = "kind IN ({})".format(", ".join(f"'{kind}'" for kind in TERMINAL_KINDS))
 
 events = Table(
     "events",
@@ -307,7 +310,8 @@ events = Table(
         server_default=text("0"),
         comment="writer's transaction; the feed reads below the oldest running one",
     ),
-    Column("binding_id", BindingId, ForeignKey("bindings.id"), comment="none for what belongs to no binding"),
+    # No foreign key: events go by their own age, and may outlive their binding (passes/retention).
+    Column("binding_id", BindingId, comment="none for what belongs to no binding"),
     Column("sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"),
     Column("kind", String(16), nullable=False, comment="what happened"),
     Column("at", Instant, nullable=False, comment="database time"),
@@ -315,7 +319,10 @@ events = Table(
     Column("request_id", String(128), comment="the request that did it"),
     Column("detail", Detail, nullable=False, comment="facts of this kind of event; no phones"),
     CheckConstraint(_one_of("kind", EventKind), name="kind"),
-    UniqueConstraint("binding_id", "sequence"),
+    # On PostgreSQL the table is partitioned by position (store/partitions), and a unique index of the whole would
+    # need that column: each partition has these two of its own. What holds across them are the triggers on
+    # bindings, which let no version go back and no ended state change (I5, I7).
+    UniqueConstraint("binding_id", "sequence").ddl_if(dialect="sqlite"),
     Index("ix_events_tx_position", "tx", "position"),
     # What a request did: the event of its answer has the same request, and would only double the index.
     Index(
@@ -331,16 +338,10 @@ events = Table(
         sqlite_where=text("kind = 'revealed'"),
         postgresql_where=text("kind = 'revealed'"),
     ),
-    # Exactly one terminal event (I5), kept by the database itself.
-    Index(
-        "uq_events_terminal",
-        "binding_id",
-        unique=True,
-        sqlite_where=text(_TERMINAL),
-        postgresql_where=text(_TERMINAL),
-    ),
+    Index("uq_events_terminal", "binding_id", unique=True, sqlite_where=text(TERMINAL)).ddl_if(dialect="sqlite"),
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
+    postgresql_partition_by="RANGE (position)",
 )
 
 reports = Table(

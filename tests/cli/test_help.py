@@ -23,6 +23,7 @@ UPKEEP = [
     "recover",
     "reconcile",
     "reports",
+    "retention",
     "doubts",
     "mark-absent",
     "doctor",

@@ -23,7 +23,7 @@ from bindings.store.database import Database, make_engine
 from bindings.store.schema import HEAD, NAMING, metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
 
@@ -47,9 +47,23 @@ def test_there_is_one_head_and_it_is_the_one_that_the_code_needs() -> None:
     assert ScriptDirectory.from_config(_config()).get_heads() == [HEAD]
 
 
+def _is_meant(engine: Engine) -> Callable[..., bool]:
+    """Not the partitions, which no metadata names, nor what the metadata keeps for the other database."""
+
+    def include(found: Any, name: str | None, kind: str, reflected: bool, _counterpart: Any) -> bool:
+        if kind == "table":
+            return not (reflected and str(name).startswith("events_"))
+        elsewhere = getattr(found, "_ddl_if", None) if kind in ("index", "unique_constraint") else None
+        return elsewhere is None or elsewhere.dialect == engine.dialect.name
+
+    return include
+
+
 def test_the_migrated_schema_equals_the_metadata(engine: Engine) -> None:
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "include_object": _is_meant(engine)}
+        )
         assert compare_metadata(context, metadata) == []
 
 
@@ -197,7 +211,7 @@ SQLITE_ONLY = {
     "INSERT OR REPLACE": "INSERT OR REPLACE INTO events (position, sequence, kind, at, actor, detail)"
     " SELECT position, 9, 'held', at, 'x', '{}' FROM events",
 }
-POSTGRESQL_ONLY = {"TRUNCATE": "TRUNCATE events", "TRUNCATE CASCADE": "TRUNCATE bindings CASCADE"}
+POSTGRESQL_ONLY = {"TRUNCATE": "TRUNCATE events", "TRUNCATE of a partition": "TRUNCATE events_start"}
 
 
 def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None:

@@ -1,0 +1,230 @@
+"""The partitions of `events` on PostgreSQL: begin the next one each month, drop what retention has given up.
+
+Partitioned by position, because everything that must stay cheap and unique knows it: the feed reads the partition
+of its cursor, the one before, and what follows; a delivery finds its event in one; the primary key stays the
+position alone. A month begins when the sequence moves on to the next partition, which is there by then: until
+somebody does that, events go on where they are. So no insert ever fails because a month is missing, whatever the
+clock says, and there is no default partition to scan.
+
+Nothing here keeps anybody out of a table for longer than `LOCK_WAIT`. All of it needs the owner of the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import exists, func, select, text, tuple_
+
+from bindings.store.events import PARTITION_SPAN
+from bindings.store.schema import TERMINAL, deliveries, webhooks
+from bindings.store.schema import bindings as bindings_table
+from bindings.store.schema import events as events_table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from bindings.store.database import Database, Transaction
+
+LOCK_WAIT = "500ms"  # for a lock that others queue behind
+DETACH_WAIT = "10s"  # nobody queues behind a concurrent detach; what it could not finish, the next run does
+SHORTEST = timedelta(days=1)  # no transaction is open for longer, so the feed need look back by one partition only
+ONE_AT_A_TIME = 0x62696E64_70617274  # "bindpart"
+GIVEN_UP = "given up by retention"
+
+_PARTITIONS = text(
+    "SELECT relname, inhdetachpending, pg_get_expr(relpartbound, pg_class.oid)"
+    " FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = CAST('events' AS regclass)"
+)
+_OWNED = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST('events' AS regclass)")
+_REACHED = text("SELECT last_value FROM events_position_seq")
+_LEFT_OVER = text(
+    "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition"
+    " AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('events' AS regclass))"
+    " AND obj_description(oid, 'pg_class') = :given_up"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partition:
+    """One partition: its positions are [number, number + 1) x PARTITION_SPAN. `detaching`: no query sees it."""
+
+    name: str
+    number: int
+    detaching: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Old:
+    """A partition that may go; (tx, position) is its last event's place in the feed."""
+
+    name: str
+    events: int
+    last: tuple[int, int]
+
+
+def owned(connection: Connection) -> bool:
+    """Whether this role may change partitions."""
+    return bool(connection.execute(_OWNED).scalar())
+
+
+def every(connection: Connection) -> list[Partition]:
+    """All partitions, the oldest first."""
+    found = []
+    for name, detaching, bounds in connection.execute(_PARTITIONS):
+        upper = int(re.findall(r"\d+", bounds)[-1])
+        found.append(Partition(name=name, number=upper // PARTITION_SPAN - 1, detaching=detaching))
+    return sorted(found, key=lambda partition: partition.number)
+
+
+def next_due(connection: Connection, now: datetime) -> int | None:
+    """The number of the partition that is to be begun, where the one in use has an event of an earlier month."""
+    in_use = int(connection.execute(_REACHED).scalar_one()) // PARTITION_SPAN
+    began = _began(connection, in_use)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return in_use + 1 if began is not None and began < min(month, now - SHORTEST) else None
+
+
+def _began(connection: Connection, number: int) -> datetime | None:
+    """When the first event of a partition was written; None where it has none."""
+    first = select(events_table.c.at).where(*_within(number)).order_by(events_table.c.position).limit(1)
+    return connection.execute(first).scalar()
+
+
+def _within(number: int) -> tuple[Any, Any]:
+    lower = number * PARTITION_SPAN
+    return events_table.c.position >= lower, events_table.c.position < lower + PARTITION_SPAN
+
+
+def make(tx: Transaction, number: int, now: datetime) -> None:
+    """Make the partition of a number and attach it, where it is not there yet. Locks nobody out."""
+    tx.connection.execute(select(func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
+    if any(partition.number == number for partition in every(tx.connection)):
+        return
+    name = f"events_{now:%Y_%m}"
+    if tx.connection.execute(select(func.to_regclass(name))).scalar() is not None:
+        name = f"{name}_{number}"
+    lower = number * PARTITION_SPAN
+    for statement in (
+        (
+            f"CREATE TABLE {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)"
+            # Written once: frozen when first vacuumed, so that no later vacuum writes an old month again.
+            " WITH (autovacuum_freeze_min_age = 0)"
+        ),
+        f"ALTER TABLE {name} ADD CONSTRAINT uq_{name}_binding_id_sequence UNIQUE (binding_id, sequence)",
+        f"CREATE UNIQUE INDEX uq_{name}_terminal ON {name} (binding_id) WHERE {TERMINAL}",
+        (
+            f"CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON {name}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        ),
+        # ... which makes the indexes and the row triggers of the whole.
+        f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({lower + PARTITION_SPAN})",
+    ):
+        tx.connection.execute(text(statement))
+
+
+def enter(tx: Transaction, number: int) -> bool:
+    """Let the next position be the first one of a partition; False where it is not there, or begun already.
+
+    The lock waits for the statements that were planned before the partition was there: they know no place for its
+    positions. It is given up after `LOCK_WAIT`, because other writers queue behind it.
+    """
+    settings = {"statement_timeout": LOCK_WAIT, "synchronous_commit": "off"}  # no standby is waited for under it
+    for name, value in settings.items():
+        tx.connection.execute(select(func.set_config(name, value, True)))
+    tx.connection.execute(text("LOCK TABLE ONLY events IN SHARE ROW EXCLUSIVE MODE"))
+    lower = number * PARTITION_SPAN
+    there = any(partition.number == number for partition in every(tx.connection))
+    if not there or tx.connection.execute(_REACHED).scalar_one() >= lower:
+        return False
+    tx.connection.execute(text("SELECT setval('events_position_seq', :lower, false)"), {"lower": lower})
+    return True
+
+
+def old(connection: Connection, *, before: datetime, stays: Any) -> tuple[list[Old], int]:
+    """The partitions, from the oldest on, that were over before an instant and that nothing needs any more.
+
+    `stays` says which bindings stay: the events of those are kept, and so is what a webhook that is enabled has
+    not been sent yet. Also returns how many are old enough and kept for one of these reasons.
+    """
+    partitions = [partition for partition in every(connection) if not partition.detaching]
+    found: list[Old] = []
+    ended = []
+    for partition, following in pairwise(partitions):
+        over = _began(connection, following.number)
+        if over is None or over >= before:
+            break
+        ended.append(partition)
+        given_up = _given_up(connection, partition, over=over, before=before, stays=stays)
+        if given_up is None:
+            break
+        found.append(given_up)
+    return found, len(ended) - len(found)
+
+
+def _given_up(
+    connection: Connection, partition: Partition, *, over: datetime, before: datetime, stays: Any
+) -> Old | None:
+    # No event of a binding is older than its request: without a binding from before the end, none has one here.
+    asked_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < over, stays)
+    if connection.execute(asked_before.order_by(bindings_table.c.requested_at).limit(1)).first() is not None:
+        return None
+    place = events_table.c.tx, events_table.c.position
+    latest = select(*place).where(*_within(partition.number)).order_by(*(part.desc() for part in place)).limit(1)
+    last = connection.execute(latest).one_or_none()
+    if last is not None and connection.execute(select(awaited(last.tx, last.position))).scalar():
+        return None
+    counted = select(func.count(), func.max(events_table.c.at)).where(*_within(partition.number))
+    events, newest = connection.execute(counted).one()
+    if newest is not None and newest >= before:  # the clock was set back
+        return None
+    return Old(name=partition.name, events=events, last=(0, 0) if last is None else (last.tx, last.position))
+
+
+def awaited(tx: int, position: int) -> Any:
+    """Whether a webhook that is enabled has still to be sent something up to a place of the feed."""
+    enabled = webhooks.c.disabled_at.is_(None)
+    behind = exists().where(enabled, tuple_(webhooks.c.tx, webhooks.c.position) < tuple_(tx, position))
+    pending = exists().where(
+        enabled,
+        deliveries.c.webhook_id == webhooks.c.id,
+        deliveries.c.state == "pending",
+        deliveries.c.event_position <= position,
+    )
+    return behind | pending
+
+
+def detach(database: Database, name: str) -> None:
+    """Take a partition out of `events`, where it is one. `Busy` where it must go on later; safe to repeat."""
+
+    def work(connection: Connection) -> None:
+        found = {partition.name: partition for partition in every(connection)}
+        if name not in found:
+            return
+        connection.execute(text(f"COMMENT ON TABLE {name} IS '{GIVEN_UP}'"))
+        how = "FINALIZE" if found[name].detaching else "CONCURRENTLY"
+        connection.execute(text(f"ALTER TABLE events DETACH PARTITION {name} {how}"))
+
+    database.alone(work, lock_wait=DETACH_WAIT)
+
+
+def half_detached(connection: Connection) -> list[str]:
+    """The partitions whose detaching was begun and not finished."""
+    return [partition.name for partition in every(connection) if partition.detaching]
+
+
+def left_over(connection: Connection) -> list[str]:
+    """The tables that were detached here, and not dropped yet."""
+    return list(connection.execute(_LEFT_OVER, {"given_up": GIVEN_UP}).scalars())
+
+
+def drop(database: Database, name: str) -> None:
+    """Drop a table that was detached."""
+    database.alone(
+        lambda connection: connection.execute(text(f"DROP TABLE IF EXISTS {name}")), lock_wait=LOCK_WAIT
+    )

@@ -1,0 +1,329 @@
+"""Events in partitions on PostgreSQL; retention's mark; bindings that only move forward; vacuum settings.
+
+The old table becomes the first partition as it is: a CHECK that is validated beforehand, under a lock that keeps
+nobody out, saves the scan under the lock that does. What must be done at once is one short transaction: its
+locks are waited for for half a second at most, and then given up and asked for again, so that nobody stands
+behind them for longer. Services may run beside it.
+
+The foreign key from events to bindings goes: events go by their own age, and may outlive their binding. SQLite
+cannot drop one without building the table anew.
+
+Revision ID: 0006
+Revises: 0004
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from alembic import op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+revision = "0006"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+FIRST = "events_start"
+SPAN = 10**12  # positions of one partition; the sequence moves on to the next one long before
+LOCK_WAIT = "500ms"
+TRIES = 60
+PAUSE_S = 1.0
+LOCKED = "55P03", "57014", "40P01"
+FOREIGN_KEY = "CONSTRAINT fk_events_binding_id FOREIGN KEY(binding_id) REFERENCES bindings (id)"
+UNIQUE = "CONSTRAINT uq_events_binding_id_sequence UNIQUE"
+COMMENT = "The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE"
+COLUMNS = "position, tx, binding_id, sequence, kind, at, actor, request_id, detail"
+# The indexes that the whole table has: no unique one, which each partition has for itself.
+INDEXES = (
+    "SELECT relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
+    " WHERE indrelid = CAST('events' AS regclass) AND NOT indisunique"
+)
+INDEX_PAIRS = (
+    "SELECT own.relname, parent.relname FROM pg_inherits JOIN pg_class own ON own.oid = inhrelid"
+    " JOIN pg_class parent ON parent.oid = inhparent JOIN pg_index ON indexrelid = own.oid"
+    " WHERE indrelid = CAST(:first AS regclass)"
+)
+PARTITIONS = (
+    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = CAST('events' AS regclass) ORDER BY pg_class.oid"
+)
+BACKWARD = "NEW.version < OLD.version OR (OLD.ended_at IS NOT NULL AND NEW.state <> OLD.state)"
+GONE_BINDING = "OLD.ended_at IS NOT NULL AND OLD.held_until <"  # ... the mark
+GONE_REPORT = "OLD.finished_at <"
+
+# Measured in docs/explanation/performance.md: as the data grows.
+STORAGE = {
+    # A fifth of ten million rows is two million dead ones, which every sweep would step over.
+    "bindings": "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,"
+    " autovacuum_analyze_scale_factor = 0.02",
+    "deliveries": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000",
+    "holds": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000",
+    # A handful of rows that change every few seconds.
+    "passes": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500",
+}
+# Written once: frozen when first vacuumed, so that no later vacuum writes an old month again.
+FROZEN = "autovacuum_freeze_min_age = 0"
+
+
+def upgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        _add_marks(sa.String(27))
+        _rebuild_on_sqlite(f"{FOREIGN_KEY}, ", "")
+        _guard_on_sqlite()
+        return
+    with op.get_context().autocommit_block():
+        _patiently(
+            lambda: op.execute(
+                f"ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_first,"
+                f" ADD CONSTRAINT ck_events_first CHECK (position < {SPAN}) NOT VALID"
+            )
+        )
+        op.execute("ALTER TABLE events VALIDATE CONSTRAINT ck_events_first")
+    _lock("bindings", "events", "reports", "account")
+    _add_marks(sa.DateTime(timezone=True))
+    _partition()
+    _guard_on_postgresql()
+    for table, options in STORAGE.items():
+        op.execute(f"ALTER TABLE {table} SET ({options})")
+
+
+def downgrade() -> None:
+    """Bring back one table. Where there are several partitions their rows are copied, under a lock."""
+    if op.get_bind().dialect.name == "sqlite":
+        for trigger in ("bindings_only_forward", "bindings_refuse_delete", "reports_refuse_delete"):
+            op.execute(f"DROP TRIGGER {trigger}")
+        op.execute("DROP TRIGGER events_refuse_delete")
+        _rebuild_on_sqlite(UNIQUE, f"{FOREIGN_KEY}, {UNIQUE}")
+        for table in ("events", "reports"):
+            _refuse_delete(table, "")
+    else:
+        _lock("bindings", "events", "reports", "account")
+        _unguard_on_postgresql()
+        _unite()
+        for table, options in STORAGE.items():
+            names = ", ".join(option.split(" = ")[0] for option in options.split(", "))
+            op.execute(f"ALTER TABLE {table} RESET ({names})")
+    for column in ("gone_position", "gone_tx", "kept_from"):
+        op.drop_column("account", column)
+
+
+def _add_marks(instant: sa.types.TypeEngine[Any]) -> None:
+    for name, of_type, comment in (
+        ("kept_from", instant, "what was over before is gone, or goes; none: everything is kept"),
+        ("gone_tx", sa.BigInteger(), "the feed's events up to here are gone, or go: tx"),
+        ("gone_position", sa.BigInteger(), "... and position"),
+    ):
+        op.add_column("account", sa.Column(name, of_type, comment=comment))
+
+
+# PostgreSQL.
+
+
+def _lock(*tables: str) -> None:
+    """Keep everybody out of these tables until the end of the transaction; queue for half a second at a time."""
+    connection = op.get_bind()
+
+    def ask() -> None:
+        with connection.begin_nested():  # what was locked is let go with the savepoint
+            connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all of them
+            connection.execute(sa.text(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+
+    _patiently(ask)
+
+
+def _patiently(ask: Callable[[], None]) -> None:
+    for left in reversed(range(TRIES)):
+        try:
+            op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
+            ask()
+        except sa.exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in LOCKED:
+                raise
+            if not left:
+                raise TimeoutError(
+                    "a transaction keeps a table locked; end it (pg_stat_activity) and migrate again"
+                ) from None
+            time.sleep(PAUSE_S)
+        else:
+            return
+
+
+def _partition() -> None:
+    connection = op.get_bind()
+    last = connection.execute(sa.text("SELECT last_value, is_called FROM events_position_seq")).one()
+    indexes = connection.execute(sa.text(INDEXES)).all()
+    for statement in (
+        "ALTER TABLE events DROP CONSTRAINT fk_events_binding_id",
+        "ALTER TABLE events ALTER position DROP IDENTITY",
+        "DROP TRIGGER events_refuse_change ON events",  # the parent's is handed down
+        f"ALTER TABLE events RENAME TO {FIRST}",
+        f"ALTER TABLE {FIRST} RENAME CONSTRAINT pk_events TO pk_{FIRST}",
+        f"ALTER TABLE {FIRST} RENAME CONSTRAINT uq_events_binding_id_sequence TO uq_{FIRST}_binding_id_sequence",
+        f"ALTER INDEX uq_events_terminal RENAME TO uq_{FIRST}_terminal",
+        *(f"ALTER INDEX {name} RENAME TO {name.replace('events', FIRST)}" for name, _ in indexes),
+        f"ALTER TABLE {FIRST} SET ({FROZEN})",
+        (
+            f"CREATE TABLE events (LIKE {FIRST} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)"
+            " PARTITION BY RANGE (position)"
+        ),
+        "ALTER TABLE events DROP CONSTRAINT ck_events_first",
+        "ALTER TABLE events ADD CONSTRAINT pk_events PRIMARY KEY (position)",
+        *(definition for _, definition in indexes),  # before the old table comes in, whose own then serve
+        "ALTER TABLE events ALTER position ADD GENERATED ALWAYS AS IDENTITY",
+        f"ALTER TABLE events ATTACH PARTITION {FIRST} FOR VALUES FROM (MINVALUE) TO ({SPAN})",
+        f"COMMENT ON TABLE events IS '{COMMENT}'",
+        *_append_only("events", "refuse_change"),
+    ):
+        op.execute(statement)
+    _go_on_from(last)
+    _hand_on_privileges(FIRST, "events")
+
+
+def _unite() -> None:
+    connection = op.get_bind()
+    first, *others = connection.execute(sa.text(PARTITIONS)).scalars().all()
+    last = connection.execute(sa.text("SELECT last_value, is_called FROM events_position_seq")).one()
+    indexes = connection.execute(sa.text(INDEX_PAIRS), {"first": first}).all()
+    for statement in (
+        *(f"ALTER TABLE events DETACH PARTITION {partition}" for partition in (first, *others)),
+        f"ALTER TABLE {first} DROP CONSTRAINT IF EXISTS ck_events_first",
+        *(f"INSERT INTO {first} ({COLUMNS}) SELECT {COLUMNS} FROM {other}" for other in others),
+        *(f"DROP TABLE {other}" for other in others),
+        "DROP TABLE events",
+        f"ALTER TABLE {first} RENAME TO events",
+        *(f"ALTER INDEX {own} RENAME TO {name}" for own, name in indexes),
+        f"ALTER TABLE events RENAME CONSTRAINT uq_{first}_binding_id_sequence TO uq_events_binding_id_sequence",
+        f"ALTER INDEX uq_{first}_terminal RENAME TO uq_events_terminal",
+        f"ALTER TABLE events RESET ({FROZEN.split(' = ', maxsplit=1)[0]})",
+        "ALTER TABLE events ALTER position ADD GENERATED ALWAYS AS IDENTITY",
+        # Not validated: retention may have left events whose binding is gone.
+        f"ALTER TABLE events ADD {FOREIGN_KEY} NOT VALID",
+        f"COMMENT ON TABLE events IS '{COMMENT}'",
+        "DROP TRIGGER IF EXISTS events_refuse_truncate ON events",
+        *_append_only("events", "refuse_change"),
+    ):
+        op.execute(statement)
+    _go_on_from(last)
+
+
+def _go_on_from(last: Any) -> None:
+    """Let the new sequence go on where the old one stood."""
+    called = "true" if last.is_called else "false"
+    op.execute(f"SELECT setval('events_position_seq', {last.last_value}, {called})")
+
+
+def _append_only(table: str, by: str) -> tuple[str, str]:
+    return (
+        (
+            f"CREATE TRIGGER {table}_refuse_change BEFORE UPDATE OR DELETE ON {table}"
+            f" FOR EACH ROW EXECUTE FUNCTION {by}()"
+        ),
+        (
+            f"CREATE TRIGGER {table}_refuse_truncate BEFORE TRUNCATE ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        ),
+    )
+
+
+def _hand_on_privileges(old: str, new: str) -> None:
+    granted = sa.text(
+        "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type"
+        " FROM pg_class, aclexplode(relacl) WHERE oid = CAST(:old AS regclass) AND grantee <> relowner"
+    )
+    for grantee, privilege in op.get_bind().execute(granted, {"old": old}).all():
+        op.execute(f"GRANT {privilege} ON {new} TO {grantee}")
+
+
+def _guard_on_postgresql() -> None:
+    """Bindings only move forward, and what is kept cannot be deleted: retention's mark is the one way around."""
+    for statement in (
+        (
+            "CREATE FUNCTION refuse_backward() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'bindings only move forward' USING ERRCODE = 'insufficient_privilege';"
+            " END $$"
+        ),
+        # Only the condition is paid for, and by updates only.
+        (
+            f"CREATE TRIGGER bindings_only_forward BEFORE UPDATE ON bindings FOR EACH ROW WHEN ({BACKWARD})"
+            " EXECUTE FUNCTION refuse_backward()"
+        ),
+        (
+            "CREATE TRIGGER bindings_refuse_truncate BEFORE TRUNCATE ON bindings"
+            " FOR EACH STATEMENT EXECUTE FUNCTION refuse_backward()"
+        ),
+        _unless_gone("bindings", GONE_BINDING, "only move forward"),
+        (
+            "CREATE TRIGGER bindings_refuse_delete BEFORE DELETE ON bindings"
+            " FOR EACH ROW EXECUTE FUNCTION refuse_kept_bindings()"
+        ),
+        _unless_gone("reports", GONE_REPORT, "are append-only"),
+        "DROP TRIGGER reports_refuse_change ON reports",
+        _append_only("reports", "refuse_kept_reports")[0],
+    ):
+        op.execute(statement)
+
+
+def _unless_gone(table: str, gone: str, refused: str) -> str:
+    return (
+        f"CREATE FUNCTION refuse_kept_{table}() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN IF TG_OP = 'DELETE' AND {gone} (SELECT kept_from FROM account) THEN RETURN OLD; END IF;"
+        f" RAISE EXCEPTION '{table} {refused}' USING ERRCODE = 'insufficient_privilege'; END $$"
+    )
+
+
+def _unguard_on_postgresql() -> None:
+    for statement in (
+        *(
+            f"DROP TRIGGER bindings_{name} ON bindings"
+            for name in ("only_forward", "refuse_truncate", "refuse_delete")
+        ),
+        "DROP TRIGGER reports_refuse_change ON reports",
+        _append_only("reports", "refuse_change")[0],
+        *(f"DROP FUNCTION refuse_{name}()" for name in ("backward", "kept_bindings", "kept_reports")),
+    ):
+        op.execute(statement)
+
+
+# SQLite.
+
+
+def _rebuild_on_sqlite(without: str, instead: str) -> None:
+    """The same table with another piece in its definition; its indexes and triggers are made again."""
+    found = op.get_bind().execute(sa.text("SELECT type, sql FROM sqlite_master WHERE tbl_name = 'events'")).all()
+    [table] = [sql for kind, sql in found if kind == "table"]
+    if table.count(without) != 1:
+        raise ValueError("the table events is not as the migrations before made it")
+    for statement in (
+        "ALTER TABLE events RENAME TO old_events",
+        table.replace(without, instead),
+        f"INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM old_events ORDER BY position",
+        "DROP TABLE old_events",
+        *(sql for kind, sql in found if kind != "table" and sql is not None),
+    ):
+        op.get_bind().exec_driver_sql(statement)  # as it stands: a colon in it is no parameter
+
+
+def _guard_on_sqlite() -> None:
+    for table in ("events", "reports"):
+        op.execute(f"DROP TRIGGER {table}_refuse_delete")
+    _refuse_delete("events", " WHEN OLD.position > (SELECT coalesce(max(gone_position), 0) FROM account)")
+    kept_from = "(SELECT coalesce(max(kept_from), '') FROM account)"
+    _refuse_delete("reports", f" WHEN NOT ({GONE_REPORT} {kept_from})")
+    _refuse_delete("bindings", f" WHEN NOT ({GONE_BINDING} {kept_from})", "only move forward")
+    op.execute(
+        f"CREATE TRIGGER bindings_only_forward BEFORE UPDATE ON bindings WHEN {BACKWARD}"
+        " BEGIN SELECT RAISE(ABORT, 'bindings only move forward'); END"
+    )
+
+
+def _refuse_delete(table: str, when: str, refused: str = "are append-only") -> None:
+    op.execute(
+        f"CREATE TRIGGER {table}_refuse_delete BEFORE DELETE ON {table}{when}"
+        f" BEGIN SELECT RAISE(ABORT, '{table} {refused}'); END"
+    )

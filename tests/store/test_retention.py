@@ -1,0 +1,235 @@
+"""What retention forgets, what it must not, and the partitions of events on PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from bindings import errors
+from bindings.binding import Caller, EventKind, State
+from bindings.store import account, holds, partitions
+from tests.service.world import Clock, assert_sound, feed_has_caught_up, service_at
+from tests.store.test_feed import read_on
+from tests.store.test_reserve import fail, request, reserved, success
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.binding import Binding
+    from bindings.passes.retention import Retained
+
+CALLER = Caller(actor="test")
+DAY_S = 86_400.0
+KEEP_DAYS = 45
+
+
+class Years:
+    """A service on a database of its own, in which months pass."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.url = url
+        self.clock = Clock()
+        self.service = service_at(url, self.clock, "http://127.0.0.1:1", **settings)
+        self._count = 0
+        account.join(self.database, "default")
+
+    @property
+    def database(self) -> Any:
+        return self.service._database
+
+    def ended(self) -> Binding:
+        """A binding that is over as soon as it is made."""
+        return fail(self.database, self.open())
+
+    def open(self) -> Binding:
+        """An intent that nobody settles."""
+        self._count += 1
+        return reserved(self.database, request(f"91{self._count:08}", f"9155{self._count:08}"))
+
+    def later(self, days: float) -> None:
+        self.clock.advance(days * DAY_S)
+
+    def retain(self, **how: Any) -> Retained:
+        done: Retained = self.service.retain(**how)
+        return done
+
+    def turn_of_the_month(self) -> Retained:
+        """A month passes, and the pass runs before anything happens in the new one."""
+        self.later(31)
+        return self.retain()
+
+    def months(self, count: int) -> list[Binding]:
+        """An ended binding in each of some months, in partitions of their own on PostgreSQL."""
+        made = []
+        for _ in range(count):
+            made.append(self.ended())
+            self.turn_of_the_month()
+        return made
+
+    def is_gone(self, binding: Binding) -> bool:
+        try:
+            self.service.get(binding.id)
+        except errors.NotFound:
+            return True
+        return False
+
+    def kept_events(self) -> list[str | None]:
+        return [event.binding_id for event in self.service.export_events()]
+
+
+@pytest.fixture
+def years(own_database_url: str) -> Iterator[Years]:
+    years = Years(own_database_url, retention_days=KEEP_DAYS)
+    yield years
+    assert_sound(years.service)
+    years.service.close()
+
+
+def test_without_the_setting_everything_is_kept(own_database_url: str) -> None:
+    years = Years(own_database_url)
+    made = years.months(3)
+    years.later(4_000)
+    assert years.retain().kept_from is None
+    assert years.retain(dry_run=True).bindings == 0
+    assert not any(map(years.is_gone, made))
+    assert len(years.kept_events()) == 6
+    years.service.close()
+
+
+def test_what_was_over_for_long_enough_goes_with_its_events_and_a_dry_run_says_so_first(years: Years) -> None:
+    first, second = years.ended(), years.ended()
+    years.turn_of_the_month()
+    third = years.ended()
+    years.later(20)
+    fourth = years.ended()
+    years.later(30)
+    foretold = years.retain(dry_run=True)
+    assert not years.is_gone(first)
+    done = years.retain()
+    by_month = years.database.postgres
+    assert (foretold.bindings, foretold.events) == (done.bindings, done.events) == (3, 4 if by_month else 6)
+    assert all(map(years.is_gone, (first, second, third)))
+    assert years.kept_events() == [third.id] * 2 * by_month + [fourth.id] * 2
+    again = years.retain()
+    assert (again.bindings, again.events, again.finished) == (0, 0, True)
+
+
+def test_what_is_open_or_may_be_held_stays_and_so_do_its_events(years: Years) -> None:
+    stuck, over = years.open(), years.ended()
+    for _ in range(3):
+        years.turn_of_the_month()
+        years.ended()
+    done = years.retain()
+    assert years.is_gone(over)
+    assert done.partitions_waiting == years.database.postgres
+    assert years.service.get(stuck.id).state is State.PENDING
+    assert [event.kind for event in years.service.history(stuck.id)] == [EventKind.REQUESTED]
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "DELETE FROM bindings",
+        "DELETE FROM bindings WHERE state = 'failed'",
+        (
+            "UPDATE bindings SET state = 'unbound', bind_id = '1', middle_number_a = '1', middle_number_b = '1',"
+            " expires_at = held_until WHERE state = 'failed'"
+        ),
+        "UPDATE bindings SET version = version - 1",
+    ],
+)
+def test_I5_the_database_itself_keeps_what_is_open_or_young_and_lets_nothing_go_back(
+    years: Years, forbidden: str
+) -> None:
+    years.open()
+    years.ended()
+    years.retain()
+    with (
+        pytest.raises(Exception, match="bindings only move forward"),
+        years.database._engine.connect() as connection,
+    ):
+        connection.execute(text(forbidden))
+
+
+def test_a_younger_event_outlives_its_binding_and_history_says_that_it_is_not_known(years: Years) -> None:
+    binding = years.ended()
+    years.later(20)
+    years.service.reveal([binding.id], reason="asked by the police")
+    years.later(30)
+    years.retain()
+    assert years.is_gone(binding)
+    with pytest.raises(errors.NotFound):
+        years.service.history(binding.id)
+    assert EventKind.REVEALED in [event.kind for event in years.service.export_events()]
+
+
+def test_I8_a_key_is_free_again_once_its_binding_is_gone(years: Years) -> None:
+    asked = request("9100000001", "915500000001", idempotency_key="order-1")
+    fail(years.database, reserved(years.database, asked))
+    years.later(KEEP_DAYS - 1)
+    years.retain()
+    years.later(8)
+    years.retain()
+    assert reserved(years.database, asked).state is State.PENDING
+
+
+def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_reads_on(years: Years) -> None:
+    years.ended()
+    years.turn_of_the_month()
+    years.ended()
+    years.later(50)
+    years.ended()
+    feed_has_caught_up(years.service)
+    written, _ = read_on(years.service, None)
+    assert years.retain().events == (2 if years.database.postgres else 4)
+    kept = list(years.service.events().data)
+    *missed, last = [event for event in written if event not in kept]
+    for ask in (years.service.events, lambda after: years.service.events_of("test", after=after)):
+        with pytest.raises(errors.InvalidRequest, match="gone") as told:
+            ask(after=missed[0].cursor)
+        assert [fault.field for fault in told.value.faults] == ["after"]
+    assert read_on(years.service, last.cursor)[0] == kept
+
+
+def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(years: Years) -> None:
+    hook = years.service.webhooks.add(url="https://example.org/hook").webhook
+    late = years.ended()
+    years.database.write(lambda tx: holds.put_late_success(tx, late, success()))
+    years.turn_of_the_month()
+    years.ended()
+    years.later(50)
+    done = years.retain()
+    assert (done.bindings, done.holds, done.events) == (2, 2, 0)
+    assert late.id in years.kept_events(), "the webhook has not been sent them yet"
+    years.service.webhooks.disable(hook.id)
+    assert years.retain().events == (2 if years.database.postgres else 4)
+    assert late.id not in years.kept_events()
+
+
+@pytest.mark.postgres
+def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
+    years: Years, database_kind: str
+) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("SQLite keeps one table")
+    years.months(3)
+    years.later(200)
+    assert years.retain().partitions_begun == 0, "nothing was written since"
+    names = [each.name for each in years.database.read(partitions.every)]
+    assert names == ["events_2026_05", "events_2026_06"], "the oldest went"
+    years.ended()
+    triggers = (
+        "SELECT relname, tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"
+        " WHERE relname LIKE 'events%' AND NOT tgisinternal"
+    )
+    with psycopg.connect(years.url) as server:
+        found = set(server.execute(triggers).fetchall())
+        for name in ("events", *names):
+            assert {(name, "events_refuse_change"), (name, "events_refuse_truncate")} <= found
+            for verb in (f"DELETE FROM {name}", f"UPDATE {name} SET actor = 'x'", f"TRUNCATE {name}"):
+                with pytest.raises(psycopg.Error, match="append-only"):
+                    server.execute(verb)
+                server.rollback()
