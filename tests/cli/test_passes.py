@@ -34,6 +34,17 @@ def test_recover_has_nothing_to_do_in_peace(shell: Shell) -> None:
     assert shell.run("recover").code == 0
 
 
+def test_retention_says_that_everything_is_kept_and_with_a_setting_what_goes(shell: Shell) -> None:
+    shell.bind(A, B)
+    kept = shell.run("retention", "--json").json
+    assert (kept["kept_from"], kept["bindings"], kept["finished"]) == (None, 0, True)
+    assert "BINDINGS_RETENTION_DAYS is not set" in shell.run("retention", "--dry-run").err
+    shell.set(retention_days="30")
+    foretold = shell.run("retention", "--dry-run", "--json").json
+    assert (foretold["dry_run"], foretold["bindings"], foretold["events"]) == (True, 0, 0)
+    assert shell.run("retention").out.startswith("deleted bindings: 0")
+
+
 def test_reconcile_finds_an_orphan_and_a_dry_run_only_tells_of_it(shell: Shell, simulator: Simulator) -> None:
     simulator.plant(phone_a=A, phone_b=B, app_id="4luaKsL2")
     dry = shell.run("reconcile", "--dry-run", "--json").json

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +168,40 @@ def judge(evidence: Evidence) -> list[Violation]:
     """Every violation that the evidence shows."""
     case = _Case(evidence)
     return [violation for check in CHECKS for violation in check(case)]
+
+
+def retained(evidence: Evidence, before: Evidence, keep_s: float) -> tuple[Evidence, list[Violation]]:
+    """What retention may not have deleted since `before`, and the evidence without all that concerns the rest.
+
+    Gone may be what was over `keep_s` seconds ago; and an event that is as old, if its binding is gone.
+    """
+    cut = evidence.now - keep_s
+    left = {row["id"] for row in evidence.rows}
+    gone = {row["id"]: row for row in before.rows if row["id"] not in left}
+    positions = {event["position"] for event in evidence.events}
+    violations = [
+        Violation(invariant="retention", who=row["id"], seen=f"{row['state']}, and deleted too soon")
+        for row in gone.values()
+        if row["state"] in OPEN or max(row["held_until"], row["ended_at"]) >= cut
+    ]
+    violations += [
+        Violation(invariant="retention", who=str(event["position"]), seen=f"{event['kind']}: deleted too soon")
+        for event in before.events
+        if event["position"] not in positions and (event["at"] >= cut or event["binding_id"] in left)
+    ]
+    tags = {row["pool_number"] for row in gone.values()}
+    rest = replace(
+        evidence,
+        entries=[entry for entry in evidence.entries if entry.pool_number not in tags],
+        requests=[
+            request
+            for request in evidence.requests
+            if request.call != "bind" or json.loads(request.body)["poolNumber"] not in tags
+        ],
+        events=[event for event in evidence.events if event["binding_id"] not in gone],
+        told=[line for line in evidence.told if line.get("id") not in gone],
+    )
+    return rest, violations
 
 
 class _Case:

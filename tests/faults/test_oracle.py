@@ -187,3 +187,19 @@ def test_a_planted_violation_is_found_and_named(
 ) -> None:
     plant(evidence)
     assert invariant in {violation.invariant for violation in oracle.judge(evidence)}
+
+
+def test_what_retention_deletes_too_soon_is_a_violation_and_what_it_may_delete_is_not(evidence: Evidence) -> None:
+    row = made(evidence)
+    before = copy.deepcopy(evidence)
+    last = max(float(event["at"]) for event in evidence.events if event["binding_id"] == row["id"])
+    evidence.rows = [other for other in evidence.rows if other["id"] != row["id"]]
+    evidence.events = [event for event in evidence.events if event["binding_id"] != row["id"]]
+    keep_s = evidence.now - max(row["held_until"], row["ended_at"], last)
+    rest, found = oracle.retained(evidence, before, keep_s - 1)
+    assert found + oracle.judge(rest) == []
+    _, found = oracle.retained(evidence, before, keep_s + 1)
+    assert found
+    evidence.rows = before.rows
+    _, found = oracle.retained(evidence, before, keep_s - 1)
+    assert found, "its events are gone, and it is there"

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -21,11 +23,14 @@ from sqlalchemy import inspect, text
 from bindings.store import migrations
 from bindings.store.database import Database, make_engine
 from bindings.store.schema import HEAD, NAMING, metadata
+from tests.service.world import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
+
+    from tests.store.databases import Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -323,3 +328,125 @@ def test_the_installed_wheel_brings_a_database_to_head(installed: Path, empty_da
     assert head == HEAD
     assert migrations.current(empty_database_url) == HEAD
     assert not list(installed.glob("tests*"))
+
+
+def _migrate(engine: Engine, to: str) -> None:
+    with engine.connect() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        (command.downgrade if to == "-1" else command.upgrade)(config, to)
+        connection.commit()
+
+
+def _partitions(engine: Engine) -> list[str]:
+    if engine.dialect.name == "sqlite":
+        return []
+    query = "SELECT CAST(inhrelid AS regclass)::text FROM pg_inherits WHERE inhparent = to_regclass('events')"
+    with engine.connect() as connection:
+        return list(connection.execute(text(query)).scalars())
+
+
+def _assert_append_only(engine: Engine) -> None:
+    found = ["events", *_partitions(engine)]
+    verbs = ["UPDATE {} SET actor = 'x'", "DELETE FROM {}"]
+    verbs += ["TRUNCATE {}"] if engine.dialect.name == "postgresql" else []
+    for verb in (verb.format(table) for table in found for verb in verbs):
+        with engine.connect() as connection, pytest.raises(Exception, match="append-only"):
+            connection.execute(text(verb))
+
+
+def _written(engine: Engine) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT position, sequence, kind, actor FROM events ORDER BY position"))
+        return [tuple(row) for row in rows]
+
+
+def test_rows_and_the_guard_of_the_history_outlast_every_migration_up_and_down(empty_database_url: str) -> None:
+    revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+    engine = make_engine(empty_database_url)
+    _migrate(engine, revisions[0])
+    _insert(engine, ROW)
+    for sequence, kind in enumerate(("requested", "in_doubt", "lapsed"), 1):
+        _event(engine, kind, sequence)
+    written = _written(engine)
+    for revision in revisions[1:]:
+        _migrate(engine, revision)
+        _assert_append_only(engine)
+        assert _written(engine) == written, revision
+    _event(engine, "revealed", 4)
+    assert _written(engine)[-1][0] == written[-1][0] + 1, "positions go on"
+    written = _written(engine)
+    for revision in revisions[-2::-1]:
+        _migrate(engine, "-1")
+        _assert_append_only(engine)
+        assert _written(engine) == written, f"down to {revision}"
+    _event(engine, "revealed", 5)
+    assert _written(engine)[-1][0] == written[-1][0] + 1
+    engine.dispose()
+
+
+LAST_WITH_ONE_TABLE = "0004"
+WAITS_FOR_EVENTS = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation ="
+    " to_regclass('events')"
+)
+WRITE = "INSERT INTO events (sequence, kind, at, actor, detail) VALUES (0, 'held', now(), 'writer', '{}')"
+
+
+@pytest.mark.postgres
+def test_nobody_waits_for_a_second_while_the_events_become_partitions(postgres_server: Server) -> None:
+    """A writer gives up after a second; a long reader stands in the way until the migrator has given up once."""
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, LAST_WITH_ONE_TABLE)
+    done, written, faults = threading.Event(), 0, []
+
+    def write() -> None:
+        nonlocal written
+        with psycopg.connect(url, autocommit=True) as writer:
+            writer.execute("SET lock_timeout = '1s'")
+            while not done.is_set():
+                try:
+                    writer.execute(WRITE)
+                    written += 1
+                except psycopg.Error as error:
+                    faults.append(error)
+                    return
+
+    threads = [threading.Thread(target=write), threading.Thread(target=lambda: migrations.upgrade(url))]
+    with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as watcher:
+        reader.execute("SELECT count(*) FROM events")
+
+        def asks() -> bool:
+            return bool((watcher.execute(WAITS_FOR_EVENTS).fetchone() or [0])[0])
+
+        for thread in threads:
+            thread.start()
+        wait_for(asks, seconds=30)
+        wait_for(lambda: not asks(), seconds=30)
+        reader.commit()
+        threads[1].join(60)
+        before = written
+        wait_for(lambda: written > before or bool(faults))
+        done.set()
+        threads[0].join(10)
+    assert faults == []
+    positions = [row[0] for row in _written(engine)]
+    assert len(positions) == len(set(positions)) == written
+    assert migrations.current(url) == HEAD
+    with engine.connect() as connection:
+        indexes = connection.execute(text("SELECT indexname FROM pg_indexes WHERE tablename = 'events_start'"))
+        assert not [name for name in indexes.scalars() if name.endswith("idx")], (
+            "no index was built under the lock"
+        )
+    engine.dispose()
+    postgres_server.drop(url)
+
+
+def test_a_tables_growth_has_its_vacuum_settings(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        return
+    query = "SELECT relname FROM pg_class WHERE array_to_string(reloptions, ' ') LIKE '%autovacuum%'"
+    with engine.connect() as connection:
+        found = set(connection.execute(text(query)).scalars())
+    assert found >= {"bindings", "deliveries", "holds", "passes", "events_start"}

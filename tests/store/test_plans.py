@@ -15,29 +15,33 @@ from unittest import mock
 
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 from uuid_utils.compat import uuid7
 
-from bindings.binding import Caller
+from bindings.binding import Caller, EventKind
 from bindings.phone import Phone
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import overdue, queries, reserve
+from bindings.store import events, overdue, partitions, queries, reserve
 from bindings.store.database import Database
 from bindings.store.hot import Hot
+from bindings.store.schema import events as events_table
 from bindings.validation import position_after
 from tests.service.world import Clock
-from tests.store.test_reserve import TERMS, request
+from tests.store.test_reserve import TERMS, request, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
+    from tests.store.databases import Server
+
 ROWS = 30_000
 LIVE = 6_000
 CALLER = Caller(actor="test")
 WHOLE = ", from end to end"
+MONTHS = 24
 
 
 def _rows(now: datetime) -> Iterator[dict[str, Any]]:
@@ -264,3 +268,48 @@ def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_
             finally:
                 service.close()
     assert wrong == {}
+
+
+@pytest.mark.postgres
+def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    """Over 24 months of events; a delivery finds its event in one."""
+    url = postgres_server.create(template=postgres_template)
+    service = BindingService(load({}, database_url=url), Database(url), caller=CALLER)
+    database = service._database
+    binding = reserved(database, TAKEN)
+    for number in range(1, MONTHS):
+        database.write(lambda tx: partitions.make(tx, number, datetime(2030, 1, 1, tzinfo=UTC)))  # noqa: B023
+        assert database.write(lambda tx: partitions.enter(tx, number))  # noqa: B023
+        database.write(lambda tx: events.append(tx, binding.id, EventKind.REVEALED, CALLER, {}))
+    place = (MONTHS - 1) * events.PARTITION_SPAN + 1
+
+    def scans(call: Callable[[], object]) -> list[str]:
+        with _caught(service) as caught:
+            call()
+        *_, (sql, values) = [one for one in caught if "events" in one[0]]
+        with database._engine.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # they hold a row each
+            plan = connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + sql, values).scalar_one()
+        return list(_run_scans((plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]))
+
+    feed = scans(lambda: service.events(after=f"1-{place}"))
+    assert len(feed) == 2
+    assert "scan" not in feed
+    history = scans(lambda: service.history(binding.id))
+    assert len(history) == MONTHS
+    assert all("binding_id_sequence" in name for name in history)
+    assert [event.sequence for event in service.history(binding.id)] == list(range(1, MONTHS + 1))
+    event_of = select(events_table.c.kind).where(events_table.c.position == place)
+    assert len(scans(lambda: database.read(lambda connection: connection.execute(event_of).all()))) == 1
+    service.close()
+    postgres_server.drop(url)
+
+
+def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
+    """The scans of partitions that were run."""
+    if plan.get("Relation Name", "").startswith("events") and plan["Actual Loops"]:
+        yield plan.get("Index Name", "scan")
+    for inner in plan.get("Plans", ()):
+        yield from _run_scans(inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,15 +12,17 @@ from sqlalchemy import text
 from bindings import errors
 from bindings.binding import Caller, EventKind, State
 from bindings.store import account, holds, partitions
-from tests.service.world import Clock, assert_sound, feed_has_caught_up, service_at
+from tests.service.world import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
 from tests.store.test_feed import read_on
 from tests.store.test_reserve import fail, request, reserved, success
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.binding import Binding
+    from bindings.binding import Binding, Event
     from bindings.passes.retention import Retained
+    from bindings.service import BindingService
+    from tests.store.databases import Server
 
 CALLER = Caller(actor="test")
 DAY_S = 86_400.0
@@ -233,3 +236,74 @@ def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
                 with pytest.raises(psycopg.Error, match="append-only"):
                     server.execute(verb)
                 server.rollback()
+
+
+def _write(service: BindingService, done: threading.Event, prefix: str) -> None:
+    turn = 0
+    while not done.is_set():
+        turn += 1
+        asked = request(f"91{prefix}{turn:07}", f"92{prefix}{turn:07}")
+        fail(service._database, reserved(service._database, asked))
+
+
+def _sweep(service: BindingService, done: threading.Event) -> None:
+    while not done.is_set():
+        service.expire_due()
+        service.recover()
+
+
+def _follow(service: BindingService, done: threading.Event, into: list[Event]) -> None:
+    cursor = None
+    while True:
+        last = done.is_set()
+        found, cursor = read_on(service, cursor)
+        into.extend(found)
+        if last:
+            return
+
+
+@pytest.mark.postgres
+def test_writers_sweepers_and_readers_go_on_while_months_begin_and_are_dropped(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    """Nobody waits for a lock for a second, and a reader who follows sees every event once and in order."""
+    url = postgres_server.create(template=postgres_template)
+    years = Years(url, retention_days=7)
+    others = service_at(f"{url}?options=-c%20lock_timeout%3D1s", years.clock, "http://127.0.0.1:1")
+    done = threading.Event()
+    followed: list[Event] = []
+
+    def turn_months() -> None:
+        try:
+            for _ in range(5):
+                seen = len(followed)
+                wait_for(lambda: len(followed) > seen + 20, seconds=60)  # noqa: B023
+                years.later(31)
+                wait_for(lambda: years.retain().partitions_begun == 1)  # a lock may not be had at once
+            feed_has_caught_up(others)
+        finally:
+            done.set()
+
+    calls = (
+        lambda: _write(others, done, "1"),
+        lambda: _write(others, done, "2"),
+        lambda: _sweep(others, done),
+        lambda: _follow(others, done, followed),
+        turn_months,
+    )
+    assert in_threads(*calls, seconds=120) == []
+    _assert_once_and_in_order(followed)
+    assert years.retain().finished
+    assert len(years.database.read(partitions.every)) <= 3
+    assert {event.cursor for event in years.service.export_events()} <= {event.cursor for event in followed}
+    for service in (years.service, others):
+        service.close()
+    postgres_server.drop(url)
+
+
+def _assert_once_and_in_order(followed: list[Event]) -> None:
+    assert len({event.cursor for event in followed}) == len(followed)
+    latest: dict[str, int] = {}
+    for event in followed:
+        assert event.sequence == latest.get(str(event.binding_id), 0) + 1
+        latest[str(event.binding_id)] = event.sequence
