@@ -292,6 +292,8 @@ def test_writers_sweepers_and_readers_go_on_while_months_begin_and_are_dropped(
         turn_months,
     )
     assert in_threads(*calls, seconds=120) == []
+    feed_has_caught_up(others)
+    followed += read_on(others, followed[-1].cursor)[0]
     _assert_once_and_in_order(followed)
     assert years.retain().finished
     assert len(years.database.read(partitions.every)) <= 3
