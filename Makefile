@@ -36,12 +36,18 @@ demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account 
 
 # Several tests at a time, and then, one by one, those that bear no company. Exit code 5: there was none to run.
 test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
-	@$(BIN)/python -m pytest -m "not soak and not alone" -n $(WORKERS) --dist worksteal $(TESTS); many=$$?; \
-	$(BIN)/python -m pytest -m "not soak and alone" $(TESTS); one=$$?; \
+	@$(BIN)/python -m pytest -m "not soak and not browser and not alone" -n $(WORKERS) --dist worksteal $(TESTS); many=$$?; \
+	$(BIN)/python -m pytest -m "not soak and not browser and alone" $(TESTS); one=$$?; \
 	case $$many$$one in 00|05|50) ;; *) exit 1;; esac
 
 soak: $(STAMP)  ## the long runs: every kill many times, big property runs, failovers
 	@$(BIN)/python -m pytest -m soak $(TESTS)
+
+test-browser: $(STAMP)  ## the console in a real Chromium: journeys, accessibility (needs chromium, chromium-driver)
+	@$(BIN)/python -m pytest -m browser tests/browser
+
+pictures: $(STAMP)  ## take the pictures of the console in docs/images anew
+	@$(BIN)/python -m tests.browser.pictures
 
 bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
 	@$(BIN)/python -m benchmarks
@@ -62,4 +68,4 @@ lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test soak bench lint format lock clean
+.PHONY: help install demo test test-browser pictures soak bench lint format lock clean

@@ -44,7 +44,9 @@ async def sign_out(request: Request[Any, Any, Any]) -> Reply:
     """End the session on every replica."""
     visit = Visit(request)
     await visit.office.door.sign_out(visit.token)
-    return visit.redirect("/sign-in")
+    answer = visit.redirect("/sign-in")
+    answer.headers["Clear-Site-Data"] = '"cache"'  # pages that a browser kept for its Back button
+    return answer
 
 
 @post("/zone", for_=OWN_OR_ALL, status_code=200)

@@ -17,7 +17,18 @@ LONG_S = 60.0  # a gap that is shown as a line of its own
 _MEANING = {status.code: status.meaning for status in STATUSES}
 # What stands elsewhere on the page, or says nothing to a person.
 _NOT_SHOWN = frozenset(
-    {"mode", "pool_number", "app_id", "reference", "expire_s", "send_by", "settle_by", "sent_at", "answered_at"}
+    {
+        "mode",
+        "pool_number",
+        "app_id",
+        "reference",
+        "expire_s",
+        "send_by",
+        "settle_by",
+        "sent_at",
+        "answered_at",
+        "what",
+    }
 )
 _TOLD = frozenset({"status", "said", "reason", "because"})
 

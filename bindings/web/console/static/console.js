@@ -29,3 +29,11 @@ for (const menu of menus) {
 document.addEventListener("click", (event) => {
   for (const menu of menus) if (menu.open && !menu.contains(event.target)) menu.open = false;
 });
+
+// What was signed out of, or revealed once, does not come back with the Back button.
+addEventListener("pagehide", () => {
+  for (const number of document.querySelectorAll(".number.full")) number.textContent = "shown once";
+});
+addEventListener("pageshow", (event) => {
+  if (event.persisted && !document.querySelector(".number.full")) location.reload();
+});

@@ -1,0 +1,109 @@
+"""A day of a service, for journeys and pictures: bindings of every kind, made on a clock that is moved.
+
+The last of it happens now, so that a console on the machine's own clock shows some of them alive.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from bindings.errors import BindingsError
+from bindings.provider.simulator import Fault, FaultKind, Simulator
+from tests.service.world import POOL, Clock, World
+
+if TYPE_CHECKING:
+    from bindings.binding import Binding
+
+RIDER, DRIVER, COOK, COURIER = "9188067701", "9188067799", "9188067702", "9188067788"
+BEGAN_AGO = timedelta(hours=26)
+
+
+@dataclass(kw_only=True)
+class Day:
+    """What happened, for tests to hold the pages against."""
+
+    ride: Binding  # ended early a while ago; its middle number came back soon
+    again: Binding  # has that number, with other people
+    live: Binding  # lives now
+    failed: Binding
+    doubt: Binding
+
+
+def play(url: str, *, now: datetime | None = None) -> Day:
+    """Write a day's bindings into an empty database, up to now."""
+    end = now or datetime.now(UTC)
+    clock = Clock(end - BEGAN_AGO)
+    with Simulator(clock=clock.unix, pool_size=4) as simulator:
+        world = World(url=url, clock=clock, simulator=simulator)
+        try:
+            return _play(world, end)
+        finally:
+            world.close()
+
+
+def _play(world: World, end: datetime) -> Day:
+    clock, simulator = world.clock, world.simulator
+
+    def bind(phone_a: str, phone_b: str, reference: str, **asked: Any) -> Binding:
+        service = world.service.acting(actor=asked.pop("actor", "key:rides"), request_id=f"req-{reference}")
+        given: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"} | asked
+        return service.bind(phone_a=phone_a, phone_b=phone_b, reference=reference, **given)
+
+    def at(**before: float) -> None:
+        clock.at = end - timedelta(**before)
+
+    bind(RIDER, "9188067711", "order-1001", expire_s=1_800)
+    at(hours=22)
+    world.service.expire_due()
+    bind(RIDER, "9188067712", "order-1002", mode="AXXB", expire_s=7_200)
+    bind(COOK, COURIER, "meal-77", actor="key:food", expire_s=5_400)
+    at(hours=8)
+    world.service.expire_due()
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
+    with suppress(BindingsError):
+        bind(COOK, COURIER, "meal-78", actor="key:food")
+    at(hours=6)
+    ride = bind(RIDER, DRIVER, "order-1003")
+    clock.advance(1_300)
+    with suppress(BindingsError):
+        bind(DRIVER, "9188067713", "order-1004")  # the driver's phone is in use: refused before the call
+    clock.advance(80)
+    ride = world.service.acting(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
+    world.service.acting(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
+    clock.advance(120)
+    again = _same_number(world, bind, str(ride.middle_number_a))
+    at(minutes=40)
+    world.service.expire_due()
+    bind("9188067731", "9188067732", "order-1008", mode="AXXB", expire_s=5_400)
+    at(minutes=12)
+    live = bind(RIDER, DRIVER, "order-1009", mode="AXXB")
+    bind(RIDER, COURIER, "order-1010", mode="AXXB", expire_s=1_200)
+    at(minutes=3)
+    simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
+    with suppress(BindingsError):
+        bind("9188067741", "9188067742", "order-1011")
+    at(seconds=20)
+    world.service.recover()
+    service = world.service
+    return Day(
+        ride=service.get(ride.id),
+        again=again,
+        live=live,
+        failed=service.search(state="failed").data[0],
+        doubt=service.search(state="in_doubt").data[0],
+    )
+
+
+def _same_number(world: World, bind: Any, number: str) -> Binding:
+    """Bind other pairs until one gets the number."""
+    for index in range(8):
+        made: Binding = bind(
+            f"91880678{index:02}", f"91880679{index:02}", f"order-{1_020 + index}", expire_s=2_400
+        )
+        if made.middle_number_a == number:
+            return made
+        world.clock.advance(15)
+    raise AssertionError("the simulator gave the number to nobody")
