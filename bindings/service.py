@@ -34,8 +34,10 @@ from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
 from bindings.sessions import Sessions
-from bindings.store import account, events, passes, queries, reserve, settle
+from bindings.store import account, events, holds, passes, queries, reserve, settle
+from bindings.store.bindings import Gone
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
+from bindings.store.memory import Memory
 from bindings.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class BindingService(Questions):
         self._caller = caller
         self._replica = f"{socket.gethostname()}:{os.getpid()}"
         self._swept = _Swept()
+        self._memory = Memory()
         self._client = _client(config)
         self._admission = Admission(database, self._client, limit=config.bind_limit)
 
@@ -244,10 +247,11 @@ class BindingService(Questions):
     def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
         binding_id = str(uuid7())
         began: list[float] = []
+        known = self._memory.newest()
 
         def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Held | reserve.ScanOwed:
             began.append(tx.began)
-            reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller)
+            reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller, known=known)
             reach("bind.reserve_in_transaction")
             return reserved
 
@@ -260,12 +264,10 @@ class BindingService(Questions):
                 return reserved
             case reserve.Held(holder=holder):
                 raise self._refused(request, holder)
-            case reserve.ScanOwed():
-                message = (
-                    "the database was restored from a backup: binds wait until `bindings reconcile` is through"
-                )
-                raise errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
+            case reserve.ScanOwed(lost=lost):
+                raise self._scan_owed(lost=lost)
             case reserve.Reserved(binding=intent):
+                self._memory.remember(intent)
                 self._admission.compare_clocks(intent.requested_at, after)
             case _:
                 assert_never(reserved)
@@ -283,6 +285,12 @@ class BindingService(Questions):
             return binding
         raise self._error(binding, said=getattr(outcome, "reason", None))
 
+    def _scan_owed(self, *, lost: bool) -> errors.Busy:
+        if lost:
+            self._note_loss()
+        message = "the database is older than the provider: binds wait until `bindings reconcile` is through"
+        return errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
+
     def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
@@ -293,7 +301,9 @@ class BindingService(Questions):
             return settled
 
         try:
-            return self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S)
+            return self._memory.remember(self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S))
+        except Gone as gone:
+            raise self._lost_meanwhile(started, outcome) from gone
         except errors.Busy as busy:
             _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
@@ -312,6 +322,25 @@ class BindingService(Questions):
                     sent_at=None,
                 )
             )
+
+    def _note_loss(self) -> None:
+        self._memory.forget()
+        _log.critical("the database has lost what was committed: an older one is in its place; binds wait")
+
+    def _lost_meanwhile(self, started: _Started, outcome: BindOutcome) -> errors.OutcomeUnknown:
+        """An older database came into its place during the call: what the provider made is held, and unbound."""
+        intent = started.intent
+
+        def work(tx: Transaction) -> None:
+            account.owe_scan(tx)
+            if isinstance(outcome, Made):
+                holds.put_late_success(tx, intent, started.success(outcome, self._guard(intent)))
+
+        self._note_loss()
+        with suppress(errors.Busy):  # without the hold a scan meets it as an orphan
+            self._database.write(work, budget_s=SETTLE_BUDGET_S)
+        message = "the database has lost the binding during the call; if the provider made it, it will be unbound"
+        return errors.OutcomeUnknown(message, binding=intent)
 
     def _settled(self, tx: Transaction, started: _Started, outcome: BindOutcome) -> Binding:
         intent = started.intent
@@ -562,7 +591,10 @@ class BindingService(Questions):
         client = self._provider()
         if not dry_run:
             self.recover()
-        app_ids = set(self._database.read(queries.open_apps))
+        began = self._database.clock()
+        owed = account.scan_owed_since(self._database) is not None
+        # What a restored database does not know may belong to any application that was ever in use.
+        app_ids = set(self._database.read(queries.all_apps if owed else queries.open_apps))
         if self.settings.provider_app_id is not None:
             app_ids.add(self.settings.provider_app_id)
         reconciler = reconcile.Reconciler(
@@ -576,13 +608,14 @@ class BindingService(Questions):
             actions=reconcile.Actions(
                 doubt=self.settings.on_doubt,
                 ghost=self.settings.on_ghost,
-                orphan=self.settings.on_orphan,
+                # With a scan owed it is not known whether an orphan is one: a binding of ours may have been lost.
+                orphan="hold" if owed else self.settings.on_orphan,
                 drift=self.settings.on_drift,
             ),
             dry_run=dry_run,
             reason=why,
         )
-        counts = reconciler.run(sorted(app_ids))
+        counts = reconciler.run(sorted(app_ids), began=began)
         if counts.adopted and not dry_run:
             self.recover()  # an adopted binding may have a wish to be unbound waiting
         return counts

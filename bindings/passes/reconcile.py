@@ -64,7 +64,8 @@ class Reconciled:
     `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
     `observed` cases were only reported, because a setting says so.
     `zone_misfit_s` is how far the provider's times lie from ours where that cannot be drift: the zone setting
-    is wrong then, and nothing is concluded. `report_id` names the stored report, `reason` is why somebody asked.
+    is wrong then, and nothing is concluded. `made_good`: this was the scan that a restored database owed, and
+    binds go on. `report_id` names the stored report, `reason` is why somebody asked.
     """
 
     apps: int = 0
@@ -81,6 +82,7 @@ class Reconciled:
     zone_misfit_s: float = 0.0
     faults: tuple[str, ...] = ()
     dry_run: bool = False
+    made_good: bool = False
     reason: str | None = None
     report_id: str | None = None
 
@@ -124,11 +126,14 @@ class Reconciler:
     dry_run: bool = False
     reason: str | None = None
 
-    def run(self, app_ids: Iterable[str]) -> Reconciled:
-        """Reconcile every application and store the report. Safe to repeat, and side by side with anything."""
+    def run(self, app_ids: Iterable[str], *, began: datetime) -> Reconciled:
+        """Reconcile every application and store the report. Safe to repeat, and side by side with anything.
+
+        `began` is a database instant from before the applications were chosen: what is owed since then is not
+        paid by this pass.
+        """
         pace = scanning.Pace(self.calls_per_s)
         found = _Findings()
-        began = self.database.clock()
         for app_id in app_ids:
             self._reconcile(app_id, pace, found)
         counted: dict[str, Any] = dict(found.counts)
@@ -140,7 +145,8 @@ class Reconciler:
             reason=self.reason,
         )
         if result.trusted:
-            self.database.write(lambda tx: account.scan_done(tx, began=began))
+            made_good = self.database.write(lambda tx: account.scan_done(tx, began=began))
+            result = replace(result, made_good=made_good)
         told = {name: value for name, value in asdict(result).items() if name != "report_id"}
         report_id = self.database.write(
             lambda tx: reports.store(tx, self.caller, began=began, counts=told, cases=found.cases)

@@ -16,6 +16,7 @@ from bindings.errors import Busy
 from bindings.failpoints import reach
 from bindings.provider.outcome import Confirmed, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.store import holds, overdue, queries, settle
+from bindings.store.bindings import Gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,8 @@ def finish_unbind(
         settled = database.write(work)
     except Busy:
         return binding, Unknown(reason="the provider answered, but the database is away")
+    except Gone:
+        return binding, Unknown(reason="the provider answered, but the database has lost the binding")
     reach("unbind.after_settle")
     return settled, outcome
 

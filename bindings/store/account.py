@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 HOST_SILENT_AFTER = timedelta(seconds=60)
-SCAN_OWED_SINCE = account.c.scan_owed_since
+SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
 
 
 def join(database: Database, scope: str) -> None:

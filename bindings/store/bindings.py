@@ -36,11 +36,15 @@ def find(connection: Connection, binding_id: str) -> Binding | None:
     return None if row is None else to_binding(row)
 
 
+class Gone(LookupError):
+    """A binding that was committed is not in the database: somebody put an older one in its place."""
+
+
 def must_find(tx: Transaction, binding_id: str) -> Binding:
-    """The binding with this id, which is known to be there."""
+    """The binding with this id, which is known to be there; else `Gone`."""
     found = find(tx.connection, binding_id)
     if found is None:
-        raise LookupError(f"binding {binding_id} is gone from the database, and nothing here deletes bindings")
+        raise Gone(f"binding {binding_id} is gone from the database")
     return found
 
 

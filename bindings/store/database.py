@@ -45,7 +45,7 @@ from bindings.errors import Busy, SchemaOutOfDate
 from bindings.store.schema import HEAD, Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Select, Table
     from sqlalchemy.engine import ExceptionContext
@@ -130,18 +130,21 @@ class Transaction:
         """The clock that decides, as a value. On PostgreSQL this is a round trip."""
         return self.connection.execute(_READ_CLOCK).scalar_one() if self.flavour.server_clock else _INSTANT.get()
 
-    def lock(self, keys: list[int], *, timeout_s: float, reading: ColumnElement[Any]) -> tuple[datetime, Any]:
+    def lock(
+        self, keys: list[int], *, timeout_s: float, reading: tuple[ColumnElement[Any], ...], **values: Any
+    ) -> tuple[datetime, Sequence[Any]]:
         """Wait for the advisory locks `keys` (sorted here, so that nobody deadlocks); then read the clock.
 
-        Returns the instant and the value of `reading`. One round trip on PostgreSQL. The locks go with the
-        transaction. The check that follows must be a statement of its own: a statement's snapshot is older than
-        the locks it waits for, and so is the value of `reading`. On SQLite BEGIN IMMEDIATE is the lock.
+        Returns the instant and what `reading` (scalar subqueries, with their `values`) reads. One round trip on
+        PostgreSQL. The locks go with the transaction. The check that follows must be a statement of its own: a
+        statement's snapshot is older than the locks it waits for, and so is what `reading` reads. On SQLite
+        BEGIN IMMEDIATE is the lock.
         """
         if not self.flavour.postgres:
-            return self.instant(), self.connection.execute(select(reading)).scalar()
-        values = {f"key_{index}": key for index, key in enumerate(sorted(keys))}
-        locked = self.connection.execute(_locks(len(keys), reading), {"wait": f"{timeout_s}s"} | values).one()
-        return (locked[-1] if self.flavour.server_clock else self.instant()), locked[-2]
+            return self.instant(), self.connection.execute(_read_all(reading), values).one()
+        values |= {"wait": f"{timeout_s}s"} | {f"key_{index}": key for index, key in enumerate(sorted(keys))}
+        *locked, now = self.connection.execute(_locks(len(keys), reading), values).one()
+        return (now if self.flavour.server_clock else self.instant()), locked[1 + len(keys) :]
 
     def limit(self, seconds: float) -> None:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
@@ -155,12 +158,17 @@ _LIMIT = select(func.set_config("statement_timeout", bindparam("longest"), liter
 
 
 @cache
-def _locks(count: int, reading: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+def _read_all(reading: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...]]:
+    return select(*reading)
+
+
+@cache
+def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...]]:
     """Wait for `count` locks, not longer than :wait each, and only then read the clock: columns go in order."""
     wait = func.set_config("lock_timeout", bindparam("wait"), literal_column("true"))
     keys = [bindparam(f"key_{index}", type_=BigInteger) for index in range(count)]
     locks = (func.pg_advisory_xact_lock(key) for key in keys)
-    return select(wait, *locks, select(reading).scalar_subquery(), _SERVER_NOW)
+    return select(wait, *locks, *reading, _SERVER_NOW)
 
 
 class Database:

@@ -251,6 +251,11 @@ def open_apps(connection: Connection) -> list[str]:
     return sorted(connection.execute(statement).scalars())
 
 
+def all_apps(connection: Connection) -> list[str]:
+    """Every application that ever had a binding. Reads every row."""
+    return sorted(connection.execute(select(bindings.c.app_id).distinct()).scalars())
+
+
 def export_bindings(
     connection: Connection, *, since: datetime | None, until: datetime | None
 ) -> Iterator[Binding]:

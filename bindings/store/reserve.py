@@ -17,7 +17,7 @@ from sqlalchemy import String, bindparam, literal_column, null, select, union
 
 from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, State
-from bindings.store import account, events
+from bindings.store import account, events, memory
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
 from bindings.store.schema import Instant, PhoneNumber, bindings, holds
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bindings.conflict import Policy
     from bindings.phone import Phone
     from bindings.store.database import Flavour, Transaction
+    from bindings.store.memory import Known
 
 # What a `requested` event tells; phones stand in the binding only.
 _TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "warn_s", "send_by", "settle_by", "held_until")
@@ -92,22 +93,38 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOwed:
-    """The database was restored, and what the provider holds since is not known yet; nothing was written."""
+    """The database was restored, and what the provider holds since is not known yet; nothing was reserved.
+
+    `lost`: it is this bind that noticed, for the database lacks what this process knows to be committed.
+    """
+
+    lost: bool
 
 
 def reserve(
-    tx: Transaction, binding_id: str, request: BindRequest, terms: Terms, caller: Caller
+    tx: Transaction,
+    binding_id: str,
+    request: BindRequest,
+    terms: Terms,
+    caller: Caller,
+    *,
+    known: Known | None = None,
 ) -> Reserved | Replayed | Held | ScanOwed:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
-    Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row.
+    Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row. A
+    database that lacks what is `known` to be committed is an older one: from then on a full scan is owed.
     """
     phones = (request.phone_a, request.phone_b)
-    now, scan_owed_since = tx.lock(
+    now, (scan_owed_since, version) = tx.lock(
         [_lock_key(terms.scope, phone.key) for phone in phones],
         timeout_s=LOCK_TIMEOUT_S,
-        reading=account.SCAN_OWED_SINCE,
+        reading=(account.SCAN_OWED_SINCE, memory.VERSION),
+        known_id=binding_id if known is None else known.id,
     )
+    if memory.is_lost(tx, known, version):
+        account.owe_scan(tx)
+        return ScanOwed(lost=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
     held = holders(tx.connection, request, terms, now)
@@ -118,7 +135,7 @@ def reserve(
     if (replayed := replay(tx.connection, request)) is not None:
         return replayed
     if not held:
-        return ScanOwed()
+        return ScanOwed(lost=False)
     return Held(holder=held[0])
 
 

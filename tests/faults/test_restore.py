@@ -11,8 +11,9 @@ import pytest
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from bindings import failpoints
 from bindings.binding import State
-from bindings.errors import Busy, PhoneInUse, PhoneInUseAtProvider
+from bindings.errors import Busy, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
 from tests.faults.test_kill import DATABASES
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def bind(service: BindingService, phone_a: str, phone_b: str, tag: str, *, key: 
 
 
 def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
-    """Copy the database as it is; calling what is returned puts the copy in its place. Nobody may be connected."""
+    """Copy the database as it is; calling what is returned puts the copy in its place.
+
+    Whoever is connected to PostgreSQL is cut off, both times.
+    """
     if not arena.postgres:
         file = arena.folder / "bindings.db"
         copy = arena.folder / "backup.db"
@@ -49,6 +53,7 @@ def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
 
         return restore_file
     name = str(make_url(arena.url).database)
+    cut_off(arena.url)
     copied = str(make_url(lab.create(template=name)).database)
 
     def restore_server() -> None:
@@ -62,6 +67,14 @@ def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
             )
 
     return restore_server
+
+
+def cut_off(url: str) -> None:
+    """End every other connection to a PostgreSQL database, and wait until they are gone."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(f"SELECT count(pg_terminate_backend(pid)) {others}").fetchone() != (0,):
+            pass
 
 
 def after_a_restore(lab: Lab, arena: Arena) -> tuple[Binding, Binding, Binding]:
@@ -133,3 +146,82 @@ def test_a_restore_that_nobody_told_of_can_meet_a_refusal_which_holds_the_phones
                 bind(service, E, H, "95")
         assert arena.simulator.counts.decided["bind"] == {"0": 3, "-35": 1}
         assert arena.simulator.ledger.overlaps() == ()
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_a_process_that_ran_on_notices_an_older_database_and_binds_wait_for_a_scan(
+    lab: Lab, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody said anything: the process knows a binding that the database has lost."""
+    with lab.arena(kind) as arena, arena.service() as service, arena.service() as other:
+        bind(service, A, B, "91")
+        restore = back_up(lab, arena)
+        bind(other, E, F, "92")
+        bind(service, G, H, "93")
+        restore()
+        with pytest.raises(Busy):
+            bind(service, E, H, "94")
+        assert "older one is in its place" in caplog.text
+        with pytest.raises(Busy):
+            bind(other, E, H, "95")
+        assert service.reconcile().made_good
+        with pytest.raises(PhoneInUseAtProvider):
+            bind(service, E, H, "96")
+        assert bind(other, C, D, "97").state is State.ACTIVE, "what it remembers was made good by that scan"
+        assert arena.simulator.counts.decided["bind"] == {"0": 4}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_a_yes_whose_intent_was_lost_with_the_database_is_held_and_unbound(lab: Lab, kind: str) -> None:
+    with lab.arena(kind) as arena, arena.service() as service:
+        bind(service, A, B, "91")
+        restore = back_up(lab, arena)
+
+        def replace_the_database(point: str) -> None:
+            if point == "bind.after_answer":
+                restore()
+
+        failpoints.install(replace_the_database)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                bind(service, C, D, "92")
+        finally:
+            failpoints.install(None)
+        assert {holder.why for holder in service.check(phone_a=C, phone_b=D, mode="AXB")} == {"late_success"}
+        with pytest.raises(Busy):
+            bind(service, E, F, "93")
+        service.reconcile()
+        assert [entry.phone_a for entry in arena.simulator.ledger if entry.live(arena.simulator.now())] == [A]
+        assert bind(service, C, D, "94").state is State.ACTIVE
+        assert arena.simulator.counts.decided["bind"] == {"0": 3}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_the_scan_after_a_restore_reads_the_list_of_every_application_that_was_ever_in_use(
+    lab: Lab, kind: str
+) -> None:
+    with lab.arena(kind) as arena:
+        with arena.service(provider_app_id="other") as service:
+            service.unbind(bind(service, A, B, "91").id)  # nothing of it is open when the backup is taken
+        restore = back_up(lab, arena)
+        with arena.service(provider_app_id="other") as service:
+            bind(service, C, D, "92")
+        restore()
+        with arena.service() as service:
+            service.restored()
+            service.reconcile()
+            with pytest.raises(PhoneInUseAtProvider):
+                bind(service, C, E, "93")
+        assert "-35" not in arena.simulator.counts.decided["bind"]
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_after_a_restore_orphans_are_held_also_where_they_are_only_to_be_observed(lab: Lab, kind: str) -> None:
+    with lab.arena(kind, on_orphan="observe") as arena:
+        after_a_restore(lab, arena)
+        with arena.service() as service:
+            service.restored()
+            service.reconcile()
+            with pytest.raises(PhoneInUseAtProvider):
+                bind(service, E, F, "94")
+        assert "-35" not in arena.simulator.counts.decided["bind"]

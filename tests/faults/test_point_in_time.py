@@ -1,0 +1,267 @@
+"""A server restored from a base backup and its archived WAL to a moment in the past, as an operator does it (G6).
+
+The provider has gone on since that moment: bound, unbound, lost a reply. Announced or not, no bind meets a -35,
+and no phone is lent twice. The commands are those of docs/how-to/high-availability.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings.binding import State
+from bindings.errors import Busy, OutcomeUnknown, PhoneInUse
+from bindings.provider.simulator import Simulator
+from bindings.store import migrations
+from tests.faults import cluster
+from tests.faults.cluster import Binaries, Node, find_binaries
+from tests.faults.test_failover import _open
+from tests.service.world import APP, KEY, POOL, SECRET, assert_sound, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from bindings.binding import Binding
+    from bindings.service import BindingService
+
+pytestmark = [pytest.mark.processes, pytest.mark.postgres, pytest.mark.soak, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+PHONES = [f"91880678{number:02}" for number in range(40)]
+CONFIGURATION = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+wal_level = replica
+archive_mode = on
+archive_command = 'test ! -f {archive}/%f && cp %p {archive}/%f'
+"""
+RECOVERY = """
+restore_command = 'cp {archive}/%f %p'
+recovery_target_time = '{moment}'
+recovery_target_action = 'promote'
+"""
+
+
+@dataclass(kw_only=True)
+class Site:
+    """One server at a time on one port, its archive, and a base backup."""
+
+    binaries: Binaries
+    folder: Path
+    node: Node
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive"
+
+    @property
+    def backup(self) -> Path:
+        return self.folder / "backup"
+
+    def start(self) -> None:
+        """Start the node on its data and wait until it takes writes."""
+        with (self.folder / "server.log").open("ab") as log:
+            self.node.process = subprocess.Popen(
+                [str(self.binaries.folder / "postgres"), "-D", str(self.node.data), "-p", str(self.node.port)],
+                user=self.binaries.user,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(
+            lambda: self.node.answers() and not self.node.sql("SELECT pg_is_in_recovery()", database="postgres")
+        )
+
+    def lose(self) -> None:
+        """End the server as a lost machine does."""
+        assert self.node.process is not None
+        cluster._kill_all(self.node.process)
+        self.node.process = None
+
+    def back_up(self) -> None:
+        """Take a base backup without any WAL: what it needs is in the archive."""
+        source = ("-h", "127.0.0.1", "-p", self.node.port, "-U", "postgres")
+        self.binaries.run("pg_basebackup", *source, "-D", self.backup, "-X", "none", "-c", "fast", cwd=self.folder)
+
+    def restore(self, moment: str) -> None:
+        """Put the backup in the place of what was lost, and recover from the archive up to `moment`."""
+        shutil.rmtree(self.node.data)
+        self.backup.rename(self.node.data)
+        with (self.node.data / "postgresql.conf").open("a") as configuration:
+            configuration.write(RECOVERY.format(archive=self.archive, moment=moment))
+        (self.node.data / "recovery.signal").touch()
+        self.start()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A server at head that archives its WAL."""
+    binaries = find_binaries()
+    if binaries is None:
+        message = "no PostgreSQL server programs: a restore was NOT tried"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="bindings-site-"))
+    site = Site(
+        binaries=binaries,
+        folder=folder,
+        node=Node(name="n1", port=cluster._free_ports(1)[0], data=folder / "data"),
+    )
+    try:
+        site.archive.mkdir()
+        for owned in (folder, site.archive):
+            if binaries.user is not None:
+                shutil.chown(owned, binaries.user)
+        binaries.run("initdb", "--username=postgres", "--auth=trust", "--no-sync", site.node.data, cwd=folder)
+        with (site.node.data / "postgresql.conf").open("a") as configuration:
+            configuration.write(CONFIGURATION.format(archive=site.archive))
+        site.start()
+        site.node.sql(f"CREATE DATABASE {cluster.DATABASE}", database="postgres")
+        migrations.upgrade(site.node.url)
+        yield site
+    finally:
+        if site.node.process is not None:
+            site.lose()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def provider() -> Iterator[Simulator]:
+    with Simulator(pool_size=200, timestamp_tolerance_s=5.0) as simulator:
+        yield simulator
+
+
+def live_a_while(service: BindingService, provider: Simulator, dice: random.Random, steps: int) -> None:
+    """Bind and unbind at random; now and then a reply is lost."""
+    for _ in range(steps):
+        if dice.random() < 0.1:
+            provider.script("reset_after", times=1, on="bind")
+        phone_a, phone_b = dice.sample(PHONES, 2)
+        try:
+            binding = service.bind(phone_a=phone_a, phone_b=phone_b, pool_number=POOL, expire_s=3_600, mode="AXB")
+        except (PhoneInUse, OutcomeUnknown):
+            continue
+        if dice.random() < 0.3:
+            service.unbind(binding.id)
+    provider.clear_faults()
+
+
+def unbind_some(service: BindingService, dice: random.Random, count: int) -> list[Binding]:
+    active = service.search(state="active", limit=200).data
+    return [service.unbind(binding.id) for binding in dice.sample(active, count)]
+
+
+def program(site: Site, provider: Simulator, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line on this database."""
+    environment = {
+        "BINDINGS_DATABASE_URL": site.node.url,
+        "BINDINGS_PROVIDER_URL": provider.url,
+        "BINDINGS_PROVIDER_API_KEY": KEY,
+        "BINDINGS_PROVIDER_API_SECRET": SECRET,
+        "BINDINGS_PROVIDER_APP_ID": APP,
+        "BINDINGS_SCAN_CALLS_PER_S": "1000",
+    }
+    command = [sys.executable, "-m", "bindings", *arguments]
+    return subprocess.run(
+        command, env=os.environ | environment, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "not announced"])
+def test_a_server_restored_to_an_earlier_moment_lends_no_phone_twice(
+    site: Site, provider: Simulator, *, announced: bool
+) -> None:
+    seed = int(os.environ.get("BINDINGS_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
+    sys.stdout.write(f"\nseed {seed}\n")
+    dice = random.Random(seed)
+    service = _open(site.node.url, provider.url)
+    try:
+        live_a_while(service, provider, dice, 12)
+        site.back_up()
+        live_a_while(service, provider, dice, 12)
+        time.sleep(0.1)
+        moment = site.node.sql("SELECT clock_timestamp()::text")
+        time.sleep(0.1)
+        at_the_moment = {row.id for row in service.export_bindings()}
+        ended = unbind_some(service, dice, 2)
+        live_a_while(service, provider, dice, 20)
+        wait_for_archive(site)
+        site.lose()
+        site.restore(moment)
+        if announced:
+            service.close()
+            told = program(site, provider, "db", "restored")
+            assert told.returncode == 0, told.stderr
+            service = _open(site.node.url, provider.url)
+        judge(site, provider, service, at_the_moment, ended)
+    finally:
+        service.close()
+
+
+def wait_for_archive(site: Site) -> None:
+    """Let the last segment be archived too: it holds the moment, and what came after it."""
+    segment = site.node.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    wait_for((site.archive / segment).exists, seconds=60)
+
+
+def judge(
+    site: Site, provider: Simulator, service: BindingService, at_the_moment: set[str], ended: list[Binding]
+) -> None:
+    """What was bound since is unknown here, and yet held before anything is bound; and all of it is told."""
+    with _open(site.node.url, provider.url) as fresh:
+        assert {row.id for row in fresh.export_bindings()} == at_the_moment, "restored to that very moment"
+        made_since = [e for e in provider.ledger if e.live(provider.now()) and not known(fresh, e)]
+        assert made_since, "the provider has what the database lacks"
+        (a, b), *_ = [pair for pair in itertools.pairwise(PHONES) if not held(fresh, *pair)]
+    with pytest.raises(Busy):
+        bind(service, a, b)
+    assert program(site, provider, "doctor").returncode == 1
+    done = program(site, provider, "reconcile", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"made_good": true' in done.stdout
+    for binding in ended:
+        assert service.get(binding.id).reason == "gone_at_provider", "unbound since, and restored to life"
+    for entry in made_since:
+        with pytest.raises(PhoneInUse):
+            bind(service, entry.phone_a, entry.phone_b)
+    bound = [found for pair in itertools.pairwise(PHONES) if (found := bind_if_free(service, *pair))]
+    sys.stdout.write(f"{len(made_since)} live at the provider and unknown here, then {len(bound)} bound\n")
+    assert "-35" not in provider.counts.decided["bind"]
+    assert provider.ledger.overlaps() == ()
+    assert_sound(service)
+
+
+def known(service: BindingService, entry: Any) -> bool:
+    return bool(service.search(bind_id=str(entry.bind_id)).data)
+
+
+def held(service: BindingService, phone_a: str, phone_b: str) -> bool:
+    return bool(service.check(phone_a=phone_a, phone_b=phone_b, mode="AXB"))
+
+
+def bind(service: BindingService, phone_a: str, phone_b: str) -> Binding:
+    return service.bind(phone_a=phone_a, phone_b=phone_b, pool_number=POOL, expire_s=600, mode="AXB")
+
+
+def bind_if_free(service: BindingService, phone_a: str, phone_b: str) -> Binding | None:
+    try:
+        binding = bind(service, phone_a, phone_b)
+    except PhoneInUse:
+        return None
+    assert binding.state is State.ACTIVE
+    return binding
