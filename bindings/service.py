@@ -550,12 +550,14 @@ class BindingService(Questions):
         self._believe_the_clock()
         return self.warn_due()
 
-    def restored(self) -> None:
+    def restored(self, *, waive: bool = False) -> None:
         """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
 
-        Run it before any replica starts on the restored database. Safe to repeat.
+        Run it before any replica starts on the restored database. With `waive` they wait no longer: for an
+        account whose list cannot be read; what was bound since the backup may then be met as a -35. Safe to
+        repeat.
         """
-        self._database.write(account.owe_scan)
+        self._database.write(account.waive_scan if waive else account.owe_scan)
 
     def once_per(self, task: str, period_s: float, run: Callable[[], Counts]) -> Counts | None:
         """Run a pass unless another replica has taken this period's row already; for the timer only.

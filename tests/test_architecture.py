@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import mutations
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bindings"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -135,3 +137,11 @@ def test_the_public_names_are_few_and_all_there() -> None:
     assert all(getattr(bindings, name) is not None for name in bindings.__all__)
     with pytest.raises(AttributeError):
         _ = bindings.nothing_of_this_name
+
+
+def test_every_seeded_bug_still_fits_the_code() -> None:
+    texts: dict[str, str] = {}
+    for bug in mutations.BUGS:
+        for change in bug.changes:
+            text = texts.setdefault(change.file, (mutations.ROOT / change.file).read_text(encoding="utf-8"))
+            assert text.count(change.old) == 1, f"{bug.name}: {change.file} has outgrown it"

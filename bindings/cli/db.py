@@ -50,16 +50,20 @@ def check(*, as_json: bool) -> None:
 
 
 @db.command()
+@click.option("--waive", is_flag=True, help="Let binds go on without that reconciliation.")
 @options.as_json
-def restored(*, as_json: bool) -> None:
+def restored(*, waive: bool, as_json: bool) -> None:
     """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
 
-    Run it after the restore and before any replica starts.
+    Run it after the restore and before any replica starts. With --waive binds go on at once: for an account whose
+    list cannot be read. A phone that was bound since the backup may then be refused with -35.
     """
     with session.opened(as_json=as_json) as service:
-        service.restored()
+        service.restored(waive=waive)
     if as_json:
-        output.emit({"scan_owed": True})
+        output.emit({"scan_owed": not waive})
+    elif waive:
+        click.echo("binds go on; a phone that was bound since the backup may be refused with -35")
     else:
         click.echo("binds wait now; `bindings reconcile` compares with the provider and lets them go on")
 

@@ -61,6 +61,11 @@ def owe_scan(tx: Transaction) -> None:
     tx.connection.execute(update(account).values(scan_owed_since=tx.instant()))
 
 
+def waive_scan(tx: Transaction) -> None:
+    """Let binds go on without that scan."""
+    tx.connection.execute(update(account).values(scan_owed_since=None))
+
+
 def scan_owed_since(database: Database) -> datetime | None:
     """Since when binds wait for a full scan; None where they do not."""
     found: datetime | None = database.read(

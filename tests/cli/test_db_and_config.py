@@ -89,3 +89,12 @@ def test_an_interrupt_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPat
     answer = shell.run("get", str(uuid.uuid4()))
     assert answer.code == 130
     assert "bindings doubts" in answer.err
+
+
+def test_db_restored_lets_binds_wait_and_can_be_waived(shell: Shell) -> None:
+    assert shell.run("db", "restored", "--json").json == {"scan_owed": True}
+    checks = {check["name"]: check["level"] for check in shell.run("doctor", "--json").json["data"]}
+    assert checks["restore"] == "red"
+    assert "-35" in shell.run("db", "restored", "--waive").out
+    checks = {check["name"]: check["level"] for check in shell.run("doctor", "--json").json["data"]}
+    assert checks["restore"] == "ok"

@@ -4,9 +4,9 @@
     python -m tests.faults.mutations --fast     those that targets.md (R10) names
 
 A bug is a small textual change. Its old text must stand in its file exactly once, so that a bug which the code
-has outgrown is reported and not forgotten. A bug counts as caught only where a test of tests/faults/
-test_properties.py ran and failed that passes on an unchanged copy of the same moment; a copy that cannot be
-imported, or that hangs, does not count.
+has outgrown is reported and not forgotten. A bug counts as caught only where a test of its file (for most
+tests/faults/test_properties.py) ran and failed that passes on an unchanged copy of the same moment; a copy that
+cannot be imported, or that hangs, does not count.
 
 Not in the list, because nothing can tell it from the product: dropping only the state from the outer UPDATE of
 the sweep on PostgreSQL. Its FOR UPDATE reads each row again after locking it and drops what is no longer
@@ -26,7 +26,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
+RESTORE = "tests/faults/test_restore.py"
 LONGEST_S = 300
 
 
@@ -54,6 +55,7 @@ class Bug:
     changes: tuple[Change, ...]
     seen_by: str
     fast: bool = False
+    tests: str = TESTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +72,8 @@ class OutgrownError(AssertionError):
     """A bug's text does not stand in its file exactly once."""
 
 
-def bug(name: str, file: str, old: str, new: str, *, seen_by: str, fast: bool = False) -> Bug:
-    return Bug(name=name, changes=(Change(file=file, old=old, new=new),), seen_by=seen_by, fast=fast)
+def bug(name: str, file: str, old: str, new: str, **given: Any) -> Bug:
+    return Bug(name=name, changes=(Change(file=file, old=old, new=new),), **given)
 
 
 _SIGN = (
@@ -81,7 +83,7 @@ _SIGN = (
 _TOO_LATE = '        if self._monotonic() > send_before:\n            return NotSent(reason="too late to send")\n'
 _POST = "        answer = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)\n"
 _CLAIM = "        if isinstance(answer, Unknown):\n    "
-_RECHECK = ".where(bindings.c.id == locked.c.id, in_state(State.ACTIVE))"
+_RECHECK = ".where(bindings.c.id == locked.c.id, *due)"
 
 BUGS: tuple[Bug, ...] = (
     bug(
@@ -187,8 +189,8 @@ BUGS: tuple[Bug, ...] = (
         changes=(
             Change(
                 file="bindings/store/overdue.py",
-                old='due.with_for_update(skip_locked=True).cte("due")',
-                new='due.cte("due")',
+                old='found.with_for_update(skip_locked=True).cte("due")',
+                new='found.cte("due")',
             ),
             Change(
                 file="bindings/store/overdue.py",
@@ -198,20 +200,11 @@ BUGS: tuple[Bug, ...] = (
         ),
         seen_by="sweep_that_meets_a_running_unbind and postgresql",
     ),
-    Bug(
-        name="sweep_whatever_the_state",
-        changes=(
-            Change(
-                file="bindings/store/overdue.py",
-                old="in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once",
-                new="bindings.c.expires_at <= flavour.now_once",
-            ),
-            Change(
-                file="bindings/store/overdue.py",
-                old=_RECHECK,
-                new=".where(bindings.c.id == locked.c.id)",
-            ),
-        ),
+    bug(
+        "sweep_whatever_the_state",
+        "bindings/store/overdue.py",
+        "due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once",
+        "due = (bindings.c.expires_at <= flavour.now_once,)",
         seen_by="sweep_ends_only_what_is_active",
     ),
     bug(
@@ -242,8 +235,8 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "minus_18_is_a_refusal",
         "bindings/provider/statuses.py",
-        'effect="unknown: a binding may have come into being")',
-        'effect="unknown: a binding may have come into being", refusal=Refusal.REQUEST)',
+        '        effect="unknown: a binding may have come into being",\n',
+        '        effect="unknown: a binding may have come into being",\n        refusal=Refusal.REQUEST,\n',
         seen_by="unclear_answer_frees_nothing and sqlite",
     ),
     bug(
@@ -266,6 +259,54 @@ BUGS: tuple[Bug, ...] = (
         "same_pair or policy is Policy.STRICT:",
         "same_pair or (policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)):",
         seen_by="under_strict and sqlite",
+    ),
+    bug(
+        "an_older_database_is_not_noticed",
+        "bindings/store/memory.py",
+        "return not reports.made_good(tx.connection, since=known.at)",
+        "return False",
+        tests=RESTORE,
+        seen_by="notices_an_older_database and sqlite",
+    ),
+    bug(
+        "a_loss_that_was_made_good_is_noticed_again",
+        "bindings/store/memory.py",
+        "return not reports.made_good(tx.connection, since=known.at)",
+        "return True",
+        tests=RESTORE,
+        seen_by="notices_an_older_database and sqlite",
+    ),
+    bug(
+        "a_yes_for_a_lost_intent_is_dropped",
+        "bindings/service.py",
+        "            if isinstance(outcome, Made):\n                holds.put_late",
+        "            if not isinstance(outcome, Made):\n                holds.put_late",
+        tests=RESTORE,
+        seen_by="whose_intent_was_lost and sqlite",
+    ),
+    bug(
+        "binds_do_not_wait_for_the_scan",
+        "bindings/store/reserve.py",
+        "    if not held and scan_owed_since is None:\n",
+        "    if not held:\n",
+        tests=RESTORE,
+        seen_by="binds_wait_until and sqlite",
+    ),
+    bug(
+        "a_broken_scan_is_enough",
+        "bindings/passes/reconcile.py",
+        "not (self.incomplete or self.zone_misfit_s or self.dry_run)",
+        "not (self.zone_misfit_s or self.dry_run)",
+        tests=RESTORE,
+        seen_by="binds_wait_until and sqlite",
+    ),
+    bug(
+        "the_scan_owed_reads_what_is_open_only",
+        "bindings/service.py",
+        "queries.all_apps if owed else queries.open_apps",
+        "queries.open_apps",
+        tests=RESTORE,
+        seen_by="every_application and sqlite",
     ),
 )
 
@@ -291,7 +332,7 @@ def seed(found: Bug, folder: Path) -> None:
         file.write_text(text.replace(change.old, change.new), encoding="utf-8")
 
 
-def run(folder: Path, *, seen_by: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, tests: str, *, seen_by: str) -> subprocess.CompletedProcess[str]:
     """The tests of a copy, against the copy."""
     environment = os.environ | {
         "PYTHONPATH": str(folder),
@@ -299,7 +340,7 @@ def run(folder: Path, *, seen_by: str) -> subprocess.CompletedProcess[str]:
         "BINDINGS_TEST_NO_SHRINK": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what is not needed takes longer to import than a bug to be seen
     }
-    command = [sys.executable, "-m", "pytest", TESTS, "-k", seen_by, "-m", "not soak", "-x", "-q"]
+    command = [sys.executable, "-m", "pytest", tests, "-k", seen_by, "-m", "not soak", "-x", "-q"]
     return subprocess.run(
         [*command, "-p", "pytest_timeout", "-p", "no:cacheprovider", "--no-header", "--tb=short"],
         cwd=folder,
@@ -319,7 +360,7 @@ def judge(found: Bug, source: Path) -> Verdict:
         seed(found, Path(name))
         output = ""
         for expression in (found.seen_by, f"not ({found.seen_by})"):
-            done = run(Path(name), seen_by=expression)
+            done = run(Path(name), found.tests, seen_by=expression)
             output += done.stdout + done.stderr
             # Exit code 1 means that tests ran and failed; every other one is no verdict.
             failed = re.search(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
@@ -334,9 +375,11 @@ def judge_all(bugs: Sequence[Bug], *, at_once: int = 2) -> list[Verdict]:
     """Every bug's verdict, in order; raises AssertionError where the tests fail without any bug."""
     with tempfile.TemporaryDirectory(prefix="bindings-unchanged-") as name, ThreadPoolExecutor(at_once) as threads:
         copy(ROOT, Path(name))
-        sound = run(Path(name), seen_by=" or ".join(f"({found.seen_by})" for found in bugs))
-        if sound.returncode != 0:
-            raise AssertionError(f"without a bug, too, the tests fail:\n{sound.stdout[-3_000:]}{sound.stderr}")
+        for tests in dict.fromkeys(found.tests for found in bugs):
+            expected = [f"({found.seen_by})" for found in bugs if found.tests == tests]
+            sound = run(Path(name), tests, seen_by=" or ".join(expected))
+            if sound.returncode != 0:
+                raise AssertionError(f"without a bug, too, the tests fail:\n{sound.stdout[-3_000:]}{sound.stderr}")
         return list(threads.map(judge, bugs, [Path(name)] * len(bugs)))
 
 

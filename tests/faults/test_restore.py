@@ -225,3 +225,15 @@ def test_after_a_restore_orphans_are_held_also_where_they_are_only_to_be_observe
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, F, "94")
         assert "-35" not in arena.simulator.counts.decided["bind"]
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_where_no_list_can_be_read_the_scan_can_be_waived(lab: Lab, kind: str) -> None:
+    with lab.arena(kind) as arena, arena.service() as service:
+        arena.simulator.script("bad_gateway", rate=1.0, on="page")
+        service.restored()
+        service.reconcile()
+        with pytest.raises(Busy):
+            bind(service, A, B, "91")
+        service.restored(waive=True)
+        assert bind(service, A, B, "92").state is State.ACTIVE
