@@ -30,6 +30,7 @@ NAMES = (
     "expire.after_batch",
     "warn.in_transaction",
     "warn.after_batch",
+    "pools.in_transaction",
     "recover.before",
     "recover.in_transaction",
     "recover.before_unbinds",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors, trace, validation
 from bindings.binding import Page
 from bindings.errors import Fault, InvalidRequest
-from bindings.store import events, queries, reports, reserve
+from bindings.store import events, pools, queries, reports, reserve
 from bindings.store.bindings import find
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bindings.phone import Phone
     from bindings.settings import Settings
     from bindings.store.database import Database
+    from bindings.store.pools import Pool
     from bindings.store.reports import Report
 
 
@@ -189,6 +190,10 @@ class Questions:
         return Page(
             data=data, next_cursor=validation.position_after(data[-1].began_at, data[-1].id) if more else None
         )
+
+    def pools(self) -> list[Pool]:
+        """The pools in use, and how full each was when it was last counted (`count_pools`)."""
+        return self._database.read(pools.every)
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 RECOVER_INTERVAL_S = 10.0
 RETENTION_INTERVAL_S = 60.0
+POOLS_INTERVAL_S = 60.0
 JITTER = 0.1  # of the interval, so that replicas do not beat in step
 STALLED_AFTER = 3.0  # intervals without a finished pass
 UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
@@ -69,7 +70,7 @@ class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
 class Scheduler:
     """Runs the passes on a timer until it is stopped. A context manager.
 
-    Every replica may have one: expire and warn are shared work, and recover and reconcile take a row per period.
+    Every replica may have one: expire and warn are shared work, and the others take a row per period.
     `also` are jobs of layers above this one; each must be safe beside its like in another replica.
     """
 
@@ -184,6 +185,11 @@ def _jobs(service: BindingService) -> list[Job]:
             task="recover",
             interval_s=RECOVER_INTERVAL_S,
             run=lambda: service.once_per("recover", RECOVER_INTERVAL_S, service.recover),
+        ),
+        Job(
+            task="pools",
+            interval_s=POOLS_INTERVAL_S,
+            run=lambda: service.once_per("pools", POOLS_INTERVAL_S, service.count_pools),
         ),
     ]
     jobs.append(

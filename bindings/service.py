@@ -29,7 +29,7 @@ from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.inquiries import Inquiries
 from bindings.keys import Keys
-from bindings.passes import expire, reconcile, recover, retention, warn
+from bindings.passes import expire, pools, reconcile, recover, retention, warn
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
@@ -63,7 +63,9 @@ TOUCH_EVERY_S = 5.0  # a durable write per sweep would cost more than the sweep
 _TAKEN = "the provider gave a bindId that another binding has"
 _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
-Counts = TypeVar("Counts", expire.Expired, recover.Recovered, reconcile.Reconciled, retention.Retained)
+Counts = TypeVar(
+    "Counts", expire.Expired, recover.Recovered, reconcile.Reconciled, retention.Retained, pools.Counted
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -352,6 +354,10 @@ class BindingService(Questions):
                 return settle.settle_in_use(
                     tx, intent, self._caller, status=outcome.status, policy=self._terms.policy
                 )
+            case Refused(why=Refusal.NO_NUMBER):
+                return settle.settle_no_number(
+                    tx, intent, self._caller, status=outcome.status, said=outcome.reason
+                )
             case Refused():
                 return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
             case NotSent():
@@ -549,6 +555,11 @@ class BindingService(Questions):
         """`warn_due` for the timer. `Busy` under a database clock that cannot be believed."""
         self._believe_the_clock()
         return self.warn_due()
+
+    def count_pools(self) -> pools.Counted:
+        """Count what lives in each pool, and write a `pool_low` event where little is left. Safe to repeat."""
+        share = self.settings.pool_low_share
+        return pools.count(self._database, self._client, self._caller, share=share)
 
     def restored(self, *, waive: bool = False) -> None:
         """Say that the database was restored from a backup: binds wait until a full reconciliation is through.

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
     retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
 

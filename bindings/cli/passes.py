@@ -1,4 +1,4 @@
-"""expire, warn, recover, reconcile, retention: one pass each, and what it did."""
+"""expire, warn, pools, recover, reconcile, retention: one pass each, and what it did."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bindings.cli import options, output, session
 
 if TYPE_CHECKING:
     from bindings.passes.reconcile import Reconciled
+    from bindings.store.pools import Pool
 
 NOT_READ = 5  # as for any call that the provider did not answer
 NOT_CONCLUDED = 1
@@ -43,6 +44,30 @@ def warn(*, as_json: bool) -> None:
     click.echo(f"announced: {done.warned}")
     if not done.finished:
         output.say("There is more to announce: run it again.")
+
+
+@click.command()
+@options.as_json
+def pools(*, as_json: bool) -> None:
+    """Count what lives in each pool and list them; `bindings scheduler` counts every minute.
+
+    CAPACITY is what the provider lists, or what was live when it last had no number left; a pool that is low
+    was announced by a pool_low event.
+    """
+    with session.opened(as_json=as_json) as service:
+        service.count_pools()
+        found = service.pools()
+    if as_json:
+        output.emit({"data": found, "next_cursor": None})
+        return
+    rows = [
+        (output.clean(pool.pool_number), output.clean(pool.app_id), str(pool.live), *_room(pool)) for pool in found
+    ]
+    output.table(["POOL", "APP", "LIVE", "CAPACITY", ""], rows)
+
+
+def _room(pool: Pool) -> tuple[str, str]:
+    return "not known" if pool.capacity is None else str(pool.capacity), "low" if pool.low_at else ""
 
 
 @click.command()

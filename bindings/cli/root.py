@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "One pass each": {
         "expire": "passes:expire",
         "warn": "passes:warn",
+        "pools": "passes:pools",
         "recover": "passes:recover",
         "reconcile": "passes:reconcile",
         "reports": "passes:reports",

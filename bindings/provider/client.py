@@ -21,7 +21,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.failpoints import reach
 from bindings.provider import signing, statuses, transport, wire
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from bindings.binding import BindRequest
-    from bindings.provider.outcome import BindOutcome, PageOutcome, UnbindOutcome
+    from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
     Answer = Reply | NotSent | Unknown
     Watch = Callable[[str, str, float], None]
@@ -46,7 +47,9 @@ _OK = 200
 _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
 _SKEW_WORTH_CORRECTING_S = 2.0
 
+Listed = TypeVar("Listed")
 Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome")
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,16 @@ class ProviderClient:
         began = self._monotonic()
         asked = wire.PageRequest(app_id=app_id, current=current, size=size)
         answer = self._post(wire.PAGE_PATH, wire.page_body(asked))
-        return self._conclude("page", began, _page_outcome(answer, self._zone))
+        return self._conclude("page", began, _read(answer, partial(wire.read_rows, zone=self._zone)))
+
+    def pools(self, *, current: int, size: int) -> PoolsOutcome:
+        """Read one page of the account's pools; `current` counts from 1. Safe to repeat.
+
+        An account may lack this call, whatever it is then answered: the circuit is told of nothing.
+        """
+        began = self._monotonic()
+        answer = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
+        return self._tell("pools", began, _read(answer, wire.read_pool_list))
 
     def close(self) -> None:
         """Send nothing from now on; calls that are under way end by themselves. Safe to repeat."""
@@ -172,6 +184,9 @@ class ProviderClient:
 
     def _conclude(self, verb: str, began: float, outcome: Outcome) -> Outcome:
         self.circuit.record(outcome)
+        return self._tell(verb, began, outcome)
+
+    def _tell(self, verb: str, began: float, outcome: Said) -> Said:
         status = getattr(outcome, "status", None)
         said = type(outcome).__name__ if status is None else f"{type(outcome).__name__} {status}"
         took = self._monotonic() - began
@@ -217,7 +232,8 @@ def _unbind_outcome(answer: Answer) -> UnbindOutcome:
     return _denied(envelope, answer)
 
 
-def _page_outcome(answer: Answer, zone: tzinfo) -> PageOutcome:
+def _read(answer: Answer, read: Callable[[Any], Listed]) -> Listed | Refused | NotSent | Unknown:
+    """What a query came to: its data, as `read` understands them."""
     if not isinstance(answer, Reply):
         return answer
     envelope = _envelope(answer)
@@ -226,7 +242,7 @@ def _page_outcome(answer: Answer, zone: tzinfo) -> PageOutcome:
     if envelope.status != statuses.SUCCESS:
         return _denied(envelope, answer)
     try:
-        return wire.read_rows(envelope.data, zone=zone)
+        return read(envelope.data)
     except wire.Malformed as fault:
         return _incomplete(fault, envelope, answer)
 

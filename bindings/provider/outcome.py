@@ -94,6 +94,22 @@ class ProviderPage:
     rows: tuple[ProviderBinding, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderPool:
+    """One pool of the account, and how many bindings fit into it: so many on each of its numbers."""
+
+    pool_number: str
+    capacity: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderPools:
+    """One page of the account's pools."""
+
+    pools: tuple[ProviderPool, ...]
+
+
 BindOutcome = Made | Refused | NotSent | Unknown
 UnbindOutcome = Confirmed | Missing | Refused | NotSent | Unknown
 PageOutcome = ProviderPage | Refused | NotSent | Unknown
+PoolsOutcome = ProviderPools | Refused | NotSent | Unknown

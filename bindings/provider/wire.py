@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.binding import BindRequest, Mode
 from bindings.phone import Phone, mask
-from bindings.provider.outcome import ProviderBinding, ProviderPage
+from bindings.provider.outcome import ProviderBinding, ProviderPage, ProviderPool, ProviderPools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +114,11 @@ class Pool:
 
 
 # Requests: written by the client, read by the simulator.
+
+
+def pools_body(request: PoolsRequest) -> bytes:
+    """The body of a query of the pools."""
+    return _bytes({CURRENT: request.current, SIZE: request.size})
 
 
 def bind_body(request: BindRequest) -> bytes:
@@ -244,6 +249,24 @@ def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
     if re.fullmatch(r"[0-9]{1,12}", total) is None:
         raise Malformed(f"{TOTAL} is not a count")
     return ProviderPage(total=int(total), rows=tuple(_row(record, zone) for record in records))
+
+
+def read_pool_list(data: Any) -> ProviderPools:
+    """Read the data of a query of the pools. One malformed pool spoils the page."""
+    records = _fields(data, DATA).get(RECORDS)
+    if not isinstance(records, list):
+        raise Malformed(f"{RECORDS} is not a list")
+    return ProviderPools(pools=tuple(_pool(_fields(record, RECORDS)) for record in records))
+
+
+def _pool(fields: dict[str, Any]) -> ProviderPool:
+    numbers = fields.get(NUMBER_LIST)
+    if not isinstance(numbers, list):
+        raise Malformed(f"{NUMBER_LIST} is not a list")
+    each = _text(fields, MAX_CONCURRENCY)
+    if re.fullmatch(r"[0-9]{1,9}", each) is None:
+        raise Malformed(f"{MAX_CONCURRENCY} is not a count")
+    return ProviderPool(pool_number=_text(fields, POOL_NUMBER), capacity=int(each) * len(numbers))
 
 
 def read_instant(text: str, *, zone: tzinfo) -> datetime:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import update
 
 from bindings.binding import EventKind, Reason, State
-from bindings.store import events, holds
+from bindings.store import events, holds, pools
 from bindings.store.bindings import NOW, change, find, must_find, told
 from bindings.store.reserve import forbids, holding
 from bindings.store.schema import bindings
@@ -128,6 +128,14 @@ def settle_vouched(tx: Transaction, doubt: Binding, caller: Caller, *, because: 
         held_until=NOW,
         ended_at=NOW,
     )
+
+
+def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, said: str) -> Binding:
+    """Record that the pool had no number left: nothing came into being, and the pool is low."""
+    detail = {"said": said}
+    failed = settle_failed(tx, intent.id, caller, reason=Reason.NO_NUMBER, status=status, detail=detail)
+    pools.refused(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
+    return failed
 
 
 def settle_in_use(

@@ -32,7 +32,7 @@ from bindings.webhooks import LEASE_S, Result
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from bindings.binding import Event
@@ -54,6 +54,7 @@ WORK_S = 5.0  # a worker begins no request after this
 PASS_S = 0.5  # a pass waits no longer for its workers, or the watchdog would take it for stalled
 LEFT_ALONE_S = 5.0  # a receiver that has just taken nothing
 PRUNE_EVERY_S = 3_600.0
+RESULTS = ("delivered", "failed", "dead")
 
 _NAMES = {
     EventKind.HELD: "hold.began",
@@ -90,13 +91,21 @@ def deliver(service: BindingService, *, lease_s: float = LEASE_S) -> Delivered:
         return sender.run(wait_s=None)
 
 
-def job(service: BindingService) -> Job:
-    """The pass for the scheduler. Every replica may have one: they share the work."""
+def job(service: BindingService, *, count: Callable[[str, int], None] | None = None) -> Job:
+    """The pass for the scheduler; `count` is told each result and how often. Every replica may have one."""
     from bindings.scheduler import Job
 
     sender = Sender(service)
+
+    def run() -> Delivered:
+        done = sender.run()
+        if count is not None:
+            for result in RESULTS:
+                count(result, getattr(done, result))
+        return done
+
     interval_s = max(service.settings.sweep_interval_s, 1.0)
-    return Job(task="deliver", interval_s=interval_s, run=sender.run, stop=sender.stop)
+    return Job(task="deliver", interval_s=interval_s, run=run, stop=sender.stop)
 
 
 def send_test(service: BindingService, webhook_id: str) -> Answer:

@@ -24,9 +24,9 @@ Answer = TypeVar("Answer")
 class Office:
     """The parts of one process. `loopback` is whether only this host can reach it."""
 
-    def __init__(self, service: BindingService, *, loopback: bool, scheduler: Scheduler | None = None) -> None:
+    def __init__(self, service: BindingService, *, loopback: bool) -> None:
         self.service = service
-        self.scheduler = scheduler
+        self.scheduler: Scheduler | None = None
         self.desk = Desk(bind_limit=service.settings.bind_limit)
         self.metrics = Metrics()
         self.bell = Bell(service, self.desk)

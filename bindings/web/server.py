@@ -18,7 +18,7 @@ import uvicorn
 
 from bindings.errors import Fault, InvalidRequest
 from bindings.scheduler import Scheduler
-from bindings.web import logs
+from bindings.web import deliver, logs
 from bindings.web.app import application
 from bindings.web.connection import Connection
 from bindings.web.office import Office
@@ -89,9 +89,10 @@ def serve(
         raise InvalidRequest([Fault("host", message)])
     opened = listen(host, port)
     logs.configure()
-    timer = Scheduler(service) if scheduler else None
-    office = Office(service, loopback=loopback, scheduler=timer)
-    with opened, timer or nullcontext():
+    office = Office(service, loopback=loopback)
+    if scheduler:
+        office.scheduler = Scheduler(service, [deliver.job(service, count=office.metrics.delivered)])
+    with opened, office.scheduler or nullcontext():
         listening(address(opened))
         Server(office).run(sockets=[opened])
     office.desk.close()

@@ -20,6 +20,7 @@ BINDINGS = ["bind", "unbind", "get", "list", "lookup", "history", "trace", "chec
 UPKEEP = [
     "expire",
     "warn",
+    "pools",
     "recover",
     "reconcile",
     "reports",

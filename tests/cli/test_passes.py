@@ -29,6 +29,14 @@ def test_warn_announces_what_ends_soon_once(shell: Shell) -> None:
     assert shell.run("warn").out == "announced: 0\n"
 
 
+def test_pools_tell_how_full_they_are(shell: Shell, simulator: Simulator) -> None:
+    simulator.change(pool_size=1, max_concurrency=1)
+    shell.bind(A, B)
+    (pool,) = shell.run("pools", "--json").json["data"]
+    assert (pool["pool_number"], pool["live"], pool["capacity"]) == ("918806", 1, 1)
+    assert shell.run("pools").out.splitlines()[1].split() == ["918806", "4luaKsL2", "1", "1", "low"]
+
+
 def test_recover_has_nothing_to_do_in_peace(shell: Shell) -> None:
     assert shell.run("recover", "--json").json == {"in_doubt": 0, "lapsed": 0, "unbound": 0, "still_unclear": 0}
     assert shell.run("recover").code == 0

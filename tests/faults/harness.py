@@ -43,7 +43,7 @@ KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
 KILLED = -signal.SIGKILL
 WAIT_S = 60.0
 MEMORY = Path("/dev/shm")  # what is killed here are processes, never the machine: no run waits for a disk
-TABLES = ("events", "bindings", "holds", "passes", "account")
+TABLES = ("events", "bindings", "holds", "passes", "pools", "account")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -222,6 +222,7 @@ def tour(worker: Worker) -> None:
     worker.opened.reconcile()
     worker.clock.advance(700)
     worker.opened.warn_due()
+    worker.opened.count_pools()
     worker.opened.expire_due()
 
 

@@ -1,0 +1,110 @@
+"""How full each pool is: counted now and then, and told of at once where the provider has no number left.
+
+A row is kept for a pool that is in use, or of which a limit is known. Live bindings are counted as a whole, by the
+index of live rows, and never where a bind waits for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, select, update
+
+from bindings.binding import EventKind, State
+from bindings.store import events
+from bindings.store.bindings import in_state
+from bindings.store.schema import bindings, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from bindings.binding import Caller
+    from bindings.store.database import Transaction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """One pool of one application, as far as it is known here.
+
+    `live` bindings were counted at `counted_at`; `capacity` is the most that fit: what the provider lists, or what
+    was live when it last had no number left (`refused_at`, -41). `low_at` is set from a warning until the pool has
+    room again.
+    """
+
+    app_id: str
+    pool_number: str
+    live: int | None
+    counted_at: datetime | None
+    capacity: int | None
+    refused_at: datetime | None
+    low_at: datetime | None
+
+
+_COLUMNS = tuple(pools.c[name] for name in Pool.__dataclass_fields__)
+
+
+def every(connection: Connection) -> list[Pool]:
+    """Every pool that is in use or has a known limit."""
+    rows = connection.execute(select(*_COLUMNS).order_by(pools.c.pool_number, pools.c.app_id))
+    return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
+
+
+def live(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many bindings are live, by application and pool. Reads every live row."""
+    by = bindings.c.app_id, bindings.c.pool_number
+    statement = select(*by, func.count()).where(in_state(State.ACTIVE)).group_by(*by)
+    return {(app_id, pool_number): number for app_id, pool_number, number in connection.execute(statement)}
+
+
+def lock(tx: Transaction) -> list[Pool]:
+    """The pools as they are; nobody else changes them until the transaction ends."""
+    rows = tx.connection.execute(select(*_COLUMNS).order_by(*pools.primary_key.columns).with_for_update())
+    return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
+
+
+def put(tx: Transaction, found: Sequence[Pool]) -> None:
+    """Store what was counted and concluded."""
+    if not found:
+        return
+    statement = tx.flavour.insert(pools)
+    new = {name: statement.excluded[name] for name in ("live", "counted_at", "capacity", "low_at")}
+    values = [{name: getattr(pool, name) for name in Pool.__dataclass_fields__} for pool in found]
+    tx.connection.execute(
+        statement.on_conflict_do_update(index_elements=["app_id", "pool_number"], set_=new), values
+    )
+
+
+def forget(tx: Transaction, unused: Iterable[Pool]) -> None:
+    """Drop pools that are not in use and of which nothing is known."""
+    for pool in unused:
+        tx.connection.execute(delete(pools).where(*_is(pool.app_id, pool.pool_number)))
+
+
+def refused(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -> None:
+    """Record that the provider had no number left (-41), and warn of it unless that was done. Safe to repeat."""
+    now = tx.instant()
+    statement = (
+        tx.flavour.insert(pools)
+        .values(app_id=app_id, pool_number=pool_number, refused_at=now)
+        .on_conflict_do_update(index_elements=["app_id", "pool_number"], set_={"refused_at": now})
+        .returning(*_COLUMNS)
+    )
+    pool = Pool(**tx.connection.execute(statement).one()._mapping)  # noqa: SLF001 -- the row's public way
+    if pool.low_at is None:
+        tx.connection.execute(update(pools).where(*_is(app_id, pool_number)).values(low_at=now))
+        tell(tx, caller, pool, why="no_number")
+
+
+def tell(tx: Transaction, caller: Caller, pool: Pool, *, why: str) -> None:
+    """Write the `pool_low` event: `why` is "share" (nearly full) or "no_number" (-41)."""
+    known = ("app_id", "pool_number", "live", "capacity")
+    detail = {name: value for name in known if (value := getattr(pool, name)) is not None}
+    events.append_unbound(tx, EventKind.POOL_LOW, caller, detail | {"why": why})
+
+
+def _is(app_id: str, pool_number: str) -> tuple[Any, ...]:
+    return pools.c.app_id == app_id, pools.c.pool_number == pool_number
