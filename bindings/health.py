@@ -18,8 +18,9 @@ from bindings.errors import BindingsError
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import NotSent, ProviderPage, Refusal, Refused, Unknown
-from bindings.store import account, passes, queries
+from bindings.store import account, deliveries, passes, queries
 from bindings.store.database import Database
+from bindings.store.deliveries import DeliveryState
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SWEEP_IS_OLD_S = 60.0  # ... or ten intervals, where those are longer
 DOUBTS_LOOKED_AT = 200
+NOT_LOOKED_AT = "not looked at"
+DELIVERIES_COUNTED = 10_000
 NEEDED = ("provider_api_key", "provider_api_secret", "provider_app_id")
 
 
@@ -55,7 +58,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vitals:
-    """Levels worth watching; seconds. `doubts` counts up to `DOUBTS_LOOKED_AT`."""
+    """Levels worth watching; seconds. Doubts count up to `DOUBTS_LOOKED_AT`, deliveries to `DELIVERIES_COUNTED`.
+
+    `pool_use` is live use against what fits, of the fullest pool of which that is known; None where none is.
+    """
 
     doubts: int
     oldest_doubt_s: float
@@ -64,6 +70,10 @@ class Vitals:
     circuit_open: bool
     provider_skew_s: float | None
     connections_in_use: int
+    pool_use: float | None
+    pools_low: int
+    deliveries_pending: int
+    deliveries_dead: int
 
 
 def vitals(service: BindingService) -> Vitals:
@@ -73,6 +83,8 @@ def vitals(service: BindingService) -> Vitals:
     doubts = database.read(lambda found: queries.doubts(found, database.now, limit=DOUBTS_LOOKED_AT))
     swept = database.read(lambda found: passes.last_finished(found, "expire"))
     overdue = database.read(lambda found: queries.longest_overdue(found, database.now))
+    backlog = database.read(lambda found: deliveries.backlog(found, limit=DELIVERIES_COUNTED))
+    known = service.pools()
     client = service.provider
 
     def since(then: datetime | None) -> float:
@@ -86,6 +98,10 @@ def vitals(service: BindingService) -> Vitals:
         circuit_open=client is not None and client.circuit.refusal is not None,
         provider_skew_s=None if client is None else client.skew_s,
         connections_in_use=database.connections_in_use(),
+        pool_use=max((pool.live / pool.capacity for pool in known if pool.live and pool.capacity), default=None),
+        pools_low=sum(pool.low_at is not None for pool in known),
+        deliveries_pending=backlog[DeliveryState.PENDING],
+        deliveries_dead=backlog[DeliveryState.DEAD],
     )
 
 
@@ -101,7 +117,8 @@ def readiness(service: BindingService) -> tuple[Check, ...]:
 
 def _red_if_old(check: Check) -> Check:
     """For a person an old sweep is a warning; a replica behind it would offer a backlog of late events."""
-    return replace(check, level=Level.RED) if check.name == "sweep" and check.level is Level.WARN else check
+    old = check.name == "sweep" and check.level is Level.WARN and check.seen != NOT_LOOKED_AT
+    return replace(check, level=Level.RED) if old else check
 
 
 def _circuit(client: ProviderClient | None) -> Check:
@@ -112,6 +129,10 @@ def _circuit(client: ProviderClient | None) -> Check:
     if turned_away is None:
         return Check(name="account", level=Level.OK, seen="not refused")
     seen = f"status {turned_away.status}: {statuses.meaning(turned_away.status)}"
+    if client.circuit.trial_due:
+        # Who gets no traffic has no bind to try with: red for ever, however well the account is by now.
+        seen = f"was {seen}; the next bind tries again"
+        return Check(name="account", level=Level.WARN, seen=seen, todo=statuses.todo(turned_away.status))
     return Check(name="account", level=Level.RED, seen=seen, todo=statuses.todo(turned_away.status))
 
 
@@ -361,7 +382,7 @@ _TODO_BY_NAME = {
 
 def _not_looked_at(name: str, *, because: str) -> Check:
     return Check(
-        name=name, level=Level.WARN, seen="not looked at", todo=f"put `{because}` right first, then look again"
+        name=name, level=Level.WARN, seen=NOT_LOOKED_AT, todo=f"put `{because}` right first, then look again"
     )
 
 

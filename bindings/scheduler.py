@@ -106,6 +106,10 @@ class Scheduler:
         now = time.monotonic()
         return {task: now - finished for task, finished in self._finished.items()}
 
+    def intervals_s(self) -> dict[str, float]:
+        """How often each pass runs, in seconds."""
+        return {job.task: job.interval_s for job in self._jobs}
+
     def stalled(self) -> list[str]:
         """The passes that have not finished for three intervals: readiness is red while there is one."""
         ages = self.ages_s()

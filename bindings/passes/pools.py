@@ -73,16 +73,16 @@ def _store(
     listed: Mapping[str, int],
     share: float,
 ) -> Counted:
+    known = pools.lock(tx, live)
     now = tx.instant()
-    known = {(pool.app_id, pool.pool_number): pool for pool in pools.lock(tx)}
     used: dict[str, int] = {}
     for (_, pool_number), number in live.items():  # applications of an account share a pool
         used[pool_number] = used.get(pool_number, 0) + number
     after, warned = [], []
-    for key in sorted({*known, *live}):
-        before = known.get(key) or _new(*key)
-        pool = replace(before, live=live.get(key, 0), counted_at=now)
-        pool = judged(pool, before, used.get(key[1], 0), listed.get(key[1]), now=now, share=share)
+    for before in known:
+        name = before.pool_number
+        pool = replace(before, live=live.get((before.app_id, name), 0), counted_at=now)
+        pool = judged(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
         after.append(pool)
         if before.low_at is None and pool.low_at is not None:
             pools.tell(tx, caller, pool, why="share")
@@ -92,11 +92,6 @@ def _store(
     pools.forget(tx, set(after).difference(kept))
     low = sum(pool.low_at is not None for pool in after)
     return Counted(pools=len(kept), listed=len(listed), low=low, warned=len(warned))
-
-
-def _new(app_id: str, pool_number: str) -> Pool:
-    nothing = dict.fromkeys(("live", "counted_at", "capacity", "refused_at", "low_at"))
-    return pools.Pool(app_id=app_id, pool_number=pool_number, **nothing)
 
 
 def judged(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:

@@ -59,6 +59,11 @@ class AccountCircuit:
         """The account refusal that holds the circuit open, or None while it is closed. Takes no trial."""
         return self._refusal
 
+    @property
+    def trial_due(self) -> bool:
+        """Whether it is open and the next caller goes ahead as the trial. Takes no trial."""
+        return self._refusal is not None and self._monotonic() >= self._next_try
+
     def check(self) -> CircuitOpen | None:
         """None: go ahead and call. Otherwise refuse the caller at once, with what this returns.
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, literal_column, or_, select, update
+from sqlalchemy import delete, func, literal_column, or_, select, update
 
 from bindings.store import events, webhooks
 from bindings.store.schema import deliveries
@@ -240,6 +240,17 @@ def page(
         statement = statement.where(deliveries.c.event_position < before)
     rows = connection.execute(statement.order_by(deliveries.c.event_position.desc()).limit(limit))
     return [_delivery(row) for row in rows]
+
+
+def backlog(connection: Connection, *, limit: int) -> dict[DeliveryState, int]:
+    """How many deliveries wait, and how many were given up; each is counted up to `limit`."""
+    waiting = (in_state(DeliveryState.PENDING),)
+    given_up = in_state(DeliveryState.DEAD), ~in_state(DeliveryState.PENDING)
+    found = {}
+    for state, conditions in ((DeliveryState.PENDING, waiting), (DeliveryState.DEAD, given_up)):
+        some = select(deliveries.c.webhook_id).where(*conditions).limit(limit).subquery()
+        found[state] = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return found
 
 
 def redeliver(tx: Transaction, delivery_id: str) -> Delivery | None:

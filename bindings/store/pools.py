@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from bindings.binding import EventKind, State
 from bindings.store import events
@@ -60,22 +60,31 @@ def live(connection: Connection) -> dict[tuple[str, str], int]:
     return {(app_id, pool_number): number for app_id, pool_number, number in connection.execute(statement)}
 
 
-def lock(tx: Transaction) -> list[Pool]:
-    """The pools as they are; nobody else changes them until the transaction ends."""
+def lock(tx: Transaction, in_use: Iterable[tuple[str, str]]) -> list[Pool]:
+    """The pools that are known and those that are in use; nobody else changes them until the transaction ends.
+
+    A row that is not there cannot be locked, and a -41 would make it meanwhile: so it is made first.
+    """
+    wanted = [{"app_id": app_id, "pool_number": pool_number} for app_id, pool_number in sorted(in_use)]
+    if wanted:
+        tx.connection.execute(tx.flavour.insert(pools).on_conflict_do_nothing(), wanted)
     rows = tx.connection.execute(select(*_COLUMNS).order_by(*pools.primary_key.columns).with_for_update())
     return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
 
 
 def put(tx: Transaction, found: Sequence[Pool]) -> None:
-    """Store what was counted and concluded."""
+    """Store what was counted of pools that are locked, and what was concluded."""
     if not found:
         return
-    statement = tx.flavour.insert(pools)
-    new = {name: statement.excluded[name] for name in ("live", "counted_at", "capacity", "low_at")}
-    values = [{name: getattr(pool, name) for name in Pool.__dataclass_fields__} for pool in found]
-    tx.connection.execute(
-        statement.on_conflict_do_update(index_elements=["app_id", "pool_number"], set_=new), values
-    )
+    of_row = pools.c.app_id == bindparam("of_app_id"), pools.c.pool_number == bindparam("of_pool_number")
+    names = ("live", "counted_at", "capacity", "low_at")
+    values = [
+        {"of_app_id": pool.app_id, "of_pool_number": pool.pool_number}
+        | {f"new_{name}": getattr(pool, name) for name in names}
+        for pool in found
+    ]
+    new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    tx.connection.execute(update(pools).where(*of_row).values(new), values)
 
 
 def forget(tx: Transaction, unused: Iterable[Pool]) -> None:

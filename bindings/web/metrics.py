@@ -19,11 +19,14 @@ from prometheus_client import (
     generate_latest,
 )
 
+from bindings.errors import BindingsError
 from bindings.health import vitals
+from bindings.provider import statuses
+from bindings.web.deliver import RESULTS
 
 if TYPE_CHECKING:
-    from bindings.errors import BindingsError
     from bindings.health import Vitals
+    from bindings.scheduler import Scheduler
     from bindings.service import BindingService
     from bindings.web.desk import Desk
 
@@ -70,6 +73,8 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
+        for result in RESULTS:  # there from the first scrape on: a rate needs a beginning
+            self._deliveries.labels(result)
         self._gauges = _Gauges(self.registry)
         self._read_at = float("-inf")
 
@@ -83,7 +88,7 @@ class Metrics:
 
     def not_bound(self, error: BindingsError) -> None:
         """Count a bind that did not, by its code."""
-        self._binds.labels(error.code, getattr(error, "status", None) or "none").inc()
+        self._binds.labels(error.code, _status(error)).inc()
         if error.code == "phone-in-use":
             self._conflicts.inc()
 
@@ -99,22 +104,37 @@ class Metrics:
         """Whether the database should be read again for a scrape."""
         return time.monotonic() > self._read_at + READ_EVERY_S
 
-    def read(self, service: BindingService, desk: Desk) -> None:
-        """Read what the database knows. One question; call it where questions run."""
+    def read(self, service: BindingService) -> None:
+        """Read what the database knows. Call it where questions run; where it is away, that is what is shown."""
         self._read_at = time.monotonic()
-        self._gauges.set(vitals(service), desk)
+        try:
+            self._gauges.set(vitals(service))
+        except BindingsError:
+            self._gauges.away()
+
+    def look(self, desk: Desk, scheduler: Scheduler | None) -> None:
+        """Read what this process knows."""
+        self._gauges.look(desk, scheduler)
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
         return generate_latest(self.registry)
 
 
+def _status(error: BindingsError) -> str:
+    """The provider's status behind an error, if it is one of the table: a label must not carry just any text."""
+    given = getattr(error, "status", None)
+    if given is None:
+        return "none"
+    return given if any(given == known.code for known in statuses.STATUSES) else "other"
+
+
 class _Gauges:
     """What is a level and no count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, told: str) -> Gauge:
-            return Gauge(f"bindings_{name}", told, registry=registry)
+        def gauge(name: str, told: str, *labels: str) -> Gauge:
+            return Gauge(f"bindings_{name}", told, labels, registry=registry)
 
         self._doubts = gauge("doubts_open", "Bindings whose outcome is not known yet (counted up to 200)")
         self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest of them; 0 where there is none")
@@ -122,11 +142,21 @@ class _Gauges:
         self._sweep_lag = gauge("sweep_lag_seconds", "How long the longest overdue binding is over, unswept")
         self._circuit = gauge("circuit_open", "1 while the provider refuses the account")
         self._skew = gauge("provider_skew_seconds", "The provider's clock minus this host's")
+        self._up = gauge("database_up", "0 where the database did not answer when it was last read for this")
+        self._pool_use = gauge(
+            "pool_use_ratio", "Live bindings against what fits, of the fullest pool that is known"
+        )
+        self._pools_low = gauge("pools_low", "Pools of middle numbers that run dry")
+        self._waiting = gauge("webhook_deliveries_pending", "Deliveries that wait (counted up to 10 000)")
+        self._dead = gauge("webhook_deliveries_dead", "Deliveries that were given up (counted up to 10 000)")
+        self._age = gauge("pass_age_seconds", "Time since a pass last finished in this process", "task")
+        self._interval = gauge("pass_interval_seconds", "How often that pass runs", "task")
         self._binds_open = gauge("binds_in_flight", "Binds and unbinds that run in this process")
         self._questions_open = gauge("questions_in_flight", "Questions that run or wait in this process")
         self._pool = gauge("database_connections_in_use", "Connections of this process's pools that are in use")
 
-    def set(self, seen: Vitals, desk: Desk) -> None:
+    def set(self, seen: Vitals) -> None:
+        self._up.set(1)
         self._doubts.set(seen.doubts)
         self._doubt_age.set(seen.oldest_doubt_s)
         self._sweep_age.set(float("inf") if seen.sweep_age_s is None else seen.sweep_age_s)
@@ -134,5 +164,20 @@ class _Gauges:
         self._circuit.set(seen.circuit_open)
         self._skew.set(seen.provider_skew_s or 0.0)
         self._pool.set(seen.connections_in_use)
+        self._pool_use.set(seen.pool_use or 0.0)
+        self._pools_low.set(seen.pools_low)
+        self._waiting.set(seen.deliveries_pending)
+        self._dead.set(seen.deliveries_dead)
+
+    def away(self) -> None:
+        """The database did not answer: what it knows stays as it was last read."""
+        self._up.set(0)
+
+    def look(self, desk: Desk, scheduler: Scheduler | None) -> None:
+        if scheduler is not None:
+            for task, age in scheduler.ages_s().items():
+                self._age.labels(task).set(age)
+            for task, interval in scheduler.intervals_s().items():
+                self._interval.labels(task).set(interval)
         self._binds_open.set(desk.binds_open)
         self._questions_open.set(desk.questions_open)

@@ -82,7 +82,8 @@ async def scrape(request: Request[Any, Any, Any]) -> Answer:
     """Show the metrics in Prometheus' text format."""
     office: Office = request.app.state.office
     if office.metrics.due():
-        await office.ask(lambda service: office.metrics.read(service, office.desk))
+        await office.ask(office.metrics.read)
+    office.metrics.look(office.desk, office.scheduler)
     return Response(office.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -5,23 +5,31 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from litestar.handlers import HTTPRouteHandler
+from psycopg import sql
 
 from bindings import binding as values
 from bindings import errors
 from bindings.admission import MAX_SKEW_S
 from bindings.provider.simulator import Fault, FaultKind
+from bindings.scheduler import Job, Scheduler
+from bindings.service import BindingService
 from bindings.store import schema
 from bindings.web import app, openapi, problems, shapes
 from tests.service.world import A, B, C, D, wait_for
+from tests.store.databases import name_of
+from tests.web.conftest import run
 
 if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator
+    from tests.store.databases import Server
     from tests.web.conftest import Running
 
 DOCS = Path(str(files("bindings.web"))) / "docs"
@@ -73,6 +81,56 @@ def test_a_schema_of_another_version_turns_a_replica_red(
 ) -> None:
     monkeypatch.setattr("bindings.health.HEAD", "9999")
     assert "schema" in red(running)
+
+
+def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
+    running: Running, simulator: Simulator
+) -> None:
+    running.service.sweep()
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
+    assert running.bind().status_code == 503
+    assert red(running) == ["account"]
+    assert running.service.provider is not None
+    running.service.provider.circuit._next_try = 0.0  # half a minute later
+    assert red(running) == [], "without traffic nobody would ever try"
+    assert running.bind().status_code == 201
+    assert running.service.provider.circuit.refusal is None
+
+
+def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
+    go_on = threading.Event()
+    stuck = Job(task="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
+    running.office.scheduler = Scheduler(running.service, [stuck])
+    with running.office.scheduler:
+        wait_for(lambda: red(running) == [])
+        wait_for(lambda: red(running) == ["scheduler"])
+        assert "stalled: stuck" in running.get("/readyz").json()["detail"]
+        go_on.set()
+        wait_for(lambda: red(running) == [])
+
+
+def test_a_database_that_is_away_turns_a_replica_red_until_it_is_back(
+    postgres_url: str, postgres_server: Server, simulator: Simulator
+) -> None:
+    name = sql.Identifier(name_of(postgres_url))
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+    with (
+        BindingService.open(database_url=postgres_url, provider_url=simulator.url) as service,
+        contextmanager(run)(service) as running,
+        psycopg.connect(postgres_server.url, autocommit=True) as admin,
+    ):
+        service.sweep()
+        assert red(running) == []
+        try:
+            admin.execute(allow.format(name, sql.SQL("false")))
+            admin.execute(end, [name_of(postgres_url)])
+            assert red(running) == ["database"]
+            assert running.post("/v1/lookup", {"phone": A}).status_code == 503
+        finally:
+            admin.execute(allow.format(name, sql.SQL("true")))
+        assert red(running) == []
+        assert running.post("/v1/lookup", {"phone": A}).status_code == 200
 
 
 def samples(running: Running) -> dict[str, float]:

@@ -1,0 +1,77 @@
+"""Real processes of the command line: replicas that serve HTTP, schedulers, and their ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return int(opened.getsockname()[1])
+
+
+class Command:
+    """A running `bindings ...`, its standard error in a file. A context manager that leaves nothing behind."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        self.log = log
+        self._out = log.open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bindings", *arguments],
+            cwd=ROOT,
+            env=given | dict(environment),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=self._out,
+        )
+
+    def end(self, *, within_s: float = 30.0) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within_s)
+
+    def kill(self) -> None:
+        """SIGKILL, and nothing left of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._out.close()
+
+
+class Replica(Command):
+    """A running `bindings serve`; `url` is where it listens, once `started` was called."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str, port: int = 0) -> None:
+        super().__init__(log, environment, "serve", "--json", "--port", str(port), *arguments)
+        self.url = f"http://127.0.0.1:{port}"
+
+    def started(self) -> Self:
+        """Wait until it listens."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.log.read_text()
+        self.url = json.loads(line)["url"]
+        return self

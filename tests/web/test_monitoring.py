@@ -1,0 +1,246 @@
+"""The dashboard and the alert rules ask for what /metrics really has, and no label can carry a number."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bindings.binding import Mode
+from bindings.errors import BindingsError
+from bindings.provider.statuses import STATUSES
+from bindings.scheduler import Scheduler
+from bindings.web import deliver, gate
+from tests.acceptance.serving import Replica, free_port
+from tests.service.world import A, B, C, wait_for
+from tests.web.receivers import Receiver
+from tests.web.test_ops import samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.provider.simulator import Simulator
+    from tests.web.conftest import Running
+
+HOME = Path(__file__).parents[2] / "docs" / "how-to"
+ALERTS = HOME / "monitoring" / "alerts.yml"
+DASHBOARD = json.loads((HOME / "monitoring" / "dashboard.json").read_text())
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+NEEDS = "{} is not installed (Debian: prometheus)"
+
+
+@pytest.fixture
+def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
+    """A replica with a scheduler to which everything has happened once."""
+    running.office.scheduler = Scheduler(
+        running.service, [deliver.job(running.service, count=running.office.metrics.delivered)]
+    )
+    with running.office.scheduler, Receiver() as receiver:
+        running.service.webhooks.add(url=receiver.url)
+        running.bind(reference=A)
+        running.bind(phone_b=C)
+        simulator.script("lost_reply", times=1, on="bind")
+        running.bind(phone_a=C, phone_b="9188067755")
+        wait_for(lambda: len(receiver.messages) > 0)
+        running.post("/v1/lookup", {"phone": A})
+        yield running
+
+
+def series(running: Running) -> dict[str, set[str]]:
+    """The names of the samples, and the labels of each."""
+    found: dict[str, set[str]] = {}
+    for sample in samples(running):
+        name, _, labels = sample.partition("{")
+        found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    return found
+
+
+def asked() -> list[str]:
+    """Every expression of the dashboard and of the alert rules."""
+    of_panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return of_panels + re.findall(r"^ +expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
+
+
+def test_every_expression_asks_for_metrics_and_labels_that_there_are(busy: Running) -> None:
+    there = series(busy)
+    assert len(asked()) > 30
+    for expression in asked():
+        names = re.findall(r"\bbindings_\w+", expression)
+        assert names or expression.startswith("up{"), expression
+        assert set(names) <= set(there), expression
+        known = {"le", *(label for name in names for label in there[name])}
+        grouped = [
+            label.strip() for found in re.findall(r"by \(([^)]*)\)", expression) for label in found.split(",")
+        ]
+        matched = re.findall(r"[{,]\s*(\w+)\s*=", expression.replace('up{job="bindings"}', ""))
+        assert set(grouped + matched) <= known, expression
+
+
+def test_every_metric_is_told_of_and_every_alert_has_something_to_do(busy: Running) -> None:
+    page = (HOME / "monitor.md").read_text()
+    told = set(re.findall(r"`(bindings_\w+)`", page))
+    there = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
+    assert told == there
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
+    assert re.findall(r"^\| `(Bindings\w+)`", page, re.MULTILINE) == alerts
+    assert len(set(alerts)) == len(alerts)
+
+
+def codes() -> set[str]:
+    def below(kind: type[BindingsError]) -> Iterator[type[BindingsError]]:
+        yield kind
+        for inner in kind.__subclasses__():
+            yield from below(inner)
+
+    return {kind.code for kind in below(BindingsError)}
+
+
+def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> None:
+    for path in (f"/v1/bindings/{A}", f"/v1/{A}", f"/v1/bindings?phone={B}", f"/{A}?x={B}"):
+        busy.get(path, {"X-Request-ID": A, "User-Agent": A})
+    busy.session.request(f"X{A}", f"{busy.url}/v1/lookup", timeout=10)
+    busy.bind(pool_number=A, reference=B, headers={"Idempotency-Key": A})
+    allowed: dict[str, Any] = {
+        "method": {*gate.METHODS, "other"},
+        "status": {str(number) for number in range(600)},
+        "outcome": {"bound", "replayed", *codes(), "made", "refused", "notsent", "unknown", "confirmed", "missing"}
+        | {"providerpage", "providerpools"},
+        "provider_status": {"none", "other", *(status.code for status in STATUSES)},
+        "call": {"bind", "unbind", "page", "pools"},
+        "result": set(deliver.RESULTS),
+        "task": {"expire", "warn", "pools", "recover", "reconcile", "retention", "deliver"},
+    }
+    for sample in samples(busy):
+        for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample):
+            if label == "route":
+                assert not re.search(r"\d{3}", value), sample
+            elif label != "le":
+                assert value in allowed[label], sample
+    assert {"AXB", "AXXB"} == set(Mode)
+
+
+def test_a_status_that_is_in_no_table_is_not_a_label(running: Running) -> None:
+    error = BindingsError("x")
+    error.status = A  # type: ignore[attr-defined]
+    running.office.metrics.not_bound(error)
+    assert A not in running.get("/metrics").text
+
+
+def test_pools_webhooks_and_passes_show(busy: Running, simulator: Simulator) -> None:
+    simulator.change(pool_size=4, max_concurrency=1)
+    busy.service.count_pools()
+    seen = samples(busy)
+    assert seen["bindings_pool_use_ratio"] in (0.25, 0.5), "a scan may have adopted the doubt by now"
+    assert seen["bindings_pools_low"] == 0
+    assert seen["bindings_database_up"] == 1
+    wait_for(lambda: samples(busy)["bindings_webhook_deliveries_pending"] == 0)
+    wait_for(lambda: samples(busy)['bindings_webhook_deliveries_total{result="delivered"}'] > 0)
+    assert samples(busy)["bindings_webhook_deliveries_dead"] == 0
+    tasks = {"expire", "warn", "pools", "recover", "reconcile", "deliver"}
+    assert {f'bindings_pass_age_seconds{{task="{task}"}}' for task in tasks} <= set(seen)
+
+
+def test_metrics_are_there_also_while_the_database_is_away(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bindings.errors import Busy
+
+    def away(*_: Any) -> None:
+        raise Busy("away", retry_after_s=1)
+
+    monkeypatch.setattr("bindings.web.metrics.vitals", away)
+    assert samples(running)["bindings_database_up"] == 0
+    monkeypatch.undo()
+    assert samples(running)["bindings_database_up"] == 1
+
+
+def test_the_dashboard_is_one_that_grafana_loads() -> None:
+    assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
+    panels = DASHBOARD["panels"]
+    assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
+    (source,) = DASHBOARD["templating"]["list"]
+    assert (source["type"], source["query"]) == ("datasource", "prometheus")
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["datasource"]["uid"] == f"${{{source['name']}}}"
+        assert {"title", "type", "gridPos", "targets", "fieldConfig"} <= set(panel)
+        where = panel["gridPos"]
+        cells = {
+            (where["x"] + column, where["y"] + row) for column in range(where["w"]) for row in range(where["h"])
+        }
+        assert max(column for column, _ in cells) < 24
+        assert not taken & cells, f"{panel['title']} lies on another panel"
+        taken |= cells
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references)
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason=NEEDS.format("promtool"))
+def test_promtool_accepts_the_alert_rules() -> None:
+    done = subprocess.run(
+        [str(PROMTOOL), "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(240)
+@pytest.mark.processes
+@pytest.mark.skipif(PROMETHEUS is None, reason=NEEDS.format("prometheus"))
+def test_a_real_prometheus_scrapes_a_real_replica_and_its_alerts_fire(
+    sqlite_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    """A pool that runs dry and a refused account, both seen by Prometheus."""
+    import requests
+
+    from tests.acceptance.test_processes import settings
+
+    environment = settings(sqlite_url, simulator)
+    with Replica(tmp_path / "serve.log", environment) as replica:
+        url = replica.started().url
+        rules = tmp_path / "alerts.yml"
+        rules.write_text(re.sub(r"for: \d+\w", "for: 2s", ALERTS.read_text()))
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)],
+            "scrape_configs": [
+                {"job_name": "bindings", "static_configs": [{"targets": [url.removeprefix("http://")]}]}
+            ],
+        }
+        (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # YAML takes JSON
+        port = free_port()
+        command = [
+            str(PROMETHEUS),
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with (tmp_path / "prometheus.log").open("w") as log:
+            prometheus = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            bind = {"phone_a": A, "phone_b": B, "pool_number": "918806", "expire_s": 600, "mode": "AXB"}
+            simulator.script("refuse:-41", times=1, on="bind")
+            assert requests.post(f"{url}/v1/bindings", json=bind, timeout=10).status_code == 503
+            simulator.script("refuse:-30", rate=1.0)
+            assert requests.post(f"{url}/v1/bindings", json=bind, timeout=10).status_code == 503
+
+            def firing() -> set[str]:
+                try:
+                    found = requests.get(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=5).json()
+                except requests.ConnectionError:
+                    return set()
+                return {one["labels"]["alertname"] for one in found["data"]["alerts"] if one["state"] == "firing"}
+
+            wait_for(lambda: {"BindingsPoolLow", "BindingsAccountRefused"} <= firing(), seconds=90)
+            print("firing:", sorted(firing()))  # noqa: T201 -- what was seen
+            assert "BindingsReplicaDown" not in firing()
+            replica.kill()
+            wait_for(lambda: "BindingsReplicaDown" in firing(), seconds=60)
+        finally:
+            prometheus.terminate()
+            prometheus.wait(20)
