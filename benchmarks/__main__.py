@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from benchmarks import bind, data, lookup, start, sweep
+from benchmarks import bind, data, lookup, service, start, sweep
 from benchmarks.measure import table
 from tests.store.databases import find_postgres
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).with_name("results")
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-ALL = ("P1", "P2", "P4", "P5", "P12")
+ALL = ("P1", "P2", "P4", "P5", "P7", "P8", "P12")
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the databases are dropped
     sizes, wanted = SIZES[arguments.size], arguments.only.split(",")
-    server = find_postgres() if {"P1", "P4", "P5"} & set(wanted) else None
+    server = find_postgres() if {"P1", "P4", "P5", "P7", "P8"} & set(wanted) else None
     try:
         environment = _environment(sizes, server)
         print(environment, flush=True)
@@ -71,8 +71,9 @@ def _measure(sizes: Sizes, wanted: list[str], server: Server | None) -> list[Res
             results += lookup.postgres(filled, sizes) if "P1" in wanted else []
             results += [sweep.postgres(filled, sizes)] if "P5" in wanted else []
             results += bind.measure(filled, sizes) if "P4" in wanted else []
-    elif {"P1", "P4"} & set(wanted):
-        print("there is no PostgreSQL here: P1, P4 and half of P5 are not measured")
+            results += service.measure(filled, sizes) if {"P7", "P8"} & set(wanted) else []
+    elif {"P1", "P4", "P7", "P8"} & set(wanted):
+        print("there is no PostgreSQL here: P1, P4, P7, P8 and half of P5 are not measured")
     if {"P2", "P5"} & set(wanted):
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as folder,

@@ -23,9 +23,6 @@ from bindings.web.answers import answer, binding, bindings, told, traced
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from litestar.connection import ASGIConnection
-    from litestar.handlers import BaseRouteHandler
-
     from bindings.binding import Binding, Page
     from bindings.service import BindingService, Bound
     from bindings.web.auth import Who
@@ -40,14 +37,17 @@ REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
 
-async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
-    """Recognise the caller and hold their role against what the route needs (a guard)."""
-    if connection.scope["method"] == "OPTIONS":  # type: ignore[typeddict-item]  # of HTTP there is always one
+async def let_in(request: Request[Any, Any, Any]) -> None:
+    """Recognise the caller and hold their role against what the route needs; it runs before every handler.
+
+    No guard: for one the framework copies the whole handler, at every request.
+    """
+    if request.method == "OPTIONS":
         return  # the framework's own answer: the methods of this path, and nothing else
-    office: Office = connection.app.state.office
-    who = await office.door.admit(connection.headers)
-    connection.scope["state"]["who"] = who
-    if not who.may(*route.opt["for_"]):
+    office: Office = request.app.state.office
+    who = await office.door.admit(request.headers)
+    request.scope["state"]["who"] = who
+    if not who.may(*request.route_handler.opt["for_"]):
         raise problems.Forbidden
 
 
@@ -65,9 +65,9 @@ class _Call:
         state = self._request.scope["state"]
         return self.office.service.acting(actor=self.who.actor, request_id=state["request_id"])
 
-    async def body(self, model: type[Model]) -> Model:
+    def body(self, model: type[Model]) -> Model:
         """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong."""
-        raw = await self._request.body() or b"{}"
+        raw = self._request.scope["state"]["body"] or b"{}"
         try:
             found = model.model_validate_json(raw)
         except ValidationError as error:
@@ -147,7 +147,7 @@ def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationErro
 async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
     call = _Call(request)
-    asked = (await call.body(shapes.Bind)).given()
+    asked = call.body(shapes.Bind).given()
     asked |= {"idempotency_key": _idempotency_key(request), "own": not call.who.may(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
@@ -198,7 +198,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
     """End a binding early."""
     call = _Call(request)
     binding_id = call.binding_id()
-    reason = (await call.body(shapes.Unbind)).reason
+    reason = call.body(shapes.Unbind).reason
     service = call.service
 
     def run() -> Binding:
@@ -216,7 +216,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
 async def check(request: Request[Any, Any, Any]) -> Answer:
     """Say who would refuse a bind."""
     call = _Call(request)
-    asked = (await call.body(shapes.Check)).given()
+    asked = call.body(shapes.Check).given()
     found = await call.office.ask(lambda service: service.check(**asked))
     return answer({"data": [call.who.shown(holder) for holder in found]})
 
@@ -235,7 +235,7 @@ async def reveal(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding with full phones, on the record."""
     call = _Call(request)
     binding_id = call.binding_id()
-    wish = await call.body(shapes.Reveal)
+    wish = call.body(shapes.Reveal)
     service = call.service
 
     def run() -> Binding:
@@ -266,7 +266,7 @@ async def listed(request: Request[Any, Any, Any]) -> Answer:
 async def search(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by any filter."""
     call = _Call(request)
-    wish = await call.body(shapes.Search)
+    wish = call.body(shapes.Search)
     return await _searched(call, wish.given(), wish.reveal)
 
 
@@ -288,7 +288,7 @@ async def _searched(call: _Call, filters: dict[str, Any], wish: shapes.Reveal | 
 async def lookup(request: Request[Any, Any, Any]) -> Answer:
     """Show what is active now: the hot path."""
     call = _Call(request)
-    wish = await call.body(shapes.Lookup)
+    wish = call.body(shapes.Lookup)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> tuple[list[Binding], bool]:
@@ -304,7 +304,7 @@ async def lookup(request: Request[Any, Any, Any]) -> Answer:
 async def trace(request: Request[Any, Any, Any]) -> Answer:
     """Say who had a middle number at an instant."""
     call = _Call(request)
-    wish = await call.body(shapes.Trace)
+    wish = call.body(shapes.Trace)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> dict[str, Any]:
@@ -360,4 +360,4 @@ def _reader(who: Who, limit: int) -> Callable[[str | None], Callable[[BindingSer
 def router() -> Router:
     """Everything under /v1."""
     handlers = [bind, unbind, check, one, reveal, history, listed, search, lookup, trace, events]
-    return Router("/v1", route_handlers=handlers, guards=[let_in], include_in_schema=False)
+    return Router("/v1", route_handlers=handlers, before_request=let_in, include_in_schema=False)

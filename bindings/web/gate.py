@@ -85,6 +85,7 @@ class Gate:
                 await visit.end()
             else:
                 if body is not None:
+                    scope["state"]["body"] = body
                     await self._app(scope, _replay(body, receive), visit.send)
         finally:
             self._tell(visit)

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from bindings.phone import mask
@@ -47,7 +48,7 @@ def configure() -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
+                structlog.processors.JSONRenderer(serializer=_as_json),
             ],
         )
     )
@@ -56,6 +57,10 @@ def configure() -> None:
     root.setLevel(logging.INFO)
     for quiet in ("apscheduler", "stamina", "urllib3", "uvicorn.access"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
+
+
+def _as_json(event: EventDict, **_: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
 def without_texts_of_errors(_logger: Any, _method: str, event: EventDict) -> EventDict:

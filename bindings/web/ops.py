@@ -77,7 +77,7 @@ def _of_this_process(office: Office) -> list[Check]:
     return found
 
 
-@get("/metrics", guards=[let_in], for_=(Permission.READ,))
+@get("/metrics", before_request=let_in, for_=(Permission.READ,))
 async def scrape(request: Request[Any, Any, Any]) -> Answer:
     """Show the metrics in Prometheus' text format."""
     office: Office = request.app.state.office
