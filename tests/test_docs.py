@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +21,22 @@ from bindings.cli.root import root
 from bindings.errors import BindingsError
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
+from bindings.service import BindingService
 from bindings.settings import FROM_FILE, PREFIX, Settings
+from bindings.web import openapi, problems
+from tests.web.conftest import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.web.conftest import Running
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 REFERENCE = ROOT / "docs" / "reference"
 LINK = re.compile(r"(?<!!)\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
+AGAINST_SERVE = re.compile(r"^<!-- runs against serve -->\n```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_DEFAULT = "\N{EN DASH}"
 COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "curl", "export", "."}
@@ -305,20 +314,23 @@ def error_classes() -> set[type[BindingsError]]:
 
 
 def test_the_table_of_errors_is_the_codes() -> None:
-    table = [row for row in rows(REFERENCE / "errors.md") if len(row) > 5]
+    table = [row for row in rows(REFERENCE / "errors.md") if len(row) > 6]
     yes = {"yes": True, "no": False}
-    told = {code(row[0]): (code(row[1]), int(row[2]), yes[row[3]], yes[row[4]]) for row in table}
+    told = {code(row[0]): (code(row[1]), int(row[2]), int(row[3]), yes[row[4]], yes[row[5]]) for row in table}
     assert told == {
-        kind.__name__: (kind.code, kind.exit_code, kind.may_have_acted, kind.safe_to_retry)
+        kind.__name__: (kind.code, kind.exit_code, kind.http_status, kind.may_have_acted, kind.safe_to_retry)
         for kind in error_classes()
     }
 
 
 def test_the_table_of_errors_in_the_readme_agrees() -> None:
-    told = {
-        name: int(row[1]) for row in rows(ROOT / "README.md", "Errors") for name in re.findall(r"`(\w+)`", row[0])
-    }
-    assert told == {kind.__name__: kind.exit_code for kind in error_classes()}
+    table = rows(ROOT / "README.md", "Errors")
+    exits = {name: int(row[1]) for row in table for name in re.findall(r"`(\w+)`", row[0])}
+    assert exits == {kind.__name__: kind.exit_code for kind in error_classes()}
+    by_name = {kind.__name__: kind.http_status for kind in error_classes()}
+    for row in table:
+        named = {by_name[name] for name in re.findall(r"`(\w+)`", row[0])}
+        assert {int(status) for status in row[2].split(", ")} == named, row
 
 
 def test_every_state_and_what_follows_it_is_documented() -> None:
@@ -335,3 +347,61 @@ def test_every_fault_of_the_simulator_is_documented() -> None:
     page = ROOT / "docs" / "how-to" / "test-with-the-simulator.md"
     told = {code(row[0]): row[2] == "yes" for row in rows(page, "In a process of its own")}
     assert told == {kind.value: kind.acts for kind in FaultKind}
+
+
+# HTTP.
+
+
+def test_the_table_of_calls_is_the_documents() -> None:
+    table = rows(REFERENCE / "http.md", "Calls")
+    told = {tuple(code(row[0]).split(" ")): row for row in table}
+    assert set(told) == {(method.upper(), path) for method, path in openapi.OPERATIONS}
+    for (method, path), operation in openapi.OPERATIONS.items():
+        asked, _, roles = told[method.upper(), path][1:]
+        assert (roles == "open") == operation.open, path
+        model = operation.body or operation.query
+        if model is not None and "the same" not in asked:
+            assert set(re.findall(r"`([a-z_]+)`", asked)) == set(model.model_fields), path
+
+
+def test_the_table_of_problems_is_the_codes() -> None:
+    told = {(int(row[0]), code(row[1])) for row in rows(REFERENCE / "http.md", "Problems")}
+    known = {value for value in vars(problems).values() if isinstance(value, type)}
+    of_http = error_classes() | {kind for kind in known if issubclass(kind, BindingsError)} - {BindingsError}
+    elsewhere = {errors.OutcomeUnknown, errors.SchemaOutOfDate}  # the answer 202; readiness tells of it
+    assert told == {(kind.http_status, kind.code) for kind in of_http - elsewhere}
+
+
+@pytest.fixture
+def serving(sqlite_url: str) -> Iterator[Running]:
+    """What `bindings serve` would be, on another port."""
+    with (
+        Simulator() as simulator,
+        BindingService.open(
+            database_url=sqlite_url,
+            provider_url=simulator.url,
+            provider_api_key=API_KEY,
+            provider_api_secret=API_SECRET,
+            provider_app_id="4luaKsL2",
+        ) as service,
+        contextmanager(run)(service) as running,
+    ):
+        yield running
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if AGAINST_SERVE.search(page.read_text())], ids=str)
+def test_every_call_that_is_shown_gets_the_answer_that_it_is_shown_for(
+    page: Path, serving: Running, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for language, source in AGAINST_SERVE.findall(page.read_text(encoding="utf-8")):
+        if "$KEY" in source and "KEY" not in os.environ:
+            monkeypatch.setenv("KEY", serving.key("admin")["Authorization"].removeprefix("Bearer "))
+        here = source.replace("http://127.0.0.1:8000", serving.url)
+        if language == "python":
+            exec(compile(here, str(page), "exec"), {"__name__": "docs"})
+        else:
+            subprocess.run(["sh", "-ec", here.replace("curl ", "curl --fail --silent --show-error ")], check=True)
+    heard = capfd.readouterr().out
+    assert '"data":[' in heard
+    assert '"problem' not in heard

@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -161,6 +162,30 @@ def told(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
     """The statuses of twenty answers about one binding, and whether each was a replay."""
     assert len({binding_id for _, binding_id, _ in answers}) == 1
     return sorted((status, replayed) for status, _, replayed in answers)
+
+
+@pytest.mark.soak
+def test_a_bind_whose_process_was_killed_is_waited_for_until_settle_by_and_never_sent_again(
+    either_host: Host, simulator: Simulator
+) -> None:
+    with either_host.serving("--no-scheduler") as one:
+        simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=30.0, on=Call.BIND))
+
+        def cut_off() -> None:
+            with pytest.raises(requests.ConnectionError):
+                one.bind(Idempotency_Key="1")
+
+        first = threading.Thread(target=cut_off)
+        first.start()
+        wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
+        one.process.kill()
+        first.join()
+    with either_host.serving("--no-scheduler") as two:
+        answer = two.bind(Idempotency_Key="1")
+        (left,) = two.call("GET", "/v1/bindings").json()["data"]
+    assert (answer.status_code, answer.json()["id"], answer.json()["state"]) == (202, left["id"], "pending")
+    assert datetime.now(UTC) >= datetime.fromisoformat(left["settle_by"])
+    assert simulator.counts.received["bind"] == 1
 
 
 # A client that a stranger's generator makes of the document.
