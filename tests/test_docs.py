@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import subprocess
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +20,9 @@ from bindings.cli.root import root
 from bindings.errors import BindingsError
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
-from bindings.service import BindingService
 from bindings.settings import FROM_FILE, PREFIX, Settings
 from bindings.web import openapi, problems
-from tests.web.conftest import run
+from tests.web.conftest import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -375,17 +373,7 @@ def test_the_table_of_problems_is_the_codes() -> None:
 @pytest.fixture
 def serving(sqlite_url: str) -> Iterator[Running]:
     """What `bindings serve` would be, on another port."""
-    with (
-        Simulator() as simulator,
-        BindingService.open(
-            database_url=sqlite_url,
-            provider_url=simulator.url,
-            provider_api_key=API_KEY,
-            provider_api_secret=API_SECRET,
-            provider_app_id="4luaKsL2",
-        ) as service,
-        contextmanager(run)(service) as running,
-    ):
+    with alone(sqlite_url) as running:
         yield running
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from bindings.provider.simulator import Simulator
+from bindings.service import BindingService
 from bindings.web import server
 from bindings.web.office import Office
-from tests.service.world import POOL, A, B, wait_for
+from tests.service.world import APP, KEY, POOL, SECRET, A, B, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from bindings.service import BindingService
 
 BIND = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
 
@@ -70,6 +71,22 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
         opened.close()
         office.desk.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def alone(database_url: str) -> Iterator[Running]:
+    """A service with a provider of its own, for tests that share no fixture."""
+    with (
+        Simulator() as simulator,
+        BindingService.open(
+            database_url=database_url,
+            provider_url=simulator.url,
+            provider_api_key=KEY,
+            provider_api_secret=SECRET,
+            provider_app_id=APP,
+        ) as service,
+    ):
+        yield from run(service)
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bindings.provider.simulator import Fault, FaultKind
-from tests.service.world import A, B, C, D, in_threads
+from tests.service.world import A, B, C, D, in_threads, wait_for
 from tests.web.conftest import BIND
+from tests.web.wire import connect, posted
 
 if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator
@@ -195,3 +197,17 @@ def test_a_provider_that_is_not_there_is_unreachable_and_the_phones_are_free(
     assert int(refused.headers["Retry-After"]) > 0
     check = running.post("/v1/bindings/check", {"phone_a": A, "phone_b": B, "mode": "AXB"})
     assert check.json()["data"] == []
+
+
+def test_a_caller_who_goes_away_leaves_a_bind_that_is_settled_and_a_place_that_is_free(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=0.5))
+    body = json.dumps(BIND).encode()
+    with connect(running) as leaving:
+        leaving.sendall(posted(body, "Idempotency-Key: order-11/1"))
+        wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
+    again = running.bind(headers={"Idempotency-Key": "order-11/1"})
+    assert (again.status_code, again.json()["state"]) == (200, "active")
+    wait_for(lambda: running.office.desk.binds_open == 0)
+    assert simulator.counts.received["bind"] == 1

@@ -6,18 +6,16 @@ import gzip
 import json
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from bindings.provider.simulator import Simulator
-from bindings.service import BindingService
 from bindings.web import connection, gate
-from tests.service.world import APP, KEY, SECRET, A, wait_for
+from tests.service.world import A, wait_for
 from tests.store.databases import migrated_file
-from tests.web.conftest import BIND, run
+from tests.web.conftest import BIND, alone
 from tests.web.wire import JSON, connect, heard, posted, problem, request, speak, status
 
 if TYPE_CHECKING:
@@ -33,18 +31,7 @@ LARGEST = gate.LARGEST_BODY
 @pytest.fixture(scope="module")
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One service for all of them, on SQLite: what is tested here stands in front of any database."""
-    url = f"sqlite:///{migrated_file(tmp_path_factory.mktemp('bytes'))}"
-    with (
-        Simulator() as simulator,
-        BindingService.open(
-            database_url=url,
-            provider_url=simulator.url,
-            provider_api_key=KEY,
-            provider_api_secret=SECRET,
-            provider_app_id=APP,
-        ) as service,
-        contextmanager(run)(service) as running,
-    ):
+    with alone(f"sqlite:///{migrated_file(tmp_path_factory.mktemp('bytes'))}") as running:
         yield running
 
 
