@@ -130,6 +130,7 @@ ASKED: tuple[type[BindingsError], ...] = (
     problems.Unauthenticated,
     problems.Forbidden,
     problems.RateLimited,
+    problems.HeadTooLarge,
     errors.Busy,
 )
 WITH_BODY: tuple[type[BindingsError], ...] = (
