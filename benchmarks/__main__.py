@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from benchmarks import bind, data, lookup, service, start, sweep
+from benchmarks import bind, data, lookup, pages, service, start, sweep
 from benchmarks.measure import table
 from tests.store.databases import find_postgres
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).with_name("results")
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-ALL = ("P1", "P2", "P4", "P5", "P7", "P8", "P12")
+ALL = ("P1", "P2", "P4", "P5", "P7", "P8", "P12", "P14")
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the databases are dropped
     sizes, wanted = SIZES[arguments.size], arguments.only.split(",")
-    server = find_postgres() if {"P1", "P4", "P5", "P7", "P8"} & set(wanted) else None
+    server = find_postgres() if {"P1", "P4", "P5", "P7", "P8", "P14"} & set(wanted) else None
     try:
         environment = _environment(sizes, server)
         print(environment, flush=True)
@@ -69,6 +69,7 @@ def _measure(sizes: Sizes, wanted: list[str], server: Server | None) -> list[Res
     if server is not None:
         with data.on_postgres(server, live=sizes.live, ended=sizes.ended) as filled:
             results += lookup.postgres(filled, sizes) if "P1" in wanted else []
+            results += pages.measure(filled, sizes) if "P14" in wanted else []
             results += [sweep.postgres(filled, sizes)] if "P5" in wanted else []
             results += bind.measure(filled, sizes) if "P4" in wanted else []
             results += service.measure(filled, sizes) if {"P7", "P8"} & set(wanted) else []

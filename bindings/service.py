@@ -636,10 +636,12 @@ class BindingService(Questions):
     def retain(self, *, dry_run: bool = False) -> retention.Retained:
         """Delete what has been over for BINDINGS_RETENTION_DAYS; begin the month's partition of events.
 
-        With `dry_run` it only counts. Without the setting nothing is deleted. Safe to repeat and side by side.
+        Sessions and searches of the console that are over go in any case. With `dry_run` it only counts. Without
+        the setting nothing else is deleted. Safe to repeat and side by side.
         """
         if not dry_run:
             self._believe_the_clock()
+            self.sessions.forget()
         return retention.retain(self._database, self.settings.retention_days, dry_run=dry_run)
 
     def _guard(self, binding: Binding) -> float:

@@ -50,6 +50,10 @@ class Sessions:
         """End a session on every replica, and forget its searches. Safe to repeat."""
         self._database.write(lambda tx: rows.end(tx, digest(token)))
 
+    def forget(self) -> None:
+        """Throw away what is over, phones that were looked for among it. Safe to repeat."""
+        self._database.write(rows.forget)
+
     def remember(self, token: str, search: Search) -> str:
         """Keep a search for the browser with this token, and return its id. Not safe to repeat."""
         search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)

@@ -1,4 +1,4 @@
-"""serve: the HTTP service in the foreground."""
+"""serve: the HTTP service and the console in the foreground."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEFAULT_PORT = 8_000
 @click.option("--no-scheduler", is_flag=True, help="Run no passes here: `bindings scheduler` runs elsewhere.")
 @options.as_json
 def serve(*, host: str, port: Any, no_scheduler: bool, as_json: bool) -> None:
-    """Serve HTTP for backend apps until SIGTERM or Ctrl-C; finishes what it has begun.
+    """Serve HTTP for backend apps, and the console, until SIGTERM or Ctrl-C; finishes what it has begun.
 
-    Without any key it listens on this host only, and lets its callers in as admin. /docs shows what there is
-    to call, /readyz whether it should get traffic. Needs the extra `server`.
+    Without any key it listens on this host only, and lets its callers in as admin. The console is the first page,
+    /docs shows what there is to call, /readyz whether it should get traffic. Needs the extra `server`.
     """
     checks = options.validation().Checks()
     checks.take("port", options.port, port)
@@ -32,7 +32,7 @@ def serve(*, host: str, port: Any, no_scheduler: bool, as_json: bool) -> None:
         def listening(url: str) -> None:
             if as_json:
                 output.emit({"url": url, "scheduler": not no_scheduler})
-            output.say(f"serve: listening on {url}, docs at {url}/docs; SIGTERM or Ctrl-C ends it")
+            output.say(f"serve: console on {url}, docs on {url}/docs; SIGTERM or Ctrl-C ends it")
 
         server.serve(service, host=host, port=port, scheduler=not no_scheduler, listening=listening)
     output.say("serve: stopped")

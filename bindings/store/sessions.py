@@ -41,9 +41,8 @@ class Search:
 
 
 def begin(tx: Transaction, digest: str, key_id: str) -> None:
-    """Record a new session, and throw away what is over. Safe to repeat with the same digest."""
+    """Record a new session. Safe to repeat with the same digest."""
     now = tx.instant()
-    tx.connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
     values = {"hash": digest, "key_id": key_id, "began_at": now, "seen_at": now, "expires_at": now + LASTS}
     tx.connection.execute(
         tx.flavour.insert(sessions).values(values).on_conflict_do_nothing(index_elements=["hash"])
@@ -77,10 +76,15 @@ def end(tx: Transaction, digest: str) -> None:
     tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
 
 
-def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
-    """Keep a search for an hour, and forget those that are older."""
+def forget(tx: Transaction) -> None:
+    """Throw away the sessions and the searches that are over. Safe to repeat."""
     now = tx.instant()
-    tx.connection.execute(delete(searches).where(searches.c.expires_at <= now))
+    for table in (searches, sessions):
+        tx.connection.execute(delete(table).where(table.c.expires_at <= now))
+
+
+def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
+    """Keep a search for an hour. Safe to repeat with the same id."""
     values = {
         "id": search_id,
         "owner": owner,
@@ -88,7 +92,7 @@ def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> Non
         "number": search.number,
         "party": search.party,
         "at": search.at,
-        "expires_at": now + SEARCH_LASTS,
+        "expires_at": tx.instant() + SEARCH_LASTS,
     }
     tx.connection.execute(tx.flavour.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
 

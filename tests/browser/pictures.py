@@ -31,6 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for window in webdriver.start(Path(folder)):
             with _console(Path(folder) / "full.db", window, full=True) as console:
+                console.sign_in("investigator", "eve")
                 for name in TAKEN:
                     reach(console, FULL[name])
                     _take(console, f"console-{name}")

@@ -73,6 +73,7 @@ def _play(world: World, end: datetime) -> Day:
     clock.advance(80)
     ride = world.service.acting(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
     world.service.acting(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
+    _taken(world, "key:eve", "number history", "complaint 118")
     clock.advance(120)
     again = _same_number(world, bind, str(ride.middle_number_a))
     at(minutes=40)
@@ -81,6 +82,8 @@ def _play(world: World, end: datetime) -> Day:
     at(minutes=12)
     live = bind(RIDER, DRIVER, "order-1009", mode="AXXB")
     bind(RIDER, COURIER, "order-1010", mode="AXXB", expire_s=1_200)
+    at(minutes=9)
+    _taken(world, "key:ada", "events", None)
     at(minutes=3)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     with suppress(BindingsError):
@@ -94,6 +97,15 @@ def _play(world: World, end: datetime) -> Day:
         live=live,
         failed=service.search(state="failed").data[0],
         doubt=service.search(state="in_doubt").data[0],
+    )
+
+
+def _taken(world: World, actor: str, view: str, reason: str | None) -> None:
+    """An export, as far as the access log knows it."""
+    accesses = world.service.acting(actor=actor, request_id="req-119").accesses
+    export_id = accesses.begin(view=view, narrowed={}, format="csv", reason=reason)
+    accesses.finish(
+        export_id, row_count=42, sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     )
 
 

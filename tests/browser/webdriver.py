@@ -119,8 +119,9 @@ class Chromium:
 
     def picture(self) -> bytes:
         """The whole page as PNG."""
-        size = self.command("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        height = self.command("Page.getLayoutMetrics")["cssContentSize"]["height"]
+        # A scrollbar takes no room in a picture, and its content none from it.
+        clip = {"x": 0, "y": 0, "width": self.run("return innerWidth"), "height": height, "scale": 1}
         shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(shot["data"])
 

@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import func, select
 
 from bindings.errors import PhoneInUse
 from bindings.phone import mask
+from bindings.store import sessions
+from bindings.store.schema import searches
 from tests.service.world import POOL, A, B, C, D
 from tests.web.browser import Browser
 
@@ -57,7 +60,7 @@ def test_a_middle_number_at_a_time_shows_its_holder_with_masked_phones(running: 
     browser = Browser(running).sign_in("auditor")
     for party in ("", A, f"+{B}"):
         page = browser.submit("/find", {"q": made.middle_number_a, "time": "now", "party": party}).text
-        assert "One binding" in page
+        assert "One binding had it" in page
         assert "certain" in page
         assert f"/bindings/{made.id}" in page
         assert made.middle_number_a in page
@@ -121,6 +124,20 @@ def test_what_is_left_empty_stays_as_it_was(running: Running) -> None:
     assert f"/bindings/{made.id}" in browser.submit("/find", again).text
     assert "No binding then" in browser.submit("/find", again | {"party": C}).text
     assert f"/bindings/{made.id}" in browser.submit("/find", again | {"anybody": "1"}).text
+
+
+def test_what_was_looked_for_is_forgotten_when_its_hour_is_over(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SEARCH_LASTS", timedelta(seconds=-1))
+    browser = Browser(running).sign_in("auditor")
+    path = browser.post("/find", {"q": A, "time": "now"}).headers["Location"]
+    assert browser.get(path).status_code == 404
+    database = running.service.database
+    left = select(func.count()).select_from(searches)
+    assert database.read(lambda connection: connection.execute(left).scalar()) == 1
+    running.service.retain()
+    assert database.read(lambda connection: connection.execute(left).scalar()) == 0
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def _templates() -> Environment:
         "words": words,
         "clock": clock,
         "fact": fact,
+        "typed": typed,
     }
     made.globals |= {"ways": WAYS, "static": static, "Permission": Permission, "NOTHING": NOTHING}
     return made
@@ -99,6 +100,12 @@ def clock(context: Context, at: datetime) -> str:
     if (local.hour, local.minute, local.second) == (0, 0, 0):
         return f"{local:%Y-%m-%d}"
     return f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
+
+
+@pass_context
+def typed(context: Context, at: datetime) -> str:
+    """An instant as somebody would type it in the chosen zone."""
+    return f"{at.astimezone(context['visit'].zone.info):%Y-%m-%d %H:%M:%S}"
 
 
 @pass_context

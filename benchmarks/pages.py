@@ -1,0 +1,120 @@
+"""P14: the pages of the console, as a signed-in browser waits for them, against an empty page of the same server.
+
+The empty page is the form to sign in: it asks the database nothing. What is left over it is what a page costs.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import requests
+
+from benchmarks.measure import Result, Target, interleave, timed
+from bindings.service import BindingService
+from bindings.web import server
+from bindings.web.office import Office
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.data import Filled, Sizes
+    from bindings.binding import Binding
+
+BOUND = 40.0  # of the empty page, which takes about a millisecond; a history draws fifty bindings
+PER_ROUND = 10
+CSRF = re.compile(r'name="csrf" value="(\w+)"')
+
+
+@dataclass(kw_only=True)
+class Browser:
+    """A session of an admin."""
+
+    url: str
+    session: requests.Session
+
+    def get(self, path: str) -> str:
+        """Open a page, and whatever it leads to."""
+        answer = self.session.get(self.url + path, timeout=60)
+        if answer.status_code != 200:
+            raise AssertionError(f"{path}: {answer.status_code}")
+        return answer.text
+
+    def post(self, path: str, **form: str) -> str:
+        """Send a form, and open what it leads to."""
+        fields = form | {"csrf": CSRF.findall(self.get("/sign-in"))[0]}
+        answer = self.session.post(self.url + path, data=fields, timeout=60)
+        if answer.status_code != 200:
+            raise AssertionError(f"{path}: {answer.status_code}")
+        return answer.url.removeprefix(self.url)
+
+
+def measure(filled: Filled, sizes: Sizes) -> list[Result]:
+    """Every page, in turn with the empty one."""
+    with BindingService.open(database_url=filled.url) as service, _browser(service) as browser:
+        paths = _paths(browser, service)
+        return [_compare(name, path, browser, sizes) for name, path in paths.items()]
+
+
+def _paths(browser: Browser, service: BindingService) -> dict[str, str]:
+    [one] = service.search(limit=1).data
+    old = _old(service)
+    middle, phone = str(old.middle_number_a), one.phone_a.digits
+    then = (old.requested_at).isoformat()
+    return {
+        "Find, with the latest": "/",
+        "a binding": f"/bindings/{one.id}",
+        "who was behind a middle number then": browser.post("/find", q=middle, time=then),
+        "... beside a party": browser.post("/find", q=middle, time=then, party=old.phone_a.digits),
+        "... where there was nobody": browser.post("/find", q=middle, time="2020-01-01 00:00"),
+        "history of a middle number": f"/bindings/{one.id}/numbers/middle_number_a",
+        "history of a phone": browser.post("/find", q=phone),
+        "a reference that is nobody's": browser.post("/find", q="order that never was"),
+        "access log": "/access",
+    }
+
+
+def _old(service: BindingService) -> Binding:
+    [old] = service.search(limit=1, state="expired", bind_id="1", app_id="bench").data
+    return old
+
+
+def _compare(name: str, path: str, browser: Browser, sizes: Sizes) -> Result:
+    browser.get(path)
+    empty: Callable[[str], object] = lambda _: browser.get("/sign-in")  # noqa: E731
+    page: Callable[[str], object] = lambda _: browser.get(path)  # noqa: E731
+    asked = [""] * PER_ROUND
+    rounds = interleave(min(sizes.rounds, 21), lambda _: timed(page, asked), lambda _: timed(empty, asked))
+    slowest = max(ours.figure for ours, _ in rounds)
+    ours = sorted(ours.figure for ours, _ in rounds)[len(rounds) // 2]
+    note = f"{ours * 1e3:.1f} ms, slowest round {slowest * 1e3:.1f} ms"
+    return Result(target=Target(id="P14", what=f"page: {name}", bound=BOUND), rounds=rounds, note=note)
+
+
+@contextmanager
+def _browser(service: BindingService) -> Iterator[Browser]:
+    """A signed-in browser of a console on this machine; the key is revoked at the end."""
+    opened = server.listen("127.0.0.1", 0)
+    office = Office(service, loopback=True)
+    uvicorn = server.Server(office)
+    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread.start()
+    made = service.keys.create(name="bench", role="admin")
+    try:
+        while not uvicorn.started:
+            time.sleep(0.01)
+        with requests.Session() as session:
+            session.trust_env = False
+            session.headers["Accept"] = "text/html"
+            browser = Browser(url=server.address(opened), session=session)
+            browser.post("/sign-in", key=made.key)
+            yield browser
+    finally:
+        service.keys.revoke(made.record.id)
+        uvicorn.should_exit = True
+        thread.join(30)
+        office.desk.close()
