@@ -332,7 +332,7 @@ def _configure(node: Node, **settings: str) -> None:
 def _free_ports(count: int) -> list[int]:
     ports: set[int] = set()
     while len(ports) < count:
-        ports.add(databases._free_port())
+        ports.add(databases.free_port())
     return sorted(ports)
 
 

@@ -139,7 +139,7 @@ def _local_binaries() -> Server | None:
     except (OSError, subprocess.CalledProcessError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    port = _free_port()
+    port = free_port()
     serve = [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), "-k", str(folder)]
     process = subprocess.Popen(
         [*serve, "-h", "127.0.0.1"],
@@ -201,7 +201,7 @@ def _unprivileged_user() -> str | None:
     return "postgres" if "postgres" in names else "nobody"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port for a server that starts later; not one of those that the system hands out meanwhile."""
     while True:
         port = random.randrange(LOWEST_PORT, _first_ephemeral_port())

@@ -16,8 +16,9 @@ from bindings.errors import BindingsError
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
 from bindings.web import deliver, gate
-from tests.acceptance.serving import Replica, free_port
+from tests.acceptance.serving import Replica
 from tests.service.world import A, B, C, wait_for
+from tests.store.databases import free_port
 from tests.web.receivers import Receiver
 from tests.web.test_ops import samples
 
