@@ -67,7 +67,7 @@ def test_a_story_that_nobody_disturbs_is_sound_and_passes_every_fail_point(lab: 
 
 
 SOAK_SEEDS = 200
-LIMIT_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))  # for each point
+LIMIT_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))  # for each long run, and for each point here
 
 
 @pytest.mark.soak

@@ -16,7 +16,7 @@ from bindings.provider.simulator import parse_fault
 from bindings.store.database import make_engine
 from tests.faults import oracle
 from tests.faults.harness import KILLED
-from tests.faults.test_kill import DATABASES, STORY, report
+from tests.faults.test_kill import DATABASES, LIMIT_S, STORY, report
 from tests.service.world import wait_for as wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ pytestmark = pytest.mark.processes
 GUARD_S = 1.0
 PROCESSES = 4
 THREADS = 16
-SOAK_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))
 
 
 def storm(lab: Lab, kind: str, *, seconds: float, seed: int) -> Counter[str]:
@@ -126,10 +125,10 @@ def test_R1_R2_a_storm_with_a_failing_provider_and_dying_processes_is_sound(lab:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SOAK_S * 2 + 300)
+@pytest.mark.timeout(LIMIT_S * 2 + 300)
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R1_R2_a_longer_storm_with_a_failing_provider_and_dying_processes(lab: Lab, kind: str) -> None:
-    until = time.monotonic() + SOAK_S
+    until = time.monotonic() + LIMIT_S
     seed = 100
     while time.monotonic() < until:
         seed += 1
@@ -137,10 +136,10 @@ def test_R1_R2_a_longer_storm_with_a_failing_provider_and_dying_processes(lab: L
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SOAK_S * 2 + 120)
+@pytest.mark.timeout(LIMIT_S * 2 + 120)
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R2_for_longer(lab: Lab, kind: str) -> None:
-    assert storm(lab, kind, seconds=SOAK_S, seed=2)["bound"] > SOAK_S
+    assert storm(lab, kind, seconds=LIMIT_S, seed=2)["bound"] > LIMIT_S
 
 
 @pytest.mark.parametrize("kind", DATABASES)

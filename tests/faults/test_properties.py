@@ -35,6 +35,7 @@ from bindings.provider.simulator import Simulator
 from bindings.store import events, reserve
 from bindings.store.database import Database
 from tests.faults.model import Ask, Stop, System
+from tests.faults.test_kill import LIMIT_S, report
 from tests.service.world import APP, POOL, Clock, assert_sound, service_at
 
 if TYPE_CHECKING:
@@ -418,14 +419,20 @@ def test_on_every_seeded_walk_every_invariant_holds(fresh: Callable[[], str], se
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_whatever_happens_for_a_long_time_every_invariant_holds(fresh: Callable[[], str]) -> None:
-    run(fresh, examples=300, steps=50, seeded=False)
+    run(fresh, examples=max(5, int(LIMIT_S / 2)), steps=50, seeded=False)  # about two seconds each
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_on_a_thousand_seeded_walks_every_invariant_holds(fresh: Callable[[], str]) -> None:
+    until = time.monotonic() + LIMIT_S
+    done = 0
     for seed in range(1_000, 2_000):
+        if time.monotonic() > until:
+            break
         stroll(fresh, seed, 100)
+        done += 1
+    report(what="walks", walks=done)
 
 
 # One by one: what broke once, and what proves a seeded bug.
