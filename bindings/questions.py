@@ -133,7 +133,8 @@ class Questions:
 
         `next_cursor` is never None: ask again with it for what comes later. An event that commits late is
         never skipped. Without `after` it begins with the oldest event that is kept; `InvalidRequest` where
-        retention has deleted events that come after the cursor.
+        retention has deleted events that come after the cursor, or where the database was restored to a moment
+        before it.
         """
         position, size = validation.feed(after=after, limit=limit)
         self._still_there(after, position)
@@ -155,7 +156,12 @@ class Questions:
         return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
 
     def _still_there(self, after: str | None, position: tuple[int, int]) -> None:
-        gone = None if after is None else self._database.read(events.gone)
+        if after is None:
+            return
+        if self._database.read(lambda connection: events.ahead(connection, position)):
+            message = "this database was restored to an earlier moment; read on from a cursor before it"
+            raise InvalidRequest([Fault("after", message)])
+        gone = self._database.read(events.gone)
         if gone is not None and position < gone:
             message = f"events after it are gone (retention); read on from {gone[0]}-{gone[1]}, or leave it out"
             raise InvalidRequest([Fault("after", message)])

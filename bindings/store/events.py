@@ -25,6 +25,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    text,
     tuple_,
     update,
 )
@@ -179,6 +180,15 @@ def gone(connection: Connection) -> tuple[int, int] | None:
     """The last position of the feed that retention has given up; None where it has given up none."""
     row = connection.execute(select(account.c.gone_tx, account.c.gone_position)).one_or_none()
     return None if row is None or row.gone_tx is None else (row.gone_tx, row.gone_position)
+
+
+def ahead(connection: Connection, position: tuple[int, int]) -> bool:
+    """Whether this database never was as far as a position of its feed: it was restored to an earlier moment."""
+    if connection.dialect.name == "postgresql":
+        next_tx = cast(func.pg_snapshot_xmax(func.pg_current_snapshot()), Text)
+        return bool(position[0] >= connection.execute(select(cast(next_tx, BigInteger))).scalar_one())
+    written = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")).scalar()
+    return position[1] > (written or 0)
 
 
 def feed_of(

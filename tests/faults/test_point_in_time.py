@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.binding import State
-from bindings.errors import Busy, OutcomeUnknown, PhoneInUse
+from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse
 from bindings.provider.simulator import Simulator
 from bindings.store import migrations
 from tests.faults import cluster
@@ -200,6 +200,7 @@ def test_a_server_restored_to_an_earlier_moment_lends_no_phone_twice(
         at_the_moment = {row.id for row in service.export_bindings()}
         ended = unbind_some(service, dice, 2)
         live_a_while(service, provider, dice, 20)
+        ahead = service.feed_end()
         wait_for_archive(site)
         site.lose()
         site.restore(moment)
@@ -208,7 +209,7 @@ def test_a_server_restored_to_an_earlier_moment_lends_no_phone_twice(
             told = program(site, provider, "db", "restored")
             assert told.returncode == 0, told.stderr
             service = _open(site.node.url, provider.url)
-        judge(site, provider, service, at_the_moment, ended)
+        judge(site, provider, service, at_the_moment, ended, ahead)
     finally:
         service.close()
 
@@ -220,13 +221,20 @@ def wait_for_archive(site: Site) -> None:
 
 
 def judge(
-    site: Site, provider: Simulator, service: BindingService, at_the_moment: set[str], ended: list[Binding]
+    site: Site,
+    provider: Simulator,
+    service: BindingService,
+    at_the_moment: set[str],
+    ended: list[Binding],
+    ahead: str,
 ) -> None:
     """What was bound since is unknown here, and yet held before anything is bound; and all of it is told."""
     with _open(site.node.url, provider.url) as fresh:
         assert {row.id for row in fresh.export_bindings()} == at_the_moment, "restored to that very moment"
         made_since = [e for e in provider.ledger if e.live(provider.now()) and not known(fresh, e)]
         assert made_since, "the provider has what the database lacks"
+        with pytest.raises(InvalidRequest, match="restored"):
+            fresh.events(after=ahead)
         (a, b), *_ = [pair for pair in itertools.pairwise(PHONES) if not held(fresh, *pair)]
     with pytest.raises(Busy):
         bind(service, a, b)

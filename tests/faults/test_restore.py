@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from bindings import failpoints
 from bindings.binding import State
-from bindings.errors import Busy, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
+from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
 from tests.faults.test_kill import DATABASES
 
 if TYPE_CHECKING:
@@ -237,3 +237,17 @@ def test_where_no_list_can_be_read_the_scan_can_be_waived(lab: Lab, kind: str) -
             bind(service, A, B, "91")
         service.restored(waive=True)
         assert bind(service, A, B, "92").state is State.ACTIVE
+
+
+def test_a_reader_of_the_feed_who_is_ahead_of_a_restored_database_is_told(lab: Lab) -> None:
+    """It would be given nothing until the database had counted that far. On PostgreSQL: test_point_in_time.py."""
+    with lab.arena("sqlite") as arena, arena.service() as service:
+        bind(service, A, B, "91")
+        restore = back_up(lab, arena)
+        kept = service.events().next_cursor
+        bind(service, C, D, "92")
+        ahead = service.events().next_cursor
+        restore()
+        with pytest.raises(InvalidRequest, match="restored"):
+            service.events(after=ahead)
+        assert service.events(after=kept).data == ()
