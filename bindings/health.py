@@ -242,7 +242,7 @@ def _sweep(database: Database, config: Settings) -> Check:
     if last is None:
         return Check(name="sweep", level=Level.WARN, seen="no pass has ever finished", todo=todo)
     age_s = (database.clock() - last).total_seconds()
-    seen = f"the last pass finished {_duration(age_s)} ago"
+    seen = f"the last pass finished {duration(age_s)} ago"
     if age_s > max(SWEEP_IS_OLD_S, 10 * config.sweep_interval_s):
         return Check(name="sweep", level=Level.WARN, seen=seen, todo=todo)
     return Check(name="sweep", level=Level.OK, seen=seen)
@@ -254,7 +254,7 @@ def _doubts(database: Database) -> Check:
         return Check(name="doubts", level=Level.OK, seen="none open")
     age_s = (database.clock() - found[0].requested_at).total_seconds()
     more = " or more" if len(found) == DOUBTS_LOOKED_AT else ""
-    seen = f"{len(found)}{more} open, the oldest from {_duration(age_s)} ago"
+    seen = f"{len(found)}{more} open, the oldest from {duration(age_s)} ago"
     todo = "`bindings doubts` lists them, `bindings reconcile` resolves them"
     return Check(name="doubts", level=Level.WARN, seen=seen, todo=todo)
 
@@ -386,7 +386,7 @@ def _not_looked_at(name: str, *, because: str) -> Check:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds for people: 12 s, 5 min, 3 h, 2 d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:

@@ -16,7 +16,7 @@ from bindings.store import events, pools, queries, reports, reserve
 from bindings.store.bindings import find
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from bindings.binding import Binding, Event, Holder, Trace
@@ -173,6 +173,23 @@ class Questions:
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
         return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
+
+    def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
+        """`doubts`, a page at a time."""
+        _, size, position = validation.filters(cursor=cursor, limit=limit)
+        rows = self._database.read(
+            lambda connection: queries.doubts(connection, self._database.now, limit=size + 1, after=position)
+        )
+        data = tuple(rows[:size])
+        more = len(rows) > size
+        after = validation.position_after(data[-1].requested_at, data[-1].id) if more else None
+        return Page(data=data, next_cursor=after)
+
+    def some(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+        """Those of these bindings that there are, by id; at most 200 are asked for."""
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: validation.MAX_LIMIT]]
+        found = self._database.read(lambda connection: queries.by_ids(connection, ids))
+        return {binding.id: binding for binding in found}
 
     def report(self, report_id: str) -> Report:
         """One reconciliation report, with every case; `NotFound` where there is none."""

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 RECOVER_INTERVAL_S = 10.0
 RETENTION_INTERVAL_S = 60.0
 POOLS_INTERVAL_S = 60.0
+TALLY_INTERVAL_S = 10.0
 JITTER = 0.1  # of the interval, so that replicas do not beat in step
 STALLED_AFTER = 3.0  # intervals without a finished pass
 UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
@@ -194,6 +195,11 @@ def _jobs(service: BindingService) -> list[Job]:
             task="pools",
             interval_s=POOLS_INTERVAL_S,
             run=lambda: service.once_per("pools", POOLS_INTERVAL_S, service.count_pools),
+        ),
+        Job(
+            task="tally",
+            interval_s=TALLY_INTERVAL_S,
+            run=lambda: service.once_per("tally", TALLY_INTERVAL_S, service.tally),
         ),
     ]
     jobs.append(

@@ -29,7 +29,7 @@ from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.inquiries import Inquiries
 from bindings.keys import Keys
-from bindings.passes import expire, pools, reconcile, recover, retention, warn
+from bindings.passes import expire, pools, reconcile, recover, retention, tally, warn
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
 from bindings.questions import Questions
@@ -64,7 +64,13 @@ _TAKEN = "the provider gave a bindId that another binding has"
 _BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
 Counts = TypeVar(
-    "Counts", expire.Expired, recover.Recovered, reconcile.Reconciled, retention.Retained, pools.Counted
+    "Counts",
+    expire.Expired,
+    recover.Recovered,
+    reconcile.Reconciled,
+    retention.Retained,
+    pools.Counted,
+    tally.Tallied,
 )
 
 
@@ -643,6 +649,10 @@ class BindingService(Questions):
             self._believe_the_clock()
             self.sessions.forget()
         return retention.retain(self._database, self.settings.retention_days, dry_run=dry_run)
+
+    def tally(self) -> tally.Tallied:
+        """Count what happened since the last time, for the console's charts. Safe to repeat and side by side."""
+        return tally.tally(self._database)
 
     def _guard(self, binding: Binding) -> float:
         return self.settings.guard_for(binding.expire_s)

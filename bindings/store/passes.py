@@ -6,13 +6,14 @@ same rows tell readiness when a pass last finished.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
 
 from bindings.store import account
-from bindings.store.schema import passes
+from bindings.store.schema import Instant, passes
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -65,6 +66,27 @@ def touch(tx: Transaction, task: str, replica: str) -> None:
             index_elements=["task", "slot"], set_={"finished_at": now, "replica": replica}
         )
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """A process that ran passes, and when it was last seen to."""
+
+    name: str
+    seen_at: datetime
+
+
+def replicas(connection: Connection) -> list[Replica]:
+    """The processes that ran a pass lately, the last seen first; a few hundred rows are read."""
+    seen_at = func.max(func.coalesce(passes.c.finished_at, passes.c.started_at, type_=Instant)).label("seen_at")
+    statement = select(passes.c.replica, seen_at).group_by(passes.c.replica).order_by(seen_at.desc())
+    return [Replica(name=name, seen_at=seen) for name, seen in connection.execute(statement)]
+
+
+def last_started(connection: Connection, task: str) -> datetime | None:
+    """When a pass of the task last began anywhere; None where none has."""
+    newest = select(passes.c.started_at).where(passes.c.task == task).order_by(passes.c.slot.desc()).limit(1)
+    return connection.execute(newest).scalar()
 
 
 def last_finished(connection: Connection, task: str) -> datetime | None:

@@ -174,15 +174,35 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def doubts(connection: Connection, now: ColumnElement[datetime], *, limit: int) -> list[Binding]:
+def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:
+    """The bindings with these ids, in no order."""
+    return run(connection, select(*COLUMNS).where(bindings.c.id.in_(binding_ids))) if binding_ids else []
+
+
+def doubts(
+    connection: Connection,
+    now: ColumnElement[datetime],
+    *,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+) -> list[Binding]:
     """What waits for an answer: in doubt, not settled in time, or an unbind that is not clear; oldest first."""
     conditions = (
         bindings.c.state == literal_column("'in_doubt'"),
         and_(bindings.c.state == literal_column("'pending'"), bindings.c.settle_by <= now),
         and_(bindings.c.state == literal_column("'active'"), bindings.c.unbind_requested_at.is_not(None)),
     )
-    found = union_all(*(select(*COLUMNS).where(condition) for condition in conditions)).subquery()
-    return run(connection, select(found).order_by(found.c.requested_at).limit(limit))
+    # MATERIALIZED: else a planner may look for the oldest through the whole history, in its order.
+    found = (
+        union_all(*(select(*COLUMNS).where(condition) for condition in conditions))
+        .cte("found")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = select(found).order_by(found.c.requested_at, found.c.id).limit(limit)
+    if after is not None:
+        position = tuple_(found.c.requested_at, found.c.id)
+        statement = statement.where(position > tuple_(*after, types=(Instant(), bindings.c.id.type)))
+    return run(connection, statement)
 
 
 def longest_overdue(connection: Connection, now: ColumnElement[datetime]) -> datetime | None:
@@ -242,6 +262,17 @@ def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dic
     """The bindings of ours, in any state, that have one of these provider ids."""
     statement = select(*COLUMNS).where(bindings.c.app_id == app_id, bindings.c.bind_id.in_(bind_ids))
     return {str(binding.bind_id): binding for binding in run(connection, statement)}
+
+
+def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:
+    """(requested_at, sent_at, answered_at) of the answered among the newest `limit` bindings, the newest first."""
+    newest = (
+        select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at)
+        .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
+        .limit(limit)
+    )
+    rows = connection.execute(newest).all()
+    return [(row.requested_at, row.sent_at, row.answered_at) for row in rows if row.answered_at and row.sent_at]
 
 
 def open_apps(connection: Connection) -> list[str]:

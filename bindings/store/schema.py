@@ -508,3 +508,37 @@ exports = Table(
     Index("ix_exports_began_at_id", "began_at", "id"),
     comment="Every export that was taken from the console",
 )
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("period_s", Integer, primary_key=True, autoincrement=False, comment="60 or 3600"),
+    Column("began_at", Instant, primary_key=True, comment="when the minute or hour began"),
+    Column("kind", String(16), primary_key=True, comment="the kind of event"),
+    Column("code", String(32), primary_key=True, comment="status or reason where the kind has one, or ''"),
+    Column("number", Integer, nullable=False, comment="how many"),
+    Column("examples", Detail, nullable=False, comment="the newest few, by their ids; no phones"),
+    comment="How many events of each kind there were, by minute and by hour",
+)
+
+tally_marks = Table(
+    "tally_marks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="always 1"),
+    Column("tx", BigInteger, nullable=False, comment="the feed's events up to here are counted: tx"),
+    Column("position", BigInteger, nullable=False, comment="... and position"),
+    Column("counted_to", Instant, comment="what happened until then is counted"),
+    CheckConstraint("id = 1", name="single"),
+    comment="Up to which event the tallies have counted",
+)
+
+pool_levels = Table(
+    "pool_levels",
+    metadata,
+    Column("app_id", String(64), primary_key=True, comment="the provider's application"),
+    Column("pool_number", String(20), primary_key=True, comment="the pool"),
+    Column("at", Instant, primary_key=True, comment="the five minutes in which it was counted"),
+    Column("live", Integer, nullable=False, comment="live bindings then"),
+    Index("ix_pool_levels_at", "at"),
+    comment="How full each pool was, for its trend",
+)

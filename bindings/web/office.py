@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from bindings.web.auth import Doorkeeper
+from bindings.web.console.errands import Errands
 from bindings.web.desk import Desk
 from bindings.web.feed import Bell
 from bindings.web.metrics import Metrics
@@ -28,6 +29,7 @@ class Office:
         self.service = service
         self.scheduler: Scheduler | None = None
         self.desk = Desk(bind_limit=service.settings.bind_limit)
+        self.errands = Errands(self.desk)
         self.metrics = Metrics()
         self.bell = Bell(service, self.desk)
         self.door = Doorkeeper(

@@ -41,9 +41,9 @@ async def livez() -> Answer:
 async def readyz(request: Request[Any, Any, Any]) -> Answer:
     """Say whether this replica should get traffic, and if not, why."""
     office: Office = request.app.state.office
-    checks = await _checks(office)
-    red = [check for check in checks if check.level is Level.RED]
-    shown = [asdict(check) for check in checks]
+    found = await checks(office)
+    red = [check for check in found if check.level is Level.RED]
+    shown = [asdict(check) for check in found]
     if not red:
         return answer({"status": "ok", "checks": shown})
     reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
@@ -57,12 +57,13 @@ async def readyz(request: Request[Any, Any, Any]) -> Answer:
     )
 
 
-async def _checks(office: Office) -> tuple[Check, ...]:
-    at, checks = office.ready
+async def checks(office: Office) -> tuple[Check, ...]:
+    """Everything that readiness looks at, good for a second."""
+    at, found = office.ready
     if time.monotonic() > at + READY_FOR_S:
-        checks = await office.ask(health.readiness)
-        office.ready = (time.monotonic(), checks)
-    return (*checks, *_of_this_process(office))
+        found = await office.ask(health.readiness)
+        office.ready = (time.monotonic(), found)
+    return (*found, *_of_this_process(office))
 
 
 def _of_this_process(office: Office) -> list[Check]:

@@ -385,7 +385,7 @@ def test_rows_and_the_guard_of_the_history_outlast_every_migration_up_and_down(e
     engine.dispose()
 
 
-LAST_WITH_ONE_TABLE = "0004"
+LAST_WITH_ONE_TABLE = "0005"
 WAITS_FOR_EVENTS = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation ="
     " to_regclass('events')"

@@ -15,10 +15,11 @@ from unittest import mock
 
 import psycopg
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, insert, select, text
 from uuid_utils.compat import uuid7
 
 from bindings.binding import Caller, EventKind
+from bindings.figures import Span, over
 from bindings.phone import Phone
 from bindings.service import BindingService
 from bindings.settings import load
@@ -26,6 +27,7 @@ from bindings.store import events, overdue, partitions, queries, reserve
 from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.schema import events as events_table
+from bindings.store.schema import tallies
 from bindings.validation import position_after
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request, reserved
@@ -119,11 +121,11 @@ def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
         event.remove(engine, "before_cursor_execute", catch)
 
 
-def explained(service: BindingService, call: Callable[[], object]) -> set[str]:
-    """The ways in which the call's statements reach the table `bindings`: index names, or "scan"."""
+def explained(service: BindingService, call: Callable[[], object], table: str = "bindings") -> set[str]:
+    """The ways in which the call's statements reach the table: index names, or "scan"."""
     with _caught(service) as caught:
         call()
-    about = [(sql, values) for sql, values in caught if "bindings" in sql and "set_config" not in sql]
+    about = [(sql, values) for sql, values in caught if table in sql and "set_config" not in sql]
     assert about
     ways: set[str] = set()
     database = service._database
@@ -132,28 +134,28 @@ def explained(service: BindingService, call: Callable[[], object]) -> set[str]:
             if database.postgres:
                 rows = connection.exec_driver_sql("EXPLAIN (FORMAT JSON) " + sql, values).scalar_one()
                 plan = rows if isinstance(rows, list) else json.loads(rows)
-                ways |= set(_postgres_ways(plan[0]["Plan"]))
+                ways |= set(_postgres_ways(plan[0]["Plan"], table))
             else:
                 found = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, values).all()
-                ways |= {way for row in found if (way := _sqlite_way(row[3])) is not None}
+                ways |= {way for row in found if (way := _sqlite_way(row[3], table)) is not None}
     return ways
 
 
-def _postgres_ways(plan: dict[str, Any]) -> Iterator[str]:
-    if plan["Node Type"] == "Seq Scan" and plan.get("Relation Name") == "bindings":
+def _postgres_ways(plan: dict[str, Any], table: str) -> Iterator[str]:
+    if plan["Node Type"] == "Seq Scan" and plan.get("Relation Name") == table:
         yield "scan"
     if "Index Name" in plan:
         name = plan["Index Name"].replace("events_start", "events")  # the partition's share of the whole's
         yield name + ("" if "Index Cond" in plan else WHOLE)
     for inner in plan.get("Plans", ()):
-        yield from _postgres_ways(inner)
+        yield from _postgres_ways(inner, table)
 
 
-def _sqlite_way(detail: str) -> str | None:
+def _sqlite_way(detail: str, table: str) -> str | None:
     words = detail.split()
-    if words[0] == "SCAN" and words[1] == "bindings":
+    if words[0] == "SCAN" and words[1] == table:
         return words[words.index("INDEX") + 1] + WHOLE if "INDEX" in words else "scan"
-    if words[0] == "SEARCH" and words[1] == "bindings" and "INDEX" in words:
+    if words[0] == "SEARCH" and words[1] == table and "INDEX" in words:
         return words[words.index("INDEX") + 1]
     return None
 
@@ -161,6 +163,7 @@ def _sqlite_way(detail: str) -> str | None:
 HELD = {"ix_holds_phone_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
 NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
+DOUBTS = ("ix_bindings_unsettled", "ix_bindings_in_doubt", "ix_bindings_unbinding")
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
 NAMES = {
     "ix_bindings_reference",
@@ -233,6 +236,15 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.inquiries.of_number(Phone("9188000042"), cursor=FURTHER),
     ),
     "what has a name": (NAMES | KEYS, lambda service: service.inquiries.named("29999")),
+    "a page of doubts": (
+        {name + way for name in DOUBTS for way in ("", WHOLE)},  # these hold nothing but what is open
+        lambda service: service.open_doubts(limit=50),
+    ),
+    "the newest calls": (
+        {"ix_bindings_requested_at_id" + WHOLE},
+        lambda service: service._database.read(lambda found: queries.newest_calls(found, limit=200)),
+    ),
+    "some by their ids": (KEYS, lambda service: service.some([str(uuid7()), str(uuid7())])),
     "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
 }
 
@@ -315,3 +327,35 @@ def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
         yield plan.get("Index Name", "scan")
     for inner in plan.get("Plans", ()):
         yield from _run_scans(inner)
+
+
+def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str) -> None:
+    """A page reads one span of the tallies, and a pass the events after its cursor, however many there are."""
+    config = load({}, database_url=own_database_url, provider_app_id="a")
+    service = BindingService(config, Database(own_database_url), caller=CALLER)
+    hour = datetime(2026, 3, 1, tzinfo=UTC)
+    rows: list[dict[str, Any]] = [
+        {
+            "period_s": period_s,
+            "began_at": hour - timedelta(seconds=period_s * number),
+            "kind": "failed",
+            "code": f"-{code}",
+            "number": 1,
+            "examples": [],
+        }
+        for period_s in (60, 3_600)
+        for number in range(1_500)
+        for code in range(3)
+    ]
+    try:
+        service._database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
+        told = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
+        service._database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
+        service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        service.tally()
+        ways = explained(service, lambda: over(service._database, Span.HOUR, tuple(EventKind)), "tallies")
+        assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
+        ways = explained(service, service.tally, "events")
+        assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
+    finally:
+        service.close()

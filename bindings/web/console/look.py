@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bindings.phone import Phone
 
 STATIC = files("bindings.web.console") / "static"
-INSTANT = re.compile(r"\d{4}-\d\d-\d\dT")
+INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
 NOTHING = "\N{EN DASH}"
 
 
@@ -42,6 +42,11 @@ class Way:
 
 WAYS = (
     Way(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),
+    Way(name="Overview", path="/overview"),
+    Way(name="Failures", path="/failures"),
+    Way(name="Doubts", path="/doubts"),
+    Way(name="Pools", path="/pools"),
+    Way(name="Reports", path="/reports"),
     Way(name="Access log", path="/access"),
     Way(name="Export", path="/exports"),
 )
@@ -69,6 +74,8 @@ def _templates() -> Environment:
         "clock": clock,
         "fact": fact,
         "typed": typed,
+        "code_name": code_name,
+        "sentence": sentence,
     }
     made.globals |= {"ways": WAYS, "static": static, "Permission": Permission, "NOTHING": NOTHING}
     return made
@@ -124,6 +131,19 @@ def phone(context: Context, number: Phone, binding: Binding) -> Markup:
     full = context.get("revealed", False) or context["visit"].sees_phones(binding)
     return Markup('<span class="number{}">{}</span>').format(
         " full" if full else "", number.digits if full else number
+    )
+
+
+def code_name(code: str) -> str:
+    """A status as it is; a word of ours as prose."""
+    return code if code.startswith("-") else words(code)
+
+
+def sentence(text: str) -> Markup:
+    """A text of ours as a sentence: it begins with a capital letter and ends with a full stop; `this` is code."""
+    parts = (f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")).split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
     )
 
 

@@ -11,7 +11,20 @@ from litestar.static_files import create_static_files_router
 
 from bindings.errors import BindingsError, InvalidRequest
 from bindings.web import problems
-from bindings.web.console import access, binding, export, find, look, number, sign
+from bindings.web.console import (
+    access,
+    binding,
+    doubts,
+    export,
+    failures,
+    find,
+    look,
+    number,
+    overview,
+    pools,
+    reports,
+    sign,
+)
 from bindings.web.console.door import SignInNeeded, let_in
 from bindings.web.console.visit import Reply, Visit
 
@@ -32,6 +45,9 @@ def router() -> Router:
             *(number.of_binding, number.export_of_binding, number.of_search, number.export_of_search),
             *(access.log, access.export),
             *(export.form, export.period, export.manifest),
+            *(overview.show, failures.show, failures.one, pools.show),
+            *(doubts.show, doubts.resolve, doubts.resolved, doubts.absent, doubts.mark_absent),
+            *(reports.show, reports.one, reports.download),
         ],
         guards=[let_in],
         include_in_schema=False,

@@ -1,4 +1,4 @@
-// The console works without this. It adds: "/" leads to the search, and the browser's zone where none was chosen.
+// The console works without this. It adds: "/" leads to the search, and a live page that renews itself while it is seen.
 "use strict";
 
 document.addEventListener("keydown", (event) => {
@@ -37,3 +37,64 @@ addEventListener("pagehide", () => {
 addEventListener("pageshow", (event) => {
   if (event.persisted && !document.querySelector(".number.full")) location.reload();
 });
+
+// A live part is fetched anew every few seconds, as long as somebody can see it and has not paused it.
+const live = document.querySelector("[data-live]");
+if (live) {
+  const everyMs = 1000 * Number(live.dataset.live);
+  const line = document.createElement("p");
+  const words = document.createElement("span");
+  const button = document.createElement("button");
+  line.className = "live";
+  button.type = "button";
+  line.append(words, button);
+  live.before(line);
+  let paused = false;
+  let timer = 0;
+  let asking = null;
+
+  const stop = () => {
+    clearTimeout(timer);
+    timer = 0;
+    if (asking) asking.abort();
+  };
+  const plan = () => {
+    stop();
+    if (!paused && document.visibilityState === "visible") timer = setTimeout(renew, everyMs);
+  };
+  const tell = () => {
+    words.textContent = paused ? "Paused" : `Renews itself every ${everyMs / 1000} s while you see it`;
+    button.textContent = paused ? "Go on" : "Pause";
+  };
+  const renew = async () => {
+    asking = new AbortController();
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: asking.signal });
+      if (answer.redirected) return location.reload(); // the session is over
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.getElementById(live.id);
+      if (answer.ok && fresh && !live.contains(document.activeElement)) {
+        const open = new Set([...live.querySelectorAll("details[open]")].map((each) => each.id));
+        for (const each of fresh.querySelectorAll("details")) each.open = open.has(each.id);
+        live.replaceChildren(...fresh.childNodes);
+        live.dataset.renewed = String(Number(live.dataset.renewed || 0) + 1);
+        document.title = page.title;
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") words.textContent = "The service does not answer; trying again";
+    }
+    asking = null;
+    plan();
+  };
+  button.addEventListener("click", () => {
+    paused = !paused;
+    tell();
+    plan();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible" && !paused) renew();
+    else stop();
+  });
+  tell();
+  plan();
+}

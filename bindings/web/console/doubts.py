@@ -1,0 +1,117 @@
+"""Doubts: what waits for an answer, what will happen to it and when, and the two acts that end it sooner.
+
+Each act asks why, shows first what it would do, and is only for who may manage. Resolving calls the provider, so
+it runs as an errand; marking absent rests on a person's word alone and says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, get, post
+
+from bindings import overview, validation
+from bindings.access import Permission
+from bindings.binding import State
+from bindings.doubts import outlook, settled_by
+from bindings.errors import InvalidRequest, NotFound
+from bindings.web.console.binding import visible
+from bindings.web.console.visit import Reply, Visit
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bindings.binding import Binding
+    from bindings.service import BindingService
+
+SHOWN = 50
+
+
+@get("/doubts", for_=(Permission.READ,))
+async def show(request: Request[Any, Any, Any]) -> Reply:
+    """Show what is open, the oldest first."""
+    visit = Visit(request)
+    return await _list(visit)
+
+
+@post("/doubts/resolve", for_=(Permission.MANAGE,), status_code=200)
+async def resolve(request: Request[Any, Any, Any]) -> Reply:
+    """Begin a reconciliation, dry or in earnest, and lead to what comes of it."""
+    visit = Visit(request)
+    try:
+        why = validation.reason(visit.form.get("reason", ""))
+    except InvalidRequest as refusal:
+        return await _list(visit, status=422, faults=refusal.faults)
+    errand = await visit.office.errands.reconcile(
+        visit.service, actor=visit.caller.actor, reason=why, dry_run=visit.form.get("how") != "now"
+    )
+    return visit.redirect(f"/doubts/resolve/{errand.id}")
+
+
+@get("/doubts/resolve/{errand_id:str}", for_=(Permission.READ,))
+async def resolved(request: Request[Any, Any, Any]) -> Reply:
+    """Show how far a reconciliation is, or what came of it."""
+    visit = Visit(request)
+    errand = visit.office.errands.find(request.path_params["errand_id"])
+    if errand is None:
+        raise NotFound("this process knows of no such run; when it has ended, it stands under Reports")
+    return visit.page("resolved.html", errand=errand)
+
+
+@get("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,))
+async def absent(request: Request[Any, Any, Any]) -> Reply:
+    """Say what marking a doubt absent means, and ask how it is known."""
+    visit = Visit(request)
+    return _absent(visit, await visible(visit))
+
+
+@post("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,), status_code=200)
+async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
+    """Show what would change, or change it."""
+    visit = Visit(request)
+    binding = await visible(visit)
+    why, dry = visit.form.get("reason", ""), visit.form.get("how") != "now"
+    service = visit.service
+    try:
+        marked = await visit.office.desk.ask(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
+    except InvalidRequest as refusal:
+        return _absent(visit, binding, status=422, faults=refusal.faults, why=why)
+    if dry:
+        return _absent(visit, binding, marked=marked, why=why)
+    return visit.redirect(f"/bindings/{binding.id}")
+
+
+async def _list(visit: Visit, *, status: int = 200, faults: tuple[Any, ...] = ()) -> Reply:
+    after = visit.request.query_params.get("after")
+
+    def ask(service: BindingService) -> tuple[datetime, datetime | None, Any]:
+        page = service.open_doubts(cursor=after, limit=SHOWN)
+        return service.database.clock(), overview.next_scan(service), page
+
+    now, next_scan, page = await visit.ask(ask)
+    config = visit.office.service.settings
+    return visit.page(
+        "doubts.html",
+        status=status,
+        faults=faults,
+        first=after is None,
+        page=page,
+        now=now,
+        next_scan=next_scan,
+        outlooks={one.id: outlook(one, now, config, next_scan) for one in page.data},
+        settled={one.id: settled_by(one, config.timestamp_tolerance_s) for one in page.data},
+        state=State,
+        calls_provider=visit.office.service.calls_provider,
+        running=visit.office.errands.running,
+    )
+
+
+def _absent(visit: Visit, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
+    settled = settled_by(binding, visit.office.service.settings.timestamp_tolerance_s)
+    return visit.page(
+        "absent.html",
+        status=status,
+        binding=binding,
+        settled_by=settled,
+        **{"faults": (), "marked": None, "why": ""} | values,
+    )

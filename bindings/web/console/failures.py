@@ -1,0 +1,83 @@
+"""Failures and conflicts: how often which status, since when, why, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, get
+
+from bindings.access import Permission
+from bindings.binding import EventKind
+from bindings.errors import Fault, InvalidRequest, NotFound
+from bindings.figures import Span, over
+from bindings.provider.statuses import IN_USE
+from bindings.web.console import causes, charts
+from bindings.web.console.visit import Reply, Visit
+
+if TYPE_CHECKING:
+    from bindings.binding import Binding
+    from bindings.figures import Figures
+
+KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
+
+
+@get("/failures", for_=(Permission.READ,))
+async def show(request: Request[Any, Any, Any]) -> Reply:
+    """Show every code of a span, the most frequent first."""
+    visit = Visit(request)
+    span = _span(request)
+    figures = await visit.ask(lambda service: over(service.database, span, KINDS))
+    surprises = figures.of(EventKind.FAILED, code=IN_USE)
+    return visit.page(
+        "failures.html",
+        span=span,
+        spans=Span,
+        figures=figures,
+        causes=causes,
+        charts=[
+            charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
+            charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
+            charts.chart("Conflicts stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+            charts.chart(f"{IN_USE} that surprised us", "bad", figures, surprises),
+        ],
+        stopped=sum(figures.of(EventKind.REFUSED)),
+        surprised=sum(surprises),
+    )
+
+
+@get("/failures/{kind:str}/{code:str}", for_=(Permission.READ,))
+async def one(request: Request[Any, Any, Any]) -> Reply:
+    """Show one code: what it means, when it came, and the newest examples."""
+    visit = Visit(request)
+    span, code = _span(request), request.path_params["code"]
+    kind = next((each for each in KINDS if each == request.path_params["kind"]), None)
+    if kind is None:
+        raise NotFound("there is no such kind of failure")
+    figures = await visit.ask(lambda service: over(service.database, span, (kind,)))
+    series = next((each for each in figures.series if each.code == code), None)
+    examples = () if series is None else series.examples
+    ids = [str(each["binding_id"]) for each in examples if each["binding_id"] is not None]
+    found: dict[str, Binding] = await visit.ask(lambda service: service.some(ids))
+    return visit.page(
+        "failure.html",
+        span=span,
+        spans=Span,
+        kind=kind,
+        code=code,
+        cause=causes.of(kind, code),
+        series=series,
+        figures=figures,
+        chart=_chart(figures, kind, code),
+        examples=[(each, found.get(str(each["binding_id"]))) for each in examples],
+    )
+
+
+def _chart(figures: Figures, kind: EventKind, code: str) -> charts.Chart:
+    return charts.chart(code, "calm" if kind is EventKind.REFUSED else "bad", figures, figures.of(kind, code=code))
+
+
+def _span(request: Request[Any, Any, Any]) -> Span:
+    try:
+        return Span(request.query_params.get("span", Span.DAY))
+    except ValueError:
+        raise InvalidRequest([Fault("span", f"must be one of {', '.join(Span)}")]) from None

@@ -1,0 +1,68 @@
+"""Overview: whether all is well, in plain words, and what happens minute by minute."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request, get
+
+from bindings import health, overview
+from bindings.access import Permission
+from bindings.binding import EventKind
+from bindings.figures import Span, over, pools
+from bindings.health import DOUBTS_LOOKED_AT, Level
+from bindings.web import ops
+from bindings.web.console import charts
+from bindings.web.console.visit import Reply, Visit
+
+if TYPE_CHECKING:
+    from bindings.figures import Figures, PoolTrend
+    from bindings.health import Check
+    from bindings.overview import Overview
+    from bindings.service import BindingService
+
+LIVE_S = 10
+CREATED = (EventKind.ACTIVATED, EventKind.ADOPTED)
+ENDED = (EventKind.EXPIRED, EventKind.UNBOUND, EventKind.LAPSED)
+KINDS = (*CREATED, *ENDED, EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
+
+
+@get("/overview", for_=(Permission.READ,))
+async def show(request: Request[Any, Any, Any]) -> Reply:
+    """Show the state of the whole service."""
+    visit = Visit(request)
+
+    def ask(service: BindingService) -> tuple[Overview, Figures, list[PoolTrend]]:
+        return overview.look(service), over(service.database, Span.HOUR, KINDS), pools(service.database)
+
+    seen, figures, trends = await visit.ask(ask)
+    checks = await ops.checks(visit.office)
+    counted = [trend.pool.counted_at for trend in trends if trend.pool.counted_at is not None]
+    return visit.page(
+        "overview.html",
+        live_s=LIVE_S,
+        seen=seen,
+        figures=figures,
+        charts=_charts(figures),
+        worst=health.worst(checks),
+        reds=_of(Level.RED, checks),
+        warnings=_of(Level.WARN, checks) + [trend for trend in trends if trend.forecast.bad],
+        checks=checks,
+        active=sum(trend.pool.live or 0 for trend in trends) if counted else None,
+        counted_at=min(counted, default=None),
+        most_doubts=DOUBTS_LOOKED_AT,
+    )
+
+
+def _of(level: Level, checks: tuple[Check, ...]) -> list[Any]:
+    return [check for check in checks if check.level is level]
+
+
+def _charts(figures: Figures) -> list[charts.Chart]:
+    return [
+        charts.chart("Created", "good", figures, figures.of(*CREATED)),
+        charts.chart("Ended", "calm", figures, figures.of(*ENDED)),
+        charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
+        charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
+        charts.chart("Conflicts stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+    ]
