@@ -14,6 +14,7 @@ from bindings.store import overdue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from bindings.binding import Caller
     from bindings.store.database import Database, Transaction
@@ -38,8 +39,8 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
     Safe to repeat and to run in any number of processes: each binding gets exactly one `expired` event.
     """
 
-    def one_batch() -> int:
-        ended = database.write(lambda tx: _one_batch(tx, caller, batch))
+    def one_batch(since: datetime) -> tuple[int, datetime]:
+        ended = database.write(lambda tx: _one_batch(tx, caller, batch, since))
         reach("expire.after_batch")
         return ended
 
@@ -47,19 +48,25 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
     return Expired(expired=expired, batches=batches, finished=finished)
 
 
-def in_batches(one: Callable[[], int], *, batch: int, budget_s: float) -> tuple[int, int, bool]:
-    """Run `one` until it finds less than a full batch or the time is over: how many, in how many, and which."""
+def in_batches(
+    one: Callable[[datetime], tuple[int, datetime]], *, batch: int, budget_s: float
+) -> tuple[int, int, bool]:
+    """Run `one` until it finds less than a full batch or the time is over: how many, in how many, and which.
+
+    Each batch begins where the last one came to. What falls due before that meanwhile is found by the next pass.
+    """
     deadline = time.monotonic() + budget_s
     total = batches = 0
+    reached = overdue.EVER
     while True:
-        found = one()
+        found, reached = one(reached)
         total, batches = total + found, batches + 1
         if found < batch or time.monotonic() > deadline:
             return total, batches, found < batch
 
 
-def _one_batch(tx: Transaction, caller: Caller, batch: int) -> int:
+def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
     tx.limit(STATEMENT_LIMIT_S)
-    ended = overdue.expire(tx, caller, limit=batch)
+    ended = overdue.expire(tx, caller, limit=batch, since=since)
     reach("expire.in_transaction")
     return ended

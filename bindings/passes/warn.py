@@ -14,6 +14,8 @@ from bindings.passes.expire import BATCH, BUDGET_S, STATEMENT_LIMIT_S, in_batche
 from bindings.store import overdue
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bindings.binding import Caller
     from bindings.store.database import Database, Transaction
 
@@ -33,8 +35,8 @@ def warn(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: fl
     Safe to repeat and to run in any number of processes: each binding gets at most one `expires_soon` event.
     """
 
-    def one_batch() -> int:
-        warned = database.write(lambda tx: _one_batch(tx, caller, batch))
+    def one_batch(since: datetime) -> tuple[int, datetime]:
+        warned = database.write(lambda tx: _one_batch(tx, caller, batch, since))
         reach("warn.after_batch")
         return warned
 
@@ -42,8 +44,8 @@ def warn(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: fl
     return Warned(warned=warned, batches=batches, finished=finished)
 
 
-def _one_batch(tx: Transaction, caller: Caller, batch: int) -> int:
+def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
     tx.limit(STATEMENT_LIMIT_S)
-    warned = overdue.warn(tx, caller, limit=batch)
+    warned = overdue.warn(tx, caller, limit=batch, since=since)
     reach("warn.in_transaction")
     return warned

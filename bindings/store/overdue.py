@@ -5,10 +5,11 @@ Set-based, in batches; replicas skip each other's rows, and the state is checked
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, insert, select, update
+from sqlalchemy import Integer, any_, bindparam, func, insert, select, update
 
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events
@@ -17,30 +18,34 @@ from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sqlalchemy import Column, ColumnElement, Executable
 
     from bindings.binding import Caller
     from bindings.store.database import Flavour, Transaction
 
 
-def expire(tx: Transaction, caller: Caller, *, limit: int) -> int:
-    """End up to `limit` bindings whose time is over, the longest overdue first; returns how many.
+EVER = datetime.min.replace(tzinfo=UTC)
+
+
+def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVER) -> tuple[int, datetime]:
+    """End up to `limit` bindings whose time is over, the longest overdue first; how many, and up to which end.
 
     `ended_at` is the nominal end, not this moment. One statement on PostgreSQL, where replicas skip each
     other's rows and the state is checked again: each binding gets one `expired` event. Set-based on SQLite.
+
+    The next batch may begin at the end that this one came to (`since`), and need not step over what it has ended:
+    while anybody holds an older snapshot, the index keeps that.
     """
-    return _run(tx, _expiry(tx.flavour), EventKind.EXPIRED, caller, limit)
+    return _run(tx, _expiry(tx.flavour), events.said(EventKind.EXPIRED, caller, {}), limit, since)
 
 
-def warn(tx: Transaction, caller: Caller, *, limit: int) -> int:
-    """Announce the end of up to `limit` bindings, the longest due first; returns how many.
+def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVER) -> tuple[int, datetime]:
+    """Announce the end of up to `limit` bindings, the longest due first; returns what `expire` does.
 
     One `expires_soon` event each, whoever else runs this: `warn_at` goes in the same statement. None for what has
     ended, is over, or is to be unbound.
     """
-    return _run(tx, _warning(tx.flavour), EventKind.EXPIRES_SOON, caller, limit)
+    return _run(tx, _warning(tx.flavour), events.said(EventKind.EXPIRES_SOON, caller, {}), limit, since)
 
 
 def _to_warn(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
@@ -48,13 +53,18 @@ def _to_warn(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
     return in_state(State.ACTIVE), bindings.c.warn_at.is_not(None), bindings.c.warn_at <= now, *wanted
 
 
-def _run(tx: Transaction, batch: tuple[Executable, ...], kind: EventKind, caller: Caller, limit: int) -> int:
-    event = events.said(kind, caller, {}) | {"due_limit": limit}
-    changed = 0
-    for statement, values in zip(batch, (event, {"due_limit": limit}), strict=False):
-        done = tx.connection.execute(statement, values, execution_options={"preserve_rowcount": True})
-        changed = done.rowcount
-    return changed
+def _run(
+    tx: Transaction, batch: tuple[Executable, ...], event: dict[str, Any], limit: int, since: datetime
+) -> tuple[int, datetime]:
+    values = event | {"due_limit": limit, "due_since": since}
+    if tx.flavour.postgres:
+        [statement] = batch
+        changed, reached = tx.connection.execute(statement, values).one()
+        return changed, reached or since
+    log, change = batch  # the index has nothing but what is due
+    tx.connection.execute(log, values)
+    done = tx.connection.execute(change, {"due_limit": limit}, execution_options={"preserve_rowcount": True})
+    return done.rowcount, since
 
 
 @cache
@@ -72,7 +82,10 @@ def _warning(flavour: Flavour) -> tuple[Executable, ...]:
 def _batch(
     flavour: Flavour, due: tuple[ColumnElement[bool], ...], deadline: Column[datetime], values: dict[str, Any]
 ) -> tuple[Executable, ...]:
-    """The statements that change the rows that are due and write an event each; the last one counts them."""
+    """The statements that change the rows that are due and write an event each.
+
+    One on PostgreSQL, which tells how many and the last deadline among them; two on SQLite.
+    """
     found = select(bindings.c.id).where(*due).order_by(deadline).limit(bindparam("due_limit", type_=Integer))
     changed_by_time = values | counted(flavour)
     if not flavour.postgres:
@@ -80,17 +93,24 @@ def _batch(
         rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1)
         log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(found)))
         return log, update(bindings).where(bindings.c.id.in_(found)).values(changed_by_time)
+    found = found.add_columns(deadline.label("deadline")).where(
+        deadline >= bindparam("due_since", type_=deadline.type)
+    )
     # MATERIALIZED keeps LIMIT and SKIP LOCKED to one evaluation: joined in, they may run again and change more.
     locked = found.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED")
+    # By an array and not by a join: for a join every row that is due may be read, once in each batch.
+    ids = any_(func.array(select(locked.c.id).scalar_subquery()))
     changed = (
         update(bindings)
-        .where(bindings.c.id == locked.c.id, *due)
+        .where(bindings.c.id == ids, *due)
         .values(changed_by_time)
         .returning(bindings.c.change_tx, bindings.c.id, bindings.c.version)
         .cte("changed")
     )
     rows = events.told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
-    return (insert(events_table).from_select(events.WRITTEN, rows),)
+    logged = insert(events_table).from_select(events.WRITTEN, rows).cte("logged")
+    reached = select(func.max(locked.c.deadline)).scalar_subquery()
+    return (select(func.count(), reached).select_from(changed).add_cte(logged),)
 
 
 def doubt_unsettled(tx: Transaction, caller: Caller, *, limit: int) -> int:

@@ -56,9 +56,9 @@ BACKWARD = "NEW.version < OLD.version OR (OLD.ended_at IS NOT NULL AND NEW.state
 GONE_BINDING = "OLD.ended_at IS NOT NULL AND OLD.held_until <"  # ... the mark
 GONE_REPORT = "OLD.finished_at <"
 
-# Measured in docs/explanation/performance.md: as the data grows.
+# See docs/explanation/performance.md: as the data grows. No fillfactor: every change of a state touches an index.
 STORAGE = {
-    # A fifth of ten million rows is two million dead ones, which every sweep would step over.
+    # The default waits for a fifth of the table, which is two million dead rows in ten million.
     "bindings": "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,"
     " autovacuum_analyze_scale_factor = 0.02",
     "deliveries": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000",

@@ -83,7 +83,7 @@ _SIGN = (
 _TOO_LATE = '        if self._monotonic() > send_before:\n            return NotSent(reason="too late to send")\n'
 _POST = "        answer = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)\n"
 _CLAIM = "        if isinstance(answer, Unknown):\n    "
-_RECHECK = ".where(bindings.c.id == locked.c.id, *due)"
+_RECHECK = ".where(bindings.c.id == ids, *due)"
 
 BUGS: tuple[Bug, ...] = (
     bug(
@@ -195,7 +195,7 @@ BUGS: tuple[Bug, ...] = (
             Change(
                 file="bindings/store/overdue.py",
                 old=_RECHECK,
-                new=".where(bindings.c.id == locked.c.id)",
+                new=".where(bindings.c.id == ids)",
             ),
         ),
         seen_by="sweep_that_meets_a_running_unbind and postgresql",
