@@ -52,6 +52,9 @@ pictures: $(STAMP)  ## take the pictures of the console in docs/images anew
 bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
 	@$(BIN)/python -m benchmarks
 
+bench-full: $(STAMP)  ## the same with 10 M ended and 1 M live bindings on PostgreSQL
+	@$(BIN)/python -m benchmarks --full
+
 lint: $(STAMP)  ## style, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -68,4 +71,4 @@ lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser pictures soak bench lint format lock clean
+.PHONY: help install demo test test-browser pictures soak bench bench-full lint format lock clean

@@ -1,4 +1,4 @@
-"""Run the measurements, print the table, write the JSON; everything made here is removed here."""
+"""Run the measurements, print the table, write the JSON and the plots; what was made is removed, unless kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import platform
 import signal
 import sqlite3
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,18 +17,35 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from benchmarks import bind, data, lookup, pages, service, start, sweep
-from benchmarks.measure import table
+from benchmarks import bind, cost, data, export, growth, lag, lookup, pages, peers, restart, service, start, sweep
+from benchmarks.measure import Result, Target, table
+from benchmarks.place import NotMeasuredError, Place
 from tests.store.databases import find_postgres
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.data import Sizes
-    from benchmarks.measure import Result
     from tests.store.databases import Server
 
 RESULTS = Path(__file__).with_name("results")
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-ALL = ("P1", "P2", "P4", "P5", "P7", "P8", "P12", "P14")
+# What measures each target; P9 comes with P3, P8 with P7. A new measurement is a line here.
+MEASURES: dict[str, Callable[[Place], list[Result]]] = {
+    "P1": lookup.postgres,
+    "P2": lookup.sqlite,
+    "P3": growth.measure,
+    "P4": bind.measure,
+    "P5": sweep.measure,
+    "P6": lag.measure,
+    "P7": service.measure,
+    "P10": restart.measure,
+    "P11": export.measure,
+    "P12": start.measure,
+    "P13": peers.measure,
+    "P14": pages.measure,
+    "cost": cost.measure,
+}
 
 
 def main() -> None:
@@ -37,12 +53,13 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the databases are dropped
     sizes, wanted = SIZES[arguments.size], arguments.only.split(",")
-    server = find_postgres() if {"P1", "P4", "P5", "P7", "P8", "P14"} & set(wanted) else None
+    server = find_postgres()
+    began = time.monotonic()
     try:
         environment = _environment(sizes, server)
         print(environment, flush=True)
-        began = time.monotonic()
-        results = _measure(sizes, wanted, server)
+        with Place(sizes=sizes, find_server=server, keep=arguments.keep) as place:
+            results = [result for name in wanted for result in _measured(name, place)]
     finally:
         if server is not None:
             server.stop()
@@ -51,38 +68,26 @@ def main() -> None:
     print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
 
 
+def _measured(name: str, place: Place) -> list[Result]:
+    began = time.monotonic()
+    try:
+        results = MEASURES[name](place)
+    except NotMeasuredError as missing:
+        results = [Result(target=Target(id=name, what="-"), note=f"not measured: {missing}")]
+    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return results
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed against the raw drivers.")
     for name, sizes in SIZES.items():
         text = f"{sizes.live:,} live and {sizes.ended:,} ended bindings on PostgreSQL"
         parser.add_argument(f"--{name}", dest="size", action="store_const", const=name, help=text)
-    parser.add_argument("--only", default=",".join(ALL), help="targets, with commas (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
+    parser.add_argument("--only", default=",".join(MEASURES), help="targets, with commas (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the plots")
+    parser.add_argument("--keep", action="store_true", help="keep the PostgreSQL databases, for the next run")
     parser.set_defaults(size="default")
     return parser.parse_args()
-
-
-def _measure(sizes: Sizes, wanted: list[str], server: Server | None) -> list[Result]:
-    results: list[Result] = []
-    if "P12" in wanted:
-        results += start.measure(sizes)
-    if server is not None:
-        with data.on_postgres(server, live=sizes.live, ended=sizes.ended) as filled:
-            results += lookup.postgres(filled, sizes) if "P1" in wanted else []
-            results += pages.measure(filled, sizes) if "P14" in wanted else []
-            results += [sweep.postgres(filled, sizes)] if "P5" in wanted else []
-            results += bind.measure(filled, sizes) if "P4" in wanted else []
-            results += service.measure(filled, sizes) if {"P7", "P8"} & set(wanted) else []
-    elif {"P1", "P4", "P7", "P8"} & set(wanted):
-        print("there is no PostgreSQL here: P1, P4, P7, P8 and half of P5 are not measured")
-    if {"P2", "P5"} & set(wanted):
-        with (
-            tempfile.TemporaryDirectory(prefix="bench-") as folder,
-            data.on_sqlite(Path(folder), live=sizes.sqlite_live, ended=sizes.sqlite_ended) as filled,
-        ):
-            results += lookup.sqlite(filled, sizes) if "P2" in wanted else []
-            results += [sweep.sqlite(filled, sizes)] if "P5" in wanted else []
-    return sorted(results, key=lambda result: ALL.index(result.target.id))
 
 
 def _environment(sizes: Sizes, server: Server | None) -> str:
@@ -108,6 +113,8 @@ def _write(folder: Path, environment: str, results: list[Result]) -> Path:
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     content = {"environment": environment, "results": [result.as_json() for result in results]}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for plot in (result.plot for result in results if result.plot is not None):
+        (folder / f"{plot.name}.svg").write_text(plot.svg(), encoding="utf-8")
     return path
 
 

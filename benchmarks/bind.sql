@@ -1,8 +1,8 @@
 -- The two transactions of a bind as SQL written by hand would have them (benchmarks/bind.py runs this in pgbench):
 -- lock and read the clock; who holds the phones; the intent and its event. Then, the provider having said yes,
 -- the outcome and its event.
-\set a random(9180000000000, 9180999999999)
-\set b random(9190000000000, 9190999999999)
+\set a random(9181000000000000, 9181999999999999)
+\set b random(9191000000000000, 9191999999999999)
 \set number random(1000000000, 1536870911)
 \set high random(4096, 65535)
 \set low random(100000000000, 281474976710655)

@@ -6,6 +6,7 @@ in the one SQL that both databases speak, so that nothing passes through Python 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 KEPT_S = DAY_S // 2  # a kept database is filled anew after this: its live bindings must not end meanwhile
-DUE_FROM = 10_000_000_000  # row numbers of what `Filled.due` adds: past every other
+NUMBERS = 10_000  # middle numbers, each used again and again
+# Row numbers of what `Filled.due` adds: past every other, and past those of an earlier run in a kept database.
+DUE_FROM = 10_000_000_000 + int(time.time() - 1_790_000_000) * 1_000
+
+
+PEERS = ("bindings", "psycopg", "orm", "redis", "redis-always", "bindings-sqlite", "sqlite3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +49,13 @@ class Sizes:
     bind_rounds: int
     bind_s: float
     starts: int
+    growth: tuple[int, ...]
+    overdue: int
+    doubts: int
+    exported: int
+    lag_s: int
+    peers: tuple[str, ...]
+    peer_s: float
 
 
 QUICK = Sizes(
@@ -51,12 +64,19 @@ QUICK = Sizes(
     ended=12_000,
     sqlite_live=1_200,
     sqlite_ended=12_000,
-    rounds=5,
-    lookups=40,
-    due=2_000,
+    rounds=3,
+    lookups=20,
+    due=1_500,
     bind_rounds=1,
     bind_s=0.5,
     starts=3,
+    growth=(600, 12_000),
+    overdue=1_000,
+    doubts=100,
+    exported=5_000,
+    lag_s=1,
+    peers=("redis", "bindings-sqlite"),
+    peer_s=0.2,
 )
 DEFAULT = Sizes(
     name="default",
@@ -70,6 +90,13 @@ DEFAULT = Sizes(
     bind_rounds=5,
     bind_s=4.0,
     starts=21,
+    growth=(10_000, 100_000, 1_000_000),
+    overdue=30_000,
+    doubts=1_000,
+    exported=100_000,
+    lag_s=15,
+    peers=PEERS,
+    peer_s=3.0,
 )
 FULL = Sizes(
     name="full",
@@ -83,6 +110,13 @@ FULL = Sizes(
     bind_rounds=9,
     bind_s=6.0,
     starts=31,
+    growth=(10_000, 100_000, 1_000_000, 10_000_000),
+    overdue=300_000,
+    doubts=10_000,
+    exported=1_000_000,
+    lag_s=30,
+    peers=PEERS,
+    peer_s=6.0,
 )
 
 
@@ -95,18 +129,39 @@ class Filled:
     run: Callable[[str], Any]
     dialect: Dialect
 
-    def due(self, first: int, count: int) -> None:
-        """Add `count` active bindings whose time is over, numbered from `first` on."""
+    def due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> None:
+        """Add `count` active bindings that end, evenly, in the `over_s` seconds from `after_s` on (from now)."""
         at = int(time.time())
-        times = {"requested_at": f"{at} - 7200", "expires_at": f"{at} - 3600 + n % 3000", "ended_at": "NULL"}
+        first = _taken(count)
+        ends = f"{at + after_s} + (n % {count}) * {over_s / count}"
+        times = {"requested_at": f"{at} - 7200", "expires_at": ends, "ended_at": "NULL"}
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
-        numbers = self.dialect.numbers(DUE_FROM + first, count)
-        self.run(_insert(self.dialect, "active", pair, times) + numbers)
+        self.run(_insert(self.dialect, "active", pair, times) + self.dialect.numbers(first, count))
+
+    def doubt(self, count: int) -> None:
+        """Add `count` bindings in doubt, for a day."""
+        at = int(time.time())
+        times = {"requested_at": f"{at} - 600", "expires_at": f"{at} + {DAY_S}", "ended_at": "NULL"}
+        pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
+        self.run(_insert(self.dialect, "in_doubt", pair, times) + self.dialect.numbers(_taken(count), count))
+
+
+_next_due = itertools.count(DUE_FROM)
+
+
+def _taken(count: int) -> int:
+    """The first of `count` row numbers that nobody had."""
+    return min(next(_next_due) for _ in range(count))
 
 
 def phone(rows: int, number: int) -> str:
     """The digits of the bench's phone that has `rows` (1 to 3) live bindings and ten times as many ended ones."""
     return str(rows * 10**10 + number)
+
+
+def middle_number(number: int) -> str:
+    """The digits of one of the bench's middle numbers (0 to `NUMBERS`)."""
+    return str(1_000_000_000 + number)
 
 
 @contextmanager
@@ -233,7 +288,7 @@ def _tell(filled: Filled, at: int) -> None:
 def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str, str]) -> str:
     """An INSERT of a row for each number `n` of what is put behind it."""
     requested, expires, ended = times["requested_at"], times["expires_at"], times["ended_at"]
-    number = "CAST(1000000000 + n % 10000 AS text)"
+    number = f"CAST(1000000000 + n % {NUMBERS} AS text)"
     values = {
         "id": dialect.id("'01900000-0000-7000-8000-' || CAST(100000000000 + n AS text)"),
         "mode": "'AXXB'",
@@ -244,7 +299,7 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
         "scope": "'default'",
         "reference": "'order ' || n",
         "expire_s": str(DAY_S),
-        "bind_id": "CAST(n AS text)",
+        "bind_id": "NULL" if state == "in_doubt" else "CAST(n AS text)",
         "middle_number_a": number,
         "middle_number_b": number,
         "state": f"'{state}'",

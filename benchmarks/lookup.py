@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Filled, Sizes
     from benchmarks.measure import Sample
+    from benchmarks.place import Place
     from bindings.binding import Binding
 
 ROWS = (1, 2, 3)
@@ -53,19 +54,21 @@ POSTGRES = _query("(SELECT clock_timestamp())", "%(phone)s")
 SQLITE = _query(":now", ":phone")
 
 
-def postgres(filled: Filled, sizes: Sizes) -> list[Result]:
+def postgres(place: Place) -> list[Result]:
     """P1."""
+    filled = place.postgres()
     with psycopg.connect(filled.url, autocommit=True, prepare_threshold=None) as connection:
 
         def raw(phone: str) -> list[tuple[object, ...]]:
             return connection.execute(POSTGRES, {"phone": phone}).fetchall()
 
         target = Target(id="P1", what="lookup on PostgreSQL", bound=1.8)
-        return _compare(target, filled, sizes, raw)
+        return _compare(target, filled, place.sizes, raw)
 
 
-def sqlite(filled: Filled, sizes: Sizes) -> list[Result]:
+def sqlite(place: Place) -> list[Result]:
     """P2."""
+    filled = place.sqlite()
     file = make_url(filled.url).database or ""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
 
@@ -74,7 +77,7 @@ def sqlite(filled: Filled, sizes: Sizes) -> list[Result]:
             return connection.execute(SQLITE, {"phone": phone, "now": now}).fetchall()
 
         target = Target(id="P2", what="lookup on SQLite", bound=4.0)
-        return _compare(target, filled, sizes, raw)
+        return _compare(target, filled, place.sizes, raw)
 
 
 def _compare(

@@ -1,6 +1,7 @@
 """What a measurement is: a target, rounds that interleave both sides, and a ratio with its spread.
 
-No SQL and no product here.
+A few targets are figures of their own (a p99 in milliseconds): they have a value instead of rounds. No SQL and
+no product here.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from benchmarks.plot import Plot
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A line of the targets: `id`, what is measured, and the bound on ours / raw."""
+    """A line of the targets: `id`, what is measured, and the bound on ours / raw, or on a figure in `unit`.
+
+    Without a bound it is told for comparison only.
+    """
 
     id: str
     what: str
-    bound: float
+    bound: float | None = None
     at_most: bool = True
+    unit: str = "x"
 
     def __str__(self) -> str:
-        return f"{'<=' if self.at_most else '>='} {self.bound:g} x"
+        return "-" if self.bound is None else f"{'<=' if self.at_most else '>='} {self.bound:,g} {self.unit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +47,19 @@ Round = tuple[Sample, Sample]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A measured target. Without rounds it was not measured, and `note` says why."""
+    """A measured target. With neither rounds nor a value it was not measured, and `note` says why."""
 
     target: Target
     rounds: tuple[Round, ...] = ()
+    value: float | None = None
     note: str = ""
     holds: bool = True
+    plot: Plot | None = None
+
+    @property
+    def figure(self) -> float | None:
+        """What is compared with the bound."""
+        return self.ratio if self.value is None else self.value
 
     @property
     def ratio(self) -> float | None:
@@ -68,9 +82,10 @@ class Result:
         """pass, MISS, or - where nothing was measured."""
         if not self.holds:
             return "MISS"
-        if self.ratio is None:
+        figure, bound = self.figure, self.target.bound
+        if figure is None or bound is None:
             return "-"
-        met = self.ratio <= self.target.bound if self.target.at_most else self.ratio >= self.target.bound
+        met = figure <= bound if self.target.at_most else figure >= bound
         return "pass" if met else "MISS"
 
     def as_json(self) -> dict[str, Any]:
@@ -80,11 +95,14 @@ class Result:
             "what": self.target.what,
             "bound": str(self.target),
             "ratio": self.ratio,
+            "value": self.value,
+            "unit": self.target.unit,
             "spread": self.spread,
             "verdict": self.verdict,
             "note": self.note,
             "ours": [[ours.figure, ours.cpu_s] for ours, _ in self.rounds],
             "raw": [[raw.figure, raw.cpu_s] for _, raw in self.rounds],
+            "plot": None if self.plot is None else self.plot.as_json(),
         }
 
 
@@ -108,6 +126,11 @@ def timed(work: Callable[[Any], object], arguments: Sequence[Any]) -> Sample:
         work(argument)
     count = len(arguments)
     return Sample(figure=(time.perf_counter() - began) / count, cpu_s=(time.process_time() - cpu) / count)
+
+
+def p99(figures: Sequence[float]) -> float:
+    """The value that one in a hundred exceeds."""
+    return sorted(figures)[min(len(figures) - 1, int(len(figures) * 0.99))]
 
 
 def typical(rounds: Sequence[Round]) -> tuple[Sample, Sample]:
@@ -147,12 +170,12 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _line(result: Result) -> tuple[str, ...]:
-    ratio, spread = result.ratio, result.spread
+    figure, spread = result.figure, result.spread
     return (
         result.target.id,
         result.target.what,
         str(result.target),
-        "-" if ratio is None else f"{ratio:.2f} x",
+        "-" if figure is None else f"{figure:,.{0 if figure >= 1_000 else 2}f} {result.target.unit}",
         "-" if spread is None else f"{spread[0]:.2f}-{spread[1]:.2f}",
         result.verdict,
         result.note,

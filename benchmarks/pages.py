@@ -22,7 +22,8 @@ from bindings.web.office import Office
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.data import Filled, Sizes
+    from benchmarks.data import Sizes
+    from benchmarks.place import Place
     from bindings.binding import Binding
 
 BOUND = 40.0  # of the empty page, which takes about a millisecond; a history draws fifty bindings
@@ -53,8 +54,9 @@ class Browser:
         return answer.url.removeprefix(self.url)
 
 
-def measure(filled: Filled, sizes: Sizes) -> list[Result]:
+def measure(place: Place) -> list[Result]:
     """Every page, in turn with the empty one."""
+    filled, sizes = place.postgres(), place.sizes
     with BindingService.open(database_url=filled.url) as service, _browser(service) as browser:
         paths = _paths(browser, service)
         return [_compare(name, path, browser, sizes) for name, path in paths.items()]

@@ -28,7 +28,8 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.data import Filled, Sizes
+    from benchmarks.data import Sizes
+    from benchmarks.place import Place
 
 CALLERS = 16
 QUIET_CALLERS = 4  # what a lookup takes, not what it takes when everybody asks at once
@@ -38,8 +39,9 @@ LIMIT_S = 0.05
 HANG_S = 60.0
 
 
-def measure(filled: Filled, sizes: Sizes) -> list[Result]:
+def measure(place: Place) -> list[Result]:
     """P7 and P8."""
+    filled, sizes = place.postgres(), place.sizes
     with BindingService.open(database_url=filled.url) as service:
         key = service.keys.create(name="bench", role="auditor", rate_limit=100_000).key
         binder = service.keys.create(name="bench-binder", role="app", rate_limit=100_000).key

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.data import Sizes
+    from benchmarks.place import Place
 
 HELP = "from bindings.cli import main; main()"  # what the console script does
 BARE_CLICK = """
@@ -43,8 +44,9 @@ print(*(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)
 """
 
 
-def measure(sizes: Sizes) -> list[Result]:
+def measure(place: Place) -> list[Result]:
     """P12: the two times, and what must not be loaded."""
+    sizes = place.sizes
     return [
         _compare("bindings --help / click", sizes, (HELP, "--help"), (BARE_CLICK, "--help")),
         _compare("import bindings / python", sizes, ("import bindings",), ("pass",)),

@@ -10,13 +10,14 @@ import sqlite3
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from itertools import count
+from statistics import median
 from typing import TYPE_CHECKING
 
 import psycopg
 from sqlalchemy.engine import make_url
 
 from benchmarks.measure import Result, Sample, Target, interleave, per_second
+from benchmarks.plot import Curve, Plot
 from bindings.binding import Caller
 from bindings.passes import expire
 from bindings.store.database import Database
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.data import Filled, Sizes
+    from benchmarks.place import Place
 
 ROUNDS = 5
 BATCH = expire.BATCH
@@ -52,7 +54,46 @@ SQLITE = (
 )
 
 
-def postgres(filled: Filled, sizes: Sizes) -> Result:
+BATCHES = (100, 300, 1_000, 3_000, 10_000)
+
+
+def measure(place: Place) -> list[Result]:
+    """P5 on whatever database there is, and the rate against the batch."""
+    results = [_sqlite(place.sqlite(), place.sizes)]
+    if place.find_server is None:
+        return results
+    filled = place.postgres()
+    return [_postgres(filled, place.sizes), *results, _batches(filled, place.sizes)]
+
+
+def _batches(filled: Filled, sizes: Sizes) -> Result:
+    """The product's rate by the size of a batch: the reason for the one that it takes."""
+    rates: dict[int, list[float]] = {}
+    database = Database(filled.url)
+    try:
+        for batch in BATCHES * 3:
+            filled.due(sizes.due)
+            began = time.perf_counter()
+            expire.expire(database, Caller(actor="bench"), batch=batch, budget_s=60)
+            rates.setdefault(batch, []).append(sizes.due / (time.perf_counter() - began))
+    finally:
+        database.close()
+    points = tuple((float(batch), median(measured)) for batch, measured in rates.items())
+    return Result(
+        target=Target(id="P5", what=f"sweep on PostgreSQL in batches of {BATCH}", unit="rows/s"),
+        value=dict(points)[BATCH],
+        note=", ".join(f"{rate:,.0f} rows/s at {batch:,.0f}" for batch, rate in points),
+        plot=Plot(
+            name="sweep-batch",
+            title="sweep on PostgreSQL: rate against batch",
+            x="bindings in a batch",
+            y="rows/s",
+            curves=(Curve(name="sweep", points=points),),
+        ),
+    )
+
+
+def _postgres(filled: Filled, sizes: Sizes) -> Result:
     """P5 on PostgreSQL."""
     with psycopg.connect(filled.url, autocommit=True, prepare_threshold=None) as connection:
 
@@ -62,7 +103,7 @@ def postgres(filled: Filled, sizes: Sizes) -> Result:
         return _compare("PostgreSQL", filled, sizes, batch)
 
 
-def sqlite(filled: Filled, sizes: Sizes) -> Result:
+def _sqlite(filled: Filled, sizes: Sizes) -> Result:
     """P5 on SQLite."""
     file = make_url(filled.url).database or ""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
@@ -82,7 +123,6 @@ def sqlite(filled: Filled, sizes: Sizes) -> Result:
 
 
 def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int]) -> Result:
-    numbers = count(step=sizes.due)
     database = Database(filled.url)
 
     def ours() -> int:
@@ -97,7 +137,7 @@ def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int])
 
     def side(work: Callable[[], int]) -> Callable[[int], Sample]:
         def one_round(_: int) -> Sample:
-            filled.due(next(numbers), sizes.due)
+            filled.due(sizes.due)
             return _rate(work, sizes.due)
 
         return one_round

@@ -1,0 +1,347 @@
+"""What a team would otherwise write: the same work, hand-made, each as well as it is usually done.
+
+The work: let no phone have two bindings, call the provider, record what came of it, find it by phone. Run as a
+program (name, address, folder) a rival binds until it is killed: the provider's side notes every binding that it
+makes in `made`, and the rival every one that it reported in `told`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from unittest import mock
+
+import psycopg
+import redis
+from sqlalchemy import DateTime, String, create_engine, or_, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from benchmarks import bind as product
+from bindings.errors import PhoneInUse
+from bindings.provider.client import ProviderClient
+from bindings.provider.outcome import Made
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.binding import BindRequest
+
+    Provider = Callable[[str, str], tuple[str, str]]  # two phones; the provider's id and the middle number
+
+LIFE_S = 3_600
+KILLED_THREADS = 8
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS claims (
+    id text PRIMARY KEY, phone_a text NOT NULL, phone_b text NOT NULL, state text NOT NULL, bind_id text,
+    number text, held_until {instant} NOT NULL);
+CREATE INDEX IF NOT EXISTS claims_a ON claims (phone_a, held_until);
+CREATE INDEX IF NOT EXISTS claims_b ON claims (phone_b, held_until)
+"""
+
+
+class Rival(Protocol):
+    """One way to do it. Thread-safe."""
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        """Bind, unless a phone is taken."""
+
+    def lookup(self, phone: str) -> int:
+        """How many bindings a phone has."""
+
+    def known(self) -> set[str]:
+        """The first phone of every binding that may exist as far as the rival knows."""
+
+
+class Ours:
+    """This product."""
+
+    def __init__(self, address: str) -> None:
+        self._service = product.opened(address)
+        self._service.lookup(phone="91")
+        self._provider: Provider = at_once
+        mock.patch.object(ProviderClient, "bind", self._made).start()
+
+    def _made(self, request: BindRequest, *, send_before: float) -> Made:  # noqa: ARG002 -- the client's own shape
+        sent = time.monotonic()
+        bind_id, number = self._provider(request.phone_a.digits, request.phone_b.digits)
+        return Made(
+            bind_id=bind_id,
+            middle_number_a=number,
+            middle_number_b=number,
+            sent=sent,
+            answered=time.monotonic(),
+        )
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        self._provider = provider
+        try:
+            self._service.bind(phone_a=phone_a, phone_b=phone_b, pool_number="918806", expire_s=LIFE_S, mode="AXB")
+        except PhoneInUse:
+            return False
+        return True
+
+    def lookup(self, phone: str) -> int:
+        return len(self._service.lookup(phone=phone))
+
+    def known(self) -> set[str]:
+        return {binding.phone_a.digits for binding in self._service.export_bindings()}
+
+
+class Psycopg:
+    """PostgreSQL by hand: locks, a check and an intent in one transaction, the outcome in another; no history."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._local = threading.local()
+        with psycopg.connect(address) as connection:
+            connection.execute(TABLE.format(instant="timestamptz"))
+
+    @property
+    def _connection(self) -> psycopg.Connection[Any]:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = psycopg.connect(self._address, autocommit=True, prepare_threshold=None)
+        found: psycopg.Connection[Any] = self._local.connection
+        return found
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        connection, key = self._connection, str(uuid.uuid4())
+        low, high = sorted((phone_a, phone_b))
+        with connection.transaction():
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s)", (int(low), int(high))
+            )
+            taken = connection.execute(
+                "SELECT 1 FROM claims WHERE (phone_a = ANY(%(both)s) OR phone_b = ANY(%(both)s))"
+                " AND held_until > clock_timestamp() LIMIT 1",
+                {"both": [phone_a, phone_b]},
+            ).fetchone()
+            if taken:
+                return False
+            connection.execute(
+                "INSERT INTO claims (id, phone_a, phone_b, state, held_until)"
+                " VALUES (%s, %s, %s, 'pending', clock_timestamp() + %s)",
+                (key, phone_a, phone_b, timedelta(seconds=LIFE_S)),
+            )
+        bind_id, number = provider(phone_a, phone_b)
+        connection.execute(
+            "UPDATE claims SET state = 'active', bind_id = %s, number = %s WHERE id = %s", (bind_id, number, key)
+        )
+        return True
+
+    def lookup(self, phone: str) -> int:
+        query = (
+            "SELECT * FROM claims WHERE (phone_a = %(phone)s OR phone_b = %(phone)s)"
+            " AND state = 'active' AND held_until > clock_timestamp()"
+        )
+        return len(self._connection.execute(query, {"phone": phone}).fetchall())
+
+    def known(self) -> set[str]:
+        return {row[0] for row in self._connection.execute("SELECT phone_a FROM claims")}
+
+
+class Sqlite3:
+    """SQLite by hand: the same in one file, as durably."""
+
+    def __init__(self, address: str) -> None:
+        self._file = address
+        self._local = threading.local()
+        self._writer = threading.Lock()
+        self._connection.executescript(TABLE.format(instant="text"))
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(self._file, isolation_level=None, timeout=20)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._local.connection = connection
+        found: sqlite3.Connection = self._local.connection
+        return found
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        connection, key = self._connection, str(uuid.uuid4())
+        with self._writer:
+            connection.execute("BEGIN IMMEDIATE")
+            taken = connection.execute(
+                "SELECT 1 FROM claims WHERE (phone_a IN (:a, :b) OR phone_b IN (:a, :b)) AND held_until > :now",
+                {"a": phone_a, "b": phone_b, "now": _text(0)},
+            ).fetchone()
+            if not taken:
+                connection.execute(
+                    "INSERT INTO claims (id, phone_a, phone_b, state, held_until) VALUES (?, ?, ?, 'pending', ?)",
+                    (key, phone_a, phone_b, _text(LIFE_S)),
+                )
+            connection.execute("COMMIT")
+        if taken:
+            return False
+        bind_id, number = provider(phone_a, phone_b)
+        with self._writer:
+            connection.execute(
+                "UPDATE claims SET state = 'active', bind_id = ?, number = ? WHERE id = ?", (bind_id, number, key)
+            )
+        return True
+
+    def lookup(self, phone: str) -> int:
+        query = (
+            "SELECT * FROM claims WHERE (phone_a = :phone OR phone_b = :phone)"
+            " AND state = 'active' AND held_until > :now"
+        )
+        return len(self._connection.execute(query, {"phone": phone, "now": _text(0)}).fetchall())
+
+    def known(self) -> set[str]:
+        return {row[0] for row in self._connection.execute("SELECT phone_a FROM claims")}
+
+
+class Redis:
+    """Redis: a claim for each phone (SET NX PX), the binding as a hash, and expiry left to the keys."""
+
+    def __init__(self, address: str) -> None:
+        self._redis: Any = redis.Redis.from_url(address, decode_responses=True)
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        key, life_ms = str(uuid.uuid4()), LIFE_S * 1_000
+        claims = [f"claim:{phone_a}", f"claim:{phone_b}"]
+        with self._redis.pipeline() as pipeline:
+            for claim in claims:
+                pipeline.set(claim, key, nx=True, px=life_ms)
+            had = pipeline.execute()
+        if not all(had):
+            mine = [claim for claim, ours in zip(claims, had, strict=True) if ours]
+            if mine:
+                self._redis.delete(*mine)
+            return False
+        bind_id, number = provider(phone_a, phone_b)
+        binding = {"phone_a": phone_a, "phone_b": phone_b, "bind_id": bind_id, "number": number}
+        with self._redis.pipeline() as pipeline:
+            pipeline.hset(f"binding:{key}", mapping=binding)
+            pipeline.pexpire(f"binding:{key}", life_ms)
+            pipeline.execute()
+        return True
+
+    def lookup(self, phone: str) -> int:
+        key = self._redis.get(f"claim:{phone}")
+        return 1 if key is not None and self._redis.hgetall(f"binding:{key}") else 0
+
+    def known(self) -> set[str]:
+        return {self._redis.hget(key, "phone_a") for key in self._redis.scan_iter("binding:*", count=1_000)}
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Row(_Base):
+    __tablename__ = "orm_bindings"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    phone_a: Mapped[str] = mapped_column(String, index=True)
+    phone_b: Mapped[str] = mapped_column(String, index=True)
+    bind_id: Mapped[str] = mapped_column(String)
+    number: Mapped[str] = mapped_column(String)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Orm:
+    """SQLAlchemy's ORM on PostgreSQL: look whether a phone is taken, call the provider, insert, commit."""
+
+    def __init__(self, address: str) -> None:
+        self._engine = create_engine(address.replace("postgresql:", "postgresql+psycopg:"), pool_size=16)
+        _Base.metadata.create_all(self._engine)
+
+    def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
+        both, now = (phone_a, phone_b), datetime.now(UTC)
+        with Session(self._engine) as session:
+            taken = select(_Row).where(or_(_Row.phone_a.in_(both), _Row.phone_b.in_(both)), _Row.expires_at > now)
+            if session.scalars(taken).first() is not None:
+                return False
+            bind_id, number = provider(phone_a, phone_b)
+            session.add(
+                _Row(
+                    id=str(uuid.uuid4()),
+                    phone_a=phone_a,
+                    phone_b=phone_b,
+                    bind_id=bind_id,
+                    number=number,
+                    expires_at=now + timedelta(seconds=LIFE_S),
+                )
+            )
+            session.commit()
+        return True
+
+    def lookup(self, phone: str) -> int:
+        with Session(self._engine) as session:
+            found = select(_Row).where(
+                or_(_Row.phone_a == phone, _Row.phone_b == phone), _Row.expires_at > datetime.now(UTC)
+            )
+            return len(session.scalars(found).all())
+
+    def known(self) -> set[str]:
+        with Session(self._engine) as session:
+            return set(session.scalars(select(_Row.phone_a)))
+
+
+RIVALS: dict[str, Callable[[str], Rival]] = {
+    "bindings": Ours,
+    "bindings-sqlite": Ours,
+    "psycopg": Psycopg,
+    "sqlite3": Sqlite3,
+    "redis": Redis,
+    "orm": Orm,
+}
+
+
+def at_once(phone_a: str, phone_b: str) -> tuple[str, str]:  # noqa: ARG001 -- what a provider is asked
+    """A provider that needs no time."""
+    return str(uuid.uuid4()), str(1_000_000_000 + random.getrandbits(29))
+
+
+_phones = itertools.count(time.time_ns() // 1_000)
+
+
+def phone() -> str:
+    """A phone that nobody else has."""
+    return f"917{next(_phones) % 10**11:011}"
+
+
+def main(name: str, address: str, folder: Path) -> None:
+    """Bind until killed."""
+    rival = RIVALS[name](address)
+    made = os.open(folder / "made", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    told = os.open(folder / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def provider(phone_a: str, phone_b: str) -> tuple[str, str]:
+        answer = at_once(phone_a, phone_b)
+        os.write(made, f"{phone_a}\n".encode())
+        time.sleep(0.001)
+        return answer
+
+    def work() -> None:
+        with suppress(Exception):  # whatever its server's death looks like: it is what this is for
+            while True:
+                phone_a = phone()
+                rival.bind(phone_a, phone(), provider)
+                os.write(told, f"{phone_a}\n".encode())
+
+    workers = [threading.Thread(target=work) for _ in range(KILLED_THREADS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def _text(after_s: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=after_s)).isoformat()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
