@@ -42,6 +42,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool
 
 from bindings.errors import Busy, SchemaOutOfDate
+from bindings.store.hot import Hot
 from bindings.store.schema import HEAD, Instant
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Transaction:
         if not self.flavour.postgres:
             return self.instant(), self.connection.execute(_read_all(reading), values).one()
         values |= {"wait": f"{timeout_s}s"} | {f"key_{index}": key for index, key in enumerate(sorted(keys))}
-        *locked, now = self.connection.execute(_locks(len(keys), reading), values).one()
+        ((*locked, now),) = _locks(len(keys), reading).rows(self.connection, values)
         return (now if self.flavour.server_clock else self.instant()), locked[1 + len(keys) :]
 
     def limit(self, seconds: float) -> None:
@@ -163,12 +164,12 @@ def _read_all(reading: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...
 
 
 @cache
-def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...]]:
+def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> Hot:
     """Wait for `count` locks, not longer than :wait each, and only then read the clock: columns go in order."""
     wait = func.set_config("lock_timeout", bindparam("wait"), literal_column("true"))
     keys = [bindparam(f"key_{index}", type_=BigInteger) for index in range(count)]
     locks = (func.pg_advisory_xact_lock(key) for key in keys)
-    return select(wait, *locks, *reading, _SERVER_NOW)
+    return Hot(select(wait, *locks, *reading, _SERVER_NOW))
 
 
 class Database:

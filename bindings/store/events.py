@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from bindings.binding import Event, EventKind
+from bindings.store.hot import Hot
 from bindings.store.schema import BindingId, Detail, account, bindings, events
 
 if TYPE_CHECKING:
@@ -96,12 +97,12 @@ class Recorded:
 
     def __init__(self, flavour: Flavour, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
         self._change = change
-        self._whole: Select[*tuple[Any, ...]] | None = None
+        self._whole: Hot | None = None
         if flavour.postgres:
             changed = change.cte("changed")
             rows = told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
             log = insert(events).from_select(WRITTEN, rows).cte("logged")
-            self._whole = select(changed).add_cte(log)
+            self._whole = Hot(select(changed).add_cte(log))
 
     def run(
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
@@ -109,7 +110,7 @@ class Recorded:
         """The changed rows; their events are written."""
         event = said(kind, caller, detail)
         if self._whole is not None:
-            return tx.connection.execute(self._whole, values | event).all()
+            return self._whole.rows(tx.connection, values | event)
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             of_row = {"said_binding_id": row.id, "said_sequence": row.version}

@@ -19,6 +19,7 @@ from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, State
 from bindings.store import account, events, memory
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
+from bindings.store.hot import Hot
 from bindings.store.schema import Instant, PhoneNumber, bindings, holds
 
 if TYPE_CHECKING:
@@ -184,13 +185,13 @@ def _holding() -> CompoundSelect[Any]:
     return union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign)
 
 
-_HOLDING = _holding()
+_HOLDING = Hot(_holding())
 
 
 def holding(connection: Connection, phones: Sequence[Phone], scope: str, now: datetime) -> Sequence[Row[Any]]:
     """What holds one of two phones at the instant `now`, whatever the policy says; a hold has no id."""
     values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
-    return connection.execute(_HOLDING, values).all()
+    return _HOLDING.rows(connection, values)
 
 
 def holder_beside(connection: Connection, binding: Binding, now: datetime) -> Holder | None:

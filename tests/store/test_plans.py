@@ -101,7 +101,7 @@ def _text(value: object) -> object:
 
 def _seen(hot: Hot, connection: Connection, values: Any) -> Any:
     """Runs a hot statement where a listener sees it."""
-    return connection.execute(hot._statement, values)
+    return connection.execute(hot._statement, values).all()
 
 
 @contextmanager
