@@ -17,7 +17,22 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from benchmarks import bind, cost, data, export, growth, lag, lookup, pages, peers, restart, service, start, sweep
+from benchmarks import (
+    bind,
+    cost,
+    data,
+    export,
+    growth,
+    lag,
+    lookup,
+    pages,
+    peers,
+    restart,
+    service,
+    start,
+    sweep,
+    vacuum,
+)
 from benchmarks.measure import Result, Target, table
 from benchmarks.place import NotMeasuredError, Place
 from tests.store.databases import find_postgres
@@ -45,6 +60,7 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
     "P13": peers.measure,
     "P14": pages.measure,
     "cost": cost.measure,
+    "vacuum": vacuum.measure,
 }
 
 

@@ -54,6 +54,7 @@ class Sizes:
     doubts: int
     exported: int
     lag_s: int
+    dead: tuple[int, ...]
     peers: tuple[str, ...]
     peer_s: float
 
@@ -75,6 +76,7 @@ QUICK = Sizes(
     doubts=100,
     exported=5_000,
     lag_s=1,
+    dead=(100, 1_000),
     peers=("redis", "bindings-sqlite"),
     peer_s=0.2,
 )
@@ -95,6 +97,7 @@ DEFAULT = Sizes(
     doubts=1_000,
     exported=100_000,
     lag_s=15,
+    dead=(1_000, 10_000, 50_000),
     peers=PEERS,
     peer_s=3.0,
 )
@@ -104,19 +107,20 @@ FULL = Sizes(
     ended=10_000_000,
     sqlite_live=100_000,
     sqlite_ended=1_000_000,
-    rounds=51,
+    rounds=31,
     lookups=200,
-    due=50_000,
-    bind_rounds=9,
-    bind_s=6.0,
+    due=20_000,
+    bind_rounds=5,
+    bind_s=5.0,
     starts=31,
     growth=(10_000, 100_000, 1_000_000, 10_000_000),
     overdue=300_000,
     doubts=10_000,
     exported=1_000_000,
     lag_s=30,
+    dead=(1_000, 10_000, 50_000, 200_000),
     peers=PEERS,
-    peer_s=6.0,
+    peer_s=5.0,
 )
 
 

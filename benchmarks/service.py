@@ -57,7 +57,7 @@ def _throughput(ours: _Caller, raw: _Caller, phones: list[str], sizes: Sizes) ->
     for side in (ours, raw):
         side.lookups(phones, callers=CALLERS, seconds=sizes.bind_s)
     rounds = interleave(
-        sizes.rounds,
+        sizes.bind_rounds,
         lambda _: _rate(ours.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
         lambda _: _rate(raw.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
     )
@@ -74,7 +74,7 @@ def _stalled(asker: _Caller, binder: _Caller, simulator: Simulator, phones: list
         time.sleep(0.01)
     rounds = tuple(
         (Sample(figure=_p99(took), cpu_s=0.0), Sample(figure=LIMIT_S, cpu_s=0.0))
-        for _ in range(sizes.rounds)
+        for _ in range(sizes.bind_rounds)
         if (took := asker.lookups(phones, callers=QUIET_CALLERS, seconds=sizes.bind_s))
     )
     turned_away = [binder.ask("/v1/bindings", _bind(HANGING + number)) for number in range(EXCESS)]
