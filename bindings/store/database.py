@@ -363,9 +363,18 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
 
 
 def _connect(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+    from psycopg.types.string import TextLoader
+
     from bindings.store.deadline import DeadlineConnection
 
-    return DeadlineConnection.connect(*given, **named)
+    connection = DeadlineConnection.connect(*given, **named)
+    connection.adapters.register_loader("uuid", TextLoader)  # ids are text here: no object is made for each
+    # Instants come as UTC: from a named zone the driver and `Instant` would both convert each one, for a quarter
+    # of the time that an export takes. Not as a startup option, which poolers refuse; this setting they keep.
+    connection.set_autocommit(True)
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.set_autocommit(False)
+    return connection
 
 
 def _give_up_at(connection: Connection, instant: float) -> None:
