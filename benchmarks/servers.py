@@ -13,7 +13,7 @@ import redis
 
 from benchmarks.place import NotMeasuredError
 from tests.faults.cluster import _kill_all, find_binaries
-from tests.store.databases import _free_port
+from tests.store.databases import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def postgres(folder: Path) -> Killable:
     binaries = find_binaries()
     if binaries is None:
         raise NotMeasuredError("there are no PostgreSQL binaries here")
-    data, port = folder / "data", _free_port()
+    data, port = folder / "data", free_port()
     if binaries.user is not None:
         shutil.chown(folder, binaries.user)
     binaries.run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", data, cwd=folder)
@@ -82,7 +82,7 @@ def redis_server(folder: Path, *, append_only: str) -> Killable:
     program = shutil.which("redis-server")
     if program is None:
         raise NotMeasuredError("no redis-server")
-    port = _free_port()
+    port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
     if append_only != "no":
         command += ["--appendonly", "yes", "--appendfsync", append_only]
