@@ -68,6 +68,7 @@ def window(chromium: Chromium) -> Chromium:
     chromium.command("Network.clearBrowserCookies")
     chromium.scripts(on=True)
     chromium.look_like("light")
+    chromium.command("Emulation.setTimezoneOverride", timezoneId="UTC")
     chromium.complaints()
     return chromium
 

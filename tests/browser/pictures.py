@@ -30,6 +30,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for window in webdriver.start(Path(folder)):
+            window.command("Emulation.setTimezoneOverride", timezoneId="UTC")
             with _console(Path(folder) / "full.db", window, full=True) as console:
                 console.sign_in("investigator", "eve")
                 for name in TAKEN:

@@ -96,6 +96,16 @@ def test_a_time_is_read_in_the_zone_that_was_chosen_and_every_page_shows_it(cons
     assert "+05:30" in console.window.text
 
 
+def test_the_zone_of_the_browser_is_suggested_until_one_is_chosen(console: Console) -> None:
+    console.sign_in("auditor")
+    console.window.command("Emulation.setTimezoneOverride", timezoneId="Africa/Nairobi")
+    console.open("/")
+    assert console.window.run("return document.getElementById('zone').value") == "Africa/Nairobi"
+    console.find(q="order-1003", zone="Asia/Kolkata")
+    console.open("/")
+    assert console.window.run("return document.getElementById('zone').value") == "Asia/Kolkata"
+
+
 def test_an_investigator_sees_the_phones_for_a_reason_and_the_log_says_so(console: Console, day: Day) -> None:
     console.sign_in("investigator", "mallory")
     console.open(f"/bindings/{day.ride.id}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from litestar import Request, get, post
 
 from bindings.errors import InvalidRequest
 from bindings.web import problems
 from bindings.web.console import times
 from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+
+_log = structlog.get_logger("bindings.web")
 
 
 @get("/sign-in", open=True)
@@ -29,6 +32,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Reply:
         raise problems.RateLimited("too many tries to sign in; nothing was done", retry_after_s=10)
     token = await visit.office.door.sign_in(visit.form.get("key", ""))
     if token is None:
+        _log.warning("sign-in refused", address=address)
         message = "This key is not known, has expired, or was revoked."
         return visit.page("sign_in.html", status=401, back=back, fault=message)
     tries.good(address)

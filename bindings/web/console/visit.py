@@ -165,6 +165,11 @@ class Visit:
         answer.set_cookie(cookie)
         return answer
 
+    @property
+    def zone_chosen(self) -> bool:
+        """Whether somebody chose the zone; else the browser's own is suggested."""
+        return ZONE_COOKIE in self.request.cookies
+
     def _zone(self) -> times.Zone:
         try:
             return times.zone(self.request.cookies.get(ZONE_COOKIE, "").replace(".", "/"))

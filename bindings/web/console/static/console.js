@@ -14,6 +14,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+const zone = document.querySelector("#zone[data-guess]");
+if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || zone.value;
+
 // One menu at a time, and Escape closes it.
 const menus = document.querySelectorAll("details.menu");
 for (const menu of menus) {

@@ -1,0 +1,53 @@
+"""Times as people type them: the last time that a clock showed them, in its zone; what names none is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bindings.errors import InvalidRequest
+from bindings.web.console import times
+
+NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "zone", "meant"),
+    [
+        ("", "UTC", None),
+        ("now", "UTC", "2026-11-25T10:00:00"),
+        ("09:59", "UTC", "2026-11-25T09:59:00"),
+        ("14:32", "UTC", "2026-11-24T14:32:00"),  # today it is still to come
+        ("14:32", "Asia/Kolkata", "2026-11-25T09:02:00"),
+        ("14:32:05", "+05:30", "2026-11-25T09:02:05"),
+        ("2026-11-23 4:32", "UTC+8", "2026-11-22T20:32:00"),
+        ("2026-11-23T14:32:00Z", "Asia/Kolkata", "2026-11-23T14:32:00"),
+        ("2026-11-23T14:32:00+02:00", "UTC", "2026-11-23T12:32:00"),
+    ],
+)
+def test_a_time_is_read_in_its_zone(said: str, zone: str, meant: str | None) -> None:
+    found = times.typed(said, times.zone(zone), NOW)
+    assert found == (None if meant is None else datetime.fromisoformat(meant).replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "said", ["25:00", "soon", "2026-11-24", "2026-02-30 10:00", "2026-03-29 02:30", "2026-10-25 02:30"]
+)
+def test_what_names_no_instant_is_refused(said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        times.typed(said, times.zone("Europe/Berlin"), NOW)
+    assert said not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "+15:00", "+5:3", "Asia", "a" * 300, "\x00"])
+def test_what_is_no_zone_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        times.zone(name)
+
+
+def test_an_instant_is_shown_with_its_offset() -> None:
+    at = datetime(2026, 11, 25, 9, 2, 5, 120_000, tzinfo=UTC)
+    assert times.shown(at, times.zone("Asia/Kolkata")) == "2026-11-25 14:32:05 +05:30"
+    assert times.shown(at, times.DEFAULT, precise=True) == "2026-11-25 09:02:05.120 UTC"
+    assert (times.ago(at, NOW), times.ago(NOW, at)) == ("57 min 55 s ago", "in 57 min 55 s")

@@ -1,0 +1,57 @@
+"""What is odd about the bindings of one number, and what is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bindings.binding import Binding, Mode, State
+from bindings.overlaps import QUICK, Overlap, Reuse, look
+from bindings.phone import Phone
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def binding(name: str, start: datetime, end: datetime, **given: Any) -> Binding:
+    made = Binding(
+        id=name, mode=Mode.AXB, phone_a=Phone("911"), phone_b=Phone("912"), pool_number="1", app_id="a",
+        scope="s", reference=name, idempotency_key=None, expire_s=3_600, bind_id=name, middle_number_a="99",
+        middle_number_b="99", state=State.EXPIRED, provider_status=None, reason=None, actor="x", request_id=None,
+        requested_at=start, send_by=start, settle_by=start, sent_at=start, answered_at=start, expires_at=end,
+        held_until=end, unbind_requested_at=None, ended_at=end, version=3, warn_s=None,
+    )  # fmt: skip
+    return replace(made, **given)
+
+
+def others(number: str) -> dict[str, Any]:
+    return {"phone_a": Phone(f"92{number}"), "phone_b": Phone(f"93{number}")}
+
+
+def test_two_with_a_phone_in_common_overlap_only_while_both_may_be_there() -> None:
+    first = binding("first", NOON, NOON + HOUR)
+    beside = binding("beside", NOON + HOUR / 2, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98")
+    assert [type(each) for each in look([beside, first])] == [Overlap]
+    after = binding(
+        "after", NOON + HOUR, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98", middle_number_b="98"
+    )
+    assert look([first, after]) == []
+    assert look([first, replace(beside, **others("1"))]) == []
+
+
+def test_a_number_that_comes_back_to_other_people_soon_is_quick_and_later_it_is_not() -> None:
+    first = binding("first", NOON, NOON + HOUR)
+    soon = binding("soon", NOON + HOUR + QUICK, NOON + 3 * HOUR, **others("1"))
+    [found] = look([soon, first])
+    assert isinstance(found, Reuse)
+    assert (found.first.id, found.second.id, found.middle_number, found.gap_s) == ("first", "soon", "99", 600.0)
+    late = replace(soon, sent_at=soon.requested_at + timedelta(seconds=1))
+    assert look([first, late]) == []
+    same_pair = replace(soon, phone_a=first.phone_b, phone_b=first.phone_a)
+    assert look([first, same_pair]) == []
+
+
+def test_what_never_came_into_being_is_not_odd() -> None:
+    first = binding("first", NOON, NOON + HOUR)
+    assert look([first, replace(first, id="failed", state=State.FAILED)]) == []
