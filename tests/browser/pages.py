@@ -52,6 +52,24 @@ def _exported(console: Console, day: Day) -> None:
     console.open(f"/exports/{export_id}")
 
 
+def _vouched(console: Console, day: Day) -> None:
+    console.open(f"/doubts/{day.doubt.id}/absent")
+    console.window.fill("#reason", "ticket 4711")
+    console.window.click("main button.main")
+    console.window.wait("document.body.innerText.includes('What would change')")
+
+
+def _resolved(console: Console, _day: Day) -> None:
+    console.open("/doubts")
+    console.window.fill("#reason", "ticket 4711")
+    console.window.click("form[action='/doubts/resolve'] button")
+    console.window.wait("document.body.innerText.includes('What it would do')")
+
+
+def _report(console: Console, _day: Day) -> None:
+    console.open(f"/reports/{console.running.service.reports().data[0].id}")
+
+
 FULL: dict[str, Way] = {
     "find": "/",
     "behind": _behind,
@@ -67,11 +85,25 @@ FULL: dict[str, Way] = {
     "export": _exported,
     "exports": "/exports",
     "not-here": "/nothing/here",
+    "overview": "/overview",
+    "failures": "/failures",
+    "failure": "/failures/failed/-41",
+    "doubts": "/doubts",
+    "absent": _vouched,
+    "resolved": _resolved,
+    "pools": "/pools",
+    "reports": "/reports",
+    "report": _report,
 }
 EMPTY: dict[str, Way] = {
     "find": "/",
     "access": "/access",
     "sign-in": "/sign-in",
+    "overview": "/overview",
+    "failures": "/failures",
+    "doubts": "/doubts",
+    "pools": "/pools",
+    "reports": "/reports",
 }
 
 

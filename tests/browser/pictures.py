@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH = 1_280
 TAKEN = ("find", "behind", "missed", "binding", "history", "access")
-TAKEN_EMPTY = ("find", "access")
+TAKEN_BY_ADMIN = ("overview", "failures", "doubts", "absent", "pools", "report")
+TAKEN_EMPTY = ("find", "access", "overview", "doubts")
 
 
 def main() -> None:
@@ -34,6 +35,10 @@ def main() -> None:
             with _console(Path(folder) / "full.db", window, full=True) as console:
                 console.sign_in("investigator", "eve")
                 for name in TAKEN:
+                    reach(console, FULL[name])
+                    _take(console, f"console-{name}")
+                console.sign_in("admin", "ann")
+                for name in TAKEN_BY_ADMIN:
                     reach(console, FULL[name])
                     _take(console, f"console-{name}")
             with _console(Path(folder) / "empty.db", window, full=False) as console:

@@ -84,12 +84,16 @@ def _play(world: World, end: datetime) -> Day:
     bind(RIDER, COURIER, "order-1010", mode="AXXB", expire_s=1_200)
     at(minutes=9)
     _taken(world, "key:ada", "events", None)
-    at(minutes=3)
+    at(minutes=7)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     with suppress(BindingsError):
         bind("9188067741", "9188067742", "order-1011")
     at(seconds=20)
     world.service.recover()
+    world.service.reconcile(dry_run=True, reason="complaint 118")
+    world.service.count_pools()
+    world.service.sweep()
+    world.service.tally()
     service = world.service
     return Day(
         ride=service.get(ride.id),

@@ -37,7 +37,7 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
         charts=[
             charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
             charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
-            charts.chart("Conflicts stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+            charts.chart("Stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
             charts.chart(f"{IN_USE} that surprised us", "bad", figures, surprises),
         ],
         stopped=sum(figures.of(EventKind.REFUSED)),

@@ -64,5 +64,5 @@ def _charts(figures: Figures) -> list[charts.Chart]:
         charts.chart("Ended", "calm", figures, figures.of(*ENDED)),
         charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
         charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
-        charts.chart("Conflicts stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+        charts.chart("Stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
     ]
