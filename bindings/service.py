@@ -296,7 +296,7 @@ class BindingService(Questions):
     def _scan_owed(self, *, lost: bool) -> errors.Busy:
         if lost:
             self._note_loss()
-        message = "the database is older than the provider: binds wait until `bindings reconcile` is through"
+        message = "an older database was restored here: binds wait until `bindings reconcile` is through"
         return errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
 
     def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:

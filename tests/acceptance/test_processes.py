@@ -179,7 +179,7 @@ def test_a_scheduler_process_sweeps_and_drains_on_sigterm(database_url: str) -> 
         try:
             with BindingService.open(**_given(database_url, simulator)) as service:
                 made = service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=1, mode="AXB")
-                wait_for(lambda: service.get(made.id).state is State.EXPIRED, seconds=15)
+                wait_for(lambda: service.get(made.id).state is State.EXPIRED, seconds=60)
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=20)

@@ -263,7 +263,8 @@ UPGRADE = (
 )
 
 
-def test_four_processes_that_upgrade_at_once_all_find_it_done(empty_database_url: str) -> None:
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_R11_processes_that_upgrade_at_once_all_find_it_done(empty_database_url: str, count: int) -> None:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", UPGRADE],
@@ -273,10 +274,10 @@ def test_four_processes_that_upgrade_at_once_all_find_it_done(empty_database_url
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(4)
+        for _ in range(count)
     ]
-    outcomes = [(*process.communicate(timeout=60), process.returncode) for process in running]
-    assert [(out.strip(), code) for out, _, code in outcomes] == [(HEAD, 0)] * 4, outcomes
+    outcomes = [(*process.communicate(timeout=100), process.returncode) for process in running]
+    assert [(out.strip(), code) for out, _, code in outcomes] == [(HEAD, 0)] * count, outcomes
     database = Database(empty_database_url)
     database.check_schema()
     database.close()

@@ -96,7 +96,7 @@ def test_a_skew_of_half_a_minute_warns(world: World, caplog: pytest.LogCaptureFi
 def test_a_database_that_is_away_is_busy_and_nothing_is_sent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         kind = world.database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
         from sqlalchemy import exc
 

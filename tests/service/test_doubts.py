@@ -20,7 +20,7 @@ ACTED = [
     "lost_reply",
     "reset_after",
     "delay:5",
-    "delay_before:1",
+    "delay_before:2",
     "drip_headers:0.2",
     "drip_body:0.2",
     "anomaly_after",

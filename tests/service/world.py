@@ -127,7 +127,7 @@ def _forget_steps(admission: Admission) -> None:
     admission.compare_clocks = compare_clocks  # type: ignore[method-assign]
 
 
-def wait_for(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def wait_for(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
     """Wait for what another thread or process brings about; fails loudly where it never does."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -275,6 +275,7 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
     return ended, threads
 
 
+@pytest.mark.alone
 def test_a_process_that_is_asked_to_stop_settles_what_it_has_sent_and_answers_who_waits(
     host: Host, simulator: Simulator
 ) -> None:
@@ -289,6 +290,7 @@ def test_a_process_that_is_asked_to_stop_settles_what_it_has_sent_and_answers_wh
     assert "serve: stopped" in host.printed[-1]
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_it_at_once_and_the_bind_is_left_to_recover(host: Host, simulator: Simulator) -> None:
     with host.serving("--no-scheduler") as replica:
         ended, threads = in_flight(replica, simulator)
