@@ -5,11 +5,11 @@
     with BindingService.from_env() as service:
         binding = service.bind(phone_a=..., phone_b=..., pool_number=..., expire_s=3600, mode="AXB")
 
-Reading map, from the story to its parts: `service` (reserve, call, settle), `questions` (lookup, trace,
-search), `binding` (states and values), `conflict` (who refuses whom), `admission` (may a bind start), `passes`
-(expire, recover, reconcile), `store` (all SQL), `provider` (all HTTP to the provider, and its simulator),
-`scheduler` (when passes run), `health`, `cli`. Importing this package loads none of them: the names below are
-looked up when they are first used.
+Reading map, from the story to its parts: `service` (reserve, call, settle), `upkeep` (one pass of each kind),
+`questions` (lookup, trace, search), `binding` (states and values), `conflict` (who refuses whom), `admission` (may
+a bind start), `passes` (what time, a scan and retention do), `store` (all SQL), `provider` (all HTTP to the
+provider, and its simulator), `scheduler` (when passes run), `health`, `cli`, `web` (the HTTP service and the
+console). Importing this package loads none of them: the names below are looked up when they are first used.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from bindings.access import Role
 from bindings.binding import BindRequest, Caller, EventKind, Mode, State
 from bindings.errors import Fault, InvalidRequest, NotFound
 from bindings.phone import Phone
+from bindings.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select, update
 
-from bindings.access import Role
+from bindings.roles import Role
 from bindings.store.schema import keys
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from bindings.access import Role
 from bindings.binding import TERMINAL_KINDS, EventKind, Mode, State
 from bindings.phone import Phone
+from bindings.roles import Role
 
 if TYPE_CHECKING:
     from enum import StrEnum

@@ -15,8 +15,8 @@ from litestar import Request, Response, Router, get, post
 from pydantic import ValidationError
 
 from bindings import errors, validation
-from bindings.access import Permission
 from bindings.errors import Fault, InvalidRequest
+from bindings.roles import Permission
 from bindings.web import problems, shapes
 from bindings.web.answers import answer, binding, bindings, told, traced
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bindings import errors
-from bindings.access import Permission, Role
 from bindings.keys import digest, well_formed
+from bindings.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.throttle import Bucket
 

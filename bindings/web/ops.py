@@ -11,8 +11,8 @@ from litestar import MediaType, Request, Response, Router, get
 from litestar.static_files import create_static_files_router
 
 from bindings import health
-from bindings.access import Permission
 from bindings.health import Check, Level
+from bindings.roles import Permission
 from bindings.web import metrics, openapi, problems
 from bindings.web.answers import answer
 from bindings.web.api import let_in

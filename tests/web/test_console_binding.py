@@ -227,7 +227,7 @@ def test_what_is_wrong_with_an_export_is_told_before_it_begins(running: Running)
         ("/exports", {"reason": "x" * 256}),
     ):
         assert browser.post(path, form).status_code == 422
-    assert running.service.accesses.log().data == ()
+    assert running.service.access_log.log().data == ()
     assert browser.get("/exports/nothing").status_code == 404
 
 
@@ -236,11 +236,11 @@ def test_the_access_log_is_read_page_by_page_without_loss(running: Running) -> N
     service = running.service.acting(actor="key:eve")
     for number in range(7):
         service.reveal([made.id], reason=f"reveal {number}")
-        service.accesses.begin(view=f"view {number}", narrowed={}, format="csv", reason=None)
+        service.access_log.begin(view=f"view {number}", narrowed={}, format="csv", reason=None)
     seen: list[str] = []
     cursor = None
     while True:
-        page = service.accesses.log(cursor=cursor, limit=3)
+        page = service.access_log.log(cursor=cursor, limit=3)
         seen += [one.reason or one.what for one in page.data]
         cursor = page.next_cursor
         if cursor is None:

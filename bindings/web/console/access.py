@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get, post
 
-from bindings.access import Permission
-from bindings.accesses import Access
+from bindings.access_log import Access
+from bindings.roles import Permission
 from bindings.rows import names_of
 from bindings.web.console.export import take
 from bindings.web.console.visit import Reply, Visit
@@ -25,7 +25,7 @@ async def log(request: Request[Any, Any, Any]) -> Reply:
     """Show the access log, newest first."""
     visit = Visit(request)
     cursor = request.query_params.get("cursor")
-    page = await visit.ask(lambda service: service.accesses.log(cursor=cursor, limit=PER_PAGE))
+    page = await visit.ask(lambda service: service.access_log.log(cursor=cursor, limit=PER_PAGE))
     return visit.page("access.html", found=page.data, next_cursor=page.next_cursor)
 
 
@@ -37,7 +37,7 @@ async def export(request: Request[Any, Any, Any]) -> Reply:
     def read(service: BindingService, _reason: str | None) -> Iterator[Access]:
         cursor, more = None, True
         while more:
-            page = service.accesses.log(cursor=cursor, limit=PER_PAGE)
+            page = service.access_log.log(cursor=cursor, limit=PER_PAGE)
             yield from page.data
             cursor, more = page.next_cursor, page.next_cursor is not None
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get, post
 
 from bindings import errors, validation
-from bindings.access import Permission
 from bindings.binding import Event
 from bindings.errors import InvalidRequest
+from bindings.roles import Permission
 from bindings.rows import names_of
 from bindings.web import answers
 from bindings.web.console import axis, story

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, get, post
 
 from bindings import overview, validation
-from bindings.access import Permission
 from bindings.binding import State
 from bindings.doubts import outlook, settled_by
 from bindings.errors import InvalidRequest, NotFound
+from bindings.roles import Permission
 from bindings.web.console.binding import visible
 from bindings.web.console.visit import Reply, Visit
 

@@ -13,9 +13,9 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.response import Stream
 
 from bindings import validation
-from bindings.access import Permission
 from bindings.binding import Binding, Event
 from bindings.errors import Fault, InvalidRequest
+from bindings.roles import Permission
 from bindings.rows import batches, fields, head, lines, names_of, plain
 from bindings.web import answers, problems
 from bindings.web.console import times
@@ -48,7 +48,7 @@ async def take(
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
     kind, service = visit.form.get("format", "csv"), visit.service
     export_id = await visit.ask(
-        lambda found: found.accesses.begin(view=view, narrowed=narrowed, format=kind, reason=reason)
+        lambda found: found.access_log.begin(view=view, narrowed=narrowed, format=kind, reason=reason)
     )
 
     def shown() -> Generator[dict[str, Any], None, None]:
@@ -89,7 +89,7 @@ async def _parts(
             part = lines(batch, names, kind).encode()
     finally:
         await desk.ask(found.close)  # also where the browser went away: it ends what is read
-    await desk.ask(lambda: service.accesses.finish(export_id, row_count=count, sha256=digest.hexdigest()))
+    await desk.ask(lambda: service.access_log.finish(export_id, row_count=count, sha256=digest.hexdigest()))
 
 
 def _period(visit: Visit) -> tuple[datetime | None, datetime | None]:
@@ -144,7 +144,7 @@ async def manifest(request: Request[Any, Any, Any]) -> Reply:
     """Show what an export was."""
     visit = Visit(request)
     export_id = request.path_params["export_id"]
-    found = await visit.ask(lambda service: service.accesses.export(export_id))
+    found = await visit.ask(lambda service: service.access_log.export(export_id))
     if visit.actor not in (None, found.actor):
         raise problems.NoSuchPath("there is no such export")
     if request.query_params.get("as") == "json":

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
 
-from bindings.access import Permission
 from bindings.binding import EventKind
 from bindings.errors import Fault, InvalidRequest, NotFound
 from bindings.figures import Span, over
 from bindings.provider.statuses import IN_USE
+from bindings.roles import Permission
 from bindings.web.console import causes, charts
 from bindings.web.console.visit import Reply, Visit
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, get, post
 
 from bindings import errors, validation
-from bindings.access import Permission
 from bindings.binding import Binding
 from bindings.errors import Fault, InvalidRequest
 from bindings.inquiries import Named
 from bindings.phone import MAX_DIGITS, Phone
+from bindings.roles import Permission
 from bindings.rows import fields, names_of, plain
 from bindings.sessions import Search
 from bindings.web.console import times

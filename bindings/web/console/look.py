@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup
 
-from bindings.access import Permission
+from bindings.roles import Permission
 from bindings.web.console import times
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, get
 
 from bindings import health, overview
-from bindings.access import Permission
 from bindings.binding import EventKind
 from bindings.figures import Span, over, pools
 from bindings.health import DOUBTS_LOOKED_AT, Level
+from bindings.roles import Permission
 from bindings.web import ops
 from bindings.web.console import charts
 from bindings.web.console.visit import Reply, Visit

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
 
-from bindings.access import Permission
 from bindings.binding import EventKind
 from bindings.figures import Span, over, pools
 from bindings.provider.statuses import NO_NUMBER
+from bindings.roles import Permission
 from bindings.web.console import charts
 from bindings.web.console.visit import Reply, Visit
 

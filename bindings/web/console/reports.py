@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Request, Response, get
 
-from bindings.access import Permission
+from bindings.roles import Permission
 from bindings.web.console.visit import Reply, Visit
 
 if TYPE_CHECKING:

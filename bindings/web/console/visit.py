@@ -13,8 +13,8 @@ from litestar import MediaType, Response
 from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
-from bindings.access import Permission
 from bindings.errors import InvalidRequest
+from bindings.roles import Permission
 from bindings.web.console import door, look, times
 
 if TYPE_CHECKING:

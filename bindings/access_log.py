@@ -19,9 +19,9 @@ from bindings import errors, validation
 from bindings.binding import Page
 from bindings.errors import Fault, InvalidRequest
 from bindings.rows import FORMATS
-from bindings.store import accesses as rows
+from bindings.store import access_log as rows
 from bindings.store import events
-from bindings.store.accesses import Export
+from bindings.store.access_log import Export
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Access:
     request_id: str | None
 
 
-class Accesses:
+class AccessLog:
     """The access log of one database, kept on behalf of one caller. Thread-safe."""
 
     def __init__(self, database: Database, caller: Caller) -> None:
