@@ -302,7 +302,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "the_scan_owed_reads_what_is_open_only",
-        "bindings/service.py",
+        "bindings/upkeep.py",
         "queries.all_apps if owed else queries.open_apps",
         "queries.open_apps",
         tests=RESTORE,
