@@ -70,6 +70,11 @@ class Admission:
             return f"this host's clock and the provider's are {abs(to_provider):.0f} s apart"
         return self.database_fault()
 
+    @property
+    def trial_due(self) -> bool:
+        """Whether a fault is the provider's clock only, and the next bind measures it before it is refused."""
+        return self.database_fault() is None and time.monotonic() > self._asked + ASK_AGAIN_S
+
     def database_fault(self) -> str | None:
         """Why the database's clock must end nothing as it was last read; None where it can be believed."""
         if abs(self._step_s) > MAX_SKEW_S:

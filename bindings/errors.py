@@ -130,9 +130,27 @@ class PhoneInUse(BindingsError):
 
 
 class PhoneInUseAtProvider(PhoneInUse):
-    """A phone is held at the provider by something that is not a binding of ours."""
+    """A phone is held at the provider by something that is not a binding of ours.
+
+    `status` is the provider's; None where a hold refused the bind here and the provider was not called.
+    """
 
     code = "phone-in-use-at-provider"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        holder: Holder,
+        status: str | None = None,
+        binding_id: str | None = None,
+    ) -> None:
+        super().__init__(message, holder=holder, binding_id=binding_id)
+        self.status = status
+
+    def problem(self) -> dict[str, Any]:
+        """The problem object with the `holder`, and the provider's status where it was called."""
+        return super().problem() | ({} if self.status is None else {"provider_status": self.status})
 
 
 class IdempotencyMismatch(BindingsError):
@@ -213,6 +231,7 @@ class OutcomeUnknown(BindingsError):
     def __init__(self, message: str | None = None, *, binding: Binding) -> None:
         super().__init__(message, binding_id=binding.id)
         self.binding = binding
+        self.status = binding.provider_status
 
 
 class Busy(BindingsError):
@@ -249,7 +268,8 @@ def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) ->
     status, binding_id = binding.provider_status, binding.id
     match binding.reason:
         case Reason.IN_USE:
-            return PhoneInUseAtProvider(holder=holder or _unknown_holder(binding), binding_id=binding.id)
+            found = holder or _unknown_holder(binding)
+            return PhoneInUseAtProvider(holder=found, status=status, binding_id=binding_id)
         case Reason.NO_NUMBER:
             return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, binding_id=binding_id)
         case Reason.ACCOUNT:

@@ -8,13 +8,14 @@ asked for one row of its list, which makes nothing.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
 from bindings import settings
 from bindings.admission import MAX_SKEW_S, WARN_SKEW_S
-from bindings.errors import BindingsError
+from bindings.errors import BindingsError, Busy
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import NotSent, ProviderPage, Refusal, Refused, Unknown
@@ -107,18 +108,25 @@ def vitals(service: BindingService) -> Vitals:
 
 def readiness(service: BindingService) -> tuple[Check, ...]:
     """Whether a running service should get traffic: ready where nothing is red. Calls no provider."""
-    of_clocks = service.clock_fault
-    clocks = Check(name="clocks", level=Level.OK, seen="as they were last read, close enough")
-    if of_clocks is not None:
-        clocks = Check(name="clocks", level=Level.RED, seen=of_clocks, todo="set the clock that is wrong (NTP)")
     found = (_red_if_old(check) for check in of_database(service.database, service.settings))
-    return (*found, _circuit(service.provider), clocks)
+    return (*found, _circuit(service.provider), _clocks(service))
 
 
 def _red_if_old(check: Check) -> Check:
     """For a person an old sweep is a warning; a replica behind it would offer a backlog of late events."""
     old = check.name == "sweep" and check.level is Level.WARN and check.seen != NOT_LOOKED_AT
     return replace(check, level=Level.RED) if old else check
+
+
+def _clocks(service: BindingService) -> Check:
+    with suppress(Busy):  # the database is away: another check says so
+        service.compare_clocks()
+    fault, todo = service.clock_fault, "set the clock that is wrong (NTP)"
+    if fault is None:
+        return Check(name="clocks", level=Level.OK, seen="as they were last read, close enough")
+    if service.clock_trial_due:  # as with a refused account: who gets no traffic measures nothing
+        return Check(name="clocks", level=Level.WARN, seen=f"{fault}; the next bind measures again", todo=todo)
+    return Check(name="clocks", level=Level.RED, seen=fault, todo=todo)
 
 
 def _circuit(client: ProviderClient | None) -> Check:

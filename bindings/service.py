@@ -136,6 +136,11 @@ class BindingService(Upkeep):
         return self._admission.clock_fault()
 
     @property
+    def clock_trial_due(self) -> bool:
+        """Whether the next bind measures the provider's clock anew, where that is what is wrong."""
+        return self._admission.trial_due
+
+    @property
     def calls_provider(self) -> bool:
         """Whether the settings hold what a call to the provider needs."""
         return self._client is not None

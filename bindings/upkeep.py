@@ -118,8 +118,12 @@ class Upkeep(Questions):
         self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
         return counts
 
-    def _believe_the_clock(self) -> None:
+    def compare_clocks(self) -> None:
+        """Read the database's clock and hold it against this host's. Safe to repeat; `Busy` where it is away."""
         self._admission.compare_clocks(self._database.clock(), time.monotonic())
+
+    def _believe_the_clock(self) -> None:
+        self.compare_clocks()
         fault = self._admission.database_fault()
         if fault is not None:
             raise errors.Busy(f"{fault}: nothing was ended; put it right, or restart where it is right by now")

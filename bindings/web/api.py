@@ -21,7 +21,7 @@ from bindings.web import problems, shapes
 from bindings.web.answers import answer, binding, bindings, told, traced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from bindings.binding import Binding, Page
     from bindings.service import BindingService, Bound
@@ -33,22 +33,27 @@ Answer = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
 KEY = re.compile(r"[!-~]{1,255}")
+NO_KEY = Fault(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
 REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
 
-async def let_in(request: Request[Any, Any, Any]) -> None:
+async def let_in(request: Request[Any, Any, Any]) -> Response[None] | None:
     """Recognise the caller and hold their role against what the route needs; it runs before every handler.
 
-    No guard: for one the framework copies the whole handler, at every request.
+    No guard: for one the framework copies the whole handler, at every request. Anybody may ask for the methods of
+    a path: the framework's own answer knows those of the path's first handler only.
     """
     if request.method == "OPTIONS":
-        return  # the framework's own answer: the methods of this path, and nothing else
+        path = request.scope["path_template"]
+        methods = {each for route in request.app.routes if route.path_format == path for each in route.methods}
+        return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
     office: Office = request.app.state.office
     who = await office.door.admit(request.headers)
     request.scope["state"]["who"] = who
     if not who.may(*request.route_handler.opt["for_"]):
         raise problems.Forbidden
+    return None
 
 
 class _Call:
@@ -65,13 +70,19 @@ class _Call:
         state = self._request.scope["state"]
         return self.office.service.acting(actor=self.who.actor, request_id=state["request_id"])
 
-    def body(self, model: type[Model]) -> Model:
-        """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong."""
+    def body(self, model: type[Model], *, beside: Sequence[Fault] = ()) -> Model:
+        """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong.
+
+        `beside` is what is wrong with the headers: told together with a field of a wrong type.
+        """
         raw = self._request.scope["state"]["body"] or b"{}"
         try:
             found = model.model_validate_json(raw)
         except ValidationError as error:
-            raise _refused(model, raw, error) from None
+            refused = _refused(model, raw, error)
+            if isinstance(refused, InvalidRequest):
+                refused = InvalidRequest([*refused.faults, *beside])
+            raise refused from None
         json.loads(raw, object_pairs_hook=_once)
         return found
 
@@ -147,8 +158,9 @@ def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationErro
 async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
     call = _Call(request)
-    asked = call.body(shapes.Bind).given()
-    asked |= {"idempotency_key": _idempotency_key(request), "own": not call.who.may(Permission.READ)}
+    key = _idempotency_key(request)
+    asked = call.body(shapes.Bind, beside=[NO_KEY] if key == "" else []).given()
+    asked |= {"idempotency_key": key, "own": not call.who.may(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
         bound = await call.office.desk.act(lambda: _bind(service, asked))
@@ -178,10 +190,8 @@ def _bind(service: BindingService, asked: dict[str, Any]) -> Bound:
     try:
         return service.bind_once(**asked)
     except InvalidRequest as invalid:  # under the name that the caller gave it
-        message = "must be given once, as 1 to 255 visible ASCII characters"
-        raise InvalidRequest(
-            [Fault(KEY_HEADER, message) if one.field == "idempotency_key" else one for one in invalid.faults]
-        ) from None
+        faults = [NO_KEY if one.field == "idempotency_key" else one for one in invalid.faults]
+        raise InvalidRequest(faults) from None
 
 
 def _accepted(unknown: errors.OutcomeUnknown, who: Who) -> Answer:

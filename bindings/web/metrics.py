@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from bindings.errors import BindingsError
+from bindings.errors import BindingsError, PhoneInUse
 from bindings.health import vitals
 from bindings.provider import statuses
 from bindings.web.deliver import RESULTS
@@ -87,9 +87,9 @@ class Metrics:
         self._binds.labels("replayed" if replayed else "bound", "0").inc()
 
     def not_bound(self, error: BindingsError) -> None:
-        """Count a bind that did not, by its code."""
-        self._binds.labels(error.code, _status(error)).inc()
-        if error.code == "phone-in-use":
+        """Count a bind that did not, by its code; what a key brought back was counted when it happened."""
+        self._binds.labels("replayed" if error.replayed else error.code, _status(error)).inc()
+        if isinstance(error, PhoneInUse) and error.binding_id is None:  # one that was sent is recorded
             self._conflicts.inc()
 
     def called(self, call: str, outcome: str, seconds: float) -> None:

@@ -7,7 +7,7 @@ routes, another sends thousands of requests that the document describes and forb
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
@@ -18,6 +18,7 @@ from pydantic.json_schema import models_json_schema
 
 from bindings import errors
 from bindings.binding import Holder, Mode, State
+from bindings.provider import statuses
 from bindings.web import problems, shapes
 
 if TYPE_CHECKING:
@@ -125,13 +126,12 @@ class Operation:
     needs_body: bool = True
 
 
+ALWAYS: tuple[type[BindingsError], ...] = (problems.Malformed, problems.HeadTooLarge, errors.Busy)
 ASKED: tuple[type[BindingsError], ...] = (
-    problems.Malformed,
+    *ALWAYS,
     problems.Unauthenticated,
     problems.Forbidden,
     problems.RateLimited,
-    problems.HeadTooLarge,
-    errors.Busy,
 )
 WITH_BODY: tuple[type[BindingsError], ...] = (
     problems.TooSlow,
@@ -215,7 +215,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="history",
         told="Show every event of a binding, in order.",
         answers={
-            200: Answer(told="All of them.", model=shapes.Events, example={"data": [EVENT], "next_cursor": None})
+            200: Answer(told="All of them.", model=shapes.History, example={"data": [EVENT], "next_cursor": None})
         },
         problems=(*ASKED, errors.NotFound),
     ),
@@ -279,6 +279,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="livez",
         told="Say that the process answers.",
         answers={200: Answer(told="It does.", model=shapes.Alive, example={"status": "ok"})},
+        problems=ALWAYS,
         open=True,
         tag="operations",
     ),
@@ -286,7 +287,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="readyz",
         told="Say whether this replica should get traffic.",
         answers={200: Answer(told="Yes.", model=shapes.Ready, example={"status": "ok", "checks": [CHECK]})},
-        problems=(problems.NotReady, errors.Busy),
+        problems=(*ALWAYS, problems.NotReady),
         open=True,
         tag="operations",
     ),
@@ -301,6 +302,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="document",
         told="Show this document.",
         answers={200: Answer(told="This document.", example={"openapi": "3.1.0"})},
+        problems=ALWAYS,
         open=True,
         tag="operations",
     ),
@@ -308,6 +310,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="docs",
         told="Show this document as a page to try calls from.",
         answers={200: Answer(told="The page.", media_type="text/html", example="<!doctype html>")},
+        problems=ALWAYS,
         open=True,
         tag="operations",
     ),
@@ -354,6 +357,14 @@ _SAMPLE_HOLDER = Holder(
     retry_after_s=3636,
     why="binding",
 )
+_FOREIGN_HOLDER = replace(
+    _SAMPLE_HOLDER, id=None, actor=None, reference=None, mode=None, state=None, retry_after_s=60, why="refused"
+)
+_SAMPLE_STATUSES: dict[type[BindingsError], str] = {
+    errors.ProviderRefused: statuses.PARAMETERS,
+    errors.ProviderAccountRefused: statuses.ACCOUNT,
+    errors.NoMiddleNumber: statuses.NO_NUMBER,
+}
 
 
 @cache
@@ -484,8 +495,13 @@ def _problem(status: int, kinds: list[type[BindingsError]]) -> Json:
 def _sample(kind: type[BindingsError]) -> BindingsError:
     if issubclass(kind, errors.InvalidRequest):
         return kind([errors.Fault("phone_b", "must differ from phone_a")])
+    if issubclass(kind, errors.PhoneInUseAtProvider):
+        return kind(holder=_FOREIGN_HOLDER, status=statuses.IN_USE)
     if issubclass(kind, errors.PhoneInUse):
         return kind(holder=_SAMPLE_HOLDER)
+    if issubclass(kind, errors.ProviderRefused):
+        status = _SAMPLE_STATUSES[kind]
+        return kind(status=status, reason=statuses.meaning(status))
     return kind()
 
 

@@ -328,7 +328,14 @@ class Events(BaseModel):
     """Events in the order in which they became final; `next_cursor` is never null: ask again with it."""
 
     data: list[Event]
-    next_cursor: str | None
+    next_cursor: str
+
+
+class History(BaseModel):
+    """Every event of a binding, in order; there is no further page."""
+
+    data: list[Event]
+    next_cursor: None
 
 
 class Holder(BaseModel):

@@ -12,6 +12,7 @@ import pytest
 
 from bindings.cli import demo
 from bindings.cli.root import root
+from bindings.cli.serve import DEFAULT_PORT
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def test_the_commands_it_sends_the_reader_to_exist() -> None:
         if sub:
             assert isinstance(command, click.Group)
             assert command.get_command(context, sub) is not None, f"{name} {sub}"
+    assert ("serve", "") in commands, "backend apps and auditors begin there"
+    assert f"http://127.0.0.1:{DEFAULT_PORT} is the console" in demo.NEXT
 
 
 def test_it_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

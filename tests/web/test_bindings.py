@@ -167,6 +167,15 @@ def test_a_body_that_is_no_good_names_its_fields(
     assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
 
 
+@pytest.mark.parametrize("body", [BIND | {"pool_number": ""}, BIND | {"pool_number": 1}, {}])
+def test_a_key_that_is_none_is_named_beside_the_fields_of_the_body(running: Running, body: object) -> None:
+    answer = running.post("/v1/bindings", body, {"Idempotency-Key": "a b"})
+    assert answer.status_code == 422
+    named = [fault["field"] for fault in answer.json()["errors"]]
+    assert {"pool_number", "Idempotency-Key"} <= set(named)
+    assert len(named) == len(set(named))
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [("phone=9188067701", "phone"), ("limit=many", "limit"), ("limit=1&limit=2", "limit"), ("state=x", "state")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -67,9 +68,10 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
 
 def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Running) -> None:
     running.service.sweep()
-    running.service._admission._database_skew_s = MAX_SKEW_S + 1
+    running.service._admission._wall = lambda: time.time() - MAX_SKEW_S - 1
     assert red(running) == ["clocks"]
-    running.service._admission._database_skew_s = 0.0
+    running.service._admission._wall = time.time
+    assert red(running) == [], "a clock that was set right is noticed without a bind"
     running.service.database.write(
         lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
     )
@@ -95,6 +97,20 @@ def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
     assert red(running) == [], "without traffic nobody would ever try"
     assert running.bind().status_code == 201
     assert running.service.provider.circuit.refusal is None
+
+
+def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
+    running: Running, simulator: Simulator
+) -> None:
+    running.service.sweep()
+    simulator.change(clock_offset_s=2 * MAX_SKEW_S)
+    running.bind()
+    assert running.bind(phone_a=C, phone_b=D).json()["code"] == "busy"
+    assert red(running) == ["clocks"]
+    simulator.change(clock_offset_s=0)
+    running.service._admission._asked = float("-inf")  # a while later
+    assert red(running) == [], "without traffic nobody would ever measure"
+    assert running.bind(phone_a=C, phone_b=D).status_code == 201
 
 
 def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
@@ -159,6 +175,33 @@ def test_what_happens_is_counted(running: Running, simulator: Simulator) -> None
     assert seen[created] == 1
     running.service.sweep()
     assert samples(running)["bindings_sweep_age_seconds"] < 60
+
+
+def test_what_the_provider_finds_in_use_is_counted_under_its_status_and_is_no_conflict_avoided(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
+    sent = running.bind(headers={"Idempotency-Key": "one"})
+    again = running.bind(headers={"Idempotency-Key": "one"})
+    held = running.bind(phone_b=C)
+    assert [each.json()["code"] for each in (sent, again, held)] == ["phone-in-use-at-provider"] * 3
+    assert [each.json().get("provider_status") for each in (sent, again, held)] == ["-35", "-35", None]
+    seen = samples(running)
+    assert seen['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="-35"}'] == 1
+    assert seen['bindings_binds_total{outcome="replayed",provider_status="-35"}'] == 1
+    assert seen['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="none"}'] == 1
+    assert seen["bindings_conflicts_avoided_total"] == 1
+
+
+def test_an_outcome_that_stays_unknown_is_counted_once_however_often_it_is_asked_for(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.script(Fault(kind=FaultKind.ANOMALY_AFTER, times=1))
+    for _ in range(3):
+        assert running.bind(headers={"Idempotency-Key": "one"}).status_code == 202
+    seen = samples(running)
+    assert seen['bindings_binds_total{outcome="outcome-unknown",provider_status="-18"}'] == 1
+    assert seen['bindings_binds_total{outcome="replayed",provider_status="-18"}'] == 2
 
 
 def test_no_metric_carries_a_number_or_an_id(running: Running) -> None:
@@ -258,6 +301,32 @@ def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
         problems.Unexpected,
     }
     assert real - told == elsewhere
+
+
+def test_the_methods_of_a_path_are_all_of_them(running: Running) -> None:
+    for path in {path for _, path in openapi.OPERATIONS}:
+        methods = {method.upper() for method, known in openapi.OPERATIONS if known == path}
+        answer = running.session.options(running.url + path, timeout=10)
+        assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
+
+
+def test_the_examples_of_refusals_show_the_status_of_the_provider() -> None:
+    answers = openapi.document()["paths"]["/v1/bindings"]["post"]["responses"]
+    examples = {
+        code: example["value"]
+        for status in ("409", "502", "503")
+        for code, example in answers[status]["content"][problems.MEDIA_TYPE]["examples"].items()
+    }
+    told = {code: example.get("provider_status") for code, example in examples.items()}
+    assert told == {
+        "phone-in-use": None,
+        "phone-in-use-at-provider": "-35",
+        "provider-refused": "-22",
+        "provider-account": "-1",
+        "no-middle-number": "-41",
+        "provider-unreachable": None,
+        "busy": None,
+    }
 
 
 def test_the_page_of_the_document_needs_nothing_from_elsewhere(running: Running) -> None:
