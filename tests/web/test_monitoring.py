@@ -114,7 +114,7 @@ def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> 
         "provider_status": {"none", "other", *(status.code for status in STATUSES)},
         "call": {"bind", "unbind", "page", "pools"},
         "result": set(deliver.RESULTS),
-        "task": {"expire", "warn", "pools", "recover", "reconcile", "retention", "deliver"},
+        "task": {"expire", "warn", "tally", "pools", "recover", "reconcile", "retention", "deliver"},
     }
     for sample in samples(busy):
         for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample):
