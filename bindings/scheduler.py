@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+ACTOR = "scheduler"
 RECOVER_INTERVAL_S = 10.0
 RETENTION_INTERVAL_S = 60.0
 POOLS_INTERVAL_S = 60.0
@@ -71,12 +72,13 @@ class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
 class Scheduler:
     """Runs the passes on a timer until it is stopped. A context manager.
 
-    Every replica may have one: expire and warn are shared work, and the others take a row per period.
+    What a pass writes into the history stands there as done by `scheduler`, whoever started the process. Every
+    replica may have one: expire and warn are shared work, and the others take a row per period.
     `also` are jobs of layers above this one; each must be safe beside its like in another replica.
     """
 
     def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
-        self._jobs = [*_jobs(service), *also]
+        self._jobs = [*_jobs(service.acting(actor=ACTOR)), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()

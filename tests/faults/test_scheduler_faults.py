@@ -53,6 +53,14 @@ def test_R7_a_day_without_sweepers_gives_no_wrong_answer(world: World) -> None:
     assert (ended.state, ended.ended_at) == (State.EXPIRED, made.expires_at)
 
 
+def test_what_a_timer_does_is_written_under_its_own_name(world: World) -> None:
+    made = world.bind(A, B, expire_s=60, warn_s=30)
+    world.clock.advance(61)
+    with Scheduler(world.service):
+        wait_for(lambda: world.service.get(made.id).state is State.EXPIRED)
+    assert [event.actor for event in world.service.history(made.id)] == ["test", "test", "scheduler"]
+
+
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R7_a_sweep_that_hangs_turns_readiness_red_and_later_ones_run(lab: Lab, kind: str) -> None:
     release = threading.Event()
