@@ -75,6 +75,7 @@ class _Call:
 
         `beside` is what is wrong with the headers: told together with a field of a wrong type.
         """
+        self._check_no_query()
         raw = self._request.scope["state"]["body"] or b"{}"
         try:
             found = model.model_validate_json(raw)
@@ -96,8 +97,15 @@ class _Call:
         except ValidationError as error:
             raise _all_faults(model, once, error) from None
 
+    def _check_no_query(self) -> None:
+        """Refuse a query where none is read: what would be ignored may be a filter, or a phone number."""
+        if self._request.scope["query_string"]:
+            given = self._request.query_params.dict()
+            raise InvalidRequest([Fault(problems.named(name), problems.NO_FIELD) for name in given or [""]])
+
     def binding_id(self) -> str:
         """The id in the address, which goes into the log line only if it is one."""
+        self._check_no_query()
         found = validation.binding_id(self._request.path_params["binding_id"])
         self._request.scope["state"]["binding_id"] = found
         return found

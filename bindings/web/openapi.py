@@ -209,7 +209,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         name="get",
         told="Show one binding as recorded.",
         answers={200: _ONE},
-        problems=(*ASKED, errors.NotFound),
+        problems=(*ASKED, errors.InvalidRequest, errors.NotFound),
     ),
     ("get", "/v1/bindings/{binding_id}/events"): Operation(
         name="history",
@@ -217,7 +217,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         answers={
             200: Answer(told="All of them.", model=shapes.History, example={"data": [EVENT], "next_cursor": None})
         },
-        problems=(*ASKED, errors.NotFound),
+        problems=(*ASKED, errors.InvalidRequest, errors.NotFound),
     ),
     ("post", "/v1/bindings/{binding_id}/unbind"): Operation(
         name="unbind",

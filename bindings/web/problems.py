@@ -148,9 +148,10 @@ def _ours(found: Any) -> str:
     return str(found["ctx"]["error"]) if found["type"] == "value_error" else "is not valid"
 
 
+NO_FIELD = "is not a field of this request"
 _MESSAGES = {
     "missing": "is needed",
-    "extra_forbidden": "is not a field of this request",
+    "extra_forbidden": NO_FIELD,
     "string_type": "must be text",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",

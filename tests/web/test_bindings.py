@@ -186,6 +186,19 @@ def test_a_query_that_is_no_good_names_its_field(running: Running, query: str, f
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
+def test_a_query_where_none_is_read_is_refused_and_its_value_is_not_repeated(running: Running) -> None:
+    made = running.bind().json()
+    for answer in (
+        running.get(f"/v1/bindings/{made['id']}?phone={A}"),
+        running.get(f"/v1/bindings/{made['id']}/events?limit=1"),
+        running.post(f"/v1/lookup?phone={A}", {"phone": A}),
+        running.post(f"/v1/bindings/{made['id']}/unbind?{A}=1", {}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
+        assert A not in answer.text
+    assert running.get(f"/v1/bindings/{made['id']}").json()["state"] == "active"
+
+
 @pytest.mark.parametrize("binding_id", ["42", A, "4afff24c-a839-438f-8f3a-8d44368b31ff", "%00", "x" * 3_000])
 def test_an_id_that_is_none_is_not_found(running: Running, binding_id: str) -> None:
     for call in (
