@@ -48,7 +48,7 @@ Next, by hand (docs/quickstart.md tells each step):
   bindings simulator             a provider to play with; prints what to export
   bindings bind --help           then: lookup, check, history, trace, unbind
   bindings serve                 the same over HTTP, with the scheduler inside:
-                                 http://127.0.0.1:8000 is the console; /docs
+                                 console at http://127.0.0.1:8000, API at /docs
 With an account (docs/how-to/go-live.md):
   bindings doctor                tells what is missing, and if the account works
 """

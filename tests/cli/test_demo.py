@@ -72,7 +72,7 @@ def test_the_commands_it_sends_the_reader_to_exist() -> None:
             assert isinstance(command, click.Group)
             assert command.get_command(context, sub) is not None, f"{name} {sub}"
     assert ("serve", "") in commands, "backend apps and auditors begin there"
-    assert f"http://127.0.0.1:{DEFAULT_PORT} is the console" in demo.NEXT
+    assert f"console at http://127.0.0.1:{DEFAULT_PORT}, API at /docs" in demo.NEXT
 
 
 def test_it_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
