@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import structlog
 
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
@@ -55,6 +56,8 @@ class Running:
 
 def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
     """Serve in a thread of this process until the test is over."""
+    if not structlog.is_configured():  # by default it prints from that thread, on what pytest swaps meanwhile
+        structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
     office = Office(service, loopback=loopback)
     uvicorn = server.Server(office)
