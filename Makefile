@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 TESTS ?=  # what `make test` and `make soak` run; all of it by default
 WORKERS ?= 4  # tests that `make test` runs at a time; they wait more than they work
 UV := $(shell command -v uv 2>/dev/null)
-export UV_SYSTEM_CERTS := true  # a network with a certificate authority of its own has it in the system's store
+# A network with a certificate authority of its own has it in the system's store.
+export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
 
