@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READERS = (
     "bindings.service",
+    "bindings.upkeep",
     "bindings.admission",
     "bindings.store.database",
     "bindings.passes.expire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import json
 import os
@@ -9,11 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -267,11 +269,21 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
             ended.append((what, 0))
 
     simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, times=1, seconds=3.0, on=Call.BIND))
-    calls = {"bind": replica.bind, "events": lambda: replica.call("GET", "/v1/events?after=99999-1&wait_s=30")}
-    threads = [threading.Thread(target=run, args=one) for one in calls.items()]
-    for thread in threads:
-        thread.start()
+    threads = [threading.Thread(target=run, args=("bind", replica.bind))]
+    threads[0].start()
     wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
+    end = replica.call("GET", "/v1/events").json()["next_cursor"]
+    address = urlsplit(replica.url)
+    waiting = http.client.HTTPConnection(str(address.hostname), address.port, timeout=40)
+    waiting.request("GET", f"/v1/events?after={end}&wait_s=30")
+    assert replica.call("GET", "/livez").status_code == 200  # whoever came before this has been let in
+
+    def wait() -> None:
+        with closing(waiting), waiting.getresponse() as answer:
+            ended.append(("events", answer.status))
+
+    threads.append(threading.Thread(target=wait))
+    threads[1].start()
     return ended, threads
 
 
