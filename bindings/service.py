@@ -180,10 +180,10 @@ class BindingService(Upkeep):
         """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
 
         `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
-        (0: none; left out: as the settings say). With an `idempotency_key` the call is safe to repeat for ever:
-        the same request returns the same binding (or raises its original error again) and nothing is sent
-        twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not compared). Without a
-        key a repeated call is another bind, which the first one's hold refuses.
+        (0: none; left out: as the settings say). With an `idempotency_key` the call is safe to repeat for as long
+        as the binding is kept: the same request returns the same binding (or raises its original error again) and
+        nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
+        compared). Without a key a repeated call is another bind, which the first one's hold refuses.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
         again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
