@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -41,8 +42,11 @@ def test_a_key_of_any_role_signs_in_and_is_led_back(running: Running, role: str)
     assert key not in page
 
 
-@pytest.mark.parametrize("elsewhere", ["//evil.example", "https://evil.example/", "/\\evil.example", "evil", ""])
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example", "https://evil.example/", "/\\evil.example", "//[", "/\r\nX: y", "evil", ""]
+)
 def test_nobody_is_led_elsewhere_after_signing_in(running: Running, elsewhere: str) -> None:
+    assert Browser(running).get(f"/sign-in?{urlencode({'next': elsewhere})}").status_code == 200
     key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
     assert Browser(running).post("/sign-in", {"key": key, "next": elsewhere}).headers["Location"] == "/"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 from litestar import Request, get, post
@@ -67,6 +66,5 @@ async def zone(request: Request[Any, Any, Any]) -> Reply:
 
 def _ours(path: str) -> str:
     """A path of this site; anything else leads home: nobody is sent elsewhere from here."""
-    parts = urlsplit(path)
-    good = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
-    return path if good and path.isprintable() else "/"
+    good = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if good else "/"
