@@ -18,6 +18,7 @@ NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
 CLOCK = re.compile(r"(?:(\d{4}-\d{2}-\d{2})[T ]+)?(\d{1,2}):(\d{2})(?::(\d{2}))?\Z")
 WIDEST_OFFSET = 14
 UTC_NAME = "UTC"
+EARLIEST, LATEST = 1900, 2200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,14 @@ def typed(text: str, where: Zone, now: datetime) -> datetime | None:
         raise _fault("must be a time such as 14:32, 2026-11-23 14:32:00 or 2026-11-23T14:32:00Z") from None
     if found.tzinfo is None:
         raise _fault("needs a date and a time, such as 2026-11-23 14:32")
-    return found.astimezone(UTC)
+    return _kept(found).astimezone(UTC)
+
+
+def _kept(at: datetime) -> datetime:
+    """An instant that every zone can show, and that some time can be added to."""
+    if not EARLIEST < at.year < LATEST:
+        raise _fault(f"must lie between the years {EARLIEST} and {LATEST}")
+    return at
 
 
 def _on_the_clock(said: str, where: Zone, now: datetime) -> datetime | None:
@@ -77,6 +85,7 @@ def _on_the_clock(said: str, where: Zone, now: datetime) -> datetime | None:
 
 
 def _instant(local: datetime, where: Zone) -> datetime:
+    _kept(local)
     one, other = local.replace(tzinfo=where.info), local.replace(tzinfo=where.info, fold=1)
     if one.utcoffset() != other.utcoffset():
         raise _fault(f"comes twice or never on a clock in {where.name}; give it with its offset, such as +01:00")
