@@ -36,6 +36,18 @@ def test_any_name_of_a_binding_leads_straight_to_it(running: Running) -> None:
         assert browser.post("/find", {"q": name}).headers["Location"] == f"/bindings/{made.id}", name
 
 
+@pytest.mark.parametrize("name", ["1234567", "4711-2026-11", "+49 30 1234"])
+def test_digits_that_were_never_a_number_are_tried_as_a_name(running: Running, name: str) -> None:
+    made = bound(running.service, reference=name)
+    browser = Browser(running).sign_in("auditor")
+    assert browser.post("/find", {"q": name}).headers["Location"] == f"/bindings/{made.id}"
+    bound(running.service, reference=name, phone_a=C, phone_b=D)
+    assert "2 bindings" in browser.submit("/find", {"q": name}).text
+    running.service.bind(**BIND | {"phone_a": "9188067771", "phone_b": "9188067772", "reference": A})
+    assert "9188067771" not in browser.submit("/find", {"q": A}).text
+    assert mask(A) in browser.submit("/find", {"q": A}).text, "a number that was used is a number first"
+
+
 def test_several_bindings_of_a_name_are_listed_and_a_name_of_nothing_says_what_to_do(running: Running) -> None:
     bound(running.service)
     bound(running.service, phone_a=C, phone_b=D)
@@ -147,6 +159,9 @@ def test_what_was_looked_for_is_forgotten_when_its_hour_is_over(
         ({"q": "x" * 256}, "Who or what"),
         ({"q": A, "time": "25:00"}, "Time"),
         ({"q": A, "time": "soon"}, "Time"),
+        ({"q": A, "time": "0001-01-01 00:00", "zone": "+05:30"}, "Time"),
+        ({"q": A, "time": "9999-12-31 23:59", "zone": "America/New_York"}, "Time"),
+        ({"q": A, "time": "9999-12-31T23:59Z"}, "Time"),
         ({"q": A, "zone": "Mars/Olympus"}, "Zone"),
         ({"q": A, "zone": "../../etc/passwd"}, "Zone"),
         ({"q": A, "time": "now", "party": "me"}, "The other party"),

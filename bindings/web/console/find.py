@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
 DECORATION = re.compile(r"[ ().-]")
-SHORTEST_NUMBER = 5  # shorter digits are the provider's id of a binding
+SHORTEST_NUMBER = 5  # shorter digits are a name, such as the provider's id of a binding
 LATEST = 10
 MOST_SHOWN = 100
 LONGEST = 255
@@ -58,7 +58,7 @@ async def find(request: Request[Any, Any, Any]) -> Reply:
     visit = Visit(request)
     try:
         zone = times.zone(visit.form.get("zone", visit.zone.name))
-        wanted = _read(visit.form, zone, await _before(visit), visit)
+        wanted = await _meant(visit, _read(visit.form, zone, await _before(visit), visit))
     except InvalidRequest as refusal:
         typed = {name: visit.form.get(name, "") for name in ("time", "zone")}
         return visit.page("find.html", status=422, typed=typed, faults=refusal.faults, latest=())
@@ -181,6 +181,21 @@ def _number(said: str, field: str, faults: list[Fault]) -> Phone | None:
     except ValueError as error:
         faults.append(Fault(field, str(error)))
         return None
+
+
+async def _meant(visit: Visit, wanted: Search) -> Search:
+    """Digits that no binding ever had as a number may be a bindId or a reference: then they are a name."""
+    number, said, actor = wanted.number, visit.form.get("q"), visit.actor
+    if number is None or not said:
+        return wanted
+
+    def ask(service: BindingService) -> Search:
+        if service.inquiries.of_number(number, actor=actor, limit=1).data:
+            return wanted
+        named = service.inquiries.named(said, actor=actor)
+        return Search(words=said) if named.bindings or named.refusals else wanted
+
+    return await visit.ask(ask)
 
 
 async def _only(visit: Visit, words: str) -> str | None:
