@@ -354,7 +354,7 @@ def _stamp_refused(client: ProviderClient, refused: Refused) -> Check:
 
 
 def _clock(name: str, whose: str, skew_s: float) -> Check:
-    seen = f"{whose} clock is {skew_s:+.1f} s from this host's"
+    seen = f"{whose} clock is {skew_s:+z.1f} s from this host's"
     if abs(skew_s) > MAX_SKEW_S:
         todo = f"set the clock that is wrong (NTP): past {MAX_SKEW_S:.0f} s binds are refused"
         return Check(name=name, level=Level.RED, seen=seen, todo=todo)

@@ -60,6 +60,8 @@ def test_a_binding_that_the_provider_refused_shows_its_reply(running: Running, s
     page = Browser(running).sign_in("auditor").get(f"/bindings/{failed.id}").text
     assert "Nothing came into being" in page
     assert "The provider: status -41" in page
+    assert "failed, or never known" in page  # what the colour of its bar means
+    assert "<dt>Sent</dt>" not in page  # that is kept of what came into being
 
 
 def test_a_reveal_is_recorded_and_shown_once(running: Running) -> None:
