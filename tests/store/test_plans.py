@@ -27,7 +27,7 @@ from bindings.store import events, overdue, partitions, queries, reserve
 from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.schema import events as events_table
-from bindings.store.schema import tallies
+from bindings.store.schema import exports, reports, tallies
 from bindings.validation import position_after
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request, reserved
@@ -357,5 +357,46 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
         assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
         ways = explained(service, service.tally, "events")
         assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
+    finally:
+        service.close()
+
+
+def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_url: str) -> None:
+    """A page of each walks an index as far as the page goes, the first one and any further."""
+    service = BindingService(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER)
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    at = [noon - timedelta(minutes=number) for number in range(3_000)]
+    looked = {"sequence": 1, "kind": "revealed", "actor": "test", "detail": {"reason": "complaint"}}
+    taken = {"actor": "test", "view": "events", "filter": {}, "format": "csv"}
+    found = {"finished_at": noon, "actor": "test", "counts": {}, "cases": []}
+    fills: list[tuple[Any, list[dict[str, Any]]]] = [
+        (events_table, [looked | {"at": each, "binding_id": str(uuid7())} for each in at]),
+        (
+            events_table,
+            [looked | {"kind": "held", "sequence": 0, "at": each, "binding_id": None} for each in at * 5],
+        ),
+        (exports, [taken | {"id": str(uuid7()), "began_at": each} for each in at]),
+        (reports, [found | {"id": str(uuid7()), "began_at": each} for each in at]),
+    ]
+    try:
+        for table, rows in fills:
+            service._database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
+        service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        for table_name, index, ask in (
+            ("events", "ix_events_revealed", service.access_log.log),
+            ("exports", "ix_exports_began_at_id", service.access_log.log),
+            ("reports", "ix_reports_began_at_id", service.reports),
+        ):
+            cursor = ask(limit=50).next_cursor
+            ways = explained(service, lambda: ask(limit=50), table_name)  # noqa: B023
+            ways |= explained(service, lambda: ask(cursor=cursor, limit=50), table_name)  # noqa: B023
+            assert ways <= {index, index + WHOLE}, (table_name, ways)
+        ways = explained(service, lambda: service.inquiries.looked_at([str(uuid7()), str(uuid7())]), "events")
+        ours = (
+            "binding_id",
+            "revealed",
+            "sqlite_autoindex_events_1",
+        )  # the last is that of a binding and a sequence
+        assert all(any(name in way for name in ours) for way in ways), ways
     finally:
         service.close()
