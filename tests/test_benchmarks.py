@@ -55,7 +55,7 @@ def test_the_bench_measures_without_a_server(tmp_path: Path) -> None:
         ("P7", {"P7": 1, "P8": 1}),
         ("P10,P11", {"P10": 2, "P11": 2}),
         ("P13", {"P13": 2}),
-        ("P14", {"P14": 9}),
+        ("P14", {"P14": 14}),
     ],
 )
 def test_the_bench_measures_on_a_server(
