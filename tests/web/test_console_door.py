@@ -132,6 +132,14 @@ def test_every_page_carries_the_headers_and_nothing_from_elsewhere(running: Runn
     assert not re.search(r'https?://|style="|<script>|\son\w+="', answer.text)
 
 
+@pytest.mark.parametrize("path", ["/", "/overview", "/doubts/resolve", "/bindings/1/reveal", "/sign-in"])
+def test_what_methods_a_page_takes_is_no_secret(running: Running, path: str) -> None:
+    running.key("admin")
+    answer = running.session.options(running.url + path, timeout=30)
+    assert answer.status_code == 204
+    assert "OPTIONS" in answer.headers["Allow"]
+
+
 def test_a_program_gets_a_problem_where_a_browser_gets_a_page(running: Running) -> None:
     for path in ("/nothing", "/find/unknown"):
         page, problem = Browser(running).get(path), running.get(path)

@@ -48,6 +48,8 @@ class ForeignForm(BindingsError):
 
 async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
     """Recognise the browser and hold its role against what the page needs (a guard)."""
+    if isinstance(connection, Request) and connection.method == "OPTIONS":
+        return  # the framework answers which methods there are, and touches nothing
     state = connection.scope["state"]
     state["token"], state["token_is_new"] = _token(connection)
     if isinstance(connection, Request) and connection.method == "POST":
