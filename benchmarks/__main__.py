@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
+import traceback
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tests.store.databases import Server
 
 RESULTS = Path(__file__).with_name("results")
+FAILED = "failed"
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
 # What measures each target; P9 comes with P3, P8 with P7. A new measurement is a line here.
 MEASURES: dict[str, Callable[[Place], list[Result]]] = {
@@ -82,6 +84,8 @@ def main() -> None:
     print(table(results))
     path = _write(arguments.results, environment, results)
     print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
+    if any((result.note or "").startswith(FAILED) for result in results):
+        sys.exit(1)
 
 
 def _measured(name: str, place: Place) -> list[Result]:
@@ -90,6 +94,9 @@ def _measured(name: str, place: Place) -> list[Result]:
         results = MEASURES[name](place)
     except NotMeasuredError as missing:
         results = [Result(target=Target(id=name, what="-"), note=f"not measured: {missing}")]
+    except Exception as error:  # noqa: BLE001 -- what the others measured is shown all the same
+        traceback.print_exc()
+        results = [Result(target=Target(id=name, what="-"), note=f"{FAILED}: {type(error).__name__}")]
     print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return results
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import requests
+import structlog
 
 from benchmarks.measure import Result, Target, interleave, timed, typical
 from bindings.service import BindingService
@@ -67,7 +68,7 @@ def measure(place: Place) -> list[Result]:
 
 
 def _paths(browser: Browser, service: BindingService) -> dict[str, str]:
-    [one] = service.search(limit=1).data
+    [one] = service.search(limit=1, state="active").data
     old = _old(service)
     middle, phone = str(old.middle_number_a), one.phone_a.digits
     then = (old.requested_at).isoformat()
@@ -110,6 +111,7 @@ def _compare(name: str, path: str, browser: Browser, sizes: Sizes) -> Result:
 @contextmanager
 def _browser(service: BindingService) -> Iterator[Browser]:
     """A signed-in browser of a console on this machine; the key is revoked at the end."""
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # by default it prints
     opened = server.listen("127.0.0.1", 0)
     office = Office(service, loopback=True)
     uvicorn = server.Server(office)
