@@ -69,7 +69,7 @@ def chart(title: str, tone: str, figures: Figures, counts: Sequence[int]) -> Cha
         tone=tone,
         unit=unit(step_s),
         bars=bars,
-        ticks=tuple(tick for tick in axis.ticks() if 3 < tick[0] < 97),  # noqa: PLR2004 -- no label is cut off
+        ticks=tuple(tick for tick in axis.ticks() if 8 < tick[0] < 92),  # noqa: PLR2004 -- no label is cut off
         total=sum(counts),
         peak=peak,
         peak_at=steps[list(counts).index(peak)] if peak else None,
