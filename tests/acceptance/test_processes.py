@@ -164,6 +164,7 @@ def test_I2_a_process_killed_between_its_two_transactions_loses_nothing(database
             service.close()
 
 
+@pytest.mark.alone
 def test_a_scheduler_process_sweeps_and_drains_on_sigterm(database_url: str) -> None:
     with Simulator() as simulator:
         environment = settings(database_url, simulator, sweep_interval_s="0.2", guard_s="0")
