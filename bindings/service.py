@@ -444,31 +444,9 @@ class BindingService(Upkeep):
         binding, outcome = recover.finish_unbind(
             self._database, client, binding, self._guard(binding), self._caller
         )
-        match outcome:
-            case Confirmed() | Missing():
-                return binding
-            case Unknown():
-                message = "the provider did not say clearly whether it unbound; it will be asked again"
-                raise errors.OutcomeUnknown(message, binding=binding)
-            case NotSent():
-                message = "the provider could not be reached; the wish is recorded and will be carried out"
-                raise errors.ProviderUnreachable(message, binding_id=found_id, retry_after_s=RETRY_AFTER_S)
-            case Refused():
-                message = "the provider refused the unbind; the wish is recorded and will be carried out"
-                kind = (
-                    errors.ProviderAccountRefused
-                    if outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
-                    else errors.ProviderRefused
-                )
-                raise kind(
-                    message,
-                    status=outcome.status,
-                    reason=outcome.reason,
-                    binding_id=found_id,
-                    retry_after_s=RETRY_AFTER_S,
-                )
-            case _:
-                assert_never(outcome)
+        if isinstance(outcome, Confirmed | Missing):
+            return binding
+        raise _not_unbound(outcome, binding)
 
     # For the record.
 
@@ -539,6 +517,30 @@ class _Started:
             held_until=answered_at + life + timedelta(seconds=guard_s),
             warn_s=self.intent.warn_s,
         )
+
+
+def _not_unbound(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors.BindingsError:
+    """What an unbind that was not confirmed means for whoever asked for it: the wish is recorded and stays."""
+    match outcome:
+        case Unknown():
+            message = "the provider did not say clearly whether it unbound; it will be asked again"
+            return errors.OutcomeUnknown(message, binding=binding)
+        case NotSent():
+            message = "the provider could not be reached; the wish is recorded and will be carried out"
+            return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
+        case Refused():
+            message = "the provider refused the unbind; the wish is recorded and will be carried out"
+            of_account = outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
+            kind = errors.ProviderAccountRefused if of_account else errors.ProviderRefused
+            return kind(
+                message,
+                status=outcome.status,
+                reason=outcome.reason,
+                binding_id=binding.id,
+                retry_after_s=RETRY_AFTER_S,
+            )
+        case _:
+            assert_never(outcome)
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,3 +98,18 @@ def console(sqlite_url: str, simulator: Simulator, window: Chromium) -> Iterator
     """A console with a day's bindings."""
     day = stage.play(sqlite_url)
     yield from console_at(sqlite_url, simulator, window, day)
+
+
+@pytest.fixture
+def no_complaints(window: Chromium) -> Iterator[None]:
+    """No page asks for what its own policy refuses, and no script of ours fails."""
+    yield
+    bad = re.compile(r"Content Security Policy|Uncaught|SecurityError")
+    assert [each for each in window.complaints() if bad.search(each)] == []
+
+
+@pytest.fixture
+def day(console: Console) -> Day:
+    """What happened on the console's day."""
+    assert console.day is not None
+    return console.day

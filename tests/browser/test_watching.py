@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,28 +10,12 @@ import pytest
 from bindings.binding import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.browser.conftest import Console
     from tests.browser.stage import Day
-    from tests.browser.webdriver import Chromium
 
-pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(autouse=True)
-def _no_complaints(window: Chromium) -> Iterator[None]:
-    """No page asks for what its own policy refuses, and no script of ours fails."""
-    yield
-    bad = re.compile(r"Content Security Policy|Uncaught|SecurityError")
-    assert [each for each in window.complaints() if bad.search(each)] == []
-
-
-@pytest.fixture
-def day(console: Console) -> Day:
-    assert console.day is not None
-    return console.day
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_complaints")]
 
 
 def says(console: Console, words: str) -> None:
