@@ -64,8 +64,14 @@ def change_tx(flavour: Flavour) -> ColumnElement[int]:
     return func.greatest(bindings.c.change_tx, current) if flavour.postgres else current
 
 
-def told(flavour: Flavour, change_tx: Any, binding_id: Any, sequence: Any) -> Select[*tuple[Any, ...]]:
-    """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills."""
+def told(
+    flavour: Flavour, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
+) -> Select[*tuple[Any, ...]]:
+    """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills.
+
+    With `facts` the detail is what these columns hold, and not what is said: each row has its own. An instant
+    stands there in ISO 8601, with its zone.
+    """
     return select(
         change_tx,
         binding_id,
@@ -74,8 +80,13 @@ def told(flavour: Flavour, change_tx: Any, binding_id: Any, sequence: Any) -> Se
         flavour.now,
         bindparam("said_actor", type_=String),
         bindparam("said_request_id", type_=String),
-        bindparam("said_detail", type_=Detail),
+        _object(flavour, facts) if facts else bindparam("said_detail", type_=Detail),
     )
+
+
+def _object(flavour: Flavour, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+    named = [each for name, column in facts.items() for each in (literal_column(f"'{name}'"), column)]
+    return func.jsonb_build_object(*named) if flavour.postgres else func.json_object(*named)
 
 
 def said(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVE
 def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVER) -> tuple[int, datetime]:
     """Announce the end of up to `limit` bindings, the longest due first; returns what `expire` does.
 
-    One `expires_soon` event each, whoever else runs this: `warn_at` goes in the same statement. None for what has
-    ended, is over, or is to be unbound.
+    One `expires_soon` event each, with the end that it announces, whoever else runs this: `warn_at` goes in the
+    same statement. None for what has ended, is over, or is to be unbound.
     """
     return _run(tx, _warning(tx.flavour), events.said(EventKind.EXPIRES_SOON, caller, {}), limit, since)
 
@@ -76,13 +76,17 @@ def _expiry(flavour: Flavour) -> tuple[Executable, ...]:
 
 @cache
 def _warning(flavour: Flavour) -> tuple[Executable, ...]:
-    return _batch(flavour, _to_warn(flavour.now_once), bindings.c.warn_at, {"warn_at": None})
+    return _batch(flavour, _to_warn(flavour.now_once), bindings.c.warn_at, {"warn_at": None}, ("expires_at",))
 
 
 def _batch(
-    flavour: Flavour, due: tuple[ColumnElement[bool], ...], deadline: Column[datetime], values: dict[str, Any]
+    flavour: Flavour,
+    due: tuple[ColumnElement[bool], ...],
+    deadline: Column[datetime],
+    values: dict[str, Any],
+    facts: tuple[str, ...] = (),
 ) -> tuple[Executable, ...]:
-    """The statements that change the rows that are due and write an event each.
+    """The statements that change the rows that are due and write an event each, which tells its row's `facts`.
 
     One on PostgreSQL, which tells how many and the last deadline among them; two on SQLite.
     """
@@ -90,7 +94,8 @@ def _batch(
     changed_by_time = values | counted(flavour)
     if not flavour.postgres:
         found = found.order_by(bindings.c.id)  # both statements must pick the same rows
-        rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1)
+        own: dict[str, ColumnElement[Any]] = {name: bindings.c[name] for name in facts}
+        rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1, **own)
         log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(found)))
         return log, update(bindings).where(bindings.c.id.in_(found)).values(changed_by_time)
     found = found.add_columns(deadline.label("deadline")).where(
@@ -104,10 +109,11 @@ def _batch(
         update(bindings)
         .where(bindings.c.id == ids, *due)
         .values(changed_by_time)
-        .returning(bindings.c.change_tx, bindings.c.id, bindings.c.version)
+        .returning(bindings.c.change_tx, bindings.c.id, bindings.c.version, *(bindings.c[name] for name in facts))
         .cte("changed")
     )
-    rows = events.told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
+    own = {name: changed.c[name] for name in facts}
+    rows = events.told(flavour, changed.c.change_tx, changed.c.id, changed.c.version, **own)
     logged = insert(events_table).from_select(events.WRITTEN, rows).cte("logged")
     reached = select(func.max(locked.c.deadline)).scalar_subquery()
     return (select(func.count(), reached).select_from(changed).add_cte(logged),)

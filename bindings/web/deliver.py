@@ -299,6 +299,8 @@ def body_of(event: Event) -> bytes:
     }
     if event.kind is EventKind.POOL_LOW:
         data |= {name: event.detail[name] for name in _TOLD_OF_POOLS if name in event.detail}
+    if event.kind is EventKind.EXPIRES_SOON and "expires_at" in event.detail:  # not in those of earlier versions
+        data["expires_at"] = _instant(datetime.fromisoformat(event.detail["expires_at"]))
     return _json({"type": type_of(event.kind), "timestamp": data["at"], "data": data})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +14,6 @@ from bindings.store import settle
 from tests.service.world import A, B, C, D, in_threads
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from bindings.binding import Binding
     from tests.service.world import World
 
@@ -38,6 +36,17 @@ def test_an_end_is_announced_at_its_lead_time_once_and_not_before(world: World) 
     world.clock.advance(60)
     world.service.expire_due()
     assert world.kinds(binding)[-2:] == [SOON, EventKind.EXPIRED]
+
+
+def test_the_event_tells_the_end_that_it_announces(world: World) -> None:
+    bindings = [world.bind(A, B, expire_s=600, warn_s=60), world.bind(C, D, expire_s=601, warn_s=61)]
+    world.clock.advance(541)
+    world.service.warn_due()
+    for binding in bindings:
+        event = world.service.history(binding.id)[-1]
+        assert event.kind is SOON
+        assert list(event.detail) == ["expires_at"]
+        assert datetime.fromisoformat(event.detail["expires_at"]) == binding.expires_at
 
 
 def test_the_settings_lead_is_for_binds_that_name_none_and_outlast_it(world: World) -> None:

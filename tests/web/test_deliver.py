@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_a_pool_s_event_says_which_pool_and_nothing_else(world: World, receiver:
     assert body["data"]["binding_id"] is None
     assert "phone" not in body["data"]
     assert {name: body["data"].get(name, "x") for name in detail} == detail
+
+
+def test_an_announced_end_is_told(world: World, receiver: Receiver) -> None:
+    made = added(world, receiver, "expires_soon")
+    binding = world.bind(expire_s=600, warn_s=60)
+    world.clock.advance(541)
+    world.service.warn_due()
+    passed(world)
+    body = receiver.messages[0].verified(made.secret)
+    assert (body["type"], body["data"]["binding_id"]) == ("binding.expires_soon", binding.id)
+    assert body["data"]["expires_at"].endswith("Z")
+    assert datetime.fromisoformat(body["data"]["expires_at"]) == binding.expires_at
+    assert body["data"].keys() - {"expires_at"} == {"binding_id", "sequence", "kind", "at", "cursor"}
+
+
+def test_an_announcement_that_an_earlier_version_wrote_is_sent_as_well(world: World) -> None:
+    event = replace(world.service.history(world.bind().id)[0], kind=EventKind.EXPIRES_SOON, detail={})
+    assert "expires_at" not in json.loads(body_of(event))["data"]
 
 
 def test_the_documented_types_are_those_that_are_sent() -> None:
