@@ -29,6 +29,7 @@ from benchmarks import (
     pages,
     peers,
     restart,
+    retention,
     service,
     start,
     sweep,
@@ -62,6 +63,7 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
     "P13": peers.measure,
     "P14": pages.measure,
     "cost": cost.measure,
+    "retention": retention.measure,
     "vacuum": vacuum.measure,
 }
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks.measure import Result, Sample, Target, interleave, per_second
@@ -159,7 +159,7 @@ def serve(pipe: Connection, url: str, threads: int) -> None:
             pipe.send(bind_for(service, seconds, threads))
 
 
-def opened(url: str) -> BindingService:
+def opened(url: str, **settings: Any) -> BindingService:
     """A service on the bench's database; nothing listens at its provider's address."""
     return BindingService.open(
         database_url=url,
@@ -167,6 +167,7 @@ def opened(url: str) -> BindingService:
         provider_api_key="bench",
         provider_api_secret="bench",
         provider_app_id="bench",
+        **settings,
     )
 
 

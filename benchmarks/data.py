@@ -57,6 +57,8 @@ class Sizes:
     dead: tuple[int, ...]
     peers: tuple[str, ...]
     peer_s: float
+    events: int
+    calm_s: float
 
 
 QUICK = Sizes(
@@ -79,6 +81,8 @@ QUICK = Sizes(
     dead=(100, 1_000),
     peers=("redis", "bindings-sqlite"),
     peer_s=0.2,
+    events=20_000,
+    calm_s=0.5,
 )
 DEFAULT = Sizes(
     name="default",
@@ -100,6 +104,8 @@ DEFAULT = Sizes(
     dead=(1_000, 10_000, 50_000),
     peers=PEERS,
     peer_s=3.0,
+    events=1_000_000,
+    calm_s=5.0,
 )
 FULL = Sizes(
     name="full",
@@ -121,6 +127,8 @@ FULL = Sizes(
     dead=(1_000, 10_000, 50_000, 200_000),
     peers=PEERS,
     peer_s=5.0,
+    events=10_000_000,
+    calm_s=10.0,
 )
 
 
@@ -169,10 +177,18 @@ def middle_number(number: int) -> str:
 
 
 @contextmanager
-def on_postgres(server: Server, *, live: int, ended: int, keep: bool = False) -> Iterator[Filled]:
+def on_postgres(
+    server: Server,
+    *,
+    live: int,
+    ended: int,
+    keep: bool = False,
+    migrate: Callable[[str], object] = migrations.upgrade,
+) -> Iterator[Filled]:
     """A filled PostgreSQL database; dropped at the end, whoever is connected to it, unless it is to be kept.
 
-    One that an earlier run kept is taken as it is: what that run bound or ended in it is still there.
+    One that an earlier run kept is taken as it is: what that run bound or ended in it is still there. `migrate`
+    makes the tables before anything is filled in.
     """
     name = f"bench_kept_{live}_{ended}" if keep else f"bench_{os.getpid()}_{time.time_ns()}"
     with psycopg.connect(server.url, autocommit=True) as admin:
@@ -182,7 +198,7 @@ def on_postgres(server: Server, *, live: int, ended: int, keep: bool = False) ->
             admin.execute(f"CREATE DATABASE {name}")
         try:
             url = server.address(name)
-            migrations.upgrade(url)
+            migrate(url)
             with psycopg.connect(url, autocommit=True) as connection:
                 filled = Filled(url=url, live=live, run=connection.execute, dialect=_POSTGRES)
                 if not kept:
