@@ -3,7 +3,7 @@
 The old table becomes the first partition as it is: a CHECK that is validated beforehand, under a lock that keeps
 nobody out, saves the scan under the lock that does. What must be done at once is one short transaction: its
 locks are waited for for half a second at most, and then given up and asked for again, so that nobody stands
-behind them for longer. Services may run beside it.
+behind them for longer. Services may run beside it, and so may autovacuum, which is sent away first.
 
 The foreign key from events to bindings goes: events go by their own age, and may outlive their binding. SQLite
 cannot drop one without building the table anew.
@@ -31,6 +31,7 @@ depends_on = None
 FIRST = "events_start"
 SPAN = 10**12  # positions of one partition; the sequence moves on to the next one long before
 LOCK_WAIT = "500ms"
+VACUUM_WAIT = "30s"  # the server ends an autovacuum that somebody waits for, after deadlock_timeout (1 s)
 TRIES = 60
 PAUSE_S = 1.0
 LOCKED = "55P03", "57014", "40P01"
@@ -76,20 +77,19 @@ def upgrade() -> None:
         _rebuild_on_sqlite(f"{FOREIGN_KEY}, ", "")
         _guard_on_sqlite()
         return
-    with op.get_context().autocommit_block():
-        _patiently(
-            lambda: op.execute(
-                f"ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_first,"
-                f" ADD CONSTRAINT ck_events_first CHECK (position < {SPAN}) NOT VALID"
-            )
-        )
-        op.execute("ALTER TABLE events VALIDATE CONSTRAINT ck_events_first")
+    _lock("events")
+    op.execute(
+        f"ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_first,"
+        f" ADD CONSTRAINT ck_events_first CHECK (position < {SPAN}) NOT VALID"
+    )
+    with op.get_context().autocommit_block():  # what came before is committed, and its lock let go
+        _outwait_vacuum("ALTER TABLE events VALIDATE CONSTRAINT ck_events_first")
+    for table, options in STORAGE.items():
+        _outwait_vacuum(f"ALTER TABLE {table} SET ({options})")
     _lock("bindings", "events", "reports", "account")
     _add_marks(sa.DateTime(timezone=True))
     _partition()
     _guard_on_postgresql()
-    for table, options in STORAGE.items():
-        op.execute(f"ALTER TABLE {table} SET ({options})")
 
 
 def downgrade() -> None:
@@ -102,12 +102,12 @@ def downgrade() -> None:
         for table in ("events", "reports"):
             _refuse_delete(table, "")
     else:
+        for table, options in STORAGE.items():
+            names = ", ".join(option.split(" = ")[0] for option in options.split(", "))
+            _outwait_vacuum(f"ALTER TABLE {table} RESET ({names})")
         _lock("bindings", "events", "reports", "account")
         _unguard_on_postgresql()
         _unite()
-        for table, options in STORAGE.items():
-            names = ", ".join(option.split(" = ")[0] for option in options.split(", "))
-            op.execute(f"ALTER TABLE {table} RESET ({names})")
     for column in ("gone_position", "gone_tx", "kept_from"):
         op.drop_column("account", column)
 
@@ -125,33 +125,46 @@ def _add_marks(instant: sa.types.TypeEngine[Any]) -> None:
 
 
 def _lock(*tables: str) -> None:
-    """Keep everybody out of these tables until the end of the transaction; queue for half a second at a time."""
+    """Keep everybody out of these tables until the end of the transaction; queue for half a second at a time.
+
+    Vacuum is kept out first, by a lock that nobody else minds: the half seconds would never outlast it.
+    """
     connection = op.get_bind()
+    named = ", ".join(tables)
+    _outwait_vacuum(f"LOCK TABLE {named} IN SHARE UPDATE EXCLUSIVE MODE")
+    op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
 
     def ask() -> None:
         with connection.begin_nested():  # what was locked is let go with the savepoint
             connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all of them
-            connection.execute(sa.text(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(sa.text(f"LOCK TABLE {named} IN ACCESS EXCLUSIVE MODE"))
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
 
-    _patiently(ask)
-
-
-def _patiently(ask: Callable[[], None]) -> None:
     for left in reversed(range(TRIES)):
-        try:
-            op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
-            ask()
-        except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in LOCKED:
-                raise
-            if not left:
-                raise TimeoutError(
-                    "a transaction keeps a table locked; end it (pg_stat_activity) and migrate again"
-                ) from None
-            time.sleep(PAUSE_S)
-        else:
+        if _had(ask, or_fail=not left):
             return
+        time.sleep(PAUSE_S)
+
+
+def _outwait_vacuum(statement: str) -> None:
+    """Run a statement whose lock keeps out who vacuums a table or changes it, and no reader or writer."""
+    op.execute(f"SET lock_timeout = '{VACUUM_WAIT}'")
+    _had(lambda: op.execute(statement), or_fail=True)
+
+
+def _had(ask: Callable[[], None], *, or_fail: bool) -> bool:
+    """Whether the locks were to be had."""
+    try:
+        ask()
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in LOCKED:
+            raise
+        if or_fail:
+            raise TimeoutError(
+                "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
+            ) from None
+        return False
+    return True
 
 
 def _partition() -> None:

@@ -444,6 +444,37 @@ def test_nobody_waits_for_a_second_while_the_events_become_partitions(postgres_s
     postgres_server.drop(url)
 
 
+LONG_WAITS = (
+    "SELECT mode FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
+    " AND clock_timestamp() - waitstart > CAST(current_setting('deadlock_timeout') AS interval)"
+)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("table", ["events", "bindings", "passes"])
+def test_a_vacuum_is_waited_for_so_long_that_the_server_ends_it_and_nobody_else_waits(
+    postgres_server: Server, table: str
+) -> None:
+    """The lock of a VACUUM stands in for it. The server ends an autovacuum that is in the way for this long."""
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, LAST_WITH_ONE_TABLE)
+    upgrade = threading.Thread(target=lambda: migrations.upgrade(url))
+    with psycopg.connect(url) as vacuum, psycopg.connect(url, autocommit=True) as writer:
+        vacuum.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+        upgrade.start()
+        wait_for(lambda: bool(writer.execute(LONG_WAITS, (table,)).fetchall()), seconds=30)
+        assert writer.execute(LONG_WAITS, (table,)).fetchall() == [("ShareUpdateExclusiveLock",)]
+        writer.execute("SET lock_timeout = '1s'")
+        writer.execute(WRITE)
+        vacuum.commit()
+        upgrade.join(60)
+    assert migrations.current(url) == HEAD
+    assert len(_written(engine)) == 1
+    engine.dispose()
+    postgres_server.drop(url)
+
+
 def test_a_tables_growth_has_its_vacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return
