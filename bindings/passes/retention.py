@@ -11,10 +11,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.errors import Busy
 from bindings.failpoints import reach
+from bindings.passes.expire import in_batches
 from bindings.store import partitions, retention
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.store.database import Database, Transaction
+
+Deleted = TypeVar("Deleted")
 
 BATCH = 500
 BUDGET_S = 20.0  # of each minute: a first run over years of history takes its time
@@ -131,7 +134,7 @@ class _Run:
 
     def forget(self, before: datetime) -> None:
         """Bindings first: an event must never go before its binding."""
-        self._batches("bindings", lambda tx: retention.delete_bindings(tx, before, limit=BATCH))
+        self._delete_bindings(before)
         self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
         self._batches("reports", lambda tx: retention.delete_reports(tx, before, limit=BATCH))
         if self._database.postgres:
@@ -140,14 +143,18 @@ class _Run:
             self._batches("events", lambda tx: retention.delete_events(tx, before, limit=BATCH))
         self._batches("deliveries", lambda tx: retention.delete_deliveries(tx, limit=BATCH))
 
-    def _batches(self, name: str, delete: Callable[[Transaction], int]) -> None:
-        def work(tx: Transaction) -> int:
-            deleted = delete(tx)
-            reach("retention.in_transaction")
-            return deleted
+    def _delete_bindings(self, before: datetime) -> None:
+        def one_batch(since: datetime) -> tuple[int, datetime]:
+            return self._database.write(
+                lambda tx: _reached(retention.delete_bindings(tx, before, limit=BATCH, since=since))
+            )
 
+        deleted, _, self._finished = in_batches(one_batch, batch=BATCH, budget_s=self._deadline - time.monotonic())
+        self._counts["bindings"] += deleted
+
+    def _batches(self, name: str, delete: Callable[[Transaction], int]) -> None:
         while self._finished:
-            deleted = self._database.write(work)
+            deleted = self._database.write(lambda tx: _reached(delete(tx)))
             self._counts[name] += deleted
             if deleted < BATCH:
                 return
@@ -182,3 +189,9 @@ class _Run:
         partitions.drop(self._database, old.name)
         self._counts["partitions"] += 1
         self._counts["events"] += old.events
+
+
+def _reached(deleted: Deleted) -> Deleted:
+    """What a batch has deleted, and not committed yet."""
+    reach("retention.in_transaction")
+    return deleted

@@ -60,10 +60,17 @@ def mark_events(tx: Transaction, last: tuple[int, int]) -> None:
     tx.connection.execute(update(account).where(earlier).values(gone_tx=last[0], gone_position=last[1]))
 
 
-def delete_bindings(tx: Transaction, before: datetime, *, limit: int) -> int:
-    """Delete the oldest of the bindings that go; how many."""
-    chosen = select(bindings.c.id).where(gone(before)).order_by(bindings.c.requested_at).limit(limit)
-    return tx.connection.execute(delete(bindings).where(bindings.c.id.in_(chosen))).rowcount
+def delete_bindings(tx: Transaction, before: datetime, *, limit: int, since: datetime) -> tuple[int, datetime]:
+    """Delete the oldest of the bindings that go, of those requested from `since` on.
+
+    Returns how many, and the request that it came to. From there the next batch goes on: what was deleted stands
+    in the index until it is vacuumed, and each batch would step over all of it anew.
+    """
+    chosen = select(bindings.c.id).where(gone(before), bindings.c.requested_at >= since)
+    chosen = chosen.order_by(bindings.c.requested_at).limit(limit)
+    deleted = delete(bindings).where(bindings.c.id.in_(chosen)).returning(bindings.c.requested_at)
+    requested = tx.connection.execute(deleted).scalars().all()
+    return len(requested), max(requested, default=since)
 
 
 def delete_holds(tx: Transaction, before: datetime, *, limit: int) -> int:
