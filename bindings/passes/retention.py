@@ -78,13 +78,13 @@ def _foretold(database: Database, before: datetime | None) -> Retained:
     if not database.postgres:
         events = database.read(lambda connection: retention.count_events(connection, before))
         return Retained(kept_from=before.isoformat(), events=events, dry_run=True, **counts)
-    stays = retention.stays(before)
-    old, waiting = database.read(lambda connection: partitions.old(connection, before=before, stays=stays))
+    ended = database.read(lambda connection: partitions.ended(connection, before))
+    old = list(partitions.given_up(database, ended, before=before, stays=retention.stays(before)))
     return Retained(
         kept_from=before.isoformat(),
         events=sum(each.events for each in old),
         partitions=len(old),
-        partitions_waiting=waiting,
+        partitions_waiting=len(ended) - len(old),
         owner_needed=bool(old) and not database.read(partitions.owned),
         dry_run=True,
         **counts,
@@ -162,14 +162,14 @@ class _Run:
 
     def _drop_partitions(self, before: datetime) -> None:
         every = retention.everything()  # also one that should be gone by now, and could not be deleted yet
-        old, waiting = self._database.read(lambda found: partitions.old(found, before=before, stays=every))
-        self._counts["partitions_waiting"] = waiting
+        ended = self._database.read(lambda found: partitions.ended(found, before))
+        old = partitions.given_up(self._database, ended, before=before, stays=every)
         unfinished = self._database.read(partitions.half_detached)
         left_over = self._database.read(partitions.left_over)
-        if not (old or unfinished or left_over):
-            return
         if not self._database.read(partitions.owned):
-            self._owner_needed = True
+            going = len(list(old))
+            self._owner_needed |= bool(going or unfinished or left_over)
+            self._counts["partitions_waiting"] = len(ended) - going
             return
         try:
             for name in unfinished:
@@ -180,6 +180,8 @@ class _Run:
                 self._drop(each)
         except Busy:
             self._finished = False
+        else:
+            self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
     def _drop(self, old: partitions.Old) -> None:
         self._database.write(lambda tx: retention.mark_events(tx, old.last))

@@ -25,6 +25,7 @@ from bindings.store.schema import bindings as bindings_table
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 LOCK_WAIT = "500ms"  # for a lock that others queue behind
-DETACH_WAIT = "10s"  # nobody queues behind a concurrent detach; what it could not finish, the next run does
+# Nobody queues behind a concurrent detach, nor for what was detached. It is long enough for the server to end an
+# autovacuum that is in the way; what could not be finished, the next run does.
+DETACH_WAIT = "10s"
+STRETCH = 1_000_000  # positions that are looked at in one read
 SHORTEST = timedelta(days=1)  # no transaction is open for longer, so the feed need look back by one partition only
 ONE_AT_A_TIME = 0x62696E64_70617274  # "bindpart"
 GIVEN_UP = "given up by retention"
@@ -57,6 +61,15 @@ class Partition:
     name: str
     number: int
     detaching: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A partition that is not in use any more; `over` is when the following one began."""
+
+    name: str
+    number: int
+    over: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,44 +159,63 @@ def enter(tx: Transaction, number: int) -> bool:
     return True
 
 
-def old(connection: Connection, *, before: datetime, stays: Any) -> tuple[list[Old], int]:
-    """The partitions, from the oldest on, that were over before an instant and that nothing needs any more.
-
-    `stays` says which bindings stay: the events of those are kept, and so is what a webhook that is enabled has
-    not been sent yet. Also returns how many are old enough and kept for one of these reasons.
-    """
-    partitions = [partition for partition in every(connection) if not partition.detaching]
-    found: list[Old] = []
-    ended = []
-    for partition, following in pairwise(partitions):
+def ended(connection: Connection, before: datetime) -> list[Ended]:
+    """The partitions that were over before an instant, the oldest first."""
+    found: list[Ended] = []
+    attached = [partition for partition in every(connection) if not partition.detaching]
+    for partition, following in pairwise(attached):
         over = _began(connection, following.number)
         if over is None or over >= before:
             break
-        ended.append(partition)
-        given_up = _given_up(connection, partition, over=over, before=before, stays=stays)
-        if given_up is None:
-            break
-        found.append(given_up)
-    return found, len(ended) - len(found)
+        found.append(Ended(name=partition.name, number=partition.number, over=over))
+    return found
 
 
-def _given_up(
-    connection: Connection, partition: Partition, *, over: datetime, before: datetime, stays: Any
-) -> Old | None:
+def given_up(database: Database, found: list[Ended], *, before: datetime, stays: Any) -> Iterator[Old]:
+    """Those of what `ended` found, up to the first that something still needs; each is looked at when asked for.
+
+    `stays` says which bindings stay: the events of those are kept, and so is what a webhook that is enabled has
+    not been sent yet.
+    """
+    for partition in found:
+        last = database.read(lambda connection: _last_unneeded(connection, partition, stays))  # noqa: B023
+        if last is None:
+            return
+        events, newest = _counted(database, partition.number)
+        if newest is not None and newest >= before:  # the clock was set back
+            return
+        yield Old(name=partition.name, events=events, last=last)
+
+
+def _last_unneeded(connection: Connection, partition: Ended, stays: Any) -> tuple[int, int] | None:
+    """Where a partition ends in the feed; None where a binding or a webhook needs it."""
     # No event of a binding is older than its request: without a binding from before the end, none has one here.
-    asked_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < over, stays)
+    asked_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < partition.over, stays)
     if connection.execute(asked_before.order_by(bindings_table.c.requested_at).limit(1)).first() is not None:
         return None
     place = events_table.c.tx, events_table.c.position
     latest = select(*place).where(*_within(partition.number)).order_by(*(part.desc() for part in place)).limit(1)
     last = connection.execute(latest).one_or_none()
-    if last is not None and connection.execute(select(awaited(last.tx, last.position))).scalar():
+    if last is None:
+        return 0, 0
+    if connection.execute(select(awaited(last.tx, last.position))).scalar():
         return None
-    counted = select(func.count(), func.max(events_table.c.at)).where(*_within(partition.number))
-    events, newest = connection.execute(counted).one()
-    if newest is not None and newest >= before:  # the clock was set back
-        return None
-    return Old(name=partition.name, events=events, last=(0, 0) if last is None else (last.tx, last.position))
+    return last.tx, last.position
+
+
+def _counted(database: Database, number: int) -> tuple[int, datetime | None]:
+    """How many events a partition has, and the newest one's instant; in stretches, since no read may take long."""
+    position = events_table.c.position
+    bounds = select(func.min(position), func.max(position)).where(*_within(number))
+    first, last = database.read(lambda connection: connection.execute(bounds).one())
+    total, newest = 0, None
+    for lower in range(first or 0, (last or -1) + 1, STRETCH):
+        stretch = select(func.count(), func.max(events_table.c.at)).where(
+            *_within(number), position >= lower, position < lower + STRETCH
+        )
+        events, at = database.read(lambda connection: connection.execute(stretch).one())  # noqa: B023
+        total, newest = total + events, max(filter(None, (newest, at)), default=None)
+    return total, newest
 
 
 def awaited(tx: int, position: int) -> Any:
@@ -226,5 +258,5 @@ def left_over(connection: Connection) -> list[str]:
 def drop(database: Database, name: str) -> None:
     """Drop a table that was detached."""
     database.alone(
-        lambda connection: connection.execute(text(f"DROP TABLE IF EXISTS {name}")), lock_wait=LOCK_WAIT
+        lambda connection: connection.execute(text(f"DROP TABLE IF EXISTS {name}")), lock_wait=DETACH_WAIT
     )

@@ -213,6 +213,61 @@ def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(
 
 
 @pytest.mark.postgres
+def test_a_big_month_is_looked_at_in_stretches_and_one_with_a_young_event_stays(
+    years: Years, database_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("SQLite keeps one table")
+    monkeypatch.setattr(partitions, "STRETCH", 3)
+    for _ in range(5):
+        years.ended()
+    years.turn_of_the_month()
+    years.ended()
+    years.later(80)
+    years.ended()
+    years.later(-80)
+    years.ended()
+    years.later(1)
+    years.turn_of_the_month()
+    years.ended()
+    years.later(80)
+    assert years.retain(dry_run=True).events == 10
+    done = years.retain()
+    assert (done.partitions, done.events, done.partitions_waiting) == (1, 10, 1)
+    assert len(years.kept_events()) == 8
+    years.later(60)
+    assert years.retain().events == 6
+
+
+@pytest.mark.postgres
+def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_ends_it(
+    years: Years, database_kind: str
+) -> None:
+    """The lock of a VACUUM stands in for it."""
+    if database_kind == "sqlite":
+        pytest.skip("SQLite keeps one table")
+    years.months(2)
+    years.later(60)
+    first = years.database.read(partitions.every)[0].name
+    partitions.detach(years.database, first)
+    done: list[Retained] = []
+    asks = threading.Thread(target=lambda: done.append(years.retain()))
+    waits = (
+        "SELECT clock_timestamp() - waitstart > CAST(current_setting('deadlock_timeout') AS interval)"
+        " FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
+    )
+    with psycopg.connect(years.url) as vacuum, psycopg.connect(years.url, autocommit=True) as watcher:
+        vacuum.execute(f"LOCK TABLE {first} IN SHARE UPDATE EXCLUSIVE MODE")
+        asks.start()
+        wait_for(lambda: watcher.execute(waits, (first,)).fetchall() == [(True,)])
+        vacuum.commit()
+        asks.join(30)
+    assert [each.finished for each in done] == [True]
+    with psycopg.connect(years.url) as watcher:
+        assert watcher.execute("SELECT to_regclass(%s)", (first,)).fetchall() == [(None,)]
+
+
+@pytest.mark.postgres
 def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
     years: Years, database_kind: str
 ) -> None:
