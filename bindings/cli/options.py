@@ -85,16 +85,25 @@ def _why(*, reveal: bool, reason: str | None) -> str | None:
 @contextmanager
 def naming_what_is_missing(given: dict[str, Any]) -> Iterator[None]:
     """Say "is needed" of a field that was not given, instead of what it must look like."""
+    with _retold(lambda field, message: (field, "is needed" if given.get(field, ...) is None else message)):
+        yield
+
+
+@contextmanager
+def naming_as_typed(**typed: str) -> Iterator[None]:
+    """Name the option that was typed where the call's own argument has another name."""
+    with _retold(lambda field, message: (typed.get(field, field), message)):
+        yield
+
+
+@contextmanager
+def _retold(retell: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
     from bindings.errors import Fault, InvalidRequest
 
     try:
         yield
     except InvalidRequest as invalid:
-        faults = [
-            Fault(fault.field, "is needed") if given.get(fault.field, ...) is None else fault
-            for fault in invalid.faults
-        ]
-        raise InvalidRequest(faults) from None
+        raise InvalidRequest([Fault(*retell(fault.field, fault.message)) for fault in invalid.faults]) from None
 
 
 def validation() -> ModuleType:

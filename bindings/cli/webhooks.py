@@ -29,7 +29,7 @@ def webhooks() -> None:
 def add(*, url: str | None, kinds: tuple[str, ...], as_json: bool) -> None:
     """Add a receiver of events from now on; its secret is shown this once."""
     asked: dict[str, Any] = {"url": url, "kinds": kinds or None}
-    with options.naming_what_is_missing({"url": url}):
+    with options.naming_what_is_missing({"url": url}), options.naming_as_typed(kinds="kind"):
         options.validation().webhook(**asked)
     with session.opened(as_json=as_json) as service:
         added = service.webhooks.add(**asked)

@@ -52,7 +52,7 @@ def test_a_webhook_is_added_with_its_secret_and_listed_without(shell: Shell) -> 
 
 def test_what_is_wrong_is_named(shell: Shell) -> None:
     answer = shell.run("webhooks", "add", "--url", "ftp://x", "--kind", "born", "--json")
-    assert (answer.code, answer.fields) == (2, ["url", "kinds"])
+    assert (answer.code, answer.fields) == (2, ["url", "kind"])
     answer = shell.run("webhooks", "add", "--json")
     assert (answer.code, answer.problem["errors"]) == (2, [{"field": "url", "message": "is needed"}])
     for given in ([], ["--webhook", "x"], ["x", "--dead"]):
