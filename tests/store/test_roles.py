@@ -1,0 +1,125 @@
+"""A role with the rights that docs/how-to/use-postgresql.md grants can do the service's work, and no more."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from bindings import errors
+from bindings.store.schema import metadata
+from bindings.store.sessions import Search
+from bindings.webhooks import Result
+from tests.service.world import APP, A, C, D, E, F, World, feed_has_caught_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.service import BindingService
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-postgresql.md"
+OF_ALEMBIC = "alembic_version"
+
+
+def grants() -> str:
+    found = re.search(r"^```sql\n(GRANT.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_grants_name_every_table_once() -> None:
+    lists = re.findall(r"\sON\s+([a-z_, ]+?)\s+TO ", grants())
+    named = [table for names in lists for table in names.split(", ")]
+    assert sorted(named) == sorted([*metadata.tables, OF_ALEMBIC])
+
+
+@contextmanager
+def restricted(url: str) -> Iterator[str]:
+    """The address of a database for a role of its own that has what the page grants."""
+    name = f"bindings_test_role_{os.getpid()}"
+    role = sql.Identifier(name)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(sql.SQL("CREATE ROLE {}").format(role))
+        try:
+            owner.execute(grants().replace("bindings_app", name).encode())
+            yield (
+                make_url(url)
+                .update_query_dict({"options": f"-c role={name}"})
+                .render_as_string(hide_password=False)
+            )
+        finally:
+            owner.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            owner.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> Iterator[str]:
+    with restricted(postgres_url) as url:
+        yield url
+
+
+def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(world: World) -> None:
+    service = world.service
+    world.bind(expire_s=600, warn_s=60)
+    with pytest.raises(errors.PhoneInUse):
+        world.bind(A, C)
+    service.unbind(world.bind(C, D).id)
+    service.reveal([], reason="drill", what="export")
+    world.simulator.plant(phone_a=E, phone_b=F, app_id=APP)
+    service.restored()
+    assert service.once_per("reconcile", 60.0, service.reconcile) is not None
+    world.clock.advance(550)
+    assert service.announce().warned == 1
+    world.clock.advance(100)
+    assert service.sweep().expired == 1
+    service.recover()
+    service.count_pools()
+    service.tally()
+    assert service.retain().finished
+    list(service.export_bindings())
+    _administer(service)
+    _deliver(service)
+
+
+def _administer(service: BindingService) -> None:
+    key = service.keys.create(name="ann", role="auditor").record
+    service.keys.used(key.id)
+    token = service.sessions.begin(key.id)
+    service.sessions.recall(token, service.sessions.remember(token, Search(words="order-1")))
+    service.sessions.forget()
+    service.sessions.end(token)
+    service.keys.revoke(key.id)
+    export = service.access_log.begin(view="find", narrowed={}, format="csv", reason=None)
+    service.access_log.finish(export, row_count=0, sha256="")
+
+
+def _deliver(service: BindingService) -> None:
+    hooks = service.webhooks
+    feed_has_caught_up(service)
+    webhook_id = hooks.add(url="https://example.com/").webhook.id
+    service.reveal([], reason="drill", what="export")
+    feed_has_caught_up(service)
+    assert hooks.fan_out(webhook_id)[0] == 1
+    batch = hooks.take(webhook_id, limit=1)
+    assert batch is not None
+    hooks.record([Result(delivery=batch.deliveries[0], status=200, error=None, again_s=None)])
+    hooks.prune()
+    hooks.rotate(webhook_id)
+    hooks.remove(webhook_id)
+
+
+@pytest.mark.parametrize(
+    "forbidden", ["DELETE FROM bindings", "UPDATE events SET actor = 'x'", "DROP TABLE holds"]
+)
+def test_what_happened_stays_beyond_their_reach(world: World, forbidden: str) -> None:
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
+        world.database.write(lambda tx: tx.connection.execute(text(forbidden)))
