@@ -29,7 +29,8 @@ from benchmarks.measure import Result, Target, p99
 from bindings.passes import retention
 from bindings.provider.client import ProviderClient
 from bindings.store import events, migrations
-from bindings.store.database import Database, make_engine
+from bindings.store.database import Database
+from bindings.store.engine import make_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from bindings.failpoints import reach
 from bindings.settings import load
-from bindings.store.database import make_engine
+from bindings.store.engine import make_engine
 from bindings.store.schema import metadata
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"

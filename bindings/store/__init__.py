@@ -1,8 +1,13 @@
-"""Everything that is SQL.
+"""Everything that is SQL. Nothing outside this folder imports SQLAlchemy.
 
-`schema` holds the tables, `database` the engines, transactions and the clock, `bindings` a binding's row and
-`reserve`, `settle`, `overdue` the steps of its life, `holds` the phones that others hold, `events` the history
-and the feed, `queries` the reads, `hot` what runs
-them past SQLAlchemy, `passes` the record of passes, `reports` what reconciliations found, `account`
-whom the database belongs to, `migrations` the way to head. Nothing outside this folder imports SQLAlchemy.
+The database: `schema` holds the tables, `engine` how they are reached (`deadline` a connection that stops
+waiting), `database` transactions, retries and the clock, `hot` what runs past SQLAlchemy, `migrations` the way to
+head, `account` whom the database belongs to, `memory` what it must not have lost.
+
+A binding's life: `bindings` its row, `reserve`, `settle`, `overdue` the steps, `holds` the phones that others hold,
+`events` the history and the feed, `partitions` and `retention` how long they are kept, `reports` what
+reconciliations found, `pools` and `tallies` the counts, `passes` who ran which pass.
+
+Who asks: `queries` and `numbers` the reads, `keys` and `sessions` who it is, `access_log` who was shown what,
+`webhooks` and `deliveries` who is told.
 """

@@ -3,7 +3,7 @@
 `statement_timeout` does not bound a COMMIT that waits for a synchronous standby, and a machine that is frozen
 answers nothing at all. Only the client can end such a wait, and only by dropping the connection: whether the
 work was committed is then in doubt. A wait that is cancelled instead reports success for what no standby has,
-so that report is not believed either. Nothing here knows SQLAlchemy; only `database` uses this.
+so that report is not believed either. Nothing here knows SQLAlchemy; only `engine` uses this.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bindings.store.database import Database, make_engine
+from bindings.store.database import Database
+from bindings.store.engine import make_engine
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "begin_instead_of_begin_immediate",
-        "bindings/store/database.py",
+        "bindings/store/engine.py",
         'exec_driver_sql("BEGIN IMMEDIATE")',
         'exec_driver_sql("BEGIN")',
         seen_by="second_writer_begins",
@@ -129,7 +129,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "no_begin_at_all",
-        "bindings/store/database.py",
+        "bindings/store/engine.py",
         'connection.exec_driver_sql("BEGIN IMMEDIATE")',
         "pass",
         seen_by="transaction_that_is_cut_off and sqlite",

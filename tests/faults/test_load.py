@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from bindings.provider.simulator import parse_fault
-from bindings.store.database import make_engine
+from bindings.store.engine import make_engine
 from tests.faults import oracle
 from tests.faults.harness import KILLED
 from tests.faults.test_kill import DATABASES, LIMIT_S, STORY, report

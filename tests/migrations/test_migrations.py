@@ -21,7 +21,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from bindings.store import migrations
-from bindings.store.database import Database, make_engine
+from bindings.store.database import Database
+from bindings.store.engine import make_engine
 from bindings.store.schema import HEAD, NAMING, metadata
 from tests.service.world import wait_for
 
