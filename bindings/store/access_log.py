@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import literal_column, select, tuple_, update
 
 from bindings.binding import EventKind
+from bindings.store.column_types import BindingId, Instant, Position
 from bindings.store.events import SHOWN, to_event
-from bindings.store.schema import BindingId, Instant, Position, events, exports
+from bindings.store.schema import events, exports
 
 if TYPE_CHECKING:
     from datetime import datetime

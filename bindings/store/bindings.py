@@ -16,7 +16,8 @@ from sqlalchemy import Column, and_, bindparam, literal_column, or_, select, upd
 
 from bindings.binding import Binding, Mode, State
 from bindings.store import events
-from bindings.store.schema import BindingId, bindings
+from bindings.store.column_types import BindingId
+from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,8 +31,9 @@ from sqlalchemy import (
 )
 
 from bindings.binding import Event, EventKind
+from bindings.store.column_types import BindingId, Detail
 from bindings.store.hot import Hot
-from bindings.store.schema import BindingId, Detail, account, bindings, events
+from bindings.store.schema import account, bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, select
 
 from bindings.store import reports
-from bindings.store.schema import BindingId, bindings
+from bindings.store.column_types import BindingId
+from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
     from datetime import datetime

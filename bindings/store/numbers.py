@@ -12,9 +12,10 @@ from sqlalchemy import and_, func, literal_column, or_, select, tuple_, union_al
 
 from bindings.binding import EventKind, State
 from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.column_types import BindingId, Instant
 from bindings.store.events import SHOWN, to_event
 from bindings.store.queries import LONGEST_SPAN
-from bindings.store.schema import BindingId, Instant, bindings, events
+from bindings.store.schema import bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, update
 
 from bindings.store import account
-from bindings.store.schema import Instant, passes
+from bindings.store.column_types import Instant
+from bindings.store.schema import passes
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -17,8 +17,9 @@ from sqlalchemy import String, and_, bindparam, func, literal_column, or_, selec
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.hot import Hot
-from bindings.store.schema import Instant, PhoneNumber, bindings
+from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:

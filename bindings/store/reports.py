@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert, select, tuple_
 from uuid_utils.compat import uuid7
 
-from bindings.store.schema import Instant, reports
+from bindings.store.column_types import Instant
+from bindings.store.schema import reports
 
 if TYPE_CHECKING:
     from datetime import datetime

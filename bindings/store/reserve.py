@@ -19,8 +19,9 @@ from bindings import conflict
 from bindings.binding import Binding, EventKind, Holder, Mode, State
 from bindings.store import account, events, memory
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
+from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.hot import Hot
-from bindings.store.schema import Instant, PhoneNumber, bindings, holds
+from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,22 +1,17 @@
 """The tables: names, types, constraints, indexes, and a comment on each column. No queries.
 
-Types: every instant passes through `Instant` (aware UTC, naive values refused), every phone through
-`PhoneNumber` (one place to encrypt or blind later). The migration in `migrations/` is written by hand and a
-test holds it equal to this metadata.
+What a column may hold is in `column_types`. The migrations in `migrations/` are written by hand, and a test holds
+them equal to this metadata.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     CheckConstraint,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     Identity,
     Index,
@@ -25,15 +20,12 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from bindings.binding import TERMINAL_KINDS, EventKind, Mode, State
-from bindings.phone import Phone
 from bindings.roles import Role
+from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber, Position
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -49,70 +41,14 @@ NAMING = {
 }
 
 
-class Instant(TypeDecorator[datetime]):
-    """An aware UTC instant: timestamptz on PostgreSQL, ISO 8601 text that sorts by time on SQLite."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """SQLite has no instant type and would drop the zone silently."""
-        return dialect.type_descriptor(String(27) if dialect.name == "sqlite" else DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Refuse naive values; on SQLite write microseconds always, so that text order is time order."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("an instant needs a time zone")
-        if dialect.name != "sqlite":
-            return value
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Give back aware UTC whatever zone the session has."""
-        if value is None:
-            return None
-        if dialect.name == "sqlite":
-            return datetime.fromisoformat(value)
-        return value if value.tzinfo is UTC else value.astimezone(UTC)  # type: ignore[no-any-return]
-
-
-class PhoneNumber(TypeDecorator[Phone]):
-    """A phone's digits. Compared through `Phone.key`."""
-
-    impl = String(20)
-    cache_ok = True
-
-    def process_bind_param(self, value: Phone | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Store the digits."""
-        return None if value is None else value.key
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Phone | None:  # noqa: ARG002
-        """Wrap the digits so that they are masked from here on."""
-        return None if value is None else Phone.stored(value)
-
-
-class BindingId(TypeDecorator[str]):
-    """A UUIDv7 in its canonical text: native on PostgreSQL, readable text on SQLite."""
-
-    impl = String(36)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Use the 16-byte type where there is one."""
-        return dialect.type_descriptor(
-            String(36) if dialect.name == "sqlite" else Uuid(as_uuid=False, native_uuid=True)
-        )
-
-
-Detail = JSON().with_variant(JSONB(), "postgresql")
-Position = BigInteger().with_variant(Integer(), "sqlite")  # only INTEGER counts by itself on SQLite
-
-
 def _one_of(column: str, values: type[StrEnum]) -> str:
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
+
+
+def _only(condition: str) -> dict[str, Any]:
+    """An index over the rows for which this is so, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 metadata = MetaData(naming_convention=NAMING)
@@ -203,59 +139,24 @@ bindings = Table(
     Index("ix_bindings_middle_number_a_held_until", "middle_number_a", "held_until"),
     Index("ix_bindings_middle_number_b_held_until", "middle_number_b", "held_until"),
     # What the passes look for: only live rows are in these.
-    Index(
-        "ix_bindings_due",
-        "expires_at",
-        sqlite_where=text("state = 'active'"),
-        postgresql_where=text("state = 'active'"),
-    ),
-    Index(
-        "ix_bindings_unsettled",
-        "settle_by",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
-    Index(
-        "ix_bindings_in_doubt",
-        "held_until",
-        sqlite_where=text("state = 'in_doubt'"),
-        postgresql_where=text("state = 'in_doubt'"),
-    ),
+    Index("ix_bindings_due", "expires_at", **_only("state = 'active'")),
+    Index("ix_bindings_unsettled", "settle_by", **_only("state = 'pending'")),
+    Index("ix_bindings_in_doubt", "held_until", **_only("state = 'in_doubt'")),
     Index(
         "ix_bindings_unbinding",
         "unbind_requested_at",
-        sqlite_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
-        postgresql_where=text("state = 'active' AND unbind_requested_at IS NOT NULL"),
+        **_only("state = 'active' AND unbind_requested_at IS NOT NULL"),
     ),
-    Index(
-        "ix_bindings_warn_at",
-        "warn_at",
-        sqlite_where=text("state = 'active' AND warn_at IS NOT NULL"),
-        postgresql_where=text("state = 'active' AND warn_at IS NOT NULL"),
-    ),
-    Index(
-        "uq_bindings_app_id_bind_id",
-        "app_id",
-        "bind_id",
-        unique=True,
-        sqlite_where=text("bind_id IS NOT NULL"),
-        postgresql_where=text("bind_id IS NOT NULL"),
-    ),
+    Index("ix_bindings_warn_at", "warn_at", **_only("state = 'active' AND warn_at IS NOT NULL")),
+    Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("bind_id IS NOT NULL")),
     Index(
         "uq_bindings_app_id_idempotency_key",
         "app_id",
         "idempotency_key",
         unique=True,
-        sqlite_where=text("idempotency_key IS NOT NULL"),
-        postgresql_where=text("idempotency_key IS NOT NULL"),
+        **_only("idempotency_key IS NOT NULL"),
     ),
-    Index(
-        "ix_bindings_reference",
-        "reference",
-        "requested_at",
-        sqlite_where=text("reference IS NOT NULL"),
-        postgresql_where=text("reference IS NOT NULL"),
-    ),
+    Index("ix_bindings_reference", "reference", "requested_at", **_only("reference IS NOT NULL")),
     Index("ix_bindings_requested_at_id", "requested_at", "id"),
     comment="Every binding ever asked for",
 )
@@ -276,24 +177,8 @@ holds = Table(
     CheckConstraint("why IN ('orphan', 'refused', 'late_success')", name="why"),
     Index("ix_holds_phone_held_until", "phone", "held_until"),
     Index("ix_holds_held_until", "held_until"),
-    Index(
-        "uq_holds_known",
-        "scope",
-        "phone",
-        "app_id",
-        "bind_id",
-        unique=True,
-        sqlite_where=text("bind_id IS NOT NULL"),
-        postgresql_where=text("bind_id IS NOT NULL"),
-    ),
-    Index(
-        "uq_holds_unknown",
-        "scope",
-        "phone",
-        unique=True,
-        sqlite_where=text("bind_id IS NULL"),
-        postgresql_where=text("bind_id IS NULL"),
-    ),
+    Index("uq_holds_known", "scope", "phone", "app_id", "bind_id", unique=True, **_only("bind_id IS NOT NULL")),
+    Index("uq_holds_unknown", "scope", "phone", unique=True, **_only("bind_id IS NULL")),
     comment="Phones that something other than a binding of ours holds at the provider",
 )
 
@@ -325,20 +210,9 @@ events = Table(
     UniqueConstraint("binding_id", "sequence").ddl_if(dialect="sqlite"),
     Index("ix_events_tx_position", "tx", "position"),
     # What a request did: the event of its answer has the same request, and would only double the index.
-    Index(
-        "ix_events_request_id",
-        "request_id",
-        sqlite_where=text("request_id IS NOT NULL AND kind <> 'activated'"),
-        postgresql_where=text("request_id IS NOT NULL AND kind <> 'activated'"),
-    ),
-    Index(
-        "ix_events_revealed",
-        "at",
-        "position",
-        sqlite_where=text("kind = 'revealed'"),
-        postgresql_where=text("kind = 'revealed'"),
-    ),
-    Index("uq_events_terminal", "binding_id", unique=True, sqlite_where=text(TERMINAL)).ddl_if(dialect="sqlite"),
+    Index("ix_events_request_id", "request_id", **_only("request_id IS NOT NULL AND kind <> 'activated'")),
+    Index("ix_events_revealed", "at", "position", **_only("kind = 'revealed'")),
+    Index("uq_events_terminal", "binding_id", unique=True, **_only(TERMINAL)).ddl_if(dialect="sqlite"),
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
     postgresql_partition_by="RANGE (position)",
@@ -423,20 +297,8 @@ deliveries = Table(
     Column("error", String(255), comment="why the last try failed"),
     CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state"),
     UniqueConstraint("webhook_id", "event_position"),
-    Index(
-        "ix_deliveries_due",
-        "webhook_id",
-        "next_at",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
-    Index(
-        "ix_deliveries_finished",
-        "state",
-        "finished_at",
-        sqlite_where=text("state <> 'pending'"),
-        postgresql_where=text("state <> 'pending'"),
-    ),
+    Index("ix_deliveries_due", "webhook_id", "next_at", **_only("state = 'pending'")),
+    Index("ix_deliveries_finished", "state", "finished_at", **_only("state <> 'pending'")),
     comment="One row for each event and each webhook that it goes to",
 )
 

@@ -14,9 +14,10 @@ from bindings.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events, passes
 from bindings.store.account import join
+from bindings.store.column_types import Instant
 from bindings.store.database import ConstraintViolated, Database
 from bindings.store.engine import SQLITE_PRAGMAS, make_engine
-from bindings.store.schema import Instant, account
+from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
 from bindings.store.schema import passes as passes_table
