@@ -20,6 +20,7 @@ import psycopg
 
 from benchmarks import (
     bind,
+    churn,
     cost,
     data,
     export,
@@ -33,6 +34,7 @@ from benchmarks import (
     service,
     start,
     sweep,
+    updates,
     vacuum,
 )
 from benchmarks.measure import Result, Target, table
@@ -65,6 +67,8 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
     "cost": cost.measure,
     "retention": retention.measure,
     "vacuum": vacuum.measure,
+    "churn": churn.measure,
+    "updates": updates.measure,
 }
 
 

@@ -55,6 +55,8 @@ class Sizes:
     exported: int
     lag_s: int
     dead: tuple[int, ...]
+    churn: int
+    churn_steps: int
     peers: tuple[str, ...]
     peer_s: float
     events: int
@@ -79,6 +81,8 @@ QUICK = Sizes(
     exported=5_000,
     lag_s=1,
     dead=(100, 1_000),
+    churn=300,
+    churn_steps=2,
     peers=("redis", "bindings-sqlite"),
     peer_s=0.2,
     events=20_000,
@@ -102,6 +106,8 @@ DEFAULT = Sizes(
     exported=100_000,
     lag_s=15,
     dead=(1_000, 10_000, 50_000),
+    churn=5_000,
+    churn_steps=20,
     peers=PEERS,
     peer_s=3.0,
     events=1_000_000,
@@ -125,6 +131,8 @@ FULL = Sizes(
     exported=1_000_000,
     lag_s=30,
     dead=(1_000, 10_000, 50_000, 200_000),
+    churn=20_000,
+    churn_steps=20,
     peers=PEERS,
     peer_s=5.0,
     events=10_000_000,

@@ -57,8 +57,8 @@ class Killable:
             self._process = None
 
 
-def postgres(folder: Path) -> Killable:
-    """A PostgreSQL with its own defaults, which are durable."""
+def postgres(folder: Path, *settings: str) -> Killable:
+    """A PostgreSQL with its own defaults, which are durable, but for the `settings` (name=value)."""
     binaries = find_binaries()
     if binaries is None:
         raise NotMeasuredError("there are no PostgreSQL binaries here")
@@ -68,6 +68,7 @@ def postgres(folder: Path) -> Killable:
     binaries.run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", data, cwd=folder)
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     command = [str(binaries.folder / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
+    command += [part for setting in settings for part in ("-c", setting)]
     return Killable(
         url=url,
         command=command,

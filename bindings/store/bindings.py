@@ -137,6 +137,14 @@ def in_state(state: State) -> ColumnElement[bool]:
     return bindings.c.state == literal_column(f"'{state}'")
 
 
+def only_b_has(number: Any) -> ColumnElement[bool]:
+    """B's middle number is this one and A's is not; a binding whose parties share one is found by A's.
+
+    In the words of the index, which serves no others.
+    """
+    return and_(bindings.c.middle_number_b == number, bindings.c.middle_number_b != bindings.c.middle_number_a)
+
+
 def told(value: Any) -> Any:
     """A value as an event's detail tells it."""
     return value.isoformat() if isinstance(value, datetime) else value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, literal_column, or_, select, tuple_, union_all
 
 from bindings.binding import EventKind, State
-from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, only_b_has, to_binding
 from bindings.store.column_types import BindingId, Instant
 from bindings.store.events import SHOWN, to_event
 from bindings.store.queries import LONGEST_SPAN
@@ -102,6 +102,8 @@ def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement
 
 
 def _has(column: Column[Any], number: Phone) -> ColumnElement[bool]:
+    if column is bindings.c.middle_number_b:
+        return only_b_has(number.digits)
     return column == (number if column in set(_PHONES) else number.digits)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import String, and_, bindparam, func, literal_column, or_, selec
 
 from bindings.binding import EventKind, Reason, State
 from bindings.store import events
-from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, only_b_has, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.hot import Hot
 from bindings.store.schema import bindings
@@ -64,9 +64,7 @@ class Lookups:
         phone = bindparam("phone", type_=PhoneNumber)
         number = bindparam("middle_number", type_=String)
         self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
-        self.by_middle_number = _active(
-            now, bindings.c.middle_number_a == number, bindings.c.middle_number_b == number
-        )
+        self.by_middle_number = _active(now, bindings.c.middle_number_a == number, only_b_has(number))
         # A party narrows best by its own index: a middle number may serve thousands of pairs.
         self.by_party = _active(
             now,
@@ -135,12 +133,12 @@ def _around(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]
     )
 
 
-_NUMBER_A = bindings.c.middle_number_a == bindparam("middle_number")
-_NUMBER_B = bindings.c.middle_number_b == bindparam("middle_number")
+_NUMBER = bindparam("middle_number", type_=String)
 _PARTY = bindparam("phone", type_=PhoneNumber)
-_AROUND = _around(_NUMBER_A, _NUMBER_B)
+_AROUND = _around(bindings.c.middle_number_a == _NUMBER, only_b_has(_NUMBER))
 _AROUND_PARTY = _around(
-    and_(bindings.c.phone_a == _PARTY, _NUMBER_A), and_(bindings.c.phone_b == _PARTY, _NUMBER_B)
+    and_(bindings.c.phone_a == _PARTY, bindings.c.middle_number_a == _NUMBER),
+    and_(bindings.c.phone_b == _PARTY, bindings.c.middle_number_b == _NUMBER),
 )
 
 
@@ -167,7 +165,7 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
         conditions.append(or_(column.phone_a == filters.phone, column.phone_b == filters.phone))
     if filters.middle_number is not None:
         number = filters.middle_number
-        conditions.append(or_(column.middle_number_a == number, column.middle_number_b == number))
+        conditions.append(or_(column.middle_number_a == number, only_b_has(number)))
     if filters.requested_from is not None:
         conditions.append(column.requested_at >= filters.requested_from)
     if filters.requested_to is not None:

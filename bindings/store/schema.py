@@ -30,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0006"  # the migration this code needs; a test holds it equal to the newest one
+HEAD = "0007"  # the migration this code needs; a test holds it equal to the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -136,8 +136,21 @@ bindings = Table(
     # Who holds a phone or a middle number: derived from these four, for reserve, lookup and trace alike.
     Index("ix_bindings_phone_a_held_until", "phone_a", "held_until"),
     Index("ix_bindings_phone_b_held_until", "phone_b", "held_until"),
-    Index("ix_bindings_middle_number_a_held_until", "middle_number_a", "held_until"),
-    Index("ix_bindings_middle_number_b_held_until", "middle_number_b", "held_until"),
+    Index(
+        "ix_bindings_middle_number_a_held_until",
+        "middle_number_a",
+        "held_until",
+        sqlite_where=text("middle_number_a IS NOT NULL"),
+        postgresql_where=text("middle_number_a IS NOT NULL"),
+    ),
+    # Where both parties have one number, A's index finds it: see `bindings.only_b_has`.
+    Index(
+        "ix_bindings_middle_number_b_held_until",
+        "middle_number_b",
+        "held_until",
+        sqlite_where=text("middle_number_b <> middle_number_a"),
+        postgresql_where=text("middle_number_b <> middle_number_a"),
+    ),
     # What the passes look for: only live rows are in these.
     Index("ix_bindings_due", "expires_at", **_only("state = 'active'")),
     Index("ix_bindings_unsettled", "settle_by", **_only("state = 'pending'")),
@@ -240,7 +253,6 @@ passes = Table(
     Column("finished_at", Instant, comment="none while it runs, or if it died"),
     Column("replica", String(128), nullable=False, comment="host and process that ran it"),
     Column("counts", Detail, comment="what the pass did"),
-    Index("ix_passes_task_finished_at", "task", "finished_at"),
     comment="Who ran which pass when: work that must run once per period takes a row here",
 )
 

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 from bindings import errors
 from bindings.binding import Certainty, EventKind, State
 from bindings.passes import expire
+from bindings.phone import Phone
 from tests.service.world import APP, NOON, POOL, A, B, C, D, E, F, World, in_threads
 
 if TYPE_CHECKING:
@@ -102,6 +103,24 @@ def test_a_lookup_by_middle_number_and_party_finds_whom_that_party_reaches(world
     axb = world.bind(C, D)
     for party in (C, D):
         assert world.service.lookup(middle_number=str(axb.middle_number_a), party=party) == [axb]
+
+
+@pytest.mark.parametrize("mode", ["AXB", "AXXB"])
+def test_every_question_about_a_middle_number_finds_it_on_either_side_once(world: World, mode: str) -> None:
+    """B's number is in an index of its own only where it is not A's."""
+    made = world.bind(A, B, mode)
+    numbers = {str(made.middle_number_a), str(made.middle_number_b)}
+    assert len(numbers) == (1 if mode == "AXB" else 2)
+    assert made.answered_at is not None
+    now, later = made.answered_at, made.held_until + timedelta(days=1)
+    ask = world.service.inquiries
+    for number in numbers:
+        assert world.service.lookup(middle_number=number) == [made]
+        assert world.service.search(middle_number=number).data == (made,)
+        assert [holder.id for holder in world.service.trace(middle_number=number, at=now).holders] == [made.id]
+        assert [holder.id for holder in ask.behind(Phone(number), at=now).trace.holders] == [made.id]
+        assert ask.behind(Phone(number), at=later).ended == made
+        assert ask.of_number(Phone(number)).data == (made,)
 
 
 def test_trace_is_exact_from_the_first_byte_to_the_end_of_the_hold(world: World) -> None:

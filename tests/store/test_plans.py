@@ -193,6 +193,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         PHONE | HELD,
         lambda service: service.check(phone_a="9100000001", phone_b="915500000007", mode="AXB"),
     ),
+    "search by middle number": (NUMBER, lambda service: service.search(middle_number="9188000042", limit=50)),
     "trace of now": (NUMBER, lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC))),
     "trace of the past": (
         NUMBER,
