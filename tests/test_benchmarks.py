@@ -67,7 +67,9 @@ def test_the_bench_measures_on_a_server(
     assert {name: len(found) for name, found in figures.items()} == lines
     # P4 needs pgbench and 32 connections to spare, P13 a redis-server.
     assert all(None not in found for name, found in figures.items() if name not in {"P4", "P13"})
-    assert len(list(tmp_path.glob("*.svg"))) == (7 if "P3" in figures else 1 if {"P5", "vacuum"} & set(figures) else 0)
+    assert len(list(tmp_path.glob("*.svg"))) == (
+        7 if "P3" in figures else 1 if {"P5", "vacuum"} & set(figures) else 0
+    )
 
 
 def test_a_plot_is_svg_with_every_curve_in_it() -> None:

@@ -140,16 +140,14 @@ bindings = Table(
         "ix_bindings_middle_number_a_held_until",
         "middle_number_a",
         "held_until",
-        sqlite_where=text("middle_number_a IS NOT NULL"),
-        postgresql_where=text("middle_number_a IS NOT NULL"),
+        **_only("middle_number_a IS NOT NULL"),
     ),
     # Where both parties have one number, A's index finds it: see `bindings.only_b_has`.
     Index(
         "ix_bindings_middle_number_b_held_until",
         "middle_number_b",
         "held_until",
-        sqlite_where=text("middle_number_b <> middle_number_a"),
-        postgresql_where=text("middle_number_b <> middle_number_a"),
+        **_only("middle_number_b <> middle_number_a"),
     ),
     # What the passes look for: only live rows are in these.
     Index("ix_bindings_due", "expires_at", **_only("state = 'active'")),
