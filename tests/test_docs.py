@@ -21,7 +21,7 @@ from bindings.errors import BindingsError
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
-from bindings.web import openapi, problems
+from bindings.web import operations, problems
 from tests.web.conftest import alone
 
 if TYPE_CHECKING:
@@ -353,8 +353,8 @@ def test_every_fault_of_the_simulator_is_documented() -> None:
 def test_the_table_of_calls_is_the_documents() -> None:
     table = rows(REFERENCE / "http.md", "Calls")
     told = {tuple(code(row[0]).split(" ")): row for row in table}
-    assert set(told) == {(method.upper(), path) for method, path in openapi.OPERATIONS}
-    for (method, path), operation in openapi.OPERATIONS.items():
+    assert set(told) == {(method.upper(), path) for method, path in operations.OPERATIONS}
+    for (method, path), operation in operations.OPERATIONS.items():
         asked, _, roles = told[method.upper(), path][1:]
         assert (roles == "open") == operation.open, path
         model = operation.body or operation.query

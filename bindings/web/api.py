@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from bindings import errors, validation
 from bindings.errors import Fault, InvalidRequest
 from bindings.roles import Permission
-from bindings.web import problems, shapes
+from bindings.web import bodies, problems
 from bindings.web.answers import answer, binding, bindings, told, traced
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bindings.web.auth import Who
     from bindings.web.office import Office
 
-Model = TypeVar("Model", bound="shapes.Asked")
+Model = TypeVar("Model", bound="bodies.Asked")
 Answer = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
@@ -110,14 +110,14 @@ class _Call:
         self._request.scope["state"]["binding_id"] = found
         return found
 
-    def may_reveal(self, reveal: shapes.Reveal | None) -> None:
+    def may_reveal(self, reveal: bodies.Reveal | None) -> None:
         """Refuse a wish to see full phones from whoever may not."""
         if reveal is not None:
             if not self.who.may(Permission.REVEAL):
                 raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
             validation.reason(reveal.reason)
 
-    def reveal(self, found: list[Binding], reveal: shapes.Reveal | None) -> bool:
+    def reveal(self, found: list[Binding], reveal: bodies.Reveal | None) -> bool:
         """Record that full phones are about to be shown; whether they may be."""
         if reveal is not None and found:
             self.service.reveal([one.id for one in found], reason=reveal.reason)
@@ -167,7 +167,7 @@ async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
     call = _Call(request)
     key = _idempotency_key(request)
-    asked = call.body(shapes.Bind, beside=[NO_KEY] if key == "" else []).given()
+    asked = call.body(bodies.Bind, beside=[NO_KEY] if key == "" else []).given()
     asked |= {"idempotency_key": key, "own": not call.who.may(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
@@ -216,7 +216,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
     """End a binding early."""
     call = _Call(request)
     binding_id = call.binding_id()
-    reason = call.body(shapes.Unbind).reason
+    reason = call.body(bodies.Unbind).reason
     service = call.service
 
     def run() -> Binding:
@@ -234,7 +234,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
 async def check(request: Request[Any, Any, Any]) -> Answer:
     """Say who would refuse a bind."""
     call = _Call(request)
-    asked = call.body(shapes.Check).given()
+    asked = call.body(bodies.Check).given()
     found = await call.office.ask(lambda service: service.check(**asked))
     return answer({"data": [call.who.shown(holder) for holder in found]})
 
@@ -253,7 +253,7 @@ async def reveal(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding with full phones, on the record."""
     call = _Call(request)
     binding_id = call.binding_id()
-    wish = call.body(shapes.Reveal)
+    wish = call.body(bodies.Reveal)
     service = call.service
 
     def run() -> Binding:
@@ -277,18 +277,18 @@ async def history(request: Request[Any, Any, Any]) -> Answer:
 async def listed(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by filters that are no numbers."""
     call = _Call(request)
-    return await _searched(call, call.query(shapes.Filters).given(), None)
+    return await _searched(call, call.query(bodies.Filters).given(), None)
 
 
 @post("/bindings/search", status_code=200, for_=OWN_OR_ALL)
 async def search(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by any filter."""
     call = _Call(request)
-    wish = call.body(shapes.Search)
+    wish = call.body(bodies.Search)
     return await _searched(call, wish.given(), wish.reveal)
 
 
-async def _searched(call: _Call, filters: dict[str, Any], wish: shapes.Reveal | None) -> Answer:
+async def _searched(call: _Call, filters: dict[str, Any], wish: bodies.Reveal | None) -> Answer:
     call.may_reveal(wish)
     if not call.who.may(Permission.READ):
         filters |= {"actor": call.who.actor}
@@ -306,7 +306,7 @@ async def _searched(call: _Call, filters: dict[str, Any], wish: shapes.Reveal | 
 async def lookup(request: Request[Any, Any, Any]) -> Answer:
     """Show what is active now: the hot path."""
     call = _Call(request)
-    wish = call.body(shapes.Lookup)
+    wish = call.body(bodies.Lookup)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> tuple[list[Binding], bool]:
@@ -322,7 +322,7 @@ async def lookup(request: Request[Any, Any, Any]) -> Answer:
 async def trace(request: Request[Any, Any, Any]) -> Answer:
     """Say who had a middle number at an instant."""
     call = _Call(request)
-    wish = call.body(shapes.Trace)
+    wish = call.body(bodies.Trace)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> dict[str, Any]:
@@ -337,7 +337,7 @@ async def trace(request: Request[Any, Any, Any]) -> Answer:
 async def events(request: Request[Any, Any, Any]) -> Answer:
     """Show the change feed after a cursor; wait for it to go on where that is asked for."""
     call = _Call(request)
-    wish = call.query(shapes.Feed)
+    wish = call.query(bodies.Feed)
     validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
     read = _reader(call.who, wish.limit)
     page = await call.office.ask(read(wish.after))

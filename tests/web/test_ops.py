@@ -23,7 +23,7 @@ from bindings.provider.simulator import Fault, FaultKind
 from bindings.scheduler import Job, Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
-from bindings.web import api, app, openapi, ops, problems, shapes
+from bindings.web import api, app, openapi, operations, ops, problems, shapes
 from tests.service.world import A, B, C, D, wait_for
 from tests.store.databases import name_of
 from tests.web.conftest import run
@@ -277,7 +277,7 @@ def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> 
         for method in handler.http_methods
         if method != "OPTIONS"
     }
-    assert routes == set(openapi.OPERATIONS)
+    assert routes == set(operations.OPERATIONS)
     assert running.get("/openapi.json").json() == openapi.document()
 
 
@@ -288,7 +288,7 @@ def test_the_document_shows_the_fields_that_there_are(name: str) -> None:
 
 
 def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
-    told = {kind for operation in openapi.OPERATIONS.values() for kind in operation.problems}
+    told = {kind for operation in operations.OPERATIONS.values() for kind in operation.problems}
     known = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
     real = {kind for kind in known if issubclass(kind, errors.BindingsError)}
     elsewhere = {
@@ -303,8 +303,8 @@ def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
 
 
 def test_the_methods_of_a_path_are_all_of_them(running: Running) -> None:
-    for path in {path for _, path in openapi.OPERATIONS}:
-        methods = {method.upper() for method, known in openapi.OPERATIONS if known == path}
+    for path in {path for _, path in operations.OPERATIONS}:
+        methods = {method.upper() for method, known in operations.OPERATIONS if known == path}
         answer = running.session.options(running.url + path, timeout=10)
         assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
 
