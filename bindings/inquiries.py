@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from bindings import trace, validation
+from bindings import trace, validation, values
 from bindings.binding import Page, Trace
 from bindings.store import numbers
 
@@ -89,7 +89,7 @@ class Inquiries:
         )
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = validation.position_after(data[-1].held_until, data[-1].id) if more else None
+        after = values.position_after(data[-1].held_until, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def named(self, words: str, *, actor: str | None = None) -> Named:

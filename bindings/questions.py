@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from bindings import errors, trace, validation
+from bindings import errors, trace, validation, values
 from bindings.binding import Page
 from bindings.errors import Fault, InvalidRequest
 from bindings.store import events, pools, queries, reports, reserve
@@ -125,7 +125,7 @@ class Questions:
         )
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = validation.position_after(data[-1].requested_at, data[-1].id) if more else None
+        after = values.position_after(data[-1].requested_at, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
@@ -182,12 +182,12 @@ class Questions:
         )
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = validation.position_after(data[-1].requested_at, data[-1].id) if more else None
+        after = values.position_after(data[-1].requested_at, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def some(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
         """Those of these bindings that there are, by id; at most 200 are asked for."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: validation.MAX_LIMIT]]
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: values.MAX_LIMIT]]
         found = self._database.read(lambda connection: queries.by_ids(connection, ids))
         return {binding.id: binding for binding in found}
 
@@ -210,9 +210,7 @@ class Questions:
         )
         data = tuple(rows[:size])
         more = len(rows) > size
-        return Page(
-            data=data, next_cursor=validation.position_after(data[-1].began_at, data[-1].id) if more else None
-        )
+        return Page(data=data, next_cursor=values.position_after(data[-1].began_at, data[-1].id) if more else None)
 
     def pools(self) -> list[Pool]:
         """The pools in use, and how full each was when it was last counted (`count_pools`)."""

@@ -2,7 +2,7 @@
 
 They are read with these models, and the OpenAPI document shows them. A model says which fields there are and of
 which type; unknown ones are refused. Whether a value is good is decided in `bindings.validation`, the same for
-every way in. What goes out is in `shapes`.
+every way in; the limits are those of `bindings.values`. What goes out is in `shapes`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bindings import validation
 from bindings.binding import Mode, State
-from bindings.validation import LIMITS, MAX_EXPIRE_S, MAX_LIMIT, MAX_WAIT_S, MAX_WINDOW_S
+from bindings.values import LIMITS, MAX_EXPIRE_S, MAX_LIMIT, MAX_WAIT_S, MAX_WINDOW_S
 
 LINE = r"^[^\x00-\x1f\x7f]+$"
 _PHONE = {"pattern": r"^\+?[0-9]{1,20}$"}

@@ -28,7 +28,7 @@ from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
-from bindings.validation import position_after
+from bindings.values import position_after
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request, reserved
 

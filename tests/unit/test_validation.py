@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bindings import validation
+from bindings import validation, values
 from bindings.binding import Mode
 from bindings.errors import InvalidRequest, NotFound
 
@@ -246,7 +246,7 @@ def test_every_filter_of_a_search_is_checked_at_once() -> None:
     name=st.uuids(),
 )
 def test_a_cursor_leads_back_to_its_row(at: datetime, name: uuid.UUID) -> None:
-    cursor = validation.position_after(at, str(name))
+    cursor = values.position_after(at, str(name))
     _, _, position = validation.filters(limit=1, cursor=cursor)
     assert position == (at, str(name))
 

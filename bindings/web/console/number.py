@@ -13,7 +13,7 @@ from bindings import errors, overlaps
 from bindings.binding import Binding
 from bindings.phone import Phone
 from bindings.rows import names_of
-from bindings.validation import MAX_LIMIT
+from bindings.values import MAX_LIMIT
 from bindings.web.console import axis
 from bindings.web.console.binding import visible
 from bindings.web.console.export import take
