@@ -13,15 +13,13 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, assert_never
 
 from uuid_utils.compat import uuid7
 
-from bindings import doubts, errors, settings, validation
+from bindings import doubts, errors, validation
 from bindings.access_log import AccessLog
 from bindings.binding import EventKind, Reason, State
-from bindings.errors import Fault, InvalidRequest
 from bindings.failpoints import reach
 from bindings.inquiries import Inquiries
 from bindings.keys import Keys
@@ -31,19 +29,18 @@ from bindings.sessions import Sessions
 from bindings.store import account, events, holds, reserve, settle
 from bindings.store.bindings import Gone
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
+from bindings.timing import Started
 from bindings.upkeep import Upkeep
 from bindings.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
     from typing import Self
 
     from bindings.binding import Binding, BindRequest, Holder
     from bindings.phone import Phone
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import BindOutcome
-    from bindings.settings import Settings
     from bindings.store.database import Transaction
 
 _log = logging.getLogger(__name__)
@@ -87,7 +84,7 @@ class BindingService(Upkeep):
         account's database. `actor` is written into the history of whatever is done through this service.
         """
         by = validation.caller(actor=actor, request_id=None)
-        config = load_settings(environment, **given)
+        config = validation.settings(environment, **given)
         database = Database(config.database_url.get_secret_value())
         try:
             database.check_schema()
@@ -258,7 +255,7 @@ class BindingService(Upkeep):
             else NotSent(reason=fault)  # with such a clock nobody knows who holds a phone
         )
         reach("bind.after_answer")
-        started = _Started(intent=intent, before=before, after=after)
+        started = Started(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
         reach("bind.after_settle")
         if binding.state in _BOUND:
@@ -271,7 +268,7 @@ class BindingService(Upkeep):
         message = "an older database was restored here: binds wait until `bindings reconcile` is through"
         return errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
 
-    def _settle(self, started: _Started, outcome: BindOutcome) -> Binding:
+    def _settle(self, started: Started, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
 
@@ -307,7 +304,7 @@ class BindingService(Upkeep):
         self._memory.forget()
         _log.critical("the database has lost what was committed: an older one is in its place; binds wait")
 
-    def _lost_meanwhile(self, started: _Started, outcome: BindOutcome) -> errors.OutcomeUnknown:
+    def _lost_meanwhile(self, started: Started, outcome: BindOutcome) -> errors.OutcomeUnknown:
         """An older database came into its place during the call: what the provider made is held, and unbound."""
         intent = started.intent
 
@@ -322,7 +319,7 @@ class BindingService(Upkeep):
         message = "the database has lost the binding during the call; if the provider made it, it will be unbound"
         return errors.OutcomeUnknown(message, binding=intent)
 
-    def _settled(self, tx: Transaction, started: _Started, outcome: BindOutcome) -> Binding:
+    def _settled(self, tx: Transaction, started: Started, outcome: BindOutcome) -> Binding:
         intent = started.intent
         match outcome:
             case Made():
@@ -486,39 +483,6 @@ class BindingService(Upkeep):
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Started:
-    """A recorded intent, and this process's monotonic clock before and after it was recorded.
-
-    The database read its clock somewhere between the two. Counting from `after` gives an instant that is
-    never too late, counting from `before` one that is never too early.
-    """
-
-    intent: Binding
-    before: float
-    after: float
-
-    def sent_at(self, sent: float) -> datetime:
-        """The instant of a reading of the monotonic clock, or one a little before it."""
-        return self.intent.requested_at + timedelta(seconds=max(0.0, sent - self.after))
-
-    def success(self, made: Made, guard_s: float) -> settle.Success:
-        """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
-        life = timedelta(seconds=self.intent.expire_s)
-        sent_at = self.sent_at(made.sent)
-        answered_at = self.intent.requested_at + timedelta(seconds=made.answered - self.before)
-        return settle.Success(
-            bind_id=made.bind_id,
-            middle_number_a=made.middle_number_a,
-            middle_number_b=made.middle_number_b,
-            sent_at=sent_at,
-            answered_at=answered_at,
-            expires_at=sent_at + life,
-            held_until=answered_at + life + timedelta(seconds=guard_s),
-            warn_s=self.intent.warn_s,
-        )
-
-
 def _not_unbound(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors.BindingsError:
     """What an unbind that was not confirmed means for whoever asked for it: the wish is recorded and stays."""
     match outcome:
@@ -541,11 +505,3 @@ def _not_unbound(outcome: Unknown | NotSent | Refused, binding: Binding) -> erro
             )
         case _:
             assert_never(outcome)
-
-
-def load_settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
-    """The settings, or `InvalidRequest` with every fault by variable; connects to nothing."""
-    try:
-        return settings.load(environment, **given)
-    except settings.SettingsError as error:
-        raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None

@@ -16,10 +16,11 @@ from bindings.errors import Fault, InvalidRequest, NotFound
 from bindings.phone import Phone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from bindings.binding import EventKind
+    from bindings.settings import Settings
 
 Value = TypeVar("Value")
 
@@ -207,6 +208,16 @@ def key(*, name: object, role: object, rate_limit: object, expires_at: object) -
     }
     checks.raise_all()
     return found
+
+
+def settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The settings: what is `given`, and the rest from the `environment` (the process's); faults by variable."""
+    from bindings.settings import SettingsError, load
+
+    try:
+        return load(environment, **given)
+    except SettingsError as error:
+        raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None
 
 
 def binding_id(value: object) -> str:

@@ -82,5 +82,7 @@ def _show(*, as_json: bool) -> tuple[str | None, str]:
 
 
 def _url(*, as_json: bool) -> str:
+    from bindings import validation
+
     session.quieten(as_json=as_json)
-    return session.settings().database_url.get_secret_value()
+    return validation.settings().database_url.get_secret_value()

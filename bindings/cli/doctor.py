@@ -38,7 +38,9 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 @options.as_json
 def config(*, as_json: bool) -> None:
     """Show the settings in force, by variable; secrets are masked."""
-    effective = session.settings().effective()
+    from bindings import validation
+
+    effective = validation.settings().effective()
     if as_json:
         output.emit(effective)
         return

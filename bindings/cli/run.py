@@ -80,7 +80,9 @@ def simulator(*, as_json: bool, **asked: Any) -> None:
     Takes key, secret, zone and time-stamp tolerance from BINDINGS_... where they are set, else the documented
     sample account. Stop it with SIGTERM or Ctrl-C.
     """
-    config = session.settings()
+    from bindings import validation
+
+    config = validation.settings()
     simulated = _simulator(config, **asked)
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job inherits that SIGINT is ignored
         signal.signal(number, _interrupt)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bindings.service import BindingService
-    from bindings.settings import Settings
 
 
 @contextmanager
@@ -21,17 +20,6 @@ def opened(*, as_json: bool) -> Iterator[BindingService]:
 
     with BindingService.open(actor=actor()) as service:
         yield service
-
-
-def settings() -> Settings:
-    """The settings of the environment, for what needs neither database nor provider."""
-    from bindings.errors import Fault, InvalidRequest
-    from bindings.settings import SettingsError, load
-
-    try:
-        return load()
-    except SettingsError as error:
-        raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None
 
 
 def actor() -> str:

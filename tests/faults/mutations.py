@@ -144,7 +144,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "no_guard_after_the_end",
-        "bindings/service.py",
+        "bindings/timing.py",
         "held_until=answered_at + life + timedelta(seconds=guard_s),",
         "held_until=answered_at + life,",
         seen_by="for_the_guard_after_the_end and sqlite",
