@@ -23,7 +23,7 @@ from bindings.figures import Span, over
 from bindings.phone import Phone
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, overdue, partitions, queries, reserve
+from bindings.store import events, overdue, partitions, passes, queries, reserve
 from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.schema import events as events_table
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from bindings.store.database import Transaction
     from tests.store.databases import Server
 
 ROWS = 30_000
@@ -401,3 +402,20 @@ def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_
         assert all(any(name in way for name in ours) for way in ways), ways
     finally:
         service.close()
+
+
+@pytest.mark.postgres
+def test_what_passes_write_over_and_over_touches_no_index(postgres_server: Server, postgres_template: str) -> None:
+    """Such updates are heap-only: they leave nothing in an index for a vacuum to clear away."""
+    counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'passes'"
+
+    def touch_often(tx: Transaction) -> tuple[Any, ...]:
+        for _ in range(5):
+            passes.touch(tx, "expire", "replica")
+        return tuple(tx.connection.execute(text(counted)).one())
+
+    url = postgres_server.create(template=postgres_template)
+    database = Database(url)
+    assert database.write(touch_often) == (4, 4)
+    database.close()
+    postgres_server.drop(url)
