@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 KEPT_S = DAY_S // 2  # a kept database is filled anew after this: its live bindings must not end meanwhile
+ID, ID_FROM = "01900000-0000-7000-8000-", 100_000_000_000  # an id is this and a row's number
 NUMBERS = 10_000  # middle numbers, each used again and again
 # Row numbers of what `Filled.due` adds: past every other, and past those of an earlier run in a kept database.
-DUE_FROM = 10_000_000_000 + int(time.time() - 1_790_000_000) * 1_000
+DUE_FROM = 10_000_000_000 + int(time.time() - 1_790_000_000) * 10_000
 
 
 PEERS = ("bindings", "psycopg", "orm", "redis", "redis-always", "bindings-sqlite", "sqlite3")
@@ -46,6 +47,7 @@ class Sizes:
     rounds: int
     lookups: int
     due: int
+    burst: int
     bind_rounds: int
     bind_s: float
     starts: int
@@ -72,6 +74,7 @@ QUICK = Sizes(
     rounds=3,
     lookups=20,
     due=1_500,
+    burst=3_000,
     bind_rounds=1,
     bind_s=0.5,
     starts=3,
@@ -97,6 +100,7 @@ DEFAULT = Sizes(
     rounds=31,
     lookups=100,
     due=10_000,
+    burst=100_000,
     bind_rounds=5,
     bind_s=4.0,
     starts=21,
@@ -122,6 +126,7 @@ FULL = Sizes(
     rounds=31,
     lookups=200,
     due=20_000,
+    burst=1_000_000,
     bind_rounds=5,
     bind_s=5.0,
     starts=31,
@@ -149,14 +154,18 @@ class Filled:
     run: Callable[[str], Any]
     dialect: Dialect
 
-    def due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> None:
-        """Add `count` active bindings that end, evenly, in the `over_s` seconds from `after_s` on (from now)."""
+    def due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> int:
+        """Add `count` active bindings that end, evenly, in the `over_s` seconds from `after_s` on (from now).
+
+        Their numbers, from the one that is returned on, make their `binding_id`.
+        """
         at = int(time.time())
         first = _taken(count)
         ends = f"{at + after_s} + (n % {count}) * {over_s / count}"
         times = {"requested_at": f"{at} - 7200", "expires_at": ends, "ended_at": "NULL"}
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
         self.run(_insert(self.dialect, "active", pair, times) + self.dialect.numbers(first, count))
+        return first
 
     def doubt(self, count: int) -> None:
         """Add `count` bindings in doubt, for a day."""
@@ -172,6 +181,11 @@ _next_due = itertools.count(DUE_FROM)
 def _taken(count: int) -> int:
     """The first of `count` row numbers that nobody had."""
     return min(next(_next_due) for _ in range(count))
+
+
+def binding_id(number: int) -> str:
+    """The id of the binding with that row number."""
+    return f"{ID}{ID_FROM + number}"
 
 
 def phone(rows: int, number: int) -> str:
@@ -318,7 +332,7 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
     requested, expires, ended = times["requested_at"], times["expires_at"], times["ended_at"]
     number = f"CAST(1000000000 + n % {NUMBERS} AS text)"
     values = {
-        "id": dialect.id("'01900000-0000-7000-8000-' || CAST(100000000000 + n AS text)"),
+        "id": dialect.id(f"'{ID}' || CAST({ID_FROM} + n AS text)"),
         "mode": "'AXXB'",
         "phone_a": pair[0],
         "phone_b": pair[1],

@@ -15,6 +15,7 @@ from benchmarks.plot import Curve, Plot
 from tests.store.databases import VARIABLE, Server
 
 ROOT = Path(__file__).parents[1]
+PLOTS = {"P1,P5,P6": 1, "P3,vacuum": 7, "churn,updates": 1}
 
 
 def _measured(folder: Path, targets: str, **variables: str) -> dict[str, list[float | None]]:
@@ -54,6 +55,7 @@ def test_the_bench_measures_without_a_server(tmp_path: Path) -> None:
         ("churn,updates", {"vacuum": 17}),
         ("P4,cost", {"P4": 2, "cost": 3}),
         ("retention", {"locks": 5}),
+        ("burst", {"P5": 2}),
         ("P7", {"P7": 1, "P8": 1}),
         ("P10,P11", {"P10": 2, "P11": 2}),
         ("P13", {"P13": 2}),
@@ -67,9 +69,7 @@ def test_the_bench_measures_on_a_server(
     assert {name: len(found) for name, found in figures.items()} == lines
     # P4 needs pgbench and 32 connections to spare, P13 a redis-server.
     assert all(None not in found for name, found in figures.items() if name not in {"P4", "P13"})
-    assert len(list(tmp_path.glob("*.svg"))) == (
-        7 if "P3" in figures else 1 if {"P5", "vacuum"} & set(figures) else 0
-    )
+    assert len(list(tmp_path.glob("*.svg"))) == PLOTS.get(targets, 0)
 
 
 def test_a_plot_is_svg_with_every_curve_in_it() -> None:
