@@ -9,6 +9,7 @@ What is run on a connection, and what is tried again, is `database`. Nothing her
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -34,6 +35,7 @@ SQLITE_PRAGMAS = (
     "foreign_keys = ON",
     "recursive_triggers = ON",  # else REPLACE would slip past the triggers on events
 )
+_BEGIN_SESSION = "SELECT pg_backend_pid() FROM set_config('TimeZone', 'UTC', false)"
 
 
 def make_engine(url: str, *, autocommit: bool = False) -> Engine:
@@ -44,8 +46,7 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
     engine = create_engine(
         target,
         hide_parameters=True,
-        # Server-side prepared statements break behind a transaction pooler (psycopg#280).
-        connect_args={"prepare_threshold": None} | _timeouts(target),
+        connect_args={"prepare_threshold": None} | _timeouts(target),  # until `_connect` has seen the server
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         skip_autocommit_rollback=autocommit,
         **POOL,
@@ -72,8 +73,11 @@ def _connect(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any
     # Instants come as UTC: from a named zone the driver and `Instant` would both convert each one, for a quarter
     # of the time that an export takes. Not as a startup option, which poolers refuse; this setting they keep.
     connection.set_autocommit(True)
-    connection.execute("SET TIME ZONE 'UTC'")
+    (process,) = connection.execute(_BEGIN_SESSION).fetchone()
     connection.set_autocommit(False)
+    # Prepared statements break behind a transaction pooler (psycopg#280), which gives no server process's number
+    # but one of its own. Only `Hot` asks for one: what is not run often is planned with its values.
+    connection.prepare_threshold = sys.maxsize if process == connection.info.backend_pid else None
     return connection
 
 

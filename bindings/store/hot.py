@@ -36,7 +36,7 @@ class Hot:
         cursor = None
         try:
             cursor = connection.connection.cursor()
-            cursor.execute(compiled.sql, parameters)
+            cursor.execute(compiled.sql, parameters, **compiled.how)
             found = cursor.fetchall()
         except compiled.refused as error:
             # It has no public name: it marks a lost connection, tells the listeners, and raises its own error.
@@ -52,6 +52,8 @@ class _Compiled:
         compiled = statement.compile(dialect=dialect)
         self.sql = str(compiled)
         self.refused: type[Exception] = dialect.loaded_dbapi.Error
+        # Where the connection allows it (see `engine`), the server parses and plans it once.
+        self.how = {"prepare": True} if dialect.name == "postgresql" else {}
         self._values = [
             (name, bind, bind.type.dialect_impl(dialect).bind_processor(dialect))
             for name, bind in compiled.binds.items()

@@ -1,7 +1,8 @@
 """A TCP proxy before PostgreSQL that can lose a COMMIT: before the server sees it, or its reply afterwards.
 
 It follows the frontend's messages (type, length, body) so far as to recognise a Query or Parse that carries
-COMMIT, wherever TCP cuts the stream.
+COMMIT, and a Bind of a statement that was prepared, wherever TCP cuts the stream. It can also tell its clients
+another process number than the server's, as a pooler does.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
+KEY_DATA = b"K" + struct.pack("!I", 12)  # with the number of the server's process behind it
 
 
 class Lose(StrEnum):
@@ -33,10 +35,12 @@ class Lose(StrEnum):
 class CommitProxy:
     """Listens on a port of its own and passes everything on. A context manager; thread-safe.
 
-    `lose(what, nth)` strikes the nth COMMIT from now on that follows a statement which contains `after`.
+    `lose(what, nth)` strikes the nth COMMIT from now on that follows a statement which contains `after`. With
+    `pools` it tells process numbers of its own.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pools: bool = False) -> None:
+        self.pools = pools
         parsed = make_url(url)
         self._server = (parsed.host or "127.0.0.1", parsed.port or 5432)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -106,6 +110,7 @@ class _Pair:
         self._server = server
         self._swallow = threading.Event()
         self._statements = b""
+        self._prepared: dict[bytes, bytes] = {}
 
     def forward(self) -> None:
         """From the client to the server, message by message."""
@@ -123,6 +128,9 @@ class _Pair:
                         self._swallow.set()
                 elif header[:1] in (b"Q", b"P"):
                     self._statements += body
+                    self._prepared[body.partition(b"\0")[0]] = body
+                elif header[:1] == b"B":
+                    self._statements += self._prepared.get(body.split(b"\0", 2)[1], b"")
                 self._server.sendall(header + body)
         self._end()
 
@@ -132,6 +140,9 @@ class _Pair:
             while data := self._server.recv(65_536):
                 if self._swallow.is_set():
                     break  # the COMMIT is done: this is its reply
+                if self._proxy.pools and KEY_DATA in data:
+                    before, _, after = data.partition(KEY_DATA)
+                    data = before + KEY_DATA + b"\0\0\0\1" + after[4:]
                 self._client.sendall(data)
         self._end()
 

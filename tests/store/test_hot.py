@@ -7,11 +7,14 @@ from unittest import mock
 
 import psycopg
 import pytest
-from sqlalchemy import exc, literal_column, select
+from sqlalchemy import exc, literal_column, select, text
 
+from bindings.phone import Phone
 from bindings.store.database import Database
 from bindings.store.hot import Hot
+from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
+from tests.faults.proxy import CommitProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,3 +73,18 @@ def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
         with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
             database.read(lambda connection: wrong.rows(connection, {}))
     assert database.connections_in_use() == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("pools", [False, True], ids=["direct", "behind a pooler"])
+def test_the_server_plans_once_but_for_a_pooler_whose_servers_take_turns(
+    postgres_url: str, *, pools: bool
+) -> None:
+    with CommitProxy(f"{postgres_url}?sslmode=disable", pools=pools) as proxy:
+        database = Database(proxy.url)
+        lookups = Lookups(database.now)
+        for _ in range(3):
+            assert database.read(lambda found: lookup(found, lookups.by_phone, phone=Phone(PHONE_A))) == []
+        seen = "SELECT count(*) FROM pg_prepared_statements"
+        assert database.read(lambda found: found.execute(text(seen)).scalar()) == (0 if pools else 1)
+        database.close()

@@ -7,6 +7,7 @@ statement with those very parameters.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from unittest import mock
 
 import psycopg
 import pytest
+from psycopg.sql import Literal
 from sqlalchemy import event, insert, select, text
 from uuid_utils.compat import uuid7
 
@@ -283,6 +285,60 @@ def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_
             finally:
                 service.close()
     assert wrong == {}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("statistics", ["without", "with"])
+def test_a_plan_that_was_made_once_for_every_value_is_no_worse(
+    postgres_server: Server, postgres_template: str, statistics: str
+) -> None:
+    """A prepared statement may be planned before its values are known."""
+    url = postgres_server.create(template=postgres_template)
+    _fill(url, datetime.now(UTC))
+    service = BindingService(load({}, database_url=url, provider_app_id="a"), Database(url), caller=CALLER)
+    with psycopg.connect(url, autocommit=True, prepare_threshold=0) as session:
+        if statistics == "with":
+            session.execute("ANALYZE")
+        session.execute("SET plan_cache_mode = force_generic_plan")
+        ways = {
+            name: {way for one in _hot(service, call) for way in _planned_once(session, *one)}
+            for name, (_, call) in CALLS.items()
+        }
+    asked = {name: found for name, found in ways.items() if found}
+    assert {name: sorted(found) for name, found in asked.items() if not found <= CALLS[name][0]} == {}
+    assert {"lookup by phone", "lookup by middle number", "lookup by party", "reserve's holder query"} <= set(
+        asked
+    )
+    service.close()
+    postgres_server.drop(url)
+
+
+def _hot(service: BindingService, call: Callable[[BindingService], object]) -> list[tuple[str, Any]]:
+    """The hot statements of a call, and the values that the driver was given."""
+    caught: list[tuple[str, Any]] = []
+    run = Hot.rows
+
+    def catch(hot: Hot, connection: Connection, values: Any) -> list[Any]:
+        found = run(hot, connection, values)
+        compiled = hot._compiled[connection.dialect.name]
+        caught.append((compiled.sql, compiled.parameters(values)))
+        return found
+
+    with mock.patch.object(Hot, "rows", catch):
+        call(service)
+    return caught
+
+
+def _planned_once(session: psycopg.Connection[Any], sql: str, values: Any) -> set[str]:
+    """The ways to the bindings that the server's plan for any values takes."""
+    session.execute(sql, values)
+    order = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))  # each name is one parameter, however often it stands
+    given = ", ".join(Literal(values[name]).as_string(session) for name in order)
+    names = "SELECT name FROM pg_prepared_statements ORDER BY prepare_time DESC LIMIT 1"
+    (name,) = session.execute(names, prepare=False).fetchone() or ("",)
+    explain = f"EXPLAIN (FORMAT JSON) EXECUTE {name}({given})".encode()
+    ((plan,),) = session.execute(explain, prepare=False).fetchall()
+    return set(_postgres_ways(plan[0]["Plan"], "bindings"))
 
 
 @pytest.mark.postgres
