@@ -33,8 +33,8 @@ _decoder = msgspec.json.Decoder(_Asked)
 
 def _found(phone: str) -> bytes:
     if not hasattr(_mine, "connection"):
-        _mine.connection = psycopg.connect(sys.argv[1], autocommit=True, prepare_threshold=None)
-    rows = _mine.connection.execute(POSTGRES, {"phone": phone}).fetchall()
+        _mine.connection = psycopg.connect(sys.argv[1], autocommit=True)
+    rows = _mine.connection.execute(POSTGRES, {"phone": phone}, prepare=True).fetchall()
     return msgspec.json.encode({"data": rows})
 
 

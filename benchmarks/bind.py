@@ -81,9 +81,9 @@ def _pgbench() -> str | None:
 
 
 def _run_pgbench(program: str, url: str, seconds: float) -> Sample:
-    """One transaction of pgbench is one bind. It sends parameters as psycopg does, and prepares nothing."""
+    """One transaction of pgbench is one bind. Its statements are prepared, as the product's are."""
     whole_s = max(1, round(seconds))
-    command = [program, "--no-vacuum", "--protocol=extended", f"--client={CALLERS}", "--jobs=2"]
+    command = [program, "--no-vacuum", "--protocol=prepared", f"--client={CALLERS}", "--jobs=2"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*command, f"--time={whole_s}", f"--file={SCRIPT}", url],

@@ -110,7 +110,7 @@ class Psycopg:
     @property
     def _connection(self) -> psycopg.Connection[Any]:
         if not hasattr(self._local, "connection"):
-            self._local.connection = psycopg.connect(self._address, autocommit=True, prepare_threshold=None)
+            self._local.connection = psycopg.connect(self._address, autocommit=True)
         found: psycopg.Connection[Any] = self._local.connection
         return found
 
