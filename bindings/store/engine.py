@@ -73,7 +73,7 @@ def _connect(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any
     # Instants come as UTC: from a named zone the driver and `Instant` would both convert each one, for a quarter
     # of the time that an export takes. Not as a startup option, which poolers refuse; this setting they keep.
     connection.set_autocommit(True)
-    (process,) = connection.execute(_BEGIN_SESSION).fetchone()
+    [(process,)] = connection.execute(_BEGIN_SESSION).fetchall()
     connection.set_autocommit(False)
     # Prepared statements break behind a transaction pooler (psycopg#280), which gives no server process's number
     # but one of its own. Only `Hot` asks for one: what is not run often is planned with its values.
