@@ -9,6 +9,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 40, 48
+LABEL = 40  # room that a label of the axis takes
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 
 
@@ -51,7 +52,11 @@ class Plot:
         for part in range(5):
             y = top * part / 4
             parts += [_line(LEFT, up(y), WIDTH - RIGHT, up(y)), _text(4, up(y) + 4, _short(y))]
-        parts += [_text(across(x) - 12, HEIGHT - BOTTOM + 16, _short(x)) for x in xs]
+        free_from = 0.0
+        for x in xs:
+            if across(x) >= free_from:
+                parts.append(_text(across(x) - 12, HEIGHT - BOTTOM + 16, _short(x)))
+                free_from = across(x) + LABEL
         for number, curve in enumerate(self.curves):
             colour = COLOURS[number % len(COLOURS)]
             points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -77,3 +78,11 @@ def test_a_plot_is_svg_with_every_curve_in_it() -> None:
     plot = Plot(name="p", title="t", x="n", y="ms", curves=(curve, curve))
     picture = ET.fromstring(plot.svg())
     assert len(picture.findall("{*}polyline")) == 2
+
+
+def test_labels_of_a_plot_do_not_cover_each_other() -> None:
+    many = Curve(name="many", points=tuple((1_000.0 * number, 1.0) for number in range(1, 41)))
+    picture = ET.fromstring(Plot(name="p", title="t", x="n", y="ms", curves=(many,)).svg())
+    labels = [float(each.attrib["x"]) for each in picture.findall("{*}text") if (each.text or "").endswith(" k")]
+    assert len(labels) > 5
+    assert all(after - before >= 40 for before, after in pairwise(labels))
