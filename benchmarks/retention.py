@@ -209,7 +209,7 @@ def _upgrade(filled: Filled, sizes: Sizes) -> Result:
     took, usual = callers.took(span), callers.took(before)
     return Result(
         target=Target(
-            id="locks", what=f"longest wait, {count:,} events become partitions", bound=LONGEST_S, unit="s"
+            id="locks", what=f"longest wait, upgrade with {count:,} events in one table", bound=LONGEST_S, unit="s"
         ),
         value=_longest(took),
         note=f"in {_seconds(span):.1f} s; {_beside(took, usual)}",

@@ -31,7 +31,6 @@ depends_on = None
 FIRST = "events_start"
 SPAN = 10**12  # positions of one partition; the sequence moves on to the next one long before
 LOCK_WAIT = "500ms"
-VACUUM_WAIT = "30s"  # the server ends an autovacuum that somebody waits for, after deadlock_timeout (1 s)
 TRIES = 60
 PAUSE_S = 1.0
 LOCKED = "55P03", "57014", "40P01"
@@ -132,10 +131,10 @@ def _lock(*tables: str) -> None:
     connection = op.get_bind()
     named = ", ".join(tables)
     _outwait_vacuum(f"LOCK TABLE {named} IN SHARE UPDATE EXCLUSIVE MODE")
-    op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
 
     def ask() -> None:
         with connection.begin_nested():  # what was locked is let go with the savepoint
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
             connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all of them
             connection.execute(sa.text(f"LOCK TABLE {named} IN ACCESS EXCLUSIVE MODE"))
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
@@ -147,8 +146,11 @@ def _lock(*tables: str) -> None:
 
 
 def _outwait_vacuum(statement: str) -> None:
-    """Run a statement whose lock keeps out who vacuums a table or changes it, and no reader or writer."""
-    op.execute(f"SET lock_timeout = '{VACUUM_WAIT}'")
+    """Run a statement whose lock keeps out who vacuums a table or changes it, and no reader or writer.
+
+    It waits as long as env.py lets it. The server ends an autovacuum that somebody waits for before that, after
+    deadlock_timeout, which is 1 s.
+    """
     _had(lambda: op.execute(statement), or_fail=True)
 
 
