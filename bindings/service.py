@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings import doubts, errors, validation
 from bindings.access_log import AccessLog
@@ -272,13 +272,20 @@ class BindingService(Upkeep):
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
 
+        def activate(tx: Transaction) -> Binding | None:
+            if not isinstance(outcome, Made):
+                return None
+            reach("bind.settle_in_transaction")
+            return settle.activate(tx, intent.id, started.success(outcome, self._guard(intent)), self._caller)
+
         def work(tx: Transaction) -> Binding:
             settled = self._settled(tx, started, outcome)
             reach("bind.settle_in_transaction")
             return settled
 
         try:
-            return self._memory.remember(self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S))
+            settled = self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S, at_once=activate)
+            return self._memory.remember(settled)
         except Gone as gone:
             raise self._lost_meanwhile(started, outcome) from gone
         except errors.Busy as busy:

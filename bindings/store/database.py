@@ -164,7 +164,8 @@ class Database:
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
         if self.postgres:
-            event.listen(self._engine, "handle_error", self._leave_demoted)
+            for engine in (self._engine, self._reader):
+                event.listen(engine, "handle_error", self._leave_demoted)
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
         self.flavour = Flavour(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
@@ -181,8 +182,12 @@ class Database:
         *,
         budget_s: float = RETRY_BUDGET_S,
         try_s: float | None = None,
+        at_once: Callable[[Transaction], Result | None] = lambda _: None,
     ) -> Result:
         """Run `work` in one durable transaction and commit.
+
+        `at_once` is for what is nearly always one statement: on PostgreSQL the first try runs it as a transaction
+        of its own, committed in the same round trip. Where it returns None it has changed nothing: `work` runs.
 
         A serialization failure, a deadlock or a lost connection runs the whole work again, with jitter, within
         `budget_s` seconds; so does a COMMIT whose reply was lost, and then the first try may have committed.
@@ -196,6 +201,11 @@ class Database:
             give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
             if try_s is not None:
                 give_up_at = min(give_up_at, spent_at)
+            if attempt == 1 and self.postgres:
+                with self._statement(give_up_at) as transaction:
+                    done = at_once(transaction)
+                if done is not None:
+                    return done
             with self._transaction(attempt, give_up_at) as transaction:
                 return work(transaction)
 
@@ -280,6 +290,15 @@ class Database:
         if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
             context.is_disconnect = True
             self._reader.dispose()
+
+    @contextmanager
+    def _statement(self, give_up_at: float) -> Iterator[Transaction]:
+        with self._reader.connect() as connection:
+            end_waits_at(connection, give_up_at)
+            transaction = Transaction(connection, self.flavour, attempt=1)
+            if self._read_clock is not None:
+                _INSTANT.set(self._read_clock())
+            yield transaction
 
     @contextmanager
     def _transaction(self, attempt: int, give_up_at: float) -> Iterator[Transaction]:

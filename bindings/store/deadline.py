@@ -36,18 +36,18 @@ class DeadlineConnection(psycopg.Connection[Any]):
         self.add_notice_handler(partial(_note_unreplicated, self._unreplicated))
 
     def wait(self, gen: PQGen[Answer], *given: Any, **named: Any) -> Answer:
-        """Wait for the server's answer, not longer than `give_up_at`."""
-        if self.give_up_at == math.inf:
-            return super().wait(gen, *given, **named)
-        return super().wait(self._bounded(gen), _POLL_S)
+        """Wait for the server's answer, not longer than `give_up_at`.
 
-    def commit(self) -> None:
-        """Commit; raises where the server stopped waiting for a standby and committed alone."""
-        self._unreplicated.clear()
-        super().commit()
+        Raises where the answer is that the server stopped waiting for a standby, and committed alone.
+        """
+        if self.give_up_at == math.inf:
+            answer = super().wait(gen, *given, **named)
+        else:
+            answer = super().wait(self._bounded(gen), _POLL_S)
         if self._unreplicated:
             self._drop()
             raise psycopg.OperationalError("committed here, but perhaps on no standby")
+        return answer
 
     def _bounded(self, gen: PQGen[Answer]) -> Generator[Any, Any, Answer]:
         try:

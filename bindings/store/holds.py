@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, or_, select, update
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings.binding import EventKind
 from bindings.store import events

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, tuple_
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings.store.column_types import Instant
 from bindings.store.schema import reports

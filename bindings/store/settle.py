@@ -61,13 +61,9 @@ def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
     return None if warn_s is None else expires_at - timedelta(seconds=warn_s)
 
 
-def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
-    """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
-
-    It is kept as a hold on both phones, with its origin and a `late_success` event, until `recover` has
-    unbound it. Safe to repeat: the same yes twice changes nothing.
-    """
-    row = change(
+def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding | None:
+    """Record the provider's yes to a binding that waits for it, in one statement; None where it is settled."""
+    return change(
         tx,
         binding_id,
         EventKind.ACTIVATED,
@@ -79,6 +75,15 @@ def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Call
         reason=None,
         **success.columns(),
     )
+
+
+def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
+    """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
+
+    It is kept as a hold on both phones, with its origin and a `late_success` event, until `recover` has
+    unbound it. Safe to repeat: the same yes twice changes nothing.
+    """
+    row = activate(tx, binding_id, success, caller)
     if row is not None:
         return row
     current = must_find(tx, binding_id)

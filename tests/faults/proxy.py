@@ -1,8 +1,8 @@
 """A TCP proxy before PostgreSQL that can lose a COMMIT: before the server sees it, or its reply afterwards.
 
 It follows the frontend's messages (type, length, body) so far as to recognise a Query or Parse that carries
-COMMIT, and a Bind of a statement that was prepared, wherever TCP cuts the stream. It can also tell its clients
-another process number than the server's, as a pooler does.
+COMMIT, wherever TCP cuts the stream. A change that stands in no transaction, prepared or not, is a COMMIT too. It
+can also tell its clients another process number than the server's, as a pooler does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
+CHANGES = (b"INSERT INTO", b"UPDATE ")
 KEY_DATA = b"K" + struct.pack("!I", 12)  # with the number of the server's process behind it
 
 
@@ -111,6 +112,7 @@ class _Pair:
         self._swallow = threading.Event()
         self._statements = b""
         self._prepared: dict[bytes, bytes] = {}
+        self._in_transaction = False
 
     def forward(self) -> None:
         """From the client to the server, message by message."""
@@ -119,20 +121,31 @@ class _Pair:
             self._start_up(reader)
             while header := reader.read(5):
                 body = reader.read(struct.unpack("!I", header[1:])[0] - 4)
-                if header[:1] in (b"Q", b"P") and b"COMMIT" in body.upper():
+                if self._commits(header[:1], body):
                     lost = self._proxy.strikes(self._statements)
                     self._statements = b""
                     if lost is Lose.COMMIT:
                         break
                     if lost is Lose.REPLY:
                         self._swallow.set()
-                elif header[:1] in (b"Q", b"P"):
-                    self._statements += body
-                    self._prepared[body.partition(b"\0")[0]] = body
-                elif header[:1] == b"B":
-                    self._statements += self._prepared.get(body.split(b"\0", 2)[1], b"")
                 self._server.sendall(header + body)
         self._end()
+
+    def _commits(self, kind: bytes, body: bytes) -> bool:
+        """Whether the server commits once it has this message; what it runs is noted."""
+        if kind in (b"Q", b"P"):
+            if b"COMMIT" in body.upper():
+                self._in_transaction = False
+                return True
+            self._prepared[body.partition(b"\0")[0]] = body
+            self._in_transaction = body[:5] == b"BEGIN" or (self._in_transaction and body[:8] != b"ROLLBACK")
+        if kind == b"Q":
+            self._statements += body
+        if kind == b"B":
+            statement = self._prepared.get(body.split(b"\0", 2)[1], b"")
+            self._statements += statement
+            return not self._in_transaction and any(word in statement for word in CHANGES)
+        return False
 
     def back(self) -> None:
         """From the server to the client; nothing once a reply is to be lost."""

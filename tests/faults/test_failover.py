@@ -565,6 +565,34 @@ def test_a_wait_for_a_standby_that_is_ended_by_hand_counts_as_no_commit(
 
 
 @needs_deadline
+def test_an_answer_whose_wait_for_a_standby_is_ended_by_hand_is_recorded_again(
+    calm: Cluster, provider: Simulator
+) -> None:
+    """It commits in the round trip of its statement: what the server says then is not believed there either."""
+    standbys = calm.standbys
+
+    def cut(point: str) -> None:
+        if point == "bind.settle_in_transaction":
+            failpoints.install(None)
+            for standby in standbys:
+                calm.cut(standby)
+
+    with _open(calm.url, provider.url) as service, ThreadPoolExecutor(1) as caller:
+        failpoints.install(cut)
+        try:
+            binding = caller.submit(_bind, service)
+            for _ in range(2):  # the second time it is the repetition that waits
+                wait_for(lambda: calm.primary.sql(f"SELECT count(*) {_WAITING}") > 0)
+                assert not binding.done()
+                calm.primary.sql(f"SELECT pg_cancel_backend(pid) {_WAITING}")
+        finally:
+            failpoints.install(None)
+            for standby in standbys:
+                calm.mend(standby)
+        assert binding.result(START_S).state is State.ACTIVE
+
+
+@needs_deadline
 @pytest.mark.soak
 def test_a_primary_that_takes_no_more_writes_is_left_at_once(cluster: Cluster, provider: Simulator) -> None:
     old = cluster.primary
