@@ -9,8 +9,10 @@ import platform
 import signal
 import sqlite3
 import sys
+import tempfile
 import time
 import traceback
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +34,7 @@ from benchmarks import (
     peers,
     restart,
     retention,
+    servers,
     service,
     start,
     sweep,
@@ -40,13 +43,13 @@ from benchmarks import (
 )
 from benchmarks.measure import Result, Target, table
 from benchmarks.place import NotMeasuredError, Place
-from tests.store.databases import find_postgres
+from tests.faults.cluster import find_binaries
+from tests.store.databases import VARIABLE, Server, find_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from benchmarks.data import Sizes
-    from tests.store.databases import Server
 
 RESULTS = Path(__file__).with_name("results")
 FAILED = "failed"
@@ -79,21 +82,43 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the databases are dropped
     sizes, wanted = SIZES[arguments.size], arguments.only.split(",")
-    server = find_postgres()
     began = time.monotonic()
-    try:
+    with _server(arguments) as server, Place(sizes=sizes, find_server=server, keep=arguments.keep) as place:
         environment = _environment(sizes, server)
         print(environment, flush=True)
-        with Place(sizes=sizes, find_server=server, keep=arguments.keep) as place:
-            results = [result for name in wanted for result in _measured(name, place)]
-    finally:
-        if server is not None:
-            server.stop()
+        results = [result for name in wanted for result in _measured(name, place)]
     print(table(results))
     path = _write(arguments.results, environment, results)
     print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
     if any((result.note or "").startswith(FAILED) for result in results):
         sys.exit(1)
+
+
+@contextmanager
+def _server(arguments: argparse.Namespace) -> Iterator[Server | None]:
+    """A PostgreSQL of the bench's own, with memory for its data as an administrator would give it.
+
+    The one that the tests find where databases are to be kept, where the environment names one, or where there are
+    no binaries.
+    """
+    with ExitStack() as stack:
+        if not arguments.keep and not os.environ.get(VARIABLE) and find_binaries() is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-server-")))
+            own = servers.postgres(folder, *_memory())
+            stack.callback(own.kill)
+            own.start()
+            yield Server(url=own.url, found="the bench's own")
+            return
+        found = find_postgres()
+        if found is not None:
+            stack.callback(found.stop)
+        yield found
+
+
+def _memory() -> tuple[str, ...]:
+    """A quarter of the machine's for the buffers, and no checkpoint every few seconds."""
+    quarter_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**20
+    return f"shared_buffers={quarter_mb}MB", "max_wal_size=8GB", "max_connections=200"
 
 
 def _measured(name: str, place: Place) -> list[Result]:
@@ -125,7 +150,9 @@ def _environment(sizes: Sizes, server: Server | None) -> str:
     found = "none"
     if server is not None:
         with psycopg.connect(server.url) as connection:
-            found = connection.info.parameter_status("server_version") or "?"
+            version_of = connection.info.parameter_status("server_version") or "?"
+            (buffers,) = connection.execute("SHOW shared_buffers").fetchone() or ("?",)
+            found = f"{version_of} with {buffers} of buffers"
     parts = (
         f"bindings bench, {sizes.name}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"Python {platform.python_version()}",
