@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings import errors, validation
 from bindings.binding import Page

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings import errors, validation
 from bindings.store import keys as rows

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings import errors, validation
 from bindings.binding import Page

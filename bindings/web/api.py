@@ -84,7 +84,7 @@ class _Call:
             if isinstance(refused, InvalidRequest):
                 refused = InvalidRequest([*refused.faults, *beside])
             raise refused from None
-        json.loads(raw, object_pairs_hook=_once)
+        _EACH_ONCE.decode(raw.decode())
         return found
 
     def query(self, model: type[Model]) -> Model:
@@ -137,6 +137,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         _check_once([name for name in found if names.count(name) > 1])
     return found
+
+
+_EACH_ONCE = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _check_once(twice: list[str]) -> None:

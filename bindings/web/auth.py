@@ -150,11 +150,11 @@ class Doorkeeper:
         return self._locked
 
     async def _recognise(self, key: str) -> Who | None:
-        if not well_formed(key):
-            return None
         name, now = digest(key), time.monotonic()
         known = self._remembered.get(name)
         if known is None or now > known[0] + REMEMBERED_S:
+            if not well_formed(key):
+                return None
             found = await self._desk.ask(lambda: self._keys.recognise(key))
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.clear()

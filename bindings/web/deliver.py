@@ -23,7 +23,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from standardwebhooks.webhooks import Webhook as Signer
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings.binding import EventKind
 from bindings.provider import transport

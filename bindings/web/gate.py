@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from bindings.errors import BindingsError
 from bindings.web import problems

@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 LONG_NUMBER = re.compile(r"(?<![\w.:-])\+?([0-9]{7,20})(?![\w.:-])")
 
 
+class _Lines:
+    """Writes lines to stderr; the library's logger behind them takes longer than all else that a line needs."""
+
+    def __init__(self, name: str = "bindings") -> None:
+        self.name = name
+
+    def info(self, line: str) -> None:
+        """Write one."""
+        with suppress(OSError, ValueError):  # nobody reads them any more: no reason to fail a request
+            sys.stderr.write(line + "\n")
+
+    warning = error = critical = info
+
+
 def configure() -> None:
     """Send every log line of this process through the chain. Call it once, before anything is logged."""
     shared: list[Processor] = [
@@ -32,24 +47,21 @@ def configure() -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.stdlib.PositionalArgumentsFormatter(),
         without_texts_of_errors,
         without_phones,
     ]
+    last = structlog.processors.JSONRenderer(serializer=_as_json)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, last],
+        logger_factory=_Lines,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(serializer=_as_json),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
         )
     )
     root = logging.getLogger()

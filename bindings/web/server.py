@@ -8,6 +8,7 @@ comes to its end: a bind that was sent is settled. A second signal ends it at on
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import signal
 import socket
@@ -94,6 +95,8 @@ def serve(
         office.scheduler = Scheduler(service, [deliver.job(service, count=office.metrics.delivered)])
     with opened, office.scheduler or nullcontext():
         listening(address(opened))
+        gc.collect()
+        gc.freeze()  # what was imported stays: without this every full collection would go through all of it again
         Server(office).run(sockets=[opened])
     office.desk.close()
 
