@@ -1,4 +1,7 @@
-"""The other side of P7: one route of the same framework that runs the raw query. `python -m benchmarks.bare URL`.
+"""The other side of P7: one route of the same framework that runs the raw query.
+
+`python -m benchmarks.bare URL prepared` has the query prepared, as the product does; with `extended` it is planned
+each time.
 
 As thin as such a service can be: no key, no check of the body beyond its type, tuples of the driver as JSON. The
 same server, loop and threads as the product's.
@@ -21,6 +24,8 @@ from benchmarks.lookup import POSTGRES
 from bindings.web import server
 from bindings.web.desk import QUESTION_THREADS
 
+PREPARED = sys.argv[2] == "prepared"
+
 
 class _Asked(msgspec.Struct):
     phone: str
@@ -34,7 +39,7 @@ _decoder = msgspec.json.Decoder(_Asked)
 def _found(phone: str) -> bytes:
     if not hasattr(_mine, "connection"):
         _mine.connection = psycopg.connect(sys.argv[1], autocommit=True)
-    rows = _mine.connection.execute(POSTGRES, {"phone": phone}, prepare=True).fetchall()
+    rows = _mine.connection.execute(POSTGRES, {"phone": phone}, prepare=PREPARED).fetchall()
     return msgspec.json.encode({"data": rows})
 
 

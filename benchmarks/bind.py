@@ -46,15 +46,19 @@ _phones = itertools.count(time.time_ns() // 1_000)  # each process begins elsewh
 
 
 def measure(place: Place) -> list[Result]:
-    """P4, in one process and in four."""
+    """P4, in one process and in four; against pgbench with its statements prepared, as here, and without."""
     return [
-        _compare(place.postgres(), place.sizes, processes=processes, what=what)
-        for processes, what in ((1, "bind, 1 process x 16 threads"), (4, "bind, 4 processes x 4 threads"))
+        _compare(place.postgres(), place.sizes, processes=processes, protocol=protocol)
+        for protocol in ("prepared", "extended")
+        for processes in (1, 4)
     ]
 
 
-def _compare(filled: Filled, sizes: Sizes, *, processes: int, what: str) -> Result:
-    target = Target(id="P4", what=what, bound=0.5, at_most=False)
+def _compare(filled: Filled, sizes: Sizes, *, processes: int, protocol: str) -> Result:
+    told = (
+        "1 process x 16 threads" if processes == 1 else f"{processes} processes x {CALLERS // processes} threads"
+    )
+    target = Target(id="P4", what=f"bind, {told}, pgbench {protocol}", bound=0.5, at_most=False)
     program = _pgbench()
     if program is None:
         return Result(target=target, note="not measured: there is no pgbench on this machine")
@@ -64,7 +68,7 @@ def _compare(filled: Filled, sizes: Sizes, *, processes: int, what: str) -> Resu
             rounds = interleave(
                 sizes.bind_rounds,
                 lambda _: fleet.bind(sizes.bind_s),
-                lambda _: _run_pgbench(program, filled.url, sizes.bind_s),
+                lambda _: _run_pgbench(program, filled.url, sizes.bind_s, protocol),
             )
         except _PgbenchFailedError as failed:
             return Result(target=target, note=f"not measured: {failed}")
@@ -80,10 +84,10 @@ def _pgbench() -> str | None:
     return shutil.which("pgbench") or (installed[-1] if installed else None)
 
 
-def _run_pgbench(program: str, url: str, seconds: float) -> Sample:
-    """One transaction of pgbench is one bind. Its statements are prepared, as the product's are."""
+def _run_pgbench(program: str, url: str, seconds: float, protocol: str) -> Sample:
+    """One transaction of pgbench is one bind. `protocol`: its statements are prepared, or parsed each time."""
     whole_s = max(1, round(seconds))
-    command = [program, "--no-vacuum", "--protocol=prepared", f"--client={CALLERS}", "--jobs=2"]
+    command = [program, "--no-vacuum", f"--protocol={protocol}", f"--client={CALLERS}", "--jobs=2"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [*command, f"--time={whole_s}", f"--file={SCRIPT}", url],

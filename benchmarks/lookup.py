@@ -1,7 +1,7 @@
 """P1 and P2: `lookup(phone=)` against the same query on a held connection of the bare driver.
 
-The raw side uses psycopg as the product does, without prepared statements, and makes plain tuples; on SQLite
-its instants stay text.
+The raw side uses psycopg as the product does, with its query prepared, and makes plain tuples; on SQLite its
+instants stay text.
 """
 
 from __future__ import annotations

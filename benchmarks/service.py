@@ -46,14 +46,16 @@ def measure(place: Place) -> list[Result]:
         key = service.keys.create(name="bench", role="auditor", rate_limit=100_000).key
         binder = service.keys.create(name="bench-binder", role="app", rate_limit=100_000).key
     phones = [data.phone(1, number) for number in random.sample(range(filled.live // 6), 200)]
-    with _serving(filled.url) as ours, _bare(filled.url) as raw:
-        throughput = _throughput(_Caller(ours, key), _Caller(raw, key), phones, sizes)
+    throughput = []
+    for protocol in ("prepared", "extended"):
+        with _serving(filled.url) as ours, _bare(filled.url, protocol) as raw:
+            throughput.append(_throughput(_Caller(ours, key), _Caller(raw, key), phones, sizes, protocol))
     with Simulator() as simulator, _serving(filled.url, simulator) as url:
         stalled = _stalled(_Caller(url, key), _Caller(url, binder), simulator, phones, sizes)
-    return [throughput, stalled]
+    return [*throughput, stalled]
 
 
-def _throughput(ours: _Caller, raw: _Caller, phones: list[str], sizes: Sizes) -> Result:
+def _throughput(ours: _Caller, raw: _Caller, phones: list[str], sizes: Sizes, protocol: str) -> Result:
     for side in (ours, raw):
         side.lookups(phones, callers=CALLERS, seconds=sizes.bind_s)
     rounds = interleave(
@@ -61,7 +63,8 @@ def _throughput(ours: _Caller, raw: _Caller, phones: list[str], sizes: Sizes) ->
         lambda _: _rate(ours.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
         lambda _: _rate(raw.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
     )
-    target = Target(id="P7", what=f"HTTP lookup, {CALLERS} callers", bound=0.6, at_most=False)
+    what = f"HTTP lookup, {CALLERS} callers, raw query {protocol}"
+    target = Target(id="P7", what=what, bound=0.6, at_most=False)
     return Result(target=target, rounds=rounds, note=per_second(rounds, "lookups"))
 
 
@@ -194,8 +197,8 @@ def _serving(url: str, simulator: Simulator | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def _bare(url: str) -> Iterator[str]:
-    with _process(["-m", "benchmarks.bare", url], {}) as line:
+def _bare(url: str, protocol: str) -> Iterator[str]:
+    with _process(["-m", "benchmarks.bare", url, protocol], {}) as line:
         yield line.strip()
 
 

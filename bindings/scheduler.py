@@ -148,17 +148,24 @@ class Scheduler:
         )
 
     def _run(self, job: Job) -> None:
+        """Run a pass; again at once where its time ended before its work did: a backlog waits for no timer."""
+        while not self._run_once(job) and not self._stopped.is_set():
+            pass
+
+    def _run_once(self, job: Job) -> bool:
+        """Whether the pass came to its end."""
         began = time.monotonic()
         counts = job.run()
         self._finished[job.task] = time.monotonic()
         _log.debug("%s: %s in %.3f s", job.task, counts, time.monotonic() - began)
         if getattr(counts, "finished", True):
             self._unfinished[job.task] = 0
-            return
+            return True
         self._unfinished[job.task] += 1
         in_a_row = self._unfinished[job.task]
         if in_a_row % UNFINISHED_PASSES == 0:
             _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.task, in_a_row)
+        return False
 
     def _watch(self) -> None:
         """Schedule anew what stands still: a timer waits for ever for a wall time that was set back."""

@@ -476,6 +476,34 @@ def test_a_vacuum_is_waited_for_so_long_that_the_server_ends_it_and_nobody_else_
     postgres_server.drop(url)
 
 
+LONGEST_LOCK_WAIT_S = 5  # of migrations/env.py
+BEHIND_AN_EXPORT = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'virtualxid'"
+    f" AND clock_timestamp() - waitstart > interval '{LONGEST_LOCK_WAIT_S + 0.5} s'"
+)
+
+
+@pytest.mark.postgres
+def test_an_index_is_built_behind_an_export_however_long_that_takes(postgres_server: Server) -> None:
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, "0006")
+    upgrade = threading.Thread(target=lambda: migrations.upgrade(url))
+    with psycopg.connect(url) as export, psycopg.connect(url, autocommit=True) as writer:
+        export.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        export.execute("SELECT count(*) FROM bindings")
+        upgrade.start()
+        wait_for(lambda: (writer.execute(BEHIND_AN_EXPORT).fetchone() or (0,))[0] > 0, seconds=30)
+        writer.execute("SET lock_timeout = '1s'")
+        writer.execute(WRITE)
+        writer.execute("UPDATE passes SET finished_at = finished_at")
+        export.commit()
+        upgrade.join(60)
+    assert migrations.current(url) == HEAD
+    engine.dispose()
+    postgres_server.drop(url)
+
+
 def test_a_tables_growth_has_its_vacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return

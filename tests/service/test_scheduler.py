@@ -1,0 +1,40 @@
+"""The timer and a pass whose time ends before its work does."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from bindings.passes.expire import Expired
+from bindings.scheduler import Job, Scheduler
+
+if TYPE_CHECKING:
+    from bindings.service import BindingService
+
+NEVER_S = 3_600.0
+
+
+def test_a_pass_that_ran_out_of_time_goes_on_at_once(service: BindingService) -> None:
+    through, runs = threading.Event(), 0
+
+    def run() -> Expired:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            through.set()
+        return Expired(expired=1, batches=1, finished=runs == 3)
+
+    with Scheduler(service, [Job(task="slow", interval_s=NEVER_S, run=run)]):
+        assert through.wait(30)
+    assert runs == 3
+
+
+def test_a_backlog_without_end_does_not_keep_the_scheduler_from_stopping(service: BindingService) -> None:
+    began = threading.Event()
+
+    def run() -> Expired:
+        began.set()
+        return Expired(expired=1, batches=1, finished=False)
+
+    with Scheduler(service, [Job(task="endless", interval_s=NEVER_S, run=run)]):
+        assert began.wait(30)
