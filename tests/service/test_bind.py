@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import exc
 
 from bindings import errors
 from bindings.binding import EventKind, Mode, Reason, State
@@ -15,8 +16,9 @@ from bindings.store import settle
 from tests.service.world import APP, POOL, A, B, C, D, World, wait_for
 
 if TYPE_CHECKING:
+    from bindings.binding import Binding
     from bindings.service import BindingService
-    from bindings.store.database import Database
+    from bindings.store.database import Database, Transaction
 
 
 def test_a_binding_is_recorded_with_everything_the_provider_said(world: World) -> None:
@@ -180,18 +182,31 @@ def test_a_bind_id_that_another_binding_has_becomes_a_doubt_and_no_crash(world: 
 
 
 def lose_the_reply_of_a_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *, nth: int) -> list[int]:
-    """The nth COMMIT from now on is carried out, and its reply is lost."""
+    """The nth COMMIT from now on is carried out, and its reply is lost; a yes that commits by itself is one too."""
     dialect = database._engine.dialect
-    real, seen = dialect.do_commit, [0]
-    kind = dialect.dbapi.OperationalError  # type: ignore[union-attr]
+    real, activate, seen = dialect.do_commit, settle.activate, [0]
+    kind: type[Exception] = dialect.dbapi.OperationalError  # type: ignore[union-attr]
 
-    def do_commit(connection: object) -> None:
-        real(connection)  # type: ignore[arg-type]
+    def lose() -> None:
         seen[0] += 1
         if seen[0] == nth:
             raise kind("server closed the connection unexpectedly")
 
+    def do_commit(connection: object) -> None:
+        real(connection)  # type: ignore[arg-type]
+        lose()
+
+    def in_one_statement(tx: Transaction, *given: Any) -> Binding | None:
+        done = activate(tx, *given)
+        if tx.connection.engine is database._reader:
+            try:
+                lose()
+            except kind as lost:
+                raise exc.OperationalError("UPDATE", {}, lost) from lost
+        return done
+
     monkeypatch.setattr(dialect, "do_commit", do_commit)
+    monkeypatch.setattr(settle, "activate", in_one_statement)
     return seen
 
 
@@ -215,7 +230,7 @@ def test_where_the_answer_cannot_be_recorded_the_caller_is_told_that_it_is_unkno
     def away(*_: object, **__: object) -> None:
         raise errors.Busy
 
-    monkeypatch.setattr(settle, "settle_made", away)
+    monkeypatch.setattr(settle, "activate", away)
     with pytest.raises(errors.OutcomeUnknown) as unknown:
         world.bind(A, B)
     monkeypatch.undo()
