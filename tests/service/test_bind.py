@@ -182,7 +182,7 @@ def test_a_bind_id_that_another_binding_has_becomes_a_doubt_and_no_crash(world: 
 
 
 def lose_the_reply_of_a_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *, nth: int) -> list[int]:
-    """The nth COMMIT from now on is carried out, and its reply is lost; a yes that commits by itself is one too."""
+    """The nth COMMIT from now on is carried out, and its reply is lost; a yes commits by itself on PostgreSQL."""
     dialect = database._engine.dialect
     real, activate, seen = dialect.do_commit, settle.activate, [0]
     kind: type[Exception] = dialect.dbapi.OperationalError  # type: ignore[union-attr]
