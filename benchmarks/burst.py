@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -96,10 +97,10 @@ def _wait_ended(filled: Filled) -> None:
 
 def _lookups(service: BindingService, filled: Filled, work: Callable[[], None]) -> list[float]:
     """The seconds that each lookup took, from its turn on, while `work` runs."""
-    took: list[float] = []
     over = threading.Event()
 
-    def ask() -> None:
+    def ask() -> list[float]:
+        took: list[float] = []
         turn = time.perf_counter()
         while not over.is_set():
             rows = random.choice((1, 2, 3))
@@ -107,12 +108,12 @@ def _lookups(service: BindingService, filled: Filled, work: Callable[[], None]) 
             took.append(time.perf_counter() - turn)
             turn += 1 / LOOKUPS_PER_S
             time.sleep(max(0.0, turn - time.perf_counter()))
+        return took
 
-    asker = threading.Thread(target=ask)
-    asker.start()
-    try:
-        work()
-    finally:
-        over.set()
-        asker.join()
-    return took
+    with ThreadPoolExecutor(1) as asker:
+        asked = asker.submit(ask)
+        try:
+            work()
+        finally:
+            over.set()
+        return asked.result()

@@ -32,9 +32,9 @@ ROWS = (1, 2, 3)
 PHONES = 500  # few enough to stay in every cache: the drivers are compared, not the disk
 
 COLUMNS = (
-    "id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key, expire_s, bind_id,"
-    " middle_number_a, middle_number_b, state, provider_status, reason, actor, request_id, requested_at, send_by,"
-    " settle_by, sent_at, answered_at, expires_at, held_until, unbind_requested_at, ended_at, version"
+    "id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key, expire_s, warn_s,"
+    " bind_id, middle_number_a, middle_number_b, state, provider_status, reason, actor, request_id, requested_at,"
+    " send_by, settle_by, sent_at, answered_at, expires_at, held_until, unbind_requested_at, ended_at, version"
 )
 
 

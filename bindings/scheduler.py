@@ -158,6 +158,8 @@ class Scheduler:
         counts = job.run()
         self._finished[job.task] = time.monotonic()
         _log.debug("%s: %s in %.3f s", job.task, counts, time.monotonic() - began)
+        if counts is None:
+            return True  # another run has this period already; what it left is its own to tell
         if getattr(counts, "finished", True):
             self._unfinished[job.task] = 0
             return True

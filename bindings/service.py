@@ -34,7 +34,7 @@ from bindings.upkeep import Upkeep
 from bindings.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from bindings.binding import Binding, BindRequest, Holder
@@ -272,19 +272,18 @@ class BindingService(Upkeep):
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
 
-        def activate(tx: Transaction) -> Binding | None:
-            if not isinstance(outcome, Made):
-                return None
-            reach("bind.settle_in_transaction")
-            return settle.activate(tx, intent.id, started.success(outcome, self._guard(intent)), self._caller)
-
         def work(tx: Transaction) -> Binding:
             settled = self._settled(tx, started, outcome)
             reach("bind.settle_in_transaction")
             return settled
 
         try:
-            settled = self._database.write(work, budget_s=SETTLE_BUDGET_S, try_s=SETTLE_TRY_S, at_once=activate)
+            settled = self._database.write(
+                work,
+                budget_s=SETTLE_BUDGET_S,
+                try_s=SETTLE_TRY_S,
+                at_once=self._activation(started, outcome) if isinstance(outcome, Made) else None,
+            )
             return self._memory.remember(settled)
         except Gone as gone:
             raise self._lost_meanwhile(started, outcome) from gone
@@ -306,6 +305,16 @@ class BindingService(Upkeep):
                     sent_at=None,
                 )
             )
+
+    def _activation(self, started: Started, made: Made) -> Callable[[Transaction], Binding | None]:
+        """What a yes nearly always comes to: one statement."""
+        success = started.success(made, self._guard(started.intent))
+
+        def activate(tx: Transaction) -> Binding | None:
+            reach("bind.settle_in_transaction")
+            return settle.activate(tx, started.intent.id, success, self._caller)
+
+        return activate
 
     def _note_loss(self) -> None:
         self._memory.forget()

@@ -54,7 +54,7 @@ def test_the_bench_measures_without_a_server(tmp_path: Path) -> None:
         ("P1,P5,P6", {"P1": 3, "P5": 3, "P6": 1}),
         ("P3,vacuum", {"P3": 6, "P9": 1, "P5": 2}),
         ("churn,updates", {"vacuum": 17}),
-        ("P4,cost", {"P4": 4, "cost": 3}),
+        ("P4,cost,space", {"P4": 4, "cost": 3, "space": 4}),
         ("retention", {"locks": 5}),
         ("burst", {"P5": 2}),
         ("P7", {"P7": 2, "P8": 1}),

@@ -144,6 +144,9 @@ class _Run:
         self._batches("deliveries", lambda tx: retention.delete_deliveries(tx, limit=BATCH))
 
     def _delete_bindings(self, before: datetime) -> None:
+        if not self._finished:
+            return
+
         def one_batch(since: datetime) -> tuple[int, datetime]:
             return self._database.write(
                 lambda tx: _reached(retention.delete_bindings(tx, before, limit=BATCH, since=since))

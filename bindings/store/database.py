@@ -163,9 +163,10 @@ class Database:
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
+        # Of the writer's pool: who waits for a commit must never keep a lookup from its connection.
+        self._at_once = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self.postgres:
-            for engine in (self._engine, self._reader):
-                event.listen(engine, "handle_error", self._leave_demoted)
+            event.listen(self._engine, "handle_error", self._leave_demoted)
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
         self.flavour = Flavour(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
@@ -182,7 +183,7 @@ class Database:
         *,
         budget_s: float = RETRY_BUDGET_S,
         try_s: float | None = None,
-        at_once: Callable[[Transaction], Result | None] = lambda _: None,
+        at_once: Callable[[Transaction], Result | None] | None = None,
     ) -> Result:
         """Run `work` in one durable transaction and commit.
 
@@ -201,7 +202,7 @@ class Database:
             give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
             if try_s is not None:
                 give_up_at = min(give_up_at, spent_at)
-            if attempt == 1 and self.postgres:
+            if at_once is not None and attempt == 1 and self.postgres:
                 with self._statement(give_up_at) as transaction:
                     done = at_once(transaction)
                 if done is not None:
@@ -293,7 +294,7 @@ class Database:
 
     @contextmanager
     def _statement(self, give_up_at: float) -> Iterator[Transaction]:
-        with self._reader.connect() as connection:
+        with self._at_once.connect() as connection:
             end_waits_at(connection, give_up_at)
             transaction = Transaction(connection, self.flavour, attempt=1)
             if self._read_clock is not None:

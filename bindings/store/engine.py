@@ -27,6 +27,7 @@ KEEPALIVE = {
     "tcp_user_timeout": 10_000,
 }
 CONNECT_TIMEOUT_S = 4
+STALE_PLAN = "0A000", "26000"  # "cached plan must not change result type"; a prepared statement that is not there
 POOL = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 5, "pool_recycle": 1_800}
 SQLITE_PRAGMAS = (
     f"busy_timeout = {BUSY_TIMEOUT_S * 1_000}",
@@ -52,6 +53,7 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
         **POOL,
     )
     event.listen(engine, "handle_error", _drop_values)
+    event.listen(engine, "handle_error", _leave_stale_plans)
     event.listen(engine, "do_connect", _connect)
     return engine
 
@@ -98,6 +100,15 @@ def _drop_values(context: ExceptionContext) -> None:
     context.original_exception.args = (diagnosis.message_primary,)
     if context.sqlalchemy_exception is not None:
         context.sqlalchemy_exception.args = (diagnosis.message_primary,)
+
+
+def _leave_stale_plans(context: ExceptionContext) -> None:
+    """Drop the connections whose prepared statements fit no more: a migration gave a column another type.
+
+    Nothing was run, so the statement is tried again, on a new one.
+    """
+    if getattr(context.original_exception, "sqlstate", None) in STALE_PLAN:
+        context.is_disconnect = True
 
 
 def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:

@@ -34,7 +34,7 @@ class _Lines:
 
     def info(self, line: str) -> None:
         """Write one."""
-        with suppress(OSError, ValueError):  # nobody reads them any more: no reason to fail a request
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads them: no reason to fail a request
             sys.stderr.write(line + "\n")
 
     warning = error = critical = info

@@ -6,9 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from bindings.passes.expire import Expired
-from bindings.scheduler import Job, Scheduler
+from bindings.scheduler import UNFINISHED_PASSES, Job, Scheduler
 
 if TYPE_CHECKING:
+    import pytest
+
     from bindings.service import BindingService
 
 NEVER_S = 3_600.0
@@ -38,3 +40,21 @@ def test_a_backlog_without_end_does_not_keep_the_scheduler_from_stopping(service
 
     with Scheduler(service, [Job(task="endless", interval_s=NEVER_S, run=run)]):
         assert began.wait(30)
+
+
+def test_a_pass_of_a_period_each_that_is_never_through_is_warned_of(
+    service: BindingService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once it finds its period taken, by itself: that is no sign of having come to an end."""
+    enough, runs = threading.Event(), 0
+
+    def run() -> Expired | None:
+        nonlocal runs
+        runs += 1
+        if runs > 2 * UNFINISHED_PASSES:
+            enough.set()
+        return Expired(expired=1, batches=1, finished=False) if runs % 2 else None
+
+    with Scheduler(service, [Job(task="slow", interval_s=0.05, run=run)]):
+        assert enough.wait(30)
+    assert "slow: 5 passes in a row ran out of time" in caplog.text

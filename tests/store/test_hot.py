@@ -10,15 +10,19 @@ import pytest
 from sqlalchemy import exc, literal_column, select, text
 
 from bindings.phone import Phone
+from bindings.store import engine
 from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from tests.faults.proxy import CommitProxy
+from tests.service.world import Clock, service_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.binding import Binding
+    from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
     from tests.service.world import World
 
@@ -88,3 +92,38 @@ def test_the_server_plans_once_but_for_a_pooler_whose_servers_take_turns(
         seen = "SELECT count(*) FROM pg_prepared_statements"
         assert database.read(lambda found: found.execute(text(seen)).scalar()) == (0 if pools else 1)
         database.close()
+
+
+@pytest.mark.postgres
+def test_a_column_that_got_another_type_meanwhile_costs_no_answer(postgres_url: str) -> None:
+    """Its plans are those of before; on a connection that only reads nothing else would end them."""
+    database = Database(postgres_url)
+    lookups = Lookups(database.now)
+
+    def asked() -> list[Binding]:
+        return database.read(lambda found: lookup(found, lookups.by_phone, phone=Phone(PHONE_A)))
+
+    assert asked() == []
+    with psycopg.connect(postgres_url, autocommit=True) as migration:
+        migration.execute("ALTER TABLE bindings ALTER reference TYPE text")
+        try:
+            assert asked() == []
+        finally:
+            migration.execute("ALTER TABLE bindings ALTER reference TYPE varchar(255)")
+    assert asked() == []
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_yes_is_recorded_beside_lookups_that_have_every_connection_of_theirs(
+    postgres_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the other way round: they are the pools of two engines."""
+    monkeypatch.setitem(engine.POOL, "pool_size", 1)
+    monkeypatch.setitem(engine.POOL, "max_overflow", 0)
+    with service_at(postgres_url, Clock(), simulator.url) as service:
+        asking = service.database._reader.connect()
+        made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+        asking.close()
+        with service.database._engine.connect():
+            assert service.lookup(phone=PHONE_A) == [made]

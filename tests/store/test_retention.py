@@ -268,6 +268,19 @@ def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_end
 
 
 @pytest.mark.postgres
+def test_a_month_that_could_not_be_begun_is_not_a_pass_that_is_through(years: Years, database_kind: str) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("SQLite keeps one table")
+    years.ended()
+    years.later(31)
+    with psycopg.connect(years.url) as writer:
+        writer.execute("LOCK TABLE ONLY events IN ROW EXCLUSIVE MODE")
+        held = years.retain()
+    assert (held.partitions_begun, held.finished) == (0, False)
+    assert (years.retain().partitions_begun, years.retain().finished) == (1, True)
+
+
+@pytest.mark.postgres
 def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
     years: Years, database_kind: str
 ) -> None:

@@ -1,0 +1,35 @@
+"""How large the tables of bindings and of events are, and each index: bytes on disk, at the sizes of the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.measure import Result, Target
+
+if TYPE_CHECKING:
+    from benchmarks.place import Place
+
+TABLES = "bindings", "events"
+BYTES = """
+    SELECT sum(pg_relation_size(relid)), sum(pg_indexes_size(relid))
+    FROM pg_partition_tree('{table}') WHERE isleaf
+"""
+INDEXES = """
+    SELECT indexrelid::regclass::text, pg_relation_size(indexrelid) FROM pg_index
+    WHERE indrelid IN (SELECT relid FROM pg_partition_tree('{table}') WHERE isleaf) ORDER BY 2 DESC
+"""
+
+
+def measure(place: Place) -> list[Result]:
+    """Rows and indexes of each table, on PostgreSQL."""
+    filled = place.postgres()
+    results = []
+    for table in TABLES:
+        rows, indexes = filled.run(BYTES.format(table=table)).fetchone()
+        each = ", ".join(
+            f"{name} {size / 1e6:,.0f}" for name, size in filled.run(INDEXES.format(table=table)).fetchall()
+        )
+        for what, size, note in (("rows", rows, ""), ("indexes", indexes, each)):
+            target = Target(id="space", what=f"{table}, {what}", unit="MB")
+            results.append(Result(target=target, value=float(size) / 1e6, note=note))
+    return results
