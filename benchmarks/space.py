@@ -10,13 +10,11 @@ if TYPE_CHECKING:
     from benchmarks.place import Place
 
 TABLES = "bindings", "events"
-BYTES = """
-    SELECT sum(pg_relation_size(relid)), sum(pg_indexes_size(relid))
-    FROM pg_partition_tree('{table}') WHERE isleaf
-"""
-INDEXES = """
+PARTS = "(SELECT '{table}'::regclass UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = '{table}'::regclass)"
+BYTES = f"SELECT sum(pg_relation_size(oid)), sum(pg_indexes_size(oid)) FROM pg_class WHERE oid IN {PARTS}"
+INDEXES = f"""
     SELECT indexrelid::regclass::text, pg_relation_size(indexrelid) FROM pg_index
-    WHERE indrelid IN (SELECT relid FROM pg_partition_tree('{table}') WHERE isleaf) ORDER BY 2 DESC
+    WHERE indrelid IN {PARTS} AND pg_relation_size(indexrelid) > 0 ORDER BY 2 DESC
 """
 
 

@@ -10,20 +10,20 @@ import pytest
 from sqlalchemy import exc, literal_column, select, text
 
 from bindings.phone import Phone
+from bindings.service import BindingService
 from bindings.store import engine
 from bindings.store.database import Database
 from bindings.store.hot import Hot
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from tests.faults.proxy import CommitProxy
-from tests.service.world import Clock, service_at
+from tests.service.world import APP, KEY, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.binding import Binding
     from bindings.provider.simulator import Simulator
-    from bindings.service import BindingService
     from tests.service.world import World
 
 PHONE_A, PHONE_B = "9188067701", "9188067799"
@@ -121,7 +121,13 @@ def test_a_yes_is_recorded_beside_lookups_that_have_every_connection_of_theirs(
     """And the other way round: they are the pools of two engines."""
     monkeypatch.setitem(engine.POOL, "pool_size", 1)
     monkeypatch.setitem(engine.POOL, "max_overflow", 0)
-    with service_at(postgres_url, Clock(), simulator.url) as service:
+    with BindingService.open(
+        database_url=postgres_url,
+        provider_url=simulator.url,
+        provider_api_key=KEY,
+        provider_api_secret=SECRET,
+        provider_app_id=APP,
+    ) as service:
         asking = service.database._reader.connect()
         made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
         asking.close()
