@@ -6,7 +6,6 @@ told from its start. The lookups come at a steady pace, whatever the last one to
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import data
+from benchmarks import data, servers
 from benchmarks.measure import Result, Target, p99
 from bindings.binding import Caller
 from bindings.passes import expire
@@ -33,7 +32,6 @@ LOOKUP_MS = 50.0
 LOOKUPS_PER_S = 100
 CALM_S = 3.0
 LONGEST_S = 600.0
-LEFT = "SELECT count(*) FROM (SELECT FROM bindings WHERE state = 'active' AND expires_at <= now() LIMIT 1) AS due"
 # How many terminal events each binding of the burst has: the least and the most.
 EVENTS = """
     SELECT min(told), max(told) FROM (
@@ -52,7 +50,7 @@ def measure(place: Place) -> list[Result]:
         first = filled.due(burst, over_s=1)
         with _scheduler(filled.url):
             began = time.monotonic()
-            meanwhile = _lookups(service, filled, lambda: _wait_ended(filled))
+            meanwhile = _lookups(service, filled, lambda: filled.wait_swept(LONGEST_S))
             ended_s = time.monotonic() - began
     ids = {"first": data.binding_id(first), "last": data.binding_id(first + burst)}
     least, most = filled.run(EVENTS.format(**ids)).fetchone()
@@ -73,10 +71,9 @@ def measure(place: Place) -> list[Result]:
 
 @contextmanager
 def _scheduler(url: str) -> Iterator[None]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "bindings", "scheduler"],
-        env=variables | {"BINDINGS_DATABASE_URL": url},
+        env=servers.variables(BINDINGS_DATABASE_URL=url),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -85,14 +82,6 @@ def _scheduler(url: str) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(90)
-
-
-def _wait_ended(filled: Filled) -> None:
-    until = time.monotonic() + LONGEST_S
-    while filled.run(LEFT).fetchone()[0]:
-        if time.monotonic() > until:
-            raise AssertionError("the burst does not end")
-        time.sleep(0.25)
 
 
 def _lookups(service: BindingService, filled: Filled, work: Callable[[], None]) -> list[float]:

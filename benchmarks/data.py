@@ -174,6 +174,19 @@ class Filled:
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
         self.run(_insert(self.dialect, "in_doubt", pair, times) + self.dialect.numbers(_taken(count), count))
 
+    def wait_swept(self, longest_s: float) -> None:
+        """Wait until nothing is overdue any more, whoever ends it; `AssertionError` after `longest_s`."""
+        until = time.monotonic() + longest_s
+        while self._is_overdue():
+            if time.monotonic() > until:
+                raise AssertionError("the backlog does not end")
+            time.sleep(0.2)
+
+    def _is_overdue(self) -> bool:
+        now = self.dialect.instant(str(int(time.time())))
+        due = f"SELECT 1 FROM bindings WHERE state = 'active' AND expires_at <= {now} LIMIT 1"
+        return self.run(due).fetchone() is not None
+
 
 _next_due = itertools.count(DUE_FROM)
 

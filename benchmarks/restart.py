@@ -7,7 +7,6 @@ peak of the same service on an empty database: what is loaded at the start would
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import servers
 from benchmarks.measure import Result, Target
 from bindings.store import migrations
 
@@ -46,7 +46,8 @@ def measure(place: Place) -> list[Result]:
     filled.doubt(sizes.doubts)
     with _served(filled.url, place.folder()) as (process, url, began):
         ready_s = _wait_ready(url, began)
-        swept_s = _wait_swept(place, began)
+        filled.wait_swept(LONGEST_S)
+        swept_s = time.monotonic() - began
         full_mb = _peak_mb(process)
     what = f"{sizes.live:,} live, {sizes.overdue:,} overdue, {sizes.doubts:,} in doubt"
     return [
@@ -66,14 +67,11 @@ def measure(place: Place) -> list[Result]:
 @contextmanager
 def _served(url: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """The service in a process of its own, without an account: its address, and when it was started."""
-    # Without the second one every start would compile every module anew, as no installation does.
-    others = ("BINDINGS_", "PYTHONDONTWRITEBYTECODE")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     began = time.monotonic()
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "bindings", "serve", "--port", "0", "--json"],
-            env=variables | {"BINDINGS_DATABASE_URL": url},
+            env=servers.variables(BINDINGS_DATABASE_URL=url),
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -98,16 +96,6 @@ def _wait_ready(url: str, began: float) -> float:
             refused.close()
             time.sleep(0.05)
     raise AssertionError("the service does not become ready")
-
-
-def _wait_swept(place: Place, began: float) -> float:
-    """Seconds until the backlog is through."""
-    overdue = "SELECT count(*) FROM bindings WHERE state = 'active' AND expires_at <= now()"
-    while time.monotonic() < began + LONGEST_S:
-        if place.postgres().run(overdue).fetchone()[0] == 0:
-            return time.monotonic() - began
-        time.sleep(0.2)
-    raise AssertionError("the backlog does not end")
 
 
 def _peak_mb(process: subprocess.Popen[str]) -> float:

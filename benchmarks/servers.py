@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_S = 60.0
+
+
+def variables(**given: str) -> dict[str, str]:
+    """The environment of a process of the product's: this one's without settings of the product, and `given`."""
+    # Without the second one every start would compile every module anew, as no installation does.
+    others = ("BINDINGS_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(others)} | given
 
 
 @dataclass(kw_only=True)

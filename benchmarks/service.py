@@ -6,7 +6,6 @@ The caller is one thread over raw sockets, so that it takes little of the machin
 from __future__ import annotations
 
 import json
-import os
 import random
 import selectors
 import signal
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from benchmarks import data
+from benchmarks import data, servers
 from benchmarks.measure import Result, Sample, Target, interleave, per_second
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.service import BindingService
@@ -205,13 +204,12 @@ def _bare(url: str, protocol: str) -> Iterator[str]:
 @contextmanager
 def _process(command: list[str], environment: dict[str, str]) -> Iterator[str]:
     """Run Python; the first line that it prints. Its log is thrown away, as a service writes it to a file."""
-    given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
     root = Path(__file__).parents[1]
     with tempfile.TemporaryFile() as log:
         started = subprocess.Popen(
             [sys.executable, *command],
             cwd=root,
-            env=given | environment,
+            env=servers.variables(**environment),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
