@@ -22,7 +22,7 @@ from litestar import Litestar, Request, Response, post
 
 from benchmarks.lookup import POSTGRES
 from bindings.web import server
-from bindings.web.desk import QUESTION_THREADS
+from bindings.web.executors import QUESTION_THREADS
 
 PREPARED = sys.argv[2] == "prepared"
 

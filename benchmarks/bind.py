@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Filled, Sizes
     from benchmarks.place import Place
-    from bindings.binding import BindRequest
+    from bindings.domain.binding import BindRequest
 
 CALLERS = 16
 SCRIPT = Path(__file__).with_name("bind.sql")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks import data, servers
 from benchmarks.measure import Result, Target, p99
-from bindings.binding import Caller
-from bindings.passes import expire
+from bindings.domain.binding import Caller
+from bindings.jobs import expire
 from bindings.service import BindingService
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from benchmarks import data, servers
 from benchmarks.measure import Result, Target
 from benchmarks.place import LIVE_SHARE
 from benchmarks.plot import Curve, Plot
-from bindings.binding import Caller
-from bindings.passes import expire
+from bindings.domain.binding import Caller
+from bindings.jobs import expire
 from bindings.service import BindingService
 from tests.store.databases import Server, name_of
 

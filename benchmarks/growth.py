@@ -19,8 +19,8 @@ from unittest import mock
 from benchmarks import bind, data
 from benchmarks.measure import Result, Sample, Target, p99
 from benchmarks.plot import Curve, Plot
-from bindings.binding import Caller
-from bindings.passes import expire
+from bindings.domain.binding import Caller
+from bindings.jobs import expire
 from bindings.provider.client import ProviderClient
 from tests.store.test_plans import explained
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.data import Filled, Sizes
     from benchmarks.measure import Sample
     from benchmarks.place import Place
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 ROWS = (1, 2, 3)
 PHONES = 500  # few enough to stay in every cache: the drivers are compared, not the disk

@@ -20,14 +20,14 @@ import structlog
 from benchmarks.measure import Result, Target, interleave, timed, typical
 from bindings.service import BindingService
 from bindings.web import server
-from bindings.web.office import Office
+from bindings.web.state import Office
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from benchmarks.data import Sizes
     from benchmarks.place import Place
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 BOUND_MS = 100.0
 PER_ROUND = 10

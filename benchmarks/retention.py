@@ -26,7 +26,7 @@ from uuid_utils.compat import uuid7
 
 from benchmarks import bind, data
 from benchmarks.measure import Result, Target, p99
-from bindings.passes import retention
+from bindings.jobs import retention
 from bindings.provider.client import ProviderClient
 from bindings.store import events, migrations
 from bindings.store.database import Database

@@ -34,7 +34,7 @@ from bindings.provider.outcome import Made
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.binding import BindRequest
+    from bindings.domain.binding import BindRequest
 
     Provider = Callable[[str, str], tuple[str, str]]  # two phones; the provider's id and the middle number
 

@@ -18,8 +18,8 @@ from sqlalchemy.engine import make_url
 
 from benchmarks.measure import Result, Sample, Target, interleave, per_second
 from benchmarks.plot import Curve, Plot
-from bindings.binding import Caller
-from bindings.passes import expire
+from bindings.domain.binding import Caller
+from bindings.jobs import expire
 from bindings.store.database import Database
 
 if TYPE_CHECKING:

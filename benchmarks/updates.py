@@ -13,7 +13,7 @@ from unittest import mock
 from benchmarks import bind
 from benchmarks.measure import Result, Target
 from bindings.provider.client import ProviderClient
-from bindings.webhooks import Result as Tried
+from bindings.webhooks.endpoints import Result as Tried
 
 if TYPE_CHECKING:
     from benchmarks.place import Place

@@ -16,8 +16,8 @@ import psycopg
 
 from benchmarks.measure import Result, Target
 from benchmarks.plot import Curve, Plot
-from bindings.binding import Caller
-from bindings.passes import expire
+from bindings.domain.binding import Caller
+from bindings.jobs import expire
 from bindings.store.database import Database
 
 if TYPE_CHECKING:

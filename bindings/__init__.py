@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bindings import errors
-    from bindings.binding import Binding, Event, Holder, Mode, Page, State, Trace
+    from bindings.domain.binding import Binding, Event, Holder, Mode, Page, State, Trace
+    from bindings.domain.phone import Phone
     from bindings.errors import BindingsError
-    from bindings.phone import Phone
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
 

@@ -25,12 +25,12 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bindings.binding import Holder, Reason, State
+from bindings.domain.binding import Holder, Reason, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 TRY_AGAIN_S = 2
 ACCOUNT_AGAIN_S = 30

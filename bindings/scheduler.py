@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,10 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from bindings.jobs.job import Job
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     from apscheduler.events import JobEvent
@@ -40,16 +41,6 @@ TALLY_INTERVAL_S = 10.0
 JITTER = 0.1  # of the interval, so that replicas do not beat in step
 STALLED_AFTER = 3.0  # intervals without a finished pass
 UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One pass and how often it runs, in seconds; `stop` ends what a pass may leave running, in bounded time."""
-
-    task: str
-    interval_s: float
-    run: Callable[[], object]
-    stop: Callable[[], object] = lambda: None
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types

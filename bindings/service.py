@@ -17,28 +17,31 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from uuid_utils import uuid7
 
-from bindings import doubts, errors, validation
-from bindings.access_log import AccessLog
-from bindings.binding import EventKind, Reason, State
+from bindings import errors
+from bindings.access.access_log import AccessLog
+from bindings.access.api_keys import Keys
+from bindings.access.investigation import Inquiries
+from bindings.access.sessions import Sessions
+from bindings.domain.binding import EventKind, Reason, State
 from bindings.failpoints import reach
-from bindings.inquiries import Inquiries
-from bindings.keys import Keys
-from bindings.passes import recover
-from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refusal, Refused, Unknown
-from bindings.sessions import Sessions
+from bindings.http_transport import NotSent, Unknown
+from bindings.jobs import recover
+from bindings.jobs.maintenance import Upkeep
+from bindings.lifecycle import doubts
+from bindings.lifecycle.clocks import Started
+from bindings.provider.outcome import Confirmed, Made, Missing, Refusal, Refused
 from bindings.store import account, events, holds, reserve, settle
 from bindings.store.bindings import Gone
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
-from bindings.timing import Started
-from bindings.upkeep import Upkeep
-from bindings.webhooks import Webhooks
+from bindings.validation import requests as validation
+from bindings.webhooks.endpoints import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from bindings.binding import Binding, BindRequest, Holder
-    from bindings.phone import Phone
+    from bindings.domain.binding import Binding, BindRequest, Holder
+    from bindings.domain.phone import Phone
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import BindOutcome
     from bindings.store.database import Transaction

@@ -44,7 +44,7 @@ def test_importing_reads_no_environment_and_connects_to_nothing() -> None:
         "os.environ['BINDINGS_GARD_S'] = 'x'\n"
         "def refuse(*_): raise SystemExit('connected at import')\n"
         "socket.socket.connect = refuse\n"
-        "import bindings.service, bindings.scheduler, bindings.health, bindings.cli\n"
+        "import bindings.service, bindings.scheduler, bindings.monitoring.health, bindings.cli\n"
     )
     done = _run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,14 +14,15 @@ import click
 import pytest
 
 from bindings import errors
-from bindings.binding import EventKind, State
 from bindings.cli import demo
 from bindings.cli.root import root
+from bindings.domain.binding import EventKind, State
 from bindings.errors import BindingsError
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
-from bindings.web import operations, problems
+from bindings.web import problems
+from bindings.web.api import operations
 from tests.web.conftest import alone
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 
 @click.group(no_args_is_help=False)
@@ -82,7 +83,7 @@ def _show(*, as_json: bool) -> tuple[str | None, str]:
 
 
 def _url(*, as_json: bool) -> str:
-    from bindings import validation
+    from bindings.validation import requests as validation
 
     session.quieten(as_json=as_json)
     return validation.settings().database_url.get_secret_value()

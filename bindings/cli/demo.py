@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 import click
 
 from bindings import errors
-from bindings.binding import Certainty, EventKind, State
-from bindings.phone import Phone
+from bindings.domain.binding import Certainty, EventKind, State
+from bindings.domain.phone import Phone
 from bindings.provider import statuses
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.scheduler import Scheduler
@@ -30,7 +30,7 @@ from bindings.store import migrations
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bindings.binding import Binding, Event
+    from bindings.domain.binding import Binding, Event
     from bindings.errors import PhoneInUse
 
 Answer = TypeVar("Answer")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 
 @click.command()
@@ -16,7 +17,7 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
     Changes no binding; the provider is asked for one row of its list. Exits with 1 where anything is red.
     """
     session.quieten(as_json=as_json)
-    from bindings import health
+    from bindings.monitoring import health
 
     with output.working("looking ...", as_json=as_json):
         checks = health.examine()
@@ -38,7 +39,7 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 @options.as_json
 def config(*, as_json: bool) -> None:
     """Show the settings in force, by variable; secrets are masked."""
-    from bindings import validation
+    from bindings.validation import requests as validation
 
     effective = validation.settings().effective()
     if as_json:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings.cli import options, output, session
-from bindings.rows import FORMATS, batches, head, lines, names_of, plain
+from bindings.cli import context as session
+from bindings.cli import options, output
+from bindings.domain.serialization import FORMATS, batches, head, lines, names_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +47,7 @@ def _exported(command: Callable[..., None]) -> Callable[..., None]:
 @options.revealing
 def bindings(*, since: str | None, until: str | None, why: str | None, as_json: bool, **to: Any) -> None:
     """Export bindings by the time of their request, oldest first."""
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
@@ -62,7 +63,7 @@ def bindings(*, since: str | None, until: str | None, why: str | None, as_json: 
 @_exported
 def events(*, since: str | None, until: str | None, as_json: bool, **to: Any) -> None:
     """Export events by their time, in the order of the change feed. They hold no phones."""
-    from bindings.binding import Event
+    from bindings.domain.binding import Event
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
@@ -82,7 +83,7 @@ def _kind(given: str | None, *, as_json: bool) -> str:
 
 def _check_period(since: str | None, until: str | None) -> None:
     """Refuse a wrong time before anything is recorded or written."""
-    from bindings import validation
+    from bindings.validation import requests as validation
 
     validation.period(since=since, until=until)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 
 @click.group(no_args_is_help=False)

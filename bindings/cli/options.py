@@ -72,8 +72,8 @@ def revealing(command: Command) -> Command:
 def _why(*, reveal: bool, reason: str | None) -> str | None:
     if not reveal and reason is None:
         return None
-    from bindings import validation
     from bindings.errors import Fault, InvalidRequest
+    from bindings.validation import requests as validation
 
     if not reveal:
         raise InvalidRequest([Fault("reveal", "goes with --reason: give both or neither")])
@@ -108,6 +108,6 @@ def _retold(retell: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
 
 def validation() -> ModuleType:
     """The checks of every call's values, for a command to make before it opens the database."""
-    from bindings import validation as checks
+    from bindings.validation import requests as checks
 
     return checks

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings.rows import plain
+from bindings.domain.serialization import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 GAP = "  "
 

@@ -125,13 +125,13 @@ class Root(LazyGroup):
 
 
 def _report(error: Exception, given: Sequence[str]) -> int:
-    from bindings.cli import complaints
+    from bindings.cli import error_report as complaints
 
     return complaints.report(error, as_json="--json" in given)
 
 
 def _interrupted() -> Exception:
-    from bindings.cli.complaints import Interrupted
+    from bindings.cli.error_report import Interrupted
 
     return Interrupted()
 

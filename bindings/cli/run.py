@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 if TYPE_CHECKING:
+    from bindings.jobs.job import Job
     from bindings.provider.simulator import Simulator
-    from bindings.scheduler import Job
     from bindings.service import BindingService
     from bindings.settings import Settings
 
@@ -44,7 +45,7 @@ def _deliveries(service: BindingService) -> list[Job]:
     from importlib.util import find_spec
 
     if find_spec("standardwebhooks") is not None:
-        from bindings.web import deliver
+        from bindings.webhooks import sender as deliver
 
         return [deliver.job(service)]
     if service.webhooks.list():
@@ -80,7 +81,7 @@ def simulator(*, as_json: bool, **asked: Any) -> None:
     Takes key, secret, zone and time-stamp tolerance from BINDINGS_... where they are set, else the documented
     sample account. Stop it with SIGTERM or Ctrl-C.
     """
-    from bindings import validation
+    from bindings.validation import requests as validation
 
     config = validation.settings()
     simulated = _simulator(config, **asked)
@@ -94,7 +95,7 @@ def simulator(*, as_json: bool, **asked: Any) -> None:
 def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: str) -> Simulator:
     from bindings.errors import InvalidRequest
     from bindings.provider.simulator import API_KEY, API_SECRET, Simulator, parse_fault
-    from bindings.validation import Checks
+    from bindings.validation.requests import Checks
 
     checks = Checks()
     checks.take("port", options.port, port)

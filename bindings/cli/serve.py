@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 DEFAULT_PORT = 8_000
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
 
 
 @click.command()

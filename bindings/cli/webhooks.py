@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings import rows
-from bindings.cli import options, output, session
+from bindings.cli import context as session
+from bindings.cli import options, output
+from bindings.domain import serialization as rows
 
 if TYPE_CHECKING:
-    from bindings.webhooks import Delivery, Webhook, WithSecret
+    from bindings.webhooks.endpoints import Delivery, Webhook, WithSecret
 
 NOT_TAKEN = 5  # as for any call that the other side did not answer well
 
@@ -71,7 +72,7 @@ def test_(context: click.Context, webhook_id: str, *, as_json: bool) -> None:
     """Send a signed test message now; exits with 5 where the receiver did not take it."""
     options.validation().identifier(webhook_id, "webhook")
     _sending()
-    from bindings.web import deliver
+    from bindings.webhooks import sender as deliver
 
     with session.opened(as_json=as_json) as service, output.working("sending ...", as_json=as_json):
         answer = deliver.send_test(service, webhook_id)

@@ -11,16 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from bindings.provider.outcome import (
-    Confirmed,
-    Made,
-    Missing,
-    NotSent,
-    ProviderPage,
-    Refusal,
-    Refused,
-    Unknown,
-)
+from bindings.http_transport import NotSent, Unknown
+from bindings.provider.outcome import Confirmed, Made, Missing, ProviderPage, Refusal, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable

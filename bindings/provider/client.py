@@ -24,18 +24,19 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bindings import http_transport as transport
 from bindings.failpoints import reach
-from bindings.provider import signing, statuses, transport, wire
+from bindings.http_transport import NotSent, Reply, Unknown
+from bindings.provider import signing, statuses, wire
 from bindings.provider.circuit import AccountCircuit
-from bindings.provider.outcome import Confirmed, Made, Missing, NotSent, Refused, Unknown
-from bindings.provider.transport import Reply
+from bindings.provider.outcome import Confirmed, Made, Missing, Refused
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
     from datetime import tzinfo
 
-    from bindings.binding import BindRequest
+    from bindings.domain.binding import BindRequest
     from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
     Answer = Reply | NotSent | Unknown

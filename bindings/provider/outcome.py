@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from bindings.http_transport import NotSent, Unknown
+
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bindings.phone import Phone
+    from bindings.domain.phone import Phone
 
 
 class Refusal(StrEnum):
@@ -56,22 +58,6 @@ class Refused:
     why: Refusal
     status: str
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotSent:
-    """No byte of the request can have reached the provider."""
-
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unknown:
-    """The provider may or may not have acted. `status` is its status where it gave one."""
-
-    reason: str
-    status: str | None = None
-    sent: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bindings.binding import BindRequest, Mode
-from bindings.phone import Phone, mask
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.phone import Phone, mask
 from bindings.provider.outcome import ProviderBinding, ProviderPage, ProviderPool, ProviderPools
 
 if TYPE_CHECKING:

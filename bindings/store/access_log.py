@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import literal_column, select, tuple_, update
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
 from bindings.store.column_types import BindingId, Instant, Position
 from bindings.store.events import SHOWN, to_event
 from bindings.store.schema import events, exports
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from bindings.binding import Caller, Event
+    from bindings.domain.binding import Caller, Event
     from bindings.store.database import Transaction
 
 

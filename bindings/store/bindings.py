@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, and_, bindparam, literal_column, or_, select, update
 
-from bindings.binding import Binding, Mode, State
+from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events
 from bindings.store.column_types import BindingId
 from bindings.store.schema import bindings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row
 
-    from bindings.binding import Caller, EventKind
+    from bindings.domain.binding import Caller, EventKind
     from bindings.store.database import Flavour, Transaction
 
 FIELDS = tuple(field.name for field in fields(Binding))

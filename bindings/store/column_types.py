@@ -14,7 +14,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, Uui
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from bindings.phone import Phone
+from bindings.domain.phone import Phone
 
 
 class Instant(TypeDecorator[datetime]):

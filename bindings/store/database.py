@@ -40,8 +40,8 @@ from sqlalchemy.pool import QueuePool
 
 from bindings.errors import Busy, SchemaOutOfDate
 from bindings.store.column_types import Instant
+from bindings.store.compiled import Hot
 from bindings.store.engine import end_waits_at, make_engine
-from bindings.store.hot import Hot
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Select
 
-    from bindings.binding import Event
+    from bindings.domain.binding import Event
     from bindings.store.database import Transaction
     from bindings.store.webhooks import Target
 

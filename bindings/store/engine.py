@@ -68,7 +68,7 @@ def end_waits_at(connection: Connection, instant: float) -> None:
 def _connect(_dialect: Any, _record: Any, given: list[Any], named: dict[str, Any]) -> Any:
     from psycopg.types.string import TextLoader
 
-    from bindings.store.deadline import DeadlineConnection
+    from bindings.store.deadline_connection import DeadlineConnection
 
     connection = DeadlineConnection.connect(*given, **named)
     connection.adapters.register_loader("uuid", TextLoader)  # ids are text here: no object is made for each

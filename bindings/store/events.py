@@ -30,9 +30,9 @@ from sqlalchemy import (
     update,
 )
 
-from bindings.binding import Event, EventKind
+from bindings.domain.binding import Event, EventKind
 from bindings.store.column_types import BindingId, Detail
-from bindings.store.hot import Hot
+from bindings.store.compiled import Hot
 from bindings.store.schema import account, bindings, events
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Insert, Row, Select
     from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-    from bindings.binding import Caller
+    from bindings.domain.binding import Caller
     from bindings.store.database import Flavour, Transaction
 
 BEGINNING = "0-0"  # the cursor before the first event

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, or_, select, update
 from uuid_utils import uuid7
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
 from bindings.store import events
 from bindings.store.schema import holds as table
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from bindings.binding import Binding, Caller
-    from bindings.phone import Phone
+    from bindings.domain.binding import Binding, Caller
+    from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
     from bindings.store.settle import Success
 

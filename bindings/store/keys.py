@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select, update
 
-from bindings.roles import Role
+from bindings.domain.roles import Role
 from bindings.store.schema import keys
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-    from bindings.binding import Caller
+    from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
 
 USED_EVERY = timedelta(minutes=1)

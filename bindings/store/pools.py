@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, delete, func, select, update
 
-from bindings.binding import EventKind, State
+from bindings.domain.binding import EventKind, State
 from bindings.store import events
 from bindings.store.bindings import in_state
 from bindings.store.schema import bindings, pools
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from bindings.binding import Caller
+    from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, func, literal_column, or_, select, tuple_, union_all
 
-from bindings.binding import EventKind, Reason, State
+from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, FIELDS, only_b_has, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
-from bindings.store.hot import Hot
+from bindings.store.compiled import Hot
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
 
-    from bindings.binding import Binding, Event
-    from bindings.phone import Phone
+    from bindings.domain.binding import Binding, Event
+    from bindings.domain.phone import Phone
     from bindings.provider.outcome import ProviderBinding
 
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.

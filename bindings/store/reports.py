@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from bindings.binding import Caller
+    from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, bindparam, literal_column, null, select, union
 
-from bindings import conflict
-from bindings.binding import Binding, EventKind, Holder, Mode, State
-from bindings.store import account, events, memory
+from bindings.domain import conflict
+from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
+from bindings.store import account, events
+from bindings.store import rollback_detection as memory
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
 from bindings.store.column_types import Instant, PhoneNumber
-from bindings.store.hot import Hot
+from bindings.store.compiled import Hot
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
 
-    from bindings.binding import BindRequest, Caller
-    from bindings.conflict import Policy
-    from bindings.phone import Phone
+    from bindings.domain.binding import BindRequest, Caller
+    from bindings.domain.conflict import Policy
+    from bindings.domain.phone import Phone
     from bindings.store.database import Flavour, Transaction
-    from bindings.store.memory import Known
+    from bindings.store.rollback_detection import Known
 
 # What a `requested` event tells; phones stand in the binding only.
 _TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "warn_s", "send_by", "settle_by", "held_until")

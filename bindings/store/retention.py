@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, tuple_, update
 
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.store.schema import account, bindings, deliveries, events, holds, reports, webhooks
 
 if TYPE_CHECKING:

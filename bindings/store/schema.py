@@ -23,8 +23,8 @@ from sqlalchemy import (
     text,
 )
 
-from bindings.binding import TERMINAL_KINDS, EventKind, Mode, State
-from bindings.roles import Role
+from bindings.domain.binding import TERMINAL_KINDS, EventKind, Mode, State
+from bindings.domain.roles import Role
 from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber, Position
 
 if TYPE_CHECKING:

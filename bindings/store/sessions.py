@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-    from bindings.phone import Phone
+    from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
     from bindings.store.keys import Key
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from bindings.binding import EventKind, Reason, State
+from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events, holds, pools
 from bindings.store.bindings import NOW, change, find, must_find, told
 from bindings.store.reserve import forbids, holding
@@ -21,8 +21,8 @@ from bindings.store.schema import bindings
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bindings import conflict
-    from bindings.binding import Binding, Caller
+    from bindings.domain import conflict
+    from bindings.domain.binding import Binding, Caller
     from bindings.store.database import Transaction
 
 UNSETTLED = (State.PENDING, State.IN_DOUBT)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Text, cast, delete, func, null, select, update
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
 from bindings.store.schema import deliveries, webhooks
 from bindings.store.schema import events as events_table
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from bindings.binding import Caller
+    from bindings.domain.binding import Caller
     from bindings.store.database import Flavour, Transaction
 
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, beside the new one

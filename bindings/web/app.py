@@ -11,12 +11,14 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from bindings.errors import BindingsError
-from bindings.web import api, ops, problems
-from bindings.web.console import pages
-from bindings.web.gate import Gate
+from bindings.web import problems
+from bindings.web.api import ops_routes as ops
+from bindings.web.api import routes as api
+from bindings.web.console import router as pages
+from bindings.web.middleware import Gate
 
 if TYPE_CHECKING:
-    from bindings.web.office import Office
+    from bindings.web.state import Office
 
 _log = structlog.get_logger("bindings.web")
 

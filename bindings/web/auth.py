@@ -15,19 +15,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bindings import errors
-from bindings.keys import digest, well_formed
-from bindings.roles import Permission, Role
+from bindings.access.api_keys import digest, well_formed
+from bindings.domain.roles import Permission, Role
 from bindings.web import problems
-from bindings.web.throttle import Bucket
+from bindings.web.rate_limit import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bindings.binding import Binding, Event, Holder
-    from bindings.keys import Keys
-    from bindings.sessions import Sessions
+    from bindings.access.api_keys import Keys
+    from bindings.access.sessions import Sessions
+    from bindings.domain.binding import Binding, Event, Holder
     from bindings.store.keys import Key
-    from bindings.web.desk import Desk
+    from bindings.web.executors import Desk
 
 REMEMBERED_S = 5.0
 MOST_REMEMBERED = 10_000

@@ -20,15 +20,15 @@ from prometheus_client import (
 )
 
 from bindings.errors import BindingsError, PhoneInUse
-from bindings.health import vitals
+from bindings.monitoring.health import vitals
 from bindings.provider import statuses
-from bindings.web.deliver import RESULTS
+from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
-    from bindings.health import Vitals
+    from bindings.monitoring.health import Vitals
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
-    from bindings.web.desk import Desk
+    from bindings.web.executors import Desk
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 READ_EVERY_S = 5.0

@@ -19,10 +19,11 @@ import uvicorn
 
 from bindings.errors import Fault, InvalidRequest
 from bindings.scheduler import Scheduler
-from bindings.web import deliver, logs
+from bindings.web import log_config as logs
 from bindings.web.app import application
-from bindings.web.connection import Connection
-from bindings.web.office import Office
+from bindings.web.http_protocol import Connection
+from bindings.web.state import Office
+from bindings.webhooks import sender as deliver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings import errors
-from bindings.binding import Caller, EventKind, Reason, State
+from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.provider.simulator import Simulator
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import requests
 
-from bindings.binding import Caller
+from bindings.domain.binding import Caller
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.settings import load

@@ -15,7 +15,7 @@ from bindings.provider.simulator import Fault, FaultKind, Simulator
 from tests.service.world import POOL, Clock, World
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 RIDER, DRIVER, COOK, COURIER = "9188067701", "9188067799", "9188067702", "9188067788"
 BEGAN_AGO = timedelta(hours=26)

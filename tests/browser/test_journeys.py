@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.phone import mask
+from bindings.domain.phone import mask
 from tests.browser.stage import DRIVER, RIDER
 from tests.web.conftest import Running
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import State
+from bindings.domain.binding import State
 
 if TYPE_CHECKING:
     from pathlib import Path

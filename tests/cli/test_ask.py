@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import Binding
+from bindings.domain.binding import Binding
 from tests.cli.conftest import A, B, C, D
 
 if TYPE_CHECKING:

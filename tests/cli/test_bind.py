@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import Binding
+from bindings.domain.binding import Binding
 from bindings.provider.simulator import API_KEY, API_SECRET
 from tests.cli.conftest import A, B, C, D
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings import health
+from bindings.monitoring import health
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import Binding, Event
+from bindings.domain.binding import Binding, Event
 from bindings.service import BindingService
 from tests.cli.conftest import A, B, C, D
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 READERS = (
     "bindings.service",
-    "bindings.upkeep",
-    "bindings.admission",
+    "bindings.jobs.maintenance",
+    "bindings.lifecycle.admission",
     "bindings.store.database",
-    "bindings.passes.expire",
-    "bindings.passes.scan",
+    "bindings.jobs.expire",
+    "bindings.jobs.provider_scan",
 )
 _SHIFT = struct.Struct("d")
 

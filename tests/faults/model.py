@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import event, exc, select
 
-import bindings.admission
+import bindings.lifecycle.admission
 import bindings.service
 import bindings.store.database
 from bindings import errors, failpoints
-from bindings.binding import Binding, Event, EventKind, Mode, State
-from bindings.conflict import Policy
+from bindings.domain.binding import Binding, Event, EventKind, Mode, State
+from bindings.domain.conflict import Policy
 from bindings.provider import signing
 from bindings.provider.simulator import Simulator, find_overlaps, rules
 from bindings.store import bindings as store
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _EVERY_ROW = select(*store.COLUMNS).order_by(binding_table.c.id)
 SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
 WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
-TIMED = (bindings.service, bindings.store.database, bindings.admission)
+TIMED = (bindings.service, bindings.store.database, bindings.lifecycle.admission)
 OPEN = (State.PENDING, State.IN_DOUBT)
 TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
 MAY_FOLLOW = {

@@ -144,28 +144,28 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "no_guard_after_the_end",
-        "bindings/timing.py",
+        "bindings/lifecycle/clocks.py",
         "held_until=answered_at + life + timedelta(seconds=guard_s),",
         "held_until=answered_at + life,",
         seen_by="for_the_guard_after_the_end and sqlite",
     ),
     bug(
         "adopt_whatever_its_end",
-        "bindings/passes/verdict.py",
+        "bindings/jobs/scan_evidence.py",
         "same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest",
         "same_pair(row, intent) and intent.mode is mode and bool(earliest) and bool(latest)",
         seen_by="ends_in_the_window_is_adopted and sqlite",
     ),
     bug(
         "absence_after_one_scan",
-        "bindings/passes/reconcile.py",
+        "bindings/jobs/reconcile.py",
         "second = self._scan(app_id, pace, found, size=BACKWARD_SIZE, backwards=True)",
         "second = first",
         seen_by="one_reading_of_the_list and sqlite",
     ),
     bug(
         "swapped_numbers_stay_swapped",
-        "bindings/passes/reconcile.py",
+        "bindings/jobs/reconcile.py",
         "numbers = numbers[::-1]",
         "pass",
         seen_by="the_other_way_round and sqlite",
@@ -179,7 +179,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "minus_24_frees_at_once",
-        "bindings/passes/recover.py",
+        "bindings/jobs/recover.py",
         "reason, held_s = Reason.NOT_FOUND, guard_s",
         "reason, held_s = Reason.NOT_FOUND, 0.0",
         seen_by="unbind_that_finds_nothing and sqlite",
@@ -188,12 +188,12 @@ BUGS: tuple[Bug, ...] = (
         name="sweep_without_recheck",
         changes=(
             Change(
-                file="bindings/store/overdue.py",
+                file="bindings/store/expiry.py",
                 old='found.with_for_update(skip_locked=True).cte("due")',
                 new='found.cte("due")',
             ),
             Change(
-                file="bindings/store/overdue.py",
+                file="bindings/store/expiry.py",
                 old=_RECHECK,
                 new=".where(bindings.c.id == ids)",
             ),
@@ -202,7 +202,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "sweep_whatever_the_state",
-        "bindings/store/overdue.py",
+        "bindings/store/expiry.py",
         "due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once",
         "due = (bindings.c.expires_at <= flavour.now_once,)",
         seen_by="sweep_ends_only_what_is_active",
@@ -225,7 +225,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "redirects_are_followed",
-        "bindings/provider/transport.py",
+        "bindings/http_transport.py",
         "            content = _content(response, enough)\n",
         "            content = _content(response, enough)\n"
         "            if response.is_redirect:\n"
@@ -241,7 +241,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "a_lost_reply_was_never_sent",
-        "bindings/provider/transport.py",
+        "bindings/http_transport.py",
         "return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)",
         "return NotSent(reason=reason)",
         seen_by="unclear_answer_frees_nothing and sqlite",
@@ -255,14 +255,14 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "strict_lets_an_axxb_pass_a_doubt",
-        "bindings/conflict.py",
+        "bindings/domain/conflict.py",
         "same_pair or policy is Policy.STRICT:",
         "same_pair or (policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)):",
         seen_by="under_strict and sqlite",
     ),
     bug(
         "an_older_database_is_not_noticed",
-        "bindings/store/memory.py",
+        "bindings/store/rollback_detection.py",
         "return not reports.made_good(tx.connection, since=known.at)",
         "return False",
         tests=RESTORE,
@@ -270,7 +270,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "a_loss_that_was_made_good_is_noticed_again",
-        "bindings/store/memory.py",
+        "bindings/store/rollback_detection.py",
         "return not reports.made_good(tx.connection, since=known.at)",
         "return True",
         tests=RESTORE,
@@ -294,7 +294,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "a_broken_scan_is_enough",
-        "bindings/passes/reconcile.py",
+        "bindings/jobs/reconcile.py",
         "not (self.incomplete or self.zone_misfit_s or self.dry_run)",
         "not (self.zone_misfit_s or self.dry_run)",
         tests=RESTORE,
@@ -302,7 +302,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "the_scan_owed_reads_what_is_open_only",
-        "bindings/upkeep.py",
+        "bindings/jobs/maintenance.py",
         "queries.all_apps if owed else queries.open_apps",
         "queries.open_apps",
         tests=RESTORE,

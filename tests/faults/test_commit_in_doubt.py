@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.errors import BindingsError, Busy
 from tests.faults import oracle
 from tests.faults.proxy import CommitProxy, Lose

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings import failpoints
-from bindings.binding import EventKind, State
+from bindings.domain.binding import EventKind, State
 from bindings.errors import BindingsError, Busy, OutcomeUnknown
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
@@ -44,7 +44,7 @@ from tests.service.world import APP, KEY, POOL, SECRET, assert_sound, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 pytestmark = [pytest.mark.processes, pytest.mark.postgres, pytest.mark.timeout(300)]
 
@@ -469,7 +469,7 @@ def test_relaxing_durability_loses_binds_and_the_harness_sees_it(
 
 # They hang without it.
 needs_deadline = pytest.mark.skipif(
-    importlib.util.find_spec("bindings.store.deadline") is None,
+    importlib.util.find_spec("bindings.store.deadline_connection") is None,
     reason="bindings waits for ever: no store/deadline.py",
 )
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse
 from bindings.provider.simulator import Simulator
 from bindings.store import migrations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.service import BindingService
 
 pytestmark = [pytest.mark.processes, pytest.mark.postgres, pytest.mark.soak, pytest.mark.timeout(300)]

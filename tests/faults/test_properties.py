@@ -28,9 +28,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import bindings.store.database
 from bindings import errors, failpoints
-from bindings.binding import Binding, BindRequest, Caller, EventKind, Mode, State
-from bindings.conflict import Policy
-from bindings.phone import Phone
+from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, State
+from bindings.domain.conflict import Policy
+from bindings.domain.phone import Phone
 from bindings.provider.simulator import Simulator
 from bindings.store import events, reserve
 from bindings.store.database import Database
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from bindings.binding import Event
+    from bindings.domain.binding import Event
     from bindings.service import BindingService
     from bindings.store.database import Transaction
 

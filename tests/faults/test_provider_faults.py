@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.errors import BindingsError, Busy, OutcomeUnknown, ProviderUnreachable
 from bindings.provider.simulator import Fault, fault
 from tests.faults.clock import shift_server

@@ -12,14 +12,14 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from bindings import failpoints
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
 from tests.faults.test_kill import DATABASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.service import BindingService
     from tests.faults.harness import Arena, Lab
 

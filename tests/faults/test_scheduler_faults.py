@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.scheduler import Scheduler
 from tests.faults.clock import SharedClock
 from tests.faults.harness import ROOT

@@ -31,18 +31,19 @@ import psycopg  # noqa: F401 -- before the fork, once, like the two that follow
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401
 
-from bindings import failpoints, validation
+from bindings import failpoints
 from bindings.errors import BindingsError
 from bindings.provider.client import ProviderClient
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import migrations
+from bindings.validation import requests as validation
 from tests.faults.clock import SharedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 BIND_FAULTS = (
     *("lost_reply", "reset_before", "reset_after", "anomaly_after", "anomaly_before", "bad_gateway", "cut_body"),

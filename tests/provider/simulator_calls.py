@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bindings.binding import BindRequest, Mode
-from bindings.phone import Phone
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.phone import Phone
 from bindings.provider import signing, wire
 
 if TYPE_CHECKING:

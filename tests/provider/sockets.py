@@ -17,8 +17,8 @@ from datetime import timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bindings.binding import BindRequest, Mode
-from bindings.phone import Phone
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.phone import Phone
 from bindings.provider.client import ProviderClient
 
 if TYPE_CHECKING:

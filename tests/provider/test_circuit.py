@@ -4,19 +4,18 @@ import threading
 
 import pytest
 
+from bindings.http_transport import NotSent, Unknown
 from bindings.provider.circuit import AccountCircuit
 from bindings.provider.outcome import (
     BindOutcome,
     Confirmed,
     Made,
     Missing,
-    NotSent,
     PageOutcome,
     ProviderPage,
     Refusal,
     Refused,
     UnbindOutcome,
-    Unknown,
 )
 
 DISABLED = Refused(why=Refusal.ACCOUNT, status="-30", reason="key disabled")

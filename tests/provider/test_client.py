@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.phone import Phone
-from bindings.provider.outcome import (
-    Confirmed,
-    Made,
-    Missing,
-    NotSent,
-    ProviderBinding,
-    ProviderPage,
-    Refusal,
-    Refused,
-    Unknown,
-)
+from bindings.domain.phone import Phone
+from bindings.http_transport import NotSent, Unknown
+from bindings.provider.outcome import Confirmed, Made, Missing, ProviderBinding, ProviderPage, Refusal, Refused
 from tests.provider.sockets import (
     LIMIT_S,
     SUCCESS,

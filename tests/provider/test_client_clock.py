@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.provider.outcome import BindOutcome, Made, NotSent, Refused, Unknown
+from bindings.http_transport import NotSent, Unknown
+from bindings.provider.outcome import BindOutcome, Made, Refused
 from bindings.provider.signing import signature
 from tests.provider.sockets import (
     KEY,

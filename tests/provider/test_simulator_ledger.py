@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings.binding import Mode
-from bindings.conflict import Policy
+from bindings.domain.binding import Mode
+from bindings.domain.conflict import Policy
 from bindings.provider import wire
 from bindings.provider.simulator import Entry, Ledger, Simulator, find_overlaps
 from tests.provider.simulator_calls import (

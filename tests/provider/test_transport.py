@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings.phone import Phone
-from bindings.provider import transport
-from bindings.provider.outcome import Made, NotSent, Unknown
+from bindings import http_transport as transport
+from bindings.domain.phone import Phone
+from bindings.http_transport import NotSent, Unknown
+from bindings.provider.outcome import Made
 from tests.provider.sockets import (
     LIMIT_S,
     REQUEST,

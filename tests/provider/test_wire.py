@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bindings.binding import BindRequest, Mode
-from bindings.phone import Phone
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.phone import Phone
 from bindings.provider import wire
 from bindings.provider.outcome import ProviderBinding
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import exc, text, update
 
 from bindings import errors
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.store import account
 from bindings.store.database import ConstraintViolated
 from bindings.store.schema import account as account_table

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from bindings import errors
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.service import BindingService
 from bindings.store import reserve
 from tests.service.world import APP, POOL, A, B, C, D, World, wait_for

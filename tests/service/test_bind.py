@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import exc
 
 from bindings import errors
-from bindings.binding import EventKind, Mode, Reason, State
+from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.provider.simulator import Simulator
 from bindings.store import settle
 from tests.service.world import APP, POOL, A, B, C, D, World, wait_for
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.service import BindingService
     from bindings.store.database import Database, Transaction
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from bindings import errors
-from bindings.binding import EventKind, Mode, State
+from bindings.domain.binding import EventKind, Mode, State
 from tests.service.world import POOL, A, B, C, D, E, World, feed_has_caught_up
 
 PAIRS = {"shares A": (A, C), "shares B": (C, B), "shares A as B": (C, A), "same pair": (A, B), "swapped": (B, A)}

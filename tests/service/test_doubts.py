@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
-from bindings.binding import Binding, EventKind, Reason, State
+from bindings.domain.binding import Binding, EventKind, Reason, State
 from tests.service.world import POOL, A, B, C, D, E, F, World, wait_for
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
-from bindings.binding import EventKind, Reason, State
-from bindings.doubts import outlook
+from bindings.domain.binding import EventKind, Reason, State
+from bindings.lifecycle.doubts import outlook
 from bindings.store import holds, settle
 from tests.service.world import A, B, C, D
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from tests.service.world import World
 
 WHY = "their console shows no such pair, ticket 4711"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
-from bindings.binding import State
+from bindings.domain.binding import State
 from bindings.provider import wire
 from tests.service.world import A, B, C, D, E, F, G, H
 

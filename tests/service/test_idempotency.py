@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bindings import errors
-from bindings.binding import Binding, EventKind, State
+from bindings.domain.binding import Binding, EventKind, State
 from tests.service.world import POOL, A, B, C, World, wait_for
 
 

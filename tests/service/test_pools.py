@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import select
 
 from bindings import errors
-from bindings.binding import EventKind, State
-from bindings.passes.pools import judged
+from bindings.domain.binding import EventKind, State
+from bindings.jobs.pool_usage import judged
 from bindings.store import events
 from bindings.store.pools import Pool
 from tests.service.world import APP, NOON, POOL, A, B, in_threads
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.service import BindingService
     from tests.service.world import World
 

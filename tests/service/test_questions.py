@@ -10,13 +10,13 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from bindings import errors
-from bindings.binding import Certainty, EventKind, State
-from bindings.passes import expire
-from bindings.phone import Phone
+from bindings.domain.binding import Certainty, EventKind, State
+from bindings.domain.phone import Phone
+from bindings.jobs import expire
 from tests.service.world import APP, NOON, POOL, A, B, C, D, E, F, World, in_threads
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 TICK = timedelta(microseconds=1)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from bindings import errors
-from bindings.binding import EventKind, Reason, State
+from bindings.domain.binding import EventKind, Reason, State
 from tests.service.world import APP, POOL, A, B, C, D, E, F, G, H, World
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from bindings.passes.expire import Expired
-from bindings.scheduler import UNFINISHED_PASSES, Job, Scheduler
+from bindings.jobs.expire import Expired
+from bindings.jobs.job import Job
+from bindings.scheduler import UNFINISHED_PASSES, Scheduler
 
 if TYPE_CHECKING:
     import pytest

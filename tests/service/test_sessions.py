@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, select
 
-from bindings.phone import Phone
-from bindings.sessions import Search
+from bindings.access.sessions import Search
+from bindings.domain.phone import Phone
 from bindings.store.schema import searches, sessions
 from tests.service.world import A
 

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import insert, select
 
 from bindings import errors
-from bindings.binding import EventKind
-from bindings.figures import Span, forecast, over, pools
-from bindings.overview import latency, look, next_scan
-from bindings.passes.tally import tally
+from bindings.domain.binding import EventKind
+from bindings.jobs.statistics import tally
+from bindings.monitoring.overview import latency, look, next_scan
+from bindings.monitoring.statistics import Span, forecast, over, pools
 from bindings.store.pools import Pool
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pools as pools_table
@@ -20,7 +20,7 @@ from bindings.store.schema import tallies as tallies_table
 from tests.service.world import A, B, C, D, E, F, G, H, feed_has_caught_up, in_threads
 
 if TYPE_CHECKING:
-    from bindings.figures import Figures
+    from bindings.monitoring.statistics import Figures
     from tests.service.world import World
 
 ALL = tuple(EventKind)

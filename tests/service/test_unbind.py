@@ -8,7 +8,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from bindings import errors
-from bindings.binding import Binding, Caller, EventKind, Reason, State
+from bindings.domain.binding import Binding, Caller, EventKind, Reason, State
 from bindings.store import settle
 from tests.service.world import A, B, C, World, in_threads, wait_for
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings import errors
-from bindings.binding import EventKind, State
-from bindings.passes import warn
+from bindings.domain.binding import EventKind, State
+from bindings.jobs import expiry_warnings as warn
 from bindings.store import settle
 from tests.service.world import A, B, C, D, in_threads
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from tests.service.world import World
 
 SOON = EventKind.EXPIRES_SOON

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
 
-from bindings.binding import Binding, Caller, EventKind, State
+from bindings.domain.binding import Binding, Caller, EventKind, State
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import events
@@ -19,8 +19,8 @@ from bindings.store.database import Database
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.admission import Admission
-    from bindings.binding import Event
+    from bindings.domain.binding import Event
+    from bindings.lifecycle.admission import Admission
     from bindings.provider.simulator import Entry, Simulator
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"

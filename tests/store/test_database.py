@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import exc, func, insert, select, text
 
-from bindings.binding import Caller, EventKind
+from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
-from bindings.store import events, passes
+from bindings.store import events
+from bindings.store import job_runs as passes
 from bindings.store.account import join
 from bindings.store.column_types import Instant
 from bindings.store.database import ConstraintViolated, Database
@@ -125,7 +126,7 @@ def test_no_bound_value_gets_into_the_text_of_a_database_error(
 
 
 def _phone() -> Any:
-    from bindings.phone import Phone
+    from bindings.domain.phone import Phone
 
     return Phone("9188067701")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from bindings.binding import Caller, EventKind, State
+from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import events, reserve, settle
 from tests.service.world import APP, A, B, C, Clock, D, E, F, World, feed_has_caught_up, in_threads, service_at
 from tests.store.test_reserve import TERMS, fail, request, reserved, success
@@ -18,7 +18,7 @@ from tests.store.test_reserve import TERMS, fail, request, reserved, success
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bindings.binding import Event
+    from bindings.domain.binding import Event
     from bindings.service import BindingService
     from bindings.store.database import Database
 

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from sqlalchemy import exc, literal_column, select, text
 
-from bindings.phone import Phone
+from bindings.domain.phone import Phone
 from bindings.service import BindingService
 from bindings.store import engine
+from bindings.store.compiled import Hot
 from bindings.store.database import Database
-from bindings.store.hot import Hot
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from tests.faults.proxy import CommitProxy
@@ -22,7 +22,7 @@ from tests.service.world import APP, KEY, SECRET
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from tests.service.world import World
 

@@ -20,17 +20,19 @@ from psycopg.sql import Literal
 from sqlalchemy import event, insert, select, text
 from uuid_utils.compat import uuid7
 
-from bindings.binding import Caller, EventKind
-from bindings.figures import Span, over
-from bindings.phone import Phone
+from bindings.domain.binding import Caller, EventKind
+from bindings.domain.phone import Phone
+from bindings.monitoring.statistics import Span, over
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, overdue, partitions, passes, queries, reserve
+from bindings.store import events, partitions, queries, reserve
+from bindings.store import expiry as overdue
+from bindings.store import job_runs as passes
+from bindings.store.compiled import Hot
 from bindings.store.database import Database
-from bindings.store.hot import Hot
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
-from bindings.values import position_after
+from bindings.validation.fields import position_after
 from tests.service.world import Clock
 from tests.store.test_reserve import TERMS, request, reserved
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from bindings.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
-from bindings.conflict import Policy
-from bindings.phone import Phone
+from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
+from bindings.domain.conflict import Policy
+from bindings.domain.phone import Phone
 from bindings.store import bindings as rows
 from bindings.store import events, holds, settle
 from bindings.store import reserve as reserving

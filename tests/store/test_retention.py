@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from bindings import errors
-from bindings.binding import Caller, EventKind, State
+from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import account, holds, partitions
 from tests.service.world import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
 from tests.store.test_feed import read_on
@@ -19,8 +19,8 @@ from tests.store.test_reserve import fail, request, reserved, success
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.binding import Binding, Event
-    from bindings.passes.retention import Retained
+    from bindings.domain.binding import Binding, Event
+    from bindings.jobs.retention import Retained
     from bindings.service import BindingService
     from tests.store.databases import Server
 

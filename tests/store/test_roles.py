@@ -18,7 +18,7 @@ from sqlalchemy.exc import ProgrammingError
 from bindings import errors
 from bindings.store.schema import metadata
 from bindings.store.sessions import Search
-from bindings.webhooks import Result
+from bindings.webhooks.endpoints import Result
 from tests.service.world import APP, A, C, D, E, F, World, feed_has_caught_up
 
 if TYPE_CHECKING:

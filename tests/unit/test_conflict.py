@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bindings.binding import Mode, State
-from bindings.conflict import Policy, refuses
+from bindings.domain.binding import Mode, State
+from bindings.domain.conflict import Policy, refuses
 
 AXB, AXXB = Mode.AXB, Mode.AXXB
 LIVE, UNSETTLED = (State.ACTIVE, State.EXPIRED, State.UNBOUND), (State.PENDING, State.IN_DOUBT)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bindings.errors import InvalidRequest
-from bindings.web.console import times
+from bindings.web.console import time_zones as times
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bindings import errors
-from bindings.binding import Binding, Holder, Mode, Reason, State
-from bindings.phone import Phone
+from bindings.domain.binding import Binding, Holder, Mode, Reason, State
+from bindings.domain.phone import Phone
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "0190b5a0-0000-7000-8000-000000000001"

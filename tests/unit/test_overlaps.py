@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bindings.binding import Binding, Mode, State
-from bindings.overlaps import QUICK, Overlap, Reuse, look
-from bindings.phone import Phone
+from bindings.domain.binding import Binding, Mode, State
+from bindings.domain.overlaps import QUICK, Overlap, Reuse, look
+from bindings.domain.phone import Phone
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

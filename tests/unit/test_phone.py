@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bindings.phone import Phone, mask
+from bindings.domain.phone import Phone, mask
 
 SAMPLE = "9188067701"
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bindings.binding import TERMINAL_KINDS, Binding, EventKind, Mode, State
-from bindings.phone import Phone
+from bindings.domain.binding import TERMINAL_KINDS, Binding, EventKind, Mode, State
+from bindings.domain.phone import Phone
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FOLLOWS = {

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bindings.binding import Binding, Certainty, Mode, Reason, State
-from bindings.phone import Phone
-from bindings.trace import judge
+from bindings.domain.binding import Binding, Certainty, Mode, Reason, State
+from bindings.domain.phone import Phone
+from bindings.domain.trace import judge
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TICK = timedelta(microseconds=1)

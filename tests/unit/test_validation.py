@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bindings import validation, values
-from bindings.binding import Mode
+from bindings.domain.binding import Mode
 from bindings.errors import InvalidRequest, NotFound
+from bindings.validation import fields as values
+from bindings.validation import requests as validation
 
 GOOD: dict[str, Any] = {
     "phone_a": "9188067701",

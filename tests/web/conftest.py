@@ -14,7 +14,7 @@ import structlog
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.web import server
-from bindings.web.office import Office
+from bindings.web.state import Office
 from tests.service.world import APP, KEY, POOL, SECRET, A, B, wait_for
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bindings.service import BindingService
-from bindings.web.deliver import deliver
+from bindings.webhooks.sender import deliver
 
 if __name__ == "__main__":
     with BindingService.from_env() as service:

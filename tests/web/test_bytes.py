@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from bindings.web import connection, gate
+from bindings.web import http_protocol as connection
+from bindings.web import middleware as gate
 from tests.service.world import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone

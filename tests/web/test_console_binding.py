@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
+from bindings.domain.phone import mask
 from bindings.errors import NoMiddleNumber
-from bindings.phone import mask
 from bindings.provider.simulator import Fault, FaultKind
 from tests.service.world import POOL, A, B, C, D
 from tests.web.browser import Browser
@@ -21,7 +21,7 @@ from tests.web.browser import Browser
 if TYPE_CHECKING:
     import requests
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
     from tests.web.conftest import Running

@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from bindings.web.console import door
-from bindings.web.console.visit import HEADERS
+from bindings.web.console import security as door
+from bindings.web.console.page_context import HEADERS
 from bindings.web.proxies import Proxies
-from bindings.web.throttle import TRIES
+from bindings.web.rate_limit import TRIES
 from tests.web.browser import HTML, Browser
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import func, select
 
+from bindings.domain.phone import mask
 from bindings.errors import PhoneInUse
-from bindings.phone import mask
 from bindings.store import sessions
 from bindings.store.schema import searches
 from tests.service.world import POOL, A, B, C, D

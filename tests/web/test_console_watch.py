@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import insert
 
 from bindings import errors
-from bindings.binding import EventKind, State
+from bindings.domain.binding import EventKind, State
 from bindings.store.schema import pools
 from tests.service.world import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
@@ -21,7 +21,7 @@ from tests.web.conftest import run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from tests.service.world import World
     from tests.web.conftest import Running

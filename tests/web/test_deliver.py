@@ -19,14 +19,14 @@ import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 from uuid_utils.compat import uuid7
 
-from bindings.binding import Caller, EventKind
+from bindings.domain.binding import Caller, EventKind
 from bindings.scheduler import Scheduler
 from bindings.store import deliveries as stored_deliveries
 from bindings.store import events, reserve
 from bindings.store import webhooks as stored
-from bindings.web import deliver as sending
-from bindings.web.deliver import RETRIES_S, Delivered, Sender, body_of, deliver, send_test, type_of
-from bindings.webhooks import Result
+from bindings.webhooks import sender as sending
+from bindings.webhooks.endpoints import Result
+from bindings.webhooks.sender import RETRIES_S, Delivered, Sender, body_of, deliver, send_test, type_of
 from tests.provider.sockets import Server, drips, stays_silent
 from tests.service.world import (
     APP,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.service import BindingService
-    from bindings.webhooks import Delivery, WithSecret
+    from bindings.webhooks.endpoints import Delivery, WithSecret
 
 ROOT = Path(__file__).parents[2]
 CALLER = Caller(actor="test")

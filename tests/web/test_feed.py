@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings.binding import Caller, EventKind
+from bindings.domain.binding import Caller, EventKind
 from bindings.store import events
 from bindings.store.database import Database
-from bindings.web import feed
+from bindings.web import long_poll as feed
 from tests.service.world import A, B, C, D, E, F, wait_for
 
 if TYPE_CHECKING:

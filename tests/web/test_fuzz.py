@@ -20,7 +20,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
-from bindings.web import openapi
+from bindings.web.api import openapi
 from tests.service.world import C, D
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.web import gate
+from bindings.web import middleware as gate
 from tests.service.world import A
 from tests.web.conftest import BIND
 from tests.web.wire import JSON, request, speak, status

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings.binding import Mode
+from bindings.domain.binding import Mode
 from bindings.errors import BindingsError
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
-from bindings.web import deliver, gate
+from bindings.web import middleware as gate
+from bindings.webhooks import sender as deliver
 from tests.acceptance.serving import Replica
 from tests.service.world import A, B, C, wait_for
 from tests.store.databases import free_port

@@ -16,14 +16,19 @@ import pytest
 from litestar.handlers import HTTPRouteHandler
 from psycopg import sql
 
-from bindings import binding as values
 from bindings import errors
-from bindings.admission import MAX_SKEW_S
+from bindings.domain import binding as values
+from bindings.jobs.job import Job
+from bindings.lifecycle.admission import MAX_SKEW_S
 from bindings.provider.simulator import Fault, FaultKind
-from bindings.scheduler import Job, Scheduler
+from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
-from bindings.web import api, app, openapi, operations, ops, problems, shapes
+from bindings.web import app, problems
+from bindings.web.api import openapi, operations
+from bindings.web.api import ops_routes as ops
+from bindings.web.api import responses as shapes
+from bindings.web.api import routes as api
 from tests.service.world import A, B, C, D, wait_for
 from tests.store.databases import name_of
 from tests.web.conftest import run
@@ -81,7 +86,7 @@ def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Run
 def test_a_schema_of_another_version_turns_a_replica_red(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bindings.health.HEAD", "9999")
+    monkeypatch.setattr("bindings.monitoring.health.HEAD", "9999")
     assert "schema" in red(running)
 
 
@@ -246,7 +251,7 @@ def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_
 def test_a_question_that_takes_too_long_is_answered_busy(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bindings.web.desk.QUESTION_DEADLINE_S", 0.05)
+    monkeypatch.setattr("bindings.web.executors.QUESTION_DEADLINE_S", 0.05)
     ended = threading.Event()
     monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(10))
     answer = running.get("/v1/bindings")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from bindings.binding import EventKind
+from bindings.access.api_keys import well_formed
+from bindings.domain.binding import EventKind
+from bindings.domain.phone import mask
+from bindings.domain.roles import Role
 from bindings.errors import InvalidRequest, NotFound
-from bindings.keys import well_formed
-from bindings.phone import mask
 from bindings.provider.simulator import Fault, FaultKind
-from bindings.roles import Role
 from bindings.web import server
 from tests.service.world import A, B, C, D, wait_for
 from tests.web.conftest import run

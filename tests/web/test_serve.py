@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from bindings.cli.root import root
 from bindings.provider.simulator import Call, Fault, FaultKind
-from bindings.web import openapi
+from bindings.web.api import openapi
 from tests.service.world import APP, KEY, POOL, SECRET, C, D, in_threads, wait_for
 from tests.web.conftest import BIND
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
 from tests.service.world import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
 from tests.store.test_plans import _caught
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.service import BindingService
-    from bindings.webhooks import Webhooks
+    from bindings.webhooks.endpoints import Webhooks
 
 URL = "https://example.com/events"
 NOBODY = "0198c0de-0000-7000-8000-000000000000"

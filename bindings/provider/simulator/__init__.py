@@ -15,7 +15,7 @@ import time
 from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any, Self
 
-from bindings.conflict import Policy
+from bindings.domain.conflict import Policy
 from bindings.provider.simulator.conditions import Conditions
 from bindings.provider.simulator.control import World, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault

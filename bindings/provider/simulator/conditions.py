@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from bindings.conflict import Policy
+from bindings.domain.conflict import Policy
 from bindings.provider import statuses
 from bindings.provider.outcome import Refusal
 

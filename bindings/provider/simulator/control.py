@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from bindings.binding import BindRequest, Mode
-from bindings.phone import Phone
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.phone import Phone
 from bindings.provider.simulator.faults import FaultScript, fault
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bindings.binding import Mode
-from bindings.conflict import Policy
+from bindings.domain.binding import Mode
+from bindings.domain.conflict import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, assert_never
 
-from bindings.binding import BindRequest, Mode
-from bindings.conflict import Policy
-from bindings.phone import Phone
+from bindings.domain.binding import BindRequest, Mode
+from bindings.domain.conflict import Policy
+from bindings.domain.phone import Phone
 from bindings.provider import signing, statuses, wire
 from bindings.provider.outcome import ProviderBinding
 from bindings.provider.simulator.faults import Call

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Request, Response, get, post
 
-from bindings import errors, validation
-from bindings.binding import Event
+from bindings import errors
+from bindings.domain.binding import Event
+from bindings.domain.roles import Permission
+from bindings.domain.serialization import names_of
 from bindings.errors import InvalidRequest
-from bindings.roles import Permission
-from bindings.rows import names_of
-from bindings.web import answers
-from bindings.web.console import axis, story
+from bindings.validation import requests as validation
+from bindings.web.api import serializers as answers
+from bindings.web.console import event_text as story
+from bindings.web.console import time_axis as axis
 from bindings.web.console.export import take
-from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
 
 
 @get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)

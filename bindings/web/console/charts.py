@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from bindings.web.console.axis import Axis
+from bindings.web.console.time_axis import Axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from bindings.figures import Figures
+    from bindings.monitoring.statistics import Figures
 
 GAP = 0.15  # of a bar's width
 LOWEST = 2.0  # per cent of the height: one of ten thousand is still to be seen

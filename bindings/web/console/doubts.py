@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get, post
 
-from bindings import overview, validation
-from bindings.binding import State
-from bindings.doubts import outlook, settled_by
+from bindings.domain.binding import State
+from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest, NotFound
-from bindings.roles import Permission
+from bindings.lifecycle.doubts import outlook, settled_by
+from bindings.monitoring import overview
+from bindings.validation import requests as validation
 from bindings.web.console.binding import visible
-from bindings.web.console.visit import Reply, Visit
+from bindings.web.console.page_context import Reply, Visit
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bindings.binding import Binding
+    from bindings.domain.binding import Binding
     from bindings.service import BindingService
 
 SHOWN = 50

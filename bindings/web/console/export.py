@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get, post
 from litestar.response import Stream
 
-from bindings import validation
-from bindings.binding import Binding, Event
+from bindings.domain.binding import Binding, Event
+from bindings.domain.roles import Permission
+from bindings.domain.serialization import batches, fields, head, lines, names_of, plain
 from bindings.errors import Fault, InvalidRequest
-from bindings.roles import Permission
-from bindings.rows import batches, fields, head, lines, names_of, plain
-from bindings.web import answers, problems
-from bindings.web.console import times
-from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+from bindings.validation import requests as validation
+from bindings.web import problems
+from bindings.web.api import serializers as answers
+from bindings.web.console import time_zones as times
+from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator

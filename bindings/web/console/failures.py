@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
 
-from bindings.binding import EventKind
+from bindings.domain.binding import EventKind
+from bindings.domain.roles import Permission
 from bindings.errors import Fault, InvalidRequest, NotFound
-from bindings.figures import Span, over
+from bindings.monitoring.statistics import Span, over
 from bindings.provider.statuses import IN_USE
-from bindings.roles import Permission
-from bindings.web.console import causes, charts
-from bindings.web.console.visit import Reply, Visit
+from bindings.web.console import charts
+from bindings.web.console import failure_text as causes
+from bindings.web.console.page_context import Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.binding import Binding
-    from bindings.figures import Figures
+    from bindings.domain.binding import Binding
+    from bindings.monitoring.statistics import Figures
 
 KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 

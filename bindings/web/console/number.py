@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get, post
 
-from bindings import errors, overlaps
-from bindings.binding import Binding
-from bindings.phone import Phone
-from bindings.rows import names_of
-from bindings.values import MAX_LIMIT
-from bindings.web.console import axis
+from bindings import errors
+from bindings.domain import overlaps
+from bindings.domain.binding import Binding
+from bindings.domain.phone import Phone
+from bindings.domain.serialization import names_of
+from bindings.validation.fields import MAX_LIMIT
+from bindings.web.console import time_axis as axis
 from bindings.web.console.binding import visible
 from bindings.web.console.export import take
-from bindings.web.console.find import is_middle_number, recalled
-from bindings.web.console.visit import OWN_OR_ALL, Reply, Visit
+from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
+from bindings.web.console.search import is_middle_number, recalled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.binding import Event, Page
+    from bindings.domain.binding import Event, Page
     from bindings.service import BindingService
 
 PER_PAGE = 50

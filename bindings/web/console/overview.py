@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
 
-from bindings import health, overview
-from bindings.binding import EventKind
-from bindings.figures import Span, over, pools
-from bindings.health import DOUBTS_LOOKED_AT, Level
-from bindings.roles import Permission
-from bindings.web import ops
+from bindings.domain.binding import EventKind
+from bindings.domain.roles import Permission
+from bindings.monitoring import health, overview
+from bindings.monitoring.health import DOUBTS_LOOKED_AT, Level
+from bindings.monitoring.statistics import Span, over, pools
+from bindings.web.api import ops_routes as ops
 from bindings.web.console import charts
-from bindings.web.console.visit import Reply, Visit
+from bindings.web.console.page_context import Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.figures import Figures, PoolTrend
-    from bindings.health import Check
-    from bindings.overview import Overview
+    from bindings.monitoring.health import Check
+    from bindings.monitoring.overview import Overview
+    from bindings.monitoring.statistics import Figures, PoolTrend
     from bindings.service import BindingService
 
 LIVE_S = 10

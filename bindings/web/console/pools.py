@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
 
-from bindings.binding import EventKind
-from bindings.figures import Span, over, pools
+from bindings.domain.binding import EventKind
+from bindings.domain.roles import Permission
+from bindings.monitoring.statistics import Span, over, pools
 from bindings.provider.statuses import NO_NUMBER
-from bindings.roles import Permission
 from bindings.web.console import charts
-from bindings.web.console.visit import Reply, Visit
+from bindings.web.console.page_context import Reply, Visit
 
 if TYPE_CHECKING:
-    from bindings.figures import Figures, PoolTrend
+    from bindings.monitoring.statistics import Figures, PoolTrend
     from bindings.service import BindingService
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Request, Response, get
 
-from bindings.roles import Permission
-from bindings.web.console.visit import Reply, Visit
+from bindings.domain.roles import Permission
+from bindings.web.console.page_context import Reply, Visit
 
 if TYPE_CHECKING:
     from bindings.store.reports import Report

@@ -1,0 +1,72 @@
+"""The sessions of the console: begun with a key, recognised by a token, ended by signing out or with the key.
+
+The token is random and known to one browser only; its SHA-256 is stored. What somebody looks for is kept under
+that hash for an hour, so that an address can name a search without carrying a phone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from bindings.access.api_keys import digest
+from bindings.store import sessions as rows
+from bindings.store.sessions import Search
+
+if TYPE_CHECKING:
+    from bindings.store.database import Database
+    from bindings.store.keys import Key
+
+__all__ = ["Search", "Sessions", "new_token"]
+
+TOKEN_BYTES = 32
+SEARCH_ID_BYTES = 16
+
+
+class Sessions:
+    """The sessions of one database. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, key_id: str) -> str:
+        """Begin a session of a key that was recognised, and return its token. Not safe to repeat."""
+        token = new_token()
+        self._database.write(lambda tx: rows.begin(tx, digest(token), key_id))
+        return token
+
+    def recognise(self, token: str) -> Key | None:
+        """The key behind a session, or None where the session or its key is not good (any more)."""
+        hashed = digest(token)
+        found = self._database.read(lambda connection: rows.recognise(connection, hashed, self._database.now))
+        if found is None:
+            return None
+        key, note = found
+        if note:
+            self._database.write(lambda tx: rows.seen(tx, hashed))
+        return key
+
+    def end(self, token: str) -> None:
+        """End a session on every replica, and forget its searches. Safe to repeat."""
+        self._database.write(lambda tx: rows.end(tx, digest(token)))
+
+    def forget(self) -> None:
+        """Throw away what is over, phones that were looked for among it. Safe to repeat."""
+        self._database.write(rows.forget)
+
+    def remember(self, token: str, search: Search) -> str:
+        """Keep a search for the browser with this token, and return its id. Not safe to repeat."""
+        search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)
+        self._database.write(lambda tx: rows.remember(tx, search_id, digest(token), search))
+        return search_id
+
+    def recall(self, token: str, search_id: str) -> Search | None:
+        """The search with this id; None where it is another browser's, or was forgotten."""
+        return self._database.read(
+            lambda connection: rows.recall(connection, search_id, digest(token), self._database.now)
+        )
+
+
+def new_token() -> str:
+    """A token for a browser."""
+    return secrets.token_urlsafe(TOKEN_BYTES)

@@ -1,0 +1,160 @@
+"""What an error is told as: one or two lines for people, one problem object for programs, and an exit code.
+
+The lines say what happened, how things stand now, and what to do. No value that was typed is repeated where
+it may be a phone number.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bindings import errors
+from bindings.cli import output
+from bindings.domain import serialization as rows
+from bindings.domain.phone import mask
+from bindings.errors import BindingsError, Fault, InvalidRequest
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import Holder
+
+LONG_NUMBER = re.compile(r"[0-9]{5,}")
+
+
+class Interrupted(BindingsError):
+    """Interrupted: whatever had begun is recorded, see `bindings doubts`."""
+
+    code = "interrupted"
+    exit_code = 130
+    may_have_acted = True
+
+
+class Unexpected(BindingsError):
+    """Something unforeseen went wrong; what had begun is recorded, see `bindings doubts`."""
+
+    code = "unexpected"
+    may_have_acted = True
+
+
+def report(error: Exception, *, as_json: bool) -> int:
+    """Tell of the error on stderr and return the exit code."""
+    told = _understood(error)
+    if as_json:
+        click.echo(_problem(told), err=True)
+    else:
+        for line in lines(told):
+            output.say(output.clean(line))
+    return told.exit_code
+
+
+def lines(error: BindingsError) -> list[str]:
+    """What happened and how things stand, then what to do."""
+    return [f"error: {_happened(error)}.", *filter(None, [_todo(error)])]
+
+
+def _problem(error: BindingsError) -> str:
+    import json
+
+    return json.dumps(rows.plain(error.problem()))
+
+
+def _understood(error: Exception) -> BindingsError:
+    if isinstance(error, BindingsError):
+        return error
+    if isinstance(error, click.UsageError):
+        return InvalidRequest([_usage(error)])
+    return Unexpected(_unexpected(error))
+
+
+def _usage(error: click.UsageError) -> Fault:
+    match error:
+        case click.MissingParameter(param=click.Parameter(name=str(name))):
+            return Fault(name, "is needed")
+        case click.NoSuchOption(option_name=name):
+            return Fault(_masked(name), "is no option of this command")
+        case click.BadParameter(param=click.Parameter(name=str(name))) | click.BadOptionUsage(option_name=name):
+            return Fault(_masked(name), _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+        case _:
+            return Fault("command line", _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+
+
+def _masked(text: str) -> str:
+    return LONG_NUMBER.sub(lambda found: mask(found[0]), text)
+
+
+def _unexpected(error: Exception) -> str:
+    """The kind of error and its place, never its text: that may carry a phone number or a password."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "bindings" in Path(frame.filename).parts] or frames
+    place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return f"unexpected {type(error).__name__}{why}{place}; what had begun is recorded, see `bindings doubts`"
+
+
+def _happened(error: BindingsError) -> str:
+    match error:
+        case errors.PhoneInUseAtProvider(binding_id=str(failed)):
+            return (
+                "the provider says that a phone is in use, and nothing that is active here explains it;"
+                f" binding {failed} failed"
+            )
+        case errors.PhoneInUseAtProvider(holder=holder):
+            return (
+                f"a phone is held at the provider by something that is not ours ({holder.why})"
+                f" until {output.moment(holder.held_until)}; nothing was sent or written"
+            )
+        case errors.PhoneInUse(holder=holder):
+            return (
+                f"a phone is held by binding {holder.id} ({_described(holder)}) until"
+                f" {output.moment(holder.held_until)}; the provider was not called and nothing was written"
+            )
+        case errors.ProviderRefused(status=str(status)):
+            return f"{error} (status {_explained(status, error.reason)})"
+        case errors.OutcomeUnknown(binding=binding):
+            return (
+                f"{error}; binding {binding.id} is {binding.state}, its phones are held until"
+                f" {output.moment(binding.held_until)}"
+            )
+        case _:
+            return str(error).rstrip(".")
+
+
+def _described(holder: Holder) -> str:
+    reference = f"reference {holder.reference}" if holder.reference else "no reference"
+    return f"{reference}, {holder.mode}, {holder.state}"
+
+
+def _explained(status: str, said: str | None) -> str:
+    from bindings.provider.statuses import meaning
+
+    known = meaning(status)
+    return f"{status}, {known}" if said in (None, "", known) else f"{status}, {known}; it said: {said}"
+
+
+def _todo(error: BindingsError) -> str:
+    """What to do, by the nearest kind of error that has an entry, and where the record of it is."""
+    told = next((_TODO[kind] for kind in type(error).__mro__ if kind in _TODO), "")
+    again = "later" if error.retry_after_s is None else f"in {error.retry_after_s} s"
+    holder = error.holder.id if isinstance(error, errors.PhoneInUse) else None
+    known = error.binding_id is not None and not isinstance(error, errors.NotFound)
+    recorded = f"`bindings get {error.binding_id}` shows what is recorded." if known else ""
+    return f"{told.format(again=again, holder=holder)} {recorded}".strip()
+
+
+_TODO: dict[type, str] = {
+    InvalidRequest: "Nothing was sent and nothing was written; correct it and run it again (--help tells more).",
+    errors.PhoneInUse: "Try again {again}, or end that binding first: bindings unbind {holder}",
+    errors.PhoneInUseAtProvider: "Try again {again}; `bindings reconcile` looks for the holder at the provider.",
+    errors.IdempotencyMismatch: "Another request needs another --idempotency-key.",
+    errors.NotFound: "`bindings list` and `bindings webhooks list` show the ids that there are.",
+    errors.ProviderRefused: "Change the request before trying again, with a new idempotency key.",
+    errors.ProviderAccountRefused: "Run `bindings doctor`, put the account right, then try again {again}.",
+    errors.NoMiddleNumber: "Try again {again} with a new idempotency key, or use another pool.",
+    errors.ProviderUnreachable: "Run `bindings doctor`, then try again {again} with a new idempotency key.",
+    errors.OutcomeUnknown: "Do not bind again; `bindings reconcile` resolves it.",
+    errors.Busy: "Try again {again}; `bindings doctor` says what is wrong if it stays so.",
+}

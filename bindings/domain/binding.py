@@ -1,0 +1,275 @@
+"""What a binding is: its states and their transitions, its events, and who holds a phone.
+
+Pure values: no SQL, no HTTP, no clock. The states and the rules about them are invariant I5: states only
+move forward, a terminal state never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bindings.domain.phone import Phone
+
+Item = TypeVar("Item")
+
+
+class Mode(StrEnum):
+    """AXB: both parties see and call the same middle number. AXXB: each has their own."""
+
+    AXB = "AXB"
+    AXXB = "AXXB"
+
+
+class State(StrEnum):
+    """Where a binding stands; `follows` says which states may come next."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    IN_DOUBT = "in_doubt"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    UNBOUND = "unbound"
+    LAPSED = "lapsed"
+
+    @property
+    def follows(self) -> frozenset[State]:
+        """The states that may come next; empty for a terminal state."""
+        return _FOLLOWS[self]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the state can never change again."""
+        return not _FOLLOWS[self]
+
+
+_FOLLOWS: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.ACTIVE, State.IN_DOUBT, State.FAILED}),
+    State.IN_DOUBT: frozenset({State.ACTIVE, State.FAILED, State.LAPSED}),
+    State.ACTIVE: frozenset({State.EXPIRED, State.UNBOUND}),
+    State.FAILED: frozenset(),
+    State.EXPIRED: frozenset(),
+    State.UNBOUND: frozenset(),
+    State.LAPSED: frozenset(),
+}
+
+
+class EventKind(StrEnum):
+    """What happened; one event is written in the transaction of each change."""
+
+    REQUESTED = "requested"
+    ACTIVATED = "activated"
+    FAILED = "failed"
+    IN_DOUBT = "in_doubt"
+    ADOPTED = "adopted"
+    EXPIRED = "expired"
+    UNBIND_REQUESTED = "unbind_requested"
+    UNBOUND = "unbound"
+    UNBIND_CONFIRMED = "unbind_confirmed"
+    LAPSED = "lapsed"
+    REFUSED = "refused"
+    LATE_SUCCESS = "late_success"
+    HELD = "held"
+    HOLD_ENDED = "hold_ended"
+    DRIFTED = "drifted"
+    REVEALED = "revealed"
+    EXPIRES_SOON = "expires_soon"
+    POOL_LOW = "pool_low"
+
+
+TERMINAL_KINDS = (EventKind.FAILED, EventKind.EXPIRED, EventKind.UNBOUND, EventKind.LAPSED)
+
+
+class Reason(StrEnum):
+    """Why a binding stands where it does, where the state alone does not say."""
+
+    NEVER_SENT = "never_sent"
+    ABSENT = "absent"
+    VOUCHED = "vouched"
+    ACCOUNT = "account"
+    CLOCK = "clock"
+    IN_USE = "in_use"
+    NO_NUMBER = "no_number"
+    REQUEST = "request"
+    NO_CLEAR_ANSWER = "no_clear_answer"
+    BIND_ID_TAKEN = "bind_id_taken"
+    NOT_SETTLED = "not_settled"
+    ASKED = "asked"
+    NOT_FOUND = "not_found"
+    GONE_AT_PROVIDER = "gone_at_provider"
+    ADOPTED = "adopted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """On whose behalf something is done; both go into the history."""
+
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindRequest:
+    """What a caller asks for, checked and normalised (`validation.bind_request` makes it).
+
+    `warn_s` is None where nothing is said, and 0 where no warning is wanted.
+    """
+
+    phone_a: Phone
+    phone_b: Phone
+    pool_number: str
+    expire_s: int
+    mode: Mode
+    app_id: str
+    reference: str | None = None
+    idempotency_key: str | None = None
+    warn_s: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """One binding as recorded. Instants are aware UTC; durations are seconds.
+
+    `expires_at` is the earliest instant at which the provider may end it (I6); `held_until` the latest at
+    which it may still hold the phones (I4). `warn_s` before the former an `expires_soon` event is written
+    (None: none is). `state` is what was last recorded: a caller must treat an active binding as over once
+    `expires_at` has passed or `unbind_requested_at` is set (`is_active`).
+    """
+
+    id: str
+    mode: Mode
+    phone_a: Phone
+    phone_b: Phone
+    pool_number: str
+    app_id: str
+    scope: str
+    reference: str | None
+    idempotency_key: str | None
+    expire_s: int
+    warn_s: int | None
+    bind_id: str | None
+    middle_number_a: str | None
+    middle_number_b: str | None
+    state: State
+    provider_status: str | None
+    reason: str | None
+    actor: str
+    request_id: str | None
+    requested_at: datetime
+    send_by: datetime
+    settle_by: datetime
+    sent_at: datetime | None
+    answered_at: datetime | None
+    expires_at: datetime | None
+    held_until: datetime
+    unbind_requested_at: datetime | None
+    ended_at: datetime | None
+    version: int
+
+    def is_active(self, at: datetime) -> bool:
+        """Whether a caller may rely on it at the instant `at`."""
+        return (
+            self.state is State.ACTIVE
+            and self.expires_at is not None
+            and self.expires_at > at
+            and self.unbind_requested_at is None
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the append-only history.
+
+    `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for what belongs
+    to no binding (a hold, a refusal before the call). `cursor` resumes the change feed after this event.
+    """
+
+    cursor: str
+    binding_id: str | None
+    sequence: int
+    kind: EventKind
+    at: datetime
+    actor: str
+    request_id: str | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """Who holds a phone that was asked for.
+
+    `id` is the holding binding's, or None where the holder is not ours (`foreign`), and `actor` who asked for
+    it; `retry_after_s` is the time until `held_until`, at least 1 s.
+    """
+
+    id: str | None
+    actor: str | None
+    reference: str | None
+    mode: Mode | None
+    state: State | None
+    held_until: datetime
+    retry_after_s: int
+    why: str
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the phone is held at the provider by something that is not a binding of ours."""
+        return self.id is None
+
+
+class Certainty(StrEnum):
+    """How sure it is that the provider connected the middle number to a binding at an instant."""
+
+    CERTAIN = "certain"
+    POSSIBLE = "possible"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceHolder:
+    """A binding that had the middle number at the asked instant."""
+
+    binding: Binding
+    certainty: Certainty
+
+    @property
+    def id(self) -> str:
+        """The binding's id."""
+        return self.binding.id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NearMiss:
+    """A binding that ended shortly before, or began shortly after, the asked instant.
+
+    `relation` is "ended" or "began"; `offset_s` the seconds from the asked instant, negative for the past.
+    """
+
+    binding: Binding
+    relation: str
+    at: datetime
+    offset_s: float
+
+    @property
+    def id(self) -> str:
+        """The binding's id."""
+        return self.binding.id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """The answer to "who had this middle number at that instant?"."""
+
+    holders: tuple[TraceHolder, ...]
+    near_misses: tuple[NearMiss, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page(Generic[Item]):
+    """A page of results and the cursor of the next one (None at the end; the feed's is never None)."""
+
+    data: tuple[Item, ...]
+    next_cursor: str | None

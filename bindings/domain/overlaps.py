@@ -1,0 +1,60 @@
+"""What is odd about the bindings of one number: two that overlap, a middle number that came back soon. Pure.
+
+Two bindings overlap where they may have been there at the same time and share a phone. A middle number is
+re-used quickly where other people got it shortly after a pair's end: the pair may still call each other through
+it, and reach strangers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from bindings.domain.binding import State
+from bindings.domain.trace import began, surely_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bindings.domain.binding import Binding
+
+QUICK = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """Two bindings that may have been there at the same time with a phone in common."""
+
+    first: Binding
+    second: Binding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reuse:
+    """A middle number of `first` that `second`, which has other phones, got `gap_s` seconds after its end."""
+
+    first: Binding
+    second: Binding
+    middle_number: str
+    gap_s: float
+
+
+def look(found: Iterable[Binding]) -> list[Overlap | Reuse]:
+    """What is odd among these bindings, in the order of their beginnings."""
+    made = sorted((one for one in found if one.state is not State.FAILED), key=lambda one: (began(one), one.id))
+    odd = [_odd(first, second) for first, second in combinations(made, 2)]
+    return [each for each in odd if each is not None]
+
+
+def _odd(first: Binding, second: Binding) -> Overlap | Reuse | None:
+    shared = {first.phone_a, first.phone_b} & {second.phone_a, second.phone_b}
+    if shared and began(second) < first.held_until and (first.ended_at is None or began(second) < first.ended_at):
+        return Overlap(first=first, second=second)
+    gap = began(second) - surely_until(first)
+    numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
+    again = min((number for number in numbers if number is not None), default=None)
+    if again is None or len(shared) == 2 or not timedelta() <= gap <= QUICK:  # noqa: PLR2004 -- the same pair
+        return None
+    return Reuse(first=first, second=second, middle_number=again, gap_s=gap.total_seconds())

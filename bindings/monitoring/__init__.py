@@ -1,0 +1,1 @@
+"""Health checks, the overview and statistics: what operators, `doctor` and metrics read. Changes nothing."""

@@ -1,0 +1,69 @@
+"""The console's routes in one place, and what becomes of an error on one of its pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from litestar import Router
+from litestar.datastructures import CacheControlHeader
+from litestar.static_files import create_static_files_router
+
+from bindings.errors import BindingsError, InvalidRequest
+from bindings.web import problems
+from bindings.web.console import access_log as access
+from bindings.web.console import binding, doubts, export, failures, number, overview, pools, reports
+from bindings.web.console import search as find
+from bindings.web.console import sign_in as sign
+from bindings.web.console import templating as look
+from bindings.web.console.page_context import Reply, Visit
+from bindings.web.console.security import SignInNeeded, let_in
+
+if TYPE_CHECKING:
+    from litestar import Request
+
+A_YEAR_S = 365 * 24 * 3_600
+
+
+def router() -> Router:
+    """Everything that a browser sees."""
+    pages = Router(
+        "/",
+        route_handlers=[
+            *(sign.form, sign.sign_in, sign.sign_out, sign.zone),
+            *(find.home, find.find, find.found, find.export),
+            *(binding.show, binding.reveal, binding.raw, binding.export),
+            *(number.of_binding, number.export_of_binding, number.of_search, number.export_of_search),
+            *(access.log, access.export),
+            *(export.form, export.period, export.manifest),
+            *(overview.show, failures.show, failures.one, pools.show),
+            *(doubts.show, doubts.resolve, doubts.resolved, doubts.absent, doubts.mark_absent),
+            *(reports.show, reports.one, reports.download),
+        ],
+        guards=[let_in],
+        include_in_schema=False,
+    )
+    static = create_static_files_router(
+        "/static",
+        directories=[str(look.STATIC)],
+        include_in_schema=False,
+        cache_control=CacheControlHeader(max_age=A_YEAR_S, public=True, immutable=True),
+    )
+    return Router("/", route_handlers=[pages, static], include_in_schema=False)
+
+
+def wants_page(request: Request[Any, Any, Any]) -> bool:
+    """Whether an error is to be shown as a page: a browser asks, and not for the API."""
+    return not request.url.path.startswith("/v1") and "text/html" in request.headers.get("accept", "")
+
+
+def told(request: Request[Any, Any, Any], error: BindingsError) -> Reply:
+    """An error as a page; whoever is not signed in is led to where they can, and back."""
+    visit = Visit(request)
+    if isinstance(error, SignInNeeded):
+        back = quote(request.url.path) if request.method == "GET" else "/"
+        return visit.redirect(f"/sign-in?next={back}")
+    faults = error.faults if isinstance(error, InvalidRequest) else ()
+    return visit.page(
+        "error.html", status=error.http_status, headers=problems.headers(error), error=error, faults=faults
+    )

@@ -1,0 +1,72 @@
+"""Waiting for the change feed: one watcher of the database for all who wait, however many they are.
+
+While somebody waits, the feed's end is read a few times a second, once for everybody; nobody waits, nothing is
+read. Who wakes up asks for events again: what is final is decided by that question alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from bindings.errors import BindingsError, Busy
+
+if TYPE_CHECKING:
+    from bindings.lifecycle.queries import Questions
+    from bindings.web.executors import Desk
+
+LOOK_EVERY_S = 0.2
+MOST_WAITING = 1_000
+RETRY_AFTER_S = 2
+
+
+class Bell:
+    """Rings for everybody when the feed has grown, or when the service is to stop."""
+
+    def __init__(self, service: Questions, desk: Desk) -> None:
+        self._service = service
+        self._desk = desk
+        self._changed = asyncio.Condition()
+        self._waiting = 0
+        self._end: str | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.stopping = False
+
+    async def wait(self, after: str, seconds: float) -> None:
+        """Return when the feed goes on after the cursor `after`, or after `seconds`, or when the service stops."""
+        if self._waiting >= MOST_WAITING:
+            raise Busy("too many callers wait for events in this process", retry_after_s=RETRY_AFTER_S)
+        self._waiting += 1
+        try:
+            if self._watcher is None or self._watcher.done():
+                self._end = None
+                self._watcher = asyncio.create_task(self._watch())
+            async with self._changed:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait_for(lambda: self._beyond(after)), seconds)
+        finally:
+            self._waiting -= 1
+
+    async def stop(self) -> None:
+        """Let everybody go who waits."""
+        self.stopping = True
+        await self._ring()
+
+    def _beyond(self, after: str) -> bool:
+        return self.stopping or (self._end is not None and _position(self._end) > _position(after))
+
+    async def _watch(self) -> None:
+        while self._waiting and not self.stopping:
+            with suppress(BindingsError):  # the database is away: look again
+                self._end = await self._desk.ask(self._service.feed_end)
+                await self._ring()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _ring(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _position(cursor: str) -> tuple[int, ...]:
+    return tuple(map(int, cursor.split("-")))

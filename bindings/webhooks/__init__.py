@@ -1,0 +1,1 @@
+"""Webhooks: `endpoints` manages them, `sender` delivers events to them."""
