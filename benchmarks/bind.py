@@ -24,7 +24,7 @@ from unittest import mock
 
 from benchmarks.measure import Result, Sample, Target, interleave, per_second
 from bindings.provider.client import ProviderClient
-from bindings.provider.outcome import Made
+from bindings.provider.outcome import BindSucceeded
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
@@ -175,14 +175,14 @@ def opened(url: str, **settings: Any) -> BindingService:
     )
 
 
-def made_at_once(_client: ProviderClient, _request: BindRequest, *, send_before: float) -> Made:
+def made_at_once(_client: ProviderClient, _request: BindRequest, *, send_before: float) -> BindSucceeded:
     """Stands in for `ProviderClient.bind`: a provider that needs no time."""
     now = time.monotonic()
     if now > send_before:
         raise AssertionError("too late to send: the bench is stuck")
     number = str(1_000_000_000 + random.getrandbits(29))
     bind_id = f"{next(_ids)}-{random.getrandbits(32)}"
-    return Made(bind_id=bind_id, middle_number_a=number, middle_number_b=number, sent=now, answered=now)
+    return BindSucceeded(bind_id=bind_id, middle_number_a=number, middle_number_b=number, sent=now, answered=now)
 
 
 def bind_for(service: BindingService, seconds: float, threads: int) -> tuple[int, float, float]:

@@ -45,7 +45,7 @@ def measure(place: Place) -> list[Result]:
     """The burst, on PostgreSQL."""
     filled, burst = place.postgres(), place.sizes.burst
     with BindingService.open(database_url=filled.url) as service:
-        expire.expire(service.database, Caller(actor="bench"), budget_s=LONGEST_S)
+        expire.expire_due(service.database, Caller(actor="bench"), budget_s=LONGEST_S)
         calm = _lookups(service, filled, lambda: time.sleep(CALM_S))
         first = filled.due(burst, over_s=1)
         with _scheduler(filled.url):

@@ -73,7 +73,7 @@ class _Side:
     def end(self, count: int) -> None:
         """Add bindings that are due, and end them."""
         self.filled.due(count)
-        done = expire.expire(self.service._database, CALLER, budget_s=300)  # noqa: SLF001 -- the pass itself
+        done = expire.expire_due(self.service._database, CALLER, budget_s=300)  # noqa: SLF001 -- the pass itself
         if done.expired != count:
             raise AssertionError(f"{done.expired} ended, {count} were due")
         self.ended += count
@@ -89,7 +89,7 @@ class _Side:
             self.lookups_ms.append(_ms(lambda: self.service.lookup(phone=phone)))  # noqa: B023
 
     def empty_sweep_ms(self) -> float:
-        return _ms(lambda: expire.expire(self.service._database, CALLER))  # noqa: SLF001
+        return _ms(lambda: expire.expire_due(self.service._database, CALLER))  # noqa: SLF001
 
 
 def _ms(work: Callable[[], object]) -> float:

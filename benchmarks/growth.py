@@ -74,7 +74,7 @@ class _Grown:
         bind.bind_once(self.service)
 
     def sweep(self) -> None:
-        expire.expire(self.service.database, Caller(actor="bench"), batch=SWEPT)
+        expire.expire_due(self.service.database, Caller(actor="bench"), batch=SWEPT)
 
 
 QUESTIONS: dict[str, tuple[Callable[[_Grown], None], int]] = {

@@ -20,7 +20,7 @@ import structlog
 from benchmarks.measure import Result, Target, interleave, timed, typical
 from bindings.service import BindingService
 from bindings.web import server
-from bindings.web.state import Office
+from bindings.web.state import AppState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +113,7 @@ def _browser(service: BindingService) -> Iterator[Browser]:
     """A signed-in browser of a console on this machine; the key is revoked at the end."""
     structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # by default it prints
     opened = server.listen("127.0.0.1", 0)
-    office = Office(service, loopback=True)
+    office = AppState(service, loopback=True)
     uvicorn = server.Server(office)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()

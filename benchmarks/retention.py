@@ -239,7 +239,7 @@ def _a_phone(filled: Filled) -> str:
 
 def _of_the_product(service: BindingService, filled: Filled) -> Calls:
     """Binds, lookups, and a reader who follows the feed."""
-    cursor = service.database.read(events.end)
+    cursor = service.database.read(events.feed_end)
 
     def follow() -> None:
         nonlocal cursor
@@ -266,7 +266,7 @@ def _bindings(filled: Filled, sizes: Sizes) -> list[Result]:
     """One pass over bindings of which nearly all ended more than a day ago."""
     with _service(filled) as service, _Callers(_of_the_product(service, filled)) as callers:
         before = callers.alone(sizes.calm_s)
-        done, span = callers.beside(lambda: retention.retain(service.database, 1))
+        done, span = callers.beside(lambda: retention.apply_retention(service.database, 1))
     took, usual = callers.took(span), callers.took(before)
     whole = "all of them" if done.finished else "until the pass's time was over"
     return [
@@ -309,7 +309,7 @@ def _fill_month(connection: psycopg.Connection, began: datetime, count: int) -> 
 def _turn(url: str, now: datetime) -> None:
     """Run the pass at an instant of the past, when a month had begun."""
     database = Database(url, read_clock=lambda: now)
-    begun = retention.retain(database, None).partitions_begun
+    begun = retention.apply_retention(database, None).partitions_begun
     database.close()
     if begun != 1:
         raise AssertionError("no partition was begun")
@@ -318,9 +318,9 @@ def _turn(url: str, now: datetime) -> None:
 def _partitions(filled: Filled, sizes: Sizes) -> list[Result]:
     with _service(filled) as service, _Callers(_of_the_product(service, filled)) as callers:
         before = callers.alone(sizes.calm_s)
-        begun, began = callers.beside(lambda: retention.retain(service.database, None))
+        begun, began = callers.beside(lambda: retention.apply_retention(service.database, None))
         callers.alone(sizes.calm_s)
-        dropped, went = callers.beside(service.retain)
+        dropped, went = callers.beside(service.apply_retention)
         callers.alone(sizes.calm_s)
     if (begun.partitions_begun, dropped.partitions) != (1, MONTHS):
         raise AssertionError(f"{begun.partitions_begun} begun, {dropped.partitions} dropped")

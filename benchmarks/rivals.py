@@ -29,7 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from benchmarks import bind as product
 from bindings.errors import PhoneInUse
 from bindings.provider.client import ProviderClient
-from bindings.provider.outcome import Made
+from bindings.provider.outcome import BindSucceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,10 +72,10 @@ class Ours:
         self._provider: Provider = at_once
         mock.patch.object(ProviderClient, "bind", self._made).start()
 
-    def _made(self, request: BindRequest, *, send_before: float) -> Made:  # noqa: ARG002 -- the client's own shape
+    def _made(self, request: BindRequest, *, send_before: float) -> BindSucceeded:  # noqa: ARG002 -- the client's own shape
         sent = time.monotonic()
         bind_id, number = self._provider(request.phone_a.digits, request.phone_b.digits)
-        return Made(
+        return BindSucceeded(
             bind_id=bind_id,
             middle_number_a=number,
             middle_number_b=number,

@@ -74,7 +74,7 @@ def _batches(filled: Filled, sizes: Sizes) -> Result:
         for batch in BATCHES * 3:
             filled.due(sizes.due)
             began = time.perf_counter()
-            expire.expire(database, Caller(actor="bench"), batch=batch, budget_s=60)
+            expire.expire_due(database, Caller(actor="bench"), batch=batch, budget_s=60)
             rates.setdefault(batch, []).append(sizes.due / (time.perf_counter() - began))
     finally:
         database.close()
@@ -126,7 +126,7 @@ def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int])
     database = Database(filled.url)
 
     def ours() -> int:
-        return expire.expire(database, Caller(actor="bench"), budget_s=60).expired
+        return expire.expire_due(database, Caller(actor="bench"), budget_s=60).expired
 
     def raw() -> int:
         ended = total = batch()

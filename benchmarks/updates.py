@@ -58,9 +58,9 @@ def measure(place: Place) -> list[Result]:
 def _run_passes(service: BindingService) -> None:
     service.sweep()
     service.announce()
-    service.once_per("tally", PERIOD_S, service.tally)
-    service.once_per("pools", PERIOD_S, service.count_pools)
-    service.once_per("recover", PERIOD_S, service.recover)
+    service.run_once_per_period("tally", PERIOD_S, service.tally)
+    service.run_once_per_period("pools", PERIOD_S, service.count_pools)
+    service.run_once_per_period("recover", PERIOD_S, service.recover)
 
 
 def _deliver(service: BindingService, webhook_id: str) -> None:

@@ -56,7 +56,7 @@ def _curve(filled: Filled, steps: tuple[int, ...], *, held: bool) -> Curve:
     database = Database(filled.url)
     with ExitStack() as stack:
         stack.callback(database.close)
-        expire.expire(database, CALLER, budget_s=60)
+        expire.expire_due(database, CALLER, budget_s=60)
         filled.run("VACUUM bindings")
         if held:
             snapshot = stack.enter_context(psycopg.connect(filled.url))
@@ -64,7 +64,7 @@ def _curve(filled: Filled, steps: tuple[int, ...], *, held: bool) -> Curve:
             snapshot.execute("SELECT 1")
         for step in steps:
             filled.due(step - ended)
-            expire.expire(database, CALLER, budget_s=300)
+            expire.expire_due(database, CALLER, budget_s=300)
             ended = step
             points.append((float(step), median(_empty_sweep_ms(database) for _ in range(SWEEPS))))
     return Curve(name=WHAT[held], points=tuple(points))
@@ -72,5 +72,5 @@ def _curve(filled: Filled, steps: tuple[int, ...], *, held: bool) -> Curve:
 
 def _empty_sweep_ms(database: Database) -> float:
     began = time.perf_counter()
-    expire.expire(database, CALLER)
+    expire.expire_due(database, CALLER)
     return (time.perf_counter() - began) * 1e3

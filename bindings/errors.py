@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
-TRY_AGAIN_S = 2
+DEFAULT_RETRY_S = 2
 ACCOUNT_AGAIN_S = 30
 POOL_AGAIN_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One wrong value: the field's name and what it must be. The value itself is never repeated."""
 
     field: str
@@ -92,7 +92,7 @@ class InvalidRequest(BindingsError):
     http_status = 422
     exit_code = 2
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{fault.field} {fault.message}" for fault in faults))
         self.faults = tuple(faults)
 
@@ -249,20 +249,20 @@ class SchemaOutOfDate(BindingsError):
     http_status = 503
 
 
-def of(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
+def error_for(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
     """The error that a binding which did not become active means for whoever asked for it.
 
     The same for the first caller and for one who repeats the idempotency key: a binding that failed has used
     its key up, and the message says so. `said` is the provider's own text, where it was just heard; `holder`
     who holds a phone that the provider found in use.
     """
-    error = _what_it_means(binding, said, holder)
+    error = _error_class_for(binding, said, holder)
     if binding.idempotency_key is not None and binding.state is State.FAILED:
         error.args = (f"{error}; its idempotency key is used up: try again with a new one",)
     return error
 
 
-def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
+def _error_class_for(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
     status, binding_id = binding.provider_status, binding.id
@@ -279,19 +279,19 @@ def _what_it_means(binding: Binding, said: str | None, holder: Holder | None) ->
         case Reason.CLOCK:
             message = "the provider found the request's time stamp too old or too new; the next one is corrected"
             return ProviderAccountRefused(
-                message, status=status, reason=said, retry_after_s=TRY_AGAIN_S, binding_id=binding_id
+                message, status=status, reason=said, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id
             )
         case Reason.NEVER_SENT:
             never_sent = f"the request was never sent ({said})" if said else None
-            return ProviderUnreachable(never_sent, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
+            return ProviderUnreachable(never_sent, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
         case Reason.ABSENT:
             message = (
                 "the provider gave no clear answer, and its own list later proved that nothing came into being"
             )
-            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
+            return ProviderUnreachable(message, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
         case Reason.VOUCHED:
             message = "the provider gave no clear answer, and a person vouched that nothing came into being"
-            return ProviderUnreachable(message, retry_after_s=TRY_AGAIN_S, binding_id=binding_id)
+            return ProviderUnreachable(message, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
         case _:
             return ProviderRefused(status=status, reason=said, binding_id=binding_id)
 

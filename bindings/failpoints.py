@@ -48,7 +48,7 @@ NAMES = (
 _hook: Callable[[str], None] | None = None
 
 
-def reach(name: str) -> None:
+def hit(name: str) -> None:
     """Tell the hook, if a test installed one, that this place was reached."""
     if _hook is not None:
         _hook(name)

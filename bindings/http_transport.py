@@ -100,7 +100,7 @@ class _Attempt:
         self._deadline = deadline
         self.monotonic = monotonic
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds to the deadline; raises TimeoutError once there are none (0 would mean "do not wait")."""
         left = self._deadline - self.monotonic()
         if left <= 0:
@@ -109,7 +109,7 @@ class _Attempt:
 
     def begin_send(self) -> float:
         """Note that a byte may leave from now on; the seconds that are left for sending."""
-        left = self.left()
+        left = self.remaining()
         if self.sent is None:
             self.phase = Phase.SEND
             self.sent = self.monotonic()
@@ -128,7 +128,7 @@ class _BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._attempt.left())
+        self._sock.settimeout(self._attempt.remaining())
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class _BoundedConnection(HTTPConnection):
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.settimeout(self._attempt.left())
+                sock.settimeout(self._attempt.remaining())
                 sock.connect(address)
             except OSError as error:
                 sock.close()
@@ -197,7 +197,7 @@ class _BoundedTLSConnection(_BoundedConnection, HTTPSConnection):
         sock = self._new_conn()
         self._attempt.phase = Phase.HANDSHAKE
         try:
-            sock.settimeout(self._attempt.left())
+            sock.settimeout(self._attempt.remaining())
             self.sock = self._attempt.tls.wrap_socket(sock, server_hostname=self.host.strip("[]"))
         except BaseException:
             sock.close()
@@ -232,7 +232,7 @@ def post(
     deadline: float,
     monotonic: Clock,
     tls: ssl.SSLContext | None,
-    enough: int | None = None,
+    max_body_bytes: int | None = None,
 ) -> Reply | NotSent | Unknown:
     """Send one POST and read the whole reply, or say how far it came; never raises, never tries again.
 
@@ -242,7 +242,7 @@ def post(
     """
     attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls)
     try:
-        return _exchange(attempt, url, headers, body, enough)
+        return _exchange(attempt, url, headers, body, max_body_bytes)
     except Exception as error:  # noqa: BLE001 -- whatever it is, a request may be on its way
         reason = f"{attempt.phase}: {_cause(error)}"
         return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)
@@ -257,7 +257,7 @@ def _exchange(
     adapter = _OneCallAdapter(attempt)
     try:
         # The timeout given here is overruled by the deadline; it must only not be none.
-        with adapter.send(request, stream=True, timeout=attempt.left()) as response:
+        with adapter.send(request, stream=True, timeout=attempt.remaining()) as response:
             content = _content(response, enough)
             answered = attempt.monotonic()
     finally:

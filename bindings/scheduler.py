@@ -43,7 +43,7 @@ STALLED_AFTER = 3.0  # intervals without a finished pass
 UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
 
 
-class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
+class _IntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
     """Fires an interval from now, with jitter, and never for the past.
 
     APScheduler's own interval trigger makes a list of every run that was missed: after the wall clock was set a
@@ -69,18 +69,18 @@ class Scheduler:
     """
 
     def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
-        self._jobs = [*_jobs(service.acting(actor=ACTOR)), *also]
+        self._jobs = [*_jobs(service.as_caller(actor=ACTOR)), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
         self._stopped = threading.Event()
         self._timer = self._new_timer()
-        self._watchdog = threading.Thread(target=self._watch, name="bindings-watchdog", daemon=True)
+        self._watchdog = threading.Thread(target=self._watchdog_loop, name="bindings-watchdog", daemon=True)
 
     def start(self) -> None:
         """Start the timer: every pass runs at once and then at its interval."""
         now = time.monotonic()
-        self._finished = {job.task: now for job in self._jobs}
+        self._finished = {job.name: now for job in self._jobs}
         self._restarted = dict(self._finished)
         self._timer.start()
         self._watchdog.start()
@@ -102,12 +102,12 @@ class Scheduler:
 
     def intervals_s(self) -> dict[str, float]:
         """How often each pass runs, in seconds."""
-        return {job.task: job.interval_s for job in self._jobs}
+        return {job.name: job.interval_s for job in self._jobs}
 
     def stalled(self) -> list[str]:
         """The passes that have not finished for three intervals: readiness is red while there is one."""
         ages = self.ages_s()
-        return [job.task for job in self._jobs if ages[job.task] > STALLED_AFTER * max(job.interval_s, 1.0)]
+        return [job.name for job in self._jobs if ages[job.name] > STALLED_AFTER * max(job.interval_s, 1.0)]
 
     def __enter__(self) -> Self:
         self.start()
@@ -131,9 +131,9 @@ class Scheduler:
     def _add(self, timer: BackgroundScheduler, job: Job) -> None:
         timer.add_job(
             self._run,
-            _Every(job.interval_s),
+            _IntervalTrigger(job.interval_s),
             args=[job],
-            id=job.task,
+            id=job.name,
             replace_existing=True,
             next_run_time=datetime.now(UTC),  # the default is to wait for one interval first
         )
@@ -147,22 +147,22 @@ class Scheduler:
         """Whether the pass came to its end."""
         began = time.monotonic()
         counts = job.run()
-        self._finished[job.task] = time.monotonic()
-        _log.debug("%s: %s in %.3f s", job.task, counts, time.monotonic() - began)
+        self._finished[job.name] = time.monotonic()
+        _log.debug("%s: %s in %.3f s", job.name, counts, time.monotonic() - began)
         if counts is None:
             return True  # another run has this period already; what it left is its own to tell
         if getattr(counts, "finished", True):
-            self._unfinished[job.task] = 0
+            self._unfinished[job.name] = 0
             return True
-        self._unfinished[job.task] += 1
-        in_a_row = self._unfinished[job.task]
+        self._unfinished[job.name] += 1
+        in_a_row = self._unfinished[job.name]
         if in_a_row % UNFINISHED_PASSES == 0:
-            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.task, in_a_row)
+            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.name, in_a_row)
         return False
 
-    def _watch(self) -> None:
+    def _watchdog_loop(self) -> None:
         """Schedule anew what stands still: a timer waits for ever for a wall time that was set back."""
-        by_task = {job.task: job for job in self._jobs}
+        by_task = {job.name: job for job in self._jobs}
         while not self._stopped.wait(min(job.interval_s for job in self._jobs)):
             now = time.monotonic()
             for task in self.stalled():
@@ -186,35 +186,35 @@ def run(service: BindingService, also: Sequence[Job] = ()) -> None:
 def _jobs(service: BindingService) -> list[Job]:
     config = service.settings
     jobs = [
-        Job(task="expire", interval_s=config.sweep_interval_s, run=service.sweep),
-        Job(task="warn", interval_s=config.sweep_interval_s, run=service.announce),
+        Job(name="expire", interval_s=config.sweep_interval_s, run=service.sweep),
+        Job(name="warn", interval_s=config.sweep_interval_s, run=service.announce),
         Job(
-            task="recover",
+            name="recover",
             interval_s=RECOVER_INTERVAL_S,
-            run=lambda: service.once_per("recover", RECOVER_INTERVAL_S, service.recover),
+            run=lambda: service.run_once_per_period("recover", RECOVER_INTERVAL_S, service.recover),
         ),
         Job(
-            task="pools",
+            name="pools",
             interval_s=POOLS_INTERVAL_S,
-            run=lambda: service.once_per("pools", POOLS_INTERVAL_S, service.count_pools),
+            run=lambda: service.run_once_per_period("pools", POOLS_INTERVAL_S, service.count_pools),
         ),
         Job(
-            task="tally",
+            name="tally",
             interval_s=TALLY_INTERVAL_S,
-            run=lambda: service.once_per("tally", TALLY_INTERVAL_S, service.tally),
+            run=lambda: service.run_once_per_period("tally", TALLY_INTERVAL_S, service.tally),
         ),
     ]
     jobs.append(
         Job(
-            task="retention",
+            name="retention",
             interval_s=RETENTION_INTERVAL_S,
-            run=lambda: service.once_per("retention", RETENTION_INTERVAL_S, service.retain),
+            run=lambda: service.run_once_per_period("retention", RETENTION_INTERVAL_S, service.apply_retention),
         )
     )
     if service.calls_provider:
         interval_s = config.reconcile_interval_s
-        run_once = lambda: service.once_per("reconcile", interval_s, service.reconcile)  # noqa: E731
-        jobs.append(Job(task="reconcile", interval_s=interval_s, run=run_once))
+        run_once = lambda: service.run_once_per_period("reconcile", interval_s, service.reconcile)  # noqa: E731
+        jobs.append(Job(name="reconcile", interval_s=interval_s, run=run_once))
     return jobs
 
 

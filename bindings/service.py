@@ -19,19 +19,19 @@ from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.access.access_log import AccessLog
-from bindings.access.api_keys import Keys
-from bindings.access.investigation import Inquiries
+from bindings.access.api_keys import ApiKeys
+from bindings.access.investigation import Investigation
 from bindings.access.sessions import Sessions
 from bindings.domain.binding import EventKind, Reason, State
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.jobs import recover
-from bindings.jobs.maintenance import Upkeep
+from bindings.jobs.maintenance import Maintenance
 from bindings.lifecycle import doubts
-from bindings.lifecycle.clocks import Started
-from bindings.provider.outcome import Confirmed, Made, Missing, Refusal, Refused
+from bindings.lifecycle.clocks import SendClock
+from bindings.provider.outcome import BindSucceeded, Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import account, events, holds, reserve, settle
-from bindings.store.bindings import Gone
+from bindings.store.bindings import BindingLost
 from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
 from bindings.validation import requests as validation
 from bindings.webhooks.endpoints import Webhooks
@@ -54,19 +54,19 @@ RETRY_AFTER_S = 2
 SCAN_AGAIN_S = 30
 POLL_S = 0.05
 
-_TAKEN = "the provider gave a bindId that another binding has"
-_BOUND = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
+_DUPLICATE_BIND_ID = "the provider gave a bindId that another binding has"
+_WAS_ACTIVE = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bound:
+class BindResult:
     """What a bind came to; `replayed` where an earlier call with the same idempotency key had made it."""
 
     binding: Binding
     replayed: bool
 
 
-class BindingService(Upkeep):
+class BindingService(Maintenance):
     """The lifecycle of privacy-number bindings over one database and one provider account.
 
     Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and
@@ -91,24 +91,24 @@ class BindingService(Upkeep):
         database = Database(config.database_url.get_secret_value())
         try:
             database.check_schema()
-            account.join(database, config.scope)
+            account.register_scope(database, config.scope)
         except BaseException:
             database.close()
             raise
         service = cls(config, database, caller=by)
-        service._admission.compare_clocks(database.clock(), time.monotonic())
+        service._admission.observe_database_clock(database.clock(), time.monotonic())
         return service
 
-    def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
+    def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
         """The same service, on behalf of somebody else; shares every connection and limit."""
         other = copy.copy(self)
         other._caller = validation.caller(actor=actor or self._caller.actor, request_id=request_id)  # noqa: SLF001 -- its own
         return other
 
     @property
-    def keys(self) -> Keys:
+    def keys(self) -> ApiKeys:
         """The keys of the HTTP service, made and revoked on behalf of this service's actor."""
-        return Keys(self._database, self._caller)
+        return ApiKeys(self._database, self._caller)
 
     @property
     def sessions(self) -> Sessions:
@@ -121,9 +121,9 @@ class BindingService(Upkeep):
         return AccessLog(self._database, self._caller)
 
     @property
-    def inquiries(self) -> Inquiries:
+    def inquiries(self) -> Investigation:
         """The questions of whoever looks into a complaint."""
-        return Inquiries(self._database)
+        return Investigation(self._database)
 
     @property
     def provider(self) -> ProviderClient | None:
@@ -133,12 +133,12 @@ class BindingService(Upkeep):
     @property
     def clock_fault(self) -> str | None:
         """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
-        return self._admission.clock_fault()
+        return self._admission.clock_error()
 
     @property
     def clock_trial_due(self) -> bool:
         """Whether the next bind measures the provider's clock anew, where that is what is wrong."""
-        return self._admission.trial_due
+        return self._admission.provider_clock_probe_due
 
     @property
     def calls_provider(self) -> bool:
@@ -188,7 +188,7 @@ class BindingService(Upkeep):
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
         again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
         """
-        bound = self.bind_once(
+        bound = self.bind_with_result(
             phone_a=phone_a,
             phone_b=phone_b,
             pool_number=pool_number,
@@ -201,7 +201,7 @@ class BindingService(Upkeep):
         )
         return bound.binding
 
-    def bind_once(self, *, app_id: str | None = None, own: bool = False, **asked: Any) -> Bound:
+    def bind_with_result(self, *, app_id: str | None = None, own: bool = False, **asked: Any) -> BindResult:
         """`bind`, and whether the answer is a replay: the same arguments, errors and promises.
 
         `own`: a key that another actor has used is an `IdempotencyMismatch`, which names no binding.
@@ -209,8 +209,8 @@ class BindingService(Upkeep):
         request = validation.bind_request(app_id=self._app_id(app_id), **asked)
         client = self._provider()
         try:
-            with self._admission.admitted(request.app_id):
-                made = self._bind_once(client, request)
+            with self._admission.slot(request.app_id):
+                made = self._bind(client, request)
         except (errors.Busy, errors.ProviderAccountRefused) as refusal:
             replayed = None if refusal.binding_id else self._replay(request)
             if replayed is None:
@@ -219,77 +219,81 @@ class BindingService(Upkeep):
         if isinstance(made, reserve.Replayed):
             if own and made.binding.actor != self._caller.actor:
                 raise errors.IdempotencyMismatch
-            return Bound(binding=self._replayed(made), replayed=True)
+            return BindResult(binding=self._replayed(made), replayed=True)
         if made.unbind_requested_at is not None and made.state is State.ACTIVE:
             made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)
-        return Bound(binding=made, replayed=False)
+        return BindResult(binding=made, replayed=False)
 
-    def _bind_once(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
+    def _bind(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
         binding_id = str(uuid7())
         began: list[float] = []
         known = self._memory.newest()
 
-        def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Held | reserve.ScanOwed:
+        def work(
+            tx: Transaction,
+        ) -> reserve.Reserved | reserve.Replayed | reserve.Conflict | reserve.FullScanRequired:
             began.append(tx.began)
             reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller, known=known)
-            reach("bind.reserve_in_transaction")
+            hit("bind.reserve_in_transaction")
             return reserved
 
-        reach("bind.before_reserve")
-        reserved = self._database.write(work, try_s=RETRY_BUDGET_S)
-        reach("bind.after_reserve")
+        hit("bind.before_reserve")
+        reserved = self._database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+        hit("bind.after_reserve")
         before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
         match reserved:
             case reserve.Replayed():
                 return reserved
-            case reserve.Held(holder=holder):
-                raise self._refused(request, holder)
-            case reserve.ScanOwed(lost=lost):
+            case reserve.Conflict(holder=holder):
+                raise self._record_conflict(request, holder)
+            case reserve.FullScanRequired(lost=lost):
                 raise self._scan_owed(lost=lost)
             case reserve.Reserved(binding=intent):
                 self._memory.remember(intent)
-                self._admission.compare_clocks(intent.requested_at, after)
+                self._admission.observe_database_clock(intent.requested_at, after)
             case _:
                 assert_never(reserved)
-        fault = self._admission.clock_fault()
+        fault = self._admission.clock_error()
         outcome: BindOutcome = (
             client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
             if fault is None
             else NotSent(reason=fault)  # with such a clock nobody knows who holds a phone
         )
-        reach("bind.after_answer")
-        started = Started(intent=intent, before=before, after=after)
+        hit("bind.after_answer")
+        started = SendClock(intent=intent, before=before, after=after)
         binding = self._settle(started, outcome)
-        reach("bind.after_settle")
-        if binding.state in _BOUND:
+        hit("bind.after_settle")
+        if binding.state in _WAS_ACTIVE:
             return binding
         raise self._error(binding, said=getattr(outcome, "reason", None))
 
     def _scan_owed(self, *, lost: bool) -> errors.Busy:
         if lost:
-            self._note_loss()
+            self._log_rollback()
         message = "an older database was restored here: binds wait until `bindings reconcile` is through"
         return errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
 
-    def _settle(self, started: Started, outcome: BindOutcome) -> Binding:
+    def _settle(self, started: SendClock, outcome: BindOutcome) -> Binding:
         """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
         intent = started.intent
 
         def work(tx: Transaction) -> Binding:
-            settled = self._settled(tx, started, outcome)
-            reach("bind.settle_in_transaction")
+            settled = self._apply_outcome(tx, started, outcome)
+            hit("bind.settle_in_transaction")
             return settled
 
         try:
             settled = self._database.write(
                 work,
                 budget_s=SETTLE_BUDGET_S,
-                try_s=SETTLE_TRY_S,
-                at_once=self._activation(started, outcome) if isinstance(outcome, Made) else None,
+                attempt_timeout_s=SETTLE_TRY_S,
+                autocommit_first=self._success_statement(started, outcome)
+                if isinstance(outcome, BindSucceeded)
+                else None,
             )
             return self._memory.remember(settled)
-        except Gone as gone:
-            raise self._lost_meanwhile(started, outcome) from gone
+        except BindingLost as gone:
+            raise self._handle_rollback_during_call(started, outcome) from gone
         except errors.Busy as busy:
             _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
             message = "the provider was called, but its answer could not be recorded; it will be resolved"
@@ -298,52 +302,54 @@ class BindingService(Upkeep):
             if violated.constraint not in settle.BIND_ID_TAKEN:
                 raise
             return self._database.write(
-                lambda tx: settle.settle_unclear(
+                lambda tx: settle.settle_unknown(
                     tx,
                     intent.id,
                     self._caller,
                     reason=Reason.BIND_ID_TAKEN,
                     status=None,
-                    said=_TAKEN,
+                    said=_DUPLICATE_BIND_ID,
                     sent_at=None,
                 )
             )
 
-    def _activation(self, started: Started, made: Made) -> Callable[[Transaction], Binding | None]:
+    def _success_statement(
+        self, started: SendClock, made: BindSucceeded
+    ) -> Callable[[Transaction], Binding | None]:
         """What a yes nearly always comes to: one statement."""
         success = started.success(made, self._guard(started.intent))
 
         def activate(tx: Transaction) -> Binding | None:
-            reach("bind.settle_in_transaction")
+            hit("bind.settle_in_transaction")
             return settle.activate(tx, started.intent.id, success, self._caller)
 
         return activate
 
-    def _note_loss(self) -> None:
+    def _log_rollback(self) -> None:
         self._memory.forget()
         _log.critical("the database has lost what was committed: an older one is in its place; binds wait")
 
-    def _lost_meanwhile(self, started: Started, outcome: BindOutcome) -> errors.OutcomeUnknown:
+    def _handle_rollback_during_call(self, started: SendClock, outcome: BindOutcome) -> errors.OutcomeUnknown:
         """An older database came into its place during the call: what the provider made is held, and unbound."""
         intent = started.intent
 
         def work(tx: Transaction) -> None:
-            account.owe_scan(tx)
-            if isinstance(outcome, Made):
-                holds.put_late_success(tx, intent, started.success(outcome, self._guard(intent)))
+            account.require_full_scan(tx)
+            if isinstance(outcome, BindSucceeded):
+                holds.hold_late_success(tx, intent, started.success(outcome, self._guard(intent)))
 
-        self._note_loss()
+        self._log_rollback()
         with suppress(errors.Busy):  # without the hold a scan meets it as an orphan
             self._database.write(work, budget_s=SETTLE_BUDGET_S)
         message = "the database has lost the binding during the call; if the provider made it, it will be unbound"
         return errors.OutcomeUnknown(message, binding=intent)
 
-    def _settled(self, tx: Transaction, started: Started, outcome: BindOutcome) -> Binding:
+    def _apply_outcome(self, tx: Transaction, started: SendClock, outcome: BindOutcome) -> Binding:
         intent = started.intent
         match outcome:
-            case Made():
+            case BindSucceeded():
                 success = started.success(outcome, self._guard(intent))
-                return settle.settle_made(tx, intent.id, success, self._caller)
+                return settle.settle_success(tx, intent.id, success, self._caller)
             case Refused(why=Refusal.IN_USE):
                 return settle.settle_in_use(
                     tx, intent, self._caller, status=outcome.status, policy=self._terms.policy
@@ -358,7 +364,7 @@ class BindingService(Upkeep):
                 return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
             case Unknown():
                 sent_at = None if outcome.sent is None else started.sent_at(outcome.sent)
-                return settle.settle_unclear(
+                return settle.settle_unknown(
                     tx,
                     intent.id,
                     self._caller,
@@ -375,15 +381,15 @@ class BindingService(Upkeep):
         if binding.reason == Reason.IN_USE:
             with suppress(errors.Busy):
                 now = self._database.clock()
-                holder = self._database.read(lambda found: reserve.holder_beside(found, binding, now))
-        return errors.of(binding, said=said, holder=holder)
+                holder = self._database.read(lambda found: reserve.other_holder(found, binding, now))
+        return errors.error_for(binding, said=said, holder=holder)
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
         return settle.settle_failed(
             tx, intent.id, self._caller, reason=reason, status=status, detail={"said": said}
         )
 
-    def _refused(self, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
+    def _record_conflict(self, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
         """A refusal before the call: noted in a small transaction of its own, and it uses up no key."""
         detail = {
             "holder_id": holder.id,
@@ -395,7 +401,9 @@ class BindingService(Upkeep):
             "reference": request.reference,
         }
         with suppress(errors.Busy):  # the answer stands without the note
-            self._database.write(lambda tx: events.append_unbound(tx, EventKind.REFUSED, self._caller, detail))
+            self._database.write(
+                lambda tx: events.append_without_binding(tx, EventKind.REFUSED, self._caller, detail)
+            )
         kind = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
         return kind(holder=holder)
 
@@ -445,11 +453,11 @@ class BindingService(Upkeep):
 
         def wish(tx: Transaction) -> Binding | None:
             wished = settle.request_unbind(tx, found_id, self._caller, why)
-            reach("unbind.wish_in_transaction")
+            hit("unbind.wish_in_transaction")
             return wished
 
-        binding = self._database.write(wish, try_s=RETRY_BUDGET_S)
-        reach("unbind.after_wish")
+        binding = self._database.write(wish, attempt_timeout_s=RETRY_BUDGET_S)
+        hit("unbind.after_wish")
         if binding is None:
             raise errors.NotFound(binding_id=found_id)
         if binding.state.terminal:
@@ -460,7 +468,7 @@ class BindingService(Upkeep):
         binding, outcome = recover.finish_unbind(
             self._database, client, binding, self._guard(binding), self._caller
         )
-        if isinstance(outcome, Confirmed | Missing):
+        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
             return binding
         raise _not_unbound(outcome, binding)
 
@@ -481,11 +489,11 @@ class BindingService(Upkeep):
                 if not events.append(tx, found_id, EventKind.REVEALED, self._caller, detail):
                     raise errors.NotFound(binding_id=found_id)
             if not found_ids:
-                events.append_unbound(tx, EventKind.REVEALED, self._caller, detail)
+                events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
 
         self._database.write(work)
 
-    def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.Marked:
+    def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.MarkAbsentResult:
         """End a doubt because a person vouches, and says why, that the provider made nothing of it.
 
         Its phones are free at once, on that word alone (I4): should the provider have made it after all, somebody

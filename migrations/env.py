@@ -14,7 +14,7 @@ from logging.config import fileConfig
 from alembic import context
 from sqlalchemy import Connection, text
 
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.settings import load
 from bindings.store.engine import make_engine
 from bindings.store.schema import metadata
@@ -44,7 +44,7 @@ def run(connection: Connection) -> None:
             transactional_ddl=True,  # the engine's BEGIN IMMEDIATE makes it so on SQLite too
             transaction_per_migration=postgres,  # SQLite: one write lock around all of it
             compare_type=True,
-            on_version_apply=lambda **_: reach("migrate.in_transaction"),
+            on_version_apply=lambda **_: hit("migrate.in_transaction"),
             compare_server_default=False,
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )

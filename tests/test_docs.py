@@ -334,7 +334,7 @@ def test_the_table_of_errors_in_the_readme_agrees() -> None:
 
 def test_every_state_and_what_follows_it_is_documented() -> None:
     told = {code(row[0]): set(re.findall(r"`(\w+)`", row[2])) for row in rows(REFERENCE / "states.md", "States")}
-    assert told == {state.value: {each.value for each in state.follows} for state in State}
+    assert told == {state.value: {each.value for each in state.next_states} for state in State}
 
 
 def test_every_event_kind_is_documented() -> None:

@@ -18,7 +18,7 @@ from uuid_utils import uuid7
 from bindings import errors
 from bindings.domain.binding import Page
 from bindings.domain.serialization import FORMATS
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log as rows
 from bindings.store import events
 from bindings.store.access_log import Export
@@ -34,17 +34,17 @@ LIMIT = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Access:
+class AccessLogEntry:
     """One line of the access log. `what` was shown or taken, `reason` why phones were in full (None: masked)."""
 
     at: datetime
     actor: str
-    what: str
+    description: str
     reason: str | None
     binding_id: str | None
     export_id: str | None
     row_count: int | None
-    whole: bool
+    complete: bool
     request_id: str | None
 
 
@@ -55,23 +55,23 @@ class AccessLog:
         self._database = database
         self._caller = caller
 
-    def begin(self, *, view: str, narrowed: dict[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
+    def start_export(self, *, view: str, narrowed: dict[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
         """Record that a list is about to be taken away, and return the export's id. Not safe to repeat.
 
         `narrowed` is the filter, in which no phone stands in full.
         """
         if format not in FORMATS:
-            raise InvalidRequest([Fault("format", f"must be {' or '.join(FORMATS)}")])
+            raise InvalidRequest([FieldError("format", f"must be {' or '.join(FORMATS)}")])
         why, export_id = validation.optional_reason(reason), str(uuid7())
         given = {"view": view, "filter": narrowed, "format": format, "reason": why}
-        self._database.write(lambda tx: rows.begin(tx, export_id, self._caller, **given))
+        self._database.write(lambda tx: rows.start_export(tx, export_id, self._caller, **given))
         return export_id
 
-    def finish(self, export_id: str, *, row_count: int, sha256: str) -> None:
+    def finish_export(self, export_id: str, *, row_count: int, sha256: str) -> None:
         """Record that an export is whole. Safe to repeat."""
         self._database.write(lambda tx: rows.finish(tx, export_id, row_count=row_count, sha256=sha256))
 
-    def export(self, export_id: str) -> Export:
+    def get_export(self, export_id: str) -> Export:
         """An export's manifest; `NotFound` where there is none."""
         found_id = validation.identifier(export_id, "export")
         found = self._database.read(lambda connection: rows.find(connection, found_id))
@@ -79,16 +79,16 @@ class AccessLog:
             raise errors.NotFound("there is no such export")
         return found
 
-    def log(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[Access]:
+    def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
         """A page of the access log, newest first."""
-        shown, taken = _Cursor.read(cursor)
-        reveals = self._database.read(lambda found: rows.reveals(found, before=shown, limit=limit + 1))
-        exports = self._database.read(lambda found: rows.newest(found, before=taken, limit=limit + 1))
+        shown, taken = _Cursor.decode(cursor)
+        reveals = self._database.read(lambda found: rows.list_reveals(found, before=shown, limit=limit + 1))
+        exports = self._database.read(lambda found: rows.list_exports(found, before=taken, limit=limit + 1))
         both: list[Event | Export] = [*reveals, *exports]
-        both.sort(key=_at, reverse=True)
+        both.sort(key=_timestamp, reverse=True)
         page = both[:limit]
-        after = _Cursor.after(page, shown, taken) if len(both) > limit else None
-        return Page(data=tuple(map(_line, page)), next_cursor=after)
+        after = _Cursor.encode(page, shown, taken) if len(both) > limit else None
+        return Page(data=tuple(map(_to_entry, page)), next_cursor=after)
 
 
 def _instant(text: str) -> datetime:
@@ -98,33 +98,33 @@ def _instant(text: str) -> datetime:
     return at
 
 
-def _at(one: Event | Export) -> datetime:
+def _timestamp(one: Event | Export) -> datetime:
     return one.began_at if isinstance(one, Export) else one.at
 
 
-def _line(one: Event | Export) -> Access:
+def _to_entry(one: Event | Export) -> AccessLogEntry:
     if isinstance(one, Export):
-        return Access(
+        return AccessLogEntry(
             at=one.began_at,
             actor=one.actor,
-            what=f"export of {one.view}, {one.format}",
+            description=f"export of {one.view}, {one.format}",
             reason=one.reason,
             binding_id=one.filter.get("binding_id"),
             export_id=one.id,
             row_count=one.row_count,
-            whole=one.finished_at is not None,
+            complete=one.finished_at is not None,
             request_id=one.request_id,
         )
     what = str(one.detail.get("what", "binding"))
-    return Access(
+    return AccessLogEntry(
         at=one.at,
         actor=one.actor,
-        what="phones of a binding" if what == "binding" else what,
+        description="phones of a binding" if what == "binding" else what,
         reason=one.detail.get("reason"),
         binding_id=one.binding_id,
         export_id=None,
         row_count=None,
-        whole=True,
+        complete=True,
         request_id=one.request_id,
     )
 
@@ -133,7 +133,7 @@ class _Cursor:
     """Two positions in one: the last reveal and the last export that a page has shown."""
 
     @staticmethod
-    def after(
+    def encode(
         page: Sequence[Event | Export], shown: tuple[datetime, int] | None, taken: tuple[datetime, str] | None
     ) -> str:
         """The cursor of the page that follows `page`."""
@@ -141,12 +141,12 @@ class _Cursor:
             if isinstance(one, Export):
                 taken = (one.began_at, one.id)
             else:
-                shown = (one.at, events.at(one.cursor)[1])
+                shown = (one.at, events.parse_cursor(one.cursor)[1])
         told = [None if each is None else [each[0].isoformat(), each[1]] for each in (shown, taken)]
         return base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
 
     @staticmethod
-    def read(cursor: str | None) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
+    def decode(cursor: str | None) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
         """The two positions; `InvalidRequest` where the cursor is none."""
         if cursor is None:
             return None, None
@@ -157,4 +157,4 @@ class _Cursor:
                 None if taken is None else (_instant(taken[0]), validation.identifier(taken[1], "export")),
             )
         except (ValueError, TypeError, LookupError, binascii.Error, errors.NotFound):
-            raise InvalidRequest([Fault("cursor", "must be a next_cursor of an earlier page")]) from None
+            raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None

@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 PREFIX = "bnd_"
 SECRET_LENGTH = 27  # 62 ** 27 > 2 ** 160
 CHECK_LENGTH = 6  # 62 ** 6 > 2 ** 32
-SHOWN = 8
+PREFIX_LENGTH = 8
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NewKey:
+class CreatedKey:
     """A key that was just made. `key` is what its user presents; it is shown this once."""
 
     record: Key
     key: str = field(repr=False)
 
 
-class Keys:
+class ApiKeys:
     """The keys of one database. Thread-safe."""
 
     def __init__(self, database: Database, caller: Caller) -> None:
@@ -57,22 +57,22 @@ class Keys:
         role: str,
         rate_limit: int | None = None,
         expires_at: datetime | str | None = None,
-    ) -> NewKey:
+    ) -> CreatedKey:
         """Make a key for `name` with a role: app, auditor, investigator or admin.
 
         Two keys may share a name: make the second, hand it out, revoke the first. `rate_limit` is in requests
         per second and replica. Not safe to repeat: each call makes another key.
         """
         given = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
-        key, key_id = mint(), str(uuid7())
+        key, key_id = generate(), str(uuid7())
         record = self._database.write(
-            lambda tx: rows.add(tx, key_id, digest(key), self._caller, prefix=key[:SHOWN], **given)
+            lambda tx: rows.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **given)
         )
-        return NewKey(record=record, key=key)
+        return CreatedKey(record=record, key=key)
 
     def list(self) -> list[Key]:
         """Every key that there ever was, newest first; never the keys themselves."""
-        return self._database.read(rows.all_of_them)
+        return self._database.read(rows.list_all)
 
     def revoke(self, key_id: str) -> Key:
         """Make a key useless; replicas notice within seconds. Safe to repeat. `NotFound` where there is none."""
@@ -82,26 +82,26 @@ class Keys:
             raise errors.NotFound("there is no such key")
         return revoked
 
-    def exist(self) -> bool:
+    def any_exist(self) -> bool:
         """Whether there ever was a key: from then on, nobody is let in without one."""
         return self._database.read(rows.exist)
 
-    def recognise(self, presented: str) -> Key | None:
+    def authenticate(self, presented: str) -> Key | None:
         """The key that was presented, or None where it is not good (never was, has expired, is revoked)."""
         if not well_formed(presented):
             return None
         hashed = digest(presented)
-        found = self._database.read(lambda connection: rows.presented(connection, hashed, self._database.now))
+        found = self._database.read(lambda connection: rows.find_valid(connection, hashed, self._database.now))
         if found is None or not hmac.compare_digest(found[1], hashed):
             return None
         return found[0]
 
-    def used(self, key_id: str) -> None:
+    def record_use(self, key_id: str) -> None:
         """Record that a key is in use, good to a minute."""
-        self._database.write(lambda tx: rows.used(tx, key_id))
+        self._database.write(lambda tx: rows.record_use(tx, key_id))
 
 
-def mint() -> str:
+def generate() -> str:
     """A new key."""
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
     return PREFIX + secret + _check(secret)

@@ -29,7 +29,7 @@ MOST_LOOKS = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Behind:
+class NumberAt:
     """Who was behind a number at an instant: what was there, what missed it closely, what came before and after.
 
     `ended` is the binding that was over last before the instant, `began` the one that came first after it,
@@ -42,32 +42,32 @@ class Behind:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Named:
+class NameMatches:
     """What a word names: bindings by reference, bind_id or request, and refusals that made no binding."""
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Event, ...]
 
 
-class Inquiries:
+class Investigation:
     """The questions of an inquiry into one database. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def behind(
+    def number_at(
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
-    ) -> Behind:
+    ) -> NumberAt:
         """Who was behind a phone or a middle number at the instant `at` (aware); `party` is a phone beside it."""
         margin = timedelta(seconds=WINDOW_S)
         found = self._database.read(
-            lambda connection: numbers.around(
+            lambda connection: numbers.bindings_between(
                 connection, number, party=party, since=at - margin, until=at + margin
             )
         )
-        judged = trace.judge([one for one in found if actor in (None, one.actor)], at=at, window_s=WINDOW_S)
+        judged = trace.classify([one for one in found if actor in (None, one.actor)], at=at, window_s=WINDOW_S)
         if judged.holders:
-            return Behind(trace=judged, ended=None, began=None)
+            return NumberAt(trace=judged, ended=None, began=None)
         others = self._database.read(
             lambda connection: numbers.nearest(connection, number, party=party, at=at, actor=actor)
         )
@@ -75,13 +75,13 @@ class Inquiries:
         far = [one for one in others if one.id not in close]
         over = [one for one in far if one.held_until <= at]
         later = [one for one in far if one.held_until > at]
-        return Behind(
+        return NumberAt(
             trace=judged,
-            ended=max(over, key=trace.surely_until, default=None),
-            began=min(later, key=trace.began, default=None),
+            ended=max(over, key=trace.earliest_end, default=None),
+            began=min(later, key=trace.earliest_start, default=None),
         )
 
-    def of_number(
+    def number_history(
         self, number: Phone, *, actor: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> Page[Binding]:
         """A page of the bindings that ever had the number, those that hold it longest first."""
@@ -94,17 +94,21 @@ class Inquiries:
         after = values.position_after(data[-1].held_until, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
-    def named(self, words: str, *, actor: str | None = None) -> Named:
+    def find_by_name(self, words: str, *, actor: str | None = None) -> NameMatches:
         """What has these words as its reference, its bind_id or its request id, newest first."""
         bound = self._database.read(
-            lambda connection: numbers.named(connection, words, actor=actor, limit=MOST_NAMED)
+            lambda connection: numbers.find_by_name(connection, words, actor=actor, limit=MOST_NAMED)
         )
-        refusals = self._database.read(lambda connection: numbers.refused(connection, words, limit=MOST_NAMED))
+        refusals = self._database.read(
+            lambda connection: numbers.refusals_of_request(connection, words, limit=MOST_NAMED)
+        )
         mine = tuple(one for one in refusals if actor in (None, one.actor))
-        return Named(bindings=tuple(bound), refusals=mine)
+        return NameMatches(bindings=tuple(bound), refusals=mine)
 
-    def looked_at(self, binding_ids: list[str]) -> list[Event]:
+    def reveals_of(self, binding_ids: list[str]) -> list[Event]:
         """Who was shown full phones of these bindings, newest first."""
         if not binding_ids:
             return []
-        return self._database.read(lambda connection: numbers.looked_at(connection, binding_ids, limit=MOST_LOOKS))
+        return self._database.read(
+            lambda connection: numbers.reveals_of(connection, binding_ids, limit=MOST_LOOKS)
+        )

@@ -29,13 +29,13 @@ class Sessions:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, key_id: str) -> str:
+    def create(self, key_id: str) -> str:
         """Begin a session of a key that was recognised, and return its token. Not safe to repeat."""
         token = new_token()
         self._database.write(lambda tx: rows.begin(tx, digest(token), key_id))
         return token
 
-    def recognise(self, token: str) -> Key | None:
+    def authenticate(self, token: str) -> Key | None:
         """The key behind a session, or None where the session or its key is not good (any more)."""
         hashed = digest(token)
         found = self._database.read(lambda connection: rows.recognise(connection, hashed, self._database.now))
@@ -50,17 +50,17 @@ class Sessions:
         """End a session on every replica, and forget its searches. Safe to repeat."""
         self._database.write(lambda tx: rows.end(tx, digest(token)))
 
-    def forget(self) -> None:
+    def delete_expired(self) -> None:
         """Throw away what is over, phones that were looked for among it. Safe to repeat."""
         self._database.write(rows.forget)
 
-    def remember(self, token: str, search: Search) -> str:
+    def save_search(self, token: str, search: Search) -> str:
         """Keep a search for the browser with this token, and return its id. Not safe to repeat."""
         search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)
         self._database.write(lambda tx: rows.remember(tx, search_id, digest(token), search))
         return search_id
 
-    def recall(self, token: str, search_id: str) -> Search | None:
+    def get_search(self, token: str, search_id: str) -> Search | None:
         """The search with this id; None where it is another browser's, or was forgotten."""
         return self._database.read(
             lambda connection: rows.recall(connection, search_id, digest(token), self._database.now)

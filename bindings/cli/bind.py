@@ -33,7 +33,7 @@ def bind(*, as_json: bool, **asked: Any) -> None:
     _check_values(asked)
     from bindings.errors import OutcomeUnknown
 
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         try:
             binding = service.bind(**asked)
         except OutcomeUnknown as unknown:
@@ -56,7 +56,7 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
 
     options.validation().binding_id(binding_id)
     options.validation().optional_reason(reason)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         try:
             binding = service.unbind(binding_id, reason=reason)
         except OutcomeUnknown as unknown:
@@ -78,13 +78,13 @@ def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: 
     Refused while the provider may still accept the request (5 minutes by default).
     """
     options.validation().binding_id(binding_id)
-    with options.naming_what_is_missing({"reason": reason}):
+    with options.report_missing({"reason": reason}):
         options.validation().reason(reason)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         marked = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
     _show(marked.after, as_json=as_json)
     if dry_run:
-        output.say("Dry run: nothing was changed; the binding is shown as it would be.")
+        output.message("Dry run: nothing was changed; the binding is shown as it would be.")
 
 
 def _show(binding: Any, *, as_json: bool) -> None:
@@ -98,5 +98,5 @@ def _check_values(asked: dict[str, Any]) -> None:
     """Find what is wrong before the database is opened; the app_id may yet come from the settings."""
     from bindings.validation import requests as validation
 
-    with options.naming_what_is_missing(asked):
+    with options.report_missing(asked):
         validation.bind_request(**asked | {"app_id": asked["app_id"] if asked["app_id"] is not None else "any"})

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(*, as_json: bool) -> Iterator[BindingService]:
+def open_service(*, as_json: bool) -> Iterator[BindingService]:
     """The service of the environment's settings, acting as this operating-system user."""
-    quieten(as_json=as_json)
+    configure_logging(as_json=as_json)
     from bindings.service import BindingService
 
     with BindingService.open(actor=actor()) as service:
@@ -33,7 +33,7 @@ def actor() -> str:
     return f"cli:{name}"
 
 
-def quieten(*, as_json: bool) -> None:
+def configure_logging(*, as_json: bool) -> None:
     """Keep log lines from where they would be taken for an answer.
 
     Warnings of ours reach a person; a program that reads a problem object on stderr gets nothing else. That a
@@ -49,9 +49,9 @@ def quieten(*, as_json: bool) -> None:
 
 
 @contextmanager
-def needing(extra: str) -> Iterator[None]:
+def require_extra(extra: str) -> Iterator[None]:
     """Say which extra to install where a library of it is missing."""
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
 
     try:
         yield
@@ -59,7 +59,7 @@ def needing(extra: str) -> Iterator[None]:
         if (missing.name or "").partition(".")[0] == "bindings":
             raise
         message = f"is not installed ({missing.name} is missing): pip install 'bindings[{extra}]'"
-        raise InvalidRequest([Fault(f"the extra `{extra}`", message)]) from None
+        raise InvalidRequest([FieldError(f"the extra `{extra}`", message)]) from None
 
 
 def record_reveal(service: BindingService, binding_ids: Iterable[str], why: str | None) -> None:

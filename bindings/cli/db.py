@@ -21,7 +21,7 @@ def upgrade(*, as_json: bool) -> None:
     from bindings.store import migrations
 
     before = migrations.current(url)  # a database that is away says so here, in plain words
-    with output.working("migrating ...", as_json=as_json):
+    with output.spinner("migrating ...", as_json=as_json):
         after = migrations.upgrade(url)
     if as_json:
         output.emit({"revision": after, "head": after, "at_head": True, "before": before})
@@ -59,8 +59,8 @@ def restored(*, waive: bool, as_json: bool) -> None:
     Run it after the restore and before any replica starts. With --waive binds go on at once: for an account whose
     list cannot be read. A phone that was bound since the backup may then be refused with -35.
     """
-    with session.opened(as_json=as_json) as service:
-        service.restored(waive=waive)
+    with session.open_service(as_json=as_json) as service:
+        service.mark_restored(waive=waive)
     if as_json:
         output.emit({"scan_owed": not waive})
     elif waive:
@@ -85,5 +85,5 @@ def _show(*, as_json: bool) -> tuple[str | None, str]:
 def _url(*, as_json: bool) -> str:
     from bindings.validation import requests as validation
 
-    session.quieten(as_json=as_json)
+    session.configure_logging(as_json=as_json)
     return validation.settings().database_url.get_secret_value()

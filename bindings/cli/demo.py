@@ -54,7 +54,7 @@ With an account (docs/how-to/go-live.md):
 """
 
 
-class _Stage:
+class DemoContext:
     """What the steps share: the service, the provider behind it, and where the story is told."""
 
     def __init__(self, service: BindingService, simulator: Simulator, out: TextIO) -> None:
@@ -72,7 +72,7 @@ class _Stage:
         """Begin a step."""
         click.echo("\n" + click.style(text, bold=True), file=self._out)
 
-    def require(self, holds: object, told: str) -> None:
+    def check(self, holds: object, told: str) -> None:
         """End the demo unless what is about to be told is true."""
         if not holds:
             raise SystemExit(f"demo: this did not come out as told: {told}")
@@ -109,7 +109,7 @@ def run(out: TextIO | None = None) -> None:
 
 
 @contextmanager
-def _stage(out: TextIO) -> Iterator[_Stage]:
+def _stage(out: TextIO) -> Iterator[DemoContext]:
     """A fresh database, a fresh provider, and a service between them that reads no environment."""
     with tempfile.TemporaryDirectory(prefix="bindings-demo-") as folder, Simulator(pool_size=2) as simulator:
         url = f"sqlite:///{Path(folder) / 'bindings.db'}"
@@ -123,17 +123,17 @@ def _stage(out: TextIO) -> Iterator[_Stage]:
             provider_api_secret=API_SECRET,
             provider_app_id=APP,
         ) as service:
-            yield _Stage(service, simulator, out)
+            yield DemoContext(service, simulator, out)
 
 
-def _bind(stage: _Stage) -> None:
+def _bind(stage: DemoContext) -> None:
     axb = stage.bind(ANNA, BEN, "AXB", "ride-1")
     axxb = stage.bind(CARL, DORA, "AXXB", "ride-2")
-    stage.require(axb.state is axxb.state is State.ACTIVE, "both bindings are active")
-    stage.require(axb.middle_number_a == axb.middle_number_b, "in AXB both call the same number")
-    stage.require(axxb.middle_number_a != axxb.middle_number_b, "in AXXB each calls a number of their own")
+    stage.check(axb.state is axxb.state is State.ACTIVE, "both bindings are active")
+    stage.check(axb.middle_number_a == axb.middle_number_b, "in AXB both call the same number")
+    stage.check(axxb.middle_number_a != axxb.middle_number_b, "in AXXB each calls a number of their own")
     found = stage.service.lookup(middle_number=axb.middle_number_a, party=ANNA)
-    stage.require([each.id for each in found] == [axb.id], "a lookup finds it")
+    stage.check([each.id for each in found] == [axb.id], "a lookup finds it")
     stage.say("AXB", f"{ANNA} and {BEN} both see {axb.middle_number_a}: {axb.state}")
     stage.say("AXXB", f"{CARL} sees {axxb.middle_number_a}, {DORA} sees {axxb.middle_number_b}: {axxb.state}")
     stage.say("lookup", f"{ANNA} calls {axb.middle_number_a}: that is {axb.reference}, so ring {BEN}")
@@ -141,12 +141,12 @@ def _bind(stage: _Stage) -> None:
     stage.first = axb
 
 
-def _conflict(stage: _Stage) -> None:
+def _conflict(stage: DemoContext) -> None:
     before = stage.received("bind")
     refusal = _refused(stage)
     after = stage.received("bind")
-    stage.require(refusal is not None and refusal.holder.id == stage.first.id, "the holder is named")
-    stage.require(before == after, "the provider got no request")
+    stage.check(refusal is not None and refusal.holder.id == stage.first.id, "the holder is named")
+    stage.check(before == after, "the provider got no request")
     if refusal is not None:
         held = f"{refusal.holder.reference} ({refusal.holder.mode}), free in {refusal.retry_after_s} s"
         stage.say("ask", f"bind {ANNA} again, now with {EMIL}")
@@ -155,7 +155,7 @@ def _conflict(stage: _Stage) -> None:
     stage.say("why", "it names who holds the phone and until when; -35 names nobody")
 
 
-def _refused(stage: _Stage) -> PhoneInUse | None:
+def _refused(stage: DemoContext) -> PhoneInUse | None:
     try:
         stage.bind(ANNA, EMIL, "AXB", "ride-3")
     except errors.PhoneInUse as refusal:
@@ -163,29 +163,29 @@ def _refused(stage: _Stage) -> PhoneInUse | None:
     return None
 
 
-def _doubt(stage: _Stage) -> None:
+def _doubt(stage: DemoContext) -> None:
     before = stage.received("bind")
     stage.simulator.script("lost_reply", times=1, on="bind")
     doubt = _in_doubt(stage)
-    stage.require(doubt is not None and doubt.state is State.IN_DOUBT, "the outcome is unknown")
-    stage.require(len(stage.simulator.ledger) == stage.received("bind"), "the provider made the binding")
+    stage.check(doubt is not None and doubt.state is State.IN_DOUBT, "the outcome is unknown")
+    stage.check(len(stage.simulator.ledger) == stage.received("bind"), "the provider made the binding")
     if doubt is None:
         return
     stage.say("lost", f"the provider bound {EMIL} and {FAY}; its reply was lost")
     stage.say("told", f"OutcomeUnknown, recorded as {doubt.state}: both phones stay held")
     counts = stage.service.reconcile()
     adopted = stage.service.get(doubt.id)
-    stage.require(counts.adopted == 1 and adopted.state is State.ACTIVE, "reconcile adopted it")
+    stage.check(counts.adopted == 1 and adopted.state is State.ACTIVE, "reconcile adopted it")
     stage.say("reconcile", f"found in the provider's list: adopted as bind_id {adopted.bind_id}")
     again = _in_doubt_again(stage)
     sent = stage.received("bind") - before
-    stage.require(again.id == adopted.id and sent == 1, "the same key returns it, and nothing more was sent")
+    stage.check(again.id == adopted.id and sent == 1, "the same key returns it, and nothing more was sent")
     stage.say("again", f"the same idempotency key returns it: {again.state}; binds sent: {sent}")
     stage.say("why", "binding again would meet -35; giving up would lose the bind_id")
     stage.adopted = adopted
 
 
-def _in_doubt(stage: _Stage) -> Binding | None:
+def _in_doubt(stage: DemoContext) -> Binding | None:
     try:
         stage.bind(EMIL, FAY, "AXB", "ride-4")
     except errors.OutcomeUnknown as unknown:
@@ -193,28 +193,28 @@ def _in_doubt(stage: _Stage) -> Binding | None:
     return None
 
 
-def _in_doubt_again(stage: _Stage) -> Binding:
+def _in_doubt_again(stage: DemoContext) -> Binding:
     return stage.bind(EMIL, FAY, "AXB", "ride-4")
 
 
-def _expiry(stage: _Stage) -> None:
+def _expiry(stage: DemoContext) -> None:
     with _scheduler(stage):
         short = stage.bind(GUS, HANA, "AXB", "ride-5", expire_s=2)
         ended = _wait_for(stage, short, EventKind.EXPIRED)
-    stage.require(ended is not None and short.expires_at is not None, "the scheduler expired it")
+    stage.check(ended is not None and short.expires_at is not None, "the scheduler expired it")
     if ended is None or short.expires_at is None:
         return
     late_s = (ended.at - short.expires_at).total_seconds()
     interval_s = stage.service.settings.sweep_interval_s
-    stage.require(late_s >= 0, "it was not ended before its time")
-    stage.require(not stage.service.lookup(phone=GUS), "a lookup finds it no more")
+    stage.check(late_s >= 0, "it was not ended before its time")
+    stage.check(not stage.service.lookup(phone=GUS), "a lookup finds it no more")
     stage.say("bind", f"{GUS} and {HANA} for {short.expire_s} s, with the scheduler running")
     stage.say("expired", f"the event came {late_s:.2f} s after expires_at; a sweep runs every {interval_s:.0f} s")
     stage.say("why", "a lookup goes by the clock: a late sweep delays only the event")
 
 
 @contextmanager
-def _scheduler(stage: _Stage) -> Iterator[None]:
+def _scheduler(stage: DemoContext) -> Iterator[None]:
     """The product's own scheduler, after its first reading of the provider's list."""
     before = stage.received("page")
     with Scheduler(stage.service):
@@ -222,7 +222,7 @@ def _scheduler(stage: _Stage) -> Iterator[None]:
         yield
 
 
-def _wait_for(stage: _Stage, binding: Binding, kind: EventKind) -> Event | None:
+def _wait_for(stage: DemoContext, binding: Binding, kind: EventKind) -> Event | None:
     def found() -> Event | None:
         return next((event for event in stage.service.history(binding.id) if event.kind is kind), None)
 
@@ -237,18 +237,18 @@ def _until(asked: Callable[[], Answer], seconds: float) -> Answer:
     return answer
 
 
-def _trace(stage: _Stage) -> None:
+def _trace(stage: DemoContext) -> None:
     number = str(stage.first.middle_number_a)
     stage.service.unbind(stage.first.id, reason="ride ended")
     time.sleep(PAUSE_S)
     second = stage.bind(ANNA, IRIS, "AXB", "ride-6")
-    stage.require(second.middle_number_a == number, "the provider lent the same middle number again")
+    stage.check(second.middle_number_a == number, "the provider lent the same middle number again")
     at = (second.answered_at or second.requested_at) + timedelta(seconds=0.1)
     found = stage.service.trace(middle_number=number, at=at, party=ANNA)
-    stage.require([held.id for held in found.holders] == [second.id], "one binding had it then")
-    stage.require([miss.id for miss in found.near_misses] == [stage.first.id], "the one before is a near miss")
+    stage.check([held.id for held in found.holders] == [second.id], "one binding had it then")
+    stage.check([miss.id for miss in found.near_misses] == [stage.first.id], "the one before is a near miss")
     holder, miss = found.holders[0], found.near_misses[0]
-    stage.require(holder.certainty is Certainty.CERTAIN, "it is certain")
+    stage.check(holder.certainty is Certainty.CERTAIN, "it is certain")
     stage.say("meanwhile", f"ride-1 ends, ride-6 begins, {ANNA} gets {number} again")
     stage.say("ask", f'"{number} called me at {at:%H:%M:%S}.{at.microsecond // 100_000}Z: who was it?"')
     stage.say("holder", f"{holder.certainty}: {holder.binding.phone_b}, {holder.binding.reference}")
@@ -259,10 +259,10 @@ def _trace(stage: _Stage) -> None:
     stage.say("why", "middle numbers are lent again at once; it says how close it was")
 
 
-def _history(stage: _Stage) -> None:
+def _history(stage: DemoContext) -> None:
     events = stage.service.history(stage.adopted.id)
     kinds = [event.kind for event in events]
-    stage.require(kinds == [EventKind.REQUESTED, EventKind.IN_DOUBT, EventKind.ADOPTED], "three events, in order")
+    stage.check(kinds == [EventKind.REQUESTED, EventKind.IN_DOUBT, EventKind.ADOPTED], "three events, in order")
     for event in events:
         stage.say(
             f"{event.sequence} {event.at:%H:%M:%S}", f"{event.kind.ljust(10)} by {event.actor}{_because(event)}"
@@ -280,13 +280,13 @@ def _because(event: Event) -> str:
             return ""
 
 
-def _sum_up(stage: _Stage, seconds: float) -> None:
+def _sum_up(stage: DemoContext, seconds: float) -> None:
     """Compare with the provider's own books: what was claimed about it holds for the whole run."""
     refused = stage.simulator.counts.decided.get("bind", {}).get(statuses.IN_USE, 0)
     unknown = [entry for entry in stage.simulator.ledger if not _known(stage, str(entry.bind_id))]
-    stage.require(refused == 0, "the provider never found a phone in use")
-    stage.require(not unknown, "every binding of the provider is known here")
-    stage.require(not stage.service.doubts(), "no doubt is left")
+    stage.check(refused == 0, "the provider never found a phone in use")
+    stage.check(not unknown, "every binding of the provider is known here")
+    stage.check(not stage.service.doubts(), "no doubt is left")
     stage.heading("The provider's books agree")
     stage.say(
         "binds", f"{stage.received('bind')} received, {refused} answered with {statuses.IN_USE} (phone in use)"
@@ -295,7 +295,7 @@ def _sum_up(stage: _Stage, seconds: float) -> None:
     stage.say("time", f"{seconds:.1f} s")
 
 
-def _known(stage: _Stage, bind_id: str) -> bool:
+def _known(stage: DemoContext, bind_id: str) -> bool:
     return bool(stage.service.search(bind_id=bind_id).data)
 
 
@@ -304,7 +304,7 @@ class Step:
     """One step of the story."""
 
     heading: str
-    play: Callable[[_Stage], None]
+    play: Callable[[DemoContext], None]
 
 
 STEPS = (

@@ -16,21 +16,22 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 
     Changes no binding; the provider is asked for one row of its list. Exits with 1 where anything is red.
     """
-    session.quieten(as_json=as_json)
+    session.configure_logging(as_json=as_json)
     from bindings.monitoring import health
 
-    with output.working("looking ...", as_json=as_json):
-        checks = health.examine()
-    worst = health.worst(checks)
+    with output.spinner("looking ...", as_json=as_json):
+        checks = health.run_diagnostics()
+    worst = health.worst_level(checks)
     if as_json:
         output.emit({"level": worst, "data": checks, "next_cursor": None})
     else:
         output.table(
-            ["", "CHECK", "SEEN"], [[check.level, check.name, output.clean(check.seen)] for check in checks]
+            ["", "CHECK", "SEEN"],
+            [[check.level, check.name, output.escape_unprintable(check.seen)] for check in checks],
         )
         for check in checks:
             if check.todo is not None:
-                output.say(f"{check.name}: {output.clean(check.todo)}")
+                output.message(f"{check.name}: {output.escape_unprintable(check.todo)}")
     if worst is health.Level.RED:
         context.exit(1)
 
@@ -45,4 +46,7 @@ def config(*, as_json: bool) -> None:
     if as_json:
         output.emit(effective)
         return
-    output.table(["VARIABLE", "VALUE"], [[name, output.clean(value) or "-"] for name, value in effective.items()])
+    output.table(
+        ["VARIABLE", "VALUE"],
+        [[name, output.escape_unprintable(value) or "-"] for name, value in effective.items()],
+    )

@@ -17,7 +17,7 @@ from bindings import errors
 from bindings.cli import output
 from bindings.domain import serialization as rows
 from bindings.domain.phone import mask
-from bindings.errors import BindingsError, Fault, InvalidRequest
+from bindings.errors import BindingsError, FieldError, InvalidRequest
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Holder
@@ -42,27 +42,27 @@ class Unexpected(BindingsError):
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Tell of the error on stderr and return the exit code."""
-    told = _understood(error)
+    told = _to_bindings_error(error)
     if as_json:
         click.echo(_problem(told), err=True)
     else:
         for line in lines(told):
-            output.say(output.clean(line))
+            output.message(output.escape_unprintable(line))
     return told.exit_code
 
 
 def lines(error: BindingsError) -> list[str]:
     """What happened and how things stand, then what to do."""
-    return [f"error: {_happened(error)}.", *filter(None, [_todo(error)])]
+    return [f"error: {_what_happened(error)}.", *filter(None, [_what_to_do(error)])]
 
 
 def _problem(error: BindingsError) -> str:
     import json
 
-    return json.dumps(rows.plain(error.problem()))
+    return json.dumps(rows.to_plain(error.problem()))
 
 
-def _understood(error: Exception) -> BindingsError:
+def _to_bindings_error(error: Exception) -> BindingsError:
     if isinstance(error, BindingsError):
         return error
     if isinstance(error, click.UsageError):
@@ -70,16 +70,16 @@ def _understood(error: Exception) -> BindingsError:
     return Unexpected(_unexpected(error))
 
 
-def _usage(error: click.UsageError) -> Fault:
+def _usage(error: click.UsageError) -> FieldError:
     match error:
         case click.MissingParameter(param=click.Parameter(name=str(name))):
-            return Fault(name, "is needed")
+            return FieldError(name, "is needed")
         case click.NoSuchOption(option_name=name):
-            return Fault(_masked(name), "is no option of this command")
+            return FieldError(_masked(name), "is no option of this command")
         case click.BadParameter(param=click.Parameter(name=str(name))) | click.BadOptionUsage(option_name=name):
-            return Fault(_masked(name), _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+            return FieldError(_masked(name), _masked(f"is not usable: {error.format_message()}".rstrip(".")))
         case _:
-            return Fault("command line", _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+            return FieldError("command line", _masked(f"is not usable: {error.format_message()}".rstrip(".")))
 
 
 def _masked(text: str) -> str:
@@ -95,7 +95,7 @@ def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}{why}{place}; what had begun is recorded, see `bindings doubts`"
 
 
-def _happened(error: BindingsError) -> str:
+def _what_happened(error: BindingsError) -> str:
     match error:
         case errors.PhoneInUseAtProvider(binding_id=str(failed)):
             return (
@@ -105,19 +105,19 @@ def _happened(error: BindingsError) -> str:
         case errors.PhoneInUseAtProvider(holder=holder):
             return (
                 f"a phone is held at the provider by something that is not ours ({holder.why})"
-                f" until {output.moment(holder.held_until)}; nothing was sent or written"
+                f" until {output.format_instant(holder.held_until)}; nothing was sent or written"
             )
         case errors.PhoneInUse(holder=holder):
             return (
                 f"a phone is held by binding {holder.id} ({_described(holder)}) until"
-                f" {output.moment(holder.held_until)}; the provider was not called and nothing was written"
+                f" {output.format_instant(holder.held_until)}; the provider was not called and nothing was written"
             )
         case errors.ProviderRefused(status=str(status)):
             return f"{error} (status {_explained(status, error.reason)})"
         case errors.OutcomeUnknown(binding=binding):
             return (
                 f"{error}; binding {binding.id} is {binding.state}, its phones are held until"
-                f" {output.moment(binding.held_until)}"
+                f" {output.format_instant(binding.held_until)}"
             )
         case _:
             return str(error).rstrip(".")
@@ -135,7 +135,7 @@ def _explained(status: str, said: str | None) -> str:
     return f"{status}, {known}" if said in (None, "", known) else f"{status}, {known}; it said: {said}"
 
 
-def _todo(error: BindingsError) -> str:
+def _what_to_do(error: BindingsError) -> str:
     """What to do, by the nearest kind of error that has an entry, and where the record of it is."""
     told = next((_TODO[kind] for kind in type(error).__mro__ if kind in _TODO), "")
     again = "later" if error.retry_after_s is None else f"in {error.retry_after_s} s"

@@ -16,7 +16,7 @@ import click
 
 from bindings.cli import context as session
 from bindings.cli import options, output
-from bindings.domain.serialization import FORMATS, batches, head, lines, names_of, plain
+from bindings.domain.serialization import FORMATS, batches, field_names, format_lines, header_line, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,19 +44,19 @@ def _exported(command: Callable[..., None]) -> Callable[..., None]:
 
 @export.command()
 @_exported
-@options.revealing
+@options.reveal_options
 def bindings(*, since: str | None, until: str | None, why: str | None, as_json: bool, **to: Any) -> None:
     """Export bindings by the time of their request, oldest first."""
     from bindings.domain.binding import Binding
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         if why is not None:
             service.reveal([], reason=why, what=f"export of bindings from {since or '-'} to {until or '-'}")
         rows = service.export_bindings(since=since, until=until)
-        shown = (plain(row, revealed=why is not None) for row in rows)
-        _write(shown, names_of(Binding), kind, to["output"], "bindings")
+        shown = (to_plain(row, revealed=why is not None) for row in rows)
+        _write(shown, field_names(Binding), kind, to["output"], "bindings")
 
 
 @export.command()
@@ -67,18 +67,18 @@ def events(*, since: str | None, until: str | None, as_json: bool, **to: Any) ->
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
-    with session.opened(as_json=as_json) as service:
-        rows = map(plain, service.export_events(since=since, until=until))
-        _write(rows, names_of(Event), kind, to["output"], "events")
+    with session.open_service(as_json=as_json) as service:
+        rows = map(to_plain, service.export_events(since=since, until=until))
+        _write(rows, field_names(Event), kind, to["output"], "events")
 
 
 def _kind(given: str | None, *, as_json: bool) -> str:
     kind = given or ("ndjson" if as_json else "csv")
     if kind in FORMATS and not (as_json and kind == "csv"):
         return kind
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
 
-    raise InvalidRequest([Fault("format", "must be csv or ndjson; --json goes with ndjson")])
+    raise InvalidRequest([FieldError("format", "must be csv or ndjson; --json goes with ndjson")])
 
 
 def _check_period(since: str | None, until: str | None) -> None:
@@ -90,16 +90,16 @@ def _check_period(since: str | None, until: str | None) -> None:
 
 def _write(rows: Iterable[dict[str, Any]], names: list[str], kind: str, path: str | None, what: str) -> None:
     with _destination(path) as out:
-        out.write(head(names, kind))
+        out.write(header_line(names, kind))
         count = 0
         for batch in batches(rows, TELL_EVERY):
-            out.write(lines(batch, names, kind))
+            out.write(format_lines(batch, names, kind))
             count += len(batch)
             if path and sys.stderr.isatty():
                 click.echo(f"\r{count:,} {what} so far", err=True, nl=False)
     if path and count >= TELL_EVERY and sys.stderr.isatty():
         click.echo("\r", err=True, nl=False)
-    output.say(f"{count} {what} exported{f' to {path}' if path else ''}")
+    output.message(f"{count} {what} exported{f' to {path}' if path else ''}")
 
 
 @contextmanager
@@ -123,11 +123,11 @@ def _destination(path: str | None) -> Iterator[TextIO]:
 
 def _beside(target: Path) -> tuple[int, str]:
     """A new file in the target's folder, so that putting it in place is one step."""
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
 
     if target.exists() and not target.is_file():
-        raise InvalidRequest([Fault("output", "must be a file: it is a folder or a device")])
+        raise InvalidRequest([FieldError("output", "must be a file: it is a folder or a device")])
     try:
         return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise InvalidRequest([Fault("output", f"cannot be written: {error.strerror}")]) from None
+        raise InvalidRequest([FieldError("output", f"cannot be written: {error.strerror}")]) from None

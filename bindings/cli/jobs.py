@@ -10,7 +10,7 @@ from bindings.cli import context as session
 from bindings.cli import options, output
 
 if TYPE_CHECKING:
-    from bindings.jobs.reconcile import Reconciled
+    from bindings.jobs.reconcile import ReconcileResult
     from bindings.store.pools import Pool
 
 NOT_READ = 5  # as for any call that the provider did not answer
@@ -23,28 +23,28 @@ REPORTED = ("scans", "adopted", "absent", "ghosts", "orphans", "drifted", "holds
 @options.as_json
 def expire(*, as_json: bool) -> None:
     """Mark what is over as expired; `bindings scheduler` does so all the time."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         done = service.sweep()
     if as_json:
         output.emit(done)
         return
     click.echo(f"expired: {done.expired}")
     if not done.finished:
-        output.say("There is more that is over: run it again.")
+        output.message("There is more that is over: run it again.")
 
 
 @click.command()
 @options.as_json
 def warn(*, as_json: bool) -> None:
     """Announce the ends that are near; `bindings scheduler` does so all the time."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         done = service.announce()
     if as_json:
         output.emit(done)
         return
     click.echo(f"announced: {done.warned}")
     if not done.finished:
-        output.say("There is more to announce: run it again.")
+        output.message("There is more to announce: run it again.")
 
 
 @click.command()
@@ -55,14 +55,20 @@ def pools(*, as_json: bool) -> None:
     CAPACITY is what the provider lists, or what was live when it last had no number left; a pool that is low
     was announced by a pool_low event.
     """
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         service.count_pools()
         found = service.pools()
     if as_json:
         output.emit({"data": found, "next_cursor": None})
         return
     rows = [
-        (output.clean(pool.pool_number), output.clean(pool.app_id), str(pool.live), *_room(pool)) for pool in found
+        (
+            output.escape_unprintable(pool.pool_number),
+            output.escape_unprintable(pool.app_id),
+            str(pool.live),
+            *_room(pool),
+        )
+        for pool in found
     ]
     output.table(["POOL", "APP", "LIVE", "CAPACITY", ""], rows)
 
@@ -75,14 +81,14 @@ def _room(pool: Pool) -> tuple[str, str]:
 @options.as_json
 def recover(*, as_json: bool) -> None:
     """Finish what a crash or a lost reply left open, as far as that needs no scan."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         done = service.recover()
     if as_json:
         output.emit(done)
         return
     click.echo(f"in doubt: {done.in_doubt}  lapsed: {done.lapsed}  unbound: {done.unbound}")
     if done.still_unclear:
-        output.say(f"{done.still_unclear} unbind(s) have no clear answer yet; run it again later.")
+        output.message(f"{done.still_unclear} unbind(s) have no clear answer yet; run it again later.")
 
 
 @click.command()
@@ -96,8 +102,8 @@ def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
     zone setting: nothing is concluded then.
     """
     with (
-        session.opened(as_json=as_json) as service,
-        output.working("reading the provider's list ...", as_json=as_json),
+        session.open_service(as_json=as_json) as service,
+        output.spinner("reading the provider's list ...", as_json=as_json),
     ):
         done = service.reconcile(dry_run=dry_run)
     if as_json:
@@ -118,21 +124,21 @@ def retention(*, dry_run: bool, as_json: bool) -> None:
 
     Without that setting nothing is deleted. `bindings scheduler` does it all the time.
     """
-    with session.opened(as_json=as_json) as service:
-        done = service.retain(dry_run=dry_run)
+    with session.open_service(as_json=as_json) as service:
+        done = service.apply_retention(dry_run=dry_run)
     if as_json:
         output.emit(done)
         return
     what = "  ".join(f"{name}: {getattr(done, name)}" for name in RETAINED)
     click.echo(("would delete " if dry_run else "deleted ") + what)
     if done.kept_from is None:
-        output.say("BINDINGS_RETENTION_DAYS is not set: everything is kept.")
+        output.message("BINDINGS_RETENTION_DAYS is not set: everything is kept.")
     if done.partitions_waiting:
-        output.say(f"{done.partitions_waiting} partition(s) wait for a binding that stays, or for a webhook.")
+        output.message(f"{done.partitions_waiting} partition(s) wait for a binding that stays, or for a webhook.")
     if done.owner_needed:
-        output.say("Partitions of events need the owner of the tables: run it as that role.")
+        output.message("Partitions of events need the owner of the tables: run it as that role.")
     if not done.finished:
-        output.say("There is more to do: run it again.")
+        output.message("There is more to do: run it again.")
 
 
 @click.command()
@@ -142,26 +148,30 @@ def retention(*, dry_run: bool, as_json: bool) -> None:
 def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
     """List what reconciliations found, newest first; --json tells every case."""
     options.validation().filters(cursor=cursor, limit=limit)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         page = service.reports(cursor=cursor, limit=limit)
     if as_json:
         output.emit(page)
         return
     if not page.data:
-        output.say("No reconciliation has run yet: `bindings reconcile` runs one.")
+        output.message("No reconciliation has run yet: `bindings reconcile` runs one.")
         return
     output.table(
         ["BEGAN", "BY", *(name.upper().replace("_", " ") for name in REPORTED)],
         [
-            [output.moment(report.began_at), report.actor, *(str(report.counts.get(name, 0)) for name in REPORTED)]
+            [
+                output.format_instant(report.began_at),
+                report.actor,
+                *(str(report.counts.get(name, 0)) for name in REPORTED),
+            ]
             for report in page.data
         ],
     )
     if page.next_cursor is not None:
-        output.say(f"There are more: add --cursor {page.next_cursor}")
+        output.message(f"There are more: add --cursor {page.next_cursor}")
 
 
-def _show(done: Reconciled) -> None:
+def _show(done: ReconcileResult) -> None:
     output.table(
         ["SCANS", "ADOPTED", "ABSENT", "GHOSTS", "ORPHANS", "DRIFTED", "HOLDS ENDED", "UNRESOLVED"],
         [
@@ -181,10 +191,10 @@ def _show(done: Reconciled) -> None:
         ],
     )
     for line in _remarks(done):
-        output.say(output.clean(line))
+        output.message(output.escape_unprintable(line))
 
 
-def _remarks(done: Reconciled) -> list[str]:
+def _remarks(done: ReconcileResult) -> list[str]:
     remarks = []
     if done.dry_run:
         remarks.append("Dry run: nothing was changed; the report is stored.")

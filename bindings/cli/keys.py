@@ -28,29 +28,31 @@ def create(*, as_json: bool, **given: Any) -> None:
     reveals phones, for a recorded reason; admin does everything. To rotate, make a second key of the same name,
     hand it out, and revoke the first.
     """
-    with options.naming_what_is_missing(given):
+    with options.report_missing(given):
         options.validation().key(**given)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         made = service.keys.create(**given)
     record = made.record
     if as_json:
         output.emit({"id": record.id, "name": record.name, "role": record.role, "key": made.key})
         return
     click.echo(made.key)
-    output.say(f"{record.role} key {record.id} for {output.clean(record.name)}; it is shown this once.")
+    output.message(
+        f"{record.role} key {record.id} for {output.escape_unprintable(record.name)}; it is shown this once."
+    )
 
 
 @keys.command("list")
 @options.as_json
 def list_(*, as_json: bool) -> None:
     """List every key, also those that are revoked; never the keys themselves."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         found = service.keys.list()
     if as_json:
         output.emit_list(found)
         return
     if not found:
-        output.say(
+        output.message(
             "No key: `bindings serve` lets callers of this host in as admin. Make one: bindings keys create"
         )
         return
@@ -60,11 +62,13 @@ def list_(*, as_json: bool) -> None:
             [
                 key.id,
                 f"{key.prefix}...",
-                output.clean(key.name),
+                output.escape_unprintable(key.name),
                 key.role,
-                output.moment(key.created_at),
-                output.moment(key.last_used_at),
-                f"revoked {output.moment(key.revoked_at)}" if key.revoked_at else output.moment(key.expires_at),
+                output.format_instant(key.created_at),
+                output.format_instant(key.last_used_at),
+                f"revoked {output.format_instant(key.revoked_at)}"
+                if key.revoked_at
+                else output.format_instant(key.expires_at),
             ]
             for key in found
         ],
@@ -77,9 +81,9 @@ def list_(*, as_json: bool) -> None:
 def revoke(key_id: str, *, as_json: bool) -> None:
     """Make a key useless, within seconds on every replica. Safe to repeat."""
     options.validation().identifier(key_id, "key")
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         revoked = service.keys.revoke(key_id)
     if as_json:
         output.emit(revoked)
     else:
-        click.echo(f"revoked {revoked.id} ({revoked.role}, {output.clean(revoked.name)})")
+        click.echo(f"revoked {revoked.id} ({revoked.role}, {output.escape_unprintable(revoked.name)})")

@@ -57,7 +57,7 @@ as_json = click.option(
 binding_id = click.argument("binding_id", metavar="ID")
 
 
-def revealing(command: Command) -> Command:
+def reveal_options(command: Command) -> Command:
     """Add `--reveal --reason TEXT`; the command gets `why`, the reason to show full phones (None: masked)."""
 
     @click.option("--reveal", is_flag=True, help="Show full phone numbers; recorded under your name.")
@@ -72,38 +72,42 @@ def revealing(command: Command) -> Command:
 def _why(*, reveal: bool, reason: str | None) -> str | None:
     if not reveal and reason is None:
         return None
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
     from bindings.validation import requests as validation
 
     if not reveal:
-        raise InvalidRequest([Fault("reveal", "goes with --reason: give both or neither")])
+        raise InvalidRequest([FieldError("reveal", "goes with --reason: give both or neither")])
     if reason is None:
-        raise InvalidRequest([Fault("reason", "is needed with --reveal: say why, it is recorded")])
+        raise InvalidRequest([FieldError("reason", "is needed with --reveal: say why, it is recorded")])
     return validation.reason(reason)
 
 
 @contextmanager
-def naming_what_is_missing(given: dict[str, Any]) -> Iterator[None]:
+def report_missing(given: dict[str, Any]) -> Iterator[None]:
     """Say "is needed" of a field that was not given, instead of what it must look like."""
-    with _retold(lambda field, message: (field, "is needed" if given.get(field, ...) is None else message)):
+    with _map_field_errors(
+        lambda field, message: (field, "is needed" if given.get(field, ...) is None else message)
+    ):
         yield
 
 
 @contextmanager
-def naming_as_typed(**typed: str) -> Iterator[None]:
+def rename_fields(**typed: str) -> Iterator[None]:
     """Name the option that was typed where the call's own argument has another name."""
-    with _retold(lambda field, message: (typed.get(field, field), message)):
+    with _map_field_errors(lambda field, message: (typed.get(field, field), message)):
         yield
 
 
 @contextmanager
-def _retold(retell: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
-    from bindings.errors import Fault, InvalidRequest
+def _map_field_errors(retell: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
+    from bindings.errors import FieldError, InvalidRequest
 
     try:
         yield
     except InvalidRequest as invalid:
-        raise InvalidRequest([Fault(*retell(fault.field, fault.message)) for fault in invalid.faults]) from None
+        raise InvalidRequest(
+            [FieldError(*retell(fault.field, fault.message)) for fault in invalid.faults]
+        ) from None
 
 
 def validation() -> ModuleType:

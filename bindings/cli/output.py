@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings.domain.serialization import plain
+from bindings.domain.serialization import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 GAP = "  "
 
 
-def say(text: str) -> None:
+def message(text: str) -> None:
     """Talk, on stderr."""
     click.echo(text, err=True)
 
 
 def emit(value: Any, *, revealed: bool = False) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(plain(value, revealed=revealed)))
+    click.echo(json.dumps(to_plain(value, revealed=revealed)))
 
 
 def emit_list(data: Iterable[Any], *, next_cursor: str | None = None, revealed: bool = False) -> None:
@@ -40,12 +40,12 @@ def emit_list(data: Iterable[Any], *, next_cursor: str | None = None, revealed: 
     emit({"data": list(data), "next_cursor": next_cursor}, revealed=revealed)
 
 
-def moment(at: datetime | None) -> str:
+def format_instant(at: datetime | None) -> str:
     """An instant for people: to the second, with its zone."""
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
-def clean(value: Any) -> str:
+def escape_unprintable(value: Any) -> str:
     """Text that cannot steer a terminal, whoever wrote it."""
     return "".join(sign if sign.isprintable() else "?" for sign in str(value))
 
@@ -76,11 +76,11 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def details(record: Any, *, revealed: bool = False) -> None:
     """Print one record, a field a line; what is not set is left out."""
-    values = plain(record, revealed=revealed)
+    values = to_plain(record, revealed=revealed)
     width = max(map(len, values))
     for name, value in values.items():
         if value is not None:
-            click.echo(f"{name.ljust(width)}{GAP}{clean(value)}")
+            click.echo(f"{name.ljust(width)}{GAP}{escape_unprintable(value)}")
 
 
 def bindings(
@@ -118,29 +118,29 @@ def _flat(binding: Binding, *, revealed: bool) -> list[str]:
         binding.state,
         binding.mode,
         f"{a} {b}",
-        clean(" ".join(number for number in numbers if number) or "-"),
-        moment(binding.expires_at),
-        clean(binding.reference or "-"),
+        escape_unprintable(" ".join(number for number in numbers if number) or "-"),
+        format_instant(binding.expires_at),
+        escape_unprintable(binding.reference or "-"),
     ]
 
 
 def _stacked(binding: Binding, *, revealed: bool) -> list[str]:
     a, b = _phones(binding, revealed=revealed)
     pairs = ((a, binding.middle_number_a), (b, binding.middle_number_b))
-    parties = [f"{GAP}{phone} sees {clean(number or '-')}" for phone, number in pairs]
+    parties = [f"{GAP}{phone} sees {escape_unprintable(number or '-')}" for phone, number in pairs]
     return [
         "\n".join([binding.id, *parties]),
         f"{binding.state}\n{binding.mode}",
-        f"{moment(binding.expires_at)}\n{clean(binding.reference or '-')}",
+        f"{format_instant(binding.expires_at)}\n{escape_unprintable(binding.reference or '-')}",
     ]
 
 
 def _phones(binding: Binding, *, revealed: bool) -> tuple[str, str]:
-    a, b = (plain(phone, revealed=revealed) for phone in (binding.phone_a, binding.phone_b))
+    a, b = (to_plain(phone, revealed=revealed) for phone in (binding.phone_a, binding.phone_b))
     return a, b
 
 
-def working(text: str, *, as_json: bool) -> AbstractContextManager[Any]:
+def spinner(text: str, *, as_json: bool) -> AbstractContextManager[Any]:
     """Show that something takes its time, in a terminal only."""
     if as_json or not sys.stderr.isatty():
         from contextlib import nullcontext

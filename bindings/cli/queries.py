@@ -40,12 +40,12 @@ def _filters(command: Any) -> Any:
 
 @click.command()
 @options.binding_id
-@options.revealing
+@options.reveal_options
 @options.as_json
 def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
     """Show one binding as recorded."""
     options.validation().binding_id(binding_id)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         binding = service.get(binding_id)
         session.record_reveal(service, [binding.id], why)
     show = output.emit if as_json else output.details
@@ -56,12 +56,12 @@ def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
 @_filters
 @click.option("--cursor", help="Go on where an earlier list ended.")
 @click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
-@options.revealing
+@options.reveal_options
 @options.as_json
 def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
     """List bindings, newest first, that match every filter given."""
     options.validation().filters(**filters)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         page = service.search(**filters)
         session.record_reveal(service, (binding.id for binding in page.data), why)
     empty = "No binding matches. Leave out a filter to see more, or make one: bindings bind --help"
@@ -72,12 +72,12 @@ def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
 @click.option("--phone", metavar="DIGITS", help="A real phone: its active bindings.")
 @click.option("--middle-number", metavar="DIGITS", help="A middle number: the active bindings behind it.")
 @click.option("--party", metavar="DIGITS", help="Who calls it; goes with --middle-number.")
-@options.revealing
+@options.reveal_options
 @options.as_json
 def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
     """Show the bindings that are active now, newest first."""
     options.validation().lookup(**asked)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         found = service.lookup(**asked)
         session.record_reveal(service, (binding.id for binding in found), why)
     empty = "No active binding. What has ended is found with `bindings list`, or `bindings trace` for a time."
@@ -90,7 +90,7 @@ def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
 def history(binding_id: str, *, as_json: bool) -> None:
     """Show every event of a binding, in order."""
     options.validation().binding_id(binding_id)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         events = service.history(binding_id)
     if as_json:
         output.emit_list(events)
@@ -100,10 +100,10 @@ def history(binding_id: str, *, as_json: bool) -> None:
         [
             [
                 str(event.sequence),
-                output.moment(event.at),
+                output.format_instant(event.at),
                 event.kind,
-                output.clean(event.actor),
-                _told(event.detail),
+                output.escape_unprintable(event.actor),
+                _format_detail(event.detail),
             ]
             for event in events
         ],
@@ -121,7 +121,7 @@ def history(binding_id: str, *, as_json: bool) -> None:
     show_default=True,
     help="Near misses ended or began within this many seconds.",
 )
-@options.revealing
+@options.reveal_options
 @options.as_json
 def trace(*, why: str | None, as_json: bool, **asked: Any) -> None:
     """Tell who had a middle number at an instant, and how sure that is.
@@ -129,9 +129,9 @@ def trace(*, why: str | None, as_json: bool, **asked: Any) -> None:
     "certain": the provider had confirmed it and it was not over. "possible": it had been asked for, or was
     over here while the provider may still have held it.
     """
-    with options.naming_what_is_missing(asked):
+    with options.report_missing(asked):
         options.validation().trace(**asked)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         found = service.trace(**asked)
         ids = [held.id for held in found.holders] + [miss.id for miss in found.near_misses]
         session.record_reveal(service, ids, why)
@@ -152,24 +152,24 @@ def check(*, as_json: bool, **asked: Any) -> None:
 
     A question, not a try: it exits with 0 whether somebody holds a phone or nobody does, and reserves nothing.
     """
-    with options.naming_what_is_missing(asked):
+    with options.report_missing(asked):
         options.validation().check_request(**asked | {"app_id": asked["app_id"] or "any"})
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         holders = service.check(**asked)
     if as_json:
         output.emit_list(holders)
         return
     if not holders:
-        output.say("Nobody stands in the way: such a bind would be sent.")
+        output.message("Nobody stands in the way: such a bind would be sent.")
         return
     rows = [
         [
             holder.id or f"not ours ({holder.why})",
             holder.state or "-",
             holder.mode or "-",
-            output.moment(holder.held_until),
+            output.format_instant(holder.held_until),
             str(holder.retry_after_s),
-            output.clean(holder.reference or "-"),
+            output.escape_unprintable(holder.reference or "-"),
         ]
         for holder in holders
     ]
@@ -177,16 +177,16 @@ def check(*, as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@options.revealing
+@options.reveal_options
 @options.as_json
 def doubts(*, why: str | None, as_json: bool) -> None:
     """List what waits for an answer: doubts, unsettled intents, unclear unbinds; oldest first."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         found = service.doubts()
         session.record_reveal(service, (binding.id for binding in found), why)
     _show(found, why, as_json=as_json, empty="No open doubts.")
     if found and not as_json:
-        output.say("`bindings reconcile` compares them with the provider's own list.")
+        output.message("`bindings reconcile` compares them with the provider's own list.")
 
 
 def _show(
@@ -197,18 +197,18 @@ def _show(
         output.emit_list(found, next_cursor=next_cursor, revealed=revealed)
         return
     if not found:
-        output.say(empty)
+        output.message(empty)
         return
     output.bindings(found, revealed=revealed)
     if next_cursor is not None:
-        output.say(f"There are more: add --cursor {next_cursor}")
+        output.message(f"There are more: add --cursor {next_cursor}")
 
 
-def _told(detail: dict[str, Any]) -> str:
+def _format_detail(detail: dict[str, Any]) -> str:
     """An event's detail on one line; what is not set is left out."""
     pairs = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in detail.items())
     told = " ".join(f"{key}={value}" for key, value in pairs if value != "null")
-    return output.clean(INSTANT.sub(r"\1Z", told))
+    return output.escape_unprintable(INSTANT.sub(r"\1Z", told))
 
 
 def _trace(found: Trace) -> dict[str, Any]:
@@ -226,10 +226,10 @@ def _show_trace(found: Trace, *, revealed: bool) -> None:
         certainty = {"CERTAINTY": [held.certainty.value for held in found.holders]}
         output.bindings([held.binding for held in found.holders], revealed=revealed, extra=certainty)
     else:
-        output.say("Nobody had this middle number at that instant.")
+        output.message("Nobody had this middle number at that instant.")
     if not found.near_misses:
         return
-    output.say("\nNear misses:" if found.holders else "Near misses:")
+    output.message("\nNear misses:" if found.holders else "Near misses:")
     offsets = {"MISSED": [_offset(miss) for miss in found.near_misses]}
     output.bindings([miss.binding for miss in found.near_misses], revealed=revealed, extra=offsets)
 

@@ -28,16 +28,16 @@ def scheduler(*, as_json: bool) -> None:
     """Run the passes on their timers until SIGTERM or Ctrl-C; finishes what it has begun."""
     import logging
 
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         from bindings import scheduler as timers
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every single run
-        output.say("scheduler: running; SIGTERM or Ctrl-C ends it")
+        output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
         timers.run(service, _deliveries(service))
     if as_json:
         output.emit({"stopped": True})
-    output.say("scheduler: stopped")
+    output.message("scheduler: stopped")
 
 
 def _deliveries(service: BindingService) -> list[Job]:
@@ -49,7 +49,7 @@ def _deliveries(service: BindingService) -> list[Job]:
 
         return [deliver.job(service)]
     if service.webhooks.list():
-        output.say("scheduler: webhooks are not sent, for that install bindings[server]")
+        output.message("scheduler: webhooks are not sent, for that install bindings[server]")
     return []
 
 
@@ -95,12 +95,12 @@ def simulator(*, as_json: bool, **asked: Any) -> None:
 def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: str) -> Simulator:
     from bindings.errors import InvalidRequest
     from bindings.provider.simulator import API_KEY, API_SECRET, Simulator, parse_fault
-    from bindings.validation.requests import Checks
+    from bindings.validation.requests import FieldErrors
 
-    checks = Checks()
-    checks.take("port", options.port, port)
-    checks.take("policy", _policy, policy)
-    scripted = [checks.take("fault", parse_fault, text) for text in faults]
+    checks = FieldErrors()
+    checks.check("port", options.port, port)
+    checks.check("policy", _policy, policy)
+    scripted = [checks.check("fault", parse_fault, text) for text in faults]
     if checks.faults:
         raise InvalidRequest(checks.faults)
     key, secret = config.provider_api_key, config.provider_api_secret
@@ -126,12 +126,12 @@ def _policy(value: str) -> str:
 
 
 def _listening(simulated: Simulator) -> Simulator:
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
 
     try:
         return simulated.start()
     except OSError as error:
-        raise InvalidRequest([Fault("port", f"cannot be listened on: {error.strerror}")]) from None
+        raise InvalidRequest([FieldError("port", f"cannot be listened on: {error.strerror}")]) from None
 
 
 def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:
@@ -157,9 +157,9 @@ def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:
             }
         )
         sys.stdout.flush()
-    output.say(f"simulator: listening on {simulated.url}; SIGTERM or Ctrl-C ends it. To use it:")
+    output.message(f"simulator: listening on {simulated.url}; SIGTERM or Ctrl-C ends it. To use it:")
     for name, value in environment.items():
-        output.say(f"  export {name}={value}")
+        output.message(f"  export {name}={value}")
 
 
 def _interrupt(*_: Any) -> NoReturn:

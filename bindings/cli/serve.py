@@ -26,14 +26,14 @@ def serve(*, host: str, port: Any, no_scheduler: bool, as_json: bool) -> None:
     checks = options.validation().Checks()
     checks.take("port", options.port, port)
     checks.raise_all()
-    with session.opened(as_json=as_json) as service:
-        with session.needing("server"):
+    with session.open_service(as_json=as_json) as service:
+        with session.require_extra("server"):
             from bindings.web import server
 
         def listening(url: str) -> None:
             if as_json:
                 output.emit({"url": url, "scheduler": not no_scheduler})
-            output.say(f"serve: console on {url}, docs on {url}/docs; SIGTERM or Ctrl-C ends it")
+            output.message(f"serve: console on {url}, docs on {url}/docs; SIGTERM or Ctrl-C ends it")
 
         server.serve(service, host=host, port=port, scheduler=not no_scheduler, listening=listening)
-    output.say("serve: stopped")
+    output.message("serve: stopped")

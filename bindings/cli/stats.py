@@ -16,7 +16,7 @@ def stats(*, as_json: bool) -> None:
     "refused" events are conflicts stopped here, before the provider was called. What the provider refused
     although it was free here is told by what met, and by what that suggests for BINDINGS_CONFLICT_POLICY.
     """
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         counts = service.stats()
     from bindings.provider.statuses import meaning
 
@@ -25,19 +25,19 @@ def stats(*, as_json: bool) -> None:
         output.emit(counts | {"provider_status_meanings": meanings})
         return
     if not counts["by_event"]:
-        output.say("Nothing has happened yet. Make a binding: bindings bind --help")
+        output.message("Nothing has happened yet. Make a binding: bindings bind --help")
         return
     rows = [["state", state, str(number)] for state, number in counts["by_state"].items()]
-    rows += [["pool", output.clean(pool), str(number)] for pool, number in counts["by_pool"].items()]
+    rows += [["pool", output.escape_unprintable(pool), str(number)] for pool, number in counts["by_pool"].items()]
     rows += [
-        ["provider status", output.clean(f"{status} {meanings[status]}"), str(number)]
+        ["provider status", output.escape_unprintable(f"{status} {meanings[status]}"), str(number)]
         for status, number in counts["by_provider_status"].items()
     ]
     rows += [["event", _event(kind), str(number)] for kind, number in counts["by_event"].items()]
     rows += [["phone in use at the provider", met, str(number)] for met, number in counts["by_met"].items()]
     output.table(["OF", "WHICH", "COUNT"], rows)
     if (advice := _advice(counts["by_met"])) is not None:
-        output.say(advice)
+        output.message(advice)
 
 
 def _event(kind: str) -> str:

@@ -11,7 +11,7 @@ from bindings.cli import options, output
 from bindings.domain import serialization as rows
 
 if TYPE_CHECKING:
-    from bindings.webhooks.endpoints import Delivery, Webhook, WithSecret
+    from bindings.webhooks.endpoints import Delivery, Webhook, WebhookWithSecret
 
 NOT_TAKEN = 5  # as for any call that the other side did not answer well
 
@@ -30,9 +30,9 @@ def webhooks() -> None:
 def add(*, url: str | None, kinds: tuple[str, ...], as_json: bool) -> None:
     """Add a receiver of events from now on; its secret is shown this once."""
     asked: dict[str, Any] = {"url": url, "kinds": kinds or None}
-    with options.naming_what_is_missing({"url": url}), options.naming_as_typed(kinds="kind"):
+    with options.report_missing({"url": url}), options.rename_fields(kinds="kind"):
         options.validation().webhook(**asked)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         added = service.webhooks.add(**asked)
     _show_secret(added, as_json=as_json)
 
@@ -41,23 +41,23 @@ def add(*, url: str | None, kinds: tuple[str, ...], as_json: bool) -> None:
 @options.as_json
 def list_(*, as_json: bool) -> None:
     """List the receivers, without their secrets."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         found = service.webhooks.list()
     if as_json:
         output.emit_list(found)
     elif not found:
-        output.say("No webhook yet: bindings webhooks add --help")
+        output.message("No webhook yet: bindings webhooks add --help")
     else:
         output.table(
             ["ID", "URL", "KINDS", "STATE", "ADDED", "BY"],
             [
                 [
                     each.id,
-                    output.clean(each.url),
+                    output.escape_unprintable(each.url),
                     "all" if each.kinds is None else " ".join(each.kinds),
                     _state(each),
-                    output.moment(each.created_at),
-                    output.clean(each.created_by),
+                    output.format_instant(each.created_at),
+                    output.escape_unprintable(each.created_by),
                 ]
                 for each in found
             ],
@@ -74,7 +74,7 @@ def test_(context: click.Context, webhook_id: str, *, as_json: bool) -> None:
     _sending()
     from bindings.webhooks import sender as deliver
 
-    with session.opened(as_json=as_json) as service, output.working("sending ...", as_json=as_json):
+    with session.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
         answer = deliver.send_test(service, webhook_id)
     if as_json:
         output.emit(
@@ -102,20 +102,20 @@ def deliveries(webhook_id: str, *, as_json: bool, **asked: Any) -> None:
     """List what was sent or waits for a receiver, the newest event first."""
     options.validation().identifier(webhook_id, "webhook")
     options.validation().deliveries(**asked)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         page = service.webhooks.deliveries(webhook_id, **asked)
     if as_json:
         output.emit(page)
         return
     if not page.data:
-        output.say("No delivery.")
+        output.message("No delivery.")
         return
     output.table(
         ["ID", "EVENT", "BINDING", "STATE", "TRIES", "NEXT OR DONE", "LAST ERROR"],
         [_row(each) for each in page.data],
     )
     if page.next_cursor is not None:
-        output.say(f"There are more: add --cursor {page.next_cursor}")
+        output.message(f"There are more: add --cursor {page.next_cursor}")
 
 
 @webhooks.command()
@@ -129,7 +129,7 @@ def redeliver(delivery_id: str | None, *, dead: bool, webhook: str | None, as_js
     `bindings scheduler` sends it.
     """
     _check_choice(delivery_id, dead=dead, webhook=webhook)
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         if webhook is not None:
             count = service.webhooks.redeliver_dead(webhook)
         else:
@@ -146,7 +146,7 @@ def redeliver(delivery_id: str | None, *, dead: bool, webhook: str | None, as_js
 @options.as_json
 def rotate(webhook_id: str, *, as_json: bool) -> None:
     """Make another secret; for 24 h deliveries are signed with the old one too."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         rotated = service.webhooks.rotate(webhook_id)
     _show_secret(rotated, as_json=as_json)
 
@@ -156,7 +156,7 @@ def rotate(webhook_id: str, *, as_json: bool) -> None:
 @options.as_json
 def disable(webhook_id: str, *, as_json: bool) -> None:
     """Send nothing to a receiver from now on; what happens meanwhile waits for it."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         _show(service.webhooks.disable(webhook_id), as_json=as_json)
 
 
@@ -165,7 +165,7 @@ def disable(webhook_id: str, *, as_json: bool) -> None:
 @options.as_json
 def enable(webhook_id: str, *, as_json: bool) -> None:
     """Send to a receiver again, and first what has waited."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         _show(service.webhooks.enable(webhook_id), as_json=as_json)
 
 
@@ -174,7 +174,7 @@ def enable(webhook_id: str, *, as_json: bool) -> None:
 @options.as_json
 def remove(webhook_id: str, *, as_json: bool) -> None:
     """Forget a receiver and all its deliveries, also those that wait."""
-    with session.opened(as_json=as_json) as service:
+    with session.open_service(as_json=as_json) as service:
         service.webhooks.remove(webhook_id)
     if as_json:
         output.emit({"removed": webhook_id})
@@ -186,10 +186,12 @@ def _sending() -> None:
     """Say in plain words that this installation cannot send."""
     from importlib.util import find_spec
 
-    from bindings.errors import Fault, InvalidRequest
+    from bindings.errors import FieldError, InvalidRequest
 
     if find_spec("standardwebhooks") is None:
-        raise InvalidRequest([Fault("webhooks", "are signed by the extra `server`: install bindings[server]")])
+        raise InvalidRequest(
+            [FieldError("webhooks", "are signed by the extra `server`: install bindings[server]")]
+        )
 
 
 def _check_choice(delivery_id: str | None, *, dead: bool, webhook: str | None) -> None:
@@ -201,13 +203,13 @@ def _check_choice(delivery_id: str | None, *, dead: bool, webhook: str | None) -
     checks.raise_all()
 
 
-def _show_secret(made: WithSecret, *, as_json: bool) -> None:
+def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
     if as_json:
         output.emit(rows.fields(made.webhook) | {"secret": made.secret})
         return
     output.details(made.webhook)
     click.echo(f"secret        {made.secret}")
-    output.say("The receiver checks signatures with this secret. It is not shown again.")
+    output.message("The receiver checks signatures with this secret. It is not shown again.")
 
 
 def _show(webhook: Webhook, *, as_json: bool) -> None:
@@ -216,7 +218,9 @@ def _show(webhook: Webhook, *, as_json: bool) -> None:
 
 
 def _state(webhook: Webhook) -> str:
-    return "enabled" if webhook.disabled_at is None else output.clean(f"disabled {webhook.disabled_why}")
+    return (
+        "enabled" if webhook.disabled_at is None else output.escape_unprintable(f"disabled {webhook.disabled_why}")
+    )
 
 
 def _row(delivery: Delivery) -> list[str]:
@@ -226,6 +230,6 @@ def _row(delivery: Delivery) -> list[str]:
         delivery.event.binding_id or "-",
         delivery.state,
         str(delivery.attempts),
-        output.moment(delivery.finished_at or delivery.next_at),
-        output.clean(delivery.error or "-"),
+        output.format_instant(delivery.finished_at or delivery.next_at),
+        output.escape_unprintable(delivery.error or "-"),
     ]

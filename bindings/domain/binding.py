@@ -37,7 +37,7 @@ class State(StrEnum):
     LAPSED = "lapsed"
 
     @property
-    def follows(self) -> frozenset[State]:
+    def next_states(self) -> frozenset[State]:
         """The states that may come next; empty for a terminal state."""
         return _FOLLOWS[self]
 

@@ -19,7 +19,7 @@ class Policy(StrEnum):
     STRICT = "strict"
 
 
-def refuses(policy: Policy, *, held: Mode | None, state: State | None, asked: Mode, same_pair: bool) -> bool:
+def conflicts(policy: Policy, *, held: Mode | None, state: State | None, asked: Mode, same_pair: bool) -> bool:
     """Whether a holder forbids the `asked` mode on a phone that it holds.
 
     `held` is None for a hold that is not ours: whatever it is, the provider said no. A pending or doubtful

@@ -13,14 +13,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
-from bindings.domain.trace import began, surely_until
+from bindings.domain.trace import earliest_end, earliest_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bindings.domain.binding import Binding
 
-QUICK = timedelta(minutes=10)
+QUICK_REUSE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,20 +41,26 @@ class Reuse:
     gap_s: float
 
 
-def look(found: Iterable[Binding]) -> list[Overlap | Reuse]:
+def find_anomalies(found: Iterable[Binding]) -> list[Overlap | Reuse]:
     """What is odd among these bindings, in the order of their beginnings."""
-    made = sorted((one for one in found if one.state is not State.FAILED), key=lambda one: (began(one), one.id))
-    odd = [_odd(first, second) for first, second in combinations(made, 2)]
+    made = sorted(
+        (one for one in found if one.state is not State.FAILED), key=lambda one: (earliest_start(one), one.id)
+    )
+    odd = [_anomaly(first, second) for first, second in combinations(made, 2)]
     return [each for each in odd if each is not None]
 
 
-def _odd(first: Binding, second: Binding) -> Overlap | Reuse | None:
+def _anomaly(first: Binding, second: Binding) -> Overlap | Reuse | None:
     shared = {first.phone_a, first.phone_b} & {second.phone_a, second.phone_b}
-    if shared and began(second) < first.held_until and (first.ended_at is None or began(second) < first.ended_at):
+    if (
+        shared
+        and earliest_start(second) < first.held_until
+        and (first.ended_at is None or earliest_start(second) < first.ended_at)
+    ):
         return Overlap(first=first, second=second)
-    gap = began(second) - surely_until(first)
+    gap = earliest_start(second) - earliest_end(first)
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
     again = min((number for number in numbers if number is not None), default=None)
-    if again is None or len(shared) == 2 or not timedelta() <= gap <= QUICK:  # noqa: PLR2004 -- the same pair
+    if again is None or len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
         return None
     return Reuse(first=first, second=second, middle_number=again, gap_s=gap.total_seconds())

@@ -23,18 +23,18 @@ FORMATS = ("csv", "ndjson")
 FORMULA = tuple("=+-@\t\r")  # what a spreadsheet would run
 
 
-def plain(value: Any, *, revealed: bool = False) -> Any:
+def to_plain(value: Any, *, revealed: bool = False) -> Any:
     """A value as JSON has it: instants as RFC 3339 in UTC, phones masked unless `revealed`."""
     from bindings.domain.phone import Phone
 
     if isinstance(value, Phone):
         return value.digits if revealed else str(value)
     if isinstance(value, list | tuple):
-        return [plain(each, revealed=revealed) for each in value]
+        return [to_plain(each, revealed=revealed) for each in value]
     if dataclasses.is_dataclass(value):
         value = fields(value)
     if isinstance(value, dict):
-        return {str(key): plain(each, revealed=revealed) for key, each in value.items()}
+        return {str(key): to_plain(each, revealed=revealed) for key, each in value.items()}
     if isinstance(value, datetime):
         return instant(value)
     return value.value if isinstance(value, Enum) else value
@@ -42,10 +42,10 @@ def plain(value: Any, *, revealed: bool = False) -> Any:
 
 def fields(record: Any) -> dict[str, Any]:
     """A dataclass instance's values by name, not looked into."""
-    return {name: getattr(record, name) for name in names_of(record)}
+    return {name: getattr(record, name) for name in field_names(record)}
 
 
-def names_of(record: Any) -> list[str]:
+def field_names(record: Any) -> list[str]:
     """The fields of a dataclass or its instance, in order."""
     return [field.name for field in dataclasses.fields(record)]
 
@@ -67,7 +67,7 @@ def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Reco
         yield batch
 
 
-def lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kind: str) -> str:
+def format_lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kind: str) -> str:
     """Plain records as lines of a format."""
     if kind == "ndjson":
         return "".join(json.dumps(record) + "\n" for record in records)
@@ -76,9 +76,9 @@ def lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kind: str)
     return out.getvalue()
 
 
-def head(names: Sequence[str], kind: str) -> str:
+def header_line(names: Sequence[str], kind: str) -> str:
     """What a file of a format begins with."""
-    return "" if kind == "ndjson" else lines([{name: name for name in names}], names, kind)
+    return "" if kind == "ndjson" else format_lines([{name: name for name in names}], names, kind)
 
 
 def _cell(value: Any) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _END_NOT_OBSERVED = (Reason.NOT_FOUND, Reason.GONE_AT_PROVIDER)
 
 
-def judge(found: Iterable[Binding], *, at: datetime, window_s: float) -> Trace:
+def classify(found: Iterable[Binding], *, at: datetime, window_s: float) -> Trace:
     """Sort the bindings that had the number around `at` into holders and near misses.
 
     Near misses ended or began within `window_s` seconds of `at`. Holders come most certain first, both lists
@@ -37,21 +37,21 @@ def judge(found: Iterable[Binding], *, at: datetime, window_s: float) -> Trace:
             holders.append(TraceHolder(binding=binding, certainty=certainty))
         elif (miss := _near_miss(binding, at, window)) is not None:
             misses.append(miss)
-    holders.sort(key=lambda held: (held.certainty is not Certainty.CERTAIN, at - began(held.binding)))
+    holders.sort(key=lambda held: (held.certainty is not Certainty.CERTAIN, at - earliest_start(held.binding)))
     misses.sort(key=lambda miss: abs(miss.offset_s))
     return Trace(holders=tuple(holders), near_misses=tuple(misses))
 
 
 def _certainty(binding: Binding, at: datetime) -> Certainty | None:
-    if not began(binding) <= at < binding.held_until:
+    if not earliest_start(binding) <= at < binding.held_until:
         return None
-    answered, end = binding.answered_at, surely_until(binding)
+    answered, end = binding.answered_at, earliest_end(binding)
     sure = answered is not None and answered <= at < end and binding.reason not in _END_NOT_OBSERVED
     return Certainty.CERTAIN if sure else Certainty.POSSIBLE
 
 
 def _near_miss(binding: Binding, at: datetime, window: timedelta) -> NearMiss | None:
-    start, end = began(binding), surely_until(binding)
+    start, end = earliest_start(binding), earliest_end(binding)
     if at < start <= at + window:
         return NearMiss(binding=binding, relation="began", at=start, offset_s=(start - at).total_seconds())
     if at - window <= end <= at:
@@ -59,12 +59,12 @@ def _near_miss(binding: Binding, at: datetime, window: timedelta) -> NearMiss | 
     return None
 
 
-def began(binding: Binding) -> datetime:
+def earliest_start(binding: Binding) -> datetime:
     """The first instant at which the binding may have been there."""
     return binding.sent_at or binding.requested_at
 
 
-def surely_until(binding: Binding) -> datetime:
+def earliest_end(binding: Binding) -> datetime:
     """The first instant at which the binding may have been over."""
     ends = (binding.expires_at, binding.ended_at, binding.unbind_requested_at)
     return min((end for end in ends if end is not None), default=binding.held_until)

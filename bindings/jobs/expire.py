@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.store import expiry as overdue
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Expired:
     finished: bool
 
 
-def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> Expired:
+def expire_due(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> Expired:
     """End every binding that is due, batch by batch, for at most about `budget_s` seconds.
 
     Safe to repeat and to run in any number of processes: each binding gets exactly one `expired` event.
@@ -41,14 +41,14 @@ def expire(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: 
 
     def one_batch(since: datetime) -> tuple[int, datetime]:
         ended = database.write(lambda tx: _one_batch(tx, caller, batch, since))
-        reach("expire.after_batch")
+        hit("expire.after_batch")
         return ended
 
-    expired, batches, finished = in_batches(one_batch, batch=batch, budget_s=budget_s)
+    expired, batches, finished = run_in_batches(one_batch, batch=batch, budget_s=budget_s)
     return Expired(expired=expired, batches=batches, finished=finished)
 
 
-def in_batches(
+def run_in_batches(
     one: Callable[[datetime], tuple[int, datetime]], *, batch: int, budget_s: float
 ) -> tuple[int, int, bool]:
     """Run `one` until it finds less than a full batch or the time is over: how many, in how many, and which.
@@ -57,7 +57,7 @@ def in_batches(
     """
     deadline = time.monotonic() + budget_s
     total = batches = 0
-    reached = overdue.EVER
+    reached = overdue.BEGINNING
     while True:
         found, reached = one(reached)
         total, batches = total + found, batches + 1
@@ -66,7 +66,7 @@ def in_batches(
 
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
-    tx.limit(STATEMENT_LIMIT_S)
+    tx.set_statement_timeout(STATEMENT_LIMIT_S)
     ended = overdue.expire(tx, caller, limit=batch, since=since)
-    reach("expire.in_transaction")
+    hit("expire.in_transaction")
     return ended

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bindings.failpoints import reach
-from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_LIMIT_S, in_batches
+from bindings.failpoints import hit
+from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_LIMIT_S, run_in_batches
 from bindings.store import expiry as overdue
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Warned:
+class ExpiryWarningsResult:
     """What one pass did. `finished` is False where the time budget ended before the backlog did."""
 
     warned: int
@@ -29,7 +29,9 @@ class Warned:
     finished: bool
 
 
-def warn(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> Warned:
+def warn(
+    database: Database, caller: Caller, *, batch: int = BATCH, budget_s: float = BUDGET_S
+) -> ExpiryWarningsResult:
     """Announce every binding that is due, batch by batch, for at most about `budget_s` seconds.
 
     Safe to repeat and to run in any number of processes: each binding gets at most one `expires_soon` event.
@@ -37,15 +39,15 @@ def warn(database: Database, caller: Caller, *, batch: int = BATCH, budget_s: fl
 
     def one_batch(since: datetime) -> tuple[int, datetime]:
         warned = database.write(lambda tx: _one_batch(tx, caller, batch, since))
-        reach("warn.after_batch")
+        hit("warn.after_batch")
         return warned
 
-    warned, batches, finished = in_batches(one_batch, batch=batch, budget_s=budget_s)
-    return Warned(warned=warned, batches=batches, finished=finished)
+    warned, batches, finished = run_in_batches(one_batch, batch=batch, budget_s=budget_s)
+    return ExpiryWarningsResult(warned=warned, batches=batches, finished=finished)
 
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
-    tx.limit(STATEMENT_LIMIT_S)
+    tx.set_statement_timeout(STATEMENT_LIMIT_S)
     warned = overdue.warn(tx, caller, limit=batch, since=since)
-    reach("warn.in_transaction")
+    hit("warn.in_transaction")
     return warned

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Job:
     """One pass and how often it runs, in seconds; `stop` ends what a pass may leave running, in bounded time."""
 
-    task: str
+    name: str
     interval_s: float
     run: Callable[[], object]
     stop: Callable[[], object] = lambda: None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.provider.outcome import ProviderPools
 from bindings.store import pools
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
     from bindings.store.pools import Pool
 
-ROOM_AGAIN = 0.1  # of the capacity below the warning's share: a pool at the edge does not warn over and over
+LOW_HYSTERESIS = 0.1  # of the capacity below the warning's share: a pool at the edge does not warn over and over
 PAGE = 100
 MOST_PAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counted:
+class PoolUsageResult:
     """What one pass saw: how many pools, how many of them the provider listed, how many are low, new warnings."""
 
     pools: int
@@ -37,7 +37,7 @@ class Counted:
     warned: int
 
 
-def count(database: Database, provider: ProviderClient | None, caller: Caller, *, share: float) -> Counted:
+def count(database: Database, provider: ProviderClient | None, caller: Caller, *, share: float) -> PoolUsageResult:
     """Count the live bindings of each pool and warn where they reach `share` of what fits.
 
     Safe to repeat. Without a provider, or where the account may not ask for its pools, only -41 tells what fits.
@@ -45,9 +45,9 @@ def count(database: Database, provider: ProviderClient | None, caller: Caller, *
     listed = {} if provider is None else capacities(provider)
     live = database.read(pools.live)
 
-    def work(tx: Transaction) -> Counted:
+    def work(tx: Transaction) -> PoolUsageResult:
         counted = _store(tx, caller, live, listed, share)
-        reach("pools.in_transaction")
+        hit("pools.in_transaction")
         return counted
 
     return database.write(work)
@@ -72,7 +72,7 @@ def _store(
     live: Mapping[tuple[str, str], int],
     listed: Mapping[str, int],
     share: float,
-) -> Counted:
+) -> PoolUsageResult:
     known = pools.lock(tx, live)
     now = tx.instant()
     used: dict[str, int] = {}
@@ -82,19 +82,19 @@ def _store(
     for before in known:
         name = before.pool_number
         pool = replace(before, live=live.get((before.app_id, name), 0), counted_at=now)
-        pool = judged(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
+        pool = with_capacity(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
         after.append(pool)
         if before.low_at is None and pool.low_at is not None:
-            pools.tell(tx, caller, pool, why="share")
+            pools.append_pool_low(tx, caller, pool, why="share")
             warned.append(pool)
     kept = [pool for pool in after if pool.live or pool.capacity is not None or pool.low_at is not None]
-    pools.put(tx, kept)
+    pools.save(tx, kept)
     pools.forget(tx, set(after).difference(kept))
     low = sum(pool.low_at is not None for pool in after)
-    return Counted(pools=len(kept), listed=len(listed), low=low, warned=len(warned))
+    return PoolUsageResult(pools=len(kept), listed=len(listed), low=low, warned=len(warned))
 
 
-def judged(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:
+def with_capacity(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:
     """The pool with what fits into it, and whether it is low, by what is `used` of it in all applications.
 
     A -41 since the last count says what fits, whatever the list says. What was learnt so gives way once more than
@@ -108,6 +108,6 @@ def judged(pool: Pool, before: Pool, used: int, listed: int | None, *, now: date
     capacity = min(known, default=None)
     if not capacity:
         return replace(pool, capacity=capacity, low_at=None)
-    bound = share if pool.low_at is None else share - ROOM_AGAIN
+    bound = share if pool.low_at is None else share - LOW_HYSTERESIS
     low_at = (pool.low_at or now) if used >= bound * capacity else None
     return replace(pool, capacity=capacity, low_at=low_at)

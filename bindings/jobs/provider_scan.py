@@ -31,7 +31,7 @@ SAMPLE = 1_000  # rows that the zone is judged by
 SAME_END_S = 1.0  # the provider cuts its times to whole seconds
 
 
-class Pace:
+class RateLimiter:
     """Spaces page queries out to a budget of calls per second."""
 
     def __init__(self, calls_per_s: float) -> None:
@@ -59,30 +59,30 @@ class Scan:
     ended: datetime
     watched: frozenset[str] = frozenset()
     seen: set[str] = field(default_factory=set)
-    strangers: list[ProviderBinding] = field(default_factory=list)
+    unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     deviations_s: list[float] = field(default_factory=list)
     total: int = 0
-    fault: str | None = None
+    error: str | None = None
 
     @property
     def complete(self) -> bool:
         """Whether every page was read, and as many different ids were seen as the provider says there are."""
-        return self.fault is None and len(self.seen) >= self.total
+        return self.error is None and len(self.seen) >= self.total
 
     @property
     def deviation_s(self) -> float:
         """How far the provider's ends lie from those recorded here, in the middle; 0 without a common row."""
         return median(self.deviations_s) if self.deviations_s else 0.0
 
-    def take(self, row: ProviderBinding, binding: Binding | None) -> None:
+    def add_row(self, row: ProviderBinding, binding: Binding | None) -> None:
         """Note one row and the binding of ours that has its bind_id."""
         self.seen.add(row.bind_id)
         if row.ends_at > self.began:  # a row past its end holds nothing, and explains nothing
             self.listed |= {row.phone_a.key, row.phone_b.key} & self.watched
         if binding is None:
-            self.strangers.append(row)
+            self.unknown_rows.append(row)
             return
         if binding.expires_at is None:
             return
@@ -106,7 +106,7 @@ def read(
     provider: ProviderClient,
     app_id: str,
     *,
-    pace: Pace,
+    pace: RateLimiter,
     size: int,
     backwards: bool = False,
     watched: frozenset[str] = frozenset(),
@@ -116,7 +116,7 @@ def read(
     scan = Scan(app_id=app_id, began=began, ended=began, watched=watched)
     for page in _pages(provider, app_id, pace, size, backwards=backwards):
         if not isinstance(page, ProviderPage):
-            scan.fault = page.reason
+            scan.error = page.reason
             break
         scan.total = max(scan.total, page.total)
         _compare(database, scan, page)
@@ -125,7 +125,7 @@ def read(
 
 
 def _pages(
-    provider: ProviderClient, app_id: str, pace: Pace, size: int, *, backwards: bool
+    provider: ProviderClient, app_id: str, pace: RateLimiter, size: int, *, backwards: bool
 ) -> Iterator[ProviderPage | Refused | NotSent | Unknown]:
     """The first page, to learn how many there are, and then all of them in the asked order."""
     first = _page(provider, app_id, pace, 1, size)
@@ -150,7 +150,7 @@ def _last(page: ProviderPage, size: int) -> int:
 
 
 def _page(
-    provider: ProviderClient, app_id: str, pace: Pace, current: int, size: int
+    provider: ProviderClient, app_id: str, pace: RateLimiter, current: int, size: int
 ) -> ProviderPage | Refused | NotSent | Unknown:
     for _ in range(TRIES):
         pace.wait()
@@ -168,4 +168,4 @@ def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     ids = [row.bind_id for row in new]
     ours = database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
     for row in new:
-        scan.take(row, ours.get(row.bind_id))
+        scan.add_row(row, ours.get(row.bind_id))

@@ -22,12 +22,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.binding import Reason, State
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.jobs import provider_scan as scanning
 from bindings.jobs import scan_evidence as verdict
-from bindings.provider.outcome import Confirmed, Missing
+from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import account, holds, queries, reports, settle
-from bindings.store.bindings import must_find
+from bindings.store.bindings import get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding, Caller
     from bindings.jobs.provider_scan import Scan
-    from bindings.jobs.scan_evidence import Measure, Witnesses
+    from bindings.jobs.scan_evidence import ClockTolerance, LiveBindingsSeen
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import ProviderBinding
     from bindings.store.database import Database, Transaction
@@ -58,7 +58,7 @@ class Actions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reconciled:
+class ReconcileResult:
     """What one pass found over all applications; with `dry_run` nothing was changed.
 
     `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
@@ -101,7 +101,7 @@ class _Findings:
     faults: list[str] = field(default_factory=list)
     zone_misfit_s: float = 0.0
 
-    def note(self, case: str, app_id: str, *, action: str = "", **facts: Any) -> None:
+    def record(self, case: str, app_id: str, *, action: str = "", **facts: Any) -> None:
         """Count a case, and tell it in the report; `facts` hold ids and instants, never a phone.
 
         What the settings only let be observed is counted as that: nothing was done about it.
@@ -126,18 +126,18 @@ class Reconciler:
     dry_run: bool = False
     reason: str | None = None
 
-    def run(self, app_ids: Iterable[str], *, began: datetime) -> Reconciled:
+    def run(self, app_ids: Iterable[str], *, began: datetime) -> ReconcileResult:
         """Reconcile every application and store the report. Safe to repeat, and side by side with anything.
 
         `began` is a database instant from before the applications were chosen: what is owed since then is not
         paid by this pass.
         """
-        pace = scanning.Pace(self.calls_per_s)
+        pace = scanning.RateLimiter(self.calls_per_s)
         found = _Findings()
         for app_id in app_ids:
             self._reconcile(app_id, pace, found)
         counted: dict[str, Any] = dict(found.counts)
-        result = Reconciled(
+        result = ReconcileResult(
             **counted,
             zone_misfit_s=found.zone_misfit_s,
             faults=tuple(dict.fromkeys(found.faults)),
@@ -145,7 +145,7 @@ class Reconciler:
             reason=self.reason,
         )
         if result.trusted:
-            made_good = self.database.write(lambda tx: account.scan_done(tx, began=began))
+            made_good = self.database.write(lambda tx: account.complete_full_scan(tx, began=began))
             result = replace(result, made_good=made_good)
         told = {name: value for name, value in asdict(result).items() if name != "report_id"}
         report_id = self.database.write(
@@ -153,7 +153,7 @@ class Reconciler:
         )
         return replace(result, report_id=report_id)
 
-    def _reconcile(self, app_id: str, pace: scanning.Pace, found: _Findings) -> None:
+    def _reconcile(self, app_id: str, pace: scanning.RateLimiter, found: _Findings) -> None:
         found.counts["apps"] += 1
         first = self._scan(app_id, pace, found, size=FORWARD_SIZE)
         if abs(first.deviation_s) >= verdict.ZONE_MISFIT_S:
@@ -162,18 +162,18 @@ class Reconciler:
                 "the provider's times lie %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", first.deviation_s
             )
             return
-        reach("reconcile.after_first_scan")
-        self._conclude_from_rows(first, found)
-        if first.complete and self._silence_matters(first):
+        hit("reconcile.after_first_scan")
+        self._apply_rows(first, found)
+        if first.complete and self._needs_second_scan(first):
             second = self._scan(app_id, pace, found, size=BACKWARD_SIZE, backwards=True)
-            reach("reconcile.after_second_scan")
-            self._conclude_from_silence(first, second, found)
+            hit("reconcile.after_second_scan")
+            self._apply_absences(first, second, found)
         found.counts["unresolved"] += len(self._unsettled(app_id))
 
     def _scan(
-        self, app_id: str, pace: scanning.Pace, found: _Findings, *, size: int, backwards: bool = False
+        self, app_id: str, pace: scanning.RateLimiter, found: _Findings, *, size: int, backwards: bool = False
     ) -> Scan:
-        refused = [hold for hold in self._holds(app_id) if hold.why is holds.Why.REFUSED]
+        refused = [hold for hold in self._holds(app_id) if hold.why is holds.HoldReason.REFUSED]
         scan = scanning.read(
             self.database,
             self.provider,
@@ -185,35 +185,35 @@ class Reconciler:
         )
         found.counts["scans"] += 1
         found.counts["incomplete"] += not scan.complete
-        if scan.fault is not None:
-            found.faults.append(scan.fault)
+        if scan.error is not None:
+            found.faults.append(scan.error)
         return scan
 
     # What is seen.
 
-    def _conclude_from_rows(self, scan: Scan, found: _Findings) -> None:
+    def _apply_rows(self, scan: Scan, found: _Findings) -> None:
         measure = self._measure()
         for row, binding in scan.differing:
             self._drift(row, binding, measure, found)
         unsettled = self._unsettled(scan.app_id)
         # Read again: an answer may have settled a row since its page was compared.
-        ids = [row.bind_id for row in scan.strangers]
+        ids = [row.bind_id for row in scan.unknown_rows]
         ours = self.database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
-        strangers = [row for row in scan.strangers if row.bind_id not in ours]
+        strangers = [row for row in scan.unknown_rows if row.bind_id not in ours]
         for doubt, row in verdict.adoptions(strangers, unsettled, scan.ended, measure):
             if self._adopt(doubt, row, measure):
-                found.note(
+                found.record(
                     "adopted", scan.app_id, action=self.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
         for row in strangers:
-            if not verdict.over(row, scan.ended, measure) and not any(
+            if not verdict.has_ended(row, scan.ended, measure) and not any(
                 verdict.same_pair(row, intent) for intent in unsettled
             ):
-                self._meet_orphan(row, scan.app_id, measure, found)
-        self._end_explained(scan, set(ours), found)
+                self._handle_orphan(row, scan.app_id, measure, found)
+        self._end_explained_holds(scan, set(ours), found)
 
-    def _adopt(self, doubt: Binding, row: ProviderBinding, measure: Measure) -> bool:
-        if self._only_looks(self.actions.doubt):
+    def _adopt(self, doubt: Binding, row: ProviderBinding, measure: ClockTolerance) -> bool:
+        if self._observe_only(self.actions.doubt):
             return True
         numbers = (row.middle_number_a, row.middle_number_b)
         if row.phone_a == doubt.phone_b:
@@ -232,23 +232,23 @@ class Reconciler:
                 warn_s=doubt.warn_s,
             )
             adopted = settle.adopt(tx, doubt.id, self.caller, success)
-            reach("reconcile.adopt_in_transaction")
+            hit("reconcile.adopt_in_transaction")
             return adopted
 
         adopted = self.database.write(work)
-        reach("reconcile.after_adopt")
+        hit("reconcile.after_adopt")
         return adopted is not None
 
-    def _meet_orphan(self, row: ProviderBinding, app_id: str, measure: Measure, found: _Findings) -> None:
+    def _handle_orphan(self, row: ProviderBinding, app_id: str, measure: ClockTolerance, found: _Findings) -> None:
         """Hold a stranger's phones; one that fits an intent of ours that ended names it as its origin."""
         ended = self.database.read(lambda connection: queries.ended_without_bind_id(connection, app_id, row))
-        origin = next((intent for intent in ended if verdict.could_be(row, intent, measure)), None)
+        origin = next((intent for intent in ended if verdict.matches_intent(row, intent, measure)), None)
         origin_id = None if origin is None else origin.id
-        new = self._only_looks(self.actions.orphan) or self._hold(row, app_id, origin_id, measure)
+        new = self._observe_only(self.actions.orphan) or self._hold(row, app_id, origin_id, measure)
         if self.actions.orphan == "release" and not self.dry_run:
             self._release(row, app_id)
         if new:
-            found.note(
+            found.record(
                 "orphans",
                 app_id,
                 action=self.actions.orphan,
@@ -257,10 +257,10 @@ class Reconciler:
                 ends_at=row.ends_at,
             )
 
-    def _hold(self, row: ProviderBinding, app_id: str, origin_id: str | None, measure: Measure) -> bool:
+    def _hold(self, row: ProviderBinding, app_id: str, origin_id: str | None, measure: ClockTolerance) -> bool:
         def work(tx: Transaction) -> bool:
             remaining_s = max(0, int((row.ends_at - tx.instant()).total_seconds()))
-            return holds.put_orphan(
+            return holds.hold_orphan(
                 tx,
                 self.caller,
                 phones=(row.phone_a, row.phone_b),
@@ -275,18 +275,20 @@ class Reconciler:
 
     def _release(self, row: ProviderBinding, app_id: str) -> None:
         outcome = self.provider.unbind(app_id=app_id, bind_id=row.bind_id)
-        if isinstance(outcome, Confirmed | Missing):
+        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
             mine = [hold for hold in self._holds(app_id) if hold.bind_id == row.bind_id]
-            guard_s = self.guard_for(0) if isinstance(outcome, Missing) else 0.0
-            self.database.write(lambda tx: holds.end(tx, self.caller, mine, reason="released", guard_s=guard_s))
+            guard_s = self.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
+            self.database.write(
+                lambda tx: holds.end_holds(tx, self.caller, mine, reason="released", guard_s=guard_s)
+            )
 
-    def _drift(self, row: ProviderBinding, binding: Binding, measure: Measure, found: _Findings) -> None:
+    def _drift(self, row: ProviderBinding, binding: Binding, measure: ClockTolerance, found: _Findings) -> None:
         sooner = verdict.shorter_end(row, binding, measure)
         later = verdict.longer_hold(row, binding, self._guard(binding.expire_s), measure)
         other_numbers = not scanning.same_numbers(row, binding)
         if sooner is None and later is None and not other_numbers:
             return
-        found.note(
+        found.record(
             "drifted",
             binding.app_id,
             action=self.actions.drift,
@@ -296,63 +298,65 @@ class Reconciler:
             held_until=later,
             middle_numbers="differ" if other_numbers else None,
         )
-        if (sooner is None and later is None) or self._only_looks(self.actions.drift):
+        if (sooner is None and later is None) or self._observe_only(self.actions.drift):
             return
-        self.database.write(lambda tx: settle.drift(tx, binding, self.caller, expires_at=sooner, held_until=later))
+        self.database.write(
+            lambda tx: settle.apply_drift(tx, binding, self.caller, expires_at=sooner, held_until=later)
+        )
 
-    def _end_explained(self, scan: Scan, ours: set[str], found: _Findings) -> None:
+    def _end_explained_holds(self, scan: Scan, ours: set[str], found: _Findings) -> None:
         """End holds whose cause is known by now: a row of the list, or a binding of ours after all."""
         explained = [
             hold
             for hold in self._holds(scan.app_id)
-            if (hold.why is holds.Why.REFUSED and hold.phone.key in scan.listed)
-            or (hold.why is holds.Why.ORPHAN and hold.bind_id in ours)
+            if (hold.why is holds.HoldReason.REFUSED and hold.phone.key in scan.listed)
+            or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id in ours)
         ]
         self._end_holds(explained, "explained", scan.app_id, found)
 
     # What is not seen.
 
-    def _silence_matters(self, scan: Scan) -> bool:
+    def _needs_second_scan(self, scan: Scan) -> bool:
         """Whether a second scan could prove anything that the first one left open."""
         measure = self._measure()
         return bool(
             self._witnesses(scan).missing
-            or any(verdict.provable(doubt, scan, scan, measure) for doubt in self._unsettled(scan.app_id))
+            or any(verdict.absence_provable(doubt, scan, scan, measure) for doubt in self._unsettled(scan.app_id))
             or self._unseen_holds(scan.app_id, scan.seen)
         )
 
-    def _conclude_from_silence(self, first: Scan, second: Scan, found: _Findings) -> None:
+    def _apply_absences(self, first: Scan, second: Scan, found: _Findings) -> None:
         gone = verdict.ghosts(first, second, self._witnesses(first), self._witnesses(second))
         if gone is None:
             return
         app_id, measure = first.app_id, self._measure()
         for binding_id in sorted(gone):
-            if self._only_looks(self.actions.ghost) or self._end_ghost(binding_id):
-                found.note("ghosts", app_id, action=self.actions.ghost, binding_id=binding_id)
+            if self._observe_only(self.actions.ghost) or self._end_ghost(binding_id):
+                found.record("ghosts", app_id, action=self.actions.ghost, binding_id=binding_id)
         if gone:
             return  # a scan that misses what should be there proves no other absence; the next one may
-        rows = first.strangers + second.strangers
+        rows = first.unknown_rows + second.unknown_rows
         for doubt in self._unsettled(app_id):
             listed = any(verdict.same_pair(row, doubt) for row in rows)
-            if not listed and verdict.provable(doubt, first, second, measure) and self._absent(doubt):
-                found.note("absent", app_id, action=self.actions.doubt, binding_id=doubt.id)
+            if not listed and verdict.absence_provable(doubt, first, second, measure) and self._absent(doubt):
+                found.record("absent", app_id, action=self.actions.doubt, binding_id=doubt.id)
         self._end_holds(self._unseen_holds(app_id, first.seen | second.seen), "denied", app_id, found)
 
-    def _witnesses(self, scan: Scan) -> Witnesses:
-        def query(connection: Connection) -> Witnesses:
+    def _witnesses(self, scan: Scan) -> LiveBindingsSeen:
+        def query(connection: Connection) -> LiveBindingsSeen:
             missing, seen = set(), 0
-            live = queries.surely_live(connection, scan.app_id, since=scan.began, until=scan.ended)
+            live = queries.must_be_listed(connection, scan.app_id, since=scan.began, until=scan.ended)
             for binding_id, bind_id in live:
                 if bind_id in scan.seen:
                     seen += 1
                 else:
                     missing.add(binding_id)
-            return verdict.Witnesses(missing=frozenset(missing), seen=seen)
+            return verdict.LiveBindingsSeen(missing=frozenset(missing), seen=seen)
 
         return self.database.read(query)
 
     def _absent(self, doubt: Binding) -> bool:
-        if self._only_looks(self.actions.doubt):
+        if self._observe_only(self.actions.doubt):
             return True
 
         def work(tx: Transaction) -> Binding:
@@ -363,7 +367,7 @@ class Reconciler:
 
     def _end_ghost(self, binding_id: str) -> bool:
         def work(tx: Transaction) -> Binding:
-            guard_s = self.guard_for(must_find(tx, binding_id).expire_s)
+            guard_s = self.guard_for(get(tx, binding_id).expire_s)
             return settle.settle_unbound(
                 tx, binding_id, self.caller, reason=Reason.GONE_AT_PROVIDER, guard_s=guard_s
             )
@@ -375,15 +379,15 @@ class Reconciler:
             hold
             for hold in self._holds(app_id)
             # Refused again after a denial: whoever holds the phone is in no list that we can read.
-            if (hold.why is holds.Why.REFUSED and hold.strikes == 1)
-            or (hold.why is holds.Why.ORPHAN and hold.bind_id not in seen)
+            if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1)
+            or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in seen)
         ]
 
     def _end_holds(self, ended: list[holds.Hold], reason: str, app_id: str, found: _Findings) -> None:
         if ended and not self.dry_run:
-            self.database.write(lambda tx: holds.end(tx, self.caller, ended, reason=reason))
+            self.database.write(lambda tx: holds.end_holds(tx, self.caller, ended, reason=reason))
         for hold in ended:
-            found.note("holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason)
+            found.record("holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason)
 
     # What both need.
 
@@ -397,8 +401,8 @@ class Reconciler:
     def _guard(self, expire_s: int) -> timedelta:
         return timedelta(seconds=self.guard_for(expire_s))
 
-    def _measure(self) -> Measure:
-        return verdict.Measure.of(skew_s=self.provider.skew_s, tolerance_s=self.tolerance_s)
+    def _measure(self) -> ClockTolerance:
+        return verdict.ClockTolerance.of(skew_s=self.provider.skew_s, tolerance_s=self.tolerance_s)
 
-    def _only_looks(self, action: str) -> bool:
+    def _observe_only(self, action: str) -> bool:
         return self.dry_run or action == "observe"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason
 from bindings.errors import Busy
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import Confirmed, Missing, Refusal, Refused
+from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry as overdue
 from bindings.store import holds, queries, settle
-from bindings.store.bindings import Gone
+from bindings.store.bindings import BindingLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ UNBIND_BUDGET_S = 20.0  # the next pass goes on; one must not last for ever agai
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recovered:
+class RecoverResult:
     """What one pass did: doubts opened, doubts ended by time, unbinds made clear, unbinds still unclear."""
 
     in_doubt: int
@@ -50,18 +50,18 @@ def recover(
     caller: Caller,
     *,
     scope: str,
-) -> Recovered:
+) -> RecoverResult:
     """One pass. Without a provider only what the database alone decides is done. Safe to repeat."""
-    reach("recover.before")
-    in_doubt = _all_batches(database, lambda tx: overdue.doubt_unsettled(tx, caller, limit=BATCH))
+    hit("recover.before")
+    in_doubt = _all_batches(database, lambda tx: overdue.mark_unsettled_in_doubt(tx, caller, limit=BATCH))
     lapsed = _all_batches(database, lambda tx: overdue.lapse(tx, caller, limit=BATCH))
-    reach("recover.before_unbinds")
+    hit("recover.before_unbinds")
     unbound = unclear = 0
     if provider is not None:
         unbound, unclear = _repeat_unbinds(database, provider, guard_for, caller)
         released, kept = _release_late_successes(database, provider, guard_for, caller, scope)
         unbound, unclear = unbound + released, unclear + kept
-    return Recovered(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
+    return RecoverResult(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
 
 
 def finish_unbind(
@@ -73,27 +73,27 @@ def finish_unbind(
     answer the binding is returned as it was, to be asked about again. Safe to repeat.
     """
     outcome = provider.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
-    reach("unbind.after_answer")
+    hit("unbind.after_answer")
     match outcome:
-        case Confirmed():
+        case UnbindSucceeded():
             reason, held_s = Reason.ASKED, 0.0
-        case Missing():
+        case UnbindNotFound():
             reason, held_s = Reason.NOT_FOUND, guard_s  # the provider's refusals may outlast its record
         case Refused() | NotSent() | Unknown():
             return binding, outcome
 
     def work(tx: Transaction) -> Binding:
         ended = settle.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
-        reach("unbind.settle_in_transaction")
+        hit("unbind.settle_in_transaction")
         return ended
 
     try:
         settled = database.write(work)
     except Busy:
         return binding, Unknown(reason="the provider answered, but the database is away")
-    except Gone:
+    except BindingLost:
         return binding, Unknown(reason="the provider answered, but the database has lost the binding")
-    reach("unbind.after_settle")
+    hit("unbind.after_settle")
     return settled, outcome
 
 
@@ -101,7 +101,7 @@ def _all_batches(database: Database, batch: Callable[[Transaction], int]) -> int
 
     def work(tx: Transaction) -> int:
         changed = batch(tx)
-        reach("recover.in_transaction")
+        hit("recover.in_transaction")
         return changed
 
     total = 0
@@ -128,7 +128,7 @@ def _repeat_unbinds(
             break
         _, outcome = finish_unbind(database, provider, binding, guard_for(binding.expire_s), caller)
         match outcome:
-            case Confirmed() | Missing():
+            case UnbindSucceeded() | UnbindNotFound():
                 unbound += 1
             case NotSent() | Refused(why=Refusal.ACCOUNT | Refusal.CLOCK):
                 break
@@ -143,13 +143,13 @@ def _release_late_successes(
     """Unbind what the provider made for bindings that had ended here; the holds end with it."""
     now = database.clock()
     held = database.read(lambda connection: holds.live(connection, scope, now))
-    late = {(hold.app_id, str(hold.bind_id)) for hold in held if hold.why is holds.Why.LATE_SUCCESS}
+    late = {(hold.app_id, str(hold.bind_id)) for hold in held if hold.why is holds.HoldReason.LATE_SUCCESS}
     released = 0
     for app_id, bind_id in sorted(late):
         outcome = provider.unbind(app_id=app_id, bind_id=bind_id)
-        if isinstance(outcome, Confirmed | Missing):
+        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
             mine = [hold for hold in held if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
-            guard_s = guard_for(0) if isinstance(outcome, Missing) else 0.0
-            database.write(partial(holds.end, caller=caller, holds=mine, reason="unbound", guard_s=guard_s))
+            guard_s = guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
+            database.write(partial(holds.end_holds, caller=caller, holds=mine, reason="unbound", guard_s=guard_s))
             released += 1
     return released, len(late) - released

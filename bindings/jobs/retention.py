@@ -14,8 +14,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.errors import Busy
-from bindings.failpoints import reach
-from bindings.jobs.expire import in_batches
+from bindings.failpoints import hit
+from bindings.jobs.expire import run_in_batches
 from bindings.store import partitions, retention
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ BUDGET_S = 20.0  # of each minute: a first run over years of history takes its t
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Retained:
+class RetentionResult:
     """What one pass deleted, or would delete (`dry_run`).
 
     `kept_from`: what was over before this instant goes; None: everything is kept. `partitions` of events were
@@ -54,38 +54,38 @@ class Retained:
     dry_run: bool = False
 
 
-def retain(
+def apply_retention(
     database: Database, keep_days: int | None, *, dry_run: bool = False, budget_s: float = BUDGET_S
-) -> Retained:
+) -> RetentionResult:
     """One pass, of at most about `budget_s` seconds. Safe to repeat, to stop anywhere, and to run side by side."""
     now = database.clock()
     before = None if keep_days is None else now - timedelta(days=keep_days)
     if dry_run:
-        return _foretold(database, before)
+        return _dry_run(database, before)
     run = _Run(database, time.monotonic() + budget_s)
     run.begin_partition(now)
     if keep_days is None:
-        return run.told(None)
-    before = database.write(lambda tx: retention.mark(tx, timedelta(days=keep_days)))
-    run.forget(before)
-    return run.told(before)
+        return run.result(None)
+    before = database.write(lambda tx: retention.set_kept_from(tx, timedelta(days=keep_days)))
+    run.delete_expired_data(before)
+    return run.result(before)
 
 
-def _foretold(database: Database, before: datetime | None) -> Retained:
+def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
     if before is None:
-        return Retained(dry_run=True)
+        return RetentionResult(dry_run=True)
     counts: dict[str, Any] = database.read(lambda connection: retention.count(connection, before))
     if not database.postgres:
         events = database.read(lambda connection: retention.count_events(connection, before))
-        return Retained(kept_from=before.isoformat(), events=events, dry_run=True, **counts)
+        return RetentionResult(kept_from=before.isoformat(), events=events, dry_run=True, **counts)
     ended = database.read(lambda connection: partitions.ended(connection, before))
-    old = list(partitions.given_up(database, ended, before=before, stays=retention.stays(before)))
-    return Retained(
+    old = list(partitions.droppable(database, ended, before=before, stays=retention.not_deletable(before)))
+    return RetentionResult(
         kept_from=before.isoformat(),
         events=sum(each.events for each in old),
         partitions=len(old),
         partitions_waiting=len(ended) - len(old),
-        owner_needed=bool(old) and not database.read(partitions.owned),
+        owner_needed=bool(old) and not database.read(partitions.is_owner),
         dry_run=True,
         **counts,
     )
@@ -101,9 +101,9 @@ class _Run:
         self._finished = True
         self._owner_needed = False
 
-    def told(self, before: datetime | None) -> Retained:
+    def result(self, before: datetime | None) -> RetentionResult:
         counts: dict[str, Any] = dict(self._counts)
-        return Retained(
+        return RetentionResult(
             kept_from=None if before is None else before.isoformat(),
             owner_needed=self._owner_needed,
             finished=self._finished,
@@ -120,19 +120,19 @@ class _Run:
         number = self._database.read(lambda connection: partitions.next_due(connection, now))
         if number is None:
             return
-        if not self._database.read(partitions.owned):
+        if not self._database.read(partitions.is_owner):
             self._owner_needed = True
             return
         try:
-            self._database.write(lambda tx: partitions.make(tx, number, now), budget_s=0.0)
-            reach("retention.before_begin")
+            self._database.write(lambda tx: partitions.create(tx, number, now), budget_s=0.0)
+            hit("retention.before_begin")
             self._counts["partitions_begun"] += self._database.write(
-                lambda tx: partitions.enter(tx, number), budget_s=0.0
+                lambda tx: partitions.switch_to(tx, number), budget_s=0.0
             )
         except Busy:
             self._finished = False
 
-    def forget(self, before: datetime) -> None:
+    def delete_expired_data(self, before: datetime) -> None:
         """Bindings first: an event must never go before its binding."""
         self._delete_bindings(before)
         self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
@@ -149,27 +149,29 @@ class _Run:
 
         def one_batch(since: datetime) -> tuple[int, datetime]:
             return self._database.write(
-                lambda tx: _reached(retention.delete_bindings(tx, before, limit=BATCH, since=since))
+                lambda tx: _after_delete(retention.delete_bindings(tx, before, limit=BATCH, since=since))
             )
 
-        deleted, _, self._finished = in_batches(one_batch, batch=BATCH, budget_s=self._deadline - time.monotonic())
+        deleted, _, self._finished = run_in_batches(
+            one_batch, batch=BATCH, budget_s=self._deadline - time.monotonic()
+        )
         self._counts["bindings"] += deleted
 
     def _batches(self, name: str, delete: Callable[[Transaction], int]) -> None:
         while self._finished:
-            deleted = self._database.write(lambda tx: _reached(delete(tx)))
+            deleted = self._database.write(lambda tx: _after_delete(delete(tx)))
             self._counts[name] += deleted
             if deleted < BATCH:
                 return
             self._finished = time.monotonic() < self._deadline
 
     def _drop_partitions(self, before: datetime) -> None:
-        every = retention.everything()  # also one that should be gone by now, and could not be deleted yet
+        every = retention.all_bindings()  # also one that should be gone by now, and could not be deleted yet
         ended = self._database.read(lambda found: partitions.ended(found, before))
-        old = partitions.given_up(self._database, ended, before=before, stays=every)
+        old = partitions.droppable(self._database, ended, before=before, stays=every)
         unfinished = self._database.read(partitions.half_detached)
-        left_over = self._database.read(partitions.left_over)
-        if not self._database.read(partitions.owned):
+        left_over = self._database.read(partitions.detached_tables)
+        if not self._database.read(partitions.is_owner):
             going = len(list(old))
             self._owner_needed |= bool(going or unfinished or left_over)
             self._counts["partitions_waiting"] = len(ended) - going
@@ -186,17 +188,17 @@ class _Run:
         else:
             self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
-    def _drop(self, old: partitions.Old) -> None:
+    def _drop(self, old: partitions.DroppablePartition) -> None:
         self._database.write(lambda tx: retention.mark_events(tx, old.last))
-        reach("retention.after_mark")
+        hit("retention.after_mark")
         partitions.detach(self._database, old.name)
-        reach("retention.after_detach")
+        hit("retention.after_detach")
         partitions.drop(self._database, old.name)
         self._counts["partitions"] += 1
         self._counts["events"] += old.events
 
 
-def _reached(deleted: Deleted) -> Deleted:
+def _after_delete(deleted: Deleted) -> Deleted:
     """What a batch has deleted, and not committed yet."""
-    reach("retention.in_transaction")
+    hit("retention.in_transaction")
     return deleted

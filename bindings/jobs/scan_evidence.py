@@ -26,14 +26,14 @@ ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
+class ClockTolerance:
     """How wrong an instant of the provider's list may be on our clock, and how old a stamp it accepts."""
 
     error: timedelta
     tolerance: timedelta
 
     @classmethod
-    def of(cls, *, skew_s: float | None, tolerance_s: float) -> Measure:
+    def of(cls, *, skew_s: float | None, tolerance_s: float) -> ClockTolerance:
         """From the measured skew to the provider and the setting of its tolerance, in seconds."""
         return cls(
             error=timedelta(seconds=READING_ERROR_S + abs(skew_s or 0.0)), tolerance=timedelta(seconds=tolerance_s)
@@ -45,7 +45,7 @@ def same_pair(row: ProviderBinding, binding: Binding) -> bool:
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
 
 
-def could_be(row: ProviderBinding, intent: Binding, measure: Measure) -> bool:
+def matches_intent(row: ProviderBinding, intent: Binding, measure: ClockTolerance) -> bool:
     """Whether a row may be what an intent made: pair, mode, and an end that its request could have led to."""
     life = timedelta(seconds=intent.expire_s)
     earliest = intent.requested_at + life - measure.error
@@ -54,13 +54,13 @@ def could_be(row: ProviderBinding, intent: Binding, measure: Measure) -> bool:
     return same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest
 
 
-def over(row: ProviderBinding, at: datetime, measure: Measure) -> bool:
+def has_ended(row: ProviderBinding, at: datetime, measure: ClockTolerance) -> bool:
     """Whether a row is past its end; the provider may list such rows, and they hold nothing."""
     return row.ends_at + measure.error < at
 
 
 def adoptions(
-    strangers: Sequence[ProviderBinding], unsettled: Sequence[Binding], at: datetime, measure: Measure
+    strangers: Sequence[ProviderBinding], unsettled: Sequence[Binding], at: datetime, measure: ClockTolerance
 ) -> list[tuple[Binding, ProviderBinding]]:
     """The doubts that a row settles: exactly one row and one doubt of that pair; otherwise both are left alone.
 
@@ -76,14 +76,15 @@ def adoptions(
         rows = [
             other
             for other in strangers
-            if could_be(other, doubt, measure) or (same_pair(other, doubt) and not over(other, at, measure))
+            if matches_intent(other, doubt, measure)
+            or (same_pair(other, doubt) and not has_ended(other, at, measure))
         ]
-        if rows == [row] and doubt.state is State.IN_DOUBT and could_be(row, doubt, measure):
+        if rows == [row] and doubt.state is State.IN_DOUBT and matches_intent(row, doubt, measure):
             found.append((doubt, row))
     return found
 
 
-def provable(doubt: Binding, first: Scan, second: Scan, measure: Measure) -> bool:
+def absence_provable(doubt: Binding, first: Scan, second: Scan, measure: ClockTolerance) -> bool:
     """Whether both scans lay wholly in the time in which the binding, had it been made, must have been listed."""
     made_by = doubt.send_by + measure.tolerance + measure.error
     listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - measure.error
@@ -95,14 +96,14 @@ def provable(doubt: Binding, first: Scan, second: Scan, measure: Measure) -> boo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Witnesses:
+class LiveBindingsSeen:
     """The bindings of ours that must have been listed all through a scan: which were not, and how many were."""
 
     missing: frozenset[str]
     seen: int
 
 
-def ghosts(first: Scan, second: Scan, then: Witnesses, again: Witnesses) -> frozenset[str] | None:
+def ghosts(first: Scan, second: Scan, then: LiveBindingsSeen, again: LiveBindingsSeen) -> frozenset[str] | None:
     """The bindings that are gone at the provider, or None where the two scans prove nothing.
 
     A witness that only one scan missed shows that this scan is wrong about what it does not show. Losing more
@@ -115,7 +116,7 @@ def ghosts(first: Scan, second: Scan, then: Witnesses, again: Witnesses) -> froz
     return then.missing
 
 
-def shorter_end(row: ProviderBinding, binding: Binding, measure: Measure) -> datetime | None:
+def shorter_end(row: ProviderBinding, binding: Binding, measure: ClockTolerance) -> datetime | None:
     """The end that callers should be told instead, where the provider's list says that it comes sooner (I6)."""
     if binding.state is not State.ACTIVE or binding.expires_at is None:
         return None
@@ -123,7 +124,9 @@ def shorter_end(row: ProviderBinding, binding: Binding, measure: Measure) -> dat
     return row.ends_at - measure.error if sooner else None
 
 
-def longer_hold(row: ProviderBinding, binding: Binding, guard: timedelta, measure: Measure) -> datetime | None:
+def longer_hold(
+    row: ProviderBinding, binding: Binding, guard: timedelta, measure: ClockTolerance
+) -> datetime | None:
     """How long the phones must be held instead, where the provider's list says that it ends later (I4)."""
     held_until = row.ends_at + measure.error + guard
     late = row.ends_at - measure.error > (binding.expires_at or row.ends_at)

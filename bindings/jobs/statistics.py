@@ -19,30 +19,30 @@ BUDGET_S = 2.0  # a long history is caught up with pass by pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tallied:
+class StatisticsResult:
     """What one pass counted. `finished` is False where the time budget ended before the feed did."""
 
     events: int
     finished: bool
 
 
-def tally(database: Database, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> Tallied:
+def update_statistics(database: Database, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> StatisticsResult:
     """Count every event that is not counted yet, for at most about `budget_s` seconds.
 
     Safe to repeat and to run in any number of processes: each event is counted once.
     """
     deadline = time.monotonic() + budget_s
-    database.write(_look_after)
+    database.write(_housekeeping)
     counted = 0
     while True:
-        found = database.write(lambda tx: tallies.count(tx, limit=batch))
+        found = database.write(lambda tx: tallies.count_events(tx, limit=batch))
         counted += found
         if found < batch:
-            return Tallied(events=counted, finished=True)
+            return StatisticsResult(events=counted, finished=True)
         if time.monotonic() > deadline:
-            return Tallied(events=counted, finished=False)
+            return StatisticsResult(events=counted, finished=False)
 
 
-def _look_after(tx: Transaction) -> None:
-    tallies.note_levels(tx)
-    tallies.forget(tx)
+def _housekeeping(tx: Transaction) -> None:
+    tallies.record_pool_levels(tx)
+    tallies.delete_old(tx)

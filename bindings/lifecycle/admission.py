@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 WARN_SKEW_S = 30.0
 MAX_SKEW_S = 60.0
 SLOW_DRIFT_S = 1.0
-ASK_AGAIN_S = 10.0  # while a clock is off, measure it again this often
+CLOCK_RECHECK_S = 10.0  # while a clock is off, measure it again this often
 RETRY_AFTER_S = 2
 
 
-class Admission:
+class BindAdmission:
     """Lets at most `limit` binds through at a time, and none that could not come to a good end. Thread-safe.
 
     `wall` reads this host's clock in Unix seconds.
@@ -53,7 +53,7 @@ class Admission:
         self._step_s = 0.0
         self._asked = float("-inf")
 
-    def compare_clocks(self, database_time: datetime, read_at: float) -> None:
+    def observe_database_clock(self, database_time: datetime, read_at: float) -> None:
         """Learn the skew and the steps from a database time that was read at `read_at` (monotonic seconds)."""
         host_time = self._wall() - (time.monotonic() - read_at)
         told = database_time.timestamp()
@@ -63,19 +63,19 @@ class Admission:
         if abs(self._step_s) < SLOW_DRIFT_S:  # clocks drift; only a jump is kept against the old anchor
             self._anchor = (told, read_at)
 
-    def clock_fault(self) -> str | None:
+    def clock_error(self) -> str | None:
         """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
         to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
         if abs(to_provider) > MAX_SKEW_S:
             return f"this host's clock and the provider's are {abs(to_provider):.0f} s apart"
-        return self.database_fault()
+        return self.database_clock_error()
 
     @property
-    def trial_due(self) -> bool:
+    def provider_clock_probe_due(self) -> bool:
         """Whether a fault is the provider's clock only, and the next bind measures it before it is refused."""
-        return self.database_fault() is None and time.monotonic() > self._asked + ASK_AGAIN_S
+        return self.database_clock_error() is None and time.monotonic() > self._asked + CLOCK_RECHECK_S
 
-    def database_fault(self) -> str | None:
+    def database_clock_error(self) -> str | None:
         """Why the database's clock must end nothing as it was last read; None where it can be believed."""
         if abs(self._step_s) > MAX_SKEW_S:
             return f"the database's clock has jumped by {self._step_s:+.0f} s"
@@ -84,7 +84,7 @@ class Admission:
         return None
 
     @contextmanager
-    def admitted(self, app_id: str) -> Iterator[None]:
+    def slot(self, app_id: str) -> Iterator[None]:
         """Hold one of the slots while a bind runs; raises `Busy` or `ProviderAccountRefused` at once."""
         if not self._slots.acquire(blocking=False):
             raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)
@@ -110,17 +110,17 @@ class Admission:
             )
 
     def _check_clocks(self, client: ProviderClient, app_id: str) -> None:
-        if self.clock_fault() is not None and time.monotonic() > self._asked + ASK_AGAIN_S:
+        if self.clock_error() is not None and time.monotonic() > self._asked + CLOCK_RECHECK_S:
             self._asked = time.monotonic()
             client.page(app_id=app_id, current=1, size=1)
-            self.compare_clocks(self._database.clock(), time.monotonic())
-        fault = self.clock_fault()
+            self.observe_database_clock(self._database.clock(), time.monotonic())
+        fault = self.clock_error()
         if fault is not None:
-            raise Busy(f"{fault}; nothing was sent", retry_after_s=round(ASK_AGAIN_S))
-        skew_s, other = self._worst()
+            raise Busy(f"{fault}; nothing was sent", retry_after_s=round(CLOCK_RECHECK_S))
+        skew_s, other = self._largest_skew()
         if skew_s > WARN_SKEW_S:
             _log.warning("this host's clock and the %s's are %.0f s apart", other, skew_s)
 
-    def _worst(self) -> tuple[float, str]:
+    def _largest_skew(self) -> tuple[float, str]:
         to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
         return max((abs(to_provider), "provider"), (abs(self._database_skew_s), "database"))

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Binding
-    from bindings.provider.outcome import Made
+    from bindings.provider.outcome import BindSucceeded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Started:
+class SendClock:
     """A recorded intent, and this process's monotonic clock before and after it was recorded.
 
     The database read its clock somewhere between the two. Counting from `after` gives an instant that is
@@ -37,7 +37,7 @@ class Started:
         """The instant of a reading of the monotonic clock, or one a little before it."""
         return self.intent.requested_at + timedelta(seconds=max(0.0, sent - self.after))
 
-    def success(self, made: Made, guard_s: float) -> settle.Success:
+    def success(self, made: BindSucceeded, guard_s: float) -> settle.Success:
         """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
         life = timedelta(seconds=self.intent.expire_s)
         sent_at = self.sent_at(made.sent)

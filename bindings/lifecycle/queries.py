@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.store import events, pools, queries, reports, reserve
 from bindings.store.bindings import find
 from bindings.validation import fields as values
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from bindings.store.reports import Report
 
 
-class Questions:
+class Queries:
     """The questions of a `BindingService`. Thread-safe; every one is safe to repeat."""
 
-    def __init__(self, config: Settings, database: Database, terms: reserve.Terms) -> None:
+    def __init__(self, config: Settings, database: Database, terms: reserve.BindLimits) -> None:
         self.settings = config
         self._database = database
         self._terms = terms
@@ -104,11 +104,11 @@ class Questions:
         )
         margin = timedelta(seconds=window)
         found = self._database.read(
-            lambda connection: queries.around(
+            lambda connection: queries.bindings_with_middle_number(
                 connection, middle_number=number, party=who, since=instant - margin, until=instant + margin
             )
         )
-        return trace.judge(found, at=instant, window_s=window)
+        return trace.classify(found, at=instant, window_s=window)
 
     def search(self, *, cursor: str | None = None, limit: int = 50, **filters: Any) -> Page[Binding]:
         """A page of bindings, newest first, that match every filter given.
@@ -119,7 +119,7 @@ class Questions:
         """
         unknown = filters.keys() - queries.FILTERS
         if unknown:
-            raise InvalidRequest([Fault(name, "is not a filter of search") for name in sorted(unknown)])
+            raise InvalidRequest([FieldError(name, "is not a filter of search") for name in sorted(unknown)])
         found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
         rows = self._database.read(
             lambda connection: queries.search(
@@ -140,38 +140,38 @@ class Questions:
         before it.
         """
         position, size = validation.feed(after=after, limit=limit)
-        self._still_there(after, position)
+        self._check_cursor(after, position)
         found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
         last = found[-1].cursor if found else (after or events.BEGINNING)
         return Page(data=tuple(found), next_cursor=last)
 
-    def events_of(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
+    def events_for_actor(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """The change feed of the bindings that `actor` asked for; otherwise as `events`.
 
         Each call reads a bounded stretch of the whole feed: a page may be empty and its cursor still be further
         on. The end is where the cursor stays.
         """
         position, size = validation.feed(after=after, limit=limit)
-        self._still_there(after, position)
+        self._check_cursor(after, position)
         found, last = self._database.read(
             lambda connection: events.feed_of(connection, actor, after=position, limit=size)
         )
         return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
 
-    def _still_there(self, after: str | None, position: tuple[int, int]) -> None:
+    def _check_cursor(self, after: str | None, position: tuple[int, int]) -> None:
         if after is None:
             return
-        if self._database.read(lambda connection: events.ahead(connection, position)):
+        if self._database.read(lambda connection: events.is_ahead_of_database(connection, position)):
             message = "this database was restored to an earlier moment; read on from a cursor before it"
-            raise InvalidRequest([Fault("after", message)])
-        gone = self._database.read(events.gone)
+            raise InvalidRequest([FieldError("after", message)])
+        gone = self._database.read(events.retention_position)
         if gone is not None and position < gone:
             message = f"events after it are gone (retention); read on from {gone[0]}-{gone[1]}, or leave it out"
-            raise InvalidRequest([Fault("after", message)])
+            raise InvalidRequest([FieldError("after", message)])
 
     def feed_end(self) -> str:
         """The cursor after the newest event of the change feed: ask from there for what comes later only."""
-        return self._database.read(events.end) or events.BEGINNING
+        return self._database.read(events.feed_end) or events.BEGINNING
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
@@ -188,7 +188,7 @@ class Questions:
         after = values.position_after(data[-1].requested_at, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
-    def some(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
         """Those of these bindings that there are, by id; at most 200 are asked for."""
         ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: values.MAX_LIMIT]]
         found = self._database.read(lambda connection: queries.by_ids(connection, ids))
@@ -217,7 +217,7 @@ class Questions:
 
     def pools(self) -> list[Pool]:
         """The pools in use, and how full each was when it was last counted (`count_pools`)."""
-        return self._database.read(pools.every)
+        return self._database.read(pools.list_all)
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""

@@ -60,7 +60,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Vitals:
+class HealthMetrics:
     """Levels worth watching; seconds. Doubts count up to `DOUBTS_LOOKED_AT`, deliveries to `DELIVERIES_COUNTED`.
 
     `pool_use` is live use against what fits, of the fullest pool of which that is known; None where none is.
@@ -79,7 +79,7 @@ class Vitals:
     deliveries_dead: int
 
 
-def vitals(service: BindingService) -> Vitals:
+def health_metrics(service: BindingService) -> HealthMetrics:
     """What to watch of a running service. A few index probes; safe to repeat."""
     database = service.database
     now = database.clock()
@@ -93,7 +93,7 @@ def vitals(service: BindingService) -> Vitals:
     def since(then: datetime | None) -> float:
         return 0.0 if then is None else max(0.0, (now - then).total_seconds())
 
-    return Vitals(
+    return HealthMetrics(
         doubts=len(doubts),
         oldest_doubt_s=since(doubts[0].requested_at) if doubts else 0.0,
         sweep_age_s=None if swept is None else since(swept),
@@ -108,9 +108,9 @@ def vitals(service: BindingService) -> Vitals:
     )
 
 
-def readiness(service: BindingService) -> tuple[Check, ...]:
+def readiness_checks(service: BindingService) -> tuple[Check, ...]:
     """Whether a running service should get traffic: ready where nothing is red. Calls no provider."""
-    found = (_red_if_old(check) for check in of_database(service.database, service.settings))
+    found = (_red_if_old(check) for check in database_checks(service.database, service.settings))
     return (*found, _circuit(service.provider), _clocks(service))
 
 
@@ -139,23 +139,23 @@ def _circuit(client: ProviderClient | None) -> Check:
     if turned_away is None:
         return Check(name="account", level=Level.OK, seen="not refused")
     seen = f"status {turned_away.status}: {statuses.meaning(turned_away.status)}"
-    if client.circuit.trial_due:
+    if client.circuit.half_open:
         # Who gets no traffic has no bind to try with: red for ever, however well the account is by now.
         seen = f"was {seen}; the next bind tries again"
         return Check(name="account", level=Level.WARN, seen=seen, todo=statuses.todo(turned_away.status))
     return Check(name="account", level=Level.RED, seen=seen, todo=statuses.todo(turned_away.status))
 
 
-def examine(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:
+def run_diagnostics(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:
     """Check everything, from the settings of the environment on; connects, and closes what it opened."""
     config, of_settings = load(environment)
     if config is None:
         rest = (*DATABASE_CHECKS, *PROVIDER_CHECKS)
-        return (of_settings, *(_not_looked_at(name, because="settings") for name in rest))
+        return (of_settings, *(_skipped(name, because="settings") for name in rest))
     return (of_settings, *_opened_database(config), *_opened_provider(config))
 
 
-def worst(checks: Sequence[Check]) -> Level:
+def worst_level(checks: Sequence[Check]) -> Level:
     """The level of the worst check."""
     found = {check.level for check in checks}
     return next((level for level in (Level.RED, Level.WARN) if level in found), Level.OK)
@@ -174,23 +174,23 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Settings | None,
 # The database.
 
 
-def of_database(database: Database, config: Settings) -> list[Check]:
+def database_checks(database: Database, config: Settings) -> list[Check]:
     """Whether the database answers, fits this version and this account, and is being looked after."""
-    reach = _probed("database", lambda: _reach(database))
+    reach = _run_check("database", lambda: _check_connection(database))
     if reach.level is Level.RED:
-        return [reach, *(_not_looked_at(name, because="database") for name in DATABASE_CHECKS[1:])]
-    schema = _probed("schema", lambda: _schema(database))
-    clock = _probed("database_clock", lambda: _database_clock(database))
+        return [reach, *(_skipped(name, because="database") for name in DATABASE_CHECKS[1:])]
+    schema = _run_check("schema", lambda: _schema(database))
+    clock = _run_check("database_clock", lambda: _database_clock(database))
     if schema.level is Level.RED:
-        return [reach, schema, clock, *(_not_looked_at(n, because="schema") for n in DATABASE_CHECKS[3:])]
+        return [reach, schema, clock, *(_skipped(n, because="schema") for n in DATABASE_CHECKS[3:])]
     return [
         reach,
         schema,
         clock,
-        _probed("scope", lambda: _scope(database, config)),
-        _probed("restore", lambda: _restore(database)),
-        _probed("sweep", lambda: _sweep(database, config)),
-        _probed("doubts", lambda: _doubts(database)),
+        _run_check("scope", lambda: _scope(database, config)),
+        _run_check("restore", lambda: _restore(database)),
+        _run_check("sweep", lambda: _sweep(database, config)),
+        _run_check("doubts", lambda: _doubts(database)),
     ]
 
 
@@ -202,15 +202,15 @@ def _opened_database(config: Settings) -> list[Check]:
     try:
         database = Database(config.database_url.get_secret_value())
     except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
-        lost = [_not_looked_at(name, because="database") for name in DATABASE_CHECKS[1:]]
-        return [_failed("database", error), *lost]
+        lost = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
+        return [_failed_check("database", error), *lost]
     try:
-        return of_database(database, config)
+        return database_checks(database, config)
     finally:
         database.close()
 
 
-def _reach(database: Database) -> Check:
+def _check_connection(database: Database) -> Check:
     began = time.monotonic()
     database.clock()
     took_ms = (time.monotonic() - began) * 1_000
@@ -234,12 +234,12 @@ def _database_clock(database: Database) -> Check:
 
 
 def _scope(database: Database, config: Settings) -> Check:
-    account.join(database, config.scope)
+    account.register_scope(database, config.scope)
     return Check(name="scope", level=Level.OK, seen=f"{config.scope}, as recorded in the database")
 
 
 def _restore(database: Database) -> Check:
-    owed_since = account.scan_owed_since(database)
+    owed_since = account.full_scan_required_since(database)
     if owed_since is None:
         return Check(name="restore", level=Level.OK, seen="no full scan is owed")
     seen = f"binds wait since {owed_since:%Y-%m-%d %H:%M:%SZ} for a full scan after a restore"
@@ -272,17 +272,17 @@ def _doubts(database: Database) -> Check:
 # The provider.
 
 
-def of_provider(client: ProviderClient, app_id: str) -> list[Check]:
+def provider_checks(client: ProviderClient, app_id: str) -> list[Check]:
     """Whether the provider is reached, accepts this account, and has a clock close to this host's."""
     try:
         page = client.page(app_id=app_id, current=1, size=1)
         if isinstance(page, Refused) and page.why is Refusal.CLOCK:
             refused_stamp = page
             page = client.page(app_id=app_id, current=1, size=1)  # stamped by the clock just learnt
-            return [_provider(page), _account(page), _stamp_refused(client, refused_stamp)]
+            return [_provider(page), _account(page), _timestamp_rejected(client, refused_stamp)]
     except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
-        lost = [_not_looked_at(name, because="provider") for name in PROVIDER_CHECKS[1:]]
-        return [_failed("provider", error), *lost]
+        lost = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
+        return [_failed_check("provider", error), *lost]
     return [_provider(page), _account(page), _provider_clock(client)]
 
 
@@ -292,7 +292,7 @@ def _opened_provider(config: Settings) -> list[Check]:
     if key is None or secret is None or app_id is None:
         seen = f"not asked: {', '.join(missing)} not set"
         todo = f"set {', '.join(missing)}, or try the simulator: bindings simulator"
-        lost = [_not_looked_at(name, because="provider") for name in PROVIDER_CHECKS[1:]]
+        lost = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
         return [Check(name="provider", level=Level.WARN, seen=seen, todo=todo), *lost]
     client = ProviderClient(
         base_url=config.provider_url,
@@ -302,7 +302,7 @@ def _opened_provider(config: Settings) -> list[Check]:
         zone=config.provider_zone,
     )
     try:
-        return of_provider(client, app_id)
+        return provider_checks(client, app_id)
     finally:
         client.close()
 
@@ -331,18 +331,18 @@ def _account(page: PageOutcome) -> Check:
             todo = "check BINDINGS_PROVIDER_APP_ID" if of_app else statuses.todo(page.status)
             return Check(name="account", level=Level.RED, seen=seen, todo=todo)
         case NotSent() | Unknown():
-            return _not_looked_at("account", because="provider")
+            return _skipped("account", because="provider")
         case _:
             assert_never(page)
 
 
 def _provider_clock(client: ProviderClient) -> Check:
     if client.skew_s is None:
-        return _not_looked_at("provider_clock", because="provider")
+        return _skipped("provider_clock", because="provider")
     return _clock("provider_clock", "the provider's", client.skew_s)
 
 
-def _stamp_refused(client: ProviderClient, refused: Refused) -> Check:
+def _timestamp_rejected(client: ProviderClient, refused: Refused) -> Check:
     apart = "" if client.skew_s is None else f", the clocks are {abs(client.skew_s):.0f} s apart"
     return Check(
         name="provider_clock",
@@ -365,14 +365,14 @@ def _clock(name: str, whose: str, skew_s: float) -> Check:
     return Check(name=name, level=Level.OK, seen=seen)
 
 
-def _probed(name: str, probe: Callable[[], Check]) -> Check:
+def _run_check(name: str, probe: Callable[[], Check]) -> Check:
     try:
         return probe()
     except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
-        return _failed(name, error)
+        return _failed_check(name, error)
 
 
-def _failed(name: str, error: Exception) -> Check:
+def _failed_check(name: str, error: Exception) -> Check:
     """A check that could not be made; only texts of ours are repeated, others may carry a password."""
     match error:
         case BindingsError():
@@ -390,7 +390,7 @@ _TODO_BY_NAME = {
 }
 
 
-def _not_looked_at(name: str, *, because: str) -> Check:
+def _skipped(name: str, *, because: str) -> Check:
     return Check(
         name=name, level=Level.WARN, seen=NOT_LOOKED_AT, todo=f"put `{because}` right first, then look again"
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from bindings.monitoring.health import Vitals
+    from bindings.monitoring.health import HealthMetrics
     from bindings.service import BindingService
     from bindings.store.job_runs import Replica
 
@@ -42,18 +42,18 @@ class Overview:
     """What the first look shows. `now` is the database's time; `latency` None where no bind was answered yet."""
 
     now: datetime
-    vitals: Vitals
+    vitals: HealthMetrics
     latency: Latency | None
     replicas: tuple[Replica, ...]
     schema: str | None
 
 
-def look(service: BindingService) -> Overview:
+def build_overview(service: BindingService) -> Overview:
     """Look at everything once. A few index probes and the newest two hundred bindings; safe to repeat."""
     database = service.database
     return Overview(
         now=database.clock(),
-        vitals=health.vitals(service),
+        vitals=health.health_metrics(service),
         latency=latency(database.read(lambda connection: queries.newest_calls(connection, limit=CALLS))),
         replicas=tuple(database.read(passes.replicas)),
         schema=database.revision(),

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from bindings.domain.binding import EventKind
     from bindings.store.database import Database
     from bindings.store.pools import Pool
-    from bindings.store.statistics import Tally
+    from bindings.store.statistics import EventCount
 
 EXAMPLES = 20
 TREND = timedelta(hours=2)
-STEADY_PER_HOUR = 0.01  # of what is live: below it a pool neither grows nor shrinks
+STEADY_SHARE_PER_HOUR = 0.01  # of what is live: below it a pool neither grows nor shrinks
 FULL = 0.9
 SOON_S = 6 * 3_600
 
 
-class Span(StrEnum):
+class TimeRange(StrEnum):
     """How far back a page looks, and in what steps."""
 
     HOUR = "1h"
@@ -44,19 +44,19 @@ class Span(StrEnum):
     @property
     def period_s(self) -> int:
         """Seconds of the tallies that are read."""
-        return tallies.MINUTE if self is Span.HOUR else tallies.HOUR
+        return tallies.MINUTE if self is TimeRange.HOUR else tallies.HOUR
 
     @property
     def step_s(self) -> int:
         """Seconds that one bar of a chart stands for."""
-        return self.period_s * (6 if self is Span.MONTH else 1)
+        return self.period_s * (6 if self is TimeRange.MONTH else 1)
 
     @property
     def steps(self) -> int:
         """How many bars there are."""
-        return {Span.HOUR: 60, Span.DAY: 24, Span.WEEK: 168, Span.MONTH: 120}[self]
+        return {TimeRange.HOUR: 60, TimeRange.DAY: 24, TimeRange.WEEK: 168, TimeRange.MONTH: 120}[self]
 
-    def ending(self, now: datetime) -> tuple[datetime, ...]:
+    def bucket_starts(self, now: datetime) -> tuple[datetime, ...]:
         """When each step began; the last one is under way."""
         newest = now.timestamp() // self.step_s * self.step_s
         return tuple(
@@ -82,37 +82,39 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figures:
+class EventStatistics:
     """What happened over a span, by kind and code, the most frequent first.
 
     `counted_to` is up to when the pass has counted; None where it never ran.
     """
 
-    span: Span
+    span: TimeRange
     steps: tuple[datetime, ...]
     series: tuple[Series, ...]
     counted_to: datetime | None
 
-    def of(self, *kinds: EventKind, code: str | None = None) -> tuple[int, ...]:
+    def counts_of(self, *kinds: EventKind, code: str | None = None) -> tuple[int, ...]:
         """Some kinds together, all codes of them or one, step by step."""
         found = [one.counts for one in self.series if one.kind in kinds and code in (None, one.code)]
         return tuple(sum(step) for step in zip(*found, strict=True)) or (0,) * len(self.steps)
 
 
-def over(database: Database, span: Span, kinds: Iterable[EventKind]) -> Figures:
+def event_statistics(database: Database, span: TimeRange, kinds: Iterable[EventKind]) -> EventStatistics:
     """The figures of some kinds of event. Two small reads; safe to repeat."""
-    steps = span.ending(database.clock())
+    steps = span.bucket_starts(database.clock())
 
-    def query(connection: Connection) -> tuple[list[Tally], datetime | None]:
-        found = tallies.since(connection, steps[0], period_s=span.period_s, kinds=kinds)
+    def query(connection: Connection) -> tuple[list[EventCount], datetime | None]:
+        found = tallies.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
         return found, tallies.counted_to(connection)
 
     found, counted_to = database.read(query)
-    return Figures(span=span, steps=steps, series=_series(found, steps, span.step_s), counted_to=counted_to)
+    return EventStatistics(
+        span=span, steps=steps, series=_series(found, steps, span.step_s), counted_to=counted_to
+    )
 
 
-def _series(found: Sequence[Tally], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
-    grouped: dict[tuple[EventKind, str], list[Tally]] = {}
+def _series(found: Sequence[EventCount], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
+    grouped: dict[tuple[EventKind, str], list[EventCount]] = {}
     for tally in found:
         grouped.setdefault((tally.kind, tally.code), []).append(tally)
     series = []
@@ -139,7 +141,7 @@ def _series(found: Sequence[Tally], steps: tuple[datetime, ...], step_s: int) ->
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoolTrend:
+class PoolForecast:
     """A pool, how many were live in it over the last hours, and what that means."""
 
     pool: Pool
@@ -155,47 +157,51 @@ class Forecast:
     seconds until nothing is left of it (None where that is not in sight).
     """
 
-    says: str
-    bad: bool
+    summary: str
+    needs_attention: bool
     per_hour: float | None = None
     used: float | None = None
     full_in_s: float | None = None
 
 
-def pools(database: Database) -> list[PoolTrend]:
+def pool_forecasts(database: Database) -> list[PoolForecast]:
     """Every pool that is known, the fullest first. Two small reads; safe to repeat."""
     now = database.clock()
-    found = sorted(database.read(store.every), key=lambda pool: -(pool.live or 0))
+    found = sorted(database.read(store.list_all), key=lambda pool: -(pool.live or 0))
     levels = database.read(lambda connection: tallies.levels(connection, since=now - TREND))
     trends = []
     for pool in found:
         seen = tuple(levels.get((pool.app_id, pool.pool_number), ()))
-        trends.append(PoolTrend(pool=pool, levels=seen, forecast=forecast(pool, seen)))
+        trends.append(PoolForecast(pool=pool, levels=seen, forecast=forecast(pool, seen)))
     return trends
 
 
 def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
     """What becomes of a pool at the rate of its `levels`: a straight line through them, and plain words."""
     if pool.live is None:
-        return Forecast(says="not counted yet", bad=False)
+        return Forecast(summary="not counted yet", needs_attention=False)
     per_hour = _slope_per_hour(levels)
     trend = _trend(pool.live, per_hour)
     if pool.capacity is None:
         says = f"{pool.live:,} live, {trend}; the provider has never run out here, so its size is not known"
-        return Forecast(says=says, bad=False, per_hour=per_hour)
+        return Forecast(summary=says, needs_attention=False, per_hour=per_hour)
     left = max(0, pool.capacity - pool.live)
     used = pool.live / pool.capacity if pool.capacity else 1.0
     head = f"{pool.live:,} of about {pool.capacity:,} in use ({min(used, 9.99):.0%}), {trend}"
     if not left:
         return Forecast(
-            says=f"{head}; as full as when it ran out", bad=True, per_hour=per_hour, used=used, full_in_s=0
+            summary=f"{head}; as full as when it ran out",
+            needs_attention=True,
+            per_hour=per_hour,
+            used=used,
+            full_in_s=0,
         )
-    if per_hour is None or per_hour <= STEADY_PER_HOUR * max(pool.live, 1):
-        return Forecast(says=head, bad=used >= FULL, per_hour=per_hour, used=used)
+    if per_hour is None or per_hour <= STEADY_SHARE_PER_HOUR * max(pool.live, 1):
+        return Forecast(summary=head, needs_attention=used >= FULL, per_hour=per_hour, used=used)
     full_in_s = left / per_hour * 3_600
     return Forecast(
-        says=f"{head}: full in about {duration(full_in_s)}",
-        bad=used >= FULL or full_in_s <= SOON_S,
+        summary=f"{head}: full in about {duration(full_in_s)}",
+        needs_attention=used >= FULL or full_in_s <= SOON_S,
         per_hour=per_hour,
         used=used,
         full_in_s=full_in_s,
@@ -205,7 +211,7 @@ def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
 def _trend(live: int, per_hour: float | None) -> str:
     if per_hour is None:
         return "its trend is not known yet"
-    if abs(per_hour) <= STEADY_PER_HOUR * max(live, 1):
+    if abs(per_hour) <= STEADY_SHARE_PER_HOUR * max(live, 1):
         return "steady"
     return f"{'growing' if per_hour > 0 else 'shrinking'} by {abs(per_hour):,.0f} an hour"
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import Confirmed, Made, Missing, ProviderPage, Refusal, Refused
+from bindings.provider.outcome import (
+    BindSucceeded,
+    ProviderPage,
+    Refusal,
+    Refused,
+    UnbindNotFound,
+    UnbindSucceeded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +37,7 @@ class CircuitOpen:
     retry_in_s: float
 
 
-class AccountCircuit:
+class AccountCircuitBreaker:
     """Closed while the account works; thread-safe, in memory, one per client.
 
     Call `check()` before a call to the provider and `record()` with its outcome. `retry_after_s` is how long
@@ -52,7 +59,7 @@ class AccountCircuit:
         return self._refusal
 
     @property
-    def trial_due(self) -> bool:
+    def half_open(self) -> bool:
         """Whether it is open and the next caller goes ahead as the trial. Takes no trial."""
         return self._refusal is not None and self._monotonic() >= self._next_try
 
@@ -78,7 +85,7 @@ class AccountCircuit:
                 with self._lock:
                     self._refusal = outcome
                     self._next_try = self._monotonic() + self._retry_after_s
-            case Made() | Confirmed() | Missing() | ProviderPage() | Refused():
+            case BindSucceeded() | UnbindSucceeded() | UnbindNotFound() | ProviderPage() | Refused():
                 with self._lock:
                     self._refusal = None
             case NotSent() | Unknown():

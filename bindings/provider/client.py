@@ -25,11 +25,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings import http_transport as transport
-from bindings.failpoints import reach
+from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
-from bindings.provider.circuit import AccountCircuit
-from bindings.provider.outcome import Confirmed, Made, Missing, Refused
+from bindings.provider.circuit import AccountCircuitBreaker
+from bindings.provider.outcome import BindSucceeded, Refused, UnbindNotFound, UnbindSucceeded
 
 if TYPE_CHECKING:
     import ssl
@@ -50,7 +50,7 @@ _SKEW_WORTH_CORRECTING_S = 2.0
 
 Listed = TypeVar("Listed")
 Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome")
-Said = TypeVar("Said")
+OutcomeT = TypeVar("OutcomeT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class ProviderClient:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.circuit = AccountCircuit(monotonic=monotonic)
-        self.watch: Watch | None = None  # told of every call: which, what came of it, and the seconds it took
+        self.circuit = AccountCircuitBreaker(monotonic=monotonic)
+        self.on_call: Watch | None = None  # told of every call: which, what came of it, and the seconds it took
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._api_secret = api_secret
@@ -139,7 +139,7 @@ class ProviderClient:
         """
         began = self._monotonic()
         answer = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
-        return self._tell("pools", began, _read(answer, wire.read_pool_list))
+        return self._report("pools", began, _read(answer, wire.read_pool_list))
 
     def close(self) -> None:
         """Send nothing from now on; calls that are under way end by themselves. Safe to repeat."""
@@ -155,7 +155,7 @@ class ProviderClient:
         if self._monotonic() > send_before:
             return NotSent(reason="too late to send")
         if path == wire.BIND_PATH:
-            reach("bind.before_send")
+            hit("bind.before_send")
         answer = transport.post(
             self._base_url + path,
             headers=headers,
@@ -185,15 +185,15 @@ class ProviderClient:
 
     def _conclude(self, verb: str, began: float, outcome: Outcome) -> Outcome:
         self.circuit.record(outcome)
-        return self._tell(verb, began, outcome)
+        return self._report(verb, began, outcome)
 
-    def _tell(self, verb: str, began: float, outcome: Said) -> Said:
+    def _report(self, verb: str, began: float, outcome: OutcomeT) -> OutcomeT:
         status = getattr(outcome, "status", None)
         said = type(outcome).__name__ if status is None else f"{type(outcome).__name__} {status}"
         took = self._monotonic() - began
         _log.info("%s: %s in %.3f s", verb, said, took)
-        if self.watch is not None:
-            self.watch(verb, type(outcome).__name__.lower(), took)
+        if self.on_call is not None:
+            self.on_call(verb, type(outcome).__name__.lower(), took)
         return outcome
 
 
@@ -204,14 +204,14 @@ def _bind_outcome(answer: Answer) -> BindOutcome:
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status != statuses.SUCCESS:
-        return _denied(envelope, answer)
+        return _refused_or_unknown(envelope, answer)
     try:
         bound = wire.read_bound(envelope.data)
     except wire.Malformed as fault:
         return _incomplete(fault, envelope, answer)
     # Equal or different middle numbers are taken as they come: a mode that contradicts them is drift, and
     # found by comparing, not a reason to forget a binding that was made.
-    return Made(
+    return BindSucceeded(
         bind_id=bound.bind_id,
         middle_number_a=bound.middle_number_a,
         middle_number_b=bound.middle_number_b,
@@ -227,10 +227,10 @@ def _unbind_outcome(answer: Answer) -> UnbindOutcome:
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status == statuses.SUCCESS:
-        return Confirmed()
+        return UnbindSucceeded()
     if envelope.status == statuses.NOT_FOUND:
-        return Missing(status=envelope.status)
-    return _denied(envelope, answer)
+        return UnbindNotFound(status=envelope.status)
+    return _refused_or_unknown(envelope, answer)
 
 
 def _read(answer: Answer, read: Callable[[Any], Listed]) -> Listed | Refused | NotSent | Unknown:
@@ -241,7 +241,7 @@ def _read(answer: Answer, read: Callable[[Any], Listed]) -> Listed | Refused | N
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status != statuses.SUCCESS:
-        return _denied(envelope, answer)
+        return _refused_or_unknown(envelope, answer)
     try:
         return read(envelope.data)
     except wire.Malformed as fault:
@@ -260,7 +260,7 @@ def _envelope(reply: Reply) -> wire.Envelope | Unknown:
     return Unknown(reason=f"HTTP {reply.http_status}", status=envelope.status, sent=reply.sent)
 
 
-def _denied(envelope: wire.Envelope, reply: Reply) -> Refused | Unknown:
+def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unknown:
     """What a status other than success comes to: only a documented refusal is one."""
     why = statuses.refusal(envelope.status)
     if why is None:

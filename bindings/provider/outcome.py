@@ -29,7 +29,7 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
+class BindSucceeded:
     """The provider made the binding."""
 
     bind_id: str
@@ -40,12 +40,12 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Confirmed:
+class UnbindSucceeded:
     """The provider did what was asked (an unbind)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
+class UnbindNotFound:
     """The provider knows no such binding (an unbind)."""
 
     status: str
@@ -95,7 +95,7 @@ class ProviderPools:
     pools: tuple[ProviderPool, ...]
 
 
-BindOutcome = Made | Refused | NotSent | Unknown
-UnbindOutcome = Confirmed | Missing | Refused | NotSent | Unknown
+BindOutcome = BindSucceeded | Refused | NotSent | Unknown
+UnbindOutcome = UnbindSucceeded | UnbindNotFound | Refused | NotSent | Unknown
 PageOutcome = ProviderPage | Refused | NotSent | Unknown
 PoolsOutcome = ProviderPools | Refused | NotSent | Unknown

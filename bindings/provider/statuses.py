@@ -21,7 +21,7 @@ IN_USE = "-35"
 NO_NUMBER = "-41"
 
 
-class Whose(StrEnum):
+class ResponsibleParty(StrEnum):
     """Who can cure a status, in the words in which it is shown."""
 
     NOBODY = "nobody"
@@ -44,8 +44,8 @@ class Status:
     meaning: str
     effect: str
     cause: str
-    todo: str
-    whose: Whose
+    remedy: str
+    responsible: ResponsibleParty
     refusal: Refusal | None = None
 
 
@@ -58,16 +58,16 @@ STATUSES: tuple[Status, ...] = (
         meaning="success",
         effect="done as asked",
         cause="the call was in order",
-        todo="nothing",
-        whose=Whose.NOBODY,
+        remedy="nothing",
+        responsible=ResponsibleParty.NOBODY,
     ),
     Status(
         code=ACCOUNT,
         meaning="account authentication failed",
         effect=_ACCOUNT,
         cause="the key or the secret is wrong, or one of them was changed at the provider only",
-        todo="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
-        whose=Whose.ACCOUNT,
+        remedy="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
     Status(
@@ -75,8 +75,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="IP restriction",
         effect=_ACCOUNT,
         cause="the provider does not admit the address that this host calls from",
-        todo="have this host's outgoing IP address admitted in the provider's console",
-        whose=Whose.ACCOUNT,
+        remedy="have this host's outgoing IP address admitted in the provider's console",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
     Status(
@@ -84,8 +84,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="timestamp expired",
         effect=_NOTHING,
         cause="this clock and the provider's were too far apart, or the request was too long on its way",
-        todo="set this host's clock (NTP); the next request is stamped by the provider's clock",
-        whose=Whose.HOST,
+        remedy="set this host's clock (NTP); the next request is stamped by the provider's clock",
+        responsible=ResponsibleParty.HOST,
         refusal=Refusal.CLOCK,
     ),
     Status(
@@ -93,16 +93,16 @@ STATUSES: tuple[Status, ...] = (
         meaning="system anomaly",
         effect="unknown: a binding may have come into being",
         cause="a fault inside the provider's system",
-        todo="nothing: the doubt is resolved from the provider's list; if they grow in number, tell the provider",
-        whose=Whose.PROVIDER,
+        remedy="nothing: the doubt is resolved from the provider's list; if it recurs, contact the provider",
+        responsible=ResponsibleParty.PROVIDER,
     ),
     Status(
         code=PARAMETERS,
         meaning="parameter error",
         effect=_NOTHING,
         cause="the provider does not take a value that passed the checks here, such as a pool or an application",
-        todo="compare pool_number and app_id of the example with the provider's console",
-        whose=Whose.CALLER,
+        remedy="compare pool_number and app_id of the example with the provider's console",
+        responsible=ResponsibleParty.CALLER,
         refusal=Refusal.REQUEST,
     ),
     Status(
@@ -110,16 +110,16 @@ STATUSES: tuple[Status, ...] = (
         meaning="binding does not exist",
         effect="there was nothing to unbind, or no longer",
         cause="it was over at the provider already, or was unbound by somebody else",
-        todo="nothing, unless it is frequent: then look for who else unbinds",
-        whose=Whose.OTHERS,
+        remedy="nothing, unless it is frequent: then look for who else unbinds",
+        responsible=ResponsibleParty.OTHERS,
     ),
     Status(
         code="-29",
         meaning="workspace disabled",
         effect=_ACCOUNT,
         cause="the provider has disabled the workspace",
-        todo="have the workspace enabled by the provider",
-        whose=Whose.ACCOUNT,
+        remedy="have the workspace enabled by the provider",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
     Status(
@@ -127,8 +127,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="API key disabled",
         effect=_ACCOUNT,
         cause="the key was disabled in the provider's console",
-        todo="enable the API key in the provider's console, or set another one",
-        whose=Whose.ACCOUNT,
+        remedy="enable the API key in the provider's console, or set another one",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
     Status(
@@ -136,8 +136,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="IP not in the whitelist",
         effect=_ACCOUNT,
         cause="this host calls from an address that the whitelist does not have: it moved, or its gateway did",
-        todo="add this host's outgoing IP address to the whitelist in the provider's console",
-        whose=Whose.ACCOUNT,
+        remedy="add this host's outgoing IP address to the whitelist in the provider's console",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
     Status(
@@ -145,8 +145,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="an AXB binding exists for number A or number B",
         effect="nothing came into being; another binding holds a phone",
         cause="a phone that was free here is bound at the provider: by another system, or beside one of ours",
-        todo="run `bindings reconcile`, which names strangers; `bindings stats` says which policy fits",
-        whose=Whose.OTHERS,
+        remedy="run `bindings reconcile`, which names strangers; `bindings stats` says which policy fits",
+        responsible=ResponsibleParty.OTHERS,
         refusal=Refusal.IN_USE,
     ),
     Status(
@@ -154,8 +154,8 @@ STATUSES: tuple[Status, ...] = (
         meaning="no middle number available in the pool",
         effect=_NOTHING,
         cause="every middle number of the pool is lent, or lent to one of these phones",
-        todo="have the pool enlarged, use another pool, or bind for shorter",
-        whose=Whose.ACCOUNT,
+        remedy="have the pool enlarged, use another pool, or bind for shorter",
+        responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.NO_NUMBER,
     ),
 )
@@ -178,7 +178,7 @@ def meaning(code: str) -> str:
 def todo(code: str) -> str | None:
     """What to do about a status; None for one that is unknown."""
     status = _BY_CODE.get(code)
-    return None if status is None else status.todo
+    return None if status is None else status.remedy
 
 
 def find(code: str) -> Status | None:

@@ -223,8 +223,8 @@ def read_envelope(body: bytes) -> Envelope:
     fields = _object(body)
     reason = fields.get(REASON)
     return Envelope(
-        status=_told(_text(fields, STATUS))[:_LONGEST_STATUS],
-        reason=_told(reason) if isinstance(reason, str) else "",
+        status=_sanitize_text(_text(fields, STATUS))[:_LONGEST_STATUS],
+        reason=_sanitize_text(reason) if isinstance(reason, str) else "",
         data=fields.get(DATA),
     )
 
@@ -316,7 +316,7 @@ def _bytes(fields: dict[str, Any]) -> bytes:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        value = json.loads(body.decode(), object_pairs_hook=_reject_duplicate_keys, parse_constant=_no_constant)
     except Malformed:
         raise
     except (ValueError, RecursionError):  # the text of a ValueError would show the body
@@ -324,7 +324,7 @@ def _object(body: bytes) -> dict[str, Any]:
     return _fields(value, "the body")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a doubled name: which of its values holds is anybody's guess."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
@@ -389,7 +389,7 @@ def _phone(fields: dict[str, Any], name: str) -> Phone:
         raise Malformed(f"{name} is not a phone number") from None
 
 
-def _told(reason: str) -> str:
+def _sanitize_text(reason: str) -> str:
     """The provider's words, fit to be logged and stored: short, printable, and long numbers masked."""
     shown = "".join(sign if sign.isprintable() else " " for sign in reason[:_LONGEST_REASON])
     return re.sub(r"[0-9]{6,}", lambda found: mask(found[0]), shown)

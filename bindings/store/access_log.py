@@ -13,7 +13,7 @@ from sqlalchemy import literal_column, select, tuple_, update
 
 from bindings.domain.binding import EventKind
 from bindings.store.column_types import BindingId, Instant, Position
-from bindings.store.events import SHOWN, to_event
+from bindings.store.events import COLUMNS, to_event
 from bindings.store.schema import events, exports
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Export:
 _COLUMNS = tuple(exports.c[field.name] for field in fields(Export))
 
 
-def begin(tx: Transaction, export_id: str, caller: Caller, **given: Any) -> None:
+def start_export(tx: Transaction, export_id: str, caller: Caller, **given: Any) -> None:
     """Record that an export begins. Safe to repeat with the same id."""
     values = {"id": export_id, "began_at": tx.instant(), "actor": caller.actor, "request_id": caller.request_id}
     tx.connection.execute(
@@ -67,7 +67,7 @@ def find(connection: Connection, export_id: str) -> Export | None:
     return None if row is None else Export(**row._mapping)  # noqa: SLF001 -- the row's public way
 
 
-def newest(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Export]:
+def list_exports(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Export]:
     """Up to `limit` exports, newest first, that come after the position `before`."""
     statement = select(*_COLUMNS).order_by(exports.c.began_at.desc(), exports.c.id.desc()).limit(limit)
     if before is not None:
@@ -76,9 +76,9 @@ def newest(connection: Connection, *, before: tuple[datetime, str] | None, limit
     return [Export(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 -- the same
 
 
-def reveals(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
+def list_reveals(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
     """Up to `limit` reveals, newest first, that come after the position `before`."""
-    statement = select(*SHOWN).where(events.c.kind == literal_column(f"'{EventKind.REVEALED}'"))
+    statement = select(*COLUMNS).where(events.c.kind == literal_column(f"'{EventKind.REVEALED}'"))
     statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
     if before is not None:
         position = tuple_(events.c.at, events.c.position)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ HOST_SILENT_AFTER = timedelta(seconds=60)
 SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
 
 
-def join(database: Database, scope: str) -> None:
+def register_scope(database: Database, scope: str) -> None:
     """Record the scope the first time; later refuse another one, and a second host on SQLite.
 
     With another scope every live binding would be invisible to the conflict check (I1). Raises
@@ -37,23 +37,25 @@ def join(database: Database, scope: str) -> None:
         )
         row = tx.connection.execute(select(account)).one()
         if not tx.flavour.postgres and not _another_host(row, tx.instant()):
-            seen(tx)
+            record_host(tx)
         return row, tx.instant()
 
     row, now = database.write(work)
     if row.scope != scope:
-        raise InvalidRequest([Fault("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")])
+        raise InvalidRequest(
+            [FieldError("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")]
+        )
     if not database.postgres and _another_host(row, now):
         message = "is an SQLite file that another host is using; SQLite serves one host, PostgreSQL many"
-        raise InvalidRequest([Fault("BINDINGS_DATABASE_URL", message)])
+        raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
 
 
-def seen(tx: Transaction) -> None:
+def record_host(tx: Transaction) -> None:
     """Record that this host is at work (SQLite)."""
     tx.connection.execute(update(account).values(host=_this_host(), host_seen_at=tx.instant()))
 
 
-def owe_scan(tx: Transaction) -> None:
+def require_full_scan(tx: Transaction) -> None:
     """Let no bind through until a full scan has begun after now: the database was restored from a backup.
 
     What was bound after the backup is held at the provider and unknown here.
@@ -66,7 +68,7 @@ def waive_scan(tx: Transaction) -> None:
     tx.connection.execute(update(account).values(scan_owed_since=None))
 
 
-def scan_owed_since(database: Database) -> datetime | None:
+def full_scan_required_since(database: Database) -> datetime | None:
     """Since when binds wait for a full scan; None where they do not."""
     found: datetime | None = database.read(
         lambda connection: connection.execute(select(account.c.scan_owed_since)).scalar()
@@ -74,7 +76,7 @@ def scan_owed_since(database: Database) -> datetime | None:
     return found
 
 
-def scan_done(tx: Transaction, *, began: datetime) -> bool:
+def complete_full_scan(tx: Transaction, *, began: datetime) -> bool:
     """A full scan has come to its end; True where one was owed since before it `began`."""
     paid = (
         update(account)

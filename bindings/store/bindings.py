@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row
 
     from bindings.domain.binding import Caller, EventKind
-    from bindings.store.database import Flavour, Transaction
+    from bindings.store.database import SqlDialect, Transaction
 
 FIELDS = tuple(field.name for field in fields(Binding))
 _MODES = {mode.value: mode for mode in Mode}  # a lookup takes a fifth of what the enumeration's call does
@@ -42,15 +42,15 @@ def find(connection: Connection, binding_id: str) -> Binding | None:
     return None if row is None else to_binding(row)
 
 
-class Gone(LookupError):
+class BindingLost(LookupError):
     """A binding that was committed is not in the database: somebody put an older one in its place."""
 
 
-def must_find(tx: Transaction, binding_id: str) -> Binding:
+def get(tx: Transaction, binding_id: str) -> Binding:
     """The binding with this id, which is known to be there; else `Gone`."""
     found = find(tx.connection, binding_id)
     if found is None:
-        raise Gone(f"binding {binding_id} is gone from the database")
+        raise BindingLost(f"binding {binding_id} is gone from the database")
     return found
 
 
@@ -71,7 +71,7 @@ class _Now:
 NOW = _Now()
 
 
-def _guard(flavour: Flavour, name: str) -> ColumnElement[bool]:
+def _condition(flavour: SqlDialect, name: str) -> ColumnElement[bool]:
     """What a change may ask of the row besides the state that it leaves."""
     now, expires_at = flavour.now_once, bindings.c.expires_at
     guards = {
@@ -84,15 +84,15 @@ def _guard(flavour: Flavour, name: str) -> ColumnElement[bool]:
     return guards[name]
 
 
-def change(
+def transition(
     tx: Transaction,
     binding_id: str,
     kind: EventKind,
     caller: Caller,
     *,
-    leaves: tuple[State, ...],
+    from_states: tuple[State, ...],
     detail: dict[str, Any] | None = None,
-    guard: str | None = None,
+    condition: str | None = None,
     **values: Any,
 ) -> Binding | None:
     """Change one binding if it is still in a state that `leaves` names, and write the event.
@@ -102,7 +102,7 @@ def change(
     """
     by_sql = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | Column))
     given = tuple(name for name in values if name not in dict(by_sql))
-    statement = _change(tx.flavour, leaves, guard, given, by_sql)
+    statement = _change(tx.flavour, from_states, condition, given, by_sql)
     new = {f"new_{name}": values[name] for name in given}
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new)
     return to_binding(rows[0][:-1]) if rows else None
@@ -110,24 +110,24 @@ def change(
 
 @cache
 def _change(
-    flavour: Flavour,
+    flavour: SqlDialect,
     leaves: tuple[State, ...],
     guard: str | None,
     given: tuple[str, ...],
     by_sql: tuple[tuple[str, _Now | Column[Any]], ...],
-) -> events.Recorded:
+) -> events.ChangeWithEvents:
     values: dict[str, Any] = {name: new_value(name) for name in given}
     values |= {name: flavour.now if isinstance(value, _Now) else value for name, value in by_sql}
     statement = update(bindings).where(
         bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(in_state(state) for state in leaves))
     )
     if guard is not None:
-        statement = statement.where(_guard(flavour, guard))
-    changed = statement.values(values | counted(flavour)).returning(*COLUMNS, bindings.c.change_tx)
-    return events.Recorded(flavour, changed)
+        statement = statement.where(_condition(flavour, guard))
+    changed = statement.values(values | version_columns(flavour)).returning(*COLUMNS, bindings.c.change_tx)
+    return events.ChangeWithEvents(flavour, changed)
 
 
-def counted(flavour: Flavour) -> dict[str, Any]:
+def version_columns(flavour: SqlDialect) -> dict[str, Any]:
     """What every change of a binding writes besides its own values."""
     return {"version": bindings.c.version + 1, "change_tx": events.change_tx(flavour)}
 
@@ -142,7 +142,7 @@ def in_state(state: State) -> ColumnElement[bool]:
     return bindings.c.state == literal_column(f"'{state}'")
 
 
-def only_b_has(number: Any) -> ColumnElement[bool]:
+def middle_number_b_is(number: Any) -> ColumnElement[bool]:
     """B's middle number is this one and A's is not; a binding whose parties share one is found by A's.
 
     In the words of the index, which serves no others.
@@ -150,6 +150,6 @@ def only_b_has(number: Any) -> ColumnElement[bool]:
     return and_(bindings.c.middle_number_b == number, bindings.c.middle_number_b != bindings.c.middle_number_a)
 
 
-def told(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A value as an event's detail tells it."""
     return value.isoformat() if isinstance(value, datetime) else value

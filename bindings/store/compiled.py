@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     Convert = Callable[[Any], Any]
 
 
-class Hot:
+class CompiledStatement:
     """A SELECT that is run often, or a change that is read as one. Thread-safe."""
 
     def __init__(self, statement: Select[Any] | CompoundSelect[Any]) -> None:
         self._statement = statement
         self._compiled: dict[str, _Compiled] = {}
 
-    def rows(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
+    def fetch_all(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
         """The rows, as named tuples; the errors are those that SQLAlchemy would raise."""
         compiled = self._compiled.get(connection.dialect.name)
         if compiled is None:
@@ -67,7 +67,7 @@ class _Compiled:
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the driver is given: the values of this run, and the clock where it is read here."""
-        return {name: _told(bind, convert, values) for name, bind, convert in self._values}
+        return {name: _bind_value(bind, convert, values) for name, bind, convert in self._values}
 
     def row(self, found: tuple[Any, ...]) -> Any:
         """A row of the driver's, converted."""
@@ -77,6 +77,6 @@ class _Compiled:
         return self._row(row)
 
 
-def _told(bind: BindParameter[Any], convert: Convert | None, values: Mapping[str, Any]) -> Any:
+def _bind_value(bind: BindParameter[Any], convert: Convert | None, values: Mapping[str, Any]) -> Any:
     value = values.get(bind.key, bind.effective_value)
     return value if convert is None else convert(value)

@@ -40,8 +40,8 @@ from sqlalchemy.pool import QueuePool
 
 from bindings.errors import Busy, SchemaOutOfDate
 from bindings.store.column_types import Instant
-from bindings.store.compiled import Hot
-from bindings.store.engine import end_waits_at, make_engine
+from bindings.store.compiled import CompiledStatement
+from bindings.store.engine import make_engine, set_deadline
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ _SERVER_NOW: ColumnElement[datetime] = func.clock_timestamp(type_=Instant)  # no
 
 
 @dataclass(frozen=True, slots=True)
-class Flavour:
+class SqlDialect:
     """Which SQL a transaction speaks, and whose clock decides. Statements are built once for each flavour."""
 
     postgres: bool
@@ -102,7 +102,7 @@ class Transaction:
     monotonic clock from before the deciding clock was read (on SQLite, from after the write lock was had).
     """
 
-    def __init__(self, connection: Connection, flavour: Flavour, *, attempt: int) -> None:
+    def __init__(self, connection: Connection, flavour: SqlDialect, *, attempt: int) -> None:
         self.began = time.monotonic()
         self.connection = connection
         self.flavour = flavour
@@ -125,10 +125,10 @@ class Transaction:
         if not self.flavour.postgres:
             return self.instant(), self.connection.execute(_read_all(reading), values).one()
         values |= {"wait": f"{timeout_s}s"} | {f"key_{index}": key for index, key in enumerate(sorted(keys))}
-        ((*locked, now),) = _locks(len(keys), reading).rows(self.connection, values)
+        ((*locked, now),) = _locks(len(keys), reading).fetch_all(self.connection, values)
         return (now if self.flavour.server_clock else self.instant()), locked[1 + len(keys) :]
 
-    def limit(self, seconds: float) -> None:
+    def set_statement_timeout(self, seconds: float) -> None:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
         if self.flavour.postgres:
             self.connection.execute(_LIMIT, {"longest": f"{seconds}s"})
@@ -145,12 +145,12 @@ def _read_all(reading: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...
 
 
 @cache
-def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> Hot:
+def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledStatement:
     """Wait for `count` locks, not longer than :wait each, and only then read the clock: columns go in order."""
     wait = func.set_config("lock_timeout", bindparam("wait"), literal_column("true"))
     keys = [bindparam(f"key_{index}", type_=BigInteger) for index in range(count)]
     locks = (func.pg_advisory_xact_lock(key) for key in keys)
-    return Hot(select(wait, *locks, *reading, _SERVER_NOW))
+    return CompiledStatement(select(wait, *locks, *reading, _SERVER_NOW))
 
 
 class Database:
@@ -166,9 +166,9 @@ class Database:
         # Of the writer's pool: who waits for a commit must never keep a lookup from its connection.
         self._at_once = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self.postgres:
-            event.listen(self._engine, "handle_error", self._leave_demoted)
+            event.listen(self._engine, "handle_error", self._drop_read_only_connections)
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
-        self.flavour = Flavour(postgres=self.postgres, server_clock=self._read_clock is None)
+        self.flavour = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
         self._one_writer = nullcontext() if self.postgres else threading.Lock()
         self.now: ColumnElement[datetime] = (
@@ -182,8 +182,8 @@ class Database:
         work: Callable[[Transaction], Result],
         *,
         budget_s: float = RETRY_BUDGET_S,
-        try_s: float | None = None,
-        at_once: Callable[[Transaction], Result | None] | None = None,
+        attempt_timeout_s: float | None = None,
+        autocommit_first: Callable[[Transaction], Result | None] | None = None,
     ) -> Result:
         """Run `work` in one durable transaction and commit.
 
@@ -199,41 +199,41 @@ class Database:
         spent_at = time.monotonic() + budget_s
 
         def once(attempt: int) -> Result:
-            give_up_at = time.monotonic() + (try_s or LONGEST_TRY_S)
-            if try_s is not None:
+            give_up_at = time.monotonic() + (attempt_timeout_s or LONGEST_TRY_S)
+            if attempt_timeout_s is not None:
                 give_up_at = min(give_up_at, spent_at)
-            if at_once is not None and attempt == 1 and self.postgres:
-                with self._statement(give_up_at) as transaction:
-                    done = at_once(transaction)
+            if autocommit_first is not None and attempt == 1 and self.postgres:
+                with self._autocommit_transaction(give_up_at) as transaction:
+                    done = autocommit_first(transaction)
                 if done is not None:
                     return done
             with self._transaction(attempt, give_up_at) as transaction:
                 return work(transaction)
 
-        return _repeated(once, budget_s=budget_s)
+        return _with_retry(once, budget_s=budget_s)
 
     def read(self, query: Callable[[Connection], Result]) -> Result:
         """Run reading `query` in AUTOCOMMIT, where each statement is one round trip; repeated if lost."""
 
         def once(_attempt: int) -> Result:
             with self._reader.connect() as connection:
-                end_waits_at(connection, time.monotonic() + LONGEST_TRY_S)
+                set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
                 return query(connection)
 
-        return _repeated(once, budget_s=RETRY_BUDGET_S, attempts=3)
+        return _with_retry(once, budget_s=RETRY_BUDGET_S, attempts=3)
 
-    def alone(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
+    def run_outside_transaction(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
         """Run statements that no transaction may contain, in AUTOCOMMIT; `Busy` where a lock is not had."""
         try:
             with self._reader.connect() as connection:
-                end_waits_at(connection, time.monotonic() + LONGEST_TRY_S)
+                set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
                 connection.execute(select(func.set_config("lock_timeout", lock_wait, literal_column("false"))))
                 try:
                     work(connection)
                 finally:
                     connection.execute(text("RESET lock_timeout"))
         except exc.DBAPIError as error:
-            raise _translated(error) from error
+            raise _map_error(error) from error
 
     @contextmanager
     def stream(self) -> Iterator[Connection]:
@@ -241,12 +241,12 @@ class Database:
         engine = self._engine if self.postgres else self._reader
         try:
             with engine.connect() as connection:
-                end_waits_at(connection, math.inf)
+                set_deadline(connection, math.inf)
                 if self.postgres:
                     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
                 yield connection.execution_options(yield_per=1_000)
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise _translated(error) from error
+            raise _map_error(error) from error
 
     def clock(self) -> datetime:
         """Read the clock that decides."""
@@ -282,7 +282,7 @@ class Database:
         self._engine.dispose()
         self._reader.dispose()
 
-    def _leave_demoted(self, context: ExceptionContext) -> None:
+    def _drop_read_only_connections(self, context: ExceptionContext) -> None:
         """Drop every connection to a server that takes no writes any more: the next ones find the primary.
 
         Nothing breaks those connections by itself, and the reader's would go on answering with what stands
@@ -293,9 +293,9 @@ class Database:
             self._reader.dispose()
 
     @contextmanager
-    def _statement(self, give_up_at: float) -> Iterator[Transaction]:
+    def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:
         with self._at_once.connect() as connection:
-            end_waits_at(connection, give_up_at)
+            set_deadline(connection, give_up_at)
             transaction = Transaction(connection, self.flavour, attempt=1)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())
@@ -304,7 +304,7 @@ class Database:
     @contextmanager
     def _transaction(self, attempt: int, give_up_at: float) -> Iterator[Transaction]:
         with self._one_writer, self._engine.connect() as connection, connection.begin():
-            end_waits_at(connection, give_up_at)
+            set_deadline(connection, give_up_at)
             if attempt > 1 and self.postgres:
                 # An earlier try may have committed here and on no standby, its wait ended by hand. A COMMIT that
                 # has written waits for a standby to have all that came before it; one that only read does not.
@@ -315,22 +315,22 @@ class Database:
             yield transaction
 
 
-def _repeated(once: Callable[[int], Result], *, budget_s: float, attempts: int = 1_000) -> Result:
+def _with_retry(once: Callable[[int], Result], *, budget_s: float, attempts: int = 1_000) -> Result:
     """What `once` returns. Called again, with jitter, while it fails for a passing reason; it is told the try."""
     began = time.monotonic()
     try:
         # Outside of the loop, whose machinery costs more than a pooled connection.
         return once(1)
     except (exc.DBAPIError, exc.TimeoutError) as error:
-        if not _transient(error):
-            raise _translated(error) from error
+        if not _is_transient(error):
+            raise _map_error(error) from error
         first = error
     left = began + budget_s - time.monotonic()
     if left <= 0:
-        raise _translated(first) from first
+        raise _map_error(first) from first
     try:
         for attempt in stamina.retry_context(
-            on=_transient,
+            on=_is_transient,
             attempts=attempts - 1,
             timeout=left,
             wait_initial=0.02,
@@ -340,7 +340,7 @@ def _repeated(once: Callable[[int], Result], *, budget_s: float, attempts: int =
             with attempt:
                 return once(attempt.num + 1)
     except (exc.DBAPIError, exc.TimeoutError) as error:
-        raise _translated(error) from error
+        raise _map_error(error) from error
     raise AssertionError("unreachable: the last attempt raises")
 
 
@@ -348,7 +348,7 @@ def _host_clock() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-def _transient(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the whole transaction may be tried again: nothing else is retried."""
     if isinstance(error, exc.TimeoutError):  # no connection free in the pool: that wait outlasts most budgets
         return True
@@ -367,8 +367,8 @@ def _missing_table(error: exc.OperationalError) -> bool:
     return "no such" in str(error.orig)
 
 
-def _translated(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
-    if isinstance(error, exc.TimeoutError) or _transient(error):
+def _map_error(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
+    if isinstance(error, exc.TimeoutError) or _is_transient(error):
         return Busy("the database did not answer in time; nothing more was done", retry_after_s=2)
     if isinstance(error, exc.IntegrityError):
         name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)

@@ -88,14 +88,14 @@ def in_state(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == literal_column(f"'{state}'")
 
 
-def with_work(connection: Connection, now: ColumnElement[datetime]) -> Sequence[str]:
+def webhooks_with_work(connection: Connection, now: ColumnElement[datetime]) -> Sequence[str]:
     """The enabled webhooks that lag behind the feed or have a delivery that is due: one query for all."""
     postgres = connection.dialect.name == "postgresql"
     # LIMIT 1 in the feed's order keeps both to one step in an index, whatever the planner believes.
     behind = (
-        events.final(postgres=postgres)
+        events.final_events(postgres=postgres)
         .with_only_columns(events_table.c.position)
-        .where(events.beyond((webhooks_table.c.tx, webhooks_table.c.position), postgres=postgres))
+        .where(events.after_position((webhooks_table.c.tx, webhooks_table.c.position), postgres=postgres))
         .limit(1)
         .scalar_subquery()
     )
@@ -137,7 +137,7 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
         {
             "id": new_id(),
             "webhook_id": webhook_id,
-            "event_position": events.at(event.cursor)[1],
+            "event_position": events.parse_cursor(event.cursor)[1],
             "state": "pending",
             "attempts": 0,
             "created_at": now,
@@ -148,13 +148,13 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
     ]
     if made:
         tx.connection.execute(tx.flavour.insert(deliveries).on_conflict_do_nothing(), made)
-    at_tx, position = events.at(found[-1].cursor)
+    at_tx, position = events.parse_cursor(found[-1].cursor)
     moved = update(webhooks_table).where(webhooks_table.c.id == webhook_id)
     tx.connection.execute(moved.values(tx=at_tx, position=position))
     return len(made), len(found) == limit
 
 
-def take(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Batch | None:
+def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Batch | None:
     """Lease up to `limit` deliveries that are due, the longest due first; None where none is, or disabled.
 
     Each counts as a try from now on, so that one which kills its sender is given up in the end.
@@ -188,7 +188,7 @@ def take(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Bat
     return Batch(target=target, deliveries=tuple(_delivery(row) for row in rows))
 
 
-def give_back(tx: Transaction, unsent: Sequence[Delivery]) -> None:
+def release(tx: Transaction, unsent: Sequence[Delivery]) -> None:
     """End the lease of what was not tried after all: it is due again, and no try is counted."""
     for each in unsent:
         tx.connection.execute(
@@ -207,13 +207,13 @@ def record(tx: Transaction, results: Sequence[Result]) -> None:
     for result in results:
         known = {"status": result.status, "error": None if result.error is None else result.error[:LONGEST_ERROR]}
         tx.connection.execute(
-            update(deliveries).where(*_leased(result.delivery)).values(known | _after(result, now))
+            update(deliveries).where(*_leased(result.delivery)).values(known | _result_columns(result, now))
         )
         if result.gone:
             webhooks.disable(tx, result.delivery.webhook_id, "the receiver answered 410")
 
 
-def _after(result: Result, now: datetime) -> dict[str, Any]:
+def _result_columns(result: Result, now: datetime) -> dict[str, Any]:
     if result.error is None:
         return {"state": DeliveryState.DELIVERED, "finished_at": now}
     if result.again_s is None:
@@ -255,17 +255,17 @@ def backlog(connection: Connection, *, limit: int) -> dict[DeliveryState, int]:
 
 def redeliver(tx: Transaction, delivery_id: str) -> Delivery | None:
     """Send a delivered or dead one again, with all its tries; None where there is none. A pending one is left."""
-    _again(tx, deliveries.c.id == delivery_id, ~in_state(DeliveryState.PENDING))
+    _reset_to_pending(tx, deliveries.c.id == delivery_id, ~in_state(DeliveryState.PENDING))
     row = tx.connection.execute(_with_events().where(deliveries.c.id == delivery_id)).one_or_none()
     return None if row is None else _delivery(row)
 
 
 def redeliver_dead(tx: Transaction, webhook_id: str) -> int:
     """Send every dead one of a webhook again; how many."""
-    return _again(tx, deliveries.c.webhook_id == webhook_id, in_state(DeliveryState.DEAD))
+    return _reset_to_pending(tx, deliveries.c.webhook_id == webhook_id, in_state(DeliveryState.DEAD))
 
 
-def _again(tx: Transaction, *which: Any) -> int:
+def _reset_to_pending(tx: Transaction, *which: Any) -> int:
     fresh = {"state": DeliveryState.PENDING, "attempts": 0, "next_at": tx.instant(), "finished_at": None}
     return tx.connection.execute(update(deliveries).where(*which).values(fresh)).rowcount
 
@@ -289,7 +289,7 @@ def prune(tx: Transaction, *, delivered_s: float, dead_s: float, limit: int) -> 
 
 
 def _with_events() -> Select[*tuple[Any, ...]]:
-    return select(*_COLUMNS, *events.SHOWN).join(
+    return select(*_COLUMNS, *events.COLUMNS).join(
         events_table, events_table.c.position == deliveries.c.event_position
     )
 

@@ -52,13 +52,13 @@ def make_engine(url: str, *, autocommit: bool = False) -> Engine:
         skip_autocommit_rollback=autocommit,
         **POOL,
     )
-    event.listen(engine, "handle_error", _drop_values)
-    event.listen(engine, "handle_error", _leave_stale_plans)
+    event.listen(engine, "handle_error", _redact_error)
+    event.listen(engine, "handle_error", _drop_on_stale_plan)
     event.listen(engine, "do_connect", _connect)
     return engine
 
 
-def end_waits_at(connection: Connection, instant: float) -> None:
+def set_deadline(connection: Connection, instant: float) -> None:
     """Let no wait of this connection last past `instant` (monotonic); PostgreSQL only."""
     raw: Any = connection.connection.driver_connection
     if hasattr(raw, "give_up_at"):
@@ -92,7 +92,7 @@ def _timeouts(url: URL) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in url.query}
 
 
-def _drop_values(context: ExceptionContext) -> None:
+def _redact_error(context: ExceptionContext) -> None:
     """Keep the server's DETAIL out of every error text: it shows rows and keys, phones among them."""
     diagnosis = getattr(context.original_exception, "diag", None)
     if diagnosis is None or diagnosis.message_detail is None:
@@ -102,7 +102,7 @@ def _drop_values(context: ExceptionContext) -> None:
         context.sqlalchemy_exception.args = (diagnosis.message_primary,)
 
 
-def _leave_stale_plans(context: ExceptionContext) -> None:
+def _drop_on_stale_plan(context: ExceptionContext) -> None:
     """Drop the connections whose prepared statements fit no more: a migration gave a column another type.
 
     Nothing was run, so the statement is tried again, on a new one.

@@ -32,7 +32,7 @@ from sqlalchemy import (
 
 from bindings.domain.binding import Event, EventKind
 from bindings.store.column_types import BindingId, Detail
-from bindings.store.compiled import Hot
+from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import account, bindings, events
 
 if TYPE_CHECKING:
@@ -42,31 +42,31 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
     from bindings.domain.binding import Caller
-    from bindings.store.database import Flavour, Transaction
+    from bindings.store.database import SqlDialect, Transaction
 
 BEGINNING = "0-0"  # the cursor before the first event
 STRETCH = 1_000
 PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
-WRITTEN = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
-SHOWN = (events.c.tx, events.c.position, *(events.c[name] for name in WRITTEN[1:]))
+INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
+COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
 
 
-def this_tx(flavour: Flavour) -> ColumnElement[int]:
+def this_tx(flavour: SqlDialect) -> ColumnElement[int]:
     """The running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
     if not flavour.postgres:
         return literal_column("0", BigInteger)
     return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 becomes a number through text only
 
 
-def change_tx(flavour: Flavour) -> ColumnElement[int]:
+def change_tx(flavour: SqlDialect) -> ColumnElement[int]:
     """What a change of a binding writes into `change_tx`."""
     current = this_tx(flavour)
     return func.greatest(bindings.c.change_tx, current) if flavour.postgres else current
 
 
-def told(
-    flavour: Flavour, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
+def event_select(
+    flavour: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
 ) -> Select[*tuple[Any, ...]]:
     """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills.
 
@@ -85,12 +85,12 @@ def told(
     )
 
 
-def _object(flavour: Flavour, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+def _object(flavour: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
     named = [each for name, column in facts.items() for each in (literal_column(f"'{name}'"), column)]
     return func.jsonb_build_object(*named) if flavour.postgres else func.json_object(*named)
 
 
-def said(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
+def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
     """The parameters of `told`."""
     return {
         "said_kind": kind.value,
@@ -100,29 +100,29 @@ def said(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, A
     }
 
 
-class Recorded:
+class ChangeWithEvents:
     """A change of bindings together with its events; built once, run often.
 
     `change` must return id, version and change_tx among its columns. On PostgreSQL it and the events are one
     statement, hence one round trip.
     """
 
-    def __init__(self, flavour: Flavour, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
+    def __init__(self, flavour: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
         self._change = change
-        self._whole: Hot | None = None
+        self._whole: CompiledStatement | None = None
         if flavour.postgres:
             changed = change.cte("changed")
-            rows = told(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
-            log = insert(events).from_select(WRITTEN, rows).cte("logged")
-            self._whole = Hot(select(changed).add_cte(log))
+            rows = event_select(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
+            log = insert(events).from_select(INSERT_COLUMNS, rows).cte("logged")
+            self._whole = CompiledStatement(select(changed).add_cte(log))
 
     def run(
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         """The changed rows; their events are written."""
-        event = said(kind, caller, detail)
+        event = event_params(kind, caller, detail)
         if self._whole is not None:
-            return self._whole.rows(tx.connection, values | event)
+            return self._whole.fetch_all(tx.connection, values | event)
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             of_row = {"said_binding_id": row.id, "said_sequence": row.version}
@@ -131,25 +131,25 @@ class Recorded:
 
 
 @cache
-def _single(flavour: Flavour) -> Insert:
-    row = told(
+def _single(flavour: SqlDialect) -> Insert:
+    row = event_select(
         flavour,
         this_tx(flavour),
         bindparam("said_binding_id", type_=BindingId),
         bindparam("said_sequence", type_=Integer),
     )
-    return insert(events).from_select(WRITTEN, row)
+    return insert(events).from_select(INSERT_COLUMNS, row)
 
 
 @cache
-def _counted(flavour: Flavour) -> Recorded:
+def _counted(flavour: SqlDialect) -> ChangeWithEvents:
     change = (
         update(bindings)
         .where(bindings.c.id == bindparam("of_id", type_=BindingId))
         .values(version=bindings.c.version + 1, change_tx=change_tx(flavour))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return Recorded(flavour, change)
+    return ChangeWithEvents(flavour, change)
 
 
 def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> bool:
@@ -157,26 +157,26 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
     return bool(_counted(tx.flavour).run(tx, kind, caller, detail, of_id=binding_id))
 
 
-def append_unbound(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
+def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
     none = {"said_binding_id": None, "said_sequence": 0}
-    tx.connection.execute(_single(tx.flavour), said(kind, caller, detail) | none)
+    tx.connection.execute(_single(tx.flavour), event_params(kind, caller, detail) | none)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:
     """The events of one binding, in order."""
-    statement = select(*SHOWN).where(events.c.binding_id == binding_id).order_by(events.c.sequence)
+    statement = select(*COLUMNS).where(events.c.binding_id == binding_id).order_by(events.c.sequence)
     return [to_event(row) for row in connection.execute(statement)]
 
 
 def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[Event]:
     """The next events after the position `after`, in the order in which they became final."""
     postgres = connection.dialect.name == "postgresql"
-    statement = final(postgres=postgres).where(beyond(after, postgres=postgres))
+    statement = final_events(postgres=postgres).where(after_position(after, postgres=postgres))
     return [to_event(row) for row in connection.execute(statement.limit(limit))]
 
 
-def beyond(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
+def after_position(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
     """Whether an event comes after a position of the feed, (tx, position)."""
     if postgres:
         # Positions follow transactions, but for those side by side: never further apart than one partition.
@@ -189,13 +189,13 @@ def beyond(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
     return and_(events.c.tx == after[0], events.c.position > after[1])
 
 
-def gone(connection: Connection) -> tuple[int, int] | None:
+def retention_position(connection: Connection) -> tuple[int, int] | None:
     """The last position of the feed that retention has given up; None where it has given up none."""
     row = connection.execute(select(account.c.gone_tx, account.c.gone_position)).one_or_none()
     return None if row is None or row.gone_tx is None else (row.gone_tx, row.gone_position)
 
 
-def ahead(connection: Connection, position: tuple[int, int]) -> bool:
+def is_ahead_of_database(connection: Connection, position: tuple[int, int]) -> bool:
     """Whether this database never was as far as a position of its feed: it was restored to an earlier moment."""
     if connection.dialect.name == "postgresql":
         next_tx = cast(func.pg_snapshot_xmax(func.pg_current_snapshot()), Text)
@@ -213,7 +213,9 @@ def feed_of(
     where there was nothing to look at.
     """
     postgres = connection.dialect.name == "postgresql"
-    stretch = final(postgres=postgres).where(beyond(after, postgres=postgres)).limit(STRETCH).subquery()
+    stretch = (
+        final_events(postgres=postgres).where(after_position(after, postgres=postgres)).limit(STRETCH).subquery()
+    )
     asked_by = select(bindings.c.actor).where(bindings.c.id == stretch.c.binding_id).scalar_subquery()
     rows = connection.execute(select(stretch, asked_by).order_by(stretch.c.tx, stretch.c.position)).all()
     found: list[Event] = []
@@ -227,27 +229,27 @@ def feed_of(
     return found, read
 
 
-def end(connection: Connection) -> str | None:
+def feed_end(connection: Connection) -> str | None:
     """The cursor of the newest event that is final; None where there is none."""
-    newest = final(postgres=connection.dialect.name == "postgresql").order_by(None)
+    newest = final_events(postgres=connection.dialect.name == "postgresql").order_by(None)
     row = connection.execute(newest.order_by(events.c.tx.desc(), events.c.position.desc()).limit(1)).one_or_none()
     return None if row is None else to_event(row).cursor
 
 
-def final(*, postgres: bool) -> Select[*tuple[Any, ...]]:
+def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     """Every event that no running transaction can still come before, in the feed's order."""
     if not postgres:
-        return written()
+        return committed_events()
     oldest_running = cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text)
-    return written().where(events.c.tx < cast(oldest_running, BigInteger))
+    return committed_events().where(events.c.tx < cast(oldest_running, BigInteger))
 
 
-def written() -> Select[*tuple[Any, ...]]:
+def committed_events() -> Select[*tuple[Any, ...]]:
     """Every event that is committed, in the feed's order; one that commits later may still come before it."""
-    return select(*SHOWN).order_by(events.c.tx, events.c.position)
+    return select(*COLUMNS).order_by(events.c.tx, events.c.position)
 
 
-def at(cursor: str) -> tuple[int, int]:
+def parse_cursor(cursor: str) -> tuple[int, int]:
     """The position, (tx, position), that a cursor of the feed names."""
     tx, _, position = cursor.partition("-")
     return int(tx), int(position)

@@ -13,7 +13,7 @@ from sqlalchemy import Integer, any_, bindparam, func, insert, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events
-from bindings.store.bindings import counted, in_state
+from bindings.store.bindings import in_state, version_columns
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, Executable
 
     from bindings.domain.binding import Caller
-    from bindings.store.database import Flavour, Transaction
+    from bindings.store.database import SqlDialect, Transaction
 
 
-EVER = datetime.min.replace(tzinfo=UTC)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
-def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVER) -> tuple[int, datetime]:
+def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = BEGINNING) -> tuple[int, datetime]:
     """End up to `limit` bindings whose time is over, the longest overdue first; how many, and up to which end.
 
     `ended_at` is the nominal end, not this moment. One statement on PostgreSQL, where replicas skip each
@@ -36,19 +36,19 @@ def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVE
     The next batch may begin at the end that this one came to (`since`), and need not step over what it has ended:
     while anybody holds an older snapshot, the index keeps that.
     """
-    return _run(tx, _expiry(tx.flavour), events.said(EventKind.EXPIRED, caller, {}), limit, since)
+    return _run(tx, _expiry(tx.flavour), events.event_params(EventKind.EXPIRED, caller, {}), limit, since)
 
 
-def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = EVER) -> tuple[int, datetime]:
+def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = BEGINNING) -> tuple[int, datetime]:
     """Announce the end of up to `limit` bindings, the longest due first; returns what `expire` does.
 
     One `expires_soon` event each, with the end that it announces, whoever else runs this: `warn_at` goes in the
     same statement. None for what has ended, is over, or is to be unbound.
     """
-    return _run(tx, _warning(tx.flavour), events.said(EventKind.EXPIRES_SOON, caller, {}), limit, since)
+    return _run(tx, _warning(tx.flavour), events.event_params(EventKind.EXPIRES_SOON, caller, {}), limit, since)
 
 
-def _to_warn(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
+def _warning_due(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
     wanted = bindings.c.unbind_requested_at.is_(None), bindings.c.expires_at > now
     return in_state(State.ACTIVE), bindings.c.warn_at.is_not(None), bindings.c.warn_at <= now, *wanted
 
@@ -68,19 +68,19 @@ def _run(
 
 
 @cache
-def _expiry(flavour: Flavour) -> tuple[Executable, ...]:
+def _expiry(flavour: SqlDialect) -> tuple[Executable, ...]:
     due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once
     ended_by_time = {"state": State.EXPIRED, "ended_at": bindings.c.expires_at}
     return _batch(flavour, due, bindings.c.expires_at, ended_by_time)
 
 
 @cache
-def _warning(flavour: Flavour) -> tuple[Executable, ...]:
-    return _batch(flavour, _to_warn(flavour.now_once), bindings.c.warn_at, {"warn_at": None}, ("expires_at",))
+def _warning(flavour: SqlDialect) -> tuple[Executable, ...]:
+    return _batch(flavour, _warning_due(flavour.now_once), bindings.c.warn_at, {"warn_at": None}, ("expires_at",))
 
 
 def _batch(
-    flavour: Flavour,
+    flavour: SqlDialect,
     due: tuple[ColumnElement[bool], ...],
     deadline: Column[datetime],
     values: dict[str, Any],
@@ -91,12 +91,12 @@ def _batch(
     One on PostgreSQL, which tells how many and the last deadline among them; two on SQLite.
     """
     found = select(bindings.c.id).where(*due).order_by(deadline).limit(bindparam("due_limit", type_=Integer))
-    changed_by_time = values | counted(flavour)
+    changed_by_time = values | version_columns(flavour)
     if not flavour.postgres:
         found = found.order_by(bindings.c.id)  # both statements must pick the same rows
         own: dict[str, ColumnElement[Any]] = {name: bindings.c[name] for name in facts}
-        rows = events.told(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1, **own)
-        log = insert(events_table).from_select(events.WRITTEN, rows.where(bindings.c.id.in_(found)))
+        rows = events.event_select(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1, **own)
+        log = insert(events_table).from_select(events.INSERT_COLUMNS, rows.where(bindings.c.id.in_(found)))
         return log, update(bindings).where(bindings.c.id.in_(found)).values(changed_by_time)
     found = found.add_columns(deadline.label("deadline")).where(
         deadline >= bindparam("due_since", type_=deadline.type)
@@ -113,13 +113,13 @@ def _batch(
         .cte("changed")
     )
     own = {name: changed.c[name] for name in facts}
-    rows = events.told(flavour, changed.c.change_tx, changed.c.id, changed.c.version, **own)
-    logged = insert(events_table).from_select(events.WRITTEN, rows).cte("logged")
+    rows = events.event_select(flavour, changed.c.change_tx, changed.c.id, changed.c.version, **own)
+    logged = insert(events_table).from_select(events.INSERT_COLUMNS, rows).cte("logged")
     reached = select(func.max(locked.c.deadline)).scalar_subquery()
     return (select(func.count(), reached).select_from(changed).add_cte(logged),)
 
 
-def doubt_unsettled(tx: Transaction, caller: Caller, *, limit: int) -> int:
+def mark_unsettled_in_doubt(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """Move pending bindings past `settle_by` to in_doubt: their caller died or never came back."""
     detail = {"reason": Reason.NOT_SETTLED, "status": None}
     statement = _overdue(tx.flavour, State.PENDING, "settle_by", State.IN_DOUBT)
@@ -133,7 +133,7 @@ def lapse(tx: Transaction, caller: Caller, *, limit: int) -> int:
 
 
 @cache
-def _overdue(flavour: Flavour, leaves: State, deadline: str, becomes: State) -> events.Recorded:
+def _overdue(flavour: SqlDialect, leaves: State, deadline: str, becomes: State) -> events.ChangeWithEvents:
     overdue = (
         select(bindings.c.id)
         .where(in_state(leaves), bindings.c[deadline] <= flavour.now_once)
@@ -146,7 +146,7 @@ def _overdue(flavour: Flavour, leaves: State, deadline: str, becomes: State) -> 
     statement = (
         update(bindings)
         .where(bindings.c.id.in_(overdue), in_state(leaves))
-        .values(values | counted(flavour))
+        .values(values | version_columns(flavour))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return events.Recorded(flavour, statement)
+    return events.ChangeWithEvents(flavour, statement)

@@ -36,7 +36,7 @@ LONGEST_REFUSAL_S = 3_600  # ... up to this
 MAX_STRIKES = 6  # 60 s x 2**6 is past the longest
 
 
-class Why(StrEnum):
+class HoldReason(StrEnum):
     """How a hold came about."""
 
     ORPHAN = "orphan"
@@ -50,7 +50,7 @@ class Hold:
 
     id: str
     phone: Phone
-    why: Why
+    why: HoldReason
     app_id: str
     bind_id: str | None
     origin_id: str | None
@@ -80,7 +80,7 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
     return [_to_hold(row) for row in connection.execute(statement)]
 
 
-def put_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> int:
+def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> int:
     """Hold both phones of a binding that the provider refused as in use; returns the seconds.
 
     60 s at first, doubling to an hour while the refusals repeat: until a scan explains or denies it.
@@ -98,7 +98,7 @@ def put_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime
             tx,
             scope=binding.scope,
             phone=phone,
-            why=Why.REFUSED,
+            why=HoldReason.REFUSED,
             app_id=binding.app_id,
             bind_id=None,
             origin_id=binding.id,
@@ -106,18 +106,18 @@ def put_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime
             strikes=strikes,
             created_at=now,
         )
-    detail = {"why": Why.REFUSED, "origin_id": binding.id, "seconds": seconds}
-    events.append_unbound(tx, EventKind.HELD, caller, detail)
+    detail = {"why": HoldReason.REFUSED, "origin_id": binding.id, "seconds": seconds}
+    events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return seconds
 
 
-def put_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
+def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
     """Hold both phones of a yes that came too late; False where it is recorded already."""
     return _put_known(
         tx,
         phones=(binding.phone_a, binding.phone_b),
         scope=binding.scope,
-        why=Why.LATE_SUCCESS,
+        why=HoldReason.LATE_SUCCESS,
         app_id=binding.app_id,
         bind_id=success.bind_id,
         origin_id=binding.id,
@@ -126,7 +126,7 @@ def put_late_success(tx: Transaction, binding: Binding, success: Success) -> boo
     )
 
 
-def put_orphan(
+def hold_orphan(
     tx: Transaction,
     caller: Caller,
     *,
@@ -142,7 +142,7 @@ def put_orphan(
         tx,
         phones=phones,
         scope=scope,
-        why=Why.ORPHAN,
+        why=HoldReason.ORPHAN,
         app_id=app_id,
         bind_id=bind_id,
         origin_id=origin_id,
@@ -150,12 +150,12 @@ def put_orphan(
         created_at=tx.instant(),
     )
     if added:
-        detail = {"why": Why.ORPHAN, "bind_id": bind_id, "origin_id": origin_id}
-        events.append_unbound(tx, EventKind.HELD, caller, detail)
+        detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id}
+        events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return added
 
 
-def end(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
+def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
     """End holds that are in force, now or after `guard_s` seconds; returns how many ended."""
     now = tx.instant() + timedelta(seconds=guard_s)
     ids = [hold.id for hold in holds]
@@ -167,7 +167,7 @@ def end(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, 
     ).all()
     for why, bind_id, origin_id in sorted(set(ended), key=str):
         detail = {"why": why, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
-        events.append_unbound(tx, EventKind.HOLD_ENDED, caller, detail)
+        events.append_without_binding(tx, EventKind.HOLD_ENDED, caller, detail)
     return len(ended)
 
 
@@ -210,4 +210,4 @@ def _put(tx: Transaction, **values: object) -> None:
 
 def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
     values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
-    return Hold(**values | {"why": Why(str(values["why"]))})
+    return Hold(**values | {"why": HoldReason(str(values["why"]))})

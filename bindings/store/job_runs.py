@@ -25,7 +25,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEPT = 100  # slots of a task that stay for reading
 
 
-def take(tx: Transaction, task: str, period_s: float, replica: str) -> int | None:
+def claim_slot(tx: Transaction, task: str, period_s: float, replica: str) -> int | None:
     """Take the current period's slot of a task; None where another replica has it."""
     now = tx.instant()
     slot = int((now - EPOCH) / timedelta(seconds=period_s))
@@ -54,11 +54,11 @@ def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> Non
     )
 
 
-def touch(tx: Transaction, task: str, replica: str) -> None:
+def record_heartbeat(tx: Transaction, task: str, replica: str) -> None:
     """Record that a pass which every replica runs has just finished, in the task's one row."""
     now = tx.instant()
     if not tx.flavour.postgres:
-        account.seen(tx)
+        account.record_host(tx)
     statement = tx.flavour.insert(passes).values(
         task=task, slot=0, started_at=now, finished_at=now, replica=replica
     )

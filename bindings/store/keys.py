@@ -51,7 +51,7 @@ def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **given: Any)
     return to_key(tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one())
 
 
-def all_of_them(connection: Connection) -> list[Key]:
+def list_all(connection: Connection) -> list[Key]:
     """Every key that there ever was, newest first."""
     rows = connection.execute(select(*COLUMNS).order_by(keys.c.created_at.desc(), keys.c.id.desc()))
     return [to_key(row) for row in rows]
@@ -62,7 +62,7 @@ def exist(connection: Connection) -> bool:
     return connection.execute(select(keys.c.id).limit(1)).first() is not None
 
 
-def presented(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, str] | None:
+def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, str] | None:
     """The key with this digest, if it is good now, and the digest as stored."""
     good = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     row = connection.execute(
@@ -71,7 +71,7 @@ def presented(connection: Connection, digest: str, now: ColumnElement[datetime])
     return None if row is None else (to_key(row[:-1]), row[-1])
 
 
-def used(tx: Transaction, key_id: str) -> None:
+def record_use(tx: Transaction, key_id: str) -> None:
     """Record that the key was used, once a minute at most."""
     now = tx.instant()
     stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < now - USED_EVERY)

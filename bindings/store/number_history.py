@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, literal_column, or_, select, tuple_, union_all
 
 from bindings.domain.binding import EventKind, State
-from bindings.store.bindings import COLUMNS, FIELDS, only_b_has, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding
 from bindings.store.column_types import BindingId, Instant
-from bindings.store.events import SHOWN, to_event
+from bindings.store.events import COLUMNS as EVENT_COLUMNS
+from bindings.store.events import to_event
 from bindings.store.queries import LONGEST_SPAN
 from bindings.store.schema import bindings, events
 
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 _PHONES = (bindings.c.phone_a, bindings.c.phone_b)
 _COLUMNS = (*_PHONES, bindings.c.middle_number_a, bindings.c.middle_number_b)
 _BEGAN = func.coalesce(bindings.c.sent_at, bindings.c.requested_at, type_=Instant)
-_NEVER_WAS = bindings.c.state == literal_column(f"'{State.FAILED}'")
+_FAILED = bindings.c.state == literal_column(f"'{State.FAILED}'")
 
 
-def around(
+def bindings_between(
     connection: Connection, number: Phone, *, party: Phone | None, since: datetime, until: datetime
 ) -> list[Binding]:
     """Every binding with this number that may have been there at some moment between `since` and `until`."""
     held_until = bindings.c.held_until
-    conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _BEGAN, ~_NEVER_WAS]
-    return _of_number(connection, number, *conditions, *_beside(party))
+    conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _BEGAN, ~_FAILED]
+    return _of_number(connection, number, *conditions, *_with_party(party))
 
 
 def nearest(
@@ -46,10 +47,12 @@ def nearest(
 ) -> list[Binding]:
     """For each column the binding that ended last before `at`, and the one that began first after it."""
     held_until = bindings.c.held_until
-    same = (~_NEVER_WAS, *_beside(party), *_asked_by(actor))
-    before = [_first(_has(column, number), held_until <= at, *same, by=held_until.desc()) for column in _COLUMNS]
+    same = (~_FAILED, *_with_party(party), *_asked_by(actor))
+    before = [
+        _first(_column_is(column, number), held_until <= at, *same, by=held_until.desc()) for column in _COLUMNS
+    ]
     after = [
-        _first(_has(column, number), held_until > at, at < _BEGAN, *same, by=held_until.asc())
+        _first(_column_is(column, number), held_until > at, at < _BEGAN, *same, by=held_until.asc())
         for column in _COLUMNS
     ]
     return _unique(connection.execute(union_all(*before, *after)))
@@ -62,13 +65,14 @@ def history(
     order = (bindings.c.held_until.desc(), bindings.c.id.desc())
     beyond = () if before is None else (_beyond(before),)
     parts = [
-        _first(_has(column, number), *beyond, *_asked_by(actor), by=order, limit=limit) for column in _COLUMNS
+        _first(_column_is(column, number), *beyond, *_asked_by(actor), by=order, limit=limit)
+        for column in _COLUMNS
     ]
     found = _unique(connection.execute(union_all(*parts)))
     return sorted(found, key=lambda each: (each.held_until, each.id), reverse=True)[:limit]
 
 
-def named(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
+def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
     """Up to `limit` bindings that have these words as reference, as bind_id, or that this request changed."""
     by_request = select(events.c.binding_id).where(_of_request(words), events.c.binding_id.is_not(None))
     parts = (
@@ -82,32 +86,32 @@ def named(connection: Connection, words: str, *, actor: str | None, limit: int) 
     return sorted(bound, key=lambda each: (each.requested_at, each.id), reverse=True)[:limit]
 
 
-def refused(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
+def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
     """What a request came to that made no binding: refusals before the call."""
-    statement = select(*SHOWN).where(_of_request(request_id), events.c.binding_id.is_(None))
+    statement = select(*COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.position).limit(limit))]
 
 
-def looked_at(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
+def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
     """Who was shown full phones of these bindings, newest first."""
-    statement = select(*SHOWN).where(
+    statement = select(*COLUMNS).where(
         events.c.binding_id.in_(binding_ids), events.c.kind == literal_column(f"'{EventKind.REVEALED}'")
     )
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.at.desc()).limit(limit))]
 
 
 def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement[bool]) -> list[Binding]:
-    parts = (select(*COLUMNS).where(_has(column, number), *conditions) for column in _COLUMNS)
+    parts = (select(*COLUMNS).where(_column_is(column, number), *conditions) for column in _COLUMNS)
     return _unique(connection.execute(union_all(*parts)))
 
 
-def _has(column: Column[Any], number: Phone) -> ColumnElement[bool]:
+def _column_is(column: Column[Any], number: Phone) -> ColumnElement[bool]:
     if column is bindings.c.middle_number_b:
-        return only_b_has(number.digits)
+        return middle_number_b_is(number.digits)
     return column == (number if column in set(_PHONES) else number.digits)
 
 
-def _beside(party: Phone | None) -> tuple[ColumnElement[bool], ...]:
+def _with_party(party: Phone | None) -> tuple[ColumnElement[bool], ...]:
     return () if party is None else (or_(bindings.c.phone_a == party, bindings.c.phone_b == party),)
 
 

@@ -64,7 +64,7 @@ class Partition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class ClosedPartition:
     """A partition that is not in use any more; `over` is when the following one began."""
 
     name: str
@@ -73,7 +73,7 @@ class Ended:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Old:
+class DroppablePartition:
     """A partition that may go; (tx, position) is its last event's place in the feed."""
 
     name: str
@@ -81,12 +81,12 @@ class Old:
     last: tuple[int, int]
 
 
-def owned(connection: Connection) -> bool:
+def is_owner(connection: Connection) -> bool:
     """Whether this role may change partitions."""
     return bool(connection.execute(_OWNED).scalar())
 
 
-def every(connection: Connection) -> list[Partition]:
+def list_partitions(connection: Connection) -> list[Partition]:
     """All partitions, the oldest first."""
     found = []
     for name, detaching, bounds in connection.execute(_PARTITIONS):
@@ -114,10 +114,10 @@ def _within(number: int) -> tuple[Any, Any]:
     return events_table.c.position >= lower, events_table.c.position < lower + PARTITION_SPAN
 
 
-def make(tx: Transaction, number: int, now: datetime) -> None:
+def create(tx: Transaction, number: int, now: datetime) -> None:
     """Make the partition of a number and attach it, where it is not there yet. Locks nobody out."""
     tx.connection.execute(select(func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
-    if any(partition.number == number for partition in every(tx.connection)):
+    if any(partition.number == number for partition in list_partitions(tx.connection)):
         return
     name = f"events_{now:%Y_%m}"
     if tx.connection.execute(select(func.to_regclass(name))).scalar() is not None:
@@ -141,7 +141,7 @@ def make(tx: Transaction, number: int, now: datetime) -> None:
         tx.connection.execute(text(statement))
 
 
-def enter(tx: Transaction, number: int) -> bool:
+def switch_to(tx: Transaction, number: int) -> bool:
     """Let the next position be the first one of a partition; False where it is not there, or begun already.
 
     The lock waits for the statements that were planned before the partition was there: they know no place for its
@@ -152,26 +152,28 @@ def enter(tx: Transaction, number: int) -> bool:
         tx.connection.execute(select(func.set_config(name, value, True)))
     tx.connection.execute(text("LOCK TABLE ONLY events IN SHARE ROW EXCLUSIVE MODE"))
     lower = number * PARTITION_SPAN
-    there = any(partition.number == number for partition in every(tx.connection))
+    there = any(partition.number == number for partition in list_partitions(tx.connection))
     if not there or tx.connection.execute(_REACHED).scalar_one() >= lower:
         return False
     tx.connection.execute(text("SELECT setval('events_position_seq', :lower, false)"), {"lower": lower})
     return True
 
 
-def ended(connection: Connection, before: datetime) -> list[Ended]:
+def ended(connection: Connection, before: datetime) -> list[ClosedPartition]:
     """The partitions that were over before an instant, the oldest first."""
-    found: list[Ended] = []
-    attached = [partition for partition in every(connection) if not partition.detaching]
+    found: list[ClosedPartition] = []
+    attached = [partition for partition in list_partitions(connection) if not partition.detaching]
     for partition, following in pairwise(attached):
         over = _began(connection, following.number)
         if over is None or over >= before:
             break
-        found.append(Ended(name=partition.name, number=partition.number, over=over))
+        found.append(ClosedPartition(name=partition.name, number=partition.number, over=over))
     return found
 
 
-def given_up(database: Database, found: list[Ended], *, before: datetime, stays: Any) -> Iterator[Old]:
+def droppable(
+    database: Database, found: list[ClosedPartition], *, before: datetime, stays: Any
+) -> Iterator[DroppablePartition]:
     """Those of what `ended` found, up to the first that something still needs; each is looked at when asked for.
 
     `stays` says which bindings stay: the events of those are kept, and so is what a webhook that is enabled has
@@ -184,10 +186,10 @@ def given_up(database: Database, found: list[Ended], *, before: datetime, stays:
         events, newest = _counted(database, partition.number)
         if newest is not None and newest >= before:  # the clock was set back
             return
-        yield Old(name=partition.name, events=events, last=last)
+        yield DroppablePartition(name=partition.name, events=events, last=last)
 
 
-def _last_unneeded(connection: Connection, partition: Ended, stays: Any) -> tuple[int, int] | None:
+def _last_unneeded(connection: Connection, partition: ClosedPartition, stays: Any) -> tuple[int, int] | None:
     """Where a partition ends in the feed; None where a binding or a webhook needs it."""
     # No event of a binding is older than its request: without a binding from before the end, none has one here.
     asked_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < partition.over, stays)
@@ -198,7 +200,7 @@ def _last_unneeded(connection: Connection, partition: Ended, stays: Any) -> tupl
     last = connection.execute(latest).one_or_none()
     if last is None:
         return 0, 0
-    if connection.execute(select(awaited(last.tx, last.position))).scalar():
+    if connection.execute(select(pending_for_webhooks(last.tx, last.position))).scalar():
         return None
     return last.tx, last.position
 
@@ -218,7 +220,7 @@ def _counted(database: Database, number: int) -> tuple[int, datetime | None]:
     return total, newest
 
 
-def awaited(tx: int, position: int) -> Any:
+def pending_for_webhooks(tx: int, position: int) -> Any:
     """Whether a webhook that is enabled has still to be sent something up to a place of the feed."""
     enabled = webhooks.c.disabled_at.is_(None)
     behind = exists().where(enabled, tuple_(webhooks.c.tx, webhooks.c.position) < tuple_(tx, position))
@@ -235,28 +237,28 @@ def detach(database: Database, name: str) -> None:
     """Take a partition out of `events`, where it is one. `Busy` where it must go on later; safe to repeat."""
 
     def work(connection: Connection) -> None:
-        found = {partition.name: partition for partition in every(connection)}
+        found = {partition.name: partition for partition in list_partitions(connection)}
         if name not in found:
             return
         connection.execute(text(f"COMMENT ON TABLE {name} IS '{GIVEN_UP}'"))
         how = "FINALIZE" if found[name].detaching else "CONCURRENTLY"
         connection.execute(text(f"ALTER TABLE events DETACH PARTITION {name} {how}"))
 
-    database.alone(work, lock_wait=DETACH_WAIT)
+    database.run_outside_transaction(work, lock_wait=DETACH_WAIT)
 
 
 def half_detached(connection: Connection) -> list[str]:
     """The partitions whose detaching was begun and not finished."""
-    return [partition.name for partition in every(connection) if partition.detaching]
+    return [partition.name for partition in list_partitions(connection) if partition.detaching]
 
 
-def left_over(connection: Connection) -> list[str]:
+def detached_tables(connection: Connection) -> list[str]:
     """The tables that were detached here, and not dropped yet."""
     return list(connection.execute(_LEFT_OVER, {"given_up": GIVEN_UP}).scalars())
 
 
 def drop(database: Database, name: str) -> None:
     """Drop a table that was detached."""
-    database.alone(
+    database.run_outside_transaction(
         lambda connection: connection.execute(text(f"DROP TABLE IF EXISTS {name}")), lock_wait=DETACH_WAIT
     )

@@ -47,7 +47,7 @@ class Pool:
 _COLUMNS = tuple(pools.c[name] for name in Pool.__dataclass_fields__)
 
 
-def every(connection: Connection) -> list[Pool]:
+def list_all(connection: Connection) -> list[Pool]:
     """Every pool that is in use or has a known limit."""
     rows = connection.execute(select(*_COLUMNS).order_by(pools.c.pool_number, pools.c.app_id))
     return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
@@ -72,7 +72,7 @@ def lock(tx: Transaction, in_use: Iterable[tuple[str, str]]) -> list[Pool]:
     return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
 
 
-def put(tx: Transaction, found: Sequence[Pool]) -> None:
+def save(tx: Transaction, found: Sequence[Pool]) -> None:
     """Store what was counted of pools that are locked, and what was concluded."""
     if not found:
         return
@@ -93,7 +93,7 @@ def forget(tx: Transaction, unused: Iterable[Pool]) -> None:
         tx.connection.execute(delete(pools).where(*_is(pool.app_id, pool.pool_number)))
 
 
-def refused(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -> None:
+def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -> None:
     """Record that the provider had no number left (-41), and warn of it unless that was done. Safe to repeat."""
     now = tx.instant()
     statement = (
@@ -105,14 +105,14 @@ def refused(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -
     pool = Pool(**tx.connection.execute(statement).one()._mapping)  # noqa: SLF001 -- the row's public way
     if pool.low_at is None:
         tx.connection.execute(update(pools).where(*_is(app_id, pool_number)).values(low_at=now))
-        tell(tx, caller, pool, why="no_number")
+        append_pool_low(tx, caller, pool, why="no_number")
 
 
-def tell(tx: Transaction, caller: Caller, pool: Pool, *, why: str) -> None:
+def append_pool_low(tx: Transaction, caller: Caller, pool: Pool, *, why: str) -> None:
     """Write the `pool_low` event: `why` is "share" (nearly full) or "no_number" (-41)."""
     known = ("app_id", "pool_number", "live", "capacity")
     detail = {name: value for name in known if (value := getattr(pool, name)) is not None}
-    events.append_unbound(tx, EventKind.POOL_LOW, caller, detail | {"why": why})
+    events.append_without_binding(tx, EventKind.POOL_LOW, caller, detail | {"why": why})
 
 
 def _is(app_id: str, pool_number: str) -> tuple[Any, ...]:

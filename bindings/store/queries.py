@@ -16,9 +16,9 @@ from sqlalchemy import String, and_, bindparam, func, literal_column, or_, selec
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events
-from bindings.store.bindings import COLUMNS, FIELDS, only_b_has, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
-from bindings.store.compiled import Hot
+from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
@@ -64,7 +64,7 @@ class Lookups:
         phone = bindparam("phone", type_=PhoneNumber)
         number = bindparam("middle_number", type_=String)
         self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
-        self.by_middle_number = _active(now, bindings.c.middle_number_a == number, only_b_has(number))
+        self.by_middle_number = _active(now, bindings.c.middle_number_a == number, middle_number_b_is(number))
         # A party narrows best by its own index: a middle number may serve thousands of pairs.
         self.by_party = _active(
             now,
@@ -73,7 +73,9 @@ class Lookups:
         )
 
 
-def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Hot:
+def _active(
+    now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
+) -> CompiledStatement:
     """The bindings that a caller may rely on now, newest first. One that matches on both sides comes once."""
     live = bindings.c.held_until > now
     found = (
@@ -81,7 +83,7 @@ def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: Colum
         .cte("found")
         .prefix_with("MATERIALIZED")
     )
-    return Hot(
+    return CompiledStatement(
         select(*(found.c[name] for name in FIELDS))
         .where(
             found.c.state == literal_column("'active'"),
@@ -92,9 +94,9 @@ def _active(now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: Colum
     )
 
 
-def lookup(connection: Connection, statement: Hot, **values: object) -> list[Binding]:
+def lookup(connection: Connection, statement: CompiledStatement, **values: object) -> list[Binding]:
     """The bindings that a statement of `Lookups` selects."""
-    return [to_binding(row) for row in statement.rows(connection, values)]
+    return [to_binding(row) for row in statement.fetch_all(connection, values)]
 
 
 def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:
@@ -102,7 +104,7 @@ def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **
     return [to_binding(row) for row in connection.execute(statement, values)]
 
 
-def around(
+def bindings_with_middle_number(
     connection: Connection, *, middle_number: str, party: Phone | None, since: datetime, until: datetime
 ) -> list[Binding]:
     """Every binding that may have had the middle number at some moment between `since` and `until`."""
@@ -135,7 +137,7 @@ def _around(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]
 
 _NUMBER = bindparam("middle_number", type_=String)
 _PARTY = bindparam("phone", type_=PhoneNumber)
-_AROUND = _around(bindings.c.middle_number_a == _NUMBER, only_b_has(_NUMBER))
+_AROUND = _around(bindings.c.middle_number_a == _NUMBER, middle_number_b_is(_NUMBER))
 _AROUND_PARTY = _around(
     and_(bindings.c.phone_a == _PARTY, bindings.c.middle_number_a == _NUMBER),
     and_(bindings.c.phone_b == _PARTY, bindings.c.middle_number_b == _NUMBER),
@@ -165,7 +167,7 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
         conditions.append(or_(column.phone_a == filters.phone, column.phone_b == filters.phone))
     if filters.middle_number is not None:
         number = filters.middle_number
-        conditions.append(or_(column.middle_number_a == number, only_b_has(number)))
+        conditions.append(or_(column.middle_number_a == number, middle_number_b_is(number)))
     if filters.requested_from is not None:
         conditions.append(column.requested_at >= filters.requested_from)
     if filters.requested_to is not None:
@@ -242,7 +244,7 @@ def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBind
     return run(connection, statement.order_by(bindings.c.requested_at.desc()).limit(ORIGINS))
 
 
-def surely_live(
+def must_be_listed(
     connection: Connection, app_id: str, *, since: datetime, until: datetime
 ) -> Iterator[tuple[str, str]]:
     """(id, bind_id) of what must have been in the provider's list all the time from `since` to `until`."""
@@ -299,7 +301,7 @@ def export_bindings(
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
     """Every event that happened in [since, until), in the feed's order, in batches: memory stays flat."""
-    statement = events.written()
+    statement = events.committed_events()
     if since is not None:
         statement = statement.where(events_table.c.at >= since)
     if until is not None:
@@ -330,10 +332,10 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
         }
         for name, column in grouped.items()
     }
-    return told | {"by_met": dict(sorted(_met(connection).items()))}
+    return told | {"by_met": dict(sorted(_conflict_evidence(connection).items()))}
 
 
-def _met(connection: Connection) -> Counter[str]:
+def _conflict_evidence(connection: Connection) -> Counter[str]:
     detail = events_table.c.detail
     failed = select(detail).where(
         events_table.c.kind == EventKind.FAILED, detail["reason"].as_string() == Reason.IN_USE

@@ -75,7 +75,7 @@ def newest(
     return [Report(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 -- the row's public way
 
 
-def made_good(connection: Connection, *, since: datetime) -> bool:
+def full_scan_completed_since(connection: Connection, *, since: datetime) -> bool:
     """Whether a full scan that a restored database owed has begun after `since` and come to its end."""
     later = select(reports.c.counts).where(reports.c.began_at > since)
     return any(counts.get("made_good") for counts in connection.execute(later).scalars())

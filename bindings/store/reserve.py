@@ -19,9 +19,9 @@ from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.store import account, events
 from bindings.store import rollback_detection as memory
-from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, told
+from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, to_json_value
 from bindings.store.column_types import Instant, PhoneNumber
-from bindings.store.compiled import Hot
+from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from bindings.domain.binding import BindRequest, Caller
     from bindings.domain.conflict import Policy
     from bindings.domain.phone import Phone
-    from bindings.store.database import Flavour, Transaction
-    from bindings.store.rollback_detection import Known
+    from bindings.store.database import SqlDialect, Transaction
+    from bindings.store.rollback_detection import CommittedVersion
 
 # What a `requested` event tells; phones stand in the binding only.
 _TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "warn_s", "send_by", "settle_by", "held_until")
@@ -45,7 +45,7 @@ LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot leave in ti
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
+class BindLimits:
     """What the settings say about how long things may take and last; seconds."""
 
     scope: str
@@ -88,14 +88,14 @@ class Replayed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class Conflict:
     """A phone is held; nothing was written."""
 
     holder: Holder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScanOwed:
+class FullScanRequired:
     """The database was restored, and what the provider holds since is not known yet; nothing was reserved.
 
     `lost`: it is this bind that noticed, for the database lacks what this process knows to be committed.
@@ -108,11 +108,11 @@ def reserve(
     tx: Transaction,
     binding_id: str,
     request: BindRequest,
-    terms: Terms,
+    terms: BindLimits,
     caller: Caller,
     *,
-    known: Known | None = None,
-) -> Reserved | Replayed | Held | ScanOwed:
+    known: CommittedVersion | None = None,
+) -> Reserved | Replayed | Conflict | FullScanRequired:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
     Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row. A
@@ -125,9 +125,9 @@ def reserve(
         reading=(account.SCAN_OWED_SINCE, memory.VERSION),
         known_id=binding_id if known is None else known.id,
     )
-    if memory.is_lost(tx, known, version):
-        account.owe_scan(tx)
-        return ScanOwed(lost=True)
+    if memory.was_rolled_back(tx, known, version):
+        account.require_full_scan(tx)
+        return FullScanRequired(lost=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
     held = holders(tx.connection, request, terms, now)
@@ -138,25 +138,25 @@ def reserve(
     if (replayed := replay(tx.connection, request)) is not None:
         return replayed
     if not held:
-        return ScanOwed(lost=False)
-    return Held(holder=held[0])
+        return FullScanRequired(lost=False)
+    return Conflict(holder=held[0])
 
 
-def holders(connection: Connection, request: BindRequest, terms: Terms, now: datetime) -> list[Holder]:
+def holders(connection: Connection, request: BindRequest, terms: BindLimits, now: datetime) -> list[Holder]:
     """Who forbids the request at the instant `now`, the one that holds longest first."""
     phones = [request.phone_a, request.phone_b]
     pair = {phone.key for phone in phones}
     found = [
         _holder(row, now)
-        for row in holding(connection, phones, terms.scope, now)
-        if row.id is None or forbids(terms.policy, row, request.mode, pair)
+        for row in find_holding_rows(connection, phones, terms.scope, now)
+        if row.id is None or conflicts(terms.policy, row, request.mode, pair)
     ]
     return sorted(found, key=lambda holder: holder.held_until, reverse=True)
 
 
-def forbids(policy: Policy, row: Row[Any], asked: Mode, pair: set[str]) -> bool:
+def conflicts(policy: Policy, row: Row[Any], asked: Mode, pair: set[str]) -> bool:
     """Whether a binding that holds one of the phones forbids the `asked` mode for the `pair` (of `Phone.key`)."""
-    return conflict.refuses(
+    return conflict.conflicts(
         policy,
         held=Mode(row.mode),
         state=State(row.state),
@@ -187,18 +187,20 @@ def _holding() -> CompoundSelect[Any]:
     return union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign)
 
 
-_HOLDING = Hot(_holding())
+_HOLDING = CompiledStatement(_holding())
 
 
-def holding(connection: Connection, phones: Sequence[Phone], scope: str, now: datetime) -> Sequence[Row[Any]]:
+def find_holding_rows(
+    connection: Connection, phones: Sequence[Phone], scope: str, now: datetime
+) -> Sequence[Row[Any]]:
     """What holds one of two phones at the instant `now`, whatever the policy says; a hold has no id."""
     values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
-    return _HOLDING.rows(connection, values)
+    return _HOLDING.fetch_all(connection, values)
 
 
-def holder_beside(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
+def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
     """Who holds a phone of a binding besides itself, a binding of ours before a hold; None where nobody does."""
-    rows = holding(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
+    rows = find_holding_rows(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
     others = [_holder(row, now) for row in rows if row.id != binding.id]
     return min(others, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
 
@@ -226,7 +228,7 @@ def _lock_key(scope: str, phone: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, now: datetime) -> Binding:
+def _new(binding_id: str, request: BindRequest, terms: BindLimits, caller: Caller, now: datetime) -> Binding:
     unset = dict.fromkeys(FIELDS)
     asked = {field.name: getattr(request, field.name) for field in fields(request)}
     made = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
@@ -238,7 +240,7 @@ def _new(binding_id: str, request: BindRequest, terms: Terms, caller: Caller, no
 def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
     """Insert the row and its event; False where the id or the idempotency key is there already."""
     values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
-    detail = {name: told(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
+    detail = {name: to_json_value(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
     inserted = _insertion(tx.flavour).run(
         tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
     )
@@ -246,7 +248,7 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
 
 
 @cache
-def _insertion(flavour: Flavour) -> events.Recorded:
+def _insertion(flavour: SqlDialect) -> events.ChangeWithEvents:
     names = (*FIELDS, "fingerprint")
     values: dict[str, Any] = {name: new_value(name) for name in names}
     statement = (
@@ -255,7 +257,7 @@ def _insertion(flavour: Flavour) -> events.Recorded:
         .on_conflict_do_nothing()
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return events.Recorded(flavour, statement)
+    return events.ChangeWithEvents(flavour, statement)
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:

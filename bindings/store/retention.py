@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENDED = tuple(state for state in State if state.terminal)
 
 
-def gone(before: datetime) -> ColumnElement[bool]:
+def deletable(before: datetime) -> ColumnElement[bool]:
     """Which bindings go: over, and nobody's phones are held by them, since before an instant."""
     return and_(
         bindings.c.state.in_(ENDED),
@@ -35,17 +35,17 @@ def gone(before: datetime) -> ColumnElement[bool]:
     )
 
 
-def stays(before: datetime) -> ColumnElement[bool]:
+def not_deletable(before: datetime) -> ColumnElement[bool]:
     """Which bindings stay."""
-    return not_(gone(before))
+    return not_(deletable(before))
 
 
-def everything() -> ColumnElement[bool]:
+def all_bindings() -> ColumnElement[bool]:
     """As `stays`, where every binding that is there counts."""
     return true()
 
 
-def mark(tx: Transaction, keep: timedelta) -> datetime:
+def set_kept_from(tx: Transaction, keep: timedelta) -> datetime:
     """Say from when on everything is kept, before anything is deleted; returns that instant."""
     wanted = tx.instant() - keep
     later = or_(account.c.kept_from.is_(None), account.c.kept_from < wanted)
@@ -66,7 +66,7 @@ def delete_bindings(tx: Transaction, before: datetime, *, limit: int, since: dat
     Returns how many, and the request that it came to. From there the next batch goes on: what was deleted stands
     in the index until it is vacuumed, and each batch would step over all of it anew.
     """
-    chosen = select(bindings.c.id).where(gone(before), bindings.c.requested_at >= since)
+    chosen = select(bindings.c.id).where(deletable(before), bindings.c.requested_at >= since)
     chosen = chosen.order_by(bindings.c.requested_at).limit(limit)
     deleted = delete(bindings).where(bindings.c.id.in_(chosen)).returning(bindings.c.requested_at)
     requested = tx.connection.execute(deleted).scalars().all()
@@ -129,7 +129,7 @@ def first_unsent(connection: Connection) -> int | None:
 def count(connection: Connection, before: datetime) -> dict[str, int]:
     """How many rows of each table a run would delete, events aside."""
     conditions: dict[str, tuple[Any, ColumnElement[bool]]] = {
-        "bindings": (bindings, gone(before)),
+        "bindings": (bindings, deletable(before)),
         "holds": (holds, holds.c.held_until < before),
         "reports": (reports, reports.c.finished_at < before),
     }
@@ -141,7 +141,7 @@ def count(connection: Connection, before: datetime) -> dict[str, int]:
 
 def count_events(connection: Connection, before: datetime) -> int:
     """How many events a run would delete where they are one table."""
-    needed = exists().where(bindings.c.id == events.c.binding_id, stays(before))
+    needed = exists().where(bindings.c.id == events.c.binding_id, not_deletable(before))
     kept = select(func.min(events.c.position)).where(or_(events.c.at >= before, needed))
     bounds = [connection.execute(kept).scalar(), first_unsent(connection)]
     statement = select(func.count()).select_from(events)

@@ -30,7 +30,7 @@ VERSION = select(bindings.c.version).where(_known).scalar_subquery()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class CommittedVersion:
     """A binding in a version that was committed: asked for `at` (database time), known `since` (monotonic)."""
 
     id: str
@@ -39,20 +39,20 @@ class Known:
     since: float
 
 
-class Memory:
+class RollbackDetector:
     """The newest change that this process knows to be committed. Thread-safe."""
 
     def __init__(self) -> None:
-        self._newest: Known | None = None  # replaced as a whole, so that it needs no lock
+        self._newest: CommittedVersion | None = None  # replaced as a whole, so that it needs no lock
 
     def remember(self, binding: Binding) -> Binding:
         """Keep in mind what a transaction that has committed returned; returns it too."""
-        self._newest = Known(
+        self._newest = CommittedVersion(
             id=binding.id, version=binding.version, at=binding.requested_at, since=time.monotonic()
         )
         return binding
 
-    def newest(self) -> Known | None:
+    def newest(self) -> CommittedVersion | None:
         """What the database must have, if anything."""
         known = self._newest
         return None if known is None or time.monotonic() > known.since + FORGOTTEN_AFTER_S else known
@@ -62,11 +62,11 @@ class Memory:
         self._newest = None
 
 
-def is_lost(tx: Transaction, known: Known | None, version: int | None) -> bool:
+def was_rolled_back(tx: Transaction, known: CommittedVersion | None, version: int | None) -> bool:
     """Whether a database in which the known binding has this `version` has lost what was committed.
 
     No longer once that was made good: by a full scan that was owed, and begun after the binding was asked for.
     """
     if known is None or (version is not None and version >= known.version):
         return False
-    return not reports.made_good(tx.connection, since=known.at)
+    return not reports.full_scan_completed_since(tx.connection, since=known.at)

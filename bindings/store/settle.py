@@ -14,8 +14,8 @@ from sqlalchemy import update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events, holds, pools
-from bindings.store.bindings import NOW, change, find, must_find, told
-from bindings.store.reserve import forbids, holding
+from bindings.store.bindings import NOW, find, get, to_json_value, transition
+from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Success:
 
     def detail(self) -> dict[str, str]:
         """The facts as an event tells them: enough to replay the row (I7)."""
-        return {name: told(value) for name, value in self._facts().items()}
+        return {name: to_json_value(value) for name, value in self._facts().items()}
 
     def _facts(self) -> dict[str, Any]:
         names = (field.name for field in fields(self))
@@ -63,12 +63,12 @@ def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
 
 def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding | None:
     """Record the provider's yes to a binding that waits for it, in one statement; None where it is settled."""
-    return change(
+    return transition(
         tx,
         binding_id,
         EventKind.ACTIVATED,
         caller,
-        leaves=UNSETTLED,
+        from_states=UNSETTLED,
         detail=success.detail(),
         state=State.ACTIVE,
         provider_status=None,
@@ -77,7 +77,7 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
     )
 
 
-def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
+def settle_success(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
     """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
 
     It is kept as a hold on both phones, with its origin and a `late_success` event, until `recover` has
@@ -86,10 +86,10 @@ def settle_made(tx: Transaction, binding_id: str, success: Success, caller: Call
     row = activate(tx, binding_id, success, caller)
     if row is not None:
         return row
-    current = must_find(tx, binding_id)
-    if current.bind_id != success.bind_id and holds.put_late_success(tx, current, success):
+    current = get(tx, binding_id)
+    if current.bind_id != success.bind_id and holds.hold_late_success(tx, current, success):
         events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, {"bind_id": success.bind_id})
-        current = must_find(tx, binding_id)
+        current = get(tx, binding_id)
     return current
 
 
@@ -103,12 +103,12 @@ def settle_failed(
     detail: dict[str, Any],
 ) -> Binding:
     """Record that nothing came into being: the phones are free at once. Safe to repeat."""
-    row = change(
+    row = transition(
         tx,
         binding_id,
         EventKind.FAILED,
         caller,
-        leaves=UNSETTLED,
+        from_states=UNSETTLED,
         detail=detail | {"reason": reason, "status": status},
         state=State.FAILED,
         provider_status=status,
@@ -116,17 +116,17 @@ def settle_failed(
         held_until=NOW,
         ended_at=NOW,
     )
-    return row or must_find(tx, binding_id)
+    return row or get(tx, binding_id)
 
 
-def settle_vouched(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
+def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
     """End a doubt on a person's word; None where it is none any more. The caller has checked that it may be."""
-    return change(
+    return transition(
         tx,
         doubt.id,
         EventKind.FAILED,
         caller,
-        leaves=(State.IN_DOUBT,),
+        from_states=(State.IN_DOUBT,),
         detail={"reason": Reason.VOUCHED, "status": doubt.provider_status, "because": because},
         state=State.FAILED,
         reason=Reason.VOUCHED,
@@ -139,7 +139,7 @@ def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status
     """Record that the pool had no number left: nothing came into being, and the pool is low."""
     detail = {"said": said}
     failed = settle_failed(tx, intent.id, caller, reason=Reason.NO_NUMBER, status=status, detail=detail)
-    pools.refused(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
+    pools.record_exhausted(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
     return failed
 
 
@@ -155,15 +155,19 @@ def settle_in_use(
     now = tx.instant()
     phones = [intent.phone_a, intent.phone_b]
     pair = {phone.key for phone in phones}
-    rows = [row for row in holding(tx.connection, phones, intent.scope, now) if row.id not in (None, intent.id)]
+    rows = [
+        row
+        for row in find_holding_rows(tx.connection, phones, intent.scope, now)
+        if row.id not in (None, intent.id)
+    ]
     met = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows]
-    own = [told for row, told in zip(rows, met, strict=True) if forbids(policy, row, intent.mode, pair)]
-    failed = change(
+    own = [told for row, told in zip(rows, met, strict=True) if conflicts(policy, row, intent.mode, pair)]
+    failed = transition(
         tx,
         intent.id,
         EventKind.FAILED,
         caller,
-        leaves=UNSETTLED,
+        from_states=UNSETTLED,
         detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "met": met, "own": own},
         state=State.FAILED,
         provider_status=status,
@@ -172,11 +176,11 @@ def settle_in_use(
         ended_at=now,
     )
     if failed is not None and not own:
-        holds.put_refused(tx, intent, caller, now)
-    return failed or must_find(tx, intent.id)
+        holds.hold_refused(tx, intent, caller, now)
+    return failed or get(tx, intent.id)
 
 
-def settle_unclear(
+def settle_unknown(
     tx: Transaction,
     binding_id: str,
     caller: Caller,
@@ -187,29 +191,29 @@ def settle_unclear(
     sent_at: datetime | None = None,
 ) -> Binding:
     """Record that nobody knows. `held_until` stays: only a clear yes may lower it (I4). Safe to repeat."""
-    row = change(
+    row = transition(
         tx,
         binding_id,
         EventKind.IN_DOUBT,
         caller,
-        leaves=(State.PENDING,),
-        detail={"reason": reason, "status": status, "said": said, "sent_at": told(sent_at)},
+        from_states=(State.PENDING,),
+        detail={"reason": reason, "status": status, "said": said, "sent_at": to_json_value(sent_at)},
         state=State.IN_DOUBT,
         provider_status=status,
         reason=reason,
         sent_at=sent_at,
     )
-    return row or must_find(tx, binding_id)
+    return row or get(tx, binding_id)
 
 
 def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) -> Binding | None:
     """Settle a doubt with a row of the provider's own list; None where the doubt is over already."""
-    return change(
+    return transition(
         tx,
         binding_id,
         EventKind.ADOPTED,
         caller,
-        leaves=(State.IN_DOUBT,),
+        from_states=(State.IN_DOUBT,),
         detail=success.detail(),
         state=State.ACTIVE,
         reason=Reason.ADOPTED,
@@ -217,7 +221,7 @@ def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) ->
     )
 
 
-def drift(
+def apply_drift(
     tx: Transaction,
     binding: Binding,
     caller: Caller,
@@ -227,31 +231,31 @@ def drift(
 ) -> None:
     """Follow the provider's list to the safe side: end sooner (I6), hold longer (I4); never the other way."""
     if expires_at is not None:
-        change(
+        transition(
             tx,
             binding.id,
             EventKind.DRIFTED,
             caller,
-            leaves=(State.ACTIVE,),
-            guard="ends_later",
-            detail={"expires_at": told(expires_at), "was": told(binding.expires_at)},
+            from_states=(State.ACTIVE,),
+            condition="ends_later",
+            detail={"expires_at": to_json_value(expires_at), "was": to_json_value(binding.expires_at)},
             expires_at=expires_at,
         )
-        narrow_warning(tx, binding.id, warn_at(expires_at, binding.warn_s))
+        move_warning(tx, binding.id, warn_at(expires_at, binding.warn_s))
     if held_until is not None:
-        change(
+        transition(
             tx,
             binding.id,
             EventKind.DRIFTED,
             caller,
-            leaves=(State.ACTIVE, State.EXPIRED),
-            guard="held_shorter",
-            detail={"held_until": told(held_until), "was": told(binding.held_until)},
+            from_states=(State.ACTIVE, State.EXPIRED),
+            condition="held_shorter",
+            detail={"held_until": to_json_value(held_until), "was": to_json_value(binding.held_until)},
             held_until=held_until,
         )
 
 
-def narrow_warning(tx: Transaction, binding_id: str, due_at: datetime | None) -> None:
+def move_warning(tx: Transaction, binding_id: str, due_at: datetime | None) -> None:
     """Move the `expires_soon` event of a binding whose end was moved; one that was written is not due again."""
     not_written = bindings.c.id == binding_id, bindings.c.warn_at.is_not(None)
     tx.connection.execute(update(bindings).where(*not_written).values(warn_at=due_at))
@@ -263,25 +267,25 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
     Asked again, or on a binding that has ended, it changes nothing. One whose time is over, but that no sweep
     has met yet, ends here as expired.
     """
-    row = change(
+    row = transition(
         tx,
         binding_id,
         EventKind.UNBIND_REQUESTED,
         caller,
-        leaves=(*UNSETTLED, State.ACTIVE),
-        guard="wanted",
+        from_states=(*UNSETTLED, State.ACTIVE),
+        condition="wanted",
         detail={"reason": reason},
         unbind_requested_at=NOW,
     )
     return (
         row
-        or change(
+        or transition(
             tx,
             binding_id,
             EventKind.EXPIRED,
             caller,
-            leaves=(State.ACTIVE,),
-            guard="over",
+            from_states=(State.ACTIVE,),
+            condition="over",
             state=State.EXPIRED,
             ended_at=bindings.c.expires_at,
         )
@@ -302,29 +306,29 @@ def settle_unbound(
     If the sweep was first, the binding stays expired and the phones are let go. Safe to repeat.
     """
     now = tx.instant()
-    current = must_find(tx, binding_id)
+    current = get(tx, binding_id)
     held_until = min(current.held_until, now + timedelta(seconds=guard_s))
-    row = change(
+    row = transition(
         tx,
         binding_id,
         EventKind.UNBOUND,
         caller,
-        leaves=(State.ACTIVE,),
-        detail={"reason": reason, "ended_at": told(now), "held_until": told(held_until)},
+        from_states=(State.ACTIVE,),
+        detail={"reason": reason, "ended_at": to_json_value(now), "held_until": to_json_value(held_until)},
         state=State.UNBOUND,
         reason=reason,
         ended_at=now,
         held_until=held_until,
     )
     if row is None and current.held_until > held_until:
-        row = change(
+        row = transition(
             tx,
             binding_id,
             EventKind.UNBIND_CONFIRMED,
             caller,
-            leaves=(State.EXPIRED,),
-            guard="held_longer",
-            detail={"reason": reason, "held_until": told(held_until)},
+            from_states=(State.EXPIRED,),
+            condition="held_longer",
+            detail={"reason": reason, "held_until": to_json_value(held_until)},
             held_until=held_until,
         )
-    return row or must_find(tx, binding_id)
+    return row or get(tx, binding_id)

@@ -16,7 +16,7 @@ from sqlalchemy import case, delete, null, select, update
 
 from bindings.domain.binding import EventKind, Reason
 from bindings.store import pools
-from bindings.store.events import beyond, final
+from bindings.store.events import after_position, final_events
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pool_levels, tallies, tally_marks
 
@@ -37,7 +37,7 @@ OWN_IN_USE = "own_in_use"  # the provider found in use what a binding of ours ex
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tally:
+class EventCount:
     """How many events of one kind and code there were in a period of `period_s` seconds from `began_at` on."""
 
     period_s: int
@@ -54,7 +54,7 @@ class _Sum:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
-def count(tx: Transaction, *, limit: int) -> int:
+def count_events(tx: Transaction, *, limit: int) -> int:
     """Count up to `limit` events that are not counted yet; returns how many that were."""
     mark = _lock_mark(tx)
     found = tx.connection.execute(_uncounted(mark, postgres=tx.flavour.postgres).limit(limit)).all()
@@ -80,7 +80,7 @@ def _uncounted(mark: tuple[int, int], *, postgres: bool) -> Select[Any]:
     column = events_table.c
     told = case((column.kind.in_(TOLD), column.detail), else_=null()).label("told")
     shown = (column.tx, column.position, column.kind, column.at, column.binding_id, told)
-    return final(postgres=postgres).with_only_columns(*shown).where(beyond(mark, postgres=postgres))
+    return final_events(postgres=postgres).with_only_columns(*shown).where(after_position(mark, postgres=postgres))
 
 
 def _summed(found: Sequence[Row[Any]], *, now: datetime) -> dict[tuple[Any, ...], _Sum]:
@@ -168,10 +168,12 @@ def _rows(
     return connection.execute(statement.order_by(tallies.c.began_at)).all()
 
 
-def since(connection: Connection, instant: datetime, *, period_s: int, kinds: Iterable[EventKind]) -> list[Tally]:
+def counts_since(
+    connection: Connection, instant: datetime, *, period_s: int, kinds: Iterable[EventKind]
+) -> list[EventCount]:
     """What was counted in the periods that began at `instant` or later, oldest first."""
     return [
-        Tally(**dict(row._mapping) | {"kind": EventKind(row.kind)})  # noqa: SLF001 -- the row's public way
+        EventCount(**dict(row._mapping) | {"kind": EventKind(row.kind)})  # noqa: SLF001 -- the row's public way
         for row in _rows(connection, period_s, since=instant, kinds=kinds)
     ]
 
@@ -181,7 +183,7 @@ def counted_to(connection: Connection) -> datetime | None:
     return connection.execute(select(tally_marks.c.counted_to)).scalar()
 
 
-def forget(tx: Transaction) -> None:
+def delete_old(tx: Transaction) -> None:
     """Drop what is too old to be shown."""
     now = tx.instant()
     for period_s, kept in KEPT.items():
@@ -194,7 +196,7 @@ def forget(tx: Transaction) -> None:
 # Pools.
 
 
-def note_levels(tx: Transaction) -> None:
+def record_pool_levels(tx: Transaction) -> None:
     """Keep what the pools were last counted at, once in five minutes; counts nothing itself."""
     levels = [
         {
@@ -203,7 +205,7 @@ def note_levels(tx: Transaction) -> None:
             "at": _floor(pool.counted_at, LEVEL_EVERY_S),
             "live": pool.live,
         }
-        for pool in pools.every(tx.connection)
+        for pool in pools.list_all(tx.connection)
         if pool.counted_at is not None and pool.live is not None
     ]
     if levels:

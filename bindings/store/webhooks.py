@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from bindings.domain.binding import Caller
-    from bindings.store.database import Flavour, Transaction
+    from bindings.store.database import SqlDialect, Transaction
 
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, beside the new one
 
@@ -77,7 +77,7 @@ def add(
     return _webhook(tx.connection.execute(select(*_SHOWN).where(webhooks.c.id == webhook_id)).one())
 
 
-def _feed_end(flavour: Flavour) -> tuple[Any, Any]:
+def _feed_end(flavour: SqlDialect) -> tuple[Any, Any]:
     """The cursor behind everything that is final; what is committed behind a running transaction is still sent."""
     if flavour.postgres:
         return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger), 0

@@ -42,7 +42,7 @@ LIMITS = {
 MAX_RATE_LIMIT = 100_000
 
 
-def line(field: str) -> Callable[[Any], str]:
+def single_line(field: str) -> Callable[[Any], str]:
     """Text on one line, as long as the field of this name allows."""
     longest = LIMITS[field]
 
@@ -191,7 +191,7 @@ def url(value: object) -> str:
     return value
 
 
-def kinds(value: object) -> tuple[EventKind, ...]:
+def event_kinds(value: object) -> tuple[EventKind, ...]:
     """Kinds of event, each once, in the order in which they came."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError("must be a list of kinds of event")  # noqa: TRY004 -- a fault like the others

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.phone import Phone
-from bindings.errors import Fault, InvalidRequest, NotFound
+from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields as values
 
 if TYPE_CHECKING:
@@ -28,27 +28,27 @@ MIN_DIGITS_A = 1
 MIN_DIGITS_B = 4
 
 
-class Checks:
+class FieldErrors:
     """Collects the faults of one call. `raise_all` ends the collecting."""
 
     def __init__(self) -> None:
-        self.faults: list[Fault] = []
+        self.faults: list[FieldError] = []
 
-    def take(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
+    def check(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
         """The checked value, or None and a fault under the field's name."""
         try:
             return check(value)
         except ValueError as fault:
-            self.faults.append(Fault(field, str(fault)))
+            self.faults.append(FieldError(field, str(fault)))
             return None
 
     def optional(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
         """Like `take`, but None is nothing to check."""
-        return None if value is None else self.take(field, check, value)
+        return None if value is None else self.check(field, check, value)
 
     def fault(self, field: str, message: str) -> None:
         """Add a fault that lies between fields."""
-        self.faults.append(Fault(field, message))
+        self.faults.append(FieldError(field, message))
 
     def raise_all(self) -> None:
         """Raise `InvalidRequest` if anything was wrong."""
@@ -69,14 +69,14 @@ def bind_request(
     warn_s: object = None,
 ) -> BindRequest:
     """A bind's arguments as a request that the provider can be asked; raises `InvalidRequest` with all faults."""
-    checks = Checks()
-    pair = _pair(checks, phone_a, phone_b)
-    pool = checks.take("pool_number", values.pool_number, pool_number)
-    seconds = checks.take("expire_s", values.expire_s, expire_s)
-    kind = checks.take("mode", values.mode, mode)
+    checks = FieldErrors()
+    pair = _phone_pair(checks, phone_a, phone_b)
+    pool = checks.check("pool_number", values.pool_number, pool_number)
+    seconds = checks.check("expire_s", values.expire_s, expire_s)
+    kind = checks.check("mode", values.mode, mode)
     app = _app_id(checks, app_id)
-    said = checks.optional("reference", values.line("reference"), reference)
-    key = checks.optional("idempotency_key", values.line("idempotency_key"), idempotency_key)
+    said = checks.optional("reference", values.single_line("reference"), reference)
+    key = checks.optional("idempotency_key", values.single_line("idempotency_key"), idempotency_key)
     lead = checks.optional("warn_s", values.warn_s, warn_s)
     if lead and seconds and lead >= seconds:
         checks.fault("warn_s", "must be less than expire_s")
@@ -105,7 +105,7 @@ def lookup(
     *, phone: object, middle_number: object, party: object
 ) -> tuple[Phone | None, str | None, Phone | None]:
     """The arguments of a lookup: exactly one of phone and middle_number; party only with the latter."""
-    checks = Checks()
+    checks = FieldErrors()
     if (phone is None) == (middle_number is None):
         checks.fault("phone", "or middle_number is needed, and not both")
     if party is not None and middle_number is None:
@@ -123,11 +123,11 @@ def trace(
     *, middle_number: object, at: object, party: object, window_s: object
 ) -> tuple[str, datetime, Phone | None, float]:
     """The arguments of a trace."""
-    checks = Checks()
-    number = checks.take("middle_number", values.middle_number, middle_number)
-    instant = checks.take("at", values.instant, at)
+    checks = FieldErrors()
+    number = checks.check("middle_number", values.middle_number, middle_number)
+    instant = checks.check("at", values.instant, at)
     who = checks.optional("party", Phone, party)
-    window = checks.take("window_s", values.window_s, window_s)
+    window = checks.check("window_s", values.window_s, window_s)
     checks.raise_all()
     if number is None or instant is None or window is None:
         raise AssertionError("unreachable: what is missing is a fault")
@@ -136,22 +136,22 @@ def trace(
 
 def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str, Any], int, Any]:
     """The arguments of a search: the checked filters, the limit, and the position that the cursor names."""
-    checks = Checks()
+    checks = FieldErrors()
     by_name: dict[str, Callable[[Any], Any]] = {
         "state": values.state,
         "mode": values.mode,
         "phone": Phone,
         "middle_number": values.middle_number,
-        "reference": values.line("reference"),
-        "bind_id": values.line("bind_id"),
+        "reference": values.single_line("reference"),
+        "bind_id": values.single_line("bind_id"),
         "pool_number": values.pool_number,
-        "app_id": values.line("app_id"),
-        "actor": values.line("actor"),
+        "app_id": values.single_line("app_id"),
+        "actor": values.single_line("actor"),
         "requested_from": values.instant,
         "requested_to": values.instant,
     }
     found = {name: checks.optional(name, by_name[name], value) for name, value in given.items()}
-    size = checks.take("limit", values.limit, limit)
+    size = checks.check("limit", values.limit, limit)
     position = checks.optional("cursor", values.page_position, cursor)
     checks.raise_all()
     return found, size or values.MAX_LIMIT, position
@@ -159,17 +159,17 @@ def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str
 
 def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int, int], int]:
     """The arguments of the change feed."""
-    checks = Checks()
+    checks = FieldErrors()
     position = checks.optional("after", values.feed_position, after)
-    size = checks.take("limit", values.limit, limit)
-    checks.take("wait_s", values.wait_s, wait_s)
+    size = checks.check("limit", values.limit, limit)
+    checks.check("wait_s", values.wait_s, wait_s)
     checks.raise_all()
     return position or (0, 0), size or values.MAX_LIMIT
 
 
 def period(*, since: object, until: object) -> tuple[datetime | None, datetime | None]:
     """The two ends of an export; the fields are called `from` and `to`."""
-    checks = Checks()
+    checks = FieldErrors()
     found = checks.optional("from", values.instant, since), checks.optional("to", values.instant, until)
     checks.raise_all()
     return found
@@ -177,8 +177,8 @@ def period(*, since: object, until: object) -> tuple[datetime | None, datetime |
 
 def reason(value: object) -> str:
     """A reason that must be given."""
-    checks = Checks()
-    found = checks.take("reason", values.line("reason"), value)
+    checks = FieldErrors()
+    found = checks.check("reason", values.single_line("reason"), value)
     checks.raise_all()
     return found or ""
 
@@ -190,19 +190,19 @@ def optional_reason(value: object) -> str | None:
 
 def caller(*, actor: object, request_id: object) -> Caller:
     """On whose behalf something is done, as it goes into the history."""
-    checks = Checks()
-    who = checks.take("actor", values.line("actor"), actor)
-    request = checks.optional("request_id", values.line("request_id"), request_id)
+    checks = FieldErrors()
+    who = checks.check("actor", values.single_line("actor"), actor)
+    request = checks.optional("request_id", values.single_line("request_id"), request_id)
     checks.raise_all()
     return Caller(actor=who or "", request_id=request)
 
 
 def key(*, name: object, role: object, rate_limit: object, expires_at: object) -> dict[str, Any]:
     """What a key of the HTTP service is made with."""
-    checks = Checks()
+    checks = FieldErrors()
     found = {
-        "name": checks.take("name", values.line("name"), name),
-        "role": checks.take("role", values.role, role),
+        "name": checks.check("name", values.single_line("name"), name),
+        "role": checks.check("role", values.role, role),
         "rate_limit": checks.optional("rate_limit", values.rate_limit, rate_limit),
         "expires_at": checks.optional("expires_at", values.instant, expires_at),
     }
@@ -217,7 +217,7 @@ def settings(environment: Mapping[str, str] | None = None, **given: Any) -> Sett
     try:
         return load(environment, **given)
     except SettingsError as error:
-        raise InvalidRequest([Fault(*fault) for fault in error.faults]) from None
+        raise InvalidRequest([FieldError(*fault) for fault in error.faults]) from None
 
 
 def binding_id(value: object) -> str:
@@ -235,26 +235,26 @@ def identifier(value: object, what: str) -> str:
 
 def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] | None]:
     """The address of a receiver, and the kinds of event that it is sent (None: every kind)."""
-    checks = Checks()
-    address = checks.take("url", values.url, url)
-    wanted = checks.optional("kinds", values.kinds, kinds)
+    checks = FieldErrors()
+    address = checks.check("url", values.url, url)
+    wanted = checks.optional("kinds", values.event_kinds, kinds)
     checks.raise_all()
     return address or "", wanted
 
 
 def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | None, int | None, int]:
     """The arguments of a list of deliveries: the state, the position that the cursor names, the limit."""
-    checks = Checks()
+    checks = FieldErrors()
     wanted = checks.optional("state", values.delivery_state, state)
     position = checks.optional("cursor", values.delivery_position, cursor)
-    size = checks.take("limit", values.limit, limit)
+    size = checks.check("limit", values.limit, limit)
     checks.raise_all()
     return wanted, position, size or values.MAX_LIMIT
 
 
-def _pair(checks: Checks, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
-    a = checks.take("phone_a", lambda value: Phone(value, min_digits=MIN_DIGITS_A), phone_a)
-    b = checks.take("phone_b", lambda value: Phone(value, min_digits=MIN_DIGITS_B), phone_b)
+def _phone_pair(checks: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
+    a = checks.check("phone_a", lambda value: Phone(value, min_digits=MIN_DIGITS_A), phone_a)
+    b = checks.check("phone_b", lambda value: Phone(value, min_digits=MIN_DIGITS_B), phone_b)
     if a is None or b is None:
         return None
     if a == b:
@@ -266,8 +266,8 @@ def _pair(checks: Checks, phone_a: object, phone_b: object) -> tuple[Phone, Phon
     return a, b
 
 
-def _app_id(checks: Checks, value: object) -> str | None:
+def _app_id(checks: FieldErrors, value: object) -> str | None:
     if value is None:
         checks.fault("app_id", "is needed: give it, or set BINDINGS_PROVIDER_APP_ID")
         return None
-    return checks.take("app_id", values.line("app_id"), value)
+    return checks.check("app_id", values.single_line("app_id"), value)

@@ -15,33 +15,33 @@ from bindings.web import problems
 from bindings.web.api import ops_routes as ops
 from bindings.web.api import routes as api
 from bindings.web.console import router as pages
-from bindings.web.middleware import Gate
+from bindings.web.middleware import RequestMiddleware
 
 if TYPE_CHECKING:
-    from bindings.web.state import Office
+    from bindings.web.state import AppState
 
 _log = structlog.get_logger("bindings.web")
 
 
-def application(office: Office) -> Gate:
+def application(office: AppState) -> RequestMiddleware:
     """The application that a server runs."""
     inner = Litestar(
         route_handlers=[api.router(), ops.router(), pages.router()],
         exception_handlers={
-            BindingsError: _told,
-            HTTPException: _of_litestar,
-            Exception: _unforeseen,
+            BindingsError: _error_response,
+            HTTPException: _framework_error,
+            Exception: _unexpected_error,
         },
         openapi_config=None,
         logging_config=None,
     )
     inner.state.office = office
-    return Gate(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+    return RequestMiddleware(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 
-def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
+def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
     if pages.wants_page(request):
-        return pages.told(request, error)
+        return pages.error_page(request, error)
     return Response(
         problems.body(error, request.scope["state"]["request_id"]),
         status_code=error.http_status,
@@ -50,7 +50,7 @@ def _told(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any
     )
 
 
-def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What the framework refuses, in our words: its own repeat the address and the values."""
     match error:
         case NotFoundException():
@@ -60,17 +60,17 @@ def _of_litestar(request: Request[Any, Any, Any], error: HTTPException) -> Respo
         case _ if error.status_code < 500:  # noqa: PLR2004 -- the caller's fault
             told = problems.Malformed()
         case _:
-            return _unforeseen(request, error)
-    answer = _told(request, told)
+            return _unexpected_error(request, error)
+    answer = _error_response(request, told)
     allowed = (error.headers or {}).get("allow")
     if allowed is not None:
         answer.headers["Allow"] = allowed
     return answer
 
 
-def _unforeseen(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """A fault of ours. Its type and place are logged, never its text: that may carry a phone number."""
     frames = traceback.extract_tb(error.__traceback__)
     place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
     _log.error("unexpected", kind=type(error).__name__, place=place)
-    return _told(request, problems.Unexpected())
+    return _error_response(request, problems.InternalError())

@@ -18,16 +18,16 @@ from bindings import errors
 from bindings.access.api_keys import digest, well_formed
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
-from bindings.web.rate_limit import Bucket
+from bindings.web.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bindings.access.api_keys import Keys
+    from bindings.access.api_keys import ApiKeys
     from bindings.access.sessions import Sessions
     from bindings.domain.binding import Binding, Event, Holder
     from bindings.store.keys import Key
-    from bindings.web.executors import Desk
+    from bindings.web.executors import Executors
 
 REMEMBERED_S = 5.0
 MOST_REMEMBERED = 10_000
@@ -38,7 +38,7 @@ OF_OTHERS = ("met", "own")  # in the detail of an event: which bindings stood be
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Who:
+class Principal:
     """A caller: `actor` stands in the history of whatever they do."""
 
     actor: str
@@ -46,50 +46,52 @@ class Who:
     key_id: str | None = None
     rate_limit: int | None = None
 
-    def may(self, *permissions: Permission) -> bool:
+    def has_permission(self, *permissions: Permission) -> bool:
         """Whether the role allows one of these."""
         return any(self.role.allows(permission) for permission in permissions)
 
-    def sees(self, found: Binding | Holder) -> bool:
+    def can_view(self, found: Binding | Holder) -> bool:
         """Whether it is shown at all: everything to a reader, else what the caller asked for."""
-        return self.may(Permission.READ) or found.actor == self.actor
+        return self.has_permission(Permission.READ) or found.actor == self.actor
 
     def sees_phones(self, binding: Binding) -> bool:
         """Whether phones are shown in full: only to whoever gave them."""
-        return self.may(Permission.BIND) and binding.actor == self.actor
+        return self.has_permission(Permission.BIND) and binding.actor == self.actor
 
-    def shown(self, holder: Holder) -> Holder:
+    def redact_holder(self, holder: Holder) -> Holder:
         """The holder of a phone as this caller sees it: of somebody else's, until when and nothing more."""
-        if self.sees(holder):
+        if self.can_view(holder):
             return holder
         return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
 
-    def told(self, event: Event) -> Event:
+    def redact_event(self, event: Event) -> Event:
         """An event as this caller sees it: without the bindings of others that it may name."""
-        if self.may(Permission.READ) or not event.detail.keys() & set(OF_OTHERS):
+        if self.has_permission(Permission.READ) or not event.detail.keys() & set(OF_OTHERS):
             return event
         return replace(event, detail={name: said for name, said in event.detail.items() if name not in OF_OTHERS})
 
 
-LOCAL = Who(actor="local", role=Role.ADMIN)
+LOCAL = Principal(actor="local", role=Role.ADMIN)
 
 
-class Doorkeeper:
+class Authenticator:
     """Recognises callers and counts their requests. `loopback` is whether only this host can reach the service."""
 
-    def __init__(self, keys: Keys, sessions: Sessions, desk: Desk, *, loopback: bool, rate_limit: int) -> None:
+    def __init__(
+        self, keys: ApiKeys, sessions: Sessions, desk: Executors, *, loopback: bool, rate_limit: int
+    ) -> None:
         self._keys = keys
         self._sessions = sessions
         self._desk = desk
         self._loopback = loopback
         self._rate_limit = rate_limit
-        self._remembered: dict[str, tuple[float, Who | None]] = {}
+        self._remembered: dict[str, tuple[float, Principal | None]] = {}
         self._used: dict[str, float] = {}
         self._locked = False
         self._asked = float("-inf")
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
-    async def admit(self, headers: Mapping[str, str]) -> Who:
+    async def authenticate(self, headers: Mapping[str, str]) -> Principal:
         """The caller of a request; raises `Unauthenticated` or `RateLimited`."""
         if "authorization" not in headers:
             return await self._admit_local(headers)
@@ -99,12 +101,12 @@ class Doorkeeper:
         self._count(who)
         return who
 
-    async def admit_browser(self, token: str, headers: Mapping[str, str]) -> Who:
+    async def authenticate_session(self, token: str, headers: Mapping[str, str]) -> Principal:
         """The caller behind a page of the console, by the token of their session; raises as `admit` does.
 
         A session is asked about each time: signing out, or revoking its key, ends it at once on every replica.
         """
-        key = await self._desk.ask(lambda: self._sessions.recognise(token))
+        key = await self._desk.run_read(lambda: self._sessions.authenticate(token))
         if key is None:
             return await self._admit_local(headers)
         who = _who(key)
@@ -117,19 +119,19 @@ class Doorkeeper:
         who = await self._recognise(key.strip())
         if who is None:
             return None
-        return await self._desk.ask(lambda: self._sessions.begin(str(who.key_id)))
+        return await self._desk.run_read(lambda: self._sessions.create(str(who.key_id)))
 
     async def sign_out(self, token: str) -> None:
         """End a session."""
-        await self._desk.ask(lambda: self._sessions.end(token))
+        await self._desk.run_read(lambda: self._sessions.end(token))
 
-    async def still_good(self, who: Who, headers: Mapping[str, str]) -> None:
+    async def ensure_still_valid(self, who: Principal, headers: Mapping[str, str]) -> None:
         """Raise `Unauthenticated` where the caller's key was revoked while they waited."""
         if who.key_id is not None and await self._recognise(_presented(headers)) is None:
             raise problems.Unauthenticated("the key is not good any more; nothing was done")
 
-    async def _admit_local(self, headers: Mapping[str, str]) -> Who:
-        if not self._loopback or await self._ever_a_key():
+    async def _admit_local(self, headers: Mapping[str, str]) -> Principal:
+        if not self._loopback or await self._any_key_exists():
             raise problems.Unauthenticated
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
         # A page of another site may be pointed here by its own name, or post to our address; and a proxy brings
@@ -143,19 +145,19 @@ class Doorkeeper:
             )
         return LOCAL
 
-    async def _ever_a_key(self) -> bool:
+    async def _any_key_exists(self) -> bool:
         if not self._locked and time.monotonic() > self._asked + REMEMBERED_S:
-            self._locked = await self._desk.ask(self._keys.exist)
+            self._locked = await self._desk.run_read(self._keys.any_exist)
             self._asked = time.monotonic()
         return self._locked
 
-    async def _recognise(self, key: str) -> Who | None:
+    async def _recognise(self, key: str) -> Principal | None:
         name, now = digest(key), time.monotonic()
         known = self._remembered.get(name)
         if known is None or now > known[0] + REMEMBERED_S:
             if not well_formed(key):
                 return None
-            found = await self._desk.ask(lambda: self._keys.recognise(key))
+            found = await self._desk.run_read(lambda: self._keys.authenticate(key))
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.clear()
             known = (now, None if found is None else _who(found))
@@ -164,18 +166,18 @@ class Doorkeeper:
             await self._note_use(known[1], now)
         return known[1]
 
-    async def _note_use(self, who: Who, now: float) -> None:
+    async def _note_use(self, who: Principal, now: float) -> None:
         key_id = str(who.key_id)
         if now < self._used.get(key_id, float("-inf")) + USED_EVERY_S:
             return
         self._used[key_id] = now
         try:
-            await self._desk.ask(lambda: self._keys.used(key_id))
+            await self._desk.run_read(lambda: self._keys.record_use(key_id))
         except errors.BindingsError:
             self._used.pop(key_id, None)  # noted with a later request: this one is good all the same
 
-    def _count(self, who: Who) -> None:
-        bucket = self._buckets.setdefault(str(who.key_id), Bucket())
+    def _count(self, who: Principal) -> None:
+        bucket = self._buckets.setdefault(str(who.key_id), TokenBucket())
         if not bucket.take(float(who.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
 
@@ -186,5 +188,5 @@ def _presented(headers: Mapping[str, str]) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _who(key: Key) -> Who:
-    return Who(actor=f"key:{key.name}", role=key.role, key_id=key.id, rate_limit=key.rate_limit)
+def _who(key: Key) -> Principal:
+    return Principal(actor=f"key:{key.name}", role=key.role, key_id=key.id, rate_limit=key.rate_limit)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from bindings.errors import BindingsError, Busy
 
 if TYPE_CHECKING:
-    from bindings.jobs.reconcile import Reconciled
+    from bindings.jobs.reconcile import ReconcileResult
     from bindings.service import BindingService
-    from bindings.web.executors import Desk
+    from bindings.web.executors import Executors
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ RETRY_AFTER_S = 10
 
 
 @dataclass(kw_only=True, slots=True)
-class Errand:
+class ReconcileRun:
     """One reconciliation: under way while it has neither a `result` nor a `fault`."""
 
     actor: str
@@ -36,7 +36,7 @@ class Errand:
     dry_run: bool
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    result: Reconciled | None = None
+    result: ReconcileResult | None = None
     fault: str | None = None
 
     @property
@@ -45,28 +45,28 @@ class Errand:
         return self.result is None and self.fault is None
 
 
-class Errands:
+class ReconcileRuns:
     """The errands of one process. For the event loop's thread."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Executors) -> None:
         self._desk = desk
-        self._known: dict[str, Errand] = {}
+        self._known: dict[str, ReconcileRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def find(self, errand_id: str) -> Errand | None:
+    def find(self, errand_id: str) -> ReconcileRun | None:
         """The errand with this id, if it is this process's."""
         return self._known.get(errand_id)
 
     @property
-    def running(self) -> Errand | None:
+    def running(self) -> ReconcileRun | None:
         """The one that is under way."""
         return next((errand for errand in self._known.values() if errand.running), None)
 
-    async def reconcile(self, service: BindingService, *, actor: str, reason: str, dry_run: bool) -> Errand:
+    async def reconcile(self, service: BindingService, *, actor: str, reason: str, dry_run: bool) -> ReconcileRun:
         """Begin a reconciliation, and wait a moment for its end; `Busy` while another one is under way."""
         if self.running is not None:
             raise Busy("a reconciliation that somebody asked for is under way", retry_after_s=RETRY_AFTER_S)
-        errand = Errand(actor=actor, reason=reason, dry_run=dry_run)
+        errand = ReconcileRun(actor=actor, reason=reason, dry_run=dry_run)
         self._known[errand.id] = errand
         for old in list(self._known)[:-KEPT]:
             del self._known[old]
@@ -76,9 +76,9 @@ class Errands:
         await asyncio.wait([task], timeout=PATIENCE_S)
         return errand
 
-    async def _run(self, errand: Errand, service: BindingService) -> None:
+    async def _run(self, errand: ReconcileRun, service: BindingService) -> None:
         try:
-            errand.result = await self._desk.act(
+            errand.result = await self._desk.run_provider_call(
                 lambda: service.reconcile(dry_run=errand.dry_run, reason=errand.reason)
             )
         except BindingsError as error:

@@ -26,7 +26,7 @@ BINDS_PER_SLOT = 2  # half of the threads may wait for somebody else's use of an
 RETRY_AFTER_S = 2
 
 
-class Desk:
+class Executors:
     """Runs calls of the service for handlers. `bind_limit` is how many provider calls may be in flight."""
 
     def __init__(self, *, bind_limit: int) -> None:
@@ -36,7 +36,7 @@ class Desk:
         self.questions_open = 0
         self.binds_open = 0
 
-    async def ask(self, call: Callable[[], Answer]) -> Answer:
+    async def run_read(self, call: Callable[[], Answer]) -> Answer:
         """Run a question; `Busy` where too many wait, or where it takes too long."""
         if self.questions_open >= QUESTIONS_WAITING:
             raise Busy("too many requests are waiting in this process", retry_after_s=RETRY_AFTER_S)
@@ -49,7 +49,7 @@ class Desk:
         finally:
             self.questions_open -= 1
 
-    async def act(self, call: Callable[[], Answer]) -> Answer:
+    async def run_provider_call(self, call: Callable[[], Answer]) -> Answer:
         """Run a bind or an unbind to its end, however long the provider takes; `Busy` at once past the limit."""
         if self.binds_open >= self._most_binds:
             raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)

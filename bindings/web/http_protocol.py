@@ -28,7 +28,7 @@ MOST_CONNECTIONS = 2_000
 RETRY_AFTER_S = 2
 
 
-class Connection(HttpToolsProtocol):
+class LimitedHttpProtocol(HttpToolsProtocol):
     """A connection of uvicorn's that gives up on a head which is too large, or takes too long."""
 
     cycle: Any  # None until there is a request
@@ -104,7 +104,7 @@ class Connection(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         if self._in_head or self._received:
-            self._refuse(problems.TooSlow())
+            self._refuse(problems.RequestTimeout())
         else:
             self.transport.close()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LONG_NUMBER = re.compile(r"(?<![\w.:-])\+?([0-9]{7,20})(?![\w.:-])")
 
 
-class _Lines:
+class _StderrLogger:
     """Writes lines to stderr; the library's logger behind them takes longer than all else that a line needs."""
 
     def __init__(self, name: str = "bindings") -> None:
@@ -47,13 +47,13 @@ def configure() -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        without_texts_of_errors,
-        without_phones,
+        redact_exceptions,
+        mask_phones,
     ]
     last = structlog.processors.JSONRenderer(serializer=_as_json)
     structlog.configure(
         processors=[*shared, last],
-        logger_factory=_Lines,
+        logger_factory=_StderrLogger,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
@@ -75,7 +75,7 @@ def _as_json(event: EventDict, **_: Any) -> str:
     return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
-def without_texts_of_errors(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def redact_exceptions(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """An exception as its type and place: its text may carry a value."""
     info = event.pop("exc_info", None)
     error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
@@ -86,7 +86,7 @@ def without_texts_of_errors(_logger: Any, _method: str, event: EventDict) -> Eve
     return event
 
 
-def without_phones(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def mask_phones(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Mask whatever may be a phone number."""
     for name, value in event.items():
         if isinstance(value, str):

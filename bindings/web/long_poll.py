@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from bindings.errors import BindingsError, Busy
 
 if TYPE_CHECKING:
-    from bindings.lifecycle.queries import Questions
-    from bindings.web.executors import Desk
+    from bindings.lifecycle.queries import Queries
+    from bindings.web.executors import Executors
 
 LOOK_EVERY_S = 0.2
 MOST_WAITING = 1_000
 RETRY_AFTER_S = 2
 
 
-class Bell:
+class FeedNotifier:
     """Rings for everybody when the feed has grown, or when the service is to stop."""
 
-    def __init__(self, service: Questions, desk: Desk) -> None:
+    def __init__(self, service: Queries, desk: Executors) -> None:
         self._service = service
         self._desk = desk
         self._changed = asyncio.Condition()
@@ -44,26 +44,26 @@ class Bell:
                 self._watcher = asyncio.create_task(self._watch())
             async with self._changed:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait_for(lambda: self._beyond(after)), seconds)
+                    await asyncio.wait_for(self._changed.wait_for(lambda: self._has_news(after)), seconds)
         finally:
             self._waiting -= 1
 
     async def stop(self) -> None:
         """Let everybody go who waits."""
         self.stopping = True
-        await self._ring()
+        await self._notify_all()
 
-    def _beyond(self, after: str) -> bool:
+    def _has_news(self, after: str) -> bool:
         return self.stopping or (self._end is not None and _position(self._end) > _position(after))
 
     async def _watch(self) -> None:
         while self._waiting and not self.stopping:
             with suppress(BindingsError):  # the database is away: look again
-                self._end = await self._desk.ask(self._service.feed_end)
-                await self._ring()
+                self._end = await self._desk.run_read(self._service.feed_end)
+                await self._notify_all()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _ring(self) -> None:
+    async def _notify_all(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 

@@ -20,15 +20,15 @@ from prometheus_client import (
 )
 
 from bindings.errors import BindingsError, PhoneInUse
-from bindings.monitoring.health import vitals
+from bindings.monitoring.health import health_metrics
 from bindings.provider import statuses
 from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
-    from bindings.monitoring.health import Vitals
+    from bindings.monitoring.health import HealthMetrics
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
-    from bindings.web.executors import Desk
+    from bindings.web.executors import Executors
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 READ_EVERY_S = 5.0
@@ -82,37 +82,37 @@ class Metrics:
         """Count a request; a status of 0 is one whose caller went away."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
-    def bound(self, *, replayed: bool) -> None:
+    def record_bind(self, *, replayed: bool) -> None:
         """Count a bind that came into being, or was replayed."""
         self._binds.labels("replayed" if replayed else "bound", "0").inc()
 
-    def not_bound(self, error: BindingsError) -> None:
+    def record_bind_error(self, error: BindingsError) -> None:
         """Count a bind that did not, by its code; what a key brought back was counted when it happened."""
         self._binds.labels("replayed" if error.replayed else error.code, _status(error)).inc()
         if isinstance(error, PhoneInUse) and error.binding_id is None:  # one that was sent is recorded
             self._conflicts.inc()
 
-    def called(self, call: str, outcome: str, seconds: float) -> None:
+    def record_provider_call(self, call: str, outcome: str, seconds: float) -> None:
         """Count a call of the provider. For `ProviderClient.watch`."""
         self._calls.labels(call, outcome).observe(seconds)
 
-    def delivered(self, result: str, count: int) -> None:
+    def record_deliveries(self, result: str, count: int) -> None:
         """Count attempts to deliver."""
         self._deliveries.labels(result).inc(count)
 
-    def due(self) -> bool:
+    def needs_refresh(self) -> bool:
         """Whether the database should be read again for a scrape."""
         return time.monotonic() > self._read_at + READ_EVERY_S
 
-    def read(self, service: BindingService) -> None:
+    def refresh_from_database(self, service: BindingService) -> None:
         """Read what the database knows. Call it where questions run; where it is away, that is what is shown."""
         self._read_at = time.monotonic()
         try:
-            self._gauges.set(vitals(service))
+            self._gauges.set(health_metrics(service))
         except BindingsError:
-            self._gauges.away()
+            self._gauges.mark_database_down()
 
-    def look(self, desk: Desk, scheduler: Scheduler | None) -> None:
+    def refresh_from_process(self, desk: Executors, scheduler: Scheduler | None) -> None:
         """Read what this process knows."""
         self._gauges.look(desk, scheduler)
 
@@ -155,7 +155,7 @@ class _Gauges:
         self._questions_open = gauge("questions_in_flight", "Questions that run or wait in this process")
         self._pool = gauge("database_connections_in_use", "Connections of this process's pools that are in use")
 
-    def set(self, seen: Vitals) -> None:
+    def set(self, seen: HealthMetrics) -> None:
         self._up.set(1)
         self._doubts.set(seen.doubts)
         self._doubt_age.set(seen.oldest_doubt_s)
@@ -169,11 +169,11 @@ class _Gauges:
         self._waiting.set(seen.deliveries_pending)
         self._dead.set(seen.deliveries_dead)
 
-    def away(self) -> None:
+    def mark_database_down(self) -> None:
         """The database did not answer: what it knows stays as it was last read."""
         self._up.set(0)
 
-    def look(self, desk: Desk, scheduler: Scheduler | None) -> None:
+    def look(self, desk: Executors, scheduler: Scheduler | None) -> None:
         if scheduler is not None:
             for task, age in scheduler.ages_s().items():
                 self._age.labels(task).set(age)

@@ -51,12 +51,12 @@ ON_EVERY_ANSWER = (
     (b"referrer-policy", b"no-referrer"),
 )
 UNKNOWN_ROUTE = "unknown"
-OPEN = ("/livez", "/readyz", "/metrics")  # asked every few seconds: counted, not logged
+UNLOGGED_ROUTES = ("/livez", "/readyz", "/metrics")  # asked every few seconds: counted, not logged
 
 _log = structlog.get_logger("bindings.web")
 
 
-class Gate:
+class RequestMiddleware:
     """The outermost application. `app` is what comes after it."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:
@@ -69,33 +69,33 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(reversed(scope["headers"]))  # of a header given twice, the first counts
-        visit = _Visit(scope, send, _request_id(headers))
+        visit = _RequestContext(scope, send, _request_id(headers))
         scope.setdefault("state", {})["request_id"] = visit.request_id
         structlog.contextvars.bind_contextvars(request_id=visit.request_id)
         try:
-            incoming = _Incoming(receive)
+            incoming = _BodyReceiver(receive)
             try:
                 _check_head(scope, headers)
                 body = await _whole_body(headers, incoming)
                 _check_media_type(scope["path"], headers, body)
             except BindingsError as refusal:
                 await visit.refuse(refusal)
-                if b"expect" not in headers and not isinstance(refusal, problems.TooSlow):
-                    await incoming.throw_away()
+                if b"expect" not in headers and not isinstance(refusal, problems.RequestTimeout):
+                    await incoming.drain()
                 await visit.end()
             else:
                 if body is not None:
                     scope["state"]["body"] = body
                     await self._app(scope, _replay(body, receive), visit.send)
         finally:
-            self._tell(visit)
+            self._log_request(visit)
             structlog.contextvars.clear_contextvars()
 
-    def _tell(self, visit: _Visit) -> None:
+    def _log_request(self, visit: _RequestContext) -> None:
         route = visit.scope.get("path_template") or UNKNOWN_ROUTE
         elapsed = time.monotonic() - visit.began
         self._metrics.request(visit.method, route, visit.status, elapsed)
-        if route in OPEN:
+        if route in UNLOGGED_ROUTES:
             return
         who = visit.scope["state"].get("who")
         _log.info(
@@ -109,7 +109,7 @@ class Gate:
         )
 
 
-class _Visit:
+class _RequestContext:
     """One request on its way."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
@@ -147,7 +147,7 @@ class _Visit:
         await self.send({"type": "http.response.body", "body": b""})
 
 
-class _Incoming:
+class _BodyReceiver:
     """What a caller sends, as it comes, and whether it is all there."""
 
     def __init__(self, receive: Receive) -> None:
@@ -159,7 +159,7 @@ class _Incoming:
         self._more = message.get("more_body", False)
         return message
 
-    async def throw_away(self) -> None:
+    async def drain(self) -> None:
         """Read the rest for a moment: whoever still sends when the connection closes loses the answer."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
@@ -199,7 +199,7 @@ async def _whole_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | 
         async with asyncio.timeout(BODY_DEADLINE_S):
             return await _collected(receive)
     except TimeoutError:
-        raise problems.TooSlow from None
+        raise problems.RequestTimeout from None
 
 
 async def _collected(receive: Receive) -> bytes | None:

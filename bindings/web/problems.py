@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bindings.errors import BindingsError, Fault, InvalidRequest, PhoneInUse
+from bindings.errors import BindingsError, FieldError, InvalidRequest, PhoneInUse
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -57,7 +57,7 @@ class MethodNotAllowed(BindingsError):
     http_status = 405
 
 
-class TooSlow(BindingsError):
+class RequestTimeout(BindingsError):
     """The request did not arrive in time; nothing was done."""
 
     code = "too-slow"
@@ -102,7 +102,7 @@ class NotReady(BindingsError):
     safe_to_retry = True
 
 
-class Unexpected(BindingsError):
+class InternalError(BindingsError):
     """A fault of this service; what had begun is recorded. Please report it with the request id."""
 
     code = "internal"
@@ -130,12 +130,12 @@ def invalid(error: ValidationError) -> InvalidRequest:
     return InvalidRequest([_fault(one) for one in error.errors(include_url=False, include_input=False)])
 
 
-def _fault(found: Any) -> Fault:
-    field = named(".".join(str(part) for part in found["loc"])) if found["loc"] else "body"
-    return Fault(field, _MESSAGES.get(found["type"]) or _ours(found))
+def _fault(found: Any) -> FieldError:
+    field = safe_field_name(".".join(str(part) for part in found["loc"])) if found["loc"] else "body"
+    return FieldError(field, _MESSAGES.get(found["type"]) or _validation_message(found))
 
 
-def named(field: str) -> str:
+def safe_field_name(field: str) -> str:
     """A field's name as it was sent, unless it may be something else: then only that it was no name."""
     return field if NAME.fullmatch(field) else "(unnamed)"
 
@@ -143,7 +143,7 @@ def named(field: str) -> str:
 NAME = re.compile(r"[A-Za-z_.-]{1,64}")
 
 
-def _ours(found: Any) -> str:
+def _validation_message(found: Any) -> str:
     """The text of a check of `bindings.validation`, which names no value; else nothing but that it is wrong."""
     return str(found["ctx"]["error"]) if found["type"] == "value_error" else "is not valid"
 

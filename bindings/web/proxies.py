@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 
 
-class Proxies:
+class TrustedProxies:
     """The proxies in front of this service, by address or network."""
 
     def __init__(self, trusted: tuple[Network, ...]) -> None:
@@ -27,17 +27,17 @@ class Proxies:
     def over_tls(self, scope: Mapping[str, Any]) -> bool:
         """Whether the browser's connection was encrypted, for all that is known."""
         told = _header(scope, b"x-forwarded-proto")
-        return self._of_ours(_peer(scope)) and told.rpartition(",")[2].strip().lower() == "https"
+        return self._is_trusted(_peer(scope)) and told.rpartition(",")[2].strip().lower() == "https"
 
     def address(self, scope: Mapping[str, Any]) -> str:
         """The address that a request came from."""
         peer = _peer(scope)
-        if not self._of_ours(peer):
+        if not self._is_trusted(peer):
             return peer
         hops = [hop.strip() for hop in _header(scope, b"x-forwarded-for").split(",") if hop.strip()]
-        return next((hop for hop in reversed(hops) if not self._of_ours(hop)), peer)
+        return next((hop for hop in reversed(hops) if not self._is_trusted(hop)), peer)
 
-    def _of_ours(self, address: str) -> bool:
+    def _is_trusted(self, address: str) -> bool:
         try:
             found = ipaddress.ip_address(address)
         except ValueError:

@@ -16,7 +16,7 @@ MOST_ADDRESSES = 10_000
 IPV6_SITE = 64  # somebody who has one address has all of these
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket; it holds one second's worth, or as many as `take` is told."""
 
     __slots__ = ("_at", "_left")
@@ -39,22 +39,22 @@ class Bucket:
         self._left += 1
 
 
-class Tries:
+class SignInLimiter:
     """Tries to sign in with a key that is no good: few from one address, and not too many over all."""
 
     def __init__(self) -> None:
-        self._overall = Bucket()
-        self._of: dict[str, Bucket] = {}
+        self._overall = TokenBucket()
+        self._of: dict[str, TokenBucket] = {}
 
     def take(self, address: str) -> bool:
         """Count a try before it is made, so that many at once count as many."""
         now = time.monotonic()
         if len(self._of) >= MOST_ADDRESSES:
             self._of.clear()
-        own = self._of.setdefault(_site(address), Bucket())
+        own = self._of.setdefault(_site(address), TokenBucket())
         return own.take(TRIES_PER_S, now, TRIES) and self._overall.take(TRIES_OVERALL_PER_S, now, TRIES_OVERALL)
 
-    def good(self, address: str) -> None:
+    def refund(self, address: str) -> None:
         """Take a try back: the key was good."""
         self._overall.give_back()
         if (own := self._of.get(_site(address))) is not None:

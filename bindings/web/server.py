@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.scheduler import Scheduler
 from bindings.web import log_config as logs
 from bindings.web.app import application
-from bindings.web.http_protocol import Connection
-from bindings.web.state import Office
+from bindings.web.http_protocol import LimitedHttpProtocol
+from bindings.web.state import AppState
 from bindings.webhooks import sender as deliver
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ BACKLOG = 1_024
 class Server(uvicorn.Server):
     """uvicorn as this service needs it; it also tells the office when it is asked to stop."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: AppState) -> None:
         super().__init__(_configured(office))
         self._office = office
 
@@ -86,14 +86,14 @@ def serve(
     and no key was ever made: everybody would be let in as admin.
     """
     loopback = is_loopback(host)
-    if not loopback and not service.keys.exist():
+    if not loopback and not service.keys.any_exist():
         message = "is reachable from other hosts: make a key first with `bindings keys create`, or use 127.0.0.1"
-        raise InvalidRequest([Fault("host", message)])
+        raise InvalidRequest([FieldError("host", message)])
     opened = listen(host, port)
     logs.configure()
-    office = Office(service, loopback=loopback)
+    office = AppState(service, loopback=loopback)
     if scheduler:
-        office.scheduler = Scheduler(service, [deliver.job(service, count=office.metrics.delivered)])
+        office.scheduler = Scheduler(service, [deliver.job(service, count=office.metrics.record_deliveries)])
     with opened, office.scheduler or nullcontext():
         listening(address(opened))
         gc.collect()
@@ -102,11 +102,11 @@ def serve(
     office.desk.close()
 
 
-def _configured(office: Office) -> uvicorn.Config:
+def _configured(office: AppState) -> uvicorn.Config:
     return uvicorn.Config(
         application(office),
         loop="uvloop",
-        http=Connection,
+        http=LimitedHttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -134,7 +134,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "not an address of this host"
-        raise InvalidRequest([Fault("host", f"and port cannot be listened on: {reason}")]) from None
+        raise InvalidRequest([FieldError("host", f"and port cannot be listened on: {reason}")]) from None
 
 
 def address(opened: socket.socket) -> str:

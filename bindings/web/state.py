@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from bindings.web.auth import Doorkeeper
-from bindings.web.background import Errands
-from bindings.web.executors import Desk
-from bindings.web.long_poll import Bell
+from bindings.web.auth import Authenticator
+from bindings.web.background import ReconcileRuns
+from bindings.web.executors import Executors
+from bindings.web.long_poll import FeedNotifier
 from bindings.web.metrics import Metrics
-from bindings.web.proxies import Proxies
-from bindings.web.rate_limit import Tries
+from bindings.web.proxies import TrustedProxies
+from bindings.web.rate_limit import SignInLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class Office:
+class AppState:
     """The parts of one process. `loopback` is whether only this host can reach it."""
 
     def __init__(self, service: BindingService, *, loopback: bool) -> None:
         self.service = service
         self.scheduler: Scheduler | None = None
-        self.desk = Desk(bind_limit=service.settings.bind_limit)
-        self.errands = Errands(self.desk)
+        self.desk = Executors(bind_limit=service.settings.bind_limit)
+        self.errands = ReconcileRuns(self.desk)
         self.metrics = Metrics()
-        self.bell = Bell(service, self.desk)
-        self.door = Doorkeeper(
+        self.bell = FeedNotifier(service, self.desk)
+        self.door = Authenticator(
             service.keys,
             service.sessions,
             self.desk,
             loopback=loopback,
             rate_limit=service.settings.rate_limit,
         )
-        self.proxies = Proxies(service.settings.trusted_proxies)
-        self.tries = Tries()
+        self.proxies = TrustedProxies(service.settings.trusted_proxies)
+        self.tries = SignInLimiter()
         self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
         if service.provider is not None:
-            service.provider.watch = self.metrics.called
+            service.provider.on_call = self.metrics.record_provider_call
 
-    async def ask(self, question: Callable[[BindingService], Answer]) -> Answer:
+    async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
         """Ask the service something."""
-        return await self.desk.ask(lambda: question(self.service))
+        return await self.desk.run_read(lambda: question(self.service))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Caller, EventKind
     from bindings.store.database import Database, Transaction
 
-__all__ = ["Batch", "Delivery", "DeliveryState", "Result", "Target", "Webhook", "Webhooks", "WithSecret"]
+__all__ = ["Batch", "Delivery", "DeliveryState", "Result", "Target", "Webhook", "WebhookWithSecret", "Webhooks"]
 
 LEASE_S = 60.0  # longer than a sender works on what it took
 FAN_OUT = 500  # events in one transaction
@@ -36,7 +36,7 @@ DEAD_KEPT_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WithSecret:
+class WebhookWithSecret:
     """A webhook and the secret that was just made for it (`whsec_...`): keep it, it is not shown again."""
 
     webhook: Webhook
@@ -53,7 +53,7 @@ class Webhooks:
         self._database = database
         self._caller = caller
 
-    def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WithSecret:
+    def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
         """Send events from now on to `url` (http or https): those of `kinds`, or every one.
 
         Not safe to repeat: each call adds another webhook. What is committed already may be sent where it was
@@ -64,7 +64,7 @@ class Webhooks:
         added = self._database.write(
             lambda tx: webhooks.add(tx, webhook_id, self._caller, url=address, kinds=wanted, secret=secret)
         )
-        return WithSecret(webhook=added, secret=secret)
+        return WebhookWithSecret(webhook=added, secret=secret)
 
     def list(self) -> list[Webhook]:
         """All webhooks, oldest first, without their secrets."""
@@ -73,7 +73,7 @@ class Webhooks:
     def get(self, webhook_id: str) -> Webhook:
         """One webhook."""
         found_id = _webhook_id(webhook_id)
-        return _known(self._database.read(lambda connection: webhooks.find(connection, found_id)))
+        return _or_not_found(self._database.read(lambda connection: webhooks.find(connection, found_id)))
 
     def disable(self, webhook_id: str) -> Webhook:
         """Send nothing from now on; nothing is lost, it waits for `enable`. Safe to repeat."""
@@ -84,11 +84,11 @@ class Webhooks:
         """Send again, and first what has waited. Safe to repeat."""
         return self._change(webhook_id, webhooks.enable)
 
-    def rotate(self, webhook_id: str) -> WithSecret:
+    def rotate(self, webhook_id: str) -> WebhookWithSecret:
         """Make another secret. For a day every delivery carries the old one's signature beside the new one's."""
         secret = _new_secret()
         found = self._change(webhook_id, lambda tx, found_id: webhooks.rotate(tx, found_id, secret))
-        return WithSecret(webhook=found, secret=secret)
+        return WebhookWithSecret(webhook=found, secret=secret)
 
     def remove(self, webhook_id: str) -> None:
         """Forget a webhook and its deliveries, also those that wait."""
@@ -132,7 +132,9 @@ class Webhooks:
 
     def with_work(self) -> Sequence[str]:
         """The webhooks that lag behind the feed or have something due. One read; empty when all is quiet."""
-        return self._database.read(lambda connection: deliveries.with_work(connection, self._database.now))
+        return self._database.read(
+            lambda connection: deliveries.webhooks_with_work(connection, self._database.now)
+        )
 
     def fan_out(self, webhook_id: str) -> tuple[int, bool]:
         """Make deliveries of the next events; how many, and whether there may be more events."""
@@ -140,12 +142,12 @@ class Webhooks:
 
     def take(self, webhook_id: str, *, limit: int, lease_s: float = LEASE_S) -> Batch | None:
         """Lease what is due to this sender for `lease_s` seconds; None where nothing is."""
-        return self._database.write(lambda tx: deliveries.take(tx, webhook_id, limit=limit, lease_s=lease_s))
+        return self._database.write(lambda tx: deliveries.lease(tx, webhook_id, limit=limit, lease_s=lease_s))
 
     def give_back(self, unsent: Sequence[Delivery]) -> None:
         """End the lease of what was not tried."""
         if unsent:
-            self._database.write(lambda tx: deliveries.give_back(tx, unsent))
+            self._database.write(lambda tx: deliveries.release(tx, unsent))
 
     def record(self, results: Sequence[Result]) -> None:
         """Write down what came of tries. Safe to repeat."""
@@ -174,7 +176,7 @@ class Webhooks:
 
     def _change(self, webhook_id: str, change: Callable[[Transaction, str], Webhook | None]) -> Webhook:
         found_id = _webhook_id(webhook_id)
-        return _known(self._database.write(lambda tx: change(tx, found_id)))
+        return _or_not_found(self._database.write(lambda tx: change(tx, found_id)))
 
 
 def _new_id() -> str:
@@ -189,7 +191,7 @@ def _webhook_id(value: str) -> str:
     return validation.identifier(value, "webhook")
 
 
-def _known(found: Webhook | None) -> Webhook:
+def _or_not_found(found: Webhook | None) -> Webhook:
     if found is None:
         raise _no_webhook()
     return found

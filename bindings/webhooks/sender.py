@@ -46,13 +46,13 @@ RETRIES_S = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.
 JITTER = 0.15  # of a wait, so that what failed together does not come back together
 LONGEST_WAIT_S = 86_400.0  # whatever a receiver's Retry-After says
 ATTEMPT_S = 10.0  # one try, from the lookup of the name to the last byte
-ENOUGH = 4_096  # bytes of an answer's body; the status tells it all
+MAX_RESPONSE_BYTES = 4_096  # bytes of an answer's body; the status tells it all
 WORKERS = 8  # webhooks at a time
-LANES = 4  # requests at a time to one webhook
-BATCH = 4 * LANES
+REQUESTS_PER_WEBHOOK = 4  # requests at a time to one webhook
+BATCH = 4 * REQUESTS_PER_WEBHOOK
 WORK_S = 5.0  # a worker begins no request after this
 PASS_S = 0.5  # a pass waits no longer for its workers, or the watchdog would take it for stalled
-LEFT_ALONE_S = 5.0  # a receiver that has just taken nothing
+BACKOFF_AFTER_FAILURE_S = 5.0  # a receiver that has just taken nothing
 PRUNE_EVERY_S = 3_600.0
 RESULTS = ("delivered", "failed", "dead")
 
@@ -65,7 +65,7 @@ _TOLD_OF_POOLS = ("app_id", "pool_number", "why", "live", "capacity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Delivered:
+class DeliverResult:
     """What one pass did; `finished` is False where a worker ran out of time with more to send."""
 
     fanned_out: int = 0
@@ -76,7 +76,7 @@ class Delivered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class WebhookResponse:
     """What a receiver answered to one request: a status, or why there was none; `error` None means it took it."""
 
     status: int | None
@@ -85,9 +85,9 @@ class Answer:
     elapsed_s: float
 
 
-def deliver(service: BindingService, *, lease_s: float = LEASE_S) -> Delivered:
+def deliver_pending(service: BindingService, *, lease_s: float = LEASE_S) -> DeliverResult:
     """One whole pass: send everything that is due, wait for every answer, and tell what was done."""
-    with Sender(service, lease_s=lease_s) as sender:
+    with WebhookSender(service, lease_s=lease_s) as sender:
         return sender.run(wait_s=None)
 
 
@@ -95,9 +95,9 @@ def job(service: BindingService, *, count: Callable[[str, int], None] | None = N
     """The pass for the scheduler; `count` is told each result and how often. Every replica may have one."""
     from bindings.jobs.job import Job
 
-    sender = Sender(service)
+    sender = WebhookSender(service)
 
-    def run() -> Delivered:
+    def run() -> DeliverResult:
         done = sender.run()
         if count is not None:
             for result in RESULTS:
@@ -105,17 +105,17 @@ def job(service: BindingService, *, count: Callable[[str, int], None] | None = N
         return done
 
     interval_s = max(service.settings.sweep_interval_s, 1.0)
-    return Job(task="deliver", interval_s=interval_s, run=run, stop=sender.stop)
+    return Job(name="deliver", interval_s=interval_s, run=run, stop=sender.stop)
 
 
-def send_test(service: BindingService, webhook_id: str) -> Answer:
+def send_test(service: BindingService, webhook_id: str) -> WebhookResponse:
     """Send a signed `{"type": "test"}` now, once, and tell the answer; to a disabled webhook too."""
     target = service.webhooks.target(webhook_id)
     body = _json({"type": "test", "timestamp": _instant(datetime.now(UTC)), "data": {}})
     return post(target, str(uuid7()), body, transport.tls_context())
 
 
-class Sender:
+class WebhookSender:
     """Sends what is due, pass by pass. A context manager; `stop` ends it within one try's time.
 
     Only one pass may run at a time. What a pass did not wait for goes on behind it, and is counted by a later
@@ -132,7 +132,7 @@ class Sender:
         self._prune_at = float("-inf")
         self._stopping = threading.Event()
 
-    def run(self, *, wait_s: float | None = PASS_S) -> Delivered:
+    def run(self, *, wait_s: float | None = PASS_S) -> DeliverResult:
         """One pass: a worker for each webhook with work that has none; waits up to `wait_s` (None: for all)."""
         now = time.monotonic()
         if now >= self._prune_at:
@@ -156,7 +156,7 @@ class Sender:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _collect(self) -> Delivered:
+    def _collect(self) -> DeliverResult:
         total: Counter[str] = Counter()
         for webhook_id, worker in list(self._running.items()):
             if not worker.done():
@@ -168,16 +168,16 @@ class Sender:
             if error is not None:  # the text of an exception may carry a value
                 _log.error("webhook %s: the sender failed with %s", webhook_id, type(error).__name__)
             if error is not None or (not counts["delivered"] and (counts["failed"] or counts["dead"])):
-                self._left_alone_until[webhook_id] = time.monotonic() + LEFT_ALONE_S
+                self._left_alone_until[webhook_id] = time.monotonic() + BACKOFF_AFTER_FAILURE_S
         unfinished = total.pop("unfinished", 0)
-        return Delivered(**total, finished=not unfinished)
+        return DeliverResult(**total, finished=not unfinished)
 
     def _work(self, webhook_id: str) -> Counter[str]:
         """Bring one webhook up to date, for as long as it takes what it is sent and there is time."""
         counts: Counter[str] = Counter()
         until = time.monotonic() + WORK_S
-        with ThreadPoolExecutor(LANES, thread_name_prefix="bindings-deliver-lane") as lanes:
-            while not self._over(until):
+        with ThreadPoolExecutor(REQUESTS_PER_WEBHOOK, thread_name_prefix="bindings-deliver-lane") as lanes:
+            while not self._out_of_time(until):
                 fanned_out, more = self._hooks.fan_out(webhook_id)
                 counts["fanned_out"] += fanned_out
                 batch = self._hooks.take(webhook_id, limit=BATCH, lease_s=self._lease_s)
@@ -190,20 +190,20 @@ class Sender:
 
     def _send(self, batch: Batch, lanes: ThreadPoolExecutor, until: float, counts: Counter[str]) -> bool:
         """Send a batch, a few at a time; after a failure, or out of time, the rest is given back. False: stop."""
-        for begin in range(0, len(batch.deliveries), LANES):
-            if self._over(until):
+        for begin in range(0, len(batch.deliveries), REQUESTS_PER_WEBHOOK):
+            if self._out_of_time(until):
                 self._hooks.give_back(batch.deliveries[begin:])
                 return True
-            some = batch.deliveries[begin : begin + LANES]
+            some = batch.deliveries[begin : begin + REQUESTS_PER_WEBHOOK]
             results = list(lanes.map(lambda each: self._attempt(batch.target, each), some))
             self._hooks.record(results)
             counts.update(map(_outcome, results))
             if any(result.error is not None for result in results):
-                self._hooks.give_back(batch.deliveries[begin + LANES :])
+                self._hooks.give_back(batch.deliveries[begin + REQUESTS_PER_WEBHOOK :])
                 return False
         return True
 
-    def _over(self, until: float) -> bool:
+    def _out_of_time(self, until: float) -> bool:
         return self._stopping.is_set() or time.monotonic() >= until
 
     def _attempt(self, target: Target, delivery: Delivery) -> Result:
@@ -239,7 +239,7 @@ def _again_s(attempts: int, retry_after_s: float | None) -> float | None:
     return max(planned, retry_after_s or 0.0)
 
 
-def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> Answer:
+def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> WebhookResponse:
     """Sign and send one message; never raises, never tries again. Only a 2xx means that it was taken."""
     began = time.monotonic()
     reply = transport.post(
@@ -249,15 +249,15 @@ def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> A
         deadline=began + ATTEMPT_S,
         monotonic=time.monotonic,
         tls=tls,
-        enough=ENOUGH,
+        max_body_bytes=MAX_RESPONSE_BYTES,
     )
     elapsed_s = time.monotonic() - began
     if not isinstance(reply, Reply):
-        return Answer(status=None, error=reply.reason, retry_after_s=None, elapsed_s=elapsed_s)
+        return WebhookResponse(status=None, error=reply.reason, retry_after_s=None, elapsed_s=elapsed_s)
     status = reply.http_status
     error = None if 200 <= status < 300 else f"the receiver answered {status}"  # noqa: PLR2004 -- what success is
     waits = _retry_after_s(reply.retry_after)
-    return Answer(status=status, error=error, retry_after_s=waits, elapsed_s=elapsed_s)
+    return WebhookResponse(status=status, error=error, retry_after_s=waits, elapsed_s=elapsed_s)
 
 
 def _headers(secrets: Sequence[str], message_id: str, body: bytes) -> dict[str, str]:

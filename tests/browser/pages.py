@@ -45,10 +45,10 @@ def _revealed(console: Console, day: Day) -> None:
 
 
 def _exported(console: Console, day: Day) -> None:
-    export_id = console.running.service.access_log.begin(
+    export_id = console.running.service.access_log.start_export(
         view="number history", narrowed={"number": str(day.ride.phone_a)}, format="csv", reason=None
     )
-    console.running.service.access_log.finish(export_id, row_count=6, sha256="0" * 64)
+    console.running.service.access_log.finish_export(export_id, row_count=6, sha256="0" * 64)
     console.open(f"/exports/{export_id}")
 
 

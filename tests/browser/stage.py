@@ -48,7 +48,7 @@ def _play(world: World, end: datetime) -> Day:
     clock, simulator = world.clock, world.simulator
 
     def bind(phone_a: str, phone_b: str, reference: str, **asked: Any) -> Binding:
-        service = world.service.acting(actor=asked.pop("actor", "key:rides"), request_id=f"req-{reference}")
+        service = world.service.as_caller(actor=asked.pop("actor", "key:rides"), request_id=f"req-{reference}")
         given: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"} | asked
         return service.bind(phone_a=phone_a, phone_b=phone_b, reference=reference, **given)
 
@@ -71,8 +71,8 @@ def _play(world: World, end: datetime) -> Day:
     with suppress(BindingsError):
         bind(DRIVER, "9188067713", "order-1004")  # the driver's phone is in use: refused before the call
     clock.advance(80)
-    ride = world.service.acting(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
-    world.service.acting(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
+    ride = world.service.as_caller(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
+    world.service.as_caller(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
     _taken(world, "key:eve", "number history", "complaint 118")
     clock.advance(120)
     again = _same_number(world, bind, str(ride.middle_number_a))
@@ -106,9 +106,11 @@ def _play(world: World, end: datetime) -> Day:
 
 def _taken(world: World, actor: str, view: str, reason: str | None) -> None:
     """An export, as far as the access log knows it."""
-    log = world.service.acting(actor=actor, request_id="req-119").access_log
-    export_id = log.begin(view=view, narrowed={}, format="csv", reason=reason)
-    log.finish(export_id, row_count=42, sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")
+    log = world.service.as_caller(actor=actor, request_id="req-119").access_log
+    export_id = log.start_export(view=view, narrowed={}, format="csv", reason=reason)
+    log.finish_export(
+        export_id, row_count=42, sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    )
 
 
 def _same_number(world: World, bind: Any, number: str) -> Binding:

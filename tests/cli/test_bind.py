@@ -136,7 +136,7 @@ def test_a_held_phone_is_told_in_two_lines(shell: Shell) -> None:
 
 
 def test_a_phone_in_use_at_the_provider_exits_with_3(shell: Shell, simulator: Simulator) -> None:
-    simulator.plant(phone_a=A, phone_b=D, app_id="4luaKsL2")
+    simulator.add_foreign_binding(phone_a=A, phone_b=D, app_id="4luaKsL2")
     answer = shell.bind()
     assert (answer.code, answer.problem["code"]) == (3, "phone-in-use-at-provider")
     assert shell.bind().problem["code"] == "phone-in-use-at-provider"  # now from the hold, without a call

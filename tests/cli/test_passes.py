@@ -54,7 +54,7 @@ def test_retention_says_that_everything_is_kept_and_with_a_setting_what_goes(she
 
 
 def test_reconcile_finds_an_orphan_and_a_dry_run_only_tells_of_it(shell: Shell, simulator: Simulator) -> None:
-    simulator.plant(phone_a=A, phone_b=B, app_id="4luaKsL2")
+    simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id="4luaKsL2")
     dry = shell.run("reconcile", "--dry-run", "--json").json
     assert (dry["orphans"], dry["dry_run"]) == (1, True)
     assert shell.run("stats", "--json").json["by_event"] == {}

@@ -435,7 +435,7 @@ class System:
         self._check_lookups(rows, everything=everything)
 
     def _read_events(self) -> None:
-        statement = select(*events.SHOWN).where(event_table.c.position > self.position)
+        statement = select(*events.COLUMNS).where(event_table.c.position > self.position)
         found = self.database.read(
             lambda connection: connection.execute(statement.order_by(event_table.c.position)).all()
         )

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from bindings.provider.simulator import Entry, Received, Simulator
+    from bindings.provider.simulator import Entry, RecordedRequest, Simulator
 
 SEND_WINDOW_S = 5.0
 STUCK_S = 60.0
@@ -88,7 +88,7 @@ class Evidence:
 
     now: float
     entries: Sequence[Entry]
-    requests: Sequence[Received]
+    requests: Sequence[RecordedRequest]
     rows: Sequence[Mapping[str, Any]]
     holds: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
@@ -224,7 +224,7 @@ class _Case:
         for events in self.history.values():
             events.sort(key=lambda event: int(event["sequence"]))
         self.ours = [entry for entry in evidence.entries if not entry.foreign]
-        self.posts: dict[str, list[Received]] = {}
+        self.posts: dict[str, list[RecordedRequest]] = {}
         for request in evidence.requests:
             if request.call == "bind":
                 tag = json.loads(request.body)["poolNumber"]

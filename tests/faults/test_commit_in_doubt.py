@@ -144,10 +144,10 @@ def test_the_slot_of_a_pass_whose_commit_is_lost_is_still_run_once(
 ) -> None:
     """The row was committed: whoever took it must not find it taken by somebody else."""
     proxy.lose(Lose.REPLY, after="INSERT INTO passes")
-    counts = service.once_per("reconcile", 300.0, service.reconcile)
+    counts = service.run_once_per_period("reconcile", 300.0, service.reconcile)
     assert proxy.struck.is_set()
     assert counts is not None
-    assert service.once_per("reconcile", 300.0, service.reconcile) is None
+    assert service.run_once_per_period("reconcile", 300.0, service.reconcile) is None
 
 
 def test_a_refusal_before_the_call_is_noted_once_though_its_commit_is_lost(

@@ -317,7 +317,7 @@ class Lifecycle(RuleBasedStateMachine):
         doubts = [row for row in self.it.rows().values() if row.state is State.IN_DOUBT]
         if doubts and beside_a_doubt:
             ask = replace(ask, phone_a=doubts[0].phone_b.digits, phone_b=doubts[0].phone_a.digits)
-        self.it.simulator.plant(
+        self.it.simulator.add_foreign_binding(
             phone_a=ask.phone_a, phone_b=ask.phone_b, app_id=APP, expire_s=ask.expire_s, mode=ask.mode
         )
 
@@ -325,7 +325,7 @@ class Lifecycle(RuleBasedStateMachine):
     def vanish(self, which: int) -> None:
         live = self.it.live()
         if live:
-            self.it.simulator.vanish(live[which % len(live)].bind_id)
+            self.it.simulator.remove_binding(live[which % len(live)].bind_id)
 
     @rule(seed=st.integers(0, 2**32 - 1))
     def walk(self, seed: int, steps: int = 8) -> None:
@@ -538,7 +538,7 @@ def test_I4_an_unbind_that_finds_nothing_holds_the_phones_for_the_guard(fresh: C
 
 def test_I2_only_a_row_that_ends_in_the_window_is_adopted(system: System) -> None:
     asked = doubt(system, fault="anomaly_before")
-    system.simulator.plant(phone_a=P, phone_b=Q, app_id=APP, expire_s=120, mode="AXXB")
+    system.simulator.add_foreign_binding(phone_a=P, phone_b=Q, app_id=APP, expire_s=120, mode="AXXB")
     system.clock.advance(12.1)
     assert system.service.reconcile().adopted == 0
     assert system.rows()[asked.id].state is State.IN_DOUBT
@@ -746,7 +746,7 @@ def test_I1_an_axb_and_an_axxb_that_share_a_phone_do_not_pass_each_other(replica
 
 def test_pairs_in_opposite_order_never_deadlock(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    transient = bindings.store.database._transient
+    transient = bindings.store.database._is_transient
 
     def watched(error: Exception) -> bool:
         seen.append(str(getattr(getattr(error, "orig", None), "sqlstate", None)))
@@ -792,7 +792,7 @@ def test_locks_are_taken_in_one_order_whoever_is_a_and_whoever_is_b(postgres_url
     assert (granted, total) == (1, 3)
 
 
-TERMS = reserve.Terms(
+TERMS = reserve.BindLimits(
     scope="default", policy=Policy.LITERAL, call_timeout_s=5, tolerance_s=2, guard_for=lambda _: 5.0, warn_s=None
 )
 
@@ -841,11 +841,14 @@ def test_the_clock_is_read_when_the_lock_is_had(postgres_url: str) -> None:
 def test_the_feed_waits_for_a_transaction_that_began_earlier(postgres_url: str) -> None:
     database = Database(postgres_url)
     caller = Caller(actor="test")
-    late, early = (lambda tx: events.append_unbound(tx, EventKind.HELD, caller, {"n": 1})), threading.Event()
+    late, early = (
+        (lambda tx: events.append_without_binding(tx, EventKind.HELD, caller, {"n": 1})),
+        threading.Event(),
+    )
     written = threading.Event()
 
     def slow(tx: Transaction) -> None:
-        events.append_unbound(tx, EventKind.HELD, caller, {"n": 0})
+        events.append_without_binding(tx, EventKind.HELD, caller, {"n": 0})
         written.set()
         early.wait(10)
 

@@ -94,7 +94,7 @@ def test_after_a_restore_binds_wait_until_the_providers_list_has_been_read(lab: 
     with lab.arena(kind) as arena:
         after_a_restore(lab, arena)
         with arena.service() as operator:
-            operator.restored()
+            operator.mark_restored()
         with arena.service() as service:
             with pytest.raises(Busy):
                 bind(service, E, F, "94")
@@ -121,7 +121,7 @@ def test_after_a_restore_one_reconcile_finds_what_was_bound_and_what_was_unbound
         witness, ended, made = after_a_restore(lab, arena)
         with arena.service() as service:
             assert service.get(ended.id).state is State.ACTIVE, "restored to life here"
-            service.restored()
+            service.mark_restored()
             counts = service.reconcile()
             assert (counts.orphans, counts.ghosts) == (1, 1)
             assert (service.get(ended.id).state, service.get(ended.id).reason) == (
@@ -206,7 +206,7 @@ def test_the_scan_after_a_restore_reads_the_list_of_every_application_that_was_e
             bind(service, C, D, "92")
         restore()
         with arena.service() as service:
-            service.restored()
+            service.mark_restored()
             service.reconcile()
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, C, E, "93")
@@ -218,7 +218,7 @@ def test_after_a_restore_orphans_are_held_also_where_they_are_only_to_be_observe
     with lab.arena(kind, on_orphan="observe") as arena:
         after_a_restore(lab, arena)
         with arena.service() as service:
-            service.restored()
+            service.mark_restored()
             service.reconcile()
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, F, "94")
@@ -229,11 +229,11 @@ def test_after_a_restore_orphans_are_held_also_where_they_are_only_to_be_observe
 def test_where_no_list_can_be_read_the_scan_can_be_waived(lab: Lab, kind: str) -> None:
     with lab.arena(kind) as arena, arena.service() as service:
         arena.simulator.script("bad_gateway", rate=1.0, on="page")
-        service.restored()
+        service.mark_restored()
         service.reconcile()
         with pytest.raises(Busy):
             bind(service, A, B, "91")
-        service.restored(waive=True)
+        service.mark_restored(waive=True)
         assert bind(service, A, B, "92").state is State.ACTIVE
 
 

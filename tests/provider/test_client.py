@@ -12,7 +12,15 @@ import pytest
 
 from bindings.domain.phone import Phone
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import Confirmed, Made, Missing, ProviderBinding, ProviderPage, Refusal, Refused
+from bindings.provider.outcome import (
+    BindSucceeded,
+    ProviderBinding,
+    ProviderPage,
+    Refusal,
+    Refused,
+    UnbindNotFound,
+    UnbindSucceeded,
+)
 from tests.provider.sockets import (
     LIMIT_S,
     SUCCESS,
@@ -49,7 +57,7 @@ class Case:
 
 
 def made(name: str, reply: bytes) -> Case:
-    return Case(name=name, script=says(reply), kind=Made)
+    return Case(name=name, script=says(reply), kind=BindSucceeded)
 
 
 def refused(status: str, why: Refusal, *, http_status: int = 200) -> Case:
@@ -142,7 +150,7 @@ def test_each_answer_to_a_bind_has_its_class_and_the_bind_is_posted_once(case: C
     assert getattr(outcome, "status", None) == case.status
     assert getattr(outcome, "why", None) is case.why
     assert case.reason in getattr(outcome, "reason", "")
-    if isinstance(outcome, (Made, Unknown)):
+    if isinstance(outcome, (BindSucceeded, Unknown)):
         assert outcome.sent is not None
         assert outcome.sent >= began
 
@@ -152,7 +160,7 @@ def test_a_success_is_told_with_its_numbers_and_with_when_it_was_sent_and_answer
         before = time.monotonic()
         outcome = bind(client(server.url))
         after = time.monotonic()
-    assert isinstance(outcome, Made)
+    assert isinstance(outcome, BindSucceeded)
     assert (outcome.bind_id, outcome.middle_number_a, outcome.middle_number_b) == (
         "1002",
         "9188061024",
@@ -165,7 +173,7 @@ def test_a_success_with_middle_numbers_that_do_not_fit_the_mode_is_still_a_succe
     data = SUCCESS["data"] | {"pnsNumberB": "9188061025"}
     with Server(says(answer(data=data))) as server:
         outcome = bind(client(server.url))
-    assert isinstance(outcome, Made)
+    assert isinstance(outcome, BindSucceeded)
     assert (outcome.middle_number_a, outcome.middle_number_b) == ("9188061024", "9188061025")
 
 
@@ -178,7 +186,7 @@ def test_the_providers_words_come_with_a_refusal_and_without_the_phone() -> None
 
 def test_an_unbind_is_confirmed() -> None:
     with Server(says(answer(data=None))) as server:
-        assert client(server.url).unbind(app_id="4luaKsL2", bind_id="1002") == Confirmed()
+        assert client(server.url).unbind(app_id="4luaKsL2", bind_id="1002") == UnbindSucceeded()
         (request,) = server.requests
     assert request.startswith(b"POST /v3/number/pns/unbind HTTP/1.1\r\n")
     assert request.endswith(b'\r\n\r\n{"bindId":"1002","appId":"4luaKsL2"}')
@@ -186,7 +194,7 @@ def test_an_unbind_is_confirmed() -> None:
 
 def test_an_unbind_of_what_is_not_there_is_missing() -> None:
     with Server(says(answer(status="-24", data=None))) as server:
-        assert client(server.url).unbind(app_id="a", bind_id="1") == Missing(status="-24")
+        assert client(server.url).unbind(app_id="a", bind_id="1") == UnbindNotFound(status="-24")
 
 
 def test_missing_is_not_believed_under_another_http_status() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import BindOutcome, Made, Refused
+from bindings.provider.outcome import BindOutcome, BindSucceeded, Refused
 from bindings.provider.signing import signature
 from tests.provider.sockets import (
     KEY,
@@ -108,7 +108,7 @@ def test_the_newest_answer_of_any_kind_measures_the_skew() -> None:
 def test_a_date_that_cannot_be_read_measures_nothing_and_harms_nothing(date: str) -> None:
     with Server(says(answer(headers=f"Date: {date}\r\n"))) as server:
         provider = client(server.url)
-        assert isinstance(bind(provider), Made)
+        assert isinstance(bind(provider), BindSucceeded)
         assert provider.skew_s is None
 
 
@@ -129,7 +129,7 @@ def test_an_account_refusal_opens_the_circuit_and_a_good_page_closes_it() -> Non
 
 
 OUTCOMES: list[tuple[Script, type[BindOutcome], str]] = [
-    (says(answer()), Made, "bind: Made in "),
+    (says(answer()), BindSucceeded, "bind: Made in "),
     (says(answer(status="-35", reason="9188067799 is bound")), Refused, "bind: Refused -35 in "),
     (says(http(b"9188067701 9188067799")), Unknown, "bind: Unknown in "),
     (resets(), Unknown, "bind: Unknown in "),

@@ -126,7 +126,7 @@ def test_sixty_four_kept_connections_are_served_side_by_side(simulator: Simulato
 def test_a_planted_overlap_is_found(simulator: Simulator) -> None:
     bind(simulator, A, B)
     assert simulator.ledger.overlaps() == ()
-    planted = simulator.plant(phone_a=C, phone_b=A, app_id=APP_ID, mode="AXXB")
+    planted = simulator.add_foreign_binding(phone_a=C, phone_b=A, app_id=APP_ID, mode="AXXB")
     (found,) = simulator.ledger.overlaps()
     assert (found.earlier.bind_id, found.later.bind_id) == (1002, planted.bind_id)
 
@@ -164,7 +164,7 @@ def test_what_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simul
     bound = bind(simulator, A, B).data[wire.BIND_ID]
     clock.now += 1
     unbind(simulator, bound)
-    simulator.plant(phone_a=A, phone_b=C, app_id=APP_ID)
+    simulator.add_foreign_binding(phone_a=A, phone_b=C, app_id=APP_ID)
     assert simulator.ledger.overlaps("strict") == ()
 
 
@@ -239,7 +239,7 @@ def test_a_vanished_binding_is_neither_listed_nor_in_the_way_but_stays_in_the_le
     assert [bound.vanished for bound in simulator.ledger] == [True, False]
     assert control(simulator, "DELETE", "bindings/1002").code == 404
     with pytest.raises(KeyError):
-        simulator.vanish("1002")
+        simulator.remove_binding("1002")
 
 
 def test_the_control_plane_is_neither_recorded_nor_struck_by_faults(simulator: Simulator) -> None:
@@ -284,7 +284,7 @@ def test_a_control_call_that_makes_no_sense_is_told_so(
 def test_a_pool_without_numbers_plants_nothing(simulator: Simulator) -> None:
     simulator.change(pool_size=1)
     with pytest.raises(ValueError, match="no middle number"):
-        simulator.plant(phone_a=A, phone_b=B, app_id=APP_ID, mode="AXXB")
+        simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP_ID, mode="AXXB")
 
 
 def test_nothing_is_logged_and_nothing_is_printed(

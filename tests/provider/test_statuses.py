@@ -36,7 +36,7 @@ def test_every_documented_status_stands_in_the_table_once() -> None:
 
 def test_every_row_of_the_table_can_be_printed() -> None:
     for status in statuses.STATUSES:
-        assert all((status.meaning, status.effect, status.cause, status.todo, status.whose)), status.code
+        assert all((status.meaning, status.effect, status.cause, status.remedy, status.responsible)), status.code
 
 
 def test_a_status_has_its_documented_words_and_others_have_none() -> None:

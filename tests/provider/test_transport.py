@@ -15,7 +15,7 @@ import pytest
 from bindings import http_transport as transport
 from bindings.domain.phone import Phone
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import Made
+from bindings.provider.outcome import BindSucceeded
 from tests.provider.sockets import (
     LIMIT_S,
     REQUEST,
@@ -106,7 +106,7 @@ def test_the_next_address_of_a_name_is_tried_when_one_refuses(monkeypatch: pytes
         ports = (closed_port(), int(server.url.rpartition(":")[2]))
         found = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        assert isinstance(bind(client("http://provider.test")), Made)
+        assert isinstance(bind(client("http://provider.test")), BindSucceeded)
         assert server.posts == 1
 
 
@@ -187,7 +187,7 @@ def test_a_server_that_resets_within_the_request_may_have_read_enough() -> None:
 
 def test_a_bind_over_tls_is_made() -> None:
     with Server(says(answer()), tls=server_tls()) as server:
-        assert isinstance(bind(client(server.url, tls=client_tls())), Made)
+        assert isinstance(bind(client(server.url, tls=client_tls())), BindSucceeded)
         assert server.posts == 1
 
 
@@ -263,7 +263,7 @@ def test_neither_proxy_variables_nor_netrc_touch_a_call(monkeypatch: pytest.Monk
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     with Server(says(answer())) as server:
-        assert isinstance(bind(client(server.url)), Made)
+        assert isinstance(bind(client(server.url)), BindSucceeded)
         (request,) = server.requests
     assert header(request, "Authorization") is None
 
@@ -279,7 +279,7 @@ def test_each_call_opens_a_connection_of_its_own_and_brings_no_cookie() -> None:
     with Server(says(kept)) as server:
         provider = client(server.url)
         for _ in range(3):
-            assert isinstance(bind(provider), Made)
+            assert isinstance(bind(provider), BindSucceeded)
         assert server.posts == 3
         assert {header(request, "Connection") for request in server.requests} == {"close"}
         assert {header(request, "Cookie") for request in server.requests} == {None}
@@ -297,7 +297,7 @@ def test_calls_of_many_threads_get_each_their_own_answer() -> None:
         for step in range(5):
             digits = f"9188{number:03}{step:03}"
             outcome = bind(provider, replace(REQUEST, phone_a=Phone(digits)))
-            assert isinstance(outcome, Made)
+            assert isinstance(outcome, BindSucceeded)
             answered[digits] = outcome.bind_id
 
     with Server(echo) as server:

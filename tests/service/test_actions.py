@@ -39,7 +39,7 @@ def test_a_doubt_that_is_only_observed_is_reported_and_stays_open(world: World) 
 
 def test_an_orphan_that_is_only_observed_holds_nothing_and_one_that_is_released_is_unbound(world: World) -> None:
     observer, releaser = world.open(on_orphan="observe"), world.open(on_orphan="release")
-    planted = world.simulator.plant(phone_a=C, phone_b=D, app_id=APP, expire_s=3_600)
+    planted = world.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP, expire_s=3_600)
     assert observer.reconcile().observed == 1
     assert observer.check(phone_a=C, phone_b=A, mode="AXB") == []
     assert releaser.reconcile().orphans == 1
@@ -52,7 +52,7 @@ def test_an_orphan_that_is_only_observed_holds_nothing_and_one_that_is_released_
 def test_a_ghost_that_is_only_observed_stays_active(world: World) -> None:
     observer = world.open(on_ghost="observe")
     witness, ghost = world.bind(A, B), world.bind(C, D)
-    world.simulator.vanish(int(ghost.bind_id or 0))
+    world.simulator.remove_binding(int(ghost.bind_id or 0))
     world.clock.advance(10)
     counts = observer.reconcile()
     assert (counts.ghosts, counts.observed) == (0, 1)
@@ -74,9 +74,9 @@ def test_reports_are_listed_newest_first_page_by_page_and_never_changed(world: W
 
 
 def test_after_a_restore_nobody_binds_until_a_whole_scan_is_through(world: World) -> None:
-    account.join(world.database, "default")
+    account.register_scope(world.database, "default")
     world.bind(A, B)
-    world.service.restored()
+    world.service.mark_restored()
     world.clock.advance(1)
     with pytest.raises(errors.Busy, match="restored"):
         world.bind(C, D)
@@ -93,31 +93,31 @@ def test_after_a_restore_nobody_binds_until_a_whole_scan_is_through(world: World
 
 
 def test_a_refused_phone_is_told_also_while_a_scan_is_owed(world: World) -> None:
-    account.join(world.database, "default")
+    account.register_scope(world.database, "default")
     world.bind(A, B)
-    world.service.restored()
+    world.service.mark_restored()
     with pytest.raises(errors.PhoneInUse):
         world.bind(A, C)
 
 
 def test_an_sqlite_file_serves_one_host_and_postgresql_many(world: World) -> None:
     database = world.database
-    account.join(database, "default")
+    account.register_scope(database, "default")
 
     def another_host(tx: Transaction) -> None:
         tx.connection.execute(update(account_table).values(host="another", host_seen_at=tx.instant()))
 
     database.write(another_host)
     if database.postgres:
-        account.join(database, "default")
+        account.register_scope(database, "default")
         return
     with pytest.raises(errors.InvalidRequest, match="BINDINGS_DATABASE_URL"):
-        account.join(database, "default")
+        account.register_scope(database, "default")
     world.clock.advance(61)
-    account.join(database, "default")
+    account.register_scope(database, "default")
 
 
 def test_a_database_of_another_account_is_refused_by_name(world: World) -> None:
-    account.join(world.database, "default")
+    account.register_scope(world.database, "default")
     with pytest.raises(errors.InvalidRequest, match="BINDINGS_SCOPE"):
-        account.join(world.database, "another")
+        account.register_scope(world.database, "another")

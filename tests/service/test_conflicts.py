@@ -125,7 +125,7 @@ def test_another_application_of_the_same_account_meets_the_same_holds(world: Wor
 
 def test_a_foreign_holder_is_learnt_from_minus_35_and_held_for_a_minute(world: World) -> None:
     world.service.lookup(phone=A)
-    world.simulator.plant(phone_a=A, phone_b=E, app_id="somebody-else")
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=E, app_id="somebody-else")
     with pytest.raises(errors.PhoneInUseAtProvider) as first:
         world.bind(A, B)
     assert first.value.holder.foreign
@@ -138,7 +138,7 @@ def test_a_foreign_holder_is_learnt_from_minus_35_and_held_for_a_minute(world: W
 
 def test_a_foreign_hold_doubles_while_the_provider_keeps_refusing(world: World) -> None:
     world.service.lookup(phone=A)
-    world.simulator.plant(phone_a=A, phone_b=E, app_id="somebody-else", expire_s=259_200)
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=E, app_id="somebody-else", expire_s=259_200)
     waits = []
     for _ in range(3):
         with pytest.raises(errors.PhoneInUseAtProvider):
@@ -162,7 +162,7 @@ def test_a_minus_35_under_a_policy_that_does_not_fit_names_our_own_binding(world
 def test_a_stranger_beside_a_binding_of_ours_that_the_policy_allows_is_held_off_all_the_same(world: World) -> None:
     """Seen in a long kill run: our AXXB on A explained a stranger's AXB on C away, and each bind was sent."""
     world.bind(A, B, "AXXB")
-    world.simulator.plant(phone_a=C, phone_b=E, app_id="somebody-else", expire_s=3_600)
+    world.simulator.add_foreign_binding(phone_a=C, phone_b=E, app_id="somebody-else", expire_s=3_600)
     for _ in range(2):
         with pytest.raises(errors.PhoneInUseAtProvider):
             world.bind(A, C, "AXXB")

@@ -135,7 +135,7 @@ def test_without_a_witness_a_scan_proves_nothing(world: World) -> None:
 def test_with_a_witness_that_is_missing_from_the_list_nothing_is_absent(world: World) -> None:
     service, doubt = _doubt_with_witness(world)
     for entry in world.simulator.ledger:
-        world.simulator.vanish(entry.bind_id)
+        world.simulator.remove_binding(entry.bind_id)
     counts = service.reconcile()
     assert (counts.absent, counts.ghosts) == (0, 0)
     assert service.get(doubt.id).state is State.IN_DOUBT
@@ -156,11 +156,13 @@ def test_a_scan_that_fails_proves_nothing_and_says_why(world: World, fault: str)
 def test_a_scan_that_breaks_off_in_the_middle_proves_nothing(world: World) -> None:
     service, doubt = _doubt_with_witness(world)
     for number in range(120):
-        world.simulator.plant(phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id="4luaKsL2")
+        world.simulator.add_foreign_binding(
+            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id="4luaKsL2"
+        )
     scripted = world.simulator._world.faults
     from bindings.provider.simulator import Call, fault
 
-    real = scripted.strike
+    real = scripted.next_fault
     pages = [0]
 
     def strike(call: Call) -> object:
@@ -170,7 +172,7 @@ def test_a_scan_that_breaks_off_in_the_middle_proves_nothing(world: World) -> No
                 return fault("bad_gateway", rate=1.0)
         return real(call)
 
-    scripted.strike = strike  # type: ignore[method-assign, assignment]
+    scripted.next_fault = strike  # type: ignore[method-assign, assignment]
     counts = service.reconcile()
     assert pages[0] > 1
     assert (counts.absent, counts.incomplete) == (0, 1)
@@ -179,7 +181,7 @@ def test_a_scan_that_breaks_off_in_the_middle_proves_nothing(world: World) -> No
 
 def test_two_rows_that_fit_one_doubt_are_left_alone_and_reported(world: World) -> None:
     doubt = doubtful(world, world.open(provider_timeout_s=LIMIT_S), "lost_reply", mode="AXXB")
-    world.simulator.plant(phone_a=A, phone_b=B, app_id="4luaKsL2", expire_s=3_600, mode="AXXB")
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id="4luaKsL2", expire_s=3_600, mode="AXXB")
     world.clock.advance(60)
     counts = world.service.reconcile()
     assert (counts.adopted, counts.orphans, counts.unresolved) == (0, 0, 1)
@@ -199,14 +201,16 @@ def test_two_rows_that_fit_one_doubt_are_left_alone_and_reported(world: World) -
 def test_a_row_that_does_not_fit_is_not_adopted(world: World, planted: dict[str, object]) -> None:
     doubt = doubtful(world, world.open(provider_timeout_s=LIMIT_S), "reset_before")
     row = {"phone_a": A, "phone_b": B, "app_id": "4luaKsL2", "expire_s": 3_600, "mode": "AXB"} | planted
-    world.simulator.plant(**row)  # type: ignore[arg-type]
+    world.simulator.add_foreign_binding(**row)  # type: ignore[arg-type]
     assert world.service.reconcile().adopted == 0
     assert world.service.get(doubt.id).state is State.IN_DOUBT
 
 
 def test_a_row_that_lists_the_phones_the_other_way_round_swaps_the_numbers(world: World) -> None:
     doubt = doubtful(world, world.open(provider_timeout_s=LIMIT_S), "reset_before", mode="AXXB")
-    entry = world.simulator.plant(phone_a=B, phone_b=A, app_id="4luaKsL2", expire_s=3_600, mode="AXXB")
+    entry = world.simulator.add_foreign_binding(
+        phone_a=B, phone_b=A, app_id="4luaKsL2", expire_s=3_600, mode="AXXB"
+    )
     assert world.service.reconcile().adopted == 1
     adopted = world.service.get(doubt.id)
     assert (adopted.middle_number_a, adopted.middle_number_b) == (entry.middle_number_b, entry.middle_number_a)

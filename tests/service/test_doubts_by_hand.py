@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
-from bindings.lifecycle.doubts import outlook
+from bindings.lifecycle.doubts import next_steps
 from bindings.store import holds, settle
 from tests.service.world import A, B, C, D
 
@@ -30,7 +30,7 @@ def doubt(world: World, fault: str = "reset_before", *, age_s: float = 400) -> B
 
 def test_a_doubt_that_somebody_vouches_for_fails_frees_its_phones_and_says_who_and_why(world: World) -> None:
     found = doubt(world)
-    marked = world.service.acting(actor="key:ann").mark_absent(found.id, reason=WHY)
+    marked = world.service.as_caller(actor="key:ann").mark_absent(found.id, reason=WHY)
     failed = world.service.get(found.id)
     assert marked.after == failed
     assert (failed.state, failed.reason, failed.held_until) == (State.FAILED, Reason.VOUCHED, world.clock())
@@ -103,7 +103,7 @@ def test_a_yes_that_comes_after_a_wrong_word_is_kept_held_and_unbound(world: Wor
         warn_s=None,
     )
     caller = world.service._caller
-    world.database.write(lambda tx: settle.settle_made(tx, found.id, success, caller))
+    world.database.write(lambda tx: settle.settle_success(tx, found.id, success, caller))
     assert world.service.get(found.id).state is State.FAILED
     assert world.kinds(found)[-1] is EventKind.LATE_SUCCESS
     with pytest.raises(errors.PhoneInUseAtProvider):
@@ -118,7 +118,7 @@ def test_a_scan_after_a_wrong_word_holds_the_phones_again_and_names_the_doubt(wo
     world.service.mark_absent(found.id, reason="wrong")
     assert world.service.reconcile(reason="ticket 4712").orphans == 1
     held = world.database.read(lambda connection: holds.live(connection, "default", world.clock()))
-    assert {(hold.why, hold.origin_id) for hold in held} == {(holds.Why.ORPHAN, found.id)}
+    assert {(hold.why, hold.origin_id) for hold in held} == {(holds.HoldReason.ORPHAN, found.id)}
     assert world.service.report(world.service.reports().data[0].id).counts["reason"] == "ticket 4712"
 
 
@@ -141,14 +141,14 @@ def test_the_outlook_says_what_the_next_scan_can_still_do(world: World) -> None:
 
     def told(scan: float | None) -> list[str]:
         at = None if scan is None else found.requested_at + timedelta(seconds=scan)
-        return [step.what for step in outlook(found, soon, config, at)]
+        return [step.what for step in next_steps(found, soon, config, at)]
 
     assert "adopts" in told(120)[0]
     assert "may also prove" in told(120)[1]
     assert "or proves" in told(400)[0]
     assert "too late" in told(3_601)[0]
     assert all("lapses" in told(scan)[-1] for scan in (None, 120, 400, 3_601))
-    overdue, *_ = outlook(found, soon, config, found.requested_at)
+    overdue, *_ = next_steps(found, soon, config, found.requested_at)
     assert overdue.at == soon, "at once"
     active = world.bind(C, D)
-    assert outlook(active, soon, config, None)[-1].at == active.expires_at
+    assert next_steps(active, soon, config, None)[-1].at == active.expires_at

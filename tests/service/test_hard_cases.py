@@ -25,7 +25,7 @@ def test_I4_no_absence_is_concluded_in_a_round_that_misses_a_live_binding(world:
         service.bind(phone_a=E, phone_b=F, pool_number="918806", expire_s=3_600, mode="AXB")
     doubt = unknown.value.binding.id
     for entry in world.simulator.ledger.entries()[1:]:
-        world.simulator.vanish(entry.bind_id)
+        world.simulator.remove_binding(entry.bind_id)
     world.clock.advance(60)
     first = service.reconcile()
     assert (first.ghosts, first.absent, service.get(doubt).state) == (1, 0, State.IN_DOUBT)
@@ -75,7 +75,7 @@ def test_a_binding_of_ours_that_explains_the_refusal_is_named(world: World) -> N
 @pytest.mark.parametrize("wrong", ["a" * 129, "a\x00b", ""])
 def test_who_acts_must_fit_the_history(world: World, wrong: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="request_id"):
-        world.service.acting(request_id=wrong)
+        world.service.as_caller(request_id=wrong)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
-from bindings.jobs.pool_usage import judged
+from bindings.jobs.pool_usage import with_capacity
 from bindings.store import events
 from bindings.store.pools import Pool
 from tests.service.world import APP, NOON, POOL, A, B, in_threads
@@ -28,7 +28,7 @@ def bind(world: World, number: int, service: BindingService | None = None, **ask
 
 def told(world: World) -> list[dict[str, Any]]:
     """What every pool_low event says, also of those that the feed does not show yet."""
-    written = select(*events.SHOWN).order_by(events.SHOWN[1])
+    written = select(*events.COLUMNS).order_by(events.COLUMNS[1])
     rows = world.database.read(lambda found: found.execute(written).all())
     every = [events.to_event(row) for row in rows]
     assert all(event.binding_id is None for event in every if event.kind is EventKind.POOL_LOW)
@@ -129,9 +129,9 @@ def test_the_provider_s_list_does_not_outweigh_what_it_answered() -> None:
     known: dict[str, Any] = {"app_id": APP, "pool_number": POOL, "counted_at": NOON, "refused_at": None}
     before = Pool(**known | {"live": 5, "capacity": 5, "refused_at": NOON.replace(hour=11), "low_at": NOON})
     now = NOON.replace(hour=13)
-    assert judged(before, before, 5, 100, now=now, share=0.9).capacity == 5
-    assert judged(before, before, 6, 100, now=now, share=0.9).capacity == 100
-    assert judged(before, before, 3, 100, now=now, share=0.9).low_at is None
+    assert with_capacity(before, before, 5, 100, now=now, share=0.9).capacity == 5
+    assert with_capacity(before, before, 6, 100, now=now, share=0.9).capacity == 100
+    assert with_capacity(before, before, 3, 100, now=now, share=0.9).low_at is None
 
 
 def test_the_share_is_a_setting(world: World) -> None:

@@ -42,7 +42,7 @@ def test_I5_many_sweeps_at_once_end_each_binding_exactly_once(world: World) -> N
     counts: list[int] = []
 
     def sweep(service: Any) -> None:
-        counts.append(expire.expire(service._database, service._caller, batch=7).expired)
+        counts.append(expire.expire_due(service._database, service._caller, batch=7).expired)
 
     assert in_threads(*(lambda s=service: sweep(s) for service in replicas * 2)) == []
     assert sum(counts) == 40
@@ -53,7 +53,7 @@ def test_a_sweep_without_time_says_that_it_did_not_finish(world: World) -> None:
     for number in range(4):
         world.bind(f"9188071{number:03}", f"9188072{number:03}", expire_s=60)
     world.clock.advance(100)
-    counts = expire.expire(world.database, world.service._caller, batch=2, budget_s=0)
+    counts = expire.expire_due(world.database, world.service._caller, batch=2, budget_s=0)
     assert (counts.expired, counts.finished) == (2, False)
 
 
@@ -118,9 +118,9 @@ def test_every_question_about_a_middle_number_finds_it_on_either_side_once(world
         assert world.service.lookup(middle_number=number) == [made]
         assert world.service.search(middle_number=number).data == (made,)
         assert [holder.id for holder in world.service.trace(middle_number=number, at=now).holders] == [made.id]
-        assert [holder.id for holder in ask.behind(Phone(number), at=now).trace.holders] == [made.id]
-        assert ask.behind(Phone(number), at=later).ended == made
-        assert ask.of_number(Phone(number)).data == (made,)
+        assert [holder.id for holder in ask.number_at(Phone(number), at=now).trace.holders] == [made.id]
+        assert ask.number_at(Phone(number), at=later).ended == made
+        assert ask.number_history(Phone(number)).data == (made,)
 
 
 def test_trace_is_exact_from_the_first_byte_to_the_end_of_the_hold(world: World) -> None:
@@ -289,7 +289,7 @@ def test_exports_stream_everything_oldest_first_and_by_period(world: World) -> N
 
 def test_revealing_phones_is_recorded_with_who_and_why(world: World) -> None:
     made = world.bind()
-    world.service.acting(actor="auditor").reveal([made.id], reason="case 7")
+    world.service.as_caller(actor="auditor").reveal([made.id], reason="case 7")
     event = world.service.history(made.id)[-1]
     assert (event.kind, event.actor, event.detail["reason"]) == (EventKind.REVEALED, "auditor", "case 7")
     with pytest.raises(errors.InvalidRequest):

@@ -25,7 +25,7 @@ def test_two_equal_lists_change_nothing(world: World) -> None:
 
 def test_a_ghost_ends_as_gone_once_two_scans_missed_it(world: World) -> None:
     gone, _, _ = world.bind(A, B), world.bind(C, D), world.bind(E, F)
-    world.simulator.vanish(str(gone.bind_id))
+    world.simulator.remove_binding(str(gone.bind_id))
     world.clock.advance(60)
     counts = world.service.reconcile()
     assert (counts.ghosts, counts.scans) == (1, 2)
@@ -36,7 +36,7 @@ def test_a_ghost_ends_as_gone_once_two_scans_missed_it(world: World) -> None:
 
 def test_without_a_witness_nothing_is_a_ghost(world: World) -> None:
     gone = world.bind(A, B)
-    world.simulator.vanish(str(gone.bind_id))
+    world.simulator.remove_binding(str(gone.bind_id))
     world.clock.advance(60)
     assert world.service.reconcile().ghosts == 0
     assert world.service.get(gone.id).state is State.ACTIVE
@@ -47,12 +47,12 @@ def test_a_binding_that_was_just_made_is_no_ghost(world: World) -> None:
     world.bind(E, F)
     world.clock.advance(60)
     fresh = world.bind(A, B)
-    world.simulator.vanish(str(fresh.bind_id))
+    world.simulator.remove_binding(str(fresh.bind_id))
     assert world.service.reconcile().ghosts == 0
 
 
 def test_an_orphan_s_phones_are_held_until_it_ends(world: World) -> None:
-    entry = world.simulator.plant(phone_a=A, phone_b=B, app_id=APP, expire_s=600)
+    entry = world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=600)
     assert world.service.reconcile().orphans == 1
     with pytest.raises(errors.PhoneInUseAtProvider) as held:
         world.bind(A, C)
@@ -68,9 +68,9 @@ def test_an_orphan_s_phones_are_held_until_it_ends(world: World) -> None:
 
 def test_the_hold_of_an_orphan_ends_when_two_scans_deny_it(world: World) -> None:
     world.bind(E, F)
-    entry = world.simulator.plant(phone_a=A, phone_b=B, app_id=APP, expire_s=3_600)
+    entry = world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=3_600)
     world.service.reconcile()
-    world.simulator.vanish(entry.bind_id)
+    world.simulator.remove_binding(entry.bind_id)
     world.clock.advance(60)
     assert world.service.reconcile().holds_ended == 2
     assert world.bind(A, C).state is State.ACTIVE
@@ -79,7 +79,7 @@ def test_the_hold_of_an_orphan_ends_when_two_scans_deny_it(world: World) -> None
 def test_a_row_that_is_over_is_no_orphan(world: World) -> None:
     """The documents do not say whether expired rows stay listed: ignore them (provider-api, section 3)."""
     world.simulator.change(list_expired=True)
-    world.simulator.plant(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
     world.clock.advance(3_600)
     assert world.service.reconcile().orphans == 0
     assert EventKind.HELD not in world.all_kinds()
@@ -87,7 +87,7 @@ def test_a_row_that_is_over_is_no_orphan(world: World) -> None:
 
 def test_a_row_that_is_over_does_not_hide_the_one_that_fits_a_doubt(world: World) -> None:
     world.simulator.change(list_expired=True)
-    world.simulator.plant(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
     world.clock.advance(3_600)
     world.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
@@ -134,7 +134,7 @@ def test_I6_an_end_that_comes_sooner_is_brought_forward(world: World) -> None:
 def test_where_every_row_lies_hours_off_the_zone_is_wrong_and_nothing_is_concluded(world: World) -> None:
     service = world.open(provider_zone="+00:00")
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=3_600, mode="AXB")
-    world.simulator.plant(phone_a=A, phone_b=B, app_id=APP)
+    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP)
     world.clock.advance(60)
     before = list(service.export_bindings())
     counts = service.reconcile()
@@ -145,8 +145,8 @@ def test_where_every_row_lies_hours_off_the_zone_is_wrong_and_nothing_is_conclud
 
 def test_a_dry_run_counts_and_writes_nothing(world: World) -> None:
     gone, _, _ = world.bind(A, B), world.bind(C, D), world.bind(E, F)
-    world.simulator.vanish(str(gone.bind_id))
-    world.simulator.plant(phone_a=G, phone_b=H, app_id=APP)
+    world.simulator.remove_binding(str(gone.bind_id))
+    world.simulator.add_foreign_binding(phone_a=G, phone_b=H, app_id=APP)
     world.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
         world.bind("9188067711", "9188067712")
@@ -160,7 +160,9 @@ def test_a_dry_run_counts_and_writes_nothing(world: World) -> None:
 def test_a_list_that_is_shuffled_between_its_pages_loses_and_invents_nothing(world: World) -> None:
     world.simulator.change(shuffle_pages=True)
     for number in range(130):
-        world.simulator.plant(phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP)
+        world.simulator.add_foreign_binding(
+            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
+        )
     made = [world.bind(A, B), world.bind(C, D), world.bind(E, F)]
     world.clock.advance(60)
     for _ in range(3):
@@ -171,7 +173,9 @@ def test_a_list_that_is_shuffled_between_its_pages_loses_and_invents_nothing(wor
 
 def test_a_long_list_is_read_to_its_end(world: World) -> None:
     for number in range(130):
-        world.simulator.plant(phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP)
+        world.simulator.add_foreign_binding(
+            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
+        )
     counts = world.service.reconcile()
     assert (counts.orphans, counts.incomplete) == (130, 0)
     assert world.service.reconcile().orphans == 0

@@ -27,7 +27,7 @@ def test_a_pass_that_ran_out_of_time_goes_on_at_once(service: BindingService) ->
             through.set()
         return Expired(expired=1, batches=1, finished=runs == 3)
 
-    with Scheduler(service, [Job(task="slow", interval_s=NEVER_S, run=run)]):
+    with Scheduler(service, [Job(name="slow", interval_s=NEVER_S, run=run)]):
         assert through.wait(30)
     assert runs == 3
 
@@ -39,7 +39,7 @@ def test_a_backlog_without_end_does_not_keep_the_scheduler_from_stopping(service
         began.set()
         return Expired(expired=1, batches=1, finished=False)
 
-    with Scheduler(service, [Job(task="endless", interval_s=NEVER_S, run=run)]):
+    with Scheduler(service, [Job(name="endless", interval_s=NEVER_S, run=run)]):
         assert began.wait(30)
 
 
@@ -56,6 +56,6 @@ def test_a_pass_of_a_period_each_that_is_never_through_is_warned_of(
             enough.set()
         return Expired(expired=1, batches=1, finished=False) if runs % 2 else None
 
-    with Scheduler(service, [Job(task="slow", interval_s=0.05, run=run)]):
+    with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
         assert enough.wait(30)
     assert "slow: 5 passes in a row ran out of time" in caplog.text

@@ -21,12 +21,12 @@ HOUR_S = 3_600
 @pytest.fixture
 def token(world: World) -> str:
     """A session that has just begun."""
-    return world.service.sessions.begin(world.service.keys.create(name="eve", role="auditor").record.id)
+    return world.service.sessions.create(world.service.keys.create(name="eve", role="auditor").record.id)
 
 
 def lives(world: World, token: str) -> bool:
     """Whether the session is recognised; where it is, that counts as use."""
-    return world.service.sessions.recognise(token) is not None
+    return world.service.sessions.authenticate(token) is not None
 
 
 def test_a_session_ends_after_an_hour_without_use(world: World, token: str) -> None:
@@ -47,7 +47,7 @@ def test_use_on_one_replica_counts_on_every_other(world: World, token: str) -> N
     world.clock.advance(HOUR_S - 60)
     assert lives(world, token)
     world.clock.advance(HOUR_S - 60)
-    assert other.sessions.recognise(token) is not None
+    assert other.sessions.authenticate(token) is not None
 
 
 def test_a_session_that_is_used_all_the_time_ends_after_twelve_hours(world: World, token: str) -> None:
@@ -64,7 +64,7 @@ def test_a_session_ends_when_its_key_expires(world: World) -> None:
     key = world.service.keys.create(
         name="eve", role="auditor", expires_at=world.clock.at.replace(hour=12, minute=30)
     )
-    token = world.service.sessions.begin(key.record.id)
+    token = world.service.sessions.create(key.record.id)
     world.clock.advance(HOUR_S / 2 - 1)
     assert lives(world, token)
     world.clock.advance(1)
@@ -73,16 +73,16 @@ def test_a_session_ends_when_its_key_expires(world: World) -> None:
 
 def test_a_search_is_forgotten_after_an_hour_and_what_is_over_is_thrown_away(world: World, token: str) -> None:
     service = world.service
-    search_id = service.sessions.remember(token, Search(number=Phone(A)))
+    search_id = service.sessions.save_search(token, Search(number=Phone(A)))
     world.clock.advance(HOUR_S - 1)
-    assert service.sessions.recall(token, search_id) is not None
+    assert service.sessions.get_search(token, search_id) is not None
     world.clock.advance(1)
-    assert service.sessions.recall(token, search_id) is None
+    assert service.sessions.get_search(token, search_id) is None
     assert rows(world) == (1, 1)
-    service.sessions.forget()
+    service.sessions.delete_expired()
     assert rows(world) == (0, 1)
     world.clock.advance(11 * HOUR_S)
-    service.sessions.forget()
+    service.sessions.delete_expired()
     assert rows(world) == (0, 0)
 
 

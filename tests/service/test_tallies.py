@@ -10,9 +10,9 @@ from sqlalchemy import insert, select
 
 from bindings import errors
 from bindings.domain.binding import EventKind
-from bindings.jobs.statistics import tally
-from bindings.monitoring.overview import latency, look, next_scan
-from bindings.monitoring.statistics import Span, forecast, over, pools
+from bindings.jobs.statistics import update_statistics
+from bindings.monitoring.overview import build_overview, latency, next_scan
+from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
 from bindings.store.pools import Pool
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pools as pools_table
@@ -20,19 +20,19 @@ from bindings.store.schema import tallies as tallies_table
 from tests.service.world import A, B, C, D, E, F, G, H, feed_has_caught_up, in_threads
 
 if TYPE_CHECKING:
-    from bindings.monitoring.statistics import Figures
+    from bindings.monitoring.statistics import EventStatistics
     from tests.service.world import World
 
 ALL = tuple(EventKind)
 
 
-def counted(world: World, span: Span = Span.HOUR) -> Figures:
+def counted(world: World, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
     feed_has_caught_up(world.service)
     world.service.tally()
-    return over(world.database, span, ALL)
+    return event_statistics(world.database, span, ALL)
 
 
-def totals(figures: Figures) -> dict[tuple[str, str], int]:
+def totals(figures: EventStatistics) -> dict[tuple[str, str], int]:
     return {(one.kind.value, one.code): one.total for one in figures.series}
 
 
@@ -68,7 +68,7 @@ def test_counting_again_counts_nothing_twice_however_small_the_steps(world: Worl
     for pair in ((A, B), (C, D), (E, F), (G, H)):
         world.bind(*pair)
     feed_has_caught_up(world.service)
-    assert tally(world.database, batch=3).events == 8
+    assert update_statistics(world.database, batch=3).events == 8
     assert world.service.tally().events == 0
     assert totals(counted(world)) == {("requested", ""): 4, ("activated", ""): 4}
 
@@ -77,16 +77,16 @@ def test_what_several_replicas_count_at_once_is_counted_once(world: World) -> No
     for pair in ((A, B), (C, D), (E, F), (G, H)):
         world.bind(*pair)
     feed_has_caught_up(world.service)
-    assert in_threads(*(lambda: tally(world.database, batch=1) for _ in range(4))) == []
+    assert in_threads(*(lambda: update_statistics(world.database, batch=1) for _ in range(4))) == []
     assert totals(counted(world)) == {("requested", ""): 4, ("activated", ""): 4}
 
 
 def test_a_pass_that_runs_out_of_time_says_so_and_the_next_goes_on(world: World) -> None:
     world.bind(A, B)
     feed_has_caught_up(world.service)
-    first = tally(world.database, batch=1, budget_s=0)
+    first = update_statistics(world.database, batch=1, budget_s=0)
     assert (first.events, first.finished) == (1, False)
-    assert tally(world.database).finished
+    assert update_statistics(world.database).finished
 
 
 def test_minutes_and_hours_hold_the_same_events(world: World) -> None:
@@ -94,9 +94,9 @@ def test_minutes_and_hours_hold_the_same_events(world: World) -> None:
     world.clock.advance(61)
     world.bind(C, D)
     world.clock.advance(3_540)
-    minutes, hours = counted(world, Span.HOUR), over(world.database, Span.DAY, ALL)
-    assert sum(minutes.of(EventKind.REQUESTED)) == 1, "the first is more than an hour ago"
-    assert [count for count in hours.of(EventKind.REQUESTED) if count] == [2]
+    minutes, hours = counted(world, TimeRange.HOUR), event_statistics(world.database, TimeRange.DAY, ALL)
+    assert sum(minutes.counts_of(EventKind.REQUESTED)) == 1, "the first is more than an hour ago"
+    assert [count for count in hours.counts_of(EventKind.REQUESTED) if count] == [2]
     assert len(minutes.steps) == 60
     assert len(hours.steps) == 24
 
@@ -142,19 +142,19 @@ def test_a_pool_that_grows_towards_its_known_size_says_when_it_is_full(world: Wo
     for live in (100, 110, 120, 130, 140):
         _pool(world, live, capacity=200, refused_at=world.clock())
         world.clock.advance(300)
-    (found,) = pools(world.database)
+    (found,) = pool_forecasts(world.database)
     assert [live for _, live in found.levels] == [100, 110, 120, 130, 140]
     assert found.forecast.per_hour == pytest.approx(120)
-    assert found.forecast.says == "140 of about 200 in use (70%), growing by 120 an hour: full in about 30 min"
-    assert found.forecast.bad
+    assert found.forecast.summary == "140 of about 200 in use (70%), growing by 120 an hour: full in about 30 min"
+    assert found.forecast.needs_attention
 
 
 def test_a_pool_claims_no_size_that_nobody_has_seen_and_no_trend_of_a_moment(world: World) -> None:
     _pool(world, 5)
-    (found,) = pools(world.database)
-    assert "its trend is not known yet" in found.forecast.says
-    assert "its size is not known" in found.forecast.says
-    assert (found.forecast.used, found.forecast.bad) == (None, False)
+    (found,) = pool_forecasts(world.database)
+    assert "its trend is not known yet" in found.forecast.summary
+    assert "its size is not known" in found.forecast.summary
+    assert (found.forecast.used, found.forecast.needs_attention) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -172,17 +172,17 @@ def test_forecasts(world: World, live: int, slope: float, says: str, bad: bool) 
     pool = Pool(app_id="a", pool_number="p", live=live, counted_at=now, capacity=200, refused_at=now, low_at=None)
     levels = [(now + timedelta(hours=hour), round(live + slope * (hour - 3))) for hour in range(4)]
     found = forecast(pool, levels)
-    assert says in found.says
-    assert found.bad is bad
+    assert says in found.summary
+    assert found.needs_attention is bad
 
 
 def test_the_overview_tells_who_runs_the_passes_and_how_long_the_provider_takes(world: World) -> None:
     assert next_scan(world.service) is None
-    assert look(world.service).latency is None
+    assert build_overview(world.service).latency is None
     world.bind(A, B)
     world.service.sweep()
-    world.service.once_per("reconcile", 300, world.service.reconcile)
-    seen = look(world.service)
+    world.service.run_once_per_period("reconcile", 300, world.service.reconcile)
+    seen = build_overview(world.service)
     assert [replica.name for replica in seen.replicas] == [world.service._replica]
     assert seen.latency is not None
     assert seen.latency.calls == 1

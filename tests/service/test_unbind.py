@@ -32,7 +32,7 @@ def test_unbinding_again_returns_the_row_and_calls_nobody(world: World) -> None:
 
 def test_I4_an_unbind_that_the_provider_does_not_know_keeps_the_guard(world: World) -> None:
     made = world.bind(A, B, expire_s=3_600)
-    world.simulator.vanish(str(made.bind_id))
+    world.simulator.remove_binding(str(made.bind_id))
     ended = world.service.unbind(made.id)
     assert (ended.state, ended.reason) == (State.UNBOUND, Reason.NOT_FOUND)
     assert (ended.held_until - world.clock()).total_seconds() == 36
@@ -44,7 +44,7 @@ def test_I4_an_unbind_that_the_provider_does_not_know_keeps_the_guard(world: Wor
 
 def test_the_guard_of_a_missing_binding_never_outlasts_its_own_hold(world: World) -> None:
     made = world.bind(A, B, expire_s=3_600)
-    world.simulator.vanish(str(made.bind_id))
+    world.simulator.remove_binding(str(made.bind_id))
     world.clock.at = made.held_until
     world.clock.advance(-50)
     assert world.service.unbind(made.id).held_until <= made.held_until

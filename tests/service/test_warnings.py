@@ -60,7 +60,7 @@ def test_the_settings_lead_is_for_binds_that_name_none_and_outlast_it(world: Wor
 
 def end_sooner(world: World, binding: Binding, at: datetime) -> None:
     by = world.service._caller
-    world.database.write(lambda tx: settle.drift(tx, binding, by, expires_at=at, held_until=None))
+    world.database.write(lambda tx: settle.apply_drift(tx, binding, by, expires_at=at, held_until=None))
 
 
 @pytest.mark.parametrize("warn_s", [600, 601, -1, 1.5, True, "60", 10**12])
@@ -136,4 +136,4 @@ def test_a_pass_that_runs_out_of_time_says_so_and_the_next_one_goes_on(world: Wo
     world.clock.advance(101)
     first = warn.warn(world.database, world.service._caller, batch=1, budget_s=-1)
     assert (first.warned, first.finished) == (1, False)
-    assert world.service.warn_due() == warn.Warned(warned=2, batches=1, finished=True)
+    assert world.service.warn_due() == warn.ExpiryWarningsResult(warned=2, batches=1, finished=True)

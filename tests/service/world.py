@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.domain.binding import Event
-    from bindings.lifecycle.admission import Admission
+    from bindings.lifecycle.admission import BindAdmission
     from bindings.provider.simulator import Entry, Simulator
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
@@ -84,7 +84,7 @@ class World:
 
     def all_kinds(self) -> list[EventKind]:
         """Every event's kind, also of those that the feed does not show yet."""
-        kinds = select(events.SHOWN[4]).order_by(events.SHOWN[1])
+        kinds = select(events.COLUMNS[4]).order_by(events.COLUMNS[1])
         return [EventKind(kind) for kind in self.database.read(lambda found: found.execute(kinds).scalars().all())]
 
     def received(self, call: str) -> int:
@@ -116,15 +116,15 @@ def service_at(url: str, clock: Clock, provider_url: str, **settings: Any) -> Bi
     return service
 
 
-def _forget_steps(admission: Admission) -> None:
+def _forget_steps(admission: BindAdmission) -> None:
     """The clock of a test jumps on purpose, which in earnest stops the binds of a process."""
-    learn = admission.compare_clocks
+    learn = admission.observe_database_clock
 
     def compare_clocks(database_time: datetime, read_at: float) -> None:
         admission._anchor = None
         learn(database_time, read_at)
 
-    admission.compare_clocks = compare_clocks  # type: ignore[method-assign]
+    admission.observe_database_clock = compare_clocks  # type: ignore[method-assign]
 
 
 def wait_for(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
@@ -194,7 +194,7 @@ def assert_sound(service: BindingService) -> None:
     """I5 and I7 over everything in the database, and no phone in any event: run after every test."""
     written = service._database.read(
         lambda connection: [
-            events.to_event(row) for row in connection.execute(select(*events.SHOWN).order_by(events.SHOWN[1]))
+            events.to_event(row) for row in connection.execute(select(*events.COLUMNS).order_by(events.COLUMNS[1]))
         ]
     )
     histories: dict[str, list[Event]] = {}
@@ -216,7 +216,7 @@ def _assert_replays(binding: Binding, history: list[Event]) -> None:
     for event in history:
         following = FORWARD.get(event.kind)
         if following is not None:
-            allowed = {State.PENDING} if state is None else state.follows
+            allowed = {State.PENDING} if state is None else state.next_states
             assert following in allowed, f"{state} -> {following}"
             state = following
         row = _replayed(row, event)

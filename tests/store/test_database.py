@@ -14,7 +14,7 @@ from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events
 from bindings.store import job_runs as passes
-from bindings.store.account import join
+from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import ConstraintViolated, Database
 from bindings.store.engine import SQLITE_PRAGMAS, make_engine
@@ -45,7 +45,7 @@ def written(database: Database) -> int:
 
 
 def note(tx: Transaction) -> None:
-    events.append_unbound(tx, EventKind.REVEALED, CALLER, {})
+    events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})
 
 
 def test_a_write_is_there_for_the_next_reader(database: Database) -> None:
@@ -269,10 +269,10 @@ def test_a_connection_that_is_switched_to_autocommit_loses_nothing_either(databa
 
 
 def test_the_scope_is_recorded_once_and_another_one_is_refused(database: Database) -> None:
-    join(database, "shop")
-    join(database, "shop")
+    register_scope(database, "shop")
+    register_scope(database, "shop")
     with pytest.raises(InvalidRequest, match="BINDINGS_SCOPE"):
-        join(database, "other")
+        register_scope(database, "other")
 
 
 def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> None:
@@ -283,7 +283,7 @@ def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> No
     def start(number: int) -> None:
         together.wait(10)
         try:
-            join(replicas[number], f"scope-{number % 2}")
+            register_scope(replicas[number], f"scope-{number % 2}")
         except InvalidRequest:
             refused.append(number)
 
@@ -313,7 +313,7 @@ def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
 
     def run(replica: Database) -> None:
         together.wait(10)
-        taken.append(replica.write(lambda tx: passes.take(tx, "reconcile", 300, "r")))
+        taken.append(replica.write(lambda tx: passes.claim_slot(tx, "reconcile", 300, "r")))
 
     threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
     for thread in threads:
@@ -332,7 +332,7 @@ def test_no_more_than_a_hundred_slots_of_a_task_stay(database_url: str) -> None:
     database = Database(database_url, read_clock=lambda: at[0])
     for _ in range(105):
         at[0] += timedelta(seconds=300)
-        assert database.write(lambda tx: passes.take(tx, "reconcile", 300, "r")) is not None
+        assert database.write(lambda tx: passes.claim_slot(tx, "reconcile", 300, "r")) is not None
     count = select(func.count()).select_from(passes_table)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == passes.KEPT + 1
     database.close()

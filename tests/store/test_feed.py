@@ -115,7 +115,7 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
     numbered, go_on = threading.Event(), threading.Event()
 
     def older(tx: Any) -> None:
-        events.append_unbound(tx, EventKind.REVEALED, CALLER, {})  # takes its number now
+        events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})  # takes its number now
         numbered.set()
         go_on.wait(60)
         settle.request_unbind(tx, intent.id, CALLER, "late")
@@ -123,7 +123,7 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
     thread = threading.Thread(target=lambda: database.write(older), daemon=True)
     thread.start()
     assert numbered.wait(10)
-    database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     go_on.set()
     thread.join(10)
     feed_has_caught_up(service)
@@ -152,7 +152,7 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
             intent = reserved(database, request(f"91880{number}{turn:03}1", f"91880{number}{turn:03}2"))
             if dice.random() < 0.5:
                 database.write(
-                    lambda tx: settle.settle_made(tx, intent.id, success(f"{number}-{turn}"), CALLER)  # noqa: B023
+                    lambda tx: settle.settle_success(tx, intent.id, success(f"{number}-{turn}"), CALLER)  # noqa: B023
                 )
             else:
                 fail(database, intent)
@@ -186,7 +186,7 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
 
 def test_an_event_says_who_did_it_and_for_which_request(world: World) -> None:
     made = world.bind()
-    world.service.acting(actor="dispatcher", request_id="req-7").unbind(made.id, reason="trip ended")
+    world.service.as_caller(actor="dispatcher", request_id="req-7").unbind(made.id, reason="trip ended")
     wished, ended = world.service.history(made.id)[2:]
     assert (wished.actor, wished.request_id, wished.detail["reason"]) == ("dispatcher", "req-7", "trip ended")
     assert (ended.actor, ended.kind) == ("dispatcher", EventKind.UNBOUND)

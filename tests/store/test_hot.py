@@ -12,7 +12,7 @@ from sqlalchemy import exc, literal_column, select, text
 from bindings.domain.phone import Phone
 from bindings.service import BindingService
 from bindings.store import engine
-from bindings.store.compiled import Hot
+from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
@@ -49,7 +49,7 @@ def test_it_gives_what_sqlalchemy_gives(world: World) -> None:
     made = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
     hot = asked(world.service, str(made.middle_number_a))
     with mock.patch.object(
-        Hot, "rows", lambda hot, connection, values: connection.execute(hot._statement, values)
+        CompiledStatement, "rows", lambda hot, connection, values: connection.execute(hot._statement, values)
     ):
         plain = asked(world.service, str(made.middle_number_a))
     assert hot == plain == [[made]] * 3
@@ -72,10 +72,10 @@ def test_a_connection_that_was_lost_meanwhile_costs_no_answer(service: BindingSe
 
 
 def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
-    wrong = Hot(select(literal_column("no_such_column")).select_from(bindings))
+    wrong = CompiledStatement(select(literal_column("no_such_column")).select_from(bindings))
     for _ in range(2):
         with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
-            database.read(lambda connection: wrong.rows(connection, {}))
+            database.read(lambda connection: wrong.fetch_all(connection, {}))
     assert database.connections_in_use() == 0
 
 

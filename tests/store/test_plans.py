@@ -22,13 +22,13 @@ from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.domain.phone import Phone
-from bindings.monitoring.statistics import Span, over
+from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import events, partitions, queries, reserve
 from bindings.store import expiry as overdue
 from bindings.store import job_runs as passes
-from bindings.store.compiled import Hot
+from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
@@ -104,7 +104,7 @@ def _text(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
-def _seen(hot: Hot, connection: Connection, values: Any) -> Any:
+def _seen(hot: CompiledStatement, connection: Connection, values: Any) -> Any:
     """Runs a hot statement where a listener sees it."""
     return connection.execute(hot._statement, values).all()
 
@@ -120,7 +120,7 @@ def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
     engines = service._database._engine, service._database._reader
     for engine in engines:
         event.listen(engine, "before_cursor_execute", catch)
-    with mock.patch.object(Hot, "rows", _seen):
+    with mock.patch.object(CompiledStatement, "rows", _seen):
         yield caught
     for engine in engines:
         event.remove(engine, "before_cursor_execute", catch)
@@ -215,7 +215,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "doubts that opened": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
-        lambda service: service._database.write(lambda tx: overdue.doubt_unsettled(tx, CALLER, limit=500)),
+        lambda service: service._database.write(lambda tx: overdue.mark_unsettled_in_doubt(tx, CALLER, limit=500)),
     ),
     "doubts that lapsed": (
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
@@ -227,21 +227,21 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "who was behind a phone or a middle number": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.behind(Phone("9188000042"), at=datetime.now(UTC)),
+        lambda service: service.inquiries.number_at(Phone("9188000042"), at=datetime.now(UTC)),
     ),
     "who was last, where there is none": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.behind(Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)),
+        lambda service: service.inquiries.number_at(Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)),
     ),
     "the history of a number": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.of_number(Phone("9188000042")),
+        lambda service: service.inquiries.number_history(Phone("9188000042")),
     ),
     "the history of a number, further back": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.of_number(Phone("9188000042"), cursor=FURTHER),
+        lambda service: service.inquiries.number_history(Phone("9188000042"), cursor=FURTHER),
     ),
-    "what has a name": (NAMES | KEYS, lambda service: service.inquiries.named("29999")),
+    "what has a name": (NAMES | KEYS, lambda service: service.inquiries.find_by_name("29999")),
     "a page of doubts": (
         {name + way for name in DOUBTS for way in ("", WHOLE)},  # these hold nothing but what is open
         lambda service: service.open_doubts(limit=50),
@@ -250,7 +250,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         {"ix_bindings_requested_at_id" + WHOLE},
         lambda service: service._database.read(lambda found: queries.newest_calls(found, limit=200)),
     ),
-    "some by their ids": (KEYS, lambda service: service.some([str(uuid7()), str(uuid7())])),
+    "some by their ids": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
     "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
 }
 
@@ -318,15 +318,15 @@ def test_a_plan_that_was_made_once_for_every_value_is_no_worse(
 def _hot(service: BindingService, call: Callable[[BindingService], object]) -> list[tuple[str, Any]]:
     """The hot statements of a call, and the values that the driver was given."""
     caught: list[tuple[str, Any]] = []
-    run = Hot.rows
+    run = CompiledStatement.fetch_all
 
-    def catch(hot: Hot, connection: Connection, values: Any) -> list[Any]:
+    def catch(hot: CompiledStatement, connection: Connection, values: Any) -> list[Any]:
         found = run(hot, connection, values)
         compiled = hot._compiled[connection.dialect.name]
         caught.append((compiled.sql, compiled.parameters(values)))
         return found
 
-    with mock.patch.object(Hot, "rows", catch):
+    with mock.patch.object(CompiledStatement, "rows", catch):
         call(service)
     return caught
 
@@ -353,8 +353,8 @@ def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
     database = service._database
     binding = reserved(database, TAKEN)
     for number in range(1, MONTHS):
-        database.write(lambda tx: partitions.make(tx, number, datetime(2030, 1, 1, tzinfo=UTC)))  # noqa: B023
-        assert database.write(lambda tx: partitions.enter(tx, number))  # noqa: B023
+        database.write(lambda tx: partitions.create(tx, number, datetime(2030, 1, 1, tzinfo=UTC)))  # noqa: B023
+        assert database.write(lambda tx: partitions.switch_to(tx, number))  # noqa: B023
         database.write(lambda tx: events.append(tx, binding.id, EventKind.REVEALED, CALLER, {}))
     place = (MONTHS - 1) * events.PARTITION_SPAN + 1
 
@@ -413,7 +413,9 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
         service._database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
         service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         service.tally()
-        ways = explained(service, lambda: over(service._database, Span.HOUR, tuple(EventKind)), "tallies")
+        ways = explained(
+            service, lambda: event_statistics(service._database, TimeRange.HOUR, tuple(EventKind)), "tallies"
+        )
         assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
         ways = explained(service, service.tally, "events")
         assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
@@ -443,15 +445,15 @@ def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_
             service._database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
         service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         for table_name, index, ask in (
-            ("events", "ix_events_revealed", service.access_log.log),
-            ("exports", "ix_exports_began_at_id", service.access_log.log),
+            ("events", "ix_events_revealed", service.access_log.entries),
+            ("exports", "ix_exports_began_at_id", service.access_log.entries),
             ("reports", "ix_reports_began_at_id", service.reports),
         ):
             cursor = ask(limit=50).next_cursor
             ways = explained(service, lambda: ask(limit=50), table_name)  # noqa: B023
             ways |= explained(service, lambda: ask(cursor=cursor, limit=50), table_name)  # noqa: B023
             assert ways <= {index, index + WHOLE}, (table_name, ways)
-        ways = explained(service, lambda: service.inquiries.looked_at([str(uuid7()), str(uuid7())]), "events")
+        ways = explained(service, lambda: service.inquiries.reveals_of([str(uuid7()), str(uuid7())]), "events")
         ours = (
             "binding_id",
             "revealed",
@@ -469,7 +471,7 @@ def test_what_passes_write_over_and_over_touches_no_index(postgres_server: Serve
 
     def touch_often(tx: Transaction) -> tuple[Any, ...]:
         for _ in range(5):
-            passes.touch(tx, "expire", "replica")
+            passes.record_heartbeat(tx, "expire", "replica")
         return tuple(tx.connection.execute(text(counted)).one())
 
     url = postgres_server.create(template=postgres_template)

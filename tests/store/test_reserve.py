@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CALLER = Caller(actor="test")
-TERMS = reserving.Terms(
+TERMS = reserving.BindLimits(
     scope="default",
     policy=Policy.LITERAL,
     call_timeout_s=10,
@@ -46,8 +46,8 @@ def request(a: str = A, b: str = B, mode: Mode = Mode.AXB, **changed: Any) -> Bi
 
 
 def reserve(
-    database: Database, asked: BindRequest, *, name: str | None = None, terms: reserving.Terms = TERMS
-) -> reserving.Reserved | reserving.Replayed | reserving.Held | reserving.ScanOwed:
+    database: Database, asked: BindRequest, *, name: str | None = None, terms: reserving.BindLimits = TERMS
+) -> reserving.Reserved | reserving.Replayed | reserving.Conflict | reserving.FullScanRequired:
     binding_id = name or str(uuid7())
     return database.write(lambda tx: reserving.reserve(tx, binding_id, asked, terms, CALLER))
 
@@ -95,7 +95,7 @@ def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(databa
 def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> None:
     intent = reserved(database, request(reference="order-42"))
     found = reserve(database, request(C, B))
-    assert isinstance(found, reserving.Held)
+    assert isinstance(found, reserving.Conflict)
     assert (found.holder.id, found.holder.reference) == (intent.id, "order-42")
     assert (found.holder.mode, found.holder.state) == (Mode.AXB, State.PENDING)
     assert found.holder.held_until == intent.held_until
@@ -115,7 +115,7 @@ def test_of_several_holders_the_one_that_holds_longest_is_named(database: Databa
     clock.advance(1)
     later = reserved(database, request(B, D))
     found = reserve(database, request(A, B))
-    assert isinstance(found, reserving.Held)
+    assert isinstance(found, reserving.Conflict)
     assert found.holder.id == later.id
 
 
@@ -234,7 +234,7 @@ def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_
     go_on.set()
     holder.join(10)
     waiter.join(10)
-    assert isinstance(found[0], reserving.Held)
+    assert isinstance(found[0], reserving.Conflict)
     first.close()
     second.close()
 
@@ -279,10 +279,10 @@ def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: 
 def test_I4_a_clear_success_lowers_held_until_and_nothing_else_does(database: Database) -> None:
     intent = reserved(database, request())
     unclear = database.write(
-        lambda tx: settle.settle_unclear(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
+        lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
     )
     assert (unclear.state, unclear.held_until) == (State.IN_DOUBT, intent.held_until)
-    late = database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    late = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     assert (late.state, late.held_until) == (State.ACTIVE, success().held_until)
     assert late.held_until < intent.held_until
 
@@ -295,9 +295,9 @@ def test_I4_a_failed_binding_frees_its_phones_at_once(database: Database) -> Non
 
 
 SETTLERS: dict[str, Any] = {
-    "made": lambda tx, name: settle.settle_made(tx, name, success(), CALLER),
+    "made": lambda tx, name: settle.settle_success(tx, name, success(), CALLER),
     "failed": lambda tx, name: settle.settle_failed(tx, name, CALLER, reason="request", status="-22", detail={}),
-    "unclear": lambda tx, name: settle.settle_unclear(
+    "unclear": lambda tx, name: settle.settle_unknown(
         tx, name, CALLER, reason="no_clear_answer", status=None, said=""
     ),
 }
@@ -314,7 +314,7 @@ def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, h
 
 def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Database) -> None:
     intent = reserved(database, request())
-    active = database.write(lambda tx: settle.settle_made(tx, intent.id, success(), CALLER))
+    active = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     for how in ("failed", "unclear"):
         assert database.write(lambda tx, how=how: SETTLERS[how](tx, intent.id)) == active  # type: ignore[misc]
     assert in_use(database, intent) == active
@@ -324,7 +324,7 @@ def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Databa
 def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent, Reason.ABSENT)
-    after = database.write(lambda tx: settle.settle_made(tx, intent.id, success("77"), CALLER))
+    after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
     assert (after.state, after.bind_id) == (State.FAILED, None)
     assert after.ended_at == failed.ended_at
     assert kinds(database, intent) == [EventKind.REQUESTED, EventKind.FAILED, EventKind.LATE_SUCCESS]
@@ -334,7 +334,7 @@ def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: D
         ("77", intent.id, "late_success", success().held_until)
     }
     found = reserve(database, request(C, B))
-    assert isinstance(found, reserving.Held)
+    assert isinstance(found, reserving.Conflict)
     assert found.holder.foreign
 
 
@@ -342,14 +342,14 @@ def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
     intent = reserved(database, request())
     fail(database, intent)
     for _ in range(2):
-        database.write(lambda tx: settle.settle_made(tx, intent.id, success("77"), CALLER))
+        database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
     assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
 
 
 def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) -> None:
     intent = reserved(database, request())
-    database.write(lambda tx: settle.settle_made(tx, intent.id, success("1002"), CALLER))
-    after = database.write(lambda tx: settle.settle_made(tx, intent.id, success("1003"), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, intent.id, success("1002"), CALLER))
+    after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("1003"), CALLER))
     assert (after.state, after.bind_id) == (State.ACTIVE, "1002")
     assert kinds(database, intent)[-1] is EventKind.LATE_SUCCESS
 
@@ -376,7 +376,7 @@ def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
     database: Database, policy: Policy, explained: bool
 ) -> None:
     own = reserved(database, request(A, C, Mode.AXXB))
-    database.write(lambda tx: settle.settle_made(tx, own.id, success(), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, own.id, success(), CALLER))
     intent = reserved(database, request(A, B))
     failed = in_use(database, intent, policy)
     assert failed.state is State.FAILED
@@ -390,7 +390,7 @@ def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
 
 def test_a_hold_is_never_shortened(database: Database) -> None:
     def orphan(tx: Any, seconds: int) -> bool:
-        return holds.put_orphan(
+        return holds.hold_orphan(
             tx,
             CALLER,
             phones=(Phone(A), Phone(B)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.domain.binding import Binding, Event
-    from bindings.jobs.retention import Retained
+    from bindings.jobs.retention import RetentionResult
     from bindings.service import BindingService
     from tests.store.databases import Server
 
@@ -37,7 +37,7 @@ class Years:
         self.clock = Clock()
         self.service = service_at(url, self.clock, "http://127.0.0.1:1", **settings)
         self._count = 0
-        account.join(self.database, "default")
+        account.register_scope(self.database, "default")
 
     @property
     def database(self) -> Any:
@@ -55,11 +55,11 @@ class Years:
     def later(self, days: float) -> None:
         self.clock.advance(days * DAY_S)
 
-    def retain(self, **how: Any) -> Retained:
-        done: Retained = self.service.retain(**how)
+    def retain(self, **how: Any) -> RetentionResult:
+        done: RetentionResult = self.service.apply_retention(**how)
         return done
 
-    def turn_of_the_month(self) -> Retained:
+    def turn_of_the_month(self) -> RetentionResult:
         """A month passes, and the pass runs before anything happens in the new one."""
         self.later(31)
         return self.retain()
@@ -190,7 +190,7 @@ def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_read
     assert years.retain().events == (2 if years.database.postgres else 4)
     kept = list(years.service.events().data)
     *missed, last = [event for event in written if event not in kept]
-    for ask in (years.service.events, lambda after: years.service.events_of("test", after=after)):
+    for ask in (years.service.events, lambda after: years.service.events_for_actor("test", after=after)):
         with pytest.raises(errors.InvalidRequest, match="gone") as told:
             ask(after=missed[0].cursor)
         assert [fault.field for fault in told.value.faults] == ["after"]
@@ -200,7 +200,7 @@ def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_read
 def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(years: Years) -> None:
     hook = years.service.webhooks.add(url="https://example.org/hook").webhook
     late = years.ended()
-    years.database.write(lambda tx: holds.put_late_success(tx, late, success()))
+    years.database.write(lambda tx: holds.hold_late_success(tx, late, success()))
     years.turn_of_the_month()
     years.ended()
     years.later(50)
@@ -248,9 +248,9 @@ def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_end
         pytest.skip("SQLite keeps one table")
     years.months(2)
     years.later(60)
-    first = years.database.read(partitions.every)[0].name
+    first = years.database.read(partitions.list_partitions)[0].name
     partitions.detach(years.database, first)
-    done: list[Retained] = []
+    done: list[RetentionResult] = []
     asks = threading.Thread(target=lambda: done.append(years.retain()))
     waits = (
         "SELECT clock_timestamp() - waitstart > CAST(current_setting('deadlock_timeout') AS interval)"
@@ -289,7 +289,7 @@ def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
     years.months(3)
     years.later(200)
     assert years.retain().partitions_begun == 0, "nothing was written since"
-    names = [each.name for each in years.database.read(partitions.every)]
+    names = [each.name for each in years.database.read(partitions.list_partitions)]
     assert names == ["events_2026_05", "events_2026_06"], "the oldest went"
     years.ended()
     triggers = (
@@ -364,7 +364,7 @@ def test_writers_sweepers_and_readers_go_on_while_months_begin_and_are_dropped(
     followed += read_on(others, followed[-1].cursor)[0]
     _assert_once_and_in_order(followed)
     assert years.retain().finished
-    assert len(years.database.read(partitions.every)) <= 3
+    assert len(years.database.read(partitions.list_partitions)) <= 3
     assert {event.cursor for event in years.service.export_events()} <= {event.cursor for event in followed}
     for service in (years.service, others):
         service.close()

@@ -74,9 +74,9 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
         world.bind(A, C)
     service.unbind(world.bind(C, D).id)
     service.reveal([], reason="drill", what="export")
-    world.simulator.plant(phone_a=E, phone_b=F, app_id=APP)
-    service.restored()
-    assert service.once_per("reconcile", 60.0, service.reconcile) is not None
+    world.simulator.add_foreign_binding(phone_a=E, phone_b=F, app_id=APP)
+    service.mark_restored()
+    assert service.run_once_per_period("reconcile", 60.0, service.reconcile) is not None
     world.clock.advance(550)
     assert service.announce().warned == 1
     world.clock.advance(100)
@@ -84,7 +84,7 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
     service.recover()
     service.count_pools()
     service.tally()
-    assert service.retain().finished
+    assert service.apply_retention().finished
     list(service.export_bindings())
     _administer(service)
     _deliver(service)
@@ -92,14 +92,14 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
 
 def _administer(service: BindingService) -> None:
     key = service.keys.create(name="ann", role="auditor").record
-    service.keys.used(key.id)
-    token = service.sessions.begin(key.id)
-    service.sessions.recall(token, service.sessions.remember(token, Search(words="order-1")))
-    service.sessions.forget()
+    service.keys.record_use(key.id)
+    token = service.sessions.create(key.id)
+    service.sessions.get_search(token, service.sessions.save_search(token, Search(words="order-1")))
+    service.sessions.delete_expired()
     service.sessions.end(token)
     service.keys.revoke(key.id)
-    export = service.access_log.begin(view="find", narrowed={}, format="csv", reason=None)
-    service.access_log.finish(export, row_count=0, sha256="")
+    export = service.access_log.start_export(view="find", narrowed={}, format="csv", reason=None)
+    service.access_log.finish_export(export, row_count=0, sha256="")
 
 
 def _deliver(service: BindingService) -> None:

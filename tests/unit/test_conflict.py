@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bindings.domain.binding import Mode, State
-from bindings.domain.conflict import Policy, refuses
+from bindings.domain.conflict import Policy, conflicts
 
 AXB, AXXB = Mode.AXB, Mode.AXXB
 LIVE, UNSETTLED = (State.ACTIVE, State.EXPIRED, State.UNBOUND), (State.PENDING, State.IN_DOUBT)
@@ -55,7 +55,7 @@ CASES = [
 def test_the_policy_says_what_the_table_says(
     policy: Policy, held: Mode | None, state: State | None, asked: Mode, same: bool, verdict: bool
 ) -> None:
-    assert refuses(policy, held=held, state=state, asked=asked, same_pair=same) is verdict
+    assert conflicts(policy, held=held, state=state, asked=asked, same_pair=same) is verdict
 
 
 def test_the_table_covers_every_combination_once() -> None:

@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
     ],
 )
 def test_a_time_is_read_in_its_zone(said: str, zone: str, meant: str | None) -> None:
-    found = times.typed(said, times.zone(zone), NOW)
+    found = times.parse(said, times.zone(zone), NOW)
     assert found == (None if meant is None else datetime.fromisoformat(meant).replace(tzinfo=UTC))
 
 
@@ -36,7 +36,7 @@ def test_a_time_is_read_in_its_zone(said: str, zone: str, meant: str | None) -> 
 )
 def test_what_names_no_instant_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        times.typed(said, times.zone("Europe/Berlin"), NOW)
+        times.parse(said, times.zone("Europe/Berlin"), NOW)
     assert said not in str(refused.value)
 
 
@@ -48,6 +48,6 @@ def test_what_is_no_zone_is_refused(name: str) -> None:
 
 def test_an_instant_is_shown_with_its_offset() -> None:
     at = datetime(2026, 11, 25, 9, 2, 5, 120_000, tzinfo=UTC)
-    assert times.shown(at, times.zone("Asia/Kolkata")) == "2026-11-25 14:32:05 +05:30"
-    assert times.shown(at, times.DEFAULT, precise=True) == "2026-11-25 09:02:05.120 UTC"
+    assert times.format_instant(at, times.zone("Asia/Kolkata")) == "2026-11-25 14:32:05 +05:30"
+    assert times.format_instant(at, times.DEFAULT, precise=True) == "2026-11-25 09:02:05.120 UTC"
     assert (times.ago(at, NOW), times.ago(NOW, at)) == ("57 min 55 s ago", "in 57 min 55 s")

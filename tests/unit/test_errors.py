@@ -61,7 +61,9 @@ TABLE: list[tuple[type[errors.BindingsError], str, int, int]] = [
 def made(kind: type[errors.BindingsError]) -> errors.BindingsError:
     """One of each, with what it must be given."""
     if issubclass(kind, errors.InvalidRequest):
-        return kind([errors.Fault("phone_a", "must be digits"), errors.Fault("mode", "must be AXB or AXXB")])
+        return kind(
+            [errors.FieldError("phone_a", "must be digits"), errors.FieldError("mode", "must be AXB or AXXB")]
+        )
     if issubclass(kind, errors.PhoneInUse):
         return kind(holder=HOLDER)
     if issubclass(kind, errors.OutcomeUnknown):
@@ -152,7 +154,7 @@ def test_a_refusal_carries_the_provider_s_status_and_words() -> None:
 def test_a_failed_binding_means_the_same_error_to_everyone_who_asks(
     reason: str, kind: type[errors.BindingsError]
 ) -> None:
-    error = errors.of(failed(reason, provider_status="-1"))
+    error = errors.error_for(failed(reason, provider_status="-1"))
     assert type(error) is kind
     assert error.binding_id == ID
     assert error.problem()["binding_id"] == ID
@@ -162,7 +164,7 @@ def test_a_failed_binding_means_the_same_error_to_everyone_who_asks(
     "reason", [Reason.IN_USE, Reason.NO_NUMBER, Reason.ACCOUNT, Reason.CLOCK, Reason.NEVER_SENT, Reason.ABSENT]
 )
 def test_every_409_and_503_of_a_failed_binding_says_when_to_try_again(reason: str) -> None:
-    error = errors.of(failed(reason))
+    error = errors.error_for(failed(reason))
     assert error.http_status in (409, 503)
     assert (error.retry_after_s or 0) >= 1
     assert error.problem()["retry_after_s"] == error.retry_after_s
@@ -171,7 +173,7 @@ def test_every_409_and_503_of_a_failed_binding_says_when_to_try_again(reason: st
 @pytest.mark.parametrize("state", [State.PENDING, State.IN_DOUBT, State.LAPSED])
 def test_whatever_is_not_failed_is_unknown_and_carries_the_binding(state: State) -> None:
     doubt = replace(failed("x"), state=state)
-    error = errors.of(doubt)
+    error = errors.error_for(doubt)
     assert isinstance(error, errors.OutcomeUnknown)
     assert error.binding is doubt
     assert "9188067701" not in str(error.problem()) + repr(error)

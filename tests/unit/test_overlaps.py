@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bindings.domain.binding import Binding, Mode, State
-from bindings.domain.overlaps import QUICK, Overlap, Reuse, look
+from bindings.domain.overlaps import QUICK_REUSE, Overlap, Reuse, find_anomalies
 from bindings.domain.phone import Phone
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -32,26 +32,26 @@ def others(number: str) -> dict[str, Any]:
 def test_two_with_a_phone_in_common_overlap_only_while_both_may_be_there() -> None:
     first = binding("first", NOON, NOON + HOUR)
     beside = binding("beside", NOON + HOUR / 2, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98")
-    assert [type(each) for each in look([beside, first])] == [Overlap]
+    assert [type(each) for each in find_anomalies([beside, first])] == [Overlap]
     after = binding(
         "after", NOON + HOUR, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98", middle_number_b="98"
     )
-    assert look([first, after]) == []
-    assert look([first, replace(beside, **others("1"))]) == []
+    assert find_anomalies([first, after]) == []
+    assert find_anomalies([first, replace(beside, **others("1"))]) == []
 
 
 def test_a_number_that_comes_back_to_other_people_soon_is_quick_and_later_it_is_not() -> None:
     first = binding("first", NOON, NOON + HOUR)
-    soon = binding("soon", NOON + HOUR + QUICK, NOON + 3 * HOUR, **others("1"))
-    [found] = look([soon, first])
+    soon = binding("soon", NOON + HOUR + QUICK_REUSE, NOON + 3 * HOUR, **others("1"))
+    [found] = find_anomalies([soon, first])
     assert isinstance(found, Reuse)
     assert (found.first.id, found.second.id, found.middle_number, found.gap_s) == ("first", "soon", "99", 600.0)
     late = replace(soon, sent_at=soon.requested_at + timedelta(seconds=1))
-    assert look([first, late]) == []
+    assert find_anomalies([first, late]) == []
     same_pair = replace(soon, phone_a=first.phone_b, phone_b=first.phone_a)
-    assert look([first, same_pair]) == []
+    assert find_anomalies([first, same_pair]) == []
 
 
 def test_what_never_came_into_being_is_not_odd() -> None:
     first = binding("first", NOON, NOON + HOUR)
-    assert look([first, replace(first, id="failed", state=State.FAILED)]) == []
+    assert find_anomalies([first, replace(first, id="failed", state=State.FAILED)]) == []

@@ -23,13 +23,13 @@ FOLLOWS = {
 
 @pytest.mark.parametrize("state", State)
 def test_I5_each_state_is_followed_by_what_the_design_draws(state: State) -> None:
-    assert state.follows == FOLLOWS[state]
+    assert state.next_states == FOLLOWS[state]
     assert state.terminal == (not FOLLOWS[state])
 
 
 def test_I5_no_state_can_be_reached_again() -> None:
     def reachable(state: State) -> set[State]:
-        return set(state.follows).union(*(reachable(after) for after in state.follows))
+        return set(state.next_states).union(*(reachable(after) for after in state.next_states))
 
     assert all(state not in reachable(state) for state in State)
 

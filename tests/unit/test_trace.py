@@ -9,7 +9,7 @@ import pytest
 
 from bindings.domain.binding import Binding, Certainty, Mode, Reason, State
 from bindings.domain.phone import Phone
-from bindings.domain.trace import judge
+from bindings.domain.trace import classify
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
@@ -81,25 +81,25 @@ DOUBT: dict[str, Any] = {
 def test_a_holder_is_certain_or_possible_to_the_microsecond(
     facts: dict[str, Any], at: datetime, certainty: Certainty | None
 ) -> None:
-    found = judge([binding(**facts)], at=at, window_s=0)
+    found = classify([binding(**facts)], at=at, window_s=0)
     assert [holder.certainty for holder in found.holders] == ([] if certainty is None else [certainty])
 
 
 def test_a_near_miss_ended_within_the_window() -> None:
-    (miss,) = judge([binding(**EXPIRED)], at=after(100), window_s=39).near_misses
+    (miss,) = classify([binding(**EXPIRED)], at=after(100), window_s=39).near_misses
     assert (miss.relation, miss.at, miss.offset_s, miss.id) == ("ended", after(61), -39.0, "1")
-    assert not judge([binding(**EXPIRED)], at=after(100), window_s=38.999).near_misses
+    assert not classify([binding(**EXPIRED)], at=after(100), window_s=38.999).near_misses
 
 
 def test_a_near_miss_began_within_the_window() -> None:
-    (miss,) = judge([binding()], at=NOON, window_s=1).near_misses
+    (miss,) = classify([binding()], at=NOON, window_s=1).near_misses
     assert (miss.relation, miss.at, miss.offset_s) == ("began", after(1), 1.0)
-    assert not judge([binding()], at=NOON, window_s=0.999).near_misses
+    assert not classify([binding()], at=NOON, window_s=0.999).near_misses
 
 
 def test_a_holder_is_never_a_near_miss_too() -> None:
     for second in range(-10, 400, 3):
-        found = judge([binding()], at=after(second), window_s=1_000)
+        found = classify([binding()], at=after(second), window_s=1_000)
         assert len(found.holders) + len(found.near_misses) <= 1
 
 
@@ -107,15 +107,15 @@ def test_certain_holders_come_first_and_each_list_goes_by_nearness() -> None:
     early = binding("early", answered_at=after(2))
     late = binding("late", sent_at=after(4), answered_at=after(5))
     doubtful = binding("doubtful", **(DOUBT | {"requested_at": after(9)}))
-    found = judge([doubtful, early, late], at=after(10), window_s=300)
+    found = classify([doubtful, early, late], at=after(10), window_s=300)
     assert [holder.id for holder in found.holders] == ["late", "early", "doubtful"]
     ended = [
         binding(f"{end}", state=State.EXPIRED, expires_at=after(end), ended_at=after(end), held_until=after(end))
         for end in (10, 90, 50)
     ]
-    misses = judge(ended, at=after(100), window_s=300).near_misses
+    misses = classify(ended, at=after(100), window_s=300).near_misses
     assert [miss.id for miss in misses] == ["90", "50", "10"]
 
 
 def test_an_empty_trace_is_an_answer() -> None:
-    assert judge([], at=NOON, window_s=300) == judge([], at=after(5), window_s=0)
+    assert classify([], at=NOON, window_s=300) == classify([], at=after(5), window_s=0)

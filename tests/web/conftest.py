@@ -14,7 +14,7 @@ import structlog
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.web import server
-from bindings.web.state import Office
+from bindings.web.state import AppState
 from tests.service.world import APP, KEY, POOL, SECRET, A, B, wait_for
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Running:
     """A service that listens. `key` makes a caller; without one a caller is whoever needs no key."""
 
     service: BindingService
-    office: Office
+    office: AppState
     url: str
     uvicorn: server.Server
     session: requests.Session = field(default_factory=requests.Session)
@@ -59,7 +59,7 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
     if not structlog.is_configured():  # by default it prints from that thread, on what pytest swaps meanwhile
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
-    office = Office(service, loopback=loopback)
+    office = AppState(service, loopback=loopback)
     uvicorn = server.Server(office)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()

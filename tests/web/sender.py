@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from bindings.service import BindingService
-from bindings.webhooks.sender import deliver
+from bindings.webhooks.sender import deliver_pending
 
 if __name__ == "__main__":
     with BindingService.from_env() as service:
-        deliver(service, lease_s=float(sys.argv[1]))
+        deliver_pending(service, lease_s=float(sys.argv[1]))

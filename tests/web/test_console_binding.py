@@ -33,7 +33,7 @@ WHY = {"reason": "complaint 118"}
 
 def bound(service: BindingService, **asked: Any) -> Binding:
     given: dict[str, Any] = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
-    return service.acting(actor="key:rides", request_id="req-1").bind(**given | asked)
+    return service.as_caller(actor="key:rides", request_id="req-1").bind(**given | asked)
 
 
 def test_a_page_tells_the_whole_life_of_a_binding_with_its_phones_masked(running: Running) -> None:
@@ -229,21 +229,21 @@ def test_what_is_wrong_with_an_export_is_told_before_it_begins(running: Running)
         ("/exports", {"reason": "x" * 256}),
     ):
         assert browser.post(path, form).status_code == 422
-    assert running.service.access_log.log().data == ()
+    assert running.service.access_log.entries().data == ()
     assert browser.get("/exports/nothing").status_code == 404
 
 
 def test_the_access_log_is_read_page_by_page_without_loss(running: Running) -> None:
     made = bound(running.service)
-    service = running.service.acting(actor="key:eve")
+    service = running.service.as_caller(actor="key:eve")
     for number in range(7):
         service.reveal([made.id], reason=f"reveal {number}")
-        service.access_log.begin(view=f"view {number}", narrowed={}, format="csv", reason=None)
+        service.access_log.start_export(view=f"view {number}", narrowed={}, format="csv", reason=None)
     seen: list[str] = []
     cursor = None
     while True:
-        page = service.access_log.log(cursor=cursor, limit=3)
-        seen += [one.reason or one.what for one in page.data]
+        page = service.access_log.entries(cursor=cursor, limit=3)
+        seen += [one.reason or one.description for one in page.data]
         cursor = page.next_cursor
         if cursor is None:
             break

@@ -12,7 +12,7 @@ import requests
 
 from bindings.web.console import security as door
 from bindings.web.console.page_context import HEADERS
-from bindings.web.proxies import Proxies
+from bindings.web.proxies import TrustedProxies
 from bindings.web.rate_limit import TRIES
 from tests.web.browser import HTML, Browser
 
@@ -156,7 +156,7 @@ def test_over_tls_the_cookie_is_secure_only_if_a_trusted_proxy_says_so(running: 
     plain = Browser(running).get("/sign-in", told)
     assert "Secure" not in plain.headers["Set-Cookie"]
     assert "Strict-Transport-Security" not in plain.headers
-    running.office.proxies = Proxies((ip_network("127.0.0.0/8"),))
+    running.office.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
     secure = Browser(running).get("/sign-in", told)
     assert secure.headers["Set-Cookie"].startswith("__Host-")
     assert "Secure" in secure.headers["Set-Cookie"]
@@ -164,7 +164,7 @@ def test_over_tls_the_cookie_is_secure_only_if_a_trusted_proxy_says_so(running: 
 
 
 def test_the_address_behind_proxies_is_the_last_that_is_none_of_them(running: Running) -> None:
-    proxies = Proxies((ip_network("10.0.0.0/8"),))
+    proxies = TrustedProxies((ip_network("10.0.0.0/8"),))
     forwarded = [(b"x-forwarded-for", b"1.2.3.4, 5.6.7.8, 10.0.0.2")]
     assert proxies.address({"client": ("10.0.0.1", 1), "headers": forwarded}) == "5.6.7.8"
     assert proxies.address({"client": ("9.9.9.9", 1), "headers": forwarded}) == "9.9.9.9"

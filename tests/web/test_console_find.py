@@ -26,7 +26,9 @@ BIND: dict[str, Any] = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire
 
 
 def bound(service: BindingService, **asked: Any) -> Any:
-    return service.acting(actor="key:rides", request_id="req-1").bind(**BIND | {"reference": "order-42"} | asked)
+    return service.as_caller(actor="key:rides", request_id="req-1").bind(
+        **BIND | {"reference": "order-42"} | asked
+    )
 
 
 def test_any_name_of_a_binding_leads_straight_to_it(running: Running) -> None:
@@ -61,7 +63,7 @@ def test_several_bindings_of_a_name_are_listed_and_a_name_of_nothing_says_what_t
 def test_a_request_that_was_refused_before_the_call_is_found(running: Running) -> None:
     held = bound(running.service)
     with pytest.raises(PhoneInUse):
-        running.service.acting(actor="key:food", request_id="req-2").bind(**BIND)
+        running.service.as_caller(actor="key:food", request_id="req-2").bind(**BIND)
     page = Browser(running).sign_in("auditor").submit("/find", {"q": "req-2"}).text
     assert "Refused before the call" in page
     assert held.id in page
@@ -148,7 +150,7 @@ def test_what_was_looked_for_is_forgotten_when_its_hour_is_over(
     database = running.service.database
     left = select(func.count()).select_from(searches)
     assert database.read(lambda connection: connection.execute(left).scalar()) == 1
-    running.service.retain()
+    running.service.apply_retention()
     assert database.read(lambda connection: connection.execute(left).scalar()) == 0
 
 

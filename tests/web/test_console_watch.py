@@ -92,7 +92,7 @@ def test_an_act_without_the_pages_token_is_refused(world: World, watched: Runnin
 
 def test_a_doubt_says_what_will_happen_and_shows_no_phone(world: World, watched: Running) -> None:
     doubt(world)
-    world.service.once_per("reconcile", 300, lambda: world.service.reconcile(dry_run=True))
+    world.service.run_once_per_period("reconcile", 300, lambda: world.service.reconcile(dry_run=True))
     page = Browser(watched).sign_in("auditor").get("/doubts").text
     assert "order-42" in page
     assert "a scan adopts it" in page

@@ -26,7 +26,15 @@ from bindings.store import events, reserve
 from bindings.store import webhooks as stored
 from bindings.webhooks import sender as sending
 from bindings.webhooks.endpoints import Result
-from bindings.webhooks.sender import RETRIES_S, Delivered, Sender, body_of, deliver, send_test, type_of
+from bindings.webhooks.sender import (
+    RETRIES_S,
+    DeliverResult,
+    WebhookSender,
+    body_of,
+    deliver_pending,
+    send_test,
+    type_of,
+)
 from tests.provider.sockets import Server, drips, stays_silent
 from tests.service.world import (
     APP,
@@ -51,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.service import BindingService
-    from bindings.webhooks.endpoints import Delivery, WithSecret
+    from bindings.webhooks.endpoints import Delivery, WebhookWithSecret
 
 ROOT = Path(__file__).parents[2]
 CALLER = Caller(actor="test")
@@ -59,24 +67,24 @@ DAY_S = 86_400
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def added(world: World, receiver: Receiver, *kinds: str) -> WithSecret:
+def added(world: World, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
     """A webhook that is sent what happens from now on."""
     feed_has_caught_up(world.service)
     return world.service.webhooks.add(url=receiver.url, kinds=kinds or None)
 
 
-def passed(world: World) -> Delivered:
+def passed(world: World) -> DeliverResult:
     """One whole pass over everything that has happened."""
     feed_has_caught_up(world.service)
-    return deliver(world.service)
+    return deliver_pending(world.service)
 
 
-def only(world: World, made: WithSecret) -> Delivery:
+def only(world: World, made: WebhookWithSecret) -> Delivery:
     [delivery] = world.service.webhooks.deliveries(made.webhook.id).data
     return delivery
 
 
-def states(world: World, made: WithSecret) -> list[tuple[str, int]]:
+def states(world: World, made: WebhookWithSecret) -> list[tuple[str, int]]:
     """State and tries of each delivery, the oldest event first."""
     found = world.service.webhooks.deliveries(made.webhook.id, limit=200).data
     return [(each.state.value, each.attempts) for each in reversed(found)]
@@ -99,7 +107,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: Receiver) -> None:
     made = added(world, receiver)
     bound = world.bind()
-    assert passed(world) == Delivered(fanned_out=2, delivered=2)
+    assert passed(world) == DeliverResult(fanned_out=2, delivered=2)
     told = {message.verified(made.secret)["type"]: message for message in receiver.messages}
     assert set(told) == {"binding.requested", "binding.activated"}
     event = world.service.history(bound.id)[1]
@@ -116,7 +124,7 @@ def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: R
         },
     }
     assert told["binding.activated"].headers["content-type"] == "application/json"
-    assert passed(world) == Delivered()
+    assert passed(world) == DeliverResult()
 
 
 def test_another_secret_does_not_verify(world: World, receiver: Receiver) -> None:
@@ -142,13 +150,13 @@ def test_only_the_kinds_that_were_asked_for_are_sent(world: World, receiver: Rec
     world.service.unbind(world.bind().id)
     assert passed(world).fanned_out == 1
     assert [message.verified(made.secret)["type"] for message in receiver.messages] == ["binding.unbound"]
-    assert passed(world) == Delivered()
+    assert passed(world) == DeliverResult()
 
 
 def test_a_pool_s_event_says_which_pool_and_nothing_else(world: World, receiver: Receiver) -> None:
     made = added(world, receiver, "pool_low")
     detail = {"app_id": APP, "pool_number": "918806", "why": "share", "live": 9, "capacity": 10, "phone": "x"}
-    world.database.write(lambda tx: events.append_unbound(tx, EventKind.POOL_LOW, CALLER, detail))
+    world.database.write(lambda tx: events.append_without_binding(tx, EventKind.POOL_LOW, CALLER, detail))
     passed(world)
     body = receiver.messages[0].verified(made.secret)
     assert body["type"] == "pool.low"
@@ -222,14 +230,14 @@ def test_a_failure_is_tried_again_on_schedule_with_the_same_id_and_body_and_then
         assert waiting.error == "the receiver answered 500"
         assert waiting.next_at == world.clock.at + timedelta(seconds=pause_s)
         world.clock.advance(pause_s - 1)
-        assert passed(world) == Delivered(), "not before its time"
+        assert passed(world) == DeliverResult(), "not before its time"
         world.clock.advance(1)
     assert passed(world).dead == 1
     assert (only(world, made).state, only(world, made).finished_at) == ("dead", world.clock.at)
     assert len(receiver.messages) == len(RETRIES_S) + 1
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
     world.clock.advance(2 * DAY_S)
-    assert passed(world) == Delivered()
+    assert passed(world) == DeliverResult()
 
 
 def test_waits_are_spread_so_that_what_failed_together_does_not_come_back_together(
@@ -289,7 +297,7 @@ def test_410_disables_the_webhook_and_enabling_sends_what_has_waited(world: Worl
     assert (hook.disabled_at, hook.disabled_why) == (world.clock.at, "the receiver answered 410")
     second = world.bind(C, D)
     world.clock.advance(DAY_S)
-    assert passed(world) == Delivered()
+    assert passed(world) == DeliverResult()
     receiver.answers = lambda _: Reply()
     assert world.service.webhooks.enable(made.webhook.id).disabled_why is None
     passed(world)
@@ -333,7 +341,7 @@ def test_after_a_failure_the_rest_is_given_back_and_not_counted_as_tried(world: 
     made = added(world, receiver)
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
-    assert passed(world).failed == sending.LANES
+    assert passed(world).failed == sending.REQUESTS_PER_WEBHOOK
     assert states(world, made) == [("pending", 1)] * 4 + [("pending", 0)] * 2
     receiver.answers = lambda _: Reply()
     assert passed(world).delivered == 2, "what was given back is due at once"
@@ -342,7 +350,7 @@ def test_after_a_failure_the_rest_is_given_back_and_not_counted_as_tried(world: 
 # Dead letters.
 
 
-def dead_letter(world: World, receiver: Receiver) -> WithSecret:
+def dead_letter(world: World, receiver: Receiver) -> WebhookWithSecret:
     receiver.answers = lambda _: Reply(status=500)
     made = added(world, receiver, "activated")
     world.bind()
@@ -383,7 +391,7 @@ def test_what_was_delivered_is_forgotten_after_a_week_and_what_is_dead_after_a_m
     world.clock.advance(30 * DAY_S)
     passed(world)
     assert states(world, made) == [], "a pass prunes too"
-    assert passed(world) == Delivered(), "what was forgotten is not made again"
+    assert passed(world) == DeliverResult(), "what was forgotten is not made again"
 
 
 # Secrets.
@@ -420,7 +428,10 @@ def test_two_senders_side_by_side_deliver_each_event_once(world: World, receiver
     for number in range(20):
         world.bind(f"9188060{number:03}", f"9188070{number:03}")
     feed_has_caught_up(world.service)
-    assert in_threads(*(lambda service=service: deliver(service) for service in services for _ in range(2))) == []
+    assert (
+        in_threads(*(lambda service=service: deliver_pending(service) for service in services for _ in range(2)))
+        == []
+    )
     passed(world)
     assert len(receiver.ids) == len(set(receiver.ids)) == 40
     assert states(world, made) == [("delivered", 1)] * 40
@@ -496,7 +507,7 @@ def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
         sender.send_signal(signal.SIGKILL)
         sender.wait(30)
     receiver.answers = lambda _: Reply()
-    wait_for(lambda: deliver(service).delivered == 1, seconds=30)
+    wait_for(lambda: deliver_pending(service).delivered == 1, seconds=30)
     assert len(receiver.ids) == 2
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
     [delivery] = service.webhooks.deliveries(made.webhook.id).data
@@ -511,9 +522,9 @@ def test_an_event_that_commits_late_is_delivered(postgres_url: str, world: World
     service.webhooks.add(url=receiver.url)
     with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
         database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(E, F), TERMS, CALLER))
-        assert deliver(service) == Delivered(), "nothing past the one that is running"
+        assert deliver_pending(service) == DeliverResult(), "nothing past the one that is running"
     feed_has_caught_up(service)
-    assert deliver(service).delivered == 2
+    assert deliver_pending(service).delivered == 2
     service.close()
 
 
@@ -524,7 +535,7 @@ def test_a_receiver_that_hangs_does_not_hold_back_another(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_S", 60.0)
-    with Receiver() as hanging, Sender(world.service) as sender:
+    with Receiver() as hanging, WebhookSender(world.service) as sender:
         hanging.answers = hanging.hangs
         added(world, hanging)
         added(world, receiver)
@@ -543,12 +554,12 @@ def test_a_receiver_that_hangs_does_not_hold_back_another(
 def test_a_receiver_that_takes_nothing_is_left_alone_for_a_moment(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
     made = added(world, receiver)
-    with Sender(world.service) as sender:
+    with WebhookSender(world.service) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
         feed_has_caught_up(world.service)
-        assert sender.run(wait_s=None).failed == sending.LANES
-        assert sender.run(wait_s=None) == Delivered()
+        assert sender.run(wait_s=None).failed == sending.REQUESTS_PER_WEBHOOK
+        assert sender.run(wait_s=None) == DeliverResult()
     assert states(world, made)[4:] == [("pending", 0)] * 2
 
 
@@ -556,12 +567,12 @@ def test_a_receiver_that_takes_some_is_sent_the_rest_by_the_next_pass(world: Wor
     refused = iter([500])
     receiver.answers = lambda _: Reply(status=next(refused, 204))
     added(world, receiver)
-    with Sender(world.service) as sender:
+    with WebhookSender(world.service) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
         feed_has_caught_up(world.service)
         first = sender.run(wait_s=None)
-        assert (first.delivered, first.failed) == (sending.LANES - 1, 1)
+        assert (first.delivered, first.failed) == (sending.REQUESTS_PER_WEBHOOK - 1, 1)
         assert sender.run(wait_s=None).delivered == 2
 
 
@@ -571,14 +582,14 @@ def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, 
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
     feed_has_caught_up(world.service)
-    sender = Sender(world.service)
+    sender = WebhookSender(world.service)
     sender.run(wait_s=0)
-    wait_for(lambda: len(receiver.ids) == sending.LANES)
+    wait_for(lambda: len(receiver.ids) == sending.REQUESTS_PER_WEBHOOK)
     sender._stopping.set()
     receiver.released.set()
     sender.stop()
     assert states(world, made) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
-    assert sender.run() == Delivered(delivered=4, fanned_out=6, finished=False)
+    assert sender.run() == DeliverResult(delivered=4, fanned_out=6, finished=False)
 
 
 def test_the_scheduler_sends_and_ends_what_is_under_way(world: World, receiver: Receiver) -> None:

@@ -136,7 +136,7 @@ def test_an_event_that_commits_late_is_waited_for_and_not_skipped(running: Runni
 
     def write() -> None:
         def work(tx: Any) -> None:
-            events.append_unbound(tx, EventKind.HELD, Caller(actor="late"), {"phones": 0})
+            events.append_without_binding(tx, EventKind.HELD, Caller(actor="late"), {"phones": 0})
             begin.set()
             assert release.wait(60)
 

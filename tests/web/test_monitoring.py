@@ -40,7 +40,7 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """A replica with a scheduler to which everything has happened once."""
     running.office.scheduler = Scheduler(
-        running.service, [deliver.job(running.service, count=running.office.metrics.delivered)]
+        running.service, [deliver.job(running.service, count=running.office.metrics.record_deliveries)]
     )
     with running.office.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)
@@ -129,7 +129,7 @@ def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> 
 def test_a_status_that_is_in_no_table_is_not_a_label(running: Running) -> None:
     error = BindingsError("x")
     error.status = A  # type: ignore[attr-defined]
-    running.office.metrics.not_bound(error)
+    running.office.metrics.record_bind_error(error)
     assert A not in running.get("/metrics").text
 
 

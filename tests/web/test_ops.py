@@ -62,7 +62,7 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
     assert red(running) == ["sweep"]
     running.service.sweep()
     assert red(running) == []
-    running.service.restored()
+    running.service.mark_restored()
     assert red(running) == ["restore"]
     running.service.reconcile()
     assert red(running) == []
@@ -120,7 +120,7 @@ def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
 
 def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
     go_on = threading.Event()
-    stuck = Job(task="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
+    stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
     running.office.scheduler = Scheduler(running.service, [stuck])
     with running.office.scheduler:
         wait_for(lambda: red(running) == [])
@@ -302,7 +302,7 @@ def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
         errors.SchemaOutOfDate,  # readiness tells of it
         problems.NoSuchPath,  # of no path
         problems.MethodNotAllowed,
-        problems.Unexpected,
+        problems.InternalError,
     }
     assert real - told == elsewhere
 

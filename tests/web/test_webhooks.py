@@ -85,7 +85,7 @@ def test_every_secret_is_32_random_bytes_and_shown_once(world: World) -> None:
 
 
 def test_disabling_and_enabling_are_safe_to_repeat_and_say_who(world: World) -> None:
-    hooks = world.service.acting(actor="key:ops").webhooks
+    hooks = world.service.as_caller(actor="key:ops").webhooks
     made = hooks.add(url=URL)
     at = world.clock.at
     first = hooks.disable(made.webhook.id)

@@ -16,10 +16,10 @@ from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any, Self
 
 from bindings.domain.conflict import Policy
-from bindings.provider.simulator.conditions import Conditions
-from bindings.provider.simulator.control import World, foreign_request
+from bindings.provider.simulator.conditions import Behaviour
+from bindings.provider.simulator.control import SimulatorState, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
-from bindings.provider.simulator.journal import Counts, Journal, Received
+from bindings.provider.simulator.journal import Counts, RecordedRequest, RequestLog
 from bindings.provider.simulator.ledger import FIRST_BIND_ID, Entry, Ledger, Overlap, find_overlaps
 from bindings.provider.simulator.rules import Account, Rules
 from bindings.provider.simulator.server import Listener
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
 __all__ = [
+    "Behaviour",
     "Call",
-    "Conditions",
     "Counts",
     "Entry",
     "Fault",
     "FaultKind",
     "Ledger",
     "Overlap",
-    "Received",
+    "RecordedRequest",
     "Simulator",
     "fault",
     "find_overlaps",
@@ -82,7 +82,7 @@ class Simulator:
             app_ids=None if app_ids is None else frozenset(app_ids),
             zone=zone,
         )
-        conditions = Conditions(
+        conditions = Behaviour(
             policy=Policy(policy),
             timestamp_tolerance_s=timestamp_tolerance_s,
             release_lag_s=release_lag_s,
@@ -90,7 +90,7 @@ class Simulator:
             max_concurrency=max_concurrency,
         )
         rules = Rules(account=account, conditions=conditions, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
-        self._world = World(rules=rules, faults=FaultScript(seed=seed), journal=Journal())
+        self._world = SimulatorState(rules=rules, faults=FaultScript(seed=seed), journal=RequestLog())
         self._host = host
         self._port = port
         self._listener: Listener | None = None
@@ -144,7 +144,7 @@ class Simulator:
         return self._world.rules.ledger
 
     @property
-    def requests(self) -> tuple[Received, ...]:
+    def requests(self) -> tuple[RecordedRequest, ...]:
         """The last 20 000 requests, in the order of arrival."""
         return self._world.journal.requests()
 
@@ -154,7 +154,7 @@ class Simulator:
         return self._world.journal.counts(self._world.faults.fired())
 
     @property
-    def conditions(self) -> Conditions:
+    def conditions(self) -> Behaviour:
         """How the provider behaves now."""
         return self._world.rules.conditions
 
@@ -162,7 +162,7 @@ class Simulator:
         """The simulator's clock with its offset, in Unix seconds."""
         return self._world.rules.now()
 
-    def change(self, **changes: Any) -> Conditions:
+    def change(self, **changes: Any) -> Behaviour:
         """Change fields of `Conditions` while calls run. Raises ValueError, and then changes nothing."""
         return self._world.rules.change(changes)
 
@@ -188,7 +188,7 @@ class Simulator:
         """Let nothing go wrong any more; a pause that has begun runs on."""
         self._world.faults.clear()
 
-    def plant(
+    def add_foreign_binding(
         self,
         *,
         phone_a: str,
@@ -213,7 +213,7 @@ class Simulator:
             )
         )
 
-    def vanish(self, bind_id: int | str) -> Entry:
+    def remove_binding(self, bind_id: int | str) -> Entry:
         """End a live binding without an unbind. Raises KeyError where there is no live one of that id."""
         entry = self._world.rules.vanish(int(bind_id))
         if entry is None:

@@ -21,7 +21,7 @@ _LEAST = {"timestamp_tolerance_s": 0, "release_lag_s": 0, "pool_size": 1, "max_c
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Conditions:
+class Behaviour:
     """The provider's behaviour. Raises ValueError, which names the field, for a value of the wrong kind.
 
     `policy`: how -35 is judged. `account_status`: what every call with a good signature is answered, or
@@ -53,7 +53,7 @@ class Conditions:
         if self.account_status is not None and self.account_status not in ACCOUNT_STATUSES:
             raise ValueError("account_status must be one of " + ", ".join(sorted(ACCOUNT_STATUSES)))
 
-    def changed(self, changes: Mapping[str, Any]) -> Conditions:
+    def changed(self, changes: Mapping[str, Any]) -> Behaviour:
         """Return a copy with these fields changed. Raises ValueError for an unknown field or a bad value."""
         known = [field.name for field in fields(self)]
         unknown = sorted(set(changes) - set(known))

@@ -20,7 +20,7 @@ from bindings.provider.simulator.faults import FaultScript, fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.provider.simulator.journal import Journal
+    from bindings.provider.simulator.journal import RequestLog
     from bindings.provider.simulator.rules import Rules
 
 PREFIX = "/_simulator/"
@@ -28,19 +28,19 @@ _BINDINGS = PREFIX + "bindings/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class SimulatorState:
     """The parts of one simulator that outlive its connections."""
 
     rules: Rules
     faults: FaultScript
-    journal: Journal
+    journal: RequestLog
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Ask:
+class _ControlRequest:
     """A control call, taken apart."""
 
-    world: World
+    world: SimulatorState
     query: dict[str, str]
     fields: dict[str, Any]
 
@@ -49,7 +49,7 @@ class _NotFoundError(Exception):
     """There is no such thing here."""
 
 
-def answer(world: World, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
+def answer(world: SimulatorState, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
     """Answer a control call. Safe to repeat, except for POST to faults and foreign."""
     try:
         return HTTPStatus.OK, _json(_answer(world, method, path, body))
@@ -59,7 +59,7 @@ def answer(world: World, method: str, path: str, body: bytes) -> tuple[HTTPStatu
         return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(mistake).__name__}: {mistake}"})
 
 
-def _answer(world: World, method: str, path: str, body: bytes) -> Any:
+def _answer(world: SimulatorState, method: str, path: str, body: bytes) -> Any:
     parts = urlsplit(path)
     if method == "DELETE" and parts.path.startswith(_BINDINGS):
         return _vanish(world, parts.path.removeprefix(_BINDINGS))
@@ -70,54 +70,54 @@ def _answer(world: World, method: str, path: str, body: bytes) -> Any:
     if not isinstance(fields, dict):
         raise TypeError("the body must be an object")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    return route(_Ask(world=world, query=query, fields=fields))
+    return route(_ControlRequest(world=world, query=query, fields=fields))
 
 
-def _ledger(ask: _Ask) -> Any:
+def _ledger(ask: _ControlRequest) -> Any:
     return {"data": [asdict(entry) for entry in ask.world.rules.ledger.entries()]}
 
 
-def _requests(ask: _Ask) -> Any:
+def _requests(ask: _ControlRequest) -> Any:
     return {"data": [asdict(request) for request in ask.world.journal.requests()]}
 
 
-def _counts(ask: _Ask) -> Any:
+def _counts(ask: _ControlRequest) -> Any:
     return asdict(ask.world.journal.counts(ask.world.faults.fired()))
 
 
-def _overlaps(ask: _Ask) -> Any:
+def _overlaps(ask: _ControlRequest) -> Any:
     policy = ask.query.get("policy", ask.world.rules.conditions.policy)
     return {"data": [asdict(pair) for pair in ask.world.rules.ledger.overlaps(policy)]}
 
 
-def _list_faults(ask: _Ask) -> Any:
+def _list_faults(ask: _ControlRequest) -> Any:
     return {"data": [asdict(scripted) for scripted in ask.world.faults.scripted()]}
 
 
-def _script(ask: _Ask) -> Any:
+def _script(ask: _ControlRequest) -> Any:
     made = fault(**ask.fields)
     ask.world.faults.add(made)
     return asdict(made)
 
 
-def _clear(ask: _Ask) -> Any:
+def _clear(ask: _ControlRequest) -> Any:
     ask.world.faults.clear()
     return {}
 
 
-def _conditions(ask: _Ask) -> Any:
+def _conditions(ask: _ControlRequest) -> Any:
     return asdict(ask.world.rules.conditions)
 
 
-def _change(ask: _Ask) -> Any:
+def _change(ask: _ControlRequest) -> Any:
     return asdict(ask.world.rules.change(ask.fields))
 
 
-def _plant(ask: _Ask) -> Any:
+def _plant(ask: _ControlRequest) -> Any:
     return asdict(ask.world.rules.plant(foreign_request(**ask.fields)))
 
 
-def _vanish(world: World, bind_id: str) -> Any:
+def _vanish(world: SimulatorState, bind_id: str) -> Any:
     entry = world.rules.vanish(int(bind_id))
     if entry is None:
         raise _NotFoundError("there is no live binding of that id")
@@ -144,7 +144,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-_ROUTES: dict[tuple[str, str], Callable[[_Ask], Any]] = {
+_ROUTES: dict[tuple[str, str], Callable[[_ControlRequest], Any]] = {
     ("GET", "ledger"): _ledger,
     ("GET", "requests"): _requests,
     ("GET", "counts"): _counts,

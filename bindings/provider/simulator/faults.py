@@ -177,11 +177,11 @@ class FaultScript:
         with self._lock:
             return dict(self._fired)
 
-    def strike(self, call: Call) -> Fault | None:
+    def next_fault(self, call: Call) -> Fault | None:
         """Say which fault strikes this call, if any, and count it."""
         with self._lock:
             for position, (fault, left) in enumerate(self._script):
-                if fault.on not in (None, call) or not self._falls(fault):
+                if fault.on not in (None, call) or not self._is_due(fault):
                     continue
                 if left is not None:
                     self._use_up(position, fault, left)
@@ -189,7 +189,7 @@ class FaultScript:
                 return fault
             return None
 
-    def _falls(self, fault: Fault) -> bool:
+    def _is_due(self, fault: Fault) -> bool:
         return fault.rate is None or self._dice.random() < fault.rate
 
     def _use_up(self, position: int, fault: Fault, left: int) -> None:

@@ -21,7 +21,7 @@ KEPT = 20_000  # requests; older ones are dropped, the counts stay
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Received:
+class RecordedRequest:
     """One request. `at` is the simulator's clock at its arrival, in Unix seconds.
 
     `call` is None for a path that the provider does not have. `decided` is the status that the rules came
@@ -54,18 +54,18 @@ class Counts:
     faults: Mapping[str, int]
 
 
-class Journal:
+class RequestLog:
     """The last 20 000 requests and the counts of all of them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._requests: dict[int, Received] = {}
+        self._requests: dict[int, RecordedRequest] = {}
         self._received: Counter[str] = Counter()
         self._decided: dict[str, Counter[str]] = {}
         self._answered: dict[str, Counter[str]] = {}
 
-    def arrived(self, request: Received) -> int:
+    def add(self, request: RecordedRequest) -> int:
         """Record a request before anything is done about it; the number names it to `settled`."""
         with self._lock:
             number = next(self._numbers)
@@ -74,7 +74,7 @@ class Journal:
             self._received[_name(request.call)] += 1
             return number
 
-    def settled(self, number: int, request: Received) -> None:
+    def update(self, number: int, request: RecordedRequest) -> None:
         """Record what came of it; called before a byte of the answer leaves, so that a test sees it."""
         with self._lock:
             if number in self._requests:
@@ -85,7 +85,7 @@ class Journal:
             if answered is not None:
                 self._answered.setdefault(name, Counter())[answered] += 1
 
-    def requests(self) -> tuple[Received, ...]:
+    def requests(self) -> tuple[RecordedRequest, ...]:
         """The requests that are still kept, in the order of arrival."""
         with self._lock:
             return tuple(self._requests.values())

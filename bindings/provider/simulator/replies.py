@@ -55,7 +55,7 @@ _GARBAGE = _page(HTTPStatus.OK, "under maintenance")
 _REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=ELSEWHERE)
 
 
-def honest(answer: Answer) -> Reply:
+def success_reply(answer: Answer) -> Reply:
     """The reply that says what the rules decided."""
     body = wire.reply(status=answer.status, reason=answer.reason, data=answer.data)
     return Reply(code=HTTPStatus.OK, body=body, answered=answer.status)
@@ -67,7 +67,7 @@ def refused(status: str) -> Reply:
     return Reply(code=HTTPStatus.OK, body=body, answered=status)
 
 
-def unacted(fault: Fault) -> Reply | None:
+def reply_without_action(fault: Fault) -> Reply | None:
     """What leaves for a fault that strikes before the provider has acted; None for nothing at all."""
     match fault.kind:
         case FaultKind.ANOMALY_BEFORE:
@@ -82,7 +82,7 @@ def unacted(fault: Fault) -> Reply | None:
             return None
 
 
-def acted(fault: Fault | None, answer: Answer) -> Reply | None:
+def reply_after_action(fault: Fault | None, answer: Answer) -> Reply | None:
     """What leaves once the provider has acted; None for nothing at all."""
     kind = None if fault is None else fault.kind
     match kind:
@@ -97,4 +97,4 @@ def acted(fault: Fault | None, answer: Answer) -> Reply | None:
         case FaultKind.TRUNCATED:
             return refused(answer.status)
         case _:
-            return honest(answer)
+            return success_reply(answer)

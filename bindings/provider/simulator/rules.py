@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
-    from bindings.provider.simulator.conditions import Conditions
+    from bindings.provider.simulator.conditions import Behaviour
     from bindings.provider.simulator.ledger import Entry, Ledger
 
 LONGEST_LIFE_S = 259_200
@@ -76,7 +76,7 @@ class Rules:
     """The provider behind its HTTP. Thread-safe. `clock` gives Unix seconds."""
 
     def __init__(
-        self, *, account: Account, conditions: Conditions, ledger: Ledger, clock: Callable[[], float], seed: int
+        self, *, account: Account, conditions: Behaviour, ledger: Ledger, clock: Callable[[], float], seed: int
     ) -> None:
         self.ledger = ledger
         self.conditions = conditions
@@ -89,7 +89,7 @@ class Rules:
         """The provider's clock, in Unix seconds."""
         return self._clock() + self.conditions.clock_offset_s
 
-    def change(self, changes: Mapping[str, Any]) -> Conditions:
+    def change(self, changes: Mapping[str, Any]) -> Behaviour:
         """Change conditions while calls are running. Raises ValueError, and then changes nothing."""
         with self.ledger.lock:
             self.conditions = self.conditions.changed(changes)

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from bindings.provider import wire
 from bindings.provider.simulator import control, replies
 from bindings.provider.simulator.faults import Call, Fault, FaultKind
-from bindings.provider.simulator.journal import Received
+from bindings.provider.simulator.journal import RecordedRequest
 from bindings.provider.simulator.replies import Reply
 
 if TYPE_CHECKING:
-    from bindings.provider.simulator.control import World
+    from bindings.provider.simulator.control import SimulatorState
 
 CALLS = {
     wire.BIND_PATH: Call.BIND,
@@ -55,7 +55,7 @@ class Listener(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 1_024
 
-    def __init__(self, *, host: str, port: int, world: World) -> None:
+    def __init__(self, *, host: str, port: int, world: SimulatorState) -> None:
         self.world = world
         self._stopping = threading.Event()
         self._guard = threading.Lock()
@@ -170,9 +170,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _provider(self, body: bytes) -> None:
         world = self.server.world
         call = CALLS.get(self.path) if self.command == "POST" else None
-        fault = None if call is None else world.faults.strike(call)
+        fault = None if call is None else world.faults.next_fault(call)
         request = self._received(call, fault, body)
-        number = world.journal.arrived(request)
+        number = world.journal.add(request)
         if fault is not None and fault.kind is FaultKind.DELAY_BEFORE:
             self.server.pause(fault.pause_s)
         decided = None
@@ -180,17 +180,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if call is None:
             reply = replies.NOT_FOUND
         elif fault is not None and not fault.kind.acts:
-            reply = replies.unacted(fault)
+            reply = replies.reply_without_action(fault)
         else:
             answer = world.rules.answer(call, request.headers, body)
             decided = answer.status
-            reply = replies.acted(fault, answer)
+            reply = replies.reply_after_action(fault, answer)
         answered = None if reply is None else reply.answered
-        world.journal.settled(number, replace(request, decided=decided, answered=answered))
+        world.journal.update(number, replace(request, decided=decided, answered=answered))
         self._deliver(fault, reply)
 
-    def _received(self, call: Call | None, fault: Fault | None, body: bytes) -> Received:
-        return Received(
+    def _received(self, call: Call | None, fault: Fault | None, body: bytes) -> RecordedRequest:
+        return RecordedRequest(
             at=self.server.world.rules.now(),
             method=self.command,
             path=self.path,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from bindings.errors import BindingsError
-    from bindings.web.api.operations import Answer, Operation
+    from bindings.web.api.operations import Operation, ResponseDoc
 
     Json = dict[str, Any]
 
@@ -147,7 +147,7 @@ def _without_titles(schema: Any) -> Any:
 
 
 def _operation(path: str, operation: Operation) -> Json:
-    shown: Json = {"operationId": operation.name, "summary": operation.told, "tags": [operation.tag]}
+    shown: Json = {"operationId": operation.name, "summary": operation.summary, "tags": [operation.tag]}
     parameters = [PARAMETERS[name] for name in operation.headers]
     if "{binding_id}" in path:
         parameters.append(PARAMETERS["binding_id"])
@@ -183,7 +183,7 @@ def _not_null(schema: Json) -> Json:
     return either[0] if either else schema
 
 
-def _answer(one: Answer) -> Json:
+def _answer(one: ResponseDoc) -> Json:
     content: Json = {"examples": {"usual": {"value": one.example}}}
     content["schema"] = _reference(one.model) if one.model else {"type": _TYPES.get(one.media_type, "object")}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (*one.headers, "X-Request-ID")}
@@ -217,7 +217,7 @@ def _problem(status: int, kinds: list[type[BindingsError]]) -> Json:
 
 def _sample(kind: type[BindingsError]) -> BindingsError:
     if issubclass(kind, errors.InvalidRequest):
-        return kind([errors.Fault("phone_b", "must differ from phone_a")])
+        return kind([errors.FieldError("phone_b", "must differ from phone_a")])
     if issubclass(kind, errors.PhoneInUseAtProvider):
         return kind(holder=_FOREIGN_HOLDER, status=statuses.IN_USE)
     if issubclass(kind, errors.PhoneInUse):

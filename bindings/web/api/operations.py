@@ -84,7 +84,7 @@ CHECK = {"name": "schema", "level": "ok", "seen": "as this version needs", "todo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class ResponseDoc:
     """One answer that is no problem. `model` None: `media_type` says what it is."""
 
     told: str
@@ -99,8 +99,8 @@ class Operation:
     """One call. `open` is whether it needs no key."""
 
     name: str
-    told: str
-    answers: dict[int, Answer]
+    summary: str
+    answers: dict[int, ResponseDoc]
     problems: tuple[type[BindingsError], ...] = ()
     body: type[BaseModel] | None = None
     example: Any = None
@@ -112,45 +112,45 @@ class Operation:
 
 
 ALWAYS: tuple[type[BindingsError], ...] = (problems.Malformed, problems.HeadTooLarge, errors.Busy)
-ASKED: tuple[type[BindingsError], ...] = (
+AUTH_PROBLEMS: tuple[type[BindingsError], ...] = (
     *ALWAYS,
     problems.Unauthenticated,
     problems.Forbidden,
     problems.RateLimited,
 )
 WITH_BODY: tuple[type[BindingsError], ...] = (
-    problems.TooSlow,
+    problems.RequestTimeout,
     problems.TooLarge,
     problems.UnsupportedMediaType,
     errors.InvalidRequest,
 )
-CALLED: tuple[type[BindingsError], ...] = (
+PROVIDER_PROBLEMS: tuple[type[BindingsError], ...] = (
     errors.ProviderRefused,
     errors.ProviderAccountRefused,
     errors.ProviderUnreachable,
 )
 
-_FOUND = Answer(told="What was found.", model=shapes.Found, example={"data": [BINDING]})
-_PAGE = Answer(told="A page.", model=shapes.Bindings, example={"data": [BINDING], "next_cursor": None})
-_ONE = Answer(told="The binding.", model=shapes.Binding, example=BINDING)
+_FOUND = ResponseDoc(told="What was found.", model=shapes.Found, example={"data": [BINDING]})
+_PAGE = ResponseDoc(told="A page.", model=shapes.Bindings, example={"data": [BINDING], "next_cursor": None})
+_ONE = ResponseDoc(told="The binding.", model=shapes.Binding, example=BINDING)
 _ASKED_PHONES = {"phone_a": "9188067701", "phone_b": "9188067799", "mode": "AXB"}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/bindings"): Operation(
         name="bind",
-        told="Lend a middle number to two phones. With an Idempotency-Key it is safe to repeat for ever.",
+        summary="Lend a middle number to two phones. With an Idempotency-Key it is safe to repeat for ever.",
         body=bodies.Bind,
         example=_ASKED_PHONES | {"pool_number": "918806", "expire_s": 3600, "reference": "order-42"},
         headers=("Idempotency-Key",),
         answers={
-            201: Answer(told="Bound.", model=shapes.Binding, example=BINDING, headers=("Location",)),
-            200: Answer(
+            201: ResponseDoc(told="Bound.", model=shapes.Binding, example=BINDING, headers=("Location",)),
+            200: ResponseDoc(
                 told="Bound by an earlier call with this key.",
                 model=shapes.Binding,
                 example=BINDING,
                 headers=("Location", "Idempotent-Replayed"),
             ),
-            202: Answer(
+            202: ResponseDoc(
                 told="The outcome is not known yet; it is being resolved. Do not bind again.",
                 model=shapes.Binding,
                 example=IN_DOUBT,
@@ -158,9 +158,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             ),
         },
         problems=(
-            *ASKED,
+            *AUTH_PROBLEMS,
             *WITH_BODY,
-            *CALLED,
+            *PROVIDER_PROBLEMS,
             errors.PhoneInUse,
             errors.PhoneInUseAtProvider,
             errors.IdempotencyMismatch,
@@ -169,132 +169,138 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("get", "/v1/bindings"): Operation(
         name="list",
-        told="List bindings, newest first, by filters that are no numbers.",
+        summary="List bindings, newest first, by filters that are no numbers.",
         query=bodies.Filters,
         answers={200: _PAGE},
-        problems=(*ASKED, errors.InvalidRequest),
+        problems=(*AUTH_PROBLEMS, errors.InvalidRequest),
     ),
     ("post", "/v1/bindings/search"): Operation(
         name="search",
-        told="List bindings, newest first, by any filter.",
+        summary="List bindings, newest first, by any filter.",
         body=bodies.Search,
         example={"phone": "9188067701", "state": "active"},
         answers={200: _PAGE},
-        problems=(*ASKED, *WITH_BODY),
+        problems=(*AUTH_PROBLEMS, *WITH_BODY),
     ),
     ("post", "/v1/bindings/check"): Operation(
         name="check",
-        told="Say who would refuse such a bind now. Reserves nothing.",
+        summary="Say who would refuse such a bind now. Reserves nothing.",
         body=bodies.Check,
         example=_ASKED_PHONES,
-        answers={200: Answer(told="Who would.", model=shapes.Holders, example={"data": [HOLDER]})},
-        problems=(*ASKED, *WITH_BODY),
+        answers={200: ResponseDoc(told="Who would.", model=shapes.Holders, example={"data": [HOLDER]})},
+        problems=(*AUTH_PROBLEMS, *WITH_BODY),
     ),
     ("get", "/v1/bindings/{binding_id}"): Operation(
         name="get",
-        told="Show one binding as recorded.",
+        summary="Show one binding as recorded.",
         answers={200: _ONE},
-        problems=(*ASKED, errors.InvalidRequest, errors.NotFound),
+        problems=(*AUTH_PROBLEMS, errors.InvalidRequest, errors.NotFound),
     ),
     ("get", "/v1/bindings/{binding_id}/events"): Operation(
         name="history",
-        told="Show every event of a binding, in order.",
+        summary="Show every event of a binding, in order.",
         answers={
-            200: Answer(told="All of them.", model=shapes.History, example={"data": [EVENT], "next_cursor": None})
+            200: ResponseDoc(
+                told="All of them.", model=shapes.History, example={"data": [EVENT], "next_cursor": None}
+            )
         },
-        problems=(*ASKED, errors.InvalidRequest, errors.NotFound),
+        problems=(*AUTH_PROBLEMS, errors.InvalidRequest, errors.NotFound),
     ),
     ("post", "/v1/bindings/{binding_id}/unbind"): Operation(
         name="unbind",
-        told="End a binding early. Safe to repeat; one that has ended is returned as it is.",
+        summary="End a binding early. Safe to repeat; one that has ended is returned as it is.",
         body=bodies.Unbind,
         needs_body=False,
         example={"reason": "trip ended"},
         answers={
-            200: Answer(told="It is over.", model=shapes.Binding, example=BINDING | {"state": "unbound"}),
-            202: Answer(
+            200: ResponseDoc(told="It is over.", model=shapes.Binding, example=BINDING | {"state": "unbound"}),
+            202: ResponseDoc(
                 told="The provider was not clear; the wish is recorded and asked again.",
                 model=shapes.Binding,
                 example=BINDING,
                 headers=("Location",),
             ),
         },
-        problems=(*ASKED, *WITH_BODY, *CALLED, errors.NotFound),
+        problems=(*AUTH_PROBLEMS, *WITH_BODY, *PROVIDER_PROBLEMS, errors.NotFound),
     ),
     ("post", "/v1/bindings/{binding_id}/reveal"): Operation(
         name="reveal",
-        told="Show one binding with full phones; who and why is recorded first.",
+        summary="Show one binding with full phones; who and why is recorded first.",
         body=bodies.Reveal,
         example={"reason": "complaint 118"},
         answers={200: _ONE},
-        problems=(*ASKED, *WITH_BODY, errors.NotFound),
+        problems=(*AUTH_PROBLEMS, *WITH_BODY, errors.NotFound),
     ),
     ("post", "/v1/lookup"): Operation(
         name="lookup",
-        told="Show the bindings that are active now: of a phone, or of a middle number and who calls it.",
+        summary="Show the bindings that are active now: of a phone, or of a middle number and who calls it.",
         body=bodies.Lookup,
         example={"middle_number": "9188061024", "party": "9188067701"},
         answers={200: _FOUND},
-        problems=(*ASKED, *WITH_BODY),
+        problems=(*AUTH_PROBLEMS, *WITH_BODY),
     ),
     ("post", "/v1/trace"): Operation(
         name="trace",
-        told="Say who had a middle number at an instant, and what missed it narrowly.",
+        summary="Say who had a middle number at an instant, and what missed it narrowly.",
         body=bodies.Trace,
         example={"middle_number": "9188061024", "at": "2026-11-23T14:32:00Z", "party": "9188067701"},
         answers={
-            200: Answer(
+            200: ResponseDoc(
                 told="Who had it.",
-                model=shapes.Traced,
+                model=shapes.TraceResponse,
                 example={"holders": [{"binding": BINDING, "certainty": "certain"}], "near_misses": []},
             )
         },
-        problems=(*ASKED, *WITH_BODY),
+        problems=(*AUTH_PROBLEMS, *WITH_BODY),
     ),
     ("get", "/v1/events"): Operation(
         name="events",
-        told="Read the change feed after a cursor. An event that commits late is never skipped.",
+        summary="Read the change feed after a cursor. An event that commits late is never skipped.",
         query=bodies.Feed,
         answers={
-            200: Answer(told="A page.", model=shapes.Events, example={"data": [EVENT], "next_cursor": "7412-118"})
+            200: ResponseDoc(
+                told="A page.", model=shapes.Events, example={"data": [EVENT], "next_cursor": "7412-118"}
+            )
         },
-        problems=(*ASKED, errors.InvalidRequest),
+        problems=(*AUTH_PROBLEMS, errors.InvalidRequest),
     ),
     ("get", "/livez"): Operation(
         name="livez",
-        told="Say that the process answers.",
-        answers={200: Answer(told="It does.", model=shapes.Alive, example={"status": "ok"})},
+        summary="Say that the process answers.",
+        answers={200: ResponseDoc(told="It does.", model=shapes.Alive, example={"status": "ok"})},
         problems=ALWAYS,
         open=True,
         tag="operations",
     ),
     ("get", "/readyz"): Operation(
         name="readyz",
-        told="Say whether this replica should get traffic.",
-        answers={200: Answer(told="Yes.", model=shapes.Ready, example={"status": "ok", "checks": [CHECK]})},
+        summary="Say whether this replica should get traffic.",
+        answers={200: ResponseDoc(told="Yes.", model=shapes.Ready, example={"status": "ok", "checks": [CHECK]})},
         problems=(*ALWAYS, problems.NotReady),
         open=True,
         tag="operations",
     ),
     ("get", "/metrics"): Operation(
         name="metrics",
-        told="Show the metrics in Prometheus' text format.",
-        answers={200: Answer(told="All of them.", media_type="text/plain", example="bindings_doubts_open 0.0\n")},
-        problems=ASKED,
+        summary="Show the metrics in Prometheus' text format.",
+        answers={
+            200: ResponseDoc(told="All of them.", media_type="text/plain", example="bindings_doubts_open 0.0\n")
+        },
+        problems=AUTH_PROBLEMS,
         tag="operations",
     ),
     ("get", "/openapi.json"): Operation(
         name="document",
-        told="Show this document.",
-        answers={200: Answer(told="This document.", example={"openapi": "3.1.0"})},
+        summary="Show this document.",
+        answers={200: ResponseDoc(told="This document.", example={"openapi": "3.1.0"})},
         problems=ALWAYS,
         open=True,
         tag="operations",
     ),
     ("get", "/docs"): Operation(
         name="docs",
-        told="Show this document as a page to try calls from.",
-        answers={200: Answer(told="The page.", media_type="text/html", example="<!doctype html>")},
+        summary="Show this document as a page to try calls from.",
+        answers={200: ResponseDoc(told="The page.", media_type="text/html", example="<!doctype html>")},
         problems=ALWAYS,
         open=True,
         tag="operations",

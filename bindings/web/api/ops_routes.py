@@ -15,11 +15,11 @@ from bindings.monitoring import health
 from bindings.monitoring.health import Check, Level
 from bindings.web import metrics, problems
 from bindings.web.api import openapi
-from bindings.web.api.routes import let_in
-from bindings.web.api.serializers import answer
+from bindings.web.api.routes import authenticate
+from bindings.web.api.serializers import json_response
 
 if TYPE_CHECKING:
-    from bindings.web.state import Office
+    from bindings.web.state import AppState
 
 Answer = Response[bytes]
 
@@ -35,39 +35,39 @@ READY_FOR_S = 1.0  # an answer is good for so long: many who ask cost no more th
 @get("/livez")
 async def livez() -> Answer:
     """Say that the process answers."""
-    return answer({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 @get("/readyz")
 async def readyz(request: Request[Any, Any, Any]) -> Answer:
     """Say whether this replica should get traffic, and if not, why."""
-    office: Office = request.app.state.office
+    office: AppState = request.app.state.office
     found = await checks(office)
     red = [check for check in found if check.level is Level.RED]
     shown = [asdict(check) for check in found]
     if not red:
-        return answer({"status": "ok", "checks": shown})
+        return json_response({"status": "ok", "checks": shown})
     reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
     error = problems.NotReady(f"not ready: {reasons}")
     body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": shown}
     return Response(
-        answer(body).content,
+        json_response(body).content,
         status_code=error.http_status,
         headers=problems.headers(error),
         media_type=problems.MEDIA_TYPE,
     )
 
 
-async def checks(office: Office) -> tuple[Check, ...]:
+async def checks(office: AppState) -> tuple[Check, ...]:
     """Everything that readiness looks at, good for a second."""
     at, found = office.ready
     if time.monotonic() > at + READY_FOR_S:
-        found = await office.ask(health.readiness)
+        found = await office.run_read(health.readiness_checks)
         office.ready = (time.monotonic(), found)
     return (*found, *_of_this_process(office))
 
 
-def _of_this_process(office: Office) -> list[Check]:
+def _of_this_process(office: AppState) -> list[Check]:
     found = []
     if office.bell.stopping:
         found.append(Check(name="process", level=Level.RED, seen="is stopping"))
@@ -79,13 +79,13 @@ def _of_this_process(office: Office) -> list[Check]:
     return found
 
 
-@get("/metrics", before_request=let_in, for_=(Permission.READ,))
-async def scrape(request: Request[Any, Any, Any]) -> Answer:
+@get("/metrics", before_request=authenticate, for_=(Permission.READ,))
+async def metrics_endpoint(request: Request[Any, Any, Any]) -> Answer:
     """Show the metrics in Prometheus' text format."""
-    office: Office = request.app.state.office
-    if office.metrics.due():
-        await office.ask(office.metrics.read)
-    office.metrics.look(office.desk, office.scheduler)
+    office: AppState = request.app.state.office
+    if office.metrics.needs_refresh():
+        await office.run_read(office.metrics.refresh_from_database)
+    office.metrics.refresh_from_process(office.desk, office.scheduler)
     return Response(office.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -107,4 +107,6 @@ def router() -> Router:
     static = create_static_files_router(
         "/docs/static", directories=[str(DOCS / "static")], include_in_schema=False
     )
-    return Router("/", route_handlers=[livez, readyz, scrape, document, docs, static], include_in_schema=False)
+    return Router(
+        "/", route_handlers=[livez, readyz, metrics_endpoint, document, docs, static], include_in_schema=False
+    )

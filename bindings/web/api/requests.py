@@ -51,7 +51,7 @@ InstantText = Annotated[
 ]
 
 
-def _plain(value: Any) -> Any:
+def _decimal_integer(value: Any) -> Any:
     """A number of a query as everybody writes it: not 1_0, and not 10.0."""
     if isinstance(value, str) and not (value.isascii() and value.isdigit()):
         raise ValueError("must be a whole number")
@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 
 Limit = Annotated[
     int,
-    BeforeValidator(_plain),
+    BeforeValidator(_decimal_integer),
     Field(description="The most to return.", json_schema_extra={"minimum": 1, "maximum": MAX_LIMIT}),
 ]
 Reference = Annotated[str, Field(description="Your order id.", json_schema_extra=_line("reference"))]
@@ -72,7 +72,7 @@ AppId = Annotated[
     ),
 ]
 BindId = Annotated[str, Field(description="The provider's id.", json_schema_extra=_line("bind_id"))]
-Why = Annotated[str, Field(description="Why; it goes into the history.", json_schema_extra=_line("reason"))]
+ReasonText = Annotated[str, Field(description="Why; it goes into the history.", json_schema_extra=_line("reason"))]
 Cursor = Annotated[str, Field(description="`next_cursor` of the page before.")]
 
 
@@ -80,7 +80,7 @@ def _without_reveal(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "reveal"}
 
 
-class Asked(BaseModel):
+class RequestModel(BaseModel):
     """What a caller sends, in a body or in a query."""
 
     @classmethod
@@ -88,12 +88,12 @@ class Asked(BaseModel):
         """Raise `InvalidRequest` for values that are no good: to name them beside fields of a wrong type."""
 
 
-class Body(Asked):
+class Body(RequestModel):
     """What stands in a body. Types are taken as they are: "60" is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    def given(self) -> dict[str, Any]:
+    def to_kwargs(self) -> dict[str, Any]:
         """The fields that were sent, and are not null."""
         return self.model_dump(exclude_none=True)
 
@@ -135,7 +135,7 @@ class Bind(Body):
 class Unbind(Body):
     """Why a binding is ended early."""
 
-    reason: Why | None = None
+    reason: ReasonText | None = None
 
 
 class Check(Body):
@@ -155,7 +155,7 @@ class Check(Body):
 class Reveal(Body):
     """Why full phones are needed: recorded with your name before they are shown."""
 
-    reason: Why
+    reason: ReasonText
 
 
 class Lookup(Body):
@@ -191,7 +191,7 @@ class Trace(Body):
         validation.trace(**_without_reveal(given) | {"window_s": window_s})
 
 
-class Filters(Asked):
+class Filters(RequestModel):
     """What a binding must match, all of it; without any filter, everything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -229,7 +229,7 @@ class Search(Filters):
     reveal: Reveal | None = None
 
 
-class Feed(Asked):
+class Feed(RequestModel):
     """Where to go on in the change feed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -129,7 +129,7 @@ class NearMiss(BaseModel):
     offset_s: float
 
 
-class Traced(BaseModel):
+class TraceResponse(BaseModel):
     """Who had the middle number at that instant, and who missed it."""
 
     holders: list[TraceHolder]

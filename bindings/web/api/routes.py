@@ -16,31 +16,31 @@ from pydantic import ValidationError
 
 from bindings import errors
 from bindings.domain.roles import Permission
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import requests as bodies
-from bindings.web.api.serializers import answer, binding, bindings, told, traced
+from bindings.web.api.serializers import binding_json, bindings_json, json_response, redact_events, trace_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from bindings.domain.binding import Binding, Page
-    from bindings.service import BindingService, Bound
-    from bindings.web.auth import Who
-    from bindings.web.state import Office
+    from bindings.service import BindingService, BindResult
+    from bindings.web.auth import Principal
+    from bindings.web.state import AppState
 
-Model = TypeVar("Model", bound="bodies.Asked")
+Model = TypeVar("Model", bound="bodies.RequestModel")
 Answer = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
 KEY = re.compile(r"[!-~]{1,255}")
-NO_KEY = Fault(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
+NO_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
 REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
 
-async def let_in(request: Request[Any, Any, Any]) -> Response[None] | None:
+async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None:
     """Recognise the caller and hold their role against what the route needs; it runs before every handler.
 
     No guard: for one the framework copies the whole handler, at every request. Anybody may ask for the methods of
@@ -50,29 +50,29 @@ async def let_in(request: Request[Any, Any, Any]) -> Response[None] | None:
         path = request.scope["path_template"]
         methods = {each for route in request.app.routes if route.path_format == path for each in route.methods}
         return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
-    office: Office = request.app.state.office
-    who = await office.door.admit(request.headers)
+    office: AppState = request.app.state.office
+    who = await office.door.authenticate(request.headers)
     request.scope["state"]["who"] = who
-    if not who.may(*request.route_handler.opt["for_"]):
+    if not who.has_permission(*request.route_handler.opt["for_"]):
         raise problems.Forbidden
     return None
 
 
-class _Call:
+class _ApiRequest:
     """One request: who asks, and the service that acts on their behalf."""
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.office: Office = request.app.state.office
-        self.who: Who = request.scope["state"]["who"]
+        self.office: AppState = request.app.state.office
+        self.who: Principal = request.scope["state"]["who"]
         self._request = request
 
     @property
     def service(self) -> BindingService:
         """The service in the caller's name, for what is recorded."""
         state = self._request.scope["state"]
-        return self.office.service.acting(actor=self.who.actor, request_id=state["request_id"])
+        return self.office.service.as_caller(actor=self.who.actor, request_id=state["request_id"])
 
-    def body(self, model: type[Model], *, beside: Sequence[Fault] = ()) -> Model:
+    def body(self, model: type[Model], *, beside: Sequence[FieldError] = ()) -> Model:
         """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong.
 
         `beside` is what is wrong with the headers: told together with a field of a wrong type.
@@ -103,7 +103,9 @@ class _Call:
         """Refuse a query where none is read: what would be ignored may be a filter, or a phone number."""
         if self._request.scope["query_string"]:
             given = self._request.query_params.dict()
-            raise InvalidRequest([Fault(problems.named(name), problems.NO_FIELD) for name in given or [""]])
+            raise InvalidRequest(
+                [FieldError(problems.safe_field_name(name), problems.NO_FIELD) for name in given or [""]]
+            )
 
     def binding_id(self) -> str:
         """The id in the address, which goes into the log line only if it is one."""
@@ -115,7 +117,7 @@ class _Call:
     def may_reveal(self, reveal: bodies.Reveal | None) -> None:
         """Refuse a wish to see full phones from whoever may not."""
         if reveal is not None:
-            if not self.who.may(Permission.REVEAL):
+            if not self.who.has_permission(Permission.REVEAL):
                 raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
             validation.reason(reveal.reason)
 
@@ -127,12 +129,12 @@ class _Call:
 
     def visible(self, found: Binding) -> Binding:
         """The binding, or `NotFound` where it is not the caller's to see."""
-        if not self.who.sees(found):
+        if not self.who.can_view(found):
             raise errors.NotFound(binding_id=found.id)
         return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, in which no field stands twice: readers differ about which of them counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -141,12 +143,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_EACH_ONCE = json.JSONDecoder(object_pairs_hook=_once)
+_EACH_ONCE = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
 
 
 def _check_once(twice: list[str]) -> None:
     if twice:
-        raise InvalidRequest([Fault(problems.named(name), "is given more than once") for name in twice])
+        raise InvalidRequest(
+            [FieldError(problems.safe_field_name(name), "is given more than once") for name in twice]
+        )
 
 
 def _refused(model: type[Model], raw: bytes, error: ValidationError) -> errors.BindingsError:
@@ -170,25 +174,25 @@ def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationErro
 @post("/bindings", for_=(Permission.BIND,))
 async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     key = _idempotency_key(request)
-    asked = call.body(bodies.Bind, beside=[NO_KEY] if key == "" else []).given()
-    asked |= {"idempotency_key": key, "own": not call.who.may(Permission.READ)}
+    asked = call.body(bodies.Bind, beside=[NO_KEY] if key == "" else []).to_kwargs()
+    asked |= {"idempotency_key": key, "own": not call.who.has_permission(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
-        bound = await call.office.desk.act(lambda: _bind(service, asked))
+        bound = await call.office.desk.run_provider_call(lambda: _bind(service, asked))
     except errors.OutcomeUnknown as unknown:
-        metrics.not_bound(unknown)
+        metrics.record_bind_error(unknown)
         return _accepted(unknown, call.who)
     except errors.BindingsError as error:
-        metrics.not_bound(error)
+        metrics.record_bind_error(error)
         if isinstance(error, errors.PhoneInUse):
-            error.holder = call.who.shown(error.holder)
+            error.holder = call.who.redact_holder(error.holder)
         raise
-    metrics.bound(replayed=bound.replayed)
+    metrics.record_bind(replayed=bound.replayed)
     request.scope["state"]["binding_id"] = bound.binding.id
     status, headers = (200, {REPLAYED_HEADER: "true"}) if bound.replayed else (201, {})
-    return answer(binding(bound.binding, call.who), status, headers | _location(bound.binding))
+    return json_response(binding_json(bound.binding, call.who), status, headers | _location(bound.binding))
 
 
 def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
@@ -199,17 +203,17 @@ def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
     return given[0] if len(given) == 1 and KEY.fullmatch(given[0]) else ""
 
 
-def _bind(service: BindingService, asked: dict[str, Any]) -> Bound:
+def _bind(service: BindingService, asked: dict[str, Any]) -> BindResult:
     try:
-        return service.bind_once(**asked)
+        return service.bind_with_result(**asked)
     except InvalidRequest as invalid:  # under the name that the caller gave it
         faults = [NO_KEY if one.field == "idempotency_key" else one for one in invalid.faults]
         raise InvalidRequest(faults) from None
 
 
-def _accepted(unknown: errors.OutcomeUnknown, who: Who) -> Answer:
+def _accepted(unknown: errors.OutcomeUnknown, who: Principal) -> Answer:
     headers = {REPLAYED_HEADER: "true"} if unknown.replayed else {}
-    return answer(binding(unknown.binding, who), 202, headers | _location(unknown.binding))
+    return json_response(binding_json(unknown.binding, who), 202, headers | _location(unknown.binding))
 
 
 def _location(found: Binding) -> dict[str, str]:
@@ -219,7 +223,7 @@ def _location(found: Binding) -> dict[str, str]:
 @post("/bindings/{binding_id:str}/unbind", for_=(Permission.BIND,))
 async def unbind(request: Request[Any, Any, Any]) -> Answer:
     """End a binding early."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     binding_id = call.binding_id()
     reason = call.body(bodies.Unbind).reason
     service = call.service
@@ -229,34 +233,34 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
         return service.unbind(binding_id, reason=reason)
 
     try:
-        ended = await call.office.desk.act(run)
+        ended = await call.office.desk.run_provider_call(run)
     except errors.OutcomeUnknown as unknown:
         return _accepted(unknown, call.who)
-    return answer(binding(ended, call.who))
+    return json_response(binding_json(ended, call.who))
 
 
 @post("/bindings/check", status_code=200, for_=OWN_OR_ALL)
 async def check(request: Request[Any, Any, Any]) -> Answer:
     """Say who would refuse a bind."""
-    call = _Call(request)
-    asked = call.body(bodies.Check).given()
-    found = await call.office.ask(lambda service: service.check(**asked))
-    return answer({"data": [call.who.shown(holder) for holder in found]})
+    call = _ApiRequest(request)
+    asked = call.body(bodies.Check).to_kwargs()
+    found = await call.office.run_read(lambda service: service.check(**asked))
+    return json_response({"data": [call.who.redact_holder(holder) for holder in found]})
 
 
 @get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
-async def one(request: Request[Any, Any, Any]) -> Answer:
+async def get_binding(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     binding_id = call.binding_id()
-    found = call.visible(await call.office.ask(lambda service: service.get(binding_id)))
-    return answer(binding(found, call.who))
+    found = call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
+    return json_response(binding_json(found, call.who))
 
 
 @post("/bindings/{binding_id:str}/reveal", for_=(Permission.REVEAL,))
 async def reveal(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding with full phones, on the record."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     binding_id = call.binding_id()
     wish = call.body(bodies.Reveal)
     service = call.service
@@ -265,99 +269,99 @@ async def reveal(request: Request[Any, Any, Any]) -> Answer:
         service.reveal([binding_id], reason=wish.reason)
         return service.get(binding_id)
 
-    return answer(binding(await call.office.desk.ask(run), call.who, revealed=True))
+    return json_response(binding_json(await call.office.desk.run_read(run), call.who, revealed=True))
 
 
 @get("/bindings/{binding_id:str}/events", for_=OWN_OR_ALL)
 async def history(request: Request[Any, Any, Any]) -> Answer:
     """Show every event of a binding."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     binding_id = call.binding_id()
-    call.visible(await call.office.ask(lambda service: service.get(binding_id)))
-    found = await call.office.ask(lambda service: service.history(binding_id))
-    return answer({"data": told(found, call.who), "next_cursor": None})
+    call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
+    found = await call.office.run_read(lambda service: service.history(binding_id))
+    return json_response({"data": redact_events(found, call.who), "next_cursor": None})
 
 
 @get("/bindings", for_=OWN_OR_ALL)
-async def listed(request: Request[Any, Any, Any]) -> Answer:
+async def list_bindings(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by filters that are no numbers."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     return await _searched(call, call.query(bodies.Filters).given(), None)
 
 
 @post("/bindings/search", status_code=200, for_=OWN_OR_ALL)
 async def search(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by any filter."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     wish = call.body(bodies.Search)
     return await _searched(call, wish.given(), wish.reveal)
 
 
-async def _searched(call: _Call, filters: dict[str, Any], wish: bodies.Reveal | None) -> Answer:
+async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: bodies.Reveal | None) -> Answer:
     call.may_reveal(wish)
-    if not call.who.may(Permission.READ):
+    if not call.who.has_permission(Permission.READ):
         filters |= {"actor": call.who.actor}
 
     def run(service: BindingService) -> tuple[Page[Binding], bool]:
         page = service.search(**filters)
         return page, call.reveal(list(page.data), wish)
 
-    page, revealed = await call.office.ask(run)
-    shown = bindings(page.data, call.who, revealed=revealed)
-    return answer({"data": shown, "next_cursor": page.next_cursor})
+    page, revealed = await call.office.run_read(run)
+    shown = bindings_json(page.data, call.who, revealed=revealed)
+    return json_response({"data": shown, "next_cursor": page.next_cursor})
 
 
 @post("/lookup", status_code=200, for_=OWN_OR_ALL)
 async def lookup(request: Request[Any, Any, Any]) -> Answer:
     """Show what is active now: the hot path."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     wish = call.body(bodies.Lookup)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> tuple[list[Binding], bool]:
         found = service.lookup(phone=wish.phone, middle_number=wish.middle_number, party=wish.party)
-        seen = [one for one in found if call.who.sees(one)]
+        seen = [one for one in found if call.who.can_view(one)]
         return seen, call.reveal(seen, wish.reveal)
 
-    found, revealed = await call.office.ask(run)
-    return answer({"data": bindings(found, call.who, revealed=revealed)})
+    found, revealed = await call.office.run_read(run)
+    return json_response({"data": bindings_json(found, call.who, revealed=revealed)})
 
 
 @post("/trace", status_code=200, for_=OWN_OR_ALL)
 async def trace(request: Request[Any, Any, Any]) -> Answer:
     """Say who had a middle number at an instant."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     wish = call.body(bodies.Trace)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> dict[str, Any]:
         found = service.trace(**wish.model_dump(exclude_none=True, exclude={"reveal"}))
         everybody = [one.binding for one in found.holders] + [one.binding for one in found.near_misses]
-        return traced(found, call.who, revealed=call.reveal(everybody, wish.reveal))
+        return trace_json(found, call.who, revealed=call.reveal(everybody, wish.reveal))
 
-    return answer(await call.office.ask(run))
+    return json_response(await call.office.run_read(run))
 
 
 @get("/events", for_=OWN_OR_ALL)
 async def events(request: Request[Any, Any, Any]) -> Answer:
     """Show the change feed after a cursor; wait for it to go on where that is asked for."""
-    call = _Call(request)
+    call = _ApiRequest(request)
     wish = call.query(bodies.Feed)
     validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
-    read = _reader(call.who, wish.limit)
-    page = await call.office.ask(read(wish.after))
+    read = _feed_reader(call.who, wish.limit)
+    page = await call.office.run_read(read(wish.after))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wish.wait_s
     while not page.data and (left := deadline - loop.time()) > 0 and not call.office.bell.stopping:
         after = str(page.next_cursor)
-        if not await _while_there(request, call.office.bell.wait(after, left)):
+        if not await _until_disconnected(request, call.office.bell.wait(after, left)):
             break
-        await call.office.door.still_good(call.who, request.headers)
-        page = await call.office.ask(read(after))
-    return answer({"data": told(page.data, call.who), "next_cursor": page.next_cursor})
+        await call.office.door.ensure_still_valid(call.who, request.headers)
+        page = await call.office.run_read(read(after))
+    return json_response({"data": redact_events(page.data, call.who), "next_cursor": page.next_cursor})
 
 
-async def _while_there(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, None]) -> bool:
+async def _until_disconnected(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, None]) -> bool:
     """Wait for as long as the caller does; False where they went away first."""
     wait, gone = asyncio.ensure_future(waiting), asyncio.ensure_future(_gone(request))
     try:
@@ -373,14 +377,14 @@ async def _gone(request: Request[Any, Any, Any]) -> None:
         pass
 
 
-def _reader(who: Who, limit: int) -> Callable[[str | None], Callable[[BindingService], Page[Any]]]:
+def _feed_reader(who: Principal, limit: int) -> Callable[[str | None], Callable[[BindingService], Page[Any]]]:
     """How this caller reads the feed: all of it, or the events of what they asked for."""
-    if who.may(Permission.READ):
+    if who.has_permission(Permission.READ):
         return lambda after: lambda service: service.events(after=after, limit=limit)
-    return lambda after: lambda service: service.events_of(who.actor, after=after, limit=limit)
+    return lambda after: lambda service: service.events_for_actor(who.actor, after=after, limit=limit)
 
 
 def router() -> Router:
     """Everything under /v1."""
-    handlers = [bind, unbind, check, one, reveal, history, listed, search, lookup, trace, events]
-    return Router("/v1", route_handlers=handlers, before_request=let_in, include_in_schema=False)
+    handlers = [bind, unbind, check, get_binding, reveal, history, list_bindings, search, lookup, trace, events]
+    return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

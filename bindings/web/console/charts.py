@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from bindings.monitoring.statistics import Figures
+    from bindings.monitoring.statistics import EventStatistics
 
 GAP = 0.15  # of a bar's width
 LOWEST = 2.0  # per cent of the height: one of ten thousand is still to be seen
@@ -47,7 +47,7 @@ class Chart:
     counts: tuple[int, ...]
 
 
-def chart(title: str, tone: str, figures: Figures, counts: Sequence[int]) -> Chart:
+def chart(title: str, tone: str, figures: EventStatistics, counts: Sequence[int]) -> Chart:
     """A chart of `counts`, one for each step of the figures."""
     steps, step_s = figures.steps, figures.span.step_s
     axis = Axis(since=steps[0], until=steps[-1] + timedelta(seconds=step_s))
@@ -82,7 +82,7 @@ def unit(step_s: int) -> str:
     return {60: "minute", 3_600: "hour"}.get(step_s, f"{step_s // 3_600} hours")
 
 
-def line(levels: Sequence[tuple[datetime, int]], top: int) -> str:
+def sparkline_points(levels: Sequence[tuple[datetime, int]], top: int) -> str:
     """The points of a line through levels, for an SVG polyline in a box of 100 by 30; "" for less than two."""
     if len(levels) < 2 or top <= 0:  # noqa: PLR2004 -- a line has two ends
         return ""

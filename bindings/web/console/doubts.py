@@ -13,11 +13,11 @@ from litestar import Request, get, post
 from bindings.domain.binding import State
 from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest, NotFound
-from bindings.lifecycle.doubts import outlook, settled_by
+from bindings.lifecycle.doubts import acceptance_deadline, next_steps
 from bindings.monitoring import overview
 from bindings.validation import requests as validation
-from bindings.web.console.binding import visible
-from bindings.web.console.page_context import Reply, Visit
+from bindings.web.console.binding import get_visible_binding
+from bindings.web.console.page_context import PageContext, Reply
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,20 +31,20 @@ SHOWN = 50
 @get("/doubts", for_=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> Reply:
     """Show what is open, the oldest first."""
-    visit = Visit(request)
+    visit = PageContext(request)
     return await _list(visit)
 
 
 @post("/doubts/resolve", for_=(Permission.MANAGE,), status_code=200)
 async def resolve(request: Request[Any, Any, Any]) -> Reply:
     """Begin a reconciliation, dry or in earnest, and lead to what comes of it."""
-    visit = Visit(request)
+    visit = PageContext(request)
     try:
         why = validation.reason(visit.form.get("reason", ""))
     except InvalidRequest as refusal:
         return await _list(visit, status=422, faults=refusal.faults)
     errand = await visit.office.errands.reconcile(
-        visit.service, actor=visit.caller.actor, reason=why, dry_run=visit.form.get("how") != "now"
+        visit.service, actor=visit.require_principal.actor, reason=why, dry_run=visit.form.get("how") != "now"
     )
     return visit.redirect(f"/doubts/resolve/{errand.id}")
 
@@ -52,7 +52,7 @@ async def resolve(request: Request[Any, Any, Any]) -> Reply:
 @get("/doubts/resolve/{errand_id:str}", for_=(Permission.READ,))
 async def resolved(request: Request[Any, Any, Any]) -> Reply:
     """Show how far a reconciliation is, or what came of it."""
-    visit = Visit(request)
+    visit = PageContext(request)
     errand = visit.office.errands.find(request.path_params["errand_id"])
     if errand is None:
         raise NotFound("this process knows of no such run; when it has ended, it stands under Reports")
@@ -60,21 +60,21 @@ async def resolved(request: Request[Any, Any, Any]) -> Reply:
 
 
 @get("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,))
-async def absent(request: Request[Any, Any, Any]) -> Reply:
+async def mark_absent_form(request: Request[Any, Any, Any]) -> Reply:
     """Say what marking a doubt absent means, and ask how it is known."""
-    visit = Visit(request)
-    return _absent(visit, await visible(visit))
+    visit = PageContext(request)
+    return _absent(visit, await get_visible_binding(visit))
 
 
 @post("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,), status_code=200)
 async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
     """Show what would change, or change it."""
-    visit = Visit(request)
-    binding = await visible(visit)
+    visit = PageContext(request)
+    binding = await get_visible_binding(visit)
     why, dry = visit.form.get("reason", ""), visit.form.get("how") != "now"
     service = visit.service
     try:
-        marked = await visit.office.desk.ask(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
+        marked = await visit.office.desk.run_read(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
     except InvalidRequest as refusal:
         return _absent(visit, binding, status=422, faults=refusal.faults, why=why)
     if dry:
@@ -82,14 +82,14 @@ async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
     return visit.redirect(f"/bindings/{binding.id}")
 
 
-async def _list(visit: Visit, *, status: int = 200, faults: tuple[Any, ...] = ()) -> Reply:
+async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...] = ()) -> Reply:
     after = visit.request.query_params.get("after")
 
     def ask(service: BindingService) -> tuple[datetime, datetime | None, Any]:
         page = service.open_doubts(cursor=after, limit=SHOWN)
         return service.database.clock(), overview.next_scan(service), page
 
-    now, next_scan, page = await visit.ask(ask)
+    now, next_scan, page = await visit.run_read(ask)
     config = visit.office.service.settings
     return visit.page(
         "doubts.html",
@@ -99,16 +99,16 @@ async def _list(visit: Visit, *, status: int = 200, faults: tuple[Any, ...] = ()
         page=page,
         now=now,
         next_scan=next_scan,
-        outlooks={one.id: outlook(one, now, config, next_scan) for one in page.data},
-        settled={one.id: settled_by(one, config.timestamp_tolerance_s) for one in page.data},
+        outlooks={one.id: next_steps(one, now, config, next_scan) for one in page.data},
+        settled={one.id: acceptance_deadline(one, config.timestamp_tolerance_s) for one in page.data},
         state=State,
         calls_provider=visit.office.service.calls_provider,
         running=visit.office.errands.running,
     )
 
 
-def _absent(visit: Visit, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
-    settled = settled_by(binding, visit.office.service.settings.timestamp_tolerance_s)
+def _absent(visit: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
+    settled = acceptance_deadline(binding, visit.office.service.settings.timestamp_tolerance_s)
     return visit.page(
         "absent.html",
         status=status,

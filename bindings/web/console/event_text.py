@@ -34,7 +34,7 @@ _TOLD = frozenset({"status", "said", "reason", "because"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class TimelineEntry:
     """One event in words. `gap_s` is how long after the one before; `reply` what the provider said."""
 
     event: Event
@@ -49,16 +49,16 @@ class Step:
         return self.gap_s is not None and self.gap_s >= LONG_S
 
 
-def tell(events: Iterable[Event]) -> list[Step]:
+def timeline(events: Iterable[Event]) -> list[TimelineEntry]:
     """The steps of a history, in its order."""
-    steps: list[Step] = []
+    steps: list[TimelineEntry] = []
     for event in events:
         before = steps[-1].event.at if steps else None
         steps.append(
-            Step(
+            TimelineEntry(
                 event=event,
                 gap_s=None if before is None else max(0.0, (event.at - before).total_seconds()),
-                words=_words(event),
+                words=_event_sentence(event),
                 reply=_reply(event),
                 facts=_facts(event),
             )
@@ -66,7 +66,7 @@ def tell(events: Iterable[Event]) -> list[Step]:
     return steps
 
 
-def _words(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one sentence for each kind
+def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one sentence for each kind
     reason = _why(event.detail.get("reason"))
     match event.kind:
         case EventKind.REQUESTED:
@@ -159,7 +159,7 @@ def _facts(event: Event) -> tuple[tuple[str, str], ...]:
     return tuple(shown)
 
 
-def ending(binding: Binding, *, over: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
+def status_sentence(binding: Binding, *, over: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
     """Why a binding ended, or what is to come, in one sentence. `over`: its time has passed."""
     match binding.state:
         case State.PENDING:

@@ -14,13 +14,13 @@ from litestar.response import Stream
 
 from bindings.domain.binding import Binding, Event
 from bindings.domain.roles import Permission
-from bindings.domain.serialization import batches, fields, head, lines, names_of, plain
-from bindings.errors import Fault, InvalidRequest
+from bindings.domain.serialization import batches, field_names, fields, format_lines, header_line, to_plain
+from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers as answers
 from bindings.web.console import time_zones as times
-from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -32,8 +32,8 @@ BATCH = 1_000
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
 
-async def take(
-    visit: Visit,
+async def stream_export(
+    visit: PageContext,
     *,
     view: str,
     narrowed: dict[str, Any],
@@ -48,15 +48,15 @@ async def take(
     if reason is not None and not visit.may(Permission.REVEAL):
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
     kind, service = visit.form.get("format", "csv"), visit.service
-    export_id = await visit.ask(
-        lambda found: found.access_log.begin(view=view, narrowed=narrowed, format=kind, reason=reason)
+    export_id = await visit.run_read(
+        lambda found: found.access_log.start_export(view=view, narrowed=narrowed, format=kind, reason=reason)
     )
 
     def shown() -> Generator[dict[str, Any], None, None]:
         for record in read(service, reason):
             own = isinstance(record, Binding) and visit.sees_phones(record)
-            full = reason is not None or own or visit.actor is not None  # of an app every row is its own
-            yield plain(record, revealed=full)
+            full = reason is not None or own or visit.actor_filter is not None  # of an app every row is its own
+            yield to_plain(record, revealed=full)
 
     name = f"{view.replace(' ', '-')}-{export_id}.{kind}"
     parts = _parts(visit, export_id, batches(shown(), BATCH), names, kind)
@@ -68,39 +68,45 @@ async def take(
         },
         media_type=MEDIA_TYPES[kind],
     )
-    return visit.dress(answer)
+    return visit.add_headers(answer)
 
 
 async def _parts(
-    visit: Visit, export_id: str, found: Generator[list[dict[str, Any]], None, None], names: list[str], kind: str
+    visit: PageContext,
+    export_id: str,
+    found: Generator[list[dict[str, Any]], None, None],
+    names: list[str],
+    kind: str,
 ) -> AsyncIterator[bytes]:
     """The file, part by part; each part is read on a thread for questions."""
     desk, service = visit.office.desk, visit.service
     digest, count = hashlib.sha256(), 0
     try:
-        part = head(names, kind).encode()
+        part = header_line(names, kind).encode()
         while True:
             digest.update(part)
             if part:
                 yield part
-            batch = await desk.ask(lambda: next(found, None))
+            batch = await desk.run_read(lambda: next(found, None))
             if batch is None:
                 break
             count += len(batch)
-            part = lines(batch, names, kind).encode()
+            part = format_lines(batch, names, kind).encode()
     finally:
-        await desk.ask(found.close)  # also where the browser went away: it ends what is read
-    await desk.ask(lambda: service.access_log.finish(export_id, row_count=count, sha256=digest.hexdigest()))
+        await desk.run_read(found.close)  # also where the browser went away: it ends what is read
+    await desk.run_read(
+        lambda: service.access_log.finish_export(export_id, row_count=count, sha256=digest.hexdigest())
+    )
 
 
-def _period(visit: Visit) -> tuple[datetime | None, datetime | None]:
+def _period(visit: PageContext) -> tuple[datetime | None, datetime | None]:
     ends = []
-    faults: list[Fault] = []
+    faults: list[FieldError] = []
     for field in ("from", "to"):
         try:
-            ends.append(times.typed(visit.form.get(field, ""), visit.zone, visit.now))
+            ends.append(times.parse(visit.form.get(field, ""), visit.zone, visit.now))
         except InvalidRequest as refusal:
-            faults += [Fault(field, fault.message) for fault in refusal.faults]
+            faults += [FieldError(field, fault.message) for fault in refusal.faults]
     if faults:
         raise InvalidRequest(faults)
     return ends[0], ends[1]
@@ -109,13 +115,13 @@ def _period(visit: Visit) -> tuple[datetime | None, datetime | None]:
 @get("/exports", for_=(Permission.READ,))
 async def form(request: Request[Any, Any, Any]) -> Reply:
     """Show what can be taken away as a whole."""
-    return Visit(request).page("exports.html", faults=())
+    return PageContext(request).page("exports.html", faults=())
 
 
 @post("/exports", for_=(Permission.READ,), status_code=200)
 async def period(request: Request[Any, Any, Any]) -> Reply:
     """Take away every binding or every event of a period."""
-    visit = Visit(request)
+    visit = PageContext(request)
     what = visit.form.get("what", "bindings")
     try:
         since, until = _period(visit)
@@ -123,7 +129,7 @@ async def period(request: Request[Any, Any, Any]) -> Reply:
             validation.reason(visit.form["reason"])
     except InvalidRequest as refusal:
         return visit.page("exports.html", status=422, faults=refusal.faults)
-    narrowed = {"from": plain(since), "to": plain(until)}
+    narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Iterator[Any]:
         if what == "events":
@@ -134,8 +140,8 @@ async def period(request: Request[Any, Any, Any]) -> Reply:
             )
         return service.export_bindings(since=since, until=until)
 
-    names = names_of(Event if what == "events" else Binding)
-    return await take(
+    names = field_names(Event if what == "events" else Binding)
+    return await stream_export(
         visit, view="events" if what == "events" else "bindings", narrowed=narrowed, names=names, read=read
     )
 
@@ -143,12 +149,12 @@ async def period(request: Request[Any, Any, Any]) -> Reply:
 @get("/exports/{export_id:str}", for_=OWN_OR_ALL)
 async def manifest(request: Request[Any, Any, Any]) -> Reply:
     """Show what an export was."""
-    visit = Visit(request)
+    visit = PageContext(request)
     export_id = request.path_params["export_id"]
-    found = await visit.ask(lambda service: service.access_log.export(export_id))
-    if visit.actor not in (None, found.actor):
+    found = await visit.run_read(lambda service: service.access_log.get_export(export_id))
+    if visit.actor_filter not in (None, found.actor):
         raise problems.NoSuchPath("there is no such export")
     if request.query_params.get("as") == "json":
         told = fields(found) | {"phones": "masked" if found.reason is None else "in full"}
-        return visit.dress(Response(answers.answer(told).content, media_type=MediaType.JSON))
+        return visit.add_headers(Response(answers.json_response(told).content, media_type=MediaType.JSON))
     return visit.page("export.html", export=found)

@@ -8,16 +8,16 @@ from litestar import Request, get
 
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
-from bindings.errors import Fault, InvalidRequest, NotFound
-from bindings.monitoring.statistics import Span, over
+from bindings.errors import FieldError, InvalidRequest, NotFound
+from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.provider.statuses import IN_USE
 from bindings.web.console import charts
 from bindings.web.console import failure_text as causes
-from bindings.web.console.page_context import Reply, Visit
+from bindings.web.console.page_context import PageContext, Reply
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
-    from bindings.monitoring.statistics import Figures
+    from bindings.monitoring.statistics import EventStatistics
 
 KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 
@@ -25,47 +25,47 @@ KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 @get("/failures", for_=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> Reply:
     """Show every code of a span, the most frequent first."""
-    visit = Visit(request)
+    visit = PageContext(request)
     span = _span(request)
-    figures = await visit.ask(lambda service: over(service.database, span, KINDS))
-    surprises = figures.of(EventKind.FAILED, code=IN_USE)
+    figures = await visit.run_read(lambda service: event_statistics(service.database, span, KINDS))
+    surprises = figures.counts_of(EventKind.FAILED, code=IN_USE)
     return visit.page(
         "failures.html",
         span=span,
-        spans=Span,
+        spans=TimeRange,
         figures=figures,
         causes=causes,
         charts=[
-            charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
-            charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
-            charts.chart("Stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+            charts.chart("Failed", "bad", figures, figures.counts_of(EventKind.FAILED)),
+            charts.chart("In doubt", "warn", figures, figures.counts_of(EventKind.IN_DOUBT)),
+            charts.chart("Stopped here", "calm", figures, figures.counts_of(EventKind.REFUSED)),
             charts.chart(f"{IN_USE} that surprised us", "bad", figures, surprises),
         ],
-        stopped=sum(figures.of(EventKind.REFUSED)),
+        stopped=sum(figures.counts_of(EventKind.REFUSED)),
         surprised=sum(surprises),
     )
 
 
 @get("/failures/{kind:str}/{code:str}", for_=(Permission.READ,))
-async def one(request: Request[Any, Any, Any]) -> Reply:
+async def failure(request: Request[Any, Any, Any]) -> Reply:
     """Show one code: what it means, when it came, and the newest examples."""
-    visit = Visit(request)
+    visit = PageContext(request)
     span, code = _span(request), request.path_params["code"]
     kind = next((each for each in KINDS if each == request.path_params["kind"]), None)
     if kind is None:
         raise NotFound("there is no such kind of failure")
-    figures = await visit.ask(lambda service: over(service.database, span, (kind,)))
+    figures = await visit.run_read(lambda service: event_statistics(service.database, span, (kind,)))
     series = next((each for each in figures.series if each.code == code), None)
     examples = () if series is None else series.examples
     ids = [str(each["binding_id"]) for each in examples if each["binding_id"] is not None]
-    found: dict[str, Binding] = await visit.ask(lambda service: service.some(ids))
+    found: dict[str, Binding] = await visit.run_read(lambda service: service.get_many(ids))
     return visit.page(
         "failure.html",
         span=span,
-        spans=Span,
+        spans=TimeRange,
         kind=kind,
         code=code,
-        cause=causes.of(kind, code),
+        cause=causes.explain(kind, code),
         series=series,
         figures=figures,
         chart=_chart(figures, kind, code),
@@ -73,12 +73,14 @@ async def one(request: Request[Any, Any, Any]) -> Reply:
     )
 
 
-def _chart(figures: Figures, kind: EventKind, code: str) -> charts.Chart:
-    return charts.chart(code, "calm" if kind is EventKind.REFUSED else "bad", figures, figures.of(kind, code=code))
+def _chart(figures: EventStatistics, kind: EventKind, code: str) -> charts.Chart:
+    return charts.chart(
+        code, "calm" if kind is EventKind.REFUSED else "bad", figures, figures.counts_of(kind, code=code)
+    )
 
 
-def _span(request: Request[Any, Any, Any]) -> Span:
+def _span(request: Request[Any, Any, Any]) -> TimeRange:
     try:
-        return Span(request.query_params.get("span", Span.DAY))
+        return TimeRange(request.query_params.get("span", TimeRange.DAY))
     except ValueError:
-        raise InvalidRequest([Fault("span", f"must be one of {', '.join(Span)}")]) from None
+        raise InvalidRequest([FieldError("span", f"must be one of {', '.join(TimeRange)}")]) from None

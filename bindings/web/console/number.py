@@ -13,13 +13,13 @@ from bindings import errors
 from bindings.domain import overlaps
 from bindings.domain.binding import Binding
 from bindings.domain.phone import Phone
-from bindings.domain.serialization import names_of
+from bindings.domain.serialization import field_names
 from bindings.validation.fields import MAX_LIMIT
 from bindings.web.console import time_axis as axis
-from bindings.web.console.binding import visible
-from bindings.web.console.export import take
-from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
-from bindings.web.console.search import is_middle_number, recalled
+from bindings.web.console.binding import get_visible_binding
+from bindings.web.console.export import stream_export
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
+from bindings.web.console.search import is_middle_number, load_search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ NUMBERS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
 @get("/bindings/{binding_id:str}/numbers/{which:str}", for_=OWN_OR_ALL)
 async def of_binding(request: Request[Any, Any, Any]) -> Reply:
     """Show the history of a number that a binding has."""
-    visit = Visit(request)
+    visit = PageContext(request)
     number = await number_of(visit)
     return await _page(visit, number)
 
@@ -42,12 +42,12 @@ async def of_binding(request: Request[Any, Any, Any]) -> Reply:
 @get("/find/{search_id:str}/history", for_=OWN_OR_ALL)
 async def of_search(request: Request[Any, Any, Any]) -> Reply:
     """Show the history of a number that was looked for."""
-    visit = Visit(request)
+    visit = PageContext(request)
     return await _page(visit, await _searched(visit))
 
 
-async def _searched(visit: Visit) -> Phone:
-    wanted = await recalled(visit, visit.request.path_params["search_id"])
+async def _searched(visit: PageContext) -> Phone:
+    wanted = await load_search(visit, visit.request.path_params["search_id"])
     if wanted.number is None:
         raise errors.NotFound("this search was for no number")
     return wanted.number
@@ -56,7 +56,7 @@ async def _searched(visit: Visit) -> Phone:
 @post("/bindings/{binding_id:str}/numbers/{which:str}/export", for_=OWN_OR_ALL, status_code=200)
 async def export_of_binding(request: Request[Any, Any, Any]) -> Reply:
     """Take a number's whole history away."""
-    visit = Visit(request)
+    visit = PageContext(request)
     number, path = await number_of(visit), request.path_params
     return await _export(visit, number, {"binding_id": path["binding_id"], "which": path["which"]})
 
@@ -64,34 +64,34 @@ async def export_of_binding(request: Request[Any, Any, Any]) -> Reply:
 @post("/find/{search_id:str}/history/export", for_=OWN_OR_ALL, status_code=200)
 async def export_of_search(request: Request[Any, Any, Any]) -> Reply:
     """Take the whole history of a number that was looked for away."""
-    visit = Visit(request)
+    visit = PageContext(request)
     return await _export(visit, await _searched(visit), {})
 
 
-async def _export(visit: Visit, number: Phone, narrowed: dict[str, Any]) -> Reply:
-    actor = visit.actor
+async def _export(visit: PageContext, number: Phone, narrowed: dict[str, Any]) -> Reply:
+    actor = visit.actor_filter
 
     def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
         cursor, more = None, True
         while more:
-            page = service.inquiries.of_number(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
+            page = service.inquiries.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
             if reason is not None and page.data:
                 service.reveal([one.id for one in page.data], reason=reason, what="export of a number's history")
             yield from page.data
             cursor, more = page.next_cursor, page.next_cursor is not None
 
-    return await take(
+    return await stream_export(
         visit,
         view="number history",
         narrowed=narrowed | {"number": str(number)},
-        names=names_of(Binding),
+        names=field_names(Binding),
         read=read,
     )
 
 
-async def number_of(visit: Visit) -> Phone:
+async def number_of(visit: PageContext) -> Phone:
     """The number that an address names by a binding and one of its fields."""
-    binding = await visible(visit)
+    binding = await get_visible_binding(visit)
     which = visit.request.path_params["which"]
     number = getattr(binding, which) if which in NUMBERS else None
     if number is None:
@@ -99,14 +99,14 @@ async def number_of(visit: Visit) -> Phone:
     return number if isinstance(number, Phone) else Phone(number)
 
 
-async def _page(visit: Visit, number: Phone) -> Reply:
+async def _page(visit: PageContext, number: Phone) -> Reply:
     cursor = visit.request.query_params.get("cursor")
 
     def ask(service: BindingService) -> tuple[Page[Binding], list[Event]]:
-        page = service.inquiries.of_number(number, actor=visit.actor, cursor=cursor, limit=PER_PAGE)
-        return page, service.inquiries.looked_at([one.id for one in page.data])
+        page = service.inquiries.number_history(number, actor=visit.actor_filter, cursor=cursor, limit=PER_PAGE)
+        return page, service.inquiries.reveals_of([one.id for one in page.data])
 
-    page, looks = await visit.ask(ask)
+    page, looks = await visit.run_read(ask)
     return visit.page(
         "number.html",
         number=number,
@@ -114,8 +114,8 @@ async def _page(visit: Visit, number: Phone) -> Reply:
         found=page.data,
         by_id={one.id: one for one in page.data},
         next_cursor=page.next_cursor,
-        axis=axis.of(page.data),
-        odd=overlaps.look(page.data),
+        axis=axis.axis_for(page.data),
+        odd=overlaps.find_anomalies(page.data),
         looks=looks,
         revealed=False,
     )

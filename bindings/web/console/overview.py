@@ -10,15 +10,15 @@ from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.monitoring import health, overview
 from bindings.monitoring.health import DOUBTS_LOOKED_AT, Level
-from bindings.monitoring.statistics import Span, over, pools
+from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.web.api import ops_routes as ops
 from bindings.web.console import charts
-from bindings.web.console.page_context import Reply, Visit
+from bindings.web.console.page_context import PageContext, Reply
 
 if TYPE_CHECKING:
     from bindings.monitoring.health import Check
     from bindings.monitoring.overview import Overview
-    from bindings.monitoring.statistics import Figures, PoolTrend
+    from bindings.monitoring.statistics import EventStatistics, PoolForecast
     from bindings.service import BindingService
 
 LIVE_S = 10
@@ -30,12 +30,16 @@ KINDS = (*CREATED, *ENDED, EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUS
 @get("/overview", for_=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> Reply:
     """Show the state of the whole service."""
-    visit = Visit(request)
+    visit = PageContext(request)
 
-    def ask(service: BindingService) -> tuple[Overview, Figures, list[PoolTrend]]:
-        return overview.look(service), over(service.database, Span.HOUR, KINDS), pools(service.database)
+    def ask(service: BindingService) -> tuple[Overview, EventStatistics, list[PoolForecast]]:
+        return (
+            overview.build_overview(service),
+            event_statistics(service.database, TimeRange.HOUR, KINDS),
+            pool_forecasts(service.database),
+        )
 
-    seen, figures, trends = await visit.ask(ask)
+    seen, figures, trends = await visit.run_read(ask)
     checks = await ops.checks(visit.office)
     counted = [trend.pool.counted_at for trend in trends if trend.pool.counted_at is not None]
     return visit.page(
@@ -44,9 +48,9 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
         seen=seen,
         figures=figures,
         charts=_charts(figures),
-        worst=health.worst(checks),
+        worst=health.worst_level(checks),
         reds=_of(Level.RED, checks),
-        warnings=_of(Level.WARN, checks) + [trend for trend in trends if trend.forecast.bad],
+        warnings=_of(Level.WARN, checks) + [trend for trend in trends if trend.forecast.needs_attention],
         checks=checks,
         active=sum(trend.pool.live or 0 for trend in trends) if counted else None,
         counted_at=min(counted, default=None),
@@ -58,11 +62,11 @@ def _of(level: Level, checks: tuple[Check, ...]) -> list[Any]:
     return [check for check in checks if check.level is level]
 
 
-def _charts(figures: Figures) -> list[charts.Chart]:
+def _charts(figures: EventStatistics) -> list[charts.Chart]:
     return [
-        charts.chart("Created", "good", figures, figures.of(*CREATED)),
-        charts.chart("Ended", "calm", figures, figures.of(*ENDED)),
-        charts.chart("Failed", "bad", figures, figures.of(EventKind.FAILED)),
-        charts.chart("In doubt", "warn", figures, figures.of(EventKind.IN_DOUBT)),
-        charts.chart("Stopped here", "calm", figures, figures.of(EventKind.REFUSED)),
+        charts.chart("Created", "good", figures, figures.counts_of(*CREATED)),
+        charts.chart("Ended", "calm", figures, figures.counts_of(*ENDED)),
+        charts.chart("Failed", "bad", figures, figures.counts_of(EventKind.FAILED)),
+        charts.chart("In doubt", "warn", figures, figures.counts_of(EventKind.IN_DOUBT)),
+        charts.chart("Stopped here", "calm", figures, figures.counts_of(EventKind.REFUSED)),
     ]

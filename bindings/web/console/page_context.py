@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.service import BindingService
-    from bindings.web.auth import Who
-    from bindings.web.state import Office
+    from bindings.web.auth import Principal
+    from bindings.web.state import AppState
 
 Answer = TypeVar("Answer")
 Reply = Response[Any]
@@ -51,11 +51,11 @@ HEADERS = {
 }
 
 
-class Visit:
+class PageContext:
     """A request to the console, after the door has let it in."""
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.office: Office = request.app.state.office
+        self.office: AppState = request.app.state.office
         self.request = request
         self.form: dict[str, str] = self._state.get("form", {})
         self.now = datetime.now(UTC)  # for words such as "3 min ago" only
@@ -67,7 +67,7 @@ class Visit:
         return state
 
     @property
-    def who(self) -> Who | None:
+    def principal(self) -> Principal | None:
         """Who is signed in; None on the pages that are open to all."""
         return self._state.get("who")
 
@@ -87,35 +87,37 @@ class Visit:
         return self.office.proxies.address(self.request.scope)
 
     @property
-    def actor(self) -> str | None:
+    def actor_filter(self) -> str | None:
         """Whose bindings are all that is shown: None for readers, who see everything."""
-        who = self.caller
-        return None if who.may(Permission.READ) else who.actor
+        who = self.require_principal
+        return None if who.has_permission(Permission.READ) else who.actor
 
     @property
-    def caller(self) -> Who:
+    def require_principal(self) -> Principal:
         """Who is signed in."""
-        if self.who is None:
+        if self.principal is None:
             raise door.SignInNeeded
-        return self.who
+        return self.principal
 
     @property
     def service(self) -> BindingService:
         """The service in the caller's name, for what is recorded."""
-        return self.office.service.acting(actor=self.caller.actor, request_id=self._state["request_id"])
+        return self.office.service.as_caller(
+            actor=self.require_principal.actor, request_id=self._state["request_id"]
+        )
 
-    async def ask(self, question: Callable[[BindingService], Answer]) -> Answer:
+    async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
         """Ask the service something in the caller's name."""
         service = self.service
-        return await self.office.desk.ask(lambda: question(service))
+        return await self.office.desk.run_read(lambda: question(service))
 
     def may(self, permission: Permission) -> bool:
         """Whether the caller's role allows it."""
-        return self.who is not None and self.who.may(permission)
+        return self.principal is not None and self.principal.has_permission(permission)
 
     def sees_phones(self, binding: Binding) -> bool:
         """Whether the binding's phones are shown in full without being asked for."""
-        return self.caller.sees_phones(binding)
+        return self.require_principal.sees_phones(binding)
 
     def page(
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
@@ -123,25 +125,25 @@ class Visit:
         """A page."""
         csrf = door.csrf(self.token) if "token" in self._state else ""
         html = look.render(template, visit=self, csrf=csrf, request_id=self._state["request_id"], **values)
-        return self.dress(
+        return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
         )
 
     def redirect(self, path: str) -> Reply:
         """Go to another page, with GET."""
-        return self.dress(Redirect(path, status_code=303))
+        return self.add_headers(Redirect(path, status_code=303))
 
-    def dress(self, answer: Reply) -> Reply:
+    def add_headers(self, answer: Reply) -> Reply:
         """An answer with the headers that every one of the console has, and the token's cookie where it is new."""
         for name, value in HEADERS.items():
             answer.headers[name] = value
         if self.over_tls:
             answer.headers["Strict-Transport-Security"] = HSTS
         if self._state.get("token_is_new"):
-            self.give_token(answer, self.token)
+            self.set_session_cookie(answer, self.token)
         return answer
 
-    def give_token(self, answer: Reply, token: str) -> None:
+    def set_session_cookie(self, answer: Reply, token: str) -> None:
         """Put a token into the browser; it goes when the browser is closed."""
         self._state["token"], self._state["token_is_new"] = token, False
         answer.set_cookie(
@@ -154,7 +156,7 @@ class Visit:
             )
         )
 
-    def keep_zone(self, answer: Reply, zone: times.Zone) -> Reply:
+    def set_zone_cookie(self, answer: Reply, zone: times.Zone) -> Reply:
         """Show times in this zone from now on."""
         cookie = Cookie(
             key=ZONE_COOKIE,

@@ -8,28 +8,35 @@ from litestar import Request, get
 
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
-from bindings.monitoring.statistics import Span, over, pools
+from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.provider.statuses import NO_NUMBER
 from bindings.web.console import charts
-from bindings.web.console.page_context import Reply, Visit
+from bindings.web.console.page_context import PageContext, Reply
 
 if TYPE_CHECKING:
-    from bindings.monitoring.statistics import Figures, PoolTrend
+    from bindings.monitoring.statistics import EventStatistics, PoolForecast
     from bindings.service import BindingService
 
 
 @get("/pools", for_=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> Reply:
     """Show every pool, the fullest first."""
-    visit = Visit(request)
+    visit = PageContext(request)
 
-    def ask(service: BindingService) -> tuple[list[PoolTrend], Figures]:
-        return pools(service.database), over(service.database, Span.DAY, (EventKind.FAILED,))
+    def ask(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
+        return pool_forecasts(service.database), event_statistics(
+            service.database, TimeRange.DAY, (EventKind.FAILED,)
+        )
 
-    trends, figures = await visit.ask(ask)
+    trends, figures = await visit.run_read(ask)
     empty = charts.chart(
-        f"No number left ({NO_NUMBER})", "bad", figures, figures.of(EventKind.FAILED, code=NO_NUMBER)
+        f"No number left ({NO_NUMBER})", "bad", figures, figures.counts_of(EventKind.FAILED, code=NO_NUMBER)
     )
     return visit.page(
-        "pools.html", trends=trends, figures=figures, empty=empty, line=charts.line, no_number=NO_NUMBER
+        "pools.html",
+        trends=trends,
+        figures=figures,
+        empty=empty,
+        line=charts.sparkline_points,
+        no_number=NO_NUMBER,
     )

@@ -16,8 +16,8 @@ from bindings.web.console import binding, doubts, export, failures, number, over
 from bindings.web.console import search as find
 from bindings.web.console import sign_in as sign
 from bindings.web.console import templating as look
-from bindings.web.console.page_context import Reply, Visit
-from bindings.web.console.security import SignInNeeded, let_in
+from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.security import SignInNeeded, page_guard
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -34,13 +34,13 @@ def router() -> Router:
             *(find.home, find.find, find.found, find.export),
             *(binding.show, binding.reveal, binding.raw, binding.export),
             *(number.of_binding, number.export_of_binding, number.of_search, number.export_of_search),
-            *(access.log, access.export),
+            *(access.access_log, access.export),
             *(export.form, export.period, export.manifest),
-            *(overview.show, failures.show, failures.one, pools.show),
-            *(doubts.show, doubts.resolve, doubts.resolved, doubts.absent, doubts.mark_absent),
+            *(overview.show, failures.show, failures.failure, pools.show),
+            *(doubts.show, doubts.resolve, doubts.resolved, doubts.mark_absent_form, doubts.mark_absent),
             *(reports.show, reports.one, reports.download),
         ],
-        guards=[let_in],
+        guards=[page_guard],
         include_in_schema=False,
     )
     static = create_static_files_router(
@@ -57,9 +57,9 @@ def wants_page(request: Request[Any, Any, Any]) -> bool:
     return not request.url.path.startswith("/v1") and "text/html" in request.headers.get("accept", "")
 
 
-def told(request: Request[Any, Any, Any], error: BindingsError) -> Reply:
+def error_page(request: Request[Any, Any, Any], error: BindingsError) -> Reply:
     """An error as a page; whoever is not signed in is led to where they can, and back."""
-    visit = Visit(request)
+    visit = PageContext(request)
     if isinstance(error, SignInNeeded):
         back = quote(request.url.path) if request.method == "GET" else "/"
         return visit.redirect(f"/sign-in?next={back}")

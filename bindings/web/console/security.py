@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
     from litestar.handlers import BaseRouteHandler
 
-    from bindings.web.state import Office
+    from bindings.web.state import AppState
 
 COOKIE = "bindings_session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
@@ -39,14 +39,14 @@ class SignInNeeded(BindingsError):
     http_status = 401
 
 
-class ForeignForm(BindingsError):
+class CsrfError(BindingsError):
     """The form did not come from this page, or its session is over; reload it and try again."""
 
     code = "forbidden"
     http_status = 403
 
 
-async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
+async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
     """Recognise the browser and hold its role against what the page needs (a guard)."""
     if isinstance(connection, Request) and connection.method == "OPTIONS":
         return  # the framework answers which methods there are, and touches nothing
@@ -56,12 +56,12 @@ async def let_in(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRout
         state["form"] = await _form(connection)
     if route.opt.get(OPEN):
         return
-    office: Office = connection.app.state.office
+    office: AppState = connection.app.state.office
     try:
-        state["who"] = who = await office.door.admit_browser(state["token"], connection.headers)
+        state["who"] = who = await office.door.authenticate_session(state["token"], connection.headers)
     except problems.Unauthenticated:
         raise SignInNeeded from None
-    if not who.may(*route.opt["for_"]):
+    if not who.has_permission(*route.opt["for_"]):
         raise problems.Forbidden("the role of your key does not allow this page; nothing was done")
 
 
@@ -76,15 +76,15 @@ def cookie(*, over_tls: bool) -> str:
 
 
 def _token(connection: ASGIConnection[Any, Any, Any, Any]) -> tuple[str, bool]:
-    office: Office = connection.app.state.office
+    office: AppState = connection.app.state.office
     given = connection.cookies.get(cookie(over_tls=office.proxies.over_tls(connection.scope)), "")
     return (given, False) if TOKEN.match(given) else (new_token(), True)
 
 
 async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:
     """The fields of a form that came from one of our own pages; of a field given twice the last counts."""
-    if not _from_here(request):
-        raise ForeignForm
+    if not _is_same_origin(request):
+        raise CsrfError
     try:
         pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
@@ -92,11 +92,11 @@ async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:
     fields = {name: value.strip() for name, value in pairs}
     expected = csrf(request.scope["state"]["token"])
     if not hmac.compare_digest(fields.pop(CSRF, "").encode(), expected.encode()):
-        raise ForeignForm
+        raise CsrfError
     return fields
 
 
-def _from_here(request: Request[Any, Any, Any]) -> bool:
+def _is_same_origin(request: Request[Any, Any, Any]) -> bool:
     """Whether the browser says that the form came from this site, in the one way or the other."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:

@@ -10,7 +10,7 @@ from litestar import Request, get, post
 from bindings.errors import InvalidRequest
 from bindings.web import problems
 from bindings.web.console import time_zones as times
-from bindings.web.console.page_context import OWN_OR_ALL, Reply, Visit
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
 _log = structlog.get_logger("bindings.web")
 
@@ -18,14 +18,14 @@ _log = structlog.get_logger("bindings.web")
 @get("/sign-in", open=True)
 async def form(request: Request[Any, Any, Any]) -> Reply:
     """Show where to put the key."""
-    return Visit(request).page("sign_in.html", back=_ours(request.query_params.get("next", "/")))
+    return PageContext(request).page("sign_in.html", back=_safe_redirect(request.query_params.get("next", "/")))
 
 
 @post("/sign-in", open=True, status_code=200)
 async def sign_in(request: Request[Any, Any, Any]) -> Reply:
     """Begin a session, with a token that nobody knew before."""
-    visit = Visit(request)
-    back = _ours(visit.form.get("next", "/"))
+    visit = PageContext(request)
+    back = _safe_redirect(visit.form.get("next", "/"))
     tries, address = visit.office.tries, visit.address
     if not tries.take(address):
         raise problems.RateLimited("too many tries to sign in; nothing was done", retry_after_s=10)
@@ -34,18 +34,18 @@ async def sign_in(request: Request[Any, Any, Any]) -> Reply:
         _log.warning("sign-in refused", address=address)
         message = "This key is not known, has expired, or was revoked."
         return visit.page("sign_in.html", status=401, back=back, fault=message)
-    tries.good(address)
+    tries.refund(address)
     if not visit.request.scope["state"]["token_is_new"]:
         await visit.office.door.sign_out(visit.token)
     answer = visit.redirect(back)
-    visit.give_token(answer, token)
+    visit.set_session_cookie(answer, token)
     return answer
 
 
 @post("/sign-out", for_=OWN_OR_ALL, status_code=200)
 async def sign_out(request: Request[Any, Any, Any]) -> Reply:
     """End the session on every replica."""
-    visit = Visit(request)
+    visit = PageContext(request)
     await visit.office.door.sign_out(visit.token)
     answer = visit.redirect("/sign-in")
     answer.headers["Clear-Site-Data"] = '"cache"'  # pages that a browser kept for its Back button
@@ -55,16 +55,16 @@ async def sign_out(request: Request[Any, Any, Any]) -> Reply:
 @post("/zone", for_=OWN_OR_ALL, status_code=200)
 async def zone(request: Request[Any, Any, Any]) -> Reply:
     """Show times in another zone from now on."""
-    visit = Visit(request)
-    back = _ours(visit.form.get("next", "/"))
+    visit = PageContext(request)
+    back = _safe_redirect(visit.form.get("next", "/"))
     try:
         chosen = times.zone(visit.form.get("zone", ""))
     except InvalidRequest as refusal:
         return visit.page("zone.html", status=422, faults=refusal.faults, back=back)
-    return visit.keep_zone(visit.redirect(back), chosen)
+    return visit.set_zone_cookie(visit.redirect(back), chosen)
 
 
-def _ours(path: str) -> str:
+def _safe_redirect(path: str) -> str:
     """A path of this site; anything else leads home: nobody is sent elsewhere from here."""
     good = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if good else "/"

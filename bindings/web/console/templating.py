@@ -32,7 +32,7 @@ NOTHING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class NavItem:
     """An entry of the navigation: whoever has one of the permissions sees it."""
 
     name: str
@@ -40,15 +40,15 @@ class Way:
     for_: tuple[Permission, ...] = (Permission.READ,)
 
 
-WAYS = (
-    Way(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),
-    Way(name="Overview", path="/overview"),
-    Way(name="Failures", path="/failures"),
-    Way(name="Doubts", path="/doubts"),
-    Way(name="Pools", path="/pools"),
-    Way(name="Reports", path="/reports"),
-    Way(name="Access log", path="/access"),
-    Way(name="Export", path="/exports"),
+NAV_ITEMS = (
+    NavItem(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),
+    NavItem(name="Overview", path="/overview"),
+    NavItem(name="Failures", path="/failures"),
+    NavItem(name="Doubts", path="/doubts"),
+    NavItem(name="Pools", path="/pools"),
+    NavItem(name="Reports", path="/reports"),
+    NavItem(name="Access log", path="/access"),
+    NavItem(name="Export", path="/exports"),
 )
 
 
@@ -69,20 +69,20 @@ def _templates() -> Environment:
     made.filters |= {
         "instant": instant,
         "phone": phone,
-        "span": times.span,
-        "words": words,
+        "span": times.format_duration,
+        "words": humanize,
         "clock": clock,
-        "fact": fact,
-        "typed": typed,
+        "fact": format_detail,
+        "typed": as_input,
         "code_name": code_name,
         "sentence": sentence,
     }
-    made.globals |= {"ways": WAYS, "static": static, "Permission": Permission, "NOTHING": NOTHING}
+    made.globals |= {"ways": NAV_ITEMS, "static": static_url, "Permission": Permission, "NOTHING": NOTHING}
     return made
 
 
 @cache
-def static(name: str) -> str:
+def static_url(name: str) -> str:
     """The address of a file of ours, which changes with its content: a browser may keep it for ever."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
@@ -94,7 +94,7 @@ def instant(context: Context, at: datetime | None, *, precise: bool = False) -> 
     if at is None:
         return NOTHING
     visit = context["visit"]
-    shown = times.shown(at, visit.zone, precise=precise)
+    shown = times.format_instant(at, visit.zone, precise=precise)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         at.isoformat(), times.ago(at, visit.now), shown
     )
@@ -110,13 +110,13 @@ def clock(context: Context, at: datetime) -> str:
 
 
 @pass_context
-def typed(context: Context, at: datetime) -> str:
+def as_input(context: Context, at: datetime) -> str:
     """An instant as somebody would type it in the chosen zone."""
     return f"{at.astimezone(context['visit'].zone.info):%Y-%m-%d %H:%M:%S}"
 
 
 @pass_context
-def fact(context: Context, value: str) -> str | Markup:
+def format_detail(context: Context, value: str) -> str | Markup:
     """A fact of an event: an instant in the chosen zone, anything else as it is."""
     try:
         at = datetime.fromisoformat(value) if INSTANT.match(value) else None
@@ -136,7 +136,7 @@ def phone(context: Context, number: Phone, binding: Binding) -> Markup:
 
 def code_name(code: str) -> str:
     """A status as it is; a word of ours as prose."""
-    return code if code.startswith("-") else words(code)
+    return code if code.startswith("-") else humanize(code)
 
 
 def sentence(text: str) -> Markup:
@@ -147,6 +147,6 @@ def sentence(text: str) -> Markup:
     )
 
 
-def words(name: Any) -> str:
+def humanize(name: Any) -> str:
     """A field's word as prose: in_doubt becomes "in doubt"."""
     return NOTHING if name is None else str(name).replace("_", " ")

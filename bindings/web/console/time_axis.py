@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
-from bindings.domain.trace import began, surely_until
+from bindings.domain.trace import earliest_end, earliest_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,8 @@ class Axis:
 
     def bar(self, binding: Binding) -> Bar:
         """A binding's place."""
-        start, end = self.x(began(binding)), self.x(surely_until(binding))
-        free = self.x(freed(binding))
+        start, end = self.x(earliest_start(binding)), self.x(earliest_end(binding))
+        free = self.x(phones_free_at(binding))
         width = max(THINNEST, end - start)
         return Bar(x=min(start, 100 - THINNEST), width=width, tail_x=start + width, tail=max(0.0, free - end))
 
@@ -66,15 +66,15 @@ class Axis:
         return found
 
 
-def of(found: Sequence[Binding]) -> Axis | None:
+def axis_for(found: Sequence[Binding]) -> Axis | None:
     """The axis on which all of these fit; None where there are none."""
     if not found:
         return None
-    since, until = min(map(began, found)), max(map(freed, found))
+    since, until = min(map(earliest_start, found)), max(map(phones_free_at, found))
     margin = max((until - since) * 0.02, timedelta(seconds=1))
     return Axis(since=since - margin, until=until + margin)
 
 
-def freed(binding: Binding) -> datetime:
+def phones_free_at(binding: Binding) -> datetime:
     """When the phones were free again: for one that failed when that was known."""
     return binding.ended_at or binding.held_until if binding.state is State.FAILED else binding.held_until

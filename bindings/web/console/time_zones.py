@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from bindings.errors import Fault, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 
 OFFSET = re.compile(r"(?:UTC)?([+-])(\d{1,2}):?([0-5]\d)?\Z")
 NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
@@ -46,10 +46,10 @@ def zone(text: str) -> Zone:
             return Zone(name=name, info=ZoneInfo(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         pass
-    raise InvalidRequest([Fault("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")])
+    raise InvalidRequest([FieldError("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")])
 
 
-def typed(text: str, where: Zone, now: datetime) -> datetime | None:
+def parse(text: str, where: Zone, now: datetime) -> datetime | None:
     """The instant that somebody typed; None where they typed nothing. `InvalidRequest` where it names none."""
     said = text.strip()
     if not said:
@@ -57,22 +57,22 @@ def typed(text: str, where: Zone, now: datetime) -> datetime | None:
     if said.lower() == "now":
         return now
     try:
-        found = _on_the_clock(said, where, now) or datetime.fromisoformat(said)
+        found = _parse_wall_clock(said, where, now) or datetime.fromisoformat(said)
     except ValueError:
         raise _fault("must be a time such as 14:32, 2026-11-23 14:32:00 or 2026-11-23T14:32:00Z") from None
     if found.tzinfo is None:
         raise _fault("needs a date and a time, such as 2026-11-23 14:32")
-    return _kept(found).astimezone(UTC)
+    return _in_range(found).astimezone(UTC)
 
 
-def _kept(at: datetime) -> datetime:
+def _in_range(at: datetime) -> datetime:
     """An instant that every zone can show, and that some time can be added to."""
     if not EARLIEST < at.year < LATEST:
         raise _fault(f"must lie between the years {EARLIEST} and {LATEST}")
     return at
 
 
-def _on_the_clock(said: str, where: Zone, now: datetime) -> datetime | None:
+def _parse_wall_clock(said: str, where: Zone, now: datetime) -> datetime | None:
     match = CLOCK.match(said)
     if match is None:
         return None
@@ -85,7 +85,7 @@ def _on_the_clock(said: str, where: Zone, now: datetime) -> datetime | None:
 
 
 def _instant(local: datetime, where: Zone) -> datetime:
-    _kept(local)
+    _in_range(local)
     one, other = local.replace(tzinfo=where.info), local.replace(tzinfo=where.info, fold=1)
     if one.utcoffset() != other.utcoffset():
         raise _fault(f"comes twice or never on a clock in {where.name}; give it with its offset, such as +01:00")
@@ -93,10 +93,10 @@ def _instant(local: datetime, where: Zone) -> datetime:
 
 
 def _fault(message: str) -> InvalidRequest:
-    return InvalidRequest([Fault("time", message)])
+    return InvalidRequest([FieldError("time", message)])
 
 
-def shown(at: datetime, where: Zone, *, precise: bool = False) -> str:
+def format_instant(at: datetime, where: Zone, *, precise: bool = False) -> str:
     """An instant as it stands on a page: date, time and offset; `precise` to the millisecond."""
     local = at.astimezone(where.info)
     clock = f"{local:%Y-%m-%d %H:%M:%S}" + (f".{local.microsecond // 1_000:03}" if precise else "")
@@ -112,11 +112,11 @@ def offset(local: datetime) -> str:
 def ago(at: datetime, now: datetime) -> str:
     """How far an instant is from now, in words."""
     seconds = (now - at).total_seconds()
-    gap = span(abs(seconds))
+    gap = format_duration(abs(seconds))
     return f"in {gap}" if seconds < 0 else f"{gap} ago"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in words: its two largest units."""
     if seconds < 1:
         return f"{seconds * 1_000:.0f} ms"
