@@ -88,13 +88,13 @@ def find_by_name(connection: Connection, words: str, *, actor: str | None, limit
 
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
     """What a request came to that made no binding: refusals before the call."""
-    statement = select(*COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
+    statement = select(*EVENT_COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.position).limit(limit))]
 
 
 def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
     """Who was shown full phones of these bindings, newest first."""
-    statement = select(*COLUMNS).where(
+    statement = select(*EVENT_COLUMNS).where(
         events.c.binding_id.in_(binding_ids), events.c.kind == literal_column(f"'{EventKind.REVEALED}'")
     )
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.at.desc()).limit(limit))]
