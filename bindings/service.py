@@ -381,7 +381,7 @@ class BindingService(Maintenance):
         if binding.reason == Reason.IN_USE:
             with suppress(errors.Busy):
                 now = self._database.clock()
-                holder = self._database.read(lambda found: reserve.other_holder(found, binding, now))
+                holder = self._database.read(reserve.other_holder, binding, now)
         return errors.error_for(binding, said=said, holder=holder)
 
     def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
@@ -411,7 +411,7 @@ class BindingService(Maintenance):
         if request.idempotency_key is None:
             return None
         with suppress(errors.Busy):
-            return self._database.read(lambda connection: reserve.replay(connection, request))
+            return self._database.read(reserve.replay, request)
         return None
 
     def _replayed(self, replayed: reserve.Replayed) -> Binding:

@@ -19,8 +19,7 @@ from bindings import errors
 from bindings.domain.binding import Page
 from bindings.domain.serialization import FORMATS
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import access_log as rows
-from bindings.store import events
+from bindings.store import access_log, events
 from bindings.store.access_log import Export
 from bindings.validation import requests as validation
 
@@ -64,17 +63,17 @@ class AccessLog:
             raise InvalidRequest([FieldError("format", f"must be {' or '.join(FORMATS)}")])
         why, export_id = validation.optional_reason(reason), str(uuid7())
         given = {"view": view, "filter": narrowed, "format": format, "reason": why}
-        self._database.write(lambda tx: rows.start_export(tx, export_id, self._caller, **given))
+        self._database.write(lambda tx: access_log.start_export(tx, export_id, self._caller, **given))
         return export_id
 
     def finish_export(self, export_id: str, *, row_count: int, sha256: str) -> None:
         """Record that an export is whole. Safe to repeat."""
-        self._database.write(lambda tx: rows.finish(tx, export_id, row_count=row_count, sha256=sha256))
+        self._database.write(lambda tx: access_log.finish(tx, export_id, row_count=row_count, sha256=sha256))
 
     def get_export(self, export_id: str) -> Export:
         """An export's manifest; `NotFound` where there is none."""
         found_id = validation.identifier(export_id, "export")
-        found = self._database.read(lambda connection: rows.find(connection, found_id))
+        found = self._database.read(access_log.find, found_id)
         if found is None:
             raise errors.NotFound("there is no such export")
         return found
@@ -82,8 +81,8 @@ class AccessLog:
     def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
         """A page of the access log, newest first."""
         shown, taken = _Cursor.decode(cursor)
-        reveals = self._database.read(lambda found: rows.list_reveals(found, before=shown, limit=limit + 1))
-        exports = self._database.read(lambda found: rows.list_exports(found, before=taken, limit=limit + 1))
+        reveals = self._database.read(access_log.list_reveals, before=shown, limit=limit + 1)
+        exports = self._database.read(access_log.list_exports, before=taken, limit=limit + 1)
         both: list[Event | Export] = [*reveals, *exports]
         both.sort(key=_timestamp, reverse=True)
         page = both[:limit]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from uuid_utils import uuid7
 
 from bindings import errors
-from bindings.store import keys as rows
+from bindings.store import keys
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
@@ -66,39 +66,39 @@ class ApiKeys:
         given = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
         key, key_id = generate(), str(uuid7())
         record = self._database.write(
-            lambda tx: rows.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **given)
+            lambda tx: keys.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **given)
         )
         return CreatedKey(record=record, key=key)
 
     def list(self) -> list[Key]:
         """Every key that there ever was, newest first; never the keys themselves."""
-        return self._database.read(rows.list_all)
+        return self._database.read(keys.list_all)
 
     def revoke(self, key_id: str) -> Key:
         """Make a key useless; replicas notice within seconds. Safe to repeat. `NotFound` where there is none."""
         found_id = validation.identifier(key_id, "key")
-        revoked = self._database.write(lambda tx: rows.revoke(tx, found_id, self._caller))
+        revoked = self._database.write(lambda tx: keys.revoke(tx, found_id, self._caller))
         if revoked is None:
             raise errors.NotFound("there is no such key")
         return revoked
 
     def any_exist(self) -> bool:
         """Whether there ever was a key: from then on, nobody is let in without one."""
-        return self._database.read(rows.exist)
+        return self._database.read(keys.exist)
 
     def authenticate(self, presented: str) -> Key | None:
         """The key that was presented, or None where it is not good (never was, has expired, is revoked)."""
         if not well_formed(presented):
             return None
         hashed = digest(presented)
-        found = self._database.read(lambda connection: rows.find_valid(connection, hashed, self._database.now))
+        found = self._database.read(keys.find_valid, hashed, self._database.now)
         if found is None or not hmac.compare_digest(found[1], hashed):
             return None
         return found[0]
 
     def record_use(self, key_id: str) -> None:
         """Record that a key is in use, good to a minute."""
-        self._database.write(lambda tx: rows.record_use(tx, key_id))
+        self._database.write(lambda tx: keys.record_use(tx, key_id))
 
 
 def generate() -> str:

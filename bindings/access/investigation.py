@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bindings.domain import trace
 from bindings.domain.binding import Page, Trace
 from bindings.store import number_history as numbers
-from bindings.validation import fields as values
+from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
@@ -61,16 +61,12 @@ class Investigation:
         """Who was behind a phone or a middle number at the instant `at` (aware); `party` is a phone beside it."""
         margin = timedelta(seconds=WINDOW_S)
         found = self._database.read(
-            lambda connection: numbers.bindings_between(
-                connection, number, party=party, since=at - margin, until=at + margin
-            )
+            numbers.bindings_between, number, party=party, since=at - margin, until=at + margin
         )
         judged = trace.classify([one for one in found if actor in (None, one.actor)], at=at, window_s=WINDOW_S)
         if judged.holders:
             return NumberAt(trace=judged, ended=None, began=None)
-        others = self._database.read(
-            lambda connection: numbers.nearest(connection, number, party=party, at=at, actor=actor)
-        )
+        others = self._database.read(numbers.nearest, number, party=party, at=at, actor=actor)
         close = {miss.binding.id for miss in judged.near_misses}
         far = [one for one in others if one.id not in close]
         over = [one for one in far if one.held_until <= at]
@@ -86,22 +82,16 @@ class Investigation:
     ) -> Page[Binding]:
         """A page of the bindings that ever had the number, those that hold it longest first."""
         _, size, position = validation.filters(cursor=cursor, limit=limit)
-        rows = self._database.read(
-            lambda connection: numbers.history(connection, number, actor=actor, before=position, limit=size + 1)
-        )
+        rows = self._database.read(numbers.history, number, actor=actor, before=position, limit=size + 1)
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = values.position_after(data[-1].held_until, data[-1].id) if more else None
+        after = fields.position_after(data[-1].held_until, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def find_by_name(self, words: str, *, actor: str | None = None) -> NameMatches:
         """What has these words as its reference, its bind_id or its request id, newest first."""
-        bound = self._database.read(
-            lambda connection: numbers.find_by_name(connection, words, actor=actor, limit=MOST_NAMED)
-        )
-        refusals = self._database.read(
-            lambda connection: numbers.refusals_of_request(connection, words, limit=MOST_NAMED)
-        )
+        bound = self._database.read(numbers.find_by_name, words, actor=actor, limit=MOST_NAMED)
+        refusals = self._database.read(numbers.refusals_of_request, words, limit=MOST_NAMED)
         mine = tuple(one for one in refusals if actor in (None, one.actor))
         return NameMatches(bindings=tuple(bound), refusals=mine)
 
@@ -109,6 +99,4 @@ class Investigation:
         """Who was shown full phones of these bindings, newest first."""
         if not binding_ids:
             return []
-        return self._database.read(
-            lambda connection: numbers.reveals_of(connection, binding_ids, limit=MOST_LOOKS)
-        )
+        return self._database.read(numbers.reveals_of, binding_ids, limit=MOST_LOOKS)

@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from bindings.access.api_keys import digest
-from bindings.store import sessions as rows
+from bindings.store import sessions
 from bindings.store.sessions import Search
 
 if TYPE_CHECKING:
@@ -32,39 +32,37 @@ class Sessions:
     def create(self, key_id: str) -> str:
         """Begin a session of a key that was recognised, and return its token. Not safe to repeat."""
         token = new_token()
-        self._database.write(lambda tx: rows.begin(tx, digest(token), key_id))
+        self._database.write(lambda tx: sessions.begin(tx, digest(token), key_id))
         return token
 
     def authenticate(self, token: str) -> Key | None:
         """The key behind a session, or None where the session or its key is not good (any more)."""
         hashed = digest(token)
-        found = self._database.read(lambda connection: rows.recognise(connection, hashed, self._database.now))
+        found = self._database.read(sessions.recognise, hashed, self._database.now)
         if found is None:
             return None
         key, note = found
         if note:
-            self._database.write(lambda tx: rows.seen(tx, hashed))
+            self._database.write(lambda tx: sessions.seen(tx, hashed))
         return key
 
     def end(self, token: str) -> None:
         """End a session on every replica, and forget its searches. Safe to repeat."""
-        self._database.write(lambda tx: rows.end(tx, digest(token)))
+        self._database.write(lambda tx: sessions.end(tx, digest(token)))
 
     def delete_expired(self) -> None:
         """Throw away what is over, phones that were looked for among it. Safe to repeat."""
-        self._database.write(rows.forget)
+        self._database.write(sessions.forget)
 
     def save_search(self, token: str, search: Search) -> str:
         """Keep a search for the browser with this token, and return its id. Not safe to repeat."""
         search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)
-        self._database.write(lambda tx: rows.remember(tx, search_id, digest(token), search))
+        self._database.write(lambda tx: sessions.remember(tx, search_id, digest(token), search))
         return search_id
 
     def get_search(self, token: str, search_id: str) -> Search | None:
         """The search with this id; None where it is another browser's, or was forgotten."""
-        return self._database.read(
-            lambda connection: rows.recall(connection, search_id, digest(token), self._database.now)
-        )
+        return self._database.read(sessions.recall, search_id, digest(token), self._database.now)
 
 
 def new_token() -> str:

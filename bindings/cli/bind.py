@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 
 @click.command()
@@ -33,7 +32,7 @@ def bind(*, as_json: bool, **asked: Any) -> None:
     _check_values(asked)
     from bindings.errors import OutcomeUnknown
 
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         try:
             binding = service.bind(**asked)
         except OutcomeUnknown as unknown:
@@ -56,7 +55,7 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
 
     options.validation().binding_id(binding_id)
     options.validation().optional_reason(reason)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         try:
             binding = service.unbind(binding_id, reason=reason)
         except OutcomeUnknown as unknown:
@@ -80,7 +79,7 @@ def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: 
     options.validation().binding_id(binding_id)
     with options.report_missing({"reason": reason}):
         options.validation().reason(reason)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         marked = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
     _show(marked.after, as_json=as_json)
     if dry_run:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 
 @click.group(no_args_is_help=False)
@@ -59,7 +58,7 @@ def restored(*, waive: bool, as_json: bool) -> None:
     Run it after the restore and before any replica starts. With --waive binds go on at once: for an account whose
     list cannot be read. A phone that was bound since the backup may then be refused with -35.
     """
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         service.mark_restored(waive=waive)
     if as_json:
         output.emit({"scan_owed": not waive})
@@ -85,5 +84,5 @@ def _show(*, as_json: bool) -> tuple[str | None, str]:
 def _url(*, as_json: bool) -> str:
     from bindings.validation import requests as validation
 
-    session.configure_logging(as_json=as_json)
+    context.configure_logging(as_json=as_json)
     return validation.settings().database_url.get_secret_value()

@@ -15,7 +15,7 @@ import click
 
 from bindings import errors
 from bindings.cli import output
-from bindings.domain import serialization as rows
+from bindings.domain import serialization
 from bindings.domain.phone import mask
 from bindings.errors import BindingsError, FieldError, InvalidRequest
 
@@ -59,7 +59,7 @@ def lines(error: BindingsError) -> list[str]:
 def _problem(error: BindingsError) -> str:
     import json
 
-    return json.dumps(rows.to_plain(error.problem()))
+    return json.dumps(serialization.to_plain(error.problem()))
 
 
 def _to_bindings_error(error: Exception) -> BindingsError:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 from bindings.domain.serialization import FORMATS, batches, field_names, format_lines, header_line, to_plain
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def bindings(*, since: str | None, until: str | None, why: str | None, as_json: 
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         if why is not None:
             service.reveal([], reason=why, what=f"export of bindings from {since or '-'} to {until or '-'}")
         rows = service.export_bindings(since=since, until=until)
@@ -67,7 +66,7 @@ def events(*, since: str | None, until: str | None, as_json: bool, **to: Any) ->
 
     kind = _kind(to["kind"], as_json=as_json)
     _check_period(since, until)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         rows = map(to_plain, service.export_events(since=since, until=until))
         _write(rows, field_names(Event), kind, to["output"], "events")
 

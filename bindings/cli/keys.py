@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 
 @click.group(no_args_is_help=False)
@@ -30,7 +29,7 @@ def create(*, as_json: bool, **given: Any) -> None:
     """
     with options.report_missing(given):
         options.validation().key(**given)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         made = service.keys.create(**given)
     record = made.record
     if as_json:
@@ -46,7 +45,7 @@ def create(*, as_json: bool, **given: Any) -> None:
 @options.as_json
 def list_(*, as_json: bool) -> None:
     """List every key, also those that are revoked; never the keys themselves."""
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         found = service.keys.list()
     if as_json:
         output.emit_list(found)
@@ -81,7 +80,7 @@ def list_(*, as_json: bool) -> None:
 def revoke(key_id: str, *, as_json: bool) -> None:
     """Make a key useless, within seconds on every replica. Safe to repeat."""
     options.validation().identifier(key_id, "key")
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         revoked = service.keys.revoke(key_id)
     if as_json:
         output.emit(revoked)

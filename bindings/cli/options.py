@@ -112,6 +112,6 @@ def _map_field_errors(retell: Callable[[str, str], tuple[str, str]]) -> Iterator
 
 def validation() -> ModuleType:
     """The checks of every call's values, for a command to make before it opens the database."""
-    from bindings.validation import requests as checks
+    from bindings.validation import requests
 
-    return checks
+    return requests

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 from bindings.domain import serialization as rows
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ def _filters(command: Any) -> Any:
 def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
     """Show one binding as recorded."""
     options.validation().binding_id(binding_id)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         binding = service.get(binding_id)
-        session.record_reveal(service, [binding.id], why)
+        context.record_reveal(service, [binding.id], why)
     show = output.emit if as_json else output.details
     show(binding, revealed=why is not None)
 
@@ -61,9 +60,9 @@ def get(binding_id: str, *, why: str | None, as_json: bool) -> None:
 def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
     """List bindings, newest first, that match every filter given."""
     options.validation().filters(**filters)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         page = service.search(**filters)
-        session.record_reveal(service, (binding.id for binding in page.data), why)
+        context.record_reveal(service, (binding.id for binding in page.data), why)
     empty = "No binding matches. Leave out a filter to see more, or make one: bindings bind --help"
     _show(page.data, why, as_json=as_json, empty=empty, next_cursor=page.next_cursor)
 
@@ -77,9 +76,9 @@ def list_(*, why: str | None, as_json: bool, **filters: Any) -> None:
 def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
     """Show the bindings that are active now, newest first."""
     options.validation().lookup(**asked)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         found = service.lookup(**asked)
-        session.record_reveal(service, (binding.id for binding in found), why)
+        context.record_reveal(service, (binding.id for binding in found), why)
     empty = "No active binding. What has ended is found with `bindings list`, or `bindings trace` for a time."
     _show(found, why, as_json=as_json, empty=empty)
 
@@ -90,7 +89,7 @@ def lookup(*, why: str | None, as_json: bool, **asked: Any) -> None:
 def history(binding_id: str, *, as_json: bool) -> None:
     """Show every event of a binding, in order."""
     options.validation().binding_id(binding_id)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         events = service.history(binding_id)
     if as_json:
         output.emit_list(events)
@@ -131,10 +130,10 @@ def trace(*, why: str | None, as_json: bool, **asked: Any) -> None:
     """
     with options.report_missing(asked):
         options.validation().trace(**asked)
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         found = service.trace(**asked)
         ids = [held.id for held in found.holders] + [miss.id for miss in found.near_misses]
-        session.record_reveal(service, ids, why)
+        context.record_reveal(service, ids, why)
     if as_json:
         output.emit(_trace(found), revealed=why is not None)
     else:
@@ -154,7 +153,7 @@ def check(*, as_json: bool, **asked: Any) -> None:
     """
     with options.report_missing(asked):
         options.validation().check_request(**asked | {"app_id": asked["app_id"] or "any"})
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         holders = service.check(**asked)
     if as_json:
         output.emit_list(holders)
@@ -181,9 +180,9 @@ def check(*, as_json: bool, **asked: Any) -> None:
 @options.as_json
 def doubts(*, why: str | None, as_json: bool) -> None:
     """List what waits for an answer: doubts, unsettled intents, unclear unbinds; oldest first."""
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         found = service.doubts()
-        session.record_reveal(service, (binding.id for binding in found), why)
+        context.record_reveal(service, (binding.id for binding in found), why)
     _show(found, why, as_json=as_json, empty="No open doubts.")
     if found and not as_json:
         output.message("`bindings reconcile` compares them with the provider's own list.")

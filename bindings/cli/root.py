@@ -125,9 +125,9 @@ class Root(LazyGroup):
 
 
 def _report(error: Exception, given: Sequence[str]) -> int:
-    from bindings.cli import error_report as complaints
+    from bindings.cli import error_report
 
-    return complaints.report(error, as_json="--json" in given)
+    return error_report.report(error, as_json="--json" in given)
 
 
 def _interrupted() -> Exception:

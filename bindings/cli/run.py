@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
     from bindings.jobs.job import Job
@@ -28,7 +27,7 @@ def scheduler(*, as_json: bool) -> None:
     """Run the passes on their timers until SIGTERM or Ctrl-C; finishes what it has begun."""
     import logging
 
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         from bindings import scheduler as timers
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -45,9 +44,9 @@ def _deliveries(service: BindingService) -> list[Job]:
     from importlib.util import find_spec
 
     if find_spec("standardwebhooks") is not None:
-        from bindings.webhooks import sender as deliver
+        from bindings.webhooks import sender
 
-        return [deliver.job(service)]
+        return [sender.job(service)]
     if service.webhooks.list():
         output.message("scheduler: webhooks are not sent, for that install bindings[server]")
     return []

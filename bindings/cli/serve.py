@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 DEFAULT_PORT = 8_000
 
@@ -26,8 +25,8 @@ def serve(*, host: str, port: Any, no_scheduler: bool, as_json: bool) -> None:
     checks = options.validation().Checks()
     checks.take("port", options.port, port)
     checks.raise_all()
-    with session.open_service(as_json=as_json) as service:
-        with session.require_extra("server"):
+    with context.open_service(as_json=as_json) as service:
+        with context.require_extra("server"):
             from bindings.web import server
 
         def listening(url: str) -> None:

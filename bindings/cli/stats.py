@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 
 @click.command()
@@ -16,7 +15,7 @@ def stats(*, as_json: bool) -> None:
     "refused" events are conflicts stopped here, before the provider was called. What the provider refused
     although it was free here is told by what met, and by what that suggests for BINDINGS_CONFLICT_POLICY.
     """
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         counts = service.stats()
     from bindings.provider.statuses import meaning
 

@@ -8,7 +8,7 @@ import click
 
 from bindings.cli import context as session
 from bindings.cli import options, output
-from bindings.domain import serialization as rows
+from bindings.domain import serialization
 
 if TYPE_CHECKING:
     from bindings.webhooks.endpoints import Delivery, Webhook, WebhookWithSecret
@@ -72,10 +72,10 @@ def test_(context: click.Context, webhook_id: str, *, as_json: bool) -> None:
     """Send a signed test message now; exits with 5 where the receiver did not take it."""
     options.validation().identifier(webhook_id, "webhook")
     _sending()
-    from bindings.webhooks import sender as deliver
+    from bindings.webhooks import sender
 
     with session.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
-        answer = deliver.send_test(service, webhook_id)
+        answer = sender.send_test(service, webhook_id)
     if as_json:
         output.emit(
             {
@@ -205,7 +205,7 @@ def _check_choice(delivery_id: str | None, *, dead: bool, webhook: str | None) -
 
 def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
     if as_json:
-        output.emit(rows.fields(made.webhook) | {"secret": made.secret})
+        output.emit(serialization.fields(made.webhook) | {"secret": made.secret})
         return
     output.details(made.webhook)
     click.echo(f"secret        {made.secret}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
-from bindings.store import expiry as overdue
+from bindings.store import expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def run_in_batches(
     """
     deadline = time.monotonic() + budget_s
     total = batches = 0
-    reached = overdue.BEGINNING
+    reached = expiry.BEGINNING
     while True:
         found, reached = one(reached)
         total, batches = total + found, batches + 1
@@ -67,6 +67,6 @@ def run_in_batches(
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
     tx.set_statement_timeout(STATEMENT_LIMIT_S)
-    ended = overdue.expire(tx, caller, limit=batch, since=since)
+    ended = expiry.expire(tx, caller, limit=batch, since=since)
     hit("expire.in_transaction")
     return ended

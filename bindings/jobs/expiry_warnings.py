@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_LIMIT_S, run_in_batches
-from bindings.store import expiry as overdue
+from bindings.store import expiry
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,6 +48,6 @@ def warn(
 
 def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
     tx.set_statement_timeout(STATEMENT_LIMIT_S)
-    warned = overdue.warn(tx, caller, limit=batch, since=since)
+    warned = expiry.warn(tx, caller, limit=batch, since=since)
     hit("warn.in_transaction")
     return warned

@@ -16,15 +16,12 @@ from bindings import errors
 from bindings.access.sessions import Sessions
 from bindings.domain.conflict import Policy
 from bindings.errors import FieldError, InvalidRequest
-from bindings.jobs import expire, reconcile, recover, retention
-from bindings.jobs import expiry_warnings as warn
+from bindings.jobs import expire, expiry_warnings, reconcile, recover, retention, statistics
 from bindings.jobs import pool_usage as pools
-from bindings.jobs import statistics as tally
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.queries import Queries
 from bindings.provider.client import ProviderClient
-from bindings.store import account, queries, reserve
-from bindings.store import job_runs as passes
+from bindings.store import account, job_runs, queries, reserve
 from bindings.store.rollback_detection import RollbackDetector
 from bindings.validation import requests as validation
 
@@ -44,7 +41,7 @@ Counts = TypeVar(
     reconcile.ReconcileResult,
     retention.RetentionResult,
     pools.PoolUsageResult,
-    tally.StatisticsResult,
+    statistics.StatisticsResult,
 )
 
 
@@ -83,15 +80,15 @@ class Maintenance(Queries):
         self._require_trusted_clock()
         counts = self.expire_due()
         if time.monotonic() - self._swept.at > TOUCH_EVERY_S:
-            self._database.write(lambda tx: passes.record_heartbeat(tx, "expire", self._replica))
+            self._database.write(lambda tx: job_runs.record_heartbeat(tx, "expire", self._replica))
             self._swept.at = time.monotonic()
         return counts
 
-    def warn_due(self) -> warn.ExpiryWarningsResult:
+    def warn_due(self) -> expiry_warnings.ExpiryWarningsResult:
         """Write the `expires_soon` events that are due. Safe to repeat and side by side."""
-        return warn.warn(self._database, self._caller)
+        return expiry_warnings.warn(self._database, self._caller)
 
-    def announce(self) -> warn.ExpiryWarningsResult:
+    def announce(self) -> expiry_warnings.ExpiryWarningsResult:
         """`warn_due` for the timer. `Busy` under a database clock that cannot be believed."""
         self._require_trusted_clock()
         return self.warn_due()
@@ -116,11 +113,11 @@ class Maintenance(Queries):
         None, and nothing done, where one has. `Busy` where the database's clock cannot be believed.
         """
         self._require_trusted_clock()
-        slot = self._database.write(lambda tx: passes.claim_slot(tx, task, period_s, self._replica))
+        slot = self._database.write(lambda tx: job_runs.claim_slot(tx, task, period_s, self._replica))
         if slot is None:
             return None
         counts = run()
-        self._database.write(lambda tx: passes.finish(tx, task, slot, asdict(counts)))
+        self._database.write(lambda tx: job_runs.finish(tx, task, slot, asdict(counts)))
         return counts
 
     def compare_clocks(self) -> None:
@@ -188,9 +185,9 @@ class Maintenance(Queries):
             Sessions(self._database).delete_expired()
         return retention.apply_retention(self._database, self.settings.retention_days, dry_run=dry_run)
 
-    def tally(self) -> tally.StatisticsResult:
+    def tally(self) -> statistics.StatisticsResult:
         """Count what happened since the last time, for the console's charts. Safe to repeat and side by side."""
-        return tally.update_statistics(self._database)
+        return statistics.update_statistics(self._database)
 
     def _guard(self, binding: Binding) -> float:
         return self.settings.guard_for(binding.expire_s)

@@ -166,6 +166,6 @@ def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     if not new:
         return
     ids = [row.bind_id for row in new]
-    ours = database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
+    ours = database.read(queries.by_bind_ids, scan.app_id, ids)
     for row in new:
         scan.add_row(row, ours.get(row.bind_id))

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
-from bindings.jobs import provider_scan as scanning
-from bindings.jobs import scan_evidence as verdict
+from bindings.jobs import provider_scan, scan_evidence
 from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import account, holds, queries, reports, settle
 from bindings.store.bindings import get
@@ -132,7 +131,7 @@ class Reconciler:
         `began` is a database instant from before the applications were chosen: what is owed since then is not
         paid by this pass.
         """
-        pace = scanning.RateLimiter(self.calls_per_s)
+        pace = provider_scan.RateLimiter(self.calls_per_s)
         found = _Findings()
         for app_id in app_ids:
             self._reconcile(app_id, pace, found)
@@ -153,10 +152,10 @@ class Reconciler:
         )
         return replace(result, report_id=report_id)
 
-    def _reconcile(self, app_id: str, pace: scanning.RateLimiter, found: _Findings) -> None:
+    def _reconcile(self, app_id: str, pace: provider_scan.RateLimiter, found: _Findings) -> None:
         found.counts["apps"] += 1
         first = self._scan(app_id, pace, found, size=FORWARD_SIZE)
-        if abs(first.deviation_s) >= verdict.ZONE_MISFIT_S:
+        if abs(first.deviation_s) >= scan_evidence.ZONE_MISFIT_S:
             found.zone_misfit_s = first.deviation_s
             _log.warning(
                 "the provider's times lie %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", first.deviation_s
@@ -171,10 +170,10 @@ class Reconciler:
         found.counts["unresolved"] += len(self._unsettled(app_id))
 
     def _scan(
-        self, app_id: str, pace: scanning.RateLimiter, found: _Findings, *, size: int, backwards: bool = False
+        self, app_id: str, pace: provider_scan.RateLimiter, found: _Findings, *, size: int, backwards: bool = False
     ) -> Scan:
         refused = [hold for hold in self._holds(app_id) if hold.why is holds.HoldReason.REFUSED]
-        scan = scanning.read(
+        scan = provider_scan.read(
             self.database,
             self.provider,
             app_id,
@@ -198,16 +197,16 @@ class Reconciler:
         unsettled = self._unsettled(scan.app_id)
         # Read again: an answer may have settled a row since its page was compared.
         ids = [row.bind_id for row in scan.unknown_rows]
-        ours = self.database.read(lambda connection: queries.by_bind_ids(connection, scan.app_id, ids))
+        ours = self.database.read(queries.by_bind_ids, scan.app_id, ids)
         strangers = [row for row in scan.unknown_rows if row.bind_id not in ours]
-        for doubt, row in verdict.adoptions(strangers, unsettled, scan.ended, measure):
+        for doubt, row in scan_evidence.adoptions(strangers, unsettled, scan.ended, measure):
             if self._adopt(doubt, row, measure):
                 found.record(
                     "adopted", scan.app_id, action=self.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
         for row in strangers:
-            if not verdict.has_ended(row, scan.ended, measure) and not any(
-                verdict.same_pair(row, intent) for intent in unsettled
+            if not scan_evidence.has_ended(row, scan.ended, measure) and not any(
+                scan_evidence.same_pair(row, intent) for intent in unsettled
             ):
                 self._handle_orphan(row, scan.app_id, measure, found)
         self._end_explained_holds(scan, set(ours), found)
@@ -241,8 +240,8 @@ class Reconciler:
 
     def _handle_orphan(self, row: ProviderBinding, app_id: str, measure: ClockTolerance, found: _Findings) -> None:
         """Hold a stranger's phones; one that fits an intent of ours that ended names it as its origin."""
-        ended = self.database.read(lambda connection: queries.ended_without_bind_id(connection, app_id, row))
-        origin = next((intent for intent in ended if verdict.matches_intent(row, intent, measure)), None)
+        ended = self.database.read(queries.ended_without_bind_id, app_id, row)
+        origin = next((intent for intent in ended if scan_evidence.matches_intent(row, intent, measure)), None)
         origin_id = None if origin is None else origin.id
         new = self._observe_only(self.actions.orphan) or self._hold(row, app_id, origin_id, measure)
         if self.actions.orphan == "release" and not self.dry_run:
@@ -283,9 +282,9 @@ class Reconciler:
             )
 
     def _drift(self, row: ProviderBinding, binding: Binding, measure: ClockTolerance, found: _Findings) -> None:
-        sooner = verdict.shorter_end(row, binding, measure)
-        later = verdict.longer_hold(row, binding, self._guard(binding.expire_s), measure)
-        other_numbers = not scanning.same_numbers(row, binding)
+        sooner = scan_evidence.shorter_end(row, binding, measure)
+        later = scan_evidence.longer_hold(row, binding, self._guard(binding.expire_s), measure)
+        other_numbers = not provider_scan.same_numbers(row, binding)
         if sooner is None and later is None and not other_numbers:
             return
         found.record(
@@ -321,12 +320,15 @@ class Reconciler:
         measure = self._measure()
         return bool(
             self._witnesses(scan).missing
-            or any(verdict.absence_provable(doubt, scan, scan, measure) for doubt in self._unsettled(scan.app_id))
+            or any(
+                scan_evidence.absence_provable(doubt, scan, scan, measure)
+                for doubt in self._unsettled(scan.app_id)
+            )
             or self._unseen_holds(scan.app_id, scan.seen)
         )
 
     def _apply_absences(self, first: Scan, second: Scan, found: _Findings) -> None:
-        gone = verdict.ghosts(first, second, self._witnesses(first), self._witnesses(second))
+        gone = scan_evidence.ghosts(first, second, self._witnesses(first), self._witnesses(second))
         if gone is None:
             return
         app_id, measure = first.app_id, self._measure()
@@ -337,8 +339,12 @@ class Reconciler:
             return  # a scan that misses what should be there proves no other absence; the next one may
         rows = first.unknown_rows + second.unknown_rows
         for doubt in self._unsettled(app_id):
-            listed = any(verdict.same_pair(row, doubt) for row in rows)
-            if not listed and verdict.absence_provable(doubt, first, second, measure) and self._absent(doubt):
+            listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
+            if (
+                not listed
+                and scan_evidence.absence_provable(doubt, first, second, measure)
+                and self._absent(doubt)
+            ):
                 found.record("absent", app_id, action=self.actions.doubt, binding_id=doubt.id)
         self._end_holds(self._unseen_holds(app_id, first.seen | second.seen), "denied", app_id, found)
 
@@ -351,7 +357,7 @@ class Reconciler:
                     seen += 1
                 else:
                     missing.add(binding_id)
-            return verdict.LiveBindingsSeen(missing=frozenset(missing), seen=seen)
+            return scan_evidence.LiveBindingsSeen(missing=frozenset(missing), seen=seen)
 
         return self.database.read(query)
 
@@ -392,17 +398,17 @@ class Reconciler:
     # What both need.
 
     def _unsettled(self, app_id: str) -> list[Binding]:
-        return self.database.read(lambda connection: queries.unsettled(connection, app_id))
+        return self.database.read(queries.unsettled, app_id)
 
     def _holds(self, app_id: str) -> list[holds.Hold]:
         now: datetime = self.database.clock()
-        return self.database.read(lambda connection: holds.live(connection, self.scope, now, app_id=app_id))
+        return self.database.read(holds.live, self.scope, now, app_id=app_id)
 
     def _guard(self, expire_s: int) -> timedelta:
         return timedelta(seconds=self.guard_for(expire_s))
 
     def _measure(self) -> ClockTolerance:
-        return verdict.ClockTolerance.of(skew_s=self.provider.skew_s, tolerance_s=self.tolerance_s)
+        return scan_evidence.ClockTolerance.of(skew_s=self.provider.skew_s, tolerance_s=self.tolerance_s)
 
     def _observe_only(self, action: str) -> bool:
         return self.dry_run or action == "observe"

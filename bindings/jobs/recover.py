@@ -16,8 +16,7 @@ from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
-from bindings.store import expiry as overdue
-from bindings.store import holds, queries, settle
+from bindings.store import expiry, holds, queries, settle
 from bindings.store.bindings import BindingLost
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ def recover(
 ) -> RecoverResult:
     """One pass. Without a provider only what the database alone decides is done. Safe to repeat."""
     hit("recover.before")
-    in_doubt = _all_batches(database, lambda tx: overdue.mark_unsettled_in_doubt(tx, caller, limit=BATCH))
-    lapsed = _all_batches(database, lambda tx: overdue.lapse(tx, caller, limit=BATCH))
+    in_doubt = _all_batches(database, lambda tx: expiry.mark_unsettled_in_doubt(tx, caller, limit=BATCH))
+    lapsed = _all_batches(database, lambda tx: expiry.lapse(tx, caller, limit=BATCH))
     hit("recover.before_unbinds")
     unbound = unclear = 0
     if provider is not None:
@@ -119,7 +118,7 @@ def _repeat_unbinds(
 
     In any order, so that a few that stay unclear for ever do not keep newer ones from their turn.
     """
-    open_unbinds = database.read(lambda connection: queries.unbinding(connection, limit=UNBINDS_LOOKED_AT))
+    open_unbinds = database.read(queries.unbinding, limit=UNBINDS_LOOKED_AT)
     random.shuffle(open_unbinds)
     deadline = time.monotonic() + UNBIND_BUDGET_S
     unbound = 0
@@ -142,7 +141,7 @@ def _release_late_successes(
 ) -> tuple[int, int]:
     """Unbind what the provider made for bindings that had ended here; the holds end with it."""
     now = database.clock()
-    held = database.read(lambda connection: holds.live(connection, scope, now))
+    held = database.read(holds.live, scope, now)
     late = {(hold.app_id, str(hold.bind_id)) for hold in held if hold.why is holds.HoldReason.LATE_SUCCESS}
     released = 0
     for app_id, bind_id in sorted(late):

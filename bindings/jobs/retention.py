@@ -74,11 +74,11 @@ def apply_retention(
 def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
     if before is None:
         return RetentionResult(dry_run=True)
-    counts: dict[str, Any] = database.read(lambda connection: retention.count(connection, before))
+    counts: dict[str, Any] = database.read(retention.count, before)
     if not database.postgres:
-        events = database.read(lambda connection: retention.count_events(connection, before))
+        events = database.read(retention.count_events, before)
         return RetentionResult(kept_from=before.isoformat(), events=events, dry_run=True, **counts)
-    ended = database.read(lambda connection: partitions.ended(connection, before))
+    ended = database.read(partitions.ended, before)
     old = list(partitions.droppable(database, ended, before=before, stays=retention.not_deletable(before)))
     return RetentionResult(
         kept_from=before.isoformat(),
@@ -117,7 +117,7 @@ class _Run:
         """
         if not self._database.postgres:
             return
-        number = self._database.read(lambda connection: partitions.next_due(connection, now))
+        number = self._database.read(partitions.next_due, now)
         if number is None:
             return
         if not self._database.read(partitions.is_owner):
@@ -167,7 +167,7 @@ class _Run:
 
     def _drop_partitions(self, before: datetime) -> None:
         every = retention.all_bindings()  # also one that should be gone by now, and could not be deleted yet
-        ended = self._database.read(lambda found: partitions.ended(found, before))
+        ended = self._database.read(partitions.ended, before)
         old = partitions.droppable(self._database, ended, before=before, stays=every)
         unfinished = self._database.read(partitions.half_detached)
         left_over = self._database.read(partitions.detached_tables)

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bindings.store import statistics as tallies
+from bindings.store import statistics
 
 if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
@@ -35,7 +35,7 @@ def update_statistics(database: Database, *, batch: int = BATCH, budget_s: float
     database.write(_housekeeping)
     counted = 0
     while True:
-        found = database.write(lambda tx: tallies.count_events(tx, limit=batch))
+        found = database.write(lambda tx: statistics.count_events(tx, limit=batch))
         counted += found
         if found < batch:
             return StatisticsResult(events=counted, finished=True)
@@ -44,5 +44,5 @@ def update_statistics(database: Database, *, batch: int = BATCH, budget_s: float
 
 
 def _housekeeping(tx: Transaction) -> None:
-    tallies.record_pool_levels(tx)
-    tallies.delete_old(tx)
+    statistics.record_pool_levels(tx)
+    statistics.delete_old(tx)

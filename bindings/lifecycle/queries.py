@@ -15,7 +15,7 @@ from bindings.domain.binding import Page
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import events, pools, queries, reports, reserve
 from bindings.store.bindings import find
-from bindings.validation import fields as values
+from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Queries:
     def get(self, binding_id: str) -> Binding:
         """One binding as recorded; `NotFound` where there is none."""
         found_id = validation.binding_id(binding_id)
-        found = self._database.read(lambda connection: find(connection, found_id))
+        found = self._database.read(find, found_id)
         if found is None:
             raise errors.NotFound(binding_id=found_id)
         return found
@@ -55,7 +55,7 @@ class Queries:
     def history(self, binding_id: str) -> list[Event]:
         """Every event of a binding, in order."""
         found_id = self.get(binding_id).id
-        return self._database.read(lambda connection: events.history(connection, found_id))
+        return self._database.read(events.history, found_id)
 
     def lookup(
         self,
@@ -71,14 +71,10 @@ class Queries:
         who, number, caller = validation.lookup(phone=phone, middle_number=middle_number, party=party)
         known = self._lookups
         if who is not None:
-            return self._database.read(lambda found: queries.lookup(found, known.by_phone, phone=who))
+            return self._database.read(queries.lookup, known.by_phone, phone=who)
         if caller is not None:
-            return self._database.read(
-                lambda found: queries.lookup(found, known.by_party, middle_number=number, phone=caller)
-            )
-        return self._database.read(
-            lambda found: queries.lookup(found, known.by_middle_number, middle_number=number)
-        )
+            return self._database.read(queries.lookup, known.by_party, middle_number=number, phone=caller)
+        return self._database.read(queries.lookup, known.by_middle_number, middle_number=number)
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
@@ -88,7 +84,7 @@ class Queries:
             phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=self._app_id(app_id) or "any"
         )
         now = self._database.clock()
-        return self._database.read(lambda found: reserve.holders(found, request, self._terms, now))
+        return self._database.read(reserve.holders, request, self._terms, now)
 
     def trace(
         self,
@@ -104,9 +100,11 @@ class Queries:
         )
         margin = timedelta(seconds=window)
         found = self._database.read(
-            lambda connection: queries.bindings_with_middle_number(
-                connection, middle_number=number, party=who, since=instant - margin, until=instant + margin
-            )
+            queries.bindings_with_middle_number,
+            middle_number=number,
+            party=who,
+            since=instant - margin,
+            until=instant + margin,
         )
         return trace.classify(found, at=instant, window_s=window)
 
@@ -121,14 +119,10 @@ class Queries:
         if unknown:
             raise InvalidRequest([FieldError(name, "is not a filter of search") for name in sorted(unknown)])
         found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
-        rows = self._database.read(
-            lambda connection: queries.search(
-                connection, queries.Filters(**found), before=position, limit=size + 1
-            )
-        )
+        rows = self._database.read(queries.search, queries.Filters(**found), before=position, limit=size + 1)
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = values.position_after(data[-1].requested_at, data[-1].id) if more else None
+        after = fields.position_after(data[-1].requested_at, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
@@ -141,7 +135,7 @@ class Queries:
         """
         position, size = validation.feed(after=after, limit=limit)
         self._check_cursor(after, position)
-        found = self._database.read(lambda connection: events.feed(connection, after=position, limit=size))
+        found = self._database.read(events.feed, after=position, limit=size)
         last = found[-1].cursor if found else (after or events.BEGINNING)
         return Page(data=tuple(found), next_cursor=last)
 
@@ -153,15 +147,13 @@ class Queries:
         """
         position, size = validation.feed(after=after, limit=limit)
         self._check_cursor(after, position)
-        found, last = self._database.read(
-            lambda connection: events.feed_of(connection, actor, after=position, limit=size)
-        )
+        found, last = self._database.read(events.feed_of, actor, after=position, limit=size)
         return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
 
     def _check_cursor(self, after: str | None, position: tuple[int, int]) -> None:
         if after is None:
             return
-        if self._database.read(lambda connection: events.is_ahead_of_database(connection, position)):
+        if self._database.read(events.is_ahead_of_database, position):
             message = "this database was restored to an earlier moment; read on from a cursor before it"
             raise InvalidRequest([FieldError("after", message)])
         gone = self._database.read(events.retention_position)
@@ -175,29 +167,27 @@ class Queries:
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
-        return self._database.read(lambda connection: queries.doubts(connection, self._database.now, limit=limit))
+        return self._database.read(queries.doubts, self._database.now, limit=limit)
 
     def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
         """`doubts`, a page at a time."""
         _, size, position = validation.filters(cursor=cursor, limit=limit)
-        rows = self._database.read(
-            lambda connection: queries.doubts(connection, self._database.now, limit=size + 1, after=position)
-        )
+        rows = self._database.read(queries.doubts, self._database.now, limit=size + 1, after=position)
         data = tuple(rows[:size])
         more = len(rows) > size
-        after = values.position_after(data[-1].requested_at, data[-1].id) if more else None
+        after = fields.position_after(data[-1].requested_at, data[-1].id) if more else None
         return Page(data=data, next_cursor=after)
 
     def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
         """Those of these bindings that there are, by id; at most 200 are asked for."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: values.MAX_LIMIT]]
-        found = self._database.read(lambda connection: queries.by_ids(connection, ids))
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
+        found = self._database.read(queries.by_ids, ids)
         return {binding.id: binding for binding in found}
 
     def report(self, report_id: str) -> Report:
         """One reconciliation report, with every case; `NotFound` where there is none."""
         found_id = validation.identifier(report_id, "report")
-        found = self._database.read(lambda connection: reports.find(connection, found_id))
+        found = self._database.read(reports.find, found_id)
         if found is None:
             raise errors.NotFound("there is no such report")
         return found
@@ -208,12 +198,10 @@ class Queries:
         Without `cases` only their counts are read, however much they found.
         """
         _, size, position = validation.filters(cursor=cursor, limit=limit)
-        rows = self._database.read(
-            lambda connection: reports.newest(connection, before=position, limit=size + 1, cases=cases)
-        )
+        rows = self._database.read(reports.newest, before=position, limit=size + 1, cases=cases)
         data = tuple(rows[:size])
         more = len(rows) > size
-        return Page(data=data, next_cursor=values.position_after(data[-1].began_at, data[-1].id) if more else None)
+        return Page(data=data, next_cursor=fields.position_after(data[-1].began_at, data[-1].id) if more else None)
 
     def pools(self) -> list[Pool]:
         """The pools in use, and how full each was when it was last counted (`count_pools`)."""

@@ -20,8 +20,7 @@ from bindings.lifecycle.admission import MAX_SKEW_S, WARN_SKEW_S
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, deliveries, queries
-from bindings.store import job_runs as passes
+from bindings.store import account, deliveries, job_runs, queries
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
 from bindings.store.schema import HEAD
@@ -83,10 +82,10 @@ def health_metrics(service: BindingService) -> HealthMetrics:
     """What to watch of a running service. A few index probes; safe to repeat."""
     database = service.database
     now = database.clock()
-    doubts = database.read(lambda found: queries.doubts(found, database.now, limit=DOUBTS_LOOKED_AT))
-    swept = database.read(lambda found: passes.last_finished(found, "expire"))
-    overdue = database.read(lambda found: queries.longest_overdue(found, database.now))
-    backlog = database.read(lambda found: deliveries.backlog(found, limit=DELIVERIES_COUNTED))
+    doubts = database.read(queries.doubts, database.now, limit=DOUBTS_LOOKED_AT)
+    swept = database.read(job_runs.last_finished, "expire")
+    overdue = database.read(queries.longest_overdue, database.now)
+    backlog = database.read(deliveries.backlog, limit=DELIVERIES_COUNTED)
     known = service.pools()
     client = service.provider
 
@@ -247,7 +246,7 @@ def _restore(database: Database) -> Check:
 
 
 def _sweep(database: Database, config: Settings) -> Check:
-    last = database.read(lambda connection: passes.last_finished(connection, "expire"))
+    last = database.read(job_runs.last_finished, "expire")
     todo = "run `bindings scheduler` (or `bindings expire` once): nothing marks what is over as expired"
     if last is None:
         return Check(name="sweep", level=Level.WARN, seen="no pass has ever finished", todo=todo)
@@ -259,7 +258,7 @@ def _sweep(database: Database, config: Settings) -> Check:
 
 
 def _doubts(database: Database) -> Check:
-    found = database.read(lambda connection: queries.doubts(connection, database.now, limit=DOUBTS_LOOKED_AT))
+    found = database.read(queries.doubts, database.now, limit=DOUBTS_LOOKED_AT)
     if not found:
         return Check(name="doubts", level=Level.OK, seen="none open")
     age_s = (database.clock() - found[0].requested_at).total_seconds()

@@ -12,8 +12,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from bindings.monitoring import health
-from bindings.store import job_runs as passes
-from bindings.store import queries
+from bindings.store import job_runs, queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +53,8 @@ def build_overview(service: BindingService) -> Overview:
     return Overview(
         now=database.clock(),
         vitals=health.health_metrics(service),
-        latency=latency(database.read(lambda connection: queries.newest_calls(connection, limit=CALLS))),
-        replicas=tuple(database.read(passes.replicas)),
+        latency=latency(database.read(queries.newest_calls, limit=CALLS)),
+        replicas=tuple(database.read(job_runs.replicas)),
         schema=database.revision(),
     )
 
@@ -72,7 +71,7 @@ def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | N
 def next_scan(service: BindingService) -> datetime | None:
     """When the next reconciliation is due by itself; None where nothing runs them."""
     database = service.database
-    last = database.read(lambda connection: passes.last_started(connection, "reconcile"))
+    last = database.read(job_runs.last_started, "reconcile")
     interval = timedelta(seconds=service.settings.reconcile_interval_s)
     if last is None or database.clock() > last + 3 * interval:
         return None

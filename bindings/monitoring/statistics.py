@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.monitoring.health import duration
 from bindings.store import pools as store
-from bindings.store import statistics as tallies
+from bindings.store import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,7 +44,7 @@ class TimeRange(StrEnum):
     @property
     def period_s(self) -> int:
         """Seconds of the tallies that are read."""
-        return tallies.MINUTE if self is TimeRange.HOUR else tallies.HOUR
+        return statistics.MINUTE if self is TimeRange.HOUR else statistics.HOUR
 
     @property
     def step_s(self) -> int:
@@ -104,8 +104,8 @@ def event_statistics(database: Database, span: TimeRange, kinds: Iterable[EventK
     steps = span.bucket_starts(database.clock())
 
     def query(connection: Connection) -> tuple[list[EventCount], datetime | None]:
-        found = tallies.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
-        return found, tallies.counted_to(connection)
+        found = statistics.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
+        return found, statistics.counted_to(connection)
 
     found, counted_to = database.read(query)
     return EventStatistics(
@@ -168,7 +168,7 @@ def pool_forecasts(database: Database) -> list[PoolForecast]:
     """Every pool that is known, the fullest first. Two small reads; safe to repeat."""
     now = database.clock()
     found = sorted(database.read(store.list_all), key=lambda pool: -(pool.live or 0))
-    levels = database.read(lambda connection: tallies.levels(connection, since=now - TREND))
+    levels = database.read(statistics.levels, since=now - TREND)
     trends = []
     for pool in found:
         seen = tuple(levels.get((pool.app_id, pool.pool_number), ()))

@@ -24,7 +24,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bindings import http_transport as transport
+from bindings import http_transport
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
@@ -90,7 +90,7 @@ class ProviderClient:
         self._timeout_s = timeout_s
         self._zone = zone
         over_tls = self._base_url.lower().startswith("https:")
-        self._tls = (tls or transport.tls_context()) if over_tls else None
+        self._tls = (tls or http_transport.tls_context()) if over_tls else None
         self._wall = wall
         self._monotonic = monotonic
         self._skew: _Skew | None = None  # replaced as a whole, so that it needs no lock
@@ -156,7 +156,7 @@ class ProviderClient:
             return NotSent(reason="too late to send")
         if path == wire.BIND_PATH:
             hit("bind.before_send")
-        answer = transport.post(
+        answer = http_transport.post(
             self._base_url + path,
             headers=headers,
             body=body,

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import stamina
 from sqlalchemy import (
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     ReadClock: TypeAlias = Callable[[], datetime]
 
+Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 LONGEST_TRY_S = 35.0  # past the longest statement timeout that a pass sets
@@ -212,15 +213,20 @@ class Database:
 
         return _with_retry(once, budget_s=budget_s)
 
-    def read(self, query: Callable[[Connection], Result]) -> Result:
-        """Run reading `query` in AUTOCOMMIT, where each statement is one round trip; repeated if lost."""
+    def read(
+        self, query: Callable[Concatenate[Connection, Params], Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Return `query(connection, *args, **kwargs)`, run in AUTOCOMMIT: each statement is one round trip.
 
-        def once(_attempt: int) -> Result:
+        A lost connection repeats the whole query. Safe to repeat; `Busy` if the database does not answer.
+        """
+
+        def attempt_read(_attempt: int) -> Result:
             with self._reader.connect() as connection:
                 set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
-                return query(connection)
+                return query(connection, *args, **kwargs)
 
-        return _with_retry(once, budget_s=RETRY_BUDGET_S, attempts=3)
+        return _with_retry(attempt_read, budget_s=RETRY_BUDGET_S, attempts=3)
 
     def run_outside_transaction(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
         """Run statements that no transaction may contain, in AUTOCOMMIT; `Busy` where a lock is not had."""

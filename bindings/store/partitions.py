@@ -180,7 +180,7 @@ def droppable(
     not been sent yet.
     """
     for partition in found:
-        last = database.read(lambda connection: _last_unneeded(connection, partition, stays))  # noqa: B023
+        last = database.read(_last_unneeded, partition, stays)
         if last is None:
             return
         events, newest = _counted(database, partition.number)

@@ -94,7 +94,7 @@ def _active(
     )
 
 
-def lookup(connection: Connection, statement: CompiledStatement, **values: object) -> list[Binding]:
+def lookup(connection: Connection, /, statement: CompiledStatement, **values: object) -> list[Binding]:
     """The bindings that a statement of `Lookups` selects."""
     return [to_binding(row) for row in statement.fetch_all(connection, values)]
 

@@ -17,8 +17,7 @@ from sqlalchemy import String, bindparam, literal_column, null, select, union
 
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
-from bindings.store import account, events
-from bindings.store import rollback_detection as memory
+from bindings.store import account, events, rollback_detection
 from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, to_json_value
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
@@ -122,10 +121,10 @@ def reserve(
     now, (scan_owed_since, version) = tx.lock(
         [_lock_key(terms.scope, phone.key) for phone in phones],
         timeout_s=LOCK_TIMEOUT_S,
-        reading=(account.SCAN_OWED_SINCE, memory.VERSION),
+        reading=(account.SCAN_OWED_SINCE, rollback_detection.VERSION),
         known_id=binding_id if known is None else known.id,
     )
-    if memory.was_rolled_back(tx, known, version):
+    if rollback_detection.was_rolled_back(tx, known, version):
         account.require_full_scan(tx)
         return FullScanRequired(lost=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:

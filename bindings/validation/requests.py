@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.phone import Phone
 from bindings.errors import FieldError, InvalidRequest, NotFound
-from bindings.validation import fields as values
+from bindings.validation import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,13 +71,13 @@ def bind_request(
     """A bind's arguments as a request that the provider can be asked; raises `InvalidRequest` with all faults."""
     checks = FieldErrors()
     pair = _phone_pair(checks, phone_a, phone_b)
-    pool = checks.check("pool_number", values.pool_number, pool_number)
-    seconds = checks.check("expire_s", values.expire_s, expire_s)
-    kind = checks.check("mode", values.mode, mode)
+    pool = checks.check("pool_number", fields.pool_number, pool_number)
+    seconds = checks.check("expire_s", fields.expire_s, expire_s)
+    kind = checks.check("mode", fields.mode, mode)
     app = _app_id(checks, app_id)
-    said = checks.optional("reference", values.single_line("reference"), reference)
-    key = checks.optional("idempotency_key", values.single_line("idempotency_key"), idempotency_key)
-    lead = checks.optional("warn_s", values.warn_s, warn_s)
+    said = checks.optional("reference", fields.single_line("reference"), reference)
+    key = checks.optional("idempotency_key", fields.single_line("idempotency_key"), idempotency_key)
+    lead = checks.optional("warn_s", fields.warn_s, warn_s)
     if lead and seconds and lead >= seconds:
         checks.fault("warn_s", "must be less than expire_s")
     checks.raise_all()
@@ -112,7 +112,7 @@ def lookup(
         checks.fault("party", "goes with middle_number")
     found = (
         checks.optional("phone", Phone, phone),
-        checks.optional("middle_number", values.middle_number, middle_number),
+        checks.optional("middle_number", fields.middle_number, middle_number),
         checks.optional("party", Phone, party),
     )
     checks.raise_all()
@@ -124,10 +124,10 @@ def trace(
 ) -> tuple[str, datetime, Phone | None, float]:
     """The arguments of a trace."""
     checks = FieldErrors()
-    number = checks.check("middle_number", values.middle_number, middle_number)
-    instant = checks.check("at", values.instant, at)
+    number = checks.check("middle_number", fields.middle_number, middle_number)
+    instant = checks.check("at", fields.instant, at)
     who = checks.optional("party", Phone, party)
-    window = checks.check("window_s", values.window_s, window_s)
+    window = checks.check("window_s", fields.window_s, window_s)
     checks.raise_all()
     if number is None or instant is None or window is None:
         raise AssertionError("unreachable: what is missing is a fault")
@@ -138,39 +138,39 @@ def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str
     """The arguments of a search: the checked filters, the limit, and the position that the cursor names."""
     checks = FieldErrors()
     by_name: dict[str, Callable[[Any], Any]] = {
-        "state": values.state,
-        "mode": values.mode,
+        "state": fields.state,
+        "mode": fields.mode,
         "phone": Phone,
-        "middle_number": values.middle_number,
-        "reference": values.single_line("reference"),
-        "bind_id": values.single_line("bind_id"),
-        "pool_number": values.pool_number,
-        "app_id": values.single_line("app_id"),
-        "actor": values.single_line("actor"),
-        "requested_from": values.instant,
-        "requested_to": values.instant,
+        "middle_number": fields.middle_number,
+        "reference": fields.single_line("reference"),
+        "bind_id": fields.single_line("bind_id"),
+        "pool_number": fields.pool_number,
+        "app_id": fields.single_line("app_id"),
+        "actor": fields.single_line("actor"),
+        "requested_from": fields.instant,
+        "requested_to": fields.instant,
     }
     found = {name: checks.optional(name, by_name[name], value) for name, value in given.items()}
-    size = checks.check("limit", values.limit, limit)
-    position = checks.optional("cursor", values.page_position, cursor)
+    size = checks.check("limit", fields.limit, limit)
+    position = checks.optional("cursor", fields.page_position, cursor)
     checks.raise_all()
-    return found, size or values.MAX_LIMIT, position
+    return found, size or fields.MAX_LIMIT, position
 
 
 def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int, int], int]:
     """The arguments of the change feed."""
     checks = FieldErrors()
-    position = checks.optional("after", values.feed_position, after)
-    size = checks.check("limit", values.limit, limit)
-    checks.check("wait_s", values.wait_s, wait_s)
+    position = checks.optional("after", fields.feed_position, after)
+    size = checks.check("limit", fields.limit, limit)
+    checks.check("wait_s", fields.wait_s, wait_s)
     checks.raise_all()
-    return position or (0, 0), size or values.MAX_LIMIT
+    return position or (0, 0), size or fields.MAX_LIMIT
 
 
 def period(*, since: object, until: object) -> tuple[datetime | None, datetime | None]:
     """The two ends of an export; the fields are called `from` and `to`."""
     checks = FieldErrors()
-    found = checks.optional("from", values.instant, since), checks.optional("to", values.instant, until)
+    found = checks.optional("from", fields.instant, since), checks.optional("to", fields.instant, until)
     checks.raise_all()
     return found
 
@@ -178,7 +178,7 @@ def period(*, since: object, until: object) -> tuple[datetime | None, datetime |
 def reason(value: object) -> str:
     """A reason that must be given."""
     checks = FieldErrors()
-    found = checks.check("reason", values.single_line("reason"), value)
+    found = checks.check("reason", fields.single_line("reason"), value)
     checks.raise_all()
     return found or ""
 
@@ -191,8 +191,8 @@ def optional_reason(value: object) -> str | None:
 def caller(*, actor: object, request_id: object) -> Caller:
     """On whose behalf something is done, as it goes into the history."""
     checks = FieldErrors()
-    who = checks.check("actor", values.single_line("actor"), actor)
-    request = checks.optional("request_id", values.single_line("request_id"), request_id)
+    who = checks.check("actor", fields.single_line("actor"), actor)
+    request = checks.optional("request_id", fields.single_line("request_id"), request_id)
     checks.raise_all()
     return Caller(actor=who or "", request_id=request)
 
@@ -201,10 +201,10 @@ def key(*, name: object, role: object, rate_limit: object, expires_at: object) -
     """What a key of the HTTP service is made with."""
     checks = FieldErrors()
     found = {
-        "name": checks.check("name", values.single_line("name"), name),
-        "role": checks.check("role", values.role, role),
-        "rate_limit": checks.optional("rate_limit", values.rate_limit, rate_limit),
-        "expires_at": checks.optional("expires_at", values.instant, expires_at),
+        "name": checks.check("name", fields.single_line("name"), name),
+        "role": checks.check("role", fields.role, role),
+        "rate_limit": checks.optional("rate_limit", fields.rate_limit, rate_limit),
+        "expires_at": checks.optional("expires_at", fields.instant, expires_at),
     }
     checks.raise_all()
     return found
@@ -236,8 +236,8 @@ def identifier(value: object, what: str) -> str:
 def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] | None]:
     """The address of a receiver, and the kinds of event that it is sent (None: every kind)."""
     checks = FieldErrors()
-    address = checks.check("url", values.url, url)
-    wanted = checks.optional("kinds", values.event_kinds, kinds)
+    address = checks.check("url", fields.url, url)
+    wanted = checks.optional("kinds", fields.event_kinds, kinds)
     checks.raise_all()
     return address or "", wanted
 
@@ -245,11 +245,11 @@ def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] |
 def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | None, int | None, int]:
     """The arguments of a list of deliveries: the state, the position that the cursor names, the limit."""
     checks = FieldErrors()
-    wanted = checks.optional("state", values.delivery_state, state)
-    position = checks.optional("cursor", values.delivery_position, cursor)
-    size = checks.check("limit", values.limit, limit)
+    wanted = checks.optional("state", fields.delivery_state, state)
+    position = checks.optional("cursor", fields.delivery_position, cursor)
+    size = checks.check("limit", fields.limit, limit)
     checks.raise_all()
-    return wanted, position, size or values.MAX_LIMIT
+    return wanted, position, size or fields.MAX_LIMIT
 
 
 def _phone_pair(checks: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
@@ -270,4 +270,4 @@ def _app_id(checks: FieldErrors, value: object) -> str | None:
     if value is None:
         checks.fault("app_id", "is needed: give it, or set BINDINGS_PROVIDER_APP_ID")
         return None
-    return checks.check("app_id", values.single_line("app_id"), value)
+    return checks.check("app_id", fields.single_line("app_id"), value)

@@ -12,9 +12,8 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from bindings.errors import BindingsError
 from bindings.web import problems
-from bindings.web.api import ops_routes as ops
-from bindings.web.api import routes as api
-from bindings.web.console import router as pages
+from bindings.web.api import ops_routes, routes
+from bindings.web.console import router
 from bindings.web.middleware import RequestMiddleware
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _log = structlog.get_logger("bindings.web")
 def application(office: AppState) -> RequestMiddleware:
     """The application that a server runs."""
     inner = Litestar(
-        route_handlers=[api.router(), ops.router(), pages.router()],
+        route_handlers=[routes.router(), ops_routes.router(), router.router()],
         exception_handlers={
             BindingsError: _error_response,
             HTTPException: _framework_error,
@@ -40,8 +39,8 @@ def application(office: AppState) -> RequestMiddleware:
 
 
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
-    if pages.wants_page(request):
-        return pages.error_page(request, error)
+    if router.wants_page(request):
+        return router.error_page(request, error)
     return Response(
         problems.body(error, request.scope["state"]["request_id"]),
         status_code=error.http_status,

@@ -19,11 +19,11 @@ import uvicorn
 
 from bindings.errors import FieldError, InvalidRequest
 from bindings.scheduler import Scheduler
-from bindings.web import log_config as logs
+from bindings.web import log_config
 from bindings.web.app import application
 from bindings.web.http_protocol import LimitedHttpProtocol
 from bindings.web.state import AppState
-from bindings.webhooks import sender as deliver
+from bindings.webhooks import sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,10 +90,10 @@ def serve(
         message = "is reachable from other hosts: make a key first with `bindings keys create`, or use 127.0.0.1"
         raise InvalidRequest([FieldError("host", message)])
     opened = listen(host, port)
-    logs.configure()
+    log_config.configure()
     office = AppState(service, loopback=loopback)
     if scheduler:
-        office.scheduler = Scheduler(service, [deliver.job(service, count=office.metrics.record_deliveries)])
+        office.scheduler = Scheduler(service, [sender.job(service, count=office.metrics.record_deliveries)])
     with opened, office.scheduler or nullcontext():
         listening(address(opened))
         gc.collect()

@@ -73,7 +73,7 @@ class Webhooks:
     def get(self, webhook_id: str) -> Webhook:
         """One webhook."""
         found_id = _webhook_id(webhook_id)
-        return _or_not_found(self._database.read(lambda connection: webhooks.find(connection, found_id)))
+        return _or_not_found(self._database.read(webhooks.find, found_id))
 
     def disable(self, webhook_id: str) -> Webhook:
         """Send nothing from now on; nothing is lost, it waits for `enable`. Safe to repeat."""
@@ -103,13 +103,11 @@ class Webhooks:
         wanted, before, size = validation.deliveries(state=state, cursor=cursor, limit=limit)
         found_id = self.get(webhook_id).id
         rows = self._database.read(
-            lambda connection: deliveries.page(
-                connection,
-                found_id,
-                state=None if wanted is None else DeliveryState(wanted),
-                before=before,
-                limit=size + 1,
-            )
+            deliveries.page,
+            found_id,
+            state=None if wanted is None else DeliveryState(wanted),
+            before=before,
+            limit=size + 1,
         )
         data = tuple(rows[:size])
         after = data[-1].event.cursor.partition("-")[2] if len(rows) > size else None
@@ -132,9 +130,7 @@ class Webhooks:
 
     def with_work(self) -> Sequence[str]:
         """The webhooks that lag behind the feed or have something due. One read; empty when all is quiet."""
-        return self._database.read(
-            lambda connection: deliveries.webhooks_with_work(connection, self._database.now)
-        )
+        return self._database.read(deliveries.webhooks_with_work, self._database.now)
 
     def fan_out(self, webhook_id: str) -> tuple[int, bool]:
         """Make deliveries of the next events; how many, and whether there may be more events."""
@@ -157,7 +153,7 @@ class Webhooks:
         """Where a webhook's deliveries go and what signs them; disabled or not."""
         found_id = _webhook_id(webhook_id)
         now = self._database.clock()
-        found = self._database.read(lambda connection: webhooks.target(connection, found_id, now))
+        found = self._database.read(webhooks.target, found_id, now)
         if found is None:
             raise _no_webhook()
         return found

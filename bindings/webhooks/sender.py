@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from standardwebhooks.webhooks import Webhook as Signer
 from uuid_utils import uuid7
 
-from bindings import http_transport as transport
+from bindings import http_transport
 from bindings.domain.binding import EventKind
 from bindings.http_transport import Reply
 from bindings.webhooks.endpoints import LEASE_S, Result
@@ -112,7 +112,7 @@ def send_test(service: BindingService, webhook_id: str) -> WebhookResponse:
     """Send a signed `{"type": "test"}` now, once, and tell the answer; to a disabled webhook too."""
     target = service.webhooks.target(webhook_id)
     body = _json({"type": "test", "timestamp": _instant(datetime.now(UTC)), "data": {}})
-    return post(target, str(uuid7()), body, transport.tls_context())
+    return post(target, str(uuid7()), body, http_transport.tls_context())
 
 
 class WebhookSender:
@@ -125,7 +125,7 @@ class WebhookSender:
     def __init__(self, service: BindingService, *, lease_s: float = LEASE_S) -> None:
         self._hooks = service.webhooks
         self._lease_s = lease_s
-        self._tls = transport.tls_context()
+        self._tls = http_transport.tls_context()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="bindings-deliver")
         self._running: dict[str, Future[Counter[str]]] = {}
         self._left_alone_until: dict[str, float] = {}
@@ -242,7 +242,7 @@ def _again_s(attempts: int, retry_after_s: float | None) -> float | None:
 def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> WebhookResponse:
     """Sign and send one message; never raises, never tries again. Only a 2xx means that it was taken."""
     began = time.monotonic()
-    reply = transport.post(
+    reply = http_transport.post(
         target.url,
         headers=_headers(target.secrets, message_id, body),
         body=body,

@@ -386,7 +386,7 @@ class System:
         return {row.id: row for row in map(store.to_binding, found)}
 
     def held(self) -> list[Hold]:
-        return self.database.read(lambda connection: holds.live(connection, "default", self.clock.at))
+        return self.database.read(holds.live, "default", self.clock.at)
 
     def live(self) -> list[Entry]:
         return list(self.simulator.ledger.live(self.clock.unix()))

@@ -853,7 +853,7 @@ def test_the_feed_waits_for_a_transaction_that_began_earlier(postgres_url: str) 
         early.wait(10)
 
     def read(after: tuple[int, int]) -> list[Event]:
-        return database.read(lambda connection: events.feed(connection, after=after, limit=10))
+        return database.read(events.feed, after=after, limit=10)
 
     running = threading.Thread(target=database.write, args=(slow,))
     running.start()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bindings import http_transport as transport
+from bindings import http_transport
 from bindings.domain.phone import Phone
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import BindSucceeded
@@ -269,8 +269,8 @@ def test_neither_proxy_variables_nor_netrc_touch_a_call(monkeypatch: pytest.Monk
 
 
 def test_nothing_is_retried_by_the_libraries() -> None:
-    attempt = transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None)
-    retries = transport._OneCallAdapter(attempt).max_retries
+    attempt = http_transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None)
+    retries = http_transport._OneCallAdapter(attempt).max_retries
     assert (retries.total, retries.read) == (0, False)
 
 

@@ -117,7 +117,7 @@ def test_a_scan_after_a_wrong_word_holds_the_phones_again_and_names_the_doubt(wo
     found = doubt(world, "lost_reply")
     world.service.mark_absent(found.id, reason="wrong")
     assert world.service.reconcile(reason="ticket 4712").orphans == 1
-    held = world.database.read(lambda connection: holds.live(connection, "default", world.clock()))
+    held = world.database.read(holds.live, "default", world.clock())
     assert {(hold.why, hold.origin_id) for hold in held} == {(holds.HoldReason.ORPHAN, found.id)}
     assert world.service.report(world.service.reports().data[0].id).counts["reason"] == "ticket 4712"
 

@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
-from bindings.jobs import expiry_warnings as warn
+from bindings.jobs import expiry_warnings
 from bindings.store import settle
 from tests.service.world import A, B, C, D, in_threads
 
@@ -125,7 +125,7 @@ def test_replicas_that_announce_side_by_side_write_one_event_each(world: World) 
     ]
     world.clock.advance(101)
     replicas = [world.service, world.open(), world.open()]
-    run = [lambda each=each: warn.warn(each._database, each._caller, batch=3) for each in replicas]
+    run = [lambda each=each: expiry_warnings.warn(each._database, each._caller, batch=3) for each in replicas]
     assert in_threads(*run) == []
     assert [warnings(world, binding) for binding in made] == [1] * 20
 
@@ -134,6 +134,6 @@ def test_a_pass_that_runs_out_of_time_says_so_and_the_next_one_goes_on(world: Wo
     for number in range(3):
         world.bind(f"91880671{number:02}", f"91880672{number:02}", expire_s=600, warn_s=500)
     world.clock.advance(101)
-    first = warn.warn(world.database, world.service._caller, batch=1, budget_s=-1)
+    first = expiry_warnings.warn(world.database, world.service._caller, batch=1, budget_s=-1)
     assert (first.warned, first.finished) == (1, False)
-    assert world.service.warn_due() == warn.ExpiryWarningsResult(warned=2, batches=1, finished=True)
+    assert world.service.warn_due() == expiry_warnings.ExpiryWarningsResult(warned=2, batches=1, finished=True)

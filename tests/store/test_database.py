@@ -12,8 +12,7 @@ from sqlalchemy import exc, func, insert, select, text
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
-from bindings.store import events
-from bindings.store import job_runs as passes
+from bindings.store import events, job_runs
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import ConstraintViolated, Database
@@ -164,7 +163,7 @@ def test_an_instant_comes_back_as_it_went_in_and_sorts_by_time(database: Databas
             text("DELETE FROM passes"),
         )
         insert_pass(tx, instant)
-        found = passes.last_finished(tx.connection, "t")
+        found = job_runs.last_finished(tx.connection, "t")
         before = tx.connection.execute(select(func.count()).where(passes_table.c.finished_at < later)).scalar_one()
         return found, before
 
@@ -313,7 +312,7 @@ def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
 
     def run(replica: Database) -> None:
         together.wait(10)
-        taken.append(replica.write(lambda tx: passes.claim_slot(tx, "reconcile", 300, "r")))
+        taken.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
 
     threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
     for thread in threads:
@@ -321,8 +320,8 @@ def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
     for thread in threads:
         thread.join(20)
     assert len([slot for slot in taken if slot is not None]) == 1
-    replicas[0].write(lambda tx: passes.finish(tx, "reconcile", next(filter(None, taken)), {"scans": 1}))
-    assert replicas[0].read(lambda connection: passes.last_finished(connection, "reconcile")) == _noon()
+    replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, taken)), {"scans": 1}))
+    assert replicas[0].read(job_runs.last_finished, "reconcile") == _noon()
     for replica in replicas:
         replica.close()
 
@@ -332,7 +331,7 @@ def test_no_more_than_a_hundred_slots_of_a_task_stay(database_url: str) -> None:
     database = Database(database_url, read_clock=lambda: at[0])
     for _ in range(105):
         at[0] += timedelta(seconds=300)
-        assert database.write(lambda tx: passes.claim_slot(tx, "reconcile", 300, "r")) is not None
+        assert database.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")) is not None
     count = select(func.count()).select_from(passes_table)
-    assert database.read(lambda connection: connection.execute(count).scalar_one()) == passes.KEPT + 1
+    assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT + 1
     database.close()

@@ -75,7 +75,7 @@ def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
     wrong = CompiledStatement(select(literal_column("no_such_column")).select_from(bindings))
     for _ in range(2):
         with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
-            database.read(lambda connection: wrong.fetch_all(connection, {}))
+            database.read(wrong.fetch_all, {})
     assert database.connections_in_use() == 0
 
 
@@ -88,7 +88,7 @@ def test_the_server_plans_once_but_for_a_pooler_whose_servers_take_turns(
         database = Database(proxy.url)
         lookups = Lookups(database.now)
         for _ in range(3):
-            assert database.read(lambda found: lookup(found, lookups.by_phone, phone=Phone(PHONE_A))) == []
+            assert database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A)) == []
         seen = "SELECT count(*) FROM pg_prepared_statements"
         assert database.read(lambda found: found.execute(text(seen)).scalar()) == (0 if pools else 1)
         database.close()
@@ -101,7 +101,7 @@ def test_a_column_that_got_another_type_meanwhile_costs_no_answer(postgres_url: 
     lookups = Lookups(database.now)
 
     def asked() -> list[Binding]:
-        return database.read(lambda found: lookup(found, lookups.by_phone, phone=Phone(PHONE_A)))
+        return database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A))
 
     assert asked() == []
     with psycopg.connect(postgres_url, autocommit=True) as migration:

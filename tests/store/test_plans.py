@@ -25,9 +25,7 @@ from bindings.domain.phone import Phone
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, partitions, queries, reserve
-from bindings.store import expiry as overdue
-from bindings.store import job_runs as passes
+from bindings.store import events, expiry, job_runs, partitions, queries, reserve
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import events as events_table
@@ -190,9 +188,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "reserve's holder query": (
         PHONE | HELD,
-        lambda service: service._database.read(
-            lambda connection: reserve.holders(connection, TAKEN, TERMS, datetime.now(UTC))
-        ),
+        lambda service: service._database.read(reserve.holders, TAKEN, TERMS, datetime.now(UTC)),
     ),
     "check": (
         PHONE | HELD,
@@ -215,15 +211,15 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "doubts that opened": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
-        lambda service: service._database.write(lambda tx: overdue.mark_unsettled_in_doubt(tx, CALLER, limit=500)),
+        lambda service: service._database.write(lambda tx: expiry.mark_unsettled_in_doubt(tx, CALLER, limit=500)),
     ),
     "doubts that lapsed": (
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
-        lambda service: service._database.write(lambda tx: overdue.lapse(tx, CALLER, limit=500)),
+        lambda service: service._database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
     ),
     "open unbinds": (
         {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # it holds nothing but them
-        lambda service: service._database.read(lambda connection: queries.unbinding(connection, limit=100)),
+        lambda service: service._database.read(queries.unbinding, limit=100),
     ),
     "who was behind a phone or a middle number": (
         PHONE | NUMBER,
@@ -248,7 +244,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "the newest calls": (
         {"ix_bindings_requested_at_id" + WHOLE},
-        lambda service: service._database.read(lambda found: queries.newest_calls(found, limit=200)),
+        lambda service: service._database.read(queries.newest_calls, limit=200),
     ),
     "some by their ids": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
     "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
@@ -471,7 +467,7 @@ def test_what_passes_write_over_and_over_touches_no_index(postgres_server: Serve
 
     def touch_often(tx: Transaction) -> tuple[Any, ...]:
         for _ in range(5):
-            passes.record_heartbeat(tx, "expire", "replica")
+            job_runs.record_heartbeat(tx, "expire", "replica")
         return tuple(tx.connection.execute(text(counted)).one())
 
     url = postgres_server.create(template=postgres_template)

@@ -13,8 +13,7 @@ from uuid_utils.compat import uuid7
 from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
 from bindings.domain.conflict import Policy
 from bindings.domain.phone import Phone
-from bindings.store import bindings as rows
-from bindings.store import events, holds, settle
+from bindings.store import bindings, events, holds, settle
 from bindings.store import reserve as reserving
 from bindings.store.database import Database
 from tests.service.world import APP, NOON, POOL, A, B, C, Clock, D
@@ -77,7 +76,7 @@ def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> se
 
 
 def kinds(database: Database, binding: Binding) -> list[EventKind]:
-    return [event.kind for event in database.read(lambda connection: events.history(connection, binding.id))]
+    return [event.kind for event in database.read(events.history, binding.id)]
 
 
 def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(database: Database) -> None:
@@ -89,7 +88,7 @@ def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(databa
     assert intent.held_until == intent.send_by + timedelta(seconds=300 + 600 + 6)
     assert (intent.sent_at, intent.answered_at, intent.expires_at, intent.ended_at) == (None,) * 4
     assert kinds(database, intent) == [EventKind.REQUESTED]
-    assert database.read(lambda connection: rows.find(connection, intent.id)) == intent
+    assert database.read(bindings.find, intent.id) == intent
 
 
 def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> None:
@@ -101,13 +100,13 @@ def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> No
     assert found.holder.held_until == intent.held_until
     assert found.holder.retry_after_s == 911
     assert not found.holder.foreign
-    assert len(database.read(lambda connection: events.feed(connection, after=(0, 0), limit=200))) == (
+    assert len(database.read(events.feed, after=(0, 0), limit=200)) == (
         1 if not database.postgres else len(_final(database))
     )
 
 
 def _final(database: Database) -> list[Any]:
-    return database.read(lambda connection: events.feed(connection, after=(0, 0), limit=200))
+    return database.read(events.feed, after=(0, 0), limit=200)
 
 
 def test_of_several_holders_the_one_that_holds_longest_is_named(database: Database, clock: Clock) -> None:
@@ -318,7 +317,7 @@ def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Databa
     for how in ("failed", "unclear"):
         assert database.write(lambda tx, how=how: SETTLERS[how](tx, intent.id)) == active  # type: ignore[misc]
     assert in_use(database, intent) == active
-    assert not database.read(lambda connection: holds.live(connection, "default", NOON))
+    assert not database.read(holds.live, "default", NOON)
 
 
 def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: Database) -> None:
@@ -328,7 +327,7 @@ def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: D
     assert (after.state, after.bind_id) == (State.FAILED, None)
     assert after.ended_at == failed.ended_at
     assert kinds(database, intent) == [EventKind.REQUESTED, EventKind.FAILED, EventKind.LATE_SUCCESS]
-    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    held = database.read(holds.live, "default", NOON)
     assert {hold.phone for hold in held} == {intent.phone_a, intent.phone_b}
     assert {(hold.bind_id, hold.origin_id, hold.why, hold.held_until) for hold in held} == {
         ("77", intent.id, "late_success", success().held_until)
@@ -359,7 +358,7 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
     for _ in range(8):
         intent = reserved(database, request())
         in_use(database, intent)
-        held = database.read(lambda connection: holds.live(connection, "default", clock()))
+        held = database.read(holds.live, "default", clock())
         assert len({hold.held_until for hold in held}) == 1
         seconds.append((held[0].held_until - clock()).total_seconds())
         clock.at = held[0].held_until
@@ -367,7 +366,7 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
     clock.advance(3_601)
     intent = reserved(database, request())
     in_use(database, intent)
-    held = database.read(lambda connection: holds.live(connection, "default", clock()))
+    held = database.read(holds.live, "default", clock())
     assert (held[0].held_until - clock()).total_seconds() == 60
 
 
@@ -380,11 +379,11 @@ def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
     intent = reserved(database, request(A, B))
     failed = in_use(database, intent, policy)
     assert failed.state is State.FAILED
-    event = database.read(lambda connection: events.history(connection, intent.id))[-1]
+    event = database.read(events.history, intent.id)[-1]
     assert [holder["id"] for holder in event.detail["met"]] == [own.id]
     assert [holder["id"] for holder in event.detail["own"]] == ([own.id] if explained else [])
     assert event.detail["mode"] == "AXB"
-    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    held = database.read(holds.live, "default", NOON)
     assert {hold.phone.digits for hold in held} == (set() if explained else {A, B})
 
 
@@ -403,5 +402,5 @@ def test_a_hold_is_never_shortened(database: Database) -> None:
 
     added = [database.write(lambda tx, s=seconds: orphan(tx, s)) for seconds in (100, 50, 200)]  # type: ignore[misc]
     assert added == [True, False, False]
-    held = database.read(lambda connection: holds.live(connection, "default", NOON))
+    held = database.read(holds.live, "default", NOON)
     assert {hold.held_until for hold in held} == {NOON + timedelta(seconds=200)}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bindings.errors import InvalidRequest
-from bindings.web.console import time_zones as times
+from bindings.web.console import time_zones
 
 NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 25, 10, 0, tzinfo=UTC)
     ],
 )
 def test_a_time_is_read_in_its_zone(said: str, zone: str, meant: str | None) -> None:
-    found = times.parse(said, times.zone(zone), NOW)
+    found = time_zones.parse(said, time_zones.zone(zone), NOW)
     assert found == (None if meant is None else datetime.fromisoformat(meant).replace(tzinfo=UTC))
 
 
@@ -36,18 +36,18 @@ def test_a_time_is_read_in_its_zone(said: str, zone: str, meant: str | None) -> 
 )
 def test_what_names_no_instant_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        times.parse(said, times.zone("Europe/Berlin"), NOW)
+        time_zones.parse(said, time_zones.zone("Europe/Berlin"), NOW)
     assert said not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "+15:00", "+5:3", "Asia", "a" * 300, "\x00"])
 def test_what_is_no_zone_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
-        times.zone(name)
+        time_zones.zone(name)
 
 
 def test_an_instant_is_shown_with_its_offset() -> None:
     at = datetime(2026, 11, 25, 9, 2, 5, 120_000, tzinfo=UTC)
-    assert times.format_instant(at, times.zone("Asia/Kolkata")) == "2026-11-25 14:32:05 +05:30"
-    assert times.format_instant(at, times.DEFAULT, precise=True) == "2026-11-25 09:02:05.120 UTC"
-    assert (times.ago(at, NOW), times.ago(NOW, at)) == ("57 min 55 s ago", "in 57 min 55 s")
+    assert time_zones.format_instant(at, time_zones.zone("Asia/Kolkata")) == "2026-11-25 14:32:05 +05:30"
+    assert time_zones.format_instant(at, time_zones.DEFAULT, precise=True) == "2026-11-25 09:02:05.120 UTC"
+    assert (time_zones.ago(at, NOW), time_zones.ago(NOW, at)) == ("57 min 55 s ago", "in 57 min 55 s")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from bindings.web import http_protocol as connection
-from bindings.web import middleware as gate
+from bindings.web import http_protocol, middleware
 from tests.service.world import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 GOOD = json.dumps(BIND).encode()
 TRACE = b'{"middle_number": "1", "at": "2026-01-01T00:00:00Z", "window_s": %s}'
-LARGEST = gate.LARGEST_BODY
+LARGEST = middleware.LARGEST_BODY
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +109,9 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "two types": (posted(b"{}", "Content-Type: text/plain"), 400),
     "two keys": (get("/v1/bindings", "Authorization: Bearer a", "Authorization: Bearer b"), 400),
     "a key of other letters": (get("/v1/bindings", "Authorization: Bearer bnd_" + "\xe9" * 33), 401),
-    "a header that is too large": (get("/v1/bindings", f"X-A: {'a' * connection.LARGEST_HEAD}"), 431),
+    "a header that is too large": (get("/v1/bindings", f"X-A: {'a' * http_protocol.LARGEST_HEAD}"), 431),
     "too many headers": (get("/v1/bindings", *(f"X-{number}: a" for number in range(9_000))), 431),
-    "a query that is too large": (get(f"/v1/bindings?cursor={'A' * connection.LARGEST_HEAD}"), 431),
+    "a query that is too large": (get(f"/v1/bindings?cursor={'A' * http_protocol.LARGEST_HEAD}"), 431),
     "a head that never ends": (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 1_000_000, 431),
     "an address of 64 KiB": (get("/v1/" + "a/" * 32_768), 400),
     "no address": (request(b"", path="", method="GET"), 400),
@@ -252,7 +251,7 @@ def test_who_waits_to_be_asked_for_a_body_is_asked_or_refused(listening: Running
 def test_a_head_that_does_not_arrive_is_given_up(
     listening: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: int | None
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_DEADLINE_S", 0.2)
+    monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.2)
     answer = speak(listening, sent)
     last = answer.rpartition(b"HTTP/1.1 ")[2]
     assert last[:3] == (b"" if expected is None else str(expected).encode())
@@ -261,7 +260,7 @@ def test_a_head_that_does_not_arrive_is_given_up(
 def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
     listening: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_DEADLINE_S", 0.5)
+    monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.5)
     ended = threading.Event()
     with connect(listening) as dripping:
 
@@ -282,7 +281,7 @@ def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
 def test_frames_and_trailers_around_a_body_have_an_end(
     listening: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "MOST_AROUND_A_BODY", 4_096)
+    monkeypatch.setattr(http_protocol, "MOST_AROUND_A_BODY", 4_096)
     with connect(listening) as endless:
         endless.sendall(request(b"2\r\n{}\r\n0\r\n", JSON, "Transfer-Encoding: chunked", path="/v1/lookup"))
         wait_for(lambda: bool(listening.uvicorn.server_state.tasks))  # the head is through: this is no head
@@ -296,7 +295,7 @@ def test_past_the_most_connections_the_next_one_is_told_to_come_back(
 ) -> None:
     listening.session.close()
     wait_for(lambda: not listening.uvicorn.server_state.connections)
-    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(http_protocol, "MOST_CONNECTIONS", 2)
     held = [connect(listening) for _ in range(2)]
     answer = speak(listening, get("/livez"))
     assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from bindings.web.console import security as door
+from bindings.web.console import security
 from bindings.web.console.page_context import HEADERS
 from bindings.web.proxies import TrustedProxies
 from bindings.web.rate_limit import TRIES
@@ -59,7 +59,7 @@ def test_a_key_that_is_no_good_does_not_sign_in(running: Running) -> None:
 
 def test_the_token_changes_with_signing_in_and_is_kept_from_scripts(running: Running) -> None:
     browser = Browser(running)
-    before = browser.get("/sign-in").cookies[door.COOKIE]
+    before = browser.get("/sign-in").cookies[security.COOKIE]
     key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
     answer = browser.post("/sign-in", {"key": key})
     given = answer.headers["Set-Cookie"]

@@ -12,7 +12,7 @@ import pytest
 from bindings.domain.binding import Caller, EventKind
 from bindings.store import events
 from bindings.store.database import Database
-from bindings.web import long_poll as feed
+from bindings.web import long_poll
 from tests.service.world import A, B, C, D, E, F, wait_for
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> Non
 def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "MOST_WAITING", 0)
+    monkeypatch.setattr(long_poll, "MOST_WAITING", 0)
     end = running.service.feed_end()
     answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")

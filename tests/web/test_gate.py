@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.web import middleware as gate
+from bindings.web import middleware
 from tests.service.world import A
 from tests.web.conftest import BIND
 from tests.web.wire import JSON, request, speak, status
@@ -63,7 +63,7 @@ def test_json_is_read_however_it_is_spelt(running: Running, content_type: str) -
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(running: Running) -> None:
-    answer = speak(running, request(b"", JSON, f"Content-Length: {gate.LARGEST_BODY + 1}"))
+    answer = speak(running, request(b"", JSON, f"Content-Length: {middleware.LARGEST_BODY + 1}"))
     assert (status(answer), b"too-large" in answer) == (413, True)
 
 
@@ -74,7 +74,7 @@ def test_a_body_without_a_length_is_refused_once_it_is_too_large(running: Runnin
 
 
 def test_a_body_that_does_not_arrive_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BODY_DEADLINE_S", 0.2)
+    monkeypatch.setattr(middleware, "BODY_DEADLINE_S", 0.2)
     began = time.monotonic()
     answer = speak(running, request(b"{", JSON, "Content-Length: 10"))
     assert status(answer) == 408

@@ -15,8 +15,8 @@ from bindings.domain.binding import Mode
 from bindings.errors import BindingsError
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
-from bindings.web import middleware as gate
-from bindings.webhooks import sender as deliver
+from bindings.web import middleware
+from bindings.webhooks import sender
 from tests.acceptance.serving import Replica
 from tests.service.world import A, B, C, wait_for
 from tests.store.databases import free_port
@@ -40,7 +40,7 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """A replica with a scheduler to which everything has happened once."""
     running.office.scheduler = Scheduler(
-        running.service, [deliver.job(running.service, count=running.office.metrics.record_deliveries)]
+        running.service, [sender.job(running.service, count=running.office.metrics.record_deliveries)]
     )
     with running.office.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)
@@ -108,13 +108,13 @@ def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> 
     busy.session.request(f"X{A}", f"{busy.url}/v1/lookup", timeout=10)
     busy.bind(pool_number=A, reference=B, headers={"Idempotency-Key": A})
     allowed: dict[str, Any] = {
-        "method": {*gate.METHODS, "other"},
+        "method": {*middleware.METHODS, "other"},
         "status": {str(number) for number in range(600)},
         "outcome": {"bound", "replayed", *codes(), "made", "refused", "notsent", "unknown", "confirmed", "missing"}
         | {"providerpage", "providerpools"},
         "provider_status": {"none", "other", *(status.code for status in STATUSES)},
         "call": {"bind", "unbind", "page", "pools"},
-        "result": set(deliver.RESULTS),
+        "result": set(sender.RESULTS),
         "task": {"expire", "warn", "tally", "pools", "recover", "reconcile", "retention", "deliver"},
     }
     for sample in samples(busy):

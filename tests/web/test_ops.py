@@ -17,7 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from psycopg import sql
 
 from bindings import errors
-from bindings.domain import binding as values
+from bindings.domain import binding
 from bindings.jobs.job import Job
 from bindings.lifecycle.admission import MAX_SKEW_S
 from bindings.provider.simulator import Fault, FaultKind
@@ -25,9 +25,7 @@ from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
 from bindings.web import app, problems
-from bindings.web.api import openapi, operations
-from bindings.web.api import ops_routes as ops
-from bindings.web.api import responses as shapes
+from bindings.web.api import openapi, operations, ops_routes, responses
 from bindings.web.api import routes as api
 from tests.service.world import A, B, C, D, wait_for
 from tests.store.databases import name_of
@@ -278,7 +276,7 @@ def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> 
         (method.lower(), route.path_format)
         for route in inner.routes  # type: ignore[attr-defined]
         for handler in route.route_handlers
-        if isinstance(handler, HTTPRouteHandler) and handler.fn.__module__ in (api.__name__, ops.__name__)
+        if isinstance(handler, HTTPRouteHandler) and handler.fn.__module__ in (api.__name__, ops_routes.__name__)
         for method in handler.http_methods
         if method != "OPTIONS"
     }
@@ -288,7 +286,7 @@ def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> 
 
 @pytest.mark.parametrize("name", ["Binding", "Event", "Holder", "TraceHolder", "NearMiss"])
 def test_the_document_shows_the_fields_that_there_are(name: str) -> None:
-    shown, real = getattr(shapes, name), getattr(values, name)
+    shown, real = getattr(responses, name), getattr(binding, name)
     assert list(shown.model_fields) == list(real.__dataclass_fields__)
 
 

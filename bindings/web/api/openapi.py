@@ -21,7 +21,7 @@ from bindings import errors
 from bindings.domain.binding import Holder, Mode, State
 from bindings.provider import statuses
 from bindings.web import problems
-from bindings.web.api import responses as shapes
+from bindings.web.api import responses
 from bindings.web.api.operations import BINDING, OPERATIONS
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def document() -> Json:
 
 
 def _schemas() -> Json:
-    models: list[tuple[type[BaseModel], Any]] = [(shapes.Problem, "serialization")]
+    models: list[tuple[type[BaseModel], Any]] = [(responses.Problem, "serialization")]
     for operation in OPERATIONS.values():
         models += [(operation.body, "validation")] if operation.body else []
         models += [(one.model, "serialization") for one in operation.answers.values() if one.model]
@@ -210,7 +210,7 @@ def _problem(status: int, kinds: list[type[BindingsError]]) -> Json:
         "description": HTTPStatus(status).phrase,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
         "content": {
-            problems.MEDIA_TYPE: {"schema": _reference(shapes.Problem), "examples": examples},
+            problems.MEDIA_TYPE: {"schema": _reference(responses.Problem), "examples": examples},
         },
     }
 

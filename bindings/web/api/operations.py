@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings import errors
 from bindings.web import problems
-from bindings.web.api import requests as bodies
-from bindings.web.api import responses as shapes
+from bindings.web.api import requests, responses
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -130,29 +129,29 @@ PROVIDER_PROBLEMS: tuple[type[BindingsError], ...] = (
     errors.ProviderUnreachable,
 )
 
-_FOUND = ResponseDoc(told="What was found.", model=shapes.Found, example={"data": [BINDING]})
-_PAGE = ResponseDoc(told="A page.", model=shapes.Bindings, example={"data": [BINDING], "next_cursor": None})
-_ONE = ResponseDoc(told="The binding.", model=shapes.Binding, example=BINDING)
+_FOUND = ResponseDoc(told="What was found.", model=responses.Found, example={"data": [BINDING]})
+_PAGE = ResponseDoc(told="A page.", model=responses.Bindings, example={"data": [BINDING], "next_cursor": None})
+_ONE = ResponseDoc(told="The binding.", model=responses.Binding, example=BINDING)
 _ASKED_PHONES = {"phone_a": "9188067701", "phone_b": "9188067799", "mode": "AXB"}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/bindings"): Operation(
         name="bind",
         summary="Lend a middle number to two phones. With an Idempotency-Key it is safe to repeat for ever.",
-        body=bodies.Bind,
+        body=requests.Bind,
         example=_ASKED_PHONES | {"pool_number": "918806", "expire_s": 3600, "reference": "order-42"},
         headers=("Idempotency-Key",),
         answers={
-            201: ResponseDoc(told="Bound.", model=shapes.Binding, example=BINDING, headers=("Location",)),
+            201: ResponseDoc(told="Bound.", model=responses.Binding, example=BINDING, headers=("Location",)),
             200: ResponseDoc(
                 told="Bound by an earlier call with this key.",
-                model=shapes.Binding,
+                model=responses.Binding,
                 example=BINDING,
                 headers=("Location", "Idempotent-Replayed"),
             ),
             202: ResponseDoc(
                 told="The outcome is not known yet; it is being resolved. Do not bind again.",
-                model=shapes.Binding,
+                model=responses.Binding,
                 example=IN_DOUBT,
                 headers=("Location", "Idempotent-Replayed"),
             ),
@@ -170,14 +169,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/bindings"): Operation(
         name="list",
         summary="List bindings, newest first, by filters that are no numbers.",
-        query=bodies.Filters,
+        query=requests.Filters,
         answers={200: _PAGE},
         problems=(*AUTH_PROBLEMS, errors.InvalidRequest),
     ),
     ("post", "/v1/bindings/search"): Operation(
         name="search",
         summary="List bindings, newest first, by any filter.",
-        body=bodies.Search,
+        body=requests.Search,
         example={"phone": "9188067701", "state": "active"},
         answers={200: _PAGE},
         problems=(*AUTH_PROBLEMS, *WITH_BODY),
@@ -185,9 +184,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/bindings/check"): Operation(
         name="check",
         summary="Say who would refuse such a bind now. Reserves nothing.",
-        body=bodies.Check,
+        body=requests.Check,
         example=_ASKED_PHONES,
-        answers={200: ResponseDoc(told="Who would.", model=shapes.Holders, example={"data": [HOLDER]})},
+        answers={200: ResponseDoc(told="Who would.", model=responses.Holders, example={"data": [HOLDER]})},
         problems=(*AUTH_PROBLEMS, *WITH_BODY),
     ),
     ("get", "/v1/bindings/{binding_id}"): Operation(
@@ -201,7 +200,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="Show every event of a binding, in order.",
         answers={
             200: ResponseDoc(
-                told="All of them.", model=shapes.History, example={"data": [EVENT], "next_cursor": None}
+                told="All of them.", model=responses.History, example={"data": [EVENT], "next_cursor": None}
             )
         },
         problems=(*AUTH_PROBLEMS, errors.InvalidRequest, errors.NotFound),
@@ -209,14 +208,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/bindings/{binding_id}/unbind"): Operation(
         name="unbind",
         summary="End a binding early. Safe to repeat; one that has ended is returned as it is.",
-        body=bodies.Unbind,
+        body=requests.Unbind,
         needs_body=False,
         example={"reason": "trip ended"},
         answers={
-            200: ResponseDoc(told="It is over.", model=shapes.Binding, example=BINDING | {"state": "unbound"}),
+            200: ResponseDoc(told="It is over.", model=responses.Binding, example=BINDING | {"state": "unbound"}),
             202: ResponseDoc(
                 told="The provider was not clear; the wish is recorded and asked again.",
-                model=shapes.Binding,
+                model=responses.Binding,
                 example=BINDING,
                 headers=("Location",),
             ),
@@ -226,7 +225,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/bindings/{binding_id}/reveal"): Operation(
         name="reveal",
         summary="Show one binding with full phones; who and why is recorded first.",
-        body=bodies.Reveal,
+        body=requests.Reveal,
         example={"reason": "complaint 118"},
         answers={200: _ONE},
         problems=(*AUTH_PROBLEMS, *WITH_BODY, errors.NotFound),
@@ -234,7 +233,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/lookup"): Operation(
         name="lookup",
         summary="Show the bindings that are active now: of a phone, or of a middle number and who calls it.",
-        body=bodies.Lookup,
+        body=requests.Lookup,
         example={"middle_number": "9188061024", "party": "9188067701"},
         answers={200: _FOUND},
         problems=(*AUTH_PROBLEMS, *WITH_BODY),
@@ -242,12 +241,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/trace"): Operation(
         name="trace",
         summary="Say who had a middle number at an instant, and what missed it narrowly.",
-        body=bodies.Trace,
+        body=requests.Trace,
         example={"middle_number": "9188061024", "at": "2026-11-23T14:32:00Z", "party": "9188067701"},
         answers={
             200: ResponseDoc(
                 told="Who had it.",
-                model=shapes.TraceResponse,
+                model=responses.TraceResponse,
                 example={"holders": [{"binding": BINDING, "certainty": "certain"}], "near_misses": []},
             )
         },
@@ -256,10 +255,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/events"): Operation(
         name="events",
         summary="Read the change feed after a cursor. An event that commits late is never skipped.",
-        query=bodies.Feed,
+        query=requests.Feed,
         answers={
             200: ResponseDoc(
-                told="A page.", model=shapes.Events, example={"data": [EVENT], "next_cursor": "7412-118"}
+                told="A page.", model=responses.Events, example={"data": [EVENT], "next_cursor": "7412-118"}
             )
         },
         problems=(*AUTH_PROBLEMS, errors.InvalidRequest),
@@ -267,7 +266,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/livez"): Operation(
         name="livez",
         summary="Say that the process answers.",
-        answers={200: ResponseDoc(told="It does.", model=shapes.Alive, example={"status": "ok"})},
+        answers={200: ResponseDoc(told="It does.", model=responses.Alive, example={"status": "ok"})},
         problems=ALWAYS,
         open=True,
         tag="operations",
@@ -275,7 +274,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/readyz"): Operation(
         name="readyz",
         summary="Say whether this replica should get traffic.",
-        answers={200: ResponseDoc(told="Yes.", model=shapes.Ready, example={"status": "ok", "checks": [CHECK]})},
+        answers={
+            200: ResponseDoc(told="Yes.", model=responses.Ready, example={"status": "ok", "checks": [CHECK]})
+        },
         problems=(*ALWAYS, problems.NotReady),
         open=True,
         tag="operations",

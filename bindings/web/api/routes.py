@@ -19,7 +19,7 @@ from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web import problems
-from bindings.web.api import requests as bodies
+from bindings.web.api import requests
 from bindings.web.api.serializers import binding_json, bindings_json, json_response, redact_events, trace_json
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bindings.web.auth import Principal
     from bindings.web.state import AppState
 
-Model = TypeVar("Model", bound="bodies.RequestModel")
+Model = TypeVar("Model", bound="requests.RequestModel")
 Answer = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
@@ -114,14 +114,14 @@ class _ApiRequest:
         self._request.scope["state"]["binding_id"] = found
         return found
 
-    def may_reveal(self, reveal: bodies.Reveal | None) -> None:
+    def may_reveal(self, reveal: requests.Reveal | None) -> None:
         """Refuse a wish to see full phones from whoever may not."""
         if reveal is not None:
             if not self.who.has_permission(Permission.REVEAL):
                 raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
             validation.reason(reveal.reason)
 
-    def reveal(self, found: list[Binding], reveal: bodies.Reveal | None) -> bool:
+    def reveal(self, found: list[Binding], reveal: requests.Reveal | None) -> bool:
         """Record that full phones are about to be shown; whether they may be."""
         if reveal is not None and found:
             self.service.reveal([one.id for one in found], reason=reveal.reason)
@@ -176,7 +176,7 @@ async def bind(request: Request[Any, Any, Any]) -> Answer:
     """Bind two phones."""
     call = _ApiRequest(request)
     key = _idempotency_key(request)
-    asked = call.body(bodies.Bind, beside=[NO_KEY] if key == "" else []).to_kwargs()
+    asked = call.body(requests.Bind, beside=[NO_KEY] if key == "" else []).to_kwargs()
     asked |= {"idempotency_key": key, "own": not call.who.has_permission(Permission.READ)}
     metrics, service = call.office.metrics, call.service
     try:
@@ -225,7 +225,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
     """End a binding early."""
     call = _ApiRequest(request)
     binding_id = call.binding_id()
-    reason = call.body(bodies.Unbind).reason
+    reason = call.body(requests.Unbind).reason
     service = call.service
 
     def run() -> Binding:
@@ -243,7 +243,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
 async def check(request: Request[Any, Any, Any]) -> Answer:
     """Say who would refuse a bind."""
     call = _ApiRequest(request)
-    asked = call.body(bodies.Check).to_kwargs()
+    asked = call.body(requests.Check).to_kwargs()
     found = await call.office.run_read(lambda service: service.check(**asked))
     return json_response({"data": [call.who.redact_holder(holder) for holder in found]})
 
@@ -262,7 +262,7 @@ async def reveal(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding with full phones, on the record."""
     call = _ApiRequest(request)
     binding_id = call.binding_id()
-    wish = call.body(bodies.Reveal)
+    wish = call.body(requests.Reveal)
     service = call.service
 
     def run() -> Binding:
@@ -286,18 +286,18 @@ async def history(request: Request[Any, Any, Any]) -> Answer:
 async def list_bindings(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by filters that are no numbers."""
     call = _ApiRequest(request)
-    return await _searched(call, call.query(bodies.Filters).given(), None)
+    return await _searched(call, call.query(requests.Filters).given(), None)
 
 
 @post("/bindings/search", status_code=200, for_=OWN_OR_ALL)
 async def search(request: Request[Any, Any, Any]) -> Answer:
     """List bindings by any filter."""
     call = _ApiRequest(request)
-    wish = call.body(bodies.Search)
+    wish = call.body(requests.Search)
     return await _searched(call, wish.given(), wish.reveal)
 
 
-async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: bodies.Reveal | None) -> Answer:
+async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: requests.Reveal | None) -> Answer:
     call.may_reveal(wish)
     if not call.who.has_permission(Permission.READ):
         filters |= {"actor": call.who.actor}
@@ -315,7 +315,7 @@ async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: bodies.Rev
 async def lookup(request: Request[Any, Any, Any]) -> Answer:
     """Show what is active now: the hot path."""
     call = _ApiRequest(request)
-    wish = call.body(bodies.Lookup)
+    wish = call.body(requests.Lookup)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> tuple[list[Binding], bool]:
@@ -331,7 +331,7 @@ async def lookup(request: Request[Any, Any, Any]) -> Answer:
 async def trace(request: Request[Any, Any, Any]) -> Answer:
     """Say who had a middle number at an instant."""
     call = _ApiRequest(request)
-    wish = call.body(bodies.Trace)
+    wish = call.body(requests.Trace)
     call.may_reveal(wish.reveal)
 
     def run(service: BindingService) -> dict[str, Any]:
@@ -346,7 +346,7 @@ async def trace(request: Request[Any, Any, Any]) -> Answer:
 async def events(request: Request[Any, Any, Any]) -> Answer:
     """Show the change feed after a cursor; wait for it to go on where that is asked for."""
     call = _ApiRequest(request)
-    wish = call.query(bodies.Feed)
+    wish = call.query(requests.Feed)
     validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
     read = _feed_reader(call.who, wish.limit)
     page = await call.office.run_read(read(wish.after))

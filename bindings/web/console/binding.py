@@ -12,9 +12,8 @@ from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
 from bindings.errors import InvalidRequest
 from bindings.validation import requests as validation
-from bindings.web.api import serializers as answers
-from bindings.web.console import event_text as story
-from bindings.web.console import time_axis as axis
+from bindings.web.api import serializers
+from bindings.web.console import event_text, time_axis
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
@@ -49,8 +48,8 @@ async def raw(request: Request[Any, Any, Any]) -> Reply:
     """Show the binding and its events as JSON, as the API does."""
     visit = PageContext(request)
     binding, events = await _binding_and_events(visit)
-    shown = {"binding": answers.binding_json(binding, visit.require_principal), "events": events}
-    body = answers.json_response(shown).content
+    shown = {"binding": serializers.binding_json(binding, visit.require_principal), "events": events}
+    body = serializers.json_response(shown).content
     return visit.add_headers(Response(body, media_type=MediaType.JSON))
 
 
@@ -81,7 +80,7 @@ async def get_visible_binding(visit: PageContext) -> Binding:
 async def _binding_and_events(visit: PageContext) -> tuple[Binding, list[Event]]:
     binding = await get_visible_binding(visit)
 
-    return binding, answers.redact_events(
+    return binding, serializers.redact_events(
         await visit.run_read(lambda service: service.history(binding.id)), visit.require_principal
     )
 
@@ -93,8 +92,8 @@ def _page(visit: PageContext, binding: Binding, events: list[Event], *, status: 
         "binding.html",
         status=status,
         binding=binding,
-        steps=story.timeline(events),
-        ending=story.status_sentence(binding, over=over),
-        axis=axis.axis_for([binding]),
+        steps=event_text.timeline(events),
+        ending=event_text.status_sentence(binding, over=over),
+        axis=time_axis.axis_for([binding]),
         **given,
     )

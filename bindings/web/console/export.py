@@ -18,8 +18,8 @@ from bindings.domain.serialization import batches, field_names, fields, format_l
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web import problems
-from bindings.web.api import serializers as answers
-from bindings.web.console import time_zones as times
+from bindings.web.api import serializers
+from bindings.web.console import time_zones
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _period(visit: PageContext) -> tuple[datetime | None, datetime | None]:
     faults: list[FieldError] = []
     for field in ("from", "to"):
         try:
-            ends.append(times.parse(visit.form.get(field, ""), visit.zone, visit.now))
+            ends.append(time_zones.parse(visit.form.get(field, ""), visit.zone, visit.now))
         except InvalidRequest as refusal:
             faults += [FieldError(field, fault.message) for fault in refusal.faults]
     if faults:
@@ -156,5 +156,5 @@ async def manifest(request: Request[Any, Any, Any]) -> Reply:
         raise problems.NoSuchPath("there is no such export")
     if request.query_params.get("as") == "json":
         told = fields(found) | {"phones": "masked" if found.reason is None else "in full"}
-        return visit.add_headers(Response(answers.json_response(told).content, media_type=MediaType.JSON))
+        return visit.add_headers(Response(serializers.json_response(told).content, media_type=MediaType.JSON))
     return visit.page("export.html", export=found)

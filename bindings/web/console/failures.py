@@ -11,8 +11,7 @@ from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.provider.statuses import IN_USE
-from bindings.web.console import charts
-from bindings.web.console import failure_text as causes
+from bindings.web.console import charts, failure_text
 from bindings.web.console.page_context import PageContext, Reply
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
         span=span,
         spans=TimeRange,
         figures=figures,
-        causes=causes,
+        causes=failure_text,
         charts=[
             charts.chart("Failed", "bad", figures, figures.counts_of(EventKind.FAILED)),
             charts.chart("In doubt", "warn", figures, figures.counts_of(EventKind.IN_DOUBT)),
@@ -65,7 +64,7 @@ async def failure(request: Request[Any, Any, Any]) -> Reply:
         spans=TimeRange,
         kind=kind,
         code=code,
-        cause=causes.explain(kind, code),
+        cause=failure_text.explain(kind, code),
         series=series,
         figures=figures,
         chart=_chart(figures, kind, code),

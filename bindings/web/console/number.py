@@ -15,7 +15,7 @@ from bindings.domain.binding import Binding
 from bindings.domain.phone import Phone
 from bindings.domain.serialization import field_names
 from bindings.validation.fields import MAX_LIMIT
-from bindings.web.console import time_axis as axis
+from bindings.web.console import time_axis
 from bindings.web.console.binding import get_visible_binding
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
@@ -114,7 +114,7 @@ async def _page(visit: PageContext, number: Phone) -> Reply:
         found=page.data,
         by_id={one.id: one for one in page.data},
         next_cursor=page.next_cursor,
-        axis=axis.axis_for(page.data),
+        axis=time_axis.axis_for(page.data),
         odd=overlaps.find_anomalies(page.data),
         looks=looks,
         revealed=False,

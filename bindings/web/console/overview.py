@@ -11,7 +11,7 @@ from bindings.domain.roles import Permission
 from bindings.monitoring import health, overview
 from bindings.monitoring.health import DOUBTS_LOOKED_AT, Level
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
-from bindings.web.api import ops_routes as ops
+from bindings.web.api import ops_routes
 from bindings.web.console import charts
 from bindings.web.console.page_context import PageContext, Reply
 
@@ -40,7 +40,7 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
         )
 
     seen, figures, trends = await visit.run_read(ask)
-    checks = await ops.checks(visit.office)
+    checks = await ops_routes.checks(visit.office)
     counted = [trend.pool.counted_at for trend in trends if trend.pool.counted_at is not None]
     return visit.page(
         "overview.html",

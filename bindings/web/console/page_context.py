@@ -15,9 +15,7 @@ from litestar.response import Redirect
 
 from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest
-from bindings.web.console import security as door
-from bindings.web.console import templating as look
-from bindings.web.console import time_zones as times
+from bindings.web.console import security, templating, time_zones
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +94,7 @@ class PageContext:
     def require_principal(self) -> Principal:
         """Who is signed in."""
         if self.principal is None:
-            raise door.SignInNeeded
+            raise security.SignInNeeded
         return self.principal
 
     @property
@@ -123,8 +121,8 @@ class PageContext:
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Reply:
         """A page."""
-        csrf = door.csrf(self.token) if "token" in self._state else ""
-        html = look.render(template, visit=self, csrf=csrf, request_id=self._state["request_id"], **values)
+        csrf = security.csrf(self.token) if "token" in self._state else ""
+        html = templating.render(template, visit=self, csrf=csrf, request_id=self._state["request_id"], **values)
         return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
         )
@@ -148,7 +146,7 @@ class PageContext:
         self._state["token"], self._state["token_is_new"] = token, False
         answer.set_cookie(
             Cookie(
-                key=door.cookie(over_tls=self.over_tls),
+                key=security.cookie(over_tls=self.over_tls),
                 value=token,
                 httponly=True,
                 samesite="lax",  # a link from a ticket arrives signed in; every change is a POST, which does not
@@ -156,7 +154,7 @@ class PageContext:
             )
         )
 
-    def set_zone_cookie(self, answer: Reply, zone: times.Zone) -> Reply:
+    def set_zone_cookie(self, answer: Reply, zone: time_zones.Zone) -> Reply:
         """Show times in this zone from now on."""
         cookie = Cookie(
             key=ZONE_COOKIE,
@@ -174,8 +172,8 @@ class PageContext:
         """Whether somebody chose the zone; else the browser's own is suggested."""
         return ZONE_COOKIE in self.request.cookies
 
-    def _zone(self) -> times.Zone:
+    def _zone(self) -> time_zones.Zone:
         try:
-            return times.zone(self.request.cookies.get(ZONE_COOKIE, "").replace(".", "/"))
+            return time_zones.zone(self.request.cookies.get(ZONE_COOKIE, "").replace(".", "/"))
         except InvalidRequest:
-            return times.DEFAULT
+            return time_zones.DEFAULT

@@ -11,11 +11,20 @@ from litestar.static_files import create_static_files_router
 
 from bindings.errors import BindingsError, InvalidRequest
 from bindings.web import problems
-from bindings.web.console import access_log as access
-from bindings.web.console import binding, doubts, export, failures, number, overview, pools, reports
-from bindings.web.console import search as find
-from bindings.web.console import sign_in as sign
-from bindings.web.console import templating as look
+from bindings.web.console import (
+    access_log,
+    binding,
+    doubts,
+    export,
+    failures,
+    number,
+    overview,
+    pools,
+    reports,
+    search,
+    sign_in,
+    templating,
+)
 from bindings.web.console.page_context import PageContext, Reply
 from bindings.web.console.security import SignInNeeded, page_guard
 
@@ -30,11 +39,11 @@ def router() -> Router:
     pages = Router(
         "/",
         route_handlers=[
-            *(sign.form, sign.sign_in, sign.sign_out, sign.zone),
-            *(find.home, find.find, find.found, find.export),
+            *(sign_in.form, sign_in.sign_in, sign_in.sign_out, sign_in.zone),
+            *(search.home, search.find, search.found, search.export),
             *(binding.show, binding.reveal, binding.raw, binding.export),
             *(number.of_binding, number.export_of_binding, number.of_search, number.export_of_search),
-            *(access.access_log, access.export),
+            *(access_log.access_log, access_log.export),
             *(export.form, export.period, export.manifest),
             *(overview.show, failures.show, failures.failure, pools.show),
             *(doubts.show, doubts.resolve, doubts.resolved, doubts.mark_absent_form, doubts.mark_absent),
@@ -45,7 +54,7 @@ def router() -> Router:
     )
     static = create_static_files_router(
         "/static",
-        directories=[str(look.STATIC)],
+        directories=[str(templating.STATIC)],
         include_in_schema=False,
         cache_control=CacheControlHeader(max_age=A_YEAR_S, public=True, immutable=True),
     )

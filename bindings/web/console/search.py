@@ -21,7 +21,7 @@ from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
-from bindings.web.console import time_zones as times
+from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
@@ -58,7 +58,7 @@ async def find(request: Request[Any, Any, Any]) -> Reply:
     """Keep what is looked for, and lead to its answer."""
     visit = PageContext(request)
     try:
-        zone = times.zone(visit.form.get("zone", visit.zone.name))
+        zone = time_zones.zone(visit.form.get("zone", visit.zone.name))
         wanted = await _resolve_ambiguous_number(
             visit, _parse_form(visit.form, zone, await _refined_search(visit), visit)
         )
@@ -154,7 +154,7 @@ async def _refined_search(visit: PageContext) -> Search:
     return await load_search(visit, search_id) if search_id else Search()
 
 
-def _parse_form(form: dict[str, str], zone: times.Zone, before: Search, visit: PageContext) -> Search:
+def _parse_form(form: dict[str, str], zone: time_zones.Zone, before: Search, visit: PageContext) -> Search:
     """What somebody looks for; `InvalidRequest` with every field that is wrong."""
     faults: list[FieldError] = []
     wanted = _parse_query(form.get("q", ""), before, faults)
@@ -162,7 +162,7 @@ def _parse_form(form: dict[str, str], zone: times.Zone, before: Search, visit: P
     if form.get("party"):
         party = _number(form["party"], "party", faults)
     try:
-        at = times.parse(form.get("time", ""), zone, visit.now)
+        at = time_zones.parse(form.get("time", ""), zone, visit.now)
     except InvalidRequest as refusal:
         faults += refusal.faults
         at = None

@@ -9,7 +9,7 @@ from litestar import Request, get, post
 
 from bindings.errors import InvalidRequest
 from bindings.web import problems
-from bindings.web.console import time_zones as times
+from bindings.web.console import time_zones
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
 
 _log = structlog.get_logger("bindings.web")
@@ -58,7 +58,7 @@ async def zone(request: Request[Any, Any, Any]) -> Reply:
     visit = PageContext(request)
     back = _safe_redirect(visit.form.get("next", "/"))
     try:
-        chosen = times.zone(visit.form.get("zone", ""))
+        chosen = time_zones.zone(visit.form.get("zone", ""))
     except InvalidRequest as refusal:
         return visit.page("zone.html", status=422, faults=refusal.faults, back=back)
     return visit.set_zone_cookie(visit.redirect(back), chosen)

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup
 
 from bindings.domain.roles import Permission
-from bindings.web.console import time_zones as times
+from bindings.web.console import time_zones
 
 if TYPE_CHECKING:
     from jinja2.runtime import Context
@@ -69,7 +69,7 @@ def _templates() -> Environment:
     made.filters |= {
         "instant": instant,
         "phone": phone,
-        "span": times.format_duration,
+        "span": time_zones.format_duration,
         "words": humanize,
         "clock": clock,
         "fact": format_detail,
@@ -94,9 +94,9 @@ def instant(context: Context, at: datetime | None, *, precise: bool = False) -> 
     if at is None:
         return NOTHING
     visit = context["visit"]
-    shown = times.format_instant(at, visit.zone, precise=precise)
+    shown = time_zones.format_instant(at, visit.zone, precise=precise)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        at.isoformat(), times.ago(at, visit.now), shown
+        at.isoformat(), time_zones.ago(at, visit.now), shown
     )
 
 
