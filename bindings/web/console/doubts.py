@@ -56,7 +56,7 @@ async def resolved(request: Request[Any, Any, Any]) -> Reply:
     errand = visit.office.errands.find(request.path_params["errand_id"])
     if errand is None:
         raise NotFound("this process knows of no such run; when it has ended, it stands under Reports")
-    return visit.page("resolved.html", errand=errand)
+    return visit.page("reconcile_run.html", errand=errand)
 
 
 @get("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,))
@@ -110,7 +110,7 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
 def _absent(visit: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
     settled = acceptance_deadline(binding, visit.office.service.settings.timestamp_tolerance_s)
     return visit.page(
-        "absent.html",
+        "mark_absent.html",
         status=status,
         binding=binding,
         settled_by=settled,

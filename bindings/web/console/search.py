@@ -82,7 +82,7 @@ async def found(request: Request[Any, Any, Any]) -> Reply:
         named = await visit.run_read(
             lambda service: service.inquiries.find_by_name(str(wanted.words), actor=visit.actor_filter)
         )
-        return visit.page("named.html", wanted=wanted, search_id=search_id, named=named)
+        return visit.page("search_matches.html", wanted=wanted, search_id=search_id, named=named)
     if wanted.at is None:
         return visit.redirect(f"/find/{search_id}/history")
     number, at, party = wanted.number, wanted.at, wanted.party
@@ -92,7 +92,7 @@ async def found(request: Request[Any, Any, Any]) -> Reply:
     holders = behind.trace.holders
     everybody = [one for one, _ in _related(behind)]
     return visit.page(
-        "behind.html",
+        "number_at.html",
         wanted=wanted,
         search_id=search_id,
         is_middle_number=is_middle_number(number, everybody),
