@@ -1,8 +1,8 @@
-"""When the passes run: APScheduler's timer, a watchdog beside it, and a clean end on SIGTERM.
+"""When the jobs run: APScheduler's timer, a watchdog beside it, and a clean end on SIGTERM.
 
-The timer is in-process and nothing more: it keeps no jobs in the database, elects nobody, and may run in any
-number of processes. What a pass does, and why it is safe to run twice, stands in bindings.passes. The watchdog
-goes by the monotonic clock, because the timer goes by the wall clock, which may be set back.
+The timer is in-process and nothing more: it keeps no jobs in the database, elects no leader, and may run in any number
+of processes. What a job does, and why it is safe to run twice, is in `jobs`. The watchdog goes by the monotonic clock,
+because the timer goes by the wall clock, which may be set back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
@@ -22,6 +23,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from bindings.jobs.job import Job
+from bindings.jobs.registry import JOBS, Runs
+from bindings.jobs.runner import JobRunner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,47 +32,44 @@ if TYPE_CHECKING:
 
     from apscheduler.events import JobEvent
 
+    from bindings.lifecycle.runtime import Runtime
     from bindings.service import BindingService
 
 _log = logging.getLogger(__name__)
 
 ACTOR = "scheduler"
-RECOVER_INTERVAL_S = 10.0
-RETENTION_INTERVAL_S = 60.0
-POOLS_INTERVAL_S = 60.0
-TALLY_INTERVAL_S = 10.0
-JITTER = 0.1  # of the interval, so that replicas do not beat in step
-STALLED_AFTER = 3.0  # intervals without a finished pass
-UNFINISHED_PASSES = 5  # in a row, before the backlog is worth a warning
+JITTER = 0.1  # of the interval, so that replicas do not run in step
+STALLED_AFTER = 3.0  # intervals without a finished run
+UNFINISHED_RUNS = 5  # in a row, before a warning about the backlog
 
 
 class _IntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
     """Fires an interval from now, with jitter, and never for the past.
 
-    APScheduler's own interval trigger makes a list of every run that was missed: after the wall clock was set a
-    year ahead that is thirty million of them, and the timer stands still behind it.
+    APScheduler's own interval trigger builds a list of every missed run: after the wall clock was set a year ahead that
+    is thirty million of them, and the timer stops working.
     """
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """The next run, as APScheduler asks for it."""
+        """Return the time of the next run, for APScheduler."""
         since = now if previous_fire_time is None else max(previous_fire_time, now)
-        jitter_s = self._interval_s * random.uniform(-JITTER, JITTER)  # noqa: S311 -- to keep out of step
+        jitter_s = self._interval_s * random.uniform(-JITTER, JITTER)  # noqa: S311 -- not for security
         return since + timedelta(seconds=self._interval_s + jitter_s)
 
 
 class Scheduler:
-    """Runs the passes on a timer until it is stopped. A context manager.
+    """Runs the jobs on a timer until it is stopped. A context manager.
 
-    What a pass writes into the history stands there as done by `scheduler`, whoever started the process. Every
-    replica may have one: expire and warn are shared work, and the others take a row per period.
-    `also` are jobs of layers above this one; each must be safe beside its like in another replica.
+    The history records what a job does under the actor `scheduler`. Every replica may have a scheduler: some jobs are
+    shared by all replicas, the others are claimed by one replica per period. `also` are jobs of layers above this one;
+    each must be safe in several replicas at the same time.
     """
 
     def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
-        self._jobs = [*_jobs(service.as_caller(actor=ACTOR)), *also]
+        self._jobs = [*_scheduled_jobs(service.as_caller(actor=ACTOR).runtime), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Scheduler:
         self._watchdog = threading.Thread(target=self._watchdog_loop, name="bindings-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Start the timer: every pass runs at once and then at its interval."""
+        """Start the timer: every job runs immediately and then at its interval."""
         now = time.monotonic()
         self._finished = {job.name: now for job in self._jobs}
         self._restarted = dict(self._finished)
@@ -86,7 +86,7 @@ class Scheduler:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Let the passes that are running come to their end, and start no more. Safe to repeat."""
+        """Wait for the jobs that are running, and start no more. Safe to repeat."""
         if self._stopped.is_set():
             return
         self._stopped.set()
@@ -96,16 +96,16 @@ class Scheduler:
             job.stop()
 
     def ages_s(self) -> dict[str, float]:
-        """Seconds since each pass last finished in this process (since the start, where none has)."""
+        """Return the seconds since each job last finished in this process (since the start, if it has not)."""
         now = time.monotonic()
-        return {task: now - finished for task, finished in self._finished.items()}
+        return {name: now - finished for name, finished in self._finished.items()}
 
     def intervals_s(self) -> dict[str, float]:
-        """How often each pass runs, in seconds."""
+        """Return how often each job runs, in seconds."""
         return {job.name: job.interval_s for job in self._jobs}
 
     def stalled(self) -> list[str]:
-        """The passes that have not finished for three intervals: readiness is red while there is one."""
+        """Return the jobs that have not finished for three intervals; readiness is red while there is one."""
         ages = self.ages_s()
         return [job.name for job in self._jobs if ages[job.name] > STALLED_AFTER * max(job.interval_s, 1.0)]
 
@@ -120,7 +120,7 @@ class Scheduler:
         timer = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(len(self._jobs))},
-            # A late run is run once, however late: the default drops it after one second.
+            # A late run still runs, once; by default APScheduler drops it after one second.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         timer.add_listener(_report, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
@@ -139,88 +139,69 @@ class Scheduler:
         )
 
     def _run(self, job: Job) -> None:
-        """Run a pass; again at once where its time ended before its work did: a backlog waits for no timer."""
+        """Run a job. If it used up its time budget, run it again immediately."""
         while not self._run_once(job) and not self._stopped.is_set():
             pass
 
     def _run_once(self, job: Job) -> bool:
-        """Whether the pass came to its end."""
+        """Run a job and return True if it completed its work."""
         began = time.monotonic()
         counts = job.run()
         self._finished[job.name] = time.monotonic()
         _log.debug("%s: %s in %.3f s", job.name, counts, time.monotonic() - began)
         if counts is None:
-            return True  # another run has this period already; what it left is its own to tell
+            return True  # another replica ran this period and reports its own backlog
         if getattr(counts, "finished", True):
             self._unfinished[job.name] = 0
             return True
         self._unfinished[job.name] += 1
         in_a_row = self._unfinished[job.name]
-        if in_a_row % UNFINISHED_PASSES == 0:
-            _log.warning("%s: %d passes in a row ran out of time; a backlog grows", job.name, in_a_row)
+        if in_a_row % UNFINISHED_RUNS == 0:
+            _log.warning("%s: %d runs in a row ran out of time; the backlog grows", job.name, in_a_row)
         return False
 
     def _watchdog_loop(self) -> None:
-        """Schedule anew what stands still: a timer waits for ever for a wall time that was set back."""
-        by_task = {job.name: job for job in self._jobs}
+        """Reschedule stalled jobs: after the wall clock is set back, APScheduler waits for the old time again."""
+        by_name = {job.name: job for job in self._jobs}
         while not self._stopped.wait(min(job.interval_s for job in self._jobs)):
             now = time.monotonic()
-            for task in self.stalled():
-                job = by_task[task]
-                if now - self._restarted[task] > STALLED_AFTER * job.interval_s:
-                    self._restarted[task] = now
-                    _log.warning("%s: no pass has finished for %.0f s", task, self.ages_s()[task])
+            for name in self.stalled():
+                job = by_name[name]
+                if now - self._restarted[name] > STALLED_AFTER * job.interval_s:
+                    self._restarted[name] = now
+                    _log.warning("%s: no run has finished for %.0f s", name, self.ages_s()[name])
                     self._add(self._timer, job)
 
 
 def run(service: BindingService, also: Sequence[Job] = ()) -> None:
-    """Run the scheduler until SIGTERM or SIGINT, then drain. Call it from the main thread."""
+    """Run the scheduler until SIGTERM or SIGINT, then wait for running jobs. Call it from the main thread."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with Scheduler(service, also):
         stop.wait()
-        _log.info("scheduler: asked to stop; waiting for the passes that are running")
+        _log.info("scheduler: stopping; waiting for the jobs that are running")
 
 
-def _jobs(service: BindingService) -> list[Job]:
-    config = service.settings
-    jobs = [
-        Job(name="expire", interval_s=config.sweep_interval_s, run=service.sweep),
-        Job(name="warn", interval_s=config.sweep_interval_s, run=service.announce),
-        Job(
-            name="recover",
-            interval_s=RECOVER_INTERVAL_S,
-            run=lambda: service.run_once_per_period("recover", RECOVER_INTERVAL_S, service.recover),
-        ),
-        Job(
-            name="pools",
-            interval_s=POOLS_INTERVAL_S,
-            run=lambda: service.run_once_per_period("pools", POOLS_INTERVAL_S, service.count_pools),
-        ),
-        Job(
-            name="tally",
-            interval_s=TALLY_INTERVAL_S,
-            run=lambda: service.run_once_per_period("tally", TALLY_INTERVAL_S, service.tally),
-        ),
-    ]
-    jobs.append(
-        Job(
-            name="retention",
-            interval_s=RETENTION_INTERVAL_S,
-            run=lambda: service.run_once_per_period("retention", RETENTION_INTERVAL_S, service.apply_retention),
+def _scheduled_jobs(runtime: Runtime) -> list[Job]:
+    runner = JobRunner(runtime)
+    jobs = []
+    for spec in JOBS:
+        if spec.calls_provider and runtime.client is None:
+            continue
+        interval_s = spec.interval_s(runtime.settings)
+        run_job = (
+            partial(runner.run, spec)
+            if spec.runs is Runs.EVERY_REPLICA
+            else partial(runner.run_once_per_period, spec, interval_s)
         )
-    )
-    if service.calls_provider:
-        interval_s = config.reconcile_interval_s
-        run_once = lambda: service.run_once_per_period("reconcile", interval_s, service.reconcile)  # noqa: E731
-        jobs.append(Job(name="reconcile", interval_s=interval_s, run=run_once))
+        jobs.append(Job(name=spec.name, interval_s=interval_s, run=run_job))
     return jobs
 
 
 def _report(event: JobEvent) -> None:
     if event.code == EVENT_JOB_ERROR:
-        # The text of an exception may carry a value; its type and the place are enough to find it.
+        # The text of an exception may carry a value; its type and the job's name are enough to find it.
         _log.error("%s: failed with %s; it runs again", event.job_id, type(event.exception).__name__)
     else:
         _log.debug("%s: the previous run has not ended yet", event.job_id)  # the watchdog warns

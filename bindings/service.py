@@ -1,78 +1,64 @@
-"""BindingService: reserve, call, settle; and unbind.
+"""BindingService: the public interface of the library. It holds a `Runtime` and parts, and forwards to them.
 
-This is the story of the product; its parts live elsewhere, and so do its questions (`questions`) and its passes
-(`upkeep`). No SQL, no HTTP and no timer stand here. A bind is two short transactions around one call: the first
-commits the intent (I3), nothing is held open while the provider is called, the second records what came of it.
-Whatever stops the process in between leaves a pending binding, which `recover` and `reconcile` finish.
+Every argument is checked here, before any I/O, and passed on typed. No rule of the lifecycle belongs here: bind and
+unbind are in `lifecycle`, the jobs in `jobs`, keys and the access log in `access`, webhooks in `webhooks`.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
-import time
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from uuid_utils import uuid7
-
-from bindings import errors
 from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
 from bindings.access.investigation import Investigation
 from bindings.access.sessions import Sessions
-from bindings.domain.binding import EventKind, Reason, State
-from bindings.failpoints import hit
-from bindings.http_transport import NotSent, Unknown
-from bindings.jobs import recover
+from bindings.clock import SYSTEM_CLOCK
 from bindings.jobs.maintenance import Maintenance
+from bindings.lifecycle import bind as binding_calls
 from bindings.lifecycle import doubts
-from bindings.lifecycle.clocks import SendClock
-from bindings.provider.outcome import BindSucceeded, Refusal, Refused, UnbindNotFound, UnbindSucceeded
-from bindings.store import account, events, holds, reserve, settle
-from bindings.store.bindings import BindingLost
-from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated, Database
+from bindings.lifecycle.queries import Queries
+from bindings.lifecycle.runtime import open_runtime
+from bindings.lifecycle.unbind import unbind
 from bindings.validation import requests as validation
 from bindings.webhooks.endpoints import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Self
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from typing import Self, Unpack
 
-    from bindings.domain.binding import Binding, BindRequest, Holder
+    from bindings.clock import HostClock
+    from bindings.domain.binding import Binding, BindRequest, Event, Holder, Page, Trace
     from bindings.domain.phone import Phone
-    from bindings.provider.client import ProviderClient
-    from bindings.provider.outcome import BindOutcome
-    from bindings.store.database import Transaction
-
-_log = logging.getLogger(__name__)
-
-SETTLE_BUDGET_S = 30.0  # the answer is in memory only: outlast a failover before giving it up
-SETTLE_TRY_S = 6.0  # of that for one try: a frozen primary never answers, the next one does
-RETRY_AFTER_S = 2
-SCAN_AGAIN_S = 30
-POLL_S = 0.05
-
-_DUPLICATE_BIND_ID = "the provider gave a bindId that another binding has"
-_WAS_ACTIVE = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # it came into being, and may be over already
+    from bindings.jobs.expire import ExpireResult
+    from bindings.jobs.expiry_warnings import ExpiryWarningsResult
+    from bindings.jobs.pool_usage import PoolUsageResult
+    from bindings.jobs.reconcile import ReconcileResult
+    from bindings.jobs.recover import RecoverResult
+    from bindings.jobs.retention import RetentionResult
+    from bindings.jobs.statistics import StatisticsResult
+    from bindings.lifecycle.bind import BindResult
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.settings import Settings, SettingsValues
+    from bindings.store.pools import Pool
+    from bindings.store.reports import Report
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BindResult:
-    """What a bind came to; `replayed` where an earlier call with the same idempotency key had made it."""
-
-    binding: Binding
-    replayed: bool
-
-
-class BindingService(Maintenance):
+class BindingService:
     """The lifecycle of privacy-number bindings over one database and one provider account.
 
-    Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and
-    synchronous; not across fork. Every method raises errors of `bindings.errors` and checks its arguments
-    before any I/O. Phones are given as str or Phone, and come back as Phone, masked when shown.
+    Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and synchronous; not
+    across fork. Every method raises errors of `bindings.errors` and checks its arguments before any I/O. Phones are
+    passed as str or Phone, and returned as Phone, whose str() and repr() are masked.
+
+    `runtime` holds the parts that all layers share: settings, database, provider client, limits, caller.
     """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._queries = Queries(runtime)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -80,81 +66,31 @@ class BindingService(Maintenance):
         return cls.open()
 
     @classmethod
-    def open(cls, *, actor: str = "library", environment: Mapping[str, str] | None = None, **given: Any) -> Self:
-        """Open with what is `given` (fields of `Settings`); the rest comes from the `environment` (the process's).
+    def open(
+        cls,
+        *,
+        actor: str = "library",
+        environment: Mapping[str, str] | None = None,
+        clock: HostClock = SYSTEM_CLOCK,
+        **settings: Unpack[SettingsValues],
+    ) -> Self:
+        """Open with these `settings` (fields of `Settings`); missing ones come from `environment` (default: os.environ).
 
-        Connects to the database and refuses a schema that is not at head (`SchemaOutOfDate`) or another
-        account's database. `actor` is written into the history of whatever is done through this service.
+        Connects to the database. Raises `SchemaOutOfDate` if its schema does not fit this version, and
+        `InvalidRequest` for a wrong setting or another account's database. `actor` is recorded in the history of what
+        is done through this service. `clock` replaces the host's clocks in tests.
         """
-        by = validation.caller(actor=actor, request_id=None)
-        config = validation.settings(environment, **given)
-        database = Database(config.database_url.get_secret_value())
-        try:
-            database.check_schema()
-            account.register_scope(database, config.scope)
-        except BaseException:
-            database.close()
-            raise
-        service = cls(config, database, caller=by)
-        service._admission.observe_database_clock(database.clock(), time.monotonic())
-        return service
+        caller = validation.caller(actor=actor, request_id=None)
+        return cls(open_runtime(validation.settings(environment, **settings), caller, clock=clock))
 
     def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
-        """The same service, on behalf of somebody else; shares every connection and limit."""
-        other = copy.copy(self)
-        other._caller = validation.caller(actor=actor or self._caller.actor, request_id=request_id)  # noqa: SLF001 -- its own
-        return other
-
-    @property
-    def keys(self) -> ApiKeys:
-        """The keys of the HTTP service, made and revoked on behalf of this service's actor."""
-        return ApiKeys(self._database, self._caller)
-
-    @property
-    def sessions(self) -> Sessions:
-        """The sessions of the console."""
-        return Sessions(self._database)
-
-    @property
-    def access_log(self) -> AccessLog:
-        """Who was shown phones in full, and who took lists away."""
-        return AccessLog(self._database, self._caller)
-
-    @property
-    def inquiries(self) -> Investigation:
-        """The questions of whoever looks into a complaint."""
-        return Investigation(self._database)
-
-    @property
-    def provider(self) -> ProviderClient | None:
-        """The provider's client, for `bindings.health` and metrics; None where no account is set."""
-        return self._client
-
-    @property
-    def clock_fault(self) -> str | None:
-        """Why no bind may be sent by the clocks as they were last read; None where nothing is wrong."""
-        return self._admission.clock_error()
-
-    @property
-    def clock_trial_due(self) -> bool:
-        """Whether the next bind measures the provider's clock anew, where that is what is wrong."""
-        return self._admission.provider_clock_probe_due
-
-    @property
-    def calls_provider(self) -> bool:
-        """Whether the settings hold what a call to the provider needs."""
-        return self._client is not None
-
-    @property
-    def webhooks(self) -> Webhooks:
-        """Who is told of events."""
-        return Webhooks(self._database, self._caller)
+        """Return a service that acts for another actor or request; it shares every connection and limit."""
+        caller = validation.caller(actor=actor or self.runtime.caller.actor, request_id=request_id)
+        return BindingService(replace(self.runtime, caller=caller))
 
     def close(self) -> None:
-        """Close every connection. Calls that are under way in other threads fail."""
-        if self._client is not None:
-            self._client.close()
-        self._database.close()
+        """Close every connection. Calls under way in other threads fail."""
+        self.runtime.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +98,44 @@ class BindingService(Maintenance):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Bind: reserve, call, settle.
+    # The parts.
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the service was opened with."""
+        return self.runtime.settings
+
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The API keys of the HTTP service."""
+        return ApiKeys(self.runtime)
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions of the console."""
+        return Sessions(self.runtime.database)
+
+    @property
+    def access_log(self) -> AccessLog:
+        """Reveals of full phones, and exports."""
+        return AccessLog(self.runtime)
+
+    @property
+    def investigation(self) -> Investigation:
+        """Queries of the audit console: the bindings of a number, and reveals of them."""
+        return Investigation(self.runtime.database)
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """The jobs, as the scheduler runs them."""
+        return Maintenance(self.runtime)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """The receivers of events."""
+        return Webhooks(self.runtime)
+
+    # Bind and unbind.
 
     def bind(
         self,
@@ -179,356 +152,281 @@ class BindingService(Maintenance):
     ) -> Binding:
         """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
 
-        `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
-        (0: none; left out: as the settings say). With an `idempotency_key` the call is safe to repeat for as long
-        as the binding is kept: the same request returns the same binding (or raises its original error again) and
-        nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
-        compared). Without a key a repeated call is another bind, which the first one's hold refuses.
+        `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written (0:
+        none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as the
+        binding is kept: the same request returns the same binding (or raises its original error again) and nothing is
+        sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not compared). Without a key
+        a repeated call is another bind, which the first one's hold refuses.
 
-        Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind
-        again), `ProviderRefused` and its kinds, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
+        Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind again),
+        `ProviderRefused` and its subclasses, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
         """
-        bound = self.bind_with_result(
+        request = validation.bind_request(
             phone_a=phone_a,
             phone_b=phone_b,
             pool_number=pool_number,
             expire_s=expire_s,
             mode=mode,
-            app_id=app_id,
+            app_id=self.runtime.app_id_or_default(app_id),
             reference=reference,
             idempotency_key=idempotency_key,
             warn_s=warn_s,
         )
-        return bound.binding
+        return self.bind_request(request).binding
 
-    def bind_with_result(self, *, app_id: str | None = None, own: bool = False, **asked: Any) -> BindResult:
-        """`bind`, and whether the answer is a replay: the same arguments, errors and promises.
+    def bind_request(self, request: BindRequest, *, own_key: bool = False) -> BindResult:
+        """Bind a request that `validation.bind_request` has checked; also return whether it is a replay.
 
-        `own`: a key that another actor has used is an `IdempotencyMismatch`, which names no binding.
+        The same errors and promises as `bind`. With `own_key`, a key that another actor has used is an
+        `IdempotencyMismatch` that names no binding.
         """
-        request = validation.bind_request(app_id=self._app_id(app_id), **asked)
-        client = self._provider()
-        try:
-            with self._admission.slot(request.app_id):
-                made = self._bind(client, request)
-        except (errors.Busy, errors.ProviderAccountRefused) as refusal:
-            replayed = None if refusal.binding_id else self._replay(request)
-            if replayed is None:
-                raise
-            made = replayed
-        if isinstance(made, reserve.Replayed):
-            if own and made.binding.actor != self._caller.actor:
-                raise errors.IdempotencyMismatch
-            return BindResult(binding=self._replayed(made), replayed=True)
-        if made.unbind_requested_at is not None and made.state is State.ACTIVE:
-            made, _ = recover.finish_unbind(self._database, client, made, self._guard(made), self._caller)
-        return BindResult(binding=made, replayed=False)
-
-    def _bind(self, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
-        binding_id = str(uuid7())
-        began: list[float] = []
-        known = self._memory.newest()
-
-        def work(
-            tx: Transaction,
-        ) -> reserve.Reserved | reserve.Replayed | reserve.Conflict | reserve.FullScanRequired:
-            began.append(tx.began)
-            reserved = reserve.reserve(tx, binding_id, request, self._terms, self._caller, known=known)
-            hit("bind.reserve_in_transaction")
-            return reserved
-
-        hit("bind.before_reserve")
-        reserved = self._database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
-        hit("bind.after_reserve")
-        before, after = began[0], time.monotonic()  # the first try's, for it may be the one that committed
-        match reserved:
-            case reserve.Replayed():
-                return reserved
-            case reserve.Conflict(holder=holder):
-                raise self._record_conflict(request, holder)
-            case reserve.FullScanRequired(lost=lost):
-                raise self._scan_owed(lost=lost)
-            case reserve.Reserved(binding=intent):
-                self._memory.remember(intent)
-                self._admission.observe_database_clock(intent.requested_at, after)
-            case _:
-                assert_never(reserved)
-        fault = self._admission.clock_error()
-        outcome: BindOutcome = (
-            client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
-            if fault is None
-            else NotSent(reason=fault)  # with such a clock nobody knows who holds a phone
-        )
-        hit("bind.after_answer")
-        started = SendClock(intent=intent, before=before, after=after)
-        binding = self._settle(started, outcome)
-        hit("bind.after_settle")
-        if binding.state in _WAS_ACTIVE:
-            return binding
-        raise self._error(binding, said=getattr(outcome, "reason", None))
-
-    def _scan_owed(self, *, lost: bool) -> errors.Busy:
-        if lost:
-            self._log_rollback()
-        message = "an older database was restored here: binds wait until `bindings reconcile` is through"
-        return errors.Busy(message, retry_after_s=SCAN_AGAIN_S)
-
-    def _settle(self, started: SendClock, outcome: BindOutcome) -> Binding:
-        """The second transaction; without a database it is left to `recover`, and nobody is told it failed."""
-        intent = started.intent
-
-        def work(tx: Transaction) -> Binding:
-            settled = self._apply_outcome(tx, started, outcome)
-            hit("bind.settle_in_transaction")
-            return settled
-
-        try:
-            settled = self._database.write(
-                work,
-                budget_s=SETTLE_BUDGET_S,
-                attempt_timeout_s=SETTLE_TRY_S,
-                autocommit_first=self._success_statement(started, outcome)
-                if isinstance(outcome, BindSucceeded)
-                else None,
-            )
-            return self._memory.remember(settled)
-        except BindingLost as gone:
-            raise self._handle_rollback_during_call(started, outcome) from gone
-        except errors.Busy as busy:
-            _log.error("bind %s: %s, but the database is away: left to recover", intent.id, type(outcome).__name__)
-            message = "the provider was called, but its answer could not be recorded; it will be resolved"
-            raise errors.OutcomeUnknown(message, binding=intent) from busy
-        except ConstraintViolated as violated:
-            if violated.constraint not in settle.BIND_ID_TAKEN:
-                raise
-            return self._database.write(
-                lambda tx: settle.settle_unknown(
-                    tx,
-                    intent.id,
-                    self._caller,
-                    reason=Reason.BIND_ID_TAKEN,
-                    status=None,
-                    said=_DUPLICATE_BIND_ID,
-                    sent_at=None,
-                )
-            )
-
-    def _success_statement(
-        self, started: SendClock, made: BindSucceeded
-    ) -> Callable[[Transaction], Binding | None]:
-        """What a yes nearly always comes to: one statement."""
-        success = started.success(made, self._guard(started.intent))
-
-        def activate(tx: Transaction) -> Binding | None:
-            hit("bind.settle_in_transaction")
-            return settle.activate(tx, started.intent.id, success, self._caller)
-
-        return activate
-
-    def _log_rollback(self) -> None:
-        self._memory.forget()
-        _log.critical("the database has lost what was committed: an older one is in its place; binds wait")
-
-    def _handle_rollback_during_call(self, started: SendClock, outcome: BindOutcome) -> errors.OutcomeUnknown:
-        """An older database came into its place during the call: what the provider made is held, and unbound."""
-        intent = started.intent
-
-        def work(tx: Transaction) -> None:
-            account.require_full_scan(tx)
-            if isinstance(outcome, BindSucceeded):
-                holds.hold_late_success(tx, intent, started.success(outcome, self._guard(intent)))
-
-        self._log_rollback()
-        with suppress(errors.Busy):  # without the hold a scan meets it as an orphan
-            self._database.write(work, budget_s=SETTLE_BUDGET_S)
-        message = "the database has lost the binding during the call; if the provider made it, it will be unbound"
-        return errors.OutcomeUnknown(message, binding=intent)
-
-    def _apply_outcome(self, tx: Transaction, started: SendClock, outcome: BindOutcome) -> Binding:
-        intent = started.intent
-        match outcome:
-            case BindSucceeded():
-                success = started.success(outcome, self._guard(intent))
-                return settle.settle_success(tx, intent.id, success, self._caller)
-            case Refused(why=Refusal.IN_USE):
-                return settle.settle_in_use(
-                    tx, intent, self._caller, status=outcome.status, policy=self._terms.policy
-                )
-            case Refused(why=Refusal.NO_NUMBER):
-                return settle.settle_no_number(
-                    tx, intent, self._caller, status=outcome.status, said=outcome.reason
-                )
-            case Refused():
-                return self._failed(tx, intent, Reason(outcome.why), outcome.status, outcome.reason)
-            case NotSent():
-                return self._failed(tx, intent, Reason.NEVER_SENT, None, outcome.reason)
-            case Unknown():
-                sent_at = None if outcome.sent is None else started.sent_at(outcome.sent)
-                return settle.settle_unknown(
-                    tx,
-                    intent.id,
-                    self._caller,
-                    reason=Reason.NO_CLEAR_ANSWER,
-                    status=outcome.status,
-                    said=outcome.reason,
-                    sent_at=sent_at,
-                )
-            case _:
-                assert_never(outcome)
-
-    def _error(self, binding: Binding, said: str | None = None) -> errors.BindingsError:
-        holder = None
-        if binding.reason == Reason.IN_USE:
-            with suppress(errors.Busy):
-                now = self._database.clock()
-                holder = self._database.read(reserve.other_holder, binding, now)
-        return errors.error_for(binding, said=said, holder=holder)
-
-    def _failed(self, tx: Transaction, intent: Binding, reason: str, status: str | None, said: str) -> Binding:
-        return settle.settle_failed(
-            tx, intent.id, self._caller, reason=reason, status=status, detail={"said": said}
-        )
-
-    def _record_conflict(self, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
-        """A refusal before the call: noted in a small transaction of its own, and it uses up no key."""
-        detail = {
-            "holder_id": holder.id,
-            "held_by": holder.why,
-            "holder_mode": holder.mode,
-            "holder_state": holder.state,
-            "mode": request.mode,
-            "app_id": request.app_id,
-            "reference": request.reference,
-        }
-        with suppress(errors.Busy):  # the answer stands without the note
-            self._database.write(
-                lambda tx: events.append_without_binding(tx, EventKind.REFUSED, self._caller, detail)
-            )
-        kind = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
-        return kind(holder=holder)
-
-    def _replay(self, request: BindRequest) -> reserve.Replayed | None:
-        if request.idempotency_key is None:
-            return None
-        with suppress(errors.Busy):
-            return self._database.read(reserve.replay, request)
-        return None
-
-    def _replayed(self, replayed: reserve.Replayed) -> Binding:
-        """What the first call with this key came to; while it is under way, wait for it until `settle_by`."""
-        if not replayed.same:
-            raise errors.IdempotencyMismatch(binding_id=replayed.binding.id)
-        binding = replayed.binding
-        if binding.state is State.PENDING:
-            binding = self._await_settled(binding)
-        match binding.state:
-            case State.PENDING | State.IN_DOUBT | State.FAILED:
-                again = self._error(binding)
-                again.replayed = True
-                raise again
-            case State.ACTIVE | State.EXPIRED | State.UNBOUND | State.LAPSED:
-                return binding
-            case _:
-                assert_never(binding.state)
-
-    def _await_settled(self, binding: Binding) -> Binding:
-        left = (binding.settle_by - self._database.clock()).total_seconds()
-        deadline = time.monotonic() + max(0.0, left)
-        while binding.state is State.PENDING and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-            binding = self.get(binding.id)
-        return binding
-
-    # Unbind.
+        return binding_calls.bind(self.runtime, request, own_key=own_key)
 
     def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
-        """End a binding early. Safe to repeat; on one that has ended it returns it and calls nobody.
+        """End a binding early and return it. Safe to repeat; one that has ended is returned without a call.
 
-        From the moment the wish is committed the binding is offered to nobody. Raises `OutcomeUnknown` where
-        the provider gave no clear answer, or where the binding itself is still open: the wish stays, and
+        Once the request is committed, lookups no longer return the binding. Raises `OutcomeUnknown` if the provider
+        gave no clear answer, or if the binding itself is still pending or in doubt: the request stays recorded, and
         `recover` carries it out. `ProviderUnreachable` and `ProviderAccountRefused` leave it recorded too.
         """
-        found_id, why = validation.binding_id(binding_id), validation.optional_reason(reason)
-        client = self._provider()
-
-        def wish(tx: Transaction) -> Binding | None:
-            wished = settle.request_unbind(tx, found_id, self._caller, why)
-            hit("unbind.wish_in_transaction")
-            return wished
-
-        binding = self._database.write(wish, attempt_timeout_s=RETRY_BUDGET_S)
-        hit("unbind.after_wish")
-        if binding is None:
-            raise errors.NotFound(binding_id=found_id)
-        if binding.state.terminal:
-            return binding
-        if binding.state is not State.ACTIVE:
-            message = "whether the binding exists is not known yet; it will be unbound as soon as it is"
-            raise errors.OutcomeUnknown(message, binding=binding)
-        binding, outcome = recover.finish_unbind(
-            self._database, client, binding, self._guard(binding), self._caller
-        )
-        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-            return binding
-        raise _not_unbound(outcome, binding)
-
-    # For the record.
-
-    def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
-        """Record that full phones are about to be shown, to whom and why; call it before showing them.
-
-        With no ids (an export) one event is written that says `what` was shown. `NotFound`, and nothing
-        recorded, where an id is not known.
-        """
-        why = validation.reason(reason)
-        found_ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
-        detail = {"reason": why, "what": what}
-
-        def work(tx: Transaction) -> None:
-            for found_id in found_ids:
-                if not events.append(tx, found_id, EventKind.REVEALED, self._caller, detail):
-                    raise errors.NotFound(binding_id=found_id)
-            if not found_ids:
-                events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
-
-        self._database.write(work)
+        checked_id, checked_reason = validation.binding_id(binding_id), validation.optional_reason(reason)
+        return unbind(self.runtime, checked_id, checked_reason)
 
     def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.MarkAbsentResult:
-        """End a doubt because a person vouches, and says why, that the provider made nothing of it.
+        """Mark an in-doubt binding as failed on an operator's statement, with the reason.
 
-        Its phones are free at once, on that word alone (I4): should the provider have made it after all, somebody
-        else may get a phone that it still holds. With `dry_run` it only shows what would change. `InvalidRequest`
-        where the binding is no doubt, or where its request may still be accepted. Safe to repeat.
+        Its phones are free immediately, on that statement alone (I4): if the provider made the binding after all,
+        another pair may get a phone that it still holds. With `dry_run` nothing is changed, and the result shows what
+        would be. `InvalidRequest` if the binding is not in doubt, or if its request may still be accepted. Safe to
+        repeat.
         """
         return doubts.mark_absent(
-            self._database,
-            self._caller,
+            self.runtime,
             validation.binding_id(binding_id),
             because=validation.reason(reason),
-            tolerance_s=self.settings.timestamp_tolerance_s,
             dry_run=dry_run,
         )
 
+    def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
+        """Record that full phones are about to be shown, by whom and why; call it before showing them.
 
-def _not_unbound(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors.BindingsError:
-    """What an unbind that was not confirmed means for whoever asked for it: the wish is recorded and stays."""
-    match outcome:
-        case Unknown():
-            message = "the provider did not say clearly whether it unbound; it will be asked again"
-            return errors.OutcomeUnknown(message, binding=binding)
-        case NotSent():
-            message = "the provider could not be reached; the wish is recorded and will be carried out"
-            return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
-        case Refused():
-            message = "the provider refused the unbind; the wish is recorded and will be carried out"
-            of_account = outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
-            kind = errors.ProviderAccountRefused if of_account else errors.ProviderRefused
-            return kind(
-                message,
-                status=outcome.status,
-                reason=outcome.reason,
-                binding_id=binding.id,
-                retry_after_s=RETRY_AFTER_S,
-            )
-        case _:
-            assert_never(outcome)
+        Without ids (an export) one event is written that names `what` is shown. `NotFound`, and nothing is recorded,
+        if an id is unknown. Not safe to repeat: each call is recorded.
+        """
+        self.access_log.record_reveal(binding_ids, reason=reason, what=what)
+
+    # Queries. Each goes by the database's clock, changes nothing and is safe to repeat.
+
+    def get(self, binding_id: str) -> Binding:
+        """Return one binding as recorded; `NotFound` if there is none."""
+        return self._queries.get(binding_id)
+
+    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+        """Return those of these bindings that exist, by id; at most the first 200 ids are read."""
+        return self._queries.get_many(binding_ids)
+
+    def history(self, binding_id: str) -> list[Event]:
+        """Return every event of a binding, in order; `NotFound` if there is no such binding."""
+        return self._queries.history(binding_id)
+
+    def lookup(
+        self,
+        *,
+        phone: str | Phone | None = None,
+        middle_number: str | None = None,
+        party: str | Phone | None = None,
+    ) -> list[Binding]:
+        """Return the active bindings of a phone, or of a middle number (for one `party` that calls it), newest first.
+
+        A binding past its end is never returned, whether the expire job has run or not.
+        """
+        return self._queries.lookup(phone=phone, middle_number=middle_number, party=party)
+
+    def check(
+        self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
+    ) -> list[Holder]:
+        """Return what would refuse such a bind now, the longest hold first; empty if nothing. Reserves nothing."""
+        return self._queries.check(phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id)
+
+    def trace(
+        self,
+        *,
+        middle_number: str,
+        at: datetime | str,
+        party: str | Phone | None = None,
+        window_s: float = 300,
+    ) -> Trace:
+        """Return which bindings had the middle number at `at` (aware), and near misses within `window_s` seconds."""
+        return self._queries.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
+
+    def search(
+        self,
+        *,
+        state: str | None = None,
+        mode: str | None = None,
+        phone: str | Phone | None = None,
+        middle_number: str | None = None,
+        reference: str | None = None,
+        bind_id: str | None = None,
+        pool_number: str | None = None,
+        app_id: str | None = None,
+        actor: str | None = None,
+        requested_from: datetime | str | None = None,
+        requested_to: datetime | str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[Binding]:
+        """Return a page of the bindings that match every filter, newest first.
+
+        `actor` is who asked for the binding; `requested_from` and `requested_to` bound when (half-open). `limit` is 1
+        to 200; `next_cursor` continues, and is None at the end.
+        """
+        return self._queries.search(
+            state=state,
+            mode=mode,
+            phone=phone,
+            middle_number=middle_number,
+            reference=reference,
+            bind_id=bind_id,
+            pool_number=pool_number,
+            app_id=app_id,
+            actor=actor,
+            requested_from=requested_from,
+            requested_to=requested_to,
+            cursor=cursor,
+            limit=limit,
+        )
+
+    def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
+        """Return the events after the cursor `after`, in the order in which they became final: the change feed.
+
+        `next_cursor` is never None: pass it as `after` to continue. An event that commits late is never skipped.
+        Without `after` the feed begins with the oldest event that is kept. `InvalidRequest` if retention has deleted
+        events after the cursor, or if the database was restored to a moment before it.
+        """
+        return self._queries.events(after=after, limit=limit)
+
+    def events_for_actor(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
+        """Return the change feed of the bindings that `actor` asked for; otherwise as `events`.
+
+        Each call reads a bounded part of the whole feed: a page may be empty and its cursor still be further on. At
+        the end the cursor stays the same.
+        """
+        return self._queries.events_for_actor(actor, after=after, limit=limit)
+
+    def feed_end(self) -> str:
+        """Return the cursor after the newest event of the change feed; from there only later events follow."""
+        return self._queries.feed_end()
+
+    def doubts(self, *, limit: int = 200) -> list[Binding]:
+        """Return what waits for a clear answer, oldest first: in doubt, past `settle_by`, or with an unclear unbind."""
+        return self._queries.doubts(limit=limit)
+
+    def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
+        """Return `doubts`, a page at a time."""
+        return self._queries.open_doubts(cursor=cursor, limit=limit)
+
+    def pools(self) -> list[Pool]:
+        """Return the pools in use, and how full each was when it was last counted (`count_pools`)."""
+        return self._queries.pools()
+
+    def report(self, report_id: str) -> Report:
+        """Return one reconciliation report, with every case; `NotFound` if there is none."""
+        return self._queries.report(report_id)
+
+    def reports(self, *, cursor: str | None = None, limit: int = 50, cases: bool = True) -> Page[Report]:
+        """Return a page of reconciliation reports, newest first: the cases of each, without phones.
+
+        Without `cases` only their counts are read.
+        """
+        return self._queries.reports(cursor=cursor, limit=limit, cases=cases)
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Return counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
+        return self._queries.stats()
+
+    def export_bindings(
+        self, *, since: datetime | str | None = None, until: datetime | str | None = None
+    ) -> Iterator[Binding]:
+        """Stream every binding requested in [since, until), oldest first, in memory that does not grow."""
+        return self._queries.export_bindings(since=since, until=until)
+
+    def export_events(
+        self, *, since: datetime | str | None = None, until: datetime | str | None = None
+    ) -> Iterator[Event]:
+        """Stream every event that happened in [since, until), in the feed's order, in memory that does not grow."""
+        return self._queries.export_events(since=since, until=until)
+
+    # Jobs. Each is safe to repeat and to run in several processes at the same time; the scheduler runs them.
+
+    def expire_due(self) -> ExpireResult:
+        """Mark bindings past their end as expired, and return the counts."""
+        return self.maintenance.expire_due()
+
+    def warn_due(self) -> ExpiryWarningsResult:
+        """Write the `expires_soon` events that are due, and return the counts."""
+        return self.maintenance.warn_due()
+
+    def recover(self) -> RecoverResult:
+        """Resolve what a crash or a lost reply left open, as far as that needs no scan, and return the counts."""
+        return self.maintenance.recover()
+
+    def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> ReconcileResult:
+        """Recover, then compare with the provider's own list, correct what differs, and return the counts.
+
+        Always scans. With `dry_run` nothing is changed; the result and its report say what would be. The `reason` is
+        stored in the report.
+        """
+        return self.maintenance.reconcile(dry_run=dry_run, reason=validation.optional_reason(reason))
+
+    def count_pools(self) -> PoolUsageResult:
+        """Count the live bindings of each pool, and write a `pool_low` event for each that has become low."""
+        return self.maintenance.count_pools()
+
+    def apply_retention(self, *, dry_run: bool = False) -> RetentionResult:
+        """Delete what ended more than BINDINGS_RETENTION_DAYS ago; start the month's partition of events.
+
+        Expired sessions and searches of the console are deleted in any case; without the setting, nothing else is.
+        With `dry_run` it only counts.
+        """
+        return self.maintenance.apply_retention(dry_run=dry_run)
+
+    def update_statistics(self) -> StatisticsResult:
+        """Count the events since the last run, for the console's charts."""
+        return self.maintenance.update_statistics()
+
+    def mark_restored(self, *, waive: bool = False) -> None:
+        """Record that the database was restored from a backup: binds wait until a full reconciliation has completed.
+
+        Call it before any replica starts on the restored database. With `waive` binds no longer wait, for an account
+        whose list cannot be read; what was bound since the backup may then be answered with -35. Safe to repeat.
+        """
+        self.maintenance.mark_restored(waive=waive)
+
+    # Deprecated names.
+
+    def acting(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
+        """Return `as_caller(...)`; deprecated."""
+        _warn_renamed("acting", "as_caller")
+        return self.as_caller(actor=actor, request_id=request_id)
+
+    def some(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+        """Return `get_many(...)`; deprecated."""
+        _warn_renamed("some", "get_many")
+        return self.get_many(binding_ids)
+
+    def tally(self) -> StatisticsResult:
+        """Return `update_statistics()`; deprecated."""
+        _warn_renamed("tally", "update_statistics")
+        return self.update_statistics()
+
+    def restored(self, *, waive: bool = False) -> None:
+        """Call `mark_restored(...)`; deprecated."""
+        _warn_renamed("restored", "mark_restored")
+        self.mark_restored(waive=waive)
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(
+        f"BindingService.{old} is deprecated; use BindingService.{new}", DeprecationWarning, stacklevel=3
+    )

@@ -11,13 +11,13 @@ import os
 import re
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "BINDINGS_"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -120,6 +120,35 @@ class Settings(BaseSettings):
     def effective(self) -> dict[str, str]:
         """Variable → value as text, secrets masked and the database password hidden."""
         return {_variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields}
+
+
+class SettingsValues(TypedDict, total=False):
+    """The settings that `load` and `BindingService.open` take by name; each as in `Settings`, or as its text."""
+
+    database_url: str
+    provider_url: str
+    provider_api_key: str | None
+    provider_api_secret: str | None
+    provider_app_id: str | None
+    provider_timeout_s: float
+    provider_zone: timezone | str
+    timestamp_tolerance_s: float
+    guard_s: float | None
+    conflict_policy: str
+    scope: str
+    sweep_interval_s: float
+    reconcile_interval_s: float
+    scan_calls_per_s: float
+    on_doubt: str
+    on_ghost: str
+    on_orphan: str
+    on_drift: str
+    bind_limit: int
+    retention_days: int | None
+    rate_limit: int
+    pool_low_share: float
+    warn_s: int | None
+    trusted_proxies: Sequence[Network] | str
 
 
 def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:

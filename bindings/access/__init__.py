@@ -1,1 +1,1 @@
-"""Who may call and who looked: API keys, console sessions, the access log, investigations."""
+"""API keys, console sessions, the access log of reveals and exports, and the queries of an investigation."""

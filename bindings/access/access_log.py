@@ -1,7 +1,7 @@
-"""The access log: who was shown phones in full, who took a list away, when and why; and the lists themselves.
+"""The access log: reveals of full phones and exports of lists, with who, when and why.
 
-An export is recorded before its first line leaves. Its manifest tells what it was narrowed to, how many rows it
-has and the SHA-256 of the file, so that whoever gets the file can hold it against the record.
+An export is recorded before its first line is sent. Its manifest has its filter, its number of rows and the SHA-256 of
+the file, so that a file can be compared with its record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from bindings import errors
-from bindings.domain.binding import Page
+from bindings.domain.binding import EventKind, Page
 from bindings.domain.serialization import FORMATS
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
@@ -26,15 +26,16 @@ from bindings.validation import requests as validation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bindings.domain.binding import Caller, Event
-    from bindings.store.database import Database
+    from bindings.domain.binding import Event
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.store.database import Transaction
 
 LIMIT = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessLogEntry:
-    """One line of the access log. `what` was shown or taken, `reason` why phones were in full (None: masked)."""
+    """One reveal or export. `reason` is why phones were shown in full (None: they were masked)."""
 
     at: datetime
     actor: str
@@ -48,112 +49,135 @@ class AccessLogEntry:
 
 
 class AccessLog:
-    """The access log of one database, kept on behalf of one caller. Thread-safe."""
+    """The access log of one database; it records the runtime's caller. Thread-safe."""
 
-    def __init__(self, database: Database, caller: Caller) -> None:
-        self._database = database
-        self._caller = caller
+    def __init__(self, runtime: Runtime) -> None:
+        self._database = runtime.database
+        self._caller = runtime.caller
+
+    def record_reveal(self, binding_ids: Sequence[str], *, reason: str, what: str) -> None:
+        """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
+        detail = {"reason": validation.reason(reason), "what": what}
+
+        def work(tx: Transaction) -> None:
+            for binding_id in ids:
+                if not events.append(tx, binding_id, EventKind.REVEALED, self._caller, detail):
+                    raise errors.NotFound(binding_id=binding_id)
+            if not ids:
+                events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
+
+        self._database.write(work)
 
     def start_export(self, *, view: str, narrowed: dict[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
-        """Record that a list is about to be taken away, and return the export's id. Not safe to repeat.
+        """Record that a list is about to be exported, and return the export's id. Not safe to repeat.
 
-        `narrowed` is the filter, in which no phone stands in full.
+        `narrowed` is the filter; it must not hold a full phone.
         """
         if format not in FORMATS:
             raise InvalidRequest([FieldError("format", f"must be {' or '.join(FORMATS)}")])
-        why, export_id = validation.optional_reason(reason), str(uuid7())
-        given = {"view": view, "filter": narrowed, "format": format, "reason": why}
-        self._database.write(lambda tx: access_log.start_export(tx, export_id, self._caller, **given))
+        export_id = str(uuid7())
+        columns = {
+            "view": view,
+            "filter": narrowed,
+            "format": format,
+            "reason": validation.optional_reason(reason),
+        }
+        self._database.write(lambda tx: access_log.start_export(tx, export_id, self._caller, **columns))
         return export_id
 
     def finish_export(self, export_id: str, *, row_count: int, sha256: str) -> None:
-        """Record that an export is whole. Safe to repeat."""
+        """Record that an export was sent to its end. Safe to repeat."""
         self._database.write(lambda tx: access_log.finish(tx, export_id, row_count=row_count, sha256=sha256))
 
     def get_export(self, export_id: str) -> Export:
-        """An export's manifest; `NotFound` where there is none."""
-        found_id = validation.identifier(export_id, "export")
-        found = self._database.read(access_log.find, found_id)
-        if found is None:
+        """Return an export's manifest; `NotFound` if there is none."""
+        export = self._database.read(access_log.find, validation.identifier(export_id, "export"))
+        if export is None:
             raise errors.NotFound("there is no such export")
-        return found
+        return export
 
     def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
-        """A page of the access log, newest first."""
-        shown, taken = _Cursor.decode(cursor)
-        reveals = self._database.read(access_log.list_reveals, before=shown, limit=limit + 1)
-        exports = self._database.read(access_log.list_exports, before=taken, limit=limit + 1)
-        both: list[Event | Export] = [*reveals, *exports]
-        both.sort(key=_timestamp, reverse=True)
-        page = both[:limit]
-        after = _Cursor.encode(page, shown, taken) if len(both) > limit else None
-        return Page(data=tuple(map(_to_entry, page)), next_cursor=after)
+        """Return a page of the access log, newest first."""
+        last_reveal, last_export = _Cursor.decode(cursor)
+        reveals = self._database.read(access_log.list_reveals, before=last_reveal, limit=limit + 1)
+        exports = self._database.read(access_log.list_exports, before=last_export, limit=limit + 1)
+        rows: list[Event | Export] = [*reveals, *exports]
+        rows.sort(key=_timestamp, reverse=True)
+        page = rows[:limit]
+        next_cursor = _Cursor.encode(page, last_reveal, last_export) if len(rows) > limit else None
+        return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
 
 
 def _instant(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
-        raise ValueError("a position needs a zone")
+        raise ValueError("a position must have a time zone")
     return at
 
 
-def _timestamp(one: Event | Export) -> datetime:
-    return one.began_at if isinstance(one, Export) else one.at
+def _timestamp(row: Event | Export) -> datetime:
+    return row.began_at if isinstance(row, Export) else row.at
 
 
-def _to_entry(one: Event | Export) -> AccessLogEntry:
-    if isinstance(one, Export):
+def _to_entry(row: Event | Export) -> AccessLogEntry:
+    if isinstance(row, Export):
         return AccessLogEntry(
-            at=one.began_at,
-            actor=one.actor,
-            description=f"export of {one.view}, {one.format}",
-            reason=one.reason,
-            binding_id=one.filter.get("binding_id"),
-            export_id=one.id,
-            row_count=one.row_count,
-            complete=one.finished_at is not None,
-            request_id=one.request_id,
+            at=row.began_at,
+            actor=row.actor,
+            description=f"export of {row.view}, {row.format}",
+            reason=row.reason,
+            binding_id=row.filter.get("binding_id"),
+            export_id=row.id,
+            row_count=row.row_count,
+            complete=row.finished_at is not None,
+            request_id=row.request_id,
         )
-    what = str(one.detail.get("what", "binding"))
+    subject = str(row.detail.get("what", "binding"))
     return AccessLogEntry(
-        at=one.at,
-        actor=one.actor,
-        description="phones of a binding" if what == "binding" else what,
-        reason=one.detail.get("reason"),
-        binding_id=one.binding_id,
+        at=row.at,
+        actor=row.actor,
+        description="phones of a binding" if subject == "binding" else subject,
+        reason=row.detail.get("reason"),
+        binding_id=row.binding_id,
         export_id=None,
         row_count=None,
         complete=True,
-        request_id=one.request_id,
+        request_id=row.request_id,
     )
 
 
 class _Cursor:
-    """Two positions in one: the last reveal and the last export that a page has shown."""
+    """Two positions in one cursor: the last reveal and the last export of a page."""
 
     @staticmethod
     def encode(
-        page: Sequence[Event | Export], shown: tuple[datetime, int] | None, taken: tuple[datetime, str] | None
+        page: Sequence[Event | Export],
+        last_reveal: tuple[datetime, int] | None,
+        last_export: tuple[datetime, str] | None,
     ) -> str:
-        """The cursor of the page that follows `page`."""
-        for one in page:
-            if isinstance(one, Export):
-                taken = (one.began_at, one.id)
+        """Return the cursor of the page that follows `page`."""
+        for row in page:
+            if isinstance(row, Export):
+                last_export = (row.began_at, row.id)
             else:
-                shown = (one.at, events.parse_cursor(one.cursor)[1])
-        told = [None if each is None else [each[0].isoformat(), each[1]] for each in (shown, taken)]
-        return base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
+                last_reveal = (row.at, events.parse_cursor(row.cursor)[1])
+        positions = (last_reveal, last_export)
+        plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
+        return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
 
     @staticmethod
     def decode(cursor: str | None) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
-        """The two positions; `InvalidRequest` where the cursor is none."""
+        """Return the two positions; `InvalidRequest` if the cursor is not of an earlier page."""
         if cursor is None:
             return None, None
         try:
-            shown, taken = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            last_reveal, last_export = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
             return (
-                None if shown is None else (_instant(shown[0]), int(shown[1])),
-                None if taken is None else (_instant(taken[0]), validation.identifier(taken[1], "export")),
+                None if last_reveal is None else (_instant(last_reveal[0]), int(last_reveal[1])),
+                None
+                if last_export is None
+                else (_instant(last_export[0]), validation.identifier(last_export[1], "export")),
             )
         except (ValueError, TypeError, LookupError, binascii.Error, errors.NotFound):
             raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None

@@ -1,8 +1,8 @@
-"""The keys of the HTTP service: made, listed, revoked, and recognised when they are presented.
+"""API keys of the HTTP service: create, list, revoke, and authenticate a presented one.
 
-A key is random, begins with `bnd_` and ends with a checksum, so that a scanner finds a leaked one and a mistyped
-one needs no query. Only its SHA-256 is stored: 160 random bits need no slow hash. The key itself is shown once,
-when it is made, and passes through no log, no error and no repr.
+A key is random, begins with `bnd_` and ends with a checksum, so that secret scanners find a leaked key and a mistyped
+key needs no query. Only its SHA-256 is stored: 160 random bits need no slow hash. The key itself is shown once, when it
+is created, and is in no log, no error and no repr.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from bindings.validation import requests as validation
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from bindings.domain.binding import Caller
-    from bindings.store.database import Database
+    from bindings.lifecycle.runtime import Runtime
     from bindings.store.keys import Key
 
 PREFIX = "bnd_"
@@ -37,7 +36,7 @@ _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreatedKey:
-    """A key that was just made. `key` is what its user presents; it is shown this once."""
+    """A new key. `key` is the secret that its user presents; it is available only here."""
 
     record: Key
     key: str = field(repr=False)
@@ -46,9 +45,9 @@ class CreatedKey:
 class ApiKeys:
     """The keys of one database. Thread-safe."""
 
-    def __init__(self, database: Database, caller: Caller) -> None:
-        self._database = database
-        self._caller = caller
+    def __init__(self, runtime: Runtime) -> None:
+        self._database = runtime.database
+        self._caller = runtime.caller
 
     def create(
         self,
@@ -58,57 +57,58 @@ class ApiKeys:
         rate_limit: int | None = None,
         expires_at: datetime | str | None = None,
     ) -> CreatedKey:
-        """Make a key for `name` with a role: app, auditor, investigator or admin.
+        """Create a key for `name` with a role: app, auditor, investigator or admin.
 
-        Two keys may share a name: make the second, hand it out, revoke the first. `rate_limit` is in requests
-        per second and replica. Not safe to repeat: each call makes another key.
+        Two keys may share a name, for rotation: create the second, distribute it, revoke the first. `rate_limit` is in
+        requests per second and replica. Not safe to repeat: each call creates another key.
         """
-        given = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
+        key_fields = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
         key, key_id = generate(), str(uuid7())
         record = self._database.write(
-            lambda tx: keys.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **given)
+            lambda tx: keys.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **key_fields)
         )
         return CreatedKey(record=record, key=key)
 
     def list(self) -> list[Key]:
-        """Every key that there ever was, newest first; never the keys themselves."""
+        """Return every key ever created, newest first, without the secrets."""
         return self._database.read(keys.list_all)
 
     def revoke(self, key_id: str) -> Key:
-        """Make a key useless; replicas notice within seconds. Safe to repeat. `NotFound` where there is none."""
-        found_id = validation.identifier(key_id, "key")
-        revoked = self._database.write(lambda tx: keys.revoke(tx, found_id, self._caller))
+        """Revoke a key; replicas reject it within seconds. Safe to repeat. `NotFound` if there is none."""
+        checked_id = validation.identifier(key_id, "key")
+        revoked = self._database.write(lambda tx: keys.revoke(tx, checked_id, self._caller))
         if revoked is None:
             raise errors.NotFound("there is no such key")
         return revoked
 
     def any_exist(self) -> bool:
-        """Whether there ever was a key: from then on, nobody is let in without one."""
+        """Return True if any key was ever created; if so, requests must authenticate."""
         return self._database.read(keys.exist)
 
     def authenticate(self, presented: str) -> Key | None:
-        """The key that was presented, or None where it is not good (never was, has expired, is revoked)."""
+        """Return the presented key, or None if it is unknown, expired or revoked."""
         if not well_formed(presented):
             return None
         hashed = digest(presented)
-        found = self._database.read(keys.find_valid, hashed, self._database.now)
-        if found is None or not hmac.compare_digest(found[1], hashed):
+        row = self._database.read(keys.find_valid, hashed, self._database.now)
+        if row is None:
             return None
-        return found[0]
+        key, stored_hash = row
+        return key if hmac.compare_digest(stored_hash, hashed) else None
 
     def record_use(self, key_id: str) -> None:
-        """Record that a key is in use, good to a minute."""
+        """Record that a key was used, to the minute. Safe to repeat."""
         self._database.write(lambda tx: keys.record_use(tx, key_id))
 
 
 def generate() -> str:
-    """A new key."""
+    """Return a new random key."""
     secret = "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
     return PREFIX + secret + _check(secret)
 
 
 def well_formed(key: str) -> bool:
-    """Whether a text can be a key at all, by its checksum."""
+    """Return True if a text has the form of a key and its checksum fits."""
     body = key.removeprefix(PREFIX)
     if not key.startswith(PREFIX) or len(body) != SECRET_LENGTH + CHECK_LENGTH or not body.isascii():
         return False
@@ -116,13 +116,13 @@ def well_formed(key: str) -> bool:
 
 
 def digest(key: str) -> str:
-    """What is stored of a key, and compared."""
+    """Return the SHA-256 of a key, which is what is stored."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _check(secret: str) -> str:
-    rest, text = zlib.crc32(secret.encode()), ""
+    remainder, text = zlib.crc32(secret.encode()), ""
     for _ in range(CHECK_LENGTH):
-        rest, index = divmod(rest, len(_ALPHABET))
+        remainder, index = divmod(remainder, len(_ALPHABET))
         text = _ALPHABET[index] + text
     return text

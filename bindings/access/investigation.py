@@ -1,7 +1,7 @@
-"""What somebody who looks into a complaint asks: who was behind a number, what was a number used for, who looked.
+"""Queries of an investigation: which bindings had a number, the history of a number, and reveals of its phones.
 
-Whoever asks need not know whether a number is somebody's phone or a middle number. `actor` narrows every answer
-to what that caller asked for. Changes nothing; every question is safe to repeat.
+The caller need not know whether a number is a phone or a middle number. `actor` narrows every result to the bindings
+that this actor requested. Changes nothing; every query is safe to repeat.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain import trace
 from bindings.domain.binding import Page, Trace
-from bindings.store import number_history as numbers
+from bindings.store import number_history
 from bindings.validation import fields
 from bindings.validation import requests as validation
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
 
 WINDOW_S = 600.0
-MOST_NAMED = 50
-MOST_LOOKS = 50
+MAX_NAME_MATCHES = 50
+MAX_REVEALS = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumberAt:
-    """Who was behind a number at an instant: what was there, what missed it closely, what came before and after.
+    """Holders of a number at a time, near misses, and the nearest bindings before and after.
 
-    `ended` is the binding that was over last before the instant, `began` the one that came first after it,
-    however far away; None where there is none, or it is among the others.
+    `ended` is the last binding that ended before that time, `began` the first that began after it, however far away;
+    None if there is none, or if it is in `trace`.
     """
 
     trace: Trace
@@ -43,14 +43,14 @@ class NumberAt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NameMatches:
-    """What a word names: bindings by reference, bind_id or request, and refusals that made no binding."""
+    """What matches a name: bindings by reference, bind_id or request id, and refusals that made no binding."""
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Event, ...]
 
 
 class Investigation:
-    """The questions of an inquiry into one database. Thread-safe."""
+    """Queries of an investigation, over one database. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -58,45 +58,43 @@ class Investigation:
     def number_at(
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
     ) -> NumberAt:
-        """Who was behind a phone or a middle number at the instant `at` (aware); `party` is a phone beside it."""
+        """Return which bindings had a phone or middle number at `at` (aware); `party` is the other phone, if known."""
         margin = timedelta(seconds=WINDOW_S)
-        found = self._database.read(
-            numbers.bindings_between, number, party=party, since=at - margin, until=at + margin
+        bindings = self._database.read(
+            number_history.bindings_between, number, party=party, since=at - margin, until=at + margin
         )
-        judged = trace.classify([one for one in found if actor in (None, one.actor)], at=at, window_s=WINDOW_S)
-        if judged.holders:
-            return NumberAt(trace=judged, ended=None, began=None)
-        others = self._database.read(numbers.nearest, number, party=party, at=at, actor=actor)
-        close = {miss.binding.id for miss in judged.near_misses}
-        far = [one for one in others if one.id not in close]
-        over = [one for one in far if one.held_until <= at]
-        later = [one for one in far if one.held_until > at]
+        visible = [binding for binding in bindings if actor in (None, binding.actor)]
+        result = trace.classify(visible, at=at, window_s=WINDOW_S)
+        if result.holders:
+            return NumberAt(trace=result, ended=None, began=None)
+        nearest = self._database.read(number_history.nearest, number, party=party, at=at, actor=actor)
+        near_ids = {miss.binding.id for miss in result.near_misses}
+        distant = [binding for binding in nearest if binding.id not in near_ids]
+        earlier = [binding for binding in distant if binding.held_until <= at]
+        later = [binding for binding in distant if binding.held_until > at]
         return NumberAt(
-            trace=judged,
-            ended=max(over, key=trace.earliest_end, default=None),
+            trace=result,
+            ended=max(earlier, key=trace.earliest_end, default=None),
             began=min(later, key=trace.earliest_start, default=None),
         )
 
     def number_history(
         self, number: Phone, *, actor: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> Page[Binding]:
-        """A page of the bindings that ever had the number, those that hold it longest first."""
-        _, size, position = validation.filters(cursor=cursor, limit=limit)
-        rows = self._database.read(numbers.history, number, actor=actor, before=position, limit=size + 1)
-        data = tuple(rows[:size])
-        more = len(rows) > size
-        after = fields.position_after(data[-1].held_until, data[-1].id) if more else None
-        return Page(data=data, next_cursor=after)
+        """Return a page of the bindings that ever had the number, by `held_until`, latest first."""
+        size, position = validation.page(cursor=cursor, limit=limit)
+        rows = self._database.read(number_history.history, number, actor=actor, before=position, limit=size + 1)
+        return Page.of(rows, size, lambda binding: fields.position_after(binding.held_until, binding.id))
 
-    def find_by_name(self, words: str, *, actor: str | None = None) -> NameMatches:
-        """What has these words as its reference, its bind_id or its request id, newest first."""
-        bound = self._database.read(numbers.find_by_name, words, actor=actor, limit=MOST_NAMED)
-        refusals = self._database.read(numbers.refusals_of_request, words, limit=MOST_NAMED)
-        mine = tuple(one for one in refusals if actor in (None, one.actor))
-        return NameMatches(bindings=tuple(bound), refusals=mine)
+    def find_by_name(self, text: str, *, actor: str | None = None) -> NameMatches:
+        """Return what has this text as its reference, bind_id or request id, newest first."""
+        bindings = self._database.read(number_history.find_by_name, text, actor=actor, limit=MAX_NAME_MATCHES)
+        refusals = self._database.read(number_history.refusals_of_request, text, limit=MAX_NAME_MATCHES)
+        visible = tuple(refusal for refusal in refusals if actor in (None, refusal.actor))
+        return NameMatches(bindings=tuple(bindings), refusals=visible)
 
     def reveals_of(self, binding_ids: list[str]) -> list[Event]:
-        """Who was shown full phones of these bindings, newest first."""
+        """Return the reveals of full phones of these bindings, newest first."""
         if not binding_ids:
             return []
-        return self._database.read(numbers.reveals_of, binding_ids, limit=MOST_LOOKS)
+        return self._database.read(number_history.reveals_of, binding_ids, limit=MAX_REVEALS)

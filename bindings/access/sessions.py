@@ -1,7 +1,7 @@
-"""The sessions of the console: begun with a key, recognised by a token, ended by signing out or with the key.
+"""Console sessions: started with an API key, authenticated by a token, ended by signing out or with the key.
 
-The token is random and known to one browser only; its SHA-256 is stored. What somebody looks for is kept under
-that hash for an hour, so that an address can name a search without carrying a phone.
+The token is random and known to one browser only; its SHA-256 is stored. A search is kept under that hash for an hour,
+so that a URL can name it without holding a phone.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ class Sessions:
         self._database = database
 
     def create(self, key_id: str) -> str:
-        """Begin a session of a key that was recognised, and return its token. Not safe to repeat."""
+        """Start a session of an authenticated key, and return its token. Not safe to repeat."""
         token = new_token()
         self._database.write(lambda tx: sessions.begin(tx, digest(token), key_id))
         return token
 
     def authenticate(self, token: str) -> Key | None:
-        """The key behind a session, or None where the session or its key is not good (any more)."""
+        """Return the key of a session, or None if the session or its key is unknown, expired or revoked."""
         hashed = digest(token)
-        found = self._database.read(sessions.recognise, hashed, self._database.now)
-        if found is None:
+        row = self._database.read(sessions.recognise, hashed, self._database.now)
+        if row is None:
             return None
-        key, note = found
-        if note:
+        key, use_not_recorded = row
+        if use_not_recorded:
             self._database.write(lambda tx: sessions.seen(tx, hashed))
         return key
 
     def end(self, token: str) -> None:
-        """End a session on every replica, and forget its searches. Safe to repeat."""
+        """End a session on every replica, and delete its searches. Safe to repeat."""
         self._database.write(lambda tx: sessions.end(tx, digest(token)))
 
     def delete_expired(self) -> None:
-        """Throw away what is over, phones that were looked for among it. Safe to repeat."""
+        """Delete expired sessions and searches. Safe to repeat."""
         self._database.write(sessions.forget)
 
     def save_search(self, token: str, search: Search) -> str:
-        """Keep a search for the browser with this token, and return its id. Not safe to repeat."""
+        """Store a search for the browser with this token, and return its id. Not safe to repeat."""
         search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)
         self._database.write(lambda tx: sessions.remember(tx, search_id, digest(token), search))
         return search_id
 
     def get_search(self, token: str, search_id: str) -> Search | None:
-        """The search with this id; None where it is another browser's, or was forgotten."""
+        """Return the search with this id, or None if it is another browser's or was deleted."""
         return self._database.read(sessions.recall, search_id, digest(token), self._database.now)
 
 
 def new_token() -> str:
-    """A token for a browser."""
+    """Return a new random token for a browser."""
     return secrets.token_urlsafe(TOKEN_BYTES)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from bindings.domain.phone import Phone
@@ -273,3 +274,9 @@ class Page(Generic[Item]):
 
     data: tuple[Item, ...]
     next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Item], size: int, cursor_of: Callable[[Item], str]) -> Page[Item]:
+        """Return the first `size` rows as a page; if there are more, with the cursor after the last one shown."""
+        data = tuple(rows[:size])
+        return cls(data=data, next_cursor=cursor_of(data[-1]) if len(rows) > size else None)

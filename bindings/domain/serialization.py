@@ -87,3 +87,11 @@ def _cell(value: Any) -> str:
         return ""
     text = value if isinstance(value, str) else json.dumps(value)
     return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: 12 s, 5 min, 3 h, 2 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"

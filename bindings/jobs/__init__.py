@@ -1,6 +1,5 @@
-"""What the timer runs: each pass is a plain function that is safe to run at any time, twice, and side by side.
+"""What the scheduler runs: one module for each job, safe to repeat and to run in several processes at the same time.
 
-`expire` ends what is over, `recover` finishes what a crash or a lost reply left open, `reconcile` compares with
-the provider's own list: `scan` reads it, `verdict` says what that proves. Each returns its counts. When they run
-is the scheduler's business.
+`registry` lists the jobs, `runner` runs one for the scheduler or the command line, `maintenance` gives each what it
+needs. When they run is decided in `scheduler`. No timer here.
 """

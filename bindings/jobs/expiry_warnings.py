@@ -1,7 +1,6 @@
-"""Announce the ends that are near: one `expires_soon` event for each binding that asked for one.
+"""Write the `expires_soon` events: one for each binding that asked for a warning before its end.
 
-A pass of its own, so that nothing which is wrong with it holds up expiry; like that one it is late at worst. A
-binding whose end came first is not announced any more.
+A job of its own, so that an error in it does not delay expiry. A binding that has ended before its warning gets none.
 """
 
 from __future__ import annotations
@@ -9,45 +8,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.clock import SYSTEM_CLOCK
 from bindings.failpoints import hit
-from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_LIMIT_S, run_in_batches
+from bindings.jobs.batches import run_in_batches
+from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_TIMEOUT_S
 from bindings.store import expiry
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from bindings.clock import HostClock
     from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpiryWarningsResult:
-    """What one pass did. `finished` is False where the time budget ended before the backlog did."""
+    """What one run did. `finished` is False if its time was spent before the backlog was empty."""
 
     warned: int
     batches: int
     finished: bool
 
 
-def warn(
-    database: Database, caller: Caller, *, batch: int = BATCH, budget_s: float = BUDGET_S
+def warn_due(
+    database: Database,
+    caller: Caller,
+    *,
+    batch: int = BATCH,
+    budget_s: float = BUDGET_S,
+    clock: HostClock = SYSTEM_CLOCK,
 ) -> ExpiryWarningsResult:
-    """Announce every binding that is due, batch by batch, for at most about `budget_s` seconds.
+    """Write every warning that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    Safe to repeat and to run in any number of processes: each binding gets at most one `expires_soon` event.
+    Safe to repeat and to run in several processes at the same time: each binding gets at most one `expires_soon` event.
     """
 
-    def one_batch(since: datetime) -> tuple[int, datetime]:
-        warned = database.write(lambda tx: _one_batch(tx, caller, batch, since))
+    def run_batch(since: datetime) -> tuple[int, datetime]:
+        result = database.write(lambda tx: _warn_batch(tx, caller, batch, since))
         hit("warn.after_batch")
-        return warned
+        return result
 
-    warned, batches, finished = run_in_batches(one_batch, batch=batch, budget_s=budget_s)
+    warned, batches, finished = run_in_batches(run_batch, batch=batch, budget_s=budget_s, clock=clock)
     return ExpiryWarningsResult(warned=warned, batches=batches, finished=finished)
 
 
-def _one_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
-    tx.set_statement_timeout(STATEMENT_LIMIT_S)
-    warned = expiry.warn(tx, caller, limit=batch, since=since)
+def _warn_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
+    tx.set_statement_timeout(STATEMENT_TIMEOUT_S)
+    result = expiry.warn(tx, caller, limit=batch, since=since)
     hit("warn.in_transaction")
-    return warned
+    return result

@@ -1,4 +1,4 @@
-"""What the scheduler runs: a job, its name and its interval."""
+"""A job as the scheduler sees it: a name, an interval and a function."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One pass and how often it runs, in seconds; `stop` ends what a pass may leave running, in bounded time."""
+    """A function and how often it runs, in seconds.
+
+    `run` returns the counts of one run, or None if another replica has run this period. Counts whose `finished` is
+    False make the scheduler run the job again immediately. `stop` ends, in bounded time, what a run left running.
+    """
 
     name: str
     interval_s: float
     run: Callable[[], object]
-    stop: Callable[[], object] = lambda: None
+    stop: Callable[[], object] = _do_nothing

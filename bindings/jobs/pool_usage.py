@@ -1,7 +1,8 @@
-"""Count what lives in each pool, learn how much fits, and warn before a pool runs dry.
+"""Count the live bindings of each pool, learn its capacity, and warn before it runs out of numbers.
 
-How much fits is what the provider lists, where the account may ask, else what was live when it last had no number
-left (-41). A warning is given once; the next one only after the pool had room again. Nothing here decides a bind.
+The capacity is what the provider lists, if the account may ask for it; else how many bindings were live when the
+provider last had no number left (-41). A pool is warned about once, and again only after it had room. Does not decide
+whether a bind may start.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
     from bindings.store.pools import Pool
 
-LOW_HYSTERESIS = 0.1  # of the capacity below the warning's share: a pool at the edge does not warn over and over
+LOW_HYSTERESIS = 0.1  # of the capacity, below the warning's share: a pool at the threshold does not warn repeatedly
 PAGE = 100
-MOST_PAGES = 10
+MAX_PAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolUsageResult:
-    """What one pass saw: how many pools, how many of them the provider listed, how many are low, new warnings."""
+    """What one run saw: pools in use, pools that the provider lists, pools that are low, new warnings."""
 
     pools: int
     listed: int
@@ -37,33 +38,35 @@ class PoolUsageResult:
     warned: int
 
 
-def count(database: Database, provider: ProviderClient | None, caller: Caller, *, share: float) -> PoolUsageResult:
-    """Count the live bindings of each pool and warn where they reach `share` of what fits.
+def count_pools(
+    database: Database, client: ProviderClient | None, caller: Caller, *, share: float
+) -> PoolUsageResult:
+    """Count the live bindings of each pool, warn if they reach `share` of its capacity, and return the counts.
 
-    Safe to repeat. Without a provider, or where the account may not ask for its pools, only -41 tells what fits.
+    Safe to repeat. Without a client, or if the account may not ask for its pools, only -41 tells a capacity.
     """
-    listed = {} if provider is None else capacities(provider)
+    listed = {} if client is None else capacities(client)
     live = database.read(pools.live)
 
     def work(tx: Transaction) -> PoolUsageResult:
-        counted = _store(tx, caller, live, listed, share)
+        result = _store(tx, caller, live, listed, share)
         hit("pools.in_transaction")
-        return counted
+        return result
 
     return database.write(work)
 
 
-def capacities(provider: ProviderClient) -> dict[str, int]:
-    """How many bindings fit into each pool by the provider's list; empty where it cannot be had in full."""
-    found: dict[str, int] = {}
-    for current in range(1, MOST_PAGES + 1):
-        page = provider.pools(current=current, size=PAGE)
+def capacities(client: ProviderClient) -> dict[str, int]:
+    """Return the capacity of each pool by the provider's list; empty if that cannot be read in full."""
+    by_pool: dict[str, int] = {}
+    for current in range(1, MAX_PAGES + 1):
+        page = client.pools(current=current, size=PAGE)
         if not isinstance(page, ProviderPools):
             return {}
-        found |= {pool.pool_number: pool.capacity for pool in page.pools}
+        by_pool |= {pool.pool_number: pool.capacity for pool in page.pools}
         if len(page.pools) < PAGE:
-            return found
-    return found
+            return by_pool
+    return by_pool
 
 
 def _store(
@@ -73,13 +76,13 @@ def _store(
     listed: Mapping[str, int],
     share: float,
 ) -> PoolUsageResult:
-    known = pools.lock(tx, live)
+    stored = pools.lock(tx, live)
     now = tx.instant()
     used: dict[str, int] = {}
     for (_, pool_number), number in live.items():  # applications of an account share a pool
         used[pool_number] = used.get(pool_number, 0) + number
     after, warned = [], []
-    for before in known:
+    for before in stored:
         name = before.pool_number
         pool = replace(before, live=live.get((before.app_id, name), 0), counted_at=now)
         pool = with_capacity(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
@@ -87,27 +90,27 @@ def _store(
         if before.low_at is None and pool.low_at is not None:
             pools.append_pool_low(tx, caller, pool, why="share")
             warned.append(pool)
-    kept = [pool for pool in after if pool.live or pool.capacity is not None or pool.low_at is not None]
-    pools.save(tx, kept)
-    pools.forget(tx, set(after).difference(kept))
+    in_use = [pool for pool in after if pool.live or pool.capacity is not None or pool.low_at is not None]
+    pools.save(tx, in_use)
+    pools.forget(tx, set(after).difference(in_use))
     low = sum(pool.low_at is not None for pool in after)
-    return PoolUsageResult(pools=len(kept), listed=len(listed), low=low, warned=len(warned))
+    return PoolUsageResult(pools=len(in_use), listed=len(listed), low=low, warned=len(warned))
 
 
 def with_capacity(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:
-    """The pool with what fits into it, and whether it is low, by what is `used` of it in all applications.
+    """Return the pool with its capacity and whether it is low, by what is `used` of it in all applications.
 
-    A -41 since the last count says what fits, whatever the list says. What was learnt so gives way once more than
-    that lives: the pool has grown.
+    A -41 since the last count sets the capacity to what was used then, even if the list says more; once more than that
+    is in use, the pool has grown and that capacity no longer counts.
     """
     refused = before.refused_at
     if refused is not None and (before.counted_at is None or refused >= before.counted_at):
         return replace(pool, capacity=used, low_at=pool.low_at or now)
-    learnt = before.capacity if refused is not None and used <= (before.capacity or 0) else None
-    known = [limit for limit in (learnt, listed) if limit is not None]
-    capacity = min(known, default=None)
+    learned = before.capacity if refused is not None and used <= (before.capacity or 0) else None
+    limits = [limit for limit in (learned, listed) if limit is not None]
+    capacity = min(limits, default=None)
     if not capacity:
         return replace(pool, capacity=capacity, low_at=None)
-    bound = share if pool.low_at is None else share - LOW_HYSTERESIS
-    low_at = (pool.low_at or now) if used >= bound * capacity else None
+    threshold = share if pool.low_at is None else share - LOW_HYSTERESIS
+    low_at = (pool.low_at or now) if used >= threshold * capacity else None
     return replace(pool, capacity=capacity, low_at=low_at)

@@ -1,40 +1,36 @@
-"""Finish what was left open: stale intents, doubts whose time is over, unbinds without a clear answer.
+"""Resolve what was left open: stale intents, doubts whose time is over, unbinds without a clear answer.
 
-Nothing here ever sends a bind. An unbind is safe to repeat, so it is repeated until the answer is clear.
+Never sends a bind. An unbind is safe to repeat, so it is repeated until the answer is clear.
 """
 
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bindings.domain.binding import Reason
-from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
+from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
-from bindings.store import expiry, holds, queries, settle
-from bindings.store.bindings import BindingLost
+from bindings.store import expiry, holds, queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.domain.binding import Binding, Caller
+    from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
-    from bindings.provider.outcome import UnbindOutcome
-    from bindings.store.database import Database, Transaction
+    from bindings.store.database import Transaction
 
 BATCH = 500
-UNBINDS_LOOKED_AT = 1_000
-UNBIND_BUDGET_S = 20.0  # the next pass goes on; one must not last for ever against a slow provider
+MAX_UNBINDS = 1_000
+UNBIND_BUDGET_S = 20.0  # the next run continues; one run must not last forever against a slow provider
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecoverResult:
-    """What one pass did: doubts opened, doubts ended by time, unbinds made clear, unbinds still unclear."""
+    """What one run did: bindings marked in doubt, lapsed, unbinds with a clear answer, unbinds still unclear."""
 
     in_doubt: int
     lapsed: int
@@ -42,90 +38,53 @@ class RecoverResult:
     still_unclear: int
 
 
-def recover(
-    database: Database,
-    provider: ProviderClient | None,
-    guard_for: Callable[[int], float],
-    caller: Caller,
-    *,
-    scope: str,
-) -> RecoverResult:
-    """One pass. Without a provider only what the database alone decides is done. Safe to repeat."""
+def recover(runtime: Runtime) -> RecoverResult:
+    """Run once and return the counts. Without a provider client, only do what the database alone decides.
+
+    Safe to repeat and to run in several processes at the same time.
+    """
     hit("recover.before")
-    in_doubt = _all_batches(database, lambda tx: expiry.mark_unsettled_in_doubt(tx, caller, limit=BATCH))
-    lapsed = _all_batches(database, lambda tx: expiry.lapse(tx, caller, limit=BATCH))
+    in_doubt = _all_batches(
+        runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH)
+    )
+    lapsed = _all_batches(runtime, lambda tx: expiry.lapse(tx, runtime.caller, limit=BATCH))
     hit("recover.before_unbinds")
     unbound = unclear = 0
-    if provider is not None:
-        unbound, unclear = _repeat_unbinds(database, provider, guard_for, caller)
-        released, kept = _release_late_successes(database, provider, guard_for, caller, scope)
-        unbound, unclear = unbound + released, unclear + kept
+    if runtime.client is not None:
+        repeated, still_unclear = _repeat_unbinds(runtime, runtime.client)
+        released, still_held = _release_late_successes(runtime, runtime.client)
+        unbound, unclear = repeated + released, still_unclear + still_held
     return RecoverResult(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
 
 
-def finish_unbind(
-    database: Database, provider: ProviderClient, binding: Binding, guard_s: float, caller: Caller
-) -> tuple[Binding, UnbindOutcome]:
-    """Ask the provider to end a binding whose wish to be unbound is committed, and record a clear answer.
-
-    Sends the binding's own app_id: another one may be told that a live binding does not exist. Without a clear
-    answer the binding is returned as it was, to be asked about again. Safe to repeat.
-    """
-    outcome = provider.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
-    hit("unbind.after_answer")
-    match outcome:
-        case UnbindSucceeded():
-            reason, held_s = Reason.ASKED, 0.0
-        case UnbindNotFound():
-            reason, held_s = Reason.NOT_FOUND, guard_s  # the provider's refusals may outlast its record
-        case Refused() | NotSent() | Unknown():
-            return binding, outcome
-
-    def work(tx: Transaction) -> Binding:
-        ended = settle.settle_unbound(tx, binding.id, caller, reason=reason, guard_s=held_s)
-        hit("unbind.settle_in_transaction")
-        return ended
-
-    try:
-        settled = database.write(work)
-    except Busy:
-        return binding, Unknown(reason="the provider answered, but the database is away")
-    except BindingLost:
-        return binding, Unknown(reason="the provider answered, but the database has lost the binding")
-    hit("unbind.after_settle")
-    return settled, outcome
-
-
-def _all_batches(database: Database, batch: Callable[[Transaction], int]) -> int:
+def _all_batches(runtime: Runtime, run_batch: Callable[[Transaction], int]) -> int:
 
     def work(tx: Transaction) -> int:
-        changed = batch(tx)
+        changed = run_batch(tx)
         hit("recover.in_transaction")
         return changed
 
     total = 0
     while True:
-        changed = database.write(work)
+        changed = runtime.database.write(work)
         total += changed
         if changed < BATCH:
             return total
 
 
-def _repeat_unbinds(
-    database: Database, provider: ProviderClient, guard_for: Callable[[int], float], caller: Caller
-) -> tuple[int, int]:
-    """Repeat the unbinds that have no clear answer; stop where no other one could be asked either.
+def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]:
+    """Repeat the unbinds that have no clear answer; stop if no other could be sent either.
 
-    In any order, so that a few that stay unclear for ever do not keep newer ones from their turn.
+    In random order, so that a few that stay unclear do not keep newer ones from their turn.
     """
-    open_unbinds = database.read(queries.unbinding, limit=UNBINDS_LOOKED_AT)
-    random.shuffle(open_unbinds)
-    deadline = time.monotonic() + UNBIND_BUDGET_S
+    unbinding = runtime.database.read(queries.unbinding, limit=MAX_UNBINDS)
+    random.shuffle(unbinding)
+    deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
     unbound = 0
-    for binding in open_unbinds:
-        if time.monotonic() > deadline:
+    for binding in unbinding:
+        if runtime.clock.monotonic() > deadline:
             break
-        _, outcome = finish_unbind(database, provider, binding, guard_for(binding.expire_s), caller)
+        _, outcome = finish_unbind(runtime, client, binding)
         match outcome:
             case UnbindSucceeded() | UnbindNotFound():
                 unbound += 1
@@ -133,22 +92,24 @@ def _repeat_unbinds(
                 break
             case Unknown() | Refused():
                 pass
-    return unbound, len(open_unbinds) - unbound
+    return unbound, len(unbinding) - unbound
 
 
-def _release_late_successes(
-    database: Database, provider: ProviderClient, guard_for: Callable[[int], float], caller: Caller, scope: str
-) -> tuple[int, int]:
-    """Unbind what the provider made for bindings that had ended here; the holds end with it."""
-    now = database.clock()
-    held = database.read(holds.live, scope, now)
-    late = {(hold.app_id, str(hold.bind_id)) for hold in held if hold.why is holds.HoldReason.LATE_SUCCESS}
+def _release_late_successes(runtime: Runtime, client: ProviderClient) -> tuple[int, int]:
+    """Unbind what the provider made for bindings that had ended here, and end its holds."""
+    now = runtime.database.clock()
+    live = runtime.database.read(holds.live, runtime.settings.scope, now)
+    late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
     released = 0
     for app_id, bind_id in sorted(late):
-        outcome = provider.unbind(app_id=app_id, bind_id=bind_id)
+        outcome = client.unbind(app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-            mine = [hold for hold in held if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
-            guard_s = guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
-            database.write(partial(holds.end_holds, caller=caller, holds=mine, reason="unbound", guard_s=guard_s))
+            matching = [hold for hold in live if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
+            guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
+            runtime.database.write(
+                partial(
+                    holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s
+                )
+            )
             released += 1
     return released, len(late) - released

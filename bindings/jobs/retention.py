@@ -1,43 +1,44 @@
-"""Forget what has been over for long enough, and begin each month's partition of events.
+"""Delete what ended long enough ago, and start each month's partition of events.
 
-Nothing is forgotten unless a setting says for how long to keep. Never a binding that is open or whose phones may
-be held, never an event of a binding that stays, nor one that a webhook has still to be sent. An idempotency key
-goes with its binding: so far, and no further, it yields the same one (I8).
+Nothing is deleted unless a setting says how long to keep. Never deleted are: a binding that is open or whose phones may
+be held, an event of a binding that is kept, and an event that is still to be sent to a webhook. An idempotency key is
+deleted with its binding; until then it yields the same one (I8).
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy
 from bindings.failpoints import hit
-from bindings.jobs.expire import run_in_batches
+from bindings.jobs.batches import run_in_batches
 from bindings.store import partitions, retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from bindings.clock import HostClock
     from bindings.store.database import Database, Transaction
 
-Deleted = TypeVar("Deleted")
+Result = TypeVar("Result")
 
 BATCH = 500
-BUDGET_S = 20.0  # of each minute: a first run over years of history takes its time
+BUDGET_S = 20.0  # of each minute; a first run over years of history needs several runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionResult:
-    """What one pass deleted, or would delete (`dry_run`).
+    """What one run deleted, or would delete (`dry_run`).
 
-    `kept_from`: what was over before this instant goes; None: everything is kept. `partitions` of events were
-    dropped, with `events` in them; `partitions_waiting` are old enough, and needed by a binding that stays or by a
-    webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False where time ran out or a lock
-    was not to be had, `owner_needed` True where partitions must be seen to by the owner of the tables.
+    `kept_from`: what ended before this instant is deleted; None: everything is kept. `partitions` of events were
+    dropped, with `events` in them; `partitions_waiting` are old enough, but needed by a binding that is kept or by a
+    webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False if time ran out or a lock was not
+    acquired; `owner_needed` is True if partitions must be created or dropped by the owner of the tables.
     """
 
     kept_from: str | None = None
@@ -55,14 +56,22 @@ class RetentionResult:
 
 
 def apply_retention(
-    database: Database, keep_days: int | None, *, dry_run: bool = False, budget_s: float = BUDGET_S
+    database: Database,
+    keep_days: int | None,
+    *,
+    dry_run: bool = False,
+    budget_s: float = BUDGET_S,
+    clock: HostClock = SYSTEM_CLOCK,
 ) -> RetentionResult:
-    """One pass, of at most about `budget_s` seconds. Safe to repeat, to stop anywhere, and to run side by side."""
+    """Run once, for at most about `budget_s` seconds, and return the counts.
+
+    Safe to repeat, to stop at any point, and to run in several processes at the same time.
+    """
     now = database.clock()
     before = None if keep_days is None else now - timedelta(days=keep_days)
     if dry_run:
         return _dry_run(database, before)
-    run = _Run(database, time.monotonic() + budget_s)
+    run = _Run(database, clock, budget_s)
     run.begin_partition(now)
     if keep_days is None:
         return run.result(None)
@@ -79,24 +88,25 @@ def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
         events = database.read(retention.count_events, before)
         return RetentionResult(kept_from=before.isoformat(), events=events, dry_run=True, **counts)
     ended = database.read(partitions.ended, before)
-    old = list(partitions.droppable(database, ended, before=before, stays=retention.not_deletable(before)))
+    droppable = list(partitions.droppable(database, ended, before=before, stays=retention.not_deletable(before)))
     return RetentionResult(
         kept_from=before.isoformat(),
-        events=sum(each.events for each in old),
-        partitions=len(old),
-        partitions_waiting=len(ended) - len(old),
-        owner_needed=bool(old) and not database.read(partitions.is_owner),
+        events=sum(partition.events for partition in droppable),
+        partitions=len(droppable),
+        partitions_waiting=len(ended) - len(droppable),
+        owner_needed=bool(droppable) and not database.read(partitions.is_owner),
         dry_run=True,
         **counts,
     )
 
 
 class _Run:
-    """One pass under way: what it has done so far."""
+    """One run in progress: what it has done so far."""
 
-    def __init__(self, database: Database, deadline: float) -> None:
+    def __init__(self, database: Database, clock: HostClock, budget_s: float) -> None:
         self._database = database
-        self._deadline = deadline
+        self._clock = clock
+        self._deadline = clock.monotonic() + budget_s
         self._counts: Counter[str] = Counter()
         self._finished = True
         self._owner_needed = False
@@ -111,9 +121,9 @@ class _Run:
         )
 
     def begin_partition(self, now: datetime) -> None:
-        """Begin the month's partition where the one in use is of an earlier month.
+        """Start the month's partition if the one in use is of an earlier month.
 
-        Made first, and entered in a transaction of its own: positions must never lie where nothing is.
+        It is created first, and used from a later transaction on: no event may get a position without a partition.
         """
         if not self._database.postgres:
             return
@@ -133,7 +143,7 @@ class _Run:
             self._finished = False
 
     def delete_expired_data(self, before: datetime) -> None:
-        """Bindings first: an event must never go before its binding."""
+        """Delete bindings first: an event must never be deleted before its binding."""
         self._delete_bindings(before)
         self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
         self._batches("reports", lambda tx: retention.delete_reports(tx, before, limit=BATCH))
@@ -147,13 +157,13 @@ class _Run:
         if not self._finished:
             return
 
-        def one_batch(since: datetime) -> tuple[int, datetime]:
+        def run_batch(since: datetime) -> tuple[int, datetime]:
             return self._database.write(
                 lambda tx: _after_delete(retention.delete_bindings(tx, before, limit=BATCH, since=since))
             )
 
         deleted, _, self._finished = run_in_batches(
-            one_batch, batch=BATCH, budget_s=self._deadline - time.monotonic()
+            run_batch, batch=BATCH, budget_s=self._deadline - self._clock.monotonic(), clock=self._clock
         )
         self._counts["bindings"] += deleted
 
@@ -163,42 +173,43 @@ class _Run:
             self._counts[name] += deleted
             if deleted < BATCH:
                 return
-            self._finished = time.monotonic() < self._deadline
+            self._finished = self._clock.monotonic() < self._deadline
 
     def _drop_partitions(self, before: datetime) -> None:
-        every = retention.all_bindings()  # also one that should be gone by now, and could not be deleted yet
+        # Also those that are old enough, and could not be deleted yet.
+        kept = retention.all_bindings()
         ended = self._database.read(partitions.ended, before)
-        old = partitions.droppable(self._database, ended, before=before, stays=every)
+        droppable = partitions.droppable(self._database, ended, before=before, stays=kept)
         unfinished = self._database.read(partitions.half_detached)
-        left_over = self._database.read(partitions.detached_tables)
+        detached = self._database.read(partitions.detached_tables)
         if not self._database.read(partitions.is_owner):
-            going = len(list(old))
-            self._owner_needed |= bool(going or unfinished or left_over)
-            self._counts["partitions_waiting"] = len(ended) - going
+            count = len(list(droppable))
+            self._owner_needed |= bool(count or unfinished or detached)
+            self._counts["partitions_waiting"] = len(ended) - count
             return
         try:
             for name in unfinished:
                 partitions.detach(self._database, name)
-            for name in (*unfinished, *left_over):
+            for name in (*unfinished, *detached):
                 partitions.drop(self._database, name)
-            for each in old:
-                self._drop(each)
+            for partition in droppable:
+                self._drop(partition)
         except Busy:
             self._finished = False
         else:
             self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
-    def _drop(self, old: partitions.DroppablePartition) -> None:
-        self._database.write(lambda tx: retention.mark_events(tx, old.last))
+    def _drop(self, partition: partitions.DroppablePartition) -> None:
+        self._database.write(lambda tx: retention.mark_events(tx, partition.last))
         hit("retention.after_mark")
-        partitions.detach(self._database, old.name)
+        partitions.detach(self._database, partition.name)
         hit("retention.after_detach")
-        partitions.drop(self._database, old.name)
+        partitions.drop(self._database, partition.name)
         self._counts["partitions"] += 1
-        self._counts["events"] += old.events
+        self._counts["events"] += partition.events
 
 
-def _after_delete(deleted: Deleted) -> Deleted:
-    """What a batch has deleted, and not committed yet."""
+def _after_delete(result: Result) -> Result:
+    """Return what a batch has deleted but not committed; a fail point for tests."""
     hit("retention.in_transaction")
-    return deleted
+    return result

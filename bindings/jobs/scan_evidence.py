@@ -1,8 +1,9 @@
-"""What a scan proves. Pure: rows and bindings in, verdicts out; nothing is read and nothing is written.
+"""What scans prove. Pure functions of rows and bindings; nothing is read and nothing is written.
 
-What is seen is evidence at once. What is not seen proves little: only two scans in opposite order and with
-different page sizes, both complete, both with a live binding of ours seen as witness, and in agreement about
-every such witness, prove anything. They prove a ghost; a doubt's absence only where no witness was missed at all.
+A row that is listed is evidence immediately. A row that is missing proves something only in two proof scans: in
+opposite order and with different page sizes, both complete, both listing at least one live binding of ours, and in
+agreement about which live bindings are missing. They prove a ghost; and, if no live binding is missing, that an
+in-doubt binding is absent.
 """
 
 from __future__ import annotations
@@ -27,67 +28,68 @@ ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClockTolerance:
-    """How wrong an instant of the provider's list may be on our clock, and how old a stamp it accepts."""
+    """How far an instant of the provider's list may be from our clock, and how old a timestamp it accepts."""
 
     error: timedelta
-    tolerance: timedelta
+    timestamp_age: timedelta
 
     @classmethod
     def of(cls, *, skew_s: float | None, tolerance_s: float) -> ClockTolerance:
-        """From the measured skew to the provider and the setting of its tolerance, in seconds."""
+        """Return the tolerance for a measured skew to the provider and the configured tolerance, in seconds."""
         return cls(
-            error=timedelta(seconds=READING_ERROR_S + abs(skew_s or 0.0)), tolerance=timedelta(seconds=tolerance_s)
+            error=timedelta(seconds=READING_ERROR_S + abs(skew_s or 0.0)),
+            timestamp_age=timedelta(seconds=tolerance_s),
         )
 
 
 def same_pair(row: ProviderBinding, binding: Binding) -> bool:
-    """Whether a row has the two phones of a binding, in whichever role."""
+    """Return True if a row has the two phones of a binding, as A and B or swapped."""
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
 
 
-def matches_intent(row: ProviderBinding, intent: Binding, measure: ClockTolerance) -> bool:
-    """Whether a row may be what an intent made: pair, mode, and an end that its request could have led to."""
+def matches_intent(row: ProviderBinding, intent: Binding, tolerance: ClockTolerance) -> bool:
+    """Return True if a row may be the binding of an intent: its pair, its mode, and an end that it can have."""
     life = timedelta(seconds=intent.expire_s)
-    earliest = intent.requested_at + life - measure.error
-    latest = intent.send_by + measure.tolerance + life + measure.error
+    earliest = intent.requested_at + life - tolerance.error
+    latest = intent.send_by + tolerance.timestamp_age + life + tolerance.error
     mode = Mode.AXB if row.middle_number_a == row.middle_number_b else Mode.AXXB
     return same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest
 
 
-def has_ended(row: ProviderBinding, at: datetime, measure: ClockTolerance) -> bool:
-    """Whether a row is past its end; the provider may list such rows, and they hold nothing."""
-    return row.ends_at + measure.error < at
+def has_ended(row: ProviderBinding, at: datetime, tolerance: ClockTolerance) -> bool:
+    """Return True if a row is past its end; the provider may list such rows, but they hold no phone."""
+    return row.ends_at + tolerance.error < at
 
 
 def adoptions(
-    strangers: Sequence[ProviderBinding], unsettled: Sequence[Binding], at: datetime, measure: ClockTolerance
+    unknown_rows: Sequence[ProviderBinding], unsettled: Sequence[Binding], at: datetime, tolerance: ClockTolerance
 ) -> list[tuple[Binding, ProviderBinding]]:
-    """The doubts that a row settles: exactly one row and one doubt of that pair; otherwise both are left alone.
+    """Return the in-doubt bindings that a row settles: exactly one row and one unsettled binding of that pair.
 
-    A pending binding is not adopted, and keeps a doubt of the same pair from being: its own answer may still
-    come, and knows better.
+    A pending binding is not adopted, and a doubt of its pair is not adopted beside it: the pending one's own answer may
+    still arrive.
     """
-    found = []
-    for row in strangers:
+    pairs = []
+    for row in unknown_rows:
         doubts = [intent for intent in unsettled if same_pair(row, intent)]
         if len(doubts) != 1:
             continue
         doubt = doubts[0]
         rows = [
             other
-            for other in strangers
-            if matches_intent(other, doubt, measure)
-            or (same_pair(other, doubt) and not has_ended(other, at, measure))
+            for other in unknown_rows
+            if matches_intent(other, doubt, tolerance)
+            or (same_pair(other, doubt) and not has_ended(other, at, tolerance))
         ]
-        if rows == [row] and doubt.state is State.IN_DOUBT and matches_intent(row, doubt, measure):
-            found.append((doubt, row))
-    return found
+        if rows == [row] and doubt.state is State.IN_DOUBT and matches_intent(row, doubt, tolerance):
+            pairs.append((doubt, row))
+    return pairs
 
 
-def absence_provable(doubt: Binding, first: Scan, second: Scan, measure: ClockTolerance) -> bool:
-    """Whether both scans lay wholly in the time in which the binding, had it been made, must have been listed."""
-    made_by = doubt.send_by + measure.tolerance + measure.error
-    listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - measure.error
+def absence_provable(doubt: Binding, first: Scan, second: Scan, tolerance: ClockTolerance) -> bool:
+    """Return True if both scans ran entirely while the binding, if it exists, must have been listed."""
+    made_by = doubt.send_by + tolerance.timestamp_age + tolerance.error
+    listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - tolerance.error
     return (
         doubt.state is State.IN_DOUBT
         and min(first.began, second.began) > made_by
@@ -97,38 +99,41 @@ def absence_provable(doubt: Binding, first: Scan, second: Scan, measure: ClockTo
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveBindingsSeen:
-    """The bindings of ours that must have been listed all through a scan: which were not, and how many were."""
+    """Of the bindings that must have been listed throughout a scan: the ids that were not, and how many were."""
 
     missing: frozenset[str]
     seen: int
 
 
-def ghosts(first: Scan, second: Scan, then: LiveBindingsSeen, again: LiveBindingsSeen) -> frozenset[str] | None:
-    """The bindings that are gone at the provider, or None where the two scans prove nothing.
+def ghosts(
+    first: Scan, second: Scan, first_live: LiveBindingsSeen, second_live: LiveBindingsSeen
+) -> frozenset[str] | None:
+    """Return the bindings that are gone at the provider, or None if the two scans prove nothing.
 
-    A witness that only one scan missed shows that this scan is wrong about what it does not show. Losing more
-    than were seen is a wrong list, not so many ends.
+    A live binding that only one scan missed shows that this scan is incomplete. More missing than seen is a wrong list,
+    not so many ends.
     """
-    if not (first.complete and second.complete and then.seen and again.seen):
+    if not (first.complete and second.complete and first_live.seen and second_live.seen):
         return None
-    if then.missing != again.missing or len(then.missing) > min(then.seen, again.seen):
+    missing = first_live.missing
+    if missing != second_live.missing or len(missing) > min(first_live.seen, second_live.seen):
         return None
-    return then.missing
+    return missing
 
 
-def shorter_end(row: ProviderBinding, binding: Binding, measure: ClockTolerance) -> datetime | None:
-    """The end that callers should be told instead, where the provider's list says that it comes sooner (I6)."""
+def shorter_end(row: ProviderBinding, binding: Binding, tolerance: ClockTolerance) -> datetime | None:
+    """Return the end that callers must see instead, if the provider's list has an earlier one (I6); else None."""
     if binding.state is not State.ACTIVE or binding.expires_at is None:
         return None
-    sooner = row.ends_at < binding.expires_at - measure.error
-    return row.ends_at - measure.error if sooner else None
+    ends_earlier = row.ends_at < binding.expires_at - tolerance.error
+    return row.ends_at - tolerance.error if ends_earlier else None
 
 
 def longer_hold(
-    row: ProviderBinding, binding: Binding, guard: timedelta, measure: ClockTolerance
+    row: ProviderBinding, binding: Binding, guard: timedelta, tolerance: ClockTolerance
 ) -> datetime | None:
-    """How long the phones must be held instead, where the provider's list says that it ends later (I4)."""
-    held_until = row.ends_at + measure.error + guard
-    late = row.ends_at - measure.error > (binding.expires_at or row.ends_at)
-    held = binding.state in (State.ACTIVE, State.EXPIRED)
-    return held_until if held and late and held_until > binding.held_until else None
+    """Return until when the phones must be held instead, if the provider's list has a later end (I4); else None."""
+    held_until = row.ends_at + tolerance.error + guard
+    late = row.ends_at - tolerance.error > (binding.expires_at or row.ends_at)
+    holds_phones = binding.state in (State.ACTIVE, State.EXPIRED)
+    return held_until if holds_phones and late and held_until > binding.held_until else None

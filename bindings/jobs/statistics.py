@@ -1,48 +1,51 @@
-"""Count what happened, for people to look at: the charts of the console, how often which status, how full a pool.
+"""Count events for the console's charts: how often which status, how full a pool.
 
-Counting millions of rows for each look would be slow, and would slow down everybody else.
+Charts read these counts: counting millions of events for each page would slow down everything else.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.clock import SYSTEM_CLOCK
 from bindings.store import statistics
 
 if TYPE_CHECKING:
+    from bindings.clock import HostClock
     from bindings.store.database import Database, Transaction
 
 BATCH = 5_000
-BUDGET_S = 2.0  # a long history is caught up with pass by pass
+BUDGET_S = 2.0  # a long history is counted in several runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatisticsResult:
-    """What one pass counted. `finished` is False where the time budget ended before the feed did."""
+    """What one run counted. `finished` is False if its time was spent before the end of the feed."""
 
     events: int
     finished: bool
 
 
-def update_statistics(database: Database, *, batch: int = BATCH, budget_s: float = BUDGET_S) -> StatisticsResult:
-    """Count every event that is not counted yet, for at most about `budget_s` seconds.
+def update_statistics(
+    database: Database, *, batch: int = BATCH, budget_s: float = BUDGET_S, clock: HostClock = SYSTEM_CLOCK
+) -> StatisticsResult:
+    """Count every event that is not counted yet, for at most about `budget_s` seconds; return how many.
 
-    Safe to repeat and to run in any number of processes: each event is counted once.
+    Safe to repeat and to run in several processes at the same time: each event is counted once.
     """
-    deadline = time.monotonic() + budget_s
-    database.write(_housekeeping)
-    counted = 0
+    deadline = clock.monotonic() + budget_s
+    database.write(_record_levels_and_delete_old)
+    total = 0
     while True:
-        found = database.write(lambda tx: statistics.count_events(tx, limit=batch))
-        counted += found
-        if found < batch:
-            return StatisticsResult(events=counted, finished=True)
-        if time.monotonic() > deadline:
-            return StatisticsResult(events=counted, finished=False)
+        counted = database.write(lambda tx: statistics.count_events(tx, limit=batch))
+        total += counted
+        if counted < batch:
+            return StatisticsResult(events=total, finished=True)
+        if clock.monotonic() > deadline:
+            return StatisticsResult(events=total, finished=False)
 
 
-def _housekeeping(tx: Transaction) -> None:
+def _record_levels_and_delete_old(tx: Transaction) -> None:
     statistics.record_pool_levels(tx)
     statistics.delete_old(tx)

@@ -1,9 +1,8 @@
-"""When a bind began to live, and for how long it holds its phones: two clocks brought together.
+"""Converts readings of this process's monotonic clock to instants of the database's clock.
 
-The database's clock decides, the monotonic clock of this process measures the call. Here readings of the latter
-become instants of the former, always so that a binding is said to end no later than at the provider (I6), and its
-phones are held no shorter (I4). Nothing here reads a clock; how long a request may take to leave is in
-`store.reserve`.
+The database's clock decides; the monotonic clock measures the call. A conversion never says that a binding ends later
+than at the provider (I6), or that its phones are held for less time than there (I4). Reads no clock; how long a request
+may take to leave is in `store.reserve`.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendClock:
-    """A recorded intent, and this process's monotonic clock before and after it was recorded.
+    """A committed intent, and this process's monotonic clock before and after its transaction.
 
-    The database read its clock somewhere between the two. Counting from `after` gives an instant that is
-    never too late, counting from `before` one that is never too early.
+    The database read its clock somewhere between the two. Counting from `after` gives an instant that is never too
+    late, counting from `before` one that is never too early.
     """
 
     intent: Binding
@@ -34,18 +33,18 @@ class SendClock:
     after: float
 
     def sent_at(self, sent: float) -> datetime:
-        """The instant of a reading of the monotonic clock, or one a little before it."""
+        """Return the database instant of a monotonic reading, or one slightly earlier."""
         return self.intent.requested_at + timedelta(seconds=max(0.0, sent - self.after))
 
-    def success(self, made: BindSucceeded, guard_s: float) -> settle.Success:
-        """What the provider's yes means for the binding: ends as early as possible, held as long (I6, I4)."""
+    def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
+        """Return what a successful bind records: the earliest possible end (I6), the longest possible hold (I4)."""
         life = timedelta(seconds=self.intent.expire_s)
-        sent_at = self.sent_at(made.sent)
-        answered_at = self.intent.requested_at + timedelta(seconds=made.answered - self.before)
+        sent_at = self.sent_at(outcome.sent)
+        answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)
         return settle.Success(
-            bind_id=made.bind_id,
-            middle_number_a=made.middle_number_a,
-            middle_number_b=made.middle_number_b,
+            bind_id=outcome.bind_id,
+            middle_number_a=outcome.middle_number_a,
+            middle_number_b=outcome.middle_number_b,
             sent_at=sent_at,
             answered_at=answered_at,
             expires_at=sent_at + life,

@@ -1,13 +1,13 @@
-"""What is asked about bindings: one, a phone's, a middle number's, at an instant, all of them. Changes nothing.
+"""Queries: one binding, a phone's, a middle number's, at an instant, all of them. Changes nothing.
 
-The answers go by the database's clock, never by whether a pass has run. Each question is one query in
-AUTOCOMMIT, except the exports, which stream from one snapshot.
+Results go by the database's clock, never by whether a job has run. Each query is one statement in AUTOCOMMIT,
+except the exports, which stream from one snapshot. Arguments are checked here; the SQL is in `store`.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bindings import errors
 from bindings.domain import trace
@@ -24,38 +24,36 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding, Event, Holder, Trace
     from bindings.domain.phone import Phone
-    from bindings.settings import Settings
-    from bindings.store.database import Database
+    from bindings.lifecycle.runtime import Runtime
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
 
+ANY_APP = "any"  # a conflict check does not depend on the application
+
 
 class Queries:
-    """The questions of a `BindingService`. Thread-safe; every one is safe to repeat."""
+    """The queries of a `BindingService`, which documents them. Thread-safe; every call is safe to repeat."""
 
-    def __init__(self, config: Settings, database: Database, terms: reserve.BindLimits) -> None:
-        self.settings = config
-        self._database = database
-        self._terms = terms
-        self._lookups = queries.Lookups(database.now)
-
-    @property
-    def database(self) -> Database:
-        """The database, for `bindings.health`."""
-        return self._database
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._database = runtime.database
 
     def get(self, binding_id: str) -> Binding:
-        """One binding as recorded; `NotFound` where there is none."""
-        found_id = validation.binding_id(binding_id)
-        found = self._database.read(find, found_id)
-        if found is None:
-            raise errors.NotFound(binding_id=found_id)
-        return found
+        """Return one binding as recorded; `NotFound` if there is none."""
+        checked_id = validation.binding_id(binding_id)
+        binding = self._database.read(find, checked_id)
+        if binding is None:
+            raise errors.NotFound(binding_id=checked_id)
+        return binding
+
+    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+        """Return those of these bindings that exist, by id; at most 200 ids are read."""
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
+        return {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
 
     def history(self, binding_id: str) -> list[Event]:
-        """Every event of a binding, in order."""
-        found_id = self.get(binding_id).id
-        return self._database.read(events.history, found_id)
+        """Return every event of a binding, in order; `NotFound` if there is no such binding."""
+        return self._database.read(events.history, self.get(binding_id).id)
 
     def lookup(
         self,
@@ -64,27 +62,27 @@ class Queries:
         middle_number: str | None = None,
         party: str | Phone | None = None,
     ) -> list[Binding]:
-        """The active bindings of a phone, or of a middle number (for one `party` that calls it), newest first.
-
-        The answer goes by the database's clock: it never shows a binding that is over, swept or not.
-        """
-        who, number, caller = validation.lookup(phone=phone, middle_number=middle_number, party=party)
-        known = self._lookups
-        if who is not None:
-            return self._database.read(queries.lookup, known.by_phone, phone=who)
-        if caller is not None:
-            return self._database.read(queries.lookup, known.by_party, middle_number=number, phone=caller)
-        return self._database.read(queries.lookup, known.by_middle_number, middle_number=number)
+        """Return the active bindings of a phone or of a middle number, newest first."""
+        by_phone, number, by_party = validation.lookup(phone=phone, middle_number=middle_number, party=party)
+        statements = self._runtime.lookups
+        if by_phone is not None:
+            return self._database.read(queries.lookup, statements.by_phone, phone=by_phone)
+        if by_party is not None:
+            return self._database.read(queries.lookup, statements.by_party, middle_number=number, phone=by_party)
+        return self._database.read(queries.lookup, statements.by_middle_number, middle_number=number)
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
     ) -> list[Holder]:
-        """Who would refuse such a bind now, the longest hold first; empty where nobody would. Reserves nothing."""
+        """Return what would refuse such a bind now, the longest hold first."""
         request = validation.check_request(
-            phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=self._app_id(app_id) or "any"
+            phone_a=phone_a,
+            phone_b=phone_b,
+            mode=mode,
+            app_id=self._runtime.app_id_or_default(app_id) or ANY_APP,
         )
         now = self._database.clock()
-        return self._database.read(reserve.holders, request, self._terms, now)
+        return self._database.read(reserve.holders, request, self._runtime.limits, now)
 
     def trace(
         self,
@@ -94,127 +92,122 @@ class Queries:
         party: str | Phone | None = None,
         window_s: float = 300,
     ) -> Trace:
-        """Who had the middle number at the instant `at` (aware), and what missed it by `window_s` seconds."""
-        number, instant, who, window = validation.trace(
+        """Return which bindings had the middle number at an instant, and the near misses."""
+        number, instant, by_party, window = validation.trace(
             middle_number=middle_number, at=at, party=party, window_s=window_s
         )
         margin = timedelta(seconds=window)
-        found = self._database.read(
+        candidates = self._database.read(
             queries.bindings_with_middle_number,
             middle_number=number,
-            party=who,
+            party=by_party,
             since=instant - margin,
             until=instant + margin,
         )
-        return trace.classify(found, at=instant, window_s=window)
+        return trace.classify(candidates, at=instant, window_s=window)
 
-    def search(self, *, cursor: str | None = None, limit: int = 50, **filters: Any) -> Page[Binding]:
-        """A page of bindings, newest first, that match every filter given.
-
-        Filters: state, mode, phone, middle_number, reference, bind_id, pool_number, app_id, actor (who asked for
-        it), requested_from, requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, and is None
-        at the end.
-        """
-        unknown = filters.keys() - queries.FILTERS
-        if unknown:
-            raise InvalidRequest([FieldError(name, "is not a filter of search") for name in sorted(unknown)])
-        found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
-        rows = self._database.read(queries.search, queries.Filters(**found), before=position, limit=size + 1)
-        data = tuple(rows[:size])
-        more = len(rows) > size
-        after = fields.position_after(data[-1].requested_at, data[-1].id) if more else None
-        return Page(data=data, next_cursor=after)
+    def search(
+        self,
+        *,
+        state: str | None = None,
+        mode: str | None = None,
+        phone: str | Phone | None = None,
+        middle_number: str | None = None,
+        reference: str | None = None,
+        bind_id: str | None = None,
+        pool_number: str | None = None,
+        app_id: str | None = None,
+        actor: str | None = None,
+        requested_from: datetime | str | None = None,
+        requested_to: datetime | str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[Binding]:
+        """Return a page of the bindings that match every filter, newest first."""
+        filters, size, position = validation.filters(
+            state=state,
+            mode=mode,
+            phone=phone,
+            middle_number=middle_number,
+            reference=reference,
+            bind_id=bind_id,
+            pool_number=pool_number,
+            app_id=app_id,
+            actor=actor,
+            requested_from=requested_from,
+            requested_to=requested_to,
+            cursor=cursor,
+            limit=limit,
+        )
+        rows = self._database.read(queries.search, filters, before=position, limit=size + 1)
+        return _requested_page(rows, size)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
-        """The change feed: the events after the cursor `after`, in the order in which they became final.
-
-        `next_cursor` is never None: ask again with it for what comes later. An event that commits late is
-        never skipped. Without `after` it begins with the oldest event that is kept; `InvalidRequest` where
-        retention has deleted events that come after the cursor, or where the database was restored to a moment
-        before it.
-        """
+        """Return the change feed after a cursor."""
         position, size = validation.feed(after=after, limit=limit)
         self._check_cursor(after, position)
-        found = self._database.read(events.feed, after=position, limit=size)
-        last = found[-1].cursor if found else (after or events.BEGINNING)
-        return Page(data=tuple(found), next_cursor=last)
+        page = self._database.read(events.feed, after=position, limit=size)
+        cursor = page[-1].cursor if page else (after or events.BEGINNING)
+        return Page(data=tuple(page), next_cursor=cursor)
 
     def events_for_actor(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
-        """The change feed of the bindings that `actor` asked for; otherwise as `events`.
-
-        Each call reads a bounded stretch of the whole feed: a page may be empty and its cursor still be further
-        on. The end is where the cursor stays.
-        """
+        """Return the change feed of the bindings that `actor` asked for."""
         position, size = validation.feed(after=after, limit=limit)
         self._check_cursor(after, position)
-        found, last = self._database.read(events.feed_of, actor, after=position, limit=size)
-        return Page(data=tuple(found), next_cursor=last or after or events.BEGINNING)
+        page, cursor = self._database.read(events.feed_of, actor, after=position, limit=size)
+        return Page(data=tuple(page), next_cursor=cursor or after or events.BEGINNING)
 
     def _check_cursor(self, after: str | None, position: tuple[int, int]) -> None:
         if after is None:
             return
         if self._database.read(events.is_ahead_of_database, position):
-            message = "this database was restored to an earlier moment; read on from a cursor before it"
+            message = "this database was restored to an earlier moment; continue from a cursor before it"
             raise InvalidRequest([FieldError("after", message)])
-        gone = self._database.read(events.retention_position)
-        if gone is not None and position < gone:
-            message = f"events after it are gone (retention); read on from {gone[0]}-{gone[1]}, or leave it out"
+        deleted_until = self._database.read(events.retention_position)
+        if deleted_until is not None and position < deleted_until:
+            first_kept = f"{deleted_until[0]}-{deleted_until[1]}"
+            message = f"events after it were deleted (retention); continue from {first_kept}, or leave it out"
             raise InvalidRequest([FieldError("after", message)])
 
     def feed_end(self) -> str:
-        """The cursor after the newest event of the change feed: ask from there for what comes later only."""
+        """Return the cursor after the newest event of the change feed."""
         return self._database.read(events.feed_end) or events.BEGINNING
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
-        """What waits for an answer: doubts, intents that nobody settled, unclear unbinds; oldest first."""
+        """Return what waits for a clear answer, oldest first."""
         return self._database.read(queries.doubts, self._database.now, limit=limit)
 
     def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
-        """`doubts`, a page at a time."""
-        _, size, position = validation.filters(cursor=cursor, limit=limit)
+        """Return `doubts`, a page at a time."""
+        size, position = validation.page(cursor=cursor, limit=limit)
         rows = self._database.read(queries.doubts, self._database.now, limit=size + 1, after=position)
-        data = tuple(rows[:size])
-        more = len(rows) > size
-        after = fields.position_after(data[-1].requested_at, data[-1].id) if more else None
-        return Page(data=data, next_cursor=after)
-
-    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
-        """Those of these bindings that there are, by id; at most 200 are asked for."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
-        found = self._database.read(queries.by_ids, ids)
-        return {binding.id: binding for binding in found}
+        return _requested_page(rows, size)
 
     def report(self, report_id: str) -> Report:
-        """One reconciliation report, with every case; `NotFound` where there is none."""
-        found_id = validation.identifier(report_id, "report")
-        found = self._database.read(reports.find, found_id)
-        if found is None:
+        """Return one reconciliation report; `NotFound` if there is none."""
+        report = self._database.read(reports.find, validation.identifier(report_id, "report"))
+        if report is None:
             raise errors.NotFound("there is no such report")
-        return found
+        return report
 
     def reports(self, *, cursor: str | None = None, limit: int = 50, cases: bool = True) -> Page[Report]:
-        """A page of reconciliation reports, newest first: what each found, case by case, without phones.
-
-        Without `cases` only their counts are read, however much they found.
-        """
-        _, size, position = validation.filters(cursor=cursor, limit=limit)
+        """Return a page of reconciliation reports, newest first."""
+        size, position = validation.page(cursor=cursor, limit=limit)
         rows = self._database.read(reports.newest, before=position, limit=size + 1, cases=cases)
-        data = tuple(rows[:size])
-        more = len(rows) > size
-        return Page(data=data, next_cursor=fields.position_after(data[-1].began_at, data[-1].id) if more else None)
+        return Page.of(rows, size, lambda report: fields.position_after(report.began_at, report.id))
 
     def pools(self) -> list[Pool]:
-        """The pools in use, and how full each was when it was last counted (`count_pools`)."""
+        """Return the pools in use, and how full each was when it was last counted."""
         return self._database.read(pools.list_all)
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
+        """Return counts of bindings and events. Reads every row."""
         return self._database.read(queries.counts)
 
     def export_bindings(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None
     ) -> Iterator[Binding]:
-        """Stream every binding requested in [since, until), oldest first; memory stays flat."""
+        """Stream every binding requested in [since, until), oldest first."""
         first, last = validation.period(since=since, until=until)
         with self._database.stream() as connection:
             yield from queries.export_bindings(connection, since=first, until=last)
@@ -222,10 +215,11 @@ class Queries:
     def export_events(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None
     ) -> Iterator[Event]:
-        """Stream every event that happened in [since, until), in the feed's order; memory stays flat."""
+        """Stream every event that happened in [since, until), in the feed's order."""
         first, last = validation.period(since=since, until=until)
         with self._database.stream() as connection:
             yield from queries.export_events(connection, since=first, until=last)
 
-    def _app_id(self, given: str | None) -> str | None:
-        return given if given is not None else self.settings.provider_app_id
+
+def _requested_page(rows: Sequence[Binding], size: int) -> Page[Binding]:
+    return Page.of(rows, size, lambda binding: fields.position_after(binding.requested_at, binding.id))

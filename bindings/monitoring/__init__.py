@@ -1,1 +1,1 @@
-"""Health checks, the overview and statistics: what operators, `doctor` and metrics read. Changes nothing."""
+"""Health checks, the overview and statistics, for `doctor`, readiness, metrics and the console. Changes nothing."""

@@ -1,7 +1,6 @@
-"""The state of the whole service at a glance, from what the database knows: the same on every replica.
+"""The overview page's data, from the database: the same on every replica.
 
-What is red and why is `health`'s; how often what happened is `figures`'. Here stands what the newest calls say
-of the provider, and who runs the passes.
+Latency of the newest provider calls, and which replicas run the jobs. Checks are in `health`, charts in `statistics`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from bindings.lifecycle.runtime import Runtime
     from bindings.monitoring.health import HealthMetrics
-    from bindings.service import BindingService
     from bindings.store.job_runs import Replica
 
 CALLS = 200
@@ -27,7 +26,7 @@ CALLS = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """How long the provider took over the newest binds that it answered; seconds."""
+    """How long the provider took to answer the newest binds, in seconds."""
 
     calls: int
     since: datetime
@@ -38,21 +37,21 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overview:
-    """What the first look shows. `now` is the database's time; `latency` None where no bind was answered yet."""
+    """What the overview shows. `now` is the database's time; `latency` is None if no bind was answered yet."""
 
     now: datetime
-    vitals: HealthMetrics
+    metrics: HealthMetrics
     latency: Latency | None
     replicas: tuple[Replica, ...]
     schema: str | None
 
 
-def build_overview(service: BindingService) -> Overview:
-    """Look at everything once. A few index probes and the newest two hundred bindings; safe to repeat."""
-    database = service.database
+def build_overview(runtime: Runtime) -> Overview:
+    """Return the overview. A few index probes and the newest two hundred bindings; safe to repeat."""
+    database = runtime.database
     return Overview(
         now=database.clock(),
-        vitals=health.health_metrics(service),
+        metrics=health.health_metrics(runtime),
         latency=latency(database.read(queries.newest_calls, limit=CALLS)),
         replicas=tuple(database.read(job_runs.replicas)),
         schema=database.revision(),
@@ -60,19 +59,19 @@ def build_overview(service: BindingService) -> Overview:
 
 
 def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | None:
-    """What (requested_at, sent_at, answered_at) of the newest calls say; the newest come first."""
+    """Return the latency of calls given as (requested_at, sent_at, answered_at), newest first; None if none."""
     if not calls:
         return None
-    took = sorted((answered - sent).total_seconds() for _, sent, answered in calls)
-    cuts = quantiles(took, n=100, method="inclusive") if len(took) > 1 else took * 99
-    return Latency(calls=len(took), since=calls[-1][0], until=calls[0][0], p50_s=cuts[49], p99_s=cuts[98])
+    durations_s = sorted((answered - sent).total_seconds() for _, sent, answered in calls)
+    percentiles = quantiles(durations_s, n=100, method="inclusive") if len(durations_s) > 1 else durations_s * 99
+    return Latency(calls=len(durations_s), since=calls[-1][0], until=calls[0][0], p50_s=percentiles[49], p99_s=percentiles[98])
 
 
-def next_scan(service: BindingService) -> datetime | None:
-    """When the next reconciliation is due by itself; None where nothing runs them."""
-    database = service.database
+def next_scan(runtime: Runtime) -> datetime | None:
+    """Return when the scheduler will reconcile next, or None if no scheduler has done so recently."""
+    database = runtime.database
     last = database.read(job_runs.last_started, "reconcile")
-    interval = timedelta(seconds=service.settings.reconcile_interval_s)
+    interval = timedelta(seconds=runtime.settings.reconcile_interval_s)
     if last is None or database.clock() > last + 3 * interval:
         return None
     return last + interval

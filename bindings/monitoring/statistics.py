@@ -1,8 +1,7 @@
-"""Figures for people: how often what happened over a span, by status code, and how full the pools will be.
+"""Statistics for charts: counts of events over a time range by status code, and the forecast of each pool.
 
-Everything comes from the tallies that a pass writes (`store.tallies`), so that a look at a month costs no more
-than a few thousand small rows, however many bindings there are. `forecast` is pure and says things in plain
-words; it never claims a capacity that nobody has seen.
+All counts come from the table `tallies`, which the job `tally` writes, so that a month costs no more than a few
+thousand small rows. `forecast` is pure; it never states a capacity that was not observed.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from bindings.monitoring.health import duration
-from bindings.store import pools as store
-from bindings.store import statistics
+from bindings.domain.serialization import duration
+from bindings.store import pools, statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,15 +24,15 @@ if TYPE_CHECKING:
     from bindings.store.pools import Pool
     from bindings.store.statistics import EventCount
 
-EXAMPLES = 20
+MAX_EXAMPLES = 20
 TREND = timedelta(hours=2)
-STEADY_SHARE_PER_HOUR = 0.01  # of what is live: below it a pool neither grows nor shrinks
+STEADY_SHARE_PER_HOUR = 0.01  # of what is live: a smaller change per hour counts as steady
 FULL = 0.9
 SOON_S = 6 * 3_600
 
 
 class TimeRange(StrEnum):
-    """How far back a page looks, and in what steps."""
+    """The time range of a chart, and its steps."""
 
     HOUR = "1h"
     DAY = "24h"
@@ -43,21 +41,21 @@ class TimeRange(StrEnum):
 
     @property
     def period_s(self) -> int:
-        """Seconds of the tallies that are read."""
+        """Length of the stored periods that are read, in seconds."""
         return statistics.MINUTE if self is TimeRange.HOUR else statistics.HOUR
 
     @property
     def step_s(self) -> int:
-        """Seconds that one bar of a chart stands for."""
+        """Length of one bar of the chart, in seconds."""
         return self.period_s * (6 if self is TimeRange.MONTH else 1)
 
     @property
     def steps(self) -> int:
-        """How many bars there are."""
+        """Number of bars."""
         return {TimeRange.HOUR: 60, TimeRange.DAY: 24, TimeRange.WEEK: 168, TimeRange.MONTH: 120}[self]
 
     def bucket_starts(self, now: datetime) -> tuple[datetime, ...]:
-        """When each step began; the last one is under way."""
+        """Return the start of each bar; the last one is incomplete."""
         newest = now.timestamp() // self.step_s * self.step_s
         return tuple(
             datetime.fromtimestamp(newest - self.step_s * back, now.tzinfo) for back in reversed(range(self.steps))
@@ -66,7 +64,7 @@ class TimeRange(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """How many events of some kinds and one code, step by step; `examples` are the newest, by their ids."""
+    """Counts of one kind and code, per bar; `examples` are ids of the newest events."""
 
     kind: EventKind
     code: str
@@ -77,15 +75,15 @@ class Series:
 
     @property
     def total(self) -> int:
-        """How many in all."""
+        """Sum of all bars."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventStatistics:
-    """What happened over a span, by kind and code, the most frequent first.
+    """Events over a time range, by kind and code, the most frequent first.
 
-    `counted_to` is up to when the pass has counted; None where it never ran.
+    `counted_to` is up to when the job has counted; None if it never ran.
     """
 
     span: TimeRange
@@ -94,36 +92,36 @@ class EventStatistics:
     counted_to: datetime | None
 
     def counts_of(self, *kinds: EventKind, code: str | None = None) -> tuple[int, ...]:
-        """Some kinds together, all codes of them or one, step by step."""
-        found = [one.counts for one in self.series if one.kind in kinds and code in (None, one.code)]
-        return tuple(sum(step) for step in zip(*found, strict=True)) or (0,) * len(self.steps)
+        """Return the sum of these kinds per bar, over all codes or one."""
+        counts = [series.counts for series in self.series if series.kind in kinds and code in (None, series.code)]
+        return tuple(sum(step) for step in zip(*counts, strict=True)) or (0,) * len(self.steps)
 
 
 def event_statistics(database: Database, span: TimeRange, kinds: Iterable[EventKind]) -> EventStatistics:
-    """The figures of some kinds of event. Two small reads; safe to repeat."""
+    """Return the statistics of these kinds of event. Two small reads; safe to repeat."""
     steps = span.bucket_starts(database.clock())
 
     def query(connection: Connection) -> tuple[list[EventCount], datetime | None]:
-        found = statistics.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
-        return found, statistics.counted_to(connection)
+        counts = statistics.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
+        return counts, statistics.counted_to(connection)
 
-    found, counted_to = database.read(query)
+    event_counts, counted_to = database.read(query)
     return EventStatistics(
-        span=span, steps=steps, series=_series(found, steps, span.step_s), counted_to=counted_to
+        span=span, steps=steps, series=_series(event_counts, steps, span.step_s), counted_to=counted_to
     )
 
 
-def _series(found: Sequence[EventCount], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
+def _series(event_counts: Sequence[EventCount], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
     grouped: dict[tuple[EventKind, str], list[EventCount]] = {}
-    for tally in found:
-        grouped.setdefault((tally.kind, tally.code), []).append(tally)
+    for event_count in event_counts:
+        grouped.setdefault((event_count.kind, event_count.code), []).append(event_count)
     series = []
     for (kind, code), group in grouped.items():
         counts = [0] * len(steps)
-        for tally in group:
-            place = int((tally.began_at - steps[0]).total_seconds()) // step_s
-            counts[min(place, len(steps) - 1)] += tally.number  # counted while we read: it belongs to the newest
-        examples = [example for tally in reversed(group) for example in tally.examples]
+        for event_count in group:
+            step = int((event_count.began_at - steps[0]).total_seconds()) // step_s
+            counts[min(step, len(steps) - 1)] += event_count.number  # counted while we read: the last bar
+        examples = [example for event_count in reversed(group) for example in event_count.examples]
         series.append(
             Series(
                 kind=kind,
@@ -131,10 +129,10 @@ def _series(found: Sequence[EventCount], steps: tuple[datetime, ...], step_s: in
                 counts=tuple(counts),
                 first_at=group[0].began_at,
                 last_at=group[-1].began_at,
-                examples=tuple(examples[:EXAMPLES]),
+                examples=tuple(examples[:MAX_EXAMPLES]),
             )
         )
-    return tuple(sorted(series, key=lambda one: (-one.total, one.kind, one.code)))
+    return tuple(sorted(series, key=lambda each_series: (-each_series.total, each_series.kind, each_series.code)))
 
 
 # Pools.
@@ -142,7 +140,7 @@ def _series(found: Sequence[EventCount], steps: tuple[datetime, ...], step_s: in
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolForecast:
-    """A pool, how many were live in it over the last hours, and what that means."""
+    """A pool, its live bindings over the last two hours, and the forecast."""
 
     pool: Pool
     levels: tuple[tuple[datetime, int], ...]
@@ -151,10 +149,10 @@ class PoolForecast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What becomes of a pool at the present rate. `per_hour` None: too little is known for a trend.
+    """The state of a pool and its trend. `per_hour` is None if too few counts are stored for a trend.
 
-    `used` is the share of the capacity that the provider has shown (None where it never refused), `full_in_s` the
-    seconds until nothing is left of it (None where that is not in sight).
+    `used` is the used share of the capacity (None if the capacity is not known); `full_in_s` the seconds until the pool
+    is full at the present rate (None if it does not grow).
     """
 
     summary: str
@@ -165,32 +163,32 @@ class Forecast:
 
 
 def pool_forecasts(database: Database) -> list[PoolForecast]:
-    """Every pool that is known, the fullest first. Two small reads; safe to repeat."""
+    """Return every pool, the one with the most live bindings first. Two small reads; safe to repeat."""
     now = database.clock()
-    found = sorted(database.read(store.list_all), key=lambda pool: -(pool.live or 0))
+    all_pools = sorted(database.read(pools.list_all), key=lambda pool: -(pool.live or 0))
     levels = database.read(statistics.levels, since=now - TREND)
-    trends = []
-    for pool in found:
-        seen = tuple(levels.get((pool.app_id, pool.pool_number), ()))
-        trends.append(PoolForecast(pool=pool, levels=seen, forecast=forecast(pool, seen)))
-    return trends
+    forecasts = []
+    for pool in all_pools:
+        pool_levels = tuple(levels.get((pool.app_id, pool.pool_number), ()))
+        forecasts.append(PoolForecast(pool=pool, levels=pool_levels, forecast=forecast(pool, pool_levels)))
+    return forecasts
 
 
 def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
-    """What becomes of a pool at the rate of its `levels`: a straight line through them, and plain words."""
+    """Return the forecast of a pool by a straight line through its `levels`."""
     if pool.live is None:
         return Forecast(summary="not counted yet", needs_attention=False)
     per_hour = _slope_per_hour(levels)
     trend = _trend(pool.live, per_hour)
     if pool.capacity is None:
-        says = f"{pool.live:,} live, {trend}; the provider has never run out here, so its size is not known"
-        return Forecast(summary=says, needs_attention=False, per_hour=per_hour)
-    left = max(0, pool.capacity - pool.live)
+        summary = f"{pool.live:,} live, {trend}; the capacity is not known: the provider has not run out of numbers here"
+        return Forecast(summary=summary, needs_attention=False, per_hour=per_hour)
+    free = max(0, pool.capacity - pool.live)
     used = pool.live / pool.capacity if pool.capacity else 1.0
     head = f"{pool.live:,} of about {pool.capacity:,} in use ({min(used, 9.99):.0%}), {trend}"
-    if not left:
+    if not free:
         return Forecast(
-            summary=f"{head}; as full as when it ran out",
+            summary=f"{head}; full",
             needs_attention=True,
             per_hour=per_hour,
             used=used,
@@ -198,7 +196,7 @@ def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
         )
     if per_hour is None or per_hour <= STEADY_SHARE_PER_HOUR * max(pool.live, 1):
         return Forecast(summary=head, needs_attention=used >= FULL, per_hour=per_hour, used=used)
-    full_in_s = left / per_hour * 3_600
+    full_in_s = free / per_hour * 3_600
     return Forecast(
         summary=f"{head}: full in about {duration(full_in_s)}",
         needs_attention=used >= FULL or full_in_s <= SOON_S,
@@ -210,19 +208,19 @@ def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
 
 def _trend(live: int, per_hour: float | None) -> str:
     if per_hour is None:
-        return "its trend is not known yet"
+        return "trend not known yet"
     if abs(per_hour) <= STEADY_SHARE_PER_HOUR * max(live, 1):
         return "steady"
-    return f"{'growing' if per_hour > 0 else 'shrinking'} by {abs(per_hour):,.0f} an hour"
+    return f"{'growing' if per_hour > 0 else 'shrinking'} by {abs(per_hour):,.0f} per hour"
 
 
 def _slope_per_hour(levels: Sequence[tuple[datetime, int]]) -> float | None:
-    """The slope of the straight line that fits best; None for less than a quarter of an hour."""
+    """Return the slope of the least-squares line, or None if the levels span less than 15 minutes."""
     if len(levels) < 3 or levels[-1][0] - levels[0][0] < timedelta(minutes=15):  # noqa: PLR2004 -- two points fit any line
         return None
     hours = [(at - levels[0][0]).total_seconds() / 3_600 for at, _ in levels]
     lives = [live for _, live in levels]
     mean_hour, mean_live = sum(hours) / len(hours), sum(lives) / len(lives)
     spread = sum((hour - mean_hour) ** 2 for hour in hours)
-    together = sum((hour - mean_hour) * (live - mean_live) for hour, live in zip(hours, lives, strict=True))
-    return together / spread
+    covariance = sum((hour - mean_hour) * (live - mean_live) for hour, live in zip(hours, lives, strict=True))
+    return covariance / spread

@@ -38,6 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
+from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy, SchemaOutOfDate
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
@@ -45,6 +46,7 @@ from bindings.store.engine import make_engine, set_deadline
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
+    from bindings.clock import HostClock
     from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Select, Table
@@ -103,8 +105,8 @@ class Transaction:
     monotonic clock from before the deciding clock was read (on SQLite, from after the write lock was had).
     """
 
-    def __init__(self, connection: Connection, flavour: SqlDialect, *, attempt: int) -> None:
-        self.began = time.monotonic()
+    def __init__(self, connection: Connection, flavour: SqlDialect, *, attempt: int, began: float) -> None:
+        self.began = began
         self.connection = connection
         self.flavour = flavour
         self.attempt = attempt
@@ -157,10 +159,13 @@ def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledState
 class Database:
     """The two engines of one database and its clock. Thread-safe; not across fork.
 
-    `read_clock` replaces the clock that decides (tests).
+    `read_clock` replaces the clock that decides, and `clock` the clocks of this host, in tests.
     """
 
-    def __init__(self, url: str, *, read_clock: ReadClock | None = None) -> None:
+    def __init__(
+        self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK
+    ) -> None:
+        self._host_clock = clock
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
@@ -168,7 +173,7 @@ class Database:
         self._at_once = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self.postgres:
             event.listen(self._engine, "handle_error", self._drop_read_only_connections)
-        self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
+        self._read_clock = read_clock if read_clock is not None or self.postgres else self._host_time
         self.flavour = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
         self._one_writer = nullcontext() if self.postgres else threading.Lock()
@@ -298,11 +303,17 @@ class Database:
             context.is_disconnect = True
             self._reader.dispose()
 
+    def _host_time(self) -> datetime:
+        return datetime.fromtimestamp(self._host_clock.wall(), UTC)
+
+    def _new_transaction(self, connection: Connection, *, attempt: int) -> Transaction:
+        return Transaction(connection, self.flavour, attempt=attempt, began=self._host_clock.monotonic())
+
     @contextmanager
     def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:
         with self._at_once.connect() as connection:
             set_deadline(connection, give_up_at)
-            transaction = Transaction(connection, self.flavour, attempt=1)
+            transaction = self._new_transaction(connection, attempt=1)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())
             yield transaction
@@ -315,7 +326,7 @@ class Database:
                 # An earlier try may have committed here and on no standby, its wait ended by hand. A COMMIT that
                 # has written waits for a standby to have all that came before it; one that only read does not.
                 connection.execute(_WRITE_SOMETHING)
-            transaction = Transaction(connection, self.flavour, attempt=attempt)
+            transaction = self._new_transaction(connection, attempt=attempt)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())  # only now that the write lock is held
             yield transaction
@@ -348,10 +359,6 @@ def _with_retry(once: Callable[[int], Result], *, budget_s: float, attempts: int
     except (exc.DBAPIError, exc.TimeoutError) as error:
         raise _map_error(error) from error
     raise AssertionError("unreachable: the last attempt raises")
-
-
-def _host_clock() -> datetime:
-    return datetime.fromtimestamp(time.time(), UTC)
 
 
 def _is_transient(error: Exception) -> bool:

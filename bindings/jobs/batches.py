@@ -1,0 +1,31 @@
+"""Run a job in batches within a time budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bindings.store import expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from bindings.clock import HostClock
+
+
+def run_in_batches(
+    run_batch: Callable[[datetime], tuple[int, datetime]], *, batch: int, budget_s: float, clock: HostClock
+) -> tuple[int, int, bool]:
+    """Call `run_batch` until a batch is not full or the time is spent; return rows, batches, and whether it finished.
+
+    Each batch starts where the last one ended, in order of time: rows that become due before that are left to the next
+    run.
+    """
+    deadline = clock.monotonic() + budget_s
+    rows = batches = 0
+    reached = expiry.BEGINNING
+    while True:
+        count, reached = run_batch(reached)
+        rows, batches = rows + count, batches + 1
+        if count < batch or clock.monotonic() > deadline:
+            return rows, batches, count < batch

@@ -1,0 +1,106 @@
+"""What rows that two proof scans miss lead to: ghosts, absence of in-doubt bindings, and denied holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bindings.domain.binding import Reason, State
+from bindings.jobs import scan_evidence
+from bindings.store import holds, queries, settle
+from bindings.store.bindings import get
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from bindings.domain.binding import Binding
+    from bindings.jobs.provider_scan import Scan
+    from bindings.jobs.reconcile_context import Findings, ReconcileContext
+    from bindings.jobs.scan_evidence import LiveBindingsSeen
+    from bindings.store.database import Transaction
+
+
+def needs_second_scan(context: ReconcileContext, scan: Scan) -> bool:
+    """Return True if a second scan could prove something that the first one left open."""
+    tolerance = context.clock_tolerance()
+    return bool(
+        _live_bindings_seen(context, scan).missing
+        or any(
+            scan_evidence.absence_provable(doubt, scan, scan, tolerance)
+            for doubt in context.unsettled(scan.app_id)
+        )
+        or _unlisted_holds(context, scan.app_id, scan.seen)
+    )
+
+
+def apply_absences(context: ReconcileContext, first: Scan, second: Scan, findings: Findings) -> None:
+    """Act on what both scans missed: end ghosts; if there are none, fail absent doubts and end denied holds."""
+    ghosts = scan_evidence.ghosts(
+        first, second, _live_bindings_seen(context, first), _live_bindings_seen(context, second)
+    )
+    if ghosts is None:
+        return
+    app_id, tolerance = first.app_id, context.clock_tolerance()
+    for binding_id in sorted(ghosts):
+        if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
+            findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
+    if ghosts:
+        return  # scans that miss what should be listed prove no other absence; the next ones may
+    rows = first.unknown_rows + second.unknown_rows
+    for doubt in context.unsettled(app_id):
+        is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
+        if (
+            not is_listed
+            and scan_evidence.absence_provable(doubt, first, second, tolerance)
+            and _fail_absent(context, doubt)
+        ):
+            findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
+    denied = _unlisted_holds(context, app_id, first.seen | second.seen)
+    context.end_holds(denied, "denied", app_id, findings)
+
+
+def _live_bindings_seen(context: ReconcileContext, scan: Scan) -> LiveBindingsSeen:
+    def query(connection: Connection) -> LiveBindingsSeen:
+        missing, seen = set(), 0
+        live = queries.must_be_listed(connection, scan.app_id, since=scan.began, until=scan.ended)
+        for binding_id, bind_id in live:
+            if bind_id in scan.seen:
+                seen += 1
+            else:
+                missing.add(binding_id)
+        return scan_evidence.LiveBindingsSeen(missing=frozenset(missing), seen=seen)
+
+    return context.runtime.database.read(query)
+
+
+def _fail_absent(context: ReconcileContext, doubt: Binding) -> bool:
+    if context.observe_only(context.actions.doubt):
+        return True
+    caller = context.runtime.caller
+
+    def work(tx: Transaction) -> Binding:
+        status = doubt.provider_status
+        return settle.settle_failed(tx, doubt.id, caller, reason=Reason.ABSENT, status=status, detail={})
+
+    return context.runtime.database.write(work).state is State.FAILED
+
+
+def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
+    runtime = context.runtime
+
+    def work(tx: Transaction) -> Binding:
+        guard_s = runtime.settings.guard_for(get(tx, binding_id).expire_s)
+        return settle.settle_unbound(
+            tx, binding_id, runtime.caller, reason=Reason.GONE_AT_PROVIDER, guard_s=guard_s
+        )
+
+    return runtime.database.write(work).reason == Reason.GONE_AT_PROVIDER
+
+
+def _unlisted_holds(context: ReconcileContext, app_id: str, seen: set[str]) -> list[holds.Hold]:
+    return [
+        hold
+        for hold in context.live_holds(app_id)
+        # Refused again after a denial: what holds the phone is in no list that this account can read.
+        if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1)
+        or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in seen)
+    ]

@@ -1,0 +1,87 @@
+"""What the steps of one reconciliation share: the runtime, the configured actions, and the findings so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from bindings.jobs.scan_evidence import ClockTolerance
+from bindings.store import holds, queries
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import Binding
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.provider.client import ProviderClient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actions:
+    """What is done about each case, by the settings; `observe` only reports it."""
+
+    doubt: str = "adopt"  # adopt, observe
+    ghost: str = "end"  # end, observe
+    orphan: str = "hold"  # hold, release (unbind it at the provider), observe
+    drift: str = "narrow"  # narrow, observe
+
+
+@dataclass(kw_only=True, slots=True)
+class Findings:
+    """The counts of `ReconcileResult`, the cases of the report, and the errors of scans, so far."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    scan_errors: list[str] = field(default_factory=list)
+    zone_misfit_s: float = 0.0
+
+    def record(self, case: str, app_id: str, *, action: str = "", **facts: Any) -> None:
+        """Count a case and add it to the report; `facts` are ids and instants, never a phone.
+
+        A case that the settings say to observe is counted as `observed`: nothing was done about it.
+        """
+        self.counts["observed" if action == "observe" else case] += 1
+        details = {name: str(value) for name, value in facts.items() if value is not None}
+        self.cases.append({"case": case, "action": action, "app_id": app_id} | details)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconcileContext:
+    """One reconciliation: its parts and its rules."""
+
+    runtime: Runtime
+    client: ProviderClient
+    actions: Actions
+    dry_run: bool
+
+    def observe_only(self, action: str) -> bool:
+        """Return True if nothing may be changed for a case with this action."""
+        return self.dry_run or action == "observe"
+
+    def unsettled(self, app_id: str) -> list[Binding]:
+        """Return the pending and in-doubt bindings of an application."""
+        return self.runtime.database.read(queries.unsettled, app_id)
+
+    def live_holds(self, app_id: str) -> list[holds.Hold]:
+        """Return the holds of an application that are in force."""
+        now = self.runtime.database.clock()
+        return self.runtime.database.read(holds.live, self.runtime.settings.scope, now, app_id=app_id)
+
+    def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str, findings: Findings) -> None:
+        """End these holds (not in a dry run) and record each."""
+        runtime = self.runtime
+        if ended and not self.dry_run:
+            runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, ended, reason=reason))
+        for hold in ended:
+            findings.record(
+                "holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason
+            )
+
+    def guard(self, expire_s: int) -> timedelta:
+        """Return how long phones stay held past the end of a binding of this duration."""
+        return timedelta(seconds=self.runtime.settings.guard_for(expire_s))
+
+    def clock_tolerance(self) -> ClockTolerance:
+        """Return how far an instant of the list may be wrong, by the skew as measured now."""
+        tolerance_s = self.runtime.settings.timestamp_tolerance_s
+        return ClockTolerance.of(skew_s=self.client.skew_s, tolerance_s=tolerance_s)

@@ -1,0 +1,105 @@
+"""The list of jobs: feeds the scheduler, the command line and the tests of the documentation.
+
+To add a job, write its module, a method of `Maintenance`, and an entry here. The job `deliver` is not in the list: it
+belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process that has it. Imports
+nothing heavy: `--help` reads this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.jobs.maintenance import Maintenance
+    from bindings.settings import Settings
+
+
+class Runs(Enum):
+    """Which replicas run a job."""
+
+    EVERY_REPLICA = "every replica, sharing the work"
+    ONE_REPLICA = "one replica per interval"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSpec:
+    """One job: its name in logs, metrics and `job_runs`, what it does in one sentence, and how it runs.
+
+    `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database every few
+    seconds, which readiness and `doctor` read. `command` is its command, `bindings COMMAND`; None if it has none.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Maintenance], Any]
+    interval_s: Callable[[Settings], float]
+    runs: Runs
+    command: str | None
+    heartbeat: bool = False
+    calls_provider: bool = False
+
+
+EXPIRE = JobSpec(
+    name="expire",
+    summary="Mark bindings past their end as expired.",
+    run=lambda maintenance: maintenance.expire_due(),
+    interval_s=lambda settings: settings.sweep_interval_s,
+    runs=Runs.EVERY_REPLICA,
+    command="expire",
+    heartbeat=True,
+)
+WARN = JobSpec(
+    name="warn",
+    summary="Write the expires_soon events that are due.",
+    run=lambda maintenance: maintenance.warn_due(),
+    interval_s=lambda settings: settings.sweep_interval_s,
+    runs=Runs.EVERY_REPLICA,
+    command="warn",
+)
+RECOVER = JobSpec(
+    name="recover",
+    summary="Resolve what a crash or a lost reply left open, as far as that needs no scan.",
+    run=lambda maintenance: maintenance.recover(),
+    interval_s=lambda _: 10.0,
+    runs=Runs.ONE_REPLICA,
+    command="recover",
+)
+POOLS = JobSpec(
+    name="pools",
+    summary="Count the live bindings of each pool, and warn before a pool runs out of numbers.",
+    run=lambda maintenance: maintenance.count_pools(),
+    interval_s=lambda _: 60.0,
+    runs=Runs.ONE_REPLICA,
+    command="pools",
+)
+TALLY = JobSpec(
+    name="tally",
+    summary="Count events for the console's charts.",
+    run=lambda maintenance: maintenance.update_statistics(),
+    interval_s=lambda _: 10.0,
+    runs=Runs.ONE_REPLICA,
+    command=None,
+)
+RETENTION = JobSpec(
+    name="retention",
+    summary="Delete what ended more than BINDINGS_RETENTION_DAYS ago; start the month's partition of events.",
+    run=lambda maintenance: maintenance.apply_retention(),
+    interval_s=lambda _: 60.0,
+    runs=Runs.ONE_REPLICA,
+    command="retention",
+)
+RECONCILE = JobSpec(
+    name="reconcile",
+    summary="Compare with the provider's own list, and correct what differs.",
+    run=lambda maintenance: maintenance.reconcile(),
+    interval_s=lambda settings: settings.reconcile_interval_s,
+    runs=Runs.ONE_REPLICA,
+    command="reconcile",
+    calls_provider=True,
+)
+
+JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, RETENTION, RECONCILE)

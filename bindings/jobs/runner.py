@@ -1,0 +1,56 @@
+"""Runs one job, for the scheduler and the command line: the clock check, the heartbeat, once per period.
+
+A job never runs while the database's clock cannot be trusted: what a wrong clock ends stays ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bindings.jobs.maintenance import Maintenance
+from bindings.store import job_runs
+
+if TYPE_CHECKING:
+    from bindings.jobs.registry import JobSpec
+    from bindings.lifecycle.runtime import Runtime
+
+HEARTBEAT_INTERVAL_S = 5.0  # a durable write in every run of `expire` would cost more than the run
+
+
+class JobRunner:
+    """Runs jobs over one runtime. Use one for each scheduler: it remembers its last heartbeat."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._maintenance = Maintenance(runtime)
+        self._last_heartbeat = float("-inf")
+
+    def run(self, job: JobSpec) -> Any:
+        """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
+        self._maintenance.require_trusted_clock()
+        counts = job.run(self._maintenance)
+        if job.heartbeat:
+            self._record_heartbeat(job.name)
+        return counts
+
+    def run_once_per_period(self, job: JobSpec, period_s: float) -> Any | None:
+        """Run a job unless another replica has claimed this period; return its counts, or None if it was not run.
+
+        `Busy` if the database's clock cannot be trusted.
+        """
+        self._maintenance.require_trusted_clock()
+        database, replica = self._runtime.database, self._runtime.replica
+        slot = database.write(lambda tx: job_runs.claim_slot(tx, job.name, period_s, replica))
+        if slot is None:
+            return None
+        counts = job.run(self._maintenance)
+        database.write(lambda tx: job_runs.finish(tx, job.name, slot, asdict(counts)))
+        return counts
+
+    def _record_heartbeat(self, name: str) -> None:
+        now = self._runtime.clock.monotonic()
+        if now - self._last_heartbeat > HEARTBEAT_INTERVAL_S:
+            replica = self._runtime.replica
+            self._runtime.database.write(lambda tx: job_runs.record_heartbeat(tx, name, replica))
+            self._last_heartbeat = now

@@ -1,0 +1,313 @@
+"""Bind: reserve the phones, call the provider, settle the outcome; and replay an idempotency key.
+
+A bind is two short transactions around one call. The first commits the intent (I3), nothing is held open during the
+call, the second records its outcome. If the process stops in between, a pending binding is left, which `recover` and
+`reconcile` finish. Arguments arrive checked, as a `BindRequest`. No SQL and no HTTP here.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from uuid_utils import uuid7
+
+from bindings import errors
+from bindings.domain.binding import EventKind, Reason, State
+from bindings.failpoints import hit
+from bindings.http_transport import NotSent, Unknown
+from bindings.lifecycle.clocks import SendClock
+from bindings.lifecycle.unbind import finish_unbind
+from bindings.provider.outcome import BindSucceeded, Refusal, Refused
+from bindings.store import account, events, holds, reserve, settle
+from bindings.store.bindings import BindingLost, find
+from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.domain.binding import Binding, BindRequest, Holder
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import BindOutcome
+    from bindings.store.database import Transaction
+
+_log = logging.getLogger(__name__)
+
+SETTLE_BUDGET_S = 30.0  # the outcome is only in memory: retry for longer than a failover takes
+SETTLE_ATTEMPT_S = 6.0  # of that for one attempt: a frozen primary never answers, the next server does
+FULL_SCAN_RETRY_S = 30
+REPLAY_POLL_S = 0.05
+
+_DUPLICATE_BIND_ID = "the provider gave a bindId that another binding has"
+_WAS_ACTIVE = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # the provider made it; it may have ended since
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BindResult:
+    """The binding, and whether an earlier call with the same idempotency key made it."""
+
+    binding: Binding
+    replayed: bool
+
+
+def bind(runtime: Runtime, request: BindRequest, *, own_key: bool = False) -> BindResult:
+    """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now.
+
+    With `own_key`, a key that another actor has used is an `IdempotencyMismatch` that names no binding.
+    """
+    client = runtime.require_client()
+    try:
+        with runtime.admission.slot(request.app_id):
+            outcome = _bind(runtime, client, request)
+    except (errors.Busy, errors.ProviderAccountRefused) as refusal:
+        replay = None if refusal.binding_id else _find_replay(runtime, request)
+        if replay is None:
+            raise
+        outcome = replay
+    if isinstance(outcome, reserve.Replayed):
+        if own_key and outcome.binding.actor != runtime.caller.actor:
+            raise errors.IdempotencyMismatch
+        return BindResult(binding=_replayed_binding(runtime, outcome), replayed=True)
+    binding = outcome
+    if binding.unbind_requested_at is not None and binding.state is State.ACTIVE:
+        binding, _ = finish_unbind(runtime, client, binding)
+    return BindResult(binding=binding, replayed=False)
+
+
+def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
+    binding_id = str(uuid7())
+    attempts_began: list[float] = []
+    committed = runtime.rollback_detector.newest()
+
+    def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Conflict | reserve.FullScanRequired:
+        attempts_began.append(tx.began)
+        reserved = reserve.reserve(tx, binding_id, request, runtime.limits, runtime.caller, known=committed)
+        hit("bind.reserve_in_transaction")
+        return reserved
+
+    hit("bind.before_reserve")
+    reserved = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    hit("bind.after_reserve")
+    before, after = attempts_began[0], runtime.clock.monotonic()  # the first attempt may be the one that committed
+    match reserved:
+        case reserve.Replayed():
+            return reserved
+        case reserve.Conflict(holder=holder):
+            raise _record_conflict(runtime, request, holder)
+        case reserve.FullScanRequired(lost=lost):
+            raise _full_scan_required(runtime, lost=lost)
+        case reserve.Reserved(binding=intent):
+            runtime.rollback_detector.remember(intent)
+            runtime.admission.observe_database_clock(intent.requested_at, after)
+        case _:
+            assert_never(reserved)
+    clock_error = runtime.admission.clock_error()
+    outcome: BindOutcome = (
+        client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
+        if clock_error is None
+        else NotSent(reason=clock_error)  # under such a clock the holders of a phone are not known
+    )
+    hit("bind.after_answer")
+    binding = _settle(runtime, SendClock(intent=intent, before=before, after=after), outcome)
+    hit("bind.after_settle")
+    if binding.state in _WAS_ACTIVE:
+        return binding
+    raise _error_for(runtime, binding, said=getattr(outcome, "reason", None))
+
+
+# Refusals before the call.
+
+
+def _record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
+    """Return the error for a conflict, and record it in a transaction of its own; it uses up no key."""
+    detail = {
+        "holder_id": holder.id,
+        "held_by": holder.why,
+        "holder_mode": holder.mode,
+        "holder_state": holder.state,
+        "mode": request.mode,
+        "app_id": request.app_id,
+        "reference": request.reference,
+    }
+    with suppress(errors.Busy):  # the refusal holds without its record
+        runtime.database.write(
+            lambda tx: events.append_without_binding(tx, EventKind.REFUSED, runtime.caller, detail)
+        )
+    error_class = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
+    return error_class(holder=holder)
+
+
+def _full_scan_required(runtime: Runtime, *, lost: bool) -> errors.Busy:
+    if lost:
+        _log_rollback(runtime)
+    message = "the database was restored to an earlier state: binds wait until `bindings reconcile` has completed"
+    return errors.Busy(message, retry_after_s=FULL_SCAN_RETRY_S)
+
+
+# Settle.
+
+
+def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Binding:
+    """Record the outcome and return the binding; if the database is away, `recover` settles it later."""
+    intent = send_clock.intent
+
+    def work(tx: Transaction) -> Binding:
+        settled = _apply_outcome(runtime, tx, send_clock, outcome)
+        hit("bind.settle_in_transaction")
+        return settled
+
+    try:
+        settled = runtime.database.write(
+            work,
+            budget_s=SETTLE_BUDGET_S,
+            attempt_timeout_s=SETTLE_ATTEMPT_S,
+            autocommit_first=_success_statement(runtime, send_clock, outcome)
+            if isinstance(outcome, BindSucceeded)
+            else None,
+        )
+        return runtime.rollback_detector.remember(settled)
+    except BindingLost as lost:
+        raise _handle_rollback_during_call(runtime, send_clock, outcome) from lost
+    except errors.Busy as busy:
+        _log.error("bind %s: %s, but the database is away: left to recover", intent.id, outcome.label)
+        message = "the provider was called, but its answer could not be recorded; it will be resolved"
+        raise errors.OutcomeUnknown(message, binding=intent) from busy
+    except ConstraintViolated as violated:
+        if violated.constraint not in settle.BIND_ID_TAKEN:
+            raise
+        return runtime.database.write(
+            lambda tx: settle.settle_unknown(
+                tx,
+                intent.id,
+                runtime.caller,
+                reason=Reason.BIND_ID_TAKEN,
+                status=None,
+                said=_DUPLICATE_BIND_ID,
+                sent_at=None,
+            )
+        )
+
+
+def _success_statement(
+    runtime: Runtime, send_clock: SendClock, outcome: BindSucceeded
+) -> Callable[[Transaction], Binding | None]:
+    """Return the fast path of a successful bind: a single statement."""
+    success = send_clock.success(outcome, runtime.guard_s(send_clock.intent))
+
+    def activate(tx: Transaction) -> Binding | None:
+        hit("bind.settle_in_transaction")
+        return settle.activate(tx, send_clock.intent.id, success, runtime.caller)
+
+    return activate
+
+
+def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, outcome: BindOutcome) -> Binding:
+    intent, caller = send_clock.intent, runtime.caller
+    match outcome:
+        case BindSucceeded():
+            success = send_clock.success(outcome, runtime.guard_s(intent))
+            return settle.settle_success(tx, intent.id, success, caller)
+        case Refused(why=Refusal.IN_USE):
+            policy = runtime.limits.policy
+            return settle.settle_in_use(tx, intent, caller, status=outcome.status, policy=policy)
+        case Refused(why=Refusal.NO_NUMBER):
+            return settle.settle_no_number(tx, intent, caller, status=outcome.status, said=outcome.reason)
+        case Refused() | NotSent():
+            refused = isinstance(outcome, Refused)
+            return settle.settle_failed(
+                tx,
+                intent.id,
+                caller,
+                reason=Reason(outcome.why) if refused else Reason.NEVER_SENT,
+                status=outcome.status if refused else None,
+                detail={"said": outcome.reason},
+            )
+        case Unknown():
+            return settle.settle_unknown(
+                tx,
+                intent.id,
+                caller,
+                reason=Reason.NO_CLEAR_ANSWER,
+                status=outcome.status,
+                said=outcome.reason,
+                sent_at=None if outcome.sent is None else send_clock.sent_at(outcome.sent),
+            )
+        case _:
+            assert_never(outcome)
+
+
+def _log_rollback(runtime: Runtime) -> None:
+    runtime.rollback_detector.forget()
+    _log.critical("the database has lost what was committed: it was restored to an earlier state; binds wait")
+
+
+def _handle_rollback_during_call(
+    runtime: Runtime, send_clock: SendClock, outcome: BindOutcome
+) -> errors.OutcomeUnknown:
+    """The database was rolled back during the call: hold what the provider created, and unbind it later."""
+    intent = send_clock.intent
+
+    def work(tx: Transaction) -> None:
+        account.require_full_scan(tx)
+        if isinstance(outcome, BindSucceeded):
+            success = send_clock.success(outcome, runtime.guard_s(intent))
+            holds.hold_late_success(tx, intent, success)
+
+    _log_rollback(runtime)
+    with suppress(errors.Busy):  # without the hold, a scan finds it as an orphan
+        runtime.database.write(work, budget_s=SETTLE_BUDGET_S)
+    message = "the database has lost the binding during the call; if the provider made it, it will be unbound"
+    return errors.OutcomeUnknown(message, binding=intent)
+
+
+def _error_for(runtime: Runtime, binding: Binding, said: str | None = None) -> errors.BindingsError:
+    holder = None
+    if binding.reason == Reason.IN_USE:
+        with suppress(errors.Busy):
+            now = runtime.database.clock()
+            holder = runtime.database.read(reserve.other_holder, binding, now)
+    return errors.error_for(binding, said=said, holder=holder)
+
+
+# Replay.
+
+
+def _find_replay(runtime: Runtime, request: BindRequest) -> reserve.Replayed | None:
+    if request.idempotency_key is None:
+        return None
+    with suppress(errors.Busy):
+        return runtime.database.read(reserve.replay, request)
+    return None
+
+
+def _replayed_binding(runtime: Runtime, replay: reserve.Replayed) -> Binding:
+    """Return the first call's binding, or raise its error; wait until `settle_by` while that call is under way."""
+    if not replay.same:
+        raise errors.IdempotencyMismatch(binding_id=replay.binding.id)
+    binding = replay.binding
+    if binding.state is State.PENDING:
+        binding = _await_settled(runtime, binding)
+    match binding.state:
+        case State.PENDING | State.IN_DOUBT | State.FAILED:
+            error = _error_for(runtime, binding)
+            error.replayed = True
+            raise error
+        case State.ACTIVE | State.EXPIRED | State.UNBOUND | State.LAPSED:
+            return binding
+        case _:
+            assert_never(binding.state)
+
+
+def _await_settled(runtime: Runtime, binding: Binding) -> Binding:
+    clock = runtime.clock
+    deadline = clock.monotonic() + max(0.0, (binding.settle_by - runtime.database.clock()).total_seconds())
+    while binding.state is State.PENDING and clock.monotonic() < deadline:
+        clock.sleep(REPLAY_POLL_S)
+        stored = runtime.database.read(find, binding.id)
+        if stored is None:
+            raise errors.NotFound(binding_id=binding.id)
+        binding = stored
+    return binding

@@ -1,0 +1,134 @@
+"""What every part of an open service shares: settings, database, provider client, limits and caller.
+
+A `Runtime` is replaced, never changed: `replace(runtime, caller=...)` acts for another caller over the same
+connections and limits. No rule of the lifecycle belongs here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bindings.clock import SYSTEM_CLOCK, HostClock
+from bindings.domain.conflict import Policy
+from bindings.errors import FieldError, InvalidRequest
+from bindings.lifecycle.admission import BindAdmission
+from bindings.provider.client import ProviderClient
+from bindings.store import account, reserve
+from bindings.store.database import Database
+from bindings.store.queries import Lookups
+from bindings.store.rollback_detection import RollbackDetector
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import Binding, Caller
+    from bindings.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """The parts of one open service and the caller that it acts for. Thread-safe; not across fork.
+
+    `client` is None if no provider account is set. `replica` names this process in `job_runs` and on pages.
+    """
+
+    settings: Settings
+    database: Database
+    client: ProviderClient | None
+    limits: reserve.BindLimits
+    admission: BindAdmission
+    rollback_detector: RollbackDetector
+    lookups: Lookups
+    clock: HostClock
+    replica: str
+    caller: Caller
+
+    def require_client(self) -> ProviderClient:
+        """Return the provider client. Raise `InvalidRequest`, naming the missing variables, if there is none."""
+        if self.client is None:
+            missing = [
+                name
+                for name in ("provider_api_key", "provider_api_secret")
+                if getattr(self.settings, name) is None
+            ]
+            raise InvalidRequest(
+                [FieldError(f"BINDINGS_{name.upper()}", "is needed to call the provider") for name in missing]
+            )
+        return self.client
+
+    def guard_s(self, binding: Binding) -> float:
+        """Return how many seconds the phones of a binding stay held past its end."""
+        return self.settings.guard_for(binding.expire_s)
+
+    def app_id_or_default(self, app_id: str | None) -> str | None:
+        """Return `app_id`, or the one of the settings if it is None."""
+        return app_id if app_id is not None else self.settings.provider_app_id
+
+    def observe_database_clock(self) -> None:
+        """Read the database's clock and compare it with this host's. Safe to repeat; `Busy` if it is away."""
+        self.admission.observe_database_clock(self.database.clock(), self.clock.monotonic())
+
+    def close(self) -> None:
+        """Close every connection. Calls under way in other threads fail."""
+        if self.client is not None:
+            self.client.close()
+        self.database.close()
+
+
+def open_runtime(settings: Settings, caller: Caller, *, clock: HostClock = SYSTEM_CLOCK) -> Runtime:
+    """Connect to the database, check its schema and scope, and return the runtime.
+
+    Raises `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
+    """
+    database = Database(settings.database_url.get_secret_value(), clock=clock)
+    try:
+        database.check_schema()
+        account.register_scope(database, settings.scope)
+        runtime = new_runtime(settings, database, caller=caller, clock=clock)
+        runtime.observe_database_clock()
+    except BaseException:
+        database.close()
+        raise
+    return runtime
+
+
+def new_runtime(
+    settings: Settings, database: Database, *, caller: Caller, clock: HostClock = SYSTEM_CLOCK
+) -> Runtime:
+    """Build the parts over an open database. Connects to nothing."""
+    client = _provider_client(settings, clock)
+    return Runtime(
+        settings=settings,
+        database=database,
+        client=client,
+        limits=reserve.BindLimits(
+            scope=settings.scope,
+            policy=Policy(settings.conflict_policy),
+            call_timeout_s=settings.provider_timeout_s,
+            tolerance_s=settings.timestamp_tolerance_s,
+            guard_for=settings.guard_for,
+            warn_s=settings.warn_s,
+        ),
+        admission=BindAdmission(database, client, limit=settings.bind_limit, clock=clock),
+        rollback_detector=RollbackDetector(),
+        lookups=Lookups(database.now),
+        clock=clock,
+        replica=f"{socket.gethostname()}:{os.getpid()}",
+        caller=caller,
+    )
+
+
+def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | None:
+    key, secret = settings.provider_api_key, settings.provider_api_secret
+    if key is None or secret is None:
+        return None
+    return ProviderClient(
+        base_url=settings.provider_url,
+        api_key=key.get_secret_value(),
+        api_secret=secret.get_secret_value(),
+        timeout_s=settings.provider_timeout_s,
+        zone=settings.provider_zone,
+        wall=clock.wall,
+        monotonic=clock.monotonic,
+    )

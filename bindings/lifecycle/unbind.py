@@ -1,0 +1,111 @@
+"""Unbind: commit the request, call the provider, record a clear answer.
+
+An unbind is safe to repeat at the provider, so one without a clear answer is repeated by `recover` until it has one.
+From the commit of the request on, lookups do not return the binding. No SQL and no HTTP here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from bindings import errors
+from bindings.domain.binding import Reason, State
+from bindings.failpoints import hit
+from bindings.http_transport import NotSent, Unknown
+from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
+from bindings.store import settle
+from bindings.store.bindings import BindingLost
+from bindings.store.database import RETRY_BUDGET_S
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import Binding
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import UnbindOutcome
+    from bindings.store.database import Transaction
+
+RETRY_AFTER_S = 2
+
+
+def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
+    """Commit the request to unbind, call the provider, and return the binding. Safe to repeat.
+
+    A binding that has ended is returned without a call. Raises `NotFound`, or, with the request recorded,
+    `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
+    """
+    client = runtime.require_client()
+
+    def work(tx: Transaction) -> Binding | None:
+        requested = settle.request_unbind(tx, binding_id, runtime.caller, reason)
+        hit("unbind.wish_in_transaction")
+        return requested
+
+    binding = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    hit("unbind.after_wish")
+    if binding is None:
+        raise errors.NotFound(binding_id=binding_id)
+    if binding.state.terminal:
+        return binding
+    if binding.state is not State.ACTIVE:
+        message = "whether the binding exists is not known yet; it will be unbound as soon as it is"
+        raise errors.OutcomeUnknown(message, binding=binding)
+    binding, outcome = finish_unbind(runtime, client, binding)
+    if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
+        return binding
+    raise _error_for(outcome, binding)
+
+
+def finish_unbind(runtime: Runtime, client: ProviderClient, binding: Binding) -> tuple[Binding, UnbindOutcome]:
+    """Call the provider for a binding whose request to unbind is committed, and record a clear answer.
+
+    Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer the
+    binding is returned as it was, to be tried again. Safe to repeat.
+    """
+    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    hit("unbind.after_answer")
+    match outcome:
+        case UnbindSucceeded():
+            reason, held_s = Reason.ASKED, 0.0
+        case UnbindNotFound():
+            # The provider may refuse the phones for a while after it has dropped the binding.
+            reason, held_s = Reason.NOT_FOUND, runtime.guard_s(binding)
+        case Refused() | NotSent() | Unknown():
+            return binding, outcome
+
+    def work(tx: Transaction) -> Binding:
+        ended = settle.settle_unbound(tx, binding.id, runtime.caller, reason=reason, guard_s=held_s)
+        hit("unbind.settle_in_transaction")
+        return ended
+
+    try:
+        settled = runtime.database.write(work)
+    except errors.Busy:
+        return binding, Unknown(reason="the provider answered, but the database is away")
+    except BindingLost:
+        return binding, Unknown(reason="the provider answered, but the database has lost the binding")
+    hit("unbind.after_settle")
+    return settled, outcome
+
+
+def _error_for(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors.BindingsError:
+    """Return the error of an unbind that was not confirmed; its request is recorded and stays."""
+    match outcome:
+        case Unknown():
+            message = "the provider gave no clear answer to the unbind; it will be repeated until it does"
+            return errors.OutcomeUnknown(message, binding=binding)
+        case NotSent():
+            message = "the provider could not be reached; the unbind is recorded and will be repeated"
+            return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
+        case Refused():
+            message = "the provider refused the unbind; it is recorded and will be repeated"
+            of_account = outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
+            error_class = errors.ProviderAccountRefused if of_account else errors.ProviderRefused
+            return error_class(
+                message,
+                status=outcome.status,
+                reason=outcome.reason,
+                binding_id=binding.id,
+                retry_after_s=RETRY_AFTER_S,
+            )
+        case _:
+            assert_never(outcome)
