@@ -1,40 +1,45 @@
-"""Every error that a caller can meet, in one tree.
+"""Every error that a caller can meet, in one tree, and the one table of what each reason means.
 
     BindingsError
     ├── InvalidRequest            the call's values are wrong; nothing was done
-    ├── PhoneInUse                a binding of ours holds a phone; no call was made
-    │   └── PhoneInUseAtProvider  something that is not ours holds it at the provider
+    ├── PhoneInUse                one of our bindings holds a phone; no call was made
+    │   └── PhoneInUseAtProvider  the phone is held at the provider, but not by one of our bindings
     ├── IdempotencyMismatch       the key was used for another request
     ├── NotFound                  no such binding, webhook or delivery
-    ├── ProviderRefused           the provider said no, for certain
-    │   ├── ProviderAccountRefused    ... to the account, whatever the request
+    ├── ProviderRefused           a definite refusal by the provider
+    │   ├── ProviderAccountRefused    ... of the account, for every request
     │   └── NoMiddleNumber            ... because the pool is empty
-    ├── ProviderUnreachable       the request never left; nothing was done
+    ├── ProviderUnreachable       the request was not sent; nothing was done
     ├── OutcomeUnknown            the provider may have acted; the binding is recorded as in doubt
-    ├── Busy                      not now: too much in flight, a clock is off, or the database is away
-    └── SchemaOutOfDate           the database is not at this version's schema
+    ├── Busy                      temporarily unavailable: too many calls, a clock or the database is at fault
+    └── SchemaOutOfDate           the database does not have this version's schema
 
-The class docstring's first line is the message where none is given. Each error says whether the provider may
-have acted (`may_have_acted`) and whether the same call may be made again as it is (`safe_to_retry`). No
-provider status has a meaning here; that is provider.statuses.
+The first line of a class's docstring is the default message: what happened, the state now, and what to do. Each
+class says whether the provider may have acted (`may_have_acted`), whether the same call may be repeated as it is
+(`safe_to_retry`), and what the operator can do (`remedy`). `REASONS` says the same of each reason for which a
+binding failed. The meaning of provider statuses is not here; see `provider.statuses`.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bindings.domain.binding import Holder, Reason, State
+from bindings.domain.explanation import Explanation, ResponsibleParty
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bindings.domain.binding import Binding
 
 DEFAULT_RETRY_S = 2
-ACCOUNT_AGAIN_S = 30
-POOL_AGAIN_S = 60
+ACCOUNT_RETRY_S = 30
+IN_USE_RETRY_S = 60
+POOL_RETRY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,11 @@ class FieldError:
 
 
 class BindingsError(Exception):
-    """Something went wrong in bindings.
+    """The call failed.
 
-    `code` is stable and the same in Python, on the command line and over HTTP; `binding_id` names the
-    recorded binding where one exists; `retry_after_s` is when another try makes sense, None where none does.
-    `replayed` where it is an earlier call's error, which this call's idempotency key brought back.
+    `code` is stable and the same in Python, on the command line and over HTTP. `binding_id` names the recorded
+    binding, if there is one. `retry_after_s` is the time after which another attempt makes sense, or None if none
+    does. `replayed` is True if this is an earlier call's error, which the idempotency key of this call returned.
     """
 
     code: ClassVar[str] = "error"
@@ -58,6 +63,7 @@ class BindingsError(Exception):
     exit_code: ClassVar[int] = 1
     may_have_acted: ClassVar[bool] = False
     safe_to_retry: ClassVar[bool] = False
+    remedy: ClassVar[str] = ""  # what to do, with commands; `{retry}` and `{holder}` are filled in by `next_step`
 
     def __init__(
         self, message: str | None = None, *, binding_id: str | None = None, retry_after_s: int | None = None
@@ -68,7 +74,7 @@ class BindingsError(Exception):
         self.replayed = False
 
     def problem(self) -> dict[str, Any]:
-        """The error as a problem object (RFC 9457), for the command line and for HTTP."""
+        """Return the error as a problem object (RFC 9457), for the command line and for HTTP."""
         body: dict[str, Any] = {
             "type": f"urn:bindings:problem:{self.code}",
             "title": _first_line(type(self)),
@@ -84,38 +90,53 @@ class BindingsError(Exception):
             body["retry_after_s"] = self.retry_after_s
         return body
 
+    def next_step(self) -> str:
+        """Return `remedy` with the time and the holder of this error filled in; empty if there is no remedy."""
+        return self.remedy.format(retry=self._retry_text(), holder=None)
+
+    def _retry_text(self) -> str:
+        return "later" if self.retry_after_s is None else f"in {self.retry_after_s} s"
+
 
 class InvalidRequest(BindingsError):
-    """The request is not valid; nothing was sent and nothing was written."""
+    """The request is not valid; nothing was sent and nothing was written. Correct the fields that are named."""
 
     code = "invalid-request"
     http_status = 422
     exit_code = 2
+    remedy = "Nothing was sent and nothing was written; correct it and run it again (see --help)."
 
-    def __init__(self, faults: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{fault.field} {fault.message}" for fault in faults))
-        self.faults = tuple(faults)
+    def __init__(self, field_errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field} {error.message}" for error in field_errors))
+        self.field_errors = tuple(field_errors)
+
+    @property
+    def faults(self) -> tuple[FieldError, ...]:
+        """Return `field_errors`. Deprecated: the old name, kept for one release."""
+        warnings.warn("InvalidRequest.faults is now field_errors", DeprecationWarning, stacklevel=2)
+        return self.field_errors
 
     def problem(self) -> dict[str, Any]:
-        """The problem object with one entry in `errors` for each wrong field."""
-        listed = [{"field": fault.field, "message": fault.message} for fault in self.faults]
-        return super().problem() | {"errors": listed}
+        """Return the problem object with one entry in `errors` for each wrong field."""
+        entries = [{"field": error.field, "message": error.message} for error in self.field_errors]
+        return super().problem() | {"errors": entries}
 
 
 class PhoneInUse(BindingsError):
-    """A phone is held by another binding; the provider was not called and nothing was written."""
+    """A phone is held by another binding; nothing was sent and nothing was written. Wait, or end that binding."""
 
     code = "phone-in-use"
     http_status = 409
     exit_code = 3
     safe_to_retry = True
+    remedy = "Try again {retry}, or end that binding first: bindings unbind {holder}"
 
     def __init__(self, message: str | None = None, *, holder: Holder, binding_id: str | None = None) -> None:
         super().__init__(message, binding_id=binding_id, retry_after_s=holder.retry_after_s)
         self.holder = holder
 
     def problem(self) -> dict[str, Any]:
-        """The problem object with the `holder`."""
+        """Return the problem object with the `holder`."""
         holder = {
             "id": self.holder.id,
             "actor": self.holder.actor,
@@ -128,14 +149,19 @@ class PhoneInUse(BindingsError):
         }
         return super().problem() | {"holder": holder}
 
+    def next_step(self) -> str:
+        """Return `remedy` with the time and the holder of this error filled in."""
+        return self.remedy.format(retry=self._retry_text(), holder=self.holder.id)
+
 
 class PhoneInUseAtProvider(PhoneInUse):
-    """A phone is held at the provider by something that is not a binding of ours.
+    """A phone is held at the provider, but not by one of our bindings; no binding was created. Try again later.
 
-    `status` is the provider's; None where a hold refused the bind here and the provider was not called.
+    `status` is the provider's; None if a hold refused the bind here and the provider was not called.
     """
 
     code = "phone-in-use-at-provider"
+    remedy = "Try again {retry}; `bindings reconcile` looks for the holder at the provider."
 
     def __init__(
         self,
@@ -149,32 +175,38 @@ class PhoneInUseAtProvider(PhoneInUse):
         self.status = status
 
     def problem(self) -> dict[str, Any]:
-        """The problem object with the `holder`, and the provider's status where it was called."""
+        """Return the problem object with the `holder`, and the provider's status if the provider was called."""
         return super().problem() | ({} if self.status is None else {"provider_status": self.status})
 
 
 class IdempotencyMismatch(BindingsError):
-    """The idempotency key was already used for another request; nothing was sent or written."""
+    """The idempotency key was already used for another request; nothing was sent or written. Use a new key."""
 
     code = "idempotency-mismatch"
     http_status = 422
     exit_code = 3
+    remedy = "Another request needs another --idempotency-key."
 
 
 class NotFound(BindingsError):
-    """There is no such binding."""
+    """There is no such binding; nothing was changed. Check the id."""
 
     code = "not-found"
     http_status = 404
     exit_code = 4
+    remedy = "`bindings list` and `bindings webhooks list` show the ids that exist."
 
 
 class ProviderRefused(BindingsError):
-    """The provider refused; nothing came into being and the phones are free. Change the request first."""
+    """The provider refused the request and did nothing. Change the request before you try again.
+
+    `status` and `reason` are the provider's, if it was called.
+    """
 
     code = "provider-refused"
     http_status = 502
     exit_code = 5
+    remedy = "Change the request before trying again, with a new idempotency key."
 
     def __init__(
         self,
@@ -190,43 +222,47 @@ class ProviderRefused(BindingsError):
         self.reason = reason
 
     def problem(self) -> dict[str, Any]:
-        """The problem object with the provider's status and reason."""
+        """Return the problem object with the provider's status and reason."""
         return super().problem() | {"provider_status": self.status, "provider_reason": self.reason}
 
 
 class ProviderAccountRefused(ProviderRefused):
-    """The provider refuses the account, whatever is asked; see `bindings doctor`. Nothing came into being."""
+    """The provider refuses the account, whatever the request, and did nothing. Run `bindings doctor`."""
 
     code = "provider-account"
     http_status = 503
     safe_to_retry = True
+    remedy = "Run `bindings doctor`, correct the account or the clock, then try again {retry}."
 
 
 class NoMiddleNumber(ProviderRefused):
-    """The pool has no middle number to lend at the moment; nothing came into being."""
+    """The pool has no middle number available; no binding was created. Try again later, or use another pool."""
 
     code = "no-middle-number"
     http_status = 503
     exit_code = 7
     safe_to_retry = True
+    remedy = "Try again {retry} with a new idempotency key, or use another pool."
 
 
 class ProviderUnreachable(BindingsError):
-    """The provider could not be reached; the request was never sent and the phones are free."""
+    """The request did not reach the provider, or had no effect there. Run `bindings doctor`, then try again."""
 
     code = "provider-unreachable"
     http_status = 503
     exit_code = 5
     safe_to_retry = True
+    remedy = "Run `bindings doctor`, then try again {retry} with a new idempotency key."
 
 
 class OutcomeUnknown(BindingsError):
-    """The provider gave no clear answer and may have acted; it is being resolved: do not bind again."""
+    """The provider gave no clear answer and may have acted; this is being resolved. Do not bind again."""
 
     code = "outcome-unknown"
     http_status = 202
     exit_code = 6
     may_have_acted = True
+    remedy = "Do not bind again; `bindings reconcile` resolves it."
 
     def __init__(self, message: str | None = None, *, binding: Binding) -> None:
         super().__init__(message, binding_id=binding.id)
@@ -235,65 +271,203 @@ class OutcomeUnknown(BindingsError):
 
 
 class Busy(BindingsError):
-    """Not now; nothing was sent to the provider. Try again shortly."""
+    """The service is temporarily unavailable; nothing was sent to the provider. Try again shortly."""
 
     code = "busy"
     http_status = 503
     safe_to_retry = True
+    remedy = "Try again {retry}; if it persists, `bindings doctor` says what is wrong."
 
 
 class SchemaOutOfDate(BindingsError):
-    """The database schema is not the one this version needs; run `bindings db upgrade`."""
+    """The database schema is not the one that this version needs. Run `bindings db upgrade`."""
 
     code = "schema-out-of-date"
     http_status = 503
 
 
-def error_for(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
-    """The error that a binding which did not become active means for whoever asked for it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReasonInfo:
+    """What one `Reason` means, in every place that explains it.
 
-    The same for the first caller and for one who repeats the idempotency key: a binding that failed has used
-    its key up, and the message says so. `said` is the provider's own text, where it was just heard; `holder`
-    who holds a phone that the provider found in use.
+    `sentence` is for the history. `error` is the class that `error_for` makes of a binding that failed for this
+    reason, or None if no binding fails for it; `message` is its text (None: that of the class) and `retry_after_s`
+    the time after which another attempt makes sense. `explanation` is for the operator; None if the provider's
+    status explains the failure, or if there is nothing to explain.
     """
-    error = _error_class_for(binding, said, holder)
-    if binding.idempotency_key is not None and binding.state is State.FAILED:
-        error.args = (f"{error}; its idempotency key is used up: try again with a new one",)
+
+    sentence: str
+    error: type[BindingsError] | None = None
+    message: str | None = None
+    retry_after_s: int | None = None
+    explanation: Explanation | None = None
+
+    @property
+    def safe_to_retry(self) -> bool:
+        """Return whether the same call may be repeated after this failure."""
+        return self.error is not None and self.error.safe_to_retry
+
+
+NO_BINDING = "no binding was created; the phones are free"
+MAYBE_CREATED = "unknown: a binding may have been created; its phones stay held until this is resolved"
+
+# The one table by reason: errors, history, failure pages and the OpenAPI document read it.
+REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
+    {
+        Reason.NEVER_SENT: ReasonInfo(
+            sentence="the request was never sent",
+            error=ProviderUnreachable,
+            message="the provider could not be reached; the request was never sent and the phones are free",
+            retry_after_s=DEFAULT_RETRY_S,
+            explanation=Explanation(
+                title="never sent",
+                effect=NO_BINDING,
+                cause="the provider was not reached: name resolution, the network, TLS, or an unreliable clock",
+                remedy="check BINDINGS_PROVIDER_URL, the network and the clocks: `bindings doctor`",
+                responsible=ResponsibleParty.HOST,
+            ),
+        ),
+        Reason.ABSENT: ReasonInfo(
+            sentence="the provider's list proved that it has no such binding",
+            error=ProviderUnreachable,
+            message="the provider gave no clear answer; its own list later proved that no binding was created,"
+            " and the phones are free",
+            retry_after_s=DEFAULT_RETRY_S,
+            explanation=Explanation(
+                title="proved absent",
+                effect=NO_BINDING,
+                cause="there was no clear answer; two scans of the provider's list then proved that it has no such"
+                " binding",
+                remedy="nothing: bind again with a new key",
+                responsible=ResponsibleParty.PROVIDER,
+            ),
+        ),
+        Reason.VOUCHED: ReasonInfo(
+            sentence="an operator stated that the provider has no such binding",
+            error=ProviderUnreachable,
+            message="the provider gave no clear answer; an operator stated that no binding was created, and the"
+            " phones are free",
+            retry_after_s=DEFAULT_RETRY_S,
+            explanation=Explanation(
+                title="marked absent by an operator",
+                effect="the phones are free, on the operator's statement",
+                cause="an operator saw elsewhere that the provider created no binding; the history has the name"
+                " and the reason",
+                remedy="nothing, unless a late success follows: then the statement was wrong",
+                responsible=ResponsibleParty.NONE,
+            ),
+        ),
+        Reason.ACCOUNT: ReasonInfo(
+            sentence="the provider refused the account",
+            error=ProviderAccountRefused,
+            message="the provider refuses the account, whatever the request; no binding was created and the phones"
+            " are free. Run `bindings doctor`",
+            retry_after_s=ACCOUNT_RETRY_S,
+        ),
+        Reason.CLOCK: ReasonInfo(
+            sentence="the provider refused the request's timestamp",
+            error=ProviderAccountRefused,
+            message="the provider refused the request's timestamp as too old or too new; no binding was created"
+            " and the phones are free. The next request is stamped by the provider's clock",
+            retry_after_s=DEFAULT_RETRY_S,
+        ),
+        Reason.IN_USE: ReasonInfo(
+            sentence="the provider reported a phone as in use",
+            error=PhoneInUseAtProvider,
+            retry_after_s=IN_USE_RETRY_S,
+        ),
+        Reason.NO_NUMBER: ReasonInfo(
+            sentence="the provider's pool had no middle number available",
+            error=NoMiddleNumber,
+            message="the pool has no middle number available; no binding was created and the phones are free",
+            retry_after_s=POOL_RETRY_S,
+        ),
+        Reason.REQUEST: ReasonInfo(
+            sentence="the provider refused the request",
+            error=ProviderRefused,
+            message="the provider refused the request; no binding was created and the phones are free. Change the"
+            " request before you try again",
+        ),
+        Reason.NO_CLEAR_ANSWER: ReasonInfo(
+            sentence="the provider gave no clear answer",
+            explanation=Explanation(
+                title="no clear answer",
+                effect=MAYBE_CREATED,
+                cause="the response was lost, late, cut off or could not be read",
+                remedy="nothing: a scan of the provider's list resolves it; if they increase, check the network",
+                responsible=ResponsibleParty.PROVIDER,
+            ),
+        ),
+        Reason.BIND_ID_TAKEN: ReasonInfo(
+            sentence="the provider returned a bindId that another binding has",
+            explanation=Explanation(
+                title="duplicate bindId",
+                effect=MAYBE_CREATED,
+                cause="the provider returned a bindId that another binding has",
+                remedy="report it to the provider, with both bindings",
+                responsible=ResponsibleParty.PROVIDER,
+            ),
+        ),
+        Reason.NOT_SETTLED: ReasonInfo(
+            sentence="the process ended before the response was recorded",
+            explanation=Explanation(
+                title="never settled",
+                effect=MAYBE_CREATED,
+                cause="the process that called the provider died, or its database was unavailable",
+                remedy="nothing: a scan of the provider's list resolves it; find out why the process died",
+                responsible=ResponsibleParty.HOST,
+            ),
+        ),
+        Reason.ASKED: ReasonInfo(sentence="unbind requested, and confirmed by the provider"),
+        Reason.NOT_FOUND: ReasonInfo(sentence="unbind requested; the provider no longer had the binding"),
+        Reason.GONE_AT_PROVIDER: ReasonInfo(sentence="the provider no longer had the binding"),
+        Reason.ADOPTED: ReasonInfo(sentence="found in the provider's list"),
+    }
+)
+
+# Every error that a bind which failed can mean, each class once.
+BIND_FAILURES: tuple[type[BindingsError], ...] = tuple(
+    dict.fromkeys(info.error for info in REASONS.values() if info.error is not None)
+)
+
+
+def error_for(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
+    """Return the exception for a binding that did not become active.
+
+    It is the same for the first caller and for one who repeats the idempotency key: a binding that failed has used
+    up its key, and the message says so. `said` is the provider's own text, if this call received it; `holder` the
+    holder of a phone that the provider reported as in use.
+    """
+    if binding.state is not State.FAILED:
+        return OutcomeUnknown(binding=binding)
+    error = _failure(binding, said, holder)
+    if binding.idempotency_key is not None:
+        error.args = (f"{error}. The idempotency key of this bind is used up: try again with a new one",)
     return error
 
 
-def _error_class_for(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:  # noqa: PLR0911 -- one per reason
-    if binding.state is not State.FAILED:
-        return OutcomeUnknown(binding=binding)
+def _failure(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:
+    info = _info(binding.reason)
     status, binding_id = binding.provider_status, binding.id
-    match binding.reason:
-        case Reason.IN_USE:
-            found = holder or _unknown_holder(binding)
-            return PhoneInUseAtProvider(holder=found, status=status, binding_id=binding_id)
-        case Reason.NO_NUMBER:
-            return NoMiddleNumber(status=status, reason=said, retry_after_s=POOL_AGAIN_S, binding_id=binding_id)
-        case Reason.ACCOUNT:
-            return ProviderAccountRefused(
-                status=status, reason=said, retry_after_s=ACCOUNT_AGAIN_S, binding_id=binding_id
-            )
-        case Reason.CLOCK:
-            message = "the provider found the request's time stamp too old or too new; the next one is corrected"
-            return ProviderAccountRefused(
-                message, status=status, reason=said, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id
-            )
-        case Reason.NEVER_SENT:
-            never_sent = f"the request was never sent ({said})" if said else None
-            return ProviderUnreachable(never_sent, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
-        case Reason.ABSENT:
-            message = (
-                "the provider gave no clear answer, and its own list later proved that nothing came into being"
-            )
-            return ProviderUnreachable(message, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
-        case Reason.VOUCHED:
-            message = "the provider gave no clear answer, and a person vouched that nothing came into being"
-            return ProviderUnreachable(message, retry_after_s=DEFAULT_RETRY_S, binding_id=binding_id)
-        case _:
-            return ProviderRefused(status=status, reason=said, binding_id=binding_id)
+    kind = info.error or ProviderRefused
+    if issubclass(kind, PhoneInUseAtProvider):
+        return kind(info.message, holder=holder or _unknown_holder(binding), status=status, binding_id=binding_id)
+    if issubclass(kind, ProviderRefused):
+        return kind(
+            info.message, status=status, reason=said, retry_after_s=info.retry_after_s, binding_id=binding_id
+        )
+    message = info.message
+    if binding.reason == Reason.NEVER_SENT and said:
+        message = f"the request was never sent ({said}) and the phones are free"
+    return kind(message, retry_after_s=info.retry_after_s, binding_id=binding_id)
+
+
+def _info(reason: str | None) -> ReasonInfo:
+    """Return the entry of a stored reason; that of a refused request if this version does not know the reason."""
+    try:
+        return REASONS[Reason(str(reason))]
+    except ValueError:
+        return REASONS[Reason.REQUEST]
 
 
 def _unknown_holder(binding: Binding) -> Holder:
@@ -304,10 +478,19 @@ def _unknown_holder(binding: Binding) -> Holder:
         mode=None,
         state=None,
         held_until=binding.held_until,
-        retry_after_s=POOL_AGAIN_S,
+        retry_after_s=IN_USE_RETRY_S,
         why="refused",
     )
 
 
 def _first_line(kind: type[BindingsError]) -> str:
     return (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
+
+
+if not TYPE_CHECKING:  # hidden from the type checker, which would accept every name after it
+
+    def __getattr__(name: str) -> Any:
+        if name == "Fault":
+            warnings.warn("bindings.errors.Fault is now FieldError", DeprecationWarning, stacklevel=2)
+            return FieldError
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

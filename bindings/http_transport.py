@@ -1,17 +1,18 @@
-"""One POST, to the provider or a webhook: a fresh connection, one deadline for all of it, and never a second try.
+"""One POST, to the provider or a webhook: a new connection, one deadline for the whole call, and no retry.
 
-Here lives what has to be known about requests, urllib3 and sockets. What an answer means is in `client`.
+Everything that depends on requests, urllib3 and sockets belongs here. How a response is classified is decided in
+`provider.client` and `webhooks.sender`.
 
-The rule that this module keeps: a call is "not sent" only if no byte of the request was handed to the
-system. The connection itself writes that down, because the exceptions do not tell: requests raises one class
-for "refused" and for "reset after the server had read it all". Therefore:
+Invariant: a call is `NotSent` only if no byte of the request was passed to the operating system. The connection
+itself records that, because the exceptions do not tell: requests raises the same class for "connection refused"
+and for "reset after the server had read the whole request". Therefore:
 
-- `requests.Session` is not used. Its adapter alone follows no redirect, reads no proxy variable and no
-  .netrc, keeps no cookie, and is made anew for each call, so nothing is shared between threads.
-- The deadline is set before every single socket operation. A timeout given to requests holds for each read,
-  so that a reply of one byte a second would never end. The standard library bounds a TLS handshake and a
-  `sendall` as a whole by the socket's timeout. A name lookup alone cannot be cut short without a thread; a
-  deadline that it overran ends the call before anything is sent.
+- `requests.Session` is not used. Its adapter alone follows no redirect, reads no proxy variable and no .netrc, and
+  keeps no cookie. A new adapter is created for each call, so nothing is shared between threads.
+- The deadline is applied before every single socket operation. A timeout passed to requests applies to each read,
+  so that a response of one byte a second would never end. The standard library bounds a TLS handshake and a
+  `sendall` as a whole by the socket's timeout. Only a name lookup cannot be cut short without a thread; if it
+  overruns the deadline, the call ends before anything is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from urllib3.connectionpool import HTTPConnectionPool
 
-LONGEST_REPLY = 4 * 1024 * 1024  # bytes; a page of a hundred rows needs some twenty thousand
+MAX_REPLY_BYTES = 4 * 1024 * 1024  # a page of a hundred rows needs about twenty thousand
 _CHUNK = 64 * 1024
 
 Clock = Callable[[], float]
@@ -45,10 +46,10 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A complete reply.
+    """A complete HTTP response.
 
-    `sent` and `answered` are monotonic seconds: before the first byte of the request, after the last one of
-    the reply. `date` and `retry_after` are its headers.
+    `sent` and `answered` are monotonic seconds: before the first byte of the request, and after the last one of
+    the response. `date` and `retry_after` are its headers.
     """
 
     http_status: int
@@ -61,14 +62,18 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotSent:
-    """No byte of the request can have reached the provider."""
+    """No byte of the request can have reached the server."""
+
+    label: ClassVar[str] = "notsent"  # of the metrics' label `outcome`, as in `provider.outcome`
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unknown:
-    """The provider may or may not have acted. `status` is its status where it gave one."""
+    """The server may or may not have acted. `status` is the provider's, if it returned one."""
+
+    label: ClassVar[str] = "unknown"  # of the metrics' label `outcome`, as in `provider.outcome`
 
     reason: str
     status: str | None = None
@@ -76,7 +81,7 @@ class Unknown:
 
 
 class Phase(StrEnum):
-    """How far a call has come."""
+    """How far a call has got; the values are part of the reason of an outcome."""
 
     PREPARE = "prepare"
     RESOLVE = "name resolution"
@@ -87,11 +92,11 @@ class Phase(StrEnum):
 
 
 class _TooLongError(Exception):
-    """The reply is longer than any reply of this provider."""
+    """The response is longer than `MAX_REPLY_BYTES`."""
 
 
 class _Attempt:
-    """The progress of one call: written by its connection, read when the call has failed."""
+    """The progress of one call: updated by its connection, read if the call fails."""
 
     def __init__(self, *, deadline: float, monotonic: Clock, tls: ssl.SSLContext | None) -> None:
         self.phase = Phase.PREPARE
@@ -101,23 +106,23 @@ class _Attempt:
         self.monotonic = monotonic
 
     def remaining(self) -> float:
-        """Seconds to the deadline; raises TimeoutError once there are none (0 would mean "do not wait")."""
-        left = self._deadline - self.monotonic()
-        if left <= 0:
+        """Return the seconds to the deadline. Raise TimeoutError if none are left (0 would mean "do not wait")."""
+        seconds = self._deadline - self.monotonic()
+        if seconds <= 0:
             raise TimeoutError
-        return left
+        return seconds
 
     def begin_send(self) -> float:
-        """Note that a byte may leave from now on; the seconds that are left for sending."""
-        left = self.remaining()
+        """Record that a byte may be sent from now on; return the seconds to the deadline."""
+        seconds = self.remaining()
         if self.sent is None:
             self.phase = Phase.SEND
             self.sent = self.monotonic()
-        return left
+        return seconds
 
 
 class _BoundedReader(io.RawIOBase):
-    """Reads a socket, each time with what is left of the deadline."""
+    """Reads a socket; each read may take as long as the deadline allows."""
 
     def __init__(self, sock: socket.socket, attempt: _Attempt) -> None:
         self._sock = sock
@@ -145,7 +150,7 @@ class _BoundedResponse(http.client.HTTPResponse):
 
 
 class _BoundedConnection(HTTPConnection):
-    """An HTTP connection that keeps the deadline and notes what it has come to."""
+    """An HTTP connection that keeps the deadline and records its progress in the attempt."""
 
     def __init__(self, *args: Any, attempt: _Attempt, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -156,18 +161,18 @@ class _BoundedConnection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         try:
-            return self._connected()
+            return self._connect_socket()
         except OSError as error:
-            # As urllib3 does: a bare reset would be taken for one that came after the request was sent.
+            # As urllib3 does: a plain reset would look like one that came after the request was sent.
             raise NewConnectionError(self, "no connection") from error
 
-    def _connected(self) -> socket.socket:
-        # urllib3's own loop gives each address of a name the whole timeout anew.
+    def _connect_socket(self) -> socket.socket:
+        # urllib3's own loop applies the whole timeout to each address of a name.
         self._attempt.phase = Phase.RESOLVE
-        found = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
         self._attempt.phase = Phase.CONNECT
-        failed: OSError = OSError("a name without an address")
-        for family, kind, protocol, _, address in found:
+        last_error: OSError = OSError("the name has no address")
+        for family, kind, protocol, _, address in addresses:
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -175,10 +180,10 @@ class _BoundedConnection(HTTPConnection):
                 sock.connect(address)
             except OSError as error:
                 sock.close()
-                failed = error
+                last_error = error
             else:
                 return sock
-        raise failed
+        raise last_error
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -188,10 +193,10 @@ class _BoundedConnection(HTTPConnection):
 
 
 class _BoundedTLSConnection(_BoundedConnection, HTTPSConnection):
-    """The same over TLS."""
+    """A `_BoundedConnection` over TLS."""
 
     def connect(self) -> None:
-        # Not urllib3's: that one writes to the context, which all threads share, at each connection.
+        # Replaces urllib3's, which modifies the context, shared by all threads, at each connection.
         if self._attempt.tls is None:
             raise ssl.SSLError("no TLS context")
         sock = self._new_conn()
@@ -206,7 +211,7 @@ class _BoundedTLSConnection(_BoundedConnection, HTTPSConnection):
 
 
 class _OneCallAdapter(HTTPAdapter):
-    """An adapter for one call: no retry, and connections that know the attempt they belong to."""
+    """An adapter for one call: no retry, and connections that record their progress in the attempt."""
 
     def __init__(self, attempt: _Attempt) -> None:
         self._attempt = attempt
@@ -220,7 +225,7 @@ class _OneCallAdapter(HTTPAdapter):
 
 
 def tls_context() -> ssl.SSLContext:
-    """A context that trusts the certificate authorities of requests; safe to share between threads."""
+    """Return a context that trusts the certificate authorities of requests; safe to share between threads."""
     return ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
 
 
@@ -234,31 +239,31 @@ def post(
     tls: ssl.SSLContext | None,
     max_body_bytes: int | None = None,
 ) -> Reply | NotSent | Unknown:
-    """Send one POST and read the whole reply, or say how far it came; never raises, never tries again.
+    """Send one POST and return the whole response, or how far the call got. Never raises, never retries.
 
-    `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the lookup of the name to
-    the last byte. Opens one connection and closes it. With `enough` no more than about that many bytes of the
-    body are read, and the rest is left: for an answer whose status tells it all.
+    `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the name lookup to the last
+    byte. Opens one connection and closes it. With `max_body_bytes` only about that many bytes of the body are
+    read: for a response of which only the status matters.
     """
     attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls)
     try:
         return _exchange(attempt, url, headers, body, max_body_bytes)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, a request may be on its way
+    except Exception as error:  # noqa: BLE001 -- after any error the request may have been sent
         reason = f"{attempt.phase}: {_cause(error)}"
         return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)
 
 
 def _exchange(
-    attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, enough: int | None
+    attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, max_body_bytes: int | None
 ) -> Reply | Unknown:
-    # "identity": a compressed reply could be small on the wire and huge in memory.
-    closing = {"Connection": "close", "Accept": "application/json", "Accept-Encoding": "identity"}
-    request = requests.Request("POST", url, headers={**headers, **closing}, data=body).prepare()
+    # "identity": a compressed response could be small on the wire and huge in memory.
+    fixed_headers = {"Connection": "close", "Accept": "application/json", "Accept-Encoding": "identity"}
+    request = requests.Request("POST", url, headers={**headers, **fixed_headers}, data=body).prepare()
     adapter = _OneCallAdapter(attempt)
     try:
-        # The timeout given here is overruled by the deadline; it must only not be none.
+        # The deadline overrides this timeout; it only must not be None.
         with adapter.send(request, stream=True, timeout=attempt.remaining()) as response:
-            content = _content(response, enough)
+            content = _read_body(response, max_body_bytes)
             answered = attempt.monotonic()
     finally:
         adapter.close()
@@ -274,13 +279,13 @@ def _exchange(
     )
 
 
-def _content(response: requests.Response, enough: int | None) -> bytes:
+def _read_body(response: requests.Response, max_body_bytes: int | None) -> bytes:
     content = bytearray()
-    for chunk in response.iter_content(_CHUNK if enough is None else enough):
+    for chunk in response.iter_content(_CHUNK if max_body_bytes is None else max_body_bytes):
         content += chunk
-        if enough is not None and len(content) >= enough:
+        if max_body_bytes is not None and len(content) >= max_body_bytes:
             break
-        if len(content) > LONGEST_REPLY:
+        if len(content) > MAX_REPLY_BYTES:
             raise _TooLongError
     return bytes(content)
 
@@ -303,18 +308,18 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def _cause(error: BaseException) -> str:
-    """A few words of our own: the texts of exceptions are long, and may show what they should not."""
+    """Return our own words for an exception: its text is long and may contain secrets or phone numbers."""
     chain = list(_chain(error))
     for kind, words in _CAUSES:
-        # The wrappers of requests are OSErrors themselves; the innermost error tells the most.
+        # The wrappers of requests are OSErrors themselves; the innermost error is the most specific one.
         if any(isinstance(link, kind) for link in chain if not isinstance(link, requests.RequestException)):
             return words
     return type(error).__name__
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        yield from (part for part in following.args if isinstance(part, BaseException))
-        following = following.__cause__ or following.__context__
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        yield from (part for part in link.args if isinstance(part, BaseException))
+        link = link.__cause__ or link.__context__

@@ -136,25 +136,7 @@ def _explained(status: str, said: str | None) -> str:
 
 
 def _what_to_do(error: BindingsError) -> str:
-    """What to do, by the nearest kind of error that has an entry, and where the record of it is."""
-    told = next((_TODO[kind] for kind in type(error).__mro__ if kind in _TODO), "")
-    again = "later" if error.retry_after_s is None else f"in {error.retry_after_s} s"
-    holder = error.holder.id if isinstance(error, errors.PhoneInUse) else None
-    known = error.binding_id is not None and not isinstance(error, errors.NotFound)
-    recorded = f"`bindings get {error.binding_id}` shows what is recorded." if known else ""
-    return f"{told.format(again=again, holder=holder)} {recorded}".strip()
-
-
-_TODO: dict[type, str] = {
-    InvalidRequest: "Nothing was sent and nothing was written; correct it and run it again (--help tells more).",
-    errors.PhoneInUse: "Try again {again}, or end that binding first: bindings unbind {holder}",
-    errors.PhoneInUseAtProvider: "Try again {again}; `bindings reconcile` looks for the holder at the provider.",
-    errors.IdempotencyMismatch: "Another request needs another --idempotency-key.",
-    errors.NotFound: "`bindings list` and `bindings webhooks list` show the ids that there are.",
-    errors.ProviderRefused: "Change the request before trying again, with a new idempotency key.",
-    errors.ProviderAccountRefused: "Run `bindings doctor`, put the account right, then try again {again}.",
-    errors.NoMiddleNumber: "Try again {again} with a new idempotency key, or use another pool.",
-    errors.ProviderUnreachable: "Run `bindings doctor`, then try again {again} with a new idempotency key.",
-    errors.OutcomeUnknown: "Do not bind again; `bindings reconcile` resolves it.",
-    errors.Busy: "Try again {again}; `bindings doctor` says what is wrong if it stays so.",
-}
+    """Return what to do, and the command that shows the record of this call if there is one."""
+    has_record = error.binding_id is not None and not isinstance(error, errors.NotFound)
+    recorded = f"`bindings get {error.binding_id}` shows what is recorded." if has_record else ""
+    return f"{error.next_step()} {recorded}".strip()

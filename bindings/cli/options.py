@@ -106,7 +106,7 @@ def _map_field_errors(retell: Callable[[str, str], tuple[str, str]]) -> Iterator
         yield
     except InvalidRequest as invalid:
         raise InvalidRequest(
-            [FieldError(*retell(fault.field, fault.message)) for fault in invalid.faults]
+            [FieldError(*retell(fault.field, fault.message)) for fault in invalid.field_errors]
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Everything that is HTTP to the provider; never imports store. `web.deliver` borrows `transport`.
+"""All HTTP to the provider, and a simulator of it. Never imports `store`.
 
-`client` makes the calls, `transport` is the sockets below it, `outcome` is what they come to, `wire` knows
-the field names, `statuses` the status codes, `signing` the signature, `circuit` when the account is refused;
-`simulator` is the provider to try things on.
+`client` makes the calls, `outcome` has their outcomes, `wire` the field names, `statuses` the status codes,
+`signing` the signature, `circuit` the circuit breaker of the account; `simulator` is a local provider for tests
+and trials. The sockets are in `http_transport`, which webhooks use too.
 """

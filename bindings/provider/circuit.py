@@ -1,7 +1,7 @@
-"""The account circuit: when the provider refuses the account itself, stop asking for a while.
+"""The circuit breaker of the account: while the provider refuses the account itself, calls are rejected here.
 
-Here lives the decision when to ask again, and nothing that asks. It opens at the first account refusal,
-because the next request would meet the same one; it never opens for what is wrong with a single request.
+Only the decision whether to call belongs here, no call. The circuit opens at the first refusal of the account,
+because the next request would be refused too; it never opens for a refusal that concerns a single request.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ RETRY_AFTER_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CircuitOpen:
-    """Refuse now: the last refusal of the account, and the seconds until somebody may try again."""
+    """Why a call is rejected: the last refusal of the account, and the seconds until the next trial call."""
 
     refusal: Refused
     retry_in_s: float
 
 
 class AccountCircuitBreaker:
-    """Closed while the account works; thread-safe, in memory, one per client.
+    """A circuit breaker: closed, open, or half-open. Thread-safe, in memory, one per client.
 
-    Call `check()` before a call to the provider and `record()` with its outcome. `retry_after_s` is how long
-    callers are turned away between two trials; `monotonic` reads a clock in seconds.
+    Closed: every call is let through. Open: calls are rejected. Half-open: `retry_after_s` seconds have passed
+    since the refusal or the last trial call, and the next caller is let through as the trial call. Call `check()`
+    before a call to the provider and `record()` with its outcome. `monotonic` reads a clock in seconds.
     """
 
     def __init__(
@@ -51,40 +52,41 @@ class AccountCircuitBreaker:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._refusal: Refused | None = None
-        self._next_try = 0.0
+        self._next_trial = 0.0
 
     @property
     def refusal(self) -> Refused | None:
-        """The account refusal that holds the circuit open, or None while it is closed. Takes no trial."""
+        """Return the refusal that opened the circuit; None if it is closed. Does not use up the trial call."""
         return self._refusal
 
     @property
     def half_open(self) -> bool:
-        """Whether it is open and the next caller goes ahead as the trial. Takes no trial."""
-        return self._refusal is not None and self._monotonic() >= self._next_try
+        """Return whether the next caller would be the trial call. Does not use it up."""
+        return self._refusal is not None and self._monotonic() >= self._next_trial
 
     def check(self) -> CircuitOpen | None:
-        """None: go ahead and call. Otherwise refuse the caller at once, with what this returns.
+        """Return None if the call may be made; otherwise why it is rejected.
 
-        While open, one caller per `retry_after_s` goes ahead as the trial. A trial that never reports is
-        followed by another one after the same time, so that a lost caller cannot keep the circuit open.
+        While the circuit is open, one caller per `retry_after_s` is let through as the trial call. If its outcome
+        is never recorded, there is another trial call after the same time: a lost caller cannot keep the circuit
+        open.
         """
         with self._lock:
             if self._refusal is None:
                 return None
             now = self._monotonic()
-            if now >= self._next_try:
-                self._next_try = now + self._retry_after_s  # the others keep waiting for this one
+            if now >= self._next_trial:
+                self._next_trial = now + self._retry_after_s  # other callers are rejected meanwhile
                 return None
-            return CircuitOpen(refusal=self._refusal, retry_in_s=self._next_try - now)
+            return CircuitOpen(refusal=self._refusal, retry_in_s=self._next_trial - now)
 
     def record(self, outcome: BindOutcome | UnbindOutcome | PageOutcome) -> None:
-        """Learn from the outcome of any call: a definite answer opens or closes it."""
+        """Open the circuit at a refusal of the account; close it at any other definite outcome."""
         match outcome:
             case Refused(why=Refusal.ACCOUNT):
                 with self._lock:
                     self._refusal = outcome
-                    self._next_try = self._monotonic() + self._retry_after_s
+                    self._next_trial = self._monotonic() + self._retry_after_s
             case BindSucceeded() | UnbindSucceeded() | UnbindNotFound() | ProviderPage() | Refused():
                 with self._lock:
                     self._refusal = None

@@ -1,16 +1,16 @@
-"""The provider's calls: sign, send once, and say what the answer means.
+"""The client of the provider's API: sign a call, send it once, and classify the response.
 
-Here lives the reading of an answer (design: lifecycle, "What an answer means") and the measuring of the
-provider's clock. Sockets are in `transport`, field names in `wire`, status codes in `statuses`. No phone, no
-key and no secret gets into a log line, a reason or an exception.
+The classification of responses (docs/reference/provider-api.md#5-how-an-answer-is-classified) and the measurement
+of the provider's clock belong here. Sockets are in `http_transport`, field names in `wire`, status codes in
+`statuses`. Invariant: no phone, key or secret appears in a log line, a reason or an exception.
 
-Which answers are believed:
+Which responses are believed:
 
 - Only HTTP 200 with an envelope can be a success.
-- A definite refusal needs an envelope with a status of the table under HTTP 200, 400, 401 or 403. Other 4xx
-  come from gateways, some of them after the request was passed on; under 5xx the provider itself does not
-  know. Both are unknown, whatever the envelope says.
-- Everything else that was answered is unknown too.
+- A definite refusal needs an envelope with a documented status under HTTP 200, 400, 401 or 403. Other 4xx come
+  from gateways, some of them after the request was passed on; under 5xx the provider itself does not know. Both
+  are unknown, whatever status the envelope has.
+- Every other response is unknown too.
 """
 
 from __future__ import annotations
@@ -39,35 +39,37 @@ if TYPE_CHECKING:
     from bindings.domain.binding import BindRequest
     from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
-    Answer = Reply | NotSent | Unknown
-    Watch = Callable[[str, str, float], None]
+    Response = Reply | NotSent | Unknown
+    CallObserver = Callable[[str, str, float], None]
 
 _log = logging.getLogger(__name__)
 
 _OK = 200
 _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
-_SKEW_WORTH_CORRECTING_S = 2.0
+_MIN_CORRECTED_SKEW_S = 2.0
 
-Listed = TypeVar("Listed")
+Data = TypeVar("Data")
 Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome")
-OutcomeT = TypeVar("OutcomeT")
+AnyOutcome = TypeVar("AnyOutcome", bound="BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome")
 
 
 @dataclass(frozen=True, slots=True)
 class _Skew:
+    """The provider's clock minus this host's, and the largest error of that, in seconds."""
+
     seconds: float
     error: float
 
 
 class ProviderClient:
-    """Calls one account of the provider; thread-safe, and safe across fork: calls share no connection.
+    """Calls the provider with one account. Thread-safe, and safe across fork: calls share no connection.
 
-    `timeout_s` bounds each call as a whole; `zone` is the one that the provider's times are written in.
-    `tls` replaces the trusted certificate authorities (a private one, for instance). `wall` and `monotonic`
-    are the clocks, in seconds. Making a client connects to nothing.
+    `timeout_s` bounds each call as a whole; `zone` is the time zone of the provider's times. `tls` replaces the
+    trusted certificate authorities (with a private one, for instance). `wall` and `monotonic` are the clocks, in
+    seconds. Creating a client opens no connection.
 
-    Every call returns its outcome and raises nothing. `circuit` has seen the outcome of every call; whether
-    to call while it is open is the caller's decision (`circuit.check()`).
+    Every call returns its outcome and raises nothing. `circuit` records the outcomes of binds, unbinds and pages;
+    the caller decides whether to call while it is open (`circuit.check()`).
     """
 
     def __init__(
@@ -83,14 +85,16 @@ class ProviderClient:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.circuit = AccountCircuitBreaker(monotonic=monotonic)
-        self.on_call: Watch | None = None  # told of every call: which, what came of it, and the seconds it took
+        self.on_call: CallObserver | None = (
+            None  # called after every call with its name, outcome label and seconds
+        )
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._api_secret = api_secret
         self._timeout_s = timeout_s
         self._zone = zone
-        over_tls = self._base_url.lower().startswith("https:")
-        self._tls = (tls or http_transport.tls_context()) if over_tls else None
+        uses_tls = self._base_url.lower().startswith("https:")
+        self._tls = (tls or http_transport.tls_context()) if uses_tls else None
         self._wall = wall
         self._monotonic = monotonic
         self._skew: _Skew | None = None  # replaced as a whole, so that it needs no lock
@@ -98,65 +102,65 @@ class ProviderClient:
 
     @property
     def skew_s(self) -> float | None:
-        """The provider's clock minus this host's, in seconds, from the newest answer; None before one.
+        """Return the provider's clock minus this host's, in seconds, by the newest response, or None.
 
-        Good to half a second (the header has whole ones) plus half of the time that the answer took.
+        Accurate to half a second (the header has whole seconds) plus half of the duration of the call.
         """
         return None if self._skew is None else self._skew.seconds
 
     def bind(self, request: BindRequest, *, send_before: float) -> BindOutcome:
-        """Ask for a binding, once. Never repeat this for the same intent: it may have been made.
+        """Request a binding, once. Not safe to repeat for the same intent: the binding may have been created.
 
-        `send_before` is a reading of the monotonic clock, in seconds; past it nothing is sent. It is checked
-        after signing: whatever pauses the process after the check then sends a stamp that the provider
-        refuses as too old. `sent` and `answered` of the outcome are readings of the same clock.
+        `send_before` is a reading of the monotonic clock, in seconds; after it nothing is sent. It is checked
+        after signing: if the process is paused after the check, it sends a timestamp that the provider refuses as
+        too old. `sent` and `answered` of the outcome are readings of the same clock.
         """
-        began = self._monotonic()
-        answer = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)
-        return self._conclude("bind", began, _bind_outcome(answer))
+        started_at = self._monotonic()
+        response = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)
+        return self._record("bind", started_at, _bind_outcome(response))
 
     def unbind(self, *, app_id: str, bind_id: str) -> UnbindOutcome:
-        """End a binding. Safe to repeat: the second time it is `Missing`."""
-        began = self._monotonic()
-        asked = wire.UnbindRequest(app_id=app_id, bind_id=bind_id)
-        answer = self._post(wire.UNBIND_PATH, wire.unbind_body(asked))
-        return self._conclude("unbind", began, _unbind_outcome(answer))
+        """End a binding. Safe to repeat: the second time the outcome is `UnbindNotFound`."""
+        started_at = self._monotonic()
+        request = wire.UnbindRequest(app_id=app_id, bind_id=bind_id)
+        response = self._post(wire.UNBIND_PATH, wire.unbind_body(request))
+        return self._record("unbind", started_at, _unbind_outcome(response))
 
     def page(self, *, app_id: str, current: int, size: int) -> PageOutcome:
         """Read one page of the provider's list; `current` counts from 1, `size` is at most 100.
 
-        Safe to repeat, and not repeated here. A page with a single malformed row is `Unknown`.
+        Safe to repeat; not retried here. A page with a malformed row is `Unknown`.
         """
-        began = self._monotonic()
-        asked = wire.PageRequest(app_id=app_id, current=current, size=size)
-        answer = self._post(wire.PAGE_PATH, wire.page_body(asked))
-        return self._conclude("page", began, _read(answer, partial(wire.read_rows, zone=self._zone)))
+        started_at = self._monotonic()
+        request = wire.PageRequest(app_id=app_id, current=current, size=size)
+        response = self._post(wire.PAGE_PATH, wire.page_body(request))
+        return self._record("page", started_at, _query_outcome(response, partial(wire.read_rows, zone=self._zone)))
 
     def pools(self, *, current: int, size: int) -> PoolsOutcome:
         """Read one page of the account's pools; `current` counts from 1. Safe to repeat.
 
-        An account may lack this call, whatever it is then answered: the circuit is told of nothing.
+        Some accounts lack this call, and their refusal is not documented: the circuit does not record its outcome.
         """
-        began = self._monotonic()
-        answer = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
-        return self._report("pools", began, _read(answer, wire.read_pool_list))
+        started_at = self._monotonic()
+        response = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
+        return self._report("pools", started_at, _query_outcome(response, wire.read_pool_list))
 
     def close(self) -> None:
-        """Send nothing from now on; calls that are under way end by themselves. Safe to repeat."""
+        """Send nothing from now on; calls in progress end by themselves. Safe to repeat."""
         self._closed = True
 
-    def _post(self, path: str, body: bytes, *, send_before: float = math.inf) -> Answer:
+    def _post(self, path: str, body: bytes, *, send_before: float = math.inf) -> Response:
         if self._closed:
             return NotSent(reason="the client is closed")
         deadline = self._monotonic() + self._timeout_s
         headers = signing.headers(api_key=self._api_key, api_secret=self._api_secret, timestamp=self._timestamp())
-        # Sign, then check, in this order: a process that is paused between the two sends nothing, and one
-        # that is paused after them sends a stamp made before `send_before`. Never sign again for this call.
+        # Sign, then check, in this order: a process that is paused between the two sends nothing, and one that is
+        # paused after them sends a timestamp taken before `send_before`. Never sign again for this call.
         if self._monotonic() > send_before:
             return NotSent(reason="too late to send")
         if path == wire.BIND_PATH:
             hit("bind.before_send")
-        answer = http_transport.post(
+        response = http_transport.post(
             self._base_url + path,
             headers=headers,
             body=body,
@@ -164,119 +168,119 @@ class ProviderClient:
             monotonic=self._monotonic,
             tls=self._tls,
         )
-        if isinstance(answer, Reply):
-            self._measure(answer)
-        return answer
+        if isinstance(response, Reply):
+            self._measure_skew(response)
+        return response
 
     def _timestamp(self) -> int:
-        """This host's time as the provider would tell it; a clock that is right is left alone."""
+        """Return the Unix time by the provider's clock; this host's, if the two hardly differ."""
         skew = self._skew
-        if skew is None or abs(skew.seconds) <= max(_SKEW_WORTH_CORRECTING_S, skew.error):
+        if skew is None or abs(skew.seconds) <= max(_MIN_CORRECTED_SKEW_S, skew.error):
             return int(self._wall())
         return int(self._wall() + skew.seconds)
 
-    def _measure(self, reply: Reply) -> None:
-        stamped = _date(reply.date)
-        if stamped is None:
+    def _measure_skew(self, reply: Reply) -> None:
+        provider_time = _parse_date(reply.date)
+        if provider_time is None:
             return
         half = (self._monotonic() - reply.sent) / 2
-        # The header is cut to whole seconds: on average it lags by half of one.
-        self._skew = _Skew(seconds=stamped + 0.5 - (self._wall() - half), error=0.5 + half)
+        # The header is cut to whole seconds: on average it is half a second behind.
+        self._skew = _Skew(seconds=provider_time + 0.5 - (self._wall() - half), error=0.5 + half)
 
-    def _conclude(self, verb: str, began: float, outcome: Outcome) -> Outcome:
+    def _record(self, call: str, started_at: float, outcome: Outcome) -> Outcome:
         self.circuit.record(outcome)
-        return self._report(verb, began, outcome)
+        return self._report(call, started_at, outcome)
 
-    def _report(self, verb: str, began: float, outcome: OutcomeT) -> OutcomeT:
+    def _report(self, call: str, started_at: float, outcome: AnyOutcome) -> AnyOutcome:
         status = getattr(outcome, "status", None)
-        said = type(outcome).__name__ if status is None else f"{type(outcome).__name__} {status}"
-        took = self._monotonic() - began
-        _log.info("%s: %s in %.3f s", verb, said, took)
+        result = outcome.label if status is None else f"{outcome.label} {status}"
+        duration_s = self._monotonic() - started_at
+        _log.info("%s: %s in %.3f s", call, result, duration_s)
         if self.on_call is not None:
-            self.on_call(verb, type(outcome).__name__.lower(), took)
+            self.on_call(call, outcome.label, duration_s)
         return outcome
 
 
-def _bind_outcome(answer: Answer) -> BindOutcome:
-    if not isinstance(answer, Reply):
-        return answer
-    envelope = _envelope(answer)
+def _bind_outcome(response: Response) -> BindOutcome:
+    if not isinstance(response, Reply):
+        return response
+    envelope = _envelope(response)
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status != statuses.SUCCESS:
-        return _refused_or_unknown(envelope, answer)
+        return _refused_or_unknown(envelope, response)
     try:
         bound = wire.read_bound(envelope.data)
-    except wire.Malformed as fault:
-        return _incomplete(fault, envelope, answer)
-    # Equal or different middle numbers are taken as they come: a mode that contradicts them is drift, and
-    # found by comparing, not a reason to forget a binding that was made.
+    except wire.Malformed as error:
+        return _incomplete(error, envelope, response)
+    # Whether the middle numbers fit the requested mode is not checked: a contradiction is drift, found by
+    # comparing with the provider's list, and no reason to lose a binding that was created.
     return BindSucceeded(
         bind_id=bound.bind_id,
         middle_number_a=bound.middle_number_a,
         middle_number_b=bound.middle_number_b,
-        sent=answer.sent,
-        answered=answer.answered,
+        sent=response.sent,
+        answered=response.answered,
     )
 
 
-def _unbind_outcome(answer: Answer) -> UnbindOutcome:
-    if not isinstance(answer, Reply):
-        return answer
-    envelope = _envelope(answer)
+def _unbind_outcome(response: Response) -> UnbindOutcome:
+    if not isinstance(response, Reply):
+        return response
+    envelope = _envelope(response)
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status == statuses.SUCCESS:
         return UnbindSucceeded()
     if envelope.status == statuses.NOT_FOUND:
         return UnbindNotFound(status=envelope.status)
-    return _refused_or_unknown(envelope, answer)
+    return _refused_or_unknown(envelope, response)
 
 
-def _read(answer: Answer, read: Callable[[Any], Listed]) -> Listed | Refused | NotSent | Unknown:
-    """What a query came to: its data, as `read` understands them."""
-    if not isinstance(answer, Reply):
-        return answer
-    envelope = _envelope(answer)
+def _query_outcome(response: Response, read: Callable[[Any], Data]) -> Data | Refused | NotSent | Unknown:
+    """Return the outcome of a query; that of a success is its data, parsed by `read`."""
+    if not isinstance(response, Reply):
+        return response
+    envelope = _envelope(response)
     if isinstance(envelope, Unknown):
         return envelope
     if envelope.status != statuses.SUCCESS:
-        return _refused_or_unknown(envelope, answer)
+        return _refused_or_unknown(envelope, response)
     try:
         return read(envelope.data)
-    except wire.Malformed as fault:
-        return _incomplete(fault, envelope, answer)
+    except wire.Malformed as error:
+        return _incomplete(error, envelope, response)
 
 
 def _envelope(reply: Reply) -> wire.Envelope | Unknown:
-    """The envelope, where its status may be believed under this HTTP status."""
+    """Return the envelope, or `Unknown` if its status cannot be believed under this HTTP status."""
     try:
         envelope = wire.read_envelope(reply.body)
-    except wire.Malformed as fault:
-        return Unknown(reason=f"HTTP {reply.http_status} without an envelope: {fault}", sent=reply.sent)
-    refused = statuses.refusal(envelope.status) is not None
-    if reply.http_status == _OK or (refused and reply.http_status in _DEFINITE_REFUSALS):
+    except wire.Malformed as error:
+        return Unknown(reason=f"HTTP {reply.http_status} without an envelope: {error}", sent=reply.sent)
+    is_refusal = statuses.refusal(envelope.status) is not None
+    if reply.http_status == _OK or (is_refusal and reply.http_status in _DEFINITE_REFUSALS):
         return envelope
     return Unknown(reason=f"HTTP {reply.http_status}", status=envelope.status, sent=reply.sent)
 
 
 def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unknown:
-    """What a status other than success comes to: only a documented refusal is one."""
-    why = statuses.refusal(envelope.status)
-    if why is None:
+    """Return the outcome of a status other than success: `Refused` only for a documented refusal."""
+    refusal = statuses.refusal(envelope.status)
+    if refusal is None:
         return Unknown(reason=statuses.meaning(envelope.status), status=envelope.status, sent=reply.sent)
-    return Refused(why=why, status=envelope.status, reason=envelope.reason)
+    return Refused(why=refusal, status=envelope.status, reason=envelope.reason)
 
 
-def _incomplete(fault: wire.Malformed, envelope: wire.Envelope, reply: Reply) -> Unknown:
-    return Unknown(reason=f"success without its data: {fault}", status=envelope.status, sent=reply.sent)
+def _incomplete(error: wire.Malformed, envelope: wire.Envelope, reply: Reply) -> Unknown:
+    return Unknown(reason=f"success without its data: {error}", status=envelope.status, sent=reply.sent)
 
 
-def _date(header: str | None) -> float | None:
-    """The instant of a Date header in Unix seconds; None where there is none that can be read."""
+def _parse_date(header: str | None) -> float | None:
+    """Return the instant of a Date header in Unix seconds; None if there is none or it cannot be parsed."""
     try:
-        stamped = parsedate_to_datetime(header or "")
+        date = parsedate_to_datetime(header or "")
         # "-0000" gives a naive value; HTTP dates are always UTC.
-        return (stamped.replace(tzinfo=UTC) if stamped.tzinfo is None else stamped).timestamp()
+        return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None

@@ -1,14 +1,15 @@
-"""What a call to the provider came to: made, refused, not sent, or unknown.
+"""The outcomes of the provider's calls: succeeded, refused, not sent, or unknown.
 
-The vocabulary between the client and the service, free of the wire's names and of status codes' meanings.
-Instants are readings of the monotonic clock of this process, in seconds.
+The vocabulary between the client and the lifecycle. Field names of the API are in `wire`, the meaning of status
+codes in `statuses`. Instants are readings of the monotonic clock of this process, in seconds. `label` is the value
+of the metrics' label `outcome`, which is public: it does not follow the class name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bindings.http_transport import NotSent, Unknown
 
@@ -19,18 +20,20 @@ if TYPE_CHECKING:
 
 
 class Refusal(StrEnum):
-    """Why the provider refused; each is definite: nothing came into being."""
+    """Why the provider refused. Each is definite: no binding was created. The values are those of `Reason`."""
 
-    ACCOUNT = "account"  # the key, the workspace or the address: no request will pass
-    CLOCK = "clock"  # the stamp was too old or too new
+    ACCOUNT = "account"  # the key, the workspace or the address: every request is refused
+    CLOCK = "clock"  # the timestamp was too old or too new
     IN_USE = "in_use"  # a phone is already bound
-    NO_NUMBER = "no_number"  # the pool has no middle number to lend
-    REQUEST = "request"  # this request was found faulty
+    NO_NUMBER = "no_number"  # the pool has no middle number available
+    REQUEST = "request"  # a value of this request was refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindSucceeded:
-    """The provider made the binding."""
+    """The provider created the binding."""
+
+    label: ClassVar[str] = "made"
 
     bind_id: str
     middle_number_a: str
@@ -41,19 +44,25 @@ class BindSucceeded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnbindSucceeded:
-    """The provider did what was asked (an unbind)."""
+    """The provider ended the binding (an unbind)."""
+
+    label: ClassVar[str] = "confirmed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnbindNotFound:
-    """The provider knows no such binding (an unbind)."""
+    """The provider has no such binding (an unbind)."""
+
+    label: ClassVar[str] = "missing"
 
     status: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """The provider answered no, for certain."""
+    """The provider refused, definitely."""
+
+    label: ClassVar[str] = "refused"
 
     why: Refusal
     status: str
@@ -74,7 +83,9 @@ class ProviderBinding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderPage:
-    """One page of the provider's list. `total` is what the provider says the whole list holds."""
+    """One page of the provider's list. `total` is the length of the whole list according to the provider."""
+
+    label: ClassVar[str] = "providerpage"
 
     total: int
     rows: tuple[ProviderBinding, ...]
@@ -82,7 +93,7 @@ class ProviderPage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderPool:
-    """One pool of the account, and how many bindings fit into it: so many on each of its numbers."""
+    """One pool of the account. `capacity`: how many bindings fit into all of its numbers together."""
 
     pool_number: str
     capacity: int
@@ -91,6 +102,8 @@ class ProviderPool:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderPools:
     """One page of the account's pools."""
+
+    label: ClassVar[str] = "providerpools"
 
     pools: tuple[ProviderPool, ...]
 

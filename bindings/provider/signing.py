@@ -1,7 +1,6 @@
 """The signature of a call, and the headers that carry it.
 
-Here live the names of the headers and nothing else; the stamp is chosen by the client. MD5 is what the
-provider asks for.
+The names of the headers belong here; the client chooses the timestamp. The provider requires MD5.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ CONTENT_TYPE = "application/json;charset=UTF-8"
 
 
 def signature(*, api_key: str, api_secret: str, timestamp: int) -> str:
-    """Hex MD5, in lower case, of key, secret and `timestamp` (Unix seconds), joined without a separator."""
+    """Return the MD5, in lower-case hex, of key, secret and `timestamp` (Unix seconds) without separators."""
     return hashlib.md5(f"{api_key}{api_secret}{timestamp}".encode(), usedforsecurity=False).hexdigest()
 
 
 def headers(*, api_key: str, api_secret: str, timestamp: int) -> dict[str, str]:
-    """The documented headers of a call signed at `timestamp` (Unix seconds). Never log them."""
+    """Return the documented headers of a call, signed at `timestamp` (Unix seconds). Never log them."""
     return {
         CONTENT_TYPE_HEADER: CONTENT_TYPE,
         KEY_HEADER: api_key,

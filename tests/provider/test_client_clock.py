@@ -129,10 +129,10 @@ def test_an_account_refusal_opens_the_circuit_and_a_good_page_closes_it() -> Non
 
 
 OUTCOMES: list[tuple[Script, type[BindOutcome], str]] = [
-    (says(answer()), BindSucceeded, "bind: Made in "),
-    (says(answer(status="-35", reason="9188067799 is bound")), Refused, "bind: Refused -35 in "),
-    (says(http(b"9188067701 9188067799")), Unknown, "bind: Unknown in "),
-    (resets(), Unknown, "bind: Unknown in "),
+    (says(answer()), BindSucceeded, "bind: made in "),
+    (says(answer(status="-35", reason="9188067799 is bound")), Refused, "bind: refused -35 in "),
+    (says(http(b"9188067701 9188067799")), Unknown, "bind: unknown in "),
+    (resets(), Unknown, "bind: unknown in "),
 ]
 
 

@@ -36,12 +36,12 @@ def test_the_circuit_closes_by_a_question_that_makes_nothing(world: World) -> No
         world.bind(A, B)
     client = world.service._client
     assert client is not None
-    client.circuit._next_try = 0.0  # half a minute later
+    client.circuit._next_trial = 0.0  # half a minute later
     with pytest.raises(errors.ProviderAccountRefused):
         world.bind(A, B)
     assert (world.received("bind"), world.received("page")) == (1, 1)
     world.simulator.change(account_status=None)
-    client.circuit._next_try = 0.0
+    client.circuit._next_trial = 0.0
     assert world.bind(A, B).state is State.ACTIVE
     assert world.received("bind") == 2
 
@@ -159,5 +159,5 @@ def test_a_service_opens_from_the_environment_and_reports_every_fault(
     monkeypatch.setenv("BINDINGS_GUARD_S", "hunter2")
     with pytest.raises(errors.InvalidRequest) as refused:
         BindingService.from_env()
-    assert {fault.field for fault in refused.value.faults} == {"BINDINGS_GARD_S", "BINDINGS_GUARD_S"}
+    assert {fault.field for fault in refused.value.field_errors} == {"BINDINGS_GARD_S", "BINDINGS_GUARD_S"}
     assert "hunter2" not in str(refused.value)

@@ -91,7 +91,7 @@ def test_I3_the_intent_is_committed_before_the_request_is_sent_and_no_transactio
 def test_nothing_is_sent_and_nothing_written_for_an_invalid_request(world: World) -> None:
     with pytest.raises(errors.InvalidRequest) as refused:
         world.bind("x", "y", "z", expire_s=0, pool_number="")
-    assert {fault.field for fault in refused.value.faults} == {
+    assert {fault.field for fault in refused.value.field_errors} == {
         "phone_a",
         "phone_b",
         "mode",

@@ -69,7 +69,7 @@ def test_a_lead_that_is_no_shorter_than_the_life_is_refused_before_anything_is_s
 ) -> None:
     with pytest.raises(errors.InvalidRequest) as refused:
         world.bind(expire_s=600, warn_s=warn_s)
-    assert [fault.field for fault in refused.value.faults] == ["warn_s"]
+    assert [fault.field for fault in refused.value.field_errors] == ["warn_s"]
     assert world.received("bind") == 0
 
 

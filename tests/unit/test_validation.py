@@ -32,7 +32,7 @@ def faults(**changed: Any) -> dict[str, str]:
     """Field → message of a bind with these values."""
     with pytest.raises(InvalidRequest) as refused:
         validation.bind_request(**(GOOD | changed))
-    return {fault.field: fault.message for fault in refused.value.faults}
+    return {fault.field: fault.message for fault in refused.value.field_errors}
 
 
 def test_the_documented_example_passes() -> None:
@@ -141,7 +141,7 @@ def test_every_fault_is_found_at_once_and_no_value_is_echoed() -> None:
     }
     with pytest.raises(InvalidRequest) as refused:
         validation.bind_request(**wrong)
-    assert {fault.field for fault in refused.value.faults} == set(wrong)
+    assert {fault.field for fault in refused.value.field_errors} == set(wrong)
     assert "hunter" not in str(refused.value) + str(refused.value.problem())
 
 
@@ -166,7 +166,7 @@ ODD_TIMES = [
 def test_a_time_without_zone_or_sense_is_refused(odd: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.trace(middle_number="9188061024", at=odd, party=None, window_s=300)
-    assert [fault.field for fault in refused.value.faults] == ["at"]
+    assert [fault.field for fault in refused.value.field_errors] == ["at"]
 
 
 @pytest.mark.parametrize(
@@ -188,14 +188,14 @@ def test_every_writing_of_an_instant_is_the_same_instant(given_time: object) -> 
 def test_a_window_is_0_to_86400_seconds(odd: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.trace(middle_number="1", at="2026-03-01T12:00:00Z", party=None, window_s=odd)
-    assert [fault.field for fault in refused.value.faults] == ["window_s"]
+    assert [fault.field for fault in refused.value.field_errors] == ["window_s"]
 
 
 @pytest.mark.parametrize("odd", ["", "x", "1" * 33, "\uff11", "1 2", "1\n", None, 918806])
 def test_a_middle_number_is_digits(odd: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.trace(middle_number=odd, at="2026-03-01T12:00:00Z", party=None, window_s=1)
-    assert [fault.field for fault in refused.value.faults] == ["middle_number"]
+    assert [fault.field for fault in refused.value.field_errors] == ["middle_number"]
 
 
 @pytest.mark.parametrize(
@@ -212,14 +212,14 @@ def test_a_middle_number_is_digits(odd: object) -> None:
 def test_a_lookup_takes_a_phone_or_a_middle_number(asked: dict[str, str], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.lookup(**({"phone": None, "middle_number": None, "party": None} | asked))
-    assert [fault.field for fault in refused.value.faults] == [field]
+    assert [fault.field for fault in refused.value.field_errors] == [field]
 
 
 @pytest.mark.parametrize("odd", [0, -1, 201, 1.0, "50", True, None, 2**63])
 def test_a_limit_is_1_to_200(odd: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.filters(limit=odd, cursor=None)
-    assert [fault.field for fault in refused.value.faults] == ["limit"]
+    assert [fault.field for fault in refused.value.field_errors] == ["limit"]
     with pytest.raises(InvalidRequest):
         validation.feed(after=None, limit=odd)
 
@@ -239,7 +239,7 @@ def test_every_filter_of_a_search_is_checked_at_once() -> None:
     }
     with pytest.raises(InvalidRequest) as refused:
         validation.filters(limit=0, cursor="x", **wrong)
-    assert {fault.field for fault in refused.value.faults} == {*wrong, "limit", "cursor"}
+    assert {fault.field for fault in refused.value.field_errors} == {*wrong, "limit", "cursor"}
 
 
 @given(
@@ -266,7 +266,7 @@ def test_no_text_makes_a_cursor_crash(cursor: str) -> None:
 def test_a_feed_cursor_is_one_that_was_given_out(odd: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         validation.feed(after=odd, limit=1)
-    assert [fault.field for fault in refused.value.faults] == ["after"]
+    assert [fault.field for fault in refused.value.field_errors] == ["after"]
 
 
 @pytest.mark.parametrize("odd", ["", "x", "1002", None, 5, "0190b5a0-0000-7000-8000-00000000000", "\x00"])
@@ -293,4 +293,4 @@ def test_the_ends_of_an_export_have_a_zone(field: str) -> None:
     values = {"since": NAIVE if field == "from" else None, "until": NAIVE if field == "to" else None}
     with pytest.raises(InvalidRequest) as refused:
         validation.period(**values)
-    assert [fault.field for fault in refused.value.faults] == [field]
+    assert [fault.field for fault in refused.value.field_errors] == [field]

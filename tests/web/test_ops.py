@@ -96,7 +96,7 @@ def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
     assert running.bind().status_code == 503
     assert red(running) == ["account"]
     assert running.service.provider is not None
-    running.service.provider.circuit._next_try = 0.0  # half a minute later
+    running.service.provider.circuit._next_trial = 0.0  # half a minute later
     assert red(running) == [], "without traffic nobody would ever try"
     assert running.bind().status_code == 201
     assert running.service.provider.circuit.refusal is None

@@ -59,7 +59,7 @@ def test_without_keys_a_page_of_another_site_and_a_proxy_are_not_let_in(
 def test_an_address_that_others_reach_is_not_served_without_a_key(service: BindingService) -> None:
     with pytest.raises(InvalidRequest) as refused:
         server.serve(service, host="0.0.0.0", port=0, scheduler=False, listening=print)
-    assert [fault.field for fault in refused.value.faults] == ["host"]
+    assert [fault.field for fault in refused.value.field_errors] == ["host"]
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_a_key_that_asks_too_often_is_told_to_wait_and_others_are_not(running: R
 def test_what_a_key_is_made_with_is_checked_and_the_key_is_stored_nowhere(running: Running) -> None:
     with pytest.raises(InvalidRequest) as refused:
         running.service.keys.create(name="", role="root", rate_limit=0)
-    assert sorted(fault.field for fault in refused.value.faults) == ["name", "rate_limit", "role"]
+    assert sorted(fault.field for fault in refused.value.field_errors) == ["name", "rate_limit", "role"]
     made = running.service.keys.create(name="rides", role="app")
     assert well_formed(made.key)
     assert not well_formed(made.key[:-1])

@@ -27,7 +27,7 @@ NOBODY = "0198c0de-0000-7000-8000-000000000000"
 def faults(call: Callable[[], object]) -> dict[str, str]:
     with pytest.raises(InvalidRequest) as refused:
         call()
-    return {fault.field: fault.message for fault in refused.value.faults}
+    return {fault.field: fault.message for fault in refused.value.field_errors}
 
 
 @pytest.mark.parametrize(

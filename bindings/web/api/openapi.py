@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from bindings import errors
-from bindings.domain.binding import Holder, Mode, State
+from bindings.domain.binding import Holder, Mode, Reason, State
 from bindings.provider import statuses
 from bindings.web import problems
 from bindings.web.api import responses
@@ -83,11 +83,15 @@ _SAMPLE_HOLDER = Holder(
 _FOREIGN_HOLDER = replace(
     _SAMPLE_HOLDER, id=None, actor=None, reference=None, mode=None, state=None, retry_after_s=60, why="refused"
 )
-_SAMPLE_STATUSES: dict[type[BindingsError], str] = {
-    errors.ProviderRefused: statuses.PARAMETERS,
-    errors.ProviderAccountRefused: statuses.ACCOUNT,
-    errors.NoMiddleNumber: statuses.NO_NUMBER,
-}
+
+
+def _sample_status(kind: type[errors.ProviderRefused]) -> str:
+    """Return the first documented status that leads to this error."""
+    return next(
+        status.code
+        for status in statuses.STATUSES
+        if status.refusal is not None and errors.REASONS[Reason(status.refusal)].error is kind
+    )
 
 
 @cache
@@ -223,7 +227,7 @@ def _sample(kind: type[BindingsError]) -> BindingsError:
     if issubclass(kind, errors.PhoneInUse):
         return kind(holder=_SAMPLE_HOLDER)
     if issubclass(kind, errors.ProviderRefused):
-        status = _SAMPLE_STATUSES[kind]
+        status = _sample_status(kind)
         return kind(status=status, reason=statuses.meaning(status))
     return kind()
 

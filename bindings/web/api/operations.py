@@ -159,11 +159,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         problems=(
             *AUTH_PROBLEMS,
             *WITH_BODY,
-            *PROVIDER_PROBLEMS,
             errors.PhoneInUse,
-            errors.PhoneInUseAtProvider,
             errors.IdempotencyMismatch,
-            errors.NoMiddleNumber,
+            *errors.BIND_FAILURES,
         ),
     ),
     ("get", "/v1/bindings"): Operation(

@@ -84,7 +84,7 @@ class _ApiRequest:
         except ValidationError as error:
             refused = _refused(model, raw, error)
             if isinstance(refused, InvalidRequest):
-                refused = InvalidRequest([*refused.faults, *beside])
+                refused = InvalidRequest([*refused.field_errors, *beside])
             raise refused from None
         _EACH_ONCE.decode(raw.decode())
         return found
@@ -166,8 +166,10 @@ def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationErro
     try:
         model.check({name: given.get(name) for name in model.model_fields})
     except InvalidRequest as values:
-        named = {fault.field for fault in invalid.faults}
-        return InvalidRequest([*invalid.faults, *(one for one in values.faults if one.field not in named)])
+        named = {fault.field for fault in invalid.field_errors}
+        return InvalidRequest(
+            [*invalid.field_errors, *(one for one in values.field_errors if one.field not in named)]
+        )
     return invalid
 
 
@@ -207,7 +209,7 @@ def _bind(service: BindingService, asked: dict[str, Any]) -> BindResult:
     try:
         return service.bind_with_result(**asked)
     except InvalidRequest as invalid:  # under the name that the caller gave it
-        faults = [NO_KEY if one.field == "idempotency_key" else one for one in invalid.faults]
+        faults = [NO_KEY if one.field == "idempotency_key" else one for one in invalid.field_errors]
         raise InvalidRequest(faults) from None
 
 

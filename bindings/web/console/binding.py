@@ -37,7 +37,7 @@ async def reveal(request: Request[Any, Any, Any]) -> Reply:
     try:
         why = validation.reason(visit.form.get("reason", ""))
     except InvalidRequest as refusal:
-        return _page(visit, binding, events, status=422, faults=refusal.faults)
+        return _page(visit, binding, events, status=422, faults=refusal.field_errors)
     await visit.run_read(lambda service: service.reveal([binding.id], reason=why))
     events = await visit.run_read(lambda service: service.history(binding.id))
     return _page(visit, binding, events, revealed=True)

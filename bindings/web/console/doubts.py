@@ -42,7 +42,7 @@ async def resolve(request: Request[Any, Any, Any]) -> Reply:
     try:
         why = validation.reason(visit.form.get("reason", ""))
     except InvalidRequest as refusal:
-        return await _list(visit, status=422, faults=refusal.faults)
+        return await _list(visit, status=422, faults=refusal.field_errors)
     errand = await visit.office.errands.reconcile(
         visit.service, actor=visit.require_principal.actor, reason=why, dry_run=visit.form.get("how") != "now"
     )
@@ -76,7 +76,7 @@ async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
     try:
         marked = await visit.office.desk.run_read(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
     except InvalidRequest as refusal:
-        return _absent(visit, binding, status=422, faults=refusal.faults, why=why)
+        return _absent(visit, binding, status=422, faults=refusal.field_errors, why=why)
     if dry:
         return _absent(visit, binding, marked=marked, why=why)
     return visit.redirect(f"/bindings/{binding.id}")

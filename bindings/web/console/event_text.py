@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.errors import REASONS
 from bindings.provider.statuses import STATUSES
 
 if TYPE_CHECKING:
@@ -111,28 +112,9 @@ def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one
 
 def _why(reason: object) -> str:
     try:
-        return _REASONS[Reason(str(reason))]
+        return REASONS[Reason(str(reason))].sentence
     except ValueError:
         return str(reason or "no reason was recorded")
-
-
-_REASONS = {
-    Reason.NEVER_SENT: "the request never left",
-    Reason.ABSENT: "it was proved that the provider does not have it",
-    Reason.VOUCHED: "somebody vouched that the provider does not have it",
-    Reason.ACCOUNT: "the provider refused the account",
-    Reason.CLOCK: "the provider refused the request's time",
-    Reason.IN_USE: "the provider said that a phone is in use",
-    Reason.NO_NUMBER: "the provider had no middle number left",
-    Reason.REQUEST: "the provider refused the request",
-    Reason.NO_CLEAR_ANSWER: "no clear answer came",
-    Reason.BIND_ID_TAKEN: "the provider gave a bindId that another binding has",
-    Reason.NOT_SETTLED: "its process ended before the answer was recorded",
-    Reason.ASKED: "asked for, and confirmed by the provider",
-    Reason.NOT_FOUND: "asked for; the provider did not have it any more",
-    Reason.GONE_AT_PROVIDER: "the provider did not have it any more",
-    Reason.ADOPTED: "found in the provider's list",
-}
 
 
 def _reply(event: Event) -> str | None:

@@ -106,7 +106,7 @@ def _period(visit: PageContext) -> tuple[datetime | None, datetime | None]:
         try:
             ends.append(time_zones.parse(visit.form.get(field, ""), visit.zone, visit.now))
         except InvalidRequest as refusal:
-            faults += [FieldError(field, fault.message) for fault in refusal.faults]
+            faults += [FieldError(field, fault.message) for fault in refusal.field_errors]
     if faults:
         raise InvalidRequest(faults)
     return ends[0], ends[1]
@@ -128,7 +128,7 @@ async def period(request: Request[Any, Any, Any]) -> Reply:
         if visit.form.get("reason"):
             validation.reason(visit.form["reason"])
     except InvalidRequest as refusal:
-        return visit.page("exports.html", status=422, faults=refusal.faults)
+        return visit.page("exports.html", status=422, faults=refusal.field_errors)
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Iterator[Any]:

@@ -1,6 +1,7 @@
-"""Why a bind failed, stayed in doubt, or was stopped here: in words, with the cure and whose it is.
+"""Why a bind failed, stayed in doubt, or was refused before the call: explanations for the failure pages.
 
-What the provider's statuses mean stands in `provider.statuses`; here are our own words for what it did not say.
+Provider statuses are explained in `provider.statuses`, our own reasons in `errors.REASONS`; here are the
+explanations of refusals before the call, and the choice between the three.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bindings.domain.binding import EventKind, Reason
+from bindings.domain.explanation import ResponsibleParty
+from bindings.errors import MAYBE_CREATED, NO_BINDING, REASONS
 from bindings.provider import statuses
-from bindings.provider.statuses import ResponsibleParty
 from bindings.store.statistics import OWN_IN_USE
 
 
@@ -24,61 +26,16 @@ class FailureExplanation:
     whose: str
 
 
-_FREE = "nothing came into being; the phones are free"
-_UNKNOWN = "unknown: a binding may have come into being; its phones stay held until that is known"
-_STOPPED = "no call was made; the caller was told who holds the phone, and until when"
+_STOPPED = "no call was made; the client was told who holds the phone, and until when"
 
-_OURS = {
-    Reason.NEVER_SENT: FailureExplanation(
-        title="never sent",
-        effect=_FREE,
-        cause="the provider was not reached: its name, the network, TLS, a clock that cannot be believed",
-        todo="check BINDINGS_PROVIDER_URL, the network and the clocks: `bindings doctor`",
-        whose=ResponsibleParty.HOST,
-    ),
-    Reason.ABSENT: FailureExplanation(
-        title="proved absent",
-        effect=_FREE,
-        cause="there was no clear answer; two readings of the provider's list then proved that it made nothing",
-        todo="nothing: bind again with a new key",
-        whose=ResponsibleParty.PROVIDER,
-    ),
-    Reason.VOUCHED: FailureExplanation(
-        title="marked absent by a person",
-        effect="the phones are free, on that person's word",
-        cause="somebody saw elsewhere that the provider made nothing; the history names them and their words",
-        todo="nothing, unless a late success follows: then the word was wrong",
-        whose=ResponsibleParty.NOBODY,
-    ),
-    Reason.BIND_ID_TAKEN: FailureExplanation(
-        title="bindId given twice",
-        effect=_UNKNOWN,
-        cause="the provider answered with a bindId that another binding has",
-        todo="tell the provider, with both bindings",
-        whose=ResponsibleParty.PROVIDER,
-    ),
-    Reason.NOT_SETTLED: FailureExplanation(
-        title="never settled",
-        effect=_UNKNOWN,
-        cause="the process that called the provider died, or its database was away",
-        todo="nothing: a scan of the provider's list resolves it; look why the process died",
-        whose=ResponsibleParty.HOST,
-    ),
-    Reason.NO_CLEAR_ANSWER: FailureExplanation(
-        title="no clear answer",
-        effect=_UNKNOWN,
-        cause="the answer was lost, late, cut off or could not be read",
-        todo="nothing: a scan of the provider's list resolves it; if they grow in number, look at the network",
-        whose=ResponsibleParty.PROVIDER,
-    ),
-    OWN_IN_USE: FailureExplanation(
-        title="refused for a binding of ours",
-        effect=_FREE,
-        cause="the provider found a phone in use that a binding of ours held: it should have been stopped here",
-        todo="report it, with the example: this must never happen",
-        whose="this product",
-    ),
-}
+_OWN_IN_USE = FailureExplanation(
+    title="refused for one of our bindings",
+    effect=NO_BINDING,
+    cause="the provider reported a phone as in use that one of our bindings held: this bind should have been"
+    " refused before the call",
+    todo="report it, with the example: this must never happen",
+    whose=ResponsibleParty.PRODUCT,
+)
 
 _STOPPED_BY = {
     "binding": FailureExplanation(
@@ -86,7 +43,7 @@ _STOPPED_BY = {
         effect=_STOPPED,
         cause="the phone is in a binding that is active, pending, in doubt, or just over",
         todo="wait until it ends, or unbind it; the example is the holder",
-        whose=ResponsibleParty.CALLER,
+        whose=ResponsibleParty.CLIENT,
     ),
     "orphan": FailureExplanation(
         title="held by a stranger that a scan saw",
@@ -113,15 +70,30 @@ _STOPPED_BY = {
 
 
 def explain(kind: EventKind, code: str) -> FailureExplanation:
-    """What a code of this kind of event means; something honest for one that nobody knows."""
+    """Explain a code of this kind of event; unknown codes get a generic explanation."""
     if kind is EventKind.REFUSED:
         return _STOPPED_BY.get(code, _unknown(code, _STOPPED))
-    known = statuses.find(code)
-    if known is not None:
+    if code == OWN_IN_USE:
+        return _OWN_IN_USE
+    status = statuses.find(code)
+    if status is not None:
         return FailureExplanation(
-            title=known.meaning, effect=known.effect, cause=known.cause, todo=known.remedy, whose=known.responsible
+            title=status.meaning,
+            effect=status.effect,
+            cause=status.cause,
+            todo=status.remedy,
+            whose=status.responsible,
         )
-    return _OURS.get(code) or _unknown(code, _UNKNOWN)
+    explanation = REASONS[Reason(code)].explanation if code in set(Reason) else None
+    if explanation is None:
+        return _unknown(code, MAYBE_CREATED)
+    return FailureExplanation(
+        title=explanation.title,
+        effect=explanation.effect,
+        cause=explanation.cause,
+        todo=explanation.remedy,
+        whose=explanation.responsible,
+    )
 
 
 def _unknown(code: str, effect: str) -> FailureExplanation:

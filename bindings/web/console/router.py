@@ -72,7 +72,7 @@ def error_page(request: Request[Any, Any, Any], error: BindingsError) -> Reply:
     if isinstance(error, SignInNeeded):
         back = quote(request.url.path) if request.method == "GET" else "/"
         return visit.redirect(f"/sign-in?next={back}")
-    faults = error.faults if isinstance(error, InvalidRequest) else ()
+    faults = error.field_errors if isinstance(error, InvalidRequest) else ()
     return visit.page(
         "error.html", status=error.http_status, headers=problems.headers(error), error=error, faults=faults
     )

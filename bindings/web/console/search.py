@@ -64,7 +64,7 @@ async def find(request: Request[Any, Any, Any]) -> Reply:
         )
     except InvalidRequest as refusal:
         typed = {name: visit.form.get(name, "") for name in ("time", "zone")}
-        return visit.page("find.html", status=422, typed=typed, faults=refusal.faults, latest=())
+        return visit.page("find.html", status=422, typed=typed, faults=refusal.field_errors, latest=())
     if wanted.words is not None and (only := await _single_match(visit, wanted.words)) is not None:
         return visit.set_zone_cookie(visit.redirect(f"/bindings/{only}"), zone)
     token = visit.token
@@ -164,7 +164,7 @@ def _parse_form(form: dict[str, str], zone: time_zones.Zone, before: Search, vis
     try:
         at = time_zones.parse(form.get("time", ""), zone, visit.now)
     except InvalidRequest as refusal:
-        faults += refusal.faults
+        faults += refusal.field_errors
         at = None
     if faults:
         raise InvalidRequest(faults)

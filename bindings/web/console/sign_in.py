@@ -60,7 +60,7 @@ async def zone(request: Request[Any, Any, Any]) -> Reply:
     try:
         chosen = time_zones.zone(visit.form.get("zone", ""))
     except InvalidRequest as refusal:
-        return visit.page("zone.html", status=422, faults=refusal.faults, back=back)
+        return visit.page("zone.html", status=422, faults=refusal.field_errors, back=back)
     return visit.set_zone_cookie(visit.redirect(back), chosen)
 
 
