@@ -49,7 +49,7 @@ def start_export(tx: Transaction, export_id: str, caller: Caller, **given: Any) 
     """Record that an export begins. Safe to repeat with the same id."""
     values = {"id": export_id, "began_at": tx.instant(), "actor": caller.actor, "request_id": caller.request_id}
     tx.connection.execute(
-        tx.flavour.insert(exports).values(given | values).on_conflict_do_nothing(index_elements=["id"])
+        tx.dialect.insert(exports).values(given | values).on_conflict_do_nothing(index_elements=["id"])
     )
 
 

@@ -33,10 +33,10 @@ def register_scope(database: Database, scope: str) -> None:
 
     def work(tx: Transaction) -> Any:
         tx.connection.execute(
-            tx.flavour.insert(account).values(id=1, scope=scope).on_conflict_do_nothing(index_elements=["id"])
+            tx.dialect.insert(account).values(id=1, scope=scope).on_conflict_do_nothing(index_elements=["id"])
         )
         row = tx.connection.execute(select(account)).one()
-        if not tx.flavour.postgres and not _another_host(row, tx.instant()):
+        if not tx.dialect.postgres and not _another_host(row, tx.instant()):
             record_host(tx)
         return row, tx.instant()
 

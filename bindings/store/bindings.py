@@ -71,9 +71,9 @@ class _Now:
 NOW = _Now()
 
 
-def _condition(flavour: SqlDialect, name: str) -> ColumnElement[bool]:
+def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """What a change may ask of the row besides the state that it leaves."""
-    now, expires_at = flavour.now_once, bindings.c.expires_at
+    now, expires_at = dialect.now_once, bindings.c.expires_at
     guards = {
         "wanted": and_(bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)),
         "over": expires_at <= now,
@@ -102,7 +102,7 @@ def transition(
     """
     by_sql = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | Column))
     given = tuple(name for name in values if name not in dict(by_sql))
-    statement = _change(tx.flavour, from_states, condition, given, by_sql)
+    statement = _change(tx.dialect, from_states, condition, given, by_sql)
     new = {f"new_{name}": values[name] for name in given}
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new)
     return to_binding(rows[0][:-1]) if rows else None
@@ -110,26 +110,26 @@ def transition(
 
 @cache
 def _change(
-    flavour: SqlDialect,
+    dialect: SqlDialect,
     leaves: tuple[State, ...],
     guard: str | None,
     given: tuple[str, ...],
     by_sql: tuple[tuple[str, _Now | Column[Any]], ...],
 ) -> events.ChangeWithEvents:
     values: dict[str, Any] = {name: new_value(name) for name in given}
-    values |= {name: flavour.now if isinstance(value, _Now) else value for name, value in by_sql}
+    values |= {name: dialect.now if isinstance(value, _Now) else value for name, value in by_sql}
     statement = update(bindings).where(
         bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(in_state(state) for state in leaves))
     )
     if guard is not None:
-        statement = statement.where(_condition(flavour, guard))
-    changed = statement.values(values | version_columns(flavour)).returning(*COLUMNS, bindings.c.change_tx)
-    return events.ChangeWithEvents(flavour, changed)
+        statement = statement.where(_condition(dialect, guard))
+    changed = statement.values(values | version_columns(dialect)).returning(*COLUMNS, bindings.c.change_tx)
+    return events.ChangeWithEvents(dialect, changed)
 
 
-def version_columns(flavour: SqlDialect) -> dict[str, Any]:
+def version_columns(dialect: SqlDialect) -> dict[str, Any]:
     """What every change of a binding writes besides its own values."""
-    return {"version": bindings.c.version + 1, "change_tx": events.change_tx(flavour)}
+    return {"version": bindings.c.version + 1, "change_tx": events.change_tx(dialect)}
 
 
 def new_value(name: str) -> ColumnElement[Any]:

@@ -67,7 +67,7 @@ _SERVER_NOW: ColumnElement[datetime] = func.clock_timestamp(type_=Instant)  # no
 
 @dataclass(frozen=True, slots=True)
 class SqlDialect:
-    """Which SQL a transaction speaks, and whose clock decides. Statements are built once for each flavour."""
+    """Which SQL a transaction speaks, and whose clock decides. Statements are built once for each dialect."""
 
     postgres: bool
     server_clock: bool
@@ -103,15 +103,15 @@ class Transaction:
     monotonic clock from before the deciding clock was read (on SQLite, from after the write lock was had).
     """
 
-    def __init__(self, connection: Connection, flavour: SqlDialect, *, attempt: int) -> None:
+    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int) -> None:
         self.began = time.monotonic()
         self.connection = connection
-        self.flavour = flavour
+        self.dialect = dialect
         self.attempt = attempt
 
     def instant(self) -> datetime:
         """The clock that decides, as a value. On PostgreSQL this is a round trip."""
-        return self.connection.execute(_READ_CLOCK).scalar_one() if self.flavour.server_clock else _INSTANT.get()
+        return self.connection.execute(_READ_CLOCK).scalar_one() if self.dialect.server_clock else _INSTANT.get()
 
     def lock(
         self, keys: list[int], *, timeout_s: float, reading: tuple[ColumnElement[Any], ...], **values: Any
@@ -123,15 +123,15 @@ class Transaction:
         statement's snapshot is older than the locks it waits for, and so is what `reading` reads. On SQLite
         BEGIN IMMEDIATE is the lock.
         """
-        if not self.flavour.postgres:
+        if not self.dialect.postgres:
             return self.instant(), self.connection.execute(_read_all(reading), values).one()
         values |= {"wait": f"{timeout_s}s"} | {f"key_{index}": key for index, key in enumerate(sorted(keys))}
         ((*locked, now),) = _locks(len(keys), reading).fetch_all(self.connection, values)
-        return (now if self.flavour.server_clock else self.instant()), locked[1 + len(keys) :]
+        return (now if self.dialect.server_clock else self.instant()), locked[1 + len(keys) :]
 
     def set_statement_timeout(self, seconds: float) -> None:
         """Let no statement of this transaction run longer than `seconds` (PostgreSQL)."""
-        if self.flavour.postgres:
+        if self.dialect.postgres:
             self.connection.execute(_LIMIT, {"longest": f"{seconds}s"})
 
 
@@ -169,7 +169,7 @@ class Database:
         if self.postgres:
             event.listen(self._engine, "handle_error", self._drop_read_only_connections)
         self._read_clock = read_clock if read_clock is not None or self.postgres else _host_clock
-        self.flavour = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
+        self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite lets one process's threads starve each other; queueing for a lock of our own is fair.
         self._one_writer = nullcontext() if self.postgres else threading.Lock()
         self.now: ColumnElement[datetime] = (
@@ -302,7 +302,7 @@ class Database:
     def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:
         with self._at_once.connect() as connection:
             set_deadline(connection, give_up_at)
-            transaction = Transaction(connection, self.flavour, attempt=1)
+            transaction = Transaction(connection, self.dialect, attempt=1)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())
             yield transaction
@@ -315,7 +315,7 @@ class Database:
                 # An earlier try may have committed here and on no standby, its wait ended by hand. A COMMIT that
                 # has written waits for a standby to have all that came before it; one that only read does not.
                 connection.execute(_WRITE_SOMETHING)
-            transaction = Transaction(connection, self.flavour, attempt=attempt)
+            transaction = Transaction(connection, self.dialect, attempt=attempt)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())  # only now that the write lock is held
             yield transaction

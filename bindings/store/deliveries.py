@@ -147,7 +147,7 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
         if row.kinds is None or event.kind in row.kinds
     ]
     if made:
-        tx.connection.execute(tx.flavour.insert(deliveries).on_conflict_do_nothing(), made)
+        tx.connection.execute(tx.dialect.insert(deliveries).on_conflict_do_nothing(), made)
     at_tx, position = events.parse_cursor(found[-1].cursor)
     moved = update(webhooks_table).where(webhooks_table.c.id == webhook_id)
     tx.connection.execute(moved.values(tx=at_tx, position=position))
@@ -165,7 +165,7 @@ def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Ba
         .where(
             deliveries.c.webhook_id == webhook_id,
             in_state(DeliveryState.PENDING),
-            deliveries.c.next_at <= tx.flavour.now_once,
+            deliveries.c.next_at <= tx.dialect.now_once,
             webhooks_table.c.disabled_at.is_(None),
         )
         .order_by(deliveries.c.next_at, deliveries.c.event_position)

@@ -52,21 +52,21 @@ INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "reques
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
 
 
-def this_tx(flavour: SqlDialect) -> ColumnElement[int]:
+def this_tx(dialect: SqlDialect) -> ColumnElement[int]:
     """The running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
-    if not flavour.postgres:
+    if not dialect.postgres:
         return literal_column("0", BigInteger)
     return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 becomes a number through text only
 
 
-def change_tx(flavour: SqlDialect) -> ColumnElement[int]:
+def change_tx(dialect: SqlDialect) -> ColumnElement[int]:
     """What a change of a binding writes into `change_tx`."""
-    current = this_tx(flavour)
-    return func.greatest(bindings.c.change_tx, current) if flavour.postgres else current
+    current = this_tx(dialect)
+    return func.greatest(bindings.c.change_tx, current) if dialect.postgres else current
 
 
 def event_select(
-    flavour: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
+    dialect: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
 ) -> Select[*tuple[Any, ...]]:
     """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills.
 
@@ -78,16 +78,16 @@ def event_select(
         binding_id,
         sequence,
         bindparam("said_kind", type_=String),
-        flavour.now,
+        dialect.now,
         bindparam("said_actor", type_=String),
         bindparam("said_request_id", type_=String),
-        _object(flavour, facts) if facts else bindparam("said_detail", type_=Detail),
+        _object(dialect, facts) if facts else bindparam("said_detail", type_=Detail),
     )
 
 
-def _object(flavour: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+def _object(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
     named = [each for name, column in facts.items() for each in (literal_column(f"'{name}'"), column)]
-    return func.jsonb_build_object(*named) if flavour.postgres else func.json_object(*named)
+    return func.jsonb_build_object(*named) if dialect.postgres else func.json_object(*named)
 
 
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
@@ -107,12 +107,12 @@ class ChangeWithEvents:
     statement, hence one round trip.
     """
 
-    def __init__(self, flavour: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
+    def __init__(self, dialect: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
         self._change = change
         self._whole: CompiledStatement | None = None
-        if flavour.postgres:
+        if dialect.postgres:
             changed = change.cte("changed")
-            rows = event_select(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
+            rows = event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version)
             log = insert(events).from_select(INSERT_COLUMNS, rows).cte("logged")
             self._whole = CompiledStatement(select(changed).add_cte(log))
 
@@ -126,15 +126,15 @@ class ChangeWithEvents:
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             of_row = {"said_binding_id": row.id, "said_sequence": row.version}
-            tx.connection.execute(_single(tx.flavour), event | of_row)
+            tx.connection.execute(_single(tx.dialect), event | of_row)
         return rows
 
 
 @cache
-def _single(flavour: SqlDialect) -> Insert:
+def _single(dialect: SqlDialect) -> Insert:
     row = event_select(
-        flavour,
-        this_tx(flavour),
+        dialect,
+        this_tx(dialect),
         bindparam("said_binding_id", type_=BindingId),
         bindparam("said_sequence", type_=Integer),
     )
@@ -142,25 +142,25 @@ def _single(flavour: SqlDialect) -> Insert:
 
 
 @cache
-def _counted(flavour: SqlDialect) -> ChangeWithEvents:
+def _counted(dialect: SqlDialect) -> ChangeWithEvents:
     change = (
         update(bindings)
         .where(bindings.c.id == bindparam("of_id", type_=BindingId))
-        .values(version=bindings.c.version + 1, change_tx=change_tx(flavour))
+        .values(version=bindings.c.version + 1, change_tx=change_tx(dialect))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return ChangeWithEvents(flavour, change)
+    return ChangeWithEvents(dialect, change)
 
 
 def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> bool:
     """Write an event that changes nothing of the binding but its count of events; False where there is none."""
-    return bool(_counted(tx.flavour).run(tx, kind, caller, detail, of_id=binding_id))
+    return bool(_counted(tx.dialect).run(tx, kind, caller, detail, of_id=binding_id))
 
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
     none = {"said_binding_id": None, "said_sequence": 0}
-    tx.connection.execute(_single(tx.flavour), event_params(kind, caller, detail) | none)
+    tx.connection.execute(_single(tx.dialect), event_params(kind, caller, detail) | none)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:

@@ -36,7 +36,7 @@ def expire(tx: Transaction, caller: Caller, *, limit: int, since: datetime = BEG
     The next batch may begin at the end that this one came to (`since`), and need not step over what it has ended:
     while anybody holds an older snapshot, the index keeps that.
     """
-    return _run(tx, _expiry(tx.flavour), events.event_params(EventKind.EXPIRED, caller, {}), limit, since)
+    return _run(tx, _expiry(tx.dialect), events.event_params(EventKind.EXPIRED, caller, {}), limit, since)
 
 
 def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = BEGINNING) -> tuple[int, datetime]:
@@ -45,7 +45,7 @@ def warn(tx: Transaction, caller: Caller, *, limit: int, since: datetime = BEGIN
     One `expires_soon` event each, with the end that it announces, whoever else runs this: `warn_at` goes in the
     same statement. None for what has ended, is over, or is to be unbound.
     """
-    return _run(tx, _warning(tx.flavour), events.event_params(EventKind.EXPIRES_SOON, caller, {}), limit, since)
+    return _run(tx, _warning(tx.dialect), events.event_params(EventKind.EXPIRES_SOON, caller, {}), limit, since)
 
 
 def _warning_due(now: ColumnElement[datetime]) -> tuple[ColumnElement[bool], ...]:
@@ -57,7 +57,7 @@ def _run(
     tx: Transaction, batch: tuple[Executable, ...], event: dict[str, Any], limit: int, since: datetime
 ) -> tuple[int, datetime]:
     values = event | {"due_limit": limit, "due_since": since}
-    if tx.flavour.postgres:
+    if tx.dialect.postgres:
         [statement] = batch
         changed, reached = tx.connection.execute(statement, values).one()
         return changed, reached or since
@@ -68,19 +68,19 @@ def _run(
 
 
 @cache
-def _expiry(flavour: SqlDialect) -> tuple[Executable, ...]:
-    due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once
+def _expiry(dialect: SqlDialect) -> tuple[Executable, ...]:
+    due = in_state(State.ACTIVE), bindings.c.expires_at <= dialect.now_once
     ended_by_time = {"state": State.EXPIRED, "ended_at": bindings.c.expires_at}
-    return _batch(flavour, due, bindings.c.expires_at, ended_by_time)
+    return _batch(dialect, due, bindings.c.expires_at, ended_by_time)
 
 
 @cache
-def _warning(flavour: SqlDialect) -> tuple[Executable, ...]:
-    return _batch(flavour, _warning_due(flavour.now_once), bindings.c.warn_at, {"warn_at": None}, ("expires_at",))
+def _warning(dialect: SqlDialect) -> tuple[Executable, ...]:
+    return _batch(dialect, _warning_due(dialect.now_once), bindings.c.warn_at, {"warn_at": None}, ("expires_at",))
 
 
 def _batch(
-    flavour: SqlDialect,
+    dialect: SqlDialect,
     due: tuple[ColumnElement[bool], ...],
     deadline: Column[datetime],
     values: dict[str, Any],
@@ -91,11 +91,11 @@ def _batch(
     One on PostgreSQL, which tells how many and the last deadline among them; two on SQLite.
     """
     found = select(bindings.c.id).where(*due).order_by(deadline).limit(bindparam("due_limit", type_=Integer))
-    changed_by_time = values | version_columns(flavour)
-    if not flavour.postgres:
+    changed_by_time = values | version_columns(dialect)
+    if not dialect.postgres:
         found = found.order_by(bindings.c.id)  # both statements must pick the same rows
         own: dict[str, ColumnElement[Any]] = {name: bindings.c[name] for name in facts}
-        rows = events.event_select(flavour, events.this_tx(flavour), bindings.c.id, bindings.c.version + 1, **own)
+        rows = events.event_select(dialect, events.this_tx(dialect), bindings.c.id, bindings.c.version + 1, **own)
         log = insert(events_table).from_select(events.INSERT_COLUMNS, rows.where(bindings.c.id.in_(found)))
         return log, update(bindings).where(bindings.c.id.in_(found)).values(changed_by_time)
     found = found.add_columns(deadline.label("deadline")).where(
@@ -113,7 +113,7 @@ def _batch(
         .cte("changed")
     )
     own = {name: changed.c[name] for name in facts}
-    rows = events.event_select(flavour, changed.c.change_tx, changed.c.id, changed.c.version, **own)
+    rows = events.event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version, **own)
     logged = insert(events_table).from_select(events.INSERT_COLUMNS, rows).cte("logged")
     reached = select(func.max(locked.c.deadline)).scalar_subquery()
     return (select(func.count(), reached).select_from(changed).add_cte(logged),)
@@ -122,21 +122,21 @@ def _batch(
 def mark_unsettled_in_doubt(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """Move pending bindings past `settle_by` to in_doubt: their caller died or never came back."""
     detail = {"reason": Reason.NOT_SETTLED, "status": None}
-    statement = _overdue(tx.flavour, State.PENDING, "settle_by", State.IN_DOUBT)
+    statement = _overdue(tx.dialect, State.PENDING, "settle_by", State.IN_DOUBT)
     return len(statement.run(tx, EventKind.IN_DOUBT, caller, detail, overdue_limit=limit))
 
 
 def lapse(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """End doubts whose longest possible life is over."""
-    statement = _overdue(tx.flavour, State.IN_DOUBT, "held_until", State.LAPSED)
+    statement = _overdue(tx.dialect, State.IN_DOUBT, "held_until", State.LAPSED)
     return len(statement.run(tx, EventKind.LAPSED, caller, {}, overdue_limit=limit))
 
 
 @cache
-def _overdue(flavour: SqlDialect, leaves: State, deadline: str, becomes: State) -> events.ChangeWithEvents:
+def _overdue(dialect: SqlDialect, leaves: State, deadline: str, becomes: State) -> events.ChangeWithEvents:
     overdue = (
         select(bindings.c.id)
-        .where(in_state(leaves), bindings.c[deadline] <= flavour.now_once)
+        .where(in_state(leaves), bindings.c[deadline] <= dialect.now_once)
         .order_by(bindings.c[deadline])
         .limit(bindparam("overdue_limit", type_=Integer))
         .with_for_update(skip_locked=True)  # nothing on SQLite, where the write lock is held anyway
@@ -146,7 +146,7 @@ def _overdue(flavour: SqlDialect, leaves: State, deadline: str, becomes: State) 
     statement = (
         update(bindings)
         .where(bindings.c.id.in_(overdue), in_state(leaves))
-        .values(values | version_columns(flavour))
+        .values(values | version_columns(dialect))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return events.ChangeWithEvents(flavour, statement)
+    return events.ChangeWithEvents(dialect, statement)

@@ -189,7 +189,7 @@ def _put_known(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object
 
 def _put(tx: Transaction, **values: object) -> None:
     """Insert a hold, or lengthen the one that is there; never shorten it."""
-    statement = tx.flavour.insert(table).values(id=str(uuid7()), **values)
+    statement = tx.dialect.insert(table).values(id=str(uuid7()), **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None

@@ -30,7 +30,7 @@ def claim_slot(tx: Transaction, task: str, period_s: float, replica: str) -> int
     now = tx.instant()
     slot = int((now - EPOCH) / timedelta(seconds=period_s))
     taken = tx.connection.execute(
-        tx.flavour.insert(passes)
+        tx.dialect.insert(passes)
         .values(task=task, slot=slot, started_at=now, replica=replica)
         .on_conflict_do_nothing()
         .returning(passes.c.slot)
@@ -57,9 +57,9 @@ def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> Non
 def record_heartbeat(tx: Transaction, task: str, replica: str) -> None:
     """Record that a pass which every replica runs has just finished, in the task's one row."""
     now = tx.instant()
-    if not tx.flavour.postgres:
+    if not tx.dialect.postgres:
         account.record_host(tx)
-    statement = tx.flavour.insert(passes).values(
+    statement = tx.dialect.insert(passes).values(
         task=task, slot=0, started_at=now, finished_at=now, replica=replica
     )
     tx.connection.execute(

@@ -46,7 +46,7 @@ def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **given: Any)
     """Record a new key by its digest. Safe to repeat with the same id."""
     values = {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
     tx.connection.execute(
-        tx.flavour.insert(keys).values(given | values).on_conflict_do_nothing(index_elements=["id"])
+        tx.dialect.insert(keys).values(given | values).on_conflict_do_nothing(index_elements=["id"])
     )
     return to_key(tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one())
 

@@ -67,7 +67,7 @@ def lock(tx: Transaction, in_use: Iterable[tuple[str, str]]) -> list[Pool]:
     """
     wanted = [{"app_id": app_id, "pool_number": pool_number} for app_id, pool_number in sorted(in_use)]
     if wanted:
-        tx.connection.execute(tx.flavour.insert(pools).on_conflict_do_nothing(), wanted)
+        tx.connection.execute(tx.dialect.insert(pools).on_conflict_do_nothing(), wanted)
     rows = tx.connection.execute(select(*_COLUMNS).order_by(*pools.primary_key.columns).with_for_update())
     return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
 
@@ -97,7 +97,7 @@ def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_numbe
     """Record that the provider had no number left (-41), and warn of it unless that was done. Safe to repeat."""
     now = tx.instant()
     statement = (
-        tx.flavour.insert(pools)
+        tx.dialect.insert(pools)
         .values(app_id=app_id, pool_number=pool_number, refused_at=now)
         .on_conflict_do_update(index_elements=["app_id", "pool_number"], set_={"refused_at": now})
         .returning(*_COLUMNS)
