@@ -1,14 +1,14 @@
-"""Everything that is SQL. Nothing outside this folder imports SQLAlchemy.
+"""All SQL. Nothing outside this folder imports SQLAlchemy.
 
-The database: `schema` holds the tables, `column_types` what their columns hold, `engine` how they are reached
-(`deadline` a connection that stops waiting), `database` transactions, retries and the clock, `hot` what runs past
-SQLAlchemy, `migrations` the way to head, `account` whom the database belongs to, `memory` what it must not have
-lost.
+The database: `schema` holds the tables, `column_types` the types of their columns, `engine` makes connections
+(`deadline_connection` one whose waits end), `database` runs transactions, retries them and reads the clock,
+`compiled` runs hot statements past SQLAlchemy, `sql` has what statements share, `migrations` brings the schema to
+head, `account` is the row that names the provider account, `rollback_detection` notices an older database.
 
-A binding's life: `bindings` its row, `reserve`, `settle`, `overdue` the steps, `holds` the phones that others
-hold, `events` the history and the feed, `partitions` and `retention` how long they are kept, `reports` what
-reconciliations found, `pools` and `tallies` the counts, `passes` who ran which pass.
+A binding: `bindings` is its row, `reserve`, `settle` and `expiry` are its transitions, `holds` the phones that the
+provider holds for something else, `events` the history and the feed, `partitions` and `retention` how long both
+are kept, `reports` the results of reconciliations, `pools` and `statistics` the counts, `job_runs` which job ran.
 
-Who asks: `queries` and `numbers` the reads, `keys` and `sessions` who it is, `access_log` who was shown what,
-`webhooks` and `deliveries` who is told.
+The callers: `queries` and `number_history` read bindings, `keys` and `sessions` authenticate, `access_log` records
+reveals and exports, `webhooks` and `deliveries` are the receivers of events and what is sent to them.
 """

@@ -1,19 +1,19 @@
-"""Who was shown phones in full, and who took which list away: rows for the access log, newest first.
+"""The rows of the access log: reveals (a principal saw phones in full) and exports, newest first.
 
-A reveal is an event of the append-only history. An export has a row of its own, written before its first line
-leaves and completed after its last: one that was broken off stays without an end.
+A reveal is an event of the append-only history. An export has a row of its own, written before its first line is
+sent and completed after its last: an export that was interrupted has no `finished_at`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import literal_column, select, tuple_, update
+from sqlalchemy import select, update
 
 from bindings.domain.binding import EventKind
-from bindings.store.column_types import BindingId, Instant, Position
-from bindings.store.events import COLUMNS, to_event
+from bindings.store import sql
+from bindings.store.events import COLUMNS, is_kind, to_event
 from bindings.store.schema import events, exports
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Export:
-    """A list that was taken away, as its manifest has it; `row_count` and `sha256` are None until it is whole."""
+    """One exported list, as in its manifest; `row_count` and `sha256` are None until the export is complete."""
 
     id: str
     began_at: datetime
@@ -42,19 +42,17 @@ class Export:
     sha256: str | None
 
 
-_COLUMNS = tuple(exports.c[field.name] for field in fields(Export))
+_COLUMNS = sql.columns(exports, Export)
 
 
-def start_export(tx: Transaction, export_id: str, caller: Caller, **given: Any) -> None:
-    """Record that an export begins. Safe to repeat with the same id."""
-    values = {"id": export_id, "began_at": tx.instant(), "actor": caller.actor, "request_id": caller.request_id}
-    tx.connection.execute(
-        tx.flavour.insert(exports).values(given | values).on_conflict_do_nothing(index_elements=["id"])
-    )
+def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any) -> None:
+    """Record the start of an export; `values` are further columns. Safe to repeat with the same id."""
+    values |= {"id": export_id, "began_at": tx.instant(), "actor": caller.actor, "request_id": caller.request_id}
+    tx.connection.execute(tx.dialect.insert(exports).values(values).on_conflict_do_nothing(index_elements=["id"]))
 
 
 def finish(tx: Transaction, export_id: str, *, row_count: int, sha256: str) -> None:
-    """Record that the last line of an export has left. Safe to repeat: the first time stays."""
+    """Record that the last line of an export was sent. Safe to repeat: the first call counts."""
     values = {"finished_at": tx.instant(), "row_count": row_count, "sha256": sha256}
     tx.connection.execute(
         update(exports).where(exports.c.id == export_id, exports.c.finished_at.is_(None)).values(values)
@@ -62,25 +60,23 @@ def finish(tx: Transaction, export_id: str, *, row_count: int, sha256: str) -> N
 
 
 def find(connection: Connection, export_id: str) -> Export | None:
-    """The export with this id."""
+    """Return the export with this id, or None."""
     row = connection.execute(select(*_COLUMNS).where(exports.c.id == export_id)).one_or_none()
-    return None if row is None else Export(**row._mapping)  # noqa: SLF001 -- the row's public way
+    return None if row is None else sql.record(Export, row)
 
 
 def list_exports(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Export]:
-    """Up to `limit` exports, newest first, that come after the position `before`."""
+    """Return up to `limit` exports, newest first, from after the position `before` of that order."""
     statement = select(*_COLUMNS).order_by(exports.c.began_at.desc(), exports.c.id.desc()).limit(limit)
     if before is not None:
-        position = tuple_(exports.c.began_at, exports.c.id)
-        statement = statement.where(position < tuple_(*before, types=(Instant(), BindingId())))
-    return [Export(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 -- the same
+        statement = statement.where(sql.keyset_before((exports.c.began_at, exports.c.id), before))
+    return [sql.record(Export, row) for row in connection.execute(statement)]
 
 
 def list_reveals(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
-    """Up to `limit` reveals, newest first, that come after the position `before`."""
-    statement = select(*COLUMNS).where(events.c.kind == literal_column(f"'{EventKind.REVEALED}'"))
+    """Return up to `limit` reveals, newest first, from after the position `before` of that order."""
+    statement = select(*COLUMNS).where(is_kind(EventKind.REVEALED))
     statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
     if before is not None:
-        position = tuple_(events.c.at, events.c.position)
-        statement = statement.where(position < tuple_(*before, types=(Instant(), Position)))
+        statement = statement.where(sql.keyset_before((events.c.at, events.c.position), before))
     return [to_event(row) for row in connection.execute(statement)]

@@ -1,7 +1,7 @@
-"""The account that a database belongs to: one row that every replica must agree with.
+"""The provider account that a database belongs to: one row, the same for every replica.
 
-It holds the scope within which phones conflict, whether a full scan is owed (after a restore from a backup), and
-on SQLite which host is at work, for an SQLite file serves one host only.
+It holds the scope within which phones conflict, whether a full scan is required (after a restore from a backup),
+and on SQLite the host that uses the file, because an SQLite file serves one host only.
 """
 
 from __future__ import annotations
@@ -20,84 +20,84 @@ if TYPE_CHECKING:
 
     from bindings.store.database import Database, Transaction
 
-HOST_SILENT_AFTER = timedelta(seconds=60)
+HOST_SILENT_AFTER = timedelta(seconds=60)  # without a sign of it for so long, another host may take the file
 SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
 
 
 def register_scope(database: Database, scope: str) -> None:
-    """Record the scope the first time; later refuse another one, and a second host on SQLite.
+    """Record the scope at the first call; later refuse a different scope, and a second host on SQLite.
 
-    With another scope every live binding would be invisible to the conflict check (I1). Raises
-    `InvalidRequest` under the setting's name. Safe to repeat.
+    With a different scope the conflict check would see no live binding (I1). Raises `InvalidRequest` with the
+    name of the setting. Safe to repeat.
     """
 
-    def work(tx: Transaction) -> Any:
+    def register(tx: Transaction) -> Any:
         tx.connection.execute(
-            tx.flavour.insert(account).values(id=1, scope=scope).on_conflict_do_nothing(index_elements=["id"])
+            tx.dialect.insert(account).values(id=1, scope=scope).on_conflict_do_nothing(index_elements=["id"])
         )
         row = tx.connection.execute(select(account)).one()
-        if not tx.flavour.postgres and not _another_host(row, tx.instant()):
+        if not tx.dialect.postgres and not _is_other_host(row, tx.instant()):
             record_host(tx)
         return row, tx.instant()
 
-    row, now = database.write(work)
+    row, now = database.write(register)
     if row.scope != scope:
         raise InvalidRequest(
             [FieldError("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")]
         )
-    if not database.postgres and _another_host(row, now):
+    if not database.postgres and _is_other_host(row, now):
         message = "is an SQLite file that another host is using; SQLite serves one host, PostgreSQL many"
         raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
 
 
 def record_host(tx: Transaction) -> None:
-    """Record that this host is at work (SQLite)."""
+    """Record that this host uses the file now (SQLite)."""
     tx.connection.execute(update(account).values(host=_this_host(), host_seen_at=tx.instant()))
 
 
 def require_full_scan(tx: Transaction) -> None:
-    """Let no bind through until a full scan has begun after now: the database was restored from a backup.
+    """Refuse binds until a full scan that starts after now is complete: the database was restored from a backup.
 
-    What was bound after the backup is held at the provider and unknown here.
+    Bindings made after the backup still hold phones at the provider, and are unknown here.
     """
     tx.connection.execute(update(account).values(scan_owed_since=tx.instant()))
 
 
 def waive_scan(tx: Transaction) -> None:
-    """Let binds go on without that scan."""
+    """Allow binds without that scan."""
     tx.connection.execute(update(account).values(scan_owed_since=None))
 
 
 def full_scan_required_since(database: Database) -> datetime | None:
-    """Since when binds wait for a full scan; None where they do not."""
-    found: datetime | None = database.read(
+    """Return since when a full scan is required, or None if none is."""
+    required_since: datetime | None = database.read(
         lambda connection: connection.execute(select(account.c.scan_owed_since)).scalar()
     )
-    return found
+    return required_since
 
 
 def complete_full_scan(tx: Transaction, *, began: datetime) -> bool:
-    """A full scan has come to its end; True where one was owed since before it `began`."""
-    paid = (
+    """Record that a full scan is complete; return True if it was required since before its start, `began`."""
+    requirement_met = (
         update(account)
         .where(account.c.scan_owed_since < began)
         .values(scan_owed_since=None)
         .returning(account.c.id)
     )
-    return bool(tx.connection.execute(paid).all())
+    return bool(tx.connection.execute(requirement_met).all())
 
 
-def _another_host(row: Any, now: datetime) -> bool:
+def _is_other_host(row: Any, now: datetime) -> bool:
     if row.host is None or row.host == _this_host():
         return False
     return bool(now - row.host_seen_at < HOST_SILENT_AFTER)
 
 
 def _this_host() -> str:
-    """What all processes and containers of one running kernel share, and no other host has."""
+    """Return the kernel's boot id: shared by all processes and containers of this host, and by no other host."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:  # not Linux: the name must do
+    except OSError:  # not Linux: use the host's name
         import socket
 
         return socket.gethostname()

@@ -1,8 +1,8 @@
-"""What is sent to webhooks: one row for each event and each webhook that it goes to, until it is delivered.
+"""Deliveries: one row for each event and each webhook that receives it.
 
-Events become rows as each webhook's cursor moves along the feed. At least once: a row is `pending` until a sender
-records that the receiver took it. A sender leases rows by moving their `next_at` ahead; if it dies, they fall due
-again by themselves. A result counts only from the lease that it was sent under.
+Events become rows as each webhook's cursor moves along the feed. Delivery is at least once: a row is `pending`
+until a sender records that the receiver accepted it. A sender leases rows by setting their `next_at` to the end of
+the lease; if it dies, they become due again. A result counts only if its lease still holds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, literal_column, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
-from bindings.store import events, webhooks
+from bindings.store import events, sql, webhooks
 from bindings.store.schema import deliveries
 from bindings.store.schema import events as events_table
 from bindings.store.schema import webhooks as webhooks_table
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
     from bindings.store.webhooks import Target
 
-GONE = 410  # the receiver wants nothing any more
-LONGEST_ERROR = 255
+GONE = 410  # the HTTP status of a receiver that wants no more deliveries
+LONGEST_ERROR = 255  # characters that are stored
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands; `dead` is given up."""
+    """The state of a delivery; `dead` is given up."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -43,7 +43,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """One event for one webhook. `status` and `error` tell of the last try, `attempts` counts the tries."""
+    """One event for one webhook. `status` and `error` are those of the last attempt; `attempts` counts them."""
 
     id: str
     webhook_id: str
@@ -59,7 +59,10 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What came of one try. `error` None: the receiver took it; `again_s` None: it is given up."""
+    """The result of one attempt. `error` None: the receiver accepted it; `again_s` None: no further attempt.
+
+    `again_s` is in seconds from now.
+    """
 
     delivery: Delivery
     status: int | None
@@ -68,30 +71,30 @@ class Result:
 
     @property
     def gone(self) -> bool:
-        """Whether the receiver wants nothing any more."""
+        """True if the receiver answered 410: it wants no more deliveries."""
         return self.status == GONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Deliveries that are leased to one sender, and where they go."""
+    """Deliveries that are leased to one sender, and their webhook."""
 
     target: Target
     deliveries: tuple[Delivery, ...]
 
 
-_COLUMNS = tuple(column for column in deliveries.c if column.name != "event_position")
+_COLUMNS = sql.columns(deliveries, Delivery)
 
 
 def in_state(state: DeliveryState) -> ColumnElement[bool]:
-    """A literal, so that the partial indexes serve also where the server plans without values."""
-    return deliveries.c.state == literal_column(f"'{state}'")
+    """Return the condition that a delivery is in this state, as the partial indexes have it."""
+    return sql.equals_literal(deliveries.c.state, state)
 
 
 def webhooks_with_work(connection: Connection, now: ColumnElement[datetime]) -> Sequence[str]:
-    """The enabled webhooks that lag behind the feed or have a delivery that is due: one query for all."""
-    postgres = connection.dialect.name == "postgresql"
-    # LIMIT 1 in the feed's order keeps both to one step in an index, whatever the planner believes.
+    """Return the ids of enabled webhooks that lag behind the feed or have a due delivery: one query for all."""
+    postgres = sql.is_postgres(connection)
+    # LIMIT 1 in index order keeps both subqueries to one step in an index, for any estimate of the planner.
     behind = (
         events.final_events(postgres=postgres)
         .with_only_columns(events_table.c.position)
@@ -117,47 +120,48 @@ def webhooks_with_work(connection: Connection, now: ColumnElement[datetime]) -> 
 
 
 def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limit: int) -> tuple[int, bool]:
-    """Turn up to `limit` events behind a webhook's cursor into deliveries, and move the cursor.
+    """Make deliveries of up to `limit` events after a webhook's cursor, and move the cursor.
 
-    Returns how many deliveries were made, and whether there may be more events. The cursor moves in the
-    transaction that writes them, with the row locked: no replica doubles it, and no crash comes between. A row
-    that another replica has locked is left to it.
+    Returns how many deliveries were made, and whether there may be more events. The cursor moves in the same
+    transaction, with its row locked, so that neither a replica nor a crash makes a delivery twice. A row that
+    another replica has locked is skipped.
     """
     row = tx.connection.execute(
         select(webhooks_table.c.tx, webhooks_table.c.position, webhooks_table.c.kinds)
         .where(webhooks_table.c.id == webhook_id, webhooks_table.c.disabled_at.is_(None))
         .with_for_update(skip_locked=True)
     ).one_or_none()
-    # A statement of its own: the feed's snapshot must be younger than the lock.
-    found = [] if row is None else events.feed(tx.connection, after=(row.tx, row.position), limit=limit)
-    if row is None or not found:
+    # A separate statement: the feed's snapshot must be younger than the lock.
+    batch = [] if row is None else events.feed(tx.connection, after=(row.tx, row.position), limit=limit)
+    if row is None or not batch:
         return 0, False
     now = tx.instant()
-    made = [
+    new_deliveries = [
         {
             "id": new_id(),
             "webhook_id": webhook_id,
             "event_position": events.parse_cursor(event.cursor)[1],
-            "state": "pending",
+            "state": DeliveryState.PENDING,
             "attempts": 0,
             "created_at": now,
             "next_at": now,
         }
-        for event in found
+        for event in batch
         if row.kinds is None or event.kind in row.kinds
     ]
-    if made:
-        tx.connection.execute(tx.flavour.insert(deliveries).on_conflict_do_nothing(), made)
-    at_tx, position = events.parse_cursor(found[-1].cursor)
-    moved = update(webhooks_table).where(webhooks_table.c.id == webhook_id)
-    tx.connection.execute(moved.values(tx=at_tx, position=position))
-    return len(made), len(found) == limit
+    if new_deliveries:
+        tx.connection.execute(tx.dialect.insert(deliveries).on_conflict_do_nothing(), new_deliveries)
+    cursor_tx, position = events.parse_cursor(batch[-1].cursor)
+    move_cursor = update(webhooks_table).where(webhooks_table.c.id == webhook_id)
+    tx.connection.execute(move_cursor.values(tx=cursor_tx, position=position))
+    return len(new_deliveries), len(batch) == limit
 
 
 def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Batch | None:
-    """Lease up to `limit` deliveries that are due, the longest due first; None where none is, or disabled.
+    """Lease up to `limit` due deliveries for `lease_s` seconds, the longest due first.
 
-    Each counts as a try from now on, so that one which kills its sender is given up in the end.
+    Returns None if none is due or the webhook is disabled. Each lease counts as an attempt, so that a delivery
+    that crashes its sender is given up eventually.
     """
     due = (
         select(deliveries.c.id)
@@ -165,7 +169,7 @@ def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Ba
         .where(
             deliveries.c.webhook_id == webhook_id,
             in_state(DeliveryState.PENDING),
-            deliveries.c.next_at <= tx.flavour.now_once,
+            deliveries.c.next_at <= tx.dialect.now_once,
             webhooks_table.c.disabled_at.is_(None),
         )
         .order_by(deliveries.c.next_at, deliveries.c.event_position)
@@ -185,29 +189,28 @@ def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Ba
     rows = tx.connection.execute(
         _with_events().where(deliveries.c.id.in_(ids)).order_by(deliveries.c.event_position)
     )
-    return Batch(target=target, deliveries=tuple(_delivery(row) for row in rows))
+    return Batch(target=target, deliveries=tuple(_to_delivery(row) for row in rows))
 
 
 def release(tx: Transaction, unsent: Sequence[Delivery]) -> None:
-    """End the lease of what was not tried after all: it is due again, and no try is counted."""
-    for each in unsent:
+    """End the lease of deliveries that were not attempted: they are due again, and the attempt is not counted."""
+    for delivery in unsent:
         tx.connection.execute(
             update(deliveries)
-            .where(*_leased(each))
-            .values(next_at=each.created_at, attempts=deliveries.c.attempts - 1)
+            .where(*_leased(delivery))
+            .values(next_at=delivery.created_at, attempts=deliveries.c.attempts - 1)
         )
 
 
 def record(tx: Transaction, results: Sequence[Result]) -> None:
-    """Write down what came of tries; one whose lease is over, and was taken by another sender, is left alone.
+    """Record the results of attempts; a delivery that another sender leased meanwhile is left as it is.
 
-    A receiver that answered 410 is disabled in the same transaction.
+    A webhook whose receiver answered 410 is disabled in the same transaction.
     """
     now = tx.instant()
     for result in results:
-        known = {"status": result.status, "error": None if result.error is None else result.error[:LONGEST_ERROR]}
         tx.connection.execute(
-            update(deliveries).where(*_leased(result.delivery)).values(known | _result_columns(result, now))
+            update(deliveries).where(*_leased(result.delivery)).values(_result_columns(result, now))
         )
         if result.gone:
             webhooks.disable(tx, result.delivery.webhook_id, "the receiver answered 410")
@@ -215,13 +218,15 @@ def record(tx: Transaction, results: Sequence[Result]) -> None:
 
 def _result_columns(result: Result, now: datetime) -> dict[str, Any]:
     if result.error is None:
-        return {"state": DeliveryState.DELIVERED, "finished_at": now}
+        return {"status": result.status, "error": None, "state": DeliveryState.DELIVERED, "finished_at": now}
+    columns = {"status": result.status, "error": result.error[:LONGEST_ERROR]}
     if result.again_s is None:
-        return {"state": DeliveryState.DEAD, "finished_at": now}
-    return {"next_at": now + timedelta(seconds=result.again_s)}
+        return columns | {"state": DeliveryState.DEAD, "finished_at": now}
+    return columns | {"next_at": now + timedelta(seconds=result.again_s)}
 
 
 def _leased(delivery: Delivery) -> tuple[Any, ...]:
+    """Return the conditions that the lease of a delivery still holds: a further lease counts a further attempt."""
     return (
         deliveries.c.id == delivery.id,
         in_state(DeliveryState.PENDING),
@@ -232,60 +237,63 @@ def _leased(delivery: Delivery) -> tuple[Any, ...]:
 def page(
     connection: Connection, webhook_id: str, *, state: DeliveryState | None, before: int | None, limit: int
 ) -> list[Delivery]:
-    """Up to `limit` deliveries of a webhook, the newest event first, from below the position `before`."""
+    """Return up to `limit` deliveries of a webhook, the newest event first, of events before position `before`."""
     statement = _with_events().where(deliveries.c.webhook_id == webhook_id)
     if state is not None:
         statement = statement.where(in_state(state))
     if before is not None:
         statement = statement.where(deliveries.c.event_position < before)
     rows = connection.execute(statement.order_by(deliveries.c.event_position.desc()).limit(limit))
-    return [_delivery(row) for row in rows]
+    return [_to_delivery(row) for row in rows]
 
 
 def backlog(connection: Connection, *, limit: int) -> dict[DeliveryState, int]:
-    """How many deliveries wait, and how many were given up; each is counted up to `limit`."""
-    waiting = (in_state(DeliveryState.PENDING),)
-    given_up = in_state(DeliveryState.DEAD), ~in_state(DeliveryState.PENDING)
-    found = {}
-    for state, conditions in ((DeliveryState.PENDING, waiting), (DeliveryState.DEAD, given_up)):
-        some = select(deliveries.c.webhook_id).where(*conditions).limit(limit).subquery()
-        found[state] = connection.execute(select(func.count()).select_from(some)).scalar_one()
-    return found
+    """Return how many deliveries are pending and how many are dead; each is counted up to `limit`."""
+    pending = (in_state(DeliveryState.PENDING),)
+    dead = in_state(DeliveryState.DEAD), ~in_state(DeliveryState.PENDING)  # the second is the index's condition
+    counts = {}
+    for state, conditions in ((DeliveryState.PENDING, pending), (DeliveryState.DEAD, dead)):
+        rows = select(deliveries.c.webhook_id).where(*conditions).limit(limit).subquery()
+        counts[state] = connection.execute(select(func.count()).select_from(rows)).scalar_one()
+    return counts
 
 
 def redeliver(tx: Transaction, delivery_id: str) -> Delivery | None:
-    """Send a delivered or dead one again, with all its tries; None where there is none. A pending one is left."""
+    """Make a delivered or dead delivery pending again, with all its attempts; a pending one stays as it is.
+
+    Returns the delivery, or None if there is none with this id.
+    """
     _reset_to_pending(tx, deliveries.c.id == delivery_id, ~in_state(DeliveryState.PENDING))
     row = tx.connection.execute(_with_events().where(deliveries.c.id == delivery_id)).one_or_none()
-    return None if row is None else _delivery(row)
+    return None if row is None else _to_delivery(row)
 
 
 def redeliver_dead(tx: Transaction, webhook_id: str) -> int:
-    """Send every dead one of a webhook again; how many."""
+    """Make every dead delivery of a webhook pending again; return how many."""
     return _reset_to_pending(tx, deliveries.c.webhook_id == webhook_id, in_state(DeliveryState.DEAD))
 
 
-def _reset_to_pending(tx: Transaction, *which: Any) -> int:
-    fresh = {"state": DeliveryState.PENDING, "attempts": 0, "next_at": tx.instant(), "finished_at": None}
-    return tx.connection.execute(update(deliveries).where(*which).values(fresh)).rowcount
+def _reset_to_pending(tx: Transaction, *conditions: Any) -> int:
+    values = {"state": DeliveryState.PENDING, "attempts": 0, "next_at": tx.instant(), "finished_at": None}
+    return tx.connection.execute(update(deliveries).where(*conditions).values(values)).rowcount
 
 
 def prune(tx: Transaction, *, delivered_s: float, dead_s: float, limit: int) -> int:
-    """Forget up to `limit` that were delivered, or given up, longer ago than these seconds; how many."""
+    """Delete up to `limit` that were delivered, or given up, longer ago than these seconds; return how many."""
     now = tx.instant()
-    longest = {
+    finished_before = {
         DeliveryState.DELIVERED: now - timedelta(seconds=delivered_s),
         DeliveryState.DEAD: now - timedelta(seconds=dead_s),
     }
-    forgotten = 0
-    for state, before in longest.items():
+    deleted = 0
+    for state, before in finished_before.items():
         old = (
             select(deliveries.c.id)
             .where(in_state(state), ~in_state(DeliveryState.PENDING), deliveries.c.finished_at < before)
-            .limit(limit - forgotten)
+            .limit(limit - deleted)
         )
-        forgotten += tx.connection.execute(delete(deliveries).where(deliveries.c.id.in_(old))).rowcount
-    return forgotten
+        deleted += tx.connection.execute(delete(deliveries).where(deliveries.c.id.in_(old))).rowcount
+    return deleted
 
 
 def _with_events() -> Select[*tuple[Any, ...]]:
@@ -294,7 +302,6 @@ def _with_events() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _delivery(row: Any) -> Delivery:
-    of_delivery = dict(zip((column.name for column in _COLUMNS), row, strict=False))
-    of_delivery["state"] = DeliveryState(of_delivery["state"])
-    return Delivery(event=events.to_event(row[len(_COLUMNS) :]), **of_delivery)
+def _to_delivery(row: Any) -> Delivery:
+    event = events.to_event(row[len(_COLUMNS) :])
+    return sql.record(Delivery, row, state=DeliveryState(row.state), event=event)

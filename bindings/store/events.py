@@ -1,11 +1,11 @@
-"""The append-only history: every way to write an event, and the change feed.
+"""The append-only history: the functions that write events, and the change feed.
 
-An event is written in the transaction of the change it tells of: `Recorded` makes the change and its event
-one statement. No event carries a phone.
+An event is written in the transaction of the change that it records: `ChangeWithEvents` makes both one statement.
+No event contains a phone.
 
-The feed's order is (tx, position). A reader sees only what lies below the oldest running transaction, so an
-event that commits late is waited for and never skipped. `change_tx` of a binding never goes down, so that the
-events of one binding keep their order even where a writer with an older transaction id came second.
+The order of the feed is (tx, position). A reader sees only events below the oldest running transaction, so an
+event that commits late is waited for and never skipped. `change_tx` of a binding never decreases, so that the
+events of one binding keep their order even if the second writer has the older transaction id.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from bindings.domain.binding import Event, EventKind
+from bindings.store import sql
 from bindings.store.column_types import BindingId, Detail
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import account, bindings, events
@@ -45,53 +46,53 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
 
 BEGINNING = "0-0"  # the cursor before the first event
-STRETCH = 1_000
+STRETCH = 1_000  # events that one read of `feed_of` looks at
 PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
 INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
 
 
-def this_tx(flavour: SqlDialect) -> ColumnElement[int]:
-    """The running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
-    if not flavour.postgres:
+def this_tx(dialect: SqlDialect) -> ColumnElement[int]:
+    """Return the running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
+    if not dialect.postgres:
         return literal_column("0", BigInteger)
-    return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 becomes a number through text only
+    return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 casts to a number only by way of text
 
 
-def change_tx(flavour: SqlDialect) -> ColumnElement[int]:
-    """What a change of a binding writes into `change_tx`."""
-    current = this_tx(flavour)
-    return func.greatest(bindings.c.change_tx, current) if flavour.postgres else current
+def change_tx(dialect: SqlDialect) -> ColumnElement[int]:
+    """Return the value of `change_tx` that a change of a binding writes."""
+    current = this_tx(dialect)
+    return func.greatest(bindings.c.change_tx, current) if dialect.postgres else current
 
 
 def event_select(
-    flavour: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
+    dialect: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
 ) -> Select[*tuple[Any, ...]]:
-    """The columns `WRITTEN` of an event, as a SELECT whose parameters `said` fills.
+    """Return a SELECT of the columns `INSERT_COLUMNS` of an event; its parameters are those of `event_params`.
 
-    With `facts` the detail is what these columns hold, and not what is said: each row has its own. An instant
-    stands there in ISO 8601, with its zone.
+    With `facts` the detail is an object of these columns, one for each row, instead of a parameter. An instant is
+    ISO 8601 text in it, with its time zone.
     """
     return select(
         change_tx,
         binding_id,
         sequence,
         bindparam("said_kind", type_=String),
-        flavour.now,
+        dialect.now,
         bindparam("said_actor", type_=String),
         bindparam("said_request_id", type_=String),
-        _object(flavour, facts) if facts else bindparam("said_detail", type_=Detail),
+        _object(dialect, facts) if facts else bindparam("said_detail", type_=Detail),
     )
 
 
-def _object(flavour: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
-    named = [each for name, column in facts.items() for each in (literal_column(f"'{name}'"), column)]
-    return func.jsonb_build_object(*named) if flavour.postgres else func.json_object(*named)
+def _object(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+    arguments = [part for name, column in facts.items() for part in (literal_column(f"'{name}'"), column)]
+    return func.jsonb_build_object(*arguments) if dialect.postgres else func.json_object(*arguments)
 
 
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of `told`."""
+    """Return the parameters of `event_select`."""
     return {
         "said_kind": kind.value,
         "said_actor": caller.actor,
@@ -103,38 +104,38 @@ def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dic
 class ChangeWithEvents:
     """A change of bindings together with its events; built once, run often.
 
-    `change` must return id, version and change_tx among its columns. On PostgreSQL it and the events are one
-    statement, hence one round trip.
+    `change` must return id, version and change_tx among its columns. On PostgreSQL the change and its events are
+    one statement and so one round trip; on SQLite each event is a statement of the same transaction.
     """
 
-    def __init__(self, flavour: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
+    def __init__(self, dialect: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
         self._change = change
-        self._whole: CompiledStatement | None = None
-        if flavour.postgres:
+        self._combined: CompiledStatement | None = None
+        if dialect.postgres:
             changed = change.cte("changed")
-            rows = event_select(flavour, changed.c.change_tx, changed.c.id, changed.c.version)
+            rows = event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version)
             log = insert(events).from_select(INSERT_COLUMNS, rows).cte("logged")
-            self._whole = CompiledStatement(select(changed).add_cte(log))
+            self._combined = CompiledStatement(select(changed).add_cte(log))
 
     def run(
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        """The changed rows; their events are written."""
+        """Change the rows, write an event for each, and return the changed rows."""
         event = event_params(kind, caller, detail)
-        if self._whole is not None:
-            return self._whole.fetch_all(tx.connection, values | event)
+        if self._combined is not None:
+            return self._combined.fetch_all(tx.connection, values | event)
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
-            of_row = {"said_binding_id": row.id, "said_sequence": row.version}
-            tx.connection.execute(_single(tx.flavour), event | of_row)
+            row_params = {"said_binding_id": row.id, "said_sequence": row.version}
+            tx.connection.execute(_event_insert(tx.dialect), event | row_params)
         return rows
 
 
 @cache
-def _single(flavour: SqlDialect) -> Insert:
+def _event_insert(dialect: SqlDialect) -> Insert:
     row = event_select(
-        flavour,
-        this_tx(flavour),
+        dialect,
+        this_tx(dialect),
         bindparam("said_binding_id", type_=BindingId),
         bindparam("said_sequence", type_=Integer),
     )
@@ -142,102 +143,103 @@ def _single(flavour: SqlDialect) -> Insert:
 
 
 @cache
-def _counted(flavour: SqlDialect) -> ChangeWithEvents:
+def _version_increment(dialect: SqlDialect) -> ChangeWithEvents:
     change = (
         update(bindings)
         .where(bindings.c.id == bindparam("of_id", type_=BindingId))
-        .values(version=bindings.c.version + 1, change_tx=change_tx(flavour))
+        .values(version=bindings.c.version + 1, change_tx=change_tx(dialect))
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return ChangeWithEvents(flavour, change)
+    return ChangeWithEvents(dialect, change)
 
 
 def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> bool:
-    """Write an event that changes nothing of the binding but its count of events; False where there is none."""
-    return bool(_counted(tx.flavour).run(tx, kind, caller, detail, of_id=binding_id))
+    """Write an event that changes only the binding's count of events; return False if there is no such binding."""
+    return bool(_version_increment(tx.dialect).run(tx, kind, caller, detail, of_id=binding_id))
 
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
-    none = {"said_binding_id": None, "said_sequence": 0}
-    tx.connection.execute(_single(tx.flavour), event_params(kind, caller, detail) | none)
+    without_binding = {"said_binding_id": None, "said_sequence": 0}
+    tx.connection.execute(_event_insert(tx.dialect), event_params(kind, caller, detail) | without_binding)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:
-    """The events of one binding, in order."""
+    """Return the events of one binding, in order."""
     statement = select(*COLUMNS).where(events.c.binding_id == binding_id).order_by(events.c.sequence)
     return [to_event(row) for row in connection.execute(statement)]
 
 
 def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[Event]:
-    """The next events after the position `after`, in the order in which they became final."""
-    postgres = connection.dialect.name == "postgresql"
+    """Return the next events after the position `after`, in the order in which they became final."""
+    postgres = sql.is_postgres(connection)
     statement = final_events(postgres=postgres).where(after_position(after, postgres=postgres))
     return [to_event(row) for row in connection.execute(statement.limit(limit))]
 
 
 def after_position(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
-    """Whether an event comes after a position of the feed, (tx, position)."""
+    """Return the condition that an event comes after a position of the feed, (tx, position)."""
     if postgres:
-        # Positions follow transactions, but for those side by side: never further apart than one partition.
+        # Positions are in the order of transactions, except for concurrent ones: never more than a partition
+        # apart.
         from_partition = after[1] // PARTITION_SPAN - 1
         return and_(
             tuple_(events.c.tx, events.c.position) > tuple_(*after),
             events.c.position >= from_partition * PARTITION_SPAN,
         )
-    # tx is 0 throughout; SQLite would look up no more than that in the index, and step through all the rest.
+    # tx is always 0; by a comparison of tuples SQLite would look up only that in the index, and step through all.
     return and_(events.c.tx == after[0], events.c.position > after[1])
 
 
 def retention_position(connection: Connection) -> tuple[int, int] | None:
-    """The last position of the feed that retention has given up; None where it has given up none."""
+    """Return the position up to which retention deletes the feed, or None if it has deleted nothing."""
     row = connection.execute(select(account.c.gone_tx, account.c.gone_position)).one_or_none()
     return None if row is None or row.gone_tx is None else (row.gone_tx, row.gone_position)
 
 
 def is_ahead_of_database(connection: Connection, position: tuple[int, int]) -> bool:
-    """Whether this database never was as far as a position of its feed: it was restored to an earlier moment."""
-    if connection.dialect.name == "postgresql":
+    """Return True if this database never reached a position of its feed: it was restored to an earlier state."""
+    if sql.is_postgres(connection):
         next_tx = cast(func.pg_snapshot_xmax(func.pg_current_snapshot()), Text)
         return bool(position[0] >= connection.execute(select(cast(next_tx, BigInteger))).scalar_one())
-    written = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")).scalar()
-    return position[1] > (written or 0)
+    newest = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")).scalar()
+    return position[1] > (newest or 0)
 
 
 def feed_of(
     connection: Connection, actor: str, *, after: tuple[int, int], limit: int
 ) -> tuple[list[Event], str | None]:
-    """The next events of bindings that `actor` asked for, and the cursor up to which the feed was read.
+    """Return the next events of bindings that `actor` requested, and the cursor up to which the feed was read.
 
-    At most `STRETCH` events are looked at, so that somebody with few bindings costs no more than others; None
-    where there was nothing to look at.
+    At most `STRETCH` events are read, so that an actor with few bindings costs no more than others. The cursor is
+    None if there was no event to read.
     """
-    postgres = connection.dialect.name == "postgresql"
+    postgres = sql.is_postgres(connection)
     stretch = (
         final_events(postgres=postgres).where(after_position(after, postgres=postgres)).limit(STRETCH).subquery()
     )
-    asked_by = select(bindings.c.actor).where(bindings.c.id == stretch.c.binding_id).scalar_subquery()
-    rows = connection.execute(select(stretch, asked_by).order_by(stretch.c.tx, stretch.c.position)).all()
-    found: list[Event] = []
-    read = None
+    requested_by = select(bindings.c.actor).where(bindings.c.id == stretch.c.binding_id).scalar_subquery()
+    rows = connection.execute(select(stretch, requested_by).order_by(stretch.c.tx, stretch.c.position)).all()
+    own_events: list[Event] = []
+    cursor = None
     for row in rows:
-        read = f"{row.tx}-{row.position}"
+        cursor = f"{row.tx}-{row.position}"
         if row[-1] == actor:
-            found.append(to_event(row[:-1]))
-        if len(found) == limit:
+            own_events.append(to_event(row[:-1]))
+        if len(own_events) == limit:
             break
-    return found, read
+    return own_events, cursor
 
 
 def feed_end(connection: Connection) -> str | None:
-    """The cursor of the newest event that is final; None where there is none."""
-    newest = final_events(postgres=connection.dialect.name == "postgresql").order_by(None)
+    """Return the cursor of the newest final event, or None if there is none."""
+    newest = final_events(postgres=sql.is_postgres(connection)).order_by(None)
     row = connection.execute(newest.order_by(events.c.tx.desc(), events.c.position.desc()).limit(1)).one_or_none()
     return None if row is None else to_event(row).cursor
 
 
 def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
-    """Every event that no running transaction can still come before, in the feed's order."""
+    """Return a SELECT of every final event (no running transaction can still write before it), in feed order."""
     if not postgres:
         return committed_events()
     oldest_running = cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text)
@@ -245,18 +247,23 @@ def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
 
 
 def committed_events() -> Select[*tuple[Any, ...]]:
-    """Every event that is committed, in the feed's order; one that commits later may still come before it."""
+    """Return a SELECT of every committed event, in feed order; a later commit may still insert before the last."""
     return select(*COLUMNS).order_by(events.c.tx, events.c.position)
 
 
 def parse_cursor(cursor: str) -> tuple[int, int]:
-    """The position, (tx, position), that a cursor of the feed names."""
+    """Return the position, (tx, position), of a cursor of the feed."""
     tx, _, position = cursor.partition("-")
     return int(tx), int(position)
 
 
+def is_kind(kind: EventKind) -> ColumnElement[bool]:
+    """Return the condition that an event is of this kind, as the partial indexes have it."""
+    return sql.equals_literal(events.c.kind, kind)
+
+
 def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
-    """An event from its row (the columns of `SHOWN`)."""
+    """Return an event from its row (the columns `COLUMNS`)."""
     tx, position, binding_id, sequence, kind, at, actor, request_id, detail = row
     return Event(
         cursor=f"{tx}-{position}",

@@ -1,9 +1,9 @@
-"""Phones that something other than a binding of ours holds at the provider.
+"""Holds: phones that the provider holds for something else than one of our bindings.
 
-Three ways in: a page scan saw a binding that is not ours (`orphan`), the provider refused a phone that we
-thought free (`refused`), or a yes came for a binding that had ended (`late_success`). A hold never shortens
-another one; it ends by time, or when a scan proves that nothing is there. Its events belong to no binding,
-except where it has an origin among ours.
+A hold has one of three reasons: a scan of the provider's list saw a binding that is not ours (`orphan`), the
+provider refused a phone that was free here (`refused`), or a success arrived for a binding that had ended
+(`late_success`). A hold never shortens another one; it ends by time, or when a scan proves that the provider holds
+nothing. Its events belong to no binding; their detail names the binding that it came from, if there is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import and_, or_, select, update
 from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
-from bindings.store import events
+from bindings.store import events, sql
 from bindings.store.schema import holds as table
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
     from bindings.store.settle import Success
 
-FIRST_REFUSAL_S = 60  # doubled with each refusal in a row ...
+FIRST_REFUSAL_S = 60  # doubled with each further refusal ...
 LONGEST_REFUSAL_S = 3_600  # ... up to this
-MAX_STRIKES = 6  # 60 s x 2**6 is past the longest
+MAX_STRIKES = 6  # 60 s x 2**6 is longer than the longest
 
 
 class HoldReason(StrEnum):
-    """How a hold came about."""
+    """Why a phone is held."""
 
     ORPHAN = "orphan"
     REFUSED = "refused"
@@ -46,7 +46,7 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
-    """One phone that is held, and by what as far as it is known. Instants are aware UTC."""
+    """One phone that is held, and by which provider binding if that is known. Instants are aware UTC."""
 
     id: str
     phone: Phone
@@ -59,21 +59,11 @@ class Hold:
     created_at: datetime
 
 
-_COLUMNS = (
-    table.c.id,
-    table.c.phone,
-    table.c.why,
-    table.c.app_id,
-    table.c.bind_id,
-    table.c.origin_id,
-    table.c.held_until,
-    table.c.strikes,
-    table.c.created_at,
-)
+_COLUMNS = sql.columns(table, Hold)
 
 
 def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:
-    """Every hold that is in force, of one application where it is named."""
+    """Return every hold that is in force at `now`, of one application if `app_id` is set."""
     statement = select(*_COLUMNS).where(table.c.held_until > now, table.c.scope == scope)
     if app_id is not None:
         statement = statement.where(table.c.app_id == app_id)
@@ -81,14 +71,17 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
 
 
 def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> int:
-    """Hold both phones of a binding that the provider refused as in use; returns the seconds.
+    """Hold both phones of a binding that the provider refused as in use; return for how many seconds.
 
-    60 s at first, doubling to an hour while the refusals repeat: until a scan explains or denies it.
+    60 s for the first refusal, doubled with each repeated one up to an hour, until a scan finds the cause or
+    proves that there is none.
     """
     seconds = 0
     for phone in (binding.phone_a, binding.phone_b):
-        unknown = and_(table.c.scope == binding.scope, table.c.phone == phone, table.c.bind_id.is_(None))
-        earlier = tx.connection.execute(select(table.c.strikes, table.c.held_until).where(unknown)).one_or_none()
+        unexplained = and_(table.c.scope == binding.scope, table.c.phone == phone, table.c.bind_id.is_(None))
+        earlier = tx.connection.execute(
+            select(table.c.strikes, table.c.held_until).where(unexplained)
+        ).one_or_none()
         strikes = 1
         if earlier is not None and earlier.held_until > now - timedelta(seconds=LONGEST_REFUSAL_S):
             strikes = min(earlier.strikes + 1, MAX_STRIKES + 1)
@@ -112,8 +105,8 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
 
 
 def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
-    """Hold both phones of a yes that came too late; False where it is recorded already."""
-    return _put_known(
+    """Hold both phones of a success that arrived after the end; return False if that is recorded already."""
+    return _put_pair(
         tx,
         phones=(binding.phone_a, binding.phone_b),
         scope=binding.scope,
@@ -137,8 +130,8 @@ def hold_orphan(
     origin_id: str | None,
     held_until: datetime,
 ) -> bool:
-    """Hold both phones of a binding that a scan saw and that is not ours; False where it was known."""
-    added = _put_known(
+    """Hold both phones of a listed binding that is not ours; return False if it was recorded already."""
+    added = _put_pair(
         tx,
         phones=phones,
         scope=scope,
@@ -156,7 +149,7 @@ def hold_orphan(
 
 
 def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
-    """End holds that are in force, now or after `guard_s` seconds; returns how many ended."""
+    """End holds that are in force, now or after `guard_s` seconds; return how many."""
     now = tx.instant() + timedelta(seconds=guard_s)
     ids = [hold.id for hold in holds]
     ended = tx.connection.execute(
@@ -165,15 +158,16 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
         .values(held_until=now)
         .returning(table.c.why, table.c.bind_id, table.c.origin_id)
     ).all()
-    for why, bind_id, origin_id in sorted(set(ended), key=str):
-        detail = {"why": why, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
+    for hold_reason, bind_id, origin_id in sorted(set(ended), key=str):
+        detail = {"why": hold_reason, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
         events.append_without_binding(tx, EventKind.HOLD_ENDED, caller, detail)
     return len(ended)
 
 
-def _put_known(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object) -> bool:
+def _put_pair(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object) -> bool:
+    """Hold both phones of a provider binding; return False if a hold of it was there before."""
     bind_id, app_id = values["bind_id"], values["app_id"]
-    known = tx.connection.execute(
+    recorded = tx.connection.execute(
         select(table.c.id)
         .where(
             or_(*(table.c.phone == phone for phone in phones)),
@@ -184,12 +178,12 @@ def _put_known(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object
     ).first()
     for phone in phones:
         _put(tx, phone=phone, strikes=0, **values)
-    return known is None
+    return recorded is None
 
 
 def _put(tx: Transaction, **values: object) -> None:
-    """Insert a hold, or lengthen the one that is there; never shorten it."""
-    statement = tx.flavour.insert(table).values(id=str(uuid7()), **values)
+    """Upsert a hold: insert it or extend the existing one, never shorten it."""
+    statement = tx.dialect.insert(table).values(id=str(uuid7()), **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None
@@ -209,5 +203,4 @@ def _put(tx: Transaction, **values: object) -> None:
 
 
 def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
-    values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
-    return Hold(**values | {"why": HoldReason(str(values["why"]))})
+    return sql.record(Hold, row, why=HoldReason(row.why))

@@ -1,7 +1,8 @@
-"""Who ran which pass when: one row per (task, slot) for work that must run once per period.
+"""The runs of jobs: one row per (job, slot) of the table `passes`, for jobs that must run once per period.
 
-There is no leader. Whoever inserts the row for a period first runs the pass; the others find it taken. The
-same rows tell readiness when a pass last finished.
+There is no leader. The replica that first inserts the row of a period's slot runs the job; the others find the
+slot claimed. The readiness checks read from the same rows when a job last finished. The columns `task` and `slot`
+are the job's name and the number of the period since 1970.
 """
 
 from __future__ import annotations
@@ -22,45 +23,47 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEPT = 100  # slots of a task that stay for reading
+KEPT = 100  # slots of a job that are not deleted
 
 
-def claim_slot(tx: Transaction, task: str, period_s: float, replica: str) -> int | None:
-    """Take the current period's slot of a task; None where another replica has it."""
+def claim_slot(tx: Transaction, job: str, period_s: float, replica: str) -> int | None:
+    """Claim the current period's slot of a job and return it, or None if another replica has claimed it."""
     now = tx.instant()
     slot = int((now - EPOCH) / timedelta(seconds=period_s))
-    taken = tx.connection.execute(
-        tx.flavour.insert(passes)
-        .values(task=task, slot=slot, started_at=now, replica=replica)
+    claimed = tx.connection.execute(
+        tx.dialect.insert(passes)
+        .values(task=job, slot=slot, started_at=now, replica=replica)
         .on_conflict_do_nothing()
         .returning(passes.c.slot)
     ).scalar()
-    if taken is None and tx.attempt > 1:  # the earlier try may have committed: then the slot is ours already
-        mine = passes.c.replica == replica, passes.c.finished_at.is_(None)
-        taken = tx.connection.execute(
-            select(passes.c.slot).where(passes.c.task == task, passes.c.slot == slot, *mine)
+    if (
+        claimed is None and tx.attempt > 1
+    ):  # the earlier attempt may have committed: then this replica has the slot
+        own_run = passes.c.replica == replica, passes.c.finished_at.is_(None)
+        claimed = tx.connection.execute(
+            select(passes.c.slot).where(passes.c.task == job, passes.c.slot == slot, *own_run)
         ).scalar()
-    if taken is not None:
-        tx.connection.execute(passes.delete().where(passes.c.task == task, passes.c.slot < slot - KEPT))
-    return taken
+    if claimed is not None:
+        tx.connection.execute(passes.delete().where(passes.c.task == job, passes.c.slot < slot - KEPT))
+    return claimed
 
 
-def finish(tx: Transaction, task: str, slot: int, counts: dict[str, Any]) -> None:
-    """Record that the pass of a slot came to its end."""
+def finish(tx: Transaction, job: str, slot: int, counts: dict[str, Any]) -> None:
+    """Record that the run of a slot is finished, and its counts."""
     tx.connection.execute(
         update(passes)
-        .where(passes.c.task == task, passes.c.slot == slot)
+        .where(passes.c.task == job, passes.c.slot == slot)
         .values(finished_at=tx.instant(), counts=counts)
     )
 
 
-def record_heartbeat(tx: Transaction, task: str, replica: str) -> None:
-    """Record that a pass which every replica runs has just finished, in the task's one row."""
+def record_heartbeat(tx: Transaction, job: str, replica: str) -> None:
+    """Record that this replica has just finished a job that every replica runs; such a job has one row, slot 0."""
     now = tx.instant()
-    if not tx.flavour.postgres:
+    if not tx.dialect.postgres:
         account.record_host(tx)
-    statement = tx.flavour.insert(passes).values(
-        task=task, slot=0, started_at=now, finished_at=now, replica=replica
+    statement = tx.dialect.insert(passes).values(
+        task=job, slot=0, started_at=now, finished_at=now, replica=replica
     )
     tx.connection.execute(
         statement.on_conflict_do_update(
@@ -71,25 +74,25 @@ def record_heartbeat(tx: Transaction, task: str, replica: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replica:
-    """A process that ran passes, and when it was last seen to."""
+    """A process that ran jobs, and when it last started or finished one."""
 
     name: str
     seen_at: datetime
 
 
 def replicas(connection: Connection) -> list[Replica]:
-    """The processes that ran a pass lately, the last seen first; a few hundred rows are read."""
+    """Return the processes in the recorded runs, the most recent first. Reads a few hundred rows."""
     seen_at = func.max(func.coalesce(passes.c.finished_at, passes.c.started_at, type_=Instant)).label("seen_at")
     statement = select(passes.c.replica, seen_at).group_by(passes.c.replica).order_by(seen_at.desc())
-    return [Replica(name=name, seen_at=seen) for name, seen in connection.execute(statement)]
+    return [Replica(name=name, seen_at=at) for name, at in connection.execute(statement)]
 
 
-def last_started(connection: Connection, task: str) -> datetime | None:
-    """When a pass of the task last began anywhere; None where none has."""
-    newest = select(passes.c.started_at).where(passes.c.task == task).order_by(passes.c.slot.desc()).limit(1)
+def last_started(connection: Connection, job: str) -> datetime | None:
+    """Return when any replica last started the job, or None if no run is recorded."""
+    newest = select(passes.c.started_at).where(passes.c.task == job).order_by(passes.c.slot.desc()).limit(1)
     return connection.execute(newest).scalar()
 
 
-def last_finished(connection: Connection, task: str) -> datetime | None:
-    """When a pass of the task last finished anywhere; None where none has."""
-    return connection.execute(select(func.max(passes.c.finished_at)).where(passes.c.task == task)).scalar()
+def last_finished(connection: Connection, job: str) -> datetime | None:
+    """Return when any replica last finished the job, or None if no finished run is recorded."""
+    return connection.execute(select(func.max(passes.c.finished_at)).where(passes.c.task == job)).scalar()

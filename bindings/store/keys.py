@@ -1,14 +1,15 @@
-"""Keys of the HTTP service: rows, found by the hash of what was presented. The key itself is stored nowhere."""
+"""The rows of API keys, found by the hash of the presented key. The key itself is not stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select, update
 
 from bindings.domain.roles import Role
+from bindings.store import sql
 from bindings.store.schema import keys
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
 
-USED_EVERY = timedelta(minutes=1)
+USED_EVERY = timedelta(minutes=1)  # how often the use of a key is recorded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
-    """A key as an admin sees it. Instants are aware UTC; `rate_limit` is in requests per second and replica."""
+    """An API key without its secret. Instants are aware UTC; `rate_limit` is per second and replica."""
 
     id: str
     name: str
@@ -39,47 +40,45 @@ class Key:
     revoked_by: str | None
 
 
-COLUMNS = tuple(keys.c[field.name] for field in fields(Key))
+COLUMNS = sql.columns(keys, Key)
 
 
-def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **given: Any) -> Key:
-    """Record a new key by its digest. Safe to repeat with the same id."""
-    values = {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
-    tx.connection.execute(
-        tx.flavour.insert(keys).values(given | values).on_conflict_do_nothing(index_elements=["id"])
-    )
+def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key:
+    """Insert a key by its digest and return it; `values` are further columns. Safe to repeat with the same id."""
+    values |= {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
+    tx.connection.execute(tx.dialect.insert(keys).values(values).on_conflict_do_nothing(index_elements=["id"]))
     return to_key(tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one())
 
 
 def list_all(connection: Connection) -> list[Key]:
-    """Every key that there ever was, newest first."""
+    """Return every key ever created, newest first."""
     rows = connection.execute(select(*COLUMNS).order_by(keys.c.created_at.desc(), keys.c.id.desc()))
     return [to_key(row) for row in rows]
 
 
 def exist(connection: Connection) -> bool:
-    """Whether there ever was a key."""
+    """Return True if any key was ever created."""
     return connection.execute(select(keys.c.id).limit(1)).first() is not None
 
 
 def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, str] | None:
-    """The key with this digest, if it is good now, and the digest as stored."""
-    good = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+    """Return the key with this digest and the stored digest, or None if it is unknown, expired or revoked."""
+    not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     row = connection.execute(
-        select(*COLUMNS, keys.c.hash).where(keys.c.hash == digest, keys.c.revoked_at.is_(None), good)
+        select(*COLUMNS, keys.c.hash).where(keys.c.hash == digest, keys.c.revoked_at.is_(None), not_expired)
     ).one_or_none()
-    return None if row is None else (to_key(row[:-1]), row[-1])
+    return None if row is None else (to_key(row), row.hash)
 
 
 def record_use(tx: Transaction, key_id: str) -> None:
-    """Record that the key was used, once a minute at most."""
+    """Record that the key is in use, at most once a minute."""
     now = tx.instant()
     stale = or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < now - USED_EVERY)
     tx.connection.execute(update(keys).where(keys.c.id == key_id, stale).values(last_used_at=now))
 
 
 def revoke(tx: Transaction, key_id: str, caller: Caller) -> Key | None:
-    """Make a key useless from now on; None where there is none. Safe to repeat: the first time stays."""
+    """Revoke a key from now on and return it, or None if there is none. Safe to repeat: the first call counts."""
     values = {"revoked_at": tx.instant(), "revoked_by": caller.actor}
     tx.connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(values))
     row = tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
@@ -87,6 +86,5 @@ def revoke(tx: Transaction, key_id: str, caller: Caller) -> Key | None:
 
 
 def to_key(row: Any) -> Key:
-    """A key from its row (the columns of `COLUMNS`)."""
-    values = dict(zip((field.name for field in fields(Key)), row, strict=True))
-    return Key(**values | {"role": Role(values["role"])})
+    """Return a key from a row that has the columns `COLUMNS`."""
+    return sql.record(Key, row, role=Role(row.role))

@@ -1,4 +1,4 @@
-"""Bring the schema to head, say where it is, and check it: Alembic, from a checkout or an installed wheel."""
+"""Migrations: bring the schema to head and read its revision. By Alembic, from a checkout or from a wheel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def upgrade(database_url: str) -> str:
-    """Run the migrations that are missing and return the revision reached.
+    """Run the missing migrations and return the revision that was reached.
 
-    Safe to repeat, and safe from several replicas at once: one runs, the others wait for it.
+    Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait.
     """
     from alembic import command
 
@@ -33,7 +33,7 @@ def upgrade(database_url: str) -> str:
 
 
 def current(database_url: str) -> str | None:
-    """The revision of the database, None where no migration has run."""
+    """Return the revision of the database, or None if no migration has run."""
     database = Database(database_url)
     try:
         return database.revision()
@@ -42,10 +42,10 @@ def current(database_url: str) -> str | None:
 
 
 def scripts() -> Path:
-    """The folder of the migrations: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of the migrations: next to the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parent.parent
     checkout = package.parent / "migrations"
-    # The checkout first: a copy left inside an editable install would be stale.
+    # The checkout first: a copy inside the package of an editable install would be out of date.
     return checkout if (checkout / "env.py").is_file() else package / "_migrations"
 
 

@@ -1,20 +1,21 @@
-"""Reads of the console about one number, whether it is somebody's phone or a middle number, and about one word.
+"""Reads of the console about one number, a phone or a middle number, and about one reference or id.
 
-Who asks need not know which it is: each statement looks in all four columns, each by its own index over
-(column, held_until), and never further than a page. Tests pin the plans. Nothing here writes.
+The caller need not know which kind of number it is: each statement reads all four columns, each by its own index
+over (column, held_until), and at most one page. Tests pin the plans. Nothing here writes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, literal_column, or_, select, tuple_, union_all
+from sqlalchemy import and_, func, or_, select, union_all
 
 from bindings.domain.binding import EventKind, State
-from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding
-from bindings.store.column_types import BindingId, Instant
+from bindings.store import sql
+from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, to_binding
+from bindings.store.column_types import Instant
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
-from bindings.store.events import to_event
+from bindings.store.events import is_kind, to_event
 from bindings.store.queries import LONGEST_SPAN
 from bindings.store.schema import bindings, events
 
@@ -29,30 +30,34 @@ if TYPE_CHECKING:
 
 _PHONES = (bindings.c.phone_a, bindings.c.phone_b)
 _COLUMNS = (*_PHONES, bindings.c.middle_number_a, bindings.c.middle_number_b)
-_BEGAN = func.coalesce(bindings.c.sent_at, bindings.c.requested_at, type_=Instant)
-_FAILED = bindings.c.state == literal_column(f"'{State.FAILED}'")
+_STARTED = func.coalesce(bindings.c.sent_at, bindings.c.requested_at, type_=Instant)
+_NOT_FAILED = ~in_state(State.FAILED)
 
 
 def bindings_between(
     connection: Connection, number: Phone, *, party: Phone | None, since: datetime, until: datetime
 ) -> list[Binding]:
-    """Every binding with this number that may have been there at some moment between `since` and `until`."""
+    """Return every binding with this number that may have existed at some time between `since` and `until`.
+
+    Unlike `queries.bindings_with_middle_number`, which a trace uses, it also matches phones, and either party.
+    """
     held_until = bindings.c.held_until
-    conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _BEGAN, ~_FAILED]
+    conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _STARTED, _NOT_FAILED]
     return _of_number(connection, number, *conditions, *_with_party(party))
 
 
 def nearest(
     connection: Connection, number: Phone, *, party: Phone | None, at: datetime, actor: str | None
 ) -> list[Binding]:
-    """For each column the binding that ended last before `at`, and the one that began first after it."""
+    """Return for each column the binding that ended last before `at`, and the one that began first after it."""
     held_until = bindings.c.held_until
-    same = (~_FAILED, *_with_party(party), *_asked_by(actor))
+    conditions = (_NOT_FAILED, *_with_party(party), *_requested_by(actor))
     before = [
-        _first(_column_is(column, number), held_until <= at, *same, by=held_until.desc()) for column in _COLUMNS
+        _first(_column_is(column, number), held_until <= at, *conditions, by=held_until.desc())
+        for column in _COLUMNS
     ]
     after = [
-        _first(_column_is(column, number), held_until > at, at < _BEGAN, *same, by=held_until.asc())
+        _first(_column_is(column, number), held_until > at, at < _STARTED, *conditions, by=held_until.asc())
         for column in _COLUMNS
     ]
     return _unique(connection.execute(union_all(*before, *after)))
@@ -61,48 +66,46 @@ def nearest(
 def history(
     connection: Connection, number: Phone, *, actor: str | None, before: tuple[datetime, str] | None, limit: int
 ) -> list[Binding]:
-    """Up to `limit` bindings with this number, those that hold it longest first, after the position `before`."""
+    """Return up to `limit` bindings with this number, the latest `held_until` first, from after `before`."""
     order = (bindings.c.held_until.desc(), bindings.c.id.desc())
-    beyond = () if before is None else (_beyond(before),)
-    parts = [
-        _first(_column_is(column, number), *beyond, *_asked_by(actor), by=order, limit=limit)
+    after_position = () if before is None else (_comes_after(before),)
+    branches = [
+        _first(_column_is(column, number), *after_position, *_requested_by(actor), by=order, limit=limit)
         for column in _COLUMNS
     ]
-    found = _unique(connection.execute(union_all(*parts)))
-    return sorted(found, key=lambda each: (each.held_until, each.id), reverse=True)[:limit]
+    unique = _unique(connection.execute(union_all(*branches)))
+    return sorted(unique, key=lambda binding: (binding.held_until, binding.id), reverse=True)[:limit]
 
 
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
-    """Up to `limit` bindings that have these words as reference, as bind_id, or that this request changed."""
-    by_request = select(events.c.binding_id).where(_of_request(words), events.c.binding_id.is_not(None))
-    parts = (
+    """Return up to `limit` bindings with this reference or bind_id, or changed by the request with this id."""
+    changed_by_request = select(events.c.binding_id).where(_of_request(words), events.c.binding_id.is_not(None))
+    conditions = (
         bindings.c.reference == words,
         and_(bindings.c.app_id.in_(select(_apps())), bindings.c.bind_id == words),
-        bindings.c.id.in_(by_request),
+        bindings.c.id.in_(changed_by_request),
     )
     newest = bindings.c.requested_at.desc()
-    found = union_all(*(_first(part, *_asked_by(actor), by=newest, limit=limit) for part in parts))
-    bound = _unique(connection.execute(found))
-    return sorted(bound, key=lambda each: (each.requested_at, each.id), reverse=True)[:limit]
+    branches = (_first(condition, *_requested_by(actor), by=newest, limit=limit) for condition in conditions)
+    unique = _unique(connection.execute(union_all(*branches)))
+    return sorted(unique, key=lambda binding: (binding.requested_at, binding.id), reverse=True)[:limit]
 
 
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
-    """What a request came to that made no binding: refusals before the call."""
+    """Return the events of a request that made no binding: refusals before the provider was called."""
     statement = select(*EVENT_COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.position).limit(limit))]
 
 
 def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
-    """Who was shown full phones of these bindings, newest first."""
-    statement = select(*EVENT_COLUMNS).where(
-        events.c.binding_id.in_(binding_ids), events.c.kind == literal_column(f"'{EventKind.REVEALED}'")
-    )
+    """Return the reveals of full phones of these bindings, newest first."""
+    statement = select(*EVENT_COLUMNS).where(events.c.binding_id.in_(binding_ids), is_kind(EventKind.REVEALED))
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.at.desc()).limit(limit))]
 
 
 def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement[bool]) -> list[Binding]:
-    parts = (select(*COLUMNS).where(_column_is(column, number), *conditions) for column in _COLUMNS)
-    return _unique(connection.execute(union_all(*parts)))
+    branches = (select(*COLUMNS).where(_column_is(column, number), *conditions) for column in _COLUMNS)
+    return _unique(connection.execute(union_all(*branches)))
 
 
 def _column_is(column: Column[Any], number: Phone) -> ColumnElement[bool]:
@@ -115,43 +118,45 @@ def _with_party(party: Phone | None) -> tuple[ColumnElement[bool], ...]:
     return () if party is None else (or_(bindings.c.phone_a == party, bindings.c.phone_b == party),)
 
 
-def _asked_by(actor: str | None) -> tuple[ColumnElement[bool], ...]:
+def _requested_by(actor: str | None) -> tuple[ColumnElement[bool], ...]:
     return () if actor is None else (bindings.c.actor == actor,)
 
 
-def _beyond(before: tuple[datetime, str]) -> ColumnElement[bool]:
-    at, last_id = before
-    position = tuple_(bindings.c.held_until, bindings.c.id)
-    # Said twice: the first is what an index over held_until alone can start from.
-    return and_(bindings.c.held_until <= at, position < tuple_(at, last_id, types=(Instant(), BindingId())))
+def _comes_after(position: tuple[datetime, str]) -> ColumnElement[bool]:
+    """Return the condition that a binding comes after a position of the order by `held_until`, newest first."""
+    # The first condition follows from the second: it gives an index over held_until alone a start.
+    return and_(
+        bindings.c.held_until <= position[0],
+        sql.keyset_before((bindings.c.held_until, bindings.c.id), position),
+    )
 
 
 def _first(*conditions: ColumnElement[bool], by: Any, limit: int = 1) -> Select[Any]:
-    """The first rows of one branch. As a subquery: a branch of a union takes no ORDER BY on SQLite."""
+    """Return the first rows of one branch, as a subquery: on SQLite a branch of a union has no ORDER BY."""
     order = by if isinstance(by, tuple) else (by,)
-    part = select(*COLUMNS).where(*conditions).order_by(*order).limit(limit).subquery()
-    return select(*(part.c[name] for name in FIELDS))
+    branch = select(*COLUMNS).where(*conditions).order_by(*order).limit(limit).subquery()
+    return select(*(branch.c[name] for name in FIELDS))
 
 
 def _of_request(request_id: str) -> ColumnElement[bool]:
     return and_(
         events.c.request_id == request_id,
-        events.c.kind != literal_column(f"'{EventKind.ACTIVATED}'"),  # as the index says it
+        ~is_kind(EventKind.ACTIVATED),  # the index's condition
         events.c.request_id.is_not(None),
     )
 
 
 def _apps() -> ColumnElement[Any]:
-    """Every application that has a bind_id, one probe of the unique index for each."""
-    known = bindings.c.bind_id.is_not(None)
-    first = select(func.min(bindings.c.app_id).label("app_id")).where(known)
+    """Return every application that has a bind_id: a skip scan, one probe of the unique index for each."""
+    has_bind_id = bindings.c.bind_id.is_not(None)
+    first = select(func.min(bindings.c.app_id).label("app_id")).where(has_bind_id)
     apps = first.cte("apps", recursive=True)
-    later = select(func.min(bindings.c.app_id)).where(known, bindings.c.app_id > apps.c.app_id).scalar_subquery()
-    walked = apps.union_all(select(later).where(apps.c.app_id.is_not(None)))
-    return walked.c.app_id
+    following = select(func.min(bindings.c.app_id)).where(has_bind_id, bindings.c.app_id > apps.c.app_id)
+    all_apps = apps.union_all(select(following.scalar_subquery()).where(apps.c.app_id.is_not(None)))
+    return all_apps.c.app_id
 
 
 def _unique(rows: Iterable[Any]) -> list[Binding]:
-    """The bindings, each once: one may have the number on both sides."""
-    found = {row.id: row for row in rows}
-    return [to_binding(row) for row in found.values()]
+    """Return the bindings without duplicates: one may have the number on both sides."""
+    by_id = {row.id: row for row in rows}
+    return [to_binding(row) for row in by_id.values()]

@@ -1,12 +1,12 @@
-"""The partitions of `events` on PostgreSQL: begin the next one each month, drop what retention has given up.
+"""The partitions of `events` on PostgreSQL: start a new one each month, drop those that retention releases.
 
-Partitioned by position, because everything that must stay cheap and unique knows it: the feed reads the partition
-of its cursor, the one before, and what follows; a delivery finds its event in one; the primary key stays the
-position alone. A month begins when the sequence moves on to the next partition, which is there by then: until
-somebody does that, events go on where they are. So no insert ever fails because a month is missing, whatever the
-clock says, and there is no default partition to scan.
+Partitioned by position, because every query that must stay cheap or unique has it: the feed reads the partition of
+its cursor, the one before, and those that follow; a delivery finds its event in one; the primary key stays the
+position alone. A month starts when the sequence is moved to the first position of the next partition, which exists
+by then; until that is done, events go to the partition in use. So no insert fails because the partition of a month
+is missing, for any reading of the clock, and there is no default partition to scan.
 
-Nothing here keeps anybody out of a table for longer than `LOCK_WAIT`. All of it needs the owner of the tables.
+Nothing here locks a table for longer than `LOCK_WAIT`. All functions that write need the owner of the tables.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, select, text, tuple_
+from sqlalchemy import exists, func, select, text
 
+from bindings.store import sql
+from bindings.store.deliveries import DeliveryState, in_state
 from bindings.store.events import PARTITION_SPAN
 from bindings.store.schema import TERMINAL, deliveries, webhooks
 from bindings.store.schema import bindings as bindings_table
@@ -32,12 +34,12 @@ if TYPE_CHECKING:
 
     from bindings.store.database import Database, Transaction
 
-LOCK_WAIT = "500ms"  # for a lock that others queue behind
-# Nobody queues behind a concurrent detach, nor for what was detached. It is long enough for the server to end an
-# autovacuum that is in the way; what could not be finished, the next run does.
+LOCK_WAIT = "500ms"  # for a lock behind which other statements queue
+# No statement queues behind a concurrent detach, nor for a detached table. Long enough for the server to cancel an
+# autovacuum that holds the lock; the next run continues what could not be finished.
 DETACH_WAIT = "10s"
-STRETCH = 1_000_000  # positions that are looked at in one read
-SHORTEST = timedelta(days=1)  # no transaction is open for longer, so the feed need look back by one partition only
+STRETCH = 1_000_000  # positions that one statement reads
+SHORTEST = timedelta(days=1)  # no transaction is open for longer, so the feed looks back by one partition only
 ONE_AT_A_TIME = 0x62696E64_70617274  # "bindpart"
 GIVEN_UP = "given up by retention"
 
@@ -47,7 +49,7 @@ _PARTITIONS = text(
 )
 _OWNED = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST('events' AS regclass)")
 _REACHED = text("SELECT last_value FROM events_position_seq")
-_LEFT_OVER = text(
+_DETACHED = text(
     "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition"
     " AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('events' AS regclass))"
     " AND obj_description(oid, 'pg_class') = :given_up"
@@ -65,7 +67,7 @@ class Partition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClosedPartition:
-    """A partition that is not in use any more; `over` is when the following one began."""
+    """A partition that is not in use any more; `over` is when the following one started."""
 
     name: str
     number: int
@@ -74,7 +76,7 @@ class ClosedPartition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DroppablePartition:
-    """A partition that may go; (tx, position) is its last event's place in the feed."""
+    """A partition that may be dropped; `last` is the position of its last event in the feed, (tx, position)."""
 
     name: str
     events: int
@@ -82,29 +84,29 @@ class DroppablePartition:
 
 
 def is_owner(connection: Connection) -> bool:
-    """Whether this role may change partitions."""
+    """Return True if this role may change partitions."""
     return bool(connection.execute(_OWNED).scalar())
 
 
 def list_partitions(connection: Connection) -> list[Partition]:
-    """All partitions, the oldest first."""
-    found = []
+    """Return all partitions, the oldest first."""
+    partitions = []
     for name, detaching, bounds in connection.execute(_PARTITIONS):
         upper = int(re.findall(r"\d+", bounds)[-1])
-        found.append(Partition(name=name, number=upper // PARTITION_SPAN - 1, detaching=detaching))
-    return sorted(found, key=lambda partition: partition.number)
+        partitions.append(Partition(name=name, number=upper // PARTITION_SPAN - 1, detaching=detaching))
+    return sorted(partitions, key=lambda partition: partition.number)
 
 
 def next_due(connection: Connection, now: datetime) -> int | None:
-    """The number of the partition that is to be begun, where the one in use has an event of an earlier month."""
+    """Return the number of the partition to start, or None if the one in use has no event of an earlier month."""
     in_use = int(connection.execute(_REACHED).scalar_one()) // PARTITION_SPAN
-    began = _began(connection, in_use)
+    started = _started(connection, in_use)
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return in_use + 1 if began is not None and began < min(month, now - SHORTEST) else None
+    return in_use + 1 if started is not None and started < min(month, now - SHORTEST) else None
 
 
-def _began(connection: Connection, number: int) -> datetime | None:
-    """When the first event of a partition was written; None where it has none."""
+def _started(connection: Connection, number: int) -> datetime | None:
+    """Return when the first event of a partition was written, or None if it has none."""
     first = select(events_table.c.at).where(*_within(number)).order_by(events_table.c.position).limit(1)
     return connection.execute(first).scalar()
 
@@ -115,7 +117,7 @@ def _within(number: int) -> tuple[Any, Any]:
 
 
 def create(tx: Transaction, number: int, now: datetime) -> None:
-    """Make the partition of a number and attach it, where it is not there yet. Locks nobody out."""
+    """Create and attach the partition with this number unless it exists. Blocks no reader and no writer."""
     tx.connection.execute(select(func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
     if any(partition.number == number for partition in list_partitions(tx.connection)):
         return
@@ -126,7 +128,7 @@ def create(tx: Transaction, number: int, now: datetime) -> None:
     for statement in (
         (
             f"CREATE TABLE {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)"
-            # Written once: frozen when first vacuumed, so that no later vacuum writes an old month again.
+            # Rows never change: frozen by the first vacuum, so that no later one rewrites an old month.
             " WITH (autovacuum_freeze_min_age = 0)"
         ),
         f"ALTER TABLE {name} ADD CONSTRAINT uq_{name}_binding_id_sequence UNIQUE (binding_id, sequence)",
@@ -135,69 +137,72 @@ def create(tx: Transaction, number: int, now: datetime) -> None:
             f"CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON {name}"
             " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
         ),
-        # ... which makes the indexes and the row triggers of the whole.
+        # Attaching also creates the indexes and the row triggers of `events`.
         f"ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({lower + PARTITION_SPAN})",
     ):
         tx.connection.execute(text(statement))
 
 
 def switch_to(tx: Transaction, number: int) -> bool:
-    """Let the next position be the first one of a partition; False where it is not there, or begun already.
+    """Move the sequence to the first position of a partition; return False if it is missing or already in use.
 
-    The lock waits for the statements that were planned before the partition was there: they know no place for its
-    positions. It is given up after `LOCK_WAIT`, because other writers queue behind it.
+    The lock waits for statements that were planned before the partition existed: they could not insert its
+    positions. The wait ends after `LOCK_WAIT`, because other writers queue behind it.
     """
-    settings = {"statement_timeout": LOCK_WAIT, "synchronous_commit": "off"}  # no standby is waited for under it
+    settings = {
+        "statement_timeout": LOCK_WAIT,
+        "synchronous_commit": "off",
+    }  # no wait for a standby under the lock
     for name, value in settings.items():
         tx.connection.execute(select(func.set_config(name, value, True)))
     tx.connection.execute(text("LOCK TABLE ONLY events IN SHARE ROW EXCLUSIVE MODE"))
     lower = number * PARTITION_SPAN
-    there = any(partition.number == number for partition in list_partitions(tx.connection))
-    if not there or tx.connection.execute(_REACHED).scalar_one() >= lower:
+    exists_already = any(partition.number == number for partition in list_partitions(tx.connection))
+    if not exists_already or tx.connection.execute(_REACHED).scalar_one() >= lower:
         return False
     tx.connection.execute(text("SELECT setval('events_position_seq', :lower, false)"), {"lower": lower})
     return True
 
 
 def ended(connection: Connection, before: datetime) -> list[ClosedPartition]:
-    """The partitions that were over before an instant, the oldest first."""
-    found: list[ClosedPartition] = []
+    """Return the partitions that were over before an instant, the oldest first."""
+    closed: list[ClosedPartition] = []
     attached = [partition for partition in list_partitions(connection) if not partition.detaching]
     for partition, following in pairwise(attached):
-        over = _began(connection, following.number)
+        over = _started(connection, following.number)
         if over is None or over >= before:
             break
-        found.append(ClosedPartition(name=partition.name, number=partition.number, over=over))
-    return found
+        closed.append(ClosedPartition(name=partition.name, number=partition.number, over=over))
+    return closed
 
 
 def droppable(
-    database: Database, found: list[ClosedPartition], *, before: datetime, stays: Any
+    database: Database, closed: list[ClosedPartition], *, before: datetime, stays: Any
 ) -> Iterator[DroppablePartition]:
-    """Those of what `ended` found, up to the first that something still needs; each is looked at when asked for.
+    """Yield the partitions of `closed` up to the first that is still needed; each is checked when it is reached.
 
-    `stays` says which bindings stay: the events of those are kept, and so is what a webhook that is enabled has
-    not been sent yet.
+    `stays` is the condition for bindings that are not deleted: their events are kept, and so are events that an
+    enabled webhook has not been sent yet.
     """
-    for partition in found:
+    for partition in closed:
         last = database.read(_last_unneeded, partition, stays)
         if last is None:
             return
-        events, newest = _counted(database, partition.number)
+        events, newest = _count_events(database, partition.number)
         if newest is not None and newest >= before:  # the clock was set back
             return
         yield DroppablePartition(name=partition.name, events=events, last=last)
 
 
 def _last_unneeded(connection: Connection, partition: ClosedPartition, stays: Any) -> tuple[int, int] | None:
-    """Where a partition ends in the feed; None where a binding or a webhook needs it."""
-    # No event of a binding is older than its request: without a binding from before the end, none has one here.
-    asked_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < partition.over, stays)
-    if connection.execute(asked_before.order_by(bindings_table.c.requested_at).limit(1)).first() is not None:
+    """Return the position of a partition's last event, or None if a binding or a webhook needs the partition."""
+    # No event of a binding is older than its request, so only bindings requested before the end have events here.
+    requested_before = select(bindings_table.c.id).where(bindings_table.c.requested_at < partition.over, stays)
+    if connection.execute(requested_before.order_by(bindings_table.c.requested_at).limit(1)).first() is not None:
         return None
-    place = events_table.c.tx, events_table.c.position
-    latest = select(*place).where(*_within(partition.number)).order_by(*(part.desc() for part in place)).limit(1)
-    last = connection.execute(latest).one_or_none()
+    order = events_table.c.tx, events_table.c.position
+    latest = select(*order).where(*_within(partition.number)).order_by(*(column.desc() for column in order))
+    last = connection.execute(latest.limit(1)).one_or_none()
     if last is None:
         return 0, 0
     if connection.execute(select(pending_for_webhooks(last.tx, last.position))).scalar():
@@ -205,8 +210,8 @@ def _last_unneeded(connection: Connection, partition: ClosedPartition, stays: An
     return last.tx, last.position
 
 
-def _counted(database: Database, number: int) -> tuple[int, datetime | None]:
-    """How many events a partition has, and the newest one's instant; in stretches, since no read may take long."""
+def _count_events(database: Database, number: int) -> tuple[int, datetime | None]:
+    """Return the number of events of a partition and the newest instant; in parts, because no read may be long."""
     position = events_table.c.position
     bounds = select(func.min(position), func.max(position)).where(*_within(number))
     first, last = database.read(lambda connection: connection.execute(bounds).one())
@@ -221,44 +226,44 @@ def _counted(database: Database, number: int) -> tuple[int, datetime | None]:
 
 
 def pending_for_webhooks(tx: int, position: int) -> Any:
-    """Whether a webhook that is enabled has still to be sent something up to a place of the feed."""
+    """Return the condition that an enabled webhook has not been sent all events up to a position of the feed."""
     enabled = webhooks.c.disabled_at.is_(None)
-    behind = exists().where(enabled, tuple_(webhooks.c.tx, webhooks.c.position) < tuple_(tx, position))
+    behind = exists().where(enabled, sql.keyset_before((webhooks.c.tx, webhooks.c.position), (tx, position)))
     pending = exists().where(
         enabled,
         deliveries.c.webhook_id == webhooks.c.id,
-        deliveries.c.state == "pending",
+        in_state(DeliveryState.PENDING),
         deliveries.c.event_position <= position,
     )
     return behind | pending
 
 
 def detach(database: Database, name: str) -> None:
-    """Take a partition out of `events`, where it is one. `Busy` where it must go on later; safe to repeat."""
+    """Detach a partition from `events` if it is attached. Raises `Busy` if a lock is not free; safe to repeat."""
 
-    def work(connection: Connection) -> None:
-        found = {partition.name: partition for partition in list_partitions(connection)}
-        if name not in found:
+    def detach_if_attached(connection: Connection) -> None:
+        attached = {partition.name: partition for partition in list_partitions(connection)}
+        if name not in attached:
             return
         connection.execute(text(f"COMMENT ON TABLE {name} IS '{GIVEN_UP}'"))
-        how = "FINALIZE" if found[name].detaching else "CONCURRENTLY"
-        connection.execute(text(f"ALTER TABLE events DETACH PARTITION {name} {how}"))
+        mode = "FINALIZE" if attached[name].detaching else "CONCURRENTLY"
+        connection.execute(text(f"ALTER TABLE events DETACH PARTITION {name} {mode}"))
 
-    database.run_outside_transaction(work, lock_wait=DETACH_WAIT)
+    database.run_outside_transaction(detach_if_attached, lock_wait=DETACH_WAIT)
 
 
 def half_detached(connection: Connection) -> list[str]:
-    """The partitions whose detaching was begun and not finished."""
+    """Return the partitions whose concurrent detach was started and not finished."""
     return [partition.name for partition in list_partitions(connection) if partition.detaching]
 
 
 def detached_tables(connection: Connection) -> list[str]:
-    """The tables that were detached here, and not dropped yet."""
-    return list(connection.execute(_LEFT_OVER, {"given_up": GIVEN_UP}).scalars())
+    """Return the tables that `detach` detached and that are not dropped yet."""
+    return list(connection.execute(_DETACHED, {"given_up": GIVEN_UP}).scalars())
 
 
 def drop(database: Database, name: str) -> None:
-    """Drop a table that was detached."""
+    """Drop a detached table. Safe to repeat."""
     database.run_outside_transaction(
         lambda connection: connection.execute(text(f"DROP TABLE IF EXISTS {name}")), lock_wait=DETACH_WAIT
     )

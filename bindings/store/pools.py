@@ -1,7 +1,7 @@
-"""How full each pool is: counted now and then, and told of at once where the provider has no number left.
+"""How full each pool is: counted by a job, and recorded immediately when the provider has no number left (-41).
 
-A row is kept for a pool that is in use, or of which a limit is known. Live bindings are counted as a whole, by the
-index of live rows, and never where a bind waits for it.
+There is a row for each pool that is in use or has a known limit. Live bindings are counted for all pools at once,
+by the index of live rows, and never while a bind waits for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, delete, func, select, update
 
 from bindings.domain.binding import EventKind, State
-from bindings.store import events
+from bindings.store import events, sql
 from bindings.store.bindings import in_state
 from bindings.store.schema import bindings, pools
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
-    """One pool of one application, as far as it is known here.
+    """One pool of one application, as far as it is known.
 
-    `live` bindings were counted at `counted_at`; `capacity` is the most that fit: what the provider lists, or what
-    was live when it last had no number left (`refused_at`, -41). `low_at` is set from a warning until the pool has
-    room again.
+    `live` bindings were counted at `counted_at`; `capacity` is the maximum: what the provider lists, or what was
+    live when it last had no number left (`refused_at`, -41). `low_at` is when a warning was written; it is cleared
+    when the pool has free numbers again.
     """
 
     app_id: str
@@ -44,65 +44,66 @@ class Pool:
     low_at: datetime | None
 
 
-_COLUMNS = tuple(pools.c[name] for name in Pool.__dataclass_fields__)
+_COLUMNS = sql.columns(pools, Pool)
 
 
 def list_all(connection: Connection) -> list[Pool]:
-    """Every pool that is in use or has a known limit."""
+    """Return every pool that is in use or has a known limit."""
     rows = connection.execute(select(*_COLUMNS).order_by(pools.c.pool_number, pools.c.app_id))
-    return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
+    return [sql.record(Pool, row) for row in rows]
 
 
 def live(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many bindings are live, by application and pool. Reads every live row."""
+    """Return the number of live bindings by (app_id, pool_number). Reads every live row."""
     by = bindings.c.app_id, bindings.c.pool_number
     statement = select(*by, func.count()).where(in_state(State.ACTIVE)).group_by(*by)
     return {(app_id, pool_number): number for app_id, pool_number, number in connection.execute(statement)}
 
 
 def lock(tx: Transaction, in_use: Iterable[tuple[str, str]]) -> list[Pool]:
-    """The pools that are known and those that are in use; nobody else changes them until the transaction ends.
+    """Lock the recorded pools and those in use until the transaction ends, and return them.
 
-    A row that is not there cannot be locked, and a -41 would make it meanwhile: so it is made first.
+    A missing row cannot be locked, and a -41 might insert it meanwhile: so the rows of pools in use are inserted
+    first.
     """
-    wanted = [{"app_id": app_id, "pool_number": pool_number} for app_id, pool_number in sorted(in_use)]
-    if wanted:
-        tx.connection.execute(tx.flavour.insert(pools).on_conflict_do_nothing(), wanted)
+    keys = [{"app_id": app_id, "pool_number": pool_number} for app_id, pool_number in sorted(in_use)]
+    if keys:
+        tx.connection.execute(tx.dialect.insert(pools).on_conflict_do_nothing(), keys)
     rows = tx.connection.execute(select(*_COLUMNS).order_by(*pools.primary_key.columns).with_for_update())
-    return [Pool(**row._mapping) for row in rows]  # noqa: SLF001 -- the row's public way
+    return [sql.record(Pool, row) for row in rows]
 
 
-def save(tx: Transaction, found: Sequence[Pool]) -> None:
-    """Store what was counted of pools that are locked, and what was concluded."""
-    if not found:
+def save(tx: Transaction, changed: Sequence[Pool]) -> None:
+    """Store the counts and conclusions about pools that this transaction has locked."""
+    if not changed:
         return
-    of_row = pools.c.app_id == bindparam("of_app_id"), pools.c.pool_number == bindparam("of_pool_number")
+    is_pool = pools.c.app_id == bindparam("of_app_id"), pools.c.pool_number == bindparam("of_pool_number")
     names = ("live", "counted_at", "capacity", "low_at")
     values = [
         {"of_app_id": pool.app_id, "of_pool_number": pool.pool_number}
         | {f"new_{name}": getattr(pool, name) for name in names}
-        for pool in found
+        for pool in changed
     ]
-    new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-    tx.connection.execute(update(pools).where(*of_row).values(new), values)
+    columns: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    tx.connection.execute(update(pools).where(*is_pool).values(columns), values)
 
 
 def forget(tx: Transaction, unused: Iterable[Pool]) -> None:
-    """Drop pools that are not in use and of which nothing is known."""
+    """Delete the rows of pools that are not in use and have no known limit."""
     for pool in unused:
         tx.connection.execute(delete(pools).where(*_is(pool.app_id, pool.pool_number)))
 
 
 def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -> None:
-    """Record that the provider had no number left (-41), and warn of it unless that was done. Safe to repeat."""
+    """Record that the provider had no number left (-41), and warn of it unless a warning stands. Safe to repeat."""
     now = tx.instant()
     statement = (
-        tx.flavour.insert(pools)
+        tx.dialect.insert(pools)
         .values(app_id=app_id, pool_number=pool_number, refused_at=now)
         .on_conflict_do_update(index_elements=["app_id", "pool_number"], set_={"refused_at": now})
         .returning(*_COLUMNS)
     )
-    pool = Pool(**tx.connection.execute(statement).one()._mapping)  # noqa: SLF001 -- the row's public way
+    pool = sql.record(Pool, tx.connection.execute(statement).one())
     if pool.low_at is None:
         tx.connection.execute(update(pools).where(*_is(app_id, pool_number)).values(low_at=now))
         append_pool_low(tx, caller, pool, why="no_number")
@@ -110,8 +111,8 @@ def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_numbe
 
 def append_pool_low(tx: Transaction, caller: Caller, pool: Pool, *, why: str) -> None:
     """Write the `pool_low` event: `why` is "share" (nearly full) or "no_number" (-41)."""
-    known = ("app_id", "pool_number", "live", "capacity")
-    detail = {name: value for name in known if (value := getattr(pool, name)) is not None}
+    names = ("app_id", "pool_number", "live", "capacity")
+    detail = {name: value for name in names if (value := getattr(pool, name)) is not None}
     events.append_without_binding(tx, EventKind.POOL_LOW, caller, detail | {"why": why})
 
 

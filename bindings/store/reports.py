@@ -1,7 +1,7 @@
 """The reports of reconciliations: dated, kept, never changed.
 
-A report tells what one comparison with the provider's list found, case by case; it carries ids and instants,
-no phones. Triggers refuse to change it.
+A report has the result of one comparison with the provider's list, case by case, with ids and instants and without
+phones. Triggers reject changes.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import insert, select
 from uuid_utils import uuid7
 
-from bindings.store.column_types import Instant
+from bindings.store import sql
 from bindings.store.schema import reports
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """One comparison: when, on whose behalf, the counts, and every case."""
+    """One comparison: its start and end, its actor, the counts, and every case."""
 
     id: str
     began_at: datetime
@@ -36,7 +36,8 @@ class Report:
     cases: list[dict[str, Any]] = field(default_factory=list)
 
 
-_COLUMNS = tuple(reports.c[name] for name in ("id", "began_at", "finished_at", "actor", "counts", "cases"))
+_COLUMNS = sql.columns(reports, Report)
+_WITHOUT_CASES = tuple(column for column in _COLUMNS if column.name != "cases")
 
 
 def store(
@@ -58,24 +59,26 @@ def store(
 
 
 def find(connection: Connection, report_id: str) -> Report | None:
-    """The report with this id."""
+    """Return the report with this id, or None."""
     row = connection.execute(select(*_COLUMNS).where(reports.c.id == report_id)).one_or_none()
-    return None if row is None else Report(**row._mapping)  # noqa: SLF001 -- the row's public way
+    return None if row is None else sql.record(Report, row)
 
 
 def newest(
     connection: Connection, *, before: tuple[datetime, str] | None, limit: int, cases: bool = True
 ) -> list[Report]:
-    """Up to `limit` reports, newest first, that come after the position `before`; without `cases` their counts."""
-    shown = _COLUMNS if cases else _COLUMNS[:-1]
-    statement = select(*shown).order_by(reports.c.began_at.desc(), reports.c.id.desc()).limit(limit)
+    """Return up to `limit` reports, newest first, from after the position `before` of that order.
+
+    If `cases` is false, they are not read and the reports have none.
+    """
+    columns = _COLUMNS if cases else _WITHOUT_CASES
+    statement = select(*columns).order_by(reports.c.began_at.desc(), reports.c.id.desc()).limit(limit)
     if before is not None:
-        position = tuple_(reports.c.began_at, reports.c.id)
-        statement = statement.where(position < tuple_(*before, types=(Instant(), reports.c.id.type)))
-    return [Report(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 -- the row's public way
+        statement = statement.where(sql.keyset_before((reports.c.began_at, reports.c.id), before))
+    return [sql.record(Report, row) for row in connection.execute(statement)]
 
 
 def full_scan_completed_since(connection: Connection, *, since: datetime) -> bool:
-    """Whether a full scan that a restored database owed has begun after `since` and come to its end."""
+    """Return True if a full scan that a restored database required started after `since` and is complete."""
     later = select(reports.c.counts).where(reports.c.began_at > since)
     return any(counts.get("made_good") for counts in connection.execute(later).scalars())

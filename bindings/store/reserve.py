@@ -240,23 +240,23 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
     """Insert the row and its event; False where the id or the idempotency key is there already."""
     values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
     detail = {name: to_json_value(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
-    inserted = _insertion(tx.flavour).run(
+    inserted = _insertion(tx.dialect).run(
         tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
     )
     return bool(inserted)
 
 
 @cache
-def _insertion(flavour: SqlDialect) -> events.ChangeWithEvents:
+def _insertion(dialect: SqlDialect) -> events.ChangeWithEvents:
     names = (*FIELDS, "fingerprint")
     values: dict[str, Any] = {name: new_value(name) for name in names}
     statement = (
-        flavour.insert(bindings)
-        .values(values | {"change_tx": events.this_tx(flavour)})
+        dialect.insert(bindings)
+        .values(values | {"change_tx": events.this_tx(dialect)})
         .on_conflict_do_nothing()
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
-    return events.ChangeWithEvents(flavour, statement)
+    return events.ChangeWithEvents(dialect, statement)
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:

@@ -45,7 +45,7 @@ def begin(tx: Transaction, digest: str, key_id: str) -> None:
     now = tx.instant()
     values = {"hash": digest, "key_id": key_id, "began_at": now, "seen_at": now, "expires_at": now + LASTS}
     tx.connection.execute(
-        tx.flavour.insert(sessions).values(values).on_conflict_do_nothing(index_elements=["hash"])
+        tx.dialect.insert(sessions).values(values).on_conflict_do_nothing(index_elements=["hash"])
     )
 
 
@@ -94,7 +94,7 @@ def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> Non
         "at": search.at,
         "expires_at": tx.instant() + SEARCH_LASTS,
     }
-    tx.connection.execute(tx.flavour.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
+    tx.connection.execute(tx.dialect.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
 
 
 def recall(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:

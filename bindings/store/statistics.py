@@ -57,7 +57,7 @@ class _Sum:
 def count_events(tx: Transaction, *, limit: int) -> int:
     """Count up to `limit` events that are not counted yet; returns how many that were."""
     mark = _lock_mark(tx)
-    found = tx.connection.execute(_uncounted(mark, postgres=tx.flavour.postgres).limit(limit)).all()
+    found = tx.connection.execute(_uncounted(mark, postgres=tx.dialect.postgres).limit(limit)).all()
     now = tx.instant()
     _add(tx, _summed(found, now=now))
     moved = {"counted_to": now}
@@ -70,7 +70,7 @@ def count_events(tx: Transaction, *, limit: int) -> int:
 
 def _lock_mark(tx: Transaction) -> tuple[int, int]:
     """The cursor, which nobody else moves until this transaction ends."""
-    first = tx.flavour.insert(tally_marks).values(id=1, tx=0, position=0).on_conflict_do_nothing()
+    first = tx.dialect.insert(tally_marks).values(id=1, tx=0, position=0).on_conflict_do_nothing()
     tx.connection.execute(first)
     mark = tx.connection.execute(select(tally_marks).with_for_update()).one()
     return mark.tx, mark.position
@@ -144,7 +144,7 @@ def _add(tx: Transaction, sums: dict[tuple[Any, ...], _Sum]) -> None:
         for key, entry in sums.items()
     ]
     if values:
-        statement = tx.flavour.insert(tallies)
+        statement = tx.dialect.insert(tallies)
         new = {"number": statement.excluded.number, "examples": statement.excluded.examples}
         tx.connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=new), values)
 
@@ -209,7 +209,7 @@ def record_pool_levels(tx: Transaction) -> None:
         if pool.counted_at is not None and pool.live is not None
     ]
     if levels:
-        tx.connection.execute(tx.flavour.insert(pool_levels).on_conflict_do_nothing(), levels)
+        tx.connection.execute(tx.dialect.insert(pool_levels).on_conflict_do_nothing(), levels)
 
 
 def levels(connection: Connection, *, since: datetime) -> dict[tuple[str, str], list[tuple[datetime, int]]]:

@@ -59,9 +59,9 @@ def add(
     tx: Transaction, webhook_id: str, caller: Caller, *, url: str, kinds: Sequence[EventKind] | None, secret: str
 ) -> Webhook:
     """Insert a webhook that is sent what is not final in the feed yet. Safe to repeat with the same id."""
-    at_tx, position = _feed_end(tx.flavour)
+    at_tx, position = _feed_end(tx.dialect)
     tx.connection.execute(
-        tx.flavour.insert(webhooks)
+        tx.dialect.insert(webhooks)
         .values(
             id=webhook_id,
             url=url,
@@ -77,9 +77,9 @@ def add(
     return _webhook(tx.connection.execute(select(*_SHOWN).where(webhooks.c.id == webhook_id)).one())
 
 
-def _feed_end(flavour: SqlDialect) -> tuple[Any, Any]:
+def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
     """The cursor behind everything that is final; what is committed behind a running transaction is still sent."""
-    if flavour.postgres:
+    if dialect.postgres:
         return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger), 0
     return 0, select(func.coalesce(func.max(events_table.c.position), 0)).scalar_subquery()
 

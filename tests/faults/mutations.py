@@ -203,8 +203,8 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "sweep_whatever_the_state",
         "bindings/store/expiry.py",
-        "due = in_state(State.ACTIVE), bindings.c.expires_at <= flavour.now_once",
-        "due = (bindings.c.expires_at <= flavour.now_once,)",
+        "due = in_state(State.ACTIVE), bindings.c.expires_at <= dialect.now_once",
+        "due = (bindings.c.expires_at <= dialect.now_once,)",
         seen_by="sweep_ends_only_what_is_active",
     ),
     bug(

@@ -198,7 +198,7 @@ def lose_the_reply_of_a_commit(database: Database, monkeypatch: pytest.MonkeyPat
 
     def in_one_statement(tx: Transaction, *given: Any) -> Binding | None:
         done = activate(tx, *given)
-        if tx.connection.engine is database._at_once:
+        if tx.connection.engine is database._autocommit_writer:
             try:
                 lose()
             except kind as lost:

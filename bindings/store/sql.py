@@ -1,0 +1,65 @@
+"""What several modules of the store share to build a statement and to read its rows. Knows no table.
+
+Rows become dataclasses by `record`, whose fields have the names of the columns; the two hot ones have mappings of
+their own (`bindings.to_binding`, `events.to_event`). Lists are read by keyset pagination: a page is what comes
+after a position in the order of the list, and needs no OFFSET.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import literal_column, tuple_, union_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from enum import StrEnum
+
+    from sqlalchemy import CTE, Column, ColumnElement, Connection, Row, Select, Table
+
+Record = TypeVar("Record")
+
+
+def columns(table: Table, record_type: type[Any]) -> tuple[Column[Any], ...]:
+    """Return the columns of `table` that a dataclass has fields for, in the order of the fields."""
+    return tuple(table.c[field.name] for field in fields(record_type) if field.name in table.c)
+
+
+def record(record_type: type[Record], row: Row[*tuple[Any, ...]], **converted: Any) -> Record:
+    """Return the row as a dataclass; `converted` replaces the values of columns, further columns are left out."""
+    values = row._asdict() | converted
+    names = (field.name for field in fields(record_type))  # type: ignore[arg-type]  # no bound for dataclasses
+    return record_type(**{name: values[name] for name in names if name in values})
+
+
+def keyset_before(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition that a row comes before `position` in ascending order, so after it in descending."""
+    return tuple_(*order) < _position(order, position)
+
+
+def keyset_after(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition that a row comes after `position` in ascending order."""
+    return tuple_(*order) > _position(order, position)
+
+
+def _position(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> ColumnElement[Any]:
+    return tuple_(*position, types=[column.type for column in order])
+
+
+def materialized(*branches: Select[Any]) -> CTE:
+    """Return UNION ALL of the branches as a CTE that no planner may join into what surrounds it."""
+    return union_all(*branches).cte("found").prefix_with("MATERIALIZED")
+
+
+def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[bool]:
+    """Return `column = 'value'` with a literal, not a bound value.
+
+    So a partial index over that value also serves if the server plans without values.
+    """
+    return column == literal_column(f"'{value}'")
+
+
+def is_postgres(connection: Connection) -> bool:
+    """Return True for PostgreSQL, False for SQLite."""
+    return connection.dialect.name == "postgresql"

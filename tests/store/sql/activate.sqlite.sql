@@ -1,0 +1,12 @@
+UPDATE bindings
+SET bind_id=:new_bind_id, middle_number_a=:new_middle_number_a,
+    middle_number_b=:new_middle_number_b, state=:new_state, provider_status=:new_provider_status,
+    reason=:new_reason, sent_at=:new_sent_at, answered_at=:new_answered_at,
+    expires_at=:new_expires_at, held_until=:new_held_until, warn_at=:new_warn_at,
+    version=(bindings.version + :version_1), change_tx=0
+WHERE bindings.id = :of_id
+  AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
+RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key,
+    expire_s, warn_s, bind_id, middle_number_a, middle_number_b, state, provider_status, reason,
+    actor, request_id, requested_at, send_by, settle_by, sent_at, answered_at, expires_at,
+    held_until, unbind_requested_at, ended_at, version, change_tx;

@@ -1,0 +1,28 @@
+WITH changed AS (
+    UPDATE bindings
+    SET state=:param_1::VARCHAR, reason=:param_2::VARCHAR, version=(bindings.version +
+        :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+    WHERE bindings.id IN (
+        SELECT bindings.id
+        FROM bindings
+        WHERE bindings.state = 'pending'
+          AND bindings.settle_by <= (
+            SELECT clock_timestamp() AS clock_timestamp_1
+        )
+        ORDER BY bindings.settle_by
+        LIMIT :overdue_limit::INTEGER
+        FOR UPDATE SKIP LOCKED
+    )
+      AND bindings.state = 'pending'
+    RETURNING bindings.id, bindings.version, bindings.change_tx
+), logged AS (
+    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+    SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
+        :said_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
+        :said_actor::VARCHAR AS anon_2, :said_request_id::VARCHAR AS anon_3,
+        :said_detail::JSONB AS anon_4
+    FROM changed
+)
+SELECT changed.id, changed.version, changed.change_tx
+FROM changed;

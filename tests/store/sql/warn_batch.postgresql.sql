@@ -1,0 +1,48 @@
+WITH due AS MATERIALIZED (
+    SELECT bindings.id AS id, bindings.warn_at AS deadline
+    FROM bindings
+    WHERE bindings.state = 'active'
+      AND bindings.warn_at IS NOT NULL
+      AND bindings.warn_at <= (
+        SELECT clock_timestamp() AS clock_timestamp_1
+    )
+      AND bindings.unbind_requested_at IS NULL
+      AND bindings.expires_at > (
+        SELECT clock_timestamp() AS clock_timestamp_1
+    )
+      AND bindings.warn_at >= :due_since::TIMESTAMP WITH TIME ZONE
+    ORDER BY bindings.warn_at
+    LIMIT :due_limit::INTEGER
+    FOR UPDATE SKIP LOCKED
+), changed AS (
+    UPDATE bindings
+    SET warn_at=:param_1::TIMESTAMP WITH TIME ZONE, version=(bindings.version +
+        :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+    WHERE bindings.id = ANY (array((
+        SELECT due.id
+        FROM due
+    )))
+      AND bindings.state = 'active'
+      AND bindings.warn_at IS NOT NULL
+      AND bindings.warn_at <= (
+        SELECT clock_timestamp() AS clock_timestamp_1
+    )
+      AND bindings.unbind_requested_at IS NULL
+      AND bindings.expires_at > (
+        SELECT clock_timestamp() AS clock_timestamp_1
+    )
+    RETURNING bindings.change_tx, bindings.id, bindings.version, bindings.expires_at
+), logged AS (
+    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+    SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
+        :said_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
+        :said_actor::VARCHAR AS anon_2, :said_request_id::VARCHAR AS anon_3,
+        jsonb_build_object('expires_at', changed.expires_at) AS jsonb_build_object_1
+    FROM changed
+)
+SELECT count(*) AS count_1, (
+    SELECT max(due.deadline) AS max_1
+    FROM due
+) AS anon_4
+FROM changed;

@@ -1,0 +1,30 @@
+INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+SELECT 0, bindings.id, bindings.version + :version_1 AS anon_1, :said_kind AS anon_2,
+    :clock AS anon_3, :said_actor AS anon_4, :said_request_id AS anon_5, json_object('expires_at',
+    bindings.expires_at) AS json_object_1
+FROM bindings
+WHERE bindings.id IN (
+    SELECT bindings.id
+    FROM bindings
+    WHERE bindings.state = 'active'
+      AND bindings.warn_at IS NOT NULL
+      AND bindings.warn_at <= :clock
+      AND bindings.unbind_requested_at IS NULL
+      AND bindings.expires_at > :clock
+    ORDER BY bindings.warn_at, bindings.id
+    LIMIT :due_limit OFFSET :param_1
+);
+
+UPDATE bindings
+SET warn_at=:warn_at, version=(bindings.version + :version_1), change_tx=0
+WHERE bindings.id IN (
+    SELECT bindings.id
+    FROM bindings
+    WHERE bindings.state = 'active'
+      AND bindings.warn_at IS NOT NULL
+      AND bindings.warn_at <= :clock
+      AND bindings.unbind_requested_at IS NULL
+      AND bindings.expires_at > :clock
+    ORDER BY bindings.warn_at, bindings.id
+    LIMIT :due_limit OFFSET :param_1
+);

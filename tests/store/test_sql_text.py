@@ -1,0 +1,360 @@
+"""The SQL of the hot statements, as files to read and to review: `tests/store/sql/NAME.DIALECT.sql`.
+
+The functions of `bindings.store` are called with a connection that compiles each statement and returns no rows;
+no database is needed. After an intended change of a statement, rewrite the files and read their diff:
+
+    python -m tests.store.test_sql_text --write
+
+Bound values stand as names (`:phone`). What the statements do to a plan is in test_plans.py.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
+
+import pytest
+from sqlalchemy import create_engine
+
+from bindings.domain.binding import Caller, EventKind, Reason, State
+from bindings.domain.phone import Phone
+from bindings.store import (
+    account,
+    bindings,
+    deliveries,
+    events,
+    expiry,
+    queries,
+    reserve,
+    rollback_detection,
+    settle,
+)
+from bindings.store.compiled import CompiledStatement
+from bindings.store.database import SqlDialect, Transaction
+from tests.store.test_reserve import TERMS, request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Dialect, Executable
+
+FOLDER = Path(__file__).parent / "sql"
+WIDTH = 100
+INDENT = "    "
+
+ID = "018f0000-0000-7000-8000-000000000000"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+CALLER = Caller(actor="test")
+PHONE, OTHER_PHONE = Phone("9188067701"), Phone("9188067799")
+SUCCESS = settle.Success(
+    bind_id="1",
+    middle_number_a="9188067700",
+    middle_number_b="9188067700",
+    sent_at=NOW,
+    answered_at=NOW,
+    expires_at=LATER,
+    held_until=LATER,
+    warn_s=60,
+)
+
+
+class _Rows(list[Any]):
+    """The rows of a statement: none, except for those that a test puts here."""
+
+    rowcount = 0
+
+    def all(self) -> list[Any]:
+        return self
+
+    def scalars(self) -> _Rows:
+        return self
+
+    def one(self) -> Any:
+        return self[0]
+
+    def one_or_none(self) -> Any:
+        return self[0] if self else None
+
+    def scalar(self) -> Any:
+        return self[0] if self else None
+
+    scalar_one = one
+
+
+@dataclass
+class _Recorder:
+    """A connection that compiles each statement, in order, and returns the rows prepared for it or none."""
+
+    dialect: Dialect
+    rows: list[list[Any]] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+    def execute(self, statement: Executable, values: object = None, **_options: object) -> _Rows:
+        self.statements.append(_text(statement, self.dialect))
+        del values
+        return _Rows(self.rows.pop(0) if self.rows else [])
+
+
+def _text(statement: Any, dialect: Dialect) -> str:
+    """Return what SQLAlchemy sends to the driver."""
+    return str(statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True}))
+
+
+def _transaction(recorder: _Recorder) -> Transaction:
+    return Transaction(cast("Connection", recorder), _dialect(recorder), attempt=1)
+
+
+def _dialect(recorder: _Recorder) -> SqlDialect:
+    postgres = recorder.dialect.name == "postgresql"
+    return SqlDialect(postgres=postgres, server_clock=postgres)
+
+
+def _reserve_lock(recorder: _Recorder) -> None:
+    recorder.rows = [[(None, 1)]]
+    if recorder.dialect.name == "postgresql":
+        recorder.rows = [[(None, None, None, None, 1, NOW)]]
+    subqueries = (account.SCAN_OWED_SINCE, rollback_detection.VERSION)
+    _transaction(recorder).lock([1, 2], timeout_s=reserve.LOCK_TIMEOUT_S, reading=subqueries, known_id=ID)
+
+
+def _reserve_check(recorder: _Recorder) -> None:
+    reserve.find_holding_rows(cast("Connection", recorder), [PHONE, OTHER_PHONE], "default", NOW)
+
+
+def _reserve_insert(recorder: _Recorder) -> None:
+    tx = _transaction(recorder)
+    reserve._insert(tx, reserve._new(ID, request(), TERMS, CALLER, NOW), CALLER)
+
+
+def _event_insert(recorder: _Recorder) -> None:
+    events.append_without_binding(_transaction(recorder), EventKind.HELD, CALLER, {})
+
+
+def _activate(recorder: _Recorder) -> None:
+    settle.activate(_transaction(recorder), ID, SUCCESS, CALLER)
+
+
+def _settle_failed(recorder: _Recorder) -> None:
+    with suppress(bindings.BindingLost):
+        settle.settle_failed(_transaction(recorder), ID, CALLER, reason=Reason.REQUEST, status="-1", detail={})
+
+
+def _settle_unknown(recorder: _Recorder) -> None:
+    with suppress(bindings.BindingLost):
+        settle.settle_unknown(
+            _transaction(recorder), ID, CALLER, reason=Reason.NO_CLEAR_ANSWER, status=None, said=""
+        )
+
+
+def _expire(recorder: _Recorder) -> None:
+    recorder.rows = [[(0, None)]]
+    expiry.expire(_transaction(recorder), CALLER, limit=500)
+
+
+def _warn(recorder: _Recorder) -> None:
+    recorder.rows = [[(0, None)]]
+    expiry.warn(_transaction(recorder), CALLER, limit=500)
+
+
+def _mark_unsettled(recorder: _Recorder) -> None:
+    expiry.mark_unsettled_in_doubt(_transaction(recorder), CALLER, limit=500)
+
+
+def _lapse(recorder: _Recorder) -> None:
+    expiry.lapse(_transaction(recorder), CALLER, limit=500)
+
+
+def _recover_unbinds(recorder: _Recorder) -> None:
+    queries.unbinding(cast("Connection", recorder), limit=500)
+
+
+def _lookup(name: str) -> Callable[[_Recorder], None]:
+    def look_up(recorder: _Recorder) -> None:
+        statement = getattr(queries.Lookups(_dialect(recorder).now_once), name)
+        queries.lookup(cast("Connection", recorder), statement)
+
+    return look_up
+
+
+def _search(recorder: _Recorder) -> None:
+    filters = queries.Filters(state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW)
+    queries.search(cast("Connection", recorder), filters, before=(NOW, ID), limit=100)
+
+
+def _trace(party: Phone | None) -> Callable[[_Recorder], None]:
+    def trace(recorder: _Recorder) -> None:
+        queries.bindings_with_middle_number(
+            cast("Connection", recorder), middle_number="9188067700", party=party, since=NOW, until=LATER
+        )
+
+    return trace
+
+
+def _feed_page(recorder: _Recorder) -> None:
+    events.feed(cast("Connection", recorder), after=(1, 1), limit=100)
+
+
+def _lease_deliveries(recorder: _Recorder) -> None:
+    recorder.rows = [[ID]]
+    with mock.patch("bindings.store.webhooks.target", return_value=object()):
+        deliveries.lease(_transaction(recorder), ID, limit=50, lease_s=60.0)
+
+
+def _in_doubt(recorder: _Recorder) -> None:
+    queries.doubts(cast("Connection", recorder), _dialect(recorder).now_once, limit=100, after=(NOW, ID))
+
+
+def _unsettled(recorder: _Recorder) -> None:
+    queries.unsettled(cast("Connection", recorder), "4luaKsL2")
+
+
+# The name of the file, the call, and how many of the statements that it sends belong to the file.
+CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
+    "reserve_lock": (_reserve_lock, 1),
+    "reserve_check": (_reserve_check, 1),
+    "reserve_insert": (_reserve_insert, 1),
+    "event_insert": (_event_insert, 1),
+    "activate": (_activate, 1),
+    "settle_failed": (_settle_failed, 1),
+    "settle_unknown": (_settle_unknown, 1),
+    "expire_batch": (_expire, 2),
+    "warn_batch": (_warn, 2),
+    "recover_unsettled_batch": (_mark_unsettled, 1),
+    "recover_lapsed_batch": (_lapse, 1),
+    "recover_unbinds": (_recover_unbinds, 1),
+    "lookup_by_phone": (_lookup("by_phone"), 1),
+    "lookup_by_middle_number": (_lookup("by_middle_number"), 1),
+    "lookup_by_party": (_lookup("by_party"), 1),
+    "search": (_search, 1),
+    "trace": (_trace(None), 1),
+    "trace_with_party": (_trace(OTHER_PHONE), 1),
+    "feed_page": (_feed_page, 1),
+    "lease_deliveries": (_lease_deliveries, 3),
+    "in_doubt_page": (_in_doubt, 1),
+    "unsettled": (_unsettled, 1),
+}
+DIALECTS: dict[str, Dialect] = {
+    "postgresql": create_engine("postgresql+psycopg://", paramstyle="named").dialect,
+    "sqlite": create_engine("sqlite://", paramstyle="named").dialect,
+}
+
+
+def compiled_text(name: str, dialect: str) -> str:
+    """Return the text of the file of one call: its statements, wrapped, each with a semicolon at its end."""
+    call, number = CALLS[name]
+    recorder = _Recorder(DIALECTS[dialect])
+
+    def record(compiled: CompiledStatement, connection: Any, values: Any) -> _Rows:
+        rows: _Rows = connection.execute(compiled._statement, values)
+        return rows
+
+    with (
+        mock.patch.object(CompiledStatement, "fetch_all", record),
+        mock.patch.object(Transaction, "instant", return_value=NOW),
+    ):
+        call(recorder)
+    return "\n".join(f"{wrap(statement)};\n" for statement in recorder.statements[:number])
+
+
+# Each of these starts a line, unless it stands in parentheses that are not a subquery's.
+CLAUSE = re.compile(
+    r"(WITH(?! TIME ZONE)|SELECT|FROM|(LEFT OUTER )?JOIN|WHERE|AND|GROUP BY|ORDER BY|LIMIT|FOR UPDATE|UNION( ALL)?"
+    r"|INSERT INTO|VALUES|UPDATE|SET|RETURNING|ON CONFLICT|DELETE FROM)\b"
+)
+SUBQUERY = re.compile(r"(WITH|SELECT|INSERT INTO|UPDATE|DELETE FROM) ")
+NO_BREAK_TIMESTAMP = "TIMESTAMP\0WITH\0TIME\0ZONE"
+TOKEN = re.compile(r"'(?:[^']|'')*'|[()]|\s+|[^\s()']+")
+
+
+def wrap(statement: str) -> str:
+    """Break a statement before its clauses, indent its subqueries, and wrap the lines that are too long."""
+    text = " ".join(statement.split())
+    lines = [(0, "")]
+    subqueries: list[bool] = []  # one for each parenthesis that is open
+
+    def start_line() -> None:
+        lines.append((sum(subqueries), ""))
+
+    for match in TOKEN.finditer(text):
+        token, following = match.group(), text[match.end() :]
+        clause = CLAUSE.match(following) if token == " " and all(subqueries[-1:]) else None
+        if clause and lines[-1][1].split()[-1:] not in (["FOR"], ["DO"]):
+            start_line()
+            if clause.group() == "AND":
+                lines[-1] = lines[-1][0], "  "
+        elif token == ")" and subqueries.pop():
+            start_line()
+        if token != " " or lines[-1][1].strip():
+            depth, line = lines[-1]
+            lines[-1] = depth, line + token
+        if token == "(":
+            subqueries.append(SUBQUERY.match(following.lstrip()) is not None)
+            if subqueries[-1]:
+                start_line()
+    wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    wrapped: list[str] = []
+    for depth, line in lines:
+        wrapper.initial_indent = INDENT * depth
+        wrapper.subsequent_indent = INDENT * (depth + 1)
+        # An alias stays beside its expression, and a type is not broken.
+        joined = re.sub(r" AS (?=\w)", "\0AS\0", line).replace("TIMESTAMP WITH TIME ZONE", NO_BREAK_TIMESTAMP)
+        wrapped.extend(part.replace("\0", " ") for part in wrapper.wrap(joined))
+    return "\n".join(wrapped)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", CALLS)
+def test_compiled_text_of_a_hot_statement_is_the_text_in_its_file(name: str, dialect: str) -> None:
+    path = FOLDER / f"{name}.{dialect}.sql"
+    assert path.is_file(), f"{path.name} is missing: {_HOW_TO_WRITE}"
+    assert compiled_text(name, dialect) == path.read_text(encoding="utf-8"), f"{path.name}: {_HOW_TO_WRITE}"
+
+
+def test_every_file_of_the_folder_has_a_statement() -> None:
+    expected = {f"{name}.{dialect}.sql" for name in CALLS for dialect in DIALECTS}
+    assert {path.name for path in FOLDER.iterdir()} == expected
+
+
+def test_wrapping_changes_nothing_but_white_space() -> None:
+    statement = "WITH a AS (SELECT f(b), 'it''s ( here' FROM c WHERE b IN (1, 2) AND d = 1) UPDATE e SET f = 1"
+    assert wrap(statement).splitlines() == [
+        "WITH a AS (",
+        "    SELECT f(b), 'it''s ( here'",
+        "    FROM c",
+        "    WHERE b IN (1, 2)",
+        "      AND d = 1",
+        ")",
+        "UPDATE e",
+        "SET f = 1",
+    ]
+    for name in CALLS:
+        for dialect in DIALECTS:
+            text = compiled_text(name, dialect)
+            assert "".join(wrap(text).split()) == "".join(text.split())
+
+
+_HOW_TO_WRITE = "run `python -m tests.store.test_sql_text --write` and review the difference"
+
+
+def main() -> None:
+    """Write the files again if `--write` is given."""
+    if sys.argv[1:] != ["--write"]:
+        sys.exit(f"usage: {_HOW_TO_WRITE}")
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.iterdir():
+        path.unlink()
+    for name in CALLS:
+        for dialect in DIALECTS:
+            (FOLDER / f"{name}.{dialect}.sql").write_text(compiled_text(name, dialect), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
