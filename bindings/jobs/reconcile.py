@@ -91,9 +91,7 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
         orphan="hold" if full_scan_required else settings.on_orphan,
         drift=settings.on_drift,
     )
-    context = ReconcileContext(
-        runtime=runtime, client=runtime.require_client(), actions=actions, dry_run=dry_run
-    )
+    context = ReconcileContext(runtime=runtime, client=runtime.require_client(), actions=actions, dry_run=dry_run)
     rate_limiter = provider_scan.RateLimiter(settings.scan_calls_per_s, clock=runtime.clock)
     findings = Findings()
     for app_id in sorted(app_ids):
@@ -131,9 +129,7 @@ def _reconcile_app(
     first = _scan(context, app_id, rate_limiter, findings, size=FORWARD_SIZE)
     if abs(first.deviation_s) >= scan_evidence.ZONE_MISFIT_S:
         findings.zone_misfit_s = first.deviation_s
-        _log.warning(
-            "the provider's times are %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", first.deviation_s
-        )
+        _log.warning("the provider's times are %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", first.deviation_s)
         return
     hit("reconcile.after_first_scan")
     apply_rows(context, first, findings)

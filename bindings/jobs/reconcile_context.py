@@ -73,9 +73,7 @@ class ReconcileContext:
         if ended and not self.dry_run:
             runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, ended, reason=reason))
         for hold in ended:
-            findings.record(
-                "holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason
-            )
+            findings.record("holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason)
 
     def guard(self, expire_s: int) -> timedelta:
         """Return how long phones stay held past the end of a binding of this duration."""

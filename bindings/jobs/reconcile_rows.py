@@ -151,9 +151,7 @@ def _apply_drift(
         return
     runtime = context.runtime
     runtime.database.write(
-        lambda tx: settle.apply_drift(
-            tx, binding, runtime.caller, expires_at=earlier_end, held_until=later_hold
-        )
+        lambda tx: settle.apply_drift(tx, binding, runtime.caller, expires_at=earlier_end, held_until=later_hold)
     )
 
 

@@ -44,9 +44,7 @@ def recover(runtime: Runtime) -> RecoverResult:
     Safe to repeat and to run in several processes at the same time.
     """
     hit("recover.before")
-    in_doubt = _all_batches(
-        runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH)
-    )
+    in_doubt = _all_batches(runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH))
     lapsed = _all_batches(runtime, lambda tx: expiry.lapse(tx, runtime.caller, limit=BATCH))
     hit("recover.before_unbinds")
     unbound = unclear = 0
@@ -107,9 +105,7 @@ def _release_late_successes(runtime: Runtime, client: ProviderClient) -> tuple[i
             matching = [hold for hold in live if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
             guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
             runtime.database.write(
-                partial(
-                    holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s
-                )
+                partial(holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s)
             )
             released += 1
     return released, len(late) - released

@@ -215,15 +215,13 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
             return settle.settle_in_use(tx, intent, caller, status=outcome.status, policy=policy)
         case Refused(why=Refusal.NO_NUMBER):
             return settle.settle_no_number(tx, intent, caller, status=outcome.status, said=outcome.reason)
-        case Refused() | NotSent():
-            refused = isinstance(outcome, Refused)
+        case Refused():
+            reason, detail = Reason(outcome.why), {"said": outcome.reason}
+            return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=detail)
+        case NotSent():
+            detail = {"said": outcome.reason}
             return settle.settle_failed(
-                tx,
-                intent.id,
-                caller,
-                reason=Reason(outcome.why) if refused else Reason.NEVER_SENT,
-                status=outcome.status if refused else None,
-                detail={"said": outcome.reason},
+                tx, intent.id, caller, reason=Reason.NEVER_SENT, status=None, detail=detail
             )
         case Unknown():
             return settle.settle_unknown(

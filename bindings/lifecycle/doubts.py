@@ -43,9 +43,7 @@ class _DryRunRollback(Exception):
         self.result = result
 
 
-def mark_absent(
-    runtime: Runtime, binding_id: str, *, because: str, dry_run: bool
-) -> MarkAbsentResult:
+def mark_absent(runtime: Runtime, binding_id: str, *, because: str, dry_run: bool) -> MarkAbsentResult:
     """Mark an in-doubt binding as failed on an operator's statement, free its phones, and return the change.
 
     A dry run makes the same change and rolls it back. `InvalidRequest` if the binding is not in doubt, or if the
@@ -77,7 +75,9 @@ def _check(doubt: Binding, now: datetime, tolerance_s: float) -> None:
         raise InvalidRequest([FieldError("id", f"must be of a binding in doubt; this one is {doubt.state}")])
     until = acceptance_deadline(doubt, tolerance_s)
     if now <= until:
-        message = f"is too young: the provider may still accept its request until {_clock_time(until)}; try after that"
+        message = (
+            f"is too young: the provider may still accept its request until {_clock_time(until)}; try after that"
+        )
         raise InvalidRequest([FieldError("id", message)])
 
 

@@ -64,7 +64,9 @@ def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | N
         return None
     durations_s = sorted((answered - sent).total_seconds() for _, sent, answered in calls)
     percentiles = quantiles(durations_s, n=100, method="inclusive") if len(durations_s) > 1 else durations_s * 99
-    return Latency(calls=len(durations_s), since=calls[-1][0], until=calls[0][0], p50_s=percentiles[49], p99_s=percentiles[98])
+    return Latency(
+        calls=len(durations_s), since=calls[-1][0], until=calls[0][0], p50_s=percentiles[49], p99_s=percentiles[98]
+    )
 
 
 def next_scan(runtime: Runtime) -> datetime | None:

@@ -46,11 +46,12 @@ from bindings.store.engine import make_engine, set_deadline
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
-    from bindings.clock import HostClock
     from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Select, Table
     from sqlalchemy.engine import ExceptionContext
+
+    from bindings.clock import HostClock
 
     ReadClock: TypeAlias = Callable[[], datetime]
 
@@ -164,9 +165,7 @@ class Database:
     this host.
     """
 
-    def __init__(
-        self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK) -> None:
         self._host_clock = clock
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
