@@ -24,26 +24,26 @@ from benchmarks import (
     bind,
     burst,
     churn,
-    cost,
+    comparisons,
+    cpu_cost,
     data,
+    disk_space,
     export,
     growth,
     lag,
     lookup,
     pages,
-    peers,
     restart,
     retention,
     servers,
     service,
-    space,
     start,
     sweep,
     updates,
     vacuum,
 )
+from benchmarks.bench_context import NotMeasuredError, Place
 from benchmarks.measure import Result, Target, table
-from benchmarks.place import NotMeasuredError, Place
 from tests.faults.cluster import find_binaries
 from tests.store.databases import VARIABLE, Server, find_postgres
 
@@ -68,10 +68,10 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
     "P10": restart.measure,
     "P11": export.measure,
     "P12": start.measure,
-    "P13": peers.measure,
+    "P13": comparisons.measure,
     "P14": pages.measure,
-    "cost": cost.measure,
-    "space": space.measure,
+    "cost": cpu_cost.measure,
+    "space": disk_space.measure,
     "retention": retention.measure,
     "vacuum": vacuum.measure,
     "churn": churn.measure,

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
     from bindings.domain.binding import BindRequest
 
 CALLERS = 16

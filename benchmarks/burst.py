@@ -24,8 +24,8 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled
-    from benchmarks.place import Place
 
 ENDED_S = 60.0
 LOOKUP_MS = 50.0

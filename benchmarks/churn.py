@@ -21,8 +21,8 @@ import psycopg
 from sqlalchemy import text
 
 from benchmarks import data, servers
+from benchmarks.bench_context import LIVE_SHARE
 from benchmarks.measure import Result, Target
-from benchmarks.place import LIVE_SHARE
 from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
 
 NAMES = "the schema's settings", "PostgreSQL's defaults"
 HELD_STEPS = 4

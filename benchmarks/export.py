@@ -17,7 +17,7 @@ from benchmarks.measure import Result, Target
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
-    from benchmarks.place import Place
+    from benchmarks.bench_context import Place
 
 ROWS_PER_S = 100_000
 FLAT_MB = 10.0

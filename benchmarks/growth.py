@@ -27,8 +27,8 @@ from tests.store.test_plans import explained
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled
-    from benchmarks.place import Place
     from bindings.service import BindingService
 
 SWEPT = 1_000

@@ -12,7 +12,7 @@ from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
-    from benchmarks.place import Place
+    from benchmarks.bench_context import Place
 
 PER_S = 200
 LEAD_S = 3.0

@@ -23,9 +23,9 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled, Sizes
     from benchmarks.measure import Sample
-    from benchmarks.place import Place
     from bindings.domain.binding import Binding
 
 ROWS = (1, 2, 3)

@@ -25,8 +25,8 @@ from bindings.web.state import AppState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Sizes
-    from benchmarks.place import Place
     from bindings.domain.binding import Binding
 
 BOUND_MS = 100.0

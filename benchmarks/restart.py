@@ -23,7 +23,7 @@ from bindings.store import migrations
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.place import Place
+    from benchmarks.bench_context import Place
 
 READY_S = 5.0
 GROWTH_MB = 50.0

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
     from bindings.service import BindingService
     from tests.store.databases import Server
 

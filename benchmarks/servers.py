@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import redis
 
-from benchmarks.place import NotMeasuredError
+from benchmarks.bench_context import NotMeasuredError
 from tests.faults.cluster import _kill_all, find_binaries
 from tests.store.databases import free_port
 

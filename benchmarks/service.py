@@ -27,8 +27,8 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Sizes
-    from benchmarks.place import Place
 
 CALLERS = 16
 QUIET_CALLERS = 4  # what a lookup takes, not what it takes when everybody asks at once
@@ -197,7 +197,7 @@ def _serving(url: str, simulator: Simulator | None = None) -> Iterator[str]:
 
 @contextmanager
 def _bare(url: str, protocol: str) -> Iterator[str]:
-    with _process(["-m", "benchmarks.bare", url, protocol], {}) as line:
+    with _process(["-m", "benchmarks.baseline_http", url, protocol], {}) as line:
         yield line.strip()
 
 

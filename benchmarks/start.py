@@ -16,8 +16,8 @@ from benchmarks.measure import Result, Sample, Target, interleave, microseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Sizes
-    from benchmarks.place import Place
 
 HELP = "from bindings.cli import main; main()"  # what the console script does
 BARE_CLICK = """

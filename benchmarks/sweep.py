@@ -25,8 +25,8 @@ from bindings.store.database import Database
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
 
 ROUNDS = 5
 BATCH = expire.BATCH

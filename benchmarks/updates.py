@@ -16,7 +16,7 @@ from bindings.provider.client import ProviderClient
 from bindings.webhooks.endpoints import Result as Tried
 
 if TYPE_CHECKING:
-    from benchmarks.place import Place
+    from benchmarks.bench_context import Place
     from bindings.service import BindingService
 
 BINDS = 20

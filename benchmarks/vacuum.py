@@ -21,8 +21,8 @@ from bindings.jobs import expire
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled
-    from benchmarks.place import Place
 
 SWEEPS = 15
 CALLER = Caller(actor="bench")

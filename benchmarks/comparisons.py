@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import servers
+from benchmarks.alternatives import RIVALS, at_once, phone
+from benchmarks.bench_context import NotMeasuredError
 from benchmarks.measure import Result, Target
-from benchmarks.place import NotMeasuredError
-from benchmarks.rivals import RIVALS, at_once, phone
 from bindings.store import migrations
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.place import Place
-    from benchmarks.rivals import Rival
+    from benchmarks.alternatives import Rival
+    from benchmarks.bench_context import Place
 
 CALLERS = 16
 RACES = 20
@@ -177,7 +177,7 @@ def _kill_server(stand: _Stand, server: servers.Killable, place: Place, rival: R
 
 def _binding(stand: _Stand, folder: Path) -> subprocess.Popen[bytes]:
     """A process of the rival's that is binding, and has been for a while."""
-    command = [sys.executable, "-m", "benchmarks.rivals", stand.rival, stand.address, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.alternatives", stand.rival, stand.address, str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not _noted(folder / "told"):

@@ -1,6 +1,6 @@
 """The other side of P7: one route of the same framework that runs the raw query.
 
-`python -m benchmarks.bare URL prepared` has the query prepared, as the product does; with `extended` it is planned
+`python -m benchmarks.baseline_http URL prepared` has the query prepared, as the product does; with `extended` it is planned
 each time.
 
 As thin as such a service can be: no key, no check of the body beyond its type, tuples of the driver as JSON. The

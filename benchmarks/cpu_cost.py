@@ -12,8 +12,8 @@ from benchmarks.measure import Result, Target
 from bindings.provider.client import ProviderClient
 
 if TYPE_CHECKING:
+    from benchmarks.bench_context import Place
     from benchmarks.data import Filled
-    from benchmarks.place import Place
 
 THREADS = 16
 

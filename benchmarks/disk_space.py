@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measure import Result, Target
 
 if TYPE_CHECKING:
-    from benchmarks.place import Place
+    from benchmarks.bench_context import Place
 
 TABLES = "bindings", "events"
 PARTS = "(SELECT '{table}'::regclass UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = '{table}'::regclass)"
