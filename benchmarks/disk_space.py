@@ -1,4 +1,4 @@
-"""How large the tables of bindings and of events are, and each index: bytes on disk, at the sizes of the run."""
+"""Bytes on disk of the tables of bindings and events and of each of their indexes, at the sizes of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measure import Result, Target
 
 if TYPE_CHECKING:
-    from benchmarks.bench_context import Place
+    from benchmarks.bench_context import BenchContext
 
 TABLES = "bindings", "events"
 PARTS = "(SELECT '{table}'::regclass UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = '{table}'::regclass)"
@@ -18,16 +18,16 @@ INDEXES = f"""
 """
 
 
-def measure(place: Place) -> list[Result]:
-    """Rows and indexes of each table, on PostgreSQL."""
-    filled = place.postgres()
+def measure(context: BenchContext) -> list[Result]:
+    """Return the size of the rows and of the indexes of each table, on PostgreSQL."""
+    bench_db = context.postgres()
     results = []
     for table in TABLES:
-        rows, indexes = filled.run(BYTES.format(table=table)).fetchone()
-        each = ", ".join(
-            f"{name} {size / 1e6:,.0f}" for name, size in filled.run(INDEXES.format(table=table)).fetchall()
+        rows, indexes = bench_db.execute(BYTES.format(table=table)).fetchone()
+        index_sizes = ", ".join(
+            f"{name} {size / 1e6:,.0f}" for name, size in bench_db.execute(INDEXES.format(table=table)).fetchall()
         )
-        for what, size, note in (("rows", rows, ""), ("indexes", indexes, each)):
-            target = Target(id="space", what=f"{table}, {what}", unit="MB")
+        for title, size, note in (("rows", rows, ""), ("indexes", indexes, index_sizes)):
+            target = Target(id="space", title=f"{table}, {title}", unit="MB")
             results.append(Result(target=target, value=float(size) / 1e6, note=note))
     return results
