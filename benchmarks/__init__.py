@@ -1,8 +1,8 @@
-"""`make bench`: the product beside the bare drivers, as ratios measured in one run.
+"""Benchmarks (`make bench`): the product against the bare database drivers, as ratios measured in one run.
 
-Machines are noisy, so nothing here gates anything: the bench prints a table and writes JSON. Each number is a
-ratio of medians over interleaved rounds, and its spread is the quartiles of the rounds' own ratios. "Raw" is the
-same rows through the bare driver with SQL written by hand, made into plain tuples.
+Machines are noisy, so no result fails a build: the bench prints a table and writes JSON. Each number is a ratio of
+medians over interleaved rounds, and its spread is the quartiles of the single rounds' ratios. The baseline ("raw")
+reads or writes the same rows through the bare driver with hand-written SQL, as plain tuples.
 
-`python -m benchmarks --help` tells the sizes; docs/explanation/performance.md tells what was seen.
+`python -m benchmarks --help` lists the sizes; docs/explanation/performance.md reports the results.
 """

@@ -1,4 +1,7 @@
-"""Run the measurements, print the table, write the JSON and the plots; what was made is removed, unless kept."""
+"""Command line of the bench: run the measures, print the table, write the JSON and the plots.
+
+Databases and folders of the run are removed at the end, except databases kept with `--keep`.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,26 @@ from benchmarks import (
     bind,
     burst,
     churn,
-    cost,
+    comparisons,
+    cpu_cost,
     data,
+    disk_space,
     export,
     growth,
     lag,
     lookup,
     pages,
-    peers,
     restart,
     retention,
     servers,
     service,
-    space,
     start,
     sweep,
     updates,
     vacuum,
 )
+from benchmarks.bench_context import BenchContext, NotMeasuredError
 from benchmarks.measure import Result, Target, table
-from benchmarks.place import NotMeasuredError, Place
 from tests.faults.cluster import find_binaries
 from tests.store.databases import VARIABLE, Server, find_postgres
 
@@ -55,8 +58,9 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results")
 FAILED = "failed"
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-# What measures each target; P9 comes with P3, P8 with P7; the burst is P5's too. A new measurement is a line here.
-MEASURES: dict[str, Callable[[Place], list[Result]]] = {
+# The measure of each target. P3 includes P9, P7 includes P8, and `burst` belongs to P5. Register a new measure
+# here.
+MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
     "P1": lookup.postgres,
     "P2": lookup.sqlite,
     "P3": growth.measure,
@@ -68,10 +72,10 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
     "P10": restart.measure,
     "P11": export.measure,
     "P12": start.measure,
-    "P13": peers.measure,
+    "P13": comparisons.measure,
     "P14": pages.measure,
-    "cost": cost.measure,
-    "space": space.measure,
+    "cost": cpu_cost.measure,
+    "space": disk_space.measure,
     "retention": retention.measure,
     "vacuum": vacuum.measure,
     "churn": churn.measure,
@@ -80,87 +84,95 @@ MEASURES: dict[str, Callable[[Place], list[Result]]] = {
 
 
 def main() -> None:
-    """Parse the arguments, measure, show."""
+    """Run the measures that the arguments name, and show the results; exit with 1 if a measure failed."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the databases are dropped
-    sizes, wanted = SIZES[arguments.size], arguments.only.split(",")
-    began = time.monotonic()
-    with _server(arguments) as server, Place(sizes=sizes, find_server=server, keep=arguments.keep) as place:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # lets the context managers drop the databases
+    sizes, measure_names = SIZES[arguments.size], arguments.only.split(",")
+    started_at = time.monotonic()
+    with (
+        _server(arguments) as server,
+        BenchContext(sizes=sizes, optional_server=server, keep=arguments.keep) as context,
+    ):
         environment = _environment(sizes, server)
         print(environment, flush=True)
-        results = [result for name in wanted for result in _measured(name, place)]
+        results = [result for name in measure_names for result in _run_measure(name, context)]
     print(table(results))
     path = _write(arguments.results, environment, results)
-    print(f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
+    print(f"{time.monotonic() - started_at:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
     if any((result.note or "").startswith(FAILED) for result in results):
         sys.exit(1)
 
 
 @contextmanager
 def _server(arguments: argparse.Namespace) -> Iterator[Server | None]:
-    """A PostgreSQL of the bench's own, with memory for its data as an administrator would give it.
+    """Start a PostgreSQL server for the bench, with as much memory as an administrator would configure.
 
-    The one that the tests find where databases are to be kept, where the environment names one, or where there are
-    no binaries.
+    Yield the server that the tests use instead if databases are to be kept, if the environment names a server, or
+    if there are no PostgreSQL binaries; None if there is no such server either.
     """
     with ExitStack() as stack:
         if not arguments.keep and not os.environ.get(VARIABLE) and find_binaries() is not None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-server-")))
-            own = servers.postgres(folder, *_memory())
-            stack.callback(own.kill)
-            own.start()
-            yield Server(url=own.url, found="the bench's own")
+            own_server = servers.postgres(folder, *_memory())
+            stack.callback(own_server.kill)
+            own_server.start()
+            yield Server(url=own_server.url, found="the bench's own")
             return
-        found = find_postgres()
-        if found is not None:
-            stack.callback(found.stop)
-        yield found
+        server = find_postgres()
+        if server is not None:
+            stack.callback(server.stop)
+        yield server
 
 
 def _memory() -> tuple[str, ...]:
-    """A quarter of the machine's for the buffers, and no checkpoint every few seconds."""
+    """Return settings that use a quarter of the machine's memory for buffers and avoid frequent checkpoints."""
     quarter_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2**20
     return f"shared_buffers={quarter_mb}MB", "max_wal_size=8GB", "max_connections=200"
 
 
-def _measured(name: str, place: Place) -> list[Result]:
-    began = time.monotonic()
+def _run_measure(name: str, context: BenchContext) -> list[Result]:
+    started_at = time.monotonic()
     try:
-        results = MEASURES[name](place)
-    except NotMeasuredError as missing:
-        results = [Result(target=Target(id=name, what="-"), note=f"not measured: {missing}")]
-    except Exception as error:  # noqa: BLE001 -- what the others measured is shown all the same
+        results = MEASURES[name](context)
+    except NotMeasuredError as error:
+        results = [Result(target=Target(id=name, title="-"), note=f"not measured: {error}")]
+    except Exception as error:  # noqa: BLE001 -- the results of the other measures are still shown
         traceback.print_exc()
-        results = [Result(target=Target(id=name, what="-"), note=f"{FAILED}: {type(error).__name__}")]
-    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        results = [Result(target=Target(id=name, title="-"), note=f"{FAILED}: {type(error).__name__}")]
+    print(f"{name}: {time.monotonic() - started_at:.0f} s", file=sys.stderr, flush=True)
     return results
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed against the raw drivers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the speed of the product against the bare database drivers.",
+    )
     for name, sizes in SIZES.items():
         text = f"{sizes.live:,} live and {sizes.ended:,} ended bindings on PostgreSQL"
         parser.add_argument(f"--{name}", dest="size", action="store_const", const=name, help=text)
-    parser.add_argument("--only", default=",".join(MEASURES), help="targets, with commas (default: %(default)s)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the plots")
+    parser.add_argument(
+        "--only", default=",".join(MEASURES), help="measures to run, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write the JSON and the plots to")
     parser.add_argument("--keep", action="store_true", help="keep the PostgreSQL databases, for the next run")
     parser.set_defaults(size="default")
     return parser.parse_args()
 
 
 def _environment(sizes: Sizes, server: Server | None) -> str:
-    found = "none"
+    postgres = "none"
     if server is not None:
         with psycopg.connect(server.url) as connection:
-            version_of = connection.info.parameter_status("server_version") or "?"
+            server_version = connection.info.parameter_status("server_version") or "?"
             (buffers,) = connection.execute("SHOW shared_buffers").fetchone() or ("?",)
-            found = f"{version_of} with {buffers} of buffers"
+            postgres = f"{server_version} with {buffers} of buffers"
     parts = (
         f"bindings bench, {sizes.name}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"Python {platform.python_version()}",
         f"SQLAlchemy {version('sqlalchemy')}",
         f"psycopg {version('psycopg')}",
-        f"PostgreSQL {found}",
+        f"PostgreSQL {postgres}",
         f"SQLite {sqlite3.sqlite_version}",
         f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
         platform.platform(),

@@ -1,8 +1,8 @@
 """P4: the bookkeeping of a bind against pgbench, which runs the same two transactions with 16 clients.
 
-The provider answers at once and in this process: what is measured is both transactions, the checks before them
-and the objects around them. The product runs as 16 threads of one process, and as 4 threads in each of 4. Its
-processes are started once and bind in rounds, on request.
+The provider is a stub in the same process that answers immediately, so the measure covers both transactions, the
+checks before them and the objects around them. The product runs as 16 threads of one process, and as 4 threads in
+each of 4 processes. The processes are started once and bind for one round per request.
 """
 
 from __future__ import annotations
@@ -32,51 +32,51 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
 
-    from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase, Sizes
     from bindings.domain.binding import BindRequest
 
 CALLERS = 16
 SCRIPT = Path(__file__).with_name("bind.sql")
-WARM_S = 0.5
-ANSWER_S = 60.0
+WARM_UP_S = 0.5
+RESPONSE_TIMEOUT_S = 60.0
 
 _ids = itertools.count(time.time_ns())
-_phones = itertools.count(random.randrange(10**10))  # each process begins elsewhere
+_phones = itertools.count(random.randrange(10**10))  # each process starts at a different number
 
 
-def measure(place: Place) -> list[Result]:
-    """P4, in one process and in four; against pgbench with its statements prepared, as here, and without."""
+def measure(context: BenchContext) -> list[Result]:
+    """Return P4 for one and four processes, against pgbench with prepared statements (as here) and without."""
     return [
-        _compare(place.postgres(), place.sizes, processes=processes, protocol=protocol)
+        _compare(context.postgres(), context.sizes, processes=processes, protocol=protocol)
         for protocol in ("prepared", "extended")
         for processes in (1, 4)
     ]
 
 
-def _compare(filled: Filled, sizes: Sizes, *, processes: int, protocol: str) -> Result:
-    told = (
+def _compare(bench_db: BenchDatabase, sizes: Sizes, *, processes: int, protocol: str) -> Result:
+    setup = (
         "1 process x 16 threads" if processes == 1 else f"{processes} processes x {CALLERS // processes} threads"
     )
-    target = Target(id="P4", what=f"bind, {told}, pgbench {protocol}", bound=0.5, at_most=False)
+    target = Target(id="P4", title=f"bind, {setup}, pgbench {protocol}", bound=0.5, at_most=False)
     program = _pgbench()
     if program is None:
         return Result(target=target, note="not measured: there is no pgbench on this machine")
-    with _fleet(filled.url, processes=processes, threads=CALLERS // processes) as fleet:
-        fleet.bind(WARM_S)
+    with _fleet(bench_db.url, processes=processes, threads=CALLERS // processes) as fleet:
+        fleet.bind(WARM_UP_S)
         try:
             rounds = interleave(
                 sizes.bind_rounds,
                 lambda _: fleet.bind(sizes.bind_s),
-                lambda _: _run_pgbench(program, filled.url, sizes.bind_s, protocol),
+                lambda _: _run_pgbench(program, bench_db.url, sizes.bind_s, protocol),
             )
-        except _PgbenchFailedError as failed:
-            return Result(target=target, note=f"not measured: {failed}")
+        except _PgbenchFailedError as error:
+            return Result(target=target, note=f"not measured: {error}")
     return Result(target=target, rounds=rounds, note=per_second(rounds, "binds"))
 
 
 class _PgbenchFailedError(Exception):
-    """pgbench ended badly; a server that others use may have no connection left for it."""
+    """pgbench failed; a server in use may have no free connection for it."""
 
 
 def _pgbench() -> str | None:
@@ -85,46 +85,49 @@ def _pgbench() -> str | None:
 
 
 def _run_pgbench(program: str, url: str, seconds: float, protocol: str) -> Sample:
-    """One transaction of pgbench is one bind. `protocol`: its statements are prepared, or parsed each time."""
+    """Return the rate of pgbench, where one transaction is one bind.
+
+    `protocol`: "prepared" prepares the statements once; "extended" parses and plans them each time.
+    """
     whole_s = max(1, round(seconds))
     command = [program, "--no-vacuum", f"--protocol={protocol}", f"--client={CALLERS}", "--jobs=2"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, f"--time={whole_s}", f"--file={SCRIPT}", url],
         check=False,
         capture_output=True,
         text=True,
-        timeout=whole_s + ANSWER_S,
+        timeout=whole_s + RESPONSE_TIMEOUT_S,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
-    count = re.search(r"actually processed: (\d+)", done.stdout)
-    failed = re.search(r"failed transactions: (\d+)", done.stdout)
-    lost = done.returncode != 0 or (failed is not None and failed[1] != "0")
-    if rate is None or count is None or lost:
-        raise _PgbenchFailedError(done.stderr.strip().partition("\n")[0] or done.stdout)
+    rate = re.search(r"^tps = ([0-9.]+)", completed.stdout, re.MULTILINE)
+    count = re.search(r"actually processed: (\d+)", completed.stdout)
+    failed = re.search(r"failed transactions: (\d+)", completed.stdout)
+    has_failures = completed.returncode != 0 or (failed is not None and failed[1] != "0")
+    if rate is None or count is None or has_failures:
+        raise _PgbenchFailedError(completed.stderr.strip().partition("\n")[0] or completed.stdout)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Sample(figure=float(rate[1]), cpu_s=cpu / int(count[1]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Fleet:
-    """Processes that bind when they are told for how long; each answers (binds, seconds, CPU seconds)."""
+    """Processes that bind for the number of seconds they receive, and send (binds, seconds, CPU seconds) back."""
 
     pipes: tuple[Connection, ...]
 
     def bind(self, seconds: float) -> Sample:
         for pipe in self.pipes:
             pipe.send(seconds)
-        answers = [_answer(pipe, seconds) for pipe in self.pipes]
-        binds = sum(answer[0] for answer in answers)
-        rate = sum(answer[0] / answer[1] for answer in answers)
-        return Sample(figure=rate, cpu_s=sum(answer[2] for answer in answers) / binds)
+        results = [_receive(pipe, seconds) for pipe in self.pipes]
+        binds = sum(result[0] for result in results)
+        rate = sum(result[0] / result[1] for result in results)
+        return Sample(figure=rate, cpu_s=sum(result[2] for result in results) / binds)
 
 
-def _answer(pipe: Connection, seconds: float) -> tuple[int, float, float]:
-    if not pipe.poll(seconds + ANSWER_S):
-        raise TimeoutError("a process of the bench does not answer")
+def _receive(pipe: Connection, seconds: float) -> tuple[int, float, float]:
+    if not pipe.poll(seconds + RESPONSE_TIMEOUT_S):
+        raise TimeoutError("a process of the bench does not respond")
     binds, elapsed, cpu = pipe.recv()
     return int(binds), float(elapsed), float(cpu)
 
@@ -136,11 +139,11 @@ def _fleet(url: str, *, processes: int, threads: int) -> Iterator[_Fleet]:
     started: list[SpawnProcess] = []
     try:
         for _ in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, url, threads), daemon=True)
+            parent_pipe, child_pipe = context.Pipe()
+            process = context.Process(target=serve, args=(child_pipe, url, threads), daemon=True)
             process.start()
-            theirs.close()
-            pipes.append(ours)
+            child_pipe.close()
+            pipes.append(parent_pipe)
             started.append(process)
         yield _Fleet(pipes=tuple(pipes))
     finally:
@@ -153,8 +156,8 @@ def _fleet(url: str, *, processes: int, threads: int) -> Iterator[_Fleet]:
 
 
 def serve(pipe: Connection, url: str, threads: int) -> None:
-    """The body of a process of the fleet: binds for as long as it is told, until the pipe is closed."""
-    with mock.patch.object(ProviderClient, "bind", made_at_once), opened(url) as service:
+    """Run a process of the fleet: bind for each duration received, until the pipe is closed."""
+    with mock.patch.object(ProviderClient, "bind", instant_bind), open_service(url) as service:
         while True:
             try:
                 seconds = pipe.recv()
@@ -163,8 +166,8 @@ def serve(pipe: Connection, url: str, threads: int) -> None:
             pipe.send(bind_for(service, seconds, threads))
 
 
-def opened(url: str, **settings: Any) -> BindingService:
-    """A service on the bench's database; nothing listens at its provider's address."""
+def open_service(url: str, **settings: Any) -> BindingService:
+    """Open a service on a database of the bench; no server listens at its provider address."""
     return BindingService.open(
         database_url=url,
         provider_url="http://127.0.0.1:9",
@@ -175,8 +178,8 @@ def opened(url: str, **settings: Any) -> BindingService:
     )
 
 
-def made_at_once(_client: ProviderClient, _request: BindRequest, *, send_before: float) -> BindSucceeded:
-    """Stands in for `ProviderClient.bind`: a provider that needs no time."""
+def instant_bind(_client: ProviderClient, _request: BindRequest, *, send_before: float) -> BindSucceeded:
+    """Replace `ProviderClient.bind`: return a successful bind immediately."""
     now = time.monotonic()
     if now > send_before:
         raise AssertionError("too late to send: the bench is stuck")
@@ -186,23 +189,23 @@ def made_at_once(_client: ProviderClient, _request: BindRequest, *, send_before:
 
 
 def bind_for(service: BindingService, seconds: float, threads: int) -> tuple[int, float, float]:
-    """Bind for so long: how many, in how many seconds, with how much CPU; raises what a thread met."""
-    began, cpu = time.perf_counter(), time.process_time()
+    """Bind for `seconds` in `threads` threads; return (binds, seconds, CPU seconds). Raise a thread's error."""
+    started_at, cpu = time.perf_counter(), time.process_time()
 
     def work(_: int) -> int:
         count = 0
-        while time.perf_counter() < began + seconds:
+        while time.perf_counter() < started_at + seconds:
             bind_once(service)
             count += 1
         return count
 
     with ThreadPoolExecutor(threads) as workers:
         binds = sum(workers.map(work, range(threads)))
-    return binds, time.perf_counter() - began, time.process_time() - cpu
+    return binds, time.perf_counter() - started_at, time.process_time() - cpu
 
 
 def bind_once(service: BindingService) -> None:
-    """One bind of two phones that nobody else has."""
+    """Bind two phones that are not used anywhere else."""
     number = next(_phones) % 10**10
     service.bind(
         phone_a=f"918{number:010}",

@@ -1,6 +1,6 @@
--- The two transactions of a bind as SQL written by hand would have them (benchmarks/bind.py runs this in pgbench):
--- lock and read the clock; who holds the phones; the intent and its event. Then, the provider having said yes,
--- the outcome and its event, in one statement that is a transaction of its own.
+-- The two transactions of a bind in hand-written SQL (benchmarks/bind.py runs this file with pgbench). The first locks
+-- both phones and reads the clock, reads the holders of the phones, and inserts the intent and its event. The second,
+-- after the provider's success, writes the outcome and its event in a single statement.
 \set a random(9181000000000000, 9181999999999999)
 \set b random(9191000000000000, 9191999999999999)
 \set number random(1000000000, 1536870911)

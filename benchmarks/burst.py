@@ -1,7 +1,8 @@
-"""P5, the burst: a great number of bindings that end in one second, one scheduler, and lookups all the while.
+"""P5, burst: many bindings that end within one second, one scheduler, and lookups during the whole backlog.
 
-The scheduler is a process of its own, as in production, and is started once all of them are due: what it takes is
-told from its start. The lookups come at a steady pace, whatever the last one took, each from its turn on.
+The scheduler is a separate process, as in production. It is started when all bindings are due, and its time counts
+from its start. Lookups run at a fixed rate that does not depend on how long they take; each is timed from its
+scheduled moment, so that waiting counts.
 """
 
 from __future__ import annotations
@@ -24,47 +25,47 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from benchmarks.data import Filled
-    from benchmarks.place import Place
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase
 
-ENDED_S = 60.0
-LOOKUP_MS = 50.0
+MAX_EXPIRY_S = 60.0
+MAX_LOOKUP_MS = 50.0
 LOOKUPS_PER_S = 100
-CALM_S = 3.0
-LONGEST_S = 600.0
-# How many terminal events each binding of the burst has: the least and the most.
+BASELINE_S = 3.0
+TIMEOUT_S = 600.0
+# The smallest and the largest number of terminal events of a binding of the burst.
 EVENTS = """
-    SELECT min(told), max(told) FROM (
-        SELECT count(events.binding_id) AS told FROM bindings
+    SELECT min(expired), max(expired) FROM (
+        SELECT count(events.binding_id) AS expired FROM bindings
         LEFT JOIN events ON events.binding_id = bindings.id AND events.kind = 'expired'
         WHERE bindings.id >= '{first}' AND bindings.id < '{last}' GROUP BY bindings.id) AS burst
 """
 
 
-def measure(place: Place) -> list[Result]:
-    """The burst, on PostgreSQL."""
-    filled, burst = place.postgres(), place.sizes.burst
-    with BindingService.open(database_url=filled.url) as service:
-        expire.expire_due(service.database, Caller(actor="bench"), budget_s=LONGEST_S)
-        calm = _lookups(service, filled, lambda: time.sleep(CALM_S))
-        first = filled.due(burst, over_s=1)
-        with _scheduler(filled.url):
-            began = time.monotonic()
-            meanwhile = _lookups(service, filled, lambda: filled.wait_swept(LONGEST_S))
-            ended_s = time.monotonic() - began
+def measure(context: BenchContext) -> list[Result]:
+    """Return the time to expire the burst, and the p99 of lookups during it, on PostgreSQL."""
+    bench_db, burst = context.postgres(), context.sizes.burst
+    with BindingService.open(database_url=bench_db.url) as service:
+        expire.expire_due(service.database, Caller(actor="bench"), budget_s=TIMEOUT_S)
+        before = _time_lookups(service, bench_db, lambda: time.sleep(BASELINE_S))
+        first = bench_db.add_due(burst, over_s=1)
+        with _scheduler(bench_db.url):
+            started_at = time.monotonic()
+            during = _time_lookups(service, bench_db, lambda: bench_db.wait_until_none_due(TIMEOUT_S))
+            expired_s = time.monotonic() - started_at
     ids = {"first": data.binding_id(first), "last": data.binding_id(first + burst)}
-    least, most = filled.run(EVENTS.format(**ids)).fetchone()
+    least, most = bench_db.execute(EVENTS.format(**ids)).fetchone()
     return [
         Result(
-            target=Target(id="P5", what=f"{burst:,} due in one second, all ended", bound=ENDED_S, unit="s"),
-            value=ended_s,
-            note=f"{burst / ended_s:,.0f} rows/s; terminal events of each: {least} to {most}",
-            holds=(least, most) == (1, 1),
+            target=Target(id="P5", title=f"{burst:,} due in one second, all ended", bound=MAX_EXPIRY_S, unit="s"),
+            value=expired_s,
+            note=f"{burst / expired_s:,.0f} rows/s; terminal events of each: {least} to {most}",
+            conditions_met=(least, most) == (1, 1),
         ),
         Result(
-            target=Target(id="P5", what="lookups meanwhile, p99", bound=LOOKUP_MS, unit="ms"),
-            value=p99(meanwhile) * 1e3,
-            note=f"{len(meanwhile):,} at {LOOKUPS_PER_S}/s; before it {p99(calm) * 1e3:.1f} ms",
+            target=Target(id="P5", title="lookups meanwhile, p99", bound=MAX_LOOKUP_MS, unit="ms"),
+            value=p99(during) * 1e3,
+            note=f"{len(during):,} at {LOOKUPS_PER_S}/s; before it {p99(before) * 1e3:.1f} ms",
         ),
     ]
 
@@ -73,7 +74,7 @@ def measure(place: Place) -> list[Result]:
 def _scheduler(url: str) -> Iterator[None]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bindings", "scheduler"],
-        env=servers.variables(BINDINGS_DATABASE_URL=url),
+        env=servers.product_environment(BINDINGS_DATABASE_URL=url),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -84,25 +85,25 @@ def _scheduler(url: str) -> Iterator[None]:
         process.wait(90)
 
 
-def _lookups(service: BindingService, filled: Filled, work: Callable[[], None]) -> list[float]:
-    """The seconds that each lookup took, from its turn on, while `work` runs."""
-    over = threading.Event()
+def _time_lookups(service: BindingService, bench_db: BenchDatabase, work: Callable[[], None]) -> list[float]:
+    """Return the seconds of each lookup made while `work` runs, counted from the scheduled start of the lookup."""
+    stop = threading.Event()
 
-    def ask() -> list[float]:
-        took: list[float] = []
-        turn = time.perf_counter()
-        while not over.is_set():
+    def look_up() -> list[float]:
+        durations: list[float] = []
+        scheduled_at = time.perf_counter()
+        while not stop.is_set():
             rows = random.choice((1, 2, 3))
-            service.lookup(phone=data.phone(rows, random.randrange(filled.live // 6)))
-            took.append(time.perf_counter() - turn)
-            turn += 1 / LOOKUPS_PER_S
-            time.sleep(max(0.0, turn - time.perf_counter()))
-        return took
+            service.lookup(phone=data.phone(rows, random.randrange(bench_db.live // 6)))
+            durations.append(time.perf_counter() - scheduled_at)
+            scheduled_at += 1 / LOOKUPS_PER_S
+            time.sleep(max(0.0, scheduled_at - time.perf_counter()))
+        return durations
 
-    with ThreadPoolExecutor(1) as asker:
-        asked = asker.submit(ask)
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(look_up)
         try:
             work()
         finally:
-            over.set()
-        return asked.result()
+            stop.set()
+        return future.result()

@@ -1,7 +1,7 @@
-"""Databases for the bench, and rows in bulk: live bindings, ten times as much history, and what is due.
+"""Databases for the bench, filled in bulk: live bindings, ten times as many ended ones, and bindings that are due.
 
-A phone of the bench is looked up by how many live bindings it has: see `phone`. Row numbers make every value,
-in the one SQL that both databases speak, so that nothing passes through Python on its way in.
+A phone of the bench is chosen by how many live bindings it has: see `phone`. SQL that both databases understand
+derives every value from a row number, so that no row passes through Python.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from tests.store.databases import Server
 
 DAY_S = 86_400
-KEPT_S = DAY_S // 2  # a kept database is filled anew after this: its live bindings must not end meanwhile
-ID, ID_FROM = "01900000-0000-7000-8000-", 100_000_000_000  # an id is this and a row's number
-NUMBERS = 10_000  # middle numbers, each used again and again
-# Row numbers of what `Filled.due` adds: past every other, and past those of an earlier run in a kept database.
+REUSE_S = DAY_S // 2  # a kept database older than this is filled again, before its live bindings end
+ID_PREFIX, ID_FROM = "01900000-0000-7000-8000-", 100_000_000_000  # an id is the prefix and a row number
+NUMBERS = 10_000  # number of different middle numbers, each used many times
+# First row number that `BenchDatabase.add_due` uses: above all others, also of earlier runs in a kept database.
 DUE_FROM = 10_000_000_000 + int(time.time() - 1_790_000_000) * 10_000
 
 
-PEERS = ("bindings", "psycopg", "orm", "redis", "redis-always", "bindings-sqlite", "sqlite3")
+ALTERNATIVES = ("bindings", "psycopg", "orm", "redis", "redis-always", "bindings-sqlite", "sqlite3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """How much data and how many rounds."""
+    """The amount of data and the number of rounds of a run."""
 
     name: str
     live: int
@@ -56,13 +56,13 @@ class Sizes:
     doubts: int
     exported: int
     lag_s: int
-    dead: tuple[int, ...]
+    dead_rows: tuple[int, ...]
     churn: int
     churn_steps: int
-    peers: tuple[str, ...]
-    peer_s: float
+    alternatives: tuple[str, ...]
+    alternative_s: float
     events: int
-    calm_s: float
+    baseline_s: float
 
 
 QUICK = Sizes(
@@ -83,13 +83,13 @@ QUICK = Sizes(
     doubts=100,
     exported=5_000,
     lag_s=1,
-    dead=(100, 1_000),
+    dead_rows=(100, 1_000),
     churn=300,
     churn_steps=2,
-    peers=("redis", "bindings-sqlite"),
-    peer_s=0.2,
+    alternatives=("redis", "bindings-sqlite"),
+    alternative_s=0.2,
     events=20_000,
-    calm_s=0.5,
+    baseline_s=0.5,
 )
 DEFAULT = Sizes(
     name="default",
@@ -109,13 +109,13 @@ DEFAULT = Sizes(
     doubts=1_000,
     exported=100_000,
     lag_s=15,
-    dead=(1_000, 10_000, 50_000),
+    dead_rows=(1_000, 10_000, 50_000),
     churn=5_000,
     churn_steps=20,
-    peers=PEERS,
-    peer_s=3.0,
+    alternatives=ALTERNATIVES,
+    alternative_s=3.0,
     events=1_000_000,
-    calm_s=5.0,
+    baseline_s=5.0,
 )
 FULL = Sizes(
     name="full",
@@ -135,153 +135,156 @@ FULL = Sizes(
     doubts=10_000,
     exported=1_000_000,
     lag_s=30,
-    dead=(1_000, 10_000, 50_000, 200_000),
+    dead_rows=(1_000, 10_000, 50_000, 200_000),
     churn=20_000,
     churn_steps=20,
-    peers=PEERS,
-    peer_s=5.0,
+    alternatives=ALTERNATIVES,
+    alternative_s=5.0,
     events=10_000_000,
-    calm_s=10.0,
+    baseline_s=10.0,
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Filled:
-    """A migrated database with bindings in it, and a way to run SQL in it."""
+class BenchDatabase:
+    """A migrated database with bindings in it, and a function that runs SQL in it."""
 
     url: str
     live: int
-    run: Callable[[str], Any]
+    execute: Callable[[str], Any]
     dialect: Dialect
 
-    def due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> int:
-        """Add `count` active bindings that end, evenly, in the `over_s` seconds from `after_s` on (from now).
+    def add_due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> int:
+        """Add `count` active bindings that end, evenly spread, in the `over_s` seconds from now + `after_s` on.
 
-        Their numbers, from the one that is returned on, make their `binding_id`.
+        Return the first of their consecutive row numbers (see `binding_id`).
         """
         at = int(time.time())
-        first = _taken(count)
+        first = _reserve_numbers(count)
         ends = f"{at + after_s} + (n % {count}) * {over_s / count}"
         times = {"requested_at": f"{at} - 7200", "expires_at": ends, "ended_at": "NULL"}
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
-        self.run(_insert(self.dialect, "active", pair, times) + self.dialect.numbers(first, count))
+        self.execute(_insert(self.dialect, "active", pair, times) + self.dialect.numbers(first, count))
         return first
 
-    def doubt(self, count: int) -> None:
-        """Add `count` bindings in doubt, for a day."""
+    def add_in_doubt(self, count: int) -> None:
+        """Add `count` bindings that stay in doubt for a day."""
         at = int(time.time())
         times = {"requested_at": f"{at} - 600", "expires_at": f"{at} + {DAY_S}", "ended_at": "NULL"}
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
-        self.run(_insert(self.dialect, "in_doubt", pair, times) + self.dialect.numbers(_taken(count), count))
+        self.execute(
+            _insert(self.dialect, "in_doubt", pair, times) + self.dialect.numbers(_reserve_numbers(count), count)
+        )
 
-    def wait_swept(self, longest_s: float) -> None:
-        """Wait until nothing is overdue any more, whoever ends it; `AssertionError` after `longest_s`."""
-        until = time.monotonic() + longest_s
+    def wait_until_none_due(self, timeout_s: float) -> None:
+        """Wait until no binding is overdue; raise `AssertionError` after `timeout_s` seconds."""
+        until = time.monotonic() + timeout_s
         while self._is_overdue():
             if time.monotonic() > until:
-                raise AssertionError("the backlog does not end")
+                raise AssertionError("bindings are still overdue")
             time.sleep(0.2)
 
     def _is_overdue(self) -> bool:
         now = self.dialect.instant(str(int(time.time())))
         due = f"SELECT 1 FROM bindings WHERE state = 'active' AND expires_at <= {now} LIMIT 1"
-        return self.run(due).fetchone() is not None
+        return self.execute(due).fetchone() is not None
 
 
 _next_due = itertools.count(DUE_FROM)
 
 
-def _taken(count: int) -> int:
-    """The first of `count` row numbers that nobody had."""
+def _reserve_numbers(count: int) -> int:
+    """Return the first of `count` consecutive row numbers that are not used yet."""
     return min(next(_next_due) for _ in range(count))
 
 
 def binding_id(number: int) -> str:
-    """The id of the binding with that row number."""
-    return f"{ID}{ID_FROM + number}"
+    """Return the id of the binding with that row number."""
+    return f"{ID_PREFIX}{ID_FROM + number}"
 
 
 def phone(rows: int, number: int) -> str:
-    """The digits of the bench's phone that has `rows` (1 to 3) live bindings and ten times as many ended ones."""
+    """Return the digits of a phone that has `rows` (1 to 3) live bindings and ten times as many ended ones."""
     return str(rows * 10**10 + number)
 
 
 def middle_number(number: int) -> str:
-    """The digits of one of the bench's middle numbers (0 to `NUMBERS`)."""
+    """Return the digits of one of the bench's middle numbers (0 to `NUMBERS`)."""
     return str(1_000_000_000 + number)
 
 
 @contextmanager
-def on_postgres(
+def postgres_database(
     server: Server,
     *,
     live: int,
     ended: int,
     keep: bool = False,
     migrate: Callable[[str], object] = migrations.upgrade,
-) -> Iterator[Filled]:
-    """A filled PostgreSQL database; dropped at the end, whoever is connected to it, unless it is to be kept.
+) -> Iterator[BenchDatabase]:
+    """Create and fill a PostgreSQL database; drop it at the end, even with clients connected, unless `keep`.
 
-    One that an earlier run kept is taken as it is: what that run bound or ended in it is still there. `migrate`
-    makes the tables before anything is filled in.
+    A database that an earlier run kept is used as it is, with everything that the run bound or ended in it.
+    `migrate` creates the tables before the database is filled.
     """
     name = f"bench_kept_{live}_{ended}" if keep else f"bench_{os.getpid()}_{time.time_ns()}"
     with psycopg.connect(server.url, autocommit=True) as admin:
-        kept = keep and _kept(admin, name)
-        if not kept:
+        reused = keep and _is_reusable(admin, name)
+        if not reused:
             admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             admin.execute(f"CREATE DATABASE {name}")
         try:
             url = server.address(name)
             migrate(url)
             with psycopg.connect(url, autocommit=True) as connection:
-                filled = Filled(url=url, live=live, run=connection.execute, dialect=_POSTGRES)
-                if not kept:
-                    _fill(filled, ended)
+                bench_db = BenchDatabase(url=url, live=live, execute=connection.execute, dialect=_POSTGRES)
+                if not reused:
+                    _fill(bench_db, ended)
                     for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
                         connection.execute(statement)
                     admin.execute(f"COMMENT ON DATABASE {name} IS '{int(time.time())}'")
-                yield filled
+                yield bench_db
         finally:
             if not keep:
                 admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _kept(admin: psycopg.Connection, name: str) -> bool:
-    """Whether an earlier run filled this database to the end, not too long ago."""
-    told = admin.execute(
+def _is_reusable(admin: psycopg.Connection, name: str) -> bool:
+    """Return whether an earlier run filled this database completely, less than `REUSE_S` seconds ago."""
+    comment = admin.execute(
         "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (name,)
     ).fetchone()
-    return told is not None and told[0] is not None and time.time() - int(told[0]) < KEPT_S
+    return comment is not None and comment[0] is not None and time.time() - int(comment[0]) < REUSE_S
 
 
 @contextmanager
-def on_sqlite(folder: Path, *, live: int, ended: int) -> Iterator[Filled]:
-    """A filled SQLite database; the folder is the caller's to remove."""
+def sqlite_database(folder: Path, *, live: int, ended: int) -> Iterator[BenchDatabase]:
+    """Create and fill a SQLite database in a folder, which the caller removes."""
     file = folder / "bench.db"
     url = f"sqlite:///{file}"
     migrations.upgrade(url)
     connection = sqlite3.connect(file, isolation_level=None)
     try:
-        connection.execute("PRAGMA synchronous = OFF")  # of this connection only: loading, and adding what is due
-        filled = Filled(url=url, live=live, run=connection.execute, dialect=_SQLITE)
-        _fill(filled, ended)
+        # Only of this connection, which loads rows and adds due ones.
+        connection.execute("PRAGMA synchronous = OFF")
+        bench_db = BenchDatabase(url=url, live=live, execute=connection.execute, dialect=_SQLITE)
+        _fill(bench_db, ended)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        yield filled
+        yield bench_db
     finally:
         connection.close()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """The few words in which the two databases differ."""
+    """The SQL fragments in which the two databases differ."""
 
     instant: Callable[[str], str]
     id: Callable[[str], str]
     numbers: Callable[[int, int], str]
     indexes: str
-    unchecked: str
-    checked: str
+    disable_foreign_keys: str
+    enable_foreign_keys: str
 
 
 _POSTGRES = Dialect(
@@ -289,8 +292,9 @@ _POSTGRES = Dialect(
     id=lambda text: f"CAST({text} AS uuid)",
     numbers=lambda first, count: f"generate_series({first}::bigint, {first + count - 1}) AS g(n)",
     indexes="SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'bindings' AND indexname !~ '^pk_'",
-    unchecked="SET session_replication_role = replica",  # every event's binding is there: it was just read
-    checked="RESET session_replication_role",
+    # Skips foreign keys: the binding of each event was just read.
+    disable_foreign_keys="SET session_replication_role = replica",
+    enable_foreign_keys="RESET session_replication_role",
 )
 _SQLITE = Dialect(
     instant=lambda seconds: f"strftime('%Y-%m-%dT%H:%M:%S.000000Z', {seconds}, 'unixepoch')",
@@ -300,52 +304,52 @@ _SQLITE = Dialect(
         " SELECT n FROM g)"
     ),
     indexes="SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'bindings' AND sql <> ''",
-    unchecked="PRAGMA foreign_keys = OFF",
-    checked="PRAGMA foreign_keys = ON",
+    disable_foreign_keys="PRAGMA foreign_keys = OFF",
+    enable_foreign_keys="PRAGMA foreign_keys = ON",
 )
 
 
-def _fill(filled: Filled, ended: int) -> None:
-    """History first, then what is live, with the indexes built afterwards."""
+def _fill(bench_db: BenchDatabase, ended: int) -> None:
+    """Insert ended bindings, then live ones, then build the indexes and add the events."""
     at = int(time.time())
-    indexes = list(filled.run(filled.dialect.indexes).fetchall())
+    indexes = list(bench_db.execute(bench_db.dialect.indexes).fetchall())
     for name, _ in indexes:
-        filled.run(f"DROP INDEX {name}")
+        bench_db.execute(f"DROP INDEX {name}")
     past = f"{at} - {DAY_S} - 10 * n"
     times = {"requested_at": f"{past} - {DAY_S}", "expires_at": past, "ended_at": past}
-    numbers = filled.dialect.numbers(0, ended)
-    filled.run(_insert(filled.dialect, "expired", _pair(f"(n % {filled.live})"), times) + numbers)
+    numbers = bench_db.dialect.numbers(0, ended)
+    bench_db.execute(_insert(bench_db.dialect, "expired", _phone_pair(f"(n % {bench_db.live})"), times) + numbers)
     times = {
         "requested_at": f"{at} - 1800 + n % 1500",
-        "expires_at": f"{at} + {DAY_S} + n % {2 * DAY_S}",  # nothing ends while the bench runs
+        "expires_at": f"{at} + {DAY_S} + n % {2 * DAY_S}",  # no live binding ends during a run
         "ended_at": "NULL",
     }
-    numbers = filled.dialect.numbers(ended, filled.live)
-    filled.run(_insert(filled.dialect, "active", _pair(f"(n - {ended})"), times) + numbers)
+    numbers = bench_db.dialect.numbers(ended, bench_db.live)
+    bench_db.execute(_insert(bench_db.dialect, "active", _phone_pair(f"(n - {ended})"), times) + numbers)
     for _, definition in indexes:
-        filled.run(definition)
-    _tell(filled, at)
+        bench_db.execute(definition)
+    _add_events(bench_db, at)
 
 
-def _tell(filled: Filled, at: int) -> None:
-    """The events of every binding: two, and the third of those that have ended."""
-    filled.run(filled.dialect.unchecked)
+def _add_events(bench_db: BenchDatabase, at: int) -> None:
+    """Insert the events of every binding: two for a live one, three for an ended one."""
+    bench_db.execute(bench_db.dialect.disable_foreign_keys)
     kinds = (("requested", 1, "requested_at"), ("activated", 2, "answered_at"), ("expired", 3, "ended_at"))
     for kind, sequence, column in kinds:
-        filled.run(
+        bench_db.execute(
             "INSERT INTO events (tx, binding_id, sequence, kind, at, actor, detail)"
             f" SELECT 0, id, {sequence}, '{kind}', {column}, 'bench', '{{}}' FROM bindings"
-            f" WHERE {column} <= {filled.dialect.instant(str(at))} ORDER BY id"
+            f" WHERE {column} <= {bench_db.dialect.instant(str(at))} ORDER BY id"
         )
-    filled.run(filled.dialect.checked)
+    bench_db.execute(bench_db.dialect.enable_foreign_keys)
 
 
 def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str, str]) -> str:
-    """An INSERT of a row for each number `n` of what is put behind it."""
+    """Return an INSERT of one row per number `n`; append the source of the numbers (`Dialect.numbers`)."""
     requested, expires, ended = times["requested_at"], times["expires_at"], times["ended_at"]
     number = f"CAST(1000000000 + n % {NUMBERS} AS text)"
     values = {
-        "id": dialect.id(f"'{ID}' || CAST({ID_FROM} + n AS text)"),
+        "id": dialect.id(f"'{ID_PREFIX}' || CAST({ID_FROM} + n AS text)"),
         "mode": "'AXXB'",
         "phone_a": pair[0],
         "phone_b": pair[1],
@@ -373,10 +377,10 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
     return f"INSERT INTO bindings ({columns}) SELECT {row} FROM "
 
 
-def _pair(owner: str) -> tuple[str, str]:
-    """Of six rows the first has a phone of its own, the next two share one, the last three share one.
+def _phone_pair(owner: str) -> tuple[str, str]:
+    """Return SQL for both phones of a row: of six rows one has a phone alone, two share one, three share one.
 
-    The phone stands on side a in every other row, so that a lookup finds both sides.
+    The shared phone is phone_a in every other row and phone_b in the rest, so that a lookup reads both sides.
     """
     rows = f"CASE {owner} % 6 WHEN 0 THEN 1 WHEN 1 THEN 2 WHEN 2 THEN 2 ELSE 3 END"
     shared = f"CAST({rows} * 10000000000 + {owner} / 6 AS text)"

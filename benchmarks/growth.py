@@ -1,8 +1,8 @@
-"""P3 and P9: what more history costs. Databases of growing size are asked in turn, in the same rounds.
+"""P3 and P9: the cost of more history. Databases of growing size are queried in turn, in the same rounds.
 
-One live binding stands beside ten that have ended. Phones and numbers are drawn anew for every question, so
-that a big database shows what it does not keep in memory. Before anything is timed, the plans are
-asserted: an index of the question's own, and never a scan.
+There is one live binding for ten that have ended. Each query uses random phones and numbers, so that a large
+database also reads what is not in memory. Before any timing, the plans are checked: each query uses its index,
+never a scan.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from tests.store.test_plans import explained
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.data import Filled
-    from benchmarks.place import Place
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase
     from bindings.service import BindingService
 
-SWEPT = 1_000
+EXPIRE_BATCH = 1_000
 TRACE_MS = 5.0
-GROWS = 1.2
-# What lookups read is in the server's buffers, as on one that has been at work: the live rows, and the indexes
-# that lead to them. Else a first look at a page is timed, at the one size that is too large to have stayed there.
+MAX_GROWTH = 1.2
+# Load what lookups read into the server's buffers, as on a server in use: the live rows and their indexes.
+# Otherwise the first read of a page would be timed, and only at the largest size, which does not fit in memory.
 WARM = (
     "SET enable_seqscan = off",
     "SET enable_bitmapscan = off",
-    "SELECT count(phone_a) FROM (SELECT phone_a FROM bindings ORDER BY phone_a, held_until) AS every",
-    "SELECT count(phone_b) FROM (SELECT phone_b FROM bindings ORDER BY phone_b, held_until) AS every",
+    "SELECT count(phone_a) FROM (SELECT phone_a FROM bindings ORDER BY phone_a, held_until) AS all_rows",
+    "SELECT count(phone_b) FROM (SELECT phone_b FROM bindings ORDER BY phone_b, held_until) AS all_rows",
     "SELECT count(reference) FROM bindings WHERE state = 'active' AND expires_at > '-infinity'",
     "RESET enable_seqscan",
     "RESET enable_bitmapscan",
 )
-PLANNED_FROM = 10_000  # a scan of less is no mistake
+CHECK_PLANS_FROM = 10_000  # a scan of fewer rows is a good plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Grown:
-    """A database, and a service on it."""
+class _Case:
+    """A database of one size, and a service on it."""
 
-    filled: Filled
+    bench_db: BenchDatabase
     service: BindingService
     ended: int
 
     def lookup(self) -> None:
         rows = random.choice((1, 2, 3))
-        self.service.lookup(phone=data.phone(rows, random.randrange(self.filled.live // 6)))
+        self.service.lookup(phone=data.phone(rows, random.randrange(self.bench_db.live // 6)))
 
     def trace(self) -> None:
         past = datetime.now(UTC) - timedelta(seconds=data.DAY_S + 10 * random.randrange(self.ended))
         self.service.trace(middle_number=data.middle_number(random.randrange(data.NUMBERS)), at=past)
 
     def search(self) -> None:
-        self.service.search(phone=data.phone(3, random.randrange(self.filled.live // 6)), limit=20)
+        self.service.search(phone=data.phone(3, random.randrange(self.bench_db.live // 6)), limit=20)
 
     def page(self) -> None:
         self.service.search(limit=50)
@@ -74,78 +74,78 @@ class _Grown:
         bind.bind_once(self.service)
 
     def sweep(self) -> None:
-        expire.expire_due(self.service.database, Caller(actor="bench"), batch=SWEPT)
+        expire.expire_due(self.service.database, Caller(actor="bench"), batch=EXPIRE_BATCH)
 
 
-QUESTIONS: dict[str, tuple[Callable[[_Grown], None], int]] = {
-    "lookup": (_Grown.lookup, 20),
-    "trace": (_Grown.trace, 20),
-    "search by phone": (_Grown.search, 10),
-    "first page of all": (_Grown.page, 5),
-    "bind": (_Grown.bind, 5),
-    "sweep of 1 000": (_Grown.sweep, 1),
+OPERATIONS: dict[str, tuple[Callable[[_Case], None], int]] = {
+    "lookup": (_Case.lookup, 20),
+    "trace": (_Case.trace, 20),
+    "search by phone": (_Case.search, 10),
+    "first page of all": (_Case.page, 5),
+    "bind": (_Case.bind, 5),
+    "sweep of 1 000": (_Case.sweep, 1),
 }
 
 
-def measure(place: Place) -> list[Result]:
-    """P3, P9, and the same curve for everything else that history could slow down."""
+def measure(context: BenchContext) -> list[Result]:
+    """Return P3, P9, and the same curve for every other operation that history could slow down."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(ProviderClient, "bind", bind.made_at_once))
-        grown = []
-        for ended in place.sizes.growth:
-            filled = place.postgres(ended)
+        stack.enter_context(mock.patch.object(ProviderClient, "bind", bind.instant_bind))
+        cases = []
+        for ended in context.sizes.growth:
+            bench_db = context.postgres(ended)
             for statement in WARM:
-                filled.run(statement)
-            service = stack.enter_context(bind.opened(filled.url))
-            grown.append(_Grown(filled=filled, service=service, ended=ended))
-        for each in grown:
-            if each.ended >= PLANNED_FROM:
-                _assert_plans(each)
-        took = _rounds(grown, place.sizes.rounds)
-    return [_growth(name, took, grown) for name in QUESTIONS] + [_trace(took, grown)]
+                bench_db.execute(statement)
+            service = stack.enter_context(bind.open_service(bench_db.url))
+            cases.append(_Case(bench_db=bench_db, service=service, ended=ended))
+        for case in cases:
+            if case.ended >= CHECK_PLANS_FROM:
+                _assert_plans(case)
+        durations = _rounds(cases, context.sizes.rounds)
+    return [_growth(name, durations, cases) for name in OPERATIONS] + [_trace(durations, cases)]
 
 
-def _rounds(grown: list[_Grown], rounds: int) -> dict[tuple[str, int], list[float]]:
-    """Seconds of every single call, by question and by size."""
-    took: dict[tuple[str, int], list[float]] = {}
+def _rounds(cases: list[_Case], rounds: int) -> dict[tuple[str, int], list[float]]:
+    """Return the seconds of every call, by operation and number of ended bindings."""
+    durations: dict[tuple[str, int], list[float]] = {}
     for number in range(rounds + 1):
-        for each in grown if number % 2 else reversed(grown):
-            each.filled.due(SWEPT - 1)
-            for name, (ask, times) in QUESTIONS.items():
+        for case in cases if number % 2 else reversed(cases):
+            case.bench_db.add_due(EXPIRE_BATCH - 1)
+            for name, (operation, times) in OPERATIONS.items():
                 for _ in range(times):
-                    began = time.perf_counter()
-                    ask(each)
-                    if number:  # the first round opens connections and builds statements
-                        took.setdefault((name, each.ended), []).append(time.perf_counter() - began)
-    return took
+                    started_at = time.perf_counter()
+                    operation(case)
+                    if number:  # the first round opens connections and compiles statements
+                        durations.setdefault((name, case.ended), []).append(time.perf_counter() - started_at)
+    return durations
 
 
-def _assert_plans(grown: _Grown) -> None:
-    """No question reaches its rows by a scan."""
-    for name, (ask, _) in QUESTIONS.items():
+def _assert_plans(case: _Case) -> None:
+    """Assert that no operation reads its rows by a scan."""
+    for name, (operation, _) in OPERATIONS.items():
         if name == "bind":
-            continue  # explaining an INSERT a second time would meet the first one's row
-        ways = explained(grown.service, lambda ask=ask: ask(grown))  # type: ignore[misc]
-        if "scan" in ways or not ways:
-            raise AssertionError(f"{name} with {grown.ended} ended: {sorted(ways)}")
+            continue  # EXPLAIN of the INSERT would conflict with the row of the first run
+        plans = explained(case.service, lambda operation=operation: operation(case))  # type: ignore[misc]
+        if "scan" in plans or not plans:
+            raise AssertionError(f"{name} with {case.ended} ended: {sorted(plans)}")
 
 
-def _growth(name: str, took: dict[tuple[str, int], list[float]], grown: list[_Grown]) -> Result:
-    least, most = grown[0].ended, grown[-1].ended
-    medians = {each.ended: median(took[name, each.ended]) for each in grown}
+def _growth(name: str, durations: dict[tuple[str, int], list[float]], cases: list[_Case]) -> Result:
+    smallest, largest = cases[0].ended, cases[-1].ended
+    medians = {case.ended: median(durations[name, case.ended]) for case in cases}
     rounds = tuple(
         (Sample(figure=big, cpu_s=0.0), Sample(figure=small, cpu_s=0.0))
-        for big, small in zip(took[name, most], took[name, least], strict=True)
+        for big, small in zip(durations[name, largest], durations[name, smallest], strict=True)
     )
-    points = tuple((float(ended), taken * 1e3) for ended, taken in medians.items())
+    points = tuple((float(ended), seconds * 1e3) for ended, seconds in medians.items())
     return Result(
         target=Target(
             id="P3",
-            what=f"{name}, {most:,} ended against {least:,}",
-            bound=GROWS if name == "lookup" else None,
+            title=f"{name}, {largest:,} ended against {smallest:,}",
+            bound=MAX_GROWTH if name == "lookup" else None,
         ),
         rounds=rounds,
-        note=", ".join(f"{taken:.2f} ms at {ended:,.0f}" for ended, taken in points),
+        note=", ".join(f"{milliseconds:.2f} ms at {ended:,.0f}" for ended, milliseconds in points),
         plot=Plot(
             name=f"growth-{name.split(maxsplit=1)[0]}",
             title=f"{name}: median against history",
@@ -156,10 +156,10 @@ def _growth(name: str, took: dict[tuple[str, int], list[float]], grown: list[_Gr
     )
 
 
-def _trace(took: dict[tuple[str, int], list[float]], grown: list[_Grown]) -> Result:
-    slowest = {each.ended: p99(took["trace", each.ended]) * 1e3 for each in grown}
+def _trace(durations: dict[tuple[str, int], list[float]], cases: list[_Case]) -> Result:
+    slowest = {case.ended: p99(durations["trace", case.ended]) * 1e3 for case in cases}
     return Result(
-        target=Target(id="P9", what=f"trace, p99, {grown[-1].ended:,} ended", bound=TRACE_MS, unit="ms"),
-        value=slowest[grown[-1].ended],
-        note=", ".join(f"{taken:.2f} ms at {ended:,}" for ended, taken in slowest.items()),
+        target=Target(id="P9", title=f"trace, p99, {cases[-1].ended:,} ended", bound=TRACE_MS, unit="ms"),
+        value=slowest[cases[-1].ended],
+        note=", ".join(f"{milliseconds:.2f} ms at {ended:,}" for ended, milliseconds in slowest.items()),
     )

@@ -1,7 +1,7 @@
-"""P1 and P2: `lookup(phone=)` against the same query on a held connection of the bare driver.
+"""P1 and P2: `lookup(phone=)` against the same query on an open connection of the bare driver.
 
-The raw side uses psycopg as the product does, with its query prepared, and makes plain tuples; on SQLite its
-instants stay text.
+The baseline uses psycopg with the query prepared, as the product does, and returns plain tuples; on SQLite its
+instants remain text.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.data import Filled, Sizes
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase, Sizes
     from benchmarks.measure import Sample
-    from benchmarks.place import Place
     from bindings.domain.binding import Binding
 
 ROWS = (1, 2, 3)
-PHONES = 500  # few enough to stay in every cache: the drivers are compared, not the disk
+PHONES = 500  # few enough to stay cached: the measure compares drivers, not disks
 
 COLUMNS = (
     "id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key, expire_s, warn_s,"
@@ -40,11 +40,11 @@ COLUMNS = (
 
 def _query(now: str, phone: str) -> str:
     return f"""
-        WITH found AS MATERIALIZED (
+        WITH held AS MATERIALIZED (
             SELECT {COLUMNS} FROM bindings WHERE phone_a = {phone} AND held_until > {now}
             UNION ALL
             SELECT {COLUMNS} FROM bindings WHERE phone_b = {phone} AND phone_a <> {phone} AND held_until > {now})
-        SELECT {COLUMNS} FROM found
+        SELECT {COLUMNS} FROM held
         WHERE state = 'active' AND expires_at > {now} AND unbind_requested_at IS NULL
         ORDER BY requested_at DESC, id DESC
     """
@@ -54,58 +54,59 @@ POSTGRES = _query("(SELECT clock_timestamp())", "%(phone)s")
 SQLITE = _query(":now", ":phone")
 
 
-def postgres(place: Place) -> list[Result]:
-    """P1."""
-    filled = place.postgres()
-    with psycopg.connect(filled.url, autocommit=True) as connection:
+def postgres(context: BenchContext) -> list[Result]:
+    """Return P1: lookups on PostgreSQL."""
+    bench_db = context.postgres()
+    with psycopg.connect(bench_db.url, autocommit=True) as connection:
 
-        def raw(phone: str) -> list[tuple[object, ...]]:
+        def baseline(phone: str) -> list[tuple[object, ...]]:
             return connection.execute(POSTGRES, {"phone": phone}, prepare=True).fetchall()  # as the product does
 
-        target = Target(id="P1", what="lookup on PostgreSQL", bound=1.8)
-        return _compare(target, filled, place.sizes, raw)
+        target = Target(id="P1", title="lookup on PostgreSQL", bound=1.8)
+        return _compare(target, bench_db, context.sizes, baseline)
 
 
-def sqlite(place: Place) -> list[Result]:
-    """P2."""
-    filled = place.sqlite()
-    file = make_url(filled.url).database or ""
+def sqlite(context: BenchContext) -> list[Result]:
+    """Return P2: lookups on SQLite."""
+    bench_db = context.sqlite()
+    file = make_url(bench_db.url).database or ""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
 
-        def raw(phone: str) -> list[tuple[object, ...]]:
+        def baseline(phone: str) -> list[tuple[object, ...]]:
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             return connection.execute(SQLITE, {"phone": phone, "now": now}).fetchall()
 
-        target = Target(id="P2", what="lookup on SQLite", bound=4.0)
-        return _compare(target, filled, place.sizes, raw)
+        target = Target(id="P2", title="lookup on SQLite", bound=4.0)
+        return _compare(target, bench_db, context.sizes, baseline)
 
 
 def _compare(
-    target: Target, filled: Filled, sizes: Sizes, raw: Callable[[str], list[tuple[object, ...]]]
+    target: Target, bench_db: BenchDatabase, sizes: Sizes, baseline: Callable[[str], list[tuple[object, ...]]]
 ) -> list[Result]:
     results = []
-    with BindingService.open(database_url=filled.url) as service:
+    with BindingService.open(database_url=bench_db.url) as service:
 
-        def ours(phone: str) -> list[Binding]:
+        def product(phone: str) -> list[Binding]:
             return service.lookup(phone=phone)
 
         for rows in ROWS:
-            phones = _phones(filled, rows)
-            for phone in phones:  # warms both, and shows that both answer the same
-                found = ours(phone)
-                if [row.id for row in found] != [str(row[0]) for row in raw(phone)] or len(found) != rows:
+            phones = _phones(bench_db, rows)
+            for phone in phones:  # warms both up, and checks that both return the same rows
+                bindings = product(phone)
+                baseline_ids = [str(row[0]) for row in baseline(phone)]
+                if [binding.id for binding in bindings] != baseline_ids or len(bindings) != rows:
                     raise AssertionError(f"{phone}: the two sides differ")
-            asked = [random.sample(phones, min(sizes.lookups, len(phones))) for _ in range(sizes.rounds)]
-            rounds = interleave(sizes.rounds, _side(ours, asked), _side(raw, asked))
-            of_rows = replace(target, what=f"{target.what}, {rows} row{'s' if rows > 1 else ''}")
-            results.append(Result(target=of_rows, rounds=rounds, note=microseconds(rounds)))
+            samples = [random.sample(phones, min(sizes.lookups, len(phones))) for _ in range(sizes.rounds)]
+            rounds = interleave(sizes.rounds, _timed_round(product, samples), _timed_round(baseline, samples))
+            target_of_rows = replace(target, title=f"{target.title}, {rows} row{'s' if rows > 1 else ''}")
+            results.append(Result(target=target_of_rows, rounds=rounds, note=microseconds(rounds)))
     return results
 
 
-def _side(work: Callable[[str], object], asked: list[list[str]]) -> Callable[[int], Sample]:
-    return lambda number: timed(work, asked[number])
+def _timed_round(work: Callable[[str], object], samples: list[list[str]]) -> Callable[[int], Sample]:
+    return lambda number: timed(work, samples[number])
 
 
-def _phones(filled: Filled, rows: int) -> list[str]:
-    there = range(filled.live // 6)
-    return [data.phone(rows, number) for number in random.sample(there, min(PHONES, len(there)))]
+def _phones(bench_db: BenchDatabase, rows: int) -> list[str]:
+    numbers = range(bench_db.live // 6)
+    return [data.phone(rows, number) for number in random.sample(numbers, min(PHONES, len(numbers)))]

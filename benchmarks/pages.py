@@ -1,8 +1,7 @@
-"""P14: the pages of the console, as a signed-in browser waits for them.
+"""P14: response times of the console's pages for a signed-in browser.
 
-A person who looks takes a tenth of a second for "at once": that is the bound, in milliseconds, however much is
-stored. Beside it stands the ratio to an empty page of the same server, the form to sign in, which asks the
-database nothing: what is left over it is what a page costs.
+A tenth of a second feels immediate to a user: that is the bound, for any amount of stored data. The note gives the
+ratio to an empty page of the same server, the sign-in form, which does not query the database.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from bindings.web.state import AppState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from benchmarks.bench_context import BenchContext
     from benchmarks.data import Sizes
-    from benchmarks.place import Place
     from bindings.domain.binding import Binding
 
 BOUND_MS = 100.0
@@ -36,31 +35,31 @@ CSRF = re.compile(r'name="csrf" value="(\w+)"')
 
 @dataclass(kw_only=True)
 class Browser:
-    """A session of an admin."""
+    """An HTTP session, signed in as an admin."""
 
     url: str
     session: requests.Session
 
     def get(self, path: str) -> str:
-        """Open a page, and whatever it leads to."""
-        answer = self.session.get(self.url + path, timeout=60)
-        if answer.status_code != 200:
-            raise AssertionError(f"{path}: {answer.status_code}")
-        return answer.text
+        """Return the text of a page, following redirects; raise if its status is not 200."""
+        response = self.session.get(self.url + path, timeout=60)
+        if response.status_code != 200:
+            raise AssertionError(f"{path}: {response.status_code}")
+        return response.text
 
     def post(self, path: str, **form: str) -> str:
-        """Send a form, and open what it leads to."""
+        """Send a form, follow redirects, and return the path of the page that they end at."""
         fields = form | {"csrf": CSRF.findall(self.get("/sign-in"))[0]}
-        answer = self.session.post(self.url + path, data=fields, timeout=60)
-        if answer.status_code != 200:
-            raise AssertionError(f"{path}: {answer.status_code}")
-        return answer.url.removeprefix(self.url)
+        response = self.session.post(self.url + path, data=fields, timeout=60)
+        if response.status_code != 200:
+            raise AssertionError(f"{path}: {response.status_code}")
+        return response.url.removeprefix(self.url)
 
 
-def measure(place: Place) -> list[Result]:
-    """Every page, in turn with the empty one. The passes that count for the pages have run before."""
-    filled, sizes = place.postgres(), place.sizes
-    with BindingService.open(database_url=filled.url) as service, _browser(service) as browser:
+def measure(context: BenchContext) -> list[Result]:
+    """Return P14 for every page, measured in turn with the empty page, after the jobs that pages depend on."""
+    bench_db, sizes = context.postgres(), context.sizes
+    with BindingService.open(database_url=bench_db.url) as service, _signed_in_browser(service) as browser:
         service.count_pools()
         service.tally()
         paths = _paths(browser, service)
@@ -68,19 +67,19 @@ def measure(place: Place) -> list[Result]:
 
 
 def _paths(browser: Browser, service: BindingService) -> dict[str, str]:
-    [one] = service.search(limit=1, state="active").data
-    old = _old(service)
-    middle, phone = str(old.middle_number_a), one.phone_a.digits
-    then = (old.requested_at).isoformat()
+    [binding] = service.search(limit=1, state="active").data
+    old_binding = _old_binding(service)
+    middle, phone = str(old_binding.middle_number_a), binding.phone_a.digits
+    at = old_binding.requested_at.isoformat()
     return {
         "Find, with the latest": "/",
-        "a binding": f"/bindings/{one.id}",
-        "who was behind a middle number then": browser.post("/find", q=middle, time=then),
-        "... beside a party": browser.post("/find", q=middle, time=then, party=old.phone_a.digits),
-        "... where there was nobody": browser.post("/find", q=middle, time="2020-01-01 00:00"),
-        "history of a middle number": f"/bindings/{one.id}/numbers/middle_number_a",
+        "a binding": f"/bindings/{binding.id}",
+        "holder of a middle number at a time": browser.post("/find", q=middle, time=at),
+        "... with a party": browser.post("/find", q=middle, time=at, party=old_binding.phone_a.digits),
+        "... at a time without a holder": browser.post("/find", q=middle, time="2020-01-01 00:00"),
+        "history of a middle number": f"/bindings/{binding.id}/numbers/middle_number_a",
         "history of a phone": browser.post("/find", q=phone),
-        "a reference that is nobody's": browser.post("/find", q="order that never was"),
+        "an unknown reference": browser.post("/find", q="order that never was"),
         "access log": "/access",
         "overview": "/overview",
         "failures of 30 days": "/failures?span=30d",
@@ -90,45 +89,45 @@ def _paths(browser: Browser, service: BindingService) -> dict[str, str]:
     }
 
 
-def _old(service: BindingService) -> Binding:
-    [old] = service.search(limit=1, state="expired", bind_id="1", app_id="bench").data
-    return old
+def _old_binding(service: BindingService) -> Binding:
+    [old_binding] = service.search(limit=1, state="expired", bind_id="1", app_id="bench").data
+    return old_binding
 
 
 def _compare(name: str, path: str, browser: Browser, sizes: Sizes) -> Result:
     browser.get(path)
     empty: Callable[[str], object] = lambda _: browser.get("/sign-in")  # noqa: E731
     page: Callable[[str], object] = lambda _: browser.get(path)  # noqa: E731
-    asked = [""] * PER_ROUND
-    rounds = interleave(min(sizes.rounds, 21), lambda _: timed(page, asked), lambda _: timed(empty, asked))
-    ours, raw = typical(rounds)
-    slowest = max(one.figure for one, _ in rounds)
-    note = f"{ours.figure / raw.figure:.1f} x an empty page, slowest round {slowest * 1e3:.1f} ms"
-    target = Target(id="P14", what=f"page: {name}", bound=BOUND_MS, unit="ms")
-    return Result(target=target, value=ours.figure * 1e3, note=note)
+    arguments = [""] * PER_ROUND
+    rounds = interleave(min(sizes.rounds, 21), lambda _: timed(page, arguments), lambda _: timed(empty, arguments))
+    product, baseline = typical(rounds)
+    slowest = max(page_sample.figure for page_sample, _ in rounds)
+    note = f"{product.figure / baseline.figure:.1f} x an empty page, slowest round {slowest * 1e3:.1f} ms"
+    target = Target(id="P14", title=f"page: {name}", bound=BOUND_MS, unit="ms")
+    return Result(target=target, value=product.figure * 1e3, note=note)
 
 
 @contextmanager
-def _browser(service: BindingService) -> Iterator[Browser]:
-    """A signed-in browser of a console on this machine; the key is revoked at the end."""
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # by default it prints
-    opened = server.listen("127.0.0.1", 0)
-    office = AppState(service, loopback=True)
-    uvicorn = server.Server(office)
-    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
+def _signed_in_browser(service: BindingService) -> Iterator[Browser]:
+    """Serve the console on this machine and yield a signed-in browser; revoke its key at the end."""
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # structlog prints by default
+    listening_socket = server.listen("127.0.0.1", 0)
+    state = AppState(service, loopback=True)
+    uvicorn = server.Server(state)
+    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening_socket]}, daemon=True)
     thread.start()
-    made = service.keys.create(name="bench", role="admin")
+    api_key = service.keys.create(name="bench", role="admin")
     try:
         while not uvicorn.started:
             time.sleep(0.01)
         with requests.Session() as session:
             session.trust_env = False
             session.headers["Accept"] = "text/html"
-            browser = Browser(url=server.address(opened), session=session)
-            browser.post("/sign-in", key=made.key)
+            browser = Browser(url=server.address(listening_socket), session=session)
+            browser.post("/sign-in", key=api_key.key)
             yield browser
     finally:
-        service.keys.revoke(made.record.id)
+        service.keys.revoke(api_key.record.id)
         uvicorn.should_exit = True
         thread.join(30)
-        office.desk.close()
+        state.desk.close()

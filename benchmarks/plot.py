@@ -1,4 +1,4 @@
-"""Curves as SVG, written by hand: a few polylines need no plotting library. Logarithmic in x, from 0 in y."""
+"""Line plots as SVG without a plotting library. The x axis is logarithmic, the y axis starts at 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 40, 48
-LABEL = 40  # room that a label of the axis takes
+LABEL_WIDTH = 40  # width in pixels reserved for a label of the x axis
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 
 
@@ -23,7 +23,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """Curves over one pair of axes; `name` is the file's."""
+    """Curves over one pair of axes; `name` is the name of the file without its suffix."""
 
     name: str
     title: str
@@ -32,37 +32,41 @@ class Plot:
     curves: tuple[Curve, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return the plot for the JSON file."""
         return asdict(self)
 
     def svg(self) -> str:
-        """The picture."""
+        """Return the plot as an SVG document."""
         xs = sorted({x for curve in self.curves for x, _ in curve.points})
         top = max(y for curve in self.curves for _, y in curve.points) * 1.1 or 1.0
         low, high = log10(xs[0]), log10(xs[-1])
 
-        def across(x: float) -> float:
+        def x_position(x: float) -> float:
             part = (log10(x) - low) / (high - low) if high > low else 0.5
             return LEFT + part * (WIDTH - LEFT - RIGHT)
 
-        def up(y: float) -> float:
+        def y_position(y: float) -> float:
             return HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
 
         parts = [_text(LEFT, 20, self.title, size=14), _text(LEFT, HEIGHT - 8, self.x), _text(4, 34, self.y)]
         for part in range(5):
             y = top * part / 4
-            parts += [_line(LEFT, up(y), WIDTH - RIGHT, up(y)), _text(4, up(y) + 4, _short(y))]
+            parts += [
+                _line(LEFT, y_position(y), WIDTH - RIGHT, y_position(y)),
+                _text(4, y_position(y) + 4, _short(y)),
+            ]
         free_from = 0.0
         for x in xs:
-            if across(x) >= free_from:
-                parts.append(_text(across(x) - 12, HEIGHT - BOTTOM + 16, _short(x)))
-                free_from = across(x) + LABEL
+            if x_position(x) >= free_from:
+                parts.append(_text(x_position(x) - 12, HEIGHT - BOTTOM + 16, _short(x)))
+                free_from = x_position(x) + LABEL_WIDTH
         for number, curve in enumerate(self.curves):
             colour = COLOURS[number % len(COLOURS)]
-            points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve.points)
+            points = " ".join(f"{x_position(x):.1f},{y_position(y):.1f}" for x, y in curve.points)
             parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>')
             parts += [
-                f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>' for x, y in curve.points
+                f'<circle cx="{x_position(x):.1f}" cy="{y_position(y):.1f}" r="3" fill="{colour}"/>'
+                for x, y in curve.points
             ]
             parts.append(_text(WIDTH - RIGHT + 12, TOP + 16 * number + 8, curve.name, colour=colour))
         body = "\n".join(parts)

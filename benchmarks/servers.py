@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of the bench's own, for kill -9: started in a folder, killed, started again."""
+"""PostgreSQL and Redis servers that the bench starts in a folder, can kill with SIGKILL, and restart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import redis
 
-from benchmarks.place import NotMeasuredError
+from benchmarks.bench_context import NotMeasuredError
 from tests.faults.cluster import _kill_all, find_binaries
 from tests.store.databases import free_port
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 START_S = 60.0
 
 
-def variables(**given: str) -> dict[str, str]:
-    """The environment of a process of the product's: this one's without settings of the product, and `given`."""
-    # Without the second one every start would compile every module anew, as no installation does.
-    others = ("BINDINGS_", "PYTHONDONTWRITEBYTECODE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(others)} | given
+def product_environment(**settings: str) -> dict[str, str]:
+    """Return this environment without the product's settings, plus `settings`, for a process of the product."""
+    # PYTHONDONTWRITEBYTECODE would make every start compile every module, which no installation does.
+    excluded = ("BINDINGS_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(excluded)} | settings
 
 
 @dataclass(kw_only=True)
-class Killable:
-    """A server of ours."""
+class KillableServer:
+    """A server process that the bench starts, kills and restarts."""
 
     url: str
     command: list[str]
     folder: Path
-    answers: Callable[[], object]
+    ping: Callable[[], object]
     user: str | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
-        """Start it, on the data that it left, and wait until it answers."""
+        """Start the server on the data in its folder, and wait until it responds."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.command, user=self.user, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
@@ -50,7 +50,7 @@ class Killable:
         until = time.monotonic() + START_S
         while True:
             try:
-                self.answers()
+                self.ping()
             except (psycopg.OperationalError, redis.ConnectionError):
                 if time.monotonic() > until:
                     raise
@@ -59,14 +59,14 @@ class Killable:
                 return
 
     def kill(self) -> None:
-        """Kill -9, with every process that it started."""
+        """Kill the server and every process that it started, with SIGKILL."""
         if self._process is not None:
             _kill_all(self._process)
             self._process = None
 
 
-def postgres(folder: Path, *settings: str) -> Killable:
-    """A PostgreSQL with its own defaults, which are durable, but for the `settings` (name=value)."""
+def postgres(folder: Path, *settings: str) -> KillableServer:
+    """Return a PostgreSQL server with default settings, which are durable, except `settings` (name=value)."""
     binaries = find_binaries()
     if binaries is None:
         raise NotMeasuredError("there are no PostgreSQL binaries here")
@@ -77,17 +77,17 @@ def postgres(folder: Path, *settings: str) -> Killable:
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     command = [str(binaries.folder / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
     command += [part for setting in settings for part in ("-c", setting)]
-    return Killable(
+    return KillableServer(
         url=url,
         command=command,
         folder=folder,
-        answers=lambda: psycopg.connect(url).close(),
+        ping=lambda: psycopg.connect(url).close(),
         user=binaries.user,
     )
 
 
-def redis_server(folder: Path, *, append_only: str) -> Killable:
-    """A Redis; `append_only` is "no" (its default: snapshots), "everysec" or "always"."""
+def redis_server(folder: Path, *, append_only: str) -> KillableServer:
+    """Return a Redis server; `append_only` is "no" (the default: snapshots), "everysec" or "always"."""
     program = shutil.which("redis-server")
     if program is None:
         raise NotMeasuredError("no redis-server")
@@ -96,4 +96,4 @@ def redis_server(folder: Path, *, append_only: str) -> Killable:
     if append_only != "no":
         command += ["--appendonly", "yes", "--appendfsync", append_only]
     url = f"redis://127.0.0.1:{port}"
-    return Killable(url=url, command=command, folder=folder, answers=redis.Redis.from_url(url).ping)
+    return KillableServer(url=url, command=command, folder=folder, ping=redis.Redis.from_url(url).ping)

@@ -1,6 +1,6 @@
-"""P7 and P8: lookups over HTTP against a bare route with the raw query, and beside binds that hang.
+"""P7 and P8: lookups over HTTP against a minimal route with the same query, and lookups while binds hang.
 
-The caller is one thread over raw sockets, so that it takes little of the machine that all sides share.
+The client is one thread on plain sockets, so that it takes little of the CPU that all processes share.
 """
 
 from __future__ import annotations
@@ -27,69 +27,75 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from benchmarks.bench_context import BenchContext
     from benchmarks.data import Sizes
-    from benchmarks.place import Place
 
 CALLERS = 16
-QUIET_CALLERS = 4  # what a lookup takes, not what it takes when everybody asks at once
-HANGING = 100
-EXCESS = 40
-LIMIT_S = 0.05
+FEW_CALLERS = 4  # measures the latency of a lookup without contention
+HANGING_BINDS = 100
+EXCESS_BINDS = 40
+MAX_P99_S = 0.05
 HANG_S = 60.0
 
 
-def measure(place: Place) -> list[Result]:
-    """P7 and P8."""
-    filled, sizes = place.postgres(), place.sizes
-    with BindingService.open(database_url=filled.url) as service:
+def measure(context: BenchContext) -> list[Result]:
+    """Return P7 and P8."""
+    bench_db, sizes = context.postgres(), context.sizes
+    with BindingService.open(database_url=bench_db.url) as service:
         key = service.keys.create(name="bench", role="auditor", rate_limit=100_000).key
         binder = service.keys.create(name="bench-binder", role="app", rate_limit=100_000).key
-    phones = [data.phone(1, number) for number in random.sample(range(filled.live // 6), 200)]
+    phones = [data.phone(1, number) for number in random.sample(range(bench_db.live // 6), 200)]
     throughput = []
     for protocol in ("prepared", "extended"):
-        with _serving(filled.url) as ours, _bare(filled.url, protocol) as raw:
-            throughput.append(_throughput(_Caller(ours, key), _Caller(raw, key), phones, sizes, protocol))
-    with Simulator() as simulator, _serving(filled.url, simulator) as url:
-        stalled = _stalled(_Caller(url, key), _Caller(url, binder), simulator, phones, sizes)
+        with _product_server(bench_db.url) as product, _baseline_server(bench_db.url, protocol) as baseline:
+            throughput.append(_throughput(_Client(product, key), _Client(baseline, key), phones, sizes, protocol))
+    with Simulator() as simulator, _product_server(bench_db.url, simulator) as url:
+        stalled = _during_hanging_binds(_Client(url, key), _Client(url, binder), simulator, phones, sizes)
     return [*throughput, stalled]
 
 
-def _throughput(ours: _Caller, raw: _Caller, phones: list[str], sizes: Sizes, protocol: str) -> Result:
-    for side in (ours, raw):
+def _throughput(product: _Client, baseline: _Client, phones: list[str], sizes: Sizes, protocol: str) -> Result:
+    for side in (product, baseline):
         side.lookups(phones, callers=CALLERS, seconds=sizes.bind_s)
     rounds = interleave(
         sizes.bind_rounds,
-        lambda _: _rate(ours.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
-        lambda _: _rate(raw.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
+        lambda _: _rate(product.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
+        lambda _: _rate(baseline.lookups(phones, callers=CALLERS, seconds=sizes.bind_s), sizes.bind_s),
     )
-    what = f"HTTP lookup, {CALLERS} callers, raw query {protocol}"
-    target = Target(id="P7", what=what, bound=0.6, at_most=False)
+    title = f"HTTP lookup, {CALLERS} callers, raw query {protocol}"
+    target = Target(id="P7", title=title, bound=0.6, at_most=False)
     return Result(target=target, rounds=rounds, note=per_second(rounds, "lookups"))
 
 
-def _stalled(asker: _Caller, binder: _Caller, simulator: Simulator, phones: list[str], sizes: Sizes) -> Result:
-    """Lookups' p99 while binds hang, against the limit; and how soon further binds are turned away."""
-    calm = _p99(asker.lookups(phones, callers=QUIET_CALLERS, seconds=sizes.bind_s))
+def _during_hanging_binds(
+    reader: _Client, binder: _Client, simulator: Simulator, phones: list[str], sizes: Sizes
+) -> Result:
+    """Return P8: the p99 of lookups while binds hang, and how fast further binds are rejected."""
+    before = _p99(reader.lookups(phones, callers=FEW_CALLERS, seconds=sizes.bind_s))
     simulator.script("delay_before", rate=1.0, on="bind", seconds=HANG_S)
-    hanging = [binder.begin("/v1/bindings", _bind(number)) for number in range(HANGING)]
-    while simulator.counts.received.get("bind", 0) < HANGING:
+    hanging = [binder.send("/v1/bindings", _bind(number)) for number in range(HANGING_BINDS)]
+    while simulator.counts.received.get("bind", 0) < HANGING_BINDS:
         time.sleep(0.01)
     rounds = tuple(
-        (Sample(figure=_p99(took), cpu_s=0.0), Sample(figure=LIMIT_S, cpu_s=0.0))
+        (Sample(figure=_p99(durations), cpu_s=0.0), Sample(figure=MAX_P99_S, cpu_s=0.0))
         for _ in range(sizes.bind_rounds)
-        if (took := asker.lookups(phones, callers=QUIET_CALLERS, seconds=sizes.bind_s))
+        if (durations := reader.lookups(phones, callers=FEW_CALLERS, seconds=sizes.bind_s))
     )
-    turned_away = [binder.ask("/v1/bindings", _bind(HANGING + number)) for number in range(EXCESS)]
+    rejected = [binder.post("/v1/bindings", _bind(HANGING_BINDS + number)) for number in range(EXCESS_BINDS)]
     for connection in hanging:
         connection.close()
-    busy = all(head.startswith(b"HTTP/1.1 503") and b"retry-after" in head.lower() for head, _ in turned_away)
+    busy = all(head.startswith(b"HTTP/1.1 503") and b"retry-after" in head.lower() for head, _ in rejected)
     target = Target(
-        id="P8", what=f"lookups' p99 beside {HANGING} binds that hang, of {LIMIT_S * 1e3:.0f} ms", bound=1.0
+        id="P8",
+        title=f"lookups' p99 beside {HANGING_BINDS} binds that hang, of {MAX_P99_S * 1e3:.0f} ms",
+        bound=1.0,
     )
-    slowest = max(seconds for _, seconds in turned_away)
-    away = f"{EXCESS} more binds {'all' if busy else 'NOT all'} 503, the slowest after {slowest * 1e3:.0f} ms"
-    note = f"calm {calm * 1e3:.1f} ms; {away}"
-    return Result(target=target, rounds=rounds, note=note, holds=busy)
+    slowest = max(seconds for _, seconds in rejected)
+    rejection_note = (
+        f"{EXCESS_BINDS} more binds {'all' if busy else 'NOT all'} 503, the slowest after {slowest * 1e3:.0f} ms"
+    )
+    note = f"calm {before * 1e3:.1f} ms; {rejection_note}"
+    return Result(target=target, rounds=rounds, note=note, conditions_met=busy)
 
 
 def _bind(number: int) -> dict[str, object]:
@@ -97,16 +103,16 @@ def _bind(number: int) -> dict[str, object]:
     return pair | {"pool_number": "918806", "expire_s": 600, "mode": "AXB"}
 
 
-def _rate(took: list[float], seconds: float) -> Sample:
-    return Sample(figure=len(took) / seconds, cpu_s=sum(took) / len(took))
+def _rate(durations: list[float], seconds: float) -> Sample:
+    return Sample(figure=len(durations) / seconds, cpu_s=sum(durations) / len(durations))
 
 
-def _p99(took: list[float]) -> float:
-    return quantiles(took, n=100)[-1]
+def _p99(durations: list[float]) -> float:
+    return quantiles(durations, n=100)[-1]
 
 
-class _Caller:
-    """Asks over kept connections, with a key."""
+class _Client:
+    """An HTTP client with an API key."""
 
     def __init__(self, url: str, key: str) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
@@ -114,64 +120,64 @@ class _Caller:
         self._head = f"Host: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
 
     def lookups(self, phones: list[str], *, callers: int, seconds: float) -> list[float]:
-        """Keep this many lookups under way; the seconds that each took."""
-        asked = [self._request("/v1/lookup", {"phone": phone}) for phone in phones]
-        took: list[float] = []
+        """Keep `callers` lookups in flight for `seconds`; return the seconds of each."""
+        requests = [self._request("/v1/lookup", {"phone": phone}) for phone in phones]
+        durations: list[float] = []
         with selectors.DefaultSelector() as selector:
-            began: dict[socket.socket, float] = {}
+            sent_at: dict[socket.socket, float] = {}
             for _ in range(callers):
-                connection = self._connected()
+                connection = self._connect()
                 selector.register(connection, selectors.EVENT_READ)
-                began[connection] = time.perf_counter()
-                connection.sendall(random.choice(asked))
+                sent_at[connection] = time.perf_counter()
+                connection.sendall(random.choice(requests))
             until = time.perf_counter() + seconds
             while time.perf_counter() < until:
                 for ready, _ in selector.select(1.0):
                     connection = ready.fileobj  # type: ignore[assignment]
-                    _whole_answer(connection)
+                    _read_response(connection)
                     now = time.perf_counter()
-                    took.append(now - began[connection])
-                    began[connection] = now
-                    connection.sendall(random.choice(asked))
-            for connection in began:
+                    durations.append(now - sent_at[connection])
+                    sent_at[connection] = now
+                    connection.sendall(random.choice(requests))
+            for connection in sent_at:
                 connection.close()
-        return took
+        return durations
 
-    def begin(self, path: str, body: dict[str, object]) -> socket.socket:
-        """Ask, and wait for nothing."""
-        connection = self._connected()
+    def send(self, path: str, body: dict[str, object]) -> socket.socket:
+        """Send a request; return its connection without waiting for the response."""
+        connection = self._connect()
         connection.sendall(self._request(path, body))
         return connection
 
-    def ask(self, path: str, body: dict[str, object]) -> tuple[bytes, float]:
-        """The head of the answer, and the seconds it took."""
-        began = time.perf_counter()
-        with self.begin(path, body) as connection:
-            return _whole_answer(connection), time.perf_counter() - began
+    def post(self, path: str, body: dict[str, object]) -> tuple[bytes, float]:
+        """Send a request; return the head of the response and the seconds it took."""
+        sent_at = time.perf_counter()
+        with self.send(path, body) as connection:
+            return _read_response(connection), time.perf_counter() - sent_at
 
     def _request(self, path: str, body: dict[str, object]) -> bytes:
         content = json.dumps(body).encode()
         return f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
-    def _connected(self) -> socket.socket:
+    def _connect(self) -> socket.socket:
         connection = socket.create_connection(self._address, timeout=30)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
 
-def _whole_answer(connection: socket.socket) -> bytes:
-    """Read an answer to its end; its head."""
+def _read_response(connection: socket.socket) -> bytes:
+    """Read a complete response; return its head."""
     received = connection.recv(65_536)
     while (end := received.find(b"\r\n\r\n")) < 0:
-        received += _more(connection)
+        received += _receive(connection)
     head = received[:end]
     length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
     while len(received) < end + 4 + length:
-        received += _more(connection)
+        received += _receive(connection)
     return head
 
 
-def _more(connection: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     part = connection.recv(65_536)
     if not part:
         raise ConnectionError("the server closed the connection")
@@ -179,9 +185,9 @@ def _more(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def _serving(url: str, simulator: Simulator | None = None) -> Iterator[str]:
-    """A replica in a process of its own."""
-    environment = {"BINDINGS_DATABASE_URL": url, "BINDINGS_BIND_LIMIT": str(HANGING)}
+def _product_server(url: str, simulator: Simulator | None = None) -> Iterator[str]:
+    """Run a replica in a separate process; yield its address."""
+    environment = {"BINDINGS_DATABASE_URL": url, "BINDINGS_BIND_LIMIT": str(HANGING_BINDS)}
     if simulator is not None:
         environment |= {
             "BINDINGS_PROVIDER_URL": simulator.url,
@@ -196,29 +202,29 @@ def _serving(url: str, simulator: Simulator | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def _bare(url: str, protocol: str) -> Iterator[str]:
-    with _process(["-m", "benchmarks.bare", url, protocol], {}) as line:
+def _baseline_server(url: str, protocol: str) -> Iterator[str]:
+    with _process(["-m", "benchmarks.baseline_http", url, protocol], {}) as line:
         yield line.strip()
 
 
 @contextmanager
 def _process(command: list[str], environment: dict[str, str]) -> Iterator[str]:
-    """Run Python; the first line that it prints. Its log is thrown away, as a service writes it to a file."""
+    """Run Python; yield the first line that it prints. Its log goes to a temporary file."""
     root = Path(__file__).parents[1]
     with tempfile.TemporaryFile() as log:
-        started = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *command],
             cwd=root,
-            env=servers.variables(**environment),
+            env=servers.product_environment(**environment),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
         )
-        assert started.stdout is not None
+        assert process.stdout is not None
         try:
-            yield started.stdout.readline()
+            yield process.stdout.readline()
         finally:
-            started.send_signal(signal.SIGKILL)  # its binds hang: a drain would wait for them
+            process.send_signal(signal.SIGKILL)  # a graceful stop would wait for the hanging binds
             with suppress(subprocess.TimeoutExpired):
-                started.wait(10)
-            started.stdout.close()
+                process.wait(10)
+            process.stdout.close()

@@ -1,7 +1,7 @@
-"""P5: `passes.expire` over what is due, against the bare statement in batches of the same size.
+"""P5: the expiry job (`jobs.expire`) against a hand-written statement in batches of the same size.
 
-Each side of each round gets its own due rows, just added. On SQLite the raw side runs the two statements of a
-batch in one transaction, as durably as the product does.
+Each side gets newly added due rows in each round. On SQLite the baseline runs the two statements of a batch in one
+transaction, with the same durability as the product.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from bindings.store.database import Database
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from benchmarks.data import Filled, Sizes
-    from benchmarks.place import Place
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase, Sizes
 
 ROUNDS = 5
 BATCH = expire.BATCH
@@ -57,30 +57,30 @@ SQLITE = (
 BATCHES = (100, 300, 1_000, 3_000, 10_000)
 
 
-def measure(place: Place) -> list[Result]:
-    """P5 on whatever database there is, and the rate against the batch."""
-    results = [_sqlite(place.sqlite(), place.sizes)]
-    if place.find_server is None:
+def measure(context: BenchContext) -> list[Result]:
+    """Return P5 on each available database, and the rate by batch size."""
+    results = [_sqlite(context.sqlite(), context.sizes)]
+    if context.optional_server is None:
         return results
-    filled = place.postgres()
-    return [_postgres(filled, place.sizes), *results, _batches(filled, place.sizes)]
+    bench_db = context.postgres()
+    return [_postgres(bench_db, context.sizes), *results, _batches(bench_db, context.sizes)]
 
 
-def _batches(filled: Filled, sizes: Sizes) -> Result:
-    """The product's rate by the size of a batch: the reason for the one that it takes."""
+def _batches(bench_db: BenchDatabase, sizes: Sizes) -> Result:
+    """Return the product's rate by batch size, which is the reason for its batch size."""
     rates: dict[int, list[float]] = {}
-    database = Database(filled.url)
+    database = Database(bench_db.url)
     try:
         for batch in BATCHES * 3:
-            filled.due(sizes.due)
-            began = time.perf_counter()
+            bench_db.add_due(sizes.due)
+            started_at = time.perf_counter()
             expire.expire_due(database, Caller(actor="bench"), batch=batch, budget_s=60)
-            rates.setdefault(batch, []).append(sizes.due / (time.perf_counter() - began))
+            rates.setdefault(batch, []).append(sizes.due / (time.perf_counter() - started_at))
     finally:
         database.close()
     points = tuple((float(batch), median(measured)) for batch, measured in rates.items())
     return Result(
-        target=Target(id="P5", what=f"sweep on PostgreSQL in batches of {BATCH}", unit="rows/s"),
+        target=Target(id="P5", title=f"sweep on PostgreSQL in batches of {BATCH}", unit="rows/s"),
         value=dict(points)[BATCH],
         note=", ".join(f"{rate:,.0f} rows/s at {batch:,.0f}" for batch, rate in points),
         plot=Plot(
@@ -93,19 +93,19 @@ def _batches(filled: Filled, sizes: Sizes) -> Result:
     )
 
 
-def _postgres(filled: Filled, sizes: Sizes) -> Result:
-    """P5 on PostgreSQL."""
-    with psycopg.connect(filled.url, autocommit=True, prepare_threshold=None) as connection:
+def _postgres(bench_db: BenchDatabase, sizes: Sizes) -> Result:
+    """Return P5 on PostgreSQL."""
+    with psycopg.connect(bench_db.url, autocommit=True, prepare_threshold=None) as connection:
 
         def batch() -> int:
             return connection.execute(POSTGRES, {"batch": BATCH}).rowcount
 
-        return _compare("PostgreSQL", filled, sizes, batch)
+        return _compare("PostgreSQL", bench_db, sizes, batch)
 
 
-def _sqlite(filled: Filled, sizes: Sizes) -> Result:
-    """P5 on SQLite."""
-    file = make_url(filled.url).database or ""
+def _sqlite(bench_db: BenchDatabase, sizes: Sizes) -> Result:
+    """Return P5 on SQLite."""
+    file = make_url(bench_db.url).database or ""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -119,16 +119,16 @@ def _sqlite(filled: Filled, sizes: Sizes) -> Result:
             connection.execute("COMMIT")
             return ended
 
-        return _compare("SQLite", filled, sizes, batch)
+        return _compare("SQLite", bench_db, sizes, batch)
 
 
-def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int]) -> Result:
-    database = Database(filled.url)
+def _compare(database_name: str, bench_db: BenchDatabase, sizes: Sizes, batch: Callable[[], int]) -> Result:
+    database = Database(bench_db.url)
 
-    def ours() -> int:
+    def product() -> int:
         return expire.expire_due(database, Caller(actor="bench"), budget_s=60).expired
 
-    def raw() -> int:
+    def baseline() -> int:
         ended = total = batch()
         while ended == BATCH:
             ended = batch()
@@ -136,25 +136,25 @@ def _compare(where: str, filled: Filled, sizes: Sizes, batch: Callable[[], int])
         return total
 
     def side(work: Callable[[], int]) -> Callable[[int], Sample]:
-        def one_round(_: int) -> Sample:
-            filled.due(sizes.due)
-            return _rate(work, sizes.due)
+        def run_round(_: int) -> Sample:
+            bench_db.add_due(sizes.due)
+            return _timed(work, sizes.due)
 
-        return one_round
+        return run_round
 
     try:
-        side(ours)(0), side(raw)(0)  # builds the statements, connects
-        rounds = interleave(ROUNDS, side(ours), side(raw))
+        side(product)(0), side(baseline)(0)  # connects and compiles the statements
+        rounds = interleave(ROUNDS, side(product), side(baseline))
     finally:
         database.close()
-    target = Target(id="P5", what=f"sweep on {where}, batches of {BATCH}", bound=0.9, at_most=False)
+    target = Target(id="P5", title=f"sweep on {database_name}, batches of {BATCH}", bound=0.9, at_most=False)
     return Result(target=target, rounds=rounds, note=per_second(rounds, "rows"))
 
 
-def _rate(work: Callable[[], int], due: int) -> Sample:
-    cpu, began = time.process_time(), time.perf_counter()
+def _timed(work: Callable[[], int], due: int) -> Sample:
+    cpu, started_at = time.process_time(), time.perf_counter()
     ended = work()
-    elapsed = time.perf_counter() - began
+    elapsed = time.perf_counter() - started_at
     if ended != due:
         raise AssertionError(f"{ended} rows ended, {due} were due")
     return Sample(figure=ended / elapsed, cpu_s=(time.process_time() - cpu) / ended)

@@ -1,8 +1,8 @@
-"""What ended bindings leave behind until they are vacuumed: an empty sweep after many full ones.
+"""Cost of dead index entries until vacuum: the time of an empty expiry run after many bindings have ended.
 
-A sweep starts from the index of what is due, at its oldest end, where every binding that was ended has left an
-entry. The server forgets such entries on the way, unless a snapshot that somebody holds may still need them: a
-long transaction, a dump, a standby that gives feedback.
+The job reads the index of due bindings from its oldest entry on, where each ended binding has left a dead entry.
+The server removes dead entries while reading them, unless an open snapshot may still need them: a long
+transaction, a dump, a standby that gives feedback.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from bindings.jobs import expire
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
-    from benchmarks.data import Filled
-    from benchmarks.place import Place
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase
 
 SWEEPS = 15
 CALLER = Caller(actor="bench")
-WHAT = {False: "no snapshot held", True: "snapshot held"}
+LABELS = {False: "no snapshot held", True: "snapshot held"}
 
 
-def measure(place: Place) -> list[Result]:
-    """The time of an empty sweep by how many were ended since the last vacuum, and with a snapshot held."""
-    filled = place.postgres(place.sizes.growth[0])
-    curves = [_curve(filled, place.sizes.dead, held=held) for held in WHAT]
+def measure(context: BenchContext) -> list[Result]:
+    """Return the time of an empty expiry run by number of bindings ended, with and without a snapshot held."""
+    bench_db = context.postgres(context.sizes.growth[0])
+    curves = [_curve(bench_db, context.sizes.dead_rows, snapshot_held=snapshot_held) for snapshot_held in LABELS]
     plot = Plot(
         name="sweep-behind-the-dead",
         title="an empty sweep: median against what was ended since the last vacuum",
@@ -42,35 +42,35 @@ def measure(place: Place) -> list[Result]:
     )
     return [
         Result(
-            target=Target(id="P5", what=f"empty sweep after {curve.points[-1][0]:,.0f}, {curve.name}", unit="ms"),
+            target=Target(id="P5", title=f"empty sweep after {curve.points[-1][0]:,.0f}, {curve.name}", unit="ms"),
             value=curve.points[-1][1],
-            note=", ".join(f"{taken:.2f} ms after {ended:,.0f}" for ended, taken in curve.points),
+            note=", ".join(f"{milliseconds:.2f} ms after {ended:,.0f}" for ended, milliseconds in curve.points),
             plot=plot if curve is curves[0] else None,
         )
         for curve in curves
     ]
 
 
-def _curve(filled: Filled, steps: tuple[int, ...], *, held: bool) -> Curve:
+def _curve(bench_db: BenchDatabase, steps: tuple[int, ...], *, snapshot_held: bool) -> Curve:
     points, ended = [], 0
-    database = Database(filled.url)
+    database = Database(bench_db.url)
     with ExitStack() as stack:
         stack.callback(database.close)
         expire.expire_due(database, CALLER, budget_s=60)
-        filled.run("VACUUM bindings")
-        if held:
-            snapshot = stack.enter_context(psycopg.connect(filled.url))
+        bench_db.execute("VACUUM bindings")
+        if snapshot_held:
+            snapshot = stack.enter_context(psycopg.connect(bench_db.url))
             snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             snapshot.execute("SELECT 1")
         for step in steps:
-            filled.due(step - ended)
+            bench_db.add_due(step - ended)
             expire.expire_due(database, CALLER, budget_s=300)
             ended = step
             points.append((float(step), median(_empty_sweep_ms(database) for _ in range(SWEEPS))))
-    return Curve(name=WHAT[held], points=tuple(points))
+    return Curve(name=LABELS[snapshot_held], points=tuple(points))
 
 
 def _empty_sweep_ms(database: Database) -> float:
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     expire.expire_due(database, CALLER)
-    return (time.perf_counter() - began) * 1e3
+    return (time.perf_counter() - started_at) * 1e3

@@ -1,6 +1,6 @@
-"""Fixtures for every folder: a database of each kind, the simulated provider, and a service between them.
+"""Fixtures for all test folders: databases of both kinds, the simulated provider, and a service that uses them.
 
-A test that asks for `database_url` runs twice, on SQLite and on PostgreSQL, each time on a fresh database.
+A test with the fixture `database_url` runs twice, on SQLite and on PostgreSQL, each time on a new database.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import migrations
-from tests.service.world import APP, KEY, SECRET, Clock, World, assert_sound
+from tests.service.harness import APP, KEY, SECRET, Clock, ServiceHarness, assert_sound
 from tests.store import databases
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell sets is none of the tests' business."""
+def _clear_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the product's settings from the environment, so that the developer's shell cannot affect a test."""
     for variable in list(os.environ):
         if variable.startswith("BINDINGS_") and not variable.startswith("BINDINGS_TEST_"):
             monkeypatch.delenv(variable)
@@ -34,13 +34,13 @@ def _no_settings_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
-    """A PostgreSQL server; without one the tests fail in CI, and are skipped elsewhere."""
+    """Provide a PostgreSQL server; without one the test fails in CI and is skipped elsewhere."""
     server = databases.find_postgres()
     if server is None:
         message = f"no PostgreSQL: set {databases.VARIABLE}, start one on 127.0.0.1:5432, or install one"
         if os.environ.get("CI"):
             pytest.fail(message)
-        pytest.skip(f"HALF OF THIS SUITE DID NOT RUN: {message}")
+        pytest.skip(f"POSTGRESQL TESTS DID NOT RUN: {message}")
     try:
         yield server
     finally:
@@ -50,7 +50,7 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: Server) -> Iterator[str]:
-    """The name of a migrated database to copy."""
+    """Provide the name of a migrated database to copy."""
     url = postgres_server.create()
     try:
         migrations.upgrade(url)
@@ -61,19 +61,19 @@ def postgres_template(postgres_server: Server) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file to copy."""
+    """Provide a migrated SQLite file to copy."""
     return databases.migrated_file(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_kind(request: pytest.FixtureRequest) -> str:
-    """Which of the two databases a test runs on."""
+    """Return the database that the test runs on: "sqlite" or "postgresql"."""
     return str(request.param)
 
 
 @pytest.fixture
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: str) -> Iterator[str]:
-    """A database without any table."""
+    """Provide a database without tables."""
     if database_kind == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
@@ -87,7 +87,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, database_
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: str) -> Iterator[str]:
-    """A fresh database at head."""
+    """Provide a new database with the newest schema."""
     if database_kind == "sqlite":
         file = tmp_path / "bindings.db"
         shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
@@ -103,7 +103,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: 
 
 @pytest.fixture
 def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
-    """A fresh PostgreSQL database at head, for what SQLite does not have."""
+    """Provide a new PostgreSQL database with the newest schema, for tests that do not apply to SQLite."""
     url = postgres_server.lend(template=postgres_template)
     try:
         yield url
@@ -113,7 +113,7 @@ def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[st
 
 @pytest.fixture
 def own_database_url(request: pytest.FixtureRequest, sqlite_url: str, database_kind: str) -> Iterator[str]:
-    """A database at head that no other test is lent afterwards: for many rows, or another schema."""
+    """Provide a new database that is not reused afterwards, for tests with many rows or another schema."""
     if database_kind == "sqlite":
         yield sqlite_url
         return
@@ -127,7 +127,7 @@ def own_database_url(request: pytest.FixtureRequest, sqlite_url: str, database_k
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    """A fresh SQLite database at head, for what PostgreSQL does not have."""
+    """Provide a new SQLite database with the newest schema, for tests that do not apply to PostgreSQL."""
     file = tmp_path / "only.db"
     shutil.copyfile(sqlite_template, file)
     return f"sqlite:///{file}"
@@ -135,20 +135,20 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of a `world`."""
+    """Provide the clock of the `harness`."""
     return Clock()
 
 
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
-    """A provider on the machine's own clock."""
+    """Provide a simulated provider on the clock of the machine."""
     with Simulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
 def service(database_url: str, simulator: Simulator) -> Iterator[BindingService]:
-    """A service as an application opens it, on the database's own clock."""
+    """Provide a service as an application opens it, on the clock of the database."""
     with BindingService.open(
         database_url=database_url,
         provider_url=simulator.url,
@@ -162,12 +162,18 @@ def service(database_url: str, simulator: Simulator) -> Iterator[BindingService]
 
 
 @pytest.fixture
-def world(database_url: str, clock: Clock) -> Iterator[World]:
-    """A service, a provider and a database on one clock; everything is checked for soundness at the end."""
+def harness(database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
+    """Provide services, a provider and a database on one clock; run `assert_sound` at the end of the test."""
     with Simulator(clock=clock.unix, pool_size=200) as simulator:
-        world = World(url=database_url, clock=clock, simulator=simulator)
+        harness = ServiceHarness(url=database_url, clock=clock, simulator=simulator)
         try:
-            yield world
-            assert_sound(world.service)
+            yield harness
+            assert_sound(harness.service)
         finally:
-            world.close()
+            harness.close()
+
+
+@pytest.fixture
+def world(harness: ServiceHarness) -> ServiceHarness:
+    """Return the `harness`, under its former name."""
+    return harness

@@ -1,4 +1,4 @@
-"""The bench runs to its end on little data. Nothing here judges a time."""
+"""Tests of the bench: every measure runs to its end on little data. No test checks a time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 PLOTS = {"P1,P5,P6": 1, "P3,vacuum": 7, "churn,updates": 1}
 
 
-def _measured(folder: Path, targets: str, **variables: str) -> dict[str, list[float | None]]:
-    """The figures by target of a quick run, ratios or values."""
-    done = subprocess.run(
+def _run_bench(folder: Path, targets: str, **variables: str) -> dict[str, list[float | None]]:
+    """Return the figures of a quick run by target: ratios or values."""
+    completed = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--only", targets, "--results", str(folder)],
         cwd=ROOT,
         env=os.environ | variables,
@@ -30,19 +30,19 @@ def _measured(folder: Path, targets: str, **variables: str) -> dict[str, list[fl
         timeout=110,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (written,) = folder.glob("*.json")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    (report,) = folder.glob("*.json")
     figures: dict[str, list[float | None]] = {}
-    for result in json.loads(written.read_text())["results"]:
+    for result in json.loads(report.read_text())["results"]:
         figure = result["ratio"] if result["value"] is None else result["value"]
         figures.setdefault(result["target"], []).append(figure)
     return figures
 
 
 @pytest.mark.processes
-def test_the_bench_measures_without_a_server(tmp_path: Path) -> None:
-    figures = _measured(tmp_path, "P2,P12")
-    assert {name: len(found) for name, found in figures.items()} == {"P2": 3, "P12": 2}
+def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> None:
+    figures = _run_bench(tmp_path, "P2,P12")
+    assert {name: len(values) for name, values in figures.items()} == {"P2": 3, "P12": 2}
     assert None not in figures["P2"] + figures["P12"]
 
 
@@ -63,26 +63,28 @@ def test_the_bench_measures_without_a_server(tmp_path: Path) -> None:
         ("P14", {"P14": 14}),
     ],
 )
-def test_the_bench_measures_on_a_server(
+def test_quick_run_with_a_server_measures_every_target(
     tmp_path: Path, postgres_server: Server, targets: str, lines: dict[str, int]
 ) -> None:
-    figures = _measured(tmp_path, targets, **{VARIABLE: postgres_server.url})
-    assert {name: len(found) for name, found in figures.items()} == lines
+    figures = _run_bench(tmp_path, targets, **{VARIABLE: postgres_server.url})
+    assert {name: len(values) for name, values in figures.items()} == lines
     # P4 needs pgbench and 32 connections to spare, P13 a redis-server.
-    assert all(None not in found for name, found in figures.items() if name not in {"P4", "P13"})
+    assert all(None not in values for name, values in figures.items() if name not in {"P4", "P13"})
     assert len(list(tmp_path.glob("*.svg"))) == PLOTS.get(targets, 0)
 
 
-def test_a_plot_is_svg_with_every_curve_in_it() -> None:
+def test_plot_is_svg_with_a_polyline_per_curve() -> None:
     curve = Curve(name="a < b", points=((10.0, 1.0), (1_000.0, 3.0)))
     plot = Plot(name="p", title="t", x="n", y="ms", curves=(curve, curve))
-    picture = ET.fromstring(plot.svg())
-    assert len(picture.findall("{*}polyline")) == 2
+    document = ET.fromstring(plot.svg())
+    assert len(document.findall("{*}polyline")) == 2
 
 
-def test_labels_of_a_plot_do_not_cover_each_other() -> None:
+def test_plot_with_many_x_values_has_labels_that_do_not_overlap() -> None:
     many = Curve(name="many", points=tuple((1_000.0 * number, 1.0) for number in range(1, 41)))
-    picture = ET.fromstring(Plot(name="p", title="t", x="n", y="ms", curves=(many,)).svg())
-    labels = [float(each.attrib["x"]) for each in picture.findall("{*}text") if (each.text or "").endswith(" k")]
+    document = ET.fromstring(Plot(name="p", title="t", x="n", y="ms", curves=(many,)).svg())
+    labels = [
+        float(label.attrib["x"]) for label in document.findall("{*}text") if (label.text or "").endswith(" k")
+    ]
     assert len(labels) > 5
     assert all(after - before >= 40 for before, after in pairwise(labels))

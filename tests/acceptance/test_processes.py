@@ -22,7 +22,7 @@ from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store.database import Database
-from tests.service.world import APP, KEY, POOL, SECRET, A, B, assert_sound, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from bindings.store.database import Database
 from tests.acceptance.serving import Command, Replica
 from tests.acceptance.test_processes import _given, settings
 from tests.faults import oracle
-from tests.service.world import wait_for
+from tests.service.harness import wait_for
 from tests.store.databases import free_port
 from tests.web.receivers import Receiver
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from bindings.service import BindingService
 from tests.acceptance.serving import Replica
 from tests.acceptance.test_processes import _given, settings
-from tests.service.world import A, B, in_threads, wait_for
+from tests.service.harness import A, B, in_threads, wait_for
 from tests.web.receivers import Receiver
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.errors import BindingsError
 from bindings.provider.simulator import Fault, FaultKind, Simulator
-from tests.service.world import POOL, Clock, World
+from tests.service.harness import POOL, Clock, World
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli.test_run import running
-from tests.service.world import wait_for
+from tests.service.harness import wait_for
 from tests.web.receivers import Receiver, Reply
 
 if TYPE_CHECKING:

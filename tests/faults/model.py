@@ -28,7 +28,7 @@ from bindings.store import bindings as store
 from bindings.store import events, holds
 from bindings.store.schema import bindings as binding_table
 from bindings.store.schema import events as event_table
-from tests.service.world import APP, POOL, Clock, service_at
+from tests.service.harness import APP, POOL, Clock, service_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

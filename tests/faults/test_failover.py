@@ -39,7 +39,7 @@ from bindings.service import BindingService
 from bindings.store import migrations
 from tests.faults.cluster import Binaries, Cluster, ClusterError, find_binaries
 from tests.faults.test_kill import LIMIT_S
-from tests.service.world import APP, KEY, POOL, SECRET, assert_sound, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

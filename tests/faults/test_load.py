@@ -17,7 +17,7 @@ from bindings.store.engine import make_engine
 from tests.faults import oracle
 from tests.faults.harness import KILLED
 from tests.faults.test_kill import DATABASES, LIMIT_S, STORY, report
-from tests.service.world import wait_for as wait_until
+from tests.service.harness import wait_for as wait_until
 
 if TYPE_CHECKING:
     from typing import Any

@@ -27,7 +27,7 @@ from bindings.store import migrations
 from tests.faults import cluster
 from tests.faults.cluster import Binaries, Node, find_binaries
 from tests.faults.test_failover import _open
-from tests.service.world import APP, KEY, POOL, SECRET, assert_sound, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

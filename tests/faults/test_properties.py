@@ -36,7 +36,7 @@ from bindings.store import events, reserve
 from bindings.store.database import Database
 from tests.faults.model import Ask, Stop, System
 from tests.faults.test_kill import LIMIT_S, report
-from tests.service.world import APP, POOL, Clock, assert_sound, service_at
+from tests.service.harness import APP, POOL, Clock, assert_sound, service_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

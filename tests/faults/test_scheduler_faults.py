@@ -23,7 +23,7 @@ from bindings.scheduler import Scheduler
 from tests.faults.clock import SharedClock
 from tests.faults.harness import ROOT
 from tests.faults.test_kill import DATABASES, report
-from tests.service.world import POOL, A, B, World, wait_for
+from tests.service.harness import POOL, A, B, World, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from bindings.store import migrations
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
 from bindings.store.schema import HEAD, NAMING, metadata
-from tests.service.world import wait_for
+from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

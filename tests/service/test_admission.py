@@ -1,4 +1,4 @@
-"""What is refused fast and without a trace, and what never leaks."""
+"""Admission of binds: refusals before a call or a row, clock skew, settings, and secrets that never leak."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from bindings import errors
 from bindings.domain.binding import State
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.world import APP, POOL, A, B, C, D, World, wait_for
+from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, wait_for
 
 
 @pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
-def test_an_account_refusal_opens_a_circuit_for_every_bind(world: World, status: str) -> None:
-    world.simulator.change(account_status=status)
+def test_account_refusal_opens_the_circuit_for_every_bind(harness: ServiceHarness, status: str) -> None:
+    harness.simulator.change(account_status=status)
     with pytest.raises(errors.ProviderAccountRefused) as first:
-        world.bind(A, B)
-    rows = len(world.service.search().data)
+        harness.bind(A, B)
+    rows = len(harness.service.search().data)
     with pytest.raises(errors.ProviderAccountRefused) as second:
-        world.bind(C, D)
+        harness.bind(C, D)
     assert (first.value.status, second.value.status) == (status, status)
     assert second.value.binding_id is None
     assert 28 <= (second.value.retry_after_s or 0) <= 30
-    assert world.received("bind") == 1
-    assert len(world.service.search().data) == rows
+    assert harness.received("bind") == 1
+    assert len(harness.service.search().data) == rows
 
 
-def test_the_circuit_closes_by_a_question_that_makes_nothing(world: World) -> None:
-    world.simulator.change(account_status="-1")
+def test_open_circuit_probes_with_a_read_only_call_and_closes_on_its_success(harness: ServiceHarness) -> None:
+    harness.simulator.change(account_status="-1")
     with pytest.raises(errors.ProviderAccountRefused):
-        world.bind(A, B)
-    client = world.service._client
+        harness.bind(A, B)
+    client = harness.service._client
     assert client is not None
-    client.circuit._next_trial = 0.0  # half a minute later
+    client.circuit._next_trial = 0.0  # as if half a minute had passed
     with pytest.raises(errors.ProviderAccountRefused):
-        world.bind(A, B)
-    assert (world.received("bind"), world.received("page")) == (1, 1)
-    world.simulator.change(account_status=None)
+        harness.bind(A, B)
+    assert (harness.received("bind"), harness.received("page")) == (1, 1)
+    harness.simulator.change(account_status=None)
     client.circuit._next_trial = 0.0
-    assert world.bind(A, B).state is State.ACTIVE
-    assert world.received("bind") == 2
+    assert harness.bind(A, B).state is State.ACTIVE
+    assert harness.received("bind") == 2
 
 
-def test_past_the_limit_of_calls_in_flight_a_bind_is_refused_fast(world: World) -> None:
-    service = world.open(bind_limit=1)
-    world.simulator.script("delay_before", times=1, seconds=2.0, on="bind")
+def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness) -> None:
+    service = harness.open(bind_limit=1)
+    harness.simulator.script("delay_before", times=1, seconds=2.0, on="bind")
     thread = threading.Thread(
         target=lambda: service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB"), daemon=True
     )
     thread.start()
-    wait_for(lambda: world.received("bind") == 1)
+    wait_for(lambda: harness.received("bind") == 1)
     with pytest.raises(errors.Busy) as busy:
         service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB")
-    assert thread.is_alive(), "it did not wait for the other one"
+    assert thread.is_alive(), "the refused bind did not wait for the other one"
     assert busy.value.retry_after_s
     assert service.lookup(phone=C) == []
     thread.join(10)
@@ -64,82 +64,86 @@ def test_past_the_limit_of_calls_in_flight_a_bind_is_refused_fast(world: World) 
 
 
 @pytest.mark.parametrize("off_s", [120, -120])
-def test_a_provider_clock_that_is_a_minute_off_stops_binds(world: World, off_s: int) -> None:
-    world.simulator.change(clock_offset_s=off_s)
-    world.bind(A, B)  # the first answer tells
-    rows = len(world.service.search().data)
+def test_provider_clock_more_than_a_minute_off_stops_binds(harness: ServiceHarness, off_s: int) -> None:
+    harness.simulator.change(clock_offset_s=off_s)
+    harness.bind(A, B)  # the first response reveals the offset
+    rows = len(harness.service.search().data)
     with pytest.raises(errors.Busy, match="provider") as busy:
-        world.bind(C, D)
+        harness.bind(C, D)
     assert busy.value.retry_after_s
-    assert (world.received("bind"), len(world.service.search().data)) == (1, rows)
-    world.simulator.change(clock_offset_s=0)
-    world.service._admission._asked = float("-inf")  # it asks again after a while
-    assert world.bind(C, D).state is State.ACTIVE
+    assert (harness.received("bind"), len(harness.service.search().data)) == (1, rows)
+    harness.simulator.change(clock_offset_s=0)
+    harness.service._admission._asked = float("-inf")  # the offset is measured again after a while
+    assert harness.bind(C, D).state is State.ACTIVE
 
 
-def test_a_database_clock_that_is_a_minute_off_stops_binds_before_they_are_sent(world: World) -> None:
-    world.service._admission._wall = lambda: world.clock.unix() + 90
+def test_database_clock_more_than_a_minute_off_stops_binds_before_they_are_sent(harness: ServiceHarness) -> None:
+    harness.service._admission._wall = lambda: harness.clock.unix() + 90
     for _ in range(2):
-        with pytest.raises(errors.BindingsError) as refused:
-            world.bind(A, B)
-        assert refused.value.http_status == 503
-    assert world.received("bind") == 0
+        with pytest.raises(errors.BindingsError) as excinfo:
+            harness.bind(A, B)
+        assert excinfo.value.http_status == 503
+    assert harness.received("bind") == 0
 
 
-def test_a_skew_of_half_a_minute_warns(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.simulator.change(clock_offset_s=40)
-    world.bind(A, B)
-    world.bind(C, D)
+def test_clock_skew_of_forty_seconds_logs_a_warning(
+    harness: ServiceHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.simulator.change(clock_offset_s=40)
+    harness.bind(A, B)
+    harness.bind(C, D)
     assert any("apart" in record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
 
 
-def test_a_database_that_is_away_is_busy_and_nothing_is_sent(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_unreachable_database_raises_busy_and_sends_nothing(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object, **__: object) -> None:
-        kind = world.database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
+    def fail(*_: object, **__: object) -> None:
+        kind = harness.database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
         from sqlalchemy import exc
 
         raise exc.OperationalError("statement", {}, kind("connection lost"))
 
-    monkeypatch.setattr(reserve, "reserve", away)
+    monkeypatch.setattr(reserve, "reserve", fail)
     with pytest.raises(errors.Busy) as busy:
-        world.bind(A, B)
+        harness.bind(A, B)
     assert busy.value.retry_after_s
-    assert world.received("bind") == 0
+    assert harness.received("bind") == 0
 
 
-def test_no_phone_key_or_secret_gets_into_a_log_an_error_or_a_repr(
-    world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+def test_logs_errors_and_reprs_contain_no_phone_key_or_secret(
+    harness: ServiceHarness, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("sqlalchemy.engine").setLevel(logging.WARNING)
-    said: list[str] = []
+    texts: list[str] = []
     for fault in (None, "lost_reply", "refuse:-22", "refuse:-35", "garbage", "cut_body", "anomaly_after"):
         if fault is not None:
-            world.simulator.script(fault, times=1, on="bind")
-        for again in range(2):
+            harness.simulator.script(fault, times=1, on="bind")
+        for attempt in range(2):
             try:
-                said.append(repr(world.bind(f"918806{again}701", f"918806{again}799", idempotency_key=fault)))
+                texts.append(
+                    repr(harness.bind(f"918806{attempt}701", f"918806{attempt}799", idempotency_key=fault))
+                )
             except errors.BindingsError as error:
-                said.append("".join(traceback.format_exception(error)) + str(error.problem()) + repr(error))
-        world.clock.advance(10_000)
-        world.service.recover()
-    for wrong in ({"phone_a": "9188060701x"}, {"expire_s": -1}):
-        with pytest.raises(errors.InvalidRequest) as refused:
-            world.bind(**({"phone_a": "9188060701", "phone_b": "9188060799"} | wrong))
-        said.append(str(refused.value) + str(refused.value.problem()))
-    world.service.reconcile()
-    world.service.expire_due()
-    shown = "\n".join(said) + caplog.text + "".join(capsys.readouterr())
-    # The test's own call stands in the tracebacks as source, never with its values.
+                texts.append("".join(traceback.format_exception(error)) + str(error.problem()) + repr(error))
+        harness.clock.advance(10_000)
+        harness.service.recover()
+    for invalid in ({"phone_a": "9188060701x"}, {"expire_s": -1}):
+        with pytest.raises(errors.InvalidRequest) as excinfo:
+            harness.bind(**({"phone_a": "9188060701", "phone_b": "9188060799"} | invalid))
+        texts.append(str(excinfo.value) + str(excinfo.value.problem()))
+    harness.service.reconcile()
+    harness.service.expire_due()
+    output = "\n".join(texts) + caplog.text + "".join(capsys.readouterr())
+    # The tracebacks contain the source line of this test's call, but not its values.
     for phone in ("9188060701", "9188060799", "9188061701", "9188061799"):
-        assert phone not in shown
+        assert phone not in output
     for secret in ("7bz1lzh9", "Sign"):
-        assert secret not in shown
+        assert secret not in output
 
 
-def test_a_service_that_is_opened_checks_schema_and_scope(database_url: str, empty_database_url: str) -> None:
+def test_open_checks_schema_and_scope(database_url: str, empty_database_url: str) -> None:
     if database_url.startswith("sqlite"):
         with pytest.raises(errors.SchemaOutOfDate, match="bindings db upgrade"):
             BindingService.open(database_url=empty_database_url)
@@ -148,7 +152,7 @@ def test_a_service_that_is_opened_checks_schema_and_scope(database_url: str, emp
         BindingService.open(database_url=database_url, scope="other")
 
 
-def test_a_service_opens_from_the_environment_and_reports_every_fault(
+def test_from_env_reads_the_environment_and_reports_every_invalid_setting(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BINDINGS_DATABASE_URL", database_url)
@@ -157,7 +161,7 @@ def test_a_service_opens_from_the_environment_and_reports_every_fault(
         assert service.lookup(phone=A) == []
     monkeypatch.setenv("BINDINGS_GARD_S", "hunter2")
     monkeypatch.setenv("BINDINGS_GUARD_S", "hunter2")
-    with pytest.raises(errors.InvalidRequest) as refused:
+    with pytest.raises(errors.InvalidRequest) as excinfo:
         BindingService.from_env()
-    assert {fault.field for fault in refused.value.field_errors} == {"BINDINGS_GARD_S", "BINDINGS_GUARD_S"}
-    assert "hunter2" not in str(refused.value)
+    assert {fault.field for fault in excinfo.value.field_errors} == {"BINDINGS_GARD_S", "BINDINGS_GUARD_S"}
+    assert "hunter2" not in str(excinfo.value)

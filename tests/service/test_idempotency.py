@@ -1,4 +1,4 @@
-"""The same key yields the same binding, for ever, and nothing is sent twice (I8)."""
+"""I8: one idempotency key always yields the same binding, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -8,49 +8,51 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import Binding, EventKind, State
-from tests.service.world import POOL, A, B, C, World, wait_for
+from tests.service.harness import POOL, A, B, C, ServiceHarness, wait_for
 
 
-def test_I8_twenty_callers_with_one_key_make_one_call_and_get_twenty_equal_answers(world: World) -> None:
-    world.simulator.script("delay_before", times=1, seconds=0.3, on="bind")
-    replicas = [world.service, world.open()]
-    together = threading.Barrier(20)
+def test_I8_twenty_concurrent_binds_with_one_key_make_one_call_and_return_equal_bindings(
+    harness: ServiceHarness,
+) -> None:
+    harness.simulator.script("delay_before", times=1, seconds=0.3, on="bind")
+    replicas = [harness.service, harness.open()]
+    barrier = threading.Barrier(20)
     answers: list[Binding] = []
-    errors_seen: list[BaseException] = []
+    raised: list[BaseException] = []
 
     def bind(number: int) -> None:
-        together.wait(10)
+        barrier.wait(10)
         try:
             answers.append(
                 replicas[number % 2].bind(
                     phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB", idempotency_key="k"
                 )
             )
-        except BaseException as error:  # noqa: BLE001 -- shown below
-            errors_seen.append(error)
+        except BaseException as error:  # noqa: BLE001 -- asserted below
+            raised.append(error)
 
     threads = [threading.Thread(target=bind, args=(number,), daemon=True) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert errors_seen == []
+    assert raised == []
     assert len(answers) == 20
     assert len(set(answers)) == 1
     assert answers[0].state is State.ACTIVE
-    assert world.received("bind") == 1
+    assert harness.received("bind") == 1
 
 
-@pytest.mark.parametrize("end", ["expired", "unbound"])
-def test_I8_the_key_of_a_binding_that_has_ended_gives_that_binding_again(world: World, end: str) -> None:
-    made = world.bind(idempotency_key="k", expire_s=60)
-    if end == "unbound":
-        world.service.unbind(made.id)
-    world.clock.advance(10_000)
-    world.service.expire_due()
-    again = world.bind(idempotency_key="k", expire_s=60)
-    assert (again.id, again.state) == (made.id, State(end))
-    assert world.received("bind") == 1
+@pytest.mark.parametrize("end_state", ["expired", "unbound"])
+def test_I8_key_of_an_ended_binding_returns_that_binding(harness: ServiceHarness, end_state: str) -> None:
+    binding = harness.bind(idempotency_key="k", expire_s=60)
+    if end_state == "unbound":
+        harness.service.unbind(binding.id)
+    harness.clock.advance(10_000)
+    harness.service.expire_due()
+    replay = harness.bind(idempotency_key="k", expire_s=60)
+    assert (replay.id, replay.state) == (binding.id, State(end_state))
+    assert harness.received("bind") == 1
 
 
 @pytest.mark.parametrize(
@@ -63,101 +65,101 @@ def test_I8_the_key_of_a_binding_that_has_ended_gives_that_binding_again(world: 
         ("refuse:-16", errors.ProviderAccountRefused),
     ],
 )
-def test_I8_the_key_of_a_failed_binding_raises_the_original_class_and_never_drives_it_again(
-    world: World, fault: str, kind: type[errors.BindingsError]
+def test_I8_key_of_a_failed_binding_raises_the_original_error_without_another_call(
+    harness: ServiceHarness, fault: str, kind: type[errors.BindingsError]
 ) -> None:
-    world.simulator.script(fault, times=1, on="bind")
-    seen = []
+    harness.simulator.script(fault, times=1, on="bind")
+    raised = []
     for _ in range(3):
-        with pytest.raises(errors.BindingsError) as refused:
-            world.bind(idempotency_key="k")
-        seen.append((type(refused.value), refused.value.binding_id, refused.value.http_status))
-        assert getattr(refused.value, "status", fault[7:]) == fault[7:]
-        if refused.value.http_status in (409, 503):
-            assert refused.value.retry_after_s
-    assert {kind} == {one[0] for one in seen}
-    assert len(set(seen)) == 1
-    assert world.received("bind") == 1
+        with pytest.raises(errors.BindingsError) as excinfo:
+            harness.bind(idempotency_key="k")
+        raised.append((type(excinfo.value), excinfo.value.binding_id, excinfo.value.http_status))
+        assert getattr(excinfo.value, "status", fault[7:]) == fault[7:]
+        if excinfo.value.http_status in (409, 503):
+            assert excinfo.value.retry_after_s
+    assert {kind} == {error_class for error_class, _, _ in raised}
+    assert len(set(raised)) == 1
+    assert harness.received("bind") == 1
 
 
-def test_I8_the_key_of_an_unreachable_bind_raises_it_again(world: World) -> None:
-    world.service.lookup(phone=A)
-    world.simulator.stop()
+def test_I8_key_of_an_unreachable_bind_raises_the_same_error(harness: ServiceHarness) -> None:
+    harness.service.lookup(phone=A)
+    harness.simulator.stop()
     for _ in range(2):
         with pytest.raises(errors.ProviderUnreachable):
-            world.bind(idempotency_key="k")
-    world.simulator.start()
+            harness.bind(idempotency_key="k")
+    harness.simulator.start()
     with pytest.raises(errors.ProviderUnreachable):
-        world.bind(idempotency_key="k")
-    assert world.bind(idempotency_key="k2").state is State.ACTIVE
+        harness.bind(idempotency_key="k")
+    assert harness.bind(idempotency_key="k2").state is State.ACTIVE
 
 
-def test_I8_the_key_of_a_doubt_is_unknown_until_the_doubt_is_resolved(world: World) -> None:
-    world.simulator.script("lost_reply", times=1, on="bind")
+def test_I8_key_of_a_doubt_raises_outcome_unknown_until_it_is_resolved(harness: ServiceHarness) -> None:
+    harness.simulator.script("lost_reply", times=1, on="bind")
     for _ in range(2):
-        with pytest.raises(errors.OutcomeUnknown) as unknown:
-            world.bind(idempotency_key="k")
-    assert world.service.reconcile().adopted == 1
-    assert world.bind(idempotency_key="k").id == unknown.value.binding.id
-    assert world.received("bind") == 1
+        with pytest.raises(errors.OutcomeUnknown) as excinfo:
+            harness.bind(idempotency_key="k")
+    assert harness.service.reconcile().adopted == 1
+    assert harness.bind(idempotency_key="k").id == excinfo.value.binding.id
+    assert harness.received("bind") == 1
 
 
-def test_I8_a_repeat_waits_for_the_first_call_and_gets_its_answer(world: World) -> None:
-    world.simulator.script("delay_before", times=1, seconds=0.5, on="bind")
+def test_I8_repeat_during_the_first_call_waits_and_returns_its_result(harness: ServiceHarness) -> None:
+    harness.simulator.script("delay_before", times=1, seconds=0.5, on="bind")
     first: list[Binding] = []
-    thread = threading.Thread(target=lambda: first.append(world.bind(idempotency_key="k")), daemon=True)
+    thread = threading.Thread(target=lambda: first.append(harness.bind(idempotency_key="k")), daemon=True)
     thread.start()
-    wait_for(lambda: world.received("bind") == 1)
-    second = world.bind(idempotency_key="k")
+    wait_for(lambda: harness.received("bind") == 1)
+    second = harness.bind(idempotency_key="k")
     thread.join(10)
     assert second == first[0]
-    assert world.received("bind") == 1
+    assert harness.received("bind") == 1
 
 
-def test_another_request_with_the_key_is_a_mismatch_that_names_the_binding(world: World) -> None:
-    made = world.bind(idempotency_key="k")
+def test_different_request_with_a_used_key_is_a_mismatch_that_names_the_binding(harness: ServiceHarness) -> None:
+    binding = harness.bind(idempotency_key="k")
     with pytest.raises(errors.IdempotencyMismatch) as mismatch:
-        world.bind(A, C, idempotency_key="k")
-    assert mismatch.value.binding_id == made.id
-    assert world.received("bind") == 1
+        harness.bind(A, C, idempotency_key="k")
+    assert mismatch.value.binding_id == binding.id
+    assert harness.received("bind") == 1
 
 
-def test_the_same_request_written_otherwise_is_the_same_request(world: World) -> None:
-    made = world.bind("+" + A, B, idempotency_key="k")
-    assert world.bind(A, "+" + B, idempotency_key="k").id == made.id
+def test_same_request_in_another_notation_is_an_idempotent_replay(harness: ServiceHarness) -> None:
+    binding = harness.bind("+" + A, B, idempotency_key="k")
+    assert harness.bind(A, "+" + B, idempotency_key="k").id == binding.id
 
 
-def test_a_refusal_before_the_call_uses_up_no_key(world: World) -> None:
-    holder = world.bind(A, C)
+def test_refusal_before_the_call_does_not_use_up_the_key(harness: ServiceHarness) -> None:
+    holder = harness.bind(A, C)
     with pytest.raises(errors.PhoneInUse):
-        world.bind(A, B, idempotency_key="k")
-    world.service.unbind(holder.id)
-    made = world.bind(A, B, idempotency_key="k")
-    assert made.state is State.ACTIVE
-    assert world.kinds(made) == [EventKind.REQUESTED, EventKind.ACTIVATED]
+        harness.bind(A, B, idempotency_key="k")
+    harness.service.unbind(holder.id)
+    binding = harness.bind(A, B, idempotency_key="k")
+    assert binding.state is State.ACTIVE
+    assert harness.kinds(binding) == [EventKind.REQUESTED, EventKind.ACTIVATED]
 
 
-def test_an_invalid_request_uses_up_no_key(world: World) -> None:
+def test_invalid_request_does_not_use_up_the_key(harness: ServiceHarness) -> None:
     with pytest.raises(errors.InvalidRequest):
-        world.bind(expire_s=0, idempotency_key="k")
-    assert world.bind(idempotency_key="k").state is State.ACTIVE
+        harness.bind(expire_s=0, idempotency_key="k")
+    assert harness.bind(idempotency_key="k").state is State.ACTIVE
 
 
-def test_a_key_belongs_to_its_application(world: World) -> None:
-    made = world.bind(idempotency_key="k")
-    other = world.bind(C, "9188067777", idempotency_key="k", app_id="other")
-    assert other.id != made.id
+def test_key_is_scoped_to_its_application(harness: ServiceHarness) -> None:
+    binding = harness.bind(idempotency_key="k")
+    other = harness.bind(C, "9188067777", idempotency_key="k", app_id="other")
+    assert other.id != binding.id
 
 
-def test_a_known_key_is_answered_also_while_the_circuit_is_open(world: World) -> None:
-    made = world.bind(idempotency_key="k")
-    world.simulator.change(account_status="-1")
+def test_used_key_returns_its_binding_while_the_circuit_is_open(harness: ServiceHarness) -> None:
+    binding = harness.bind(idempotency_key="k")
+    harness.simulator.change(account_status="-1")
     with pytest.raises(errors.ProviderAccountRefused):
-        world.bind(C, "9188067777")
-    assert world.bind(idempotency_key="k").id == made.id
+        harness.bind(C, "9188067777")
+    assert harness.bind(idempotency_key="k").id == binding.id
 
 
-def test_without_a_key_a_repeat_is_another_bind_and_the_first_one_s_hold_refuses_it(world: World) -> None:
-    world.bind()
+def test_repeat_without_a_key_is_a_new_bind_that_the_first_hold_refuses(harness: ServiceHarness) -> None:
+    harness.bind()
     with pytest.raises(errors.PhoneInUse):
-        world.bind()
+        harness.bind()

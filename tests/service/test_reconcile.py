@@ -1,4 +1,4 @@
-"""Both lists compared: ghosts, orphans, drift, holds that end, zones that do not fit, and dry runs."""
+"""Reconciliation with the provider's list: ghosts, orphans, drift, holds, wrong time zones, and dry runs."""
 
 from __future__ import annotations
 
@@ -9,133 +9,133 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
-from tests.service.world import APP, POOL, A, B, C, D, E, F, G, H, World
+from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
 
-def test_two_equal_lists_change_nothing(world: World) -> None:
-    world.bind(A, B)
-    world.bind(C, D, "AXXB")
-    world.clock.advance(60)
-    before = list(world.service.export_bindings())
-    counts = world.service.reconcile()
+def test_equal_lists_change_nothing(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    harness.bind(C, D, "AXXB")
+    harness.clock.advance(60)
+    before = list(harness.service.export_bindings())
+    counts = harness.service.reconcile()
     assert (counts.apps, counts.incomplete, counts.faults) == (1, 0, ())
     assert not any((counts.adopted, counts.absent, counts.ghosts, counts.orphans, counts.drifted))
-    assert list(world.service.export_bindings()) == before
+    assert list(harness.service.export_bindings()) == before
 
 
-def test_a_ghost_ends_as_gone_once_two_scans_missed_it(world: World) -> None:
-    gone, _, _ = world.bind(A, B), world.bind(C, D), world.bind(E, F)
-    world.simulator.remove_binding(str(gone.bind_id))
-    world.clock.advance(60)
-    counts = world.service.reconcile()
+def test_ghost_ends_after_two_scans_missed_it(harness: ServiceHarness) -> None:
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.clock.advance(60)
+    counts = harness.service.reconcile()
     assert (counts.ghosts, counts.scans) == (1, 2)
-    ended = world.service.get(gone.id)
+    ended = harness.service.get(ghost.id)
     assert (ended.state, ended.reason) == (State.UNBOUND, Reason.GONE_AT_PROVIDER)
-    assert ended.held_until == min(gone.held_until, world.clock() + timedelta(seconds=36))
+    assert ended.held_until == min(ghost.held_until, harness.clock() + timedelta(seconds=36))
 
 
-def test_without_a_witness_nothing_is_a_ghost(world: World) -> None:
-    gone = world.bind(A, B)
-    world.simulator.remove_binding(str(gone.bind_id))
-    world.clock.advance(60)
-    assert world.service.reconcile().ghosts == 0
-    assert world.service.get(gone.id).state is State.ACTIVE
+def test_missing_binding_without_a_witness_stays_active(harness: ServiceHarness) -> None:
+    ghost = harness.bind(A, B)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.clock.advance(60)
+    assert harness.service.reconcile().ghosts == 0
+    assert harness.service.get(ghost.id).state is State.ACTIVE
 
 
-def test_a_binding_that_was_just_made_is_no_ghost(world: World) -> None:
-    world.bind(C, D)
-    world.bind(E, F)
-    world.clock.advance(60)
-    fresh = world.bind(A, B)
-    world.simulator.remove_binding(str(fresh.bind_id))
-    assert world.service.reconcile().ghosts == 0
+def test_new_binding_missing_from_the_list_is_not_a_ghost(harness: ServiceHarness) -> None:
+    harness.bind(C, D)
+    harness.bind(E, F)
+    harness.clock.advance(60)
+    fresh = harness.bind(A, B)
+    harness.simulator.remove_binding(str(fresh.bind_id))
+    assert harness.service.reconcile().ghosts == 0
 
 
-def test_an_orphan_s_phones_are_held_until_it_ends(world: World) -> None:
-    entry = world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=600)
-    assert world.service.reconcile().orphans == 1
+def test_phones_of_an_orphan_are_held_until_it_ends(harness: ServiceHarness) -> None:
+    entry = harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=600)
+    assert harness.service.reconcile().orphans == 1
     with pytest.raises(errors.PhoneInUseAtProvider) as held:
-        world.bind(A, C)
+        harness.bind(A, C)
     assert held.value.holder.why == "orphan"
     assert held.value.holder.held_until.timestamp() >= entry.expires_at
-    assert world.received("bind") == 0
-    assert world.service.reconcile().orphans == 0, "known by now"
-    assert world.all_kinds().count(EventKind.HELD) == 1
-    (holder, *_) = world.service.check(phone_a=A, phone_b=C, mode="AXB")
-    world.clock.at = holder.held_until
-    assert world.bind(A, C).state is State.ACTIVE
+    assert harness.received("bind") == 0
+    assert harness.service.reconcile().orphans == 0, "the orphan is already known"
+    assert harness.all_kinds().count(EventKind.HELD) == 1
+    (holder, *_) = harness.service.check(phone_a=A, phone_b=C, mode="AXB")
+    harness.clock.at = holder.held_until
+    assert harness.bind(A, C).state is State.ACTIVE
 
 
-def test_the_hold_of_an_orphan_ends_when_two_scans_deny_it(world: World) -> None:
-    world.bind(E, F)
-    entry = world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=3_600)
-    world.service.reconcile()
-    world.simulator.remove_binding(entry.bind_id)
-    world.clock.advance(60)
-    assert world.service.reconcile().holds_ended == 2
-    assert world.bind(A, C).state is State.ACTIVE
+def test_hold_of_an_orphan_ends_when_two_scans_miss_it(harness: ServiceHarness) -> None:
+    harness.bind(E, F)
+    entry = harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=3_600)
+    harness.service.reconcile()
+    harness.simulator.remove_binding(entry.bind_id)
+    harness.clock.advance(60)
+    assert harness.service.reconcile().holds_ended == 2
+    assert harness.bind(A, C).state is State.ACTIVE
 
 
-def test_a_row_that_is_over_is_no_orphan(world: World) -> None:
-    """The documents do not say whether expired rows stay listed: ignore them (provider-api, section 3)."""
-    world.simulator.change(list_expired=True)
-    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
-    world.clock.advance(3_600)
-    assert world.service.reconcile().orphans == 0
-    assert EventKind.HELD not in world.all_kinds()
+def test_expired_row_is_not_an_orphan(harness: ServiceHarness) -> None:
+    """The provider's documentation does not say whether expired rows stay listed: they are ignored."""
+    harness.simulator.change(list_expired=True)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
+    harness.clock.advance(3_600)
+    assert harness.service.reconcile().orphans == 0
+    assert EventKind.HELD not in harness.all_kinds()
 
 
-def test_a_row_that_is_over_does_not_hide_the_one_that_fits_a_doubt(world: World) -> None:
-    world.simulator.change(list_expired=True)
-    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
-    world.clock.advance(3_600)
-    world.simulator.script("lost_reply", times=1, on="bind")
+def test_expired_row_does_not_hide_the_row_that_fits_a_doubt(harness: ServiceHarness) -> None:
+    harness.simulator.change(list_expired=True)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
+    harness.clock.advance(3_600)
+    harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
-        world.bind(A, B)
-    world.clock.advance(60)
-    assert world.service.reconcile().adopted == 1
+        harness.bind(A, B)
+    harness.clock.advance(60)
+    assert harness.service.reconcile().adopted == 1
 
 
-def test_our_own_expired_rows_that_stay_listed_change_nothing(world: World) -> None:
-    world.simulator.change(list_expired=True)
-    world.bind(A, B, expire_s=60)
-    world.clock.advance(3_600)
-    world.service.expire_due()
-    counts = world.service.reconcile()
+def test_own_expired_rows_that_stay_listed_change_nothing(harness: ServiceHarness) -> None:
+    harness.simulator.change(list_expired=True)
+    harness.bind(A, B, expire_s=60)
+    harness.clock.advance(3_600)
+    harness.service.expire_due()
+    counts = harness.service.reconcile()
     assert (counts.orphans, counts.drifted, counts.ghosts) == (0, 0, 0)
 
 
-def test_a_hold_after_minus_35_ends_when_the_list_denies_it(world: World) -> None:
-    world.bind(E, F)
-    world.simulator.script("refuse:-35", times=1, on="bind")
+def test_hold_after_minus_35_ends_when_the_list_has_no_such_binding(harness: ServiceHarness) -> None:
+    harness.bind(E, F)
+    harness.simulator.script("refuse:-35", times=1, on="bind")
     with pytest.raises(errors.PhoneInUseAtProvider):
-        world.bind(A, B)
-    world.clock.advance(10)
-    world.service.reconcile()
-    assert world.bind(A, B).state is State.ACTIVE
+        harness.bind(A, B)
+    harness.clock.advance(10)
+    harness.service.reconcile()
+    assert harness.bind(A, B).state is State.ACTIVE
 
 
-def test_I6_an_end_that_comes_sooner_is_brought_forward(world: World) -> None:
-    made, _ = world.bind(A, B), world.bind(C, D)
-    ledger = world.simulator.ledger
-    sooner = replace(world.entry(made), expires_at=world.entry(made).expires_at - 120)
+def test_I6_earlier_end_at_the_provider_moves_expires_at_forward(harness: ServiceHarness) -> None:
+    binding, _ = harness.bind(A, B), harness.bind(C, D)
+    ledger = harness.simulator.ledger
+    sooner = replace(harness.entry(binding), expires_at=harness.entry(binding).expires_at - 120)
     ledger._entries[sooner.bind_id] = sooner
     ledger._held[sooner.bind_id] = sooner
-    world.clock.advance(60)
-    assert world.service.reconcile().drifted == 1
-    narrowed = world.service.get(made.id)
+    harness.clock.advance(60)
+    assert harness.service.reconcile().drifted == 1
+    narrowed = harness.service.get(binding.id)
     assert narrowed.expires_at is not None
     assert narrowed.expires_at.timestamp() <= sooner.expires_at
-    assert narrowed.held_until == made.held_until
-    assert world.kinds(made)[-1] is EventKind.DRIFTED
-    assert world.service.reconcile().drifted == 0
+    assert narrowed.held_until == binding.held_until
+    assert harness.kinds(binding)[-1] is EventKind.DRIFTED
+    assert harness.service.reconcile().drifted == 0
 
 
-def test_where_every_row_lies_hours_off_the_zone_is_wrong_and_nothing_is_concluded(world: World) -> None:
-    service = world.open(provider_zone="+00:00")
+def test_wrong_time_zone_of_every_row_is_reported_and_nothing_is_concluded(harness: ServiceHarness) -> None:
+    service = harness.open(provider_zone="+00:00")
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=3_600, mode="AXB")
-    world.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP)
-    world.clock.advance(60)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP)
+    harness.clock.advance(60)
     before = list(service.export_bindings())
     counts = service.reconcile()
     assert abs(counts.zone_misfit_s - 8 * 3_600) < 10
@@ -143,60 +143,60 @@ def test_where_every_row_lies_hours_off_the_zone_is_wrong_and_nothing_is_conclud
     assert list(service.export_bindings()) == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(world: World) -> None:
-    gone, _, _ = world.bind(A, B), world.bind(C, D), world.bind(E, F)
-    world.simulator.remove_binding(str(gone.bind_id))
-    world.simulator.add_foreign_binding(phone_a=G, phone_b=H, app_id=APP)
-    world.simulator.script("lost_reply", times=1, on="bind")
+def test_dry_run_counts_and_writes_nothing(harness: ServiceHarness) -> None:
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.simulator.add_foreign_binding(phone_a=G, phone_b=H, app_id=APP)
+    harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
-        world.bind("9188067711", "9188067712")
-    world.clock.advance(60)
-    before = list(world.service.export_bindings()), len(world.all_kinds())
-    counts = world.service.reconcile(dry_run=True)
+        harness.bind("9188067711", "9188067712")
+    harness.clock.advance(60)
+    before = list(harness.service.export_bindings()), len(harness.all_kinds())
+    counts = harness.service.reconcile(dry_run=True)
     assert (counts.ghosts, counts.orphans, counts.adopted, counts.dry_run) == (1, 1, 1, True)
-    assert (list(world.service.export_bindings()), len(world.all_kinds())) == before
+    assert (list(harness.service.export_bindings()), len(harness.all_kinds())) == before
 
 
-def test_a_list_that_is_shuffled_between_its_pages_loses_and_invents_nothing(world: World) -> None:
-    world.simulator.change(shuffle_pages=True)
+def test_list_shuffled_between_its_pages_loses_and_invents_nothing(harness: ServiceHarness) -> None:
+    harness.simulator.change(shuffle_pages=True)
     for number in range(130):
-        world.simulator.add_foreign_binding(
+        harness.simulator.add_foreign_binding(
             phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
         )
-    made = [world.bind(A, B), world.bind(C, D), world.bind(E, F)]
-    world.clock.advance(60)
+    bindings = [harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)]
+    harness.clock.advance(60)
     for _ in range(3):
-        counts = world.service.reconcile()
+        counts = harness.service.reconcile()
         assert (counts.ghosts, counts.absent, counts.adopted) == (0, 0, 0)
-    assert all(world.service.get(one.id).state is State.ACTIVE for one in made)
+    assert all(harness.service.get(binding.id).state is State.ACTIVE for binding in bindings)
 
 
-def test_a_long_list_is_read_to_its_end(world: World) -> None:
+def test_long_list_is_read_to_its_end(harness: ServiceHarness) -> None:
     for number in range(130):
-        world.simulator.add_foreign_binding(
+        harness.simulator.add_foreign_binding(
             phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
         )
-    counts = world.service.reconcile()
+    counts = harness.service.reconcile()
     assert (counts.orphans, counts.incomplete) == (130, 0)
-    assert world.service.reconcile().orphans == 0
+    assert harness.service.reconcile().orphans == 0
 
 
-def test_bindings_of_every_application_are_compared(world: World) -> None:
-    world.simulator.script("lost_reply", times=1, on="bind")
+def test_bindings_of_every_application_are_compared(harness: ServiceHarness) -> None:
+    harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
-        world.bind(A, B, app_id="other")
-    world.clock.advance(60)
-    counts = world.service.reconcile()
+        harness.bind(A, B, app_id="other")
+    harness.clock.advance(60)
+    counts = harness.service.reconcile()
     assert (counts.apps, counts.adopted) == (2, 1)
 
 
-def test_the_skew_to_the_provider_widens_the_match(world: World) -> None:
-    world.simulator.change(clock_offset_s=25)
-    world.bind(C, D)  # measures the skew
-    world.simulator.script("lost_reply", times=1, on="bind")
-    with pytest.raises(errors.OutcomeUnknown) as unknown:
-        world.bind(A, B)
-    assert world.service.reconcile().adopted == 1
-    adopted = world.service.get(unknown.value.binding.id)
+def test_clock_skew_to_the_provider_widens_the_match(harness: ServiceHarness) -> None:
+    harness.simulator.change(clock_offset_s=25)
+    harness.bind(C, D)  # measures the skew
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as excinfo:
+        harness.bind(A, B)
+    assert harness.service.reconcile().adopted == 1
+    adopted = harness.service.get(excinfo.value.binding.id)
     assert adopted.expires_at is not None
     assert adopted.expires_at <= adopted.requested_at + timedelta(seconds=3_600)

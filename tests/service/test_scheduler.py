@@ -1,4 +1,4 @@
-"""The timer and a pass whose time ends before its work does."""
+"""The scheduler, with jobs whose time budget ends before their work does."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ if TYPE_CHECKING:
 NEVER_S = 3_600.0
 
 
-def test_a_pass_that_ran_out_of_time_goes_on_at_once(service: BindingService) -> None:
-    through, runs = threading.Event(), 0
+def test_job_that_ran_out_of_time_runs_again_immediately(service: BindingService) -> None:
+    finished, runs = threading.Event(), 0
 
     def run() -> Expired:
         nonlocal runs
         runs += 1
         if runs == 3:
-            through.set()
+            finished.set()
         return Expired(expired=1, batches=1, finished=runs == 3)
 
     with Scheduler(service, [Job(name="slow", interval_s=NEVER_S, run=run)]):
-        assert through.wait(30)
+        assert finished.wait(30)
     assert runs == 3
 
 
-def test_a_backlog_without_end_does_not_keep_the_scheduler_from_stopping(service: BindingService) -> None:
-    began = threading.Event()
+def test_endless_backlog_does_not_keep_the_scheduler_from_stopping(service: BindingService) -> None:
+    started = threading.Event()
 
     def run() -> Expired:
-        began.set()
+        started.set()
         return Expired(expired=1, batches=1, finished=False)
 
     with Scheduler(service, [Job(name="endless", interval_s=NEVER_S, run=run)]):
-        assert began.wait(30)
+        assert started.wait(30)
 
 
-def test_a_pass_of_a_period_each_that_is_never_through_is_warned_of(
+def test_once_per_period_job_that_never_finishes_logs_a_warning(
     service: BindingService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At once it finds its period taken, by itself: that is no sign of having come to an end."""
-    enough, runs = threading.Event(), 0
+    """Its immediate second run finds the period already claimed by itself; that does not count as finished."""
+    repeated, runs = threading.Event(), 0
 
     def run() -> Expired | None:
         nonlocal runs
         runs += 1
         if runs > 2 * UNFINISHED_PASSES:
-            enough.set()
+            repeated.set()
         return Expired(expired=1, batches=1, finished=False) if runs % 2 else None
 
     with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
-        assert enough.wait(30)
+        assert repeated.wait(30)
     assert "slow: 5 passes in a row ran out of time" in caplog.text

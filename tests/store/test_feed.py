@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import events, reserve, settle
-from tests.service.world import APP, A, B, C, Clock, D, E, F, World, feed_has_caught_up, in_threads, service_at
+from tests.service.harness import APP, A, B, C, Clock, D, E, F, World, feed_has_caught_up, in_threads, service_at
 from tests.store.test_reserve import TERMS, fail, request, reserved, success
 
 if TYPE_CHECKING:

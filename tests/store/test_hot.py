@@ -17,14 +17,14 @@ from bindings.store.database import Database
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from tests.faults.proxy import CommitProxy
-from tests.service.world import APP, KEY, SECRET
+from tests.service.harness import APP, KEY, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
-    from tests.service.world import World
+    from tests.service.harness import World
 
 PHONE_A, PHONE_B = "9188067701", "9188067799"
 

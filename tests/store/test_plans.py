@@ -31,7 +31,7 @@ from bindings.store.database import Database
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
 from bindings.validation.fields import position_after
-from tests.service.world import Clock
+from tests.service.harness import Clock
 from tests.store.test_reserve import TERMS, request, reserved
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from bindings.domain.phone import Phone
 from bindings.store import bindings, events, holds, settle
 from bindings.store import reserve as reserving
 from bindings.store.database import Database
-from tests.service.world import APP, NOON, POOL, A, B, C, Clock, D
+from tests.service.harness import APP, NOON, POOL, A, B, C, Clock, D
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,7 +241,7 @@ def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_
 def _wait_for_lock(database: Database) -> None:
     from sqlalchemy import text
 
-    from tests.service.world import wait_for
+    from tests.service.harness import wait_for
 
     waiting = text(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import account, holds, partitions
-from tests.service.world import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
+from tests.service.harness import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
 from tests.store.test_feed import read_on
 from tests.store.test_reserve import fail, request, reserved, success
 

@@ -19,7 +19,7 @@ from bindings import errors
 from bindings.store.schema import metadata
 from bindings.store.sessions import Search
 from bindings.webhooks.endpoints import Result
-from tests.service.world import APP, A, C, D, E, F, World, feed_has_caught_up
+from tests.service.harness import APP, A, C, D, E, F, World, feed_has_caught_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.web import server
 from bindings.web.state import AppState
-from tests.service.world import APP, KEY, POOL, SECRET, A, B, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

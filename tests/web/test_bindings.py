@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.provider.simulator import Fault, FaultKind
-from tests.service.world import A, B, C, D, in_threads, wait_for
+from tests.service.harness import A, B, C, D, in_threads, wait_for
 from tests.web.conftest import BIND
 from tests.web.wire import connect, posted
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from bindings.web import http_protocol, middleware
-from tests.service.world import A, wait_for
+from tests.service.harness import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone
 from tests.web.wire import JSON, connect, heard, posted, problem, request, speak, status

@@ -15,7 +15,7 @@ from bindings.domain.binding import EventKind
 from bindings.domain.phone import mask
 from bindings.errors import NoMiddleNumber
 from bindings.provider.simulator import Fault, FaultKind
-from tests.service.world import POOL, A, B, C, D
+from tests.service.harness import POOL, A, B, C, D
 from tests.web.browser import Browser
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from bindings import errors
 from bindings.domain.binding import EventKind, State
 from bindings.store.schema import pools
-from tests.service.world import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
+from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
-    from tests.service.world import World
+    from tests.service.harness import World
     from tests.web.conftest import Running
 
 PAGES = ("/overview", "/failures", "/failures/failed/-41", "/doubts", "/pools", "/reports")

@@ -36,7 +36,7 @@ from bindings.webhooks.sender import (
     type_of,
 )
 from tests.provider.sockets import Server, drips, stays_silent
-from tests.service.world import (
+from tests.service.harness import (
     APP,
     A,
     B,

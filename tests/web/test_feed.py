@@ -13,7 +13,7 @@ from bindings.domain.binding import Caller, EventKind
 from bindings.store import events
 from bindings.store.database import Database
 from bindings.web import long_poll
-from tests.service.world import A, B, C, D, E, F, wait_for
+from tests.service.harness import A, B, C, D, E, F, wait_for
 
 if TYPE_CHECKING:
     from tests.web.conftest import Running

@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from bindings.web.api import openapi
-from tests.service.world import C, D
+from tests.service.harness import C, D
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.web import middleware
-from tests.service.world import A
+from tests.service.harness import A
 from tests.web.conftest import BIND
 from tests.web.wire import JSON, request, speak, status
 

@@ -18,7 +18,7 @@ from bindings.scheduler import Scheduler
 from bindings.web import middleware
 from bindings.webhooks import sender
 from tests.acceptance.serving import Replica
-from tests.service.world import A, B, C, wait_for
+from tests.service.harness import A, B, C, wait_for
 from tests.store.databases import free_port
 from tests.web.receivers import Receiver
 from tests.web.test_ops import samples

@@ -27,7 +27,7 @@ from bindings.store import schema
 from bindings.web import app, problems
 from bindings.web.api import openapi, operations, ops_routes, responses
 from bindings.web.api import routes as api
-from tests.service.world import A, B, C, D, wait_for
+from tests.service.harness import A, B, C, D, wait_for
 from tests.store.databases import name_of
 from tests.web.conftest import run
 

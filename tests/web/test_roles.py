@@ -16,7 +16,7 @@ from bindings.domain.roles import Role
 from bindings.errors import InvalidRequest, NotFound
 from bindings.provider.simulator import Fault, FaultKind
 from bindings.web import server
-from tests.service.world import A, B, C, D, wait_for
+from tests.service.harness import A, B, C, D, wait_for
 from tests.web.conftest import run
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from bindings.cli.root import root
 from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.web.api import openapi
-from tests.service.world import APP, KEY, POOL, SECRET, C, D, in_threads, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, C, D, in_threads, wait_for
 from tests.web.conftest import BIND
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
-from tests.service.world import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
+from tests.service.harness import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
 from tests.store.test_plans import _caught
 
 if TYPE_CHECKING:

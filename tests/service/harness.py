@@ -1,4 +1,7 @@
-"""A service against the simulator, all on one clock that moves only when a test says so."""
+"""Harness of the service tests: services, simulator and database on one clock that only the test moves.
+
+Also helpers that wait and run calls in threads, and `assert_sound`, which checks invariants over a whole database.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Clock:
-    """An instant that stands still until it is moved. Callable, as `Database(read_clock=...)` wants it."""
+    """A clock that stands still until a test moves it. Callable, as `Database(read_clock=...)` requires."""
 
     def __init__(self, at: datetime = NOON) -> None:
         self.at = at
@@ -49,56 +52,62 @@ class Clock:
 
 
 @dataclass(kw_only=True)
-class World:
-    """One database, one simulated provider, one clock, and as many services (replicas) as a test opens."""
+class ServiceHarness:
+    """One database, one simulated provider, one clock, and as many services (replicas) as the test opens."""
 
     url: str
     clock: Clock = field(default_factory=Clock)
     simulator: Simulator
-    opened: list[BindingService] = field(default_factory=list)
+    services: list[BindingService] = field(default_factory=list)
 
     @property
     def service(self) -> BindingService:
-        return self.opened[0] if self.opened else self.open()
+        return self.services[0] if self.services else self.open()
 
     @property
     def database(self) -> Database:
         return self.service._database
 
     def open(self, **settings: Any) -> BindingService:
-        """Another replica on the same database."""
+        """Open another replica on the same database."""
         service = service_at(self.url, self.clock, settings.pop("provider_url", self.simulator.url), **settings)
-        self.opened.append(service)
+        self.services.append(service)
         return service
 
     def close(self) -> None:
-        for service in self.opened:
+        for service in self.services:
             service.close()
 
-    def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **asked: Any) -> Binding:
-        given: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | asked
-        return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **given)
+    def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **overrides: Any) -> Binding:
+        arguments: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | overrides
+        return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **arguments)
 
     def kinds(self, binding: Binding) -> list[EventKind]:
         return [event.kind for event in self.service.history(binding.id)]
 
     def all_kinds(self) -> list[EventKind]:
-        """Every event's kind, also of those that the feed does not show yet."""
+        """Return the kind of every event, also of those that the feed does not return yet."""
         kinds = select(events.COLUMNS[4]).order_by(events.COLUMNS[1])
-        return [EventKind(kind) for kind in self.database.read(lambda found: found.execute(kinds).scalars().all())]
+        return [
+            EventKind(kind)
+            for kind in self.database.read(lambda connection: connection.execute(kinds).scalars().all())
+        ]
 
     def received(self, call: str) -> int:
-        """How many calls of this kind the provider has seen."""
+        """Return the number of calls of this kind that the provider received."""
         return self.simulator.counts.received.get(call, 0)
 
     def entry(self, binding: Binding) -> Entry:
-        found = self.simulator.ledger.get(int(binding.bind_id or 0))
-        assert found is not None
-        return found
+        entry = self.simulator.ledger.get(int(binding.bind_id or 0))
+        assert entry is not None
+        return entry
+
+
+World = ServiceHarness  # former name
 
 
 def service_at(url: str, clock: Clock, provider_url: str, **settings: Any) -> BindingService:
-    """A service whose database, host and skew measurements all go by `clock`."""
+    """Open a service whose database, host and skew measurements all use `clock`."""
     given = {
         "provider_url": provider_url,
         "provider_api_key": KEY,
@@ -117,7 +126,7 @@ def service_at(url: str, clock: Clock, provider_url: str, **settings: Any) -> Bi
 
 
 def _forget_steps(admission: BindAdmission) -> None:
-    """The clock of a test jumps on purpose, which in earnest stops the binds of a process."""
+    """Accept jumps of the test clock, which outside of tests would stop the binds of a process."""
     learn = admission.observe_database_clock
 
     def compare_clocks(database_time: datetime, read_at: float) -> None:
@@ -127,37 +136,42 @@ def _forget_steps(admission: BindAdmission) -> None:
     admission.observe_database_clock = compare_clocks  # type: ignore[method-assign]
 
 
-def wait_for(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
-    """Wait for what another thread or process brings about; fails loudly where it never does."""
+def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    """Wait until another thread or process makes the condition true; fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.005)
 
 
 def feed_has_caught_up(service: BindingService) -> None:
-    """Wait until what is committed is in the feed: transactions of other databases of the server hold it back."""
+    """Wait until the feed returns all committed events; transactions in the server's other databases delay it."""
     if not service._database.postgres:
         return
-    number = text("SELECT pg_current_xact_id()::text::bigint")
-    oldest = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-    mine = service._database.write(lambda tx: tx.connection.execute(number).scalar_one())
-    wait_for(lambda: service._database.read(lambda found: found.execute(oldest).scalar_one()) > mine, seconds=60.0)
+    tx_id = text("SELECT pg_current_xact_id()::text::bigint")
+    oldest_running = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    written_tx = service._database.write(lambda tx: tx.connection.execute(tx_id).scalar_one())
+    wait_for(
+        lambda: (
+            service._database.read(lambda connection: connection.execute(oldest_running).scalar_one()) > written_tx
+        ),
+        seconds=60.0,
+    )
 
 
 def in_threads(*calls: Callable[[], object], seconds: float = 60.0) -> list[BaseException]:
-    """Run the calls at once, each in a thread of its own; what they raised, once all of them have ended."""
-    together = threading.Barrier(len(calls))
+    """Run the calls concurrently, each in its own thread; return what they raised, after all have ended."""
+    barrier = threading.Barrier(len(calls))
     raised: list[BaseException] = []
 
     def run(call: Callable[[], object]) -> None:
-        together.wait(10)
+        barrier.wait(10)
         try:
             call()
-        except BaseException as error:  # noqa: BLE001 -- handed to the test
+        except BaseException as error:  # noqa: BLE001 -- returned to the test
             raised.append(error)
 
-    # Daemons: one that hangs must fail its test, not keep the whole run from ending.
+    # Daemon threads: a thread that hangs fails its test, but does not keep the process from ending.
     threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls]
     for thread in threads:
         thread.start()
@@ -191,58 +205,60 @@ FORWARD = {
 
 
 def assert_sound(service: BindingService) -> None:
-    """I5 and I7 over everything in the database, and no phone in any event: run after every test."""
-    written = service._database.read(
+    """Check I5 and I7 for every binding, and that no event contains a phone. Runs after every test."""
+    all_events = service._database.read(
         lambda connection: [
             events.to_event(row) for row in connection.execute(select(*events.COLUMNS).order_by(events.COLUMNS[1]))
         ]
     )
     histories: dict[str, list[Event]] = {}
-    for event in written:
+    for event in all_events:
         histories.setdefault(str(event.binding_id), []).append(event)
     phones: set[str] = set()
     for binding in service.export_bindings():
         phones |= {phone.digits for phone in (binding.phone_a, binding.phone_b) if len(phone.digits) > 6}
         _assert_replays(binding, sorted(histories[binding.id], key=lambda event: event.sequence))
-    for event in written:
+    for event in all_events:
         assert not any(phone in str(event.detail) for phone in phones), "no phones in events"
 
 
 def _assert_replays(binding: Binding, history: list[Event]) -> None:
-    assert [event.sequence for event in history] == list(range(1, len(history) + 1)), "gapless"
+    assert [event.sequence for event in history] == list(range(1, len(history) + 1)), (
+        "sequence numbers have no gaps"
+    )
     assert binding.version == len(history)
     state: State | None = None
     row: dict[str, Any] = dict.fromkeys(REPLAYED)
     for event in history:
-        following = FORWARD.get(event.kind)
-        if following is not None:
+        next_state = FORWARD.get(event.kind)
+        if next_state is not None:
             allowed = {State.PENDING} if state is None else state.next_states
-            assert following in allowed, f"{state} -> {following}"
-            state = following
+            assert next_state in allowed, f"{state} -> {next_state}"
+            state = next_state
         row = _replayed(row, event)
-    assert binding.state is state, "the row's state is what its events replay to"
+    assert binding.state is state, "the state of the row equals the replay of its events"
     for name in ("bind_id", "middle_number_a", "middle_number_b", "provider_status", "reason"):
-        assert getattr(binding, name) == row[name], f"{name} is what its events replay to"
+        assert getattr(binding, name) == row[name], f"{name} equals the replay of the events"
     for name in ("sent_at", "answered_at", "expires_at"):
         replayed = None if row[name] is None else datetime.fromisoformat(row[name])
-        assert getattr(binding, name) == replayed, f"{name} is what its events replay to"
-    wished = any(event.kind is EventKind.UNBIND_REQUESTED for event in history)
-    assert (binding.unbind_requested_at is not None) == wished
+        assert getattr(binding, name) == replayed, f"{name} equals the replay of the events"
+    unbind_requested = any(event.kind is EventKind.UNBIND_REQUESTED for event in history)
+    assert (binding.unbind_requested_at is not None) == unbind_requested
 
 
 def _replayed(row: dict[str, Any], event: Event) -> dict[str, Any]:
-    """The row after an event."""
-    after = row | {name: value for name, value in event.detail.items() if name in REPLAYED}
+    """Return the row after an event."""
+    updated = row | {name: value for name, value in event.detail.items() if name in REPLAYED}
     match event.kind:
         case EventKind.ACTIVATED:
-            return after | {"provider_status": None, "reason": None}
+            return updated | {"provider_status": None, "reason": None}
         case EventKind.ADOPTED:
-            return after | {"reason": "adopted"}
+            return updated | {"reason": "adopted"}
         case EventKind.FAILED | EventKind.IN_DOUBT:
-            return after | {"provider_status": event.detail["status"]}
+            return updated | {"provider_status": event.detail["status"]}
         case EventKind.DRIFTED:
-            return row | {"expires_at": after["expires_at"]}
+            return row | {"expires_at": updated["expires_at"]}
         case kind if kind in FORWARD:
-            return after
+            return updated
         case _:
-            return row  # it tells of a wish, a late answer or a look, and changes none of these
+            return row  # requests, late responses and reveals change none of these columns

@@ -1,8 +1,8 @@
-"""What a team would otherwise write: the same work, hand-made, each as well as it is usually done.
+"""Alternatives to the product: the same work written by hand, each with the care that is usual for its kind.
 
-The work: let no phone have two bindings, call the provider, record what came of it, find it by phone. Run as a
-program (name, address, folder) a rival binds until it is killed: the provider's side notes every binding that it
-makes in `made`, and the rival every one that it reported in `told`.
+The work: never let a phone have two bindings, call the provider, record the outcome, find a binding by phone. Run
+as a program (name, address, folder), an alternative binds until it is killed: the provider stub writes every
+binding that it creates to `created`, and the alternative writes every bind that it acknowledged to `acknowledged`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import redis
 from sqlalchemy import DateTime, String, create_engine, or_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from benchmarks import bind as product
+from benchmarks import bind as bind_bench
 from bindings.errors import PhoneInUse
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import BindSucceeded
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import BindRequest
 
-    Provider = Callable[[str, str], tuple[str, str]]  # two phones; the provider's id and the middle number
+    Provider = Callable[[str, str], tuple[str, str]]  # takes two phones, returns bind id and middle number
 
 LIFE_S = 3_600
 KILLED_THREADS = 8
@@ -50,29 +50,29 @@ CREATE INDEX IF NOT EXISTS claims_b ON claims (phone_b, held_until)
 """
 
 
-class Rival(Protocol):
-    """One way to do it. Thread-safe."""
+class Alternative(Protocol):
+    """One implementation of the work. Thread-safe."""
 
     def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
-        """Bind, unless a phone is taken."""
+        """Bind two phones and return True; return False if a phone is already held."""
 
     def lookup(self, phone: str) -> int:
-        """How many bindings a phone has."""
+        """Return the number of bindings that a phone has."""
 
-    def known(self) -> set[str]:
-        """The first phone of every binding that may exist as far as the rival knows."""
+    def recorded_phones(self) -> set[str]:
+        """Return phone_a of every binding that may exist according to the records of the alternative."""
 
 
-class Ours:
-    """This product."""
+class Product:
+    """The product itself."""
 
     def __init__(self, address: str) -> None:
-        self._service = product.opened(address)
+        self._service = bind_bench.open_service(address)
         self._service.lookup(phone="91")
-        self._provider: Provider = at_once
-        mock.patch.object(ProviderClient, "bind", self._made).start()
+        self._provider: Provider = instant_provider
+        mock.patch.object(ProviderClient, "bind", self._call_provider).start()
 
-    def _made(self, request: BindRequest, *, send_before: float) -> BindSucceeded:  # noqa: ARG002 -- the client's own shape
+    def _call_provider(self, request: BindRequest, *, send_before: float) -> BindSucceeded:  # noqa: ARG002 -- the signature of the client
         sent = time.monotonic()
         bind_id, number = self._provider(request.phone_a.digits, request.phone_b.digits)
         return BindSucceeded(
@@ -94,12 +94,12 @@ class Ours:
     def lookup(self, phone: str) -> int:
         return len(self._service.lookup(phone=phone))
 
-    def known(self) -> set[str]:
+    def recorded_phones(self) -> set[str]:
         return {binding.phone_a.digits for binding in self._service.export_bindings()}
 
 
 class Psycopg:
-    """PostgreSQL by hand: locks, a check and an intent in one transaction, the outcome in another; no history."""
+    """psycopg with hand-written SQL: locks, check and intent in one transaction, then the outcome; no history."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -111,8 +111,8 @@ class Psycopg:
     def _connection(self) -> psycopg.Connection[Any]:
         if not hasattr(self._local, "connection"):
             self._local.connection = psycopg.connect(self._address, autocommit=True)
-        found: psycopg.Connection[Any] = self._local.connection
-        return found
+        connection: psycopg.Connection[Any] = self._local.connection
+        return connection
 
     def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
         connection, key = self._connection, str(uuid.uuid4())
@@ -121,12 +121,12 @@ class Psycopg:
             connection.execute(
                 "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s)", (int(low), int(high))
             )
-            taken = connection.execute(
+            holder = connection.execute(
                 "SELECT 1 FROM claims WHERE (phone_a = ANY(%(both)s) OR phone_b = ANY(%(both)s))"
                 " AND held_until > clock_timestamp() LIMIT 1",
                 {"both": [phone_a, phone_b]},
             ).fetchone()
-            if taken:
+            if holder:
                 return False
             connection.execute(
                 "INSERT INTO claims (id, phone_a, phone_b, state, held_until)"
@@ -146,12 +146,12 @@ class Psycopg:
         )
         return len(self._connection.execute(query, {"phone": phone}).fetchall())
 
-    def known(self) -> set[str]:
+    def recorded_phones(self) -> set[str]:
         return {row[0] for row in self._connection.execute("SELECT phone_a FROM claims")}
 
 
 class Sqlite3:
-    """SQLite by hand: the same in one file, as durably."""
+    """sqlite3 with hand-written SQL: the same in one file, with the same durability."""
 
     def __init__(self, address: str) -> None:
         self._file = address
@@ -162,28 +162,27 @@ class Sqlite3:
     @property
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            connection = sqlite3.connect(self._file, isolation_level=None, timeout=20)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            self._local.connection = connection
-        found: sqlite3.Connection = self._local.connection
-        return found
+            self._local.connection = sqlite3.connect(self._file, isolation_level=None, timeout=20)
+            self._local.connection.execute("PRAGMA journal_mode = WAL")
+            self._local.connection.execute("PRAGMA synchronous = FULL")
+        connection: sqlite3.Connection = self._local.connection
+        return connection
 
     def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
         connection, key = self._connection, str(uuid.uuid4())
         with self._writer:
             connection.execute("BEGIN IMMEDIATE")
-            taken = connection.execute(
+            holder = connection.execute(
                 "SELECT 1 FROM claims WHERE (phone_a IN (:a, :b) OR phone_b IN (:a, :b)) AND held_until > :now",
-                {"a": phone_a, "b": phone_b, "now": _text(0)},
+                {"a": phone_a, "b": phone_b, "now": _instant_text(0)},
             ).fetchone()
-            if not taken:
+            if not holder:
                 connection.execute(
                     "INSERT INTO claims (id, phone_a, phone_b, state, held_until) VALUES (?, ?, ?, 'pending', ?)",
-                    (key, phone_a, phone_b, _text(LIFE_S)),
+                    (key, phone_a, phone_b, _instant_text(LIFE_S)),
                 )
             connection.execute("COMMIT")
-        if taken:
+        if holder:
             return False
         bind_id, number = provider(phone_a, phone_b)
         with self._writer:
@@ -197,14 +196,14 @@ class Sqlite3:
             "SELECT * FROM claims WHERE (phone_a = :phone OR phone_b = :phone)"
             " AND state = 'active' AND held_until > :now"
         )
-        return len(self._connection.execute(query, {"phone": phone, "now": _text(0)}).fetchall())
+        return len(self._connection.execute(query, {"phone": phone, "now": _instant_text(0)}).fetchall())
 
-    def known(self) -> set[str]:
+    def recorded_phones(self) -> set[str]:
         return {row[0] for row in self._connection.execute("SELECT phone_a FROM claims")}
 
 
 class Redis:
-    """Redis: a claim for each phone (SET NX PX), the binding as a hash, and expiry left to the keys."""
+    """Redis: one claim key per phone (SET NX PX), the binding as a hash, and expiry by the keys' time to live."""
 
     def __init__(self, address: str) -> None:
         self._redis: Any = redis.Redis.from_url(address, decode_responses=True)
@@ -215,11 +214,11 @@ class Redis:
         with self._redis.pipeline() as pipeline:
             for claim in claims:
                 pipeline.set(claim, key, nx=True, px=life_ms)
-            had = pipeline.execute()
-        if not all(had):
-            mine = [claim for claim, ours in zip(claims, had, strict=True) if ours]
-            if mine:
-                self._redis.delete(*mine)
+            was_set = pipeline.execute()
+        if not all(was_set):
+            set_claims = [claim for claim, success in zip(claims, was_set, strict=True) if success]
+            if set_claims:
+                self._redis.delete(*set_claims)
             return False
         bind_id, number = provider(phone_a, phone_b)
         binding = {"phone_a": phone_a, "phone_b": phone_b, "bind_id": bind_id, "number": number}
@@ -233,7 +232,7 @@ class Redis:
         key = self._redis.get(f"claim:{phone}")
         return 1 if key is not None and self._redis.hgetall(f"binding:{key}") else 0
 
-    def known(self) -> set[str]:
+    def recorded_phones(self) -> set[str]:
         return {self._redis.hget(key, "phone_a") for key in self._redis.scan_iter("binding:*", count=1_000)}
 
 
@@ -252,7 +251,7 @@ class _Row(_Base):
 
 
 class Orm:
-    """SQLAlchemy's ORM on PostgreSQL: look whether a phone is taken, call the provider, insert, commit."""
+    """SQLAlchemy's ORM on PostgreSQL: check whether a phone is held, call the provider, insert, commit."""
 
     def __init__(self, address: str) -> None:
         self._engine = create_engine(address.replace("postgresql:", "postgresql+psycopg:"), pool_size=16)
@@ -261,8 +260,10 @@ class Orm:
     def bind(self, phone_a: str, phone_b: str, provider: Provider) -> bool:
         both, now = (phone_a, phone_b), datetime.now(UTC)
         with Session(self._engine) as session:
-            taken = select(_Row).where(or_(_Row.phone_a.in_(both), _Row.phone_b.in_(both)), _Row.expires_at > now)
-            if session.scalars(taken).first() is not None:
+            holders = select(_Row).where(
+                or_(_Row.phone_a.in_(both), _Row.phone_b.in_(both)), _Row.expires_at > now
+            )
+            if session.scalars(holders).first() is not None:
                 return False
             bind_id, number = provider(phone_a, phone_b)
             session.add(
@@ -280,19 +281,19 @@ class Orm:
 
     def lookup(self, phone: str) -> int:
         with Session(self._engine) as session:
-            found = select(_Row).where(
+            bindings = select(_Row).where(
                 or_(_Row.phone_a == phone, _Row.phone_b == phone), _Row.expires_at > datetime.now(UTC)
             )
-            return len(session.scalars(found).all())
+            return len(session.scalars(bindings).all())
 
-    def known(self) -> set[str]:
+    def recorded_phones(self) -> set[str]:
         with Session(self._engine) as session:
             return set(session.scalars(select(_Row.phone_a)))
 
 
-RIVALS: dict[str, Callable[[str], Rival]] = {
-    "bindings": Ours,
-    "bindings-sqlite": Ours,
+ALTERNATIVES: dict[str, Callable[[str], Alternative]] = {
+    "bindings": Product,
+    "bindings-sqlite": Product,
     "psycopg": Psycopg,
     "sqlite3": Sqlite3,
     "redis": Redis,
@@ -300,8 +301,8 @@ RIVALS: dict[str, Callable[[str], Rival]] = {
 }
 
 
-def at_once(phone_a: str, phone_b: str) -> tuple[str, str]:  # noqa: ARG001 -- what a provider is asked
-    """A provider that needs no time."""
+def instant_provider(phone_a: str, phone_b: str) -> tuple[str, str]:  # noqa: ARG001 -- the signature of a provider
+    """Return a new bind id and middle number immediately, as a provider without latency would."""
     return str(uuid.uuid4()), str(1_000_000_000 + random.getrandbits(29))
 
 
@@ -309,28 +310,28 @@ _phones = itertools.count(time.time_ns() // 1_000)
 
 
 def phone() -> str:
-    """A phone that nobody else has."""
+    """Return a phone that is not used anywhere else."""
     return f"917{next(_phones) % 10**11:011}"
 
 
 def main(name: str, address: str, folder: Path) -> None:
-    """Bind until killed."""
-    rival = RIVALS[name](address)
-    made = os.open(folder / "made", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    told = os.open(folder / "told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    """Bind in threads until the process is killed."""
+    alternative = ALTERNATIVES[name](address)
+    created = os.open(folder / "created", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def provider(phone_a: str, phone_b: str) -> tuple[str, str]:
-        answer = at_once(phone_a, phone_b)
-        os.write(made, f"{phone_a}\n".encode())
+        response = instant_provider(phone_a, phone_b)
+        os.write(created, f"{phone_a}\n".encode())
         time.sleep(0.001)
-        return answer
+        return response
 
     def work() -> None:
-        with suppress(Exception):  # whatever its server's death looks like: it is what this is for
+        with suppress(Exception):  # the server is killed on purpose, and drivers report that in many ways
             while True:
                 phone_a = phone()
-                rival.bind(phone_a, phone(), provider)
-                os.write(told, f"{phone_a}\n".encode())
+                alternative.bind(phone_a, phone(), provider)
+                os.write(acknowledged, f"{phone_a}\n".encode())
 
     workers = [threading.Thread(target=work) for _ in range(KILLED_THREADS)]
     for worker in workers:
@@ -339,7 +340,7 @@ def main(name: str, address: str, folder: Path) -> None:
         worker.join()
 
 
-def _text(after_s: float) -> str:
+def _instant_text(after_s: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=after_s)).isoformat()
 
 

@@ -1,0 +1,206 @@
+"""Statistics: each event is counted once per minute and per hour; pools get a trend and a forecast."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, select
+
+from bindings import errors
+from bindings.domain.binding import EventKind
+from bindings.jobs.statistics import update_statistics
+from bindings.monitoring.overview import build_overview, latency, next_scan
+from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
+from bindings.store.pools import Pool
+from bindings.store.schema import events as events_table
+from bindings.store.schema import pools as pools_table
+from bindings.store.schema import tallies as tallies_table
+from tests.service.harness import A, B, C, D, E, F, G, H, feed_has_caught_up, in_threads
+
+if TYPE_CHECKING:
+    from bindings.monitoring.statistics import EventStatistics
+    from tests.service.harness import ServiceHarness
+
+ALL = tuple(EventKind)
+
+
+def count_events(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
+    feed_has_caught_up(harness.service)
+    harness.service.tally()
+    return event_statistics(harness.database, span, ALL)
+
+
+def totals(statistics: EventStatistics) -> dict[tuple[str, str], int]:
+    return {(series.kind.value, series.code): series.total for series in statistics.series}
+
+
+def test_every_event_is_counted_by_kind_and_code(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C, reference="order-7")
+    harness.simulator.script("refuse:-41", times=2, on="bind")
+    for _ in range(2):
+        with pytest.raises(errors.NoMiddleNumber):
+            harness.bind(C, D)
+    harness.simulator.script("anomaly_before", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.bind(E, F)
+    statistics = count_events(harness)
+    assert totals(statistics) == {
+        ("requested", ""): 4,
+        ("activated", ""): 1,
+        ("refused", "binding"): 1,
+        ("failed", "-41"): 2,
+        ("in_doubt", "-18"): 1,
+        ("pool_low", ""): 1,
+    }
+    assert statistics.counted_to == harness.clock()
+    (refusals,) = [series for series in statistics.series if series.kind is EventKind.REFUSED]
+    assert refusals.examples[0]["binding_id"] == harness.service.lookup(phone=A)[0].id
+    assert refusals.examples[0]["reference"] == "order-7"
+    (failed,) = [series for series in statistics.series if series.kind is EventKind.FAILED]
+    assert [harness.service.get(example["binding_id"]).provider_status for example in failed.examples] == [
+        "-41",
+        "-41",
+    ]
+
+
+def test_counting_again_in_small_batches_counts_nothing_twice(harness: ServiceHarness) -> None:
+    for pair in ((A, B), (C, D), (E, F), (G, H)):
+        harness.bind(*pair)
+    feed_has_caught_up(harness.service)
+    assert update_statistics(harness.database, batch=3).events == 8
+    assert harness.service.tally().events == 0
+    assert totals(count_events(harness)) == {("requested", ""): 4, ("activated", ""): 4}
+
+
+def test_concurrent_replicas_count_each_event_once(harness: ServiceHarness) -> None:
+    for pair in ((A, B), (C, D), (E, F), (G, H)):
+        harness.bind(*pair)
+    feed_has_caught_up(harness.service)
+    assert in_threads(*(lambda: update_statistics(harness.database, batch=1) for _ in range(4))) == []
+    assert totals(count_events(harness)) == {("requested", ""): 4, ("activated", ""): 4}
+
+
+def test_job_that_runs_out_of_time_reports_it_and_the_next_run_continues(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    feed_has_caught_up(harness.service)
+    first = update_statistics(harness.database, batch=1, budget_s=0)
+    assert (first.events, first.finished) == (1, False)
+    assert update_statistics(harness.database).finished
+
+
+def test_minutes_and_hours_count_the_same_events(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    harness.clock.advance(61)
+    harness.bind(C, D)
+    harness.clock.advance(3_540)
+    minutes, hours = count_events(harness, TimeRange.HOUR), event_statistics(harness.database, TimeRange.DAY, ALL)
+    assert sum(minutes.counts_of(EventKind.REQUESTED)) == 1, "the first is more than an hour ago"
+    assert [count for count in hours.counts_of(EventKind.REQUESTED) if count] == [2]
+    assert len(minutes.steps) == 60
+    assert len(hours.steps) == 24
+
+
+def test_statistics_contain_no_phone(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C)
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider):
+        harness.bind(C, D)
+    count_events(harness)
+    rows = harness.database.read(lambda connection: connection.execute(select(tallies_table)).all())
+    assert rows
+    assert not any(phone in str(row) for row in rows for phone in (A, B, C, D))
+
+
+def test_statistics_too_old_to_show_are_deleted_and_events_are_kept(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    count_events(harness)
+    harness.clock.advance(timedelta(days=401).total_seconds())
+    harness.service.tally()
+    rows = harness.database.read(lambda connection: connection.execute(select(tallies_table)).all())
+    assert rows == []
+    remaining_events = harness.database.read(
+        lambda connection: connection.execute(select(events_table.c.kind)).all()
+    )
+    assert len(remaining_events) == 2, "the history itself is not deleted"
+
+
+def _set_pool(harness: ServiceHarness, live: int, **fields: object) -> None:
+    now = harness.clock()
+
+    def work(tx: object) -> None:
+        connection = tx.connection  # type: ignore[attr-defined]
+        connection.execute(pools_table.delete())
+        values = {"app_id": "app", "pool_number": "918806", "live": live, "counted_at": now}
+        connection.execute(insert(pools_table).values(values | fields))
+
+    harness.database.write(work)
+    harness.service.tally()
+
+
+def test_growing_pool_of_known_size_forecasts_when_it_is_full(harness: ServiceHarness) -> None:
+    for live in (100, 110, 120, 130, 140):
+        _set_pool(harness, live, capacity=200, refused_at=harness.clock())
+        harness.clock.advance(300)
+    (result,) = pool_forecasts(harness.database)
+    assert [live for _, live in result.levels] == [100, 110, 120, 130, 140]
+    assert result.forecast.per_hour == pytest.approx(120)
+    assert result.forecast.summary == "140 of about 200 in use (70%), growing by 120 an hour: full in about 30 min"
+    assert result.forecast.needs_attention
+
+
+def test_pool_without_observations_has_no_known_size_and_no_trend(harness: ServiceHarness) -> None:
+    _set_pool(harness, 5)
+    (result,) = pool_forecasts(harness.database)
+    assert "its trend is not known yet" in result.forecast.summary
+    assert "its size is not known" in result.forecast.summary
+    assert (result.forecast.used, result.forecast.needs_attention) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("live", "slope", "text", "needs_attention"),
+    [
+        (50, 0, "50 of about 200 in use (25%), steady", False),
+        (190, -60, "shrinking by 60 an hour", True),
+        (200, 0, "as full as when it ran out", True),
+        (250, 0, "250 of about 200", True),
+        (20, 2, "growing by 2 an hour: full in about 3 d", False),
+    ],
+)
+def test_forecast_summarizes_use_and_trend(
+    harness: ServiceHarness, live: int, slope: float, text: str, needs_attention: bool
+) -> None:
+    now = harness.clock()
+    pool = Pool(app_id="a", pool_number="p", live=live, counted_at=now, capacity=200, refused_at=now, low_at=None)
+    levels = [(now + timedelta(hours=hour), round(live + slope * (hour - 3))) for hour in range(4)]
+    result = forecast(pool, levels)
+    assert text in result.summary
+    assert result.needs_attention is needs_attention
+
+
+def test_overview_shows_replicas_provider_latency_and_next_scan(harness: ServiceHarness) -> None:
+    assert next_scan(harness.service) is None
+    assert build_overview(harness.service).latency is None
+    harness.bind(A, B)
+    harness.service.sweep()
+    harness.service.run_once_per_period("reconcile", 300, harness.service.reconcile)
+    overview = build_overview(harness.service)
+    assert [replica.name for replica in overview.replicas] == [harness.service._replica]
+    assert overview.latency is not None
+    assert overview.latency.calls == 1
+    assert next_scan(harness.service) == harness.clock() + timedelta(seconds=300)
+    harness.clock.advance(901)
+    assert next_scan(harness.service) is None, "no replica has scanned for three intervals"
+
+
+def test_latency_percentiles_of_answered_calls_are_exact(harness: ServiceHarness) -> None:
+    now = harness.clock()
+    calls = [(now, now, now + timedelta(milliseconds=ms)) for ms in range(1, 101)]
+    result = latency(calls)
+    assert result is not None
+    assert (round(result.p50_s, 4), round(result.p99_s, 4)) == (0.0505, 0.0990)
