@@ -128,7 +128,10 @@ class Nursery:
             raise RuntimeError("the nursery has ended; see nursery.log")
         *lines, self._buffered = (self._buffered + data).split(b"\n")
         for line in lines:
-            what, pid, code = line.decode().split()
+            try:
+                what, pid, code = line.decode().split()
+            except ValueError:
+                raise RuntimeError(f"PROTOCOL {line!r} of {data!r}") from None
             if what == "started":
                 self._last_started = int(pid)
             else:
