@@ -1,9 +1,10 @@
 """Edits of one named function, method or constant, made on its syntax tree.
 
-A target is written as entry points are: `package.module:Class.method`. An edit names what it changes by the domain's
-own names (the function that is called, the value that is compared), never by position or source text. It must match
-exactly once: `edit_source` raises `EditMisfitError` if the target does not exist, if nothing or more than one thing
-matches, or if the new code reads a name that is bound nowhere. Nothing here knows which bugs are seeded.
+A target is written as entry points are: `package.module:Class.method`. An edit names what it changes by the names of
+the domain (the function that is called, the value that is compared), never by position or source text. It must
+match exactly once: `edit_source` raises `EditMisfitError` if the target does not exist, if the edit matches nothing
+or more than one node, or if the new code reads a name that is bound nowhere. Which bugs are seeded is in
+`mutations`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import ast
 import builtins
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     Matcher = Callable[[ast.AST], bool]
+    Replacement = Callable[[Any], ast.AST | list[ast.stmt] | None]  # of the node that matches
     Edit = Callable[["Target"], None]
 
 
@@ -34,7 +36,7 @@ class Target:
 
     @property
     def function(self) -> ast.FunctionDef:
-        """The definition as a function; `EditMisfitError` if it is a constant."""
+        """Return the definition as a function; raises `EditMisfitError` if it is not one."""
         if not isinstance(self.node, ast.FunctionDef):
             raise EditMisfitError(f"{self.name} is not a function")
         return self.node
@@ -52,10 +54,10 @@ class Target:
             self._check_names(statement)
         return statements
 
-    def rewrite(self, matches: Matcher, replacement: Callable[[ast.AST], ast.AST | list[ast.stmt] | None]) -> None:
+    def rewrite(self, matches: Matcher, replacement: Replacement) -> None:
         """Replace the one node that matches; None removes it from the list that contains it."""
         rewriter = _Rewriter(matches, replacement)
-        self.node = rewriter.visit(self.node)
+        rewriter.visit(self.node)
         if rewriter.count != 1:
             raise EditMisfitError(f"{self.name}: the edit matches {rewriter.count} times instead of once")
 
@@ -67,14 +69,12 @@ class Target:
 
 
 class _Rewriter(ast.NodeTransformer):
-    def __init__(
-        self, matches: Matcher, replacement: Callable[[ast.AST], ast.AST | list[ast.stmt] | None]
-    ) -> None:
+    def __init__(self, matches: Matcher, replacement: Replacement) -> None:
         self._matches = matches
         self._replacement = replacement
         self.count = 0
 
-    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt] | None:  # type: ignore[override] -- a list replaces
+    def visit(self, node: ast.AST) -> Any:
         if not self._matches(node):
             return self.generic_visit(node)
         self.count += 1
@@ -84,11 +84,11 @@ class _Rewriter(ast.NodeTransformer):
 def edit_source(source: str, target: str, edits: Iterable[Edit]) -> str:
     """Return the module's source with every edit applied to `target` (`package.module:name`)."""
     tree = ast.parse(source)
-    found = Target(tree, target)
-    before = ast.dump(found.node)
+    definition = Target(tree, target)
+    before = ast.dump(definition.node)
     for edit in edits:
-        edit(found)
-    if ast.dump(found.node) == before:
+        edit(definition)
+    if ast.dump(definition.node) == before:
         raise EditMisfitError(f"{target}: the edit changes nothing")
     return ast.unparse(ast.fix_missing_locations(tree))
 
@@ -115,9 +115,7 @@ def compares(name: str) -> Matcher:
 
 def reads(name: str) -> Matcher:
     """Match the attribute of this name where it is read."""
-    return lambda node: (
-        isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
-    )
+    return lambda node: isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
 
 
 def literal(value: str) -> Matcher:
@@ -158,8 +156,7 @@ def replace(matches: Matcher, source: str) -> Edit:
 def replace_by_argument(function: str) -> Edit:
     """Replace a call of `function` by its first argument."""
 
-    def argument(node: ast.AST) -> ast.AST:
-        assert isinstance(node, ast.Call)
+    def argument(node: Any) -> Any:
         return node.args[0]
 
     return lambda target: target.rewrite(calls(function), argument)
@@ -168,9 +165,7 @@ def replace_by_argument(function: str) -> Edit:
 def replace_by_receiver(method: str) -> Edit:
     """Replace a call of `method` by the object that it is called on."""
 
-    def receiver(node: ast.AST) -> ast.AST:
-        assert isinstance(node, ast.Call)
-        assert isinstance(node.func, ast.Attribute)
+    def receiver(node: Any) -> Any:
         return node.func.value
 
     return lambda target: target.rewrite(calls(method), receiver)
@@ -179,9 +174,7 @@ def replace_by_receiver(method: str) -> Edit:
 def rename_call(function: str, other: str) -> Edit:
     """Call `other`, of the same object and with the same arguments, instead of `function`."""
 
-    def renamed(node: ast.AST) -> ast.AST:
-        assert isinstance(node, ast.Call)
-        assert isinstance(node.func, ast.Attribute)
+    def renamed(node: Any) -> Any:
         node.func.attr = other
         return node
 
@@ -204,8 +197,7 @@ def remove_starred_argument(function: str) -> Edit:
             and any(isinstance(argument, ast.Starred) for argument in node.args)
         )
 
-    def without(node: ast.AST) -> ast.AST:
-        assert isinstance(node, ast.Call)
+    def without(node: Any) -> Any:
         node.args = [argument for argument in node.args if not isinstance(argument, ast.Starred)]
         return node
 
@@ -216,8 +208,7 @@ def add_keyword(matches: Matcher, name: str, value: str) -> Edit:
     """Pass one more keyword argument in the call that matches."""
 
     def edit(target: Target) -> None:
-        def extended(node: ast.AST) -> ast.AST:
-            assert isinstance(node, ast.Call)
+        def extended(node: Any) -> Any:
             if any(keyword.arg == name for keyword in node.keywords):
                 raise EditMisfitError(f"{target.name}: the call passes {name} already")
             node.keywords.append(ast.keyword(name, target.expression(value)))
@@ -230,20 +221,19 @@ def add_keyword(matches: Matcher, name: str, value: str) -> Edit:
 
 def insert_before(matches: Matcher, source: str) -> Edit:
     """Insert statements before the one that contains what matches."""
-    return lambda target: target.rewrite(_statement(matches), lambda node: [*target.statements(source), node])  # type: ignore[list-item] -- a statement
+    return lambda target: target.rewrite(_statement(matches), lambda node: [*target.statements(source), node])
 
 
 def insert_after(matches: Matcher, source: str) -> Edit:
     """Insert statements after the one that contains what matches."""
-    return lambda target: target.rewrite(_statement(matches), lambda node: [node, *target.statements(source)])  # type: ignore[list-item] -- a statement
+    return lambda target: target.rewrite(_statement(matches), lambda node: [node, *target.statements(source)])
 
 
 def repeat_if(matches: Matcher, condition: str) -> Edit:
     """Run the statement that contains what matches a second time if `condition` holds after the first."""
 
     def edit(target: Target) -> None:
-        def repeated(node: ast.AST) -> list[ast.stmt]:
-            assert isinstance(node, ast.stmt)
+        def repeated(node: Any) -> list[ast.stmt]:
             return [node, ast.If(target.expression(condition), [copy.deepcopy(node)], [])]
 
         target.rewrite(_statement(matches), repeated)
@@ -257,12 +247,11 @@ def move_before(matches: Matcher, anchor: Matcher) -> Edit:
     def edit(target: Target) -> None:
         moved: list[ast.stmt] = []
 
-        def take(node: ast.AST) -> None:
-            assert isinstance(node, ast.stmt)
+        def take(node: Any) -> None:
             moved.append(node)
 
         target.rewrite(_statement(matches), take)
-        target.rewrite(_statement(anchor), lambda node: [*moved, node])  # type: ignore[list-item] -- a statement
+        target.rewrite(_statement(anchor), lambda node: [*moved, node])
 
     return edit
 
@@ -297,14 +286,16 @@ def _defined_names(node: ast.AST) -> set[str]:
 
 
 def _module_names(tree: ast.Module) -> set[str]:
-    """The names that exist at run time: what TYPE_CHECKING imports is not among them."""
+    """Return the names that exist at run time: what TYPE_CHECKING imports is not among them."""
     return {name for node in tree.body for name in _defined_names(node)}
 
 
 def _local_names(node: ast.AST) -> set[str]:
     inner = list(ast.walk(node))
     arguments = {part.arg for part in inner if isinstance(part, ast.arg)}
-    return arguments | {part.id for part in inner if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    return arguments | {
+        part.id for part in inner if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+    }
 
 
 def _last_name(node: ast.AST) -> str | None:
@@ -321,7 +312,7 @@ def _statement(matches: Matcher) -> Matcher:
 
 
 def _own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The nodes of a statement without those of the statements inside it."""
+    """Yield the nodes of a statement without those of the statements inside it."""
     waiting: list[ast.AST] = [statement]
     while waiting:
         node = waiting.pop()

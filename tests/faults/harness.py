@@ -58,7 +58,7 @@ class ForkServer:
     """The process that workers are forked from, and what it has reported about them. Not thread-safe.
 
     Commands go to its standard input, reports come through a pipe that only the fork server itself keeps open.
-    Workers inherit its standard output, which is the log: libraries print there (structlog, for stamina's retries).
+    Workers inherit its standard output, which is a log file: libraries print there (structlog at a retry).
     """
 
     def __init__(self, folder: Path) -> None:

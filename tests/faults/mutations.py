@@ -3,10 +3,10 @@
     python -m tests.faults.mutations            every bug, as a table
     python -m tests.faults.mutations --fast     those that targets.md (R10) names
 
-A bug is one or more edits of a named function (see `ast_edits`), made in the copy's files, so that every process which
-the tests start has it. A bug that does not fit the code any more is an `EditMisfitError`, never skipped. A bug counts
-as detected only if a test of its file (for most tests/faults/test_properties.py) ran and failed that passes on an
-unchanged copy made at the same time; a copy that cannot be imported, or that hangs, does not count.
+A bug is one or more edits of a named function (see `ast_edits`), made in the copy's files, so that every process
+that the tests start has it. A bug that does not fit the code any more is an `EditMisfitError`, never skipped. It
+counts as detected only if a test of its file (for most tests/faults/test_properties.py) ran and failed that passes
+on an unchanged copy made at the same time; a copy that cannot be imported, or that hangs, does not count.
 
 Not in the list, because no test can tell it from the product: dropping only the state from the outer UPDATE of the
 expiry job on PostgreSQL. Its FOR UPDATE reads each row again after locking it, and drops what is no longer active;
@@ -245,9 +245,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "strict_lets_an_axxb_pass_a_doubt",
         "bindings.domain.conflict:conflicts",
-        replace(
-            compares("policy"), "policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)"
-        ),
+        replace(compares("policy"), "policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)"),
         detected_by="under_strict and sqlite",
     ),
     bug(
@@ -351,13 +349,18 @@ def judge(bug: Bug, source: Path) -> Verdict:
 
 def judge_all(bugs: Sequence[Bug], *, parallel: int = 2) -> list[Verdict]:
     """Return the verdict on every bug, in order; raises AssertionError if the tests fail without any bug."""
-    with tempfile.TemporaryDirectory(prefix="bindings-unchanged-") as name, ThreadPoolExecutor(parallel) as threads:
+    with (
+        tempfile.TemporaryDirectory(prefix="bindings-unchanged-") as name,
+        ThreadPoolExecutor(parallel) as threads,
+    ):
         copy(ROOT, Path(name))
         for tests in dict.fromkeys(bug.tests for bug in bugs):
             expected = [f"({bug.detected_by})" for bug in bugs if bug.tests == tests]
             unchanged = run(Path(name), tests, detected_by=" or ".join(expected))
             if unchanged.returncode != 0:
-                raise AssertionError(f"the tests fail without any bug, too:\n{unchanged.stdout[-3_000:]}{unchanged.stderr}")
+                raise AssertionError(
+                    f"the tests fail without any bug, too:\n{unchanged.stdout[-3_000:]}{unchanged.stderr}"
+                )
         return list(threads.map(judge, bugs, [Path(name)] * len(bugs)))
 
 
