@@ -1,7 +1,7 @@
 """Real processes on a real database against a real simulator, and a parent that stops, kills and restarts them.
 
 A `Lab` lends an `Arena`: a fresh database, a simulator and a clock that all of them share. Workers are forked
-from one nursery process that has imported everything, so that a start costs milliseconds; they are processes
+from one fork_server process that has imported everything, so that a start costs milliseconds; they are processes
 like any other, and die by a signal that they send themselves.
 """
 
@@ -48,91 +48,103 @@ TABLES = ("events", "bindings", "holds", "passes", "pools", "account")
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A worker that was started; `what` is how it was last heard of."""
+    """A worker process; `prefix` is its own in numbers, keys and the name of its log."""
 
     pid: int
     prefix: str
 
 
-class Nursery:
-    """The process that workers are forked from. Not thread-safe."""
+class ForkServer:
+    """The process that workers are forked from, and what it has reported about them. Not thread-safe.
+
+    Commands go to its standard input, reports come through a pipe that only the fork server itself keeps open.
+    Workers inherit its standard output, which is a log file: libraries print there (structlog at a retry).
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._errors = (folder / "nursery.log").open("w")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.worker"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")},
-        )
-        self._heard: dict[tuple[str, int], int] = {}
+        self._reports, reports_write_end = os.pipe()
+        self.log = folder / "fork_server.log"
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.worker", str(reports_write_end)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(reports_write_end,),
+                env={name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")},
+            )
+        os.close(reports_write_end)
+        self._reported: dict[tuple[str, int], int] = {}
         self._buffered = b""
         self._last_started = 0
 
     def start(self, job: dict[str, Any]) -> int:
-        """Start a worker; its process id."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        self._process.stdin.flush()
+        """Start a worker; returns its process id."""
         self._last_started = 0
+        self._command(start=job)
         while not self._last_started:
-            self._listen(WAIT_S)
+            self._receive(WAIT_S)
         return self._last_started
 
-    def stopped(self, pid: int, *, within_s: float = WAIT_S) -> bool:
-        """Wait until a worker stops; False where it ended instead."""
+    def wait_until_stopped(self, pid: int, *, within_s: float = WAIT_S) -> bool:
+        """Wait until a worker stops; returns False if it ended instead."""
         deadline = time.monotonic() + within_s
-        while ("stopped", pid) not in self._heard:
-            if ("ended", pid) in self._heard:
+        while ("stopped", pid) not in self._reported:
+            if ("ended", pid) in self._reported:
                 return False
-            self._listen(deadline - time.monotonic())
-        del self._heard["stopped", pid]
+            self._receive(deadline - time.monotonic())
+        del self._reported["stopped", pid]
         return True
 
-    def ended(self, pid: int, *, within_s: float = WAIT_S) -> int:
-        """Wait until a worker has ended; its exit code, or minus the signal that killed it."""
+    def wait_until_ended(self, pid: int, *, within_s: float = WAIT_S) -> int:
+        """Wait until a worker has ended; returns its exit code, or minus the signal that killed it."""
         deadline = time.monotonic() + within_s
-        while ("ended", pid) not in self._heard:
-            self._listen(deadline - time.monotonic())
-        return self._heard.pop(("ended", pid))
+        while ("ended", pid) not in self._reported:
+            self._receive(deadline - time.monotonic())
+        return self._reported.pop(("ended", pid))
 
     def is_running(self, pid: int) -> bool:
-        """Whether a worker has not ended, as far as has been heard."""
+        """Return whether a worker has not ended yet, according to the reports received so far."""
         while self._ready(0.0):
-            self._listen(1.0)
-        return ("ended", pid) not in self._heard
+            self._receive(1.0)
+        return ("ended", pid) not in self._reported
+
+    def kill(self, pid: int) -> None:
+        """Kill a worker unless it has ended already, and wait for its end."""
+        self._command(kill=pid)
+        self.wait_until_ended(pid)
 
     def close(self) -> None:
-        """End the nursery, and with it every worker that is left."""
+        """End the fork server, and with it every worker that still runs."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(WAIT_S)
-        self._process.stdout.close()
-        self._errors.close()
+        os.close(self._reports)
+
+    def _command(self, **command: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        self._process.stdin.flush()
 
     def _ready(self, within_s: float) -> bool:
-        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout.fileno(), selectors.EVENT_READ)
+            selector.register(self._reports, selectors.EVENT_READ)
             return bool(selector.select(max(0.0, within_s)))
 
-    def _listen(self, within_s: float) -> None:
-        assert self._process.stdout is not None
+    def _receive(self, within_s: float) -> None:
         if within_s <= 0 or not self._ready(within_s):
-            raise TimeoutError("a worker did not do in time what was waited for")
-        data = os.read(self._process.stdout.fileno(), 65_536)
+            raise TimeoutError("the worker did not start, stop or end within the time limit")
+        data = os.read(self._reports, 65_536)
         if not data:
-            raise RuntimeError("the nursery has ended; see nursery.log")
+            raise RuntimeError(f"the fork server has ended:\n{self.log.read_text()}")
         *lines, self._buffered = (self._buffered + data).split(b"\n")
         for line in lines:
-            what, pid, code = line.decode().split()
-            if what == "started":
+            event, pid, code = line.decode().split()
+            if event == "started":
                 self._last_started = int(pid)
             else:
-                self._heard[what, int(pid)] = int(code)
+                self._reported[event, int(pid)] = int(code)
 
 
 @dataclass(kw_only=True)
@@ -143,11 +155,12 @@ class Arena:
     folder: Path
     clock: SharedClock
     simulator: Simulator
-    nursery: Nursery
+    fork_server: ForkServer
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     rules: oracle.Rules = field(default_factory=oracle.Rules)
     _prefixes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _running: set[int] = field(default_factory=set)
 
     @property
     def postgres(self) -> bool:
@@ -168,7 +181,9 @@ class Arena:
             "settings": self.given() | self.settings,
             "hook": None if hook is None else dict(zip(("name", "nth", "signal"), hook, strict=True)),
         } | job
-        return Process(pid=self.nursery.start(whole), prefix=prefix)
+        pid = self.fork_server.start(whole)
+        self._running.add(pid)
+        return Process(pid=pid, prefix=prefix)
 
     def given(self) -> dict[str, Any]:
         """The settings that every process of this arena runs with."""
@@ -186,7 +201,8 @@ class Arena:
 
     def wait(self, process: Process, *, within_s: float = WAIT_S) -> int:
         """Wait for a worker's end; fails with its log where it ended with an error of its own."""
-        code = self.nursery.ended(process.pid, within_s=within_s)
+        code = self.fork_server.wait_until_ended(process.pid, within_s=within_s)
+        self._running.discard(process.pid)
         assert code in (0, KILLED), f"seed {self.seed}, exit {code}:\n{self.log(process)}"
         return code
 
@@ -196,14 +212,19 @@ class Arena:
 
     def stopped(self, process: Process) -> bool:
         """Wait until a worker has stopped itself."""
-        return self.nursery.stopped(process.pid)
+        return self.fork_server.wait_until_stopped(process.pid)
 
     def resume(self, process: Process) -> None:
         """Let a stopped worker go on."""
         os.kill(process.pid, signal.SIGCONT)
 
+    def close(self) -> None:
+        """Kill every worker that a failed test left behind: the database is lent to the next experiment."""
+        for pid in self._running:
+            self.fork_server.kill(pid)
+
     def log(self, process: Process) -> str:
-        """What a worker logged."""
+        """Return what a worker logged."""
         file = self.folder / f"worker-{process.prefix}.log"
         return file.read_text() if file.exists() else ""
 
@@ -252,7 +273,7 @@ class Arena:
 
 
 class Lab:
-    """What lasts for a whole session: the nursery, the migrated SQLite file, and the PostgreSQL databases."""
+    """What lasts for a whole session: the fork_server, the migrated SQLite file, and the PostgreSQL databases."""
 
     def __init__(self, folder: Path, sqlite_template: Path, server: str | None) -> None:
         self._folder = folder
@@ -261,19 +282,19 @@ class Lab:
         self._numbers = itertools.count(1)
         self._free: list[str] = []
         self._made: list[str] = []
-        self._nursery: Nursery | None = None
+        self._fork_server: ForkServer | None = None
 
     @property
-    def nursery(self) -> Nursery:
-        """The nursery, started when it is first needed."""
-        if self._nursery is None:
-            self._nursery = Nursery(self._folder)
-        return self._nursery
+    def fork_server(self) -> ForkServer:
+        """The fork_server, started when it is first needed."""
+        if self._fork_server is None:
+            self._fork_server = ForkServer(self._folder)
+        return self._fork_server
 
     def close(self) -> None:
         """End every worker and drop every database."""
-        if self._nursery is not None:
-            self._nursery.close()
+        if self._fork_server is not None:
+            self._fork_server.close()
         for url in self._made:
             self.on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
 
@@ -297,16 +318,20 @@ class Lab:
         given = {"timestamp_tolerance_s": rules.tolerance_s, "pool_size": 20} | (simulated or {})
         try:
             with Simulator(clock=clock.unix, seed=seed, **given) as simulator:
-                yield Arena(
+                experiment = Arena(
                     url=url,
                     folder=folder,
                     clock=clock,
                     simulator=simulator,
-                    nursery=self.nursery,
+                    fork_server=self.fork_server,
                     seed=seed,
                     settings=settings,
                     rules=rules,
                 )
+                try:
+                    yield experiment
+                finally:
+                    experiment.close()
         finally:
             if kind != "sqlite":
                 self._give_back(url, migrated=migrated)

@@ -1,16 +1,16 @@
-"""Bugs on purpose: each is seeded into a copy of the tree, and the tests must see it.
+"""Seeded bugs: each is put into a copy of the source tree, and the tests must detect it.
 
     python -m tests.faults.mutations            every bug, as a table
     python -m tests.faults.mutations --fast     those that targets.md (R10) names
 
-A bug is a small textual change. Its old text must stand in its file exactly once, so that a bug which the code
-has outgrown is reported and not forgotten. A bug counts as caught only where a test of its file (for most
-tests/faults/test_properties.py) ran and failed that passes on an unchanged copy of the same moment; a copy that
-cannot be imported, or that hangs, does not count.
+A bug is one or more edits of a named function (see `ast_edits`), made in the copy's files, so that every process
+that the tests start has it. A bug that does not fit the code any more is an `EditMisfitError`, never skipped. It
+counts as detected only if a test of its file (for most tests/faults/test_properties.py) ran and failed that passes
+on an unchanged copy made at the same time; a copy that cannot be imported, or that hangs, does not count.
 
-Not in the list, because nothing can tell it from the product: dropping only the state from the outer UPDATE of
-the sweep on PostgreSQL. Its FOR UPDATE reads each row again after locking it and drops what is no longer
-active; `sweep_without_recheck` takes both away.
+Not in the list, because no test can tell it from the product: dropping only the state from the outer UPDATE of the
+expiry job on PostgreSQL. Its FOR UPDATE reads each row again after locking it, and drops what is no longer active;
+`expire_without_recheck` removes both.
 """
 
 from __future__ import annotations
@@ -28,291 +28,273 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.ast_edits import (
+    add_keyword,
+    assign_parameter,
+    calls,
+    compares,
+    edit_source,
+    insert_after,
+    insert_before,
+    literal,
+    move_before,
+    reads,
+    remove,
+    remove_starred_argument,
+    rename_call,
+    repeat_if,
+    replace,
+    replace_body,
+    replace_by_argument,
+    replace_by_receiver,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.faults.ast_edits import Edit
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
-LONGEST_S = 300
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
-    """One replacement in one file."""
-
-    file: str
-    old: str
-    new: str
+RUN_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bug:
-    """A seeded bug and the tests (an expression of pytest's -k) that are there for it."""
+    """A seeded bug, and the tests (an expression of pytest's -k) that exist to detect it.
+
+    `target` is what the `edits` change, as `package.module:name`.
+    """
 
     name: str
-    changes: tuple[Change, ...]
-    seen_by: str
+    target: str
+    edits: tuple[Edit, ...]
+    detected_by: str
     fast: bool = False
     tests: str = TESTS
+
+    @property
+    def file(self) -> str:
+        """The target's file, relative to the root of the tree."""
+        return self.target.partition(":")[0].replace(".", "/") + ".py"
+
+    def seeded(self, source: str) -> str:
+        """Return the source of the target's module with the bug in it; raises `EditMisfitError`."""
+        return edit_source(source, self.target, self.edits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the tests made of a bug; `by` is empty where they let it pass."""
+    """The result of the tests on a bug; `test` is the one that detected it, or empty."""
 
     bug: Bug
-    by: str
+    test: str
     seconds: float
     output: str
 
 
-class OutgrownError(AssertionError):
-    """A bug's text does not stand in its file exactly once."""
+def bug(name: str, target: str, *edits: Edit, **options: Any) -> Bug:
+    """Build a bug from its edits."""
+    return Bug(name=name, target=target, edits=edits, **options)
 
-
-def bug(name: str, file: str, old: str, new: str, **given: Any) -> Bug:
-    return Bug(name=name, changes=(Change(file=file, old=old, new=new),), **given)
-
-
-_SIGN = (
-    "        headers = signing.headers("
-    "api_key=self._api_key, api_secret=self._api_secret, timestamp=self._timestamp())\n"
-)
-_TOO_LATE = '        if self._monotonic() > send_before:\n            return NotSent(reason="too late to send")\n'
-_POST = "        answer = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)\n"
-_CLAIM = "        if isinstance(answer, Unknown):\n    "
-_RECHECK = ".where(bindings.c.id == ids, *due)"
 
 BUGS: tuple[Bug, ...] = (
     bug(
         "no_compare_and_set",
-        "bindings/store/bindings.py",
-        'bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(in_state(state) for state in leaves))',
-        'bindings.c.id == bindparam("of_id", type_=BindingId)',
-        seen_by="adopted_and_unbound_changes_nothing and sqlite",
+        "bindings.store.bindings:transition",
+        assign_parameter("from_states", "tuple(State)"),
+        detected_by="adopted_and_unbound_changes_nothing and sqlite",
         fast=True,
     ),
     bug(
         "no_advisory_lock",
-        "bindings/store/database.py",
-        "locks = (func.pg_advisory_xact_lock(key) for key in keys)",
-        "locks = tuple(keys)",
-        seen_by="reserve_at_the_same_moment and postgresql",
+        "bindings.store.database:_locks",
+        replace_by_argument("pg_advisory_xact_lock"),
+        detected_by="reserve_at_the_same_moment and postgresql",
         fast=True,
     ),
     bug(
         "locks_in_any_order",
-        "bindings/store/database.py",
-        "for index, key in enumerate(sorted(keys))",
-        "for index, key in enumerate(keys)",
-        seen_by="locks_are_taken_in_one_order",
+        "bindings.store.database:Transaction.lock",
+        replace_by_argument("sorted"),
+        detected_by="locks_are_taken_in_one_order",
         fast=True,
     ),
     bug(
-        "a_doubt_holds_nothing",
-        "bindings/store/settle.py",
-        "        state=State.IN_DOUBT,\n        provider_status=status,\n        reason=reason,\n",
-        "        state=State.IN_DOUBT,\n        provider_status=status,\n        reason=reason,\n"
-        "        held_until=NOW,\n",
-        seen_by="unclear_answer_frees_nothing and sqlite",
+        "unknown_outcome_holds_nothing",
+        "bindings.store.settle:settle_unknown",
+        add_keyword(calls("transition"), "held_until", "NOW"),
+        detected_by="unclear_answer_frees_nothing and sqlite",
         fast=True,
     ),
     bug(
         "begin_instead_of_begin_immediate",
-        "bindings/store/engine.py",
-        'exec_driver_sql("BEGIN IMMEDIATE")',
-        'exec_driver_sql("BEGIN")',
-        seen_by="second_writer_begins",
+        "bindings.store.engine:_begin_immediate",
+        replace(literal("BEGIN IMMEDIATE"), "'BEGIN'"),
+        detected_by="second_writer_begins",
         fast=True,
     ),
     bug(
         "no_begin_at_all",
-        "bindings/store/engine.py",
-        'connection.exec_driver_sql("BEGIN IMMEDIATE")',
-        "pass",
-        seen_by="transaction_that_is_cut_off and sqlite",
+        "bindings.store.engine:_begin_immediate",
+        replace_body("pass"),
+        detected_by="transaction_that_is_cut_off and sqlite",
     ),
     bug(
         "sign_after_the_check",
-        "bindings/provider/client.py",
-        _SIGN,
-        _TOO_LATE + _SIGN + "        send_before = math.inf\n",
-        seen_by="signed_late_does_not_leave and sqlite",
+        "bindings.provider.client:ProviderClient._post",
+        move_before(compares("send_before"), calls("headers")),
+        detected_by="signed_late_does_not_leave and sqlite",
         fast=True,
     ),
     bug(
         "no_guard_after_the_end",
-        "bindings/lifecycle/clocks.py",
-        "held_until=answered_at + life + timedelta(seconds=guard_s),",
-        "held_until=answered_at + life,",
-        seen_by="for_the_guard_after_the_end and sqlite",
+        "bindings.lifecycle.clocks:SendClock.success",
+        assign_parameter("guard_s", "0.0"),
+        detected_by="for_the_guard_after_the_end and sqlite",
     ),
     bug(
-        "adopt_whatever_its_end",
-        "bindings/jobs/scan_evidence.py",
-        "same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest",
-        "same_pair(row, intent) and intent.mode is mode and bool(earliest) and bool(latest)",
-        seen_by="ends_in_the_window_is_adopted and sqlite",
+        "adopt_regardless_of_the_end",
+        "bindings.jobs.scan_evidence:matches_intent",
+        replace(compares("ends_at"), "True"),
+        detected_by="ends_in_the_window_is_adopted and sqlite",
     ),
     bug(
         "absence_after_one_scan",
-        "bindings/jobs/reconcile.py",
-        "second = self._scan(app_id, pace, found, size=BACKWARD_SIZE, backwards=True)",
-        "second = first",
-        seen_by="one_reading_of_the_list and sqlite",
+        "bindings.jobs.reconcile:Reconciler._reconcile",
+        replace(calls("_scan", backwards="True"), "first"),
+        detected_by="one_reading_of_the_list and sqlite",
     ),
     bug(
         "swapped_numbers_stay_swapped",
-        "bindings/jobs/reconcile.py",
-        "numbers = numbers[::-1]",
-        "pass",
-        seen_by="the_other_way_round and sqlite",
+        "bindings.jobs.reconcile:Reconciler._adopt",
+        replace(compares("phone_b"), "False"),
+        detected_by="the_other_way_round and sqlite",
     ),
     bug(
         "now_instead_of_clock_timestamp",
-        "bindings/store/database.py",
-        "_SERVER_NOW: ColumnElement[datetime] = func.clock_timestamp(type_=Instant)",
-        "_SERVER_NOW: ColumnElement[datetime] = func.now(type_=Instant)",
-        seen_by="clock_is_read_when_the_lock_is_had",
+        "bindings.store.database:_SERVER_NOW",
+        rename_call("clock_timestamp", "now"),
+        detected_by="clock_is_read_when_the_lock_is_had",
     ),
     bug(
-        "minus_24_frees_at_once",
-        "bindings/jobs/recover.py",
-        "reason, held_s = Reason.NOT_FOUND, guard_s",
-        "reason, held_s = Reason.NOT_FOUND, 0.0",
-        seen_by="unbind_that_finds_nothing and sqlite",
-    ),
-    Bug(
-        name="sweep_without_recheck",
-        changes=(
-            Change(
-                file="bindings/store/expiry.py",
-                old='found.with_for_update(skip_locked=True).cte("due")',
-                new='found.cte("due")',
-            ),
-            Change(
-                file="bindings/store/expiry.py",
-                old=_RECHECK,
-                new=".where(bindings.c.id == ids)",
-            ),
-        ),
-        seen_by="sweep_that_meets_a_running_unbind and postgresql",
+        "minus_24_frees_immediately",
+        "bindings.store.settle:settle_unbound",
+        assign_parameter("guard_s", "0.0"),
+        detected_by="unbind_that_finds_nothing and sqlite",
     ),
     bug(
-        "sweep_whatever_the_state",
-        "bindings/store/expiry.py",
-        "due = in_state(State.ACTIVE), bindings.c.expires_at <= dialect.now_once",
-        "due = (bindings.c.expires_at <= dialect.now_once,)",
-        seen_by="sweep_ends_only_what_is_active",
+        "expire_without_recheck",
+        "bindings.store.expiry:_batch",
+        replace_by_receiver("with_for_update"),
+        remove_starred_argument("where"),
+        detected_by="sweep_that_meets_a_running_unbind and postgresql",
+    ),
+    bug(
+        "expire_in_any_state",
+        "bindings.store.expiry:_expiry",
+        remove(calls("in_state")),
+        detected_by="sweep_ends_only_what_is_active",
     ),
     bug(
         "a_refusal_uses_up_the_key",
-        "bindings/store/reserve.py",
-        "    return Held(holder=held[0])",
-        "    if request.idempotency_key is not None:\n"
-        "        _insert(tx, _new(binding_id, request, terms, caller, now), caller)\n"
-        "    return Held(holder=held[0])",
-        seen_by="refusal_uses_up_no_key and sqlite",
+        "bindings.store.reserve:reserve",
+        insert_before(
+            calls("Conflict"),
+            "if request.idempotency_key is not None:\n"
+            "    _insert(tx, _new(binding_id, request, terms, caller, now), caller)",
+        ),
+        detected_by="refusal_uses_up_no_key and sqlite",
     ),
     bug(
-        "bind_is_tried_again",
-        "bindings/provider/client.py",
-        _POST,
-        _POST + _CLAIM + _POST,
-        seen_by="a_request_is_sent_once and sqlite",
+        "bind_is_sent_again",
+        "bindings.provider.client:ProviderClient.bind",
+        repeat_if(calls("_post"), "isinstance(answer, Unknown)"),
+        detected_by="a_request_is_sent_once and sqlite",
     ),
     bug(
         "redirects_are_followed",
-        "bindings/http_transport.py",
-        "            content = _content(response, enough)\n",
-        "            content = _content(response, enough)\n"
-        "            if response.is_redirect:\n"
-        '                requests.get(requests.compat.urljoin(url, response.headers["Location"]), timeout=5)\n',
-        seen_by="a_request_is_sent_once and sqlite",
+        "bindings.http_transport:_exchange",
+        insert_after(
+            calls("_content"),
+            "if response.is_redirect:\n"
+            "    requests.get(requests.compat.urljoin(url, response.headers['Location']), timeout=5)",
+        ),
+        detected_by="a_request_is_sent_once and sqlite",
     ),
     bug(
         "minus_18_is_a_refusal",
-        "bindings/provider/statuses.py",
-        '        effect="unknown: a binding may have come into being",\n',
-        '        effect="unknown: a binding may have come into being",\n        refusal=Refusal.REQUEST,\n',
-        seen_by="unclear_answer_frees_nothing and sqlite",
+        "bindings.provider.statuses:STATUSES",
+        add_keyword(calls("Status", code="ANOMALY"), "refusal", "Refusal.REQUEST"),
+        detected_by="unclear_answer_frees_nothing and sqlite",
     ),
     bug(
         "a_lost_reply_was_never_sent",
-        "bindings/http_transport.py",
-        "return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)",
-        "return NotSent(reason=reason)",
-        seen_by="unclear_answer_frees_nothing and sqlite",
+        "bindings.http_transport:post",
+        replace(compares("sent"), "True"),
+        detected_by="unclear_answer_frees_nothing and sqlite",
     ),
     bug(
         "the_feed_does_not_wait",
-        "bindings/store/events.py",
-        "return written().where(events.c.tx < cast(oldest_running, BigInteger))",
-        "return written() if bool(oldest_running is not None) else written()",
-        seen_by="feed_waits",
+        "bindings.store.events:final_events",
+        assign_parameter("postgres", "False"),
+        detected_by="feed_waits",
     ),
     bug(
         "strict_lets_an_axxb_pass_a_doubt",
-        "bindings/domain/conflict.py",
-        "same_pair or policy is Policy.STRICT:",
-        "same_pair or (policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)):",
-        seen_by="under_strict and sqlite",
+        "bindings.domain.conflict:conflicts",
+        replace(compares("policy"), "policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)"),
+        detected_by="under_strict and sqlite",
     ),
     bug(
-        "an_older_database_is_not_noticed",
-        "bindings/store/rollback_detection.py",
-        "return not reports.made_good(tx.connection, since=known.at)",
-        "return False",
+        "a_rollback_is_not_detected",
+        "bindings.store.rollback_detection:was_rolled_back",
+        replace_body("return False"),
         tests=RESTORE,
-        seen_by="notices_an_older_database and sqlite",
+        detected_by="notices_an_older_database and sqlite",
     ),
     bug(
-        "a_loss_that_was_made_good_is_noticed_again",
-        "bindings/store/rollback_detection.py",
-        "return not reports.made_good(tx.connection, since=known.at)",
-        "return True",
+        "a_rollback_is_detected_after_its_full_scan",
+        "bindings.store.rollback_detection:was_rolled_back",
+        replace(calls("full_scan_completed_since"), "False"),
         tests=RESTORE,
-        seen_by="notices_an_older_database and sqlite",
+        detected_by="notices_an_older_database and sqlite",
     ),
     bug(
-        "a_yes_for_a_lost_intent_is_dropped",
-        "bindings/service.py",
-        "            if isinstance(outcome, Made):\n                holds.put_late",
-        "            if not isinstance(outcome, Made):\n                holds.put_late",
+        "a_late_success_is_not_held",
+        "bindings.store.holds:hold_late_success",
+        replace_body("return False"),
         tests=RESTORE,
-        seen_by="whose_intent_was_lost and sqlite",
+        detected_by="whose_intent_was_lost and sqlite",
     ),
     bug(
-        "binds_do_not_wait_for_the_scan",
-        "bindings/store/reserve.py",
-        "    if not held and scan_owed_since is None:\n",
-        "    if not held:\n",
+        "binds_do_not_wait_for_the_full_scan",
+        "bindings.store.reserve:reserve",
+        replace(compares("scan_owed_since"), "True"),
         tests=RESTORE,
-        seen_by="binds_wait_until and sqlite",
+        detected_by="binds_wait_until and sqlite",
     ),
     bug(
-        "a_broken_scan_is_enough",
-        "bindings/jobs/reconcile.py",
-        "not (self.incomplete or self.zone_misfit_s or self.dry_run)",
-        "not (self.zone_misfit_s or self.dry_run)",
+        "an_incomplete_scan_is_trusted",
+        "bindings.jobs.reconcile:ReconcileResult.trusted",
+        replace(reads("incomplete"), "0"),
         tests=RESTORE,
-        seen_by="binds_wait_until and sqlite",
+        detected_by="binds_wait_until and sqlite",
     ),
     bug(
-        "the_scan_owed_reads_what_is_open_only",
-        "bindings/jobs/maintenance.py",
-        "queries.all_apps if owed else queries.open_apps",
-        "queries.open_apps",
+        "the_full_scan_reads_open_applications_only",
+        "bindings.store.queries:all_apps",
+        replace_body("return open_apps(connection)"),
         tests=RESTORE,
-        seen_by="every_application and sqlite",
+        detected_by="every_application and sqlite",
     ),
 )
 
 
 def copy(source: Path, folder: Path) -> None:
-    """What the tests need of a tree; with the compiled files, which go by the source's time."""
+    """Copy what the tests need of a tree, with the compiled files, which are valid by the source's time."""
     for name in COPIED:
         if (source / name).is_dir():
             shutil.copytree(source / name, folder / name)
@@ -320,89 +302,88 @@ def copy(source: Path, folder: Path) -> None:
             shutil.copy2(source / name, folder / name)
 
 
-def seed(found: Bug, folder: Path) -> None:
-    """Put the bug into a copy of the tree; raises `OutgrownError`."""
-    for change in found.changes:
-        file = folder / change.file
-        text = file.read_text(encoding="utf-8")
-        if text.count(change.old) != 1:
-            raise OutgrownError(
-                f"{found.name}: found {text.count(change.old)} times in {change.file}: {change.old}"
-            )
-        file.write_text(text.replace(change.old, change.new), encoding="utf-8")
+def seed(bug: Bug, folder: Path) -> None:
+    """Put the bug into a copy of the tree; raises `EditMisfitError`."""
+    file = folder / bug.file
+    file.write_text(bug.seeded(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def run(folder: Path, tests: str, *, seen_by: str) -> subprocess.CompletedProcess[str]:
-    """The tests of a copy, against the copy."""
+def run(folder: Path, tests: str, *, detected_by: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a copy, against the copy."""
     environment = os.environ | {
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BINDINGS_TEST_NO_SHRINK": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what is not needed takes longer to import than a bug to be seen
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # importing them takes longer than detecting a bug
     }
-    command = [sys.executable, "-m", "pytest", tests, "-k", seen_by, "-m", "not soak", "-x", "-q"]
+    command = [sys.executable, "-m", "pytest", tests, "-k", detected_by, "-m", "not soak", "-x", "-q"]
     return subprocess.run(
         [*command, "-p", "pytest_timeout", "-p", "no:cacheprovider", "--no-header", "--tb=short"],
         cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=LONGEST_S,
+        timeout=RUN_TIMEOUT_S,
         check=False,
     )
 
 
-def judge(found: Bug, source: Path) -> Verdict:
-    """Seed the bug and let the tests look for it: those that are there for it, and then all the others."""
-    began = time.monotonic()
+def judge(bug: Bug, source: Path) -> Verdict:
+    """Seed the bug and run the tests: those that exist for it, then all others of the file."""
+    started_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bindings-mutant-") as name:
         copy(source, Path(name))
-        seed(found, Path(name))
+        seed(bug, Path(name))
         output = ""
-        for expression in (found.seen_by, f"not ({found.seen_by})"):
-            done = run(Path(name), found.tests, seen_by=expression)
-            output += done.stdout + done.stderr
-            # Exit code 1 means that tests ran and failed; every other one is no verdict.
-            failed = re.search(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
-            if done.returncode == 1 and failed is not None:
-                return Verdict(bug=found, by=failed[1], seconds=time.monotonic() - began, output=output)
-            if done.returncode != 0:
+        for expression in (bug.detected_by, f"not ({bug.detected_by})"):
+            result = run(Path(name), bug.tests, detected_by=expression)
+            output += result.stdout + result.stderr
+            # Exit code 1 means that tests ran and failed; every other one gives no verdict.
+            failed = re.search(r"^FAILED \S+::(\S+)", result.stdout, re.MULTILINE)
+            if result.returncode == 1 and failed is not None:
+                return Verdict(bug=bug, test=failed[1], seconds=time.monotonic() - started_at, output=output)
+            if result.returncode != 0:
                 break
-    return Verdict(bug=found, by="", seconds=time.monotonic() - began, output=output)
+    return Verdict(bug=bug, test="", seconds=time.monotonic() - started_at, output=output)
 
 
-def judge_all(bugs: Sequence[Bug], *, at_once: int = 2) -> list[Verdict]:
-    """Every bug's verdict, in order; raises AssertionError where the tests fail without any bug."""
-    with tempfile.TemporaryDirectory(prefix="bindings-unchanged-") as name, ThreadPoolExecutor(at_once) as threads:
+def judge_all(bugs: Sequence[Bug], *, parallel: int = 2) -> list[Verdict]:
+    """Return the verdict on every bug, in order; raises AssertionError if the tests fail without any bug."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bindings-unchanged-") as name,
+        ThreadPoolExecutor(parallel) as threads,
+    ):
         copy(ROOT, Path(name))
-        for tests in dict.fromkeys(found.tests for found in bugs):
-            expected = [f"({found.seen_by})" for found in bugs if found.tests == tests]
-            sound = run(Path(name), tests, seen_by=" or ".join(expected))
-            if sound.returncode != 0:
-                raise AssertionError(f"without a bug, too, the tests fail:\n{sound.stdout[-3_000:]}{sound.stderr}")
+        for tests in dict.fromkeys(bug.tests for bug in bugs):
+            expected = [f"({bug.detected_by})" for bug in bugs if bug.tests == tests]
+            unchanged = run(Path(name), tests, detected_by=" or ".join(expected))
+            if unchanged.returncode != 0:
+                raise AssertionError(
+                    f"the tests fail without any bug, too:\n{unchanged.stdout[-3_000:]}{unchanged.stderr}"
+                )
         return list(threads.map(judge, bugs, [Path(name)] * len(bugs)))
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts to read."""
-    lines = [f"{'bug':34} {'seconds':>7}  caught by"]
-    lines += [f"{v.bug.name:34} {v.seconds:7.1f}  {v.by or 'NOT CAUGHT'}" for v in verdicts]
+    """Format the verdicts as a table."""
+    lines = [f"{'bug':42} {'seconds':>7}  detected by"]
+    lines += [f"{v.bug.name:42} {v.seconds:7.1f}  {v.test or 'NOT DETECTED'}" for v in verdicts]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Print the table; 1 where a bug was let pass."""
+    """Print the table; return 1 if a bug was not detected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="only the bugs that targets.md names")
     parser.add_argument("names", nargs="*", help="only these bugs")
-    given = parser.parse_args()
-    bugs = [b for b in BUGS if (b.fast or not given.fast) and (not given.names or b.name in given.names)]
+    options = parser.parse_args()
+    bugs = [b for b in BUGS if (b.fast or not options.fast) and (not options.names or b.name in options.names)]
     verdicts = judge_all(bugs)
     print(table(verdicts))  # noqa: T201 -- a script
-    passed = [verdict for verdict in verdicts if not verdict.by]
-    for verdict in passed:
+    undetected = [verdict for verdict in verdicts if not verdict.test]
+    for verdict in undetected:
         print(f"\n{verdict.bug.name}:\n{verdict.output[-3_000:]}")  # noqa: T201
-    return 1 if passed else 0
+    return 1 if undetected else 0
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from bindings.store.engine import make_engine
 from tests.faults import oracle
 from tests.faults.harness import KILLED
 from tests.faults.test_kill import DATABASES, LIMIT_S, STORY, report
-from tests.service.harness import wait_for as wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from tests.faults.harness import Arena, Lab, Process
@@ -94,7 +94,7 @@ def chaos(lab: Lab, kind: str, *, seconds: float, seed: int) -> Counter[str]:
         workers = [started() for _ in range(PROCESSES)]
         while time.monotonic() < until:
             for position, worker in enumerate(workers):
-                if not arena.nursery.is_running(worker.pid):
+                if not arena.fork_server.is_running(worker.pid):
                     counts["killed"] += arena.wait(worker) == KILLED
                     workers[position] = started()
             time.sleep(0.05)
@@ -179,9 +179,15 @@ def sweep_together(arena: Arena, replicas: int, due: int) -> None:
             )
     arena.clock.advance(10)
     workers = [arena.start("schedule") for _ in range(replicas)]
+    # However long that takes: the processes end it by ending themselves, and the test's own time limit.
     with arena.service() as service:
-        wait_until(lambda: service.stats()["by_state"].get("expired") == due)
-        wait_until(lambda: sum(line["what"] == "scheduling" for line in arena.told()) == replicas)
+        wait_while_running(arena, workers, lambda: service.stats()["by_state"].get("expired") == due)
+        wait_while_running(
+            arena,
+            workers,
+            lambda: sum(line["what"] == "scheduling" for line in arena.told()) == replicas,
+        )
+        wait_while_running(arena, workers, lambda: any(task == "reconcile" for task, _ in passes_run(arena)))
     for worker in workers:
         terminate(worker.pid)
     for worker in workers:
@@ -201,6 +207,14 @@ def test_R8_replicas_that_sweep_together_end_each_binding_once(lab: Lab, kind: s
         sweep_together(arena, replicas, due=40)
         scans = arena.simulator.counts.received.get("page", 0)
         assert scans <= 4 * 2, "a slot is one pass over the list, however many replicas there are"
+
+
+def wait_while_running(arena: Arena, workers: list[Process], condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; fails with the log of a worker that ends before."""
+    while not condition():
+        for worker in workers:
+            assert arena.fork_server.is_running(worker.pid), arena.log(worker)
+        time.sleep(0.01)
 
 
 def terminate(pid: int) -> None:

@@ -752,7 +752,7 @@ def test_pairs_in_opposite_order_never_deadlock(replicas: Replicas, monkeypatch:
         seen.append(str(getattr(getattr(error, "orig", None), "sqlstate", None)))
         return transient(error)
 
-    monkeypatch.setattr(bindings.store.database, "_transient", watched)
+    monkeypatch.setattr(bindings.store.database, "_is_transient", watched)
     dice = random.Random(1)
 
     def many(service: BindingService, names: tuple[str, ...]) -> None:

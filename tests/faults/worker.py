@@ -352,9 +352,18 @@ def schedule(worker: Worker) -> None:
     worker.tell(what="stopped")
 
 
+def print_lines(worker: Worker) -> None:
+    """Print to both standard streams, as libraries do, before and after a stop."""
+    for _ in range(2):
+        print("four words at least", flush=True)  # noqa: T201 -- the purpose of the job
+        print("ended 1 0", flush=True)  # noqa: T201
+        print("four words at least", file=sys.stderr, flush=True)  # noqa: T201
+        _pause()
+
+
 JOBS: dict[str, Callable[[Worker], None]] = {
     job.__name__: job
-    for job in (story, restart, bind_one, unbind_one, run_pass, migrate, load, same_key, schedule)
+    for job in (story, restart, bind_one, unbind_one, run_pass, migrate, load, same_key, schedule, print_lines)
 }
 
 
@@ -402,62 +411,76 @@ def warm() -> None:
     client.bind(asked, send_before=time.monotonic() + 1)
 
 
-def main() -> None:
-    """Fork a process per line of the standard input until it ends; then end those that are left."""
-    warm()
-    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wake_write)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    selector = selectors.DefaultSelector()
-    selector.register(wake_read, selectors.EVENT_READ)
-    selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-    children: set[int] = set()
-    buffered = b""
-    reading = True
-    while reading or children:
-        for key, _ in selector.select():
-            if key.fd == wake_read:
-                os.read(wake_read, 4_096)
-                continue
-            data = os.read(key.fd, 65_536)
-            if not data:
-                selector.unregister(key.fd)
-                reading = False
-                for child in children:  # nobody is left who could continue a stopped one
-                    os.kill(child, signal.SIGKILL)
-            buffered += data
-        *lines, buffered = buffered.split(b"\n")
-        for line in lines:
-            children.add(_fork(line))
-        _report_on(children)
+class ForkServer:
+    """Starts and kills workers on command, and reports when one has started, stopped or ended.
 
+    Commands are JSON lines on the standard input: `{"start": job}` or `{"kill": pid}`. Each report is one write of
+    one line, `started|stopped|ended PID CODE`, to a pipe that no worker keeps open.
+    """
 
-def _fork(line: bytes) -> int:
-    pid = os.fork()
-    if pid == 0:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os._exit(run(json.loads(line)))
-    say("started", pid, 0)
-    return pid
+    def __init__(self, reports: int) -> None:
+        self._reports = reports
+        self._children: set[int] = set()
 
+    def serve(self) -> None:
+        """Run until the standard input ends; then kill the workers that are left, and wait for their ends."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(wake_read, selectors.EVENT_READ)
+        selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        buffered = b""
+        reading = True
+        while reading or self._children:
+            for key, _ in selector.select():
+                if key.fd == wake_read:
+                    os.read(wake_read, 4_096)
+                    continue
+                data = os.read(key.fd, 65_536)
+                if not data:
+                    selector.unregister(key.fd)
+                    reading = False
+                    for child in self._children:  # no process could continue a stopped one
+                        os.kill(child, signal.SIGKILL)
+                buffered += data
+            *lines, buffered = buffered.split(b"\n")
+            for line in lines:
+                self._obey(json.loads(line))
+            self._report_changes()
 
-def _report_on(children: set[int]) -> None:
-    """Tell of every child that has stopped or ended since."""
-    while children:
-        pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+    def _obey(self, command: dict[str, Any]) -> None:
+        if "start" in command:
+            self._children.add(self._fork(command["start"]))
+        elif command["kill"] in self._children:  # a child keeps its number until its end was reported
+            os.kill(command["kill"], signal.SIGKILL)
+
+    def _fork(self, job: dict[str, Any]) -> int:
+        pid = os.fork()
         if pid == 0:
-            return
-        if os.WIFSTOPPED(status):
-            say("stopped", pid, 0)
-            continue
-        children.discard(pid)
-        say("ended", pid, os.waitstatus_to_exitcode(status))
+            os.close(self._reports)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os._exit(run(job))
+        self._report("started", pid, 0)
+        return pid
 
+    def _report_changes(self) -> None:
+        """Report every child that has stopped or ended since the last call."""
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if pid == 0:
+                return
+            if os.WIFSTOPPED(status):
+                self._report("stopped", pid, 0)
+                continue
+            self._children.discard(pid)
+            self._report("ended", pid, os.waitstatus_to_exitcode(status))
 
-def say(what: str, pid: int, code: int) -> None:
-    os.write(1, f"{what} {pid} {code}\n".encode())
+    def _report(self, event: str, pid: int, code: int) -> None:
+        os.write(self._reports, f"{event} {pid} {code}\n".encode())
 
 
 if __name__ == "__main__":
-    main()
+    warm()
+    ForkServer(int(sys.argv[1])).serve()
