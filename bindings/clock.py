@@ -20,7 +20,7 @@ class HostClock:
 
     wall: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], object] = time.sleep
 
 
 SYSTEM_CLOCK = HostClock()

@@ -7,29 +7,20 @@ production: on PostgreSQL a function of that name stands before the server's own
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from bindings.clock import HostClock
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bindings.service import BindingService
-
-READERS = (
-    "bindings.service",
-    "bindings.jobs.maintenance",
-    "bindings.lifecycle.admission",
-    "bindings.store.database",
-    "bindings.jobs.expire",
-    "bindings.jobs.provider_scan",
-)
 _SHIFT = struct.Struct("d")
 
 OVERSHADOW = """
@@ -73,30 +64,10 @@ class SharedClock:
             shift_server(self._server, to_s)
         _SHIFT.pack_into(self._memory, 0, to_s)
 
-    def install(self) -> None:
-        """Make the product's modules read this clock, in this process, for good."""
-        for name in READERS:
-            vars(importlib.import_module(name))["time"] = self._Time(self)
-
-    def govern(self, service: BindingService) -> BindingService:
-        """Let the parts of a service that took a clock when they were made go by this one."""
-        service._admission._wall = self.unix
-        client = service._client
-        if client is not None:
-            client._wall = self.unix
-            client._monotonic = self.monotonic
-            client.circuit._monotonic = self.monotonic
-        return service
-
-    class _Time:
-        """Stands for the module `time`."""
-
-        def __init__(self, clock: SharedClock) -> None:
-            self.time = clock.unix
-            self.monotonic = clock.monotonic
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(time, name)
+    @property
+    def host_clock(self) -> HostClock:
+        """The clocks that a service of the product goes by, instead of the machine's."""
+        return HostClock(wall=self.unix, monotonic=self.monotonic)
 
 
 def overshadow(url: str) -> None:

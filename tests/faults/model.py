@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import event, exc, select
 
-import bindings.lifecycle.admission
-import bindings.service
-import bindings.store.database
 from bindings import errors, failpoints
+from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Event, EventKind, Mode, State
 from bindings.domain.conflict import Policy
 from bindings.provider import signing
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 _EVERY_ROW = select(*store.COLUMNS).order_by(binding_table.c.id)
 SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
 WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
-TIMED = (bindings.service, bindings.store.database, bindings.lifecycle.admission)
 OPEN = (State.PENDING, State.IN_DOUBT)
 TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
 MAY_FOLLOW = {
@@ -99,20 +96,13 @@ class Call:
     intent: str | None = None
 
 
-class FakeTime:
-    """Stands for the `time` module in the product: durations follow the test's clock."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def monotonic(self) -> float:
-        return self.clock.unix()
-
-    def time(self) -> float:
-        return self.clock.unix()
-
-    def sleep(self, seconds: float) -> None:
-        self.clock.advance(max(seconds, WAIT_STEP_S))
+def host_clock(clock: Clock) -> HostClock:
+    """The host's clocks for the product: durations follow the test's clock, and a sleep moves it."""
+    return HostClock(
+        wall=clock.unix,
+        monotonic=clock.unix,
+        sleep=lambda seconds: clock.advance(max(seconds, WAIT_STEP_S)),
+    )
 
 
 @dataclass
@@ -148,10 +138,6 @@ class System:
             timestamp_tolerance_s=self.tolerance_s,
             release_lag_s=self.lag_s,
         ).start()
-        self.time = FakeTime(self.clock)
-        self._real = [module.time for module in TIMED]
-        for module in TIMED:
-            module.time = self.time  # type: ignore[attr-defined]
         self._row = rules._row
         rules._row = self._swap
         provider: Any = self.simulator._world.rules
@@ -165,18 +151,18 @@ class System:
             self.url,
             self.clock,
             self.simulator.url,
+            host_clock=host_clock(self.clock),
             timestamp_tolerance_s=self.tolerance_s,
             conflict_policy=self.policy.value,
             provider_timeout_s=float(CALL_S),
         )
-        self.database = self.service._database
+        self.database = self.service.runtime.database
         if not self.database.postgres:
             event.listen(self.database._engine, "connect", _do_not_sync)
-        client = self.service._client
+        client = self.service.runtime.client
         assert client is not None
         self.client = client
         self._address = client._base_url
-        client._monotonic = client.circuit._monotonic = self.time.monotonic
         client._wall = self._wall
         database: Any = self.database
         self._begin = database._transaction
@@ -186,8 +172,6 @@ class System:
     def close(self) -> None:
         failpoints.install(None)
         rules._row = self._row
-        for module, real in zip(TIMED, self._real, strict=True):
-            module.time = real  # type: ignore[attr-defined]
         self.service.close()
         self.simulator.stop()
 

@@ -19,6 +19,8 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Self
 
+from bindings.jobs.expire import ExpireResult
+from bindings.jobs.maintenance import Maintenance
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from tests.faults.clock import SharedClock
@@ -42,17 +44,17 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with BindingService.open(**given) as service:
-        sweep = service.sweep
+        expire_due = Maintenance.expire_due
 
-        def told() -> object:
+        def report_and_expire(maintenance: Maintenance) -> ExpireResult:
             say("sweep")
-            return sweep()
+            return expire_due(maintenance)
 
-        service.sweep = told  # type: ignore[method-assign, assignment]
+        Maintenance.expire_due = report_and_expire  # type: ignore[method-assign]
         with Scheduler(service) as scheduler:
             while not stop.wait(0.05):
-                for task in scheduler.stalled():
-                    say(f"stalled:{task}")
+                for name in scheduler.stalled():
+                    say(f"stalled:{name}")
 
 
 def say(what: str) -> None:

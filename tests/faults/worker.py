@@ -62,13 +62,12 @@ class Worker:
         self.job = job
         self.dice = random.Random(f"{job['seed']}/{job.get('name', '')}")
         self.clock = SharedClock(Path(job["clock"]), job.get("server"))
-        self.clock.install()
         self._told = os.open(job["told"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._count = 0
         self.service = self._open() if job.get("open", True) else None
 
     def _open(self) -> BindingService:
-        return self.clock.govern(BindingService.open(**self.job["settings"]))
+        return BindingService.open(clock=self.clock.host_clock, **self.job["settings"])
 
     @property
     def opened(self) -> BindingService:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
 
+from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
+from bindings.lifecycle.runtime import new_runtime
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import events
@@ -106,9 +108,11 @@ class ServiceHarness:
 World = ServiceHarness  # former name
 
 
-def service_at(url: str, clock: Clock, provider_url: str, **settings: Any) -> BindingService:
-    """Open a service whose database, host and skew measurements all use `clock`."""
-    given = {
+def service_at(
+    url: str, clock: Clock, provider_url: str, *, host_clock: HostClock | None = None, **settings: Any
+) -> BindingService:
+    """Open a service whose database and wall clock are `clock`; `host_clock` replaces all clocks of the host."""
+    values = {
         "provider_url": provider_url,
         "provider_api_key": KEY,
         "provider_api_secret": SECRET,
@@ -116,24 +120,23 @@ def service_at(url: str, clock: Clock, provider_url: str, **settings: Any) -> Bi
         "provider_timeout_s": 5.0,
         "scan_calls_per_s": 1_000.0,
     }
-    config = load({}, database_url=url, **(given | settings))
-    service = BindingService(config, Database(url, read_clock=clock), caller=Caller(actor="test"))
-    service._admission._wall = clock.unix
-    _forget_steps(service._admission)
-    if service._client is not None:
-        service._client._wall = clock.unix
-    return service
+    host = host_clock or HostClock(wall=clock.unix)
+    config = load({}, database_url=url, **(values | settings))
+    database = Database(url, read_clock=clock, clock=host)
+    runtime = new_runtime(config, database, caller=Caller(actor="test"), clock=host)
+    _accept_jumps(runtime.admission)
+    return BindingService(runtime)
 
 
-def _forget_steps(admission: BindAdmission) -> None:
+def _accept_jumps(admission: BindAdmission) -> None:
     """Accept jumps of the test clock, which outside of tests would stop the binds of a process."""
-    learn = admission.observe_database_clock
+    observe = admission.observe_database_clock
 
-    def compare_clocks(database_time: datetime, read_at: float) -> None:
+    def observe_without_anchor(database_time: datetime, read_at: float) -> None:
         admission._anchor = None
-        learn(database_time, read_at)
+        observe(database_time, read_at)
 
-    admission.observe_database_clock = compare_clocks  # type: ignore[method-assign]
+    admission.observe_database_clock = observe_without_anchor  # type: ignore[method-assign]
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
