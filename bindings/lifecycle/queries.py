@@ -115,11 +115,11 @@ class Queries:
         it), requested_from, requested_to (half-open). `limit` is 1 to 200; `next_cursor` continues, and is None
         at the end.
         """
-        unknown = filters.keys() - queries.FILTERS
+        unknown = filters.keys() - validation.FILTERS.keys()
         if unknown:
             raise InvalidRequest([FieldError(name, "is not a filter of search") for name in sorted(unknown)])
         found, size, position = validation.filters(cursor=cursor, limit=limit, **filters)
-        rows = self._database.read(queries.search, queries.Filters(**found), before=position, limit=size + 1)
+        rows = self._database.read(queries.search, found, before=position, limit=size + 1)
         data = tuple(rows[:size])
         more = len(rows) > size
         after = fields.position_after(data[-1].requested_at, data[-1].id) if more else None
