@@ -1,7 +1,7 @@
-"""The command line: thin commands over `service.py`; `root` tells which there are.
+"""The command line: thin commands over `BindingService`; `root` lists them.
 
-No rule of the product lives here, only how a command is typed and how its answer is shown. Whatever is heavy
-(the database, the provider, tables) is imported inside the commands, so that `--help` answers at once.
+Here is only how a command is typed and how its result is shown; no business rule. Commands import the database,
+the provider and rich tables when they run, so that `--help` stays fast.
 """
 
 from bindings.cli.root import main

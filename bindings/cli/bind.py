@@ -1,40 +1,70 @@
-"""bind, unbind, and mark-absent, which ends a doubt on a person's word."""
+"""bind, unbind, and mark-absent, which ends an in-doubt binding on an operator's statement."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bindings.cli import context, options, output
 
+if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
+    from bindings.domain.binding import Binding
+
 
 @click.command()
-@click.option("--phone-a", metavar="DIGITS", help="First real phone, international form.")
+@click.option("--phone-a", metavar="DIGITS", help="First real phone, in international form.")
 @click.option("--phone-b", metavar="DIGITS", help="Second real phone, of the same country.")
-@click.option("--pool-number", metavar="POOL", help="Pool that the middle number is picked from.")
-@click.option("--expire-s", type=options.WholeNumber(), help="Seconds to live, 1 to 259200 (72 h).")
-@click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both; AXXB: one each.")
-@click.option("--app-id", help="Application; default BINDINGS_PROVIDER_APP_ID.")
+@click.option("--pool-number", metavar="POOL", help="Pool that the middle number is taken from.")
+@click.option("--expire-s", type=options.WholeNumber(), help="Lifetime in seconds, 1 to 259200 (72 h).")
+@click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both phones; AXXB: one for each.")
+@click.option("--app-id", help="Application. Default: BINDINGS_PROVIDER_APP_ID.")
 @click.option("--reference", help="Your order id.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key never binds twice.")
+@click.option("--idempotency-key", metavar="KEY", help="Key that makes the bind safe to repeat.")
 @click.option(
-    "--warn-s", type=options.WholeNumber(), help="Seconds before the end for an expires_soon event; 0: none."
+    "--warn-s",
+    type=options.WholeNumber(),
+    help="Write an expires_soon event this many seconds before the end. 0: none.",
 )
 @options.as_json
-def bind(*, as_json: bool, **asked: Any) -> None:
-    """Lend a middle number to two phones.
+def bind(
+    *,
+    phone_a: RawValue,
+    phone_b: RawValue,
+    pool_number: RawValue,
+    expire_s: RawValue,
+    mode: RawValue,
+    app_id: str | None,
+    reference: str | None,
+    idempotency_key: str | None,
+    warn_s: RawValue,
+    as_json: bool,
+) -> None:
+    """Bind a middle number to two phones.
 
-    With --idempotency-key it is safe to repeat: the same request gives the same binding. Exits with 3 where a
-    phone is held (nothing is sent), and with 6 where the outcome is unknown: the binding is then printed as
-    recorded, and must not be bound again.
+    With --idempotency-key the command is safe to repeat: the same request returns the same binding. It exits
+    with 3 if a phone is held (nothing is sent), and with 6 if the outcome is unknown. In that case it prints the
+    recorded binding; do not bind again.
     """
-    _check_values(asked)
     from bindings.errors import OutcomeUnknown
 
-    with context.open_service(as_json=as_json) as service:
+    required = options.report_missing(
+        phone_a=phone_a, phone_b=phone_b, pool_number=pool_number, expire_s=expire_s, mode=mode
+    )
+    with context.open_service(as_json=as_json) as service, required:
         try:
-            binding = service.bind(**asked)
+            binding = service.bind(
+                phone_a=phone_a,
+                phone_b=phone_b,
+                pool_number=pool_number,
+                expire_s=expire_s,
+                mode=mode,
+                app_id=app_id,
+                reference=reference,
+                idempotency_key=idempotency_key,
+                warn_s=warn_s,
+            )
         except OutcomeUnknown as unknown:
             _show(unknown.binding, as_json=as_json)
             raise
@@ -43,18 +73,16 @@ def bind(*, as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @options.binding_id
-@click.option("--reason", metavar="TEXT", help="Why; it goes into the history.")
+@click.option("--reason", metavar="TEXT", help="Reason; recorded in the history.")
 @options.as_json
 def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
     """End a binding early.
 
-    Safe to repeat. Exits with 6 where the provider gave no clear answer: the wish is recorded, the binding is
-    offered to nobody, and `bindings recover` asks again.
+    Safe to repeat. Exits with 6 if the provider gave no clear response: the unbind request is recorded, the
+    binding is no longer returned as active, and `bindings recover` repeats the call.
     """
     from bindings.errors import OutcomeUnknown
 
-    options.validation().binding_id(binding_id)
-    options.validation().optional_reason(reason)
     with context.open_service(as_json=as_json) as service:
         try:
             binding = service.unbind(binding_id, reason=reason)
@@ -66,36 +94,25 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
 
 @click.command("mark-absent")
 @options.binding_id
-@click.option("--reason", metavar="TEXT", help="How you know; it goes into the history.")
+@click.option("--reason", metavar="TEXT", help="How you know; recorded in the history.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @options.as_json
 def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: bool) -> None:
-    """End a doubt on your word that the provider made nothing of it.
+    """Mark an in-doubt binding as failed, on your statement that the provider did not create it.
 
-    Its phones are free at once. If the provider made it after all, somebody else may be given a phone that it
-    still holds: look in the provider's own console first, and prefer `bindings reconcile`, which proves absence.
-    Refused while the provider may still accept the request (5 minutes by default).
+    Its phones are free immediately. If the provider did create it, a phone that the provider still holds may be
+    bound again. Check the provider's own console first, and prefer `bindings reconcile`, which proves absence.
+    The command is refused while the provider may still accept the request (5 minutes by default).
     """
-    options.validation().binding_id(binding_id)
-    with options.report_missing({"reason": reason}):
-        options.validation().reason(reason)
-    with context.open_service(as_json=as_json) as service:
-        marked = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
-    _show(marked.after, as_json=as_json)
+    with context.open_service(as_json=as_json) as service, options.report_missing(reason=reason):
+        result = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
+    _show(result.after, as_json=as_json)
     if dry_run:
         output.message("Dry run: nothing was changed; the binding is shown as it would be.")
 
 
-def _show(binding: Any, *, as_json: bool) -> None:
+def _show(binding: Binding, *, as_json: bool) -> None:
     if as_json:
         output.emit(binding)
     else:
         output.details(binding)
-
-
-def _check_values(asked: dict[str, Any]) -> None:
-    """Find what is wrong before the database is opened; the app_id may yet come from the settings."""
-    from bindings.validation import requests as validation
-
-    with options.report_missing(asked):
-        validation.bind_request(**asked | {"app_id": asked["app_id"] if asked["app_id"] is not None else "any"})

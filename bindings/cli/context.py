@@ -1,4 +1,4 @@
-"""Opening the service for a command: in whose name, and with how much talk."""
+"""Opening the service for a command, its logging, and what several commands do with an open service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_service(*, as_json: bool) -> Iterator[BindingService]:
-    """The service of the environment's settings, acting as this operating-system user."""
+    """Open the service with the settings of the environment; its actor is the operating-system user."""
     configure_logging(as_json=as_json)
     from bindings.service import BindingService
 
@@ -23,34 +23,34 @@ def open_service(*, as_json: bool) -> Iterator[BindingService]:
 
 
 def actor() -> str:
-    """Who runs this: the user of the process, which no variable can change."""
+    """Return the actor for the history: the user of this process, which no variable can change."""
     import pwd
 
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container may run under a number that has no name
+    except KeyError:  # a container may run as a numeric user without a name
         name = str(os.getuid())
     return f"cli:{name}"
 
 
 def configure_logging(*, as_json: bool) -> None:
-    """Keep log lines from where they would be taken for an answer.
+    """Keep log lines out of the output that a program parses.
 
-    Warnings of ours reach a person; a program that reads a problem object on stderr gets nothing else. That a
-    read was tried again is nobody's business.
+    Our warnings are shown to a person. With `as_json`, stderr has nothing but the problem object. Retries of reads
+    are not logged at all.
     """
     import logging
 
     import stamina.instrumentation
 
-    stamina.instrumentation.set_on_retry_hooks(())  # by default it prints on stdout where structlog is installed
+    stamina.instrumentation.set_on_retry_hooks(())  # the default hook prints to stdout if structlog is installed
     if as_json:
         logging.getLogger().addHandler(logging.NullHandler())
 
 
 @contextmanager
 def require_extra(extra: str) -> Iterator[None]:
-    """Say which extra to install where a library of it is missing."""
+    """Raise `InvalidRequest` that names the extra to install if one of its libraries is missing."""
     from bindings.errors import FieldError, InvalidRequest
 
     try:
@@ -62,8 +62,11 @@ def require_extra(extra: str) -> Iterator[None]:
         raise InvalidRequest([FieldError(f"the extra `{extra}`", message)]) from None
 
 
-def record_reveal(service: BindingService, binding_ids: Iterable[str], why: str | None) -> None:
-    """Write down that full phones of these bindings are about to be shown; call it before showing them."""
-    shown = list(dict.fromkeys(binding_ids))
-    if why is not None and shown:
-        service.reveal(shown, reason=why)
+def record_reveal(service: BindingService, binding_ids: Iterable[str], reason: str | None) -> None:
+    """Record that full phones of these bindings are about to be shown; call it before showing them.
+
+    Records nothing if `reason` is None (the phones stay masked) or if there is no binding.
+    """
+    unique_ids = list(dict.fromkeys(binding_ids))
+    if reason is not None and unique_ids:
+        service.reveal(unique_ids, reason=reason)

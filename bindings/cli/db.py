@@ -1,4 +1,4 @@
-"""db: bring the database's schema to this version's, say where it is, and check it."""
+"""db: migrate the database schema to this version, show its revision, and check it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from bindings.cli import context, options, output
 
 @click.group(no_args_is_help=False)
 def db() -> None:
-    """Bring the database schema to this version, or say where it is."""
+    """Migrate the database schema, and show or check its revision."""
 
 
 @db.command()
 @options.as_json
 def upgrade(*, as_json: bool) -> None:
-    """Run the migrations that are missing; safe to repeat, and from several places at once."""
+    """Run the missing migrations. Safe to repeat, and to run concurrently from several hosts."""
     url = _url(as_json=as_json)
     from bindings.store import migrations
 
-    before = migrations.current(url)  # a database that is away says so here, in plain words
+    before = migrations.current(url)  # an unreachable database is reported here, before the spinner
     with output.spinner("migrating ...", as_json=as_json):
         after = migrations.upgrade(url)
     if as_json:
@@ -31,7 +31,7 @@ def upgrade(*, as_json: bool) -> None:
 @db.command()
 @options.as_json
 def current(*, as_json: bool) -> None:
-    """Say at which revision the database is."""
+    """Show the schema revision of the database."""
     _show(as_json=as_json)
 
 
@@ -50,22 +50,23 @@ def check(*, as_json: bool) -> None:
 
 
 @db.command()
-@click.option("--waive", is_flag=True, help="Let binds go on without that reconciliation.")
+@click.option("--waive", is_flag=True, help="Allow binds without that reconciliation.")
 @options.as_json
 def restored(*, waive: bool, as_json: bool) -> None:
-    """Say that the database was restored from a backup: binds wait until a full reconciliation is through.
+    """Record that the database was restored from a backup: binds are refused until a full reconciliation.
 
-    Run it after the restore and before any replica starts. With --waive binds go on at once: for an account whose
-    list cannot be read. A phone that was bound since the backup may then be refused with -35.
+    Run it after the restore and before any replica starts. With --waive binds are allowed immediately; use it
+    only if the account's list cannot be read. The provider may then refuse a phone that was bound after the
+    backup with -35.
     """
     with context.open_service(as_json=as_json) as service:
         service.mark_restored(waive=waive)
     if as_json:
         output.emit({"scan_owed": not waive})
     elif waive:
-        click.echo("binds go on; a phone that was bound since the backup may be refused with -35")
+        click.echo("binds are allowed; the provider may refuse a phone that was bound after the backup with -35")
     else:
-        click.echo("binds wait now; `bindings reconcile` compares with the provider and lets them go on")
+        click.echo("binds are refused until `bindings reconcile` has compared everything with the provider's list")
 
 
 def _show(*, as_json: bool) -> tuple[str | None, str]:

@@ -1,8 +1,8 @@
-"""The demo: the whole life of a binding on SQLite and the simulator, told as it happens.
+"""The demo: the lifecycle of bindings on SQLite and the simulator, explained step by step.
 
-It needs no account, reads no variable, leaves no file, and calls nothing but this machine. Every line is
-written after the fact: what it tells has been checked (`_Stage.require`), and a step that does not come out as
-told ends the demo with exit code 1. No rule of the product lives here.
+It needs no account, reads no variable, leaves no file, and connects to this machine only. Each line is printed
+after the fact: what it claims has been checked (`DemoContext.check`), and a claim that does not hold ends the demo
+with exit code 1. No business rule is here.
 """
 
 from __future__ import annotations
@@ -33,29 +33,34 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Event
     from bindings.errors import PhoneInUse
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 POOL = "918806"
 APP = "4luaKsL2"
 ANNA, BEN, CARL, DORA, EMIL, FAY, GUS, HANA, IRIS = (Phone(f"91880677{last:02}") for last in range(1, 10))
-PAUSE_S = 0.3  # between two bindings of one pair, so that the near miss is no accident of rounding
-GIVE_UP_S = 10.0  # a sweep is due every second; on a loaded machine it may take longer
-WIDTH = 11
+PAUSE_S = 0.3  # between two bindings of one pair, so that the near miss does not depend on rounding
+GIVE_UP_S = 10.0  # the expire job runs every second; on a loaded machine it may take longer
+LABEL_WIDTH = 11
+
+INTRODUCTION = """\
+bindings demo: the lifecycle of privacy-number bindings, on SQLite in a
+temporary file and a simulated provider. It needs no account and connects to
+this machine only. Phones are masked."""
 
 NEXT = """\
-Next, by hand (docs/quickstart.md tells each step):
-  bindings db upgrade            make the tables in ./bindings.db
-  bindings simulator             a provider to play with; prints what to export
+Next steps (docs/quickstart.md explains each):
+  bindings db upgrade            create the tables in ./bindings.db
+  bindings simulator             run a simulated provider; prints its settings
   bindings bind --help           then: lookup, check, history, trace, unbind
-  bindings serve                 the same over HTTP, with the scheduler inside:
+  bindings serve                 HTTP service and scheduler in one process:
                                  console at http://127.0.0.1:8000, API at /docs
-With an account (docs/how-to/go-live.md):
-  bindings doctor                tells what is missing, and if the account works
+With a provider account (docs/how-to/go-live.md):
+  bindings doctor                check settings, database and account
 """
 
 
 class DemoContext:
-    """What the steps share: the service, the provider behind it, and where the story is told."""
+    """What the steps share: the service, its simulated provider, the output, and the bindings of earlier steps."""
 
     def __init__(self, service: BindingService, simulator: Simulator, out: TextIO) -> None:
         self.service = service
@@ -64,21 +69,21 @@ class DemoContext:
         self.first: Binding
         self.adopted: Binding
 
-    def say(self, label: str, text: str) -> None:
-        """One line under a heading."""
-        click.echo(f"   {label.ljust(WIDTH)}{text}", file=self._out)
+    def print(self, label: str, text: str) -> None:
+        """Print a line of a step."""
+        click.echo(f"   {label.ljust(LABEL_WIDTH)}{text}", file=self._out)
 
     def heading(self, text: str) -> None:
-        """Begin a step."""
+        """Print the heading of a step."""
         click.echo("\n" + click.style(text, bold=True), file=self._out)
 
-    def check(self, holds: object, told: str) -> None:
-        """End the demo unless what is about to be told is true."""
+    def check(self, holds: object, claim: str) -> None:
+        """End the demo if a claim does not hold; call it before printing the claim."""
         if not holds:
-            raise SystemExit(f"demo: this did not come out as told: {told}")
+            raise SystemExit(f"demo: a check failed: {claim}")
 
     def bind(self, phone_a: Phone, phone_b: Phone, mode: str, reference: str, *, expire_s: int = 3_600) -> Binding:
-        """Bind in the demo's pool."""
+        """Bind in the demo's pool, with a key that makes it safe to repeat."""
         return self.service.bind(
             phone_a=phone_a,
             phone_b=phone_b,
@@ -90,27 +95,26 @@ class DemoContext:
         )
 
     def received(self, call: str) -> int:
-        """How many calls of this kind the provider has got."""
+        """Return how many calls of this kind the provider has received."""
         return self.simulator.counts.received.get(call, 0)
 
 
 def run(out: TextIO | None = None) -> None:
-    """Tell the story on `out` (stdout). Raises SystemExit where a step does not come out as told."""
+    """Run all steps and print them on `out` (None: stdout). Raise SystemExit if a claim does not hold."""
     target = sys.stdout if out is None else out
-    began = time.monotonic()
-    with _stage(target) as stage:
-        click.echo("bindings demo: SQLite in a temporary file, and a simulated provider.", file=target)
-        click.echo("No account, nothing outside this machine. Phones are masked.", file=target)
+    start = time.monotonic()
+    with _open_demo(target) as demo:
+        click.echo(INTRODUCTION, file=target)
         for number, step in enumerate(STEPS, start=1):
-            stage.heading(f"{number}. {step.heading}")
-            step.play(stage)
-        _sum_up(stage, time.monotonic() - began)
+            demo.heading(f"{number}. {step.heading}")
+            step.run(demo)
+        _compare_with_provider(demo, time.monotonic() - start)
     click.echo("\n" + NEXT, file=target, nl=False)
 
 
 @contextmanager
-def _stage(out: TextIO) -> Iterator[DemoContext]:
-    """A fresh database, a fresh provider, and a service between them that reads no environment."""
+def _open_demo(out: TextIO) -> Iterator[DemoContext]:
+    """Open a service that reads no environment, on a new database and a new simulated provider."""
     with tempfile.TemporaryDirectory(prefix="bindings-demo-") as folder, Simulator(pool_size=2) as simulator:
         url = f"sqlite:///{Path(folder) / 'bindings.db'}"
         migrations.upgrade(url)
@@ -126,151 +130,149 @@ def _stage(out: TextIO) -> Iterator[DemoContext]:
             yield DemoContext(service, simulator, out)
 
 
-def _bind(stage: DemoContext) -> None:
-    axb = stage.bind(ANNA, BEN, "AXB", "ride-1")
-    axxb = stage.bind(CARL, DORA, "AXXB", "ride-2")
-    stage.check(axb.state is axxb.state is State.ACTIVE, "both bindings are active")
-    stage.check(axb.middle_number_a == axb.middle_number_b, "in AXB both call the same number")
-    stage.check(axxb.middle_number_a != axxb.middle_number_b, "in AXXB each calls a number of their own")
-    found = stage.service.lookup(middle_number=axb.middle_number_a, party=ANNA)
-    stage.check([each.id for each in found] == [axb.id], "a lookup finds it")
-    stage.say("AXB", f"{ANNA} and {BEN} both see {axb.middle_number_a}: {axb.state}")
-    stage.say("AXXB", f"{CARL} sees {axxb.middle_number_a}, {DORA} sees {axxb.middle_number_b}: {axxb.state}")
-    stage.say("lookup", f"{ANNA} calls {axb.middle_number_a}: that is {axb.reference}, so ring {BEN}")
-    stage.say("why", "the intent is committed before the call: a crash loses nothing")
-    stage.first = axb
+def _bind(demo: DemoContext) -> None:
+    axb = demo.bind(ANNA, BEN, "AXB", "ride-1")
+    axxb = demo.bind(CARL, DORA, "AXXB", "ride-2")
+    demo.check(axb.state is axxb.state is State.ACTIVE, "both bindings are active")
+    demo.check(axb.middle_number_a == axb.middle_number_b, "in AXB both phones see the same number")
+    demo.check(axxb.middle_number_a != axxb.middle_number_b, "in AXXB each phone sees its own number")
+    active = demo.service.lookup(middle_number=axb.middle_number_a, party=ANNA)
+    demo.check([binding.id for binding in active] == [axb.id], "a lookup finds the binding")
+    demo.print("AXB", f"{ANNA} and {BEN} both see {axb.middle_number_a}: {axb.state}")
+    demo.print("AXXB", f"{CARL} sees {axxb.middle_number_a}, {DORA} sees {axxb.middle_number_b}: {axxb.state}")
+    demo.print("lookup", f"{ANNA} calls {axb.middle_number_a}: {axb.reference}, so connect to {BEN}")
+    demo.print("why", "the intent is committed before the call, so a crash loses nothing")
+    demo.first = axb
 
 
-def _conflict(stage: DemoContext) -> None:
-    before = stage.received("bind")
-    refusal = _refused(stage)
-    after = stage.received("bind")
-    stage.check(refusal is not None and refusal.holder.id == stage.first.id, "the holder is named")
-    stage.check(before == after, "the provider got no request")
+def _conflict(demo: DemoContext) -> None:
+    before = demo.received("bind")
+    refusal = _bind_held_phone(demo)
+    after = demo.received("bind")
+    demo.check(refusal is not None and refusal.holder.id == demo.first.id, "the error names the holder")
+    demo.check(before == after, "the provider received no request")
     if refusal is not None:
-        held = f"{refusal.holder.reference} ({refusal.holder.mode}), free in {refusal.retry_after_s} s"
-        stage.say("ask", f"bind {ANNA} again, now with {EMIL}")
-        stage.say("refused", f"PhoneInUse: held by {held}")
-    stage.say("provider", f"binds received before: {before}, after: {after}")
-    stage.say("why", "it names who holds the phone and until when; -35 names nobody")
+        holder = f"{refusal.holder.reference} ({refusal.holder.mode}), free in {refusal.retry_after_s} s"
+        demo.print("request", f"bind {ANNA} again, now with {EMIL}")
+        demo.print("refused", f"PhoneInUse: held by {holder}")
+    demo.print("provider", f"binds received before: {before}, after: {after}")
+    demo.print("why", "it names the holder and its end; the provider's -35 names neither")
 
 
-def _refused(stage: DemoContext) -> PhoneInUse | None:
+def _bind_held_phone(demo: DemoContext) -> PhoneInUse | None:
     try:
-        stage.bind(ANNA, EMIL, "AXB", "ride-3")
+        demo.bind(ANNA, EMIL, "AXB", "ride-3")
     except errors.PhoneInUse as refusal:
         return refusal
     return None
 
 
-def _doubt(stage: DemoContext) -> None:
-    before = stage.received("bind")
-    stage.simulator.script("lost_reply", times=1, on="bind")
-    doubt = _in_doubt(stage)
-    stage.check(doubt is not None and doubt.state is State.IN_DOUBT, "the outcome is unknown")
-    stage.check(len(stage.simulator.ledger) == stage.received("bind"), "the provider made the binding")
-    if doubt is None:
+def _in_doubt(demo: DemoContext) -> None:
+    before = demo.received("bind")
+    demo.simulator.script("lost_reply", times=1, on="bind")
+    in_doubt = _bind_without_response(demo)
+    demo.check(in_doubt is not None and in_doubt.state is State.IN_DOUBT, "the outcome is unknown")
+    demo.check(len(demo.simulator.ledger) == demo.received("bind"), "the provider created the binding")
+    if in_doubt is None:
         return
-    stage.say("lost", f"the provider bound {EMIL} and {FAY}; its reply was lost")
-    stage.say("told", f"OutcomeUnknown, recorded as {doubt.state}: both phones stay held")
-    counts = stage.service.reconcile()
-    adopted = stage.service.get(doubt.id)
-    stage.check(counts.adopted == 1 and adopted.state is State.ACTIVE, "reconcile adopted it")
-    stage.say("reconcile", f"found in the provider's list: adopted as bind_id {adopted.bind_id}")
-    again = _in_doubt_again(stage)
-    sent = stage.received("bind") - before
-    stage.check(again.id == adopted.id and sent == 1, "the same key returns it, and nothing more was sent")
-    stage.say("again", f"the same idempotency key returns it: {again.state}; binds sent: {sent}")
-    stage.say("why", "binding again would meet -35; giving up would lose the bind_id")
-    stage.adopted = adopted
+    demo.print("provider", f"it bound {EMIL} and {FAY}, but its response was lost")
+    demo.print("error", f"OutcomeUnknown, recorded as {in_doubt.state}: both phones stay held")
+    result = demo.service.reconcile()
+    adopted = demo.service.get(in_doubt.id)
+    demo.check(result.adopted == 1 and adopted.state is State.ACTIVE, "reconcile adopted the binding")
+    demo.print("reconcile", f"found in the provider's list: adopted as bind_id {adopted.bind_id}")
+    replay = demo.bind(EMIL, FAY, "AXB", "ride-4")
+    sent = demo.received("bind") - before
+    demo.check(replay.id == adopted.id and sent == 1, "the same key returns the binding and sends nothing")
+    demo.print("retry", f"the same idempotency key returns it: {replay.state}; binds sent: {sent}")
+    demo.print("why", "a new bind would be refused with -35; giving up loses the bind_id")
+    demo.adopted = adopted
 
 
-def _in_doubt(stage: DemoContext) -> Binding | None:
+def _bind_without_response(demo: DemoContext) -> Binding | None:
     try:
-        stage.bind(EMIL, FAY, "AXB", "ride-4")
+        demo.bind(EMIL, FAY, "AXB", "ride-4")
     except errors.OutcomeUnknown as unknown:
         return unknown.binding
     return None
 
 
-def _in_doubt_again(stage: DemoContext) -> Binding:
-    return stage.bind(EMIL, FAY, "AXB", "ride-4")
-
-
-def _expiry(stage: DemoContext) -> None:
-    with _scheduler(stage):
-        short = stage.bind(GUS, HANA, "AXB", "ride-5", expire_s=2)
-        ended = _wait_for(stage, short, EventKind.EXPIRED)
-    stage.check(ended is not None and short.expires_at is not None, "the scheduler expired it")
-    if ended is None or short.expires_at is None:
+def _expiry(demo: DemoContext) -> None:
+    with _scheduler(demo):
+        short = demo.bind(GUS, HANA, "AXB", "ride-5", expire_s=2)
+        expired = _wait_for_event(demo, short, EventKind.EXPIRED)
+    demo.check(expired is not None and short.expires_at is not None, "the scheduler expired the binding")
+    if expired is None or short.expires_at is None:
         return
-    late_s = (ended.at - short.expires_at).total_seconds()
-    interval_s = stage.service.settings.sweep_interval_s
-    stage.check(late_s >= 0, "it was not ended before its time")
-    stage.check(not stage.service.lookup(phone=GUS), "a lookup finds it no more")
-    stage.say("bind", f"{GUS} and {HANA} for {short.expire_s} s, with the scheduler running")
-    stage.say("expired", f"the event came {late_s:.2f} s after expires_at; a sweep runs every {interval_s:.0f} s")
-    stage.say("why", "a lookup goes by the clock: a late sweep delays only the event")
+    delay_s = (expired.at - short.expires_at).total_seconds()
+    interval_s = demo.service.settings.sweep_interval_s
+    demo.check(delay_s >= 0, "the binding did not expire early")
+    demo.check(not demo.service.lookup(phone=GUS), "a lookup no longer finds the binding")
+    demo.print("bind", f"{GUS} and {HANA} for {short.expire_s} s, with the scheduler running")
+    demo.print(
+        "expired", f"the event came {delay_s:.2f} s after expires_at; the job runs every {interval_s:.0f} s"
+    )
+    demo.print("why", "a lookup goes by the clock: a late job delays only the event")
 
 
 @contextmanager
-def _scheduler(stage: DemoContext) -> Iterator[None]:
-    """The product's own scheduler, after its first reading of the provider's list."""
-    before = stage.received("page")
-    with Scheduler(stage.service):
-        _until(lambda: stage.received("page") > before, GIVE_UP_S)
+def _scheduler(demo: DemoContext) -> Iterator[None]:
+    """Run the scheduler; the body starts after its first scan of the provider's list."""
+    before = demo.received("page")
+    with Scheduler(demo.service):
+        _poll(lambda: demo.received("page") > before, GIVE_UP_S)
         yield
 
 
-def _wait_for(stage: DemoContext, binding: Binding, kind: EventKind) -> Event | None:
-    def found() -> Event | None:
-        return next((event for event in stage.service.history(binding.id) if event.kind is kind), None)
+def _wait_for_event(demo: DemoContext, binding: Binding, kind: EventKind) -> Event | None:
+    def find_event() -> Event | None:
+        return next((event for event in demo.service.history(binding.id) if event.kind is kind), None)
 
-    return _until(found, binding.expire_s + GIVE_UP_S)
+    return _poll(find_event, binding.expire_s + GIVE_UP_S)
 
 
-def _until(asked: Callable[[], Answer], seconds: float) -> Answer:
-    """Ask until the answer is true, at most for so long."""
-    deadline = time.monotonic() + seconds
-    while not (answer := asked()) and time.monotonic() < deadline:
+def _poll(function: Callable[[], Result], timeout_s: float) -> Result:
+    """Call the function until its result is true or the time is over, and return the last result."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := function()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return answer
+    return result
 
 
-def _trace(stage: DemoContext) -> None:
-    number = str(stage.first.middle_number_a)
-    stage.service.unbind(stage.first.id, reason="ride ended")
+def _trace(demo: DemoContext) -> None:
+    number = str(demo.first.middle_number_a)
+    demo.service.unbind(demo.first.id, reason="ride ended")
     time.sleep(PAUSE_S)
-    second = stage.bind(ANNA, IRIS, "AXB", "ride-6")
-    stage.check(second.middle_number_a == number, "the provider lent the same middle number again")
+    second = demo.bind(ANNA, IRIS, "AXB", "ride-6")
+    demo.check(second.middle_number_a == number, "the provider lent the same middle number again")
     at = (second.answered_at or second.requested_at) + timedelta(seconds=0.1)
-    found = stage.service.trace(middle_number=number, at=at, party=ANNA)
-    stage.check([held.id for held in found.holders] == [second.id], "one binding had it then")
-    stage.check([miss.id for miss in found.near_misses] == [stage.first.id], "the one before is a near miss")
-    holder, miss = found.holders[0], found.near_misses[0]
-    stage.check(holder.certainty is Certainty.CERTAIN, "it is certain")
-    stage.say("meanwhile", f"ride-1 ends, ride-6 begins, {ANNA} gets {number} again")
-    stage.say("ask", f'"{number} called me at {at:%H:%M:%S}.{at.microsecond // 100_000}Z: who was it?"')
-    stage.say("holder", f"{holder.certainty}: {holder.binding.phone_b}, {holder.binding.reference}")
-    stage.say(
+    result = demo.service.trace(middle_number=number, at=at, party=ANNA)
+    demo.check([holder.id for holder in result.holders] == [second.id], "one binding had the number then")
+    demo.check([miss.id for miss in result.near_misses] == [demo.first.id], "the earlier one is a near miss")
+    holder, miss = result.holders[0], result.near_misses[0]
+    demo.check(holder.certainty is Certainty.CERTAIN, "the holder is certain")
+    demo.print("before", f"ride-1 ended, ride-6 began: {ANNA} sees {number} again")
+    demo.print("question", f"who called {ANNA} from {number} at {at:%H:%M:%S}.{at.microsecond // 100_000}Z?")
+    demo.print("holder", f"{holder.certainty}: {holder.binding.phone_b}, {holder.binding.reference}")
+    demo.print(
         "near miss",
         f"{miss.binding.phone_b}, {miss.binding.reference}: {miss.relation} {-miss.offset_s:.1f} s before",
     )
-    stage.say("why", "middle numbers are lent again at once; it says how close it was")
+    demo.print("why", "middle numbers are reused immediately: it shows how close it was")
 
 
-def _history(stage: DemoContext) -> None:
-    events = stage.service.history(stage.adopted.id)
+def _history(demo: DemoContext) -> None:
+    events = demo.service.history(demo.adopted.id)
     kinds = [event.kind for event in events]
-    stage.check(kinds == [EventKind.REQUESTED, EventKind.IN_DOUBT, EventKind.ADOPTED], "three events, in order")
+    demo.check(kinds == [EventKind.REQUESTED, EventKind.IN_DOUBT, EventKind.ADOPTED], "three events, in order")
     for event in events:
-        stage.say(
-            f"{event.sequence} {event.at:%H:%M:%S}", f"{event.kind.ljust(10)} by {event.actor}{_because(event)}"
+        demo.print(
+            f"{event.sequence} {event.at:%H:%M:%S}", f"{event.kind.ljust(10)} by {event.actor}{_detail(event)}"
         )
-    stage.say("why", "an event is written with its change; nothing alters it later")
+    demo.print("why", "an event is committed with its change and is never altered later")
 
 
-def _because(event: Event) -> str:
+def _detail(event: Event) -> str:
     match event.kind:
         case EventKind.IN_DOUBT:
             return f", {event.detail['reason']}"
@@ -280,38 +282,38 @@ def _because(event: Event) -> str:
             return ""
 
 
-def _sum_up(stage: DemoContext, seconds: float) -> None:
-    """Compare with the provider's own books: what was claimed about it holds for the whole run."""
-    refused = stage.simulator.counts.decided.get("bind", {}).get(statuses.IN_USE, 0)
-    unknown = [entry for entry in stage.simulator.ledger if not _known(stage, str(entry.bind_id))]
-    stage.check(refused == 0, "the provider never found a phone in use")
-    stage.check(not unknown, "every binding of the provider is known here")
-    stage.check(not stage.service.doubts(), "no doubt is left")
-    stage.heading("The provider's books agree")
-    stage.say(
-        "binds", f"{stage.received('bind')} received, {refused} answered with {statuses.IN_USE} (phone in use)"
+def _compare_with_provider(demo: DemoContext, duration_s: float) -> None:
+    """Compare with the simulator's records: the claims about the provider hold for the whole run."""
+    refused = demo.simulator.counts.decided.get("bind", {}).get(statuses.IN_USE, 0)
+    unrecorded = [entry for entry in demo.simulator.ledger if not _is_recorded(demo, str(entry.bind_id))]
+    demo.check(refused == 0, "the provider never found a phone in use")
+    demo.check(not unrecorded, "every binding of the provider is recorded here")
+    demo.check(not demo.service.doubts(), "nothing is in doubt")
+    demo.heading("The provider's records agree")
+    demo.print(
+        "binds", f"{demo.received('bind')} received, {refused} refused with {statuses.IN_USE} (phone in use)"
     )
-    stage.say("bindings", f"{len(stage.simulator.ledger)} made, all known here; open doubts: 0")
-    stage.say("time", f"{seconds:.1f} s")
+    demo.print("bindings", f"{len(demo.simulator.ledger)} created, all recorded here; in doubt: 0")
+    demo.print("time", f"{duration_s:.1f} s")
 
 
-def _known(stage: DemoContext, bind_id: str) -> bool:
-    return bool(stage.service.search(bind_id=bind_id).data)
+def _is_recorded(demo: DemoContext, bind_id: str) -> bool:
+    return bool(demo.service.search(bind_id=bind_id).data)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the story."""
+    """One step of the demo."""
 
     heading: str
-    play: Callable[[DemoContext], None]
+    run: Callable[[DemoContext], None]
 
 
 STEPS = (
-    Step("Bind: one middle number for both phones (AXB), or one each (AXXB)", _bind),
-    Step("A conflict is stopped before the call", _conflict),
-    Step("A lost reply becomes a doubt, and the doubt is adopted", _doubt),
-    Step("The scheduler ends what is over", _expiry),
-    Step('"This number called me just now: who was it?"', _trace),
+    Step("Bind: one middle number for both phones (AXB), or one for each (AXXB)", _bind),
+    Step("A conflict is refused before the provider is called", _conflict),
+    Step("A lost response leaves a binding in doubt; reconcile adopts it", _in_doubt),
+    Step("The scheduler expires a binding whose time is over", _expiry),
+    Step("Trace: who had this middle number at a given time?", _trace),
     Step("The history of the binding that was in doubt", _history),
 )

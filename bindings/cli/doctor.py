@@ -1,45 +1,44 @@
-"""doctor and config: what is set, and whether everything that a bind needs is in order."""
+"""doctor and config: check everything that a bind needs, and show the effective settings."""
 
 from __future__ import annotations
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 
 @click.command()
 @options.as_json
 @click.pass_context
-def doctor(context: click.Context, *, as_json: bool) -> None:
-    """Check settings, database, schema, clocks, passes and the provider's account.
+def doctor(command: click.Context, *, as_json: bool) -> None:
+    """Check settings, database, schema, clocks, jobs and the provider's account.
 
-    Changes no binding; the provider is asked for one row of its list. Exits with 1 where anything is red.
+    Changes no binding. Requests one row of the provider's list. Exits with 1 if any check is red.
     """
-    session.configure_logging(as_json=as_json)
+    context.configure_logging(as_json=as_json)
     from bindings.monitoring import health
 
-    with output.spinner("looking ...", as_json=as_json):
+    with output.spinner("checking ...", as_json=as_json):
         checks = health.run_diagnostics()
     worst = health.worst_level(checks)
     if as_json:
         output.emit({"level": worst, "data": checks, "next_cursor": None})
     else:
         output.table(
-            ["", "CHECK", "SEEN"],
+            ["", "CHECK", "OBSERVED"],
             [[check.level, check.name, output.escape_unprintable(check.seen)] for check in checks],
         )
         for check in checks:
             if check.todo is not None:
                 output.message(f"{check.name}: {output.escape_unprintable(check.todo)}")
     if worst is health.Level.RED:
-        context.exit(1)
+        command.exit(1)
 
 
 @click.command()
 @options.as_json
 def config(*, as_json: bool) -> None:
-    """Show the settings in force, by variable; secrets are masked."""
+    """Show the effective settings, by variable. Secrets are masked."""
     from bindings.validation import requests as validation
 
     effective = validation.settings().effective()

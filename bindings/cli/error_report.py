@@ -1,11 +1,12 @@
-"""What an error is told as: one or two lines for people, one problem object for programs, and an exit code.
+"""Rendering of exceptions: text for people, a problem object with --json, and the exit code.
 
-The lines say what happened, how things stand now, and what to do. No value that was typed is repeated where
-it may be a phone number.
+The text says what happened, what the state is now, and what to do. A value that may be a phone number is never
+repeated.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import traceback
 from pathlib import Path
@@ -26,7 +27,7 @@ LONG_NUMBER = re.compile(r"[0-9]{5,}")
 
 
 class Interrupted(BindingsError):
-    """Interrupted: whatever had begun is recorded, see `bindings doubts`."""
+    """Interrupted: operations in progress are recorded, see `bindings doubts`."""
 
     code = "interrupted"
     exit_code = 130
@@ -34,86 +35,83 @@ class Interrupted(BindingsError):
 
 
 class Unexpected(BindingsError):
-    """Something unforeseen went wrong; what had begun is recorded, see `bindings doubts`."""
+    """An unexpected error: operations in progress are recorded, see `bindings doubts`."""
 
     code = "unexpected"
     may_have_acted = True
 
 
 def report(error: Exception, *, as_json: bool) -> int:
-    """Tell of the error on stderr and return the exit code."""
-    told = _to_bindings_error(error)
+    """Print the error on stderr and return the exit code."""
+    reported = _to_bindings_error(error)
     if as_json:
-        click.echo(_problem(told), err=True)
+        click.echo(json.dumps(serialization.to_plain(reported.problem())), err=True)
     else:
-        for line in lines(told):
+        for line in lines(reported):
             output.message(output.escape_unprintable(line))
-    return told.exit_code
+    return reported.exit_code
 
 
 def lines(error: BindingsError) -> list[str]:
-    """What happened and how things stand, then what to do."""
-    return [f"error: {_what_happened(error)}.", *filter(None, [_what_to_do(error)])]
-
-
-def _problem(error: BindingsError) -> str:
-    import json
-
-    return json.dumps(serialization.to_plain(error.problem()))
+    """Return the text for people: what happened and what the state is, then what to do."""
+    return [f"error: {_summary(error)}.", *filter(None, [_remedy(error)])]
 
 
 def _to_bindings_error(error: Exception) -> BindingsError:
     if isinstance(error, BindingsError):
         return error
     if isinstance(error, click.UsageError):
-        return InvalidRequest([_usage(error)])
-    return Unexpected(_unexpected(error))
+        return InvalidRequest([_usage_error(error)])
+    return Unexpected(_unexpected_error(error))
 
 
-def _usage(error: click.UsageError) -> FieldError:
+def _usage_error(error: click.UsageError) -> FieldError:
     match error:
         case click.MissingParameter(param=click.Parameter(name=str(name))):
             return FieldError(name, "is needed")
         case click.NoSuchOption(option_name=name):
-            return FieldError(_masked(name), "is no option of this command")
+            return FieldError(_masked(name), "is not an option of this command")
         case click.BadParameter(param=click.Parameter(name=str(name))) | click.BadOptionUsage(option_name=name):
-            return FieldError(_masked(name), _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+            return FieldError(_masked(name), _masked(f"is not valid: {error.format_message()}".rstrip(".")))
         case _:
-            return FieldError("command line", _masked(f"is not usable: {error.format_message()}".rstrip(".")))
+            return FieldError("command line", _masked(f"is not valid: {error.format_message()}".rstrip(".")))
 
 
 def _masked(text: str) -> str:
-    return LONG_NUMBER.sub(lambda found: mask(found[0]), text)
+    return LONG_NUMBER.sub(lambda match: mask(match[0]), text)
 
 
-def _unexpected(error: Exception) -> str:
-    """The kind of error and its place, never its text: that may carry a phone number or a password."""
+def _unexpected_error(error: Exception) -> str:
+    """Return the class of the error and its location, never its text: that may contain a phone or a password."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "bindings" in Path(frame.filename).parts] or frames
-    place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
-    why = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-    return f"unexpected {type(error).__name__}{why}{place}; what had begun is recorded, see `bindings doubts`"
+    own_frames = [frame for frame in frames if "bindings" in Path(frame.filename).parts] or frames
+    location = f" at {Path(own_frames[-1].filename).name}:{own_frames[-1].lineno}" if own_frames else ""
+    cause = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return (
+        f"unexpected {type(error).__name__}{cause}{location};"
+        " operations in progress are recorded, see `bindings doubts`"
+    )
 
 
-def _what_happened(error: BindingsError) -> str:
+def _summary(error: BindingsError) -> str:
     match error:
-        case errors.PhoneInUseAtProvider(binding_id=str(failed)):
+        case errors.PhoneInUseAtProvider(binding_id=str(failed_id)):
             return (
-                "the provider says that a phone is in use, and nothing that is active here explains it;"
-                f" binding {failed} failed"
+                "the provider reports that a phone is in use, and no active binding of this database explains it;"
+                f" binding {failed_id} failed"
             )
         case errors.PhoneInUseAtProvider(holder=holder):
             return (
-                f"a phone is held at the provider by something that is not ours ({holder.why})"
+                f"the provider holds a phone for something that is not in this database ({holder.why})"
                 f" until {output.format_instant(holder.held_until)}; nothing was sent or written"
             )
         case errors.PhoneInUse(holder=holder):
             return (
-                f"a phone is held by binding {holder.id} ({_described(holder)}) until"
+                f"a phone is held by binding {holder.id} ({_describe_holder(holder)}) until"
                 f" {output.format_instant(holder.held_until)}; the provider was not called and nothing was written"
             )
         case errors.ProviderRefused(status=str(status)):
-            return f"{error} (status {_explained(status, error.reason)})"
+            return f"{error} (status {_explain_status(status, error.reason)})"
         case errors.OutcomeUnknown(binding=binding):
             return (
                 f"{error}; binding {binding.id} is {binding.state}, its phones are held until"
@@ -123,20 +121,22 @@ def _what_happened(error: BindingsError) -> str:
             return str(error).rstrip(".")
 
 
-def _described(holder: Holder) -> str:
+def _describe_holder(holder: Holder) -> str:
     reference = f"reference {holder.reference}" if holder.reference else "no reference"
     return f"{reference}, {holder.mode}, {holder.state}"
 
 
-def _explained(status: str, said: str | None) -> str:
+def _explain_status(status: str, provider_text: str | None) -> str:
     from bindings.provider.statuses import meaning
 
-    known = meaning(status)
-    return f"{status}, {known}" if said in (None, "", known) else f"{status}, {known}; it said: {said}"
+    documented = meaning(status)
+    if provider_text in (None, "", documented):
+        return f"{status}, {documented}"
+    return f"{status}, {documented}; the provider's text: {provider_text}"
 
 
-def _what_to_do(error: BindingsError) -> str:
+def _remedy(error: BindingsError) -> str:
     """Return what to do, and the command that shows the record of this call if there is one."""
     has_record = error.binding_id is not None and not isinstance(error, errors.NotFound)
-    recorded = f"`bindings get {error.binding_id}` shows what is recorded." if has_record else ""
-    return f"{error.next_step()} {recorded}".strip()
+    record = f"`bindings get {error.binding_id}` shows what is recorded." if has_record else ""
+    return f"{error.next_step()} {record}".strip()

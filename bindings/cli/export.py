@@ -1,6 +1,6 @@
-"""export: every binding or event as CSV or NDJSON, streamed; memory stays flat whatever the size.
+"""export: bindings or events as CSV or NDJSON, streamed; memory use does not grow with the number of rows.
 
-A file appears whole or not at all, readable by its owner only.
+A file is written completely or not at all, and only its owner can read it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,32 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain.serialization import FORMATS, batches, field_names, format_lines, header_line, to_plain
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TextIO
 
-TELL_EVERY = 1_000
+PROGRESS_ROWS = 1_000
 
 
 @click.group(no_args_is_help=False)
 def export() -> None:
-    """Stream every binding, or every event, to a file or to stdout."""
+    """Stream all bindings, or all events, to a file or to stdout."""
 
 
-def _exported(command: Callable[..., None]) -> Callable[..., None]:
+def _export_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         options.as_json,
-        click.option("--output", "-o", metavar="FILE", help="Write FILE, whole or not at all."),
-        click.option("--format", "kind", metavar="csv|ndjson", help="Default csv; with --json ndjson."),
+        click.option(
+            "--output",
+            "-o",
+            "path",
+            metavar="FILE",
+            help="Write to FILE. If the export fails, no file is written.",
+        ),
+        click.option("--format", "row_format", metavar="csv|ndjson", help="Default: csv; with --json: ndjson."),
         click.option("--to", "until", metavar="TIME", help="Only before this time."),
         click.option("--from", "since", metavar="TIME", help="Only at or after this time."),
     ):
@@ -42,63 +50,67 @@ def _exported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @export.command()
-@_exported
+@_export_options
 @options.reveal_options
-def bindings(*, since: str | None, until: str | None, why: str | None, as_json: bool, **to: Any) -> None:
-    """Export bindings by the time of their request, oldest first."""
+def bindings(
+    *,
+    since: str | None,
+    until: str | None,
+    row_format: str | None,
+    path: str | None,
+    reveal_reason: str | None,
+    as_json: bool,
+) -> None:
+    """Export bindings in the order of their request time, oldest first."""
     from bindings.domain.binding import Binding
 
-    kind = _kind(to["kind"], as_json=as_json)
-    _check_period(since, until)
+    chosen_format = _row_format(row_format, as_json=as_json)
+    validation.period(since=since, until=until)  # before the reveal is recorded
+    revealed = reveal_reason is not None
     with context.open_service(as_json=as_json) as service:
-        if why is not None:
-            service.reveal([], reason=why, what=f"export of bindings from {since or '-'} to {until or '-'}")
-        rows = service.export_bindings(since=since, until=until)
-        shown = (to_plain(row, revealed=why is not None) for row in rows)
-        _write(shown, field_names(Binding), kind, to["output"], "bindings")
+        if reveal_reason is not None:
+            period = f"from {since or '-'} to {until or '-'}"
+            service.reveal([], reason=reveal_reason, what=f"export of bindings {period}")
+        rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
+        _write(rows, field_names(Binding), chosen_format, path, noun="bindings")
 
 
 @export.command()
-@_exported
-def events(*, since: str | None, until: str | None, as_json: bool, **to: Any) -> None:
-    """Export events by their time, in the order of the change feed. They hold no phones."""
+@_export_options
+def events(
+    *, since: str | None, until: str | None, row_format: str | None, path: str | None, as_json: bool
+) -> None:
+    """Export events of a period, in the order of the change feed. Events contain no phones."""
     from bindings.domain.binding import Event
 
-    kind = _kind(to["kind"], as_json=as_json)
-    _check_period(since, until)
+    chosen_format = _row_format(row_format, as_json=as_json)
+    validation.period(since=since, until=until)  # before the file is created
     with context.open_service(as_json=as_json) as service:
         rows = map(to_plain, service.export_events(since=since, until=until))
-        _write(rows, field_names(Event), kind, to["output"], "events")
+        _write(rows, field_names(Event), chosen_format, path, noun="events")
 
 
-def _kind(given: str | None, *, as_json: bool) -> str:
-    kind = given or ("ndjson" if as_json else "csv")
-    if kind in FORMATS and not (as_json and kind == "csv"):
-        return kind
-    from bindings.errors import FieldError, InvalidRequest
-
-    raise InvalidRequest([FieldError("format", "must be csv or ndjson; --json goes with ndjson")])
+def _row_format(option: str | None, *, as_json: bool) -> str:
+    row_format = option or ("ndjson" if as_json else "csv")
+    if row_format in FORMATS and not (as_json and row_format == "csv"):
+        return row_format
+    raise InvalidRequest([FieldError("format", "must be csv or ndjson; with --json it must be ndjson")])
 
 
-def _check_period(since: str | None, until: str | None) -> None:
-    """Refuse a wrong time before anything is recorded or written."""
-    from bindings.validation import requests as validation
-
-    validation.period(since=since, until=until)
-
-
-def _write(rows: Iterable[dict[str, Any]], names: list[str], kind: str, path: str | None, what: str) -> None:
+def _write(
+    rows: Iterable[dict[str, Any]], names: list[str], row_format: str, path: str | None, *, noun: str
+) -> None:
     with _destination(path) as out:
-        out.write(header_line(names, kind))
+        out.write(header_line(names, row_format))
         count = 0
-        for batch in batches(rows, TELL_EVERY):
-            out.write(format_lines(batch, names, kind))
+        for batch in batches(rows, PROGRESS_ROWS):
+            out.write(format_lines(batch, names, row_format))
             count += len(batch)
             if path and sys.stderr.isatty():
-                click.echo(f"\r{count:,} {what} so far", err=True, nl=False)
-    if path and count >= TELL_EVERY and sys.stderr.isatty():
+                click.echo(f"\r{count:,} {noun} so far", err=True, nl=False)
+    if path and count >= PROGRESS_ROWS and sys.stderr.isatty():
         click.echo("\r", err=True, nl=False)
-    output.message(f"{count} {what} exported{f' to {path}' if path else ''}")
+    output.message(f"{count} {noun} exported{f' to {path}' if path else ''}")
 
 
 @contextmanager
@@ -108,7 +120,7 @@ def _destination(path: str | None) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     target = Path(path)
-    descriptor, temporary = _beside(target)  # mode 0600
+    descriptor, temporary = _temporary_file(target)  # mode 0600
     try:
         with open(descriptor, "w", encoding="utf-8", newline="") as out:  # noqa: PTH123 -- it is a descriptor
             yield out
@@ -120,13 +132,11 @@ def _destination(path: str | None) -> Iterator[TextIO]:
         raise
 
 
-def _beside(target: Path) -> tuple[int, str]:
-    """A new file in the target's folder, so that putting it in place is one step."""
-    from bindings.errors import FieldError, InvalidRequest
-
+def _temporary_file(target: Path) -> tuple[int, str]:
+    """Create a file in the target's folder, so that replacing the target is atomic."""
     if target.exists() and not target.is_file():
-        raise InvalidRequest([FieldError("output", "must be a file: it is a folder or a device")])
+        raise InvalidRequest([FieldError("output", "must be a regular file: it is a folder or a device")])
     try:
         return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise InvalidRequest([FieldError("output", f"cannot be written: {error.strerror}")]) from None
+        raise InvalidRequest([FieldError("output", f"must be writable: {error.strerror}")]) from None

@@ -1,154 +1,167 @@
-"""expire, warn, pools, recover, reconcile, retention: one pass each, and what it did."""
+"""Commands that run one job and print its result, and `reports`, which lists the results of reconciliations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
     from bindings.jobs.reconcile import ReconcileResult
     from bindings.store.pools import Pool
 
-NOT_READ = 5  # as for any call that the provider did not answer
-NOT_CONCLUDED = 1
-RETAINED = ("bindings", "events", "holds", "reports", "deliveries", "partitions")
-REPORTED = ("scans", "adopted", "absent", "ghosts", "orphans", "drifted", "holds_ended", "observed", "unresolved")
+LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
+ZONE_MISMATCH = 1
+DELETED_COUNTS = ("bindings", "events", "holds", "reports", "deliveries", "partitions")
+REPORT_COUNTS = (
+    "scans",
+    "adopted",
+    "absent",
+    "ghosts",
+    "orphans",
+    "drifted",
+    "holds_ended",
+    "observed",
+    "unresolved",
+)
 
 
 @click.command()
 @options.as_json
 def expire(*, as_json: bool) -> None:
-    """Mark what is over as expired; `bindings scheduler` does so all the time."""
-    with session.open_service(as_json=as_json) as service:
-        done = service.sweep()
+    """Expire the bindings whose time is over. `bindings scheduler` runs this job continuously."""
+    with context.open_service(as_json=as_json) as service:
+        result = service.sweep()
     if as_json:
-        output.emit(done)
+        output.emit(result)
         return
-    click.echo(f"expired: {done.expired}")
-    if not done.finished:
-        output.message("There is more that is over: run it again.")
+    click.echo(f"expired: {result.expired}")
+    if not result.finished:
+        output.message("There are more bindings to expire: run the command again.")
 
 
 @click.command()
 @options.as_json
 def warn(*, as_json: bool) -> None:
-    """Announce the ends that are near; `bindings scheduler` does so all the time."""
-    with session.open_service(as_json=as_json) as service:
-        done = service.announce()
+    """Write expires_soon events for bindings that end soon. `bindings scheduler` runs this job continuously."""
+    with context.open_service(as_json=as_json) as service:
+        result = service.announce()
     if as_json:
-        output.emit(done)
+        output.emit(result)
         return
-    click.echo(f"announced: {done.warned}")
-    if not done.finished:
-        output.message("There is more to announce: run it again.")
+    click.echo(f"announced: {result.warned}")
+    if not result.finished:
+        output.message("There are more bindings to announce: run the command again.")
 
 
 @click.command()
 @options.as_json
 def pools(*, as_json: bool) -> None:
-    """Count what lives in each pool and list them; `bindings scheduler` counts every minute.
+    """Count the active bindings of each pool and list the pools. `bindings scheduler` counts every minute.
 
-    CAPACITY is what the provider lists, or what was live when it last had no number left; a pool that is low
-    was announced by a pool_low event.
+    CAPACITY is the number that the provider lists, or the number in use when the provider last had no number
+    left. For a pool that is low, a pool_low event was written.
     """
-    with session.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json) as service:
         service.count_pools()
-        found = service.pools()
+        pools_in_use = service.pools()
     if as_json:
-        output.emit({"data": found, "next_cursor": None})
+        output.emit({"data": pools_in_use, "next_cursor": None})
         return
     rows = [
         (
             output.escape_unprintable(pool.pool_number),
             output.escape_unprintable(pool.app_id),
             str(pool.live),
-            *_room(pool),
+            *_capacity_cells(pool),
         )
-        for pool in found
+        for pool in pools_in_use
     ]
     output.table(["POOL", "APP", "LIVE", "CAPACITY", ""], rows)
 
 
-def _room(pool: Pool) -> tuple[str, str]:
-    return "not known" if pool.capacity is None else str(pool.capacity), "low" if pool.low_at else ""
+def _capacity_cells(pool: Pool) -> tuple[str, str]:
+    return "unknown" if pool.capacity is None else str(pool.capacity), "low" if pool.low_at else ""
 
 
 @click.command()
 @options.as_json
 def recover(*, as_json: bool) -> None:
-    """Finish what a crash or a lost reply left open, as far as that needs no scan."""
-    with session.open_service(as_json=as_json) as service:
-        done = service.recover()
+    """Complete operations that a crash or a lost response interrupted, if no scan is needed."""
+    with context.open_service(as_json=as_json) as service:
+        result = service.recover()
     if as_json:
-        output.emit(done)
+        output.emit(result)
         return
-    click.echo(f"in doubt: {done.in_doubt}  lapsed: {done.lapsed}  unbound: {done.unbound}")
-    if done.still_unclear:
-        output.message(f"{done.still_unclear} unbind(s) have no clear answer yet; run it again later.")
+    click.echo(f"in doubt: {result.in_doubt}  lapsed: {result.lapsed}  unbound: {result.unbound}")
+    if result.still_unclear:
+        output.message(
+            f"{result.still_unclear} unbind(s) have no clear response yet; run the command again later."
+        )
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what it would do.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @options.as_json
 @click.pass_context
-def reconcile(context: click.Context, *, dry_run: bool, as_json: bool) -> None:
-    """Compare with the provider's own list and mend what differs.
+def reconcile(command: click.Context, *, dry_run: bool, as_json: bool) -> None:
+    """Compare with the provider's list and correct the differences.
 
-    Exits with 5 where no list could be read to its end, and with 1 where the provider's times do not fit the
-    zone setting: nothing is concluded then.
+    Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match the zone
+    setting; in this case nothing is concluded from the list.
     """
     with (
-        session.open_service(as_json=as_json) as service,
+        context.open_service(as_json=as_json) as service,
         output.spinner("reading the provider's list ...", as_json=as_json),
     ):
-        done = service.reconcile(dry_run=dry_run)
+        result = service.reconcile(dry_run=dry_run)
     if as_json:
-        output.emit(done)
+        output.emit(result)
     else:
-        _show(done)
-    if done.zone_misfit_s:
-        context.exit(NOT_CONCLUDED)
-    if done.scans and done.incomplete == done.scans:
-        context.exit(NOT_READ)
+        _show_result(result)
+    if result.zone_misfit_s:
+        command.exit(ZONE_MISMATCH)
+    if result.scans and result.incomplete == result.scans:
+        command.exit(LIST_NOT_READ)
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
 @options.as_json
 def retention(*, dry_run: bool, as_json: bool) -> None:
-    """Delete what has been over for longer than BINDINGS_RETENTION_DAYS; begin the month's partition of events.
+    """Delete data that ended more than BINDINGS_RETENTION_DAYS ago, and create the month's partition of events.
 
-    Without that setting nothing is deleted. `bindings scheduler` does it all the time.
+    Without this setting nothing is deleted. `bindings scheduler` runs this job continuously.
     """
-    with session.open_service(as_json=as_json) as service:
-        done = service.apply_retention(dry_run=dry_run)
+    with context.open_service(as_json=as_json) as service:
+        result = service.apply_retention(dry_run=dry_run)
     if as_json:
-        output.emit(done)
+        output.emit(result)
         return
-    what = "  ".join(f"{name}: {getattr(done, name)}" for name in RETAINED)
-    click.echo(("would delete " if dry_run else "deleted ") + what)
-    if done.kept_from is None:
+    counts = "  ".join(f"{name}: {getattr(result, name)}" for name in DELETED_COUNTS)
+    click.echo(("would delete " if dry_run else "deleted ") + counts)
+    if result.kept_from is None:
         output.message("BINDINGS_RETENTION_DAYS is not set: everything is kept.")
-    if done.partitions_waiting:
-        output.message(f"{done.partitions_waiting} partition(s) wait for a binding that stays, or for a webhook.")
-    if done.owner_needed:
-        output.message("Partitions of events need the owner of the tables: run it as that role.")
-    if not done.finished:
-        output.message("There is more to do: run it again.")
+    if result.partitions_waiting:
+        output.message(
+            f"{result.partitions_waiting} partition(s) are kept: a binding that stays, or a webhook, needs them."
+        )
+    if result.owner_needed:
+        output.message("Only the owner of the tables can change the partitions of events: run it as that role.")
+    if not result.finished:
+        output.message("There is more to delete: run the command again.")
 
 
 @click.command()
-@click.option("--cursor", help="Go on where an earlier list ended.")
+@options.cursor
 @click.option("--limit", type=options.WholeNumber(), default=20, show_default=True, help="1 to 200.")
 @options.as_json
-def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
-    """List what reconciliations found, newest first; --json tells every case."""
-    options.validation().filters(cursor=cursor, limit=limit)
-    with session.open_service(as_json=as_json) as service:
+def reports(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
+    """List the reports of reconciliations, newest first. --json includes every case."""
+    with context.open_service(as_json=as_json) as service:
         page = service.reports(cursor=cursor, limit=limit)
     if as_json:
         output.emit(page)
@@ -157,12 +170,12 @@ def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
         output.message("No reconciliation has run yet: `bindings reconcile` runs one.")
         return
     output.table(
-        ["BEGAN", "BY", *(name.upper().replace("_", " ") for name in REPORTED)],
+        ["STARTED", "BY", *(name.upper().replace("_", " ") for name in REPORT_COUNTS)],
         [
             [
                 output.format_instant(report.began_at),
                 report.actor,
-                *(str(report.counts.get(name, 0)) for name in REPORTED),
+                *(str(report.counts.get(name, 0)) for name in REPORT_COUNTS),
             ]
             for report in page.data
         ],
@@ -171,46 +184,46 @@ def reports(*, cursor: str | None, limit: Any, as_json: bool) -> None:
         output.message(f"There are more: add --cursor {page.next_cursor}")
 
 
-def _show(done: ReconcileResult) -> None:
+def _show_result(result: ReconcileResult) -> None:
     output.table(
         ["SCANS", "ADOPTED", "ABSENT", "GHOSTS", "ORPHANS", "DRIFTED", "HOLDS ENDED", "UNRESOLVED"],
         [
             [
                 str(number)
                 for number in (
-                    done.scans,
-                    done.adopted,
-                    done.absent,
-                    done.ghosts,
-                    done.orphans,
-                    done.drifted,
-                    done.holds_ended,
-                    done.unresolved,
+                    result.scans,
+                    result.adopted,
+                    result.absent,
+                    result.ghosts,
+                    result.orphans,
+                    result.drifted,
+                    result.holds_ended,
+                    result.unresolved,
                 )
             ]
         ],
     )
-    for line in _remarks(done):
-        output.message(output.escape_unprintable(line))
+    for remark in _remarks(result):
+        output.message(output.escape_unprintable(remark))
 
 
-def _remarks(done: ReconcileResult) -> list[str]:
+def _remarks(result: ReconcileResult) -> list[str]:
     remarks = []
-    if done.dry_run:
+    if result.dry_run:
         remarks.append("Dry run: nothing was changed; the report is stored.")
-    if not done.apps:
-        remarks.append("No application to ask about: set BINDINGS_PROVIDER_APP_ID, or bind something first.")
-    if done.zone_misfit_s:
+    if not result.apps:
+        remarks.append("No application to reconcile: set BINDINGS_PROVIDER_APP_ID, or bind first.")
+    if result.zone_misfit_s:
         remarks.append(
-            f"The provider's times lie {done.zone_misfit_s:+.0f} s from ours: check BINDINGS_PROVIDER_ZONE."
+            f"The provider's times are {result.zone_misfit_s:+.0f} s from ours: check BINDINGS_PROVIDER_ZONE."
         )
-    if done.incomplete:
-        why = "; ".join(done.faults) or "rows were missing"
-        remarks.append(f"{done.incomplete} of {done.scans} scans did not come to their end: {why}.")
-    if done.observed:
-        remarks.append(f"{done.observed} only observed, as BINDINGS_ON_... says: `bindings reports` tells which.")
-    if done.unresolved:
+    if result.incomplete:
+        causes = "; ".join(result.faults) or "rows were missing"
+        remarks.append(f"{result.incomplete} of {result.scans} scans are incomplete: {causes}.")
+    if result.observed:
+        remarks.append(f"{result.observed} only observed, as BINDINGS_ON_... says: `bindings reports` lists them.")
+    if result.unresolved:
         remarks.append(
-            f"{done.unresolved} open: `bindings doubts` lists them; they resolve by time at the latest."
+            f"{result.unresolved} unresolved: `bindings doubts` lists them; time resolves them at the latest."
         )
     return remarks

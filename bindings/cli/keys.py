@@ -1,62 +1,63 @@
-"""keys: make, list and revoke the keys of the HTTP service."""
+"""keys: create, list and revoke the API keys of the HTTP service."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bindings.cli import context, options, output
 
+if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
+
 
 @click.group(no_args_is_help=False)
 def keys() -> None:
-    """Make, list and revoke the keys that callers of the HTTP service present."""
+    """Create, list and revoke the API keys of the HTTP service."""
 
 
 @keys.command()
-@click.option("--name", metavar="TEXT", help="Who uses it; goes into the history as key:NAME.")
+@click.option("--name", metavar="TEXT", help="Name of the client; recorded in the history as key:NAME.")
 @click.option("--role", metavar="ROLE", help="app, auditor, investigator or admin.")
-@click.option("--rate-limit", type=options.WholeNumber(), help="Requests per second and replica.")
-@click.option("--expires-at", metavar="TIME", help="Good until then, such as 2027-01-31T00:00:00Z.")
+@click.option("--rate-limit", type=options.WholeNumber(), help="Requests per second per replica.")
+@click.option("--expires-at", metavar="TIME", help="Expiry time, such as 2027-01-31T00:00:00Z.")
 @options.as_json
-def create(*, as_json: bool, **given: Any) -> None:
-    """Make a key and print it, this once: it is stored nowhere.
+def create(*, name: RawValue, role: RawValue, rate_limit: RawValue, expires_at: str | None, as_json: bool) -> None:
+    """Create an API key and print it. Only its hash is stored: it cannot be shown again.
 
-    app binds, looks up, and sees its own bindings; auditor reads everything, phones masked; investigator also
-    reveals phones, for a recorded reason; admin does everything. To rotate, make a second key of the same name,
-    hand it out, and revoke the first.
+    Role app binds, looks up, and sees its own bindings; auditor reads everything, with phones masked;
+    investigator also reveals phones, for a recorded reason; admin does everything. To rotate a key, create a
+    second one with the same name, distribute it, and revoke the first.
     """
-    with options.report_missing(given):
-        options.validation().key(**given)
-    with context.open_service(as_json=as_json) as service:
-        made = service.keys.create(**given)
-    record = made.record
+    with context.open_service(as_json=as_json) as service, options.report_missing(name=name, role=role):
+        created = service.keys.create(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
+    record = created.record
     if as_json:
-        output.emit({"id": record.id, "name": record.name, "role": record.role, "key": made.key})
+        output.emit({"id": record.id, "name": record.name, "role": record.role, "key": created.key})
         return
-    click.echo(made.key)
+    click.echo(created.key)
     output.message(
-        f"{record.role} key {record.id} for {output.escape_unprintable(record.name)}; it is shown this once."
+        f"{record.role} key {record.id} for {output.escape_unprintable(record.name)}; it is not shown again."
     )
 
 
 @keys.command("list")
 @options.as_json
 def list_(*, as_json: bool) -> None:
-    """List every key, also those that are revoked; never the keys themselves."""
+    """List all keys, including revoked ones. The secret part of a key is not shown."""
     with context.open_service(as_json=as_json) as service:
-        found = service.keys.list()
+        records = service.keys.list()
     if as_json:
-        output.emit_list(found)
+        output.emit_list(records)
         return
-    if not found:
+    if not records:
         output.message(
-            "No key: `bindings serve` lets callers of this host in as admin. Make one: bindings keys create"
+            "No key: `bindings serve` treats callers of this host as admin. Create one: bindings keys create"
         )
         return
     output.table(
-        ["ID", "KEY", "NAME", "ROLE", "CREATED", "LAST USED", "GOOD UNTIL"],
+        ["ID", "KEY", "NAME", "ROLE", "CREATED", "LAST USED", "VALID UNTIL"],
         [
             [
                 key.id,
@@ -69,7 +70,7 @@ def list_(*, as_json: bool) -> None:
                 if key.revoked_at
                 else output.format_instant(key.expires_at),
             ]
-            for key in found
+            for key in records
         ],
     )
 
@@ -78,8 +79,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @options.as_json
 def revoke(key_id: str, *, as_json: bool) -> None:
-    """Make a key useless, within seconds on every replica. Safe to repeat."""
-    options.validation().identifier(key_id, "key")
+    """Revoke a key. All replicas refuse it within seconds. Safe to repeat."""
     with context.open_service(as_json=as_json) as service:
         revoked = service.keys.revoke(key_id)
     if as_json:

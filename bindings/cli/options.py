@@ -1,7 +1,7 @@
-"""Options that several commands share, and values read leniently.
+"""Options that several commands share, and option types that leave wrong values to the service.
 
-What is not a number stays text, so that `validation` finds every fault of a call at once and names its field.
-Light: click only.
+Text that is not a number stays text, so that the service finds all field errors of a call and names the fields.
+Imports nothing heavy: `--help` uses this module.
 """
 
 from __future__ import annotations
@@ -9,109 +9,103 @@ from __future__ import annotations
 import functools
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation import requests as validation
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
     Command = Callable[..., None]
 
+RawValue: TypeAlias = Any  # an option as it was typed, or None: the service checks its type and its value
+
 
 class WholeNumber(click.ParamType[Any]):
-    """An int where the text is one; any other text is left for `validation` to refuse."""
+    """An int if the text is one; any other text is left for the service to refuse."""
 
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
-        """Read ASCII digits; 18 of them are more than any value here may have."""
+        """Return an int for up to 18 ASCII digits (no value may have more), else the text."""
         return int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", str(value), re.ASCII) else value
 
 
 class Number(click.ParamType[Any]):
-    """A float where the text is one; any other text is left for `validation` to refuse."""
+    """A float if the text is one; any other text is left for the service to refuse."""
 
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
-        """Read a number."""
+        """Return a float, or the text if it is not a number."""
         try:
             return float(value)
         except ValueError:
             return value
 
 
-def port(value: Any) -> int:
-    """A port that can be listened on; 0 is any free one."""
-    if not isinstance(value, int) or not 0 <= value <= 65_535:  # noqa: PLR2004 -- what a port is
+def port(value: object) -> int:
+    """Return a port to listen on; 0 is any free port."""
+    if not isinstance(value, int) or not 0 <= value <= 65_535:  # noqa: PLR2004 -- the range of ports
         raise ValueError("must be a whole number from 0 to 65535")
     return value
 
 
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object; errors are problem objects on stderr."
+    "--json", "as_json", is_flag=True, help="Print one JSON object. Errors are problem objects on stderr."
 )
 
 binding_id = click.argument("binding_id", metavar="ID")
 
+cursor = click.option("--cursor", help="Continue after the page that returned this cursor.")
+
 
 def reveal_options(command: Command) -> Command:
-    """Add `--reveal --reason TEXT`; the command gets `why`, the reason to show full phones (None: masked)."""
+    """Add `--reveal --reason TEXT`; the command gets `reveal_reason` (None: phones stay masked)."""
 
-    @click.option("--reveal", is_flag=True, help="Show full phone numbers; recorded under your name.")
-    @click.option("--reason", metavar="TEXT", help="Why full phone numbers are needed; goes with --reveal.")
+    @click.option("--reveal", is_flag=True, help="Show full phone numbers. Recorded with your user name.")
+    @click.option("--reason", metavar="TEXT", help="Reason for showing full phone numbers. Requires --reveal.")
     @functools.wraps(command)
-    def revealed(*args: Any, reveal: bool, reason: str | None, **rest: Any) -> None:
-        command(*args, why=_why(reveal=reveal, reason=reason), **rest)
+    def with_reveal_reason(*args: Any, reveal: bool, reason: str | None, **options: Any) -> None:
+        command(*args, reveal_reason=_reveal_reason(reveal=reveal, reason=reason), **options)
 
-    return revealed
+    return with_reveal_reason
 
 
-def _why(*, reveal: bool, reason: str | None) -> str | None:
+def _reveal_reason(*, reveal: bool, reason: str | None) -> str | None:
     if not reveal and reason is None:
         return None
-    from bindings.errors import FieldError, InvalidRequest
-    from bindings.validation import requests as validation
-
     if not reveal:
-        raise InvalidRequest([FieldError("reveal", "goes with --reason: give both or neither")])
+        raise InvalidRequest([FieldError("reveal", "is needed with --reason: pass both or neither")])
     if reason is None:
-        raise InvalidRequest([FieldError("reason", "is needed with --reveal: say why, it is recorded")])
+        raise InvalidRequest([FieldError("reason", "is needed with --reveal: it is recorded")])
     return validation.reason(reason)
 
 
 @contextmanager
-def report_missing(given: dict[str, Any]) -> Iterator[None]:
-    """Say "is needed" of a field that was not given, instead of what it must look like."""
+def report_missing(**values: RawValue) -> Iterator[None]:
+    """Report a field whose value is None as "is needed", instead of what its value must be."""
     with _map_field_errors(
-        lambda field, message: (field, "is needed" if given.get(field, ...) is None else message)
+        lambda field, message: (field, "is needed" if values.get(field, ...) is None else message)
     ):
         yield
 
 
 @contextmanager
-def rename_fields(**typed: str) -> Iterator[None]:
-    """Name the option that was typed where the call's own argument has another name."""
-    with _map_field_errors(lambda field, message: (typed.get(field, field), message)):
+def rename_fields(**option_names: str) -> Iterator[None]:
+    """Report field errors under the name of the option, if it differs from the argument of the call."""
+    with _map_field_errors(lambda field, message: (option_names.get(field, field), message)):
         yield
 
 
 @contextmanager
-def _map_field_errors(retell: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
-    from bindings.errors import FieldError, InvalidRequest
-
+def _map_field_errors(convert: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
     try:
         yield
     except InvalidRequest as invalid:
         raise InvalidRequest(
-            [FieldError(*retell(fault.field, fault.message)) for fault in invalid.field_errors]
+            [FieldError(*convert(error.field, error.message)) for error in invalid.field_errors]
         ) from None
-
-
-def validation() -> ModuleType:
-    """The checks of every call's values, for a command to make before it opens the database."""
-    from bindings.validation import requests
-
-    return requests

@@ -1,7 +1,7 @@
-"""How answers are shown: JSON for programs, tables for people. Data on stdout, talk on stderr.
+"""Output of results: JSON for programs, tables for people. Data goes to stdout, messages go to stderr.
 
-Phones are masked unless the caller says `revealed`, and whoever says so has recorded it before. Nothing here
-asks the service for anything.
+Phones are masked unless `revealed` is set; the command has then recorded the reveal. Nothing here calls the
+service.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GAP = "  "
 
 
 def message(text: str) -> None:
-    """Talk, on stderr."""
+    """Print a message on stderr."""
     click.echo(text, err=True)
 
 
@@ -36,22 +36,22 @@ def emit(value: Any, *, revealed: bool = False) -> None:
 
 
 def emit_list(data: Iterable[Any], *, next_cursor: str | None = None, revealed: bool = False) -> None:
-    """Print a list as the one JSON object that every list is."""
+    """Print a list on stdout as one JSON object, `{"data": [...], "next_cursor": ...}`."""
     emit({"data": list(data), "next_cursor": next_cursor}, revealed=revealed)
 
 
 def format_instant(at: datetime | None) -> str:
-    """An instant for people: to the second, with its zone."""
+    """Return a time for people, in UTC, to the second; "-" if there is none."""
     return "-" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def escape_unprintable(value: Any) -> str:
-    """Text that cannot steer a terminal, whoever wrote it."""
-    return "".join(sign if sign.isprintable() else "?" for sign in str(value))
+    """Return the text with unprintable characters replaced: stored text must not control the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a heading; in a terminal with rich, elsewhere as plain aligned text."""
+    """Print rows under a heading: with rich in a terminal, else as plain aligned text."""
     if sys.stdout.isatty():
         _rich_table(columns, rows)
         return
@@ -66,16 +66,16 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    rich_table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        rich_table.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*map(Text, row))
-    Console(highlight=False).print(shown)
+        rich_table.add_row(*map(Text, row))
+    Console(highlight=False).print(rich_table)
 
 
 def details(record: Any, *, revealed: bool = False) -> None:
-    """Print one record, a field a line; what is not set is left out."""
+    """Print one record, one field per line; fields that are not set are left out."""
     values = to_plain(record, revealed=revealed)
     width = max(map(len, values))
     for name, value in values.items():
@@ -84,25 +84,25 @@ def details(record: Any, *, revealed: bool = False) -> None:
 
 
 def bindings(
-    found: Sequence[Binding], *, revealed: bool = False, extra: Mapping[str, Sequence[str]] | None = None
+    records: Sequence[Binding], *, revealed: bool = False, extra: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Print bindings, one a line; in a terminal too narrow for that, three lines each.
+    """Print bindings, one per line; in a terminal that is too narrow, in three lines each.
 
-    `extra` puts columns of the caller's before them, by heading.
+    `extra` are further columns, by heading; they come first.
     """
-    more = extra or {}
-    flat = list(_with(more, (_flat(binding, revealed=revealed) for binding in found)))
-    columns = [*more, "ID", "STATE", "MODE", "PHONES", "MIDDLE", "EXPIRES", "REFERENCE"]
+    first_columns = extra or {}
+    flat = list(_prepend(first_columns, (_flat(binding, revealed=revealed) for binding in records)))
+    columns = [*first_columns, "ID", "STATE", "MODE", "PHONES", "MIDDLE", "EXPIRES", "REFERENCE"]
     if not sys.stdout.isatty() or _width(columns, flat) <= shutil.get_terminal_size().columns:
         table(columns, flat)
         return
-    stacked = _with(more, (_stacked(binding, revealed=revealed) for binding in found))
-    table([*more, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
+    stacked = _prepend(first_columns, (_stacked(binding, revealed=revealed) for binding in records))
+    table([*first_columns, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
 
 
-def _with(extra: Mapping[str, Sequence[str]], rows: Iterable[list[str]]) -> Iterator[list[str]]:
+def _prepend(columns: Mapping[str, Sequence[str]], rows: Iterable[list[str]]) -> Iterator[list[str]]:
     for position, row in enumerate(rows):
-        yield [*(column[position] for column in extra.values()), *row]
+        yield [*(column[position] for column in columns.values()), *row]
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -141,7 +141,7 @@ def _phones(binding: Binding, *, revealed: bool) -> tuple[str, str]:
 
 
 def spinner(text: str, *, as_json: bool) -> AbstractContextManager[Any]:
-    """Show that something takes its time, in a terminal only."""
+    """Return a context manager that shows progress in a terminal; elsewhere it shows nothing."""
     if as_json or not sys.stderr.isatty():
         from contextlib import nullcontext
 

@@ -1,7 +1,8 @@
-"""The `bindings` command: which commands there are, and what becomes of an error.
+"""The `bindings` command: the list of commands, their loading, and the handling of errors.
 
-Commands are loaded when they are asked for. An error of any kind ends here as an exit code and one or two
-lines (or one problem object) on stderr; a traceback never does, because it may carry a phone number.
+A command's module is imported when the command runs or when help shows it. Every error ends here as an exit code
+and one or two lines on stderr (or one problem object); a traceback is never printed, because it may contain a
+phone number.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LONGEST_HELP = 200  # wrapped, never cut
-PIPE_CLOSED = 141  # as a program that the closed pipe killed: what was read is not all there is
+MAX_HELP_LENGTH = 200  # longer than any summary: they are wrapped, never cut
+PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader did not get the whole output
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Bind and unbind": {"bind": "bind:bind", "unbind": "bind:unbind"},
-    "Ask": {
+    "Query": {
         "get": "queries:get",
         "list": "queries:list_",
         "lookup": "queries:lookup",
@@ -30,8 +31,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "check": "queries:check",
         "export": "export:export",
         "stats": "stats:stats",
+        "doubts": "queries:doubts",
     },
-    "One pass each": {
+    "Jobs": {
         "expire": "jobs:expire",
         "warn": "jobs:warn",
         "pools": "jobs:pools",
@@ -39,15 +41,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reconcile": "jobs:reconcile",
         "reports": "jobs:reports",
         "retention": "jobs:retention",
-        "doubts": "queries:doubts",
-        "mark-absent": "bind:mark_absent",
     },
-    "Run and look after": {
+    "Operate": {
         "serve": "serve:serve",
         "scheduler": "run:scheduler",
         "keys": "keys:keys",
         "doctor": "doctor:doctor",
         "config": "doctor:config",
+        "mark-absent": "bind:mark_absent",
         "db": "db:db",
         "webhooks": "webhooks:webhooks",
         "simulator": "run:simulator",
@@ -57,77 +58,80 @@ SECTIONS: dict[str, dict[str, str]] = {
 
 EPILOG = """\b
 Exit codes:
-  0 done              3 a phone is in use, or the key belongs to another request
-  1 not now, or red   4 no such binding, or webhook
-  2 not valid         5 the provider refused or was not reached
-                      6 outcome unknown: do not bind again
-                      7 no middle number in the pool
+  0 success
+  1 temporarily unavailable, or a check failed
+  2 not valid
+  3 a phone is in use, or the idempotency key belongs to another request
+  4 not found
+  5 the provider refused or was not reached
+  6 outcome unknown: do not bind again
+  7 no middle number in the pool
 
-Settings come from BINDINGS_... variables; `bindings config` shows them. Try `bindings demo`."""
+Settings come from BINDINGS_... variables; `bindings config` shows them. To see how it works: `bindings demo`."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used; `sections` holds "module:attribute" by name."""
+    """A group whose commands are imported on use; `sections`: "module:attribute" by section and command name."""
 
-    def __init__(self, *, sections: Mapping[str, Mapping[str, str]], **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *, sections: Mapping[str, Mapping[str, str]], **group_arguments: Any) -> None:
+        super().__init__(**group_arguments)
         self._sections = sections
-        self._where = {name: where for section in sections.values() for name, where in section.items()}
+        self._targets = {name: target for section in sections.values() for name, target in section.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Every command, in the order in which help shows them."""
-        return list(self._where)
+        """Return the names of all commands, in the order in which help shows them."""
+        return list(self._targets)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import the command's module and return the command, or None for a name that is none."""
-        where = self._where.get(cmd_name)
-        if where is None:
+        """Import the module of a command and return the command, or None if the name is unknown."""
+        target = self._targets.get(cmd_name)
+        if target is None:
             return None
-        module, _, attribute = where.partition(":")
+        module, _, attribute = target.partition(":")
         command: click.Command = getattr(import_module(f"bindings.cli.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands section by section."""
+        """Write the commands by section."""
         for title, names in self._sections.items():
             with formatter.section(title):
                 commands = ((name, self.get_command(ctx, name)) for name in names)
                 formatter.write_dl(
-                    [(name, command.get_short_help_str(LONGEST_HELP)) for name, command in commands if command]
+                    [(name, command.get_short_help_str(MAX_HELP_LENGTH)) for name, command in commands if command]
                 )
 
 
 class Root(LazyGroup):
-    """The outermost group: the one place where errors become exit codes."""
+    """The outermost group: it turns errors into exit codes."""
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any
     ) -> None:
-        """Run the command that `args` name and exit with its code; without any, show the help."""
-        given = list(sys.argv[1:] if args is None else args) or ["--help"]
+        """Run the command that `args` name and exit with its code; without arguments, show the help."""
+        arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
-            code = super().main(given, prog_name or "bindings", standalone_mode=False)
+            code = super().main(arguments, prog_name or "bindings", standalone_mode=False)
         except (click.Abort, KeyboardInterrupt):
-            code = _report(_interrupted(), given)
-        except Exception as error:  # noqa: BLE001 -- the last line of defence: a traceback may carry a phone
-            code = _report(error, given)
+            code = _report(_interrupted(), arguments)
+        except Exception as error:  # noqa: BLE001 -- a traceback may contain a phone
+            code = _report(error, arguments)
         sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a reader that went away ends it without a word."""
+        """Run the command; if the reader of stdout closed the pipe, exit without an error message."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit
             ctx.exit(PIPE_CLOSED)
         return result
 
 
-def _report(error: Exception, given: Sequence[str]) -> int:
+def _report(error: Exception, arguments: Sequence[str]) -> int:
     from bindings.cli import error_report
 
-    return error_report.report(error, as_json="--json" in given)
+    return error_report.report(error, as_json="--json" in arguments)
 
 
 def _interrupted() -> Exception:
@@ -146,12 +150,14 @@ def _interrupted() -> Exception:
 )
 @click.version_option(package_name="bindings", message="%(prog)s %(version)s")
 def root() -> None:
-    """The lifecycle of privacy-number bindings: bind, look up, trace, and end what is over."""
+    """Manage privacy-number bindings: bind phones to middle numbers, look up, trace and expire bindings."""
 
 
 def main() -> None:
     """Run the command line and exit."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a reference may be text that the terminal is not
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a reference may have characters that the terminal cannot show
     root.main()

@@ -1,4 +1,4 @@
-"""What stays in the foreground: the scheduler, the provider simulator, and the demo's story."""
+"""scheduler, simulator and demo: commands that run in the foreground until they end or a signal ends them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import contextlib
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from bindings.cli import context, options, output
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
     from bindings.jobs.job import Job
     from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
@@ -24,14 +27,14 @@ SAMPLE_APP_ID = "4luaKsL2"  # the provider's documented sample; the simulator ta
 @click.command()
 @options.as_json
 def scheduler(*, as_json: bool) -> None:
-    """Run the passes on their timers until SIGTERM or Ctrl-C; finishes what it has begun."""
+    """Run the jobs on their schedules until SIGTERM or Ctrl-C. Running jobs complete before the process exits."""
     import logging
 
     with context.open_service(as_json=as_json) as service:
         from bindings import scheduler as timers
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells of every single run
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # INFO logs every run of every job
         output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
         timers.run(service, _deliveries(service))
     if as_json:
@@ -40,7 +43,7 @@ def scheduler(*, as_json: bool) -> None:
 
 
 def _deliveries(service: BindingService) -> list[Job]:
-    """The job that sends to webhooks, if what signs is installed."""
+    """Return the job that sends webhook deliveries, or no job if the signing library is not installed."""
     from importlib.util import find_spec
 
     if find_spec("standardwebhooks") is not None:
@@ -48,17 +51,17 @@ def _deliveries(service: BindingService) -> list[Job]:
 
         return [sender.job(service)]
     if service.webhooks.list():
-        output.message("scheduler: webhooks are not sent, for that install bindings[server]")
+        output.message("scheduler: webhook deliveries are not sent: install bindings[server]")
     return []
 
 
 @click.command()
 @options.as_json
 def demo(*, as_json: bool) -> None:
-    """Tell the whole story on SQLite and a simulated provider; needs no account."""
-    from bindings.cli import demo as story
+    """Demonstrate the main features on SQLite and a simulated provider. Needs no account."""
+    from bindings.cli.demo import run
 
-    story.run(sys.stderr if as_json else None)
+    run(sys.stderr if as_json else None)
     if as_json:
         output.emit({"finished": True})
 
@@ -70,38 +73,35 @@ def demo(*, as_json: bool) -> None:
     "faults",
     metavar="KIND=RATE",
     multiple=True,
-    help="What goes wrong how often, such as lost_reply=0.1; may be repeated. A wrong KIND lists all.",
+    help="Fault and its rate, such as lost_reply=0.1. May be repeated. An unknown KIND prints the list of kinds.",
 )
-@click.option("--policy", default="literal", metavar="literal|strict", help="How conflicts are judged.")
+@click.option(
+    "--policy", default="literal", metavar="literal|strict", help="Conflict policy of the simulated provider."
+)
 @options.as_json
-def simulator(*, as_json: bool, **asked: Any) -> None:
+def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: bool) -> None:
     """Run a local provider that behaves as documented, with faults on demand.
 
-    Takes key, secret, zone and time-stamp tolerance from BINDINGS_... where they are set, else the documented
-    sample account. Stop it with SIGTERM or Ctrl-C.
+    Takes key, secret, zone and timestamp tolerance from the BINDINGS_... variables if they are set; otherwise it
+    uses the documented sample account. Stop it with SIGTERM or Ctrl-C.
     """
-    from bindings.validation import requests as validation
-
     config = validation.settings()
-    simulated = _simulator(config, **asked)
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background job inherits that SIGINT is ignored
+    simulated = _simulator(config, port=port, faults=faults, policy=policy)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a background job of a shell ignores SIGINT by default
         signal.signal(number, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _listening(simulated):
         _announce(simulated, config, as_json=as_json)
         simulated.serve_forever()
 
 
-def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: str) -> Simulator:
-    from bindings.errors import InvalidRequest
+def _simulator(config: Settings, *, port: RawValue, faults: tuple[str, ...], policy: str) -> Simulator:
     from bindings.provider.simulator import API_KEY, API_SECRET, Simulator, parse_fault
-    from bindings.validation.requests import FieldErrors
 
-    checks = FieldErrors()
-    checks.check("port", options.port, port)
-    checks.check("policy", _policy, policy)
-    scripted = [checks.check("fault", parse_fault, text) for text in faults]
-    if checks.faults:
-        raise InvalidRequest(checks.faults)
+    errors = validation.FieldErrors()
+    errors.check("port", options.port, port)
+    errors.check("policy", _policy, policy)
+    scripted = [errors.check("fault", parse_fault, text) for text in faults]
+    errors.raise_if_any()
     key, secret = config.provider_api_key, config.provider_api_secret
     simulated = Simulator(
         port=port,
@@ -110,7 +110,7 @@ def _simulator(config: Settings, *, port: Any, faults: tuple[str, ...], policy: 
         api_secret=API_SECRET if secret is None else secret.get_secret_value(),
         zone=config.provider_zone,
         timestamp_tolerance_s=config.timestamp_tolerance_s,
-        first_bind_id=int(time.time() * 1_000),  # a database may have seen an earlier run's ids
+        first_bind_id=int(time.time() * 1_000),  # ids of an earlier run may be in the database
     )
     for fault in scripted:
         if fault is not None:
@@ -125,16 +125,14 @@ def _policy(value: str) -> str:
 
 
 def _listening(simulated: Simulator) -> Simulator:
-    from bindings.errors import FieldError, InvalidRequest
-
     try:
         return simulated.start()
     except OSError as error:
-        raise InvalidRequest([FieldError("port", f"cannot be listened on: {error.strerror}")]) from None
+        raise InvalidRequest([FieldError("port", f"must be free to listen on: {error.strerror}")]) from None
 
 
 def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:
-    """Say how to reach it; a key that was set is known already and is not shown."""
+    """Print the address and the settings to export; a key or secret from the settings is not shown."""
     from bindings.provider.simulator import API_KEY, API_SECRET
 
     sample = {
@@ -161,5 +159,5 @@ def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:
         output.message(f"  export {name}={value}")
 
 
-def _interrupt(*_: Any) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from bindings.cli import context, options, output
+from bindings.validation.requests import FieldErrors
+
+if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
 
 DEFAULT_PORT = 8_000
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=options.WholeNumber(), default=DEFAULT_PORT, show_default=True, help="0: any free.")
-@click.option("--no-scheduler", is_flag=True, help="Run no passes here: `bindings scheduler` runs elsewhere.")
+@click.option(
+    "--port",
+    type=options.WholeNumber(),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0: any free port.",
+)
+@click.option(
+    "--no-scheduler", is_flag=True, help="Run no jobs in this process; run `bindings scheduler` elsewhere."
+)
 @options.as_json
-def serve(*, host: str, port: Any, no_scheduler: bool, as_json: bool) -> None:
-    """Serve HTTP for backend apps, and the console, until SIGTERM or Ctrl-C; finishes what it has begun.
+def serve(*, host: str, port: RawValue, no_scheduler: bool, as_json: bool) -> None:
+    """Serve HTTP for backend applications, and the console, until SIGTERM or Ctrl-C.
 
-    Without any key it listens on this host only, and lets its callers in as admin. The console is the first page,
-    /docs shows what there is to call, /readyz whether it should get traffic. Needs the extra `server`.
+    Requests in flight complete before the process exits. If no key exists, it listens on loopback only and treats
+    callers as admin. The first page is the console, /docs is the documentation of the API, and /readyz tells
+    load balancers if this replica can serve. Needs the extra `server`.
     """
-    checks = options.validation().Checks()
-    checks.take("port", options.port, port)
-    checks.raise_all()
+    errors = FieldErrors()
+    errors.check("port", options.port, port)
+    errors.raise_if_any()
     with context.open_service(as_json=as_json) as service:
         with context.require_extra("server"):
             from bindings.web import server

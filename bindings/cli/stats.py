@@ -1,4 +1,4 @@
-"""stats: how many bindings in which state, from which pool, with which answer; and what happened how often."""
+"""stats: counts of bindings by state, pool and provider status, and counts of events."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from bindings.cli import context, options, output
 def stats(*, as_json: bool) -> None:
     """Count bindings by state, pool and provider status, and events by kind.
 
-    "refused" events are conflicts stopped here, before the provider was called. What the provider refused
-    although it was free here is told by what met, and by what that suggests for BINDINGS_CONFLICT_POLICY.
+    "refused" events are conflicts that were refused here, before the provider was called. Binds that the provider
+    refused although the phone was free here are counted by the modes involved, with the BINDINGS_CONFLICT_POLICY
+    that this suggests.
     """
     with context.open_service(as_json=as_json) as service:
         counts = service.stats()
@@ -24,7 +25,7 @@ def stats(*, as_json: bool) -> None:
         output.emit(counts | {"provider_status_meanings": meanings})
         return
     if not counts["by_event"]:
-        output.message("Nothing has happened yet. Make a binding: bindings bind --help")
+        output.message("Nothing is recorded yet. To bind: bindings bind --help")
         return
     rows = [["state", state, str(number)] for state, number in counts["by_state"].items()]
     rows += [["pool", output.escape_unprintable(pool), str(number)] for pool, number in counts["by_pool"].items()]
@@ -33,20 +34,20 @@ def stats(*, as_json: bool) -> None:
         for status, number in counts["by_provider_status"].items()
     ]
     rows += [["event", _event(kind), str(number)] for kind, number in counts["by_event"].items()]
-    rows += [["phone in use at the provider", met, str(number)] for met, number in counts["by_met"].items()]
+    rows += [["phone in use at the provider", modes, str(number)] for modes, number in counts["by_met"].items()]
     output.table(["OF", "WHICH", "COUNT"], rows)
     if (advice := _advice(counts["by_met"])) is not None:
         output.message(advice)
 
 
 def _event(kind: str) -> str:
-    return "refused (conflicts stopped before the call)" if kind == "refused" else kind
+    return "refused (conflicts, before the provider was called)" if kind == "refused" else kind
 
 
-def _advice(met: dict[str, int]) -> str | None:
-    """What the refusals that surprised us suggest for the policy; None where there are none."""
-    if not met:
+def _advice(conflict_counts: dict[str, int]) -> str | None:
+    """Return what unexpected conflicts at the provider suggest for the conflict policy, or None without any."""
+    if not conflict_counts:
         return None
-    if any(" met AXXB active" in pair for pair in met):
-        return "The provider refuses beside an active AXXB of yours: BINDINGS_CONFLICT_POLICY=strict fits it."
-    return "Only strangers were met: `bindings reconcile` names them; the policy has no part in it."
+    if any(" met AXXB active" in modes for modes in conflict_counts):
+        return "The provider refuses a phone that is in an active AXXB: set BINDINGS_CONFLICT_POLICY=strict."
+    return "The holders are not in this database: `bindings reconcile` finds them. The policy is not the cause."

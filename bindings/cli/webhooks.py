@@ -1,65 +1,69 @@
-"""webhooks: who is told of events, what was sent to them, and a message to try it."""
+"""webhooks: the receivers of events, their deliveries, and a test message."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib.util
+from typing import TYPE_CHECKING
 
 import click
 
-from bindings.cli import context as session
-from bindings.cli import options, output
+from bindings.cli import context, options, output
 from bindings.domain import serialization
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation.requests import FieldErrors
 
 if TYPE_CHECKING:
+    from bindings.cli.options import RawValue
     from bindings.webhooks.endpoints import Delivery, Webhook, WebhookWithSecret
 
-NOT_TAKEN = 5  # as for any call that the other side did not answer well
+NOT_DELIVERED = 5  # exit code, as for other calls that the remote side refused or did not receive
 
 webhook_id = click.argument("webhook_id", metavar="ID")
 
 
 @click.group(no_args_is_help=False)
 def webhooks() -> None:
-    """Send events to receivers: add them, try them, and send again what they did not take."""
+    """Send events to webhooks: add and test receivers, and repeat deliveries."""
 
 
 @webhooks.command()
-@click.option("--url", metavar="URL", help="Where events are sent, http or https.")
-@click.option("--kind", "kinds", metavar="KIND", multiple=True, help="Only this kind; may be repeated.")
+@click.option("--url", metavar="URL", help="URL that events are sent to, http or https.")
+@click.option("--kind", "kinds", metavar="KIND", multiple=True, help="Send only this kind. May be repeated.")
 @options.as_json
-def add(*, url: str | None, kinds: tuple[str, ...], as_json: bool) -> None:
-    """Add a receiver of events from now on; its secret is shown this once."""
-    asked: dict[str, Any] = {"url": url, "kinds": kinds or None}
-    with options.report_missing({"url": url}), options.rename_fields(kinds="kind"):
-        options.validation().webhook(**asked)
-    with session.open_service(as_json=as_json) as service:
-        added = service.webhooks.add(**asked)
+def add(*, url: RawValue, kinds: tuple[str, ...], as_json: bool) -> None:
+    """Add a webhook. It receives events from now on. Its secret is shown only once."""
+    with (
+        context.open_service(as_json=as_json) as service,
+        options.report_missing(url=url),
+        options.rename_fields(kinds="kind"),
+    ):
+        added = service.webhooks.add(url=url, kinds=kinds or None)
     _show_secret(added, as_json=as_json)
 
 
 @webhooks.command("list")
 @options.as_json
 def list_(*, as_json: bool) -> None:
-    """List the receivers, without their secrets."""
-    with session.open_service(as_json=as_json) as service:
-        found = service.webhooks.list()
+    """List the webhooks, without their secrets."""
+    with context.open_service(as_json=as_json) as service:
+        webhooks = service.webhooks.list()
     if as_json:
-        output.emit_list(found)
-    elif not found:
+        output.emit_list(webhooks)
+    elif not webhooks:
         output.message("No webhook yet: bindings webhooks add --help")
     else:
         output.table(
             ["ID", "URL", "KINDS", "STATE", "ADDED", "BY"],
             [
                 [
-                    each.id,
-                    output.escape_unprintable(each.url),
-                    "all" if each.kinds is None else " ".join(each.kinds),
-                    _state(each),
-                    output.format_instant(each.created_at),
-                    output.escape_unprintable(each.created_by),
+                    webhook.id,
+                    output.escape_unprintable(webhook.url),
+                    "all" if webhook.kinds is None else " ".join(webhook.kinds),
+                    _state(webhook),
+                    output.format_instant(webhook.created_at),
+                    output.escape_unprintable(webhook.created_by),
                 ]
-                for each in found
+                for webhook in webhooks
             ],
         )
 
@@ -68,51 +72,48 @@ def list_(*, as_json: bool) -> None:
 @webhook_id
 @options.as_json
 @click.pass_context
-def test_(context: click.Context, webhook_id: str, *, as_json: bool) -> None:
-    """Send a signed test message now; exits with 5 where the receiver did not take it."""
-    options.validation().identifier(webhook_id, "webhook")
-    _sending()
+def test_(command: click.Context, webhook_id: str, *, as_json: bool) -> None:
+    """Send a signed test message now. Exits with 5 if the receiver did not accept it."""
+    _require_signing_library()
     from bindings.webhooks import sender
 
-    with session.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
-        answer = sender.send_test(service, webhook_id)
+    with context.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
+        response = sender.send_test(service, webhook_id)
     if as_json:
         output.emit(
             {
-                "delivered": answer.error is None,
-                "status": answer.status,
-                "error": answer.error,
-                "elapsed_s": round(answer.elapsed_s, 3),
+                "delivered": response.error is None,
+                "status": response.status,
+                "error": response.error,
+                "elapsed_s": round(response.elapsed_s, 3),
             }
         )
     else:
-        said = f"answered {answer.status}" if answer.error is None else f"failed: {answer.error}"
-        click.echo(f"{said} in {answer.elapsed_s:.3f} s")
-    if answer.error is not None:
-        context.exit(NOT_TAKEN)
+        result = f"answered {response.status}" if response.error is None else f"failed: {response.error}"
+        click.echo(f"{result} in {response.elapsed_s:.3f} s")
+    if response.error is not None:
+        command.exit(NOT_DELIVERED)
 
 
 @webhooks.command()
 @webhook_id
 @click.option("--state", help="pending, delivered or dead.")
-@click.option("--cursor", help="Go on where an earlier list ended.")
+@options.cursor
 @click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
 @options.as_json
-def deliveries(webhook_id: str, *, as_json: bool, **asked: Any) -> None:
-    """List what was sent or waits for a receiver, the newest event first."""
-    options.validation().identifier(webhook_id, "webhook")
-    options.validation().deliveries(**asked)
-    with session.open_service(as_json=as_json) as service:
-        page = service.webhooks.deliveries(webhook_id, **asked)
+def deliveries(webhook_id: str, *, state: str | None, cursor: str | None, limit: RawValue, as_json: bool) -> None:
+    """List the sent and pending deliveries of a webhook, newest event first."""
+    with context.open_service(as_json=as_json) as service:
+        page = service.webhooks.deliveries(webhook_id, state=state, cursor=cursor, limit=limit)
     if as_json:
         output.emit(page)
         return
     if not page.data:
-        output.message("No delivery.")
+        output.message("No deliveries.")
         return
     output.table(
-        ["ID", "EVENT", "BINDING", "STATE", "TRIES", "NEXT OR DONE", "LAST ERROR"],
-        [_row(each) for each in page.data],
+        ["ID", "EVENT", "BINDING", "STATE", "ATTEMPTS", "NEXT OR FINISHED", "LAST ERROR"],
+        [_row(delivery) for delivery in page.data],
     )
     if page.next_cursor is not None:
         output.message(f"There are more: add --cursor {page.next_cursor}")
@@ -120,16 +121,16 @@ def deliveries(webhook_id: str, *, as_json: bool, **asked: Any) -> None:
 
 @webhooks.command()
 @click.argument("delivery_id", metavar="[DELIVERY_ID]", required=False)
-@click.option("--dead", is_flag=True, help="Every dead delivery of a receiver; goes with --webhook.")
-@click.option("--webhook", metavar="ID", help="Of which receiver; goes with --dead.")
+@click.option("--dead", is_flag=True, help="All dead deliveries of a webhook. Requires --webhook.")
+@click.option("--webhook", metavar="ID", help="The webhook. Requires --dead.")
 @options.as_json
 def redeliver(delivery_id: str | None, *, dead: bool, webhook: str | None, as_json: bool) -> None:
-    """Send a delivery again that is dead or was delivered, or every dead one of a receiver.
+    """Send a dead or delivered delivery again, or all dead deliveries of a webhook.
 
-    `bindings scheduler` sends it.
+    `bindings scheduler` sends them.
     """
-    _check_choice(delivery_id, dead=dead, webhook=webhook)
-    with session.open_service(as_json=as_json) as service:
+    _check_redeliver_options(delivery_id, dead=dead, webhook=webhook)
+    with context.open_service(as_json=as_json) as service:
         if webhook is not None:
             count = service.webhooks.redeliver_dead(webhook)
         else:
@@ -145,8 +146,8 @@ def redeliver(delivery_id: str | None, *, dead: bool, webhook: str | None, as_js
 @webhook_id
 @options.as_json
 def rotate(webhook_id: str, *, as_json: bool) -> None:
-    """Make another secret; for 24 h deliveries are signed with the old one too."""
-    with session.open_service(as_json=as_json) as service:
+    """Create a new secret. For 24 h deliveries are signed with the old secret as well."""
+    with context.open_service(as_json=as_json) as service:
         rotated = service.webhooks.rotate(webhook_id)
     _show_secret(rotated, as_json=as_json)
 
@@ -155,8 +156,8 @@ def rotate(webhook_id: str, *, as_json: bool) -> None:
 @webhook_id
 @options.as_json
 def disable(webhook_id: str, *, as_json: bool) -> None:
-    """Send nothing to a receiver from now on; what happens meanwhile waits for it."""
-    with session.open_service(as_json=as_json) as service:
+    """Stop sending to a webhook. New events stay pending for it."""
+    with context.open_service(as_json=as_json) as service:
         _show(service.webhooks.disable(webhook_id), as_json=as_json)
 
 
@@ -164,8 +165,8 @@ def disable(webhook_id: str, *, as_json: bool) -> None:
 @webhook_id
 @options.as_json
 def enable(webhook_id: str, *, as_json: bool) -> None:
-    """Send to a receiver again, and first what has waited."""
-    with session.open_service(as_json=as_json) as service:
+    """Resume sending to a webhook, starting with the pending events."""
+    with context.open_service(as_json=as_json) as service:
         _show(service.webhooks.enable(webhook_id), as_json=as_json)
 
 
@@ -173,8 +174,8 @@ def enable(webhook_id: str, *, as_json: bool) -> None:
 @webhook_id
 @options.as_json
 def remove(webhook_id: str, *, as_json: bool) -> None:
-    """Forget a receiver and all its deliveries, also those that wait."""
-    with session.open_service(as_json=as_json) as service:
+    """Delete a webhook and all its deliveries, including pending ones."""
+    with context.open_service(as_json=as_json) as service:
         service.webhooks.remove(webhook_id)
     if as_json:
         output.emit({"removed": webhook_id})
@@ -182,33 +183,27 @@ def remove(webhook_id: str, *, as_json: bool) -> None:
         click.echo("removed")
 
 
-def _sending() -> None:
-    """Say in plain words that this installation cannot send."""
-    from importlib.util import find_spec
-
-    from bindings.errors import FieldError, InvalidRequest
-
-    if find_spec("standardwebhooks") is None:
-        raise InvalidRequest(
-            [FieldError("webhooks", "are signed by the extra `server`: install bindings[server]")]
-        )
+def _require_signing_library() -> None:
+    """Raise `InvalidRequest` that names the extra to install if the signing library is missing."""
+    if importlib.util.find_spec("standardwebhooks") is None:
+        raise InvalidRequest([FieldError("webhooks", "need the extra `server`: install bindings[server]")])
 
 
-def _check_choice(delivery_id: str | None, *, dead: bool, webhook: str | None) -> None:
-    checks = options.validation().Checks()
+def _check_redeliver_options(delivery_id: str | None, *, dead: bool, webhook: str | None) -> None:
+    errors = FieldErrors()
     if (delivery_id is None) != dead:
-        checks.fault("delivery_id", "or --dead is needed, and not both")
+        errors.add("delivery_id", "or --dead is needed, and not both")
     if dead != (webhook is not None):
-        checks.fault("webhook", "goes with --dead: give both or neither")
-    checks.raise_all()
+        errors.add("webhook", "is needed with --dead: pass both or neither")
+    errors.raise_if_any()
 
 
-def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
+def _show_secret(created: WebhookWithSecret, *, as_json: bool) -> None:
     if as_json:
-        output.emit(serialization.fields(made.webhook) | {"secret": made.secret})
+        output.emit(serialization.fields(created.webhook) | {"secret": created.secret})
         return
-    output.details(made.webhook)
-    click.echo(f"secret        {made.secret}")
+    output.details(created.webhook)
+    click.echo(f"secret        {created.secret}")
     output.message("The receiver checks signatures with this secret. It is not shown again.")
 
 

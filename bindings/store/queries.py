@@ -8,13 +8,14 @@ with statistics or without, can start from the set of live bindings instead. Tes
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, func, literal_column, or_, select, tuple_, union_all
 
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.search_filters import SearchFilters
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
@@ -23,7 +24,7 @@ from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
@@ -35,26 +36,6 @@ if TYPE_CHECKING:
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
 ORIGINS = 20
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Filters:
-    """What `search` and the exports select by; None selects all."""
-
-    state: State | None = None
-    mode: str | None = None
-    phone: Phone | None = None
-    middle_number: str | None = None
-    reference: str | None = None
-    bind_id: str | None = None
-    pool_number: str | None = None
-    app_id: str | None = None
-    actor: str | None = None
-    requested_from: datetime | None = None
-    requested_to: datetime | None = None
-
-
-FILTERS = frozenset(field.name for field in fields(Filters))
 
 
 class Lookups:
@@ -145,7 +126,7 @@ _AROUND_PARTY = _around(
 
 
 def search(
-    connection: Connection, filters: Filters, *, before: tuple[datetime, str] | None, limit: int
+    connection: Connection, filters: SearchFilters, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[Binding]:
     """Up to `limit` bindings, newest first, that come after the position `before`."""
     statement = select(*COLUMNS).where(*_conditions(filters)).limit(limit)
@@ -156,23 +137,22 @@ def search(
     return run(connection, statement)
 
 
-def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
-    column = bindings.c
-    conditions: list[ColumnElement[bool]] = [
-        column[name] == value
-        for name in ("state", "mode", "reference", "bind_id", "pool_number", "app_id", "actor")
-        if (value := getattr(filters, name)) is not None
+_FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+    "phone": lambda phone: or_(bindings.c.phone_a == phone, bindings.c.phone_b == phone),
+    "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
+    "requested_from": lambda at: bindings.c.requested_at >= at,
+    "requested_to": lambda at: bindings.c.requested_at < at,
+}
+
+
+def _conditions(filters: SearchFilters) -> list[ColumnElement[bool]]:
+    """Return the condition of each filter that is set: the one above, or equality with the column of its name."""
+    values = ((field.name, getattr(filters, field.name)) for field in fields(filters))
+    return [
+        _FILTER_CONDITIONS[name](value) if name in _FILTER_CONDITIONS else bindings.c[name] == value
+        for name, value in values
+        if value is not None
     ]
-    if filters.phone is not None:
-        conditions.append(or_(column.phone_a == filters.phone, column.phone_b == filters.phone))
-    if filters.middle_number is not None:
-        number = filters.middle_number
-        conditions.append(or_(column.middle_number_a == number, middle_number_b_is(number)))
-    if filters.requested_from is not None:
-        conditions.append(column.requested_at >= filters.requested_from)
-    if filters.requested_to is not None:
-        conditions.append(column.requested_at < filters.requested_to)
-    return conditions
 
 
 def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:
@@ -292,7 +272,7 @@ def export_bindings(
     connection: Connection, *, since: datetime | None, until: datetime | None
 ) -> Iterator[Binding]:
     """Every binding requested in [since, until), oldest first, in batches: memory stays flat."""
-    conditions = _conditions(Filters(requested_from=since, requested_to=until))
+    conditions = _conditions(SearchFilters(requested_from=since, requested_to=until))
     statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
     with connection.execute(statement) as rows:  # closed also where the reader stops half-way
         for row in rows:

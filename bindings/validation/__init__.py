@@ -1,4 +1,4 @@
-"""Checks of every argument before any I/O.
+"""Checks of every argument, before any I/O.
 
-`fields` checks one value; `requests` checks the arguments of one call and reports all field errors at once.
+`fields` checks one value; `requests` checks the arguments of one call and reports all field errors together.
 """

@@ -1,8 +1,8 @@
-"""What a single value of a call must be: one function for each, which gives it back in its one form.
+"""Checks of single values: one function for each kind, which returns the value in its normal form.
 
-A `ValueError` says what the value must be, in words that are shown to whoever sent it, and never repeats it. The
-limits stand here too, for the OpenAPI document. Which values a call takes, and how they belong together, is in
-`validation`; what a phone is, in `phone`.
+A `ValueError` says what the value must be, in a text that may be shown to the client, and never repeats the value.
+The limits are here too; the OpenAPI document shows them. Which values a call takes, and how they go together, is
+in `validation.requests`; the check of a phone is in `domain.phone`.
 """
 
 from __future__ import annotations
@@ -43,49 +43,49 @@ MAX_RATE_LIMIT = 100_000
 
 
 def single_line(field: str) -> Callable[[Any], str]:
-    """Text on one line, as long as the field of this name allows."""
+    """Return a check for text on one line, at most as long as the limit of the field of this name."""
     longest = LIMITS[field]
 
     def check(value: object) -> str:
         if not isinstance(value, str) or not 1 <= len(value) <= longest:
             raise ValueError(f"must be text of 1 to {longest} characters")
         if not value.isprintable():
-            raise ValueError("must not have control characters")
+            raise ValueError("must not contain control characters")
         return value
 
     return check
 
 
 def pool_number(value: object) -> str:
-    """A pool, as the provider names it."""
+    """Return the name of a pool, as the provider writes it."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z_.+-]{1,20}", value):
-        raise ValueError(f"must be 1 to {MAX_POOL_NUMBER} letters or digits")
+        raise ValueError(f"must be 1 to {MAX_POOL_NUMBER} letters, digits, or signs of _ . + -")
     return value
 
 
 def middle_number(value: object) -> str:
-    """A middle number, without its plus sign."""
+    """Return the digits of a middle number, without the plus sign."""
     if not isinstance(value, str) or not re.fullmatch(r"\+?[0-9]{1,32}", value):
         raise ValueError("must be 1 to 32 digits")
     return value.removeprefix("+")
 
 
 def expire_s(value: object) -> int:
-    """The seconds that a binding lives."""
+    """Return the duration of a binding in seconds."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXPIRE_S:
         raise ValueError(f"must be a whole number of seconds from 1 to {MAX_EXPIRE_S} (72 h)")
     return value
 
 
 def warn_s(value: object) -> int:
-    """The seconds before its end at which a binding is announced."""
+    """Return how many seconds before the end of a binding its `expires_soon` event is due; 0 for no event."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_EXPIRE_S:
-        raise ValueError("must be a whole number of seconds, less than expire_s; 0 for no warning")
+        raise ValueError("must be a whole number of seconds from 0 (no warning), less than expire_s")
     return value
 
 
 def mode(value: object) -> Mode:
-    """A mode, by its name."""
+    """Return the mode of this name."""
     try:
         return Mode(str(value))
     except ValueError:
@@ -93,7 +93,7 @@ def mode(value: object) -> Mode:
 
 
 def state(value: object) -> State:
-    """A binding's state, by its name."""
+    """Return the binding state of this name."""
     try:
         return State(str(value))
     except ValueError:
@@ -101,7 +101,7 @@ def state(value: object) -> State:
 
 
 def role(value: object) -> Role:
-    """A key's role, by its name."""
+    """Return the role of this name, for an API key."""
     try:
         return Role(str(value))
     except ValueError:
@@ -109,110 +109,110 @@ def role(value: object) -> Role:
 
 
 def rate_limit(value: object) -> int:
-    """The requests per second that a key may make."""
+    """Return the rate limit of an API key, in requests per second."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RATE_LIMIT:
         raise ValueError(f"must be a whole number of requests per second from 1 to {MAX_RATE_LIMIT}")
     return value
 
 
 def limit(value: object) -> int:
-    """The most that a page may hold."""
+    """Return the largest number of rows for a page."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
     return value
 
 
 def window_s(value: object) -> float:
-    """How near, in seconds, a near miss of a trace is."""
+    """Return the distance in seconds within which a trace lists near misses."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WINDOW_S:
-        raise ValueError(f"must be seconds from 0 to {MAX_WINDOW_S}")
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_WINDOW_S}")
     return float(value)
 
 
 def wait_s(value: object) -> float:
-    """The seconds that a reader of the feed waits for an event."""
+    """Return how many seconds a reader of the change feed waits for an event."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT_S:
-        raise ValueError(f"must be seconds from 0 to {MAX_WAIT_S}")
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT_S}")
     return float(value)
 
 
 def instant(value: object) -> datetime:
-    """An aware instant; text is RFC 3339 with a zone. A naive time is refused: it names no instant."""
+    """Return an aware time in UTC; text is RFC 3339. A time without a zone is refused: it is ambiguous."""
     try:
-        instant = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
         raise ValueError("must be a time such as 2026-11-23T14:32:00Z") from None
-    if instant.tzinfo is None:
-        raise ValueError("needs a time zone, such as 2026-11-23T14:32:00Z")
-    if not EARLIEST_YEAR <= instant.year <= LATEST_YEAR:
-        raise ValueError(f"must lie in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
-    return instant.astimezone(UTC)
+    if time.tzinfo is None:
+        raise ValueError("must have a time zone, such as 2026-11-23T14:32:00Z")
+    if not EARLIEST_YEAR <= time.year <= LATEST_YEAR:
+        raise ValueError(f"must be in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
+    return time.astimezone(UTC)
 
 
 def page_position(value: object) -> tuple[datetime, str]:
-    """The row that a page's cursor names: its instant and its id."""
+    """Return the row after which a page starts, as (time, id), from its cursor (keyset pagination)."""
     try:
         text = str(value)
         decoded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
         at, _, last_id = decoded.partition(" ")
         return instant(at), str(uuid.UUID(last_id))
     except (ValueError, binascii.Error):
-        raise ValueError("must be a next_cursor of an earlier page") from None
+        raise ValueError("must be the next_cursor of an earlier page") from None
 
 
-def position_after(requested_at: datetime, last_id: str) -> str:
-    """The cursor of the page that follows a row: `page_position` reads it."""
-    return base64.urlsafe_b64encode(f"{requested_at.isoformat()} {last_id}".encode()).decode().rstrip("=")
+def position_after(last_at: datetime, last_id: str) -> str:
+    """Return the cursor of the page after a row; `page_position` decodes it."""
+    return base64.urlsafe_b64encode(f"{last_at.isoformat()} {last_id}".encode()).decode().rstrip("=")
 
 
 def feed_position(value: object) -> tuple[int, int]:
-    """The position, (tx, position), that a cursor of the feed names."""
+    """Return the position in the change feed, (tx, position), from a cursor."""
     match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", str(value))
     if match is None or int(match[1]) >= 2**63:
-        raise ValueError("must be a next_cursor of the feed")
+        raise ValueError("must be the next_cursor of an earlier page of the feed")
     return int(match[1]), int(match[2])
 
 
 def url(value: object) -> str:
-    """The address of a receiver of events."""
+    """Return the URL of a webhook receiver."""
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_URL:
-        raise ValueError(f"must be an address of 1 to {MAX_URL} characters")
+        raise ValueError(f"must be a URL of 1 to {MAX_URL} characters")
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or not value.isprintable() or " " in value:
-        raise ValueError("must be an http or https address with a host")
+        raise ValueError("must be an http or https URL with a host")
     if "@" in parts.netloc:
-        raise ValueError("must not have a user or a password: deliveries are signed instead")
+        raise ValueError("must not contain a user or a password: deliveries are signed instead")
     if "#" in value:
-        raise ValueError("must not have a fragment")
+        raise ValueError("must not contain a fragment")
     return value
 
 
 def event_kinds(value: object) -> tuple[EventKind, ...]:
-    """Kinds of event, each once, in the order in which they came."""
+    """Return the kinds of event without duplicates, in the order in which they were passed."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ValueError("must be a list of kinds of event")  # noqa: TRY004 -- a fault like the others
+        raise ValueError("must be a list of kinds of event")  # noqa: TRY004 -- `FieldErrors` catches ValueError
     try:
-        found = tuple(dict.fromkeys(EventKind(str(each)) for each in value))
+        kinds = tuple(dict.fromkeys(EventKind(str(kind)) for kind in value))
     except ValueError:
-        raise ValueError(f"must be one or more of {', '.join(EventKind)}") from None
-    if not found:
-        raise ValueError("must name a kind; leave it out for every kind")
-    return found
+        raise ValueError(f"must be at least one of {', '.join(EventKind)}") from None
+    if not kinds:
+        raise ValueError("must have at least one kind; leave it out for all kinds")
+    return kinds
 
 
 def delivery_state(value: object) -> str:
-    """A delivery's state, by its name."""
+    """Return the state of a webhook delivery."""
     if value not in ("pending", "delivered", "dead"):
         raise ValueError("must be pending, delivered or dead")
     return str(value)
 
 
 def delivery_position(value: object) -> int:
-    """The position of an event that a cursor of deliveries names."""
+    """Return the position of an event in a list of deliveries, from a cursor."""
     if not re.fullmatch(r"[0-9]{1,18}", str(value)):
-        raise ValueError("must be a next_cursor of an earlier page")
+        raise ValueError("must be the next_cursor of an earlier page")
     return int(str(value))

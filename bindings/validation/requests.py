@@ -1,17 +1,21 @@
-"""The arguments of every public call, checked and normalised before any I/O.
+"""Checks of the arguments of each public call, before any I/O.
 
-One function for each kind of call. All faults of a call are found at once and raised as one `InvalidRequest`,
-which names fields and never repeats a value. What a single value must be is in `values`; here is how the values of
-a call belong together. The rules of a bind are the provider's (design: provider-api section 1).
+One function for each kind of call: it takes the arguments as they came and returns them typed, in normal form. It
+finds all field errors of a call before it raises `InvalidRequest`, which names the fields and repeats no value.
+What a single value must be is in `validation.fields`; here is which values a call takes, and how they go together.
+The rules of a bind are the provider's (design: provider-api section 1). `--help` uses this module: it imports
+nothing heavy.
 """
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.phone import Phone
+from bindings.domain.search_filters import SearchFilters
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import EventKind
+    from bindings.domain.roles import Role
     from bindings.settings import Settings
 
 Value = TypeVar("Value")
@@ -29,31 +34,31 @@ MIN_DIGITS_B = 4
 
 
 class FieldErrors:
-    """Collects the faults of one call. `raise_all` ends the collecting."""
+    """Collects the field errors of one call; `raise_if_any` ends the collecting."""
 
     def __init__(self) -> None:
-        self.faults: list[FieldError] = []
+        self.errors: list[FieldError] = []
 
     def check(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
-        """The checked value, or None and a fault under the field's name."""
+        """Return the checked value, or None after adding a field error."""
         try:
             return check(value)
-        except ValueError as fault:
-            self.faults.append(FieldError(field, str(fault)))
+        except ValueError as error:
+            self.add(field, str(error))
             return None
 
     def optional(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
-        """Like `take`, but None is nothing to check."""
+        """Return the checked value, or None if the value is None or after adding a field error."""
         return None if value is None else self.check(field, check, value)
 
-    def fault(self, field: str, message: str) -> None:
-        """Add a fault that lies between fields."""
-        self.faults.append(FieldError(field, message))
+    def add(self, field: str, message: str) -> None:
+        """Add a field error that no check of a single value finds."""
+        self.errors.append(FieldError(field, message))
 
-    def raise_all(self) -> None:
-        """Raise `InvalidRequest` if anything was wrong."""
-        if self.faults:
-            raise InvalidRequest(self.faults)
+    def raise_if_any(self) -> None:
+        """Raise `InvalidRequest` with all field errors, if there are any."""
+        if self.errors:
+            raise InvalidRequest(self.errors)
 
 
 def bind_request(
@@ -68,206 +73,287 @@ def bind_request(
     idempotency_key: object = None,
     warn_s: object = None,
 ) -> BindRequest:
-    """A bind's arguments as a request that the provider can be asked; raises `InvalidRequest` with all faults."""
-    checks = FieldErrors()
-    pair = _phone_pair(checks, phone_a, phone_b)
-    pool = checks.check("pool_number", fields.pool_number, pool_number)
-    seconds = checks.check("expire_s", fields.expire_s, expire_s)
-    kind = checks.check("mode", fields.mode, mode)
-    app = _app_id(checks, app_id)
-    said = checks.optional("reference", fields.single_line("reference"), reference)
-    key = checks.optional("idempotency_key", fields.single_line("idempotency_key"), idempotency_key)
-    lead = checks.optional("warn_s", fields.warn_s, warn_s)
-    if lead and seconds and lead >= seconds:
-        checks.fault("warn_s", "must be less than expire_s")
-    checks.raise_all()
-    if pair is None or pool is None or seconds is None or kind is None or app is None:
-        raise AssertionError("unreachable: what is missing is a fault")
+    """Return the arguments of a bind as a request that can be sent to the provider."""
+    errors = FieldErrors()
+    phones = _phone_pair(errors, phone_a, phone_b)
+    checked_pool = errors.check("pool_number", fields.pool_number, pool_number)
+    duration_s = errors.check("expire_s", fields.expire_s, expire_s)
+    checked_mode = errors.check("mode", fields.mode, mode)
+    checked_app = _app_id(errors, app_id)
+    checked_reference = errors.optional("reference", fields.single_line("reference"), reference)
+    checked_key = errors.optional("idempotency_key", fields.single_line("idempotency_key"), idempotency_key)
+    lead_time_s = errors.optional("warn_s", fields.warn_s, warn_s)
+    if lead_time_s and duration_s and lead_time_s >= duration_s:
+        errors.add("warn_s", "must be less than expire_s")
+    errors.raise_if_any()
+    if phones is None or checked_pool is None or duration_s is None or checked_mode is None or checked_app is None:
+        raise AssertionError("unreachable: each missing value is a field error")
     return BindRequest(
-        phone_a=pair[0],
-        phone_b=pair[1],
-        pool_number=pool,
-        expire_s=seconds,
-        mode=kind,
-        app_id=app,
-        reference=said,
-        idempotency_key=key,
-        warn_s=lead,
+        phone_a=phones[0],
+        phone_b=phones[1],
+        pool_number=checked_pool,
+        expire_s=duration_s,
+        mode=checked_mode,
+        app_id=checked_app,
+        reference=checked_reference,
+        idempotency_key=checked_key,
+        warn_s=lead_time_s,
     )
 
 
 def check_request(*, phone_a: object, phone_b: object, mode: object, app_id: object) -> BindRequest:
-    """What `check` asks: a request without pool and duration, which no conflict depends on."""
+    """Return the arguments of `check` as a bind request.
+
+    Its pool and its duration are placeholders: no conflict depends on them.
+    """
     return bind_request(phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id, pool_number="0", expire_s=1)
 
 
 def lookup(
     *, phone: object, middle_number: object, party: object
 ) -> tuple[Phone | None, str | None, Phone | None]:
-    """The arguments of a lookup: exactly one of phone and middle_number; party only with the latter."""
-    checks = FieldErrors()
+    """Return the phone, the middle number and the party of a lookup.
+
+    Either the phone or the middle number is required, and not both; a party only goes with a middle number.
+    """
+    errors = FieldErrors()
     if (phone is None) == (middle_number is None):
-        checks.fault("phone", "or middle_number is needed, and not both")
+        errors.add("phone", "or middle_number is needed, and not both")
     if party is not None and middle_number is None:
-        checks.fault("party", "goes with middle_number")
-    found = (
-        checks.optional("phone", Phone, phone),
-        checks.optional("middle_number", fields.middle_number, middle_number),
-        checks.optional("party", Phone, party),
+        errors.add("party", "must be used with middle_number")
+    checked = (
+        errors.optional("phone", Phone, phone),
+        errors.optional("middle_number", fields.middle_number, middle_number),
+        errors.optional("party", Phone, party),
     )
-    checks.raise_all()
-    return found
+    errors.raise_if_any()
+    return checked
 
 
 def trace(
     *, middle_number: object, at: object, party: object, window_s: object
 ) -> tuple[str, datetime, Phone | None, float]:
-    """The arguments of a trace."""
-    checks = FieldErrors()
-    number = checks.check("middle_number", fields.middle_number, middle_number)
-    instant = checks.check("at", fields.instant, at)
-    who = checks.optional("party", Phone, party)
-    window = checks.check("window_s", fields.window_s, window_s)
-    checks.raise_all()
-    if number is None or instant is None or window is None:
-        raise AssertionError("unreachable: what is missing is a fault")
-    return number, instant, who, window
+    """Return the middle number, the time, the party and the window in seconds of a trace."""
+    errors = FieldErrors()
+    number = errors.check("middle_number", fields.middle_number, middle_number)
+    time = errors.check("at", fields.instant, at)
+    checked_party = errors.optional("party", Phone, party)
+    checked_window_s = errors.check("window_s", fields.window_s, window_s)
+    errors.raise_if_any()
+    if number is None or time is None or checked_window_s is None:
+        raise AssertionError("unreachable: each missing value is a field error")
+    return number, time, checked_party, checked_window_s
 
 
-def filters(*, limit: object, cursor: object, **given: object) -> tuple[dict[str, Any], int, Any]:
-    """The arguments of a search: the checked filters, the limit, and the position that the cursor names."""
-    checks = FieldErrors()
-    by_name: dict[str, Callable[[Any], Any]] = {
-        "state": fields.state,
-        "mode": fields.mode,
-        "phone": Phone,
-        "middle_number": fields.middle_number,
-        "reference": fields.single_line("reference"),
-        "bind_id": fields.single_line("bind_id"),
-        "pool_number": fields.pool_number,
-        "app_id": fields.single_line("app_id"),
-        "actor": fields.single_line("actor"),
-        "requested_from": fields.instant,
-        "requested_to": fields.instant,
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One filter of a search: the same in Python, on the command line, over HTTP and in the store.
+
+    `help` is its text in `bindings list --help`. A filter whose value may identify a person has `in_url` False:
+    over HTTP it is sent in the body of a search only, because URLs are logged.
+    """
+
+    name: str
+    check: Callable[[Any], Any]
+    help: str
+    in_url: bool = True
+
+
+# To add a filter, add it here, to `filters`, to `SearchFilters` and to `BindingService.search`. The store compares
+# the column of its name if there is one. A test checks that all places have the same filters.
+FILTERS: dict[str, Filter] = {
+    search_filter.name: search_filter
+    for search_filter in (
+        Filter("state", fields.state, "pending, active, in_doubt, failed, expired, unbound or lapsed."),
+        Filter("mode", fields.mode, "AXB or AXXB."),
+        Filter("phone", Phone, "A real phone, as A or as B.", in_url=False),
+        Filter("middle_number", fields.middle_number, "A middle number of either party.", in_url=False),
+        Filter("reference", fields.single_line("reference"), "Your order id."),
+        Filter("bind_id", fields.single_line("bind_id"), "The provider's id."),
+        Filter("pool_number", fields.pool_number, "The pool."),
+        Filter("app_id", fields.single_line("app_id"), "The application."),
+        Filter("actor", fields.single_line("actor"), "Requested by this actor, such as key:NAME.", in_url=False),
+        Filter("requested_from", fields.instant, "Requested at or after this time, such as 2026-11-23T14:32:00Z."),
+        Filter("requested_to", fields.instant, "Requested before this time."),
+    )
+}
+
+
+def filters(
+    *,
+    limit: object,
+    cursor: object,
+    state: object = None,
+    mode: object = None,
+    phone: object = None,
+    middle_number: object = None,
+    reference: object = None,
+    bind_id: object = None,
+    pool_number: object = None,
+    app_id: object = None,
+    actor: object = None,
+    requested_from: object = None,
+    requested_to: object = None,
+) -> tuple[SearchFilters, int, tuple[datetime, str] | None]:
+    """Return the filters of a search, the size of the page, and the row before it (None: the first page)."""
+    values = {
+        "state": state,
+        "mode": mode,
+        "phone": phone,
+        "middle_number": middle_number,
+        "reference": reference,
+        "bind_id": bind_id,
+        "pool_number": pool_number,
+        "app_id": app_id,
+        "actor": actor,
+        "requested_from": requested_from,
+        "requested_to": requested_to,
     }
-    found = {name: checks.optional(name, by_name[name], value) for name, value in given.items()}
-    size = checks.check("limit", fields.limit, limit)
-    position = checks.optional("cursor", fields.page_position, cursor)
-    checks.raise_all()
-    return found, size or fields.MAX_LIMIT, position
+    errors = FieldErrors()
+    checked = {name: errors.optional(name, FILTERS[name].check, value) for name, value in values.items()}
+    size, position = _page(errors, limit=limit, cursor=cursor)
+    errors.raise_if_any()
+    return SearchFilters(**checked), size, position
+
+
+def page(*, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | None]:
+    """Return the size of a page of a list, and the row after which it starts (None: the first page)."""
+    errors = FieldErrors()
+    checked = _page(errors, limit=limit, cursor=cursor)
+    errors.raise_if_any()
+    return checked
 
 
 def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int, int], int]:
-    """The arguments of the change feed."""
-    checks = FieldErrors()
-    position = checks.optional("after", fields.feed_position, after)
-    size = checks.check("limit", fields.limit, limit)
-    checks.check("wait_s", fields.wait_s, wait_s)
-    checks.raise_all()
+    """Return the position after which the change feed is read, and the size of the page."""
+    errors = FieldErrors()
+    position = errors.optional("after", fields.feed_position, after)
+    size = errors.check("limit", fields.limit, limit)
+    errors.check("wait_s", fields.wait_s, wait_s)
+    errors.raise_if_any()
     return position or (0, 0), size or fields.MAX_LIMIT
 
 
 def period(*, since: object, until: object) -> tuple[datetime | None, datetime | None]:
-    """The two ends of an export; the fields are called `from` and `to`."""
-    checks = FieldErrors()
-    found = checks.optional("from", fields.instant, since), checks.optional("to", fields.instant, until)
-    checks.raise_all()
-    return found
+    """Return the start and the end of an export's period; its fields are called `from` and `to`."""
+    errors = FieldErrors()
+    checked = errors.optional("from", fields.instant, since), errors.optional("to", fields.instant, until)
+    errors.raise_if_any()
+    return checked
 
 
 def reason(value: object) -> str:
-    """A reason that must be given."""
-    checks = FieldErrors()
-    found = checks.check("reason", fields.single_line("reason"), value)
-    checks.raise_all()
-    return found or ""
+    """Return a reason that is required."""
+    errors = FieldErrors()
+    checked = errors.check("reason", fields.single_line("reason"), value)
+    errors.raise_if_any()
+    return checked or ""
 
 
 def optional_reason(value: object) -> str | None:
-    """A reason that may be given."""
+    """Return a reason, or None if there is none."""
     return None if value is None else reason(value)
 
 
 def caller(*, actor: object, request_id: object) -> Caller:
-    """On whose behalf something is done, as it goes into the history."""
-    checks = FieldErrors()
-    who = checks.check("actor", fields.single_line("actor"), actor)
-    request = checks.optional("request_id", fields.single_line("request_id"), request_id)
-    checks.raise_all()
-    return Caller(actor=who or "", request_id=request)
+    """Return the caller of a change, as the history records it."""
+    errors = FieldErrors()
+    checked_actor = errors.check("actor", fields.single_line("actor"), actor)
+    checked_request = errors.optional("request_id", fields.single_line("request_id"), request_id)
+    errors.raise_if_any()
+    return Caller(actor=checked_actor or "", request_id=checked_request)
 
 
-def key(*, name: object, role: object, rate_limit: object, expires_at: object) -> dict[str, Any]:
-    """What a key of the HTTP service is made with."""
-    checks = FieldErrors()
-    found = {
-        "name": checks.check("name", fields.single_line("name"), name),
-        "role": checks.check("role", fields.role, role),
-        "rate_limit": checks.optional("rate_limit", fields.rate_limit, rate_limit),
-        "expires_at": checks.optional("expires_at", fields.instant, expires_at),
-    }
-    checks.raise_all()
-    return found
+class KeyFields(TypedDict):
+    """The fields of a new API key."""
+
+    name: str
+    role: Role
+    rate_limit: int | None
+    expires_at: datetime | None
 
 
-def settings(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
-    """The settings: what is `given`, and the rest from the `environment` (the process's); faults by variable."""
+def key(*, name: object, role: object, rate_limit: object, expires_at: object) -> KeyFields:
+    """Return the fields of a new API key."""
+    errors = FieldErrors()
+    checked_name = errors.check("name", fields.single_line("name"), name)
+    checked_role = errors.check("role", fields.role, role)
+    checked_rate_limit = errors.optional("rate_limit", fields.rate_limit, rate_limit)
+    checked_expires_at = errors.optional("expires_at", fields.instant, expires_at)
+    errors.raise_if_any()
+    if checked_name is None or checked_role is None:
+        raise AssertionError("unreachable: each missing value is a field error")
+    return KeyFields(
+        name=checked_name, role=checked_role, rate_limit=checked_rate_limit, expires_at=checked_expires_at
+    )
+
+
+def settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Return the settings from the `environment` (None: the process's); `overrides` are fields of `Settings`.
+
+    `InvalidRequest` names each wrong setting by its variable.
+    """
     from bindings.settings import SettingsError, load
 
     try:
-        return load(environment, **given)
+        return load(environment, **overrides)
     except SettingsError as error:
-        raise InvalidRequest([FieldError(*fault) for fault in error.faults]) from None
+        raise InvalidRequest([FieldError(variable, message) for variable, message in error.faults]) from None
 
 
 def binding_id(value: object) -> str:
-    """A binding's id in its canonical form; whatever is no UUID cannot be found."""
+    """Return a binding's id in its canonical form; raise `NotFound` if it is not a UUID."""
     return identifier(value, "binding")
 
 
-def identifier(value: object, what: str) -> str:
-    """The id of `what`, in its canonical form; whatever is no UUID cannot be found."""
+def identifier(value: object, noun: str) -> str:
+    """Return the id of a `noun` in its canonical form; raise `NotFound` if it is not a UUID."""
     try:
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(str(value)))
     except ValueError:
-        raise NotFound(f"there is no such {what}: the id is not a UUID") from None
+        raise NotFound(f"there is no such {noun}: the id is not a UUID") from None
 
 
 def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] | None]:
-    """The address of a receiver, and the kinds of event that it is sent (None: every kind)."""
-    checks = FieldErrors()
-    address = checks.check("url", fields.url, url)
-    wanted = checks.optional("kinds", fields.event_kinds, kinds)
-    checks.raise_all()
-    return address or "", wanted
+    """Return the URL of a webhook receiver, and the kinds of event that are sent to it (None: all kinds)."""
+    errors = FieldErrors()
+    checked_url = errors.check("url", fields.url, url)
+    checked_kinds = errors.optional("kinds", fields.event_kinds, kinds)
+    errors.raise_if_any()
+    return checked_url or "", checked_kinds
 
 
 def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | None, int | None, int]:
-    """The arguments of a list of deliveries: the state, the position that the cursor names, the limit."""
-    checks = FieldErrors()
-    wanted = checks.optional("state", fields.delivery_state, state)
-    position = checks.optional("cursor", fields.delivery_position, cursor)
-    size = checks.check("limit", fields.limit, limit)
-    checks.raise_all()
-    return wanted, position, size or fields.MAX_LIMIT
+    """Return the state of the deliveries to list, the position after which the page starts, and its size."""
+    errors = FieldErrors()
+    checked_state = errors.optional("state", fields.delivery_state, state)
+    position = errors.optional("cursor", fields.delivery_position, cursor)
+    size = errors.check("limit", fields.limit, limit)
+    errors.raise_if_any()
+    return checked_state, position, size or fields.MAX_LIMIT
 
 
-def _phone_pair(checks: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
-    a = checks.check("phone_a", lambda value: Phone(value, min_digits=MIN_DIGITS_A), phone_a)
-    b = checks.check("phone_b", lambda value: Phone(value, min_digits=MIN_DIGITS_B), phone_b)
+def _page(errors: FieldErrors, *, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | None]:
+    size = errors.check("limit", fields.limit, limit)
+    return size or fields.MAX_LIMIT, errors.optional("cursor", fields.page_position, cursor)
+
+
+def _phone_pair(errors: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
+    a = errors.check("phone_a", lambda value: Phone(value, min_digits=MIN_DIGITS_A), phone_a)
+    b = errors.check("phone_b", lambda value: Phone(value, min_digits=MIN_DIGITS_B), phone_b)
     if a is None or b is None:
         return None
     if a == b:
-        checks.fault("phone_b", "must differ from phone_a")
+        errors.add("phone_b", "must differ from phone_a")
         return a, b
     codes = a.country_code(), b.country_code()
     if None not in codes and codes[0] != codes[1]:
-        checks.fault("phone_b", "must have the country code of phone_a")
+        errors.add("phone_b", "must have the country code of phone_a")
     return a, b
 
 
-def _app_id(checks: FieldErrors, value: object) -> str | None:
+def _app_id(errors: FieldErrors, value: object) -> str | None:
     if value is None:
-        checks.fault("app_id", "is needed: give it, or set BINDINGS_PROVIDER_APP_ID")
+        errors.add("app_id", "is needed: pass it, or set BINDINGS_PROVIDER_APP_ID")
         return None
-    return checks.check("app_id", fields.single_line("app_id"), value)
+    return errors.check("app_id", fields.single_line("app_id"), value)

@@ -1,6 +1,6 @@
-"""A shell for the command line's tests: run a command in this process or as a program, and read its answer.
+"""A shell for tests of the command line: it runs a command in this process or as a program, and reads its output.
 
-Every answer is searched for full phone numbers, unless the command asked to see them.
+Every output is searched for full phone numbers, unless the command reveals them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ A, B, C, D = PHONES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a command printed and exited with."""
+class CommandResult:
+    """The output and the exit code of a command."""
 
     code: int
     out: str
@@ -45,16 +45,16 @@ class Answer:
 
     @property
     def fields(self) -> list[str]:
-        """The fields that a problem names."""
+        """Return the fields that a problem names."""
         return [error["field"] for error in self.problem["errors"]]
 
 
 @dataclass(kw_only=True)
 class Shell:
-    """A user's shell with these settings; `set` changes them for the rest of the test."""
+    """A shell with these settings; `set` changes them for the rest of the test."""
 
     environment: dict[str, str]
-    seen: list[Answer] = field(default_factory=list)
+    results: list[CommandResult] = field(default_factory=list)
 
     def set(self, **settings: str | None) -> None:
         for name, value in settings.items():
@@ -63,14 +63,14 @@ class Shell:
             if value is not None:
                 self.environment[variable] = value
 
-    def run(self, *arguments: str) -> Answer:
-        """Run a command in this process, which is quick."""
+    def run(self, *arguments: str) -> CommandResult:
+        """Run a command in this process, which is fast."""
         result = CliRunner(env=self.environment).invoke(root, arguments)
         return self._checked(arguments, result.exit_code, result.stdout, result.stderr)
 
-    def program(self, *arguments: str) -> Answer:
-        """Run the real program."""
-        done = subprocess.run(
+    def program(self, *arguments: str) -> CommandResult:
+        """Run a command as a new process."""
+        process = subprocess.run(
             [sys.executable, "-m", "bindings", *arguments],
             env=self.whole_environment(),
             capture_output=True,
@@ -78,25 +78,25 @@ class Shell:
             timeout=60,
             check=False,
         )
-        return self._checked(arguments, done.returncode, done.stdout, done.stderr)
+        return self._checked(arguments, process.returncode, process.stdout, process.stderr)
 
-    def bind(self, phone_a: str = A, phone_b: str = B, *more: str, mode: str = "AXB") -> Answer:
-        """Bind two phones for an hour, answered in JSON."""
-        asked = ("--phone-a", phone_a, "--phone-b", phone_b, "--mode", mode)
-        return self.run("bind", *asked, "--pool-number", "918806", "--expire-s", "3600", "--json", *more)
+    def bind(self, phone_a: str = A, phone_b: str = B, *more: str, mode: str = "AXB") -> CommandResult:
+        """Bind two phones for an hour, with --json."""
+        options = ("--phone-a", phone_a, "--phone-b", phone_b, "--mode", mode)
+        return self.run("bind", *options, "--pool-number", "918806", "--expire-s", "3600", "--json", *more)
 
     def whole_environment(self) -> Mapping[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         return plain | self.environment
 
-    def _checked(self, arguments: tuple[str, ...], code: int, out: str, err: str) -> Answer:
+    def _checked(self, arguments: tuple[str, ...], code: int, out: str, err: str) -> CommandResult:
         assert "Traceback" not in err
         if "--reveal" not in arguments:
             for phone in PHONES:
                 assert phone not in out + err, f"{arguments} shows a phone"
-        answer = Answer(code=code, out=out, err=err)
-        self.seen.append(answer)
-        return answer
+        result = CommandResult(code=code, out=out, err=err)
+        self.results.append(result)
+        return result
 
 
 @pytest.fixture

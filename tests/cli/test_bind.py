@@ -1,4 +1,4 @@
-"""bind and unbind: what is sent, what is printed, and every exit code."""
+"""bind and unbind: the requests to the provider, the output, and every exit code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Shell
 
 
-def test_the_program_binds_and_prints_the_binding(shell: Shell) -> None:
-    answer = shell.program(
+def test_bind_as_program_prints_the_binding(shell: Shell) -> None:
+    result = shell.program(
         *("bind", "--phone-a", f"+{A}", "--phone-b", B, "--pool-number", "918806", "--expire-s", "60"),
         *("--mode", "AXB", "--reference", "order-42", "--json"),
     )
-    assert (answer.code, answer.err) == (0, "")
-    bound = answer.json
+    assert (result.code, result.err) == (0, "")
+    bound = result.json
     assert list(bound) == [field.name for field in dataclasses.fields(Binding)]
     assert (bound["mode"], bound["state"], bound["reference"]) == ("AXB", "active", "order-42")
     assert (bound["phone_a"], bound["phone_b"]) == ("91******01", "91******99")
@@ -32,7 +32,7 @@ def test_the_program_binds_and_prints_the_binding(shell: Shell) -> None:
     assert all(bound[name].endswith("Z") for name in ("requested_at", "expires_at", "held_until"))
 
 
-def test_exactly_the_documented_request_is_sent(shell: Shell, simulator: Simulator) -> None:
+def test_bind_sends_exactly_the_documented_request(shell: Shell, simulator: Simulator) -> None:
     assert shell.bind(f"+{A}", B, mode="AXXB").code == 0
     (request,) = simulator.requests
     assert (request.method, request.path) == ("POST", "/v3/number/pns/bind")
@@ -52,101 +52,101 @@ def test_exactly_the_documented_request_is_sent(shell: Shell, simulator: Simulat
     assert headers["sign"].lower() == hashlib.md5(f"{API_KEY}{API_SECRET}{stamp}".encode()).hexdigest()
 
 
-def test_without_json_the_binding_is_told_line_by_line(shell: Shell) -> None:
-    answer = shell.run(
+def test_bind_without_json_prints_one_field_per_line(shell: Shell) -> None:
+    result = shell.run(
         *("bind", "--phone-a", A, "--phone-b", B, "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB")
     )
-    assert answer.code == 0
-    assert "middle_number_a      9188061024" in answer.out
-    assert "active" in answer.out
+    assert result.code == 0
+    assert "middle_number_a      9188061024" in result.out
+    assert "active" in result.out
 
 
-def test_the_actor_is_the_user_of_the_operating_system(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOGNAME", "somebody-else")
+def test_actor_is_the_operating_system_user(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "another-user")
     import os
     import pwd
 
     assert shell.bind().json["actor"] == f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
 
 
-def test_the_same_key_binds_once(shell: Shell, simulator: Simulator) -> None:
+def test_bind_twice_with_one_key_sends_one_request(shell: Shell, simulator: Simulator) -> None:
     first, second = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert first.json["id"] == second.json["id"]
     assert simulator.counts.received == {"bind": 1}
 
 
-def test_every_wrong_value_is_named_at_once_and_nothing_is_written(shell: Shell, simulator: Simulator) -> None:
-    answer = shell.program(
+def test_bind_with_wrong_values_names_all_fields_and_writes_nothing(shell: Shell, simulator: Simulator) -> None:
+    result = shell.program(
         *("bind", "--phone-a", "12x", "--phone-b", "12", "--expire-s", "abc", "--mode", "AB", "--json")
     )
-    assert (answer.code, answer.out) == (2, "")
-    assert sorted(answer.fields) == ["expire_s", "mode", "phone_a", "phone_b", "pool_number"]
-    assert "abc" not in answer.err
+    assert (result.code, result.out) == (2, "")
+    assert sorted(result.fields) == ["expire_s", "mode", "phone_a", "phone_b", "pool_number"]
+    assert "abc" not in result.err
     assert shell.run("list", "--json").json == {"data": [], "next_cursor": None}
     assert shell.run("stats", "--json").json["by_event"] == {}
     assert simulator.requests == ()
 
 
-def test_in_plain_words_the_fields_are_named_too(shell: Shell) -> None:
-    answer = shell.bind(A, B)
-    assert answer.code == 0
-    answer = shell.run("bind", "--expire-s", "1.5")
-    assert answer.code == 2
+def test_bind_with_wrong_values_names_all_fields_without_json(shell: Shell) -> None:
+    result = shell.bind(A, B)
+    assert result.code == 0
+    result = shell.run("bind", "--expire-s", "1.5")
+    assert result.code == 2
     for field in ("phone_a", "phone_b", "pool_number", "mode"):
-        assert f"{field} is needed" in answer.err
-    assert "expire_s must be a whole number" in answer.err
+        assert f"{field} is needed" in result.err
+    assert "expire_s must be a whole number" in result.err
 
 
-def test_a_missing_app_id_is_named(shell: Shell) -> None:
+def test_bind_without_app_id_names_the_field(shell: Shell) -> None:
     shell.set(provider_app_id=None)
-    answer = shell.bind()
-    assert (answer.code, answer.fields) == (2, ["app_id"])
+    result = shell.bind()
+    assert (result.code, result.fields) == (2, ["app_id"])
 
 
-def test_missing_credentials_are_named_by_variable(shell: Shell) -> None:
+def test_bind_without_credentials_names_the_variables(shell: Shell) -> None:
     shell.set(provider_api_key=None, provider_api_secret=None)
-    answer = shell.bind()
-    assert answer.code == 2
-    assert answer.fields == ["BINDINGS_PROVIDER_API_KEY", "BINDINGS_PROVIDER_API_SECRET"]
+    result = shell.bind()
+    assert result.code == 2
+    assert result.fields == ["BINDINGS_PROVIDER_API_KEY", "BINDINGS_PROVIDER_API_SECRET"]
 
 
-def test_a_held_phone_exits_with_3_and_names_the_holder(shell: Shell, simulator: Simulator) -> None:
+def test_bind_of_held_phone_exits_with_3_and_names_the_holder(shell: Shell, simulator: Simulator) -> None:
     held = shell.bind(A, B, "--reference", "order-1").json
-    answer = shell.bind(A, C)
-    assert (answer.code, answer.out) == (3, "")
-    problem = answer.problem
+    result = shell.bind(A, C)
+    assert (result.code, result.out) == (3, "")
+    problem = result.problem
     assert (problem["code"], problem["status"]) == ("phone-in-use", 409)
     assert (problem["holder"]["id"], problem["holder"]["reference"]) == (held["id"], "order-1")
     assert 3_500 < problem["retry_after_s"] < 3_700
     assert simulator.counts.received == {"bind": 1}
 
 
-def test_a_held_phone_is_told_in_two_lines(shell: Shell) -> None:
+def test_bind_of_held_phone_prints_two_lines_without_json(shell: Shell) -> None:
     held = shell.bind(A, B, "--reference", "order-1").json
-    answer = shell.run(
+    result = shell.run(
         *("bind", "--phone-a", A, "--phone-b", C, "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB")
     )
-    assert (answer.code, answer.out) == (3, "")
-    happened, todo = answer.err.splitlines()
+    assert (result.code, result.out) == (3, "")
+    happened, todo = result.err.splitlines()
     for part in (held["id"], "order-1", "AXB", "active", "Z;", "nothing was written"):
         assert part in happened
     assert "Try again in 36" in todo
     assert f"bindings unbind {held['id']}" in todo
 
 
-def test_a_phone_in_use_at_the_provider_exits_with_3(shell: Shell, simulator: Simulator) -> None:
+def test_bind_of_phone_in_use_at_provider_exits_with_3(shell: Shell, simulator: Simulator) -> None:
     simulator.add_foreign_binding(phone_a=A, phone_b=D, app_id="4luaKsL2")
-    answer = shell.bind()
-    assert (answer.code, answer.problem["code"]) == (3, "phone-in-use-at-provider")
+    result = shell.bind()
+    assert (result.code, result.problem["code"]) == (3, "phone-in-use-at-provider")
     assert shell.bind().problem["code"] == "phone-in-use-at-provider"  # now from the hold, without a call
     assert simulator.counts.received == {"bind": 1}
 
 
-def test_a_key_of_another_request_exits_with_3(shell: Shell) -> None:
+def test_bind_with_key_of_another_request_exits_with_3(shell: Shell) -> None:
     shell.bind(A, B, "--idempotency-key", "k1")
-    answer = shell.bind(C, D, "--idempotency-key", "k1")
-    assert (answer.code, answer.problem["code"]) == (3, "idempotency-mismatch")
+    result = shell.bind(C, D, "--idempotency-key", "k1")
+    assert (result.code, result.problem["code"]) == (3, "idempotency-mismatch")
 
 
 @pytest.mark.parametrize(
@@ -160,66 +160,68 @@ def test_a_key_of_another_request_exits_with_3(shell: Shell) -> None:
         ("anomaly_before", 6, "outcome-unknown"),
     ],
 )
-def test_what_the_provider_says_becomes_an_exit_code(
+def test_provider_response_determines_the_exit_code(
     shell: Shell, simulator: Simulator, fault: str, code: int, name: str
 ) -> None:
     simulator.script(fault, times=1)
-    answer = shell.bind()
-    assert (answer.code, answer.problem["code"]) == (code, name)
-    plain = shell.run("get", answer.problem["binding_id"])
+    result = shell.bind()
+    assert (result.code, result.problem["code"]) == (code, name)
+    plain = shell.run("get", result.problem["binding_id"])
     assert plain.code == 0
 
 
-def test_an_unknown_outcome_shows_the_binding_and_says_not_to_bind_again(
+def test_bind_with_unknown_outcome_prints_the_binding_and_warns_against_binding_again(
     shell: Shell, simulator: Simulator
 ) -> None:
     simulator.script("lost_reply", times=1)
-    answer = shell.bind(A, B, "--idempotency-key", "k1")
-    assert (answer.code, answer.json["state"]) == (6, "in_doubt")
-    assert answer.problem["may_have_acted"] is True
-    assert "do not bind again" in answer.problem["detail"].lower()
+    result = shell.bind(A, B, "--idempotency-key", "k1")
+    assert (result.code, result.json["state"]) == (6, "in_doubt")
+    assert result.problem["may_have_acted"] is True
+    assert "do not bind again" in result.problem["detail"].lower()
 
 
-def test_a_replay_of_a_doubt_exits_with_6_again_and_sends_nothing(shell: Shell, simulator: Simulator) -> None:
+def test_replay_of_in_doubt_bind_exits_with_6_and_sends_nothing(shell: Shell, simulator: Simulator) -> None:
     simulator.script("lost_reply", times=1)
-    first, again = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
-    assert (first.code, again.code) == (6, 6)
-    assert first.json["id"] == again.json["id"]
+    first, replay = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
+    assert (first.code, replay.code) == (6, 6)
+    assert first.json["id"] == replay.json["id"]
     assert simulator.counts.received == {"bind": 1}
 
 
-def test_a_provider_that_is_not_reached_exits_with_5(shell: Shell) -> None:
+def test_bind_with_unreachable_provider_exits_with_5(shell: Shell) -> None:
     shell.set(provider_url="http://127.0.0.1:9")
-    answer = shell.bind()
-    assert (answer.code, answer.problem["code"]) == (5, "provider-unreachable")
+    result = shell.bind()
+    assert (result.code, result.problem["code"]) == (5, "provider-unreachable")
 
 
-def test_a_database_that_is_away_exits_with_1(shell: Shell) -> None:
+def test_bind_with_unreachable_database_exits_with_1(shell: Shell) -> None:
     shell.set(database_url="postgresql://postgres@127.0.0.1:9/none")
-    answer = shell.bind()
-    assert (answer.code, answer.problem["code"]) == (1, "busy")
+    result = shell.bind()
+    assert (result.code, result.problem["code"]) == (1, "busy")
 
 
-def test_unbind_ends_a_binding_and_is_safe_to_repeat(shell: Shell, simulator: Simulator) -> None:
+def test_unbind_ends_the_binding_and_is_safe_to_repeat(shell: Shell, simulator: Simulator) -> None:
     bound = shell.bind().json
     for _ in range(2):
-        answer = shell.run("unbind", bound["id"], "--reason", "trip ended", "--json")
-        assert (answer.code, answer.json["state"], answer.json["reason"]) == (0, "unbound", "asked")
+        result = shell.run("unbind", bound["id"], "--reason", "trip ended", "--json")
+        assert (result.code, result.json["state"], result.json["reason"]) == (0, "unbound", "asked")
     assert simulator.counts.received == {"bind": 1, "unbind": 1}
 
 
-def test_an_unclear_unbind_exits_with_6_and_recover_carries_it_out(shell: Shell, simulator: Simulator) -> None:
+def test_unbind_with_unclear_response_exits_with_6_and_recover_completes_it(
+    shell: Shell, simulator: Simulator
+) -> None:
     bound = shell.bind().json
     simulator.script("lost_reply", times=1, on="unbind")
-    answer = shell.run("unbind", bound["id"], "--json")
-    assert (answer.code, answer.json["state"]) == (6, "active")
+    result = shell.run("unbind", bound["id"], "--json")
+    assert (result.code, result.json["state"]) == (6, "active")
     assert shell.run("lookup", "--phone", A, "--json").json["data"] == []
     assert shell.run("recover", "--json").json["unbound"] == 1
     assert shell.run("get", bound["id"], "--json").json["state"] == "unbound"
 
 
-def test_an_id_that_is_not_there_exits_with_4(shell: Shell) -> None:
+def test_unknown_binding_id_exits_with_4(shell: Shell) -> None:
     for wrong in ("nope", "0190a000-0000-7000-8000-000000000000"):
         for command in ("get", "unbind", "history"):
-            answer = shell.run(command, wrong, "--json")
-            assert (answer.code, answer.problem["code"]) == (4, "not-found")
+            result = shell.run(command, wrong, "--json")
+            assert (result.code, result.problem["code"]) == (4, "not-found")

@@ -1,4 +1,4 @@
-"""db, config, and what becomes of an error that nobody foresaw."""
+"""db, config, and the handling of unexpected errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_path: Path) -> None:
     shell.environment.clear()
     shell.set(database_url=f"sqlite:///{tmp_path / 'new.db'}")
-    assert (shell.run("db", "check", "--json").code, shell.seen[-1].problem["code"]) == (1, "schema-out-of-date")
-    assert shell.seen[-1].json == {"revision": None, "head": HEAD, "at_head": False}
+    assert (shell.run("db", "check", "--json").code, shell.results[-1].problem["code"]) == (
+        1,
+        "schema-out-of-date",
+    )
+    assert shell.results[-1].json == {"revision": None, "head": HEAD, "at_head": False}
     assert "bindings db upgrade" in shell.run("list").err
     first = shell.program("db", "upgrade", "--json")
     assert (first.code, first.err, first.json["revision"], first.json["before"]) == (0, "", HEAD, None)
@@ -31,7 +34,7 @@ def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_pa
 
 
 @pytest.mark.postgres
-def test_db_upgrade_and_the_rest_work_on_postgresql(shell: Shell, postgres_url: str) -> None:
+def test_commands_work_on_postgresql(shell: Shell, postgres_url: str) -> None:
     shell.set(database_url=postgres_url)
     assert shell.run("db", "check").code == 0
     bound = shell.bind()
@@ -41,57 +44,57 @@ def test_db_upgrade_and_the_rest_work_on_postgresql(shell: Shell, postgres_url: 
     assert shell.run("doctor", "--json").code == 0
 
 
-def test_a_database_that_is_away_is_told_plainly(shell: Shell) -> None:
+def test_db_commands_with_unreachable_database_report_it_without_the_password(shell: Shell) -> None:
     shell.set(database_url="postgresql://u:hunter2@127.0.0.1:9/none")
     for command in ("upgrade", "current", "check"):
-        answer = shell.run("db", command)
-        assert answer.code == 1
-        assert "database did not answer" in answer.err
-        assert "hunter2" not in answer.err
+        result = shell.run("db", command)
+        assert result.code == 1
+        assert "database did not answer" in result.err
+        assert "hunter2" not in result.err
 
 
-def test_config_shows_what_is_in_force_and_no_secret(shell: Shell) -> None:
+def test_config_shows_effective_settings_and_no_secret(shell: Shell) -> None:
     shell.set(database_url="postgresql://u:hunter2@h/db", scope="mine")
-    shown = shell.run("config", "--json")
-    assert shown.json["BINDINGS_SCOPE"] == "mine"
-    assert shown.json["BINDINGS_PROVIDER_API_SECRET"] == "***"
-    assert shown.json["BINDINGS_BIND_LIMIT"] == "32"
+    config = shell.run("config", "--json")
+    assert config.json["BINDINGS_SCOPE"] == "mine"
+    assert config.json["BINDINGS_PROVIDER_API_SECRET"] == "***"
+    assert config.json["BINDINGS_BIND_LIMIT"] == "32"
     plain = shell.program("config")
     assert plain.code == 0
     for secret in ("hunter2", "7bz1lzh9", "bDqJFiq9"):
-        assert secret not in shown.out + plain.out
+        assert secret not in config.out + plain.out
 
 
-def test_wrong_settings_stop_every_command_by_name(shell: Shell) -> None:
+def test_wrong_settings_stop_every_command_and_are_named(shell: Shell) -> None:
     shell.set(scope="a b", bind_limit="0")
     for command in (["config"], ["list"], ["db", "current"], ["simulator"], ["scheduler"]):
-        answer = shell.run(*command, "--json")
-        assert (answer.code, sorted(answer.fields)) == (2, ["BINDINGS_BIND_LIMIT", "BINDINGS_SCOPE"])
+        result = shell.run(*command, "--json")
+        assert (result.code, sorted(result.fields)) == (2, ["BINDINGS_BIND_LIMIT", "BINDINGS_SCOPE"])
 
 
-def test_what_nobody_foresaw_is_one_line_without_its_text(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_prints_one_line_without_its_text(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("password hunter2 of 9188067701")
 
     monkeypatch.setattr(BindingService, "get", broken)
-    answer = shell.run("get", str(uuid.uuid4()))
-    assert (answer.code, answer.out) == (1, "")
-    assert answer.err.startswith("error: unexpected RuntimeError at ")
-    assert "hunter2" not in answer.err
+    result = shell.run("get", str(uuid.uuid4()))
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: unexpected RuntimeError at ")
+    assert "hunter2" not in result.err
     assert shell.run("get", str(uuid.uuid4()), "--json").problem["code"] == "unexpected"
 
 
-def test_an_interrupt_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_exits_with_130(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(BindingService, "get", interrupted)
-    answer = shell.run("get", str(uuid.uuid4()))
-    assert answer.code == 130
-    assert "bindings doubts" in answer.err
+    result = shell.run("get", str(uuid.uuid4()))
+    assert result.code == 130
+    assert "bindings doubts" in result.err
 
 
-def test_db_restored_lets_binds_wait_and_can_be_waived(shell: Shell) -> None:
+def test_db_restored_turns_doctor_red_until_it_is_waived(shell: Shell) -> None:
     assert shell.run("db", "restored", "--json").json == {"scan_owed": True}
     checks = {check["name"]: check["level"] for check in shell.run("doctor", "--json").json["data"]}
     assert checks["restore"] == "red"

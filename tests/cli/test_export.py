@@ -1,4 +1,4 @@
-"""export: two formats, whole files, safe cells, flat memory, and a reader that goes away."""
+"""export: two formats, complete files, safe cells, constant memory, and a reader that closes the pipe."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ def rows_of_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize(("what", "kind"), [("bindings", Binding), ("events", Event)])
-def test_csv_and_ndjson_hold_the_same_rows(shell: Shell, what: str, kind: type) -> None:
+@pytest.mark.parametrize(("command", "kind"), [("bindings", Binding), ("events", Event)])
+def test_csv_and_ndjson_have_the_same_rows(shell: Shell, command: str, kind: type) -> None:
     shell.bind(A, B)
     shell.bind(C, D)
-    in_csv, in_ndjson = (shell.run("export", what, "--format", form) for form in ("csv", "ndjson"))
+    in_csv, in_ndjson = (shell.run("export", command, "--format", form) for form in ("csv", "ndjson"))
     rows, objects = rows_of_csv(in_csv.out), [json.loads(line) for line in in_ndjson.out.splitlines()]
     names = [field.name for field in dataclasses.fields(kind)]
-    assert len(rows) == len(objects) == (2 if what == "bindings" else 4)
+    assert len(rows) == len(objects) == (2 if command == "bindings" else 4)
     assert list(rows[0]) == list(objects[0]) == names
-    assert f"{len(rows)} {what} exported" in in_csv.err
+    assert f"{len(rows)} {command} exported" in in_csv.err
 
 
-def test_json_means_ndjson_and_contradicts_csv(shell: Shell) -> None:
+def test_json_option_implies_ndjson_and_refuses_other_formats(shell: Shell) -> None:
     shell.bind()
     assert json.loads(shell.run("export", "bindings", "--json").out)["state"] == "active"
     for wrong in (["--json", "--format", "csv"], ["--json", "--format", "xml"]):
-        answer = shell.run("export", "bindings", *wrong)
-        assert (answer.code, answer.fields) == (2, ["format"])
+        result = shell.run("export", "bindings", *wrong)
+        assert (result.code, result.fields) == (2, ["format"])
 
 
-def test_a_file_is_whole_and_readable_by_its_owner_only(shell: Shell, tmp_path: Path) -> None:
+def test_exported_file_is_complete_and_readable_by_its_owner_only(shell: Shell, tmp_path: Path) -> None:
     shell.bind()
     target = tmp_path / "out.csv"
     target.write_text("the old one")
     target.chmod(0o644)
-    answer = shell.program("export", "bindings", "-o", str(target))
-    assert (answer.code, answer.out) == (0, "")
-    assert f"1 bindings exported to {target}" in answer.err
+    result = shell.program("export", "bindings", "-o", str(target))
+    assert (result.code, result.out) == (0, "")
+    assert f"1 bindings exported to {target}" in result.err
     assert len(rows_of_csv(target.read_text())) == 1
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert A not in target.read_text()
 
 
-def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
+def test_failed_export_keeps_the_old_file_and_leaves_no_other(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell.bind()
@@ -75,43 +75,43 @@ def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
         raise RuntimeError("9188067701")
 
     monkeypatch.setattr(BindingService, "export_bindings", broken)
-    answer = shell.run("export", "bindings", "-o", str(target))
-    assert answer.code == 1
-    assert "RuntimeError" in answer.err
+    result = shell.run("export", "bindings", "-o", str(target))
+    assert result.code == 1
+    assert "RuntimeError" in result.err
     assert [path.name for path in folder.iterdir()] == ["out.csv"]
     assert target.read_text() == "the old one"
 
 
-def test_a_place_that_cannot_be_written_is_refused(shell: Shell, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_refused(shell: Shell, tmp_path: Path) -> None:
     for wrong in (str(tmp_path), str(tmp_path / "missing" / "out.csv"), "/dev/null"):
-        answer = shell.run("export", "bindings", "--format", "ndjson", "-o", wrong, "--json")
-        assert (answer.code, answer.fields) == (2, ["output"])
+        result = shell.run("export", "bindings", "--format", "ndjson", "-o", wrong, "--json")
+        assert (result.code, result.fields) == (2, ["output"])
 
 
-def test_a_wrong_period_is_refused_before_anything_is_revealed(shell: Shell, tmp_path: Path) -> None:
+def test_wrong_period_is_refused_before_the_reveal_is_recorded(shell: Shell, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
-    asked = ["--from", "2026-01-01", "--to", "x", "--reveal", "--reason", "x", "-o", str(target), "--json"]
-    answer = shell.run("export", "bindings", *asked)
-    assert (answer.code, answer.fields) == (2, ["from", "to"])
+    arguments = ["--from", "2026-01-01", "--to", "x", "--reveal", "--reason", "x", "-o", str(target), "--json"]
+    result = shell.run("export", "bindings", *arguments)
+    assert (result.code, result.fields) == (2, ["from", "to"])
     assert not target.exists()
     assert shell.run("stats", "--json").json["by_event"] == {}
 
 
-def test_the_period_is_half_open_and_has_a_zone(shell: Shell) -> None:
+def test_period_of_an_export_is_half_open(shell: Shell) -> None:
     at = shell.bind().json["requested_at"]
     assert len(shell.run("export", "bindings", "--from", at, "--json").out.splitlines()) == 1
     assert shell.run("export", "bindings", "--to", at, "--json").out == ""
 
 
 @pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)"])
-def test_no_cell_is_a_formula(shell: Shell, evil: str) -> None:
+def test_csv_cell_is_never_a_formula(shell: Shell, evil: str) -> None:
     shell.bind(A, B, "--reference", evil)
     (row,) = rows_of_csv(shell.run("export", "bindings").out)
     assert row["reference"] == f"'{evil}"
     assert json.loads(shell.run("export", "bindings", "--json").out)["reference"] == evil
 
 
-def test_rows_are_written_as_they_come(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_holds_one_row_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     binding = _any_binding(shell)
     alive: list[int] = []
 
@@ -119,15 +119,15 @@ def test_rows_are_written_as_they_come(shell: Shell, monkeypatch: pytest.MonkeyP
         for number in range(5_000):
             alive.append(number)
             yield binding
-            alive.pop()  # the consumer asks for the next one only when this one is written
+            alive.pop()  # the consumer takes the next row only after this one is written
             assert not alive
 
     monkeypatch.setattr(BindingService, "export_bindings", many)
-    answer = shell.run("export", "bindings", "--json")
-    assert len(answer.out.splitlines()) == 5_000
+    result = shell.run("export", "bindings", "--json")
+    assert len(result.out.splitlines()) == 5_000
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(shell: Shell) -> None:
+def test_export_to_closed_pipe_exits_with_141_without_an_error(shell: Shell) -> None:
     for number in range(3):
         shell.bind(f"91880{number}0001", f"91880{number}0002")
     program = subprocess.Popen(
@@ -139,11 +139,11 @@ def test_a_reader_that_goes_away_ends_it_quietly(shell: Shell) -> None:
     assert program.stdout is not None
     assert program.stderr is not None
     program.stdout.close()
-    told = program.stderr.read().decode()
+    stderr = program.stderr.read().decode()
     program.stderr.close()
     assert program.wait(30) == 141
-    assert "Traceback" not in told
-    assert "error" not in told
+    assert "Traceback" not in stderr
+    assert "error" not in stderr
 
 
 def _any_binding(shell: Shell) -> Binding:

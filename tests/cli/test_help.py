@@ -1,4 +1,4 @@
-"""What is there, and that asking costs nothing."""
+"""The list of commands, their help, and that help imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Shell
 
 BINDINGS = ["bind", "unbind", "get", "list", "lookup", "history", "trace", "check", "export", "stats"]
-UPKEEP = [
+OPERATION = [
     "expire",
     "warn",
     "pools",
@@ -37,10 +37,10 @@ UPKEEP = [
     "scheduler",
     "demo",
 ]
-COMMANDS = [*BINDINGS, *UPKEEP]
+COMMANDS = [*BINDINGS, *OPERATION]
 HEAVY = "sqlalchemy requests apscheduler pydantic rich phonenumbers alembic psycopg litestar uvicorn structlog"
 
-ASK_EVERYTHING = """
+PRINT_EVERY_HELP = """
 import contextlib, io, sys
 from bindings.cli.root import root
 for line in sys.stdin.read().splitlines():
@@ -64,23 +64,23 @@ def every_command(
             yield (*path, name), command
 
 
-def test_every_command_of_the_table_is_there() -> None:
+def test_root_lists_exactly_the_documented_commands() -> None:
     assert sorted(root.list_commands(click.Context(root))) == sorted(COMMANDS)
 
 
-def test_help_of_the_root_and_of_every_command_imports_nothing_heavy() -> None:
+def test_help_of_every_command_imports_nothing_heavy() -> None:
     lines = ["", "db", "export", "keys", "webhooks", *(" ".join(path) for path, _ in every_command(root))]
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_EVERYTHING, HEAVY],
+    process = subprocess.run(
+        [sys.executable, "-c", PRINT_EVERY_HELP, HEAVY],
         input="\n".join(lines),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.split() == []
+    assert process.stdout.split() == []
 
 
-def test_every_command_takes_json() -> None:
+def test_every_command_has_the_json_option() -> None:
     without = [
         path for path, command in every_command(root) if not any(p.name == "as_json" for p in command.params)
     ]
@@ -90,37 +90,38 @@ def test_every_command_takes_json() -> None:
 @pytest.mark.parametrize(
     "command", ["get x", "list", "lookup", "trace 1", "doubts", "export bindings"], ids=lambda command: command
 )
-def test_what_shows_phones_can_reveal_them(command: str) -> None:
-    found = dict(every_command(root))[tuple(word for word in command.split() if word not in ("x", "1"))]
-    assert {"reveal", "reason"} <= {parameter.name for parameter in found.params}
+def test_command_that_shows_phones_has_the_reveal_options(command: str) -> None:
+    names = [word for word in command.split() if word not in ("x", "1")]
+    parameters = dict(every_command(root))[tuple(names)].params
+    assert {"reveal", "reason"} <= {parameter.name for parameter in parameters}
 
 
-def test_the_program_without_arguments_shows_its_help(shell: Shell) -> None:
-    answer = shell.program()
-    assert answer.code == 0
-    assert "Usage: bindings" in answer.out
-    assert "Exit codes:" in answer.out
-    assert all(f"  {name} " in answer.out for name in COMMANDS)
+def test_program_without_arguments_shows_its_help(shell: Shell) -> None:
+    result = shell.program()
+    assert result.code == 0
+    assert "Usage: bindings" in result.out
+    assert "Exit codes:" in result.out
+    assert all(f"  {name} " in result.out for name in COMMANDS)
 
 
-def test_an_unknown_command_and_an_unknown_option_exit_with_2(shell: Shell) -> None:
+def test_unknown_command_and_unknown_option_exit_with_2(shell: Shell) -> None:
     assert shell.run("frobnicate").code == 2
-    answer = shell.run("list", "--colour", "blue", "--json")
-    assert answer.code == 2
-    assert answer.fields == ["--colour"]
+    result = shell.run("list", "--colour", "blue", "--json")
+    assert result.code == 2
+    assert result.fields == ["--colour"]
 
 
-def test_a_missing_argument_is_named(shell: Shell) -> None:
+def test_missing_argument_is_named(shell: Shell) -> None:
     for command, named in (("get", "binding_id"), ("history", "binding_id"), ("trace", "middle_number")):
-        answer = shell.run(command, "--json")
-        assert (answer.code, answer.fields) == (2, [named])
+        result = shell.run(command, "--json")
+        assert (result.code, result.fields) == (2, [named])
 
 
-def test_a_phone_in_the_wrong_place_is_not_repeated(shell: Shell) -> None:
-    answer = shell.run("lookup", "9188067701")
-    assert answer.code == 2
-    assert "91******01" in answer.err
+def test_phone_as_unexpected_argument_is_masked_in_the_error(shell: Shell) -> None:
+    result = shell.run("lookup", "9188067701")
+    assert result.code == 2
+    assert "91******01" in result.err
 
 
-def test_the_version_is_told(shell: Shell) -> None:
+def test_version_option_prints_the_version(shell: Shell) -> None:
     assert shell.run("--version").out.startswith("bindings ")

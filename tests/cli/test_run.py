@@ -1,4 +1,4 @@
-"""What stays in the foreground, as real programs that are ended by signals."""
+"""simulator and scheduler, as processes that a signal ends."""
 
 from __future__ import annotations
 
@@ -45,49 +45,49 @@ def first_line(stream: Any) -> str:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_the_simulator_says_how_to_reach_it_and_ends_on_a_signal(shell: Shell, ending: signal.Signals) -> None:
+def test_simulator_prints_its_settings_and_ends_on_a_signal(shell: Shell, ending: signal.Signals) -> None:
     shell.set(provider_url=None, provider_api_key=None, provider_api_secret=None, provider_app_id=None)
     with running(shell, "simulator", "--json", "--fault", "lost_reply@bind=1", "--policy", "strict") as program:
-        told = json.loads(first_line(program.stdout))
-        assert list(told) == ["url", "api_key", "api_secret", "app_id", "environment"]
-        shell.environment |= told["environment"]
+        settings = json.loads(first_line(program.stdout))
+        assert list(settings) == ["url", "api_key", "api_secret", "app_id", "environment"]
+        shell.environment |= settings["environment"]
         assert shell.bind().code == 6
         assert shell.run("reconcile", "--json").json["scans"] > 0
         program.send_signal(ending)
         _, err = program.communicate(timeout=20)
     assert program.returncode == 0
-    assert f"export BINDINGS_PROVIDER_URL={told['url']}" in err
+    assert f"export BINDINGS_PROVIDER_URL={settings['url']}" in err
     assert "Traceback" not in err
 
 
-def test_the_simulator_takes_the_account_of_the_environment_and_does_not_show_it(shell: Shell) -> None:
+def test_simulator_uses_the_account_of_the_environment_and_does_not_print_it(shell: Shell) -> None:
     shell.set(provider_url=None, provider_api_key="my-key", provider_api_secret="my-secret")
     with running(shell, "simulator", "--json") as program:
-        told = json.loads(first_line(program.stdout))
-        shell.set(provider_url=told["url"])
+        settings = json.loads(first_line(program.stdout))
+        shell.set(provider_url=settings["url"])
         assert shell.bind().code == 0
         shell.set(provider_api_secret="another")
-        assert shell.bind(A, C).code == 3  # from the record, without a call
+        assert shell.bind(A, C).code == 3  # from the database, without a call
         assert shell.run("doctor", "--json").code == 1
         program.terminate()
         out, err = program.communicate(timeout=20)
     for secret in ("my-key", "my-secret"):
-        assert secret not in out + err + str(told)
+        assert secret not in out + err + str(settings)
 
 
-def test_wrong_options_of_the_simulator_are_all_named(shell: Shell) -> None:
-    answer = shell.run("simulator", "--port", "x", "--policy", "lax", "--fault", "gremlins=1", "--json")
-    assert (answer.code, answer.fields) == (2, ["port", "policy", "fault"])
-    assert "lost_reply" in answer.err
+def test_simulator_with_wrong_options_names_all_of_them(shell: Shell) -> None:
+    result = shell.run("simulator", "--port", "x", "--policy", "lax", "--fault", "gremlins=1", "--json")
+    assert (result.code, result.fields) == (2, ["port", "policy", "fault"])
+    assert "lost_reply" in result.err
 
 
-def test_a_port_that_is_taken_is_told_plainly(shell: Shell) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        answer = shell.run("simulator", "--port", str(taken.getsockname()[1]), "--json")
-    assert (answer.code, answer.fields) == (2, ["port"])
+def test_simulator_with_port_in_use_names_the_option(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        result = shell.run("simulator", "--port", str(server.getsockname()[1]), "--json")
+    assert (result.code, result.fields) == (2, ["port"])
 
 
-def test_the_scheduler_expires_and_ends_on_a_signal(shell: Shell) -> None:
+def test_scheduler_expires_bindings_and_ends_on_a_signal(shell: Shell) -> None:
     shell.set(sweep_interval_s="0.1")
     binding_id = shell.bind(A, C, "--expire-s", "1").json["id"]
     with running(shell, "scheduler", "--json") as program:

@@ -1,4 +1,4 @@
-"""bindings webhooks: from a shell, and sent by the scheduler."""
+"""bindings webhooks: the commands, and the sending by the scheduler."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def add(shell: Shell, url: str, *more: str) -> Any:
     return shell.run("webhooks", "add", "--url", url, "--json", *more).json
 
 
-def test_a_webhook_is_added_with_its_secret_and_listed_without(shell: Shell) -> None:
-    made = add(shell, "https://example.com/a", "--kind", "expired")
-    assert list(made) == [
+def test_webhook_secret_is_printed_when_added_and_not_when_listed(shell: Shell) -> None:
+    webhook = add(shell, "https://example.com/a", "--kind", "expired")
+    assert list(webhook) == [
         "id",
         "url",
         "kinds",
@@ -41,70 +41,72 @@ def test_a_webhook_is_added_with_its_secret_and_listed_without(shell: Shell) -> 
         "secret",
     ]
     listed = shell.run("webhooks", "list", "--json")
-    assert [each["kinds"] for each in listed.json["data"]] == [["expired"]]
-    for answer in (listed, shell.run("webhooks", "list")):
-        assert made["id"] in answer.out
-        assert made["secret"] not in answer.out + answer.err
-    rotated = shell.run("webhooks", "rotate", made["id"])
+    assert [row["kinds"] for row in listed.json["data"]] == [["expired"]]
+    for result in (listed, shell.run("webhooks", "list")):
+        assert webhook["id"] in result.out
+        assert webhook["secret"] not in result.out + result.err
+    rotated = shell.run("webhooks", "rotate", webhook["id"])
     assert "whsec_" in rotated.out
-    assert made["secret"] not in rotated.out
+    assert webhook["secret"] not in rotated.out
 
 
-def test_what_is_wrong_is_named(shell: Shell) -> None:
-    answer = shell.run("webhooks", "add", "--url", "ftp://x", "--kind", "born", "--json")
-    assert (answer.code, answer.fields) == (2, ["url", "kind"])
-    answer = shell.run("webhooks", "add", "--json")
-    assert (answer.code, answer.problem["errors"]) == (2, [{"field": "url", "message": "is needed"}])
-    for given in ([], ["--webhook", "x"], ["x", "--dead"]):
-        assert shell.run("webhooks", "redeliver", *given, "--json").code == 2
-    answer = shell.run("webhooks", "enable", "x")
-    assert answer.code == 4
-    assert "bindings webhooks list" in answer.err
+def test_wrong_options_are_named(shell: Shell) -> None:
+    result = shell.run("webhooks", "add", "--url", "ftp://x", "--kind", "born", "--json")
+    assert (result.code, result.fields) == (2, ["url", "kind"])
+    result = shell.run("webhooks", "add", "--json")
+    assert (result.code, result.problem["errors"]) == (2, [{"field": "url", "message": "is needed"}])
+    for arguments in ([], ["--webhook", "x"], ["x", "--dead"]):
+        assert shell.run("webhooks", "redeliver", *arguments, "--json").code == 2
+    result = shell.run("webhooks", "enable", "x")
+    assert result.code == 4
+    assert "bindings webhooks list" in result.err
 
 
-def test_a_test_tells_the_answer_and_exits_with_5_where_it_was_not_taken(shell: Shell, receiver: Receiver) -> None:
-    made = add(shell, receiver.url)
-    answer = shell.run("webhooks", "test", made["id"])
-    assert answer.code == 0
-    assert answer.out.startswith("answered 204 in ")
-    assert receiver.messages[0].verified(made["secret"])["type"] == "test"
+def test_test_message_prints_the_response_and_exits_with_5_if_it_is_refused(
+    shell: Shell, receiver: Receiver
+) -> None:
+    webhook = add(shell, receiver.url)
+    result = shell.run("webhooks", "test", webhook["id"])
+    assert result.code == 0
+    assert result.out.startswith("answered 204 in ")
+    assert receiver.messages[0].verified(webhook["secret"])["type"] == "test"
     receiver.answers = lambda _: Reply(status=500)
-    told = shell.run("webhooks", "test", made["id"], "--json")
-    assert told.code == 5
-    assert (told.json["delivered"], told.json["status"]) == (False, 500)
+    refused = shell.run("webhooks", "test", webhook["id"], "--json")
+    assert refused.code == 5
+    assert (refused.json["delivered"], refused.json["status"]) == (False, 500)
 
 
-def test_without_what_signs_a_test_says_what_to_install(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = add(shell, "https://example.com/")
+def test_test_message_without_the_signing_library_names_the_extra(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook = add(shell, "https://example.com/")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    answer = shell.run("webhooks", "test", made["id"])
-    assert answer.code == 2
-    assert "bindings[server]" in answer.err
+    result = shell.run("webhooks", "test", webhook["id"])
+    assert result.code == 2
+    assert "bindings[server]" in result.err
 
 
 @pytest.mark.processes
-def test_the_scheduler_sends_and_a_receiver_that_is_gone_is_enabled_again(
-    shell: Shell, receiver: Receiver
-) -> None:
+def test_scheduler_sends_events_and_resumes_after_enable(shell: Shell, receiver: Receiver) -> None:
     shell.set(sweep_interval_s="0.2")
     receiver.answers = lambda _: Reply(status=410)
-    made = add(shell, receiver.url, "--kind", "activated")
+    webhook = add(shell, receiver.url, "--kind", "activated")
     shell.bind()
     with running(shell, "scheduler", "--json") as program:
         wait_for(lambda: "410" in shell.run("webhooks", "list").out, seconds=60)
         receiver.answers = lambda _: Reply()
-        enabled = shell.run("webhooks", "enable", made["id"], "--json").json
+        enabled = shell.run("webhooks", "enable", webhook["id"], "--json").json
         assert enabled["disabled_at"] is None
         wait_for(lambda: len(receiver.messages) == 2, seconds=60)
-        wait_for(lambda: "delivered" in shell.run("webhooks", "deliveries", made["id"]).out)
+        wait_for(lambda: "delivered" in shell.run("webhooks", "deliveries", webhook["id"]).out)
         program.terminate()
         out, err = program.communicate(timeout=30)
     assert (program.returncode, json.loads(out)) == (0, {"stopped": True})
-    assert made["secret"] not in err
-    [delivery] = shell.run("webhooks", "deliveries", made["id"], "--state", "delivered", "--json").json["data"]
-    again = shell.run("webhooks", "redeliver", delivery["id"], "--json").json
-    assert again == {"pending": 1}
-    assert shell.run("webhooks", "redeliver", "--dead", "--webhook", made["id"]).out == "pending again: 0\n"
-    assert shell.run("webhooks", "disable", made["id"]).code == 0
-    assert shell.run("webhooks", "remove", made["id"]).out == "removed\n"
+    assert webhook["secret"] not in err
+    [delivery] = shell.run("webhooks", "deliveries", webhook["id"], "--state", "delivered", "--json").json["data"]
+    redelivered = shell.run("webhooks", "redeliver", delivery["id"], "--json").json
+    assert redelivered == {"pending": 1}
+    assert shell.run("webhooks", "redeliver", "--dead", "--webhook", webhook["id"]).out == "pending again: 0\n"
+    assert shell.run("webhooks", "disable", webhook["id"]).code == 0
+    assert shell.run("webhooks", "remove", webhook["id"]).out == "removed\n"
     assert shell.run("webhooks", "list", "--json").json["data"] == []

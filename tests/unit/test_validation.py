@@ -1,23 +1,33 @@
-"""Arguments: every odd value is a named fault before any I/O, all of them at once, and no value is echoed."""
+"""Checks of arguments: every invalid value is an error of its field, all are reported, no value is repeated."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bindings.cli.queries import list_
 from bindings.domain.binding import Mode
+from bindings.domain.search_filters import SearchFilters
 from bindings.errors import InvalidRequest, NotFound
-from bindings.validation import fields as values
+from bindings.service import BindingService
+from bindings.store import queries
+from bindings.validation import fields
 from bindings.validation import requests as validation
+from bindings.web.api import openapi
 
-GOOD: dict[str, Any] = {
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VALID: dict[str, Any] = {
     "phone_a": "9188067701",
     "phone_b": "9188067799",
     "pool_number": "918806",
@@ -28,24 +38,24 @@ GOOD: dict[str, Any] = {
 NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
 
 
-def faults(**changed: Any) -> dict[str, str]:
-    """Field → message of a bind with these values."""
+def errors_of_bind(**changes: Any) -> dict[str, str]:
+    """Return the messages of a bind with these changes, by field."""
     with pytest.raises(InvalidRequest) as refused:
-        validation.bind_request(**(GOOD | changed))
-    return {fault.field: fault.message for fault in refused.value.field_errors}
+        validation.bind_request(**(VALID | changes))
+    return {error.field: error.message for error in refused.value.field_errors}
 
 
-def test_the_documented_example_passes() -> None:
-    request = validation.bind_request(**GOOD)
+def test_documented_example_is_valid() -> None:
+    request = validation.bind_request(**VALID)
     assert (request.phone_a.digits, request.phone_b.digits, request.mode) == ("9188067701", "9188067799", Mode.AXB)
 
 
-def test_phones_are_normalised_alike_however_they_are_written() -> None:
-    plus = validation.bind_request(**(GOOD | {"phone_a": "+9188067701", "phone_b": "+9188067799"}))
-    assert plus == validation.bind_request(**GOOD)
+def test_phone_with_and_without_plus_normalises_to_the_same_request() -> None:
+    plus = validation.bind_request(**(VALID | {"phone_a": "+9188067701", "phone_b": "+9188067799"}))
+    assert plus == validation.bind_request(**VALID)
 
 
-ODD_PHONES: list[object] = [
+INVALID_PHONES: list[object] = [
     "",
     "+",
     "1" * 21,
@@ -68,67 +78,67 @@ ODD_PHONES: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD_PHONES)
+@pytest.mark.parametrize("invalid", INVALID_PHONES)
 @pytest.mark.parametrize("field", ["phone_a", "phone_b"])
-def test_an_odd_phone_is_a_fault_of_its_field(field: str, odd: object) -> None:
-    assert set(faults(**{field: odd})) == {field}
+def test_invalid_phone_is_an_error_of_its_field(field: str, invalid: object) -> None:
+    assert set(errors_of_bind(**{field: invalid})) == {field}
 
 
 def test_phone_b_has_at_least_four_digits_and_phone_a_at_least_one() -> None:
-    assert set(faults(phone_b="123")) == {"phone_b"}
-    assert validation.bind_request(**(GOOD | {"phone_a": "9", "phone_b": "9188"})).phone_a == "9"
+    assert set(errors_of_bind(phone_b="123")) == {"phone_b"}
+    assert validation.bind_request(**(VALID | {"phone_a": "9", "phone_b": "9188"})).phone_a == "9"
 
 
-def test_equal_phones_are_refused_also_where_one_has_a_plus() -> None:
-    assert "differ" in faults(phone_b="+" + GOOD["phone_a"])["phone_b"]
+def test_equal_phones_are_refused_even_if_one_has_a_plus() -> None:
+    assert "differ" in errors_of_bind(phone_b="+" + VALID["phone_a"])["phone_b"]
 
 
-def test_country_codes_are_compared_where_both_parse() -> None:
-    assert "country" in faults(phone_b="8613800138000")["phone_b"]
-    validation.bind_request(**(GOOD | {"phone_a": "0012345", "phone_b": "0099999"}))
+def test_country_codes_are_compared_if_both_are_known() -> None:
+    assert "country" in errors_of_bind(phone_b="8613800138000")["phone_b"]
+    validation.bind_request(**(VALID | {"phone_a": "0012345", "phone_b": "0099999"}))
 
 
-def test_leading_zeros_are_kept() -> None:
-    request = validation.bind_request(**(GOOD | {"phone_a": "0012345", "phone_b": "0099999"}))
+def test_leading_zeros_of_a_phone_are_kept() -> None:
+    request = validation.bind_request(**(VALID | {"phone_a": "0012345", "phone_b": "0099999"}))
     assert (request.phone_a.digits, request.phone_b.digits) == ("0012345", "0099999")
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [0, -1, 259_201, 2**63, 1.5, 60.0, "60", "", None, True, math.nan, math.inf, [60]],
 )
-def test_expire_s_is_a_whole_number_from_1_to_259200(odd: object) -> None:
-    assert set(faults(expire_s=odd)) == {"expire_s"}
+def test_expire_s_is_a_whole_number_from_1_to_259200(invalid: object) -> None:
+    assert set(errors_of_bind(expire_s=invalid)) == {"expire_s"}
 
 
 @pytest.mark.parametrize("good", [1, 259_200])
-def test_both_ends_of_expire_s_pass(good: int) -> None:
-    assert validation.bind_request(**(GOOD | {"expire_s": good})).expire_s == good
+def test_smallest_and_largest_expire_s_are_valid(good: int) -> None:
+    assert validation.bind_request(**(VALID | {"expire_s": good})).expire_s == good
 
 
-@pytest.mark.parametrize("odd", [1, 3, "3", "axb", "AXBB", "", None, True, b"AXB"])
-def test_the_mode_is_one_of_two_words(odd: object) -> None:
-    assert set(faults(mode=odd)) == {"mode"}
+@pytest.mark.parametrize("invalid", [1, 3, "3", "axb", "AXBB", "", None, True, b"AXB"])
+def test_mode_is_axb_or_axxb(invalid: object) -> None:
+    assert set(errors_of_bind(mode=invalid)) == {"mode"}
 
 
-@pytest.mark.parametrize("odd", ["", "1" * 21, "91 88", "\uff19", "\x00", None, 918806])
-def test_a_pool_number_is_1_to_20_plain_signs(odd: object) -> None:
-    assert set(faults(pool_number=odd)) == {"pool_number"}
+@pytest.mark.parametrize("invalid", ["", "1" * 21, "91 88", "\uff19", "\x00", None, 918806])
+def test_pool_number_is_1_to_20_plain_characters(invalid: object) -> None:
+    assert set(errors_of_bind(pool_number=invalid)) == {"pool_number"}
 
 
-@pytest.mark.parametrize("odd", ["", "x" * 256, "a\x00b", "a\nb", "\u202eb", "\ud800", 42, b"x"])
+@pytest.mark.parametrize("invalid", ["", "x" * 256, "a\x00b", "a\nb", "\u202eb", "\ud800", 42, b"x"])
 @pytest.mark.parametrize("field", ["reference", "idempotency_key"])
-def test_a_reference_and_a_key_are_one_printable_line(field: str, odd: object) -> None:
-    assert set(faults(**{field: odd})) == {field}
+def test_reference_and_key_are_one_printable_line(field: str, invalid: object) -> None:
+    assert set(errors_of_bind(**{field: invalid})) == {field}
 
 
-@pytest.mark.parametrize("odd", ["", "x" * 65, "\x00", 5])
-def test_an_app_id_is_one_short_line(odd: object) -> None:
-    assert set(faults(app_id=odd)) == {"app_id"}
-    assert "BINDINGS_PROVIDER_APP_ID" in faults(app_id=None)["app_id"]
+@pytest.mark.parametrize("invalid", ["", "x" * 65, "\x00", 5])
+def test_app_id_is_one_line_of_at_most_64_characters(invalid: object) -> None:
+    assert set(errors_of_bind(app_id=invalid)) == {"app_id"}
+    assert "BINDINGS_PROVIDER_APP_ID" in errors_of_bind(app_id=None)["app_id"]
 
 
-def test_every_fault_is_found_at_once_and_no_value_is_echoed() -> None:
+def test_all_field_errors_are_reported_together_without_values() -> None:
     wrong = {
         "phone_a": "hunter2",
         "phone_b": "hunter3",
@@ -141,11 +151,11 @@ def test_every_fault_is_found_at_once_and_no_value_is_echoed() -> None:
     }
     with pytest.raises(InvalidRequest) as refused:
         validation.bind_request(**wrong)
-    assert {fault.field for fault in refused.value.field_errors} == set(wrong)
+    assert {error.field for error in refused.value.field_errors} == set(wrong)
     assert "hunter" not in str(refused.value) + str(refused.value.problem())
 
 
-ODD_TIMES = [
+INVALID_TIMES = [
     NAIVE,
     "2026-03-01T12:00:00",
     "2026-03-01",
@@ -162,11 +172,11 @@ ODD_TIMES = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD_TIMES)
-def test_a_time_without_zone_or_sense_is_refused(odd: object) -> None:
+@pytest.mark.parametrize("invalid", INVALID_TIMES)
+def test_time_that_is_naive_or_invalid_is_refused(invalid: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.trace(middle_number="9188061024", at=odd, party=None, window_s=300)
-    assert [fault.field for fault in refused.value.field_errors] == ["at"]
+        validation.trace(middle_number="9188061024", at=invalid, party=None, window_s=300)
+    assert [error.field for error in refused.value.field_errors] == ["at"]
 
 
 @pytest.mark.parametrize(
@@ -179,27 +189,27 @@ def test_a_time_without_zone_or_sense_is_refused(odd: object) -> None:
         datetime(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8))),
     ],
 )
-def test_every_writing_of_an_instant_is_the_same_instant(given_time: object) -> None:
+def test_every_notation_of_a_time_gives_the_same_utc_time(given_time: object) -> None:
     _, at, _, _ = validation.trace(middle_number="9188061024", at=given_time, party=None, window_s=300)
     assert (at, at.tzinfo) == (datetime(2026, 3, 1, 12, tzinfo=UTC), UTC)
 
 
-@pytest.mark.parametrize("odd", [-1, 86_401, math.nan, math.inf, "300", None, True])
-def test_a_window_is_0_to_86400_seconds(odd: object) -> None:
+@pytest.mark.parametrize("invalid", [-1, 86_401, math.nan, math.inf, "300", None, True])
+def test_window_is_0_to_86400_seconds(invalid: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.trace(middle_number="1", at="2026-03-01T12:00:00Z", party=None, window_s=odd)
-    assert [fault.field for fault in refused.value.field_errors] == ["window_s"]
+        validation.trace(middle_number="1", at="2026-03-01T12:00:00Z", party=None, window_s=invalid)
+    assert [error.field for error in refused.value.field_errors] == ["window_s"]
 
 
-@pytest.mark.parametrize("odd", ["", "x", "1" * 33, "\uff11", "1 2", "1\n", None, 918806])
-def test_a_middle_number_is_digits(odd: object) -> None:
+@pytest.mark.parametrize("invalid", ["", "x", "1" * 33, "\uff11", "1 2", "1\n", None, 918806])
+def test_middle_number_is_1_to_32_digits(invalid: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.trace(middle_number=odd, at="2026-03-01T12:00:00Z", party=None, window_s=1)
-    assert [fault.field for fault in refused.value.field_errors] == ["middle_number"]
+        validation.trace(middle_number=invalid, at="2026-03-01T12:00:00Z", party=None, window_s=1)
+    assert [error.field for error in refused.value.field_errors] == ["middle_number"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("arguments", "field"),
     [
         ({}, "phone"),
         ({"phone": "1", "middle_number": "2"}, "phone"),
@@ -209,22 +219,22 @@ def test_a_middle_number_is_digits(odd: object) -> None:
         ({"middle_number": "1", "party": "x"}, "party"),
     ],
 )
-def test_a_lookup_takes_a_phone_or_a_middle_number(asked: dict[str, str], field: str) -> None:
+def test_lookup_takes_a_phone_or_a_middle_number(arguments: dict[str, str], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.lookup(**({"phone": None, "middle_number": None, "party": None} | asked))
-    assert [fault.field for fault in refused.value.field_errors] == [field]
+        validation.lookup(**({"phone": None, "middle_number": None, "party": None} | arguments))
+    assert [error.field for error in refused.value.field_errors] == [field]
 
 
-@pytest.mark.parametrize("odd", [0, -1, 201, 1.0, "50", True, None, 2**63])
-def test_a_limit_is_1_to_200(odd: object) -> None:
+@pytest.mark.parametrize("invalid", [0, -1, 201, 1.0, "50", True, None, 2**63])
+def test_limit_is_1_to_200(invalid: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.filters(limit=odd, cursor=None)
-    assert [fault.field for fault in refused.value.field_errors] == ["limit"]
+        validation.filters(limit=invalid, cursor=None)
+    assert [error.field for error in refused.value.field_errors] == ["limit"]
     with pytest.raises(InvalidRequest):
-        validation.feed(after=None, limit=odd)
+        validation.feed(after=None, limit=invalid)
 
 
-def test_every_filter_of_a_search_is_checked_at_once() -> None:
+def test_wrong_filters_of_a_search_are_reported_together() -> None:
     wrong = {
         "state": "dead",
         "mode": "x",
@@ -239,21 +249,58 @@ def test_every_filter_of_a_search_is_checked_at_once() -> None:
     }
     with pytest.raises(InvalidRequest) as refused:
         validation.filters(limit=0, cursor="x", **wrong)
-    assert {fault.field for fault in refused.value.field_errors} == {*wrong, "limit", "cursor"}
+    assert {error.field for error in refused.value.field_errors} == {*wrong, "limit", "cursor"}
+
+
+PAGING = {"cursor", "limit"}
+
+
+def parameters_of(function: Callable[..., object]) -> set[str]:
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def test_every_filter_is_in_the_validation_and_among_the_checked_filters() -> None:
+    assert parameters_of(validation.filters) - PAGING == set(validation.FILTERS)
+    assert {field.name for field in dataclasses.fields(SearchFilters)} == set(validation.FILTERS)
+
+
+@pytest.mark.xfail(reason="search takes **filters until its signature is explicit", strict=True)
+def test_every_filter_is_a_parameter_of_search() -> None:
+    assert parameters_of(BindingService.search) - PAGING == set(validation.FILTERS)
+
+
+def test_every_filter_is_an_option_of_the_command_line() -> None:
+    options = {parameter.name for parameter in list_.params}
+    assert options - PAGING - {"as_json", "reveal", "reason"} == set(validation.FILTERS)
+
+
+def test_every_filter_is_in_the_body_of_a_search_and_only_harmless_ones_in_the_url() -> None:
+    document = openapi.document()
+    body = document["components"]["schemas"]["Search"]["properties"]
+    assert set(body) - PAGING - {"reveal"} == set(validation.FILTERS)
+    query = {parameter["name"] for parameter in document["paths"]["/v1/bindings"]["get"]["parameters"]}
+    assert query - PAGING == {name for name, item in validation.FILTERS.items() if item.in_url}
+    assert query.isdisjoint({"phone", "middle_number"})
+
+
+@pytest.mark.parametrize("name", validation.FILTERS)
+def test_every_filter_is_a_condition_of_the_store(name: str) -> None:
+    filters: dict[str, Any] = {name: "1"}
+    assert len(queries._conditions(SearchFilters(**filters))) == 1
 
 
 @given(
     at=st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(9990, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 -- hypothesis wants them naive
     name=st.uuids(),
 )
-def test_a_cursor_leads_back_to_its_row(at: datetime, name: uuid.UUID) -> None:
-    cursor = values.position_after(at, str(name))
+def test_cursor_decodes_to_its_row(at: datetime, name: uuid.UUID) -> None:
+    cursor = fields.position_after(at, str(name))
     _, _, position = validation.filters(limit=1, cursor=cursor)
     assert position == (at, str(name))
 
 
 @given(cursor=st.text(max_size=80))
-def test_no_text_makes_a_cursor_crash(cursor: str) -> None:
+def test_cursor_of_any_text_raises_only_invalid_request(cursor: str) -> None:
     for check in (
         lambda: validation.filters(limit=1, cursor=cursor),
         lambda: validation.feed(after=cursor, limit=1),
@@ -262,35 +309,37 @@ def test_no_text_makes_a_cursor_crash(cursor: str) -> None:
             check()
 
 
-@pytest.mark.parametrize("odd", ["1", "1-", "-1-1", "1-1-1", "a-b", "9223372036854775808-1", "1-" + "9" * 30, 7])
-def test_a_feed_cursor_is_one_that_was_given_out(odd: object) -> None:
+@pytest.mark.parametrize(
+    "invalid", ["1", "1-", "-1-1", "1-1-1", "a-b", "9223372036854775808-1", "1-" + "9" * 30, 7]
+)
+def test_malformed_feed_cursor_is_refused(invalid: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.feed(after=odd, limit=1)
-    assert [fault.field for fault in refused.value.field_errors] == ["after"]
+        validation.feed(after=invalid, limit=1)
+    assert [error.field for error in refused.value.field_errors] == ["after"]
 
 
-@pytest.mark.parametrize("odd", ["", "x", "1002", None, 5, "0190b5a0-0000-7000-8000-00000000000", "\x00"])
-def test_an_id_that_is_no_uuid_cannot_be_found(odd: object) -> None:
+@pytest.mark.parametrize("invalid", ["", "x", "1002", None, 5, "0190b5a0-0000-7000-8000-00000000000", "\x00"])
+def test_id_that_is_not_a_uuid_is_not_found(invalid: object) -> None:
     with pytest.raises(NotFound):
-        validation.binding_id(odd)
+        validation.binding_id(invalid)
 
 
-def test_an_id_is_brought_to_its_canonical_form() -> None:
+def test_id_is_returned_in_canonical_form() -> None:
     name = uuid.uuid4()
     assert {validation.binding_id(form) for form in (name, str(name).upper(), name.hex, f"{{{name}}}")} == {
         str(name)
     }
 
 
-@pytest.mark.parametrize("odd", ["", None, "x" * 256, "a\tb", 5])
-def test_a_reason_is_one_line(odd: object) -> None:
+@pytest.mark.parametrize("invalid", ["", None, "x" * 256, "a\tb", 5])
+def test_reason_is_one_printable_line(invalid: object) -> None:
     with pytest.raises(InvalidRequest):
-        validation.reason(odd)
+        validation.reason(invalid)
 
 
 @pytest.mark.parametrize("field", ["from", "to"])
-def test_the_ends_of_an_export_have_a_zone(field: str) -> None:
+def test_start_and_end_of_an_export_have_a_zone(field: str) -> None:
     values = {"since": NAIVE if field == "from" else None, "until": NAIVE if field == "to" else None}
     with pytest.raises(InvalidRequest) as refused:
         validation.period(**values)
-    assert [fault.field for fault in refused.value.field_errors] == [field]
+    assert [error.field for error in refused.value.field_errors] == [field]

@@ -1,4 +1,4 @@
-"""get, list, lookup, history, trace, check, doubts, stats: shapes, filters, tables and empty answers."""
+"""get, list, lookup, history, trace, check, doubts, stats: JSON fields, filters, tables and empty results."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def seconds_from_now(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def test_get_answers_with_the_fields_of_a_binding(shell: Shell) -> None:
+def test_get_prints_the_fields_of_a_binding(shell: Shell) -> None:
     bound = shell.bind().json
-    answer = shell.run("get", bound["id"], "--json")
-    assert (answer.code, answer.err) == (0, "")
-    assert answer.json == bound
-    assert list(answer.json) == FIELDS
+    result = shell.run("get", bound["id"], "--json")
+    assert (result.code, result.err) == (0, "")
+    assert result.json == bound
+    assert list(result.json) == FIELDS
 
 
 def test_list_filters_and_pages(shell: Shell) -> None:
@@ -42,8 +42,8 @@ def test_list_filters_and_pages(shell: Shell) -> None:
     second = shell.bind(C, D, "--reference", "order-2", mode="AXXB").json
     page = shell.run("list", "--limit", "1", "--json").json
     assert [row["id"] for row in page["data"]] == [second["id"]]
-    rest = shell.run("list", "--limit", "1", "--cursor", page["next_cursor"], "--json").json
-    assert ([row["id"] for row in rest["data"]], rest["next_cursor"]) == ([first["id"]], None)
+    second_page = shell.run("list", "--limit", "1", "--cursor", page["next_cursor"], "--json").json
+    assert ([row["id"] for row in second_page["data"]], second_page["next_cursor"]) == ([first["id"]], None)
     for option, value, ids in (
         ("--reference", "order-1", [first["id"]]),
         ("--mode", "AXXB", [second["id"]]),
@@ -53,22 +53,24 @@ def test_list_filters_and_pages(shell: Shell) -> None:
         ("--state", "failed", []),
         ("--pool-number", "other", []),
         ("--app-id", "other", []),
+        ("--actor", "other", []),
+        ("--actor", first["actor"], [second["id"], first["id"]]),
         ("--requested-from", seconds_from_now(60), []),
         ("--requested-to", seconds_from_now(60), [second["id"], first["id"]]),
     ):
-        found = shell.run("list", option, value, "--json").json["data"]
-        assert [row["id"] for row in found] == ids, option
+        rows = shell.run("list", option, value, "--json").json["data"]
+        assert [row["id"] for row in rows] == ids, option
 
 
-def test_wrong_filters_are_all_named(shell: Shell) -> None:
-    answer = shell.run(
+def test_list_with_wrong_filters_names_all_of_them(shell: Shell) -> None:
+    result = shell.run(
         "list", "--state", "x", "--mode", "y", "--limit", "many", "--requested-from", "2026-01-01", "--json"
     )
-    assert answer.code == 2
-    assert sorted(answer.fields) == ["limit", "mode", "requested_from", "state"]
+    assert result.code == 2
+    assert sorted(result.fields) == ["limit", "mode", "requested_from", "state"]
 
 
-def test_a_table_has_one_line_a_binding_when_it_goes_to_a_program(shell: Shell) -> None:
+def test_list_outside_a_terminal_prints_one_line_per_binding(shell: Shell) -> None:
     bound = shell.bind(A, B, "--reference", "order-1").json
     heading, row = shell.run("list").out.splitlines()
     assert heading.split()[:3] == ["ID", "STATE", "MODE"]
@@ -77,7 +79,7 @@ def test_a_table_has_one_line_a_binding_when_it_goes_to_a_program(shell: Shell) 
     assert "\x1b" not in row
 
 
-def test_in_a_narrow_terminal_a_table_stays_within_80_columns(shell: Shell) -> None:
+def test_list_in_a_narrow_terminal_stays_within_80_columns(shell: Shell) -> None:
     bound = shell.bind(A, B, "--reference", "order-1").json
     terminal, end = pty.openpty()
     environment = {**shell.whole_environment(), "COLUMNS": "80", "TERM": "dumb"}
@@ -90,7 +92,7 @@ def test_in_a_narrow_terminal_a_table_stays_within_80_columns(shell: Shell) -> N
     assert "91******01 sees 9188061024" in lines[2]
 
 
-def test_an_empty_answer_says_so_on_stderr_only(shell: Shell) -> None:
+def test_empty_result_is_reported_on_stderr_only(shell: Shell) -> None:
     for command in (
         ["list"],
         ["lookup", "--phone", A],
@@ -99,30 +101,30 @@ def test_an_empty_answer_says_so_on_stderr_only(shell: Shell) -> None:
         ["trace", MIDDLE, "--at", seconds_from_now(0)],
         ["check", "--phone-a", A, "--phone-b", B, "--mode", "AXB"],
     ):
-        answer = shell.run(*command)
-        assert (answer.code, answer.out) == (0, ""), command
-        assert answer.err.strip(), command
+        result = shell.run(*command)
+        assert (result.code, result.out) == (0, ""), command
+        assert result.err.strip(), command
 
 
 def test_lookup_finds_by_phone_and_by_middle_number(shell: Shell) -> None:
     bound = shell.bind().json
-    for asked in (
+    for arguments in (
         ["--phone", A],
         ["--phone", f"+{B}"],
         ["--middle-number", MIDDLE],
         ["--middle-number", MIDDLE, "--party", A],
     ):
-        answer = shell.run("lookup", *asked, "--json")
-        assert answer.json == {"data": [bound], "next_cursor": None}
+        result = shell.run("lookup", *arguments, "--json")
+        assert result.json == {"data": [bound], "next_cursor": None}
     assert shell.run("lookup", "--middle-number", MIDDLE, "--party", C, "--json").json["data"] == []
 
 
-def test_lookup_needs_one_of_its_options(shell: Shell) -> None:
+def test_lookup_without_exactly_one_number_is_refused(shell: Shell) -> None:
     assert shell.run("lookup", "--json").fields == ["phone"]
     assert shell.run("lookup", "--phone", A, "--party", B, "--json").fields == ["party"]
 
 
-def test_history_tells_every_event_without_a_phone(shell: Shell) -> None:
+def test_history_prints_every_event_without_a_phone(shell: Shell) -> None:
     bound = shell.bind().json
     events = shell.run("history", bound["id"], "--json").json
     assert [event["kind"] for event in events["data"]] == ["requested", "activated"]
@@ -131,64 +133,64 @@ def test_history_tells_every_event_without_a_phone(shell: Shell) -> None:
     assert "activated" in shell.run("history", bound["id"]).out
 
 
-def test_trace_says_who_had_a_middle_number_and_how_sure_that_is(shell: Shell) -> None:
+def test_trace_prints_the_holder_and_its_certainty(shell: Shell) -> None:
     bound = shell.bind().json
-    found = shell.run("trace", MIDDLE, "--at", seconds_from_now(1), "--json").json
-    assert found == {"holders": [bound | {"certainty": "certain"}], "near_misses": []}
+    trace = shell.run("trace", MIDDLE, "--at", seconds_from_now(1), "--json").json
+    assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": []}
 
 
-def test_trace_names_near_misses(shell: Shell) -> None:
+def test_trace_prints_near_misses(shell: Shell) -> None:
     bound = shell.bind().json
-    asked = ["trace", MIDDLE, "--at", seconds_from_now(-30), "--party", A]
-    found = shell.run(*asked, "--json").json
-    (miss,) = found["near_misses"]
-    assert found["holders"] == []
+    arguments = ["trace", MIDDLE, "--at", seconds_from_now(-30), "--party", A]
+    trace = shell.run(*arguments, "--json").json
+    (miss,) = trace["near_misses"]
+    assert trace["holders"] == []
     assert list(miss) == [*FIELDS, "relation", "at", "offset_s"]
     assert (miss["id"], miss["relation"]) == (bound["id"], "began")
     assert 20 < miss["offset_s"] <= 31
     assert miss["at"].endswith("Z")
-    assert shell.run(*asked, "--window-s", "5", "--json").json == {"holders": [], "near_misses": []}
-    assert "began" in shell.run(*asked).out
+    assert shell.run(*arguments, "--window-s", "5", "--json").json == {"holders": [], "near_misses": []}
+    assert "began" in shell.run(*arguments).out
 
 
 @pytest.mark.parametrize("at", [[], ["--at", "2026-11-23T14:32:00"], ["--at", "yesterday"]])
-def test_trace_needs_an_instant_with_its_zone(shell: Shell, at: list[str]) -> None:
-    answer = shell.run("trace", MIDDLE, *at, "--window-s", "x", "--json")
-    assert (answer.code, answer.fields) == (2, ["at", "window_s"])
+def test_trace_without_a_time_with_zone_is_refused(shell: Shell, at: list[str]) -> None:
+    result = shell.run("trace", MIDDLE, *at, "--window-s", "x", "--json")
+    assert (result.code, result.fields) == (2, ["at", "window_s"])
 
 
-def test_check_names_the_holder_and_exits_with_0_either_way(shell: Shell, simulator: Simulator) -> None:
-    asked = ["check", "--phone-a", A, "--phone-b", C, "--mode", "AXB"]
-    assert shell.run(*asked, "--json").json == {"data": [], "next_cursor": None}
+def test_check_prints_the_holder_and_exits_with_0(shell: Shell, simulator: Simulator) -> None:
+    arguments = ["check", "--phone-a", A, "--phone-b", C, "--mode", "AXB"]
+    assert shell.run(*arguments, "--json").json == {"data": [], "next_cursor": None}
     bound = shell.bind(A, B, "--reference", "order-1").json
-    answer = shell.run(*asked, "--json")
-    (holder,) = answer.json["data"]
-    assert (answer.code, holder["id"], holder["reference"], holder["state"]) == (
+    result = shell.run(*arguments, "--json")
+    (holder,) = result.json["data"]
+    assert (result.code, holder["id"], holder["reference"], holder["state"]) == (
         0,
         bound["id"],
         "order-1",
         "active",
     )
     assert holder["held_until"] == bound["held_until"]
-    assert bound["id"] in shell.run(*asked).out
+    assert bound["id"] in shell.run(*arguments).out
     assert simulator.counts.received == {"bind": 1}
 
 
-def test_check_names_what_is_missing(shell: Shell) -> None:
+def test_check_without_options_names_the_missing_fields(shell: Shell) -> None:
     assert shell.run("check", "--json").fields == ["phone_a", "phone_b", "mode"]
 
 
-def test_doubts_lists_what_waits_for_an_answer(shell: Shell, simulator: Simulator) -> None:
+def test_doubts_lists_in_doubt_bindings(shell: Shell, simulator: Simulator) -> None:
     simulator.script("lost_reply", times=1)
     doubtful = shell.bind().json
-    answer = shell.run("doubts", "--json")
-    assert [row["id"] for row in answer.json["data"]] == [doubtful["id"]]
-    told = shell.run("doubts")
-    assert "in_doubt" in told.out
-    assert "bindings reconcile" in told.err
+    result = shell.run("doubts", "--json")
+    assert [row["id"] for row in result.json["data"]] == [doubtful["id"]]
+    plain = shell.run("doubts")
+    assert "in_doubt" in plain.out
+    assert "bindings reconcile" in plain.err
 
 
-def test_stats_counts_and_explains_the_statuses(shell: Shell, simulator: Simulator) -> None:
+def test_stats_counts_bindings_and_explains_statuses(shell: Shell, simulator: Simulator) -> None:
     shell.bind(A, B)
     shell.bind(A, C)
     simulator.script("refuse:-41", times=1)
@@ -199,15 +201,15 @@ def test_stats_counts_and_explains_the_statuses(shell: Shell, simulator: Simulat
     assert counts["by_provider_status"] == {"-41": 1}
     assert counts["provider_status_meanings"] == {"-41": "no middle number available in the pool"}
     assert counts["by_event"]["refused"] == 1
-    told = shell.run("stats").out
-    assert "-41 no middle number available in the pool" in told
-    assert "conflicts stopped before the call" in told
+    table = shell.run("stats").out
+    assert "-41 no middle number available in the pool" in table
+    assert "conflicts, before the provider was called" in table
 
 
 REVEALING = ("get", "list", "lookup", "trace", "doubts", "export")
 
 
-def asked_of(command: str, binding_id: str) -> list[str]:
+def command_line(command: str, binding_id: str) -> list[str]:
     return {
         "get": ["get", binding_id],
         "list": ["list"],
@@ -220,18 +222,18 @@ def asked_of(command: str, binding_id: str) -> list[str]:
 
 @pytest.mark.parametrize("command", REVEALING)
 @pytest.mark.parametrize("as_json", [["--json"], []], ids=["json", "plain"])
-def test_revealing_is_recorded_with_the_operating_system_user(
+def test_reveal_is_recorded_with_the_operating_system_user(
     shell: Shell, simulator: Simulator, command: str, as_json: list[str]
 ) -> None:
     if command == "doubts":
         simulator.script("lost_reply", times=1)
     binding_id = shell.bind().json["id"]
-    asked = asked_of(command, binding_id)
-    assert shell.run(*asked, *as_json).code == 0  # searched for phones, as every answer
-    answer = shell.run(*asked, *as_json, "--reveal", "--reason", "fraud case 7")
-    assert answer.code == 0
-    assert A in answer.out
-    assert B in answer.out
+    arguments = command_line(command, binding_id)
+    assert shell.run(*arguments, *as_json).code == 0  # `Shell` searches it for phones
+    result = shell.run(*arguments, *as_json, "--reveal", "--reason", "fraud case 7")
+    assert result.code == 0
+    assert A in result.out
+    assert B in result.out
     revealed = [
         event
         for event in map(json.loads, shell.run("export", "events", "--json").out.splitlines())
@@ -244,28 +246,28 @@ def test_revealing_is_recorded_with_the_operating_system_user(
 
 
 @pytest.mark.parametrize("command", REVEALING)
-def test_reveal_and_reason_are_needed_together(shell: Shell, command: str) -> None:
+def test_reveal_and_reason_are_refused_without_each_other(shell: Shell, command: str) -> None:
     binding_id = shell.bind().json["id"]
-    asked = asked_of(command, binding_id)
+    arguments = command_line(command, binding_id)
     for wrong, named in (
         (["--reveal"], "reason"),
         (["--reason", "x"], "reveal"),
         (["--reveal", "--reason", ""], "reason"),
     ):
-        answer = shell.run(*asked, *wrong, "--json")
-        assert (answer.code, answer.out, answer.fields) == (2, "", [named])
+        result = shell.run(*arguments, *wrong, "--json")
+        assert (result.code, result.out, result.fields) == (2, "", [named])
     assert "revealed" not in shell.run("stats", "--json").json["by_event"]
 
 
-def test_revealing_nothing_records_nothing(shell: Shell) -> None:
+def test_reveal_of_an_empty_result_records_nothing(shell: Shell) -> None:
     assert shell.run("list", "--reveal", "--reason", "x", "--json").json["data"] == []
     assert shell.run("stats", "--json").json["by_event"] == {}
 
 
-def test_stats_say_what_the_refusals_that_surprised_suggest(shell: Shell, simulator: Simulator) -> None:
+def test_stats_suggests_a_policy_for_unexpected_conflicts(shell: Shell, simulator: Simulator) -> None:
     shell.bind(A, B, mode="AXXB")
     simulator.change(policy="strict")
     assert shell.bind(A, C).code == 3
-    told = shell.run("stats")
-    assert "AXB met AXXB active" in told.out
-    assert "BINDINGS_CONFLICT_POLICY=strict" in told.err
+    plain = shell.run("stats")
+    assert "AXB met AXXB active" in plain.out
+    assert "BINDINGS_CONFLICT_POLICY=strict" in plain.err
