@@ -1,8 +1,8 @@
 """When the jobs run: APScheduler's timer, a watchdog beside it, and a clean end on SIGTERM.
 
-The timer is in-process and nothing more: it keeps no jobs in the database, elects no leader, and may run in any number
-of processes. What a job does, and why it is safe to run twice, is in `jobs`. The watchdog goes by the monotonic clock,
-because the timer goes by the wall clock, which may be set back.
+The timer is in-process and nothing more: it keeps no jobs in the database, elects no leader, and may run in any
+number of processes. What a job does, and why it is safe to run twice, is in `jobs`. The watchdog goes by the
+monotonic clock, because the timer goes by the wall clock, which may be set back.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ UNFINISHED_RUNS = 5  # in a row, before a warning about the backlog
 class _IntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
     """Fires an interval from now, with jitter, and never for the past.
 
-    APScheduler's own interval trigger builds a list of every missed run: after the wall clock was set a year ahead that
-    is thirty million of them, and the timer stops working.
+    APScheduler's own interval trigger builds a list of every missed run: after the wall clock was set a year ahead
+    that is thirty million of them, and the timer stops working.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -63,9 +63,9 @@ class _IntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships 
 class Scheduler:
     """Runs the jobs on a timer until it is stopped. A context manager.
 
-    The history records what a job does under the actor `scheduler`. Every replica may have a scheduler: some jobs are
-    shared by all replicas, the others are claimed by one replica per period. `also` are jobs of layers above this one;
-    each must be safe in several replicas at the same time.
+    The history records what a job does under the actor `scheduler`. Every replica may have a scheduler: some jobs
+    are shared by all replicas, the others are claimed by one replica per period. `also` are jobs of layers above
+    this one; each must be safe in several replicas at the same time.
     """
 
     def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:

@@ -1,7 +1,7 @@
 """BindingService: the public interface of the library. It holds a `Runtime` and parts, and forwards to them.
 
-Every argument is checked here, before any I/O, and passed on typed. No rule of the lifecycle belongs here: bind and
-unbind are in `lifecycle`, the jobs in `jobs`, keys and the access log in `access`, webhooks in `webhooks`.
+Every argument is checked here, before any I/O, and passed on typed. No rule of the lifecycle belongs here: bind
+and unbind are in `lifecycle`, the jobs in `jobs`, keys and the access log in `access`, webhooks in `webhooks`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 class BindingService:
     """The lifecycle of privacy-number bindings over one database and one provider account.
 
-    Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and synchronous; not
-    across fork. Every method raises errors of `bindings.errors` and checks its arguments before any I/O. Phones are
-    passed as str or Phone, and returned as Phone, whose str() and repr() are masked.
+    Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and synchronous;
+    not across fork. Every method raises errors of `bindings.errors` and checks its arguments before any I/O.
+    Phones are passed as str or Phone, and returned as Phone, whose str() and repr() are masked.
 
     `runtime` holds the parts that all layers share: settings, database, provider client, limits, caller.
     """
@@ -74,11 +74,11 @@ class BindingService:
         clock: HostClock = SYSTEM_CLOCK,
         **settings: Unpack[SettingsValues],
     ) -> Self:
-        """Open with these `settings` (fields of `Settings`); missing ones come from `environment` (default: os.environ).
+        """Open with these fields of `Settings`; missing ones come from `environment` (None: the process's).
 
         Connects to the database. Raises `SchemaOutOfDate` if its schema does not fit this version, and
-        `InvalidRequest` for a wrong setting or another account's database. `actor` is recorded in the history of what
-        is done through this service. `clock` replaces the host's clocks in tests.
+        `InvalidRequest` for a wrong setting or another account's database. `actor` is recorded in the history of
+        what is done through this service. `clock` replaces the host's clocks in tests.
         """
         caller = validation.caller(actor=actor, request_id=None)
         return cls(open_runtime(validation.settings(environment, **settings), caller, clock=clock))
@@ -152,11 +152,11 @@ class BindingService:
     ) -> Binding:
         """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
 
-        `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written (0:
-        none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as the
-        binding is kept: the same request returns the same binding (or raises its original error again) and nothing is
-        sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not compared). Without a key
-        a repeated call is another bind, which the first one's hold refuses.
+        `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
+        (0: none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as
+        the binding is kept: the same request returns the same binding (or raises its original error again) and
+        nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
+        compared). Without a key a repeated call is another bind, which the first one's hold refuses.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind again),
         `ProviderRefused` and its subclasses, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
@@ -185,9 +185,10 @@ class BindingService:
     def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
         """End a binding early and return it. Safe to repeat; one that has ended is returned without a call.
 
-        Once the request is committed, lookups no longer return the binding. Raises `OutcomeUnknown` if the provider
-        gave no clear answer, or if the binding itself is still pending or in doubt: the request stays recorded, and
-        `recover` carries it out. `ProviderUnreachable` and `ProviderAccountRefused` leave it recorded too.
+        Once the request is committed, lookups no longer return the binding. Raises `OutcomeUnknown` if the
+        provider gave no clear answer, or if the binding itself is still pending or in doubt: the request stays
+        recorded, and `recover` carries it out. `ProviderUnreachable` and `ProviderAccountRefused` leave it
+        recorded too.
         """
         checked_id, checked_reason = validation.binding_id(binding_id), validation.optional_reason(reason)
         return unbind(self.runtime, checked_id, checked_reason)
@@ -196,9 +197,9 @@ class BindingService:
         """Mark an in-doubt binding as failed on an operator's statement, with the reason.
 
         Its phones are free immediately, on that statement alone (I4): if the provider made the binding after all,
-        another pair may get a phone that it still holds. With `dry_run` nothing is changed, and the result shows what
-        would be. `InvalidRequest` if the binding is not in doubt, or if its request may still be accepted. Safe to
-        repeat.
+        another pair may get a phone that it still holds. With `dry_run` nothing is changed, and the result shows
+        what would be. `InvalidRequest` if the binding is not in doubt, or if its request may still be accepted.
+        Safe to repeat.
         """
         return doubts.mark_absent(
             self.runtime,
@@ -210,8 +211,8 @@ class BindingService:
     def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
         """Record that full phones are about to be shown, by whom and why; call it before showing them.
 
-        Without ids (an export) one event is written that names `what` is shown. `NotFound`, and nothing is recorded,
-        if an id is unknown. Not safe to repeat: each call is recorded.
+        Without ids (an export) one event is written that names `what` is shown. `NotFound`, and nothing is
+        recorded, if an id is unknown. Not safe to repeat: each call is recorded.
         """
         self.access_log.record_reveal(binding_ids, reason=reason, what=what)
 
@@ -236,7 +237,7 @@ class BindingService:
         middle_number: str | None = None,
         party: str | Phone | None = None,
     ) -> list[Binding]:
-        """Return the active bindings of a phone, or of a middle number (for one `party` that calls it), newest first.
+        """Return the active bindings of a phone, or of a middle number (that `party` calls), newest first.
 
         A binding past its end is never returned, whether the expire job has run or not.
         """
@@ -256,7 +257,7 @@ class BindingService:
         party: str | Phone | None = None,
         window_s: float = 300,
     ) -> Trace:
-        """Return which bindings had the middle number at `at` (aware), and near misses within `window_s` seconds."""
+        """Return the holders of a middle number at `at` (aware), and near misses within `window_s` seconds."""
         return self._queries.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
 
     def search(
@@ -278,8 +279,8 @@ class BindingService:
     ) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first.
 
-        `actor` is who asked for the binding; `requested_from` and `requested_to` bound when (half-open). `limit` is 1
-        to 200; `next_cursor` continues, and is None at the end.
+        `actor` is who asked for the binding; `requested_from` and `requested_to` bound when (half-open). `limit`
+        is 1 to 200; `next_cursor` continues, and is None at the end.
         """
         return self._queries.search(
             state=state,
@@ -301,16 +302,16 @@ class BindingService:
         """Return the events after the cursor `after`, in the order in which they became final: the change feed.
 
         `next_cursor` is never None: pass it as `after` to continue. An event that commits late is never skipped.
-        Without `after` the feed begins with the oldest event that is kept. `InvalidRequest` if retention has deleted
-        events after the cursor, or if the database was restored to a moment before it.
+        Without `after` the feed begins with the oldest event that is kept. `InvalidRequest` if retention has
+        deleted events after the cursor, or if the database was restored to a moment before it.
         """
         return self._queries.events(after=after, limit=limit)
 
     def events_for_actor(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the change feed of the bindings that `actor` asked for; otherwise as `events`.
 
-        Each call reads a bounded part of the whole feed: a page may be empty and its cursor still be further on. At
-        the end the cursor stays the same.
+        Each call reads a bounded part of the whole feed: a page may be empty and its cursor still be further on.
+        At the end the cursor stays the same.
         """
         return self._queries.events_for_actor(actor, after=after, limit=limit)
 
@@ -319,7 +320,7 @@ class BindingService:
         return self._queries.feed_end()
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
-        """Return what waits for a clear answer, oldest first: in doubt, past `settle_by`, or with an unclear unbind."""
+        """Return bindings without a clear answer, oldest first: in doubt, past `settle_by`, or unbind unclear."""
         return self._queries.doubts(limit=limit)
 
     def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
@@ -354,7 +355,7 @@ class BindingService:
     def export_events(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None
     ) -> Iterator[Event]:
-        """Stream every event that happened in [since, until), in the feed's order, in memory that does not grow."""
+        """Stream every event of [since, until), in the feed's order, in memory that does not grow."""
         return self._queries.export_events(since=since, until=until)
 
     # Jobs. Each is safe to repeat and to run in several processes at the same time; the scheduler runs them.
@@ -374,8 +375,8 @@ class BindingService:
     def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> ReconcileResult:
         """Recover, then compare with the provider's own list, correct what differs, and return the counts.
 
-        Always scans. With `dry_run` nothing is changed; the result and its report say what would be. The `reason` is
-        stored in the report.
+        Always scans. With `dry_run` nothing is changed; the result and its report say what would be. The `reason`
+        is stored in the report.
         """
         return self.maintenance.reconcile(dry_run=dry_run, reason=validation.optional_reason(reason))
 
@@ -396,10 +397,11 @@ class BindingService:
         return self.maintenance.update_statistics()
 
     def mark_restored(self, *, waive: bool = False) -> None:
-        """Record that the database was restored from a backup: binds wait until a full reconciliation has completed.
+        """Record that the database was restored from a backup: binds wait for a full reconciliation.
 
-        Call it before any replica starts on the restored database. With `waive` binds no longer wait, for an account
-        whose list cannot be read; what was bound since the backup may then be answered with -35. Safe to repeat.
+        Call it before any replica starts on the restored database. With `waive` binds no longer wait, for an
+        account whose list cannot be read; what was bound since the backup may then be answered with -35. Safe to
+        repeat.
         """
         self.maintenance.mark_restored(waive=waive)
 

@@ -1,7 +1,7 @@
 """The access log: reveals of full phones and exports of lists, with who, when and why.
 
-An export is recorded before its first line is sent. Its manifest has its filter, its number of rows and the SHA-256 of
-the file, so that a file can be compared with its record.
+An export is recorded before its first line is sent. Its manifest has its filter, its number of rows and the
+SHA-256 of the file, so that a file can be compared with its record.
 """
 
 from __future__ import annotations

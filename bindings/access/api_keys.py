@@ -1,8 +1,8 @@
 """API keys of the HTTP service: create, list, revoke, and authenticate a presented one.
 
-A key is random, begins with `bnd_` and ends with a checksum, so that secret scanners find a leaked key and a mistyped
-key needs no query. Only its SHA-256 is stored: 160 random bits need no slow hash. The key itself is shown once, when it
-is created, and is in no log, no error and no repr.
+A key is random, begins with `bnd_` and ends with a checksum, so that secret scanners find a leaked key and a
+mistyped key needs no query. Only its SHA-256 is stored: 160 random bits need no slow hash. The key itself is shown
+once, when it is created, and is in no log, no error and no repr.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class ApiKeys:
     ) -> CreatedKey:
         """Create a key for `name` with a role: app, auditor, investigator or admin.
 
-        Two keys may share a name, for rotation: create the second, distribute it, revoke the first. `rate_limit` is in
-        requests per second and replica. Not safe to repeat: each call creates another key.
+        Two keys may share a name, for rotation: create the second, distribute it, revoke the first. `rate_limit`
+        is in requests per second and replica. Not safe to repeat: each call creates another key.
         """
         key_fields = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
         key, key_id = generate(), str(uuid7())

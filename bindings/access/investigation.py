@@ -1,7 +1,7 @@
 """Queries of an investigation: which bindings had a number, the history of a number, and reveals of its phones.
 
-The caller need not know whether a number is a phone or a middle number. `actor` narrows every result to the bindings
-that this actor requested. Changes nothing; every query is safe to repeat.
+The caller need not know whether a number is a phone or a middle number. `actor` narrows every result to the
+bindings that this actor requested. Changes nothing; every query is safe to repeat.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ MAX_REVEALS = 50
 class NumberAt:
     """Holders of a number at a time, near misses, and the nearest bindings before and after.
 
-    `ended` is the last binding that ended before that time, `began` the first that began after it, however far away;
-    None if there is none, or if it is in `trace`.
+    `ended` is the last binding that ended before that time, `began` the first that began after it, however far
+    away; None if there is none, or if it is in `trace`.
     """
 
     trace: Trace
@@ -58,7 +58,7 @@ class Investigation:
     def number_at(
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
     ) -> NumberAt:
-        """Return which bindings had a phone or middle number at `at` (aware); `party` is the other phone, if known."""
+        """Return the holders of a phone or middle number at `at` (aware); `party` is the other phone, if known."""
         margin = timedelta(seconds=WINDOW_S)
         bindings = self._database.read(
             number_history.bindings_between, number, party=party, since=at - margin, until=at + margin

@@ -1,7 +1,7 @@
 """Console sessions: started with an API key, authenticated by a token, ended by signing out or with the key.
 
-The token is random and known to one browser only; its SHA-256 is stored. A search is kept under that hash for an hour,
-so that a URL can name it without holding a phone.
+The token is random and known to one browser only; its SHA-256 is stored. A search is kept under that hash for an
+hour, so that a URL can name it without holding a phone.
 """
 
 from __future__ import annotations

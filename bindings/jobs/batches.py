@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def run_in_batches(
     run_batch: Callable[[datetime], tuple[int, datetime]], *, batch: int, budget_s: float, clock: HostClock
 ) -> tuple[int, int, bool]:
-    """Call `run_batch` until a batch is not full or the time is spent; return rows, batches, and whether it finished.
+    """Call `run_batch` until a batch is not full or time is up; return rows, batches, and whether it finished.
 
-    Each batch starts where the last one ended, in order of time: rows that become due before that are left to the next
-    run.
+    Each batch starts where the last one ended, in order of time: rows that become due before that are left to the
+    next run.
     """
     deadline = clock.monotonic() + budget_s
     rows = batches = 0

@@ -1,6 +1,7 @@
 """Write the `expires_soon` events: one for each binding that asked for a warning before its end.
 
-A job of its own, so that an error in it does not delay expiry. A binding that has ended before its warning gets none.
+A job of its own, so that an error in it does not delay expiry. A binding that has ended before its warning gets
+none.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def warn_due(
 ) -> ExpiryWarningsResult:
     """Write every warning that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    Safe to repeat and to run in several processes at the same time: each binding gets at most one `expires_soon` event.
+    Safe to repeat and to run in several processes at the same time: each binding gets at most one `expires_soon`
+    event.
     """
 
     def run_batch(since: datetime) -> tuple[int, datetime]:

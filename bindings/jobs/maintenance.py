@@ -81,6 +81,6 @@ class Maintenance:
         error = self._runtime.admission.database_clock_error()
         if error is not None:
             raise Busy(
-                f"{error}: nothing was ended. Correct the clock that is wrong; if the database's clock is right now,"
-                " restart this process"
+                f"{error}: nothing was ended. Correct the clock that is wrong;"
+                " if the database's clock is right now, restart this process"
             )

@@ -1,8 +1,8 @@
 """Count the live bindings of each pool, learn its capacity, and warn before it runs out of numbers.
 
 The capacity is what the provider lists, if the account may ask for it; else how many bindings were live when the
-provider last had no number left (-41). A pool is warned about once, and again only after it had room. Does not decide
-whether a bind may start.
+provider last had no number left (-41). A pool is warned about once, and again only after it had room. Does not
+decide whether a bind may start.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def _store(
 def with_capacity(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:
     """Return the pool with its capacity and whether it is low, by what is `used` of it in all applications.
 
-    A -41 since the last count sets the capacity to what was used then, even if the list says more; once more than that
-    is in use, the pool has grown and that capacity no longer counts.
+    A -41 since the last count sets the capacity to what was used then, even if the list says more; once more than
+    that is in use, the pool has grown and that capacity no longer counts.
     """
     refused = before.refused_at
     if refused is not None and (before.counted_at is None or refused >= before.counted_at):

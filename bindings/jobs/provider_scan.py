@@ -1,8 +1,8 @@
 """Read the provider's whole list of one application: a scan.
 
-The list shifts while it is read, its order is not documented, and a page may be missing or wrong. A scan records which
-provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it is complete. What that
-proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not with whole rows.
+The list shifts while it is read, its order is not documented, and a page may be missing or wrong. A scan records
+which provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it is complete.
+What that proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not with whole rows.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class RateLimiter:
 class Scan:
     """What one scan saw.
 
-    `began` and `ended` are database instants. `seen` are the bind_ids of all rows; `unknown_rows` those whose bind_id
-    was unknown here when they were read; `differing` the known ones that differ from what is recorded; `listed` the
-    phone keys of `watched` that a live row has. `error` says why the scan ended early, or is None.
+    `began` and `ended` are database instants. `seen` are the bind_ids of all rows; `unknown_rows` those whose
+    bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
+    `listed` the phone keys of `watched` that a live row has. `error` says why the scan ended early, or is None.
     """
 
     app_id: str
@@ -73,7 +73,7 @@ class Scan:
 
     @property
     def deviation_s(self) -> float:
-        """Median difference between the provider's ends and those recorded here, in seconds; 0 without a known row."""
+        """Median difference between the provider's ends and the recorded ones, in seconds; 0 without a known row."""
         return median(self.deviations_s) if self.deviations_s else 0.0
 
     def add_row(self, row: ProviderBinding, binding: Binding | None) -> None:

@@ -9,8 +9,8 @@ Each case is counted and reported; where something changes, an event is written:
 - drift: a known row that ends sooner (brought forward), later (held longer) or has other middle numbers;
 - hold_ended: a hold that the list explains or denies.
 
-Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows`, what a missing row
-leads to in `reconcile_absences`, what counts as proof in `scan_evidence`.
+Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows`, what a missing
+row leads to in `reconcile_absences`, what counts as proof in `scan_evidence`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class ReconcileResult:
     """What one run found over all applications; with `dry_run` nothing was changed.
 
     `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
-    `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times are
-    from ours if that cannot be drift: the zone setting is wrong then, and nothing is concluded. `made_good`: this was
-    the full scan that a restored database required, and binds continue. `report_id` names the stored report, `reason`
-    is the operator's.
+    `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times
+    are from ours if that cannot be drift: the zone setting is wrong then, and nothing is concluded. `made_good`:
+    this was the full scan that a restored database required, and binds continue. `report_id` names the stored
+    report, `reason` is the operator's.
     """
 
     apps: int = 0

@@ -1,8 +1,8 @@
 """The list of jobs: feeds the scheduler, the command line and the tests of the documentation.
 
-To add a job, write its module, a method of `Maintenance`, and an entry here. The job `deliver` is not in the list: it
-belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process that has it. Imports
-nothing heavy: `--help` reads this module.
+To add a job, write its module, a method of `Maintenance`, and an entry here. The job `deliver` is not in the list:
+it belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process that has it.
+Imports nothing heavy: `--help` reads this module.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Runs(Enum):
 class JobSpec:
     """One job: its name in logs, metrics and `job_runs`, what it does in one sentence, and how it runs.
 
-    `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database every few
-    seconds, which readiness and `doctor` read. `command` is its command, `bindings COMMAND`; None if it has none.
+    `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database
+    every few seconds, which readiness and `doctor` read. `command` is its command, `bindings COMMAND`; None if it
+    has none.
     """
 
     name: str

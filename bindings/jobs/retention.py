@@ -1,8 +1,8 @@
 """Delete what ended long enough ago, and start each month's partition of events.
 
-Nothing is deleted unless a setting says how long to keep. Never deleted are: a binding that is open or whose phones may
-be held, an event of a binding that is kept, and an event that is still to be sent to a webhook. An idempotency key is
-deleted with its binding; until then it yields the same one (I8).
+Nothing is deleted unless a setting says how long to keep. Never deleted are: a binding that is open or whose
+phones may be held, an event of a binding that is kept, and an event that is still to be sent to a webhook. An
+idempotency key is deleted with its binding; until then it yields the same one (I8).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class RetentionResult:
     """What one run deleted, or would delete (`dry_run`).
 
     `kept_from`: what ended before this instant is deleted; None: everything is kept. `partitions` of events were
-    dropped, with `events` in them; `partitions_waiting` are old enough, but needed by a binding that is kept or by a
-    webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False if time ran out or a lock was not
-    acquired; `owner_needed` is True if partitions must be created or dropped by the owner of the tables.
+    dropped, with `events` in them; `partitions_waiting` are old enough, but needed by a binding that is kept or by
+    a webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False if time ran out or a lock
+    was not acquired; `owner_needed` is True if partitions must be created or dropped by the owner of the tables.
     """
 
     kept_from: str | None = None

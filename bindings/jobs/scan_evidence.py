@@ -66,8 +66,8 @@ def adoptions(
 ) -> list[tuple[Binding, ProviderBinding]]:
     """Return the in-doubt bindings that a row settles: exactly one row and one unsettled binding of that pair.
 
-    A pending binding is not adopted, and a doubt of its pair is not adopted beside it: the pending one's own answer may
-    still arrive.
+    A pending binding is not adopted, and a doubt of its pair is not adopted beside it: the pending one's own
+    answer may still arrive.
     """
     pairs = []
     for row in unknown_rows:
@@ -110,8 +110,8 @@ def ghosts(
 ) -> frozenset[str] | None:
     """Return the bindings that are gone at the provider, or None if the two scans prove nothing.
 
-    A live binding that only one scan missed shows that this scan is incomplete. More missing than seen is a wrong list,
-    not so many ends.
+    A live binding that only one scan missed shows that this scan is incomplete. More missing than seen is a wrong
+    list, not so many ends.
     """
     if not (first.complete and second.complete and first_live.seen and second_live.seen):
         return None
@@ -132,7 +132,7 @@ def shorter_end(row: ProviderBinding, binding: Binding, tolerance: ClockToleranc
 def longer_hold(
     row: ProviderBinding, binding: Binding, guard: timedelta, tolerance: ClockTolerance
 ) -> datetime | None:
-    """Return until when the phones must be held instead, if the provider's list has a later end (I4); else None."""
+    """Return until when the phones must be held, if the provider's list has a later end (I4); else None."""
     held_until = row.ends_at + tolerance.error + guard
     late = row.ends_at - tolerance.error > (binding.expires_at or row.ends_at)
     holds_phones = binding.state in (State.ACTIVE, State.EXPIRED)

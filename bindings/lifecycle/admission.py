@@ -1,7 +1,7 @@
 """Decides whether a bind may start now: the limit of concurrent calls, the circuit breaker, and the clocks.
 
-Checked before the first transaction, so that a bind refused here has written nothing and used up no key. No SQL here,
-and the provider's answers are not interpreted here.
+Checked before the first transaction, so that a bind refused here has written nothing and used up no key. No SQL
+here, and the provider's answers are not interpreted here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RETRY_AFTER_S = 2
 
 
 class BindAdmission:
-    """Limits concurrent binds, and rejects binds that cannot succeed (account refused, clock skew). Thread-safe."""
+    """Limits concurrent binds and rejects binds that cannot succeed (account refused, clock skew). Thread-safe."""
 
     def __init__(
         self,

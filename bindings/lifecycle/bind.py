@@ -1,8 +1,8 @@
 """Bind: reserve the phones, call the provider, settle the outcome; and replay an idempotency key.
 
-A bind is two short transactions around one call. The first commits the intent (I3), nothing is held open during the
-call, the second records its outcome. If the process stops in between, a pending binding is left, which `recover` and
-`reconcile` finish. Arguments arrive checked, as a `BindRequest`. No SQL and no HTTP here.
+A bind is two short transactions around one call. The first commits the intent (I3), nothing is held open during
+the call, the second records its outcome. If the process stops in between, a pending binding is left, which
+`recover` and `reconcile` finish. Arguments arrive checked, as a `BindRequest`. No SQL and no HTTP here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Converts readings of this process's monotonic clock to instants of the database's clock.
 
-The database's clock decides; the monotonic clock measures the call. A conversion never says that a binding ends later
-than at the provider (I6), or that its phones are held for less time than there (I4). Reads no clock; how long a request
-may take to leave is in `store.reserve`.
+The database's clock decides; the monotonic clock measures the call. A conversion never says that a binding ends
+later than at the provider (I6), or that its phones are held for less time than there (I4). Reads no clock; how
+long a request may take to leave is in `store.reserve`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SendClock:
         return self.intent.requested_at + timedelta(seconds=max(0.0, sent - self.after))
 
     def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
-        """Return what a successful bind records: the earliest possible end (I6), the longest possible hold (I4)."""
+        """Return what a successful bind records: its earliest possible end (I6) and longest possible hold (I4)."""
         life = timedelta(seconds=self.intent.expire_s)
         sent_at = self.sent_at(outcome.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)

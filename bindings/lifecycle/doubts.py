@@ -1,9 +1,9 @@
 """In-doubt bindings for operators: what will happen next and when, and marking one absent.
 
-`next_steps` is pure. `mark_absent` is the only way to free the phones of an in-doubt binding without proof (I4): an
-operator states that the provider did not make it, seen for example in the provider's own console. It is as final as a
-proof, so it is refused while the request may still be accepted, and recorded with its reason. A success that arrives
-later is kept as a hold and unbound (`late_success`).
+`next_steps` is pure. `mark_absent` is the only way to free the phones of an in-doubt binding without proof (I4):
+an operator states that the provider did not make it, seen for example in the provider's own console. It is as
+final as a proof, so it is refused while the request may still be accepted, and recorded with its reason. A success
+that arrives later is kept as a hold and unbound (`late_success`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Unbind: commit the request, call the provider, record a clear answer.
 
-An unbind is safe to repeat at the provider, so one without a clear answer is repeated by `recover` until it has one.
-From the commit of the request on, lookups do not return the binding. No SQL and no HTTP here.
+An unbind is safe to repeat at the provider, so one without a clear answer is repeated by `recover` until it has
+one. From the commit of the request on, lookups do not return the binding. No SQL and no HTTP here.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
 def finish_unbind(runtime: Runtime, client: ProviderClient, binding: Binding) -> tuple[Binding, UnbindOutcome]:
     """Call the provider for a binding whose request to unbind is committed, and record a clear answer.
 
-    Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer the
-    binding is returned as it was, to be tried again. Safe to repeat.
+    Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer
+    the binding is returned as it was, to be tried again. Safe to repeat.
     """
     outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
     hit("unbind.after_answer")

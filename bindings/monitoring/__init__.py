@@ -1,1 +1,1 @@
-"""Health checks, the overview and statistics, for `doctor`, readiness, metrics and the console. Changes nothing."""
+"""Health checks, overview and statistics, for `doctor`, readiness, metrics and the console. Changes nothing."""

@@ -1,8 +1,8 @@
 """Health checks: one `Check` for each thing that a bind needs, with what was observed and what to do.
 
-Shared by `bindings doctor` and readiness. Every check runs even if others fail; a check that depends on a failed one
-says so. Nothing here raises, changes a binding, or repeats a secret. The provider is asked for one row of its list,
-which changes nothing.
+Shared by `bindings doctor` and readiness. Every check runs even if others fail; a check that depends on a failed
+one says so. Nothing here raises, changes a binding, or repeats a secret. The provider is asked for one row of its
+list, which changes nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthMetrics:
-    """Values to monitor; times in seconds. Doubts count up to `MAX_DOUBTS_READ`, deliveries to `MAX_DELIVERIES_READ`.
+    """Values to monitor; times in seconds.
+
+    Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`.
 
     `pool_use` is the used share of the capacity of the fullest pool; None if no pool's capacity is known.
     """

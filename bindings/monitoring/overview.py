@@ -1,6 +1,7 @@
 """The overview page's data, from the database: the same on every replica.
 
-Latency of the newest provider calls, and which replicas run the jobs. Checks are in `health`, charts in `statistics`.
+Latency of the newest provider calls, and which replicas run the jobs. Checks are in `health`, charts in
+`statistics`.
 """
 
 from __future__ import annotations

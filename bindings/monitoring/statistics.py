@@ -151,8 +151,8 @@ class PoolForecast:
 class Forecast:
     """The state of a pool and its trend. `per_hour` is None if too few counts are stored for a trend.
 
-    `used` is the used share of the capacity (None if the capacity is not known); `full_in_s` the seconds until the pool
-    is full at the present rate (None if it does not grow).
+    `used` is the used share of the capacity (None if the capacity is not known); `full_in_s` the seconds until the
+    pool is full at the present rate (None if it does not grow).
     """
 
     summary: str

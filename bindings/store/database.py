@@ -161,8 +161,8 @@ def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledState
 class Database:
     """The two engines of one database (transactions, and reads in AUTOCOMMIT) and its clock.
 
-    Thread-safe; not usable across a fork. In tests `read_clock` replaces the deciding clock, and `clock` the clocks of
-    this host.
+    Thread-safe; not usable across a fork. In tests `read_clock` replaces the deciding clock, and `clock` the
+    clocks of this host.
     """
 
     def __init__(self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK) -> None:

@@ -1,6 +1,7 @@
 """Webhook endpoints: add, list, disable and remove them; list their deliveries and send them again.
 
-`sender` delivers. Opens no connection except to the database. A secret is returned once, by the call that created it.
+`sender` delivers. Opens no connection except to the database. A secret is returned once, by the call that created
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from bindings import errors
 from bindings.domain.binding import Page
 from bindings.store import deliveries, webhooks
 from bindings.store.deliveries import Delivery, DeliveryState
-from bindings.store.webhooks import Webhook
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import EventKind
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.database import Transaction
+    from bindings.store.webhooks import Webhook
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +49,8 @@ class Webhooks:
     def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
         """Add an endpoint that gets later events at `url` (http or https): those of `kinds`, or all.
 
-        Not safe to repeat: each call adds another webhook. An event committed earlier may be sent if it was not yet
-        final in the feed.
+        Not safe to repeat: each call adds another webhook. An event committed earlier may be sent if it was not
+        yet final in the feed.
         """
         checked_url, checked_kinds = validation.webhook(url=url, kinds=kinds)
         webhook_id, secret = str(uuid7()), _new_secret()
@@ -78,7 +79,7 @@ class Webhooks:
         return self._change(webhook_id, webhooks.enable)
 
     def rotate(self, webhook_id: str) -> WebhookWithSecret:
-        """Create another secret. For a day every delivery is signed with the old one as well. Not safe to repeat."""
+        """Create another secret; for a day the old one signs every delivery as well. Not safe to repeat."""
         secret = _new_secret()
         webhook = self._change(webhook_id, lambda tx, checked_id: webhooks.rotate(tx, checked_id, secret))
         return WebhookWithSecret(webhook=webhook, secret=secret)

@@ -1,9 +1,10 @@
 """Sends events to webhooks: signed, at least once, and no receiver waits for another.
 
-Each webhook with work has a worker: it turns new events into deliveries, leases those that are due, sends a few at a
-time, and records the results. A result is recorded only after the receiver answered, so that a sender that is killed
-sends again and loses nothing. A worker stops at the first failure, and a receiver that accepted nothing is not tried
-again for a few seconds. A receiver that hangs occupies its own worker only; the run continues with the others.
+Each webhook with work has a worker: it turns new events into deliveries, leases those that are due, sends a few at
+a time, and records the results. A result is recorded only after the receiver answered, so that a sender that is
+killed sends again and loses nothing. A worker stops at the first failure, and a receiver that accepted nothing is
+not tried again for a few seconds. A receiver that hangs occupies its own worker only; the run continues with the
+others.
 
 A message holds no phone and no middle number, and nothing else that the receiver could not query.
 """
@@ -86,7 +87,7 @@ class DeliverResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebhookResponse:
-    """A receiver's response to one request: its status, or the error; `error` is None if it accepted the message."""
+    """A receiver's response: its status, or the error; `error` is None if it accepted the message."""
 
     status: int | None
     error: str | None
@@ -222,14 +223,14 @@ class WebhookSender:
         return counts
 
     def _send(self, batch: Batch, lanes: ThreadPoolExecutor, until: float, counts: Counter[str]) -> bool:
-        """Send a batch, a few at a time; after a failure, or out of time, release the others. Return False to stop."""
+        """Send a batch, a few at a time; release the unsent after a failure. Return False to stop."""
         for begin in range(0, len(batch.deliveries), REQUESTS_PER_WEBHOOK):
             if self._out_of_time(until):
                 self._release(batch.deliveries[begin:])
                 return True
             chunk = batch.deliveries[begin : begin + REQUESTS_PER_WEBHOOK]
             results = list(lanes.map(lambda delivery: self._attempt(batch.target, delivery), chunk))
-            self._database.write(lambda tx: deliveries.record(tx, results))
+            self._record(results)
             counts.update(map(_outcome, results))
             if any(result.error is not None for result in results):
                 self._release(batch.deliveries[begin + REQUESTS_PER_WEBHOOK :])
@@ -249,6 +250,9 @@ class WebhookSender:
     def _release(self, unsent: Sequence[Delivery]) -> None:
         if unsent:
             self._database.write(lambda tx: deliveries.release(tx, unsent))
+
+    def _record(self, results: Sequence[Result]) -> None:
+        self._database.write(lambda tx: deliveries.record(tx, results))
 
     def _out_of_time(self, until: float) -> bool:
         return self._stopping.is_set() or time.monotonic() >= until

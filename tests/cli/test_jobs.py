@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tests.cli.conftest import A, B, C, D
 from tests.service.world import wait_for
+
+from tests.cli.conftest import A, B, C, D
 
 if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator

@@ -1,9 +1,9 @@
 """Edits of one named function, method or constant, made on its syntax tree.
 
-A target is written as entry points are: `package.module:Class.method`. An edit names what it changes by the names of
-the domain (the function that is called, the value that is compared), never by position or source text. It must
-match exactly once: `edit_source` raises `EditMisfitError` if the target does not exist, if the edit matches nothing
-or more than one node, or if the new code reads a name that is bound nowhere. Which bugs are seeded is in
+A target is written as entry points are: `package.module:Class.method`. An edit names what it changes by the names
+of the domain (the function that is called, the value that is compared), never by position or source text. It must
+match exactly once: `edit_source` raises `EditMisfitError` if the target does not exist, if the edit matches
+nothing or more than one node, or if the new code reads a name that is bound nowhere. Which bugs are seeded is in
 `mutations`.
 """
 

@@ -17,13 +17,15 @@ import threading
 import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from bindings.jobs.expire import ExpireResult
 from bindings.jobs.maintenance import Maintenance
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from tests.faults.clock import SharedClock
+
+if TYPE_CHECKING:
+    from bindings.jobs.expire import ExpireResult
 
 READERS = (
     "apscheduler.schedulers.base",
