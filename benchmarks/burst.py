@@ -46,7 +46,7 @@ def measure(context: BenchContext) -> list[Result]:
     """Return the time to expire the burst, and the p99 of lookups during it, on PostgreSQL."""
     bench_db, burst = context.postgres(), context.sizes.burst
     with BindingService.open(database_url=bench_db.url) as service:
-        expire.expire_due(service.database, Caller(actor="bench"), budget_s=TIMEOUT_S)
+        expire.expire_due(service.runtime.database, Caller(actor="bench"), budget_s=TIMEOUT_S)
         before = _time_lookups(service, bench_db, lambda: time.sleep(BASELINE_S))
         first = bench_db.add_due(burst, over_s=1)
         with _scheduler(bench_db.url):

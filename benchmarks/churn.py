@@ -73,12 +73,12 @@ class _Side:
     def expire(self, count: int) -> None:
         """Add `count` bindings that are due, and expire them."""
         self.bench_db.add_due(count)
-        result = expire.expire_due(self.service._database, CALLER, budget_s=300)  # noqa: SLF001 -- runs the job itself
+        result = expire.expire_due(self.service.runtime.database, CALLER, budget_s=300)
         if result.expired != count:
             raise AssertionError(f"{result.expired} ended, {count} were due")
         self.ended += count
         self.bench_db.execute(FLUSH)
-        self.service._database.write(lambda tx: tx.connection.execute(text(FLUSH)))  # noqa: SLF001
+        self.service.runtime.database.write(lambda tx: tx.connection.execute(text(FLUSH)))
 
     def measure(self) -> None:
         """Count the dead rows, and time lookups and an expiry run that has nothing to do."""
@@ -89,7 +89,7 @@ class _Side:
             self.lookups_ms.append(_milliseconds(lambda: self.service.lookup(phone=phone)))  # noqa: B023
 
     def empty_sweep_ms(self) -> float:
-        return _milliseconds(lambda: expire.expire_due(self.service._database, CALLER))  # noqa: SLF001
+        return _milliseconds(lambda: expire.expire_due(self.service.runtime.database, CALLER))
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

@@ -74,7 +74,7 @@ class _Case:
         bind.bind_once(self.service)
 
     def sweep(self) -> None:
-        expire.expire_due(self.service.database, Caller(actor="bench"), batch=EXPIRE_BATCH)
+        expire.expire_due(self.service.runtime.database, Caller(actor="bench"), batch=EXPIRE_BATCH)
 
 
 OPERATIONS: dict[str, tuple[Callable[[_Case], None], int]] = {

@@ -116,7 +116,7 @@ def _signed_in_browser(service: BindingService) -> Iterator[Browser]:
     uvicorn = server.Server(state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening_socket]}, daemon=True)
     thread.start()
-    api_key = service.keys.create(name="bench", role="admin")
+    api_key = service.api_keys.create(name="bench", role="admin")
     try:
         while not uvicorn.started:
             time.sleep(0.01)
@@ -127,7 +127,7 @@ def _signed_in_browser(service: BindingService) -> Iterator[Browser]:
             browser.post("/sign-in", key=api_key.key)
             yield browser
     finally:
-        service.keys.revoke(api_key.record.id)
+        service.api_keys.revoke(api_key.record.id)
         uvicorn.should_exit = True
         thread.join(30)
         state.desk.close()

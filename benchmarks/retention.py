@@ -242,7 +242,7 @@ def _random_phone(bench_db: BenchDatabase) -> str:
 
 def _product_calls(service: BindingService, bench_db: BenchDatabase) -> Calls:
     """Return calls of the product: binds, lookups, and a reader that follows the event feed."""
-    cursor = service.database.read(events.feed_end)
+    cursor = service.runtime.database.read(events.feed_end)
 
     def follow() -> None:
         nonlocal cursor
@@ -269,7 +269,7 @@ def _delete_bindings(bench_db: BenchDatabase, sizes: Sizes) -> list[Result]:
     """Run retention over bindings of which nearly all ended more than a day ago."""
     with _service(bench_db) as service, _Callers(_product_calls(service, bench_db)) as callers:
         before = callers.run_alone(sizes.baseline_s)
-        result, span = callers.run_during(lambda: retention.apply_retention(service.database, 1))
+        result, span = callers.run_during(lambda: retention.apply_retention(service.runtime.database, 1))
     durations, undisturbed = callers.durations(span), callers.durations(before)
     whole = "all of them" if result.finished else "until the job's time was over"
     return [
@@ -321,7 +321,7 @@ def _begin_partition(url: str, now: datetime) -> None:
 def _drop_partitions(bench_db: BenchDatabase, sizes: Sizes) -> list[Result]:
     with _service(bench_db) as service, _Callers(_product_calls(service, bench_db)) as callers:
         before = callers.run_alone(sizes.baseline_s)
-        begun, begin_span = callers.run_during(lambda: retention.apply_retention(service.database, None))
+        begun, begin_span = callers.run_during(lambda: retention.apply_retention(service.runtime.database, None))
         callers.run_alone(sizes.baseline_s)
         dropped, drop_span = callers.run_during(service.apply_retention)
         callers.run_alone(sizes.baseline_s)

@@ -12,6 +12,8 @@ from unittest import mock
 
 from benchmarks import bind
 from benchmarks.measure import Result, Target
+from bindings.jobs.registry import EXPIRE, POOLS, RECOVER, TALLY, WARN
+from bindings.jobs.runner import JobRunner
 from bindings.provider.client import ProviderClient
 from bindings.webhooks.endpoints import Result as DeliveryResult
 
@@ -56,11 +58,11 @@ def measure(context: BenchContext) -> list[Result]:
 
 
 def _run_jobs(service: BindingService) -> None:
-    service.sweep()
-    service.announce()
-    service.run_once_per_period("tally", PERIOD_S, service.tally)
-    service.run_once_per_period("pools", PERIOD_S, service.count_pools)
-    service.run_once_per_period("recover", PERIOD_S, service.recover)
+    JobRunner(service.runtime).run(EXPIRE)
+    JobRunner(service.runtime).run(WARN)
+    JobRunner(service.runtime).run_once_per_period(TALLY, PERIOD_S)
+    JobRunner(service.runtime).run_once_per_period(POOLS, PERIOD_S)
+    JobRunner(service.runtime).run_once_per_period(RECOVER, PERIOD_S)
 
 
 def _deliver(service: BindingService, webhook_id: str) -> None:

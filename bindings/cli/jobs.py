@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bindings.cli import context, options, output
+from bindings.jobs.registry import EXPIRE, WARN
+from bindings.jobs.runner import JobRunner
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
@@ -34,7 +36,7 @@ REPORT_COUNTS = (
 def expire(*, as_json: bool) -> None:
     """Expire the bindings whose time is over. `bindings scheduler` runs this job continuously."""
     with context.open_service(as_json=as_json) as service:
-        result = service.sweep()
+        result = JobRunner(service.runtime).run(EXPIRE)
     if as_json:
         output.emit(result)
         return
@@ -48,7 +50,7 @@ def expire(*, as_json: bool) -> None:
 def warn(*, as_json: bool) -> None:
     """Write expires_soon events for bindings that end soon. `bindings scheduler` runs this job continuously."""
     with context.open_service(as_json=as_json) as service:
-        result = service.announce()
+        result = JobRunner(service.runtime).run(WARN)
     if as_json:
         output.emit(result)
         return

@@ -31,7 +31,7 @@ def create(*, name: RawValue, role: RawValue, rate_limit: RawValue, expires_at: 
     second one with the same name, distribute it, and revoke the first.
     """
     with context.open_service(as_json=as_json) as service, options.report_missing(name=name, role=role):
-        created = service.keys.create(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
+        created = service.api_keys.create(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
     record = created.record
     if as_json:
         output.emit({"id": record.id, "name": record.name, "role": record.role, "key": created.key})
@@ -47,7 +47,7 @@ def create(*, name: RawValue, role: RawValue, rate_limit: RawValue, expires_at: 
 def list_(*, as_json: bool) -> None:
     """List all keys, including revoked ones. The secret part of a key is not shown."""
     with context.open_service(as_json=as_json) as service:
-        records = service.keys.list()
+        records = service.api_keys.list()
     if as_json:
         output.emit_list(records)
         return
@@ -81,7 +81,7 @@ def list_(*, as_json: bool) -> None:
 def revoke(key_id: str, *, as_json: bool) -> None:
     """Revoke a key. All replicas refuse it within seconds. Safe to repeat."""
     with context.open_service(as_json=as_json) as service:
-        revoked = service.keys.revoke(key_id)
+        revoked = service.api_keys.revoke(key_id)
     if as_json:
         output.emit(revoked)
     else:

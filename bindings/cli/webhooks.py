@@ -78,7 +78,7 @@ def test_(command: click.Context, webhook_id: str, *, as_json: bool) -> None:
     from bindings.webhooks import sender
 
     with context.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
-        response = sender.send_test(service, webhook_id)
+        response = sender.send_test(service.runtime, webhook_id)
     if as_json:
         output.emit(
             {

@@ -108,7 +108,7 @@ class Metrics:
         """Read what the database knows. Call it where questions run; where it is away, that is what is shown."""
         self._read_at = time.monotonic()
         try:
-            self._gauges.set(health_metrics(service))
+            self._gauges.set(health_metrics(service.runtime))
         except BindingsError:
             self._gauges.mark_database_down()
 

@@ -86,7 +86,7 @@ def serve(
     and no key was ever made: everybody would be let in as admin.
     """
     loopback = is_loopback(host)
-    if not loopback and not service.keys.any_exist():
+    if not loopback and not service.api_keys.any_exist():
         message = "is reachable from other hosts: make a key first with `bindings keys create`, or use 127.0.0.1"
         raise InvalidRequest([FieldError("host", message)])
     opened = listen(host, port)

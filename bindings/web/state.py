@@ -33,7 +33,7 @@ class AppState:
         self.metrics = Metrics()
         self.bell = FeedNotifier(service, self.desk)
         self.door = Authenticator(
-            service.keys,
+            service.api_keys,
             service.sessions,
             self.desk,
             loopback=loopback,
@@ -42,8 +42,8 @@ class AppState:
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
         self.tries = SignInLimiter()
         self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
-        if service.provider is not None:
-            service.provider.on_call = self.metrics.record_provider_call
+        if service.runtime.client is not None:
+            service.runtime.client.on_call = self.metrics.record_provider_call
 
     async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
         """Ask the service something."""

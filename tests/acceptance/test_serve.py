@@ -89,4 +89,6 @@ def _metrics(url: str) -> str:
 
 def _a_minute_later(service: BindingService) -> None:
     """What a sender had leased is due again."""
-    service.database.write(lambda tx: tx.connection.execute(text("UPDATE deliveries SET next_at = created_at")))
+    service.runtime.database.write(
+        lambda tx: tx.connection.execute(text("UPDATE deliveries SET next_at = created_at"))
+    )

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bindings.errors import BindingsError
+from bindings.jobs.registry import EXPIRE
+from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Fault, FaultKind, Simulator
 from tests.service.harness import POOL, Clock, World
 
@@ -92,7 +94,7 @@ def _play(world: World, end: datetime) -> Day:
     world.service.recover()
     world.service.reconcile(dry_run=True, reason="complaint 118")
     world.service.count_pools()
-    world.service.sweep()
+    JobRunner(world.service.runtime).run(EXPIRE)
     world.service.tally()
     service = world.service
     return Day(

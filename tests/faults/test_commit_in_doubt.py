@@ -12,6 +12,8 @@ import pytest
 
 from bindings.domain.binding import State
 from bindings.errors import BindingsError, Busy
+from bindings.jobs.registry import RECONCILE
+from bindings.jobs.runner import JobRunner
 from tests.faults import oracle
 from tests.faults.proxy import CommitProxy, Lose
 
@@ -144,10 +146,10 @@ def test_the_slot_of_a_pass_whose_commit_is_lost_is_still_run_once(
 ) -> None:
     """The row was committed: whoever took it must not find it taken by somebody else."""
     proxy.lose(Lose.REPLY, after="INSERT INTO passes")
-    counts = service.run_once_per_period("reconcile", 300.0, service.reconcile)
+    counts = JobRunner(service.runtime).run_once_per_period(RECONCILE, 300.0)
     assert proxy.struck.is_set()
     assert counts is not None
-    assert service.run_once_per_period("reconcile", 300.0, service.reconcile) is None
+    assert JobRunner(service.runtime).run_once_per_period(RECONCILE, 300.0) is None
 
 
 def test_a_refusal_before_the_call_is_noted_once_though_its_commit_is_lost(

@@ -15,6 +15,8 @@ import pytest
 
 from bindings.domain.binding import State
 from bindings.errors import BindingsError, Busy, OutcomeUnknown, ProviderUnreachable
+from bindings.jobs.registry import EXPIRE
+from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Fault, fault
 from tests.faults.clock import shift_server
 from tests.faults.test_kill import DATABASES
@@ -213,9 +215,9 @@ def test_D3_the_timer_ends_no_live_binding_while_the_database_clock_is_an_hour_a
         step(arena, 3_600.0)
         if who == "a process that was there before":
             with pytest.raises(Busy):
-                service.sweep()
+                JobRunner(service.runtime).run(EXPIRE)
         else:
             with arena.service() as started, pytest.raises(Busy):
-                started.sweep()
+                JobRunner(started.runtime).run(EXPIRE)
         step(arena, 0.0)
         assert service.get(made.id).state is State.ACTIVE

@@ -68,7 +68,7 @@ class ServiceHarness:
 
     @property
     def database(self) -> Database:
-        return self.service._database
+        return self.service.runtime.database
 
     def open(self, **settings: Any) -> BindingService:
         """Open another replica on the same database."""
@@ -149,14 +149,15 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
 
 def feed_has_caught_up(service: BindingService) -> None:
     """Wait until the feed returns all committed events; transactions in the server's other databases delay it."""
-    if not service._database.postgres:
+    if not service.runtime.database.postgres:
         return
     tx_id = text("SELECT pg_current_xact_id()::text::bigint")
     oldest_running = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-    written_tx = service._database.write(lambda tx: tx.connection.execute(tx_id).scalar_one())
+    written_tx = service.runtime.database.write(lambda tx: tx.connection.execute(tx_id).scalar_one())
     wait_for(
         lambda: (
-            service._database.read(lambda connection: connection.execute(oldest_running).scalar_one()) > written_tx
+            service.runtime.database.read(lambda connection: connection.execute(oldest_running).scalar_one())
+            > written_tx
         ),
         seconds=60.0,
     )
@@ -209,7 +210,7 @@ FORWARD = {
 
 def assert_sound(service: BindingService) -> None:
     """Check I5 and I7 for every binding, and that no event contains a phone. Runs after every test."""
-    all_events = service._database.read(
+    all_events = service.runtime.database.read(
         lambda connection: [
             events.to_event(row) for row in connection.execute(select(*events.COLUMNS).order_by(events.COLUMNS[1]))
         ]

@@ -34,7 +34,7 @@ def test_open_circuit_probes_with_a_read_only_call_and_closes_on_its_success(har
     harness.simulator.change(account_status="-1")
     with pytest.raises(errors.ProviderAccountRefused):
         harness.bind(A, B)
-    client = harness.service._client
+    client = harness.service.runtime.client
     assert client is not None
     client.circuit._next_trial = 0.0  # as if half a minute had passed
     with pytest.raises(errors.ProviderAccountRefused):
@@ -73,12 +73,12 @@ def test_provider_clock_more_than_a_minute_off_stops_binds(harness: ServiceHarne
     assert busy.value.retry_after_s
     assert (harness.received("bind"), len(harness.service.search().data)) == (1, rows)
     harness.simulator.change(clock_offset_s=0)
-    harness.service._admission._asked = float("-inf")  # the offset is measured again after a while
+    harness.service.runtime.admission._asked = float("-inf")  # the offset is measured again after a while
     assert harness.bind(C, D).state is State.ACTIVE
 
 
 def test_database_clock_more_than_a_minute_off_stops_binds_before_they_are_sent(harness: ServiceHarness) -> None:
-    harness.service._admission._wall = lambda: harness.clock.unix() + 90
+    harness.service.runtime.admission._wall = lambda: harness.clock.unix() + 90
     for _ in range(2):
         with pytest.raises(errors.BindingsError) as excinfo:
             harness.bind(A, B)

@@ -163,7 +163,7 @@ def test_I4_request_that_was_never_sent_frees_its_phones_immediately(harness: Se
 
 
 def test_I3_intent_past_its_send_by_is_never_sent(harness: ServiceHarness) -> None:
-    client = harness.service._client
+    client = harness.service.runtime.client
     assert client is not None
     client._monotonic = lambda: 1e12  # as if the process was paused between intent and send
     with pytest.raises(errors.ProviderUnreachable, match="never sent"):
@@ -266,7 +266,7 @@ def test_I2_success_after_the_binding_ended_is_held_and_then_unbound(harness: Se
     thread.start()
     wait_for(lambda: len(harness.simulator.ledger) == 1)
     (intent,) = harness.service.search().data
-    caller = harness.service._caller
+    caller = harness.service.runtime.caller
     harness.database.write(
         lambda tx: settle.settle_failed(
             tx, intent.id, caller, reason=Reason.ABSENT, status=None, detail={"said": ""}

@@ -46,7 +46,7 @@ def test_I5_concurrent_sweeps_end_each_binding_exactly_once(harness: ServiceHarn
     counts: list[int] = []
 
     def sweep(service: Any) -> None:
-        counts.append(expire.expire_due(service._database, service._caller, batch=7).expired)
+        counts.append(expire.expire_due(service.runtime.database, service.runtime.caller, batch=7).expired)
 
     assert in_threads(*(lambda s=service: sweep(s) for service in replicas * 2)) == []
     assert sum(counts) == 40
@@ -57,7 +57,7 @@ def test_sweep_without_time_left_reports_that_it_did_not_finish(harness: Service
     for number in range(4):
         harness.bind(f"9188071{number:03}", f"9188072{number:03}", expire_s=60)
     harness.clock.advance(100)
-    counts = expire.expire_due(harness.database, harness.service._caller, batch=2, budget_s=0)
+    counts = expire.expire_due(harness.database, harness.service.runtime.caller, batch=2, budget_s=0)
     assert (counts.expired, counts.finished) == (2, False)
 
 
@@ -117,7 +117,7 @@ def test_every_query_by_middle_number_finds_either_side_once(harness: ServiceHar
     assert len(numbers) == (1 if mode == "AXB" else 2)
     assert binding.answered_at is not None
     now, later = binding.answered_at, binding.held_until + timedelta(days=1)
-    investigation = harness.service.inquiries
+    investigation = harness.service.investigation
     for number in numbers:
         assert harness.service.lookup(middle_number=number) == [binding]
         assert harness.service.search(middle_number=number).data == (binding,)

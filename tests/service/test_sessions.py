@@ -21,7 +21,7 @@ HOUR_S = 3_600
 @pytest.fixture
 def token(harness: ServiceHarness) -> str:
     """Return the token of a new session."""
-    return harness.service.sessions.create(harness.service.keys.create(name="eve", role="auditor").record.id)
+    return harness.service.sessions.create(harness.service.api_keys.create(name="eve", role="auditor").record.id)
 
 
 def is_valid(harness: ServiceHarness, token: str) -> bool:
@@ -61,7 +61,7 @@ def test_session_in_constant_use_ends_after_twelve_hours(harness: ServiceHarness
 
 
 def test_session_ends_when_its_key_expires(harness: ServiceHarness) -> None:
-    key = harness.service.keys.create(
+    key = harness.service.api_keys.create(
         name="eve", role="auditor", expires_at=harness.clock.at.replace(hour=12, minute=30)
     )
     token = harness.service.sessions.create(key.record.id)

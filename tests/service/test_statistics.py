@@ -10,6 +10,8 @@ from sqlalchemy import insert, select
 
 from bindings import errors
 from bindings.domain.binding import EventKind
+from bindings.jobs.registry import EXPIRE, RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.jobs.statistics import update_statistics
 from bindings.monitoring.overview import build_overview, latency, next_scan
 from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
@@ -184,18 +186,18 @@ def test_forecast_summarizes_use_and_trend(
 
 
 def test_overview_shows_replicas_provider_latency_and_next_scan(harness: ServiceHarness) -> None:
-    assert next_scan(harness.service) is None
-    assert build_overview(harness.service).latency is None
+    assert next_scan(harness.service.runtime) is None
+    assert build_overview(harness.service.runtime).latency is None
     harness.bind(A, B)
-    harness.service.sweep()
-    harness.service.run_once_per_period("reconcile", 300, harness.service.reconcile)
-    overview = build_overview(harness.service)
-    assert [replica.name for replica in overview.replicas] == [harness.service._replica]
+    JobRunner(harness.service.runtime).run(EXPIRE)
+    JobRunner(harness.service.runtime).run_once_per_period(RECONCILE, 300)
+    overview = build_overview(harness.service.runtime)
+    assert [replica.name for replica in overview.replicas] == [harness.service.runtime.replica]
     assert overview.latency is not None
     assert overview.latency.calls == 1
-    assert next_scan(harness.service) == harness.clock() + timedelta(seconds=300)
+    assert next_scan(harness.service.runtime) == harness.clock() + timedelta(seconds=300)
     harness.clock.advance(901)
-    assert next_scan(harness.service) is None, "no replica has scanned for three intervals"
+    assert next_scan(harness.service.runtime) is None, "no replica has scanned for three intervals"
 
 
 def test_latency_percentiles_of_answered_calls_are_exact(harness: ServiceHarness) -> None:

@@ -89,7 +89,7 @@ def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]
 @pytest.mark.postgres
 def test_the_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
-    database = service._database
+    database = service.runtime.database
     early = reserved(database, request(A, B))
     feed_has_caught_up(service)
     with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
@@ -110,7 +110,7 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
 ) -> None:
     """A transaction that took its number first may write to a binding last."""
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
-    database = service._database
+    database = service.runtime.database
     intent = reserved(database, request())
     numbered, go_on = threading.Event(), threading.Event()
 
@@ -141,7 +141,7 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
     database_url: str, clock: Clock
 ) -> None:
     service = service_at(database_url, clock, "http://127.0.0.1:1")
-    database, seed = service._database, random.randrange(10**6)
+    database, seed = service.runtime.database, random.randrange(10**6)
     print("seed", seed)  # noqa: T201 -- a failure can be repeated
     stop = threading.Event()
     followed: list[Event] = []

@@ -68,7 +68,7 @@ def test_a_connection_that_was_lost_meanwhile_costs_no_answer(service: BindingSe
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
     assert service.lookup(phone=PHONE_A) == [made]
-    assert service.database.connections_in_use() == 0
+    assert service.runtime.database.connections_in_use() == 0
 
 
 def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
@@ -128,8 +128,8 @@ def test_a_yes_is_recorded_beside_lookups_that_have_every_connection_of_theirs(
         provider_api_secret=SECRET,
         provider_app_id=APP,
     ) as service:
-        asking = service.database._reader.connect()
+        asking = service.runtime.database._reader.connect()
         made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
         asking.close()
-        with service.database._engine.connect():
+        with service.runtime.database._engine.connect():
             assert service.lookup(phone=PHONE_A) == [made]

@@ -115,7 +115,7 @@ def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
     def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
         caught.append((statement, parameters))
 
-    engines = service._database._engine, service._database._reader
+    engines = service.runtime.database._engine, service.runtime.database._reader
     for engine in engines:
         event.listen(engine, "before_cursor_execute", catch)
     with mock.patch.object(CompiledStatement, "rows", _seen):
@@ -131,7 +131,7 @@ def explained(service: BindingService, call: Callable[[], object], table: str = 
     about = [(sql, values) for sql, values in caught if table in sql and "set_config" not in sql]
     assert about
     ways: set[str] = set()
-    database = service._database
+    database = service.runtime.database
     for sql, values in about:
         with database._engine.connect() as connection:
             if database.postgres:
@@ -188,7 +188,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "reserve's holder query": (
         PHONE | HELD,
-        lambda service: service._database.read(reserve.holders, TAKEN, TERMS, datetime.now(UTC)),
+        lambda service: service.runtime.database.read(reserve.holders, TAKEN, TERMS, datetime.now(UTC)),
     ),
     "check": (
         PHONE | HELD,
@@ -211,40 +211,44 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "doubts that opened": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
-        lambda service: service._database.write(lambda tx: expiry.mark_unsettled_in_doubt(tx, CALLER, limit=500)),
+        lambda service: service.runtime.database.write(
+            lambda tx: expiry.mark_unsettled_in_doubt(tx, CALLER, limit=500)
+        ),
     ),
     "doubts that lapsed": (
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
-        lambda service: service._database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
+        lambda service: service.runtime.database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
     ),
     "open unbinds": (
         {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # it holds nothing but them
-        lambda service: service._database.read(queries.unbinding, limit=100),
+        lambda service: service.runtime.database.read(queries.unbinding, limit=100),
     ),
     "who was behind a phone or a middle number": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.number_at(Phone("9188000042"), at=datetime.now(UTC)),
+        lambda service: service.investigation.number_at(Phone("9188000042"), at=datetime.now(UTC)),
     ),
     "who was last, where there is none": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.number_at(Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)),
+        lambda service: service.investigation.number_at(
+            Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)
+        ),
     ),
     "the history of a number": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.number_history(Phone("9188000042")),
+        lambda service: service.investigation.number_history(Phone("9188000042")),
     ),
     "the history of a number, further back": (
         PHONE | NUMBER,
-        lambda service: service.inquiries.number_history(Phone("9188000042"), cursor=FURTHER),
+        lambda service: service.investigation.number_history(Phone("9188000042"), cursor=FURTHER),
     ),
-    "what has a name": (NAMES | KEYS, lambda service: service.inquiries.find_by_name("29999")),
+    "what has a name": (NAMES | KEYS, lambda service: service.investigation.find_by_name("29999")),
     "a page of doubts": (
         {name + way for name in DOUBTS for way in ("", WHOLE)},  # these hold nothing but what is open
         lambda service: service.open_doubts(limit=50),
     ),
     "the newest calls": (
         {"ix_bindings_requested_at_id" + WHOLE},
-        lambda service: service._database.read(queries.newest_calls, limit=200),
+        lambda service: service.runtime.database.read(queries.newest_calls, limit=200),
     ),
     "some by their ids": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
     "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
@@ -346,7 +350,7 @@ def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
     """Over 24 months of events; a delivery finds its event in one."""
     url = postgres_server.create(template=postgres_template)
     service = BindingService(load({}, database_url=url), Database(url), caller=CALLER)
-    database = service._database
+    database = service.runtime.database
     binding = reserved(database, TAKEN)
     for number in range(1, MONTHS):
         database.write(lambda tx: partitions.create(tx, number, datetime(2030, 1, 1, tzinfo=UTC)))  # noqa: B023
@@ -404,13 +408,15 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
         for code in range(3)
     ]
     try:
-        service._database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
+        service.runtime.database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
         told = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
-        service._database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
-        service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        service.runtime.database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
+        service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         service.tally()
         ways = explained(
-            service, lambda: event_statistics(service._database, TimeRange.HOUR, tuple(EventKind)), "tallies"
+            service,
+            lambda: event_statistics(service.runtime.database, TimeRange.HOUR, tuple(EventKind)),
+            "tallies",
         )
         assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
         ways = explained(service, service.tally, "events")
@@ -438,8 +444,8 @@ def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_
     ]
     try:
         for table, rows in fills:
-            service._database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
-        service._database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+            service.runtime.database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
+        service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         for table_name, index, ask in (
             ("events", "ix_events_revealed", service.access_log.entries),
             ("exports", "ix_exports_began_at_id", service.access_log.entries),
@@ -449,7 +455,7 @@ def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_
             ways = explained(service, lambda: ask(limit=50), table_name)  # noqa: B023
             ways |= explained(service, lambda: ask(cursor=cursor, limit=50), table_name)  # noqa: B023
             assert ways <= {index, index + WHOLE}, (table_name, ways)
-        ways = explained(service, lambda: service.inquiries.reveals_of([str(uuid7()), str(uuid7())]), "events")
+        ways = explained(service, lambda: service.investigation.reveals_of([str(uuid7()), str(uuid7())]), "events")
         ours = (
             "binding_id",
             "revealed",

@@ -41,7 +41,7 @@ class Years:
 
     @property
     def database(self) -> Any:
-        return self.service._database
+        return self.service.runtime.database
 
     def ended(self) -> Binding:
         """A binding that is over as soon as it is made."""
@@ -311,7 +311,7 @@ def _write(service: BindingService, done: threading.Event, prefix: str) -> None:
     while not done.is_set():
         turn += 1
         asked = request(f"91{prefix}{turn:07}", f"92{prefix}{turn:07}")
-        fail(service._database, reserved(service._database, asked))
+        fail(service.runtime.database, reserved(service.runtime.database, asked))
 
 
 def _sweep(service: BindingService, done: threading.Event) -> None:

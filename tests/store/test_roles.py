@@ -16,6 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
 from bindings import errors
+from bindings.jobs.registry import EXPIRE, RECONCILE, WARN
+from bindings.jobs.runner import JobRunner
 from bindings.store.schema import metadata
 from bindings.store.sessions import Search
 from bindings.webhooks.endpoints import Result
@@ -76,11 +78,11 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
     service.reveal([], reason="drill", what="export")
     world.simulator.add_foreign_binding(phone_a=E, phone_b=F, app_id=APP)
     service.mark_restored()
-    assert service.run_once_per_period("reconcile", 60.0, service.reconcile) is not None
+    assert JobRunner(service.runtime).run_once_per_period(RECONCILE, 60.0) is not None
     world.clock.advance(550)
-    assert service.announce().warned == 1
+    assert JobRunner(service.runtime).run(WARN).warned == 1
     world.clock.advance(100)
-    assert service.sweep().expired == 1
+    assert JobRunner(service.runtime).run(EXPIRE).expired == 1
     service.recover()
     service.count_pools()
     service.tally()
@@ -91,13 +93,13 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
 
 
 def _administer(service: BindingService) -> None:
-    key = service.keys.create(name="ann", role="auditor").record
-    service.keys.record_use(key.id)
+    key = service.api_keys.create(name="ann", role="auditor").record
+    service.api_keys.record_use(key.id)
     token = service.sessions.create(key.id)
     service.sessions.get_search(token, service.sessions.save_search(token, Search(words="order-1")))
     service.sessions.delete_expired()
     service.sessions.end(token)
-    service.keys.revoke(key.id)
+    service.api_keys.revoke(key.id)
     export = service.access_log.start_export(view="find", narrowed={}, format="csv", reason=None)
     service.access_log.finish_export(export, row_count=0, sha256="")
 

@@ -9,4 +9,4 @@ from bindings.webhooks.sender import deliver_pending
 
 if __name__ == "__main__":
     with BindingService.from_env() as service:
-        deliver_pending(service, lease_s=float(sys.argv[1]))
+        deliver_pending(service.runtime, lease_s=float(sys.argv[1]))

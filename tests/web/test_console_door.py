@@ -80,7 +80,7 @@ def test_signing_out_ends_the_session_also_for_whoever_kept_its_token(running: R
 def test_revoking_a_key_ends_its_sessions_at_once(running: Running) -> None:
     browser = Browser(running).sign_in("auditor")
     assert browser.get("/").status_code == 200
-    running.service.keys.revoke(running.service.keys.list()[0].id)
+    running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     assert browser.get("/").status_code == 303
 
 

@@ -147,7 +147,7 @@ def test_what_was_looked_for_is_forgotten_when_its_hour_is_over(
     browser = Browser(running).sign_in("auditor")
     path = browser.post("/find", {"q": A, "time": "now"}).headers["Location"]
     assert browser.get(path).status_code == 404
-    database = running.service.database
+    database = running.service.runtime.database
     left = select(func.count()).select_from(searches)
     assert database.read(lambda connection: connection.execute(left).scalar()) == 1
     running.service.apply_retention()

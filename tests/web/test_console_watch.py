@@ -13,6 +13,8 @@ from sqlalchemy import insert
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
+from bindings.jobs.registry import EXPIRE, RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.store.schema import pools
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
@@ -92,7 +94,7 @@ def test_an_act_without_the_pages_token_is_refused(world: World, watched: Runnin
 
 def test_a_doubt_says_what_will_happen_and_shows_no_phone(world: World, watched: Running) -> None:
     doubt(world)
-    world.service.run_once_per_period("reconcile", 300, lambda: world.service.reconcile(dry_run=True))
+    JobRunner(world.service.runtime).run_once_per_period(RECONCILE, 300)
     page = Browser(watched).sign_in("auditor").get("/doubts").text
     assert "order-42" in page
     assert "a scan adopts it" in page
@@ -194,10 +196,10 @@ def test_the_overview_says_in_plain_words_whether_all_is_well(running: Running, 
         return browser.get("/overview").text
 
     assert "<li><strong>Sweep:</strong>" in told(), "nobody sweeps yet"
-    service.sweep()
+    JobRunner(service.runtime).run(EXPIRE)
     page = told()
     assert "All is well" in page
-    assert service._replica in page
+    assert service.runtime.replica in page
     simulator.script("reset_before", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
         service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")

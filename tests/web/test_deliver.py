@@ -76,7 +76,7 @@ def added(world: World, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
 def passed(world: World) -> DeliverResult:
     """One whole pass over everything that has happened."""
     feed_has_caught_up(world.service)
-    return deliver_pending(world.service)
+    return deliver_pending(world.service.runtime)
 
 
 def only(world: World, made: WebhookWithSecret) -> Delivery:
@@ -129,7 +129,7 @@ def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: R
 
 def test_another_secret_does_not_verify(world: World, receiver: Receiver) -> None:
     made, other = added(world, receiver), added(world, receiver)
-    assert send_test(world.service, made.webhook.id).error is None
+    assert send_test(world.service.runtime, made.webhook.id).error is None
     [message] = receiver.messages
     assert message.verified(made.secret)["type"] == "test"
     with pytest.raises(WebhookVerificationError):
@@ -401,9 +401,9 @@ def test_after_a_rotation_both_secrets_sign_for_a_day(world: World, receiver: Re
     made = added(world, receiver)
     rotated = world.service.webhooks.rotate(made.webhook.id)
     assert rotated.secret != made.secret
-    send_test(world.service, made.webhook.id)
+    send_test(world.service.runtime, made.webhook.id)
     world.clock.advance(DAY_S)
-    send_test(world.service, made.webhook.id)
+    send_test(world.service.runtime, made.webhook.id)
     both, new = receiver.messages
     assert both.verified(made.secret)
     assert both.verified(rotated.secret)
@@ -429,7 +429,9 @@ def test_two_senders_side_by_side_deliver_each_event_once(world: World, receiver
         world.bind(f"9188060{number:03}", f"9188070{number:03}")
     feed_has_caught_up(world.service)
     assert (
-        in_threads(*(lambda service=service: deliver_pending(service) for service in services for _ in range(2)))
+        in_threads(
+            *(lambda service=service: deliver_pending(service.runtime) for service in services for _ in range(2))
+        )
         == []
     )
     passed(world)
@@ -457,7 +459,7 @@ def test_a_fan_out_that_another_replica_is_at_is_left_to_it(
     postgres_url: str, clock: Clock, receiver: Receiver
 ) -> None:
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
-    hooks, database = service.webhooks, service._database
+    hooks, database = service.webhooks, service.runtime.database
     found_id = hooks.add(url=receiver.url).webhook.id
     database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER))
     feed_has_caught_up(service)
@@ -507,7 +509,7 @@ def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
         sender.send_signal(signal.SIGKILL)
         sender.wait(30)
     receiver.answers = lambda _: Reply()
-    wait_for(lambda: deliver_pending(service).delivered == 1, seconds=30)
+    wait_for(lambda: deliver_pending(service.runtime).delivered == 1, seconds=30)
     assert len(receiver.ids) == 2
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
     [delivery] = service.webhooks.deliveries(made.webhook.id).data
@@ -517,14 +519,14 @@ def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
 @pytest.mark.postgres
 def test_an_event_that_commits_late_is_delivered(postgres_url: str, world: World, receiver: Receiver) -> None:
     service = service_at(postgres_url, world.clock, "http://127.0.0.1:1")
-    database = service._database
+    database = service.runtime.database
     feed_has_caught_up(service)
     service.webhooks.add(url=receiver.url)
     with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
         database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(E, F), TERMS, CALLER))
-        assert deliver_pending(service) == DeliverResult(), "nothing past the one that is running"
+        assert deliver_pending(service.runtime) == DeliverResult(), "nothing past the one that is running"
     feed_has_caught_up(service)
-    assert deliver_pending(service).delivered == 2
+    assert deliver_pending(service.runtime).delivered == 2
     service.close()
 
 
@@ -535,7 +537,7 @@ def test_a_receiver_that_hangs_does_not_hold_back_another(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_S", 60.0)
-    with Receiver() as hanging, WebhookSender(world.service) as sender:
+    with Receiver() as hanging, WebhookSender(world.service.runtime) as sender:
         hanging.answers = hanging.hangs
         added(world, hanging)
         added(world, receiver)
@@ -554,7 +556,7 @@ def test_a_receiver_that_hangs_does_not_hold_back_another(
 def test_a_receiver_that_takes_nothing_is_left_alone_for_a_moment(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
     made = added(world, receiver)
-    with WebhookSender(world.service) as sender:
+    with WebhookSender(world.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
         feed_has_caught_up(world.service)
@@ -567,7 +569,7 @@ def test_a_receiver_that_takes_some_is_sent_the_rest_by_the_next_pass(world: Wor
     refused = iter([500])
     receiver.answers = lambda _: Reply(status=next(refused, 204))
     added(world, receiver)
-    with WebhookSender(world.service) as sender:
+    with WebhookSender(world.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
         feed_has_caught_up(world.service)
@@ -582,7 +584,7 @@ def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, 
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
     feed_has_caught_up(world.service)
-    sender = WebhookSender(world.service)
+    sender = WebhookSender(world.service.runtime)
     sender.run(wait_s=0)
     wait_for(lambda: len(receiver.ids) == sending.REQUESTS_PER_WEBHOOK)
     sender._stopping.set()

@@ -19,6 +19,8 @@ from psycopg import sql
 from bindings import errors
 from bindings.domain import binding
 from bindings.jobs.job import Job
+from bindings.jobs.registry import EXPIRE
+from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.admission import MAX_SKEW_S
 from bindings.provider.simulator import Fault, FaultKind
 from bindings.scheduler import Scheduler
@@ -40,7 +42,7 @@ DOCS = Path(str(files("bindings.web"))) / "docs"
 
 
 def test_a_process_is_alive_whatever_its_database_does(running: Running) -> None:
-    running.service.database.close()
+    running.service.runtime.database.close()
     assert running.get("/livez").json() == {"status": "ok"}
 
 
@@ -58,7 +60,7 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
     running: Running, simulator: Simulator
 ) -> None:
     assert red(running) == ["sweep"]
-    running.service.sweep()
+    JobRunner(running.service.runtime).run(EXPIRE)
     assert red(running) == []
     running.service.mark_restored()
     assert red(running) == ["restore"]
@@ -70,12 +72,12 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
 
 
 def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Running) -> None:
-    running.service.sweep()
-    running.service._admission._wall = lambda: time.time() - MAX_SKEW_S - 1
+    JobRunner(running.service.runtime).run(EXPIRE)
+    running.service.runtime.admission._wall = lambda: time.time() - MAX_SKEW_S - 1
     assert red(running) == ["clocks"]
-    running.service._admission._wall = time.time
+    running.service.runtime.admission._wall = time.time
     assert red(running) == [], "a clock that was set right is noticed without a bind"
-    running.service.database.write(
+    running.service.runtime.database.write(
         lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
     )
     assert red(running) == ["scope"]
@@ -91,27 +93,27 @@ def test_a_schema_of_another_version_turns_a_replica_red(
 def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
     running: Running, simulator: Simulator
 ) -> None:
-    running.service.sweep()
+    JobRunner(running.service.runtime).run(EXPIRE)
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
     assert running.bind().status_code == 503
     assert red(running) == ["account"]
-    assert running.service.provider is not None
-    running.service.provider.circuit._next_trial = 0.0  # half a minute later
+    assert running.service.runtime.client is not None
+    running.service.runtime.client.circuit._next_trial = 0.0  # half a minute later
     assert red(running) == [], "without traffic nobody would ever try"
     assert running.bind().status_code == 201
-    assert running.service.provider.circuit.refusal is None
+    assert running.service.runtime.client.circuit.refusal is None
 
 
 def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
     running: Running, simulator: Simulator
 ) -> None:
-    running.service.sweep()
+    JobRunner(running.service.runtime).run(EXPIRE)
     simulator.change(clock_offset_s=2 * MAX_SKEW_S)
     running.bind()
     assert running.bind(phone_a=C, phone_b=D).json()["code"] == "busy"
     assert red(running) == ["clocks"]
     simulator.change(clock_offset_s=0)
-    running.service._admission._asked = float("-inf")  # a while later
+    running.service.runtime.admission._asked = float("-inf")  # a while later
     assert red(running) == [], "without traffic nobody would ever measure"
     assert running.bind(phone_a=C, phone_b=D).status_code == 201
 
@@ -139,7 +141,7 @@ def test_a_database_that_is_away_turns_a_replica_red_until_it_is_back(
         contextmanager(run)(service) as running,
         psycopg.connect(postgres_server.url, autocommit=True) as admin,
     ):
-        service.sweep()
+        JobRunner(service.runtime).run(EXPIRE)
         assert red(running) == []
         try:
             admin.execute(allow.format(name, sql.SQL("false")))
@@ -176,7 +178,7 @@ def test_what_happens_is_counted(running: Running, simulator: Simulator) -> None
     assert seen["bindings_sweep_age_seconds"] == float("inf")
     created = 'bindings_http_request_seconds_count{method="POST",route="/v1/bindings",status="201"}'
     assert seen[created] == 1
-    running.service.sweep()
+    JobRunner(running.service.runtime).run(EXPIRE)
     assert samples(running)["bindings_sweep_age_seconds"] < 60
 
 

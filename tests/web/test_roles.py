@@ -40,7 +40,7 @@ def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_n
 
 def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> None:
     running.key("admin")
-    running.service.keys.revoke(running.service.keys.list()[0].id)
+    running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     running.office.door._remembered.clear()
     assert running.get("/v1/bindings").status_code == 401
 
@@ -87,14 +87,14 @@ def test_what_is_no_good_key_is_refused(running: Running, presented: str) -> Non
 def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Running) -> None:
     app = running.key("app")
     assert running.get("/v1/bindings", app).status_code == 200
-    key = running.service.keys.list()[0]
+    key = running.service.api_keys.list()[0]
     assert key.last_used_at is not None
-    revoked = running.service.keys.revoke(key.id)
-    assert running.service.keys.revoke(key.id) == revoked
+    revoked = running.service.api_keys.revoke(key.id)
+    assert running.service.api_keys.revoke(key.id) == revoked
     running.office.door._remembered.clear()  # in earnest this takes five seconds
     assert running.get("/v1/bindings", app).status_code == 401
     with pytest.raises(NotFound):
-        running.service.keys.revoke(NOBODY)
+        running.service.api_keys.revoke(NOBODY)
 
 
 def test_a_key_that_has_expired_is_no_good(running: Running) -> None:
@@ -224,14 +224,14 @@ def test_a_key_that_asks_too_often_is_told_to_wait_and_others_are_not(running: R
 
 def test_what_a_key_is_made_with_is_checked_and_the_key_is_stored_nowhere(running: Running) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        running.service.keys.create(name="", role="root", rate_limit=0)
+        running.service.api_keys.create(name="", role="root", rate_limit=0)
     assert sorted(fault.field for fault in refused.value.field_errors) == ["name", "rate_limit", "role"]
-    made = running.service.keys.create(name="rides", role="app")
+    made = running.service.api_keys.create(name="rides", role="app")
     assert well_formed(made.key)
     assert not well_formed(made.key[:-1])
     assert not well_formed(made.key[:10] + ("0" if made.key[10] != "0" else "1") + made.key[11:])
     assert made.key not in repr(made)
-    assert made.key not in repr(running.service.keys.list())
+    assert made.key not in repr(running.service.api_keys.list())
 
 
 def test_no_key_stands_in_a_log_line(running: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -308,8 +308,8 @@ def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
     )
     waiting.start()
     wait_for(lambda: running.office.bell._waiting == 1)
-    (key,) = (key for key in running.service.keys.list() if key.role is Role.AUDITOR)
-    running.service.keys.revoke(key.id)
+    (key,) = (key for key in running.service.api_keys.list() if key.role is Role.AUDITOR)
+    running.service.api_keys.revoke(key.id)
     assert running.bind(admin).status_code == 201
     waiting.join(30)
     assert answers == [401]

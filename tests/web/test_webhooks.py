@@ -186,7 +186,7 @@ def test_the_feed_is_looked_up_at_its_place_and_not_read_from_its_beginning(
     own_database_url: str, database_kind: str, clock: Clock
 ) -> None:
     service = service_at(own_database_url, clock, "http://127.0.0.1:1")
-    service._database.write(lambda tx: tx.connection.execute(text(MANY[database_kind])))
+    service.runtime.database.write(lambda tx: tx.connection.execute(text(MANY[database_kind])))
     service.webhooks.add(url=URL)
     for call in (service.webhooks.with_work, lambda: service.events(after="0-1")):
         told = _plan(service, call)
@@ -202,7 +202,7 @@ def _plan(service: BindingService, call: Callable[[], object]) -> str:
     with _caught(service) as caught:
         call()
     [(statement, values)] = [one for one in caught if "FROM events" in one[0] or "FROM webhooks" in one[0]]
-    explain = "EXPLAIN " if service._database.postgres else "EXPLAIN QUERY PLAN "
-    with service._database._engine.connect() as connection:
+    explain = "EXPLAIN " if service.runtime.database.postgres else "EXPLAIN QUERY PLAN "
+    with service.runtime.database._engine.connect() as connection:
         rows = connection.exec_driver_sql(explain + statement, values).all()
     return json.dumps([str(row[-1]) for row in rows])

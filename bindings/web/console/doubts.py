@@ -87,7 +87,7 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
 
     def ask(service: BindingService) -> tuple[datetime, datetime | None, Any]:
         page = service.open_doubts(cursor=after, limit=SHOWN)
-        return service.database.clock(), overview.next_scan(service), page
+        return service.runtime.database.clock(), overview.next_scan(service.runtime), page
 
     now, next_scan, page = await visit.run_read(ask)
     config = visit.office.service.settings
@@ -102,7 +102,7 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
         outlooks={one.id: next_steps(one, now, config, next_scan) for one in page.data},
         settled={one.id: acceptance_deadline(one, config.timestamp_tolerance_s) for one in page.data},
         state=State,
-        calls_provider=visit.office.service.calls_provider,
+        calls_provider=visit.office.service.runtime.client is not None,
         running=visit.office.errands.running,
     )
 

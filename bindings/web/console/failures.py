@@ -26,7 +26,7 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
     """Show every code of a span, the most frequent first."""
     visit = PageContext(request)
     span = _span(request)
-    figures = await visit.run_read(lambda service: event_statistics(service.database, span, KINDS))
+    figures = await visit.run_read(lambda service: event_statistics(service.runtime.database, span, KINDS))
     surprises = figures.counts_of(EventKind.FAILED, code=IN_USE)
     return visit.page(
         "failures.html",
@@ -53,7 +53,7 @@ async def failure(request: Request[Any, Any, Any]) -> Reply:
     kind = next((each for each in KINDS if each == request.path_params["kind"]), None)
     if kind is None:
         raise NotFound("there is no such kind of failure")
-    figures = await visit.run_read(lambda service: event_statistics(service.database, span, (kind,)))
+    figures = await visit.run_read(lambda service: event_statistics(service.runtime.database, span, (kind,)))
     series = next((each for each in figures.series if each.code == code), None)
     examples = () if series is None else series.examples
     ids = [str(each["binding_id"]) for each in examples if each["binding_id"] is not None]

@@ -74,7 +74,7 @@ async def _export(visit: PageContext, number: Phone, narrowed: dict[str, Any]) -
     def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
         cursor, more = None, True
         while more:
-            page = service.inquiries.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
+            page = service.investigation.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
             if reason is not None and page.data:
                 service.reveal([one.id for one in page.data], reason=reason, what="export of a number's history")
             yield from page.data
@@ -103,8 +103,10 @@ async def _page(visit: PageContext, number: Phone) -> Reply:
     cursor = visit.request.query_params.get("cursor")
 
     def ask(service: BindingService) -> tuple[Page[Binding], list[Event]]:
-        page = service.inquiries.number_history(number, actor=visit.actor_filter, cursor=cursor, limit=PER_PAGE)
-        return page, service.inquiries.reveals_of([one.id for one in page.data])
+        page = service.investigation.number_history(
+            number, actor=visit.actor_filter, cursor=cursor, limit=PER_PAGE
+        )
+        return page, service.investigation.reveals_of([one.id for one in page.data])
 
     page, looks = await visit.run_read(ask)
     return visit.page(

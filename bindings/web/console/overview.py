@@ -34,9 +34,9 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
 
     def ask(service: BindingService) -> tuple[Overview, EventStatistics, list[PoolForecast]]:
         return (
-            overview.build_overview(service),
-            event_statistics(service.database, TimeRange.HOUR, KINDS),
-            pool_forecasts(service.database),
+            overview.build_overview(service.runtime),
+            event_statistics(service.runtime.database, TimeRange.HOUR, KINDS),
+            pool_forecasts(service.runtime.database),
         )
 
     seen, figures, trends = await visit.run_read(ask)

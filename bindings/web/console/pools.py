@@ -24,8 +24,8 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
     visit = PageContext(request)
 
     def ask(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
-        return pool_forecasts(service.database), event_statistics(
-            service.database, TimeRange.DAY, (EventKind.FAILED,)
+        return pool_forecasts(service.runtime.database), event_statistics(
+            service.runtime.database, TimeRange.DAY, (EventKind.FAILED,)
         )
 
     trends, figures = await visit.run_read(ask)

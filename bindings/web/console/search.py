@@ -80,14 +80,14 @@ async def found(request: Request[Any, Any, Any]) -> Reply:
     wanted = await load_search(visit, search_id)
     if wanted.number is None:
         named = await visit.run_read(
-            lambda service: service.inquiries.find_by_name(str(wanted.words), actor=visit.actor_filter)
+            lambda service: service.investigation.find_by_name(str(wanted.words), actor=visit.actor_filter)
         )
         return visit.page("search_matches.html", wanted=wanted, search_id=search_id, named=named)
     if wanted.at is None:
         return visit.redirect(f"/find/{search_id}/history")
     number, at, party = wanted.number, wanted.at, wanted.party
     behind = await visit.run_read(
-        lambda service: service.inquiries.number_at(number, at=at, party=party, actor=visit.actor_filter)
+        lambda service: service.investigation.number_at(number, at=at, party=party, actor=visit.actor_filter)
     )
     holders = behind.trace.holders
     everybody = [one for one, _ in _related(behind)]
@@ -112,10 +112,11 @@ async def export(request: Request[Any, Any, Any]) -> Reply:
     def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
         if number is None or at is None:
             found = [
-                (one, "named") for one in service.inquiries.find_by_name(str(wanted.words), actor=actor).bindings
+                (one, "named")
+                for one in service.investigation.find_by_name(str(wanted.words), actor=actor).bindings
             ]
         else:
-            found = _related(service.inquiries.number_at(number, at=at, party=wanted.party, actor=actor))
+            found = _related(service.investigation.number_at(number, at=at, party=wanted.party, actor=actor))
         if reason is not None and found:
             service.reveal([one.id for one, _ in found], reason=reason, what="export of an answer")
         for one, relation in found:
@@ -199,9 +200,9 @@ async def _resolve_ambiguous_number(visit: PageContext, wanted: Search) -> Searc
         return wanted
 
     def ask(service: BindingService) -> Search:
-        if service.inquiries.number_history(number, actor=actor, limit=1).data:
+        if service.investigation.number_history(number, actor=actor, limit=1).data:
             return wanted
-        named = service.inquiries.find_by_name(said, actor=actor)
+        named = service.investigation.find_by_name(said, actor=actor)
         return Search(words=said) if named.bindings or named.refusals else wanted
 
     return await visit.run_read(ask)
@@ -215,7 +216,7 @@ async def _single_match(visit: PageContext, words: str) -> str | None:
         try:
             one = service.get(validation.binding_id(words))
         except errors.NotFound:
-            return service.inquiries.find_by_name(words, actor=actor)
+            return service.investigation.find_by_name(words, actor=actor)
         return NameMatches(bindings=(one,) if actor in (None, one.actor) else (), refusals=())
 
     named = await visit.run_read(ask)
