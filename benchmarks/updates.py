@@ -15,7 +15,8 @@ from benchmarks.measure import Result, Target
 from bindings.jobs.registry import EXPIRE, POOLS, RECOVER, TALLY, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.provider.client import ProviderClient
-from bindings.webhooks.endpoints import Result as DeliveryResult
+from bindings.store.deliveries import Result as DeliveryResult
+from tests import deliveries
 
 if TYPE_CHECKING:
     from benchmarks.bench_context import BenchContext
@@ -69,11 +70,12 @@ def _deliver(service: BindingService, webhook_id: str) -> None:
     """Record every new delivery as sent, as if the receiver accepted all immediately."""
     more = True
     while more:
-        _, more = service.webhooks.fan_out(webhook_id)
-        while (batch := service.webhooks.take(webhook_id, limit=BATCH)) is not None:
-            service.webhooks.record(
+        _, more = deliveries.fan_out(service, webhook_id)
+        while (batch := deliveries.lease(service, webhook_id, limit=BATCH)) is not None:
+            deliveries.record(
+                service,
                 [
                     DeliveryResult(delivery=delivery, status=200, error=None, again_s=None)
                     for delivery in batch.deliveries
-                ]
+                ],
             )

@@ -49,7 +49,7 @@ def _deliveries(service: BindingService) -> list[Job]:
     if find_spec("standardwebhooks") is not None:
         from bindings.webhooks import sender
 
-        return [sender.job(service)]
+        return [sender.job(service.runtime)]
     if service.webhooks.list():
         output.message("scheduler: webhook deliveries are not sent: install bindings[server]")
     return []

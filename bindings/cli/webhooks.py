@@ -14,7 +14,9 @@ from bindings.validation.requests import FieldErrors
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
-    from bindings.webhooks.endpoints import Delivery, Webhook, WebhookWithSecret
+    from bindings.store.deliveries import Delivery
+    from bindings.store.webhooks import Webhook
+    from bindings.webhooks.endpoints import WebhookWithSecret
 
 NOT_DELIVERED = 5  # exit code, as for other calls that the remote side refused or did not receive
 

@@ -73,7 +73,7 @@ class Scan:
 
     @property
     def deviation_s(self) -> float:
-        """Median difference between the provider's ends and the recorded ones, in seconds; 0 without a known row."""
+        """Median of the provider's ends minus the recorded ones, in seconds; 0 if no row is known."""
         return median(self.deviations_s) if self.deviations_s else 0.0
 
     def add_row(self, row: ProviderBinding, binding: Binding | None) -> None:

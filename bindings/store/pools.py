@@ -95,7 +95,7 @@ def forget(tx: Transaction, unused: Iterable[Pool]) -> None:
 
 
 def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_number: str) -> None:
-    """Record that the provider had no number left (-41), and warn unless the pool is low already. Safe to repeat."""
+    """Record that the provider had no number left (-41), and warn unless the pool is low. Safe to repeat."""
     now = tx.instant()
     statement = (
         tx.dialect.insert(pools)

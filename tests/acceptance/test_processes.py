@@ -17,6 +17,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, Reason, State
+from bindings.lifecycle.runtime import new_runtime
 from bindings.provider.simulator import Simulator
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
@@ -148,7 +149,7 @@ def test_I2_a_process_killed_between_its_two_transactions_loses_nothing(database
         # Another process, later: past settle_by by the deciding clock, without waiting for it.
         later = Database(database_url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
         config = load({}, **_given(database_url, simulator))
-        service = BindingService(config, later, caller=Caller(actor="heir"))
+        service = BindingService(new_runtime(config, later, caller=Caller(actor="heir")))
         try:
             (intent,) = service.search().data
             assert intent.state is State.PENDING

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from bindings.domain.binding import Caller
+from bindings.lifecycle.runtime import new_runtime
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.settings import load
@@ -226,7 +227,7 @@ def _finish(url: str, simulator: Simulator) -> None:
     """What the killed replica left open is resolved, as 40 s later, without waiting for them."""
     later = Database(url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
     given = _given(url, simulator, timestamp_tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
-    service = BindingService(load({}, **given), later, caller=Caller(actor="heir"))
+    service = BindingService(new_runtime(load({}, **given), later, caller=Caller(actor="heir")))
     try:
         service.recover()
         service.reconcile()

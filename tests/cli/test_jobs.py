@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tests.service.world import wait_for
-
 from tests.cli.conftest import A, B, C, D
+from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from bindings.domain.binding import State
+from bindings.jobs.maintenance import Maintenance
 from bindings.scheduler import Scheduler
 from tests.faults.clock import SharedClock
 from tests.faults.harness import ROOT
@@ -28,6 +29,7 @@ from tests.service.harness import POOL, A, B, World, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.jobs.expire import ExpireResult
     from tests.faults.harness import Arena, Lab
 
 pytestmark = pytest.mark.processes
@@ -62,18 +64,20 @@ def test_what_a_timer_does_is_written_under_its_own_name(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_R7_a_sweep_that_hangs_turns_readiness_red_and_later_ones_run(lab: Lab, kind: str) -> None:
+def test_R7_a_sweep_that_hangs_turns_readiness_red_and_later_ones_run(
+    lab: Lab, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = threading.Event()
     with lab.arena(kind, sweep_interval_s=0.2) as arena, arena.service() as service:
-        sweep, calls = service.sweep, []
+        expire_due, calls = Maintenance.expire_due, []
 
-        def hang_once() -> object:
+        def hang_once(maintenance: Maintenance) -> ExpireResult:
             calls.append(time.monotonic())
             if len(calls) == 1:
                 release.wait(30)
-            return sweep()
+            return expire_due(maintenance)
 
-        service.sweep = hang_once  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(Maintenance, "expire_due", hang_once)
         with Scheduler(service) as scheduler:
             wait_for(lambda: scheduler.stalled() == ["expire"])
             assert len(calls) == 1
@@ -82,17 +86,19 @@ def test_R7_a_sweep_that_hangs_turns_readiness_red_and_later_ones_run(lab: Lab, 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("planted"), SystemExit(3), MemoryError()])
-def test_R7_a_sweep_that_raises_turns_readiness_red_and_is_tried_again(lab: Lab, error: BaseException) -> None:
+def test_R7_a_sweep_that_raises_turns_readiness_red_and_is_tried_again(
+    lab: Lab, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with lab.arena("sqlite", sweep_interval_s=0.2) as arena, arena.service() as service:
-        sweep, well, calls = service.sweep, threading.Event(), []
+        expire_due, well, calls = Maintenance.expire_due, threading.Event(), []
 
-        def raise_at_first() -> object:
+        def raise_at_first(maintenance: Maintenance) -> ExpireResult:
             calls.append(time.monotonic())
             if not well.is_set():
                 raise error
-            return sweep()
+            return expire_due(maintenance)
 
-        service.sweep = raise_at_first  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(Maintenance, "expire_due", raise_at_first)
         with Scheduler(service) as scheduler:
             wait_for(lambda: scheduler.stalled() == ["expire"])
             assert len(calls) > 3, "it is tried again all the while"

@@ -9,6 +9,7 @@ import traceback
 import pytest
 
 from bindings import errors
+from bindings.clock import HostClock
 from bindings.domain.binding import State
 from bindings.service import BindingService
 from bindings.store import reserve
@@ -73,15 +74,15 @@ def test_provider_clock_more_than_a_minute_off_stops_binds(harness: ServiceHarne
     assert busy.value.retry_after_s
     assert (harness.received("bind"), len(harness.service.search().data)) == (1, rows)
     harness.simulator.change(clock_offset_s=0)
-    harness.service.runtime.admission._asked = float("-inf")  # the offset is measured again after a while
+    harness.service.runtime.admission._rechecked_at = float("-inf")  # the offset is measured again after a while
     assert harness.bind(C, D).state is State.ACTIVE
 
 
 def test_database_clock_more_than_a_minute_off_stops_binds_before_they_are_sent(harness: ServiceHarness) -> None:
-    harness.service.runtime.admission._wall = lambda: harness.clock.unix() + 90
+    service = harness.open(host_clock=HostClock(wall=lambda: harness.clock.unix() + 90))
     for _ in range(2):
         with pytest.raises(errors.BindingsError) as excinfo:
-            harness.bind(A, B)
+            service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
         assert excinfo.value.http_status == 503
     assert harness.received("bind") == 0
 

@@ -113,7 +113,7 @@ def test_invalid_request_sends_and_writes_nothing(harness: ServiceHarness) -> No
 
 def test_service_without_account_refuses_binds_and_answers_queries(harness: ServiceHarness) -> None:
     without_account = harness.open(provider_api_key=None, provider_api_secret=None)
-    assert not without_account.calls_provider
+    assert without_account.runtime.client is None
     with pytest.raises(errors.InvalidRequest, match="BINDINGS_PROVIDER_API_KEY"):
         without_account.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
     assert without_account.lookup(phone=A) == []

@@ -143,7 +143,7 @@ def test_next_steps_of_a_doubt_say_what_the_next_scan_can_still_do(harness: Serv
 
     def step_texts(scan: float | None) -> list[str]:
         at = None if scan is None else binding.requested_at + timedelta(seconds=scan)
-        return [step.what for step in next_steps(binding, soon, config, at)]
+        return [step.text for step in next_steps(binding, soon, config, at)]
 
     assert "adopts" in step_texts(120)[0]
     assert "may also prove" in step_texts(120)[1]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from bindings.jobs.expire import Expired
+from bindings.jobs.expire import ExpireResult
 from bindings.jobs.job import Job
-from bindings.scheduler import UNFINISHED_PASSES, Scheduler
+from bindings.scheduler import UNFINISHED_RUNS, Scheduler
 
 if TYPE_CHECKING:
     import pytest
@@ -20,12 +20,12 @@ NEVER_S = 3_600.0
 def test_job_that_ran_out_of_time_runs_again_immediately(service: BindingService) -> None:
     finished, runs = threading.Event(), 0
 
-    def run() -> Expired:
+    def run() -> ExpireResult:
         nonlocal runs
         runs += 1
         if runs == 3:
             finished.set()
-        return Expired(expired=1, batches=1, finished=runs == 3)
+        return ExpireResult(expired=1, batches=1, finished=runs == 3)
 
     with Scheduler(service, [Job(name="slow", interval_s=NEVER_S, run=run)]):
         assert finished.wait(30)
@@ -35,9 +35,9 @@ def test_job_that_ran_out_of_time_runs_again_immediately(service: BindingService
 def test_endless_backlog_does_not_keep_the_scheduler_from_stopping(service: BindingService) -> None:
     started = threading.Event()
 
-    def run() -> Expired:
+    def run() -> ExpireResult:
         started.set()
-        return Expired(expired=1, batches=1, finished=False)
+        return ExpireResult(expired=1, batches=1, finished=False)
 
     with Scheduler(service, [Job(name="endless", interval_s=NEVER_S, run=run)]):
         assert started.wait(30)
@@ -49,12 +49,12 @@ def test_once_per_period_job_that_never_finishes_logs_a_warning(
     """Its immediate second run finds the period already claimed by itself; that does not count as finished."""
     repeated, runs = threading.Event(), 0
 
-    def run() -> Expired | None:
+    def run() -> ExpireResult | None:
         nonlocal runs
         runs += 1
-        if runs > 2 * UNFINISHED_PASSES:
+        if runs > 2 * UNFINISHED_RUNS:
             repeated.set()
-        return Expired(expired=1, batches=1, finished=False) if runs % 2 else None
+        return ExpireResult(expired=1, batches=1, finished=False) if runs % 2 else None
 
     with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
         assert repeated.wait(30)

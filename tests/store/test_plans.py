@@ -22,6 +22,7 @@ from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.domain.phone import Phone
+from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
@@ -281,7 +282,7 @@ def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_
             database.close()
         for clock in ("own", "given"):
             fixed = Clock(datetime.now(UTC)) if clock == "given" else None
-            service = BindingService(config, Database(filled_url, read_clock=fixed), caller=CALLER)
+            service = BindingService(new_runtime(config, Database(filled_url, read_clock=fixed), caller=CALLER))
             try:
                 wrong |= {(statistics, clock, name): ways for name, ways in _wrong(service).items()}
             finally:
@@ -297,7 +298,9 @@ def test_a_plan_that_was_made_once_for_every_value_is_no_worse(
     """A prepared statement may be planned before its values are known."""
     url = postgres_server.create(template=postgres_template)
     _fill(url, datetime.now(UTC))
-    service = BindingService(load({}, database_url=url, provider_app_id="a"), Database(url), caller=CALLER)
+    service = BindingService(
+        new_runtime(load({}, database_url=url, provider_app_id="a"), Database(url), caller=CALLER)
+    )
     with psycopg.connect(url, autocommit=True, prepare_threshold=0) as session:
         if statistics == "with":
             session.execute("ANALYZE")
@@ -349,7 +352,7 @@ def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
 ) -> None:
     """Over 24 months of events; a delivery finds its event in one."""
     url = postgres_server.create(template=postgres_template)
-    service = BindingService(load({}, database_url=url), Database(url), caller=CALLER)
+    service = BindingService(new_runtime(load({}, database_url=url), Database(url), caller=CALLER))
     database = service.runtime.database
     binding = reserved(database, TAKEN)
     for number in range(1, MONTHS):
@@ -392,7 +395,7 @@ def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
 def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str) -> None:
     """A page reads one span of the tallies, and a pass the events after its cursor, however many there are."""
     config = load({}, database_url=own_database_url, provider_app_id="a")
-    service = BindingService(config, Database(own_database_url), caller=CALLER)
+    service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
     hour = datetime(2026, 3, 1, tzinfo=UTC)
     rows: list[dict[str, Any]] = [
         {
@@ -427,7 +430,9 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
 
 def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_url: str) -> None:
     """A page of each walks an index as far as the page goes, the first one and any further."""
-    service = BindingService(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER)
+    service = BindingService(
+        new_runtime(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER)
+    )
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     at = [noon - timedelta(minutes=number) for number in range(3_000)]
     looked = {"sequence": 1, "kind": "revealed", "actor": "test", "detail": {"reason": "complaint"}}

@@ -18,9 +18,11 @@ from sqlalchemy.exc import ProgrammingError
 from bindings import errors
 from bindings.jobs.registry import EXPIRE, RECONCILE, WARN
 from bindings.jobs.runner import JobRunner
+from bindings.store.deliveries import Result
 from bindings.store.schema import metadata
 from bindings.store.sessions import Search
-from bindings.webhooks.endpoints import Result
+from bindings.webhooks.sender import prune
+from tests import deliveries
 from tests.service.harness import APP, A, C, D, E, F, World, feed_has_caught_up
 
 if TYPE_CHECKING:
@@ -110,11 +112,11 @@ def _deliver(service: BindingService) -> None:
     webhook_id = hooks.add(url="https://example.com/").webhook.id
     service.reveal([], reason="drill", what="export")
     feed_has_caught_up(service)
-    assert hooks.fan_out(webhook_id)[0] == 1
-    batch = hooks.take(webhook_id, limit=1)
+    assert deliveries.fan_out(service, webhook_id)[0] == 1
+    batch = deliveries.lease(service, webhook_id, limit=1)
     assert batch is not None
-    hooks.record([Result(delivery=batch.deliveries[0], status=200, error=None, again_s=None)])
-    hooks.prune()
+    deliveries.record(service, [Result(delivery=batch.deliveries[0], status=200, error=None, again_s=None)])
+    prune(service.runtime.database)
     hooks.rotate(webhook_id)
     hooks.remove(webhook_id)
 

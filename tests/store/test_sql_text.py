@@ -25,6 +25,7 @@ from sqlalchemy import create_engine
 
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.phone import Phone
+from bindings.domain.search_filters import SearchFilters
 from bindings.store import (
     account,
     bindings,
@@ -109,7 +110,7 @@ def _text(statement: Any, dialect: Dialect) -> str:
 
 
 def _transaction(recorder: _Recorder) -> Transaction:
-    return Transaction(cast("Connection", recorder), _dialect(recorder), attempt=1)
+    return Transaction(cast("Connection", recorder), _dialect(recorder), attempt=1, began=0.0)
 
 
 def _dialect(recorder: _Recorder) -> SqlDialect:
@@ -185,7 +186,7 @@ def _lookup(name: str) -> Callable[[_Recorder], None]:
 
 
 def _search(recorder: _Recorder) -> None:
-    filters = queries.Filters(state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW)
+    filters = SearchFilters(state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW)
     queries.search(cast("Connection", recorder), filters, before=(NOW, ID), limit=100)
 
 
