@@ -113,8 +113,8 @@ def _browser(service: BindingService) -> Iterator[Browser]:
     """A signed-in browser of a console on this machine; the key is revoked at the end."""
     structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # by default it prints
     opened = server.listen("127.0.0.1", 0)
-    office = AppState(service, loopback=True)
-    uvicorn = server.Server(office)
+    app_state = AppState(service, loopback=True)
+    uvicorn = server.Server(app_state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     made = service.keys.create(name="bench", role="admin")
@@ -131,4 +131,4 @@ def _browser(service: BindingService) -> Iterator[Browser]:
         service.keys.revoke(made.record.id)
         uvicorn.should_exit = True
         thread.join(30)
-        office.desk.close()
+        app_state.executors.close()

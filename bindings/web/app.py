@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("bindings.web")
 
 
-def application(office: AppState) -> RequestMiddleware:
+def application(app_state: AppState) -> RequestMiddleware:
     """The application that a server runs."""
     inner = Litestar(
         route_handlers=[routes.router(), ops_routes.router(), router.router()],
@@ -34,8 +34,8 @@ def application(office: AppState) -> RequestMiddleware:
         openapi_config=None,
         logging_config=None,
     )
-    inner.state.office = office
-    return RequestMiddleware(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+    inner.state.app_state = app_state
+    return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:

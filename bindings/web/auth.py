@@ -78,11 +78,11 @@ class Authenticator:
     """Recognises callers and counts their requests. `loopback` is whether only this host can reach the service."""
 
     def __init__(
-        self, keys: ApiKeys, sessions: Sessions, desk: Executors, *, loopback: bool, rate_limit: int
+        self, keys: ApiKeys, sessions: Sessions, executors: Executors, *, loopback: bool, rate_limit: int
     ) -> None:
         self._keys = keys
         self._sessions = sessions
-        self._desk = desk
+        self._executors = executors
         self._loopback = loopback
         self._rate_limit = rate_limit
         self._remembered: dict[str, tuple[float, Principal | None]] = {}
@@ -106,7 +106,7 @@ class Authenticator:
 
         A session is asked about each time: signing out, or revoking its key, ends it at once on every replica.
         """
-        key = await self._desk.run_read(lambda: self._sessions.authenticate(token))
+        key = await self._executors.run_read(lambda: self._sessions.authenticate(token))
         if key is None:
             return await self._admit_local(headers)
         who = _who(key)
@@ -119,11 +119,11 @@ class Authenticator:
         who = await self._recognise(key.strip())
         if who is None:
             return None
-        return await self._desk.run_read(lambda: self._sessions.create(str(who.key_id)))
+        return await self._executors.run_read(lambda: self._sessions.create(str(who.key_id)))
 
     async def sign_out(self, token: str) -> None:
         """End a session."""
-        await self._desk.run_read(lambda: self._sessions.end(token))
+        await self._executors.run_read(lambda: self._sessions.end(token))
 
     async def ensure_still_valid(self, who: Principal, headers: Mapping[str, str]) -> None:
         """Raise `Unauthenticated` where the caller's key was revoked while they waited."""
@@ -147,7 +147,7 @@ class Authenticator:
 
     async def _any_key_exists(self) -> bool:
         if not self._locked and time.monotonic() > self._asked + REMEMBERED_S:
-            self._locked = await self._desk.run_read(self._keys.any_exist)
+            self._locked = await self._executors.run_read(self._keys.any_exist)
             self._asked = time.monotonic()
         return self._locked
 
@@ -157,7 +157,7 @@ class Authenticator:
         if known is None or now > known[0] + REMEMBERED_S:
             if not well_formed(key):
                 return None
-            found = await self._desk.run_read(lambda: self._keys.authenticate(key))
+            found = await self._executors.run_read(lambda: self._keys.authenticate(key))
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.clear()
             known = (now, None if found is None else _who(found))
@@ -172,7 +172,7 @@ class Authenticator:
             return
         self._used[key_id] = now
         try:
-            await self._desk.run_read(lambda: self._keys.record_use(key_id))
+            await self._executors.run_read(lambda: self._keys.record_use(key_id))
         except errors.BindingsError:
             self._used.pop(key_id, None)  # noted with a later request: this one is good all the same
 

@@ -1,6 +1,6 @@
 """Work that may outlast a request: a reconciliation that somebody asked for, and what came of it.
 
-It runs where binds run (`desk`), so that no question waits for it, and one at a time. What it found is kept in
+It runs where binds run (`executors`), so that no question waits for it, and one at a time. What it found is kept in
 this process for a look; for good it stands in its report, which every replica shows.
 """
 
@@ -48,8 +48,8 @@ class ReconcileRun:
 class ReconcileRuns:
     """The errands of one process. For the event loop's thread."""
 
-    def __init__(self, desk: Executors) -> None:
-        self._desk = desk
+    def __init__(self, executors: Executors) -> None:
+        self._executors = executors
         self._known: dict[str, ReconcileRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,7 +78,7 @@ class ReconcileRuns:
 
     async def _run(self, errand: ReconcileRun, service: BindingService) -> None:
         try:
-            errand.result = await self._desk.run_provider_call(
+            errand.result = await self._executors.run_provider_call(
                 lambda: service.reconcile(dry_run=errand.dry_run, reason=errand.reason)
             )
         except BindingsError as error:

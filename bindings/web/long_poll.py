@@ -24,9 +24,9 @@ RETRY_AFTER_S = 2
 class FeedNotifier:
     """Rings for everybody when the feed has grown, or when the service is to stop."""
 
-    def __init__(self, service: Queries, desk: Executors) -> None:
+    def __init__(self, service: Queries, executors: Executors) -> None:
         self._service = service
-        self._desk = desk
+        self._executors = executors
         self._changed = asyncio.Condition()
         self._waiting = 0
         self._end: str | None = None
@@ -59,7 +59,7 @@ class FeedNotifier:
     async def _watch(self) -> None:
         while self._waiting and not self.stopping:
             with suppress(BindingsError):  # the database is away: look again
-                self._end = await self._desk.run_read(self._service.feed_end)
+                self._end = await self._executors.run_read(self._service.feed_end)
                 await self._notify_all()
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -112,9 +112,9 @@ class Metrics:
         except BindingsError:
             self._gauges.mark_database_down()
 
-    def refresh_from_process(self, desk: Executors, scheduler: Scheduler | None) -> None:
+    def refresh_from_process(self, executors: Executors, scheduler: Scheduler | None) -> None:
         """Read what this process knows."""
-        self._gauges.look(desk, scheduler)
+        self._gauges.look(executors, scheduler)
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
@@ -173,11 +173,11 @@ class _Gauges:
         """The database did not answer: what it knows stays as it was last read."""
         self._up.set(0)
 
-    def look(self, desk: Executors, scheduler: Scheduler | None) -> None:
+    def look(self, executors: Executors, scheduler: Scheduler | None) -> None:
         if scheduler is not None:
             for task, age in scheduler.ages_s().items():
                 self._age.labels(task).set(age)
             for task, interval in scheduler.intervals_s().items():
                 self._interval.labels(task).set(interval)
-        self._binds_open.set(desk.binds_open)
-        self._questions_open.set(desk.questions_open)
+        self._binds_open.set(executors.binds_open)
+        self._questions_open.set(executors.questions_open)

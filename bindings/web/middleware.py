@@ -97,7 +97,7 @@ class RequestMiddleware:
         self._metrics.request(visit.method, route, visit.status, elapsed)
         if route in UNLOGGED_ROUTES:
             return
-        who = visit.scope["state"].get("who")
+        who = visit.scope["state"].get("principal")
         _log.info(
             "request",
             method=visit.method,

@@ -37,11 +37,11 @@ BACKLOG = 1_024
 
 
 class Server(uvicorn.Server):
-    """uvicorn as this service needs it; it also tells the office when it is asked to stop."""
+    """uvicorn as this service needs it; it also tells the app_state when it is asked to stop."""
 
-    def __init__(self, office: AppState) -> None:
-        super().__init__(_configured(office))
-        self._office = office
+    def __init__(self, app_state: AppState) -> None:
+        super().__init__(_configured(app_state))
+        self._app_state = app_state
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until asked to stop."""
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
 
     def drain(self) -> None:
         """Turn readiness red and answer whoever waits for events. Callable from any thread."""
-        asyncio.run_coroutine_threadsafe(self._office.bell.stop(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._app_state.notifier.stop(), self._loop)
 
 
 def serve(
@@ -91,20 +91,20 @@ def serve(
         raise InvalidRequest([FieldError("host", message)])
     opened = listen(host, port)
     log_config.configure()
-    office = AppState(service, loopback=loopback)
+    app_state = AppState(service, loopback=loopback)
     if scheduler:
-        office.scheduler = Scheduler(service, [sender.job(service, count=office.metrics.record_deliveries)])
-    with opened, office.scheduler or nullcontext():
+        app_state.scheduler = Scheduler(service, [sender.job(service, count=app_state.metrics.record_deliveries)])
+    with opened, app_state.scheduler or nullcontext():
         listening(address(opened))
         gc.collect()
         gc.freeze()  # what was imported stays: without this every full collection would go through all of it again
-        Server(office).run(sockets=[opened])
-    office.desk.close()
+        Server(app_state).run(sockets=[opened])
+    app_state.executors.close()
 
 
-def _configured(office: AppState) -> uvicorn.Config:
+def _configured(app_state: AppState) -> uvicorn.Config:
     return uvicorn.Config(
-        application(office),
+        application(app_state),
         loop="uvloop",
         http=LimitedHttpProtocol,
         ws="none",

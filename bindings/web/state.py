@@ -28,23 +28,23 @@ class AppState:
     def __init__(self, service: BindingService, *, loopback: bool) -> None:
         self.service = service
         self.scheduler: Scheduler | None = None
-        self.desk = Executors(bind_limit=service.settings.bind_limit)
-        self.errands = ReconcileRuns(self.desk)
+        self.executors = Executors(bind_limit=service.settings.bind_limit)
+        self.reconcile_runs = ReconcileRuns(self.executors)
         self.metrics = Metrics()
-        self.bell = FeedNotifier(service, self.desk)
-        self.door = Authenticator(
+        self.notifier = FeedNotifier(service, self.executors)
+        self.authenticator = Authenticator(
             service.keys,
             service.sessions,
-            self.desk,
+            self.executors,
             loopback=loopback,
             rate_limit=service.settings.rate_limit,
         )
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
-        self.tries = SignInLimiter()
+        self.sign_in_limiter = SignInLimiter()
         self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
         if service.provider is not None:
             service.provider.on_call = self.metrics.record_provider_call
 
     async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
         """Ask the service something."""
-        return await self.desk.run_read(lambda: question(self.service))
+        return await self.executors.run_read(lambda: question(self.service))

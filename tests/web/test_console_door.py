@@ -156,7 +156,7 @@ def test_over_tls_the_cookie_is_secure_only_if_a_trusted_proxy_says_so(running: 
     plain = Browser(running).get("/sign-in", told)
     assert "Secure" not in plain.headers["Set-Cookie"]
     assert "Strict-Transport-Security" not in plain.headers
-    running.office.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
+    running.app_state.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
     secure = Browser(running).get("/sign-in", told)
     assert secure.headers["Set-Cookie"].startswith("__Host-")
     assert "Secure" in secure.headers["Set-Cookie"]

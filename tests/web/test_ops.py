@@ -46,7 +46,7 @@ def test_a_process_is_alive_whatever_its_database_does(running: Running) -> None
 
 def red(running: Running) -> list[str]:
     """The names of the checks for which the replica is not ready; none where it is."""
-    running.office.ready = (float("-inf"), ())
+    running.app_state.ready = (float("-inf"), ())
     answer = running.get("/readyz")
     found = [check["name"] for check in answer.json()["checks"] if check["level"] == "red"]
     assert answer.status_code == (503 if found else 200)
@@ -119,8 +119,8 @@ def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
 def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
     go_on = threading.Event()
     stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
-    running.office.scheduler = Scheduler(running.service, [stuck])
-    with running.office.scheduler:
+    running.app_state.scheduler = Scheduler(running.service, [stuck])
+    with running.app_state.scheduler:
         wait_for(lambda: red(running) == [])
         wait_for(lambda: red(running) == ["scheduler"])
         assert "stalled: stuck" in running.get("/readyz").json()["detail"]
@@ -154,7 +154,7 @@ def test_a_database_that_is_away_turns_a_replica_red_until_it_is_back(
 
 def samples(running: Running) -> dict[str, float]:
     """The metrics, freshly read."""
-    running.office.metrics._read_at = float("-inf")
+    running.app_state.metrics._read_at = float("-inf")
     text = running.get("/metrics").text
     lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in lines}
@@ -271,7 +271,7 @@ def test_a_fault_of_ours_is_a_problem_without_its_text(
 
 
 def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> None:
-    inner = app.application(running.office)._app
+    inner = app.application(running.app_state)._app
     routes = {
         (method.lower(), route.path_format)
         for route in inner.routes  # type: ignore[attr-defined]

@@ -41,8 +41,8 @@ async def livez() -> Answer:
 @get("/readyz")
 async def readyz(request: Request[Any, Any, Any]) -> Answer:
     """Say whether this replica should get traffic, and if not, why."""
-    office: AppState = request.app.state.office
-    found = await checks(office)
+    app_state: AppState = request.app.state.app_state
+    found = await checks(app_state)
     red = [check for check in found if check.level is Level.RED]
     shown = [asdict(check) for check in found]
     if not red:
@@ -58,21 +58,21 @@ async def readyz(request: Request[Any, Any, Any]) -> Answer:
     )
 
 
-async def checks(office: AppState) -> tuple[Check, ...]:
+async def checks(app_state: AppState) -> tuple[Check, ...]:
     """Everything that readiness looks at, good for a second."""
-    at, found = office.ready
+    at, found = app_state.ready
     if time.monotonic() > at + READY_FOR_S:
-        found = await office.run_read(health.readiness_checks)
-        office.ready = (time.monotonic(), found)
-    return (*found, *_of_this_process(office))
+        found = await app_state.run_read(health.readiness_checks)
+        app_state.ready = (time.monotonic(), found)
+    return (*found, *_of_this_process(app_state))
 
 
-def _of_this_process(office: AppState) -> list[Check]:
+def _of_this_process(app_state: AppState) -> list[Check]:
     found = []
-    if office.bell.stopping:
+    if app_state.notifier.stopping:
         found.append(Check(name="process", level=Level.RED, seen="is stopping"))
-    if office.scheduler is not None:
-        stalled = office.scheduler.stalled()
+    if app_state.scheduler is not None:
+        stalled = app_state.scheduler.stalled()
         level = Level.RED if stalled else Level.OK
         seen = f"stalled: {', '.join(stalled)}" if stalled else "every pass finishes in time"
         found.append(Check(name="scheduler", level=level, seen=seen))
@@ -82,11 +82,11 @@ def _of_this_process(office: AppState) -> list[Check]:
 @get("/metrics", before_request=authenticate, for_=(Permission.READ,))
 async def metrics_endpoint(request: Request[Any, Any, Any]) -> Answer:
     """Show the metrics in Prometheus' text format."""
-    office: AppState = request.app.state.office
-    if office.metrics.needs_refresh():
-        await office.run_read(office.metrics.refresh_from_database)
-    office.metrics.refresh_from_process(office.desk, office.scheduler)
-    return Response(office.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    app_state: AppState = request.app.state.app_state
+    if app_state.metrics.needs_refresh():
+        await app_state.run_read(app_state.metrics.refresh_from_database)
+    app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
+    return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 @get("/openapi.json")

@@ -1,7 +1,7 @@
 """The routes under /v1: read the request, ask the service, show the answer. No rule of the product lives here.
 
 Each route says whom it lets in. What is asked runs on the threads for questions, what calls the provider on
-those for binds (`desk`). A middle number or a phone never stands in an address: what has one is a POST.
+those for binds (`executors`). A middle number or a phone never stands in an address: what has one is a POST.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None
         path = request.scope["path_template"]
         methods = {each for route in request.app.routes if route.path_format == path for each in route.methods}
         return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
-    office: AppState = request.app.state.office
-    who = await office.door.authenticate(request.headers)
-    request.scope["state"]["who"] = who
+    app_state: AppState = request.app.state.app_state
+    who = await app_state.authenticator.authenticate(request.headers)
+    request.scope["state"]["principal"] = who
     if not who.has_permission(*request.route_handler.opt["for_"]):
         raise problems.Forbidden
     return None
@@ -62,15 +62,15 @@ class _ApiRequest:
     """One request: who asks, and the service that acts on their behalf."""
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.office: AppState = request.app.state.office
-        self.who: Principal = request.scope["state"]["who"]
+        self.app_state: AppState = request.app.state.app_state
+        self.who: Principal = request.scope["state"]["principal"]
         self._request = request
 
     @property
     def service(self) -> BindingService:
         """The service in the caller's name, for what is recorded."""
         state = self._request.scope["state"]
-        return self.office.service.as_caller(actor=self.who.actor, request_id=state["request_id"])
+        return self.app_state.service.as_caller(actor=self.who.actor, request_id=state["request_id"])
 
     def body(self, model: type[Model], *, beside: Sequence[FieldError] = ()) -> Model:
         """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong.
@@ -178,9 +178,9 @@ async def bind(request: Request[Any, Any, Any]) -> Answer:
     key = _idempotency_key(request)
     asked = call.body(requests.Bind, beside=[NO_KEY] if key == "" else []).to_kwargs()
     asked |= {"idempotency_key": key, "own": not call.who.has_permission(Permission.READ)}
-    metrics, service = call.office.metrics, call.service
+    metrics, service = call.app_state.metrics, call.service
     try:
-        bound = await call.office.desk.run_provider_call(lambda: _bind(service, asked))
+        bound = await call.app_state.executors.run_provider_call(lambda: _bind(service, asked))
     except errors.OutcomeUnknown as unknown:
         metrics.record_bind_error(unknown)
         return _accepted(unknown, call.who)
@@ -233,7 +233,7 @@ async def unbind(request: Request[Any, Any, Any]) -> Answer:
         return service.unbind(binding_id, reason=reason)
 
     try:
-        ended = await call.office.desk.run_provider_call(run)
+        ended = await call.app_state.executors.run_provider_call(run)
     except errors.OutcomeUnknown as unknown:
         return _accepted(unknown, call.who)
     return json_response(binding_json(ended, call.who))
@@ -244,7 +244,7 @@ async def check(request: Request[Any, Any, Any]) -> Answer:
     """Say who would refuse a bind."""
     call = _ApiRequest(request)
     asked = call.body(requests.Check).to_kwargs()
-    found = await call.office.run_read(lambda service: service.check(**asked))
+    found = await call.app_state.run_read(lambda service: service.check(**asked))
     return json_response({"data": [call.who.redact_holder(holder) for holder in found]})
 
 
@@ -253,7 +253,7 @@ async def get_binding(request: Request[Any, Any, Any]) -> Answer:
     """Show one binding."""
     call = _ApiRequest(request)
     binding_id = call.binding_id()
-    found = call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
+    found = call.visible(await call.app_state.run_read(lambda service: service.get(binding_id)))
     return json_response(binding_json(found, call.who))
 
 
@@ -269,7 +269,7 @@ async def reveal(request: Request[Any, Any, Any]) -> Answer:
         service.reveal([binding_id], reason=wish.reason)
         return service.get(binding_id)
 
-    return json_response(binding_json(await call.office.desk.run_read(run), call.who, revealed=True))
+    return json_response(binding_json(await call.app_state.executors.run_read(run), call.who, revealed=True))
 
 
 @get("/bindings/{binding_id:str}/events", for_=OWN_OR_ALL)
@@ -277,8 +277,8 @@ async def history(request: Request[Any, Any, Any]) -> Answer:
     """Show every event of a binding."""
     call = _ApiRequest(request)
     binding_id = call.binding_id()
-    call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
-    found = await call.office.run_read(lambda service: service.history(binding_id))
+    call.visible(await call.app_state.run_read(lambda service: service.get(binding_id)))
+    found = await call.app_state.run_read(lambda service: service.history(binding_id))
     return json_response({"data": redact_events(found, call.who), "next_cursor": None})
 
 
@@ -306,7 +306,7 @@ async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: requests.R
         page = service.search(**filters)
         return page, call.reveal(list(page.data), wish)
 
-    page, revealed = await call.office.run_read(run)
+    page, revealed = await call.app_state.run_read(run)
     shown = bindings_json(page.data, call.who, revealed=revealed)
     return json_response({"data": shown, "next_cursor": page.next_cursor})
 
@@ -323,7 +323,7 @@ async def lookup(request: Request[Any, Any, Any]) -> Answer:
         seen = [one for one in found if call.who.can_view(one)]
         return seen, call.reveal(seen, wish.reveal)
 
-    found, revealed = await call.office.run_read(run)
+    found, revealed = await call.app_state.run_read(run)
     return json_response({"data": bindings_json(found, call.who, revealed=revealed)})
 
 
@@ -339,7 +339,7 @@ async def trace(request: Request[Any, Any, Any]) -> Answer:
         everybody = [one.binding for one in found.holders] + [one.binding for one in found.near_misses]
         return trace_json(found, call.who, revealed=call.reveal(everybody, wish.reveal))
 
-    return json_response(await call.office.run_read(run))
+    return json_response(await call.app_state.run_read(run))
 
 
 @get("/events", for_=OWN_OR_ALL)
@@ -349,15 +349,15 @@ async def events(request: Request[Any, Any, Any]) -> Answer:
     wish = call.query(requests.Feed)
     validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
     read = _feed_reader(call.who, wish.limit)
-    page = await call.office.run_read(read(wish.after))
+    page = await call.app_state.run_read(read(wish.after))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wish.wait_s
-    while not page.data and (left := deadline - loop.time()) > 0 and not call.office.bell.stopping:
+    while not page.data and (left := deadline - loop.time()) > 0 and not call.app_state.notifier.stopping:
         after = str(page.next_cursor)
-        if not await _until_disconnected(request, call.office.bell.wait(after, left)):
+        if not await _until_disconnected(request, call.app_state.notifier.wait(after, left)):
             break
-        await call.office.door.ensure_still_valid(call.who, request.headers)
-        page = await call.office.run_read(read(after))
+        await call.app_state.authenticator.ensure_still_valid(call.who, request.headers)
+        page = await call.app_state.run_read(read(after))
     return json_response({"data": redact_events(page.data, call.who), "next_cursor": page.next_cursor})
 
 

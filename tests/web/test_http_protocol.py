@@ -309,8 +309,8 @@ def test_a_caller_who_goes_away_is_noticed_and_their_place_is_free(listening: Ru
     after = listening.get("/v1/events").json()["next_cursor"]
     with connect(listening) as waiting:
         waiting.sendall(get(f"/v1/events?after={after}&wait_s=30"))
-        wait_for(lambda: listening.office.bell._waiting == 1)
-    wait_for(lambda: listening.office.bell._waiting == 0)
+        wait_for(lambda: listening.app_state.notifier._waiting == 1)
+    wait_for(lambda: listening.app_state.notifier._waiting == 0)
     with connect(listening) as half:
         half.sendall(request(b"{", JSON, "Content-Length: 10"))
         half.shutdown(socket.SHUT_RDWR)
