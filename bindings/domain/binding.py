@@ -7,13 +7,11 @@ move forward, a terminal state never changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 -- the HTTP API makes its schemas of these annotations at run time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from bindings.domain.phone import Phone
+from bindings.domain.phone import Phone  # noqa: TC001 -- as above
 
 Item = TypeVar("Item")
 

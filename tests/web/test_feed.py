@@ -93,7 +93,7 @@ def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> Non
 def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "MOST_WAITING", 0)
+    monkeypatch.setattr(long_poll, "MAX_WAITING", 0)
     end = running.service.feed_end()
     answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")

@@ -74,7 +74,9 @@ async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
     why, dry = visit.form.get("reason", ""), visit.form.get("how") != "now"
     service = visit.service
     try:
-        marked = await visit.app_state.executors.run_read(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
+        marked = await visit.app_state.executors.run_read(
+            lambda: service.mark_absent(binding.id, reason=why, dry_run=dry)
+        )
     except InvalidRequest as refusal:
         return _absent(visit, binding, status=422, faults=refusal.faults, why=why)
     if dry:

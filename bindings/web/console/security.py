@@ -58,7 +58,9 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         return
     app_state: AppState = connection.app.state.app_state
     try:
-        state["principal"] = who = await app_state.authenticator.authenticate_session(state["token"], connection.headers)
+        state["principal"] = who = await app_state.authenticator.authenticate_session(
+            state["token"], connection.headers
+        )
     except problems.Unauthenticated:
         raise SignInNeeded from None
     if not who.has_permission(*route.opt["for_"]):
