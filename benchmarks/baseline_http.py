@@ -22,7 +22,7 @@ from litestar import Litestar, Request, Response, post
 
 from benchmarks.lookup import POSTGRES
 from bindings.web import server
-from bindings.web.executors import QUESTION_THREADS
+from bindings.web.executors import READ_THREADS
 
 PREPARED = sys.argv[2] == "prepared"
 
@@ -31,7 +31,7 @@ class _LookupRequest(msgspec.Struct):
     phone: str
 
 
-_threads = ThreadPoolExecutor(QUESTION_THREADS)
+_threads = ThreadPoolExecutor(READ_THREADS)
 _thread_local = threading.local()
 _decoder = msgspec.json.Decoder(_LookupRequest)
 

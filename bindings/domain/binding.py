@@ -7,14 +7,14 @@ move forward, a terminal state never changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003 -- the HTTP API makes its schemas of these annotations at run time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bindings.domain.phone import Phone  # noqa: TC001 -- as above
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
-
-    from bindings.domain.phone import Phone
 
 Item = TypeVar("Item")
 

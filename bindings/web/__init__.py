@@ -1,6 +1,7 @@
-"""The HTTP service: thin routes over `bindings.service`, and what it sends to others (`deliver`).
+"""The HTTP service: thin routes over `bindings.service`.
 
-Read `api` for what there is to call, `gate` for what every request passes first, `auth` for who may what,
-`problems` for what a failure looks like, `bodies` for what comes in, `operations` and `openapi` for the document,
-`server` for how it runs. Importing this package imports nothing.
+`api` holds the calls under /v1 and their OpenAPI document, `console` the pages. `middleware` is what every request
+passes first, `auth` who may do what, `request` what all handlers share, `problems` the errors, `state` the parts
+of a process, `server` the process itself. Importing this package imports nothing. No rule about bindings belongs
+here.
 """

@@ -1,9 +1,10 @@
-"""The application: the routes, what becomes of an error, and the gate in front."""
+"""The ASGI application: the routes, the mapping of exceptions to problem objects, and the middleware in front.
+
+What a route does is in `api` and `console`; what an error means is in `problems` and `bindings.errors`.
+"""
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -14,6 +15,7 @@ from bindings.errors import BindingsError
 from bindings.web import problems
 from bindings.web.api import ops_routes, routes
 from bindings.web.console import router
+from bindings.web.log_config import innermost_frames
 from bindings.web.middleware import RequestMiddleware
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("bindings.web")
 
 
-def application(office: AppState) -> RequestMiddleware:
-    """The application that a server runs."""
+def application(app_state: AppState) -> RequestMiddleware:
+    """Return the application that a server runs."""
     inner = Litestar(
         route_handlers=[routes.router(), ops_routes.router(), router.router()],
         exception_handlers={
@@ -34,8 +36,8 @@ def application(office: AppState) -> RequestMiddleware:
         openapi_config=None,
         logging_config=None,
     )
-    inner.state.office = office
-    return RequestMiddleware(inner, office.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+    inner.state.app_state = app_state
+    return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
@@ -50,26 +52,24 @@ def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Re
 
 
 def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """What the framework refuses, in our words: its own repeat the address and the values."""
+    """Map an error of the framework to one of ours: its own texts repeat the path and the values."""
     match error:
         case NotFoundException():
-            told: BindingsError = problems.NoSuchPath()
+            mapped: BindingsError = problems.NoSuchPath()
         case MethodNotAllowedException():
-            told = problems.MethodNotAllowed()
-        case _ if error.status_code < 500:  # noqa: PLR2004 -- the caller's fault
-            told = problems.Malformed()
+            mapped = problems.MethodNotAllowed()
+        case _ if error.status_code < 500:  # noqa: PLR2004 -- a client error
+            mapped = problems.Malformed()
         case _:
             return _unexpected_error(request, error)
-    answer = _error_response(request, told)
+    response = _error_response(request, mapped)
     allowed = (error.headers or {}).get("allow")
     if allowed is not None:
-        answer.headers["Allow"] = allowed
-    return answer
+        response.headers["Allow"] = allowed
+    return response
 
 
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """A fault of ours. Its type and place are logged, never its text: that may carry a phone number."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    _log.error("unexpected", kind=type(error).__name__, place=place)
+    """Log the type and the place of an unexpected exception, never its text: that may carry a phone number."""
+    _log.error("unexpected", kind=type(error).__name__, place=innermost_frames(error))
     return _error_response(request, problems.InternalError())

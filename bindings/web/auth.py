@@ -1,11 +1,11 @@
-"""Who asks, and whether their role allows it.
+"""Authentication of requests, and what a role may see.
 
-A key is recognised once and remembered for a few seconds, so that a lookup costs no second query; hence a
-revoked key works for that long on a replica that has just seen it. Before the first key is made, and on a
-loopback address only, every caller of this host is an admin. Once there was a key, nobody gets in without one.
+Whether a key is valid is cached for a few seconds, so that a lookup costs no second query; hence a revoked key
+still works for that long on a replica that has just seen it. Until the first key is created, and on a loopback
+address only, every client of this host is an admin. Once any key was created, every request must authenticate.
 
-What is not a caller's own is not shown to an app, whichever way it would come: as a row, as the holder of a
-phone, as a replay of an idempotency key, or in the detail of an event.
+An app is not shown what belongs to other actors, on any way: as a row, as the holder of a phone, as a replay of an
+idempotency key, or in the detail of an event.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from bindings.store.keys import Key
     from bindings.web.executors import Executors
 
-REMEMBERED_S = 5.0
-MOST_REMEMBERED = 10_000
-USED_EVERY_S = 60.0
+CACHE_S = 5.0
+MAX_CACHED = 10_000
+RECORD_USE_EVERY_S = 60.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-OF_OTHERS = ("met", "own")  # in the detail of an event: which bindings stood beside it
+OTHER_BINDINGS = ("met", "own")  # fields of an event's detail that name other bindings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """A caller: `actor` stands in the history of whatever they do."""
+    """An authenticated caller. The history records its actions under `actor`."""
 
     actor: str
     role: Role
@@ -47,146 +47,154 @@ class Principal:
     rate_limit: int | None = None
 
     def has_permission(self, *permissions: Permission) -> bool:
-        """Whether the role allows one of these."""
+        """Return whether the role has at least one of the permissions."""
         return any(self.role.allows(permission) for permission in permissions)
 
-    def can_view(self, found: Binding | Holder) -> bool:
-        """Whether it is shown at all: everything to a reader, else what the caller asked for."""
-        return self.has_permission(Permission.READ) or found.actor == self.actor
+    def can_view(self, record: Binding | Holder) -> bool:
+        """Return whether the record may be shown: to a reader always, to an app if it is its own."""
+        return self.has_permission(Permission.READ) or record.actor == self.actor
 
     def sees_phones(self, binding: Binding) -> bool:
-        """Whether phones are shown in full: only to whoever gave them."""
+        """Return whether phones are shown in full without a reveal: only to the actor that sent them."""
         return self.has_permission(Permission.BIND) and binding.actor == self.actor
 
     def redact_holder(self, holder: Holder) -> Holder:
-        """The holder of a phone as this caller sees it: of somebody else's, until when and nothing more."""
+        """Return the holder; of another actor's binding only `held_until`, `retry_after_s` and `why` stay."""
         if self.can_view(holder):
             return holder
         return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
 
     def redact_event(self, event: Event) -> Event:
-        """An event as this caller sees it: without the bindings of others that it may name."""
-        if self.has_permission(Permission.READ) or not event.detail.keys() & set(OF_OTHERS):
+        """Return the event; an app does not see which other bindings its detail names."""
+        if self.has_permission(Permission.READ) or not event.detail.keys() & set(OTHER_BINDINGS):
             return event
-        return replace(event, detail={name: said for name, said in event.detail.items() if name not in OF_OTHERS})
+        return replace(
+            event, detail={name: value for name, value in event.detail.items() if name not in OTHER_BINDINGS}
+        )
 
 
 LOCAL = Principal(actor="local", role=Role.ADMIN)
 
 
 class Authenticator:
-    """Recognises callers and counts their requests. `loopback` is whether only this host can reach the service."""
+    """Finds the principal of a request, and limits its rate. For the event loop's thread only.
+
+    `loopback` is whether only this host can reach the service; `rate_limit` is in requests per second and applies
+    to keys without a limit of their own.
+    """
 
     def __init__(
-        self, keys: ApiKeys, sessions: Sessions, desk: Executors, *, loopback: bool, rate_limit: int
+        self, keys: ApiKeys, sessions: Sessions, executors: Executors, *, loopback: bool, rate_limit: int
     ) -> None:
         self._keys = keys
         self._sessions = sessions
-        self._desk = desk
+        self._executors = executors
         self._loopback = loopback
         self._rate_limit = rate_limit
-        self._remembered: dict[str, tuple[float, Principal | None]] = {}
-        self._used: dict[str, float] = {}
-        self._locked = False
-        self._asked = float("-inf")
+        self._cache: dict[str, tuple[float, Principal | None]] = {}
+        self._use_recorded_at: dict[str, float] = {}
+        self._key_exists = False
+        self._key_exists_checked_at = float("-inf")
         self._buckets: dict[str, TokenBucket] = {}
 
     async def authenticate(self, headers: Mapping[str, str]) -> Principal:
-        """The caller of a request; raises `Unauthenticated` or `RateLimited`."""
+        """Return the principal of an API request; raises `Unauthenticated` or `RateLimited`."""
         if "authorization" not in headers:
-            return await self._admit_local(headers)
-        who = await self._recognise(_presented(headers))
-        if who is None:
-            raise problems.Unauthenticated("the key is not known, has expired, or was revoked; nothing was done")
-        self._count(who)
-        return who
+            return await self._authenticate_local(headers)
+        principal = await self._find_principal(_bearer_token(headers))
+        if principal is None:
+            raise problems.Unauthenticated("the key is unknown, expired or revoked; nothing was done")
+        self._limit_rate(principal)
+        return principal
 
     async def authenticate_session(self, token: str, headers: Mapping[str, str]) -> Principal:
-        """The caller behind a page of the console, by the token of their session; raises as `admit` does.
+        """Return the principal of a console page by its session token; raises as `authenticate` does.
 
-        A session is asked about each time: signing out, or revoking its key, ends it at once on every replica.
+        A session is read from the database each time: signing out, or revoking its key, ends it immediately on
+        every replica.
         """
-        key = await self._desk.run_read(lambda: self._sessions.authenticate(token))
+        key = await self._executors.run_read(self._sessions.authenticate, token)
         if key is None:
-            return await self._admit_local(headers)
-        who = _who(key)
-        self._count(who)
-        await self._note_use(who, time.monotonic())
-        return who
+            return await self._authenticate_local(headers)
+        principal = _principal(key)
+        self._limit_rate(principal)
+        await self._record_use(principal, time.monotonic())
+        return principal
 
     async def sign_in(self, key: str) -> str | None:
-        """The token of a new session of whoever has this key; None where the key is no good."""
-        who = await self._recognise(key.strip())
-        if who is None:
+        """Create a session for the key and return its token, or None if the key is not valid."""
+        principal = await self._find_principal(key.strip())
+        if principal is None:
             return None
-        return await self._desk.run_read(lambda: self._sessions.create(str(who.key_id)))
+        return await self._executors.run_read(self._sessions.create, str(principal.key_id))
 
     async def sign_out(self, token: str) -> None:
-        """End a session."""
-        await self._desk.run_read(lambda: self._sessions.end(token))
+        """End a session. Safe to repeat."""
+        await self._executors.run_read(self._sessions.end, token)
 
-    async def ensure_still_valid(self, who: Principal, headers: Mapping[str, str]) -> None:
-        """Raise `Unauthenticated` where the caller's key was revoked while they waited."""
-        if who.key_id is not None and await self._recognise(_presented(headers)) is None:
-            raise problems.Unauthenticated("the key is not good any more; nothing was done")
+    async def ensure_still_valid(self, principal: Principal, headers: Mapping[str, str]) -> None:
+        """Raise `Unauthenticated` if the principal's key was revoked while the request waited."""
+        if principal.key_id is not None and await self._find_principal(_bearer_token(headers)) is None:
+            raise problems.Unauthenticated("the key is not valid any more; nothing was done")
 
-    async def _admit_local(self, headers: Mapping[str, str]) -> Principal:
+    async def _authenticate_local(self, headers: Mapping[str, str]) -> Principal:
         if not self._loopback or await self._any_key_exists():
             raise problems.Unauthenticated
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
-        # A page of another site may be pointed here by its own name, or post to our address; and a proxy brings
-        # callers of other hosts.
+        # A page of another site may resolve its own name to this address, or post to it; and a proxy forwards
+        # requests of other hosts.
         origin = headers.get("origin", "").partition("://")[2]
-        foreign = "origin" in headers and origin != headers.get("host")
-        if host not in LOOPBACK or foreign or any(name in headers for name in FORWARDED):
+        cross_origin = "origin" in headers and origin != headers.get("host")
+        if host not in LOOPBACK or cross_origin or any(name in headers for name in FORWARDED):
             raise problems.Unauthenticated(
-                "without any key only direct requests to 127.0.0.1 or localhost are let in:"
-                " make a key with `bindings keys create`"
+                "without any key only direct requests to 127.0.0.1 or localhost are accepted:"
+                " create a key with `bindings keys create`"
             )
         return LOCAL
 
     async def _any_key_exists(self) -> bool:
-        if not self._locked and time.monotonic() > self._asked + REMEMBERED_S:
-            self._locked = await self._desk.run_read(self._keys.any_exist)
-            self._asked = time.monotonic()
-        return self._locked
+        if not self._key_exists and time.monotonic() > self._key_exists_checked_at + CACHE_S:
+            self._key_exists = await self._executors.run_read(self._keys.any_exist)
+            self._key_exists_checked_at = time.monotonic()
+        return self._key_exists
 
-    async def _recognise(self, key: str) -> Principal | None:
+    async def _find_principal(self, key: str) -> Principal | None:
+        """Return the principal of a valid key, or None; from the cache if the key was read within `CACHE_S`."""
         name, now = digest(key), time.monotonic()
-        known = self._remembered.get(name)
-        if known is None or now > known[0] + REMEMBERED_S:
+        entry = self._cache.get(name)
+        if entry is None or now > entry[0] + CACHE_S:
             if not well_formed(key):
                 return None
-            found = await self._desk.run_read(lambda: self._keys.authenticate(key))
-            if len(self._remembered) >= MOST_REMEMBERED:
-                self._remembered.clear()
-            known = (now, None if found is None else _who(found))
-            self._remembered[name] = known
-        if known[1] is not None:
-            await self._note_use(known[1], now)
-        return known[1]
+            valid_key = await self._executors.run_read(self._keys.authenticate, key)
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            entry = (now, None if valid_key is None else _principal(valid_key))
+            self._cache[name] = entry
+        if entry[1] is not None:
+            await self._record_use(entry[1], now)
+        return entry[1]
 
-    async def _note_use(self, who: Principal, now: float) -> None:
-        key_id = str(who.key_id)
-        if now < self._used.get(key_id, float("-inf")) + USED_EVERY_S:
+    async def _record_use(self, principal: Principal, now: float) -> None:
+        key_id = str(principal.key_id)
+        if now < self._use_recorded_at.get(key_id, float("-inf")) + RECORD_USE_EVERY_S:
             return
-        self._used[key_id] = now
+        self._use_recorded_at[key_id] = now
         try:
-            await self._desk.run_read(lambda: self._keys.record_use(key_id))
+            await self._executors.run_read(self._keys.record_use, key_id)
         except errors.BindingsError:
-            self._used.pop(key_id, None)  # noted with a later request: this one is good all the same
+            self._use_recorded_at.pop(key_id, None)  # recorded with a later request; this one may still go on
 
-    def _count(self, who: Principal) -> None:
-        bucket = self._buckets.setdefault(str(who.key_id), TokenBucket())
-        if not bucket.take(float(who.rate_limit or self._rate_limit), time.monotonic()):
+    def _limit_rate(self, principal: Principal) -> None:
+        bucket = self._buckets.setdefault(str(principal.key_id), TokenBucket())
+        if not bucket.take(float(principal.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
 
 
-def _presented(headers: Mapping[str, str]) -> str:
-    """The key that is presented; empty where it is none."""
+def _bearer_token(headers: Mapping[str, str]) -> str:
+    """Return the key in the Authorization header, or an empty text if it holds none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _who(key: Key) -> Principal:
+def _principal(key: Key) -> Principal:
     return Principal(actor=f"key:{key.name}", role=key.role, key_id=key.id, rate_limit=key.rate_limit)

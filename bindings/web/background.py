@@ -1,7 +1,8 @@
-"""Work that may outlast a request: a reconciliation that somebody asked for, and what came of it.
+"""Reconciliations started from the console, and their results.
 
-It runs where binds run (`desk`), so that no question waits for it, and one at a time. What it found is kept in
-this process for a look; for good it stands in its report, which every replica shows.
+They may outlast the request that started them. They run on the threads for provider calls (`executors`), so that
+no read waits for them, and one at a time in a process. This process keeps the results of the latest runs for the
+page that shows them; the permanent record is the report, which every replica shows.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KEPT = 50
-PATIENCE_S = 1.5  # most are done by then, and need no second look
+MAX_RUNS = 50
+WAIT_FOR_RESULT_S = 1.5  # most runs end within that, and their page needs no reload
 RETRY_AFTER_S = 10
 
 
 @dataclass(kw_only=True, slots=True)
 class ReconcileRun:
-    """One reconciliation: under way while it has neither a `result` nor a `fault`."""
+    """One reconciliation. It is running as long as it has neither a `result` nor a `fault`."""
 
     actor: str
     reason: str
@@ -41,48 +42,48 @@ class ReconcileRun:
 
     @property
     def running(self) -> bool:
-        """Whether it is under way."""
+        """Whether it has not ended yet."""
         return self.result is None and self.fault is None
 
 
 class ReconcileRuns:
-    """The errands of one process. For the event loop's thread."""
+    """The latest reconciliations of this process. For the event loop's thread only."""
 
-    def __init__(self, desk: Executors) -> None:
-        self._desk = desk
-        self._known: dict[str, ReconcileRun] = {}
+    def __init__(self, executors: Executors) -> None:
+        self._executors = executors
+        self._runs: dict[str, ReconcileRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def find(self, errand_id: str) -> ReconcileRun | None:
-        """The errand with this id, if it is this process's."""
-        return self._known.get(errand_id)
+    def find(self, run_id: str) -> ReconcileRun | None:
+        """Return the run with this id, or None if this process does not have it."""
+        return self._runs.get(run_id)
 
     @property
     def running(self) -> ReconcileRun | None:
-        """The one that is under way."""
-        return next((errand for errand in self._known.values() if errand.running), None)
+        """The run that has not ended yet, or None."""
+        return next((run for run in self._runs.values() if run.running), None)
 
     async def reconcile(self, service: BindingService, *, actor: str, reason: str, dry_run: bool) -> ReconcileRun:
-        """Begin a reconciliation, and wait a moment for its end; `Busy` while another one is under way."""
+        """Start a reconciliation, wait a moment for its end, and return it; raises `Busy` while another runs."""
         if self.running is not None:
-            raise Busy("a reconciliation that somebody asked for is under way", retry_after_s=RETRY_AFTER_S)
-        errand = ReconcileRun(actor=actor, reason=reason, dry_run=dry_run)
-        self._known[errand.id] = errand
-        for old in list(self._known)[:-KEPT]:
-            del self._known[old]
-        task = asyncio.create_task(self._run(errand, service))
+            raise Busy("a reconciliation started from the console is running", retry_after_s=RETRY_AFTER_S)
+        run = ReconcileRun(actor=actor, reason=reason, dry_run=dry_run)
+        self._runs[run.id] = run
+        for old_id in list(self._runs)[:-MAX_RUNS]:
+            del self._runs[old_id]
+        task = asyncio.create_task(self._execute(run, service))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.wait([task], timeout=PATIENCE_S)
-        return errand
+        await asyncio.wait([task], timeout=WAIT_FOR_RESULT_S)
+        return run
 
-    async def _run(self, errand: ReconcileRun, service: BindingService) -> None:
+    async def _execute(self, run: ReconcileRun, service: BindingService) -> None:
         try:
-            errand.result = await self._desk.run_provider_call(
-                lambda: service.reconcile(dry_run=errand.dry_run, reason=errand.reason)
+            run.result = await self._executors.run_provider_call(
+                service.reconcile, dry_run=run.dry_run, reason=run.reason
             )
         except BindingsError as error:
-            errand.fault = str(error)
-        except Exception as error:  # noqa: BLE001 -- nobody else would ever hear of it; its text may carry a phone
+            run.fault = str(error)
+        except Exception as error:  # noqa: BLE001 -- the task has no other reader; the text may carry a phone
             _log.error("reconciliation failed with %s", type(error).__name__)
-            errand.fault = f"failed with {type(error).__name__}; the log says where"
+            run.fault = f"failed with {type(error).__name__}; see the log"

@@ -1,8 +1,12 @@
-"""What a connection must do before it is a request: send a head of bounded size, in bounded time.
+"""Limits of a connection until it is a request: a head of bounded size, within bounded time.
 
-uvicorn waits for a head for ever, and keeps any number of its bytes. Here both have an end, and so has what
-comes around a body (the frames of its chunks, its trailers); and whoever is refused this early is told so with a
-problem like everybody else. No route and no key is known here; the body's limits are the gate's.
+uvicorn waits for a head without a time limit, and keeps any number of its bytes. Here both are limited, and so are
+the bytes around a body (the frames of its chunks, its trailers). A client that is refused this early gets a
+problem object as from any route. Routes and keys do not belong here; the limits of a body are those of
+`middleware`.
+
+This relies on private parts of uvicorn's protocol class: see the upper bound in pyproject.toml and
+tests/web/test_http_protocol.py, which names every part.
 """
 
 from __future__ import annotations
@@ -22,95 +26,95 @@ if TYPE_CHECKING:
     from bindings.errors import BindingsError
 
 HEAD_DEADLINE_S = 10.0
-LARGEST_HEAD = 32 * 1024
-MOST_AROUND_A_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
-MOST_CONNECTIONS = 2_000
+MAX_HEAD_BYTES = 32 * 1024
+MAX_BYTES_AROUND_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
+MAX_CONNECTIONS = 2_000
 RETRY_AFTER_S = 2
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """A connection of uvicorn's that gives up on a head which is too large, or takes too long."""
+    """uvicorn's connection, which also refuses a head that is too large or takes too long."""
 
     cycle: Any  # None until there is a request
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._timer: asyncio.TimerHandle | None = None  # runs while a head is waited for
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None  # runs while a head is expected
         self._in_head = False
-        self._received = 0  # bytes since the last head that are no body
+        self._received = 0  # bytes since the last head that do not belong to a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Begin to wait for a head, unless there are too many connections."""
+        """Start to wait for a head, unless there are too many connections."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(Busy("too many connections to this process", retry_after_s=RETRY_AFTER_S))
         else:
-            self._wait_for_head()
+            self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take some bytes, unless they are too many."""
+        """Parse the bytes, unless there are too many."""
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._wait_for_head()
+            self._start_timer()
         self._received += len(data)
         super().data_received(data)
-        if self._timer is not None and self._received > LARGEST_HEAD:
+        if self._timer is not None and self._received > MAX_HEAD_BYTES:
             self._refuse(problems.HeadTooLarge())
-        elif self._received > MOST_AROUND_A_BODY:
+        elif self._received > MAX_BYTES_AROUND_BODY:
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
+        """Note that a head has begun."""
         super().on_message_begin()
         self._in_head = True
 
     def on_headers_complete(self) -> None:
-        """The head is there: from here on the gate looks after the request."""
-        self._stop_waiting()
+        """Start the request: from here on `middleware` limits it."""
+        self._stop_timer()
         self._in_head = False
         self._received = 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Leave the body to the gate's limit."""
+        """Do not count the bytes of the body: `middleware` does."""
         self._received -= len(body)
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Go on with a head that came before the answer to the request in front of it."""
+        """Wait for the rest of a head that began before the previous response was sent."""
         super().on_response_complete()
         if self._in_head and not self.transport.is_closing():
-            self._wait_for_head()
+            self._start_timer()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's own words are no problem object
-        """Answer what is no HTTP."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is not a problem object
+        """Refuse bytes that are not HTTP."""
         self._refuse(problems.Malformed())
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Answer as if no upgrade was asked for; what comes after it on this connection would not be read."""
+        """Ignore a request to upgrade, and close afterwards: uvicorn would not read what follows it."""
         self.cycle.keep_alive = False
 
-    def _wait_for_head(self) -> None:
-        self._timer = self.loop.call_later(HEAD_DEADLINE_S, self._give_up)
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEAD_DEADLINE_S, self._on_deadline)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _give_up(self) -> None:
+    def _on_deadline(self) -> None:
         if self._in_head or self._received:
             self._refuse(problems.RequestTimeout())
         else:
             self.transport.close()
 
     def _refuse(self, error: BindingsError) -> None:
-        """Answer with a problem and close; no request has come of it."""
-        self._stop_waiting()
+        """Send a problem object and close the connection; no route has seen a request."""
+        self._stop_timer()
         if self.transport.is_closing():
             return
         request_id = str(uuid7())

@@ -1,7 +1,7 @@
-"""Waiting for the change feed: one watcher of the database for all who wait, however many they are.
+"""Long polling of the change feed: one task reads the end of the feed for all requests that wait.
 
-While somebody waits, the feed's end is read a few times a second, once for everybody; nobody waits, nothing is
-read. Who wakes up asks for events again: what is final is decided by that question alone.
+While at least one request waits, the end of the feed is read five times a second; otherwise it is not read at all.
+A request that is woken reads the events itself: that query alone decides which events are final.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from bindings.lifecycle.queries import Queries
     from bindings.web.executors import Executors
 
-LOOK_EVERY_S = 0.2
-MOST_WAITING = 1_000
+READ_EVERY_S = 0.2
+MAX_WAITING = 1_000
 RETRY_AFTER_S = 2
 
 
 class FeedNotifier:
-    """Rings for everybody when the feed has grown, or when the service is to stop."""
+    """Wakes all long-poll requests when there are new events or the server shuts down."""
 
-    def __init__(self, service: Queries, desk: Executors) -> None:
+    def __init__(self, service: Queries, executors: Executors) -> None:
         self._service = service
-        self._desk = desk
+        self._executors = executors
         self._changed = asyncio.Condition()
         self._waiting = 0
         self._end: str | None = None
@@ -34,9 +34,12 @@ class FeedNotifier:
         self.stopping = False
 
     async def wait(self, after: str, seconds: float) -> None:
-        """Return when the feed goes on after the cursor `after`, or after `seconds`, or when the service stops."""
-        if self._waiting >= MOST_WAITING:
-            raise Busy("too many callers wait for events in this process", retry_after_s=RETRY_AFTER_S)
+        """Return when there are events after the cursor, after `seconds`, or at shutdown.
+
+        Raises `Busy` if too many requests wait.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise Busy("too many requests wait for events in this process", retry_after_s=RETRY_AFTER_S)
         self._waiting += 1
         try:
             if self._watcher is None or self._watcher.done():
@@ -49,7 +52,7 @@ class FeedNotifier:
             self._waiting -= 1
 
     async def stop(self) -> None:
-        """Let everybody go who waits."""
+        """Wake all waiting requests; called at shutdown."""
         self.stopping = True
         await self._notify_all()
 
@@ -58,10 +61,10 @@ class FeedNotifier:
 
     async def _watch(self) -> None:
         while self._waiting and not self.stopping:
-            with suppress(BindingsError):  # the database is away: look again
-                self._end = await self._desk.run_read(self._service.feed_end)
+            with suppress(BindingsError):  # the database is not reachable: try again
+                self._end = await self._executors.run_read(self._service.feed_end)
                 await self._notify_all()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(READ_EVERY_S)
 
     async def _notify_all(self) -> None:
         async with self._changed:

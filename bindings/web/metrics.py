@@ -1,7 +1,7 @@
-"""What is counted, for Prometheus. No label carries a phone, an id or a key: a few words each, all known.
+"""Metrics for Prometheus. No label carries a phone, an id or a key: each has a small, fixed set of values.
 
-Counters tell of this process. What the database knows (doubts, the sweep's age) is read when it is scraped, not
-more often than every few seconds, and is the same on every replica: take the maximum, not the sum.
+Counters cover this process only. Gauges of the database (doubts, the age of the sweep) are refreshed by a scrape,
+at most every few seconds, and are the same on every replica: take the maximum, not the sum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bindings.web.executors import Executors
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-READ_EVERY_S = 5.0
+REFRESH_EVERY_S = 5.0
 FAST = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 
@@ -40,29 +40,29 @@ class Metrics:
     """The metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which no alert reads
         self.registry = CollectorRegistry()
         self._requests = Histogram(
             "bindings_http_request_seconds",
-            "Time to answer a request, by route and status",
+            "Seconds until a request was answered, by method, route and status",
             ("method", "route", "status"),
             buckets=FAST,
             registry=self.registry,
         )
         self._binds = Counter(
             "bindings_binds",
-            "Binds that were asked of this process, by what came of them and the provider's status",
+            "Binds requested from this process, by outcome and provider status",
             ("outcome", "provider_status"),
             registry=self.registry,
         )
         self._conflicts = Counter(
             "bindings_conflicts_avoided",
-            "Binds refused here because a phone was held: no call was made, no -35 came back",
+            "Binds refused because a phone was held: no call was made, so no -35 was returned",
             registry=self.registry,
         )
         self._calls = Histogram(
             "bindings_provider_call_seconds",
-            "Time that the provider took, by call and outcome",
+            "Seconds that a call of the provider took, by call and outcome",
             ("call", "outcome"),
             buckets=SLOW,
             registry=self.registry,
@@ -73,111 +73,124 @@ class Metrics:
             ("result",),
             registry=self.registry,
         )
-        for result in RESULTS:  # there from the first scrape on: a rate needs a beginning
+        for result in RESULTS:  # present from the first scrape on, so that a rate has a start
             self._deliveries.labels(result)
         self._gauges = _Gauges(self.registry)
-        self._read_at = float("-inf")
+        self._refreshed_at = float("-inf")
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; a status of 0 is one whose caller went away."""
+        """Count a request; status 0 means that the client disconnected before a response."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
     def record_bind(self, *, replayed: bool) -> None:
-        """Count a bind that came into being, or was replayed."""
+        """Count a successful bind, or its replay."""
         self._binds.labels("replayed" if replayed else "bound", "0").inc()
 
     def record_bind_error(self, error: BindingsError) -> None:
-        """Count a bind that did not, by its code; what a key brought back was counted when it happened."""
+        """Count a failed bind by its code. A replay counts as `replayed`: its failure was counted before."""
         self._binds.labels("replayed" if error.replayed else error.code, _status(error)).inc()
-        if isinstance(error, PhoneInUse) and error.binding_id is None:  # one that was sent is recorded
+        if isinstance(error, PhoneInUse) and error.binding_id is None:  # a bind that was sent has a binding id
             self._conflicts.inc()
 
     def record_provider_call(self, call: str, outcome: str, seconds: float) -> None:
-        """Count a call of the provider. For `ProviderClient.watch`."""
+        """Count a call of the provider. For `ProviderClient.on_call`."""
         self._calls.labels(call, outcome).observe(seconds)
 
     def record_deliveries(self, result: str, count: int) -> None:
-        """Count attempts to deliver."""
+        """Count attempts to deliver an event."""
         self._deliveries.labels(result).inc(count)
 
     def needs_refresh(self) -> bool:
-        """Whether the database should be read again for a scrape."""
-        return time.monotonic() > self._read_at + READ_EVERY_S
+        """Return whether a scrape should read the database again."""
+        return time.monotonic() > self._refreshed_at + REFRESH_EVERY_S
 
     def refresh_from_database(self, service: BindingService) -> None:
-        """Read what the database knows. Call it where questions run; where it is away, that is what is shown."""
-        self._read_at = time.monotonic()
+        """Set the gauges of the database. It blocks: call it on a thread for reads.
+
+        If the database is not reachable, only `database_up` changes.
+        """
+        self._refreshed_at = time.monotonic()
         try:
-            self._gauges.set(health_metrics(service.runtime))
+            self._gauges.set_database(health_metrics(service))
         except BindingsError:
             self._gauges.mark_database_down()
 
-    def refresh_from_process(self, desk: Executors, scheduler: Scheduler | None) -> None:
-        """Read what this process knows."""
-        self._gauges.look(desk, scheduler)
+    def refresh_from_process(self, executors: Executors, scheduler: Scheduler | None) -> None:
+        """Set the gauges of this process."""
+        self._gauges.set_process(executors, scheduler)
 
     def text(self) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 def _status(error: BindingsError) -> str:
-    """The provider's status behind an error, if it is one of the table: a label must not carry just any text."""
-    given = getattr(error, "status", None)
-    if given is None:
+    """Return the provider status of an error, or "other" if it is not in the table: a label takes no free text."""
+    code = getattr(error, "status", None)
+    if code is None:
         return "none"
-    return given if any(given == known.code for known in statuses.STATUSES) else "other"
+    return code if any(code == status.code for status in statuses.STATUSES) else "other"
 
 
 class _Gauges:
-    """What is a level and no count."""
+    """The gauges: values that go up and down."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, told: str, *labels: str) -> Gauge:
-            return Gauge(f"bindings_{name}", told, labels, registry=registry)
+        def gauge(name: str, description: str, *labels: str) -> Gauge:
+            return Gauge(f"bindings_{name}", description, labels, registry=registry)
 
         self._doubts = gauge("doubts_open", "Bindings whose outcome is not known yet (counted up to 200)")
-        self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest of them; 0 where there is none")
-        self._sweep_age = gauge("sweep_age_seconds", "Time since a sweep last finished anywhere")
-        self._sweep_lag = gauge("sweep_lag_seconds", "How long the longest overdue binding is over, unswept")
+        self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest binding in doubt; 0 if there is none")
+        self._sweep_age = gauge("sweep_age_seconds", "Seconds since a sweep last finished at any replica")
+        self._sweep_lag = gauge("sweep_lag_seconds", "Seconds since the oldest expiry that is not processed")
         self._circuit = gauge("circuit_open", "1 while the provider refuses the account")
-        self._skew = gauge("provider_skew_seconds", "The provider's clock minus this host's")
-        self._up = gauge("database_up", "0 where the database did not answer when it was last read for this")
-        self._pool_use = gauge(
-            "pool_use_ratio", "Live bindings against what fits, of the fullest pool that is known"
+        self._skew = gauge(
+            "provider_skew_seconds", "Seconds by which the provider's clock is ahead of this host's"
         )
-        self._pools_low = gauge("pools_low", "Pools of middle numbers that run dry")
-        self._waiting = gauge("webhook_deliveries_pending", "Deliveries that wait (counted up to 10 000)")
-        self._dead = gauge("webhook_deliveries_dead", "Deliveries that were given up (counted up to 10 000)")
-        self._age = gauge("pass_age_seconds", "Time since a pass last finished in this process", "task")
-        self._interval = gauge("pass_interval_seconds", "How often that pass runs", "task")
-        self._binds_open = gauge("binds_in_flight", "Binds and unbinds that run in this process")
-        self._questions_open = gauge("questions_in_flight", "Questions that run or wait in this process")
+        self._up = gauge(
+            "database_up", "0 if the database did not answer the last refresh of these metrics, else 1"
+        )
+        self._pool_use = gauge(
+            "pool_use_ratio", "Live bindings divided by the capacity, of the fullest pool whose capacity is known"
+        )
+        self._pools_low = gauge("pools_low", "Pools that are low on middle numbers")
+        self._waiting = gauge(
+            "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
+        )
+        self._dead = gauge(
+            "webhook_deliveries_dead", "Webhook deliveries that were given up (counted up to 10 000)"
+        )
+        self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
+        self._interval = gauge("pass_interval_seconds", "Seconds between two runs of a job", "task")
+        self._provider_calls = gauge(
+            "binds_in_flight", "Binds, unbinds and reconciliations that run in this process"
+        )
+        self._reads = gauge("questions_in_flight", "Reads of the database that run or wait in this process")
         self._pool = gauge("database_connections_in_use", "Connections of this process's pools that are in use")
 
-    def set(self, seen: HealthMetrics) -> None:
+    def set_database(self, values: HealthMetrics) -> None:
         self._up.set(1)
-        self._doubts.set(seen.doubts)
-        self._doubt_age.set(seen.oldest_doubt_s)
-        self._sweep_age.set(float("inf") if seen.sweep_age_s is None else seen.sweep_age_s)
-        self._sweep_lag.set(seen.sweep_lag_s)
-        self._circuit.set(seen.circuit_open)
-        self._skew.set(seen.provider_skew_s or 0.0)
-        self._pool.set(seen.connections_in_use)
-        self._pool_use.set(seen.pool_use or 0.0)
-        self._pools_low.set(seen.pools_low)
-        self._waiting.set(seen.deliveries_pending)
-        self._dead.set(seen.deliveries_dead)
+        self._doubts.set(values.doubts)
+        self._doubt_age.set(values.oldest_doubt_s)
+        self._sweep_age.set(float("inf") if values.sweep_age_s is None else values.sweep_age_s)
+        self._sweep_lag.set(values.sweep_lag_s)
+        self._circuit.set(values.circuit_open)
+        self._skew.set(values.provider_skew_s or 0.0)
+        self._pool.set(values.connections_in_use)
+        self._pool_use.set(values.pool_use or 0.0)
+        self._pools_low.set(values.pools_low)
+        self._waiting.set(values.deliveries_pending)
+        self._dead.set(values.deliveries_dead)
 
     def mark_database_down(self) -> None:
-        """The database did not answer: what it knows stays as it was last read."""
+        """Note that the database did not answer; its other gauges keep their last values."""
         self._up.set(0)
 
-    def look(self, desk: Executors, scheduler: Scheduler | None) -> None:
+    def set_process(self, executors: Executors, scheduler: Scheduler | None) -> None:
         if scheduler is not None:
-            for task, age in scheduler.ages_s().items():
-                self._age.labels(task).set(age)
-            for task, interval in scheduler.intervals_s().items():
-                self._interval.labels(task).set(interval)
-        self._binds_open.set(desk.binds_open)
-        self._questions_open.set(desk.questions_open)
+            for job, age_s in scheduler.ages_s().items():
+                self._age.labels(job).set(age_s)
+            for job, interval_s in scheduler.intervals_s().items():
+                self._interval.labels(job).set(interval_s)
+        self._provider_calls.set(executors.provider_calls_in_flight)
+        self._reads.set(executors.reads_in_flight)

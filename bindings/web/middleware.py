@@ -1,9 +1,9 @@
-"""What every request passes before it reaches a route: an id, plain headers, a bounded body, a log line, a count.
+"""What every request passes before it reaches a route: request id, header checks, body limit, log line, metrics.
 
-Pure ASGI, outermost. The whole body is read here, at most 64 KiB of it and for at most ten seconds, so that no
-slow or endless sender holds anything further in. What a proxy might read otherwise than we do is refused. The log
-line and the metrics name the route's template, never the path as it was sent: a careless caller may have put a
-phone number there.
+Pure ASGI, outermost. The whole body is read here, at most 64 KiB of it and for at most ten seconds, so that a slow
+or endless sender occupies no route. A request that a proxy might parse in another way than this server is refused.
+The log line and the metrics name the route's template, never the path as it was sent: a careless client may have
+put a phone number there. Authentication does not belong here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 
 from bindings.errors import BindingsError
 from bindings.web import problems
-from bindings.web.http_protocol import LARGEST_HEAD
+from bindings.web.http_protocol import MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,138 +32,139 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 BODY_DEADLINE_S = 10.0
-LINGER_S = 2.0
-# A caller's own id is taken over; one that may hold a phone number, or cannot stand in a log line, is not.
+DRAIN_S = 2.0
+# The client's own request id is kept, unless it may hold a phone number or is not fit for a log line.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
-MACHINE_MADE = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z", re.IGNORECASE)  # UUIDs, trace ids
+GENERATED_ID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z", re.IGNORECASE)  # UUIDs, trace ids
 MAYBE_A_PHONE = re.compile(r"[0-9](?:[._:-]?[0-9]){6}")
 JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
 FORM = re.compile(r"application/x-www-form-urlencoded\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
-ONCE = frozenset(
+SINGLE_HEADERS = frozenset(
     (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding")
 )
-NO_PATH = re.compile(rb"[\x00-\x1f\x7f]|//|[^/]{256}")  # no file has such a name; and no two spellings of a path
-ON_EVERY_ANSWER = (
+INVALID_PATH = re.compile(rb"[\x00-\x1f\x7f]|//|[^/]{256}")  # no route: a control character, a second
+# spelling of a path, or a part that is too long for the name of a file
+RESPONSE_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
 UNKNOWN_ROUTE = "unknown"
-UNLOGGED_ROUTES = ("/livez", "/readyz", "/metrics")  # asked every few seconds: counted, not logged
+UNLOGGED_ROUTES = ("/livez", "/readyz", "/metrics")  # requested every few seconds: counted, not logged
 
 _log = structlog.get_logger("bindings.web")
 
 
 class RequestMiddleware:
-    """The outermost application. `app` is what comes after it."""
+    """The outermost ASGI application. `app` is the inner one, which has the routes."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through."""
+        """Handle one request: pass it on to the inner application, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = dict(reversed(scope["headers"]))  # of a header given twice, the first counts
-        visit = _RequestContext(scope, send, _request_id(headers))
-        scope.setdefault("state", {})["request_id"] = visit.request_id
-        structlog.contextvars.bind_contextvars(request_id=visit.request_id)
+        headers = dict(reversed(scope["headers"]))  # if a header is repeated, the first one counts
+        context = _RequestContext(scope, send, _request_id(headers))
+        scope.setdefault("state", {})["request_id"] = context.request_id
+        structlog.contextvars.bind_contextvars(request_id=context.request_id)
         try:
-            incoming = _BodyReceiver(receive)
+            receiver = _BodyReceiver(receive)
             try:
                 _check_head(scope, headers)
-                body = await _whole_body(headers, incoming)
+                body = await _read_body(headers, receiver)
                 _check_media_type(scope["path"], headers, body)
-            except BindingsError as refusal:
-                await visit.refuse(refusal)
-                if b"expect" not in headers and not isinstance(refusal, problems.RequestTimeout):
-                    await incoming.drain()
-                await visit.end()
+            except BindingsError as error:
+                await context.refuse(error)
+                if b"expect" not in headers and not isinstance(error, problems.RequestTimeout):
+                    await receiver.drain()
+                await context.end()
             else:
                 if body is not None:
                     scope["state"]["body"] = body
-                    await self._app(scope, _replay(body, receive), visit.send)
+                    await self._app(scope, _replay(body, receive), context.send)
         finally:
-            self._log_request(visit)
+            self._log_request(context)
             structlog.contextvars.clear_contextvars()
 
-    def _log_request(self, visit: _RequestContext) -> None:
-        route = visit.scope.get("path_template") or UNKNOWN_ROUTE
-        elapsed = time.monotonic() - visit.began
-        self._metrics.request(visit.method, route, visit.status, elapsed)
+    def _log_request(self, context: _RequestContext) -> None:
+        route = context.scope.get("path_template") or UNKNOWN_ROUTE
+        elapsed = time.monotonic() - context.started_at
+        self._metrics.request(context.method, route, context.status, elapsed)
         if route in UNLOGGED_ROUTES:
             return
-        who = visit.scope["state"].get("who")
+        principal = context.scope["state"].get("principal")
         _log.info(
             "request",
-            method=visit.method,
+            method=context.method,
             route=route,
-            status=visit.status,
+            status=context.status,
             elapsed_ms=round(elapsed * 1_000, 1),
-            actor=None if who is None else who.actor,
-            binding_id=visit.scope["state"].get("binding_id"),
+            actor=None if principal is None else principal.actor,
+            binding_id=context.scope["state"].get("binding_id"),
         )
 
 
 class _RequestContext:
-    """One request on its way."""
+    """One request while it is handled."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self.scope = scope
         self.method: str = scope["method"] if scope["method"] in METHODS else "other"
         self.request_id = request_id
-        self.began = time.monotonic()
-        self.status = 0  # nothing was answered: the caller went away
+        self.started_at = time.monotonic()
+        self.status = 0  # no response was sent: the client disconnected
         self._send = send
 
     async def send(self, message: Message) -> None:
-        """Pass an answer on, with the headers that every answer has."""
+        """Send a part of the response, with the headers that every response has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = (*ON_EVERY_ANSWER, (b"x-request-id", self.request_id.encode()))
-            given = {name.lower() for name, _ in message["headers"]}
-            added = [(name, value) for name, value in own if name not in given]
+            defaults = (*RESPONSE_HEADERS, (b"x-request-id", self.request_id.encode()))
+            present = {name.lower() for name, _ in message["headers"]}
+            added = [(name, value) for name, value in defaults if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
         await self._send(message)
 
     async def refuse(self, error: BindingsError) -> None:
-        """Answer with a problem, up to the `end`; no route has seen the request."""
+        """Send a problem object as the response, which `end` completes; no route has seen the request."""
         body = problems.body(error, self.request_id)
-        given = problems.headers(error) | {
+        named_headers = problems.headers(error) | {
             "Content-Type": problems.MEDIA_TYPE,
             "Content-Length": str(len(body)),
             "Connection": "close",
         }
-        headers = [(name.lower().encode(), value.encode()) for name, value in given.items()]
+        headers = [(name.lower().encode(), value.encode()) for name, value in named_headers.items()]
         await self.send({"type": "http.response.start", "status": error.http_status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
-        """Close the connection after a refusal."""
+        """Complete the response of a refusal, which closes the connection."""
         await self.send({"type": "http.response.body", "body": b""})
 
 
 class _BodyReceiver:
-    """What a caller sends, as it comes, and whether it is all there."""
+    """Receives the request body in parts, and tracks whether there are more."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._more = True
+        self._more_body = True
 
     async def __call__(self) -> Message:
         message = await self._receive()
-        self._more = message.get("more_body", False)
+        self._more_body = message.get("more_body", False)
         return message
 
     async def drain(self) -> None:
-        """Read the rest for a moment: whoever still sends when the connection closes loses the answer."""
+        """Drain the request body briefly, so that the client can read the error response."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                while self._more:
+            async with asyncio.timeout(DRAIN_S):
+                while self._more_body:
                     await self()
 
 
@@ -171,38 +172,38 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
-    plain = MACHINE_MADE.match(given) or not MAYBE_A_PHONE.search(given)
-    return given if plain and REQUEST_ID.match(given) else str(uuid7())
+    sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
+    without_phone = GENERATED_ID.match(sent_id) or not MAYBE_A_PHONE.search(sent_id)
+    return sent_id if without_phone and REQUEST_ID.match(sent_id) else str(uuid7())
 
 
 def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
-    """Refuse what is too large, and what two readers may understand in two ways."""
-    given = [name for name, _ in scope["headers"] if name in ONCE]
-    if len(given) != len(set(given)):
-        raise problems.Malformed("a header that may stand there once is given more than once; nothing was done")
+    """Refuse a head that is too large, or that two servers may parse in two ways."""
+    names = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
+    if len(names) != len(set(names)):
+        raise problems.Malformed("a header that must not be repeated is repeated; nothing was done")
     if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-        raise problems.Malformed("the only transfer encoding is chunked; nothing was done")
+        raise problems.Malformed("the only accepted transfer encoding is chunked; nothing was done")
     size = sum(len(name) + len(value) for name, value in scope["headers"])
-    if size + len(scope["raw_path"]) + len(scope["query_string"]) > LARGEST_HEAD:
+    if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD_BYTES:
         raise problems.HeadTooLarge
-    if NO_PATH.search(scope["path"].encode(errors="replace")):
+    if INVALID_PATH.search(scope["path"].encode(errors="replace")):
         raise problems.NoSuchPath
 
 
-async def _whole_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-    """The body; None where the caller went away before its end."""
-    told = headers.get(b"content-length", b"0")
-    if told.isdigit() and int(told) > LARGEST_BODY:
+async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+    """Return the body, or None if the client disconnected before its end."""
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
         raise problems.TooLarge
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            return await _collected(receive)
+            return await _join_parts(receive)
     except TimeoutError:
         raise problems.RequestTimeout from None
 
 
-async def _collected(receive: Receive) -> bytes | None:
+async def _join_parts(receive: Receive) -> bytes | None:
     parts, size = [], 0
     while True:
         message = await receive()
@@ -210,7 +211,7 @@ async def _collected(receive: Receive) -> bytes | None:
             return None
         part = message.get("body", b"")
         size += len(part)
-        if size > LARGEST_BODY:
+        if size > MAX_BODY_BYTES:
             raise problems.TooLarge
         parts.append(part)
         if not message.get("more_body", False):
@@ -218,22 +219,21 @@ async def _collected(receive: Receive) -> bytes | None:
 
 
 def _check_media_type(path: str, headers: dict[bytes, bytes], body: bytes | None) -> None:
-    """Under /v1 a body is JSON; what a browser may send from any page in the world gets no further there."""
+    """Refuse a body that is not JSON under /v1, or not a form elsewhere.
+
+    A page of any site can make a browser send a form, so no form gets to a route under /v1.
+    """
     expected = JSON if path.startswith("/v1") else FORM
-    packed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
-    if body and (packed or not expected.match(headers.get(b"content-type", b"").decode("latin-1"))):
+    compressed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
+    if body and (compressed or not expected.match(headers.get(b"content-type", b"").decode("latin-1"))):
         raise problems.UnsupportedMediaType
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body, and then what comes after it."""
-    given = False
+    """Return a `receive` that gives the body first, and then the messages that follow it."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replayed() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return replayed
+    return replay

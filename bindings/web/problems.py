@@ -1,29 +1,28 @@
-"""What a failure looks like over HTTP: a problem object (RFC 9457), whatever went wrong.
+"""Problem objects (RFC 9457): the response to every request that fails.
 
-Errors of the service carry their own status and code (`bindings.errors`); here are those that only HTTP knows,
-and the headers that go with each. No text of another library gets out: it may repeat a phone number.
+Errors of the service carry their own status and code (`bindings.errors`); here are the errors that only HTTP has,
+and the headers that go with each error. The texts of other libraries are never shown: they may repeat a phone
+number.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bindings.errors import BindingsError, FieldError, InvalidRequest, PhoneInUse
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from bindings.errors import BindingsError, PhoneInUse
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 2  # where an error does not know better
+RETRY_AFTER_S = 2  # if the error itself has no time
+FIELD_NAME = re.compile(r"[A-Za-z_.-]{1,64}")
+UNKNOWN_FIELD = "is not a field of this request"
 
 Headers = dict[str, str]
 
 
 class Malformed(BindingsError):
-    """The request cannot be read: it is no HTTP, or its body is no JSON; nothing was done."""
+    """The request cannot be read: it is not HTTP, or its body is not JSON; nothing was done."""
 
     code = "malformed"
     http_status = 400
@@ -37,21 +36,21 @@ class Unauthenticated(BindingsError):
 
 
 class Forbidden(BindingsError):
-    """The role of this key does not allow that; nothing was done."""
+    """The role of this key does not allow this call; nothing was done."""
 
     code = "forbidden"
     http_status = 403
 
 
 class NoSuchPath(BindingsError):
-    """There is nothing at this path; /docs lists what there is."""
+    """There is no such path; /docs lists all calls."""
 
     code = "not-found"
     http_status = 404
 
 
 class MethodNotAllowed(BindingsError):
-    """This path does not take that method; nothing was done."""
+    """This path does not support the method; nothing was done."""
 
     code = "method-not-allowed"
     http_status = 405
@@ -87,7 +86,7 @@ class UnsupportedMediaType(BindingsError):
 
 
 class RateLimited(BindingsError):
-    """This key has used up its requests for the moment; nothing was done."""
+    """This key has reached its rate limit; nothing was done."""
 
     code = "rate-limited"
     http_status = 429
@@ -95,7 +94,7 @@ class RateLimited(BindingsError):
 
 
 class NotReady(BindingsError):
-    """This replica should get no traffic; `checks` says why."""
+    """This replica should not get traffic; `checks` lists the reasons."""
 
     code = "not-ready"
     http_status = 503
@@ -103,7 +102,7 @@ class NotReady(BindingsError):
 
 
 class InternalError(BindingsError):
-    """A fault of this service; what had begun is recorded. Please report it with the request id."""
+    """An internal error of the service; what it had begun is recorded. Please report the request id."""
 
     code = "internal"
     http_status = 500
@@ -111,57 +110,20 @@ class InternalError(BindingsError):
 
 
 def body(error: BindingsError, request_id: str) -> bytes:
-    """The problem object."""
+    """Return the problem object of an error as JSON."""
     return msgspec.json.encode(error.problem() | {"request_id": request_id})
 
 
 def headers(error: BindingsError) -> Headers:
-    """The headers that go with an error: every phone in use, and every 503, says when to try again."""
-    given: Headers = {}
+    """Return the headers that go with an error. Every 408, 409 for a phone, 429 and 503 has a Retry-After."""
+    result: Headers = {}
     if error.retry_after_s is not None or error.http_status in (408, 429, 503) or isinstance(error, PhoneInUse):
-        given["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+        result["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
     if isinstance(error, Unauthenticated):
-        given["WWW-Authenticate"] = "Bearer"
-    return given
-
-
-def invalid(error: ValidationError) -> InvalidRequest:
-    """A body or query that its model refuses, as one fault for each field; no value is repeated."""
-    return InvalidRequest([_fault(one) for one in error.errors(include_url=False, include_input=False)])
-
-
-def _fault(found: Any) -> FieldError:
-    field = safe_field_name(".".join(str(part) for part in found["loc"])) if found["loc"] else "body"
-    return FieldError(field, _MESSAGES.get(found["type"]) or _validation_message(found))
+        result["WWW-Authenticate"] = "Bearer"
+    return result
 
 
 def safe_field_name(field: str) -> str:
-    """A field's name as it was sent, unless it may be something else: then only that it was no name."""
-    return field if NAME.fullmatch(field) else "(unnamed)"
-
-
-NAME = re.compile(r"[A-Za-z_.-]{1,64}")
-
-
-def _validation_message(found: Any) -> str:
-    """The text of a check of `bindings.validation`, which names no value; else nothing but that it is wrong."""
-    return str(found["ctx"]["error"]) if found["type"] == "value_error" else "is not valid"
-
-
-NO_FIELD = "is not a field of this request"
-_MESSAGES = {
-    "missing": "is needed",
-    "extra_forbidden": NO_FIELD,
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "is too large",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be a number",
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "dict_type": "must be an object",
-    "string_unicode": "must be valid Unicode text",
-}
+    """Return the field name as sent, or "(unnamed)" if it does not look like one (it may be a phone number)."""
+    return field if FIELD_NAME.fullmatch(field) else "(unnamed)"

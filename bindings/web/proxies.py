@@ -1,8 +1,8 @@
-"""Where a request came from, and whether it came over TLS, as far as somebody that we trust says so.
+"""The client's address, and whether its connection is encrypted, as far as trusted proxies report it.
 
-The service speaks plain HTTP; TLS ends at a proxy. What a request's own headers say about that is believed only
-where the connection itself comes from an address that `BINDINGS_TRUSTED_PROXIES` names: anybody can write a
-header. Of a list of forwarders the last one counts that is no such proxy.
+The service speaks plain HTTP; TLS ends at a proxy. The forwarding headers of a request are believed only if the
+connection itself comes from an address that `BINDINGS_TRUSTED_PROXIES` names: any client can write a header. In
+a list of forwarders the last one that is not a trusted proxy counts.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ UNKNOWN = "unknown"
 class TrustedProxies:
     """The proxies in front of this service, by address or network."""
 
-    def __init__(self, trusted: tuple[Network, ...]) -> None:
-        self._trusted = trusted
+    def __init__(self, networks: tuple[Network, ...]) -> None:
+        self._networks = networks
 
     def over_tls(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the browser's connection was encrypted, for all that is known."""
-        told = _header(scope, b"x-forwarded-proto")
-        return self._is_trusted(_peer(scope)) and told.rpartition(",")[2].strip().lower() == "https"
+        """Return whether a trusted proxy reports that the client's connection is encrypted."""
+        protocols = _header(scope, b"x-forwarded-proto")
+        return self._is_trusted(_peer(scope)) and protocols.rpartition(",")[2].strip().lower() == "https"
 
     def address(self, scope: Mapping[str, Any]) -> str:
-        """The address that a request came from."""
+        """Return the address that the request came from."""
         peer = _peer(scope)
         if not self._is_trusted(peer):
             return peer
@@ -39,10 +39,10 @@ class TrustedProxies:
 
     def _is_trusted(self, address: str) -> bool:
         try:
-            found = ipaddress.ip_address(address)
+            parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
-        return any(found in network for network in self._trusted)
+        return any(parsed in network for network in self._networks)
 
 
 def _peer(scope: Mapping[str, Any]) -> str:
@@ -51,5 +51,5 @@ def _peer(scope: Mapping[str, Any]) -> str:
 
 
 def _header(scope: Mapping[str, Any], name: bytes) -> str:
-    values = [value.decode("latin-1") for each, value in scope["headers"] if each == name]
+    values = [value.decode("latin-1") for header, value in scope["headers"] if header == name]
     return ",".join(values)

@@ -1,6 +1,6 @@
-"""How often somebody may ask: token buckets on the monotonic clock. For one thread, the event loop's.
+"""Rate limits: token buckets on the monotonic clock. For the event loop's thread only.
 
-Each replica counts for itself.
+Each replica counts its own requests.
 """
 
 from __future__ import annotations
@@ -8,64 +8,68 @@ from __future__ import annotations
 import ipaddress
 import time
 
-TRIES = 10  # from one address at once, then one more every six seconds
-TRIES_PER_S = 1 / 6
-TRIES_OVERALL = 100
-TRIES_OVERALL_PER_S = 5.0
-MOST_ADDRESSES = 10_000
-IPV6_SITE = 64  # somebody who has one address has all of these
+ATTEMPTS = 10  # a burst from one address, then one more every six seconds
+ATTEMPTS_PER_S = 1 / 6
+ATTEMPTS_OVERALL = 100
+ATTEMPTS_OVERALL_PER_S = 5.0
+MAX_ADDRESSES = 10_000
+IPV6_SITE = 64  # prefix length: a client that has one of these addresses has all of them
 
 
 class TokenBucket:
-    """A token bucket; it holds one second's worth, or as many as `take` is told."""
+    """A token bucket that starts full. It holds one second's worth of tokens, or the `capacity` of a `take`."""
 
-    __slots__ = ("_at", "_left")
+    __slots__ = ("_tokens", "_updated_at")
 
     def __init__(self) -> None:
-        self._at = float("-inf")
-        self._left = 0.0
+        self._updated_at = float("-inf")
+        self._tokens = 0.0
 
-    def take(self, rate: float, now: float, most: float | None = None) -> bool:
-        """Take one token, where `rate` come back each second; False where there is none."""
-        self._left = min(rate if most is None else most, self._left + (now - self._at) * rate)
-        self._at = now
-        if self._left < 1:
+    def take(self, rate: float, now: float, capacity: float | None = None) -> bool:
+        """Take one token, at `rate` new tokens per second; return False if there is none."""
+        limit = rate if capacity is None else capacity
+        self._tokens = min(limit, self._tokens + (now - self._updated_at) * rate)
+        self._updated_at = now
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True
 
     def give_back(self) -> None:
         """Put one token back."""
-        self._left += 1
+        self._tokens += 1
 
 
 class SignInLimiter:
-    """Tries to sign in with a key that is no good: few from one address, and not too many over all."""
+    """Limits failed attempts to sign in: few from one address, and not too many from all addresses together."""
 
     def __init__(self) -> None:
         self._overall = TokenBucket()
-        self._of: dict[str, TokenBucket] = {}
+        self._by_site: dict[str, TokenBucket] = {}
 
     def take(self, address: str) -> bool:
-        """Count a try before it is made, so that many at once count as many."""
+        """Count an attempt; return False if it is one too many. Call it first, so that parallel attempts count."""
         now = time.monotonic()
-        if len(self._of) >= MOST_ADDRESSES:
-            self._of.clear()
-        own = self._of.setdefault(_site(address), TokenBucket())
-        return own.take(TRIES_PER_S, now, TRIES) and self._overall.take(TRIES_OVERALL_PER_S, now, TRIES_OVERALL)
+        if len(self._by_site) >= MAX_ADDRESSES:
+            self._by_site.clear()
+        bucket = self._by_site.setdefault(_site(address), TokenBucket())
+        return bucket.take(ATTEMPTS_PER_S, now, ATTEMPTS) and self._overall.take(
+            ATTEMPTS_OVERALL_PER_S, now, ATTEMPTS_OVERALL
+        )
 
     def refund(self, address: str) -> None:
-        """Take a try back: the key was good."""
+        """Take an attempt back: its key was valid."""
         self._overall.give_back()
-        if (own := self._of.get(_site(address))) is not None:
-            own.give_back()
+        if (bucket := self._by_site.get(_site(address))) is not None:
+            bucket.give_back()
 
 
 def _site(address: str) -> str:
+    """Return the address, or for IPv6 its network: one client has many addresses of it."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return "unknown"
-    if found.version == 4:  # noqa: PLR2004 -- the other one has sites
-        return str(found)
-    return str(ipaddress.ip_network((found, IPV6_SITE), strict=False))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, IPV6_SITE), strict=False))

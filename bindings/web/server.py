@@ -1,8 +1,8 @@
-"""How the service runs: a socket, uvicorn, the scheduler beside it, and a clean end on SIGTERM.
+"""The server process: a listening socket, uvicorn, the scheduler, and a graceful shutdown on SIGTERM.
 
-On SIGTERM nothing new is let in, readiness turns red, who waits for events is answered, and what is in flight
-comes to its end: a bind that was sent is settled. A second signal ends it at once; what was cut off is left to
-`recover`, as after a crash.
+On SIGTERM no new connection is accepted, readiness turns red, requests that wait for events are answered, and
+requests in flight run to their end: a bind that was sent is settled. A second signal ends the process immediately;
+`recover` finishes the calls that were interrupted, as after a crash. What the routes do does not belong here.
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ BACKLOG = 1_024
 
 
 class Server(uvicorn.Server):
-    """uvicorn as this service needs it; it also tells the office when it is asked to stop."""
+    """uvicorn with a graceful shutdown: it also wakes long-poll requests and turns readiness red.
 
-    def __init__(self, office: AppState) -> None:
-        super().__init__(_configured(office))
-        self._office = office
+    It relies on `capture_signals` and `_captured_signals`, which are private to uvicorn (see `http_protocol`).
+    """
+
+    def __init__(self, app_state: AppState) -> None:
+        super().__init__(_config(app_state))
+        self._app_state = app_state
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until asked to stop."""
+        """Serve until a signal to stop."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: begin to drain; a second one: end at once, as a process that is killed."""
+        """Drain on the first signal; on the second one end the process immediately."""
         if self.should_exit:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
@@ -58,18 +61,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while it serves, and leave them at that.
+        """Handle signals while it serves, and do not raise them again afterwards.
 
-        uvicorn would raise them again at the end: the process would be gone before the scheduler's passes and
-        the last binds are through.
+        uvicorn would raise them again at the end: the process would end before the scheduler's jobs and the last
+        binds have finished.
         """
         with super().capture_signals():
             yield
             self._captured_signals.clear()
 
     def drain(self) -> None:
-        """Turn readiness red and answer whoever waits for events. Callable from any thread."""
-        asyncio.run_coroutine_threadsafe(self._office.bell.stop(), self._loop)
+        """Turn readiness red and answer requests that wait for events. Callable from any thread."""
+        asyncio.run_coroutine_threadsafe(self._app_state.notifier.stop(), self._loop)
 
 
 def serve(
@@ -80,31 +83,31 @@ def serve(
     scheduler: bool,
     listening: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `listening` is told the address once it is open.
+    """Serve until SIGTERM or SIGINT, then drain. `listening` is called with the URL as soon as the socket is open.
 
-    Raises `InvalidRequest` where the address cannot be listened on, or where it is reachable from other hosts
-    and no key was ever made: everybody would be let in as admin.
+    Raises `InvalidRequest` if the service cannot listen on the address, or if the address is reachable from other
+    hosts and no key was ever created: every client would be an admin.
     """
     loopback = is_loopback(host)
-    if not loopback and not service.api_keys.any_exist():
-        message = "is reachable from other hosts: make a key first with `bindings keys create`, or use 127.0.0.1"
+    if not loopback and not service.keys.any_exist():
+        message = "is reachable from other hosts: create a key first with `bindings keys create`, or use 127.0.0.1"
         raise InvalidRequest([FieldError("host", message)])
-    opened = listen(host, port)
+    listener = listen(host, port)
     log_config.configure()
-    office = AppState(service, loopback=loopback)
+    app_state = AppState(service, loopback=loopback)
     if scheduler:
-        office.scheduler = Scheduler(service, [sender.job(service, count=office.metrics.record_deliveries)])
-    with opened, office.scheduler or nullcontext():
-        listening(address(opened))
+        app_state.scheduler = Scheduler(service, [sender.job(service, count=app_state.metrics.record_deliveries)])
+    with listener, app_state.scheduler or nullcontext():
+        listening(address(listener))
         gc.collect()
-        gc.freeze()  # what was imported stays: without this every full collection would go through all of it again
-        Server(office).run(sockets=[opened])
-    office.desk.close()
+        gc.freeze()  # imported modules are permanent: without this every full collection would scan them again
+        Server(app_state).run(sockets=[listener])
+    app_state.executors.close()
 
 
-def _configured(office: AppState) -> uvicorn.Config:
+def _config(app_state: AppState) -> uvicorn.Config:
     return uvicorn.Config(
-        application(office),
+        application(app_state),
         loop="uvloop",
         http=LimitedHttpProtocol,
         ws="none",
@@ -120,7 +123,7 @@ def _configured(office: AppState) -> uvicorn.Config:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this host only."""
+    """Return whether an address is reachable from this host only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -128,17 +131,17 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; `InvalidRequest` where that cannot be had."""
+    """Return a listening socket; raises `InvalidRequest` if the address cannot be used."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or "not an address of this host"
-        raise InvalidRequest([FieldError("host", f"and port cannot be listened on: {reason}")]) from None
+        message = getattr(error, "strerror", None) or "not an address of this host"
+        raise InvalidRequest([FieldError("host", f"and port cannot be listened on: {message}")]) from None
 
 
-def address(opened: socket.socket) -> str:
-    """Where it listens, as a URL."""
-    name: Any = opened.getsockname()
-    host = f"[{name[0]}]" if opened.family == socket.AF_INET6 else name[0]
+def address(listener: socket.socket) -> str:
+    """Return the URL of a listening socket."""
+    name: Any = listener.getsockname()
+    host = f"[{name[0]}]" if listener.family == socket.AF_INET6 else name[0]
     return f"http://{host}:{name[1]}"

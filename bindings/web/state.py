@@ -1,8 +1,11 @@
-"""What lives as long as the process and every route needs: the service, its threads, the door, the counters."""
+"""Application state shared by all routes: service, executors, authenticator, metrics and the other parts.
+
+One instance lives as long as the process. No request's data belongs here.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bindings.web.auth import Authenticator
 from bindings.web.background import ReconcileRuns
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
 
-Answer = TypeVar("Answer")
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 
 
 class AppState:
@@ -28,23 +32,28 @@ class AppState:
     def __init__(self, service: BindingService, *, loopback: bool) -> None:
         self.service = service
         self.scheduler: Scheduler | None = None
-        self.desk = Executors(bind_limit=service.settings.bind_limit)
-        self.errands = ReconcileRuns(self.desk)
+        self.executors = Executors(bind_limit=service.settings.bind_limit)
+        self.reconcile_runs = ReconcileRuns(self.executors)
         self.metrics = Metrics()
-        self.bell = FeedNotifier(service, self.desk)
-        self.door = Authenticator(
-            service.api_keys,
+        self.notifier = FeedNotifier(service, self.executors)
+        self.authenticator = Authenticator(
+            service.keys,
             service.sessions,
-            self.desk,
+            self.executors,
             loopback=loopback,
             rate_limit=service.settings.rate_limit,
         )
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
-        self.tries = SignInLimiter()
-        self.ready: tuple[float, tuple[Check, ...]] = (float("-inf"), ())
-        if service.runtime.client is not None:
-            service.runtime.client.on_call = self.metrics.record_provider_call
+        self.sign_in_limiter = SignInLimiter()
+        self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
+        if service.provider is not None:
+            service.provider.on_call = self.metrics.record_provider_call
 
-    async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
-        """Ask the service something."""
-        return await self.desk.run_read(lambda: question(self.service))
+    async def run_read(
+        self,
+        query: Callable[Concatenate[BindingService, Params], Result],
+        *args: Params.args,
+        **kwargs: Params.kwargs,
+    ) -> Result:
+        """Return `query(service, ...)`, run on a thread for reads; raises as `Executors.run_read` does."""
+        return await self.executors.run_read(query, self.service, *args, **kwargs)

@@ -28,7 +28,7 @@ class Running:
     """A service that listens. `key` makes a caller; without one a caller is whoever needs no key."""
 
     service: BindingService
-    office: AppState
+    app_state: AppState
     url: str
     uvicorn: server.Server
     session: requests.Session = field(default_factory=requests.Session)
@@ -38,8 +38,8 @@ class Running:
 
     def key(self, role: str, name: str | None = None, **given: Any) -> dict[str, str]:
         """The headers of a caller with a new key."""
-        made = self.service.api_keys.create(name=name or role, role=role, **given)
-        self.office.door._asked = float("-inf")
+        made = self.service.keys.create(name=name or role, role=role, **given)
+        self.app_state.authenticator._key_exists_checked_at = float("-inf")
         return {"Authorization": f"Bearer {made.key}"}
 
     def get(self, path: str, headers: dict[str, str] | None = None, **given: Any) -> requests.Response:
@@ -59,12 +59,12 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
     if not structlog.is_configured():  # by default it prints from that thread, on what pytest swaps meanwhile
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
-    office = AppState(service, loopback=loopback)
-    uvicorn = server.Server(office)
+    app_state = AppState(service, loopback=loopback)
+    uvicorn = server.Server(app_state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()
     wait_for(lambda: uvicorn.started)
-    running = Running(service=service, office=office, url=server.address(opened), uvicorn=uvicorn)
+    running = Running(service=service, app_state=app_state, url=server.address(opened), uvicorn=uvicorn)
     try:
         yield running
     finally:
@@ -72,7 +72,7 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
         uvicorn.should_exit = True
         thread.join(30)
         opened.close()
-        office.desk.close()
+        app_state.executors.close()
         assert not thread.is_alive(), "the server did not stop"
 
 

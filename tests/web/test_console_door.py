@@ -13,7 +13,7 @@ import requests
 from bindings.web.console import security
 from bindings.web.console.page_context import HEADERS
 from bindings.web.proxies import TrustedProxies
-from bindings.web.rate_limit import TRIES
+from bindings.web.rate_limit import ATTEMPTS
 from tests.web.browser import HTML, Browser
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def test_a_form_is_read_on_pages_only_and_json_under_v1_only(running: Running) -
 def test_many_tries_with_a_bad_key_are_slowed_down_and_good_ones_are_not(running: Running) -> None:
     key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
     browser = Browser(running)
-    assert all(browser.post("/sign-in", {"key": key}).status_code == 303 for _ in range(TRIES + 2))
-    answers = [browser.post("/sign-in", {"key": "bnd_x"}) for _ in range(TRIES + 1)]
-    assert [each.status_code for each in answers] == [401] * TRIES + [429]
+    assert all(browser.post("/sign-in", {"key": key}).status_code == 303 for _ in range(ATTEMPTS + 2))
+    answers = [browser.post("/sign-in", {"key": "bnd_x"}) for _ in range(ATTEMPTS + 1)]
+    assert [each.status_code for each in answers] == [401] * ATTEMPTS + [429]
     assert answers[-1].headers["Retry-After"]
     assert browser.post("/sign-in", {"key": key}).status_code == 429
 
@@ -156,7 +156,7 @@ def test_over_tls_the_cookie_is_secure_only_if_a_trusted_proxy_says_so(running: 
     plain = Browser(running).get("/sign-in", told)
     assert "Secure" not in plain.headers["Set-Cookie"]
     assert "Strict-Transport-Security" not in plain.headers
-    running.office.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
+    running.app_state.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
     secure = Browser(running).get("/sign-in", told)
     assert secure.headers["Set-Cookie"].startswith("__Host-")
     assert "Secure" in secure.headers["Set-Cookie"]

@@ -192,7 +192,7 @@ def test_the_overview_says_in_plain_words_whether_all_is_well(running: Running, 
     service, browser = running.service, Browser(running).sign_in("auditor")
 
     def told() -> str:
-        running.office.ready = (float("-inf"), ())
+        running.app_state.readiness = (float("-inf"), ())
         return browser.get("/overview").text
 
     assert "<li><strong>Sweep:</strong>" in told(), "nobody sweeps yet"

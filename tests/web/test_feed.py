@@ -62,7 +62,7 @@ def test_whoever_waits_is_woken_by_the_next_event(running: Running) -> None:
     _, end = everything(running, 2)
     with ThreadPoolExecutor(4) as waiting:
         calls = [waiting.submit(running.get, "/v1/events", params={"after": end, "wait_s": 30}) for _ in range(4)]
-        wait_for(lambda: running.office.bell._waiting == 4)
+        wait_for(lambda: running.app_state.notifier._waiting == 4)
         made = running.bind(phone_a=E, phone_b=F).json()
         for call in calls:
             assert {one["binding_id"] for one in call.result(60).json()["data"]} == {made["id"]}
@@ -83,7 +83,7 @@ def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> Non
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_for(lambda: running.office.bell._waiting == 1)
+    wait_for(lambda: running.app_state.notifier._waiting == 1)
     running.uvicorn.drain()
     waiting.join(20)
     assert answers == [200]
@@ -93,7 +93,7 @@ def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> Non
 def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "MOST_WAITING", 0)
+    monkeypatch.setattr(long_poll, "MAX_WAITING", 0)
     end = running.service.feed_end()
     answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")

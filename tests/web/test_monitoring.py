@@ -39,10 +39,10 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 @pytest.fixture
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """A replica with a scheduler to which everything has happened once."""
-    running.office.scheduler = Scheduler(
-        running.service, [sender.job(running.service, count=running.office.metrics.record_deliveries)]
+    running.app_state.scheduler = Scheduler(
+        running.service, [sender.job(running.service, count=running.app_state.metrics.record_deliveries)]
     )
-    with running.office.scheduler, Receiver() as receiver:
+    with running.app_state.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)
         running.bind(reference=A)
         running.bind(phone_b=C)
@@ -129,7 +129,7 @@ def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> 
 def test_a_status_that_is_in_no_table_is_not_a_label(running: Running) -> None:
     error = BindingsError("x")
     error.status = A  # type: ignore[attr-defined]
-    running.office.metrics.record_bind_error(error)
+    running.app_state.metrics.record_bind_error(error)
     assert A not in running.get("/metrics").text
 
 

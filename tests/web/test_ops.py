@@ -27,7 +27,7 @@ from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
 from bindings.web import app, problems
-from bindings.web.api import openapi, operations, ops_routes, responses
+from bindings.web.api import openapi, ops_routes
 from bindings.web.api import routes as api
 from tests.service.harness import A, B, C, D, wait_for
 from tests.store.databases import name_of
@@ -48,7 +48,7 @@ def test_a_process_is_alive_whatever_its_database_does(running: Running) -> None
 
 def red(running: Running) -> list[str]:
     """The names of the checks for which the replica is not ready; none where it is."""
-    running.office.ready = (float("-inf"), ())
+    running.app_state.readiness = (float("-inf"), ())
     answer = running.get("/readyz")
     found = [check["name"] for check in answer.json()["checks"] if check["level"] == "red"]
     assert answer.status_code == (503 if found else 200)
@@ -121,8 +121,8 @@ def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
 def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
     go_on = threading.Event()
     stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
-    running.office.scheduler = Scheduler(running.service, [stuck])
-    with running.office.scheduler:
+    running.app_state.scheduler = Scheduler(running.service, [stuck])
+    with running.app_state.scheduler:
         wait_for(lambda: red(running) == [])
         wait_for(lambda: red(running) == ["scheduler"])
         assert "stalled: stuck" in running.get("/readyz").json()["detail"]
@@ -156,7 +156,7 @@ def test_a_database_that_is_away_turns_a_replica_red_until_it_is_back(
 
 def samples(running: Running) -> dict[str, float]:
     """The metrics, freshly read."""
-    running.office.metrics._read_at = float("-inf")
+    running.app_state.metrics._refreshed_at = float("-inf")
     text = running.get("/metrics").text
     lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in lines}
@@ -251,7 +251,7 @@ def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_
 def test_a_question_that_takes_too_long_is_answered_busy(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bindings.web.executors.QUESTION_DEADLINE_S", 0.05)
+    monkeypatch.setattr("bindings.web.executors.READ_DEADLINE_S", 0.05)
     ended = threading.Event()
     monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(10))
     answer = running.get("/v1/bindings")
@@ -273,7 +273,7 @@ def test_a_fault_of_ours_is_a_problem_without_its_text(
 
 
 def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> None:
-    inner = app.application(running.office)._app
+    inner = app.application(running.app_state)._app
     routes = {
         (method.lower(), route.path_format)
         for route in inner.routes  # type: ignore[attr-defined]
@@ -282,18 +282,18 @@ def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> 
         for method in handler.http_methods
         if method != "OPTIONS"
     }
-    assert routes == set(operations.OPERATIONS)
+    assert routes == set(openapi.operations())
     assert running.get("/openapi.json").json() == openapi.document()
 
 
 @pytest.mark.parametrize("name", ["Binding", "Event", "Holder", "TraceHolder", "NearMiss"])
 def test_the_document_shows_the_fields_that_there_are(name: str) -> None:
-    shown, real = getattr(responses, name), getattr(binding, name)
-    assert list(shown.model_fields) == list(real.__dataclass_fields__)
+    schema, model = openapi.document()["components"]["schemas"][name], getattr(binding, name)
+    assert list(schema["properties"]) == schema["required"] == list(model.__dataclass_fields__)
 
 
 def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
-    told = {kind for operation in operations.OPERATIONS.values() for kind in operation.problems}
+    told = {kind for operation in openapi.operations().values() for kind in operation.problems}
     known = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
     real = {kind for kind in known if issubclass(kind, errors.BindingsError)}
     elsewhere = {
@@ -308,8 +308,8 @@ def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
 
 
 def test_the_methods_of_a_path_are_all_of_them(running: Running) -> None:
-    for path in {path for _, path in operations.OPERATIONS}:
-        methods = {method.upper() for method, known in operations.OPERATIONS if known == path}
+    for path in {path for _, path in openapi.operations()}:
+        methods = {method.upper() for method, known in openapi.operations() if known == path}
         answer = running.session.options(running.url + path, timeout=10)
         assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
 

@@ -40,8 +40,8 @@ def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_n
 
 def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> None:
     running.key("admin")
-    running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
-    running.office.door._remembered.clear()
+    running.service.keys.revoke(running.service.keys.list()[0].id)
+    running.app_state.authenticator._cache.clear()
     assert running.get("/v1/bindings").status_code == 401
 
 
@@ -89,9 +89,9 @@ def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Ru
     assert running.get("/v1/bindings", app).status_code == 200
     key = running.service.api_keys.list()[0]
     assert key.last_used_at is not None
-    revoked = running.service.api_keys.revoke(key.id)
-    assert running.service.api_keys.revoke(key.id) == revoked
-    running.office.door._remembered.clear()  # in earnest this takes five seconds
+    revoked = running.service.keys.revoke(key.id)
+    assert running.service.keys.revoke(key.id) == revoked
+    running.app_state.authenticator._cache.clear()  # in earnest this takes five seconds
     assert running.get("/v1/bindings", app).status_code == 401
     with pytest.raises(NotFound):
         running.service.api_keys.revoke(NOBODY)
@@ -299,7 +299,7 @@ def test_an_event_tells_an_app_nothing_of_the_bindings_that_stood_beside_its_own
 def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bindings.web.auth.REMEMBERED_S", 0.0)
+    monkeypatch.setattr("bindings.web.auth.CACHE_S", 0.0)
     auditor, admin = running.key("auditor"), running.key("admin")
     after = running.get("/v1/events", auditor).json()["next_cursor"]
     answers: list[int] = []
@@ -307,9 +307,9 @@ def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
         target=lambda: answers.append(running.get(f"/v1/events?after={after}&wait_s=20", auditor).status_code)
     )
     waiting.start()
-    wait_for(lambda: running.office.bell._waiting == 1)
-    (key,) = (key for key in running.service.api_keys.list() if key.role is Role.AUDITOR)
-    running.service.api_keys.revoke(key.id)
+    wait_for(lambda: running.app_state.notifier._waiting == 1)
+    (key,) = (key for key in running.service.keys.list() if key.role is Role.AUDITOR)
+    running.service.keys.revoke(key.id)
     assert running.bind(admin).status_code == 201
     waiting.join(30)
     assert answers == [401]

@@ -1,236 +1,208 @@
-"""The OpenAPI document, made of `operations`: every call, every answer and problem it may give, with examples.
+"""The OpenAPI document: every call, every response and problem it may give, with examples.
 
-Schemas come from the models of `bodies` and `shapes`, problems from the errors themselves, each with a sample.
-What is told of one call stands in `operations`; here is only what is told of all, and how the document is put
-together.
+The calls are described beside their handlers (`operations`), the schemas are those of `requests` and `schemas`,
+and the problems come from the errors themselves, each with a sample. Here is only what all calls have in common.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pydantic.json_schema import models_json_schema
+import msgspec
+from litestar.routes import HTTPRoute
 
 from bindings import errors
-from bindings.domain.binding import Holder, Mode, Reason, State
 from bindings.provider import statuses
 from bindings.web import problems
-from bindings.web.api import responses
-from bindings.web.api.operations import BINDING, OPERATIONS
+from bindings.web.api import samples, schemas
+from bindings.web.api.serializers import mask_phone
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from bindings.errors import BindingsError
     from bindings.web.api.operations import Operation, ResponseDoc
+    from bindings.web.api.requests import RequestModel
 
     Json = dict[str, Any]
 
-ABOUT = """Lend a middle number to two people for a while, and know at every moment who has which.
+ABOUT = """Lend a middle number to two people for a limited time, and know at every moment who has which number.
 
 Every error is a problem object with a stable `code`; `may_have_acted` and `safe_to_retry` say what happened and
-whether the same call may be made again. An answer of 202 means that the provider gave no clear answer: the
-binding is recorded, is being resolved, and must not be asked for again. Without any key the service listens on
-its own host only. Phones are masked, except for whoever gave them."""
+whether the same call may be repeated. A response of 202 means that the provider gave no clear answer: the binding
+is recorded and is being resolved; do not request it again. Until the first key is created, the service is
+reachable from its own host only. Phones are masked, except for the actor that sent them."""
 
 HEADERS: dict[str, Json] = {
-    "Location": {"description": "Where the binding is.", "schema": {"type": "string"}},
+    "Location": {"description": "The path of the binding.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
-        "description": "There where an earlier call with this key made it.",
+        "description": "Present if an earlier call with this key created the binding.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {
-        "description": "Seconds after which another try makes sense.",
+        "description": "Seconds after which another attempt makes sense.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    "X-Request-ID": {"description": "Yours, or a new one; it stands in the log.", "schema": {"type": "string"}},
+    "X-Request-ID": {
+        "description": "The request id that you sent, or a new one; the log has it too.",
+        "schema": {"type": "string"},
+    },
 }
 PARAMETERS: dict[str, Json] = {
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key never binds twice. It belongs to one request of one application, for ever.",
+        "description": "The same key never binds twice. It belongs permanently to one request of one app_id.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-~]+$"},
-        "example": "order-42/1",
+        "example": samples.BINDING.idempotency_key,
     },
     "binding_id": {
         "name": "binding_id",
         "in": "path",
         "required": True,
-        "description": "Our id of the binding, a UUID.",
+        "description": "The service's id of the binding, a UUID.",
         "schema": {"type": "string"},
-        "example": BINDING["id"],
+        "example": samples.BINDING.id,
     },
 }
+_SAMPLE_STATUSES: dict[type[BindingsError], str] = {
+    errors.ProviderRefused: statuses.PARAMETERS,
+    errors.ProviderAccountRefused: statuses.ACCOUNT,
+    errors.NoMiddleNumber: statuses.NO_NUMBER,
+}
+_TYPES = {"text/plain": "string", "text/html": "string"}
 
 
-_SAMPLE_HOLDER = Holder(
-    id=str(BINDING["id"]),
-    actor="key:rides",
-    reference="order-42",
-    mode=Mode.AXB,
-    state=State.ACTIVE,
-    held_until=datetime(2026, 11, 23, 15, 30, 36, tzinfo=UTC),
-    retry_after_s=3636,
-    why="binding",
-)
-_FOREIGN_HOLDER = replace(
-    _SAMPLE_HOLDER, id=None, actor=None, reference=None, mode=None, state=None, retry_after_s=60, why="refused"
-)
+@cache
+def operations() -> dict[tuple[str, str], Operation]:
+    """Return the operations of the API's handlers, by method (in lower case) and path."""
+    from bindings.web.api import ops_routes, routes  # they serve the document, so they import this module
 
-
-def _sample_status(kind: type[errors.ProviderRefused]) -> str:
-    """Return the first documented status that leads to this error."""
-    return next(
-        status.code
-        for status in statuses.STATUSES
-        if status.refusal is not None and errors.REASONS[Reason(status.refusal)].error is kind
-    )
+    return {
+        (method.lower(), route.path_format): handler.opt["operation"]
+        for router in (routes.router(), ops_routes.router())
+        for route in router.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if "operation" in handler.opt
+        for method in handler.http_methods
+    }
 
 
 @cache
 def document_bytes() -> bytes:
-    """The document as it is served."""
-    return json.dumps(document(), separators=(",", ":")).encode()
+    """Return the document as it is served."""
+    return msgspec.json.encode(document())
 
 
 @cache
 def document() -> Json:
-    """The document."""
+    """Return the document."""
     paths: dict[str, Json] = {}
-    for (method, path), operation in OPERATIONS.items():
+    models: list[type[Any]] = [schemas.Problem]
+    for (method, path), operation in operations().items():
         paths.setdefault(path, {})[method] = _operation(path, operation)
-    return {
+        models += [operation.body] if operation.body else []
+        models += [response.model for response in operation.responses.values() if response.model]
+    content = {
         "openapi": "3.1.0",
         "info": {"title": "bindings", "version": version("bindings"), "description": ABOUT},
         "tags": [
-            {"name": "bindings", "description": "For backend apps and auditors."},
-            {"name": "operations", "description": "For whoever runs the service."},
+            {"name": "bindings", "description": "For backend applications and auditors."},
+            {"name": "operations", "description": "For operators of the service."},
         ],
         "security": [{"key": []}],
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": schemas.components(dict.fromkeys(models)),
             "headers": HEADERS,
             "securitySchemes": {
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A key of `bindings keys create`.",
+                    "description": "A key created by `bindings keys create`.",
                 }
             },
         },
     }
-
-
-def _schemas() -> Json:
-    models: list[tuple[type[BaseModel], Any]] = [(responses.Problem, "serialization")]
-    for operation in OPERATIONS.values():
-        models += [(operation.body, "validation")] if operation.body else []
-        models += [(one.model, "serialization") for one in operation.answers.values() if one.model]
-    _, found = models_json_schema(list(dict.fromkeys(models)), ref_template="#/components/schemas/{model}")
-    shown: Json = _without_titles(found["$defs"])
-    return shown
-
-
-def _without_titles(schema: Any) -> Any:
-    """Without pydantic's titles, which only repeat the names."""
-    if isinstance(schema, dict):
-        return {
-            name: _without_titles(part)
-            for name, part in schema.items()
-            if not (name == "title" and isinstance(part, str))
-        }
-    return [_without_titles(part) for part in schema] if isinstance(schema, list) else schema
+    plain: Json = msgspec.to_builtins(content, enc_hook=mask_phone)
+    return plain
 
 
 def _operation(path: str, operation: Operation) -> Json:
-    shown: Json = {"operationId": operation.name, "summary": operation.summary, "tags": [operation.tag]}
+    result: Json = {"operationId": operation.name, "summary": operation.summary, "tags": [operation.tag]}
     parameters = [PARAMETERS[name] for name in operation.headers]
     if "{binding_id}" in path:
         parameters.append(PARAMETERS["binding_id"])
     if operation.query is not None:
-        parameters += _query(operation.query)
+        parameters += _query_parameters(operation.query)
     if parameters:
-        shown["parameters"] = parameters
+        result["parameters"] = parameters
     if operation.body is not None:
-        shown["requestBody"] = {
-            "required": operation.needs_body,
-            "content": {
-                "application/json": {
-                    "schema": _reference(operation.body),
-                    "examples": {"usual": {"value": operation.example}},
-                }
-            },
+        content = {
+            "schema": schemas.reference(operation.body),
+            "examples": {"usual": {"value": operation.example}},
         }
+        result["requestBody"] = {"required": operation.needs_body, "content": {"application/json": content}}
     if operation.open:
-        shown["security"] = []
-    answers = {str(status): _answer(one) for status, one in operation.answers.items()}
-    return shown | {"responses": answers | _problems(operation.problems)}
+        result["security"] = []
+    responses = {str(status): _response(response) for status, response in operation.responses.items()}
+    return result | {"responses": responses | _problem_responses(operation.problems)}
 
 
-def _query(model: type[BaseModel]) -> list[Json]:
-    _, found = models_json_schema([(model, "validation")], ref_template="#/components/schemas/{model}")
-    properties = _without_titles(found["$defs"][model.__name__])["properties"]
-    return [{"name": name, "in": "query", "schema": _not_null(schema)} for name, schema in properties.items()]
+def _query_parameters(model: type[RequestModel]) -> list[Json]:
+    properties = schemas.components([model])[model.__name__]["properties"]
+    return [{"name": name, "in": "query", "schema": _without_null(schema)} for name, schema in properties.items()]
 
 
-def _not_null(schema: Json) -> Json:
-    """A parameter is there or it is not: there is no null in an address."""
-    either = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
-    return either[0] if either else schema
+def _without_null(schema: Json) -> Json:
+    """Return the schema of a parameter: it is present or absent, and cannot be null in an address."""
+    choices = [choice for choice in schema.get("anyOf", []) if choice.get("type") != "null"]
+    return choices[0] if choices else schema
 
 
-def _answer(one: ResponseDoc) -> Json:
-    content: Json = {"examples": {"usual": {"value": one.example}}}
-    content["schema"] = _reference(one.model) if one.model else {"type": _TYPES.get(one.media_type, "object")}
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in (*one.headers, "X-Request-ID")}
-    return {"description": one.told, "headers": headers, "content": {one.media_type: content}}
-
-
-_TYPES = {"text/plain": "string", "text/html": "string"}
-
-
-def _problems(kinds: tuple[type[BindingsError], ...]) -> Json:
-    """One answer for each status, with an example for each code that it may carry."""
-    by_status: dict[int, list[type[BindingsError]]] = {}
-    for kind in kinds:
-        by_status.setdefault(kind.http_status, []).append(kind)
-    return {str(status): _problem(status, same) for status, same in sorted(by_status.items())}
-
-
-def _problem(status: int, kinds: list[type[BindingsError]]) -> Json:
-    headers = ["X-Request-ID"]
-    if any("Retry-After" in problems.headers(_sample(kind)) for kind in kinds):
-        headers.append("Retry-After")
-    examples = {kind.code: {"value": _sample(kind).problem() | {"request_id": "8c1f6c1e"}} for kind in kinds}
+def _response(response: ResponseDoc) -> Json:
+    content: Json = {"examples": {"usual": {"value": response.example}}}
+    model, media_type = response.model, response.media_type
+    content["schema"] = schemas.reference(model) if model else {"type": _TYPES.get(media_type, "object")}
     return {
-        "description": HTTPStatus(status).phrase,
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
-        "content": {
-            problems.MEDIA_TYPE: {"schema": _reference(responses.Problem), "examples": examples},
-        },
+        "description": response.description,
+        "headers": _header_references((*response.headers, "X-Request-ID")),
+        "content": {media_type: content},
     }
 
 
-def _sample(kind: type[BindingsError]) -> BindingsError:
+def _header_references(names: tuple[str, ...]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _problem_responses(kinds: tuple[type[BindingsError], ...]) -> Json:
+    """Return one response for each status, with an example for each code that it may carry."""
+    by_status: dict[int, list[type[BindingsError]]] = {}
+    for kind in kinds:
+        by_status.setdefault(kind.http_status, []).append(kind)
+    return {str(status): _problem_response(status, kinds) for status, kinds in sorted(by_status.items())}
+
+
+def _problem_response(status: int, kinds: list[type[BindingsError]]) -> Json:
+    retry_later = any("Retry-After" in problems.headers(_sample_error(kind)) for kind in kinds)
+    examples = {kind.code: {"value": _sample_error(kind).problem() | {"request_id": "8c1f6c1e"}} for kind in kinds}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": _header_references(("X-Request-ID", "Retry-After") if retry_later else ("X-Request-ID",)),
+        "content": {problems.MEDIA_TYPE: {"schema": schemas.reference(schemas.Problem), "examples": examples}},
+    }
+
+
+def _sample_error(kind: type[BindingsError]) -> BindingsError:
     if issubclass(kind, errors.InvalidRequest):
         return kind([errors.FieldError("phone_b", "must differ from phone_a")])
     if issubclass(kind, errors.PhoneInUseAtProvider):
-        return kind(holder=_FOREIGN_HOLDER, status=statuses.IN_USE)
+        return kind(holder=samples.FOREIGN_HOLDER, status=statuses.IN_USE)
     if issubclass(kind, errors.PhoneInUse):
-        return kind(holder=_SAMPLE_HOLDER)
+        return kind(holder=samples.HOLDER)
     if issubclass(kind, errors.ProviderRefused):
         status = _sample_status(kind)
         return kind(status=status, reason=statuses.meaning(status))
     return kind()
-
-
-def _reference(model: type[BaseModel]) -> Json:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}

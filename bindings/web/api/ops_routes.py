@@ -1,9 +1,8 @@
-"""The routes for whoever runs the service: is it alive, is it ready, what does it count, what can be called."""
+"""The routes for operators: liveness, readiness, metrics, and the documentation of the API."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -14,42 +13,69 @@ from bindings.domain.roles import Permission
 from bindings.monitoring import health
 from bindings.monitoring.health import Check, Level
 from bindings.web import metrics, problems
-from bindings.web.api import openapi
+from bindings.web.api import openapi, samples, schemas
+from bindings.web.api.operations import AUTH_PROBLEMS, COMMON_PROBLEMS, Operation, ResponseDoc
 from bindings.web.api.routes import authenticate
 from bindings.web.api.serializers import json_response
 
 if TYPE_CHECKING:
     from bindings.web.state import AppState
 
-Answer = Response[bytes]
+ApiResponse = Response[bytes]
 
 DOCS = files("bindings.web") / "docs"
-# The page's own script and style, and what the vendored one puts into style attributes and images.
+# The vendored page puts styles into attributes and images into data URLs; its script and style sheet are files.
 DOCS_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-READY_FOR_S = 1.0  # an answer is good for so long: many who ask cost no more than one
+READINESS_CACHE_S = 1.0  # so that many probes cost no more than one
 
 
-@get("/livez")
-async def livez() -> Answer:
-    """Say that the process answers."""
+@get(
+    "/livez",
+    operation=Operation(
+        name="livez",
+        summary="Show that the process is alive.",
+        responses={
+            200: ResponseDoc(description="The process is alive.", model=schemas.Alive, example={"status": "ok"})
+        },
+        problems=COMMON_PROBLEMS,
+        open=True,
+        tag="operations",
+    ),
+)
+async def livez() -> ApiResponse:
+    """Show that the process is alive."""
     return json_response({"status": "ok"})
 
 
-@get("/readyz")
-async def readyz(request: Request[Any, Any, Any]) -> Answer:
-    """Say whether this replica should get traffic, and if not, why."""
-    office: AppState = request.app.state.office
-    found = await checks(office)
-    red = [check for check in found if check.level is Level.RED]
-    shown = [asdict(check) for check in found]
+@get(
+    "/readyz",
+    operation=Operation(
+        name="readyz",
+        summary="Show whether this replica should get traffic.",
+        responses={
+            200: ResponseDoc(
+                description="The replica is ready.",
+                model=schemas.Ready,
+                example={"status": "ok", "checks": [samples.CHECK]},
+            )
+        },
+        problems=(*COMMON_PROBLEMS, problems.NotReady),
+        open=True,
+        tag="operations",
+    ),
+)
+async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show whether this replica should get traffic, and if not, why."""
+    all_checks = await checks(request.app.state.app_state)
+    red = [check for check in all_checks if check.level is Level.RED]
     if not red:
-        return json_response({"status": "ok", "checks": shown})
+        return json_response({"status": "ok", "checks": all_checks})
     reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
     error = problems.NotReady(f"not ready: {reasons}")
-    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": shown}
+    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": all_checks}
     return Response(
         json_response(body).content,
         status_code=error.http_status,
@@ -58,52 +84,87 @@ async def readyz(request: Request[Any, Any, Any]) -> Answer:
     )
 
 
-async def checks(office: AppState) -> tuple[Check, ...]:
-    """Everything that readiness looks at, good for a second."""
-    at, found = office.ready
-    if time.monotonic() > at + READY_FOR_S:
-        found = await office.run_read(health.readiness_checks)
-        office.ready = (time.monotonic(), found)
-    return (*found, *_of_this_process(office))
+async def checks(app_state: AppState) -> tuple[Check, ...]:
+    """Return all checks of readiness; those of the database are cached for a second."""
+    checked_at, database_checks = app_state.readiness
+    if time.monotonic() > checked_at + READINESS_CACHE_S:
+        database_checks = await app_state.run_read(health.readiness_checks)
+        app_state.readiness = (time.monotonic(), database_checks)
+    return (*database_checks, *_process_checks(app_state))
 
 
-def _of_this_process(office: AppState) -> list[Check]:
-    found = []
-    if office.bell.stopping:
-        found.append(Check(name="process", level=Level.RED, seen="is stopping"))
-    if office.scheduler is not None:
-        stalled = office.scheduler.stalled()
+def _process_checks(app_state: AppState) -> list[Check]:
+    process_checks = []
+    if app_state.notifier.stopping:
+        process_checks.append(Check(name="process", level=Level.RED, seen="is stopping"))
+    if app_state.scheduler is not None:
+        stalled = app_state.scheduler.stalled()
         level = Level.RED if stalled else Level.OK
-        seen = f"stalled: {', '.join(stalled)}" if stalled else "every pass finishes in time"
-        found.append(Check(name="scheduler", level=level, seen=seen))
-    return found
+        text = f"stalled: {', '.join(stalled)}" if stalled else "every job finishes in time"
+        process_checks.append(Check(name="scheduler", level=level, seen=text))
+    return process_checks
 
 
-@get("/metrics", before_request=authenticate, for_=(Permission.READ,))
-async def metrics_endpoint(request: Request[Any, Any, Any]) -> Answer:
+@get(
+    "/metrics",
+    before_request=authenticate,
+    for_=(Permission.READ,),
+    operation=Operation(
+        name="metrics",
+        summary="Show the metrics in Prometheus' text format.",
+        responses={
+            200: ResponseDoc(
+                description="All metrics.", media_type="text/plain", example="bindings_doubts_open 0.0\n"
+            )
+        },
+        problems=AUTH_PROBLEMS,
+        tag="operations",
+    ),
+)
+async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show the metrics in Prometheus' text format."""
-    office: AppState = request.app.state.office
-    if office.metrics.needs_refresh():
-        await office.run_read(office.metrics.refresh_from_database)
-    office.metrics.refresh_from_process(office.desk, office.scheduler)
-    return Response(office.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    app_state: AppState = request.app.state.app_state
+    if app_state.metrics.needs_refresh():
+        await app_state.run_read(app_state.metrics.refresh_from_database)
+    app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
+    return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-@get("/openapi.json")
-async def document() -> Answer:
+@get(
+    "/openapi.json",
+    operation=Operation(
+        name="document",
+        summary="Show this document.",
+        responses={200: ResponseDoc(description="This document.", example={"openapi": "3.1.0"})},
+        problems=COMMON_PROBLEMS,
+        open=True,
+        tag="operations",
+    ),
+)
+async def document() -> ApiResponse:
     """Show the OpenAPI document."""
     return Response(openapi.document_bytes(), media_type="application/json")
 
 
-@get("/docs")
-async def docs() -> Answer:
-    """Show the document as a page to try calls from; it needs nothing from the network."""
+@get(
+    "/docs",
+    operation=Operation(
+        name="docs",
+        summary="Show this document as a page from which calls can be tried.",
+        responses={200: ResponseDoc(description="The page.", media_type="text/html", example="<!doctype html>")},
+        problems=COMMON_PROBLEMS,
+        open=True,
+        tag="operations",
+    ),
+)
+async def docs() -> ApiResponse:
+    """Show the document as a page from which calls can be tried; it loads nothing from other hosts."""
     page = (DOCS / "index.html").read_bytes()
     return Response(page, media_type=MediaType.HTML, headers={"Content-Security-Policy": DOCS_POLICY})
 
 
 def router() -> Router:
-    """Everything that is not under /v1."""
+    """Return the router of the calls that are not under /v1."""
     static = create_static_files_router(
         "/docs/static", directories=[str(DOCS / "static")], include_in_schema=False
     )

@@ -1,200 +1,181 @@
-"""What a caller may send over HTTP, as models: bodies, and the queries of addresses.
+"""What a client may send over HTTP: the fields of bodies and queries, and the functions that read them.
 
-They are read with these models, and the OpenAPI document shows them. A model says which fields there are and of
-which type; unknown ones are refused. Whether a value is good is decided in `bindings.validation`, the same for
-every way in; the limits are those of `bindings.values`. What goes out is in `shapes`.
+A model lists the fields of a request for the OpenAPI document, and which of them are required. The functions check
+names only (unknown, missing, repeated); values are checked by `bindings.validation`, the same for Python, the
+command line and HTTP. The limits in the document are those of `bindings.validation.fields`. Responses are in
+`schemas`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from msgspec import NODEFAULT, Meta, Struct, structs
 
 from bindings.domain.binding import Mode, State
+from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.validation.fields import LIMITS, MAX_EXPIRE_S, MAX_LIMIT, MAX_WAIT_S, MAX_WINDOW_S
+from bindings.web import problems
 
-LINE = r"^[^\x00-\x1f\x7f]+$"
-_PHONE = {"pattern": r"^\+?[0-9]{1,20}$"}
-_NUMBER = {"pattern": r"^\+?[0-9]{1,32}$"}
-_POOL = {"pattern": r"^[0-9A-Za-z_.+-]{1,20}$"}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from msgspec.structs import FieldInfo
+
+REVEAL = "reveal"  # the only field of a body that is an object
+REPEATED = "is given more than once"
 
 
-def _line(name: str) -> dict[str, Any]:
-    return {"minLength": 1, "maxLength": LIMITS[name], "pattern": LINE}
+def _line(name: str, description: str) -> Meta:
+    """Return the description of a text on one line, as long as the field of this name allows."""
+    return Meta(description=description, min_length=1, max_length=LIMITS[name], pattern=r"^[^\x00-\x1f\x7f]+$")
 
 
-# For the document only: `bindings.validation` refuses what does not fit, in its own words.
 PhoneText = Annotated[
-    str,
-    Field(description="Digits in international form; a leading + is stripped.", json_schema_extra=_PHONE),
+    str, Meta(description="Digits in international form; a leading + is stripped.", pattern=r"^\+?[0-9]{1,20}$")
 ]
-NumberText = Annotated[str, Field(description="A middle number, digits.", json_schema_extra=_NUMBER)]
-PoolText = Annotated[str, Field(description="The pool's name.", json_schema_extra=_POOL)]
+NumberText = Annotated[str, Meta(description="A middle number, digits.", pattern=r"^\+?[0-9]{1,32}$")]
+PoolText = Annotated[str, Meta(description="The pool's name.", pattern=r"^[0-9A-Za-z_.+-]{1,20}$")]
 ModeText = Annotated[
     str,
-    Field(
+    Meta(
         description="AXB: both parties call the same middle number. AXXB: each has their own.",
-        json_schema_extra={"enum": [mode.value for mode in Mode]},
+        extra_json_schema={"enum": [mode.value for mode in Mode]},
     ),
 ]
 StateText = Annotated[
-    str, Field(description="Where it stands.", json_schema_extra={"enum": [state.value for state in State]})
+    str,
+    Meta(description="The state of the binding.", extra_json_schema={"enum": [state.value for state in State]}),
 ]
 InstantText = Annotated[
     str,
-    Field(
+    Meta(
         description="An instant with its zone (RFC 3339); one without a zone is refused.",
-        json_schema_extra={"format": "date-time"},
+        extra_json_schema={"format": "date-time"},
     ),
 ]
-
-
-def _decimal_integer(value: Any) -> Any:
-    """A number of a query as everybody writes it: not 1_0, and not 10.0."""
-    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-        raise ValueError("must be a whole number")
-    return value
-
-
-Limit = Annotated[
-    int,
-    BeforeValidator(_decimal_integer),
-    Field(description="The most to return.", json_schema_extra={"minimum": 1, "maximum": MAX_LIMIT}),
-]
-Reference = Annotated[str, Field(description="Your order id.", json_schema_extra=_line("reference"))]
+Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=MAX_LIMIT)]
+Reference = Annotated[str, _line("reference", "Your order id.")]
 AppId = Annotated[
-    str,
-    Field(
-        description="The provider's application; the service's own where it is left out.",
-        json_schema_extra=_line("app_id"),
-    ),
+    str, _line("app_id", "The provider's application; if left out, the one that the service is configured with.")
 ]
-BindId = Annotated[str, Field(description="The provider's id.", json_schema_extra=_line("bind_id"))]
-ReasonText = Annotated[str, Field(description="Why; it goes into the history.", json_schema_extra=_line("reason"))]
-Cursor = Annotated[str, Field(description="`next_cursor` of the page before.")]
+BindId = Annotated[str, _line("bind_id", "The provider's id of the binding.")]
+Actor = Annotated[str, _line("actor", "The actor that requested the binding.")]
+ReasonText = Annotated[str, _line("reason", "The reason; it is recorded in the history.")]
+Cursor = Annotated[str, Meta(description="`next_cursor` of the previous page.")]
 
 
-def _without_reveal(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name != "reveal"}
+class RequestModel(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields of a body or of a query."""
+
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Raise `InvalidRequest` if the service would refuse the values. `values` has every field but `reveal`."""
+        raise NotImplementedError
 
 
-class RequestModel(BaseModel):
-    """What a caller sends, in a body or in a query."""
-
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Raise `InvalidRequest` for values that are no good: to name them beside fields of a wrong type."""
-
-
-class Body(RequestModel):
-    """What stands in a body. Types are taken as they are: "60" is no number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    def to_kwargs(self) -> dict[str, Any]:
-        """The fields that were sent, and are not null."""
-        return self.model_dump(exclude_none=True)
-
-
-class Bind(Body):
-    """Two phones that are to be connected for a while."""
+class Bind(RequestModel):
+    """Two phones to connect for a limited time."""
 
     phone_a: PhoneText
     phone_b: PhoneText
     pool_number: PoolText
-    expire_s: Annotated[
-        int,
-        Field(
-            description="Seconds to live, at most 72 h.",
-            json_schema_extra={"minimum": 1, "maximum": MAX_EXPIRE_S},
-        ),
-    ]
+    expire_s: Annotated[int, Meta(description="Seconds to live, at most 72 h.", ge=1, le=MAX_EXPIRE_S)]
     mode: ModeText
     app_id: AppId | None = None
     reference: Reference | None = None
     warn_s: (
         Annotated[
             int,
-            Field(
+            Meta(
                 description="Seconds before the end at which an expires_soon event is written; 0 for none;"
-                " the service's default where it is left out.",
-                json_schema_extra={"minimum": 0, "maximum": MAX_EXPIRE_S - 1},
+                " if left out, the service's default.",
+                ge=0,
+                le=MAX_EXPIRE_S - 1,
             ),
         ]
         | None
     ) = None
 
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Hold the values against the rules of a bind; the application may yet come from the settings."""
-        validation.bind_request(**given | {"app_id": "any" if given["app_id"] is None else given["app_id"]})
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a bind."""
+        validation.bind_request(**_with_any_app_id(values))
 
 
-class Unbind(Body):
+class Unbind(RequestModel):
     """Why a binding is ended early."""
 
     reason: ReasonText | None = None
 
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of an unbind."""
+        validation.optional_reason(values["reason"])
 
-class Check(Body):
-    """A bind that is only tried."""
+
+class Check(RequestModel):
+    """A bind to check without reserving anything."""
 
     phone_a: PhoneText
     phone_b: PhoneText
     mode: ModeText
     app_id: AppId | None = None
 
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Hold the values against the rules of a bind."""
-        validation.check_request(**given | {"app_id": "any" if given["app_id"] is None else given["app_id"]})
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a bind."""
+        validation.check_request(**_with_any_app_id(values))
 
 
-class Reveal(Body):
-    """Why full phones are needed: recorded with your name before they are shown."""
+class Reveal(RequestModel):
+    """Why full phones are needed: it is recorded with your name before they are shown."""
 
     reason: ReasonText
 
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a reveal."""
+        validation.reason(values["reason"])
 
-class Lookup(Body):
-    """A phone; or a middle number, and who calls it."""
+
+class Lookup(RequestModel):
+    """A phone; or a middle number, and optionally the phone that calls it."""
 
     phone: PhoneText | None = None
     middle_number: NumberText | None = None
     party: PhoneText | None = None
     reveal: Reveal | None = None
 
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Hold the values against the rules of a lookup."""
-        validation.lookup(**_without_reveal(given))
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a lookup."""
+        validation.lookup(**values)
 
 
-class Trace(Body):
+class Trace(RequestModel):
     """A middle number and an instant."""
 
     middle_number: NumberText
     at: InstantText
     party: PhoneText | None = None
     window_s: Annotated[
-        float,
-        Field(description="How near a near miss is.", json_schema_extra={"minimum": 0, "maximum": MAX_WINDOW_S}),
+        float, Meta(description="Seconds around `at` within which a near miss is shown.", ge=0, le=MAX_WINDOW_S)
     ] = 300.0
     reveal: Reveal | None = None
 
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Hold the values against the rules of a trace."""
-        window_s = 300 if given["window_s"] is None else given["window_s"]
-        validation.trace(**_without_reveal(given) | {"window_s": window_s})
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a trace."""
+        validation.trace(**values)
 
 
 class Filters(RequestModel):
-    """What a binding must match, all of it; without any filter, everything."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """What a binding must match: all of the filters. Without any filter every binding matches."""
 
     state: StateText | None = None
     mode: ModeText | None = None
@@ -207,48 +188,161 @@ class Filters(RequestModel):
     cursor: Cursor | None = None
     limit: Limit = 50
 
-    def given(self) -> dict[str, Any]:
-        """The filters that were given."""
-        return self.model_dump(exclude_none=True, exclude={"reveal"})
-
-    @classmethod
-    def check(cls, given: dict[str, Any]) -> None:
-        """Hold the values against the rules of a search; a limit that is no number is named already."""
-        limit = given["limit"] if isinstance(given["limit"], int) else 50
-        validation.filters(**_without_reveal(given) | {"limit": limit})
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of a search."""
+        validation.filters(**values)
 
 
 class Search(Filters):
-    """The same, and numbers, which may not stand in an address."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    """The filters of a list, and those that must not stand in an address: numbers and actors."""
 
     phone: PhoneText | None = None
     middle_number: NumberText | None = None
-    actor: Annotated[str, Field(description="Who asked for it.", json_schema_extra=_line("actor"))] | None = None
+    actor: Actor | None = None
     reveal: Reveal | None = None
 
 
 class Feed(RequestModel):
-    """Where to go on in the change feed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A position in the change feed."""
 
     after: (
         Annotated[
             str,
-            Field(
-                description="`next_cursor` of the page before; the beginning where it is left out.",
-                json_schema_extra={"pattern": r"^[0-9]{1,18}-[0-9]{1,18}$"},
+            Meta(
+                description="`next_cursor` of the previous page; if left out, the beginning of the feed.",
+                pattern=r"^[0-9]{1,18}-[0-9]{1,18}$",
             ),
         ]
         | None
     ) = None
     limit: Limit = 100
     wait_s: Annotated[
-        float,
-        Field(
-            description="Seconds to wait for an event where there is none yet.",
-            json_schema_extra={"minimum": 0, "maximum": MAX_WAIT_S},
-        ),
+        float, Meta(description="Seconds to wait for an event if there is none yet.", ge=0, le=MAX_WAIT_S)
     ] = 0.0
+
+    @staticmethod
+    def validate(**values: Any) -> None:
+        """Apply the rules of the change feed."""
+        validation.feed(**values)
+
+
+def _with_any_app_id(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in an application for the check: the service adds its own later."""
+    return values | {"app_id": "any" if values["app_id"] is None else values["app_id"]}
+
+
+def read_body(
+    model: type[RequestModel], raw: bytes, *, header_errors: Sequence[FieldError] = ()
+) -> dict[str, Any]:
+    """Return the fields of a body, with defaults, as arguments for the service. An optional field may be null.
+
+    Raises `Malformed` if the body is not JSON, and `InvalidRequest` with every field error if a name is wrong:
+    then the values are checked too, and `header_errors` are listed with them.
+    """
+    repeated: list[str] = []
+    values = _parse_json(raw or b"{}", repeated)
+    if not isinstance(values, dict):
+        raise InvalidRequest([FieldError("body", "must be an object"), *header_errors])
+    _check_names(model, values, repeated, header_errors)
+    fields = _fields(model)
+    return _defaults(model) | {
+        name: value for name, value in values.items() if value is not None or not _is_nullable(fields[name])
+    }
+
+
+def read_query(model: type[RequestModel], parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the parameters of a query, with defaults, as arguments; raises as `read_body` does."""
+    values = {name: _QUERY_NUMBERS.get(name, str)(texts[0]) for name, texts in parameters.items()}
+    _check_names(model, values, [name for name, texts in parameters.items() if len(texts) > 1])
+    return _defaults(model) | values
+
+
+def _parse_json(raw: bytes, repeated: list[str]) -> Any:
+    """Return the value of a JSON text, and add repeated names to `repeated`: parsers disagree which one wins."""
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return values
+
+    try:
+        text = raw.decode()
+        value = json.loads(text, object_pairs_hook=make_object)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # a ValueError if half of a surrogate pair is missing
+    except (ValueError, RecursionError):
+        raise problems.Malformed from None
+    return value
+
+
+def _check_names(
+    model: type[RequestModel],
+    values: dict[str, Any],
+    repeated: Sequence[str],
+    header_errors: Sequence[FieldError] = (),
+) -> None:
+    """Raise `InvalidRequest` if a name is unknown, missing or repeated, with the errors of all other fields."""
+    errors = [FieldError(problems.safe_field_name(name), REPEATED) for name in repeated]
+    errors += _name_errors(model, values)
+    if not errors:
+        return
+    invalid = {error.field for error in errors}
+    complete = dict.fromkeys(_fields(model)) | _defaults(model) | values
+    checked = {name: None if name in invalid else complete[name] for name in _fields(model) if name != REVEAL}
+    try:
+        model.validate(**checked)
+    except InvalidRequest as error:
+        errors += [fault for fault in error.faults if fault.field not in invalid]
+    raise InvalidRequest([*errors, *header_errors])
+
+
+def _name_errors(model: type[RequestModel], values: dict[str, Any], prefix: str = "") -> list[FieldError]:
+    """Return an error for each name that is missing or unknown, and for each value of the wrong structure."""
+    fields = _fields(model)
+    errors = [
+        FieldError(prefix + name, "is needed") for name in fields if fields[name].required and name not in values
+    ]
+    for name, value in values.items():
+        if name not in fields:
+            errors.append(FieldError(problems.safe_field_name(prefix + name), problems.UNKNOWN_FIELD))
+        elif name == REVEAL and isinstance(value, dict):
+            errors += _name_errors(Reveal, value, f"{REVEAL}.")
+        elif name == REVEAL and value is not None:
+            errors.append(FieldError(name, "must be an object"))
+        elif isinstance(value, dict | list) or (prefix and not isinstance(value, str)):
+            errors.append(FieldError(prefix + name, "must be text" if prefix else "must be text or a number"))
+    return errors
+
+
+@cache
+def _fields(model: type[RequestModel]) -> dict[str, FieldInfo]:
+    return {field.name: field for field in structs.fields(model)}
+
+
+def _defaults(model: type[RequestModel]) -> dict[str, Any]:
+    """Return the defaults that are not null."""
+    return {
+        name: field.default for name, field in _fields(model).items() if field.default not in (None, NODEFAULT)
+    }
+
+
+def _is_nullable(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.type)
+
+
+def _integer(text: str) -> int | str:
+    """Return the number, or the text for validation to refuse: 1_0 and 10.0 are not accepted."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) else text
+
+
+def _decimal(text: str) -> float | str:
+    """Return the number, or the text for validation to refuse."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+_QUERY_NUMBERS: dict[str, Callable[[str], Any]] = {"limit": _integer, "wait_s": _decimal}

@@ -1,392 +1,542 @@
-"""The routes under /v1: read the request, ask the service, show the answer. No rule of the product lives here.
+"""The routes under /v1: each reads the request, calls the service and encodes the response.
 
-Each route says whom it lets in. What is asked runs on the threads for questions, what calls the provider on
-those for binds (`desk`). A middle number or a phone never stands in an address: what has one is a POST.
+No rule about bindings belongs here.
+
+Each route names the permissions that it needs, and carries its description for the OpenAPI document. Reads run on
+the threads for reads, calls of the provider on their own threads (`executors`). A middle number or a phone never
+stands in an address: a call that has one is a POST.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from litestar import Request, Response, Router, get, post
-from pydantic import ValidationError
 
 from bindings import errors
+from bindings.domain.binding import Binding
 from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest
+from bindings.service import BindingService
 from bindings.validation import requests as validation
 from bindings.web import problems
-from bindings.web.api import requests
+from bindings.web.api import requests, samples, schemas
+from bindings.web.api.operations import (
+    BODY_PROBLEMS,
+    PROVIDER_PROBLEMS,
+    QUERY_PROBLEMS,
+    Operation,
+    ResponseDoc,
+)
 from bindings.web.api.serializers import binding_json, bindings_json, json_response, redact_events, trace_json
+from bindings.web.request import ServiceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
-    from bindings.domain.binding import Binding, Page
-    from bindings.service import BindingService, BindResult
+    from bindings.domain.binding import Event, Page
+    from bindings.service import BindResult
     from bindings.web.auth import Principal
     from bindings.web.state import AppState
 
-Model = TypeVar("Model", bound="requests.RequestModel")
-Answer = Response[bytes]
+ApiResponse = Response[bytes]
 
 KEY_HEADER = "Idempotency-Key"
 KEY = re.compile(r"[!-~]{1,255}")
-NO_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
+INVALID_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
 REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
+_BINDING = ResponseDoc(description="The binding.", model=Binding, example=samples.BINDING)
+_PAGE = ResponseDoc(
+    description="A page of bindings.",
+    model=schemas.Bindings,
+    example={"data": [samples.BINDING], "next_cursor": None},
+)
+
 
 async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None:
-    """Recognise the caller and hold their role against what the route needs; it runs before every handler.
+    """Find the principal and check the permissions of the route; it runs before every handler.
 
-    No guard: for one the framework copies the whole handler, at every request. Anybody may ask for the methods of
-    a path: the framework's own answer knows those of the path's first handler only.
+    It is not a guard: for a guard the framework copies the whole handler at every request. OPTIONS needs no key;
+    it is answered here, because the framework's own response lists the methods of the path's first handler only.
     """
     if request.method == "OPTIONS":
         path = request.scope["path_template"]
-        methods = {each for route in request.app.routes if route.path_format == path for each in route.methods}
+        methods = {method for route in request.app.routes if route.path_format == path for method in route.methods}
         return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
-    office: AppState = request.app.state.office
-    who = await office.door.authenticate(request.headers)
-    request.scope["state"]["who"] = who
-    if not who.has_permission(*request.route_handler.opt["for_"]):
+    app_state: AppState = request.app.state.app_state
+    principal = await app_state.authenticator.authenticate(request.headers)
+    request.scope["state"]["principal"] = principal
+    if not principal.has_permission(*request.route_handler.opt["for_"]):
         raise problems.Forbidden
     return None
 
 
-class _ApiRequest:
-    """One request: who asks, and the service that acts on their behalf."""
-
-    def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.office: AppState = request.app.state.office
-        self.who: Principal = request.scope["state"]["who"]
-        self._request = request
+class ApiRequest(ServiceRequest):
+    """An authenticated request to a route under /v1."""
 
     @property
-    def service(self) -> BindingService:
-        """The service in the caller's name, for what is recorded."""
-        state = self._request.scope["state"]
-        return self.office.service.as_caller(actor=self.who.actor, request_id=state["request_id"])
+    def principal(self) -> Principal:
+        """The authenticated caller."""
+        return self.require_principal
 
-    def body(self, model: type[Model], *, beside: Sequence[FieldError] = ()) -> Model:
-        """The request's body; `Malformed`, or `InvalidRequest` with every field that is wrong.
+    def body(
+        self, model: type[requests.RequestModel], *, header_errors: Sequence[FieldError] = ()
+    ) -> dict[str, Any]:
+        """Return the fields of the body; raises `Malformed` or `InvalidRequest` (see `requests.read_body`)."""
+        self._refuse_query()
+        return requests.read_body(model, self.state["body"], header_errors=header_errors)
 
-        `beside` is what is wrong with the headers: told together with a field of a wrong type.
-        """
-        self._check_no_query()
-        raw = self._request.scope["state"]["body"] or b"{}"
-        try:
-            found = model.model_validate_json(raw)
-        except ValidationError as error:
-            refused = _refused(model, raw, error)
-            if isinstance(refused, InvalidRequest):
-                refused = InvalidRequest([*refused.field_errors, *beside])
-            raise refused from None
-        _EACH_ONCE.decode(raw.decode())
-        return found
-
-    def query(self, model: type[Model]) -> Model:
-        """The request's query; a parameter that is unknown or given twice is refused."""
-        given = self._request.query_params.dict()
-        _check_once([name for name, values in given.items() if len(values) > 1])
-        once = {name: values[0] for name, values in given.items()}
-        try:
-            return model.model_validate(once)
-        except ValidationError as error:
-            raise _all_faults(model, once, error) from None
-
-    def _check_no_query(self) -> None:
-        """Refuse a query where none is read: what would be ignored may be a filter, or a phone number."""
-        if self._request.scope["query_string"]:
-            given = self._request.query_params.dict()
-            raise InvalidRequest(
-                [FieldError(problems.safe_field_name(name), problems.NO_FIELD) for name in given or [""]]
-            )
+    def query(self, model: type[requests.RequestModel]) -> dict[str, Any]:
+        """Return the parameters of the query; raises `InvalidRequest` (see `requests.read_query`)."""
+        return requests.read_query(model, self.request.query_params.dict())
 
     def binding_id(self) -> str:
-        """The id in the address, which goes into the log line only if it is one."""
-        self._check_no_query()
-        found = validation.binding_id(self._request.path_params["binding_id"])
-        self._request.scope["state"]["binding_id"] = found
-        return found
+        """Return the id in the path. The log line gets it only if it is a UUID."""
+        self._refuse_query()
+        binding_id = validation.binding_id(self.request.path_params["binding_id"])
+        self.state["binding_id"] = binding_id
+        return binding_id
 
-    def may_reveal(self, reveal: requests.Reveal | None) -> None:
-        """Refuse a wish to see full phones from whoever may not."""
-        if reveal is not None:
-            if not self.who.has_permission(Permission.REVEAL):
-                raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
-            validation.reason(reveal.reason)
+    def visible(self, binding: Binding) -> Binding:
+        """Return the binding; raises `NotFound` if the principal may not view it."""
+        if not self.principal.can_view(binding):
+            raise errors.NotFound(binding_id=binding.id)
+        return binding
 
-    def reveal(self, found: list[Binding], reveal: requests.Reveal | None) -> bool:
-        """Record that full phones are about to be shown; whether they may be."""
-        if reveal is not None and found:
-            self.service.reveal([one.id for one in found], reason=reveal.reason)
-        return reveal is not None
+    def pop_reveal(self, fields: dict[str, Any]) -> str | None:
+        """Remove `reveal` from the fields and return its reason, or None if full phones are not requested.
 
-    def visible(self, found: Binding) -> Binding:
-        """The binding, or `NotFound` where it is not the caller's to see."""
-        if not self.who.can_view(found):
-            raise errors.NotFound(binding_id=found.id)
-        return found
+        Raises `Forbidden` if the principal may not see full phones, and `InvalidRequest` if the reason is not
+        valid.
+        """
+        reveal = fields.pop(requests.REVEAL, None)
+        if reveal is None:
+            return None
+        if not self.principal.has_permission(Permission.REVEAL):
+            raise problems.Forbidden("the role of this key does not see full phone numbers; nothing was shown")
+        return validation.reason(reveal["reason"])
 
-
-def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no field stands twice: readers differ about which of them counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        _check_once([name for name in found if names.count(name) > 1])
-    return found
-
-
-_EACH_ONCE = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
+    def _refuse_query(self) -> None:
+        """Refuse a query on a call that has none: an ignored parameter may be a filter, or a phone number."""
+        if self.request.scope["query_string"]:
+            names = self.request.query_params.dict() or [""]
+            raise InvalidRequest(
+                [FieldError(problems.safe_field_name(name), problems.UNKNOWN_FIELD) for name in names]
+            )
 
 
-def _check_once(twice: list[str]) -> None:
-    if twice:
-        raise InvalidRequest(
-            [FieldError(problems.safe_field_name(name), "is given more than once") for name in twice]
-        )
+def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason: str | None) -> bool:
+    """Record that full phones are about to be shown, if there is a reason; return whether to show them."""
+    binding_ids = [binding.id for binding in bindings]
+    if reason is not None and binding_ids:
+        service.reveal(binding_ids, reason=reason)
+    return reason is not None
 
 
-def _refused(model: type[Model], raw: bytes, error: ValidationError) -> errors.BindingsError:
-    """What is wrong with a body, all of it: fields of a wrong type, and values that are no good."""
-    if any(one["type"] == "json_invalid" for one in error.errors(include_input=False, include_url=False)):
-        return problems.Malformed()
-    given = json.loads(raw)
-    return _all_faults(model, given, error) if isinstance(given, dict) else problems.invalid(error)
-
-
-def _all_faults(model: type[Model], given: dict[str, Any], error: ValidationError) -> InvalidRequest:
-    invalid = problems.invalid(error)
-    try:
-        model.check({name: given.get(name) for name in model.model_fields})
-    except InvalidRequest as values:
-        named = {fault.field for fault in invalid.field_errors}
-        return InvalidRequest(
-            [*invalid.field_errors, *(one for one in values.field_errors if one.field not in named)]
-        )
-    return invalid
-
-
-@post("/bindings", for_=(Permission.BIND,))
-async def bind(request: Request[Any, Any, Any]) -> Answer:
+@post(
+    "/bindings",
+    for_=(Permission.BIND,),
+    operation=Operation(
+        name="bind",
+        summary="Lend a middle number to two phones. With an Idempotency-Key it is always safe to repeat.",
+        body=requests.Bind,
+        example=samples.PHONES | {"pool_number": "918806", "expire_s": 3600, "reference": "order-42"},
+        headers=(KEY_HEADER,),
+        responses={
+            201: ResponseDoc(
+                description="Bound.", model=Binding, example=samples.BINDING, headers=("Location",)
+            ),
+            200: ResponseDoc(
+                description="Bound by an earlier call with this key.",
+                model=Binding,
+                example=samples.BINDING,
+                headers=("Location", REPLAYED_HEADER),
+            ),
+            202: ResponseDoc(
+                description="The outcome is not known yet; it is being resolved. Do not bind again.",
+                model=Binding,
+                example=samples.IN_DOUBT,
+                headers=("Location", REPLAYED_HEADER),
+            ),
+        },
+        problems=(
+            *BODY_PROBLEMS,
+            *PROVIDER_PROBLEMS,
+            errors.PhoneInUse,
+            errors.PhoneInUseAtProvider,
+            errors.IdempotencyMismatch,
+            errors.NoMiddleNumber,
+        ),
+    ),
+)
+async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     """Bind two phones."""
-    call = _ApiRequest(request)
+    call = ApiRequest(request)
     key = _idempotency_key(request)
-    asked = call.body(requests.Bind, beside=[NO_KEY] if key == "" else []).to_kwargs()
-    asked |= {"idempotency_key": key, "own": not call.who.has_permission(Permission.READ)}
-    metrics, service = call.office.metrics, call.service
+    fields = call.body(requests.Bind, header_errors=[INVALID_KEY] if key == "" else [])
+    fields |= {"idempotency_key": key, "own": not call.principal.has_permission(Permission.READ)}
+    metrics = call.app_state.metrics
     try:
-        bound = await call.office.desk.run_provider_call(lambda: _bind(service, asked))
+        result = await call.app_state.executors.run_provider_call(_bind, call.service, fields)
     except errors.OutcomeUnknown as unknown:
         metrics.record_bind_error(unknown)
-        return _accepted(unknown, call.who)
+        return _accepted(unknown, call.principal)
     except errors.BindingsError as error:
         metrics.record_bind_error(error)
         if isinstance(error, errors.PhoneInUse):
-            error.holder = call.who.redact_holder(error.holder)
+            error.holder = call.principal.redact_holder(error.holder)
         raise
-    metrics.record_bind(replayed=bound.replayed)
-    request.scope["state"]["binding_id"] = bound.binding.id
-    status, headers = (200, {REPLAYED_HEADER: "true"}) if bound.replayed else (201, {})
-    return json_response(binding_json(bound.binding, call.who), status, headers | _location(bound.binding))
+    metrics.record_bind(replayed=result.replayed)
+    call.state["binding_id"] = result.binding.id
+    status, headers = (200, {REPLAYED_HEADER: "true"}) if result.replayed else (201, {})
+    return json_response(binding_json(result.binding, call.principal), status, headers | _location(result.binding))
 
 
 def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
-    """The key that was given; what is no key becomes an empty one, which the service refuses with all the rest."""
-    given = request.headers.getall(KEY_HEADER, [])
-    if not given:
+    """Return the key, None if there is none, or an empty text if it is not valid: the service then refuses it."""
+    values = request.headers.getall(KEY_HEADER, [])
+    if not values:
         return None
-    return given[0] if len(given) == 1 and KEY.fullmatch(given[0]) else ""
+    return values[0] if len(values) == 1 and KEY.fullmatch(values[0]) else ""
 
 
-def _bind(service: BindingService, asked: dict[str, Any]) -> BindResult:
+def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
     try:
-        return service.bind_with_result(**asked)
-    except InvalidRequest as invalid:  # under the name that the caller gave it
-        faults = [NO_KEY if one.field == "idempotency_key" else one for one in invalid.field_errors]
+        return service.bind_with_result(**fields)
+    except InvalidRequest as invalid:  # the client knows the key by the name of its header
+        faults = [INVALID_KEY if fault.field == "idempotency_key" else fault for fault in invalid.faults]
         raise InvalidRequest(faults) from None
 
 
-def _accepted(unknown: errors.OutcomeUnknown, who: Principal) -> Answer:
+def _accepted(unknown: errors.OutcomeUnknown, principal: Principal) -> ApiResponse:
     headers = {REPLAYED_HEADER: "true"} if unknown.replayed else {}
-    return json_response(binding_json(unknown.binding, who), 202, headers | _location(unknown.binding))
+    return json_response(binding_json(unknown.binding, principal), 202, headers | _location(unknown.binding))
 
 
-def _location(found: Binding) -> dict[str, str]:
-    return {"Location": f"/v1/bindings/{found.id}"}
+def _location(binding: Binding) -> dict[str, str]:
+    return {"Location": f"/v1/bindings/{binding.id}"}
 
 
-@post("/bindings/{binding_id:str}/unbind", for_=(Permission.BIND,))
-async def unbind(request: Request[Any, Any, Any]) -> Answer:
+@post(
+    "/bindings/{binding_id:str}/unbind",
+    for_=(Permission.BIND,),
+    operation=Operation(
+        name="unbind",
+        summary="End a binding early. Safe to repeat; a binding that has ended is returned unchanged.",
+        body=requests.Unbind,
+        needs_body=False,
+        example={"reason": "trip ended"},
+        responses={
+            200: ResponseDoc(description="The binding has ended.", model=Binding, example=samples.UNBOUND),
+            202: ResponseDoc(
+                description="The provider gave no clear answer; the unbind is recorded and will be retried.",
+                model=Binding,
+                example=samples.BINDING,
+                headers=("Location",),
+            ),
+        },
+        problems=(*BODY_PROBLEMS, *PROVIDER_PROBLEMS, errors.NotFound),
+    ),
+)
+async def unbind(request: Request[Any, Any, Any]) -> ApiResponse:
     """End a binding early."""
-    call = _ApiRequest(request)
+    call = ApiRequest(request)
     binding_id = call.binding_id()
-    reason = call.body(requests.Unbind).reason
-    service = call.service
-
-    def run() -> Binding:
-        call.visible(service.get(binding_id))
-        return service.unbind(binding_id, reason=reason)
-
+    reason = call.body(requests.Unbind).get("reason")
     try:
-        ended = await call.office.desk.run_provider_call(run)
+        binding = await call.app_state.executors.run_provider_call(_unbind, call, binding_id, reason)
     except errors.OutcomeUnknown as unknown:
-        return _accepted(unknown, call.who)
-    return json_response(binding_json(ended, call.who))
+        return _accepted(unknown, call.principal)
+    return json_response(binding_json(binding, call.principal))
 
 
-@post("/bindings/check", status_code=200, for_=OWN_OR_ALL)
-async def check(request: Request[Any, Any, Any]) -> Answer:
-    """Say who would refuse a bind."""
-    call = _ApiRequest(request)
-    asked = call.body(requests.Check).to_kwargs()
-    found = await call.office.run_read(lambda service: service.check(**asked))
-    return json_response({"data": [call.who.redact_holder(holder) for holder in found]})
-
-
-@get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
-async def get_binding(request: Request[Any, Any, Any]) -> Answer:
-    """Show one binding."""
-    call = _ApiRequest(request)
-    binding_id = call.binding_id()
-    found = call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
-    return json_response(binding_json(found, call.who))
-
-
-@post("/bindings/{binding_id:str}/reveal", for_=(Permission.REVEAL,))
-async def reveal(request: Request[Any, Any, Any]) -> Answer:
-    """Show one binding with full phones, on the record."""
-    call = _ApiRequest(request)
-    binding_id = call.binding_id()
-    wish = call.body(requests.Reveal)
+def _unbind(call: ApiRequest, binding_id: str, reason: str | None) -> Binding:
     service = call.service
-
-    def run() -> Binding:
-        service.reveal([binding_id], reason=wish.reason)
-        return service.get(binding_id)
-
-    return json_response(binding_json(await call.office.desk.run_read(run), call.who, revealed=True))
+    call.visible(service.get(binding_id))
+    return service.unbind(binding_id, reason=reason)
 
 
-@get("/bindings/{binding_id:str}/events", for_=OWN_OR_ALL)
-async def history(request: Request[Any, Any, Any]) -> Answer:
-    """Show every event of a binding."""
-    call = _ApiRequest(request)
+@post(
+    "/bindings/check",
+    status_code=200,
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="check",
+        summary="Show what would block a bind now. Reserves nothing.",
+        body=requests.Check,
+        example=samples.PHONES,
+        responses={
+            200: ResponseDoc(
+                description="Bindings and holds that would block the bind.",
+                model=schemas.Holders,
+                example={"data": [samples.HOLDER]},
+            )
+        },
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def check(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show what would block a bind."""
+    call = ApiRequest(request)
+    fields = call.body(requests.Check)
+    holders = await call.run_read(BindingService.check, **fields)
+    return json_response({"data": [call.principal.redact_holder(holder) for holder in holders]})
+
+
+@get(
+    "/bindings/{binding_id:str}",
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="get",
+        summary="Show one binding as recorded.",
+        responses={200: _BINDING},
+        problems=(*QUERY_PROBLEMS, errors.NotFound),
+    ),
+)
+async def get_binding(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show one binding."""
+    call = ApiRequest(request)
+    binding = call.visible(await call.run_read(BindingService.get, call.binding_id()))
+    return json_response(binding_json(binding, call.principal))
+
+
+@post(
+    "/bindings/{binding_id:str}/reveal",
+    for_=(Permission.REVEAL,),
+    operation=Operation(
+        name="reveal",
+        summary="Show one binding with full phones; the actor and the reason are recorded first.",
+        body=requests.Reveal,
+        example={"reason": "complaint 118"},
+        responses={200: _BINDING},
+        problems=(*BODY_PROBLEMS, errors.NotFound),
+    ),
+)
+async def reveal(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show one binding with full phones, and record it."""
+    call = ApiRequest(request)
     binding_id = call.binding_id()
-    call.visible(await call.office.run_read(lambda service: service.get(binding_id)))
-    found = await call.office.run_read(lambda service: service.history(binding_id))
-    return json_response({"data": redact_events(found, call.who), "next_cursor": None})
+    reason = call.body(requests.Reveal)["reason"]
+    binding = await call.run_read(_reveal, binding_id, reason)
+    return json_response(binding_json(binding, call.principal, revealed=True))
 
 
-@get("/bindings", for_=OWN_OR_ALL)
-async def list_bindings(request: Request[Any, Any, Any]) -> Answer:
-    """List bindings by filters that are no numbers."""
-    call = _ApiRequest(request)
-    return await _searched(call, call.query(requests.Filters).given(), None)
+def _reveal(service: BindingService, binding_id: str, reason: str) -> Binding:
+    service.reveal([binding_id], reason=reason)
+    return service.get(binding_id)
 
 
-@post("/bindings/search", status_code=200, for_=OWN_OR_ALL)
-async def search(request: Request[Any, Any, Any]) -> Answer:
+@get(
+    "/bindings/{binding_id:str}/events",
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="history",
+        summary="Show every event of a binding, in order.",
+        responses={
+            200: ResponseDoc(
+                description="All events of the binding.",
+                model=schemas.History,
+                example={"data": [samples.EVENT], "next_cursor": None},
+            )
+        },
+        problems=(*QUERY_PROBLEMS, errors.NotFound),
+    ),
+)
+async def history(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show every event of a binding."""
+    call = ApiRequest(request)
+    binding_id = call.binding_id()
+    call.visible(await call.run_read(BindingService.get, binding_id))
+    events = await call.run_read(BindingService.history, binding_id)
+    return json_response({"data": redact_events(events, call.principal), "next_cursor": None})
+
+
+@get(
+    "/bindings",
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="list",
+        summary="List bindings, newest first, by filters other than numbers.",
+        query=requests.Filters,
+        responses={200: _PAGE},
+        problems=QUERY_PROBLEMS,
+    ),
+)
+async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
+    """List bindings by filters other than numbers."""
+    call = ApiRequest(request)
+    return await _search_response(call, call.query(requests.Filters))
+
+
+@post(
+    "/bindings/search",
+    status_code=200,
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="search",
+        summary="List bindings, newest first, by any filter.",
+        body=requests.Search,
+        example={"phone": samples.BINDING.phone_a.digits, "state": "active"},
+        responses={200: _PAGE},
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def search(request: Request[Any, Any, Any]) -> ApiResponse:
     """List bindings by any filter."""
-    call = _ApiRequest(request)
-    wish = call.body(requests.Search)
-    return await _searched(call, wish.given(), wish.reveal)
+    call = ApiRequest(request)
+    return await _search_response(call, call.body(requests.Search))
 
 
-async def _searched(call: _ApiRequest, filters: dict[str, Any], wish: requests.Reveal | None) -> Answer:
-    call.may_reveal(wish)
-    if not call.who.has_permission(Permission.READ):
-        filters |= {"actor": call.who.actor}
-
-    def run(service: BindingService) -> tuple[Page[Binding], bool]:
-        page = service.search(**filters)
-        return page, call.reveal(list(page.data), wish)
-
-    page, revealed = await call.office.run_read(run)
-    shown = bindings_json(page.data, call.who, revealed=revealed)
-    return json_response({"data": shown, "next_cursor": page.next_cursor})
+async def _search_response(call: ApiRequest, filters: dict[str, Any]) -> ApiResponse:
+    reveal_reason = call.pop_reveal(filters)
+    if not call.principal.has_permission(Permission.READ):
+        filters["actor"] = call.principal.actor
+    page, revealed = await call.run_read(_search, filters, reveal_reason)
+    data = bindings_json(page.data, call.principal, revealed=revealed)
+    return json_response({"data": data, "next_cursor": page.next_cursor})
 
 
-@post("/lookup", status_code=200, for_=OWN_OR_ALL)
-async def lookup(request: Request[Any, Any, Any]) -> Answer:
+def _search(
+    service: BindingService, filters: dict[str, Any], reveal_reason: str | None
+) -> tuple[Page[Binding], bool]:
+    page = service.search(**filters)
+    return page, _record_reveal(service, page.data, reveal_reason)
+
+
+@post(
+    "/lookup",
+    status_code=200,
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="lookup",
+        summary="Show the active bindings of a phone, or of a middle number and the phone that calls it.",
+        body=requests.Lookup,
+        example={"middle_number": samples.BINDING.middle_number_a, "party": samples.BINDING.phone_a.digits},
+        responses={
+            200: ResponseDoc(
+                description="The active bindings.",
+                model=schemas.ActiveBindings,
+                example={"data": [samples.BINDING]},
+            )
+        },
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def lookup(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show what is active now: the hot path."""
-    call = _ApiRequest(request)
-    wish = call.body(requests.Lookup)
-    call.may_reveal(wish.reveal)
-
-    def run(service: BindingService) -> tuple[list[Binding], bool]:
-        found = service.lookup(phone=wish.phone, middle_number=wish.middle_number, party=wish.party)
-        seen = [one for one in found if call.who.can_view(one)]
-        return seen, call.reveal(seen, wish.reveal)
-
-    found, revealed = await call.office.run_read(run)
-    return json_response({"data": bindings_json(found, call.who, revealed=revealed)})
+    call = ApiRequest(request)
+    fields = call.body(requests.Lookup)
+    reveal_reason = call.pop_reveal(fields)
+    bindings, revealed = await call.run_read(_lookup, call.principal, fields, reveal_reason)
+    return json_response({"data": bindings_json(bindings, call.principal, revealed=revealed)})
 
 
-@post("/trace", status_code=200, for_=OWN_OR_ALL)
-async def trace(request: Request[Any, Any, Any]) -> Answer:
-    """Say who had a middle number at an instant."""
-    call = _ApiRequest(request)
-    wish = call.body(requests.Trace)
-    call.may_reveal(wish.reveal)
-
-    def run(service: BindingService) -> dict[str, Any]:
-        found = service.trace(**wish.model_dump(exclude_none=True, exclude={"reveal"}))
-        everybody = [one.binding for one in found.holders] + [one.binding for one in found.near_misses]
-        return trace_json(found, call.who, revealed=call.reveal(everybody, wish.reveal))
-
-    return json_response(await call.office.run_read(run))
+def _lookup(
+    service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
+) -> tuple[list[Binding], bool]:
+    bindings = [binding for binding in service.lookup(**fields) if principal.can_view(binding)]
+    return bindings, _record_reveal(service, bindings, reveal_reason)
 
 
-@get("/events", for_=OWN_OR_ALL)
-async def events(request: Request[Any, Any, Any]) -> Answer:
-    """Show the change feed after a cursor; wait for it to go on where that is asked for."""
-    call = _ApiRequest(request)
-    wish = call.query(requests.Feed)
-    validation.feed(after=wish.after, limit=wish.limit, wait_s=wish.wait_s)
-    read = _feed_reader(call.who, wish.limit)
-    page = await call.office.run_read(read(wish.after))
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wish.wait_s
-    while not page.data and (left := deadline - loop.time()) > 0 and not call.office.bell.stopping:
+@post(
+    "/trace",
+    status_code=200,
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="trace",
+        summary="Show which bindings had a middle number at an instant, and which missed it narrowly.",
+        body=requests.Trace,
+        example={
+            "middle_number": samples.BINDING.middle_number_a,
+            "at": "2026-11-23T14:32:00Z",
+            "party": samples.BINDING.phone_a.digits,
+        },
+        responses={
+            200: ResponseDoc(
+                description="The holders and the near misses.", model=schemas.TraceResponse, example=samples.TRACE
+            )
+        },
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def trace(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show which bindings had a middle number at an instant."""
+    call = ApiRequest(request)
+    fields = call.body(requests.Trace)
+    reveal_reason = call.pop_reveal(fields)
+    return json_response(await call.run_read(_trace, call.principal, fields, reveal_reason))
+
+
+def _trace(
+    service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
+) -> dict[str, Any]:
+    result = service.trace(**fields)
+    bindings = [holder.binding for holder in result.holders] + [miss.binding for miss in result.near_misses]
+    return trace_json(result, principal, revealed=_record_reveal(service, bindings, reveal_reason))
+
+
+@get(
+    "/events",
+    for_=OWN_OR_ALL,
+    operation=Operation(
+        name="events",
+        summary="Read the change feed after a cursor. An event that commits late is never skipped.",
+        query=requests.Feed,
+        responses={
+            200: ResponseDoc(
+                description="A page of events.",
+                model=schemas.Events,
+                example={"data": [samples.EVENT], "next_cursor": samples.EVENT.cursor},
+            )
+        },
+        problems=QUERY_PROBLEMS,
+    ),
+)
+async def events(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show the change feed after a cursor; with `wait_s` wait for new events (long polling)."""
+    call = ApiRequest(request)
+    fields = {"after": None} | call.query(requests.Feed)
+    validation.feed(**fields)
+    page = await call.run_read(_read_feed, call.principal, fields["after"], fields["limit"])
+    notifier, loop = call.app_state.notifier, asyncio.get_running_loop()
+    deadline = loop.time() + fields["wait_s"]
+    while not page.data and (remaining_s := deadline - loop.time()) > 0 and not notifier.stopping:
         after = str(page.next_cursor)
-        if not await _until_disconnected(request, call.office.bell.wait(after, left)):
+        if not await _until_disconnected(request, notifier.wait(after, remaining_s)):
             break
-        await call.office.door.ensure_still_valid(call.who, request.headers)
-        page = await call.office.run_read(read(after))
-    return json_response({"data": redact_events(page.data, call.who), "next_cursor": page.next_cursor})
+        await call.app_state.authenticator.ensure_still_valid(call.principal, request.headers)
+        page = await call.run_read(_read_feed, call.principal, after, fields["limit"])
+    return json_response({"data": redact_events(page.data, call.principal), "next_cursor": page.next_cursor})
+
+
+def _read_feed(service: BindingService, principal: Principal, after: str | None, limit: int) -> Page[Event]:
+    """Return a page of the feed: all events for a reader, those of its own bindings for an app."""
+    if principal.has_permission(Permission.READ):
+        return service.events(after=after, limit=limit)
+    return service.events_for_actor(principal.actor, after=after, limit=limit)
 
 
 async def _until_disconnected(request: Request[Any, Any, Any], waiting: Coroutine[Any, Any, None]) -> bool:
-    """Wait for as long as the caller does; False where they went away first."""
-    wait, gone = asyncio.ensure_future(waiting), asyncio.ensure_future(_gone(request))
+    """Wait while the client is connected; return False if it disconnects first."""
+    wait, disconnect = asyncio.ensure_future(waiting), asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((wait, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((wait, disconnect), return_when=asyncio.FIRST_COMPLETED)
         return wait.done() and wait.result() is None
     finally:
         wait.cancel()
-        gone.cancel()
+        disconnect.cancel()
 
 
-async def _gone(request: Request[Any, Any, Any]) -> None:
+async def _disconnected(request: Request[Any, Any, Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _feed_reader(who: Principal, limit: int) -> Callable[[str | None], Callable[[BindingService], Page[Any]]]:
-    """How this caller reads the feed: all of it, or the events of what they asked for."""
-    if who.has_permission(Permission.READ):
-        return lambda after: lambda service: service.events(after=after, limit=limit)
-    return lambda after: lambda service: service.events_for_actor(who.actor, after=after, limit=limit)
-
-
 def router() -> Router:
-    """Everything under /v1."""
+    """Return the router of all calls under /v1."""
     handlers = [bind, unbind, check, get_binding, reveal, history, list_bindings, search, lookup, trace, events]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

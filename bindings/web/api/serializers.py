@@ -16,61 +16,64 @@ if TYPE_CHECKING:
     from bindings.web.auth import Principal
 
 
-def _masked(value: Any) -> str:
+def mask_phone(value: Any) -> str:
+    """Encode a phone, masked (for msgspec's `enc_hook`)."""
     if isinstance(value, Phone):
         return str(value)
     raise NotImplementedError(type(value).__name__)
 
 
-def _in_full(value: Any) -> str:
+def _show_phone(value: Any) -> str:
     if isinstance(value, Phone):
         return value.digits
     raise NotImplementedError(type(value).__name__)
 
 
-_MASKED = msgspec.json.Encoder(enc_hook=_masked)
-_IN_FULL = msgspec.json.Encoder(enc_hook=_in_full)
+_MASKED = msgspec.json.Encoder(enc_hook=mask_phone)
+_IN_FULL = msgspec.json.Encoder(enc_hook=_show_phone)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    """A value as the body of an answer; phones in it are masked."""
+    """Return a response with the value as its body; phones in it are masked."""
     return Response(
         _MASKED.encode(value), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
 
 
-def binding_json(found: Binding, who: Principal, *, revealed: bool = False) -> msgspec.Raw:
-    """A binding as this caller sees it."""
-    encoder = _IN_FULL if revealed or who.sees_phones(found) else _MASKED
-    return msgspec.Raw(encoder.encode(found))
+def binding_json(binding: Binding, principal: Principal, *, revealed: bool = False) -> msgspec.Raw:
+    """Encode a binding for the principal; phones in full if `revealed` or if the principal sent them."""
+    encoder = _IN_FULL if revealed or principal.sees_phones(binding) else _MASKED
+    return msgspec.Raw(encoder.encode(binding))
 
 
-def bindings_json(found: Iterable[Binding], who: Principal, *, revealed: bool = False) -> list[msgspec.Raw]:
-    """Bindings as this caller sees them."""
-    return [binding_json(one, who, revealed=revealed) for one in found]
+def bindings_json(
+    bindings: Iterable[Binding], principal: Principal, *, revealed: bool = False
+) -> list[msgspec.Raw]:
+    """Encode bindings for the principal."""
+    return [binding_json(binding, principal, revealed=revealed) for binding in bindings]
 
 
-def redact_events(found: Iterable[Event], who: Principal) -> list[Event]:
-    """Events as this caller sees them."""
-    return [who.redact_event(one) for one in found]
+def redact_events(events: Iterable[Event], principal: Principal) -> list[Event]:
+    """Return the events as the principal may see them."""
+    return [principal.redact_event(event) for event in events]
 
 
-def trace_json(found: Trace, who: Principal, *, revealed: bool) -> dict[str, Any]:
-    """A trace as this caller sees it; what is not the caller's to see is left out."""
+def trace_json(trace: Trace, principal: Principal, *, revealed: bool) -> dict[str, Any]:
+    """Return a trace for the principal, without the bindings that the principal may not view."""
     return {
         "holders": [
-            {"binding": binding_json(one.binding, who, revealed=revealed), "certainty": one.certainty}
-            for one in found.holders
-            if who.can_view(one.binding)
+            {"binding": binding_json(holder.binding, principal, revealed=revealed), "certainty": holder.certainty}
+            for holder in trace.holders
+            if principal.can_view(holder.binding)
         ],
         "near_misses": [
             {
-                "binding": binding_json(one.binding, who, revealed=revealed),
-                "relation": one.relation,
-                "at": one.at,
-                "offset_s": one.offset_s,
+                "binding": binding_json(miss.binding, principal, revealed=revealed),
+                "relation": miss.relation,
+                "at": miss.at,
+                "offset_s": miss.offset_s,
             }
-            for one in found.near_misses
-            if who.can_view(one.binding)
+            for miss in trace.near_misses
+            if principal.can_view(miss.binding)
         ],
     }

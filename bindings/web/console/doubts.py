@@ -42,8 +42,8 @@ async def resolve(request: Request[Any, Any, Any]) -> Reply:
     try:
         why = validation.reason(visit.form.get("reason", ""))
     except InvalidRequest as refusal:
-        return await _list(visit, status=422, faults=refusal.field_errors)
-    errand = await visit.office.errands.reconcile(
+        return await _list(visit, status=422, faults=refusal.faults)
+    errand = await visit.app_state.reconcile_runs.reconcile(
         visit.service, actor=visit.require_principal.actor, reason=why, dry_run=visit.form.get("how") != "now"
     )
     return visit.redirect(f"/doubts/resolve/{errand.id}")
@@ -53,7 +53,7 @@ async def resolve(request: Request[Any, Any, Any]) -> Reply:
 async def resolved(request: Request[Any, Any, Any]) -> Reply:
     """Show how far a reconciliation is, or what came of it."""
     visit = PageContext(request)
-    errand = visit.office.errands.find(request.path_params["errand_id"])
+    errand = visit.app_state.reconcile_runs.find(request.path_params["errand_id"])
     if errand is None:
         raise NotFound("this process knows of no such run; when it has ended, it stands under Reports")
     return visit.page("reconcile_run.html", errand=errand)
@@ -74,7 +74,9 @@ async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
     why, dry = visit.form.get("reason", ""), visit.form.get("how") != "now"
     service = visit.service
     try:
-        marked = await visit.office.desk.run_read(lambda: service.mark_absent(binding.id, reason=why, dry_run=dry))
+        marked = await visit.app_state.executors.run_read(
+            lambda: service.mark_absent(binding.id, reason=why, dry_run=dry)
+        )
     except InvalidRequest as refusal:
         return _absent(visit, binding, status=422, faults=refusal.field_errors, why=why)
     if dry:
@@ -90,7 +92,7 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
         return service.runtime.database.clock(), overview.next_scan(service.runtime), page
 
     now, next_scan, page = await visit.run_read(ask)
-    config = visit.office.service.settings
+    config = visit.app_state.service.settings
     return visit.page(
         "doubts.html",
         status=status,
@@ -102,13 +104,13 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
         outlooks={one.id: next_steps(one, now, config, next_scan) for one in page.data},
         settled={one.id: acceptance_deadline(one, config.timestamp_tolerance_s) for one in page.data},
         state=State,
-        calls_provider=visit.office.service.runtime.client is not None,
-        running=visit.office.errands.running,
+        calls_provider=visit.app_state.service.calls_provider,
+        running=visit.app_state.reconcile_runs.running,
     )
 
 
 def _absent(visit: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
-    settled = acceptance_deadline(binding, visit.office.service.settings.timestamp_tolerance_s)
+    settled = acceptance_deadline(binding, visit.app_state.service.settings.timestamp_tolerance_s)
     return visit.page(
         "mark_absent.html",
         status=status,

@@ -79,7 +79,7 @@ async def _parts(
     kind: str,
 ) -> AsyncIterator[bytes]:
     """The file, part by part; each part is read on a thread for questions."""
-    desk, service = visit.office.desk, visit.service
+    executors, service = visit.app_state.executors, visit.service
     digest, count = hashlib.sha256(), 0
     try:
         part = header_line(names, kind).encode()
@@ -87,14 +87,14 @@ async def _parts(
             digest.update(part)
             if part:
                 yield part
-            batch = await desk.run_read(lambda: next(found, None))
+            batch = await executors.run_read(lambda: next(found, None))
             if batch is None:
                 break
             count += len(batch)
             part = format_lines(batch, names, kind).encode()
     finally:
-        await desk.run_read(found.close)  # also where the browser went away: it ends what is read
-    await desk.run_read(
+        await executors.run_read(found.close)  # also where the browser went away: it ends what is read
+    await executors.run_read(
         lambda: service.access_log.finish_export(export_id, row_count=count, sha256=digest.hexdigest())
     )
 

@@ -40,7 +40,7 @@ async def show(request: Request[Any, Any, Any]) -> Reply:
         )
 
     seen, figures, trends = await visit.run_read(ask)
-    checks = await ops_routes.checks(visit.office)
+    checks = await ops_routes.checks(visit.app_state)
     counted = [trend.pool.counted_at for trend in trends if trend.pool.counted_at is not None]
     return visit.page(
         "overview.html",

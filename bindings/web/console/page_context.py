@@ -53,7 +53,7 @@ class PageContext:
     """A request to the console, after the door has let it in."""
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.office: AppState = request.app.state.office
+        self.app_state: AppState = request.app.state.app_state
         self.request = request
         self.form: dict[str, str] = self._state.get("form", {})
         self.now = datetime.now(UTC)  # for words such as "3 min ago" only
@@ -67,7 +67,7 @@ class PageContext:
     @property
     def principal(self) -> Principal | None:
         """Who is signed in; None on the pages that are open to all."""
-        return self._state.get("who")
+        return self._state.get("principal")
 
     @property
     def token(self) -> str:
@@ -77,12 +77,12 @@ class PageContext:
     @property
     def over_tls(self) -> bool:
         """Whether the browser's connection is encrypted."""
-        return self.office.proxies.over_tls(self.request.scope)
+        return self.app_state.proxies.over_tls(self.request.scope)
 
     @property
     def address(self) -> str:
         """Where the browser is."""
-        return self.office.proxies.address(self.request.scope)
+        return self.app_state.proxies.address(self.request.scope)
 
     @property
     def actor_filter(self) -> str | None:
@@ -100,14 +100,14 @@ class PageContext:
     @property
     def service(self) -> BindingService:
         """The service in the caller's name, for what is recorded."""
-        return self.office.service.as_caller(
+        return self.app_state.service.as_caller(
             actor=self.require_principal.actor, request_id=self._state["request_id"]
         )
 
     async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
         """Ask the service something in the caller's name."""
         service = self.service
-        return await self.office.desk.run_read(lambda: question(service))
+        return await self.app_state.executors.run_read(lambda: question(service))
 
     def may(self, permission: Permission) -> bool:
         """Whether the caller's role allows it."""

@@ -56,9 +56,11 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         state["form"] = await _form(connection)
     if route.opt.get(OPEN):
         return
-    office: AppState = connection.app.state.office
+    app_state: AppState = connection.app.state.app_state
     try:
-        state["who"] = who = await office.door.authenticate_session(state["token"], connection.headers)
+        state["principal"] = who = await app_state.authenticator.authenticate_session(
+            state["token"], connection.headers
+        )
     except problems.Unauthenticated:
         raise SignInNeeded from None
     if not who.has_permission(*route.opt["for_"]):
@@ -76,8 +78,8 @@ def cookie(*, over_tls: bool) -> str:
 
 
 def _token(connection: ASGIConnection[Any, Any, Any, Any]) -> tuple[str, bool]:
-    office: AppState = connection.app.state.office
-    given = connection.cookies.get(cookie(over_tls=office.proxies.over_tls(connection.scope)), "")
+    app_state: AppState = connection.app.state.app_state
+    given = connection.cookies.get(cookie(over_tls=app_state.proxies.over_tls(connection.scope)), "")
     return (given, False) if TOKEN.match(given) else (new_token(), True)
 
 

@@ -26,17 +26,17 @@ async def sign_in(request: Request[Any, Any, Any]) -> Reply:
     """Begin a session, with a token that nobody knew before."""
     visit = PageContext(request)
     back = _safe_redirect(visit.form.get("next", "/"))
-    tries, address = visit.office.tries, visit.address
+    tries, address = visit.app_state.sign_in_limiter, visit.address
     if not tries.take(address):
         raise problems.RateLimited("too many tries to sign in; nothing was done", retry_after_s=10)
-    token = await visit.office.door.sign_in(visit.form.get("key", ""))
+    token = await visit.app_state.authenticator.sign_in(visit.form.get("key", ""))
     if token is None:
         _log.warning("sign-in refused", address=address)
         message = "This key is not known, has expired, or was revoked."
         return visit.page("sign_in.html", status=401, back=back, fault=message)
     tries.refund(address)
     if not visit.request.scope["state"]["token_is_new"]:
-        await visit.office.door.sign_out(visit.token)
+        await visit.app_state.authenticator.sign_out(visit.token)
     answer = visit.redirect(back)
     visit.set_session_cookie(answer, token)
     return answer
@@ -46,7 +46,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Reply:
 async def sign_out(request: Request[Any, Any, Any]) -> Reply:
     """End the session on every replica."""
     visit = PageContext(request)
-    await visit.office.door.sign_out(visit.token)
+    await visit.app_state.authenticator.sign_out(visit.token)
     answer = visit.redirect("/sign-in")
     answer.headers["Clear-Site-Data"] = '"cache"'  # pages that a browser kept for its Back button
     return answer

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 GOOD = json.dumps(BIND).encode()
 TRACE = b'{"middle_number": "1", "at": "2026-01-01T00:00:00Z", "window_s": %s}'
-LARGEST = middleware.LARGEST_BODY
+MAX_BODY = middleware.MAX_BODY_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "UTF-32": (posted(json.dumps(BIND).encode("utf-32")), 400, "malformed"),
     "a byte order mark": (posted(b"\xef\xbb\xbf" + GOOD), 400, "malformed"),
     "Latin-1": (posted(b'{"reference": "\xe9"}'), 400, "malformed"),
-    "as large as it may be": (posted(b" " * (LARGEST - 2) + b"{}", path="/v1/lookup"), 422, "invalid-request"),
-    "a byte too large": (posted(b" " * (LARGEST - 1) + b"{}", path="/v1/lookup"), 413, "too-large"),
+    "as large as it may be": (posted(b" " * (MAX_BODY - 2) + b"{}", path="/v1/lookup"), 422, "invalid-request"),
+    "a byte too large": (posted(b" " * (MAX_BODY - 1) + b"{}", path="/v1/lookup"), 413, "too-large"),
     "far too large": (posted(b" " * 4_000_000, path="/v1/lookup"), 413, "too-large"),
     "chunks, as large as they may be": (
         chunked(*[b" " * 1_024] * 63, b" " * 1_022, b"{}"),
@@ -109,9 +109,9 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "two types": (posted(b"{}", "Content-Type: text/plain"), 400),
     "two keys": (get("/v1/bindings", "Authorization: Bearer a", "Authorization: Bearer b"), 400),
     "a key of other letters": (get("/v1/bindings", "Authorization: Bearer bnd_" + "\xe9" * 33), 401),
-    "a header that is too large": (get("/v1/bindings", f"X-A: {'a' * http_protocol.LARGEST_HEAD}"), 431),
+    "a header that is too large": (get("/v1/bindings", f"X-A: {'a' * http_protocol.MAX_HEAD_BYTES}"), 431),
     "too many headers": (get("/v1/bindings", *(f"X-{number}: a" for number in range(9_000))), 431),
-    "a query that is too large": (get(f"/v1/bindings?cursor={'A' * http_protocol.LARGEST_HEAD}"), 431),
+    "a query that is too large": (get(f"/v1/bindings?cursor={'A' * http_protocol.MAX_HEAD_BYTES}"), 431),
     "a head that never ends": (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 1_000_000, 431),
     "an address of 64 KiB": (get("/v1/" + "a/" * 32_768), 400),
     "no address": (request(b"", path="", method="GET"), 400),
@@ -234,7 +234,7 @@ def test_requests_on_one_connection_are_answered_in_order(listening: Running) ->
 def test_who_waits_to_be_asked_for_a_body_is_asked_or_refused(listening: Running) -> None:
     answer = speak(listening, posted(b"{}", "Expect: 100-continue", path="/v1/lookup"))
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 422 ")
-    refused = request(b"", JSON, f"Content-Length: {LARGEST + 1}", "Expect: 100-continue")
+    refused = request(b"", JSON, f"Content-Length: {MAX_BODY + 1}", "Expect: 100-continue")
     assert problem(speak(listening, refused))["status"] == 413
 
 
@@ -281,7 +281,7 @@ def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
 def test_frames_and_trailers_around_a_body_have_an_end(
     listening: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "MOST_AROUND_A_BODY", 4_096)
+    monkeypatch.setattr(http_protocol, "MAX_BYTES_AROUND_BODY", 4_096)
     with connect(listening) as endless:
         endless.sendall(request(b"2\r\n{}\r\n0\r\n", JSON, "Transfer-Encoding: chunked", path="/v1/lookup"))
         wait_for(lambda: bool(listening.uvicorn.server_state.tasks))  # the head is through: this is no head
@@ -295,7 +295,7 @@ def test_past_the_most_connections_the_next_one_is_told_to_come_back(
 ) -> None:
     listening.session.close()
     wait_for(lambda: not listening.uvicorn.server_state.connections)
-    monkeypatch.setattr(http_protocol, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 2)
     held = [connect(listening) for _ in range(2)]
     answer = speak(listening, get("/livez"))
     assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
@@ -309,8 +309,8 @@ def test_a_caller_who_goes_away_is_noticed_and_their_place_is_free(listening: Ru
     after = listening.get("/v1/events").json()["next_cursor"]
     with connect(listening) as waiting:
         waiting.sendall(get(f"/v1/events?after={after}&wait_s=30"))
-        wait_for(lambda: listening.office.bell._waiting == 1)
-    wait_for(lambda: listening.office.bell._waiting == 0)
+        wait_for(lambda: listening.app_state.notifier._waiting == 1)
+    wait_for(lambda: listening.app_state.notifier._waiting == 0)
     with connect(listening) as half:
         half.sendall(request(b"{", JSON, "Content-Length: 10"))
         half.shutdown(socket.SHUT_RDWR)

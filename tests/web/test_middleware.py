@@ -63,7 +63,7 @@ def test_json_is_read_however_it_is_spelt(running: Running, content_type: str) -
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(running: Running) -> None:
-    answer = speak(running, request(b"", JSON, f"Content-Length: {middleware.LARGEST_BODY + 1}"))
+    answer = speak(running, request(b"", JSON, f"Content-Length: {middleware.MAX_BODY_BYTES + 1}"))
     assert (status(answer), b"too-large" in answer) == (413, True)
 
 

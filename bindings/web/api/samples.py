@@ -1,0 +1,97 @@
+"""One sample of each value that the API returns: the examples of the OpenAPI document are encoded from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from bindings.domain.binding import (
+    Binding,
+    Certainty,
+    Event,
+    EventKind,
+    Holder,
+    Mode,
+    Reason,
+    State,
+    Trace,
+    TraceHolder,
+)
+from bindings.domain.phone import Phone
+from bindings.monitoring.health import Check, Level
+
+_REQUESTED_AT = datetime(2026, 11, 23, 14, 30, 0, 120_000, tzinfo=UTC)
+
+
+def _after(seconds: float) -> datetime:
+    return _REQUESTED_AT + timedelta(seconds=seconds)
+
+
+BINDING = Binding(
+    id="01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90",
+    mode=Mode.AXB,
+    phone_a=Phone("9188067701"),
+    phone_b=Phone("9188067799"),
+    pool_number="918806",
+    app_id="4luaKsL2",
+    scope="default",
+    reference="order-42",
+    idempotency_key="order-42/1",
+    expire_s=3600,
+    warn_s=None,
+    bind_id="1002",
+    middle_number_a="9188061024",
+    middle_number_b="9188061024",
+    state=State.ACTIVE,
+    provider_status=None,
+    reason=None,
+    actor="key:rides",
+    request_id="8c1f6c1e-order-42",
+    requested_at=_REQUESTED_AT,
+    send_by=_after(5),
+    settle_by=_after(16),
+    sent_at=_after(0.01),
+    answered_at=_after(0.19),
+    expires_at=_after(3600.01),
+    held_until=_after(3636.19),
+    unbind_requested_at=None,
+    ended_at=None,
+    version=2,
+)
+IN_DOUBT = replace(
+    BINDING,
+    state=State.IN_DOUBT,
+    reason=Reason.NO_CLEAR_ANSWER,
+    bind_id=None,
+    middle_number_a=None,
+    middle_number_b=None,
+    answered_at=None,
+    expires_at=None,
+)
+UNBOUND = replace(BINDING, state=State.UNBOUND)
+EVENT = Event(
+    cursor="7412-118",
+    binding_id=BINDING.id,
+    sequence=2,
+    kind=EventKind.ACTIVATED,
+    at=_after(0.19),
+    actor=BINDING.actor,
+    request_id=BINDING.request_id,
+    detail={"bind_id": BINDING.bind_id},
+)
+HOLDER = Holder(
+    id=BINDING.id,
+    actor=BINDING.actor,
+    reference=BINDING.reference,
+    mode=BINDING.mode,
+    state=BINDING.state,
+    held_until=BINDING.held_until,
+    retry_after_s=3636,
+    why="binding",
+)
+FOREIGN_HOLDER = replace(
+    HOLDER, id=None, actor=None, reference=None, mode=None, state=None, retry_after_s=60, why="refused"
+)
+TRACE = Trace(holders=(TraceHolder(binding=BINDING, certainty=Certainty.CERTAIN),), near_misses=())
+CHECK = Check(name="schema", level=Level.OK, seen="as this version needs", todo=None)
+PHONES = {"phone_a": BINDING.phone_a.digits, "phone_b": BINDING.phone_b.digits, "mode": "AXB"}

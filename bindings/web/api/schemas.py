@@ -1,0 +1,169 @@
+"""The schemas of the OpenAPI document: made of the domain's dataclasses, and of the models of requests.
+
+Responses are encoded directly from those dataclasses, so a field cannot be missing here. Added to them are only
+the objects around them (pages, problems), and descriptions for clients. What a client may send is in `requests`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bindings.domain.binding import Binding, Event, Holder, NearMiss, TraceHolder
+from bindings.errors import FieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Json = dict[str, Any]
+
+REFERENCE = "#/components/schemas/{name}"
+Ok = Annotated[str, Meta(extra_json_schema={"const": "ok"})]
+
+
+class Bindings(Struct):
+    """A page of bindings, newest first; `next_cursor` is null at the end."""
+
+    data: list[Binding]
+    next_cursor: str | None
+
+
+class ActiveBindings(Struct):
+    """The bindings that are active now, newest first."""
+
+    data: list[Binding]
+
+
+class Events(Struct):
+    """Events in the order in which they became final; `next_cursor` is never null: use it for the next call."""
+
+    data: list[Event]
+    next_cursor: str
+
+
+class History(Struct):
+    """Every event of a binding, in order; there is no further page."""
+
+    data: list[Event]
+    next_cursor: None
+
+
+class Holders(Struct):
+    """The bindings and holds that would block the bind; empty if it would be accepted."""
+
+    data: list[Holder]
+
+
+class TraceResponse(Struct):
+    """The bindings that had the middle number at the instant, and those that missed it narrowly."""
+
+    holders: list[TraceHolder]
+    near_misses: list[NearMiss]
+
+
+class Problem(Struct, kw_only=True):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Meta(description="Stable; the same in Python and on the command line.")]
+    request_id: str
+    may_have_acted: Annotated[bool, Meta(description="Whether the provider may have acted.")]
+    safe_to_retry: Annotated[bool, Meta(description="Whether the same call may be repeated unchanged.")]
+    binding_id: str | None = None
+    retry_after_s: int | None = None
+    errors: list[FieldError] | None = None
+    holder: Holder | None = None
+    provider_status: str | None = None
+    provider_reason: str | None = None
+    checks: Annotated[list[dict[str, Any]] | None, Meta(description="Of /readyz only.")] = None
+
+
+class Alive(Struct):
+    """The process is alive."""
+
+    status: Ok
+
+
+class Ready(Struct):
+    """The replica is ready; `checks` lists what was checked."""
+
+    status: Ok
+    checks: list[dict[str, Any]]
+
+
+MASKED = {"description": "Masked, except for the actor that sent it, and after a reveal."}
+ACTOR = {"description": "The actor that requested the binding."}
+# For clients, instead of the docstrings of the classes, and in addition to the types of their fields.
+DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
+    Binding: (
+        "A binding as recorded. `active` counts only before `expires_at` and if no unbind was requested.",
+        {
+            "phone_a": MASKED,
+            "phone_b": MASKED,
+            "bind_id": {"description": "The provider's id of the binding."},
+            "middle_number_a": {"description": "The number that A sees and calls."},
+            "middle_number_b": {"description": "The number that B sees and calls."},
+            "actor": ACTOR,
+            "settle_by": {"description": "A pending binding past this is in doubt."},
+            "expires_at": {"description": "The earliest instant at which the provider may end it."},
+            "held_until": {"description": "The latest instant at which the provider may hold the phones."},
+        },
+    ),
+    Event: (
+        "One entry of the append-only history. It never carries a phone.",
+        {"sequence": {"description": "Counts the events of a binding from 1 without a gap."}},
+    ),
+    Holder: (
+        "What holds a requested phone. Without an `id` it is not our binding, or you may not see it.",
+        {"actor": ACTOR},
+    ),
+    TraceHolder: ("A binding that had the middle number.", {}),
+    NearMiss: (
+        "A binding that ended shortly before, or began shortly after, the instant.",
+        {"relation": {"enum": ["ended", "began"]}},
+    ),
+    FieldError: ("One field that is not valid. Its value is never repeated.", {}),
+    Problem: (str(Problem.__doc__), {}),
+}
+
+
+def components(models: Iterable[type[Any]]) -> dict[str, Json]:
+    """Return the schemas of the models, and of all types that they refer to, by name."""
+    _, schemas = msgspec.json.schema_components(models, schema_hook=_custom_type, ref_template=REFERENCE)
+    for schema in schemas.values():
+        del schema["title"]  # it repeats the name
+        if "enum" in schema:
+            schema["type"] = "string"
+    for model, (description, fields) in DESCRIPTIONS.items():
+        if (schema := schemas.get(model.__name__)) is not None:
+            schema["description"] = description
+            _complete_fields(model, schema["properties"], fields)
+    if (problem := schemas.get("Problem")) is not None:
+        problem["additionalProperties"] = True
+    return schemas
+
+
+def reference(model: type[Any]) -> Json:
+    """Return a reference to the model's schema."""
+    return {"$ref": REFERENCE.format(name=model.__name__)}
+
+
+def _complete_fields(model: type[Any], properties: dict[str, Json], fields: dict[str, Json]) -> None:
+    for name, annotation in get_type_hints(model).items() if is_dataclass(model) else ():
+        if datetime in (annotation, *get_args(annotation)):
+            schema = properties[name]
+            schema.get("anyOf", [schema])[0]["format"] = "date-time"
+    for name, addition in fields.items():
+        properties[name] |= addition
+
+
+def _custom_type(_: type[Any]) -> Json:
+    """Return the schema of a type that msgspec does not know: a phone, which is encoded as text."""
+    return {"type": "string"}
