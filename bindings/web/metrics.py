@@ -111,7 +111,7 @@ class Metrics:
         """
         self._refreshed_at = time.monotonic()
         try:
-            self._gauges.set_database(health_metrics(service))
+            self._gauges.set_database(health_metrics(service.runtime))
         except BindingsError:
             self._gauges.mark_database_down()
 

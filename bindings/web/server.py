@@ -89,7 +89,7 @@ def serve(
     hosts and no key was ever created: every client would be an admin.
     """
     loopback = is_loopback(host)
-    if not loopback and not service.keys.any_exist():
+    if not loopback and not service.api_keys.any_exist():
         message = "is reachable from other hosts: create a key first with `bindings keys create`, or use 127.0.0.1"
         raise InvalidRequest([FieldError("host", message)])
     listener = listen(host, port)

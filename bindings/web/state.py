@@ -37,7 +37,7 @@ class AppState:
         self.metrics = Metrics()
         self.notifier = FeedNotifier(service, self.executors)
         self.authenticator = Authenticator(
-            service.keys,
+            service.api_keys,
             service.sessions,
             self.executors,
             loopback=loopback,
@@ -46,8 +46,8 @@ class AppState:
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
         self.sign_in_limiter = SignInLimiter()
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
-        if service.provider is not None:
-            service.provider.on_call = self.metrics.record_provider_call
+        if service.runtime.client is not None:
+            service.runtime.client.on_call = self.metrics.record_provider_call
 
     async def run_read(
         self,

@@ -38,7 +38,7 @@ class Running:
 
     def key(self, role: str, name: str | None = None, **given: Any) -> dict[str, str]:
         """The headers of a caller with a new key."""
-        made = self.service.keys.create(name=name or role, role=role, **given)
+        made = self.service.api_keys.create(name=name or role, role=role, **given)
         self.app_state.authenticator._key_exists_checked_at = float("-inf")
         return {"Authorization": f"Bearer {made.key}"}
 

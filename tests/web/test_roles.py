@@ -40,7 +40,7 @@ def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_n
 
 def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> None:
     running.key("admin")
-    running.service.keys.revoke(running.service.keys.list()[0].id)
+    running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     running.app_state.authenticator._cache.clear()
     assert running.get("/v1/bindings").status_code == 401
 
@@ -89,8 +89,8 @@ def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Ru
     assert running.get("/v1/bindings", app).status_code == 200
     key = running.service.api_keys.list()[0]
     assert key.last_used_at is not None
-    revoked = running.service.keys.revoke(key.id)
-    assert running.service.keys.revoke(key.id) == revoked
+    revoked = running.service.api_keys.revoke(key.id)
+    assert running.service.api_keys.revoke(key.id) == revoked
     running.app_state.authenticator._cache.clear()  # in earnest this takes five seconds
     assert running.get("/v1/bindings", app).status_code == 401
     with pytest.raises(NotFound):
@@ -308,8 +308,8 @@ def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
     )
     waiting.start()
     wait_for(lambda: running.app_state.notifier._waiting == 1)
-    (key,) = (key for key in running.service.keys.list() if key.role is Role.AUDITOR)
-    running.service.keys.revoke(key.id)
+    (key,) = (key for key in running.service.api_keys.list() if key.role is Role.AUDITOR)
+    running.service.api_keys.revoke(key.id)
     assert running.bind(admin).status_code == 201
     waiting.join(30)
     assert answers == [401]

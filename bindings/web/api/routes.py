@@ -147,9 +147,7 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
         example=samples.PHONES | {"pool_number": "918806", "expire_s": 3600, "reference": "order-42"},
         headers=(KEY_HEADER,),
         responses={
-            201: ResponseDoc(
-                description="Bound.", model=Binding, example=samples.BINDING, headers=("Location",)
-            ),
+            201: ResponseDoc(description="Bound.", model=Binding, example=samples.BINDING, headers=("Location",)),
             200: ResponseDoc(
                 description="Bound by an earlier call with this key.",
                 model=Binding,

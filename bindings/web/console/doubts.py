@@ -104,7 +104,7 @@ async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...
         outlooks={one.id: next_steps(one, now, config, next_scan) for one in page.data},
         settled={one.id: acceptance_deadline(one, config.timestamp_tolerance_s) for one in page.data},
         state=State,
-        calls_provider=visit.app_state.service.calls_provider,
+        calls_provider=visit.app_state.service.runtime.client is not None,
         running=visit.app_state.reconcile_runs.running,
     )
 
