@@ -61,7 +61,7 @@ def measure(context: BenchContext) -> list[Result]:
     bench_db, sizes = context.postgres(), context.sizes
     with BindingService.open(database_url=bench_db.url) as service, _signed_in_browser(service) as browser:
         service.count_pools()
-        service.tally()
+        service.update_statistics()
         paths = _paths(browser, service)
         return [_compare(name, path, browser, sizes) for name, path in paths.items()]
 

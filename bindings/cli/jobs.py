@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bindings.cli import context, options, output
-from bindings.jobs.registry import EXPIRE, WARN
-from bindings.jobs.runner import JobRunner
+from bindings.jobs.registry import EXPIRE, POOLS, RECONCILE, RECOVER, RETENTION, WARN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bindings.cli.options import RawValue
     from bindings.jobs.reconcile import ReconcileResult
+    from bindings.jobs.registry import JobSpec
     from bindings.store.pools import Pool
 
 LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
@@ -31,12 +33,26 @@ REPORT_COUNTS = (
 )
 
 
-@click.command()
+CONTINUOUSLY = "`bindings scheduler` runs this job continuously."
+
+
+def job_command(job: JobSpec, *details: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator for the command of a job: its name and the first line of its help are the registry's."""
+    return click.command(name=job.command, help="\n\n".join([f"{job.summary} {CONTINUOUSLY}", *details]))
+
+
+def _run(job: JobSpec, *, as_json: bool) -> Any:
+    from bindings.jobs.runner import JobRunner
+
+    with context.open_service(as_json=as_json) as service:
+        return JobRunner(service.runtime).run(job)
+
+
+@job_command(EXPIRE)
 @options.as_json
 def expire(*, as_json: bool) -> None:
-    """Expire the bindings whose time is over. `bindings scheduler` runs this job continuously."""
-    with context.open_service(as_json=as_json) as service:
-        result = JobRunner(service.runtime).run(EXPIRE)
+    """Run `expire` and print its counts."""
+    result = _run(EXPIRE, as_json=as_json)
     if as_json:
         output.emit(result)
         return
@@ -45,12 +61,11 @@ def expire(*, as_json: bool) -> None:
         output.message("There are more bindings to expire: run the command again.")
 
 
-@click.command()
+@job_command(WARN)
 @options.as_json
 def warn(*, as_json: bool) -> None:
-    """Write expires_soon events for bindings that end soon. `bindings scheduler` runs this job continuously."""
-    with context.open_service(as_json=as_json) as service:
-        result = JobRunner(service.runtime).run(WARN)
+    """Run `warn` and print its counts."""
+    result = _run(WARN, as_json=as_json)
     if as_json:
         output.emit(result)
         return
@@ -59,14 +74,14 @@ def warn(*, as_json: bool) -> None:
         output.message("There are more bindings to announce: run the command again.")
 
 
-@click.command()
+@job_command(
+    POOLS,
+    "CAPACITY is the number that the provider lists, or the number in use when the provider last had no number left."
+    " For a pool that is low, a pool_low event was written.",
+)
 @options.as_json
 def pools(*, as_json: bool) -> None:
-    """Count the active bindings of each pool and list the pools. `bindings scheduler` counts every minute.
-
-    CAPACITY is the number that the provider lists, or the number in use when the provider last had no number
-    left. For a pool that is low, a pool_low event was written.
-    """
+    """Run `pools` and list the pools."""
     with context.open_service(as_json=as_json) as service:
         service.count_pools()
         pools_in_use = service.pools()
@@ -89,10 +104,10 @@ def _capacity_cells(pool: Pool) -> tuple[str, str]:
     return "unknown" if pool.capacity is None else str(pool.capacity), "low" if pool.low_at else ""
 
 
-@click.command()
+@job_command(RECOVER)
 @options.as_json
 def recover(*, as_json: bool) -> None:
-    """Complete operations that a crash or a lost response interrupted, if no scan is needed."""
+    """Run `recover` and print its counts."""
     with context.open_service(as_json=as_json) as service:
         result = service.recover()
     if as_json:
@@ -105,16 +120,16 @@ def recover(*, as_json: bool) -> None:
         )
 
 
-@click.command()
+@job_command(
+    RECONCILE,
+    "Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match the zone"
+    " setting; in this case nothing is concluded from the list.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @options.as_json
 @click.pass_context
 def reconcile(command: click.Context, *, dry_run: bool, as_json: bool) -> None:
-    """Compare with the provider's list and correct the differences.
-
-    Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match the zone
-    setting; in this case nothing is concluded from the list.
-    """
+    """Run `reconcile` and print its counts."""
     with (
         context.open_service(as_json=as_json) as service,
         output.spinner("reading the provider's list ...", as_json=as_json),
@@ -130,14 +145,11 @@ def reconcile(command: click.Context, *, dry_run: bool, as_json: bool) -> None:
         command.exit(LIST_NOT_READ)
 
 
-@click.command()
+@job_command(RETENTION, "Without this setting nothing is deleted.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
 @options.as_json
 def retention(*, dry_run: bool, as_json: bool) -> None:
-    """Delete data that ended more than BINDINGS_RETENTION_DAYS ago, and create the month's partition of events.
-
-    Without this setting nothing is deleted. `bindings scheduler` runs this job continuously.
-    """
+    """Run `retention` and print its counts."""
     with context.open_service(as_json=as_json) as service:
         result = service.apply_retention(dry_run=dry_run)
     if as_json:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bindings.jobs.registry import JOBS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -33,15 +35,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "stats": "stats:stats",
         "doubts": "queries:doubts",
     },
-    "Jobs": {
-        "expire": "jobs:expire",
-        "warn": "jobs:warn",
-        "pools": "jobs:pools",
-        "recover": "jobs:recover",
-        "reconcile": "jobs:reconcile",
-        "reports": "jobs:reports",
-        "retention": "jobs:retention",
-    },
+    "Jobs": {job.command: f"jobs:{job.command}" for job in JOBS if job.command} | {"reports": "jobs:reports"},
     "Operate": {
         "serve": "serve:serve",
         "scheduler": "run:scheduler",

@@ -95,7 +95,7 @@ def _play(world: World, end: datetime) -> Day:
     world.service.reconcile(dry_run=True, reason="complaint 118")
     world.service.count_pools()
     JobRunner(world.service.runtime).run(EXPIRE)
-    world.service.tally()
+    world.service.update_statistics()
     service = world.service
     return Day(
         ride=service.get(ride.id),

@@ -71,7 +71,7 @@ def test_lead_time_that_is_invalid_or_not_below_the_life_is_refused_before_sendi
 ) -> None:
     with pytest.raises(errors.InvalidRequest) as excinfo:
         harness.bind(expire_s=600, warn_s=warn_s)
-    assert [fault.field for fault in excinfo.value.faults] == ["warn_s"]
+    assert [fault.field for fault in excinfo.value.field_errors] == ["warn_s"]
     assert harness.received("bind") == 0
 
 

@@ -58,4 +58,4 @@ def test_once_per_period_job_that_never_finishes_logs_a_warning(
 
     with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
         assert repeated.wait(30)
-    assert "slow: 5 passes in a row ran out of time" in caplog.text
+    assert "slow: 5 runs in a row ran out of time" in caplog.text

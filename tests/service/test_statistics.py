@@ -30,7 +30,7 @@ ALL = tuple(EventKind)
 
 def count_events(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
     feed_has_caught_up(harness.service)
-    harness.service.tally()
+    harness.service.update_statistics()
     return event_statistics(harness.database, span, ALL)
 
 
@@ -74,7 +74,7 @@ def test_counting_again_in_small_batches_counts_nothing_twice(harness: ServiceHa
         harness.bind(*pair)
     feed_has_caught_up(harness.service)
     assert update_statistics(harness.database, batch=3).events == 8
-    assert harness.service.tally().events == 0
+    assert harness.service.update_statistics().events == 0
     assert totals(count_events(harness)) == {("requested", ""): 4, ("activated", ""): 4}
 
 
@@ -123,7 +123,7 @@ def test_statistics_too_old_to_show_are_deleted_and_events_are_kept(harness: Ser
     harness.bind(A, B)
     count_events(harness)
     harness.clock.advance(timedelta(days=401).total_seconds())
-    harness.service.tally()
+    harness.service.update_statistics()
     rows = harness.database.read(lambda connection: connection.execute(select(tallies_table)).all())
     assert rows == []
     remaining_events = harness.database.read(
@@ -142,7 +142,7 @@ def _set_pool(harness: ServiceHarness, live: int, **fields: object) -> None:
         connection.execute(insert(pools_table).values(values | fields))
 
     harness.database.write(work)
-    harness.service.tally()
+    harness.service.update_statistics()
 
 
 def test_growing_pool_of_known_size_forecasts_when_it_is_full(harness: ServiceHarness) -> None:
@@ -168,10 +168,10 @@ def test_pool_without_observations_has_no_known_size_and_no_trend(harness: Servi
     ("live", "slope", "text", "needs_attention"),
     [
         (50, 0, "50 of about 200 in use (25%), steady", False),
-        (190, -60, "shrinking by 60 an hour", True),
-        (200, 0, "as full as when it ran out", True),
+        (190, -60, "shrinking by 60 per hour", True),
+        (200, 0, "full", True),
         (250, 0, "250 of about 200", True),
-        (20, 2, "growing by 2 an hour: full in about 3 d", False),
+        (20, 2, "growing by 2 per hour: full in about 3 d", False),
     ],
 )
 def test_forecast_summarizes_use_and_trend(

@@ -49,7 +49,7 @@ def test_it_gives_what_sqlalchemy_gives(world: World) -> None:
     made = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
     hot = asked(world.service, str(made.middle_number_a))
     with mock.patch.object(
-        CompiledStatement, "rows", lambda hot, connection, values: connection.execute(hot._statement, values)
+        CompiledStatement, "fetch_all", lambda hot, connection, values: connection.execute(hot._statement, values)
     ):
         plain = asked(world.service, str(made.middle_number_a))
     assert hot == plain == [[made]] * 3

@@ -119,7 +119,7 @@ def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
     engines = service.runtime.database._engine, service.runtime.database._reader
     for engine in engines:
         event.listen(engine, "before_cursor_execute", catch)
-    with mock.patch.object(CompiledStatement, "rows", _seen):
+    with mock.patch.object(CompiledStatement, "fetch_all", _seen):
         yield caught
     for engine in engines:
         event.remove(engine, "before_cursor_execute", catch)
@@ -329,7 +329,7 @@ def _hot(service: BindingService, call: Callable[[BindingService], object]) -> l
         caught.append((compiled.sql, compiled.parameters(values)))
         return found
 
-    with mock.patch.object(CompiledStatement, "rows", catch):
+    with mock.patch.object(CompiledStatement, "fetch_all", catch):
         call(service)
     return caught
 
@@ -415,7 +415,7 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
         told = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
         service.runtime.database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
-        service.tally()
+        service.update_statistics()
         ways = explained(
             service,
             lambda: event_statistics(service.runtime.database, TimeRange.HOUR, tuple(EventKind)),

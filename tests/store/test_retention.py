@@ -191,7 +191,7 @@ def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_read
     kept = list(years.service.events().data)
     *missed, last = [event for event in written if event not in kept]
     for ask in (years.service.events, lambda after: years.service.events_for_actor("test", after=after)):
-        with pytest.raises(errors.InvalidRequest, match="gone") as told:
+        with pytest.raises(errors.InvalidRequest, match="deleted") as told:
             ask(after=missed[0].cursor)
         assert [fault.field for fault in told.value.field_errors] == ["after"]
     assert read_on(years.service, last.cursor)[0] == kept

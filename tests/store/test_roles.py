@@ -87,7 +87,7 @@ def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(worl
     assert JobRunner(service.runtime).run(EXPIRE).expired == 1
     service.recover()
     service.count_pools()
-    service.tally()
+    service.update_statistics()
     assert service.apply_retention().finished
     list(service.export_bindings())
     _administer(service)

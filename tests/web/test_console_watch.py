@@ -49,7 +49,7 @@ def doubt(world: World, fault: str = "lost_reply", *, age_s: float = 400) -> Bin
 
 def counted(world: World) -> None:
     feed_has_caught_up(world.service)
-    world.service.tally()
+    world.service.update_statistics()
 
 
 def test_every_page_of_an_empty_service_says_what_to_do_and_names_no_other_host(watched: Running) -> None:

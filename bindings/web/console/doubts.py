@@ -42,7 +42,7 @@ async def resolve(request: Request[Any, Any, Any]) -> Reply:
     try:
         why = validation.reason(visit.form.get("reason", ""))
     except InvalidRequest as refusal:
-        return await _list(visit, status=422, faults=refusal.faults)
+        return await _list(visit, status=422, faults=refusal.field_errors)
     errand = await visit.app_state.reconcile_runs.reconcile(
         visit.service, actor=visit.require_principal.actor, reason=why, dry_run=visit.form.get("how") != "now"
     )
