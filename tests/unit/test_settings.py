@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_and_a_value_beside_its_file_are_faults(tmp_p
     assert "hunter2" not in str(refused.value)
     file = tmp_path / "url"
     file.write_text("sqlite:///x.db")
-    with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL_FILE: is set beside"):
+    with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL_FILE: is set together with"):
         load({"BINDINGS_DATABASE_URL_FILE": str(file), "BINDINGS_DATABASE_URL": "sqlite:///y.db"})
 
 
