@@ -109,7 +109,7 @@ CASES = [
     lacking("pnsNumberB"),
     unknown("200 with HTML", http(HTML), "HTTP 200 without an envelope"),
     unknown("200 with nothing", http(b""), "HTTP 200 without an envelope"),
-    unknown("a doubled field", http(b'{"status":"0",' + WHOLE[1:]), "a field stands twice"),
+    unknown("a doubled field", http(b'{"status":"0",' + WHOLE[1:]), "a field occurs twice"),
     unknown("bad UTF-8", http(WHOLE.replace(b"success", b"\xff")), "not JSON"),
     unknown("a success under 201", answer(http_status=201), "HTTP 201", status="0"),
     unknown("a success under 400", answer(http_status=400), "HTTP 400", status="0"),

@@ -12,7 +12,7 @@ import pytest
 
 from bindings.provider import wire
 from bindings.provider.simulator import Call, Fault, FaultKind, Simulator, parse_fault
-from bindings.provider.simulator.replies import ELSEWHERE
+from bindings.provider.simulator.replies import REDIRECT_TARGET
 from tests.provider.simulator_calls import A, B, C, Clock, D, bind, bind_body, connect, page, signed, unbind
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_a_cut_body_ends_before_its_announced_length(simulator: Simulator) -> No
 def test_a_redirect_leads_to_a_place_where_followers_are_seen(simulator: Simulator) -> None:
     simulator.script("redirect", times=1)
     answer = bind(simulator, A, B)
-    assert (answer.code, answer.headers["Location"]) == (302, ELSEWHERE)
+    assert (answer.code, answer.headers["Location"]) == (302, REDIRECT_TARGET)
 
 
 def test_a_truncated_answer_has_its_status_and_no_data(simulator: Simulator) -> None:
