@@ -55,7 +55,7 @@ CASES = [
 def test_the_policy_says_what_the_table_says(
     policy: Policy, held: Mode | None, state: State | None, asked: Mode, same: bool, verdict: bool
 ) -> None:
-    assert conflicts(policy, held=held, state=state, asked=asked, same_pair=same) is verdict
+    assert conflicts(policy, held=held, state=state, requested=asked, same_pair=same) is verdict
 
 
 def test_the_table_covers_every_combination_once() -> None:
