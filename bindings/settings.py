@@ -72,7 +72,12 @@ class Settings(BaseModel):
     """All settings; frozen. The variable of a setting is `BINDINGS_` and its name in capitals."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, validate_default=True
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        arbitrary_types_allowed=True,  # datetime.timezone
     )
 
     database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
