@@ -5,18 +5,19 @@
     with BindingService.from_env() as service:
         binding = service.bind(phone_a=..., phone_b=..., pool_number=..., expire_s=3600, mode="AXB")
 
-Reading map, from the story to its parts: `service` (reserve, call, settle), `upkeep` (one pass of each kind),
-`questions` (lookup, trace, search), `binding` (states and values), `conflict` (who refuses whom), `admission` (may
-a bind start), `passes` (what time, a scan and retention do), `store` (all SQL), `provider` (all HTTP to the
-provider, and its simulator), `scheduler` (when passes run), `health`, `cli`, `web` (the HTTP service and the
-console). Importing this package loads none of them: the names below are looked up when they are first used.
+Where to start reading: `service` (the facade), `lifecycle` (one binding: reserve, call, settle; lookup, trace and
+search), `jobs` (expiry, recovery, reconciliation, retention), `domain` (states, values, the conflict policy),
+`validation`, `access` (API keys, sessions, the access log), `webhooks`, `monitoring`, `store` (all SQL),
+`provider` (all HTTP to the provider, and its simulator), `scheduler` (when jobs run), `cli`, and `web` (the HTTP
+service and the console). Importing this package loads none of them: the names below are imported when they are
+first used.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as every checker reads it; importing typing costs as long as starting Python
+TYPE_CHECKING = False  # type checkers take it as true; importing typing takes as long as starting Python
 if TYPE_CHECKING:
     from typing import Any
 
@@ -42,17 +43,17 @@ __all__ = [
     "errors",
 ]
 
-_HOMES = {
+_MODULES = {
     "BindingService": "service",
     "BindingsError": "errors",
-    "Phone": "phone",
+    "Phone": "domain.phone",
     "Scheduler": "scheduler",
-} | dict.fromkeys(("Binding", "Event", "Holder", "Mode", "Page", "State", "Trace"), "binding")
+} | dict.fromkeys(("Binding", "Event", "Holder", "Mode", "Page", "State", "Trace"), "domain.binding")
 
 
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("bindings.errors")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'bindings' has no attribute {name!r}")
-    return getattr(import_module(f"bindings.{_HOMES[name]}"), name)
+    return getattr(import_module(f"bindings.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m bindings`: the command line without its script."""
+"""`python -m bindings`: the command line, if the script `bindings` is not on the path."""
 
 from bindings.cli import main
 

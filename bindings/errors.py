@@ -227,7 +227,7 @@ class ProviderRefused(BindingsError):
 
 
 class ProviderAccountRefused(ProviderRefused):
-    """The provider refuses the account, whatever the request, and did nothing. Run `bindings doctor`."""
+    """The provider refuses every request of the account and did nothing. Run `bindings doctor`, then try again."""
 
     code = "provider-account"
     http_status = 503
@@ -360,7 +360,7 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
         Reason.ACCOUNT: ReasonInfo(
             sentence="the provider refused the account",
             error=ProviderAccountRefused,
-            message="the provider refuses the account, whatever the request; no binding was created and the phones"
+            message="the provider refuses every request of the account; no binding was created and the phones"
             " are free. Run `bindings doctor`",
             retry_after_s=ACCOUNT_RETRY_S,
         ),
@@ -431,22 +431,23 @@ BIND_FAILURES: tuple[type[BindingsError], ...] = tuple(
 )
 
 
-def error_for(binding: Binding, *, said: str | None = None, holder: Holder | None = None) -> BindingsError:
+def error_for(binding: Binding, *, cause: str | None = None, holder: Holder | None = None) -> BindingsError:
     """Return the exception for a binding that did not become active.
 
     It is the same for the first caller and for one who repeats the idempotency key: a binding that failed has used
-    up its key, and the message says so. `said` is the provider's own text, if this call received it; `holder` the
-    holder of a phone that the provider reported as in use.
+    up its key, and the message says so. `cause` is the text of the outcome, if this call made one: the provider's
+    own words, or why the request was not sent. `holder` is the holder of a phone that the provider reported as in
+    use.
     """
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
-    error = _failure(binding, said, holder)
+    error = _failure(binding, cause, holder)
     if binding.idempotency_key is not None:
         error.args = (f"{error}. The idempotency key of this bind is used up: try again with a new one",)
     return error
 
 
-def _failure(binding: Binding, said: str | None, holder: Holder | None) -> BindingsError:
+def _failure(binding: Binding, cause: str | None, holder: Holder | None) -> BindingsError:
     info = _info(binding.reason)
     status, binding_id = binding.provider_status, binding.id
     kind = info.error or ProviderRefused
@@ -454,11 +455,15 @@ def _failure(binding: Binding, said: str | None, holder: Holder | None) -> Bindi
         return kind(info.message, holder=holder or _unknown_holder(binding), status=status, binding_id=binding_id)
     if issubclass(kind, ProviderRefused):
         return kind(
-            info.message, status=status, reason=said, retry_after_s=info.retry_after_s, binding_id=binding_id
+            info.message,
+            status=status,
+            reason=cause,
+            retry_after_s=info.retry_after_s,
+            binding_id=binding_id,
         )
     message = info.message
-    if binding.reason == Reason.NEVER_SENT and said:
-        message = f"the request was never sent ({said}) and the phones are free"
+    if binding.reason == Reason.NEVER_SENT and cause:
+        message = f"the request was never sent ({cause}) and the phones are free"
     return kind(message, retry_after_s=info.retry_after_s, binding_id=binding_id)
 
 

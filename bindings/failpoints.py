@@ -1,8 +1,8 @@
-"""Named places at which a test may stop the process; nothing at all in normal use.
+"""Fail points: named places at which a test can stop the process. Without effect in normal use.
 
-`reach(name)` is one comparison with None. The fault harness (tests/faults) installs a hook that kills, stops or
-delays the process when a name is reached, which is how "whatever dies, and whenever" is tried out for real.
-The product never installs one, and no setting and no variable of the environment can.
+`hit(name)` is one comparison with None. The fault tests (tests/faults) install a hook that kills, stops or delays
+the process when it hits a name, to test that it may die at any of these places. The product never installs a hook,
+and no setting or environment variable can.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Every name, in the order of the story; a test holds this list equal to the places that reach them.
+# Every name, in the order of a binding's life; a test checks that this list matches the calls of `hit`.
 NAMES = (
     "bind.before_reserve",
     "bind.reserve_in_transaction",
@@ -49,12 +49,12 @@ _hook: Callable[[str], None] | None = None
 
 
 def hit(name: str) -> None:
-    """Tell the hook, if a test installed one, that this place was reached."""
+    """Call the hook with this name, if a test installed one."""
     if _hook is not None:
         _hook(name)
 
 
 def install(hook: Callable[[str], None] | None) -> None:
-    """Install the hook of a test, or take it away with None."""
-    global _hook  # noqa: PLW0603 -- one process, one experiment
+    """Install the hook of a test, or remove it with None."""
+    global _hook  # noqa: PLW0603 -- one hook in a process
     _hook = hook

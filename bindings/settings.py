@@ -1,7 +1,7 @@
 """The settings, from arguments and from `BINDINGS_...` environment variables.
 
-Here live the names, defaults and bounds of every setting. Nothing is read at import: `load()` reads the
-environment once, reports every fault at once under the variable's name, and never echoes a value.
+The names, defaults and bounds of all settings belong here. Nothing is read at import: `load()` reads the
+environment once, and reports all errors together, under the names of the variables and without their values.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from datetime import timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PREFIX = "BINDINGS_"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-IGNORED_PREFIX = "BINDINGS_TEST_"  # the test suite's own variables
+IGNORED_PREFIX = "BINDINGS_TEST_"  # variables of the test suite
 FROM_FILE = ("DATABASE_URL", "PROVIDER_API_KEY", "PROVIDER_API_SECRET")
 
 
 class SettingsError(ValueError):
-    """The settings cannot be used; `faults` holds (variable, message) pairs, all of them."""
+    """The settings are not valid; `faults` has a (variable, message) pair for each error."""
 
     def __init__(self, faults: tuple[tuple[str, str], ...]) -> None:
         super().__init__("; ".join(f"{variable}: {message}" for variable, message in faults))
@@ -34,7 +33,7 @@ class SettingsError(ValueError):
 
 
 def _zone(value: Any) -> Any:
-    """Read `+08:00` as a fixed offset; named zones shift twice a year and are refused."""
+    """Parse `+08:00` as a fixed offset. Named time zones are refused: their offset changes twice a year."""
     if isinstance(value, timezone):
         return value
     match = re.fullmatch(r"([+-])(\d{2}):([0-5]\d)", str(value))
@@ -60,20 +59,25 @@ def _base_url(value: str) -> str:
 
 
 def _networks(value: Any) -> Any:
-    """Read addresses and networks with commas between them."""
+    """Parse addresses and networks, separated by commas."""
     if isinstance(value, tuple):
         return value
     try:
-        return tuple(ipaddress.ip_network(each.strip()) for each in str(value).split(",") if each.strip())
+        return tuple(ipaddress.ip_network(part.strip()) for part in str(value).split(",") if part.strip())
     except ValueError:
-        raise ValueError("must be addresses or networks such as 10.0.0.0/8, with commas between them") from None
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8, separated by commas") from None
 
 
-class Settings(BaseSettings):
-    """Every setting of the product; frozen. The variable is the field's name in capitals, prefixed."""
+class Settings(BaseModel):
+    """All settings; frozen. The variable of a setting is `BINDINGS_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        arbitrary_types_allowed=True,  # datetime.timezone
     )
 
     database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
@@ -101,25 +105,13 @@ class Settings(BaseSettings):
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from `load()` only, so that one place reads the environment."""
-        return (init_settings,)
-
     def guard_for(self, expire_s: int) -> float:
-        """Seconds that a phone stays held past the end of a binding of `expire_s` seconds."""
+        """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
         return max(5.0, 0.01 * expire_s) if self.guard_s is None else self.guard_s
 
     def effective(self) -> dict[str, str]:
-        """Variable → value as text, secrets masked and the database password hidden."""
-        return {_variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields}
+        """Return the value of each variable as text, with secrets and the database password masked."""
+        return {_variable(name): _masked_text(name, getattr(self, name)) for name in type(self).model_fields}
 
 
 class SettingsValues(TypedDict, total=False):
@@ -151,40 +143,42 @@ class SettingsValues(TypedDict, total=False):
     trusted_proxies: Sequence[Network] | str
 
 
-def load(environment: Mapping[str, str] | None = None, **given: Any) -> Settings:
-    """Read the settings: what is `given` (and not None) wins over the environment.
+def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Return the settings of `overrides` (those that are not None), then of the environment, then the defaults.
 
-    A secret may stand in a file that `BINDINGS_<NAME>_FILE` names. Raises `SettingsError` with every fault;
-    reads files and environment, connects to nothing, and is safe to repeat.
+    A secret may be in a file that `BINDINGS_<NAME>_FILE` names. Raises `SettingsError` with all errors. Reads the
+    environment and files; safe to repeat.
     """
     source = os.environ if environment is None else environment
     values, faults = _from_environment(source)
-    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {name: value for name, value in overrides.items() if value is not None}
     settings: Settings | None = None
     try:
         settings = Settings(**values)
-    except ValidationError as error:
-        faults += [(_variable(str(fault["loc"][0])), _message(fault)) for fault in error.errors()]
+    except ValidationError as invalid:
+        faults += [(_variable(str(error["loc"][0])), _message(error)) for error in invalid.errors()]
     if settings is None or faults:
         raise SettingsError(tuple(sorted(set(faults))))
     return settings
 
 
 def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the values by setting, and the errors by variable."""
     values: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
-    known = {_variable(name): name for name in Settings.model_fields}
-    files = {f"{PREFIX}{name}_FILE": name.lower() for name in FROM_FILE}
+    fields = {_variable(name): name for name in Settings.model_fields}
+    file_fields = {f"{PREFIX}{name}_FILE": name.lower() for name in FROM_FILE}
     for variable, value in source.items():
         if not variable.startswith(PREFIX) or variable.startswith(IGNORED_PREFIX):
             continue
-        if variable in known:
-            values[known[variable]] = value
-        elif variable in files:
-            if _variable(files[variable]) in source:
-                faults.append((variable, f"is set beside {_variable(files[variable])}; keep one of them"))
+        if variable in fields:
+            values[fields[variable]] = value
+        elif variable in file_fields:
+            field = file_fields[variable]
+            if _variable(field) in source:
+                faults.append((variable, f"is set together with {_variable(field)}; set only one of them"))
             try:
-                values[files[variable]] = Path(value).read_text(encoding="utf-8").strip()
+                values[field] = Path(value).read_text(encoding="utf-8").strip()
             except (OSError, ValueError):
                 faults.append((variable, "names a file that cannot be read"))
         else:
@@ -192,19 +186,19 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
     return values, faults
 
 
-def _message(fault: Any) -> str:
-    return str(fault["msg"]).removeprefix("Value error, ")
+def _message(error: Any) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _shown(name: str, value: Any) -> str:
+def _masked_text(name: str, value: Any) -> str:
     if name == "database_url":
-        # Everything up to the last "@" may be a password, whatever it is made of, and so may a query parameter.
-        hidden = re.sub(r"://.*@", "://***@", value.get_secret_value())
-        return re.sub(r"(?i)((?:pass|sslkey|sslpass)[^=&]*=)[^&]*", r"\1***", hidden)
+        # Everything up to the last "@" may be a password, with any characters, and so may a query parameter.
+        masked = re.sub(r"://.*@", "://***@", value.get_secret_value())
+        return re.sub(r"(?i)((?:pass|sslkey|sslpass)[^=&]*=)[^&]*", r"\1***", masked)
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, timezone):

@@ -1,5 +1,5 @@
-"""Values and rules of the domain, pure: no SQL, no HTTP, no clock.
+"""Values and rules of the domain. Pure: no SQL, no HTTP, no clock.
 
-Bindings, phones, the conflict policy, traces, roles and how values are serialized. Imports nothing of the package
-outside this folder.
+Bindings, phones, the conflict policy, traces, roles, explanations of failures, and the serialization of values.
+Imports nothing of the package outside this folder.
 """

@@ -1,7 +1,7 @@
-"""What a binding is: its states and their transitions, its events, and who holds a phone.
+"""Bindings: their states and transitions, their events, and the holders of phones.
 
-Pure values: no SQL, no HTTP, no clock. The states and the rules about them are invariant I5: states only
-move forward, a terminal state never changes.
+Pure values: no SQL, no HTTP, no clock. The transitions are invariant I5: states only move forward, and a terminal
+state never changes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Item = TypeVar("Item")
 
 
 class Mode(StrEnum):
-    """AXB: both parties see and call the same middle number. AXXB: each has their own."""
+    """AXB: both parties see and call the same middle number. AXXB: each party has its own."""
 
     AXB = "AXB"
     AXXB = "AXXB"
 
 
 class State(StrEnum):
-    """Where a binding stands; `follows` says which states may come next."""
+    """The state of a binding; `next_states` are the allowed transitions."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -39,16 +39,16 @@ class State(StrEnum):
 
     @property
     def next_states(self) -> frozenset[State]:
-        """The states that may come next; empty for a terminal state."""
-        return _FOLLOWS[self]
+        """Return the states that may come next; empty for a terminal state."""
+        return _NEXT_STATES[self]
 
     @property
     def terminal(self) -> bool:
-        """Whether the state can never change again."""
-        return not _FOLLOWS[self]
+        """Return whether the state can never change again."""
+        return not _NEXT_STATES[self]
 
 
-_FOLLOWS: dict[State, frozenset[State]] = {
+_NEXT_STATES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.ACTIVE, State.IN_DOUBT, State.FAILED}),
     State.IN_DOUBT: frozenset({State.ACTIVE, State.FAILED, State.LAPSED}),
     State.ACTIVE: frozenset({State.EXPIRED, State.UNBOUND}),
@@ -60,7 +60,7 @@ _FOLLOWS: dict[State, frozenset[State]] = {
 
 
 class EventKind(StrEnum):
-    """What happened; one event is written in the transaction of each change."""
+    """The kinds of events. An event is written in the same transaction as the change that it records."""
 
     REQUESTED = "requested"
     ACTIVATED = "activated"
@@ -86,7 +86,7 @@ TERMINAL_KINDS = (EventKind.FAILED, EventKind.EXPIRED, EventKind.UNBOUND, EventK
 
 
 class Reason(StrEnum):
-    """Why a binding stands where it does, where the state alone does not say."""
+    """Why a binding is in its state, if the state alone does not say. `errors.REASONS` has what each means."""
 
     NEVER_SENT = "never_sent"
     ABSENT = "absent"
@@ -107,7 +107,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """On whose behalf something is done; both go into the history."""
+    """On whose behalf a change is made; both values are recorded in the history."""
 
     actor: str
     request_id: str | None = None
@@ -115,9 +115,9 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindRequest:
-    """What a caller asks for, checked and normalised (`validation.bind_request` makes it).
+    """A valid and normalised bind request (created by `validation.bind_request`).
 
-    `warn_s` is None where nothing is said, and 0 where no warning is wanted.
+    `warn_s` is None for the default setting, and 0 for no warning.
     """
 
     phone_a: Phone
@@ -135,10 +135,10 @@ class BindRequest:
 class Binding:
     """One binding as recorded. Instants are aware UTC; durations are seconds.
 
-    `expires_at` is the earliest instant at which the provider may end it (I6); `held_until` the latest at
-    which it may still hold the phones (I4). `warn_s` before the former an `expires_soon` event is written
-    (None: none is). `state` is what was last recorded: a caller must treat an active binding as over once
-    `expires_at` has passed or `unbind_requested_at` is set (`is_active`).
+    `expires_at` is the earliest instant at which the provider may end it (I6); `held_until` the latest at which it
+    may still hold the phones (I4). `warn_s` seconds before `expires_at` an `expires_soon` event is written (None:
+    no event). `state` is the last recorded state: treat an active binding as ended once `expires_at` has passed or
+    `unbind_requested_at` is set (`is_active`).
     """
 
     id: str
@@ -172,7 +172,7 @@ class Binding:
     version: int
 
     def is_active(self, at: datetime) -> bool:
-        """Whether a caller may rely on it at the instant `at`."""
+        """Return whether a caller may rely on the binding at the instant `at`."""
         return (
             self.state is State.ACTIVE
             and self.expires_at is not None
@@ -183,9 +183,9 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One line of the append-only history.
+    """One event of the append-only history.
 
-    `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for what belongs
+    `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for an event that belongs
     to no binding (a hold, a refusal before the call). `cursor` resumes the change feed after this event.
     """
 
@@ -201,10 +201,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """Who holds a phone that was asked for.
+    """The holder of a requested phone.
 
-    `id` is the holding binding's, or None where the holder is not ours (`foreign`), and `actor` who asked for
-    it; `retry_after_s` is the time until `held_until`, at least 1 s.
+    `id` is that of the binding that holds it, or None if the holder is not one of our bindings (`foreign`);
+    `actor` is the one that requested it. `retry_after_s` is the time until `held_until`, at least 1 s. `why` is
+    "binding", or the reason of the hold.
     """
 
     id: str | None
@@ -218,12 +219,12 @@ class Holder:
 
     @property
     def foreign(self) -> bool:
-        """Whether the phone is held at the provider by something that is not a binding of ours."""
+        """Return whether the phone is held at the provider, but not by one of our bindings."""
         return self.id is None
 
 
 class Certainty(StrEnum):
-    """How sure it is that the provider connected the middle number to a binding at an instant."""
+    """How certain it is that the middle number belonged to a binding at an instant."""
 
     CERTAIN = "certain"
     POSSIBLE = "possible"
@@ -231,22 +232,22 @@ class Certainty(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceHolder:
-    """A binding that had the middle number at the asked instant."""
+    """A binding that had the middle number at the instant of the trace."""
 
     binding: Binding
     certainty: Certainty
 
     @property
     def id(self) -> str:
-        """The binding's id."""
+        """Return the binding's id."""
         return self.binding.id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NearMiss:
-    """A binding that ended shortly before, or began shortly after, the asked instant.
+    """A binding that ended shortly before, or began shortly after, the instant of the trace.
 
-    `relation` is "ended" or "began"; `offset_s` the seconds from the asked instant, negative for the past.
+    `relation` is "ended" or "began"; `offset_s` the seconds from that instant, negative for the past.
     """
 
     binding: Binding
@@ -256,13 +257,13 @@ class NearMiss:
 
     @property
     def id(self) -> str:
-        """The binding's id."""
+        """Return the binding's id."""
         return self.binding.id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """The answer to "who had this middle number at that instant?"."""
+    """The bindings that had a middle number at an instant, and those that had it shortly before or after."""
 
     holders: tuple[TraceHolder, ...]
     near_misses: tuple[NearMiss, ...]
@@ -270,7 +271,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page(Generic[Item]):
-    """A page of results and the cursor of the next one (None at the end; the feed's is never None)."""
+    """A page of results, and the cursor of the next page (None at the end; never None for the feed)."""
 
     data: tuple[Item, ...]
     next_cursor: str | None

@@ -1,8 +1,8 @@
-"""The conflict policy: what is held, what is asked, refuse or allow. Pure.
+"""The conflict policy: whether a holder of a phone forbids a bind. Pure.
 
-The provider refuses with "an AXB binding relationship exists for number A or number B". The policy answers
-the same question from what we hold, before the call, so that the refusal does not happen (invariant I1).
-It does not matter in which role a phone is held.
+The provider refuses a bind with "an AXB binding relationship exists for number A or number B". The policy decides
+the same from our records before the call, so that this refusal does not happen (invariant I1). The role in which a
+phone is held does not matter.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from bindings.domain.binding import Mode, State
 
 
 class Policy(StrEnum):
-    """`literal`: the provider's text, word for word. `strict`: a live AXXB refuses whatever shares a phone."""
+    """`literal`: the text of the provider's documents. `strict`: a live AXXB forbids every bind of its phones."""
 
     LITERAL = "literal"
     STRICT = "strict"
 
 
-def conflicts(policy: Policy, *, held: Mode | None, state: State | None, asked: Mode, same_pair: bool) -> bool:
-    """Whether a holder forbids the `asked` mode on a phone that it holds.
+def conflicts(policy: Policy, *, held: Mode | None, state: State | None, requested: Mode, same_pair: bool) -> bool:
+    """Return whether a holder of a phone forbids a bind of the `requested` mode.
 
-    `held` is None for a hold that is not ours: whatever it is, the provider said no. A pending or doubtful
-    AXXB refuses an AXB under either policy because the provider may yet turn out to judge the other way round.
-    One that the provider did make (active, or ended and within its guard) refuses only under `strict`.
+    `held` is the holder's mode, None for a holder that is not ours: it always forbids, because the provider
+    refused. A pending or in-doubt AXXB forbids an AXB under either policy, because the provider may yet process
+    the two in the other order. One that the provider did create (active, or ended and within its guard time)
+    forbids only under `strict`.
     """
     if held is None or held is Mode.AXB or same_pair or policy is Policy.STRICT:
         return True
-    return state in (State.PENDING, State.IN_DOUBT) and asked is Mode.AXB
+    return state in (State.PENDING, State.IN_DOUBT) and requested is Mode.AXB

@@ -1,8 +1,8 @@
-"""What is odd about the bindings of one number: two that overlap, a middle number that came back soon. Pure.
+"""Anomalies among the bindings of a number: overlaps, and quick reuse of a middle number. Pure.
 
-Two bindings overlap where they may have been there at the same time and share a phone. A middle number is
-re-used quickly where other people got it shortly after a pair's end: the pair may still call each other through
-it, and reach strangers.
+Two bindings overlap if they may have existed at the same time and share a phone. A middle number is reused quickly
+if another pair got it shortly after the end of a binding: the former pair may still call it, and reach the new
+one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUICK_REUSE = timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:
-    """Two bindings that may have been there at the same time with a phone in common."""
+    """Two bindings that may have existed at the same time, with a phone in common."""
 
     first: Binding
     second: Binding
@@ -33,7 +33,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reuse:
-    """A middle number of `first` that `second`, which has other phones, got `gap_s` seconds after its end."""
+    """A middle number of `first` that `second`, with other phones, got `gap_s` seconds after its end."""
 
     first: Binding
     second: Binding
@@ -41,13 +41,14 @@ class Reuse:
     gap_s: float
 
 
-def find_anomalies(found: Iterable[Binding]) -> list[Overlap | Reuse]:
-    """What is odd among these bindings, in the order of their beginnings."""
-    made = sorted(
-        (one for one in found if one.state is not State.FAILED), key=lambda one: (earliest_start(one), one.id)
+def find_anomalies(bindings: Iterable[Binding]) -> list[Overlap | Reuse]:
+    """Return the anomalies among these bindings, in the order of their starts."""
+    ordered = sorted(
+        (binding for binding in bindings if binding.state is not State.FAILED),
+        key=lambda binding: (earliest_start(binding), binding.id),
     )
-    odd = [_anomaly(first, second) for first, second in combinations(made, 2)]
-    return [each for each in odd if each is not None]
+    anomalies = [_anomaly(first, second) for first, second in combinations(ordered, 2)]
+    return [anomaly for anomaly in anomalies if anomaly is not None]
 
 
 def _anomaly(first: Binding, second: Binding) -> Overlap | Reuse | None:
@@ -60,7 +61,7 @@ def _anomaly(first: Binding, second: Binding) -> Overlap | Reuse | None:
         return Overlap(first=first, second=second)
     gap = earliest_start(second) - earliest_end(first)
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
-    again = min((number for number in numbers if number is not None), default=None)
-    if again is None or len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
+    reused = min((number for number in numbers if number is not None), default=None)
+    if reused is None or len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
         return None
-    return Reuse(first=first, second=second, middle_number=again, gap_s=gap.total_seconds())
+    return Reuse(first=first, second=second, middle_number=reused, gap_s=gap.total_seconds())

@@ -1,20 +1,20 @@
-"""A phone number: normalised, compared by its digits, and masked wherever it is shown.
+"""Phone numbers: normalised, compared by their digits, and masked when converted to text.
 
-Knows nothing of bindings. Digits in international form are stored and sent; a leading "+" is stripped and
-nothing else is guessed. The full number leaves only through `.digits`.
+Independent of bindings. Digits in international form are stored and sent; a leading "+" is removed and nothing
+else is guessed. Invariant: only `.digits` returns the full number.
 """
 
 from __future__ import annotations
 
 NATIONAL_DIGITS = (2, 17)  # the fewest and the most that can follow a country calling code
-MAX_DIGITS = 20  # the provider's limit (design: provider-api section 1)
+MAX_DIGITS = 20  # the provider's limit: docs/reference/provider-api.md#1-bind
 
 
 class Phone:
     """A real phone number; `str()` and `repr()` are masked, `.digits` is the number.
 
-    Equal to another Phone, or to a str, of the same digits. Immutable and hashable. Raises ValueError
-    (whose text never repeats the value) for anything but 1-20 ASCII digits with an optional leading "+".
+    Equal to another Phone, or to a str, of the same digits. Immutable and hashable. Raises ValueError (whose text
+    never repeats the value) for anything but 1-20 ASCII digits with an optional leading "+".
     """
 
     __slots__ = ("_digits",)
@@ -28,34 +28,34 @@ class Phone:
 
     @classmethod
     def stored(cls, digits: str) -> Phone:
-        """Wrap digits that were checked before they were stored."""
+        """Return the phone of digits that were checked before they were stored."""
         phone = cls.__new__(cls)
         object.__setattr__(phone, "_digits", digits)
         return phone
 
     @property
     def digits(self) -> str:
-        """The full number. Personal data: keep it out of logs, addresses and error texts."""
+        """Return the full number. Personal data: keep it out of logs, URLs and error texts."""
         return self._digits
 
     @property
     def key(self) -> str:
-        """What equality, locks and indexes compare; the one place to change when phones get blinded."""
+        """Return what equality, locks and indexes compare; the one place to change if phones are stored hashed."""
         return self._digits
 
     def country_code(self) -> int | None:
-        """The country calling code, or None where the digits do not parse as an international number."""
+        """Return the country calling code, or None if the digits are not an international number."""
         from phonenumbers import COUNTRY_CODE_TO_REGION_CODE as CALLING_CODES
 
-        # No calling code begins another: the prefix alone decides, at a fiftieth of what parsing takes.
+        # No calling code is a prefix of another: the prefix decides, in a fiftieth of the time that parsing takes.
         for length in range(1, 0 if self._digits.startswith("0") else 4):
-            code, rest = int(self._digits[:length]), len(self._digits) - length
-            if code in CALLING_CODES and NATIONAL_DIGITS[0] <= rest <= NATIONAL_DIGITS[1]:
+            code, national_digits = int(self._digits[:length]), len(self._digits) - length
+            if code in CALLING_CODES and NATIONAL_DIGITS[0] <= national_digits <= NATIONAL_DIGITS[1]:
                 return code
         return None
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("a Phone does not change")
+        raise AttributeError("a Phone is immutable")
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Phone):
@@ -76,15 +76,15 @@ class Phone:
 
 
 def mask(digits: str) -> str:
-    """Hide at least half of the digits: at most a quarter, and at most four, show at either end."""
-    shown = min(4, len(digits) // 4)
-    hidden = "*" * (len(digits) - 2 * shown)
-    return digits[:shown] + hidden + digits[len(digits) - shown :]
+    """Return the digits with at least half of them masked: a quarter, at most four, stay visible at either end."""
+    visible = min(4, len(digits) // 4)
+    masked = "*" * (len(digits) - 2 * visible)
+    return digits[:visible] + masked + digits[len(digits) - visible :]
 
 
 def _digits(number: object) -> str:
     if not isinstance(number, str):
-        raise ValueError("must be a string of digits")  # noqa: TRY004 -- one error type for bad input
+        raise ValueError("must be a string of digits")  # noqa: TRY004 -- one error type for wrong input
     digits = number.removeprefix("+")
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError("must be digits in international form, with at most a leading +")

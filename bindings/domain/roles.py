@@ -1,7 +1,7 @@
-"""Who may do what: the roles of the HTTP service and of the console. Pure: no SQL, no HTTP, no secrets.
+"""The roles of the HTTP service and the console, and their permissions. Pure: no SQL, no HTTP, no secrets.
 
-A caller's `actor` is `key:<name>`. What it asked for itself it sees in full, for it gave the phones; everything
-else is masked until it is revealed, with a reason, on the record.
+The `actor` of an API key is `key:<name>`. A principal sees its own bindings with full phones, because it sent the
+phones itself; all others are masked until they are revealed for a reason, which is recorded.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from enum import StrEnum
 
 
 class Permission(StrEnum):
-    """One thing that a role allows."""
+    """The permissions that a role can include."""
 
-    BIND = "bind"  # bind, unbind, check; and read what the caller itself asked for
-    READ = "read"  # read everything, phones masked
-    REVEAL = "reveal"  # see full phones of others, for a reason that is recorded
-    MANAGE = "manage"  # resolve doubts, manage keys and webhooks
+    BIND = "bind"  # bind, unbind, check; and read the bindings that the caller itself requested
+    READ = "read"  # read all bindings, with masked phones
+    REVEAL = "reveal"  # see the full phones of other callers' bindings, for a reason that is recorded
+    MANAGE = "manage"  # resolve in-doubt bindings, manage API keys and webhooks
 
 
 class Role(StrEnum):
-    """What a key is for."""
+    """The role of an API key."""
 
     APP = "app"
     AUDITOR = "auditor"
@@ -27,7 +27,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def allows(self, permission: Permission) -> bool:
-        """Whether the role includes the permission."""
+        """Return whether the role includes the permission."""
         return permission in _ALLOWED[self]
 
 

@@ -1,7 +1,7 @@
-"""Records as rows of a file or an answer: plain values, lines of CSV and of NDJSON. Pure.
+"""Serialization of records: plain JSON values, and lines of CSV and NDJSON. Pure.
 
-Phones are masked unless the caller says `revealed`, and whoever says so has recorded it before. No cell is taken
-for a formula by a spreadsheet.
+Phones are masked unless the caller passes `revealed=True`, and records the reveal before. Invariant: no CSV cell
+starts a spreadsheet formula.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 FORMATS = ("csv", "ndjson")
-FORMULA = tuple("=+-@\t\r")  # what a spreadsheet would run
+FORMULA_STARTS = tuple("=+-@\t\r")  # a spreadsheet would evaluate a cell that starts with one of them
 
 
 def to_plain(value: Any, *, revealed: bool = False) -> Any:
-    """A value as JSON has it: instants as RFC 3339 in UTC, phones masked unless `revealed`."""
+    """Return a value in JSON types: instants as RFC 3339 in UTC, phones masked unless `revealed`."""
     from bindings.domain.phone import Phone
 
     if isinstance(value, Phone):
         return value.digits if revealed else str(value)
     if isinstance(value, list | tuple):
-        return [to_plain(each, revealed=revealed) for each in value]
+        return [to_plain(item, revealed=revealed) for item in value]
     if dataclasses.is_dataclass(value):
         value = fields(value)
     if isinstance(value, dict):
-        return {str(key): to_plain(each, revealed=revealed) for key, each in value.items()}
+        return {str(key): to_plain(item, revealed=revealed) for key, item in value.items()}
     if isinstance(value, datetime):
         return instant(value)
     return value.value if isinstance(value, Enum) else value
 
 
 def fields(record: Any) -> dict[str, Any]:
-    """A dataclass instance's values by name, not looked into."""
+    """Return the values of a dataclass instance by name, not converted."""
     return {name: getattr(record, name) for name in field_names(record)}
 
 
 def field_names(record: Any) -> list[str]:
-    """The fields of a dataclass or its instance, in order."""
+    """Return the names of the fields of a dataclass or its instance, in order."""
     return [field.name for field in dataclasses.fields(record)]
 
 
 def instant(at: datetime) -> str:
-    """RFC 3339, UTC, with Z."""
+    """Return an aware instant as RFC 3339 in UTC, with Z."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Record], None, None]:
-    """The records in lists of at most `size`, as they come."""
+    """Yield the records in lists of at most `size`, in their order."""
     batch: list[Record] = []
     for record in records:
         batch.append(record)
@@ -68,7 +68,7 @@ def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Reco
 
 
 def format_lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kind: str) -> str:
-    """Plain records as lines of a format."""
+    """Return plain records as lines of a format ("csv" or "ndjson")."""
     if kind == "ndjson":
         return "".join(json.dumps(record) + "\n" for record in records)
     out = io.StringIO()
@@ -77,20 +77,20 @@ def format_lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kin
 
 
 def header_line(names: Sequence[str], kind: str) -> str:
-    """What a file of a format begins with."""
+    """Return the header line of a file of a format; empty for NDJSON."""
     return "" if kind == "ndjson" else format_lines([{name: name for name in names}], names, kind)
 
 
 def _cell(value: Any) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """Return a CSV cell that a spreadsheet does not evaluate as a formula."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people: 12 s, 5 min, 3 h, 2 d."""
+    """Return seconds as a short text: 12 s, 5 min, 3 h, 2 d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"

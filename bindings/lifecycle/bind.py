@@ -267,7 +267,7 @@ def _error_for(runtime: Runtime, binding: Binding, said: str | None = None) -> e
         with suppress(errors.Busy):
             now = runtime.database.clock()
             holder = runtime.database.read(reserve.other_holder, binding, now)
-    return errors.error_for(binding, said=said, holder=holder)
+    return errors.error_for(binding, cause=said, holder=holder)
 
 
 # Replay.

@@ -9,7 +9,7 @@ Which responses are believed:
 - Only HTTP 200 with an envelope can be a success.
 - A definite refusal needs an envelope with a documented status under HTTP 200, 400, 401 or 403. Other 4xx come
   from gateways, some of them after the request was passed on; under 5xx the provider itself does not know. Both
-  are unknown, whatever status the envelope has.
+  are unknown, with any status in the envelope.
 - Every other response is unknown too.
 """
 

@@ -1,9 +1,9 @@
-"""The provider's requests and replies as bytes: the only home of its field names.
+"""The provider's requests and replies as bytes. No other module has its field names.
 
-Here live the paths, the bodies and their parsing, for both ends: the client writes requests and reads
-replies, the simulator reads requests and writes replies. Status codes' meanings are in `statuses`, the
-signature is in `signing`. Nothing here connects. A reply is taken literally or not at all: whatever is
-missing, doubled or of the wrong type raises `Malformed`, and the outcome is then unknown.
+The paths, the bodies and their parsing belong here, for both sides: the client writes requests and reads replies,
+the simulator reads requests and writes replies. The meaning of status codes is in `statuses`, the signature in
+`signing`. No I/O. Invariant: parsing is strict. A field that is missing, duplicated or of the wrong type raises
+`Malformed`, and the outcome is then unknown.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ NUMBER_LIST = "numberList"
 BIZ_TYPES: dict[Mode, int] = {Mode.AXB: 1, Mode.AXXB: 2}
 MODES: dict[int, Mode] = {number: mode for mode, number in BIZ_TYPES.items()}
 
-_LONGEST_TEXT = 64  # of an id; longer is no answer of this provider, and would not fit its column
-_LONGEST_STATUS = 16
-_LONGEST_REASON = 200
+_MAX_TEXT_LENGTH = 64  # of an id; a longer one is not from this provider, and does not fit its column
+_MAX_STATUS_LENGTH = 16
+_MAX_REASON_LENGTH = 200
 
 
 class Malformed(ValueError):
-    """The bytes are not what the documents promise; the text names the field, never a value."""
+    """The bytes do not match the provider's documents; the text names the field, never a value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
-    """What every reply is wrapped in. `status` is text even where the provider sent a number."""
+    """The envelope of every reply. `status` is text, also if the provider sent a number."""
 
     status: str
     reason: str
@@ -72,7 +72,7 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """What a successful bind carries."""
+    """The data of a successful bind."""
 
     bind_id: str
     middle_number_a: str
@@ -81,7 +81,7 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnbindRequest:
-    """What an unbind asks for."""
+    """The parameters of an unbind."""
 
     app_id: str
     bind_id: str
@@ -89,7 +89,7 @@ class UnbindRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageRequest:
-    """Which page of an application's list is asked for; `current` counts from 1."""
+    """The parameters of a query of one application's list; `current`, the page, counts from 1."""
 
     app_id: str
     current: int
@@ -98,7 +98,7 @@ class PageRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolsRequest:
-    """Which page of the account's pools is asked for; `current` counts from 1."""
+    """The parameters of a query of the account's pools; `current`, the page, counts from 1."""
 
     current: int
     size: int
@@ -106,7 +106,7 @@ class PoolsRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pool:
-    """One pool of middle numbers, each of which serves up to `max_concurrency` bindings at once."""
+    """One pool of middle numbers, each of which serves up to `max_concurrency` bindings at a time."""
 
     pool_number: str
     max_concurrency: int
@@ -117,12 +117,12 @@ class Pool:
 
 
 def pools_body(request: PoolsRequest) -> bytes:
-    """The body of a query of the pools."""
+    """Return the body of a query of the pools."""
     return _bytes({CURRENT: request.current, SIZE: request.size})
 
 
 def bind_body(request: BindRequest) -> bytes:
-    """The six documented fields, in the documented order."""
+    """Return the body of a bind: the six documented fields, in the documented order."""
     return _bytes(
         {
             PHONE_A: request.phone_a.digits,
@@ -136,17 +136,17 @@ def bind_body(request: BindRequest) -> bytes:
 
 
 def unbind_body(request: UnbindRequest) -> bytes:
-    """The body of an unbind; the id goes out as text, as documented."""
+    """Return the body of an unbind; the id is sent as text, as documented."""
     return _bytes({BIND_ID: request.bind_id, APP_ID: request.app_id})
 
 
 def page_body(request: PageRequest) -> bytes:
-    """The body of a page query; the application is the only filter that the provider has."""
+    """Return the body of a page query; the application is the only filter that the provider has."""
     return _bytes({CURRENT: request.current, SIZE: request.size, PARAMS: {APP_ID: request.app_id}})
 
 
 def read_bind(body: bytes) -> BindRequest:
-    """Read a bind as the provider would: fields and types are checked here, lengths and bounds are not."""
+    """Parse a bind as the provider does: fields and types are checked here, lengths and bounds are not."""
     fields = _object(body)
     number = _integer(fields, BIZ_TYPE)
     if number not in MODES:
@@ -162,13 +162,13 @@ def read_bind(body: bytes) -> BindRequest:
 
 
 def read_unbind(body: bytes) -> UnbindRequest:
-    """Read an unbind as the provider would."""
+    """Parse an unbind as the provider does."""
     fields = _object(body)
     return UnbindRequest(app_id=_string(fields, APP_ID), bind_id=_text(fields, BIND_ID))
 
 
 def read_page(body: bytes) -> PageRequest:
-    """Read a page query as the provider would; the bounds of a page are not checked here."""
+    """Parse a page query as the provider does; the bounds of a page are not checked here."""
     fields = _object(body)
     return PageRequest(
         app_id=_string(_inner(fields, PARAMS), APP_ID),
@@ -178,7 +178,7 @@ def read_page(body: bytes) -> PageRequest:
 
 
 def read_pools(body: bytes) -> PoolsRequest:
-    """Read a query of the pools as the provider would."""
+    """Parse a query of the pools as the provider does."""
     fields = _object(body)
     return PoolsRequest(current=_integer(fields, CURRENT), size=_integer(fields, SIZE))
 
@@ -187,19 +187,19 @@ def read_pools(body: bytes) -> PoolsRequest:
 
 
 def reply(*, status: str | int, reason: str, data: Any = None) -> bytes:
-    """An envelope; the provider sends `status` as text (a number is for trying the client out)."""
+    """Return an envelope. The provider sends `status` as text; a number is for tests of the client."""
     return _bytes({STATUS: status, REASON: reason, DATA: data})
 
 
 def bound_data(*, bind_id: str | int, middle_number_a: str, middle_number_b: str) -> dict[str, Any]:
-    """The data of a successful bind."""
+    """Return the data of a successful bind."""
     return {MIDDLE_NUMBER_A: middle_number_a, MIDDLE_NUMBER_B: middle_number_b, BIND_ID: bind_id}
 
 
 def page_data(
     rows: Sequence[ProviderBinding], *, total: int, current: int, size: int, zone: tzinfo
 ) -> dict[str, Any]:
-    """The data of a page query's reply; `rows` are those of this page, `total` counts all pages' rows."""
+    """Return the data of a page query; `rows` are those of this page, `total` is the count of all pages."""
     return {
         TOTAL: total,
         SIZE: size,
@@ -210,7 +210,7 @@ def page_data(
 
 
 def pools_data(pools: Sequence[Pool], *, total: int, current: int, size: int) -> dict[str, Any]:
-    """The data of a reply to a query of the pools; `pools` are those of this page."""
+    """Return the data of a query of the pools; `pools` are those of this page."""
     records = [
         {POOL_NUMBER: pool.pool_number, MAX_CONCURRENCY: pool.max_concurrency, NUMBER_LIST: pool.numbers}
         for pool in pools
@@ -219,18 +219,18 @@ def pools_data(pools: Sequence[Pool], *, total: int, current: int, size: int) ->
 
 
 def read_envelope(body: bytes) -> Envelope:
-    """Unwrap a reply. Raises `Malformed` for anything but a JSON object with a status."""
+    """Parse a reply. Raises `Malformed` for anything but a JSON object with a status."""
     fields = _object(body)
     reason = fields.get(REASON)
     return Envelope(
-        status=_sanitize_text(_text(fields, STATUS))[:_LONGEST_STATUS],
+        status=_sanitize_text(_text(fields, STATUS))[:_MAX_STATUS_LENGTH],
         reason=_sanitize_text(reason) if isinstance(reason, str) else "",
         data=fields.get(DATA),
     )
 
 
 def read_bound(data: Any) -> Bound:
-    """Read the data of a successful bind; all three parts must be there."""
+    """Parse the data of a successful bind. Raises `Malformed` if one of its three fields is missing."""
     fields = _fields(data, DATA)
     return Bound(
         bind_id=_text(fields, BIND_ID),
@@ -240,7 +240,7 @@ def read_bound(data: Any) -> Bound:
 
 
 def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
-    """Read the data of a page query. One malformed row spoils the page: a dropped row would prove absence."""
+    """Parse the data of a page query. Raises `Malformed` for one bad row: a dropped row would prove absence."""
     fields = _fields(data, DATA)
     records = fields.get(RECORDS)
     if not isinstance(records, list):
@@ -252,7 +252,7 @@ def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
 
 
 def read_pool_list(data: Any) -> ProviderPools:
-    """Read the data of a query of the pools. One malformed pool spoils the page."""
+    """Parse the data of a query of the pools. Raises `Malformed` for one bad pool."""
     records = _fields(data, DATA).get(RECORDS)
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
@@ -263,14 +263,14 @@ def _pool(fields: dict[str, Any]) -> ProviderPool:
     numbers = fields.get(NUMBER_LIST)
     if not isinstance(numbers, list):
         raise Malformed(f"{NUMBER_LIST} is not a list")
-    each = _text(fields, MAX_CONCURRENCY)
-    if re.fullmatch(r"[0-9]{1,9}", each) is None:
+    per_number = _text(fields, MAX_CONCURRENCY)
+    if re.fullmatch(r"[0-9]{1,9}", per_number) is None:
         raise Malformed(f"{MAX_CONCURRENCY} is not a count")
-    return ProviderPool(pool_number=_text(fields, POOL_NUMBER), capacity=int(each) * len(numbers))
+    return ProviderPool(pool_number=_text(fields, POOL_NUMBER), capacity=int(per_number) * len(numbers))
 
 
 def read_instant(text: str, *, zone: tzinfo) -> datetime:
-    """Read `2023-10-22 09:00:00`, which carries no zone, as an aware UTC instant."""
+    """Parse `2023-10-22 09:00:00`, a local time in `zone`, and return it as an aware UTC instant."""
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}", text) is None:
         raise Malformed(f"{EXPIRE_TIME} is not a time")
     try:
@@ -280,7 +280,7 @@ def read_instant(text: str, *, zone: tzinfo) -> datetime:
 
 
 def instant_text(instant: datetime, *, zone: tzinfo) -> str:
-    """Write an aware instant as the provider does: local to its zone, cut to whole seconds."""
+    """Format an aware instant as the provider does: in its time zone, cut to whole seconds."""
     return instant.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -316,24 +316,26 @@ def _bytes(fields: dict[str, Any]) -> bytes:
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_reject_duplicate_keys, parse_constant=_no_constant)
+        value = json.loads(
+            body.decode(), object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
+        )
     except Malformed:
         raise
-    except (ValueError, RecursionError):  # the text of a ValueError would show the body
+    except (ValueError, RecursionError):  # the text of a ValueError would contain the body
         raise Malformed("the body is not JSON") from None
     return _fields(value, "the body")
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a doubled name: which of its values holds is anybody's guess."""
+    """Return the fields of an object. Raises `Malformed` for a duplicate name: parsers treat it differently."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise Malformed("a field stands twice")
+        raise Malformed("a field occurs twice")
     return fields
 
 
-def _no_constant(_name: str) -> Any:
-    raise Malformed("the body holds a number that JSON does not know")
+def _reject_constant(_name: str) -> Any:
+    raise Malformed("the body contains a number that is not valid JSON")
 
 
 def _fields(value: Any, name: str) -> dict[str, Any]:
@@ -347,20 +349,20 @@ def _inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    """A short printable text, or an integer as text: the provider declares one and sends the other."""
+    """Return a short printable text, or an integer as text: the provider declares one and sends the other."""
     value = fields.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise Malformed(f"{name} is missing or not a text")
-    # Not printable are NUL and lone surrogates too, which databases refuse.
-    if len(value) > _LONGEST_TEXT or not value.isprintable():
+    # This also excludes NUL and lone surrogates, which databases reject.
+    if len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
         raise Malformed(f"{name} is not a short printable text")
     return value
 
 
 def _number(fields: dict[str, Any], name: str) -> str:
-    """A middle number in the one form in which it is stored and asked for: digits, without a leading +."""
+    """Return a middle number in the form in which it is stored and searched: digits, without a leading +."""
     digits = _text(fields, name).removeprefix("+")
     if re.fullmatch(r"[0-9]{1,32}", digits) is None:
         raise Malformed(f"{name} is not a number")
@@ -390,6 +392,6 @@ def _phone(fields: dict[str, Any], name: str) -> Phone:
 
 
 def _sanitize_text(reason: str) -> str:
-    """The provider's words, fit to be logged and stored: short, printable, and long numbers masked."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in reason[:_LONGEST_REASON])
-    return re.sub(r"[0-9]{6,}", lambda found: mask(found[0]), shown)
+    """Return the provider's text in a form that may be logged: short, printable, and long numbers masked."""
+    text = "".join(char if char.isprintable() else " " for char in reason[:_MAX_REASON_LENGTH])
+    return re.sub(r"[0-9]{6,}", lambda number: mask(number[0]), text)

@@ -159,7 +159,7 @@ def conflicts(policy: Policy, row: Row[Any], asked: Mode, pair: set[str]) -> boo
         policy,
         held=Mode(row.mode),
         state=State(row.state),
-        asked=asked,
+        requested=asked,
         same_pair={row.phone_a.key, row.phone_b.key} == pair,
     )
 

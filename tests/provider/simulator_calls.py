@@ -95,8 +95,8 @@ def bind_body(
     )
 
 
-def bind(simulator: Simulator, a: str, b: str, *, timeout: float = 10, **asked: Any) -> Answer:
-    return send(simulator, wire.BIND_PATH, bind_body(a, b, **asked), timeout=timeout)
+def bind(simulator: Simulator, a: str, b: str, *, timeout: float = 10, **options: Any) -> Answer:
+    return send(simulator, wire.BIND_PATH, bind_body(a, b, **options), timeout=timeout)
 
 
 def unbind(simulator: Simulator, bind_id: Any, *, app_id: str = APP_ID) -> Answer:

@@ -110,15 +110,15 @@ class Server:
 def _whole_request(connection: socket.socket) -> bytes:
     read = b""
     while b"\r\n\r\n" not in read:
-        read += _some(connection)
+        read += _receive(connection)
     head, _, body = read.partition(b"\r\n\r\n")
     lengths = [line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < int(lengths[0]):
-        body += _some(connection)
+        body += _receive(connection)
     return head + b"\r\n\r\n" + body
 
 
-def _some(connection: socket.socket) -> bytes:
+def _receive(connection: socket.socket) -> bytes:
     read = connection.recv(65536)
     if not read:
         raise ConnectionError
@@ -189,9 +189,9 @@ def answer(*, http_status: int = 200, headers: str = "", **changed: object) -> b
 
 
 def client(url: str, **options: Any) -> ProviderClient:
-    given: dict[str, Any] = {"api_key": KEY, "api_secret": SECRET, "timeout_s": LIMIT_S}
+    defaults: dict[str, Any] = {"api_key": KEY, "api_secret": SECRET, "timeout_s": LIMIT_S}
     zone = timezone(timedelta(hours=8))
-    return ProviderClient(base_url=url, zone=zone, **(given | options))
+    return ProviderClient(base_url=url, zone=zone, **(defaults | options))
 
 
 def bind(provider: ProviderClient, request: BindRequest = REQUEST) -> BindOutcome:

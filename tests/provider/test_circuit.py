@@ -19,7 +19,7 @@ from bindings.provider.outcome import (
 )
 
 DISABLED = Refused(why=Refusal.ACCOUNT, status="-30", reason="key disabled")
-MADE = BindSucceeded(bind_id="1", middle_number_a="2", middle_number_b="2", sent=1.0, answered=2.0)
+SUCCEEDED = BindSucceeded(bind_id="1", middle_number_a="2", middle_number_b="2", sent=1.0, answered=2.0)
 Outcome = BindOutcome | UnbindOutcome | PageOutcome
 
 
@@ -46,31 +46,33 @@ def opened(circuit: AccountCircuitBreaker) -> AccountCircuitBreaker:
     return circuit
 
 
-def test_a_new_circuit_lets_everybody_go_ahead(circuit: AccountCircuitBreaker) -> None:
+def test_new_circuit_is_closed(circuit: AccountCircuitBreaker) -> None:
     assert circuit.check() is None
     assert circuit.refusal is None
 
 
-def test_one_account_refusal_turns_callers_away_with_its_reason(
+def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
     circuit: AccountCircuitBreaker, clock: Clock
 ) -> None:
     opened(circuit)
     clock.now += 10
-    turned_away = circuit.check()
-    assert turned_away is not None
-    assert turned_away.refusal == DISABLED
-    assert turned_away.retry_in_s == 20
+    rejection = circuit.check()
+    assert rejection is not None
+    assert rejection.refusal == DISABLED
+    assert rejection.retry_in_s == 20
     assert circuit.refusal == DISABLED
 
 
-@pytest.mark.parametrize("why", [why for why in Refusal if why is not Refusal.ACCOUNT])
-def test_a_refusal_of_one_request_does_not_open_it(circuit: AccountCircuitBreaker, why: Refusal) -> None:
-    circuit.record(Refused(why=why, status="-22", reason=""))
+@pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.ACCOUNT])
+def test_refusal_of_a_request_does_not_open_the_circuit(circuit: AccountCircuitBreaker, refusal: Refusal) -> None:
+    circuit.record(Refused(why=refusal, status="-22", reason=""))
     assert circuit.check() is None
 
 
 @pytest.mark.parametrize("outcome", [NotSent(reason=""), Unknown(reason="", status="-18")])
-def test_no_answer_neither_opens_nor_closes_it(circuit: AccountCircuitBreaker, outcome: Outcome) -> None:
+def test_indefinite_outcome_neither_opens_nor_closes_the_circuit(
+    circuit: AccountCircuitBreaker, outcome: Outcome
+) -> None:
     circuit.record(outcome)
     assert circuit.check() is None
     opened(circuit).record(outcome)
@@ -80,20 +82,20 @@ def test_no_answer_neither_opens_nor_closes_it(circuit: AccountCircuitBreaker, o
 @pytest.mark.parametrize(
     "outcome",
     [
-        MADE,
+        SUCCEEDED,
         UnbindSucceeded(),
         UnbindNotFound(status="-24"),
         ProviderPage(total=0, rows=()),
         Refused(why=Refusal.IN_USE, status="-35", reason=""),
     ],
 )
-def test_a_definite_answer_to_any_call_closes_it(circuit: AccountCircuitBreaker, outcome: Outcome) -> None:
+def test_definite_outcome_of_any_call_closes_the_circuit(circuit: AccountCircuitBreaker, outcome: Outcome) -> None:
     opened(circuit).record(outcome)
     assert circuit.check() is None
     assert circuit.refusal is None
 
 
-def test_after_the_wait_one_caller_tries_and_the_others_keep_waiting(
+def test_half_open_circuit_lets_one_trial_call_through_and_rejects_the_others(
     circuit: AccountCircuitBreaker, clock: Clock
 ) -> None:
     opened(circuit)
@@ -102,7 +104,7 @@ def test_after_the_wait_one_caller_tries_and_the_others_keep_waiting(
     assert [answer is None for answer in answers] == [True, False, False, False, False]
 
 
-def test_of_many_threads_exactly_one_becomes_the_trial(circuit: AccountCircuitBreaker, clock: Clock) -> None:
+def test_of_many_threads_exactly_one_makes_the_trial_call(circuit: AccountCircuitBreaker, clock: Clock) -> None:
     opened(circuit)
     clock.now += 30
     barrier, trials = threading.Barrier(8), []
@@ -119,20 +121,22 @@ def test_of_many_threads_exactly_one_becomes_the_trial(circuit: AccountCircuitBr
     assert sorted(trials) == [False] * 7 + [True]
 
 
-def test_a_trial_that_is_refused_again_starts_the_wait_anew(circuit: AccountCircuitBreaker, clock: Clock) -> None:
+def test_refused_trial_call_restarts_the_wait(circuit: AccountCircuitBreaker, clock: Clock) -> None:
     opened(circuit)
     clock.now += 30
     assert circuit.check() is None
     clock.now += 2
-    again = Refused(why=Refusal.ACCOUNT, status="-29", reason="workspace disabled")
-    circuit.record(again)
-    turned_away = circuit.check()
-    assert turned_away is not None
-    assert turned_away.refusal == again
-    assert turned_away.retry_in_s == 30
+    second_refusal = Refused(why=Refusal.ACCOUNT, status="-29", reason="workspace disabled")
+    circuit.record(second_refusal)
+    rejection = circuit.check()
+    assert rejection is not None
+    assert rejection.refusal == second_refusal
+    assert rejection.retry_in_s == 30
 
 
-def test_a_trial_that_never_reports_is_followed_by_another(circuit: AccountCircuitBreaker, clock: Clock) -> None:
+def test_trial_call_without_an_outcome_is_followed_by_another(
+    circuit: AccountCircuitBreaker, clock: Clock
+) -> None:
     opened(circuit)
     clock.now += 30
     assert circuit.check() is None

@@ -53,16 +53,16 @@ class Case:
     kind: type
     reason: str = ""
     status: str | None = None
-    why: Refusal | None = None
+    refusal: Refusal | None = None
 
 
-def made(name: str, reply: bytes) -> Case:
+def success(name: str, reply: bytes) -> Case:
     return Case(name=name, script=says(reply), kind=BindSucceeded)
 
 
-def refused(status: str, why: Refusal, *, http_status: int = 200) -> Case:
+def refused(status: str, refusal: Refusal, *, http_status: int = 200) -> Case:
     script = says(answer(status=status, data=None, http_status=http_status))
-    return Case(name=f"{status} under {http_status}", script=script, kind=Refused, status=status, why=why)
+    return Case(name=f"{status} under {http_status}", script=script, kind=Refused, status=status, refusal=refusal)
 
 
 def unknown(name: str, script: Script | bytes, reason: str, *, status: str | None = None) -> Case:
@@ -76,11 +76,11 @@ def lacking(field: str) -> Case:
 
 
 CASES = [
-    made("the documented success", answer()),
-    made("a success without a length", b"HTTP/1.1 200 OK\r\n\r\n" + WHOLE),
-    made("a success in chunks", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)),
-    made("a success whose status is a number", answer(status=0)),
-    made("a success after a 100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n" + answer()),
+    success("the documented success", answer()),
+    success("a success without a length", b"HTTP/1.1 200 OK\r\n\r\n" + WHOLE),
+    success("a success in chunks", CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)),
+    success("a success whose status is a number", answer(status=0)),
+    success("a success after a 100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n" + answer()),
     refused("-1", Refusal.ACCOUNT),
     refused("-2", Refusal.ACCOUNT),
     refused("-16", Refusal.CLOCK),
@@ -98,7 +98,7 @@ CASES = [
         script=says(answer(status=-35)),
         kind=Refused,
         status="-35",
-        why=Refusal.IN_USE,
+        refusal=Refusal.IN_USE,
     ),
     unknown("the anomaly", answer(status="-18", data=None), "system anomaly", status="-18"),
     unknown("a status of another call", answer(status="-24"), "does not exist", status="-24"),
@@ -109,7 +109,7 @@ CASES = [
     lacking("pnsNumberB"),
     unknown("200 with HTML", http(HTML), "HTTP 200 without an envelope"),
     unknown("200 with nothing", http(b""), "HTTP 200 without an envelope"),
-    unknown("a doubled field", http(b'{"status":"0",' + WHOLE[1:]), "a field stands twice"),
+    unknown("a doubled field", http(b'{"status":"0",' + WHOLE[1:]), "a field occurs twice"),
     unknown("bad UTF-8", http(WHOLE.replace(b"success", b"\xff")), "not JSON"),
     unknown("a success under 201", answer(http_status=201), "HTTP 201", status="0"),
     unknown("a success under 400", answer(http_status=400), "HTTP 400", status="0"),
@@ -140,22 +140,22 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_answer_to_a_bind_has_its_class_and_the_bind_is_posted_once(case: Case) -> None:
+def test_response_to_a_bind_has_its_outcome_and_the_bind_is_sent_once(case: Case) -> None:
     with Server(case.script) as server:
-        began = time.monotonic()
+        started_at = time.monotonic()
         outcome = bind(client(server.url))
-        assert time.monotonic() - began < LIMIT_S + 1
+        assert time.monotonic() - started_at < LIMIT_S + 1
         assert [request.partition(b" ")[0] for request in server.requests] == [b"POST"]
     assert type(outcome) is case.kind
     assert getattr(outcome, "status", None) == case.status
-    assert getattr(outcome, "why", None) is case.why
+    assert getattr(outcome, "why", None) is case.refusal
     assert case.reason in getattr(outcome, "reason", "")
     if isinstance(outcome, (BindSucceeded, Unknown)):
         assert outcome.sent is not None
-        assert outcome.sent >= began
+        assert outcome.sent >= started_at
 
 
-def test_a_success_is_told_with_its_numbers_and_with_when_it_was_sent_and_answered() -> None:
+def test_bind_success_has_the_middle_numbers_and_the_times_of_the_call() -> None:
     with Server(says(answer())) as server:
         before = time.monotonic()
         outcome = bind(client(server.url))
@@ -169,7 +169,7 @@ def test_a_success_is_told_with_its_numbers_and_with_when_it_was_sent_and_answer
     assert before < outcome.sent < outcome.answered < after
 
 
-def test_a_success_with_middle_numbers_that_do_not_fit_the_mode_is_still_a_success() -> None:
+def test_bind_success_with_middle_numbers_that_do_not_fit_the_mode_is_a_success() -> None:
     data = SUCCESS["data"] | {"pnsNumberB": "9188061025"}
     with Server(says(answer(data=data))) as server:
         outcome = bind(client(server.url))
@@ -177,14 +177,14 @@ def test_a_success_with_middle_numbers_that_do_not_fit_the_mode_is_still_a_succe
     assert (outcome.middle_number_a, outcome.middle_number_b) == ("9188061024", "9188061025")
 
 
-def test_the_providers_words_come_with_a_refusal_and_without_the_phone() -> None:
+def test_refusal_has_the_providers_text_with_the_phone_masked() -> None:
     with Server(says(answer(status="-35", reason="9188067701 has an AXB binding"))) as server:
         outcome = bind(client(server.url))
     assert isinstance(outcome, Refused)
     assert outcome.reason == "91******01 has an AXB binding"
 
 
-def test_an_unbind_is_confirmed() -> None:
+def test_unbind_with_status_0_succeeds() -> None:
     with Server(says(answer(data=None))) as server:
         assert client(server.url).unbind(app_id="4luaKsL2", bind_id="1002") == UnbindSucceeded()
         (request,) = server.requests
@@ -192,17 +192,17 @@ def test_an_unbind_is_confirmed() -> None:
     assert request.endswith(b'\r\n\r\n{"bindId":"1002","appId":"4luaKsL2"}')
 
 
-def test_an_unbind_of_what_is_not_there_is_missing() -> None:
+def test_unbind_of_a_missing_binding_is_not_found() -> None:
     with Server(says(answer(status="-24", data=None))) as server:
         assert client(server.url).unbind(app_id="a", bind_id="1") == UnbindNotFound(status="-24")
 
 
-def test_missing_is_not_believed_under_another_http_status() -> None:
+def test_not_found_under_another_http_status_is_unknown() -> None:
     with Server(says(answer(status="-24", data=None, http_status=403))) as server:
         assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), Unknown)
 
 
-def test_a_refused_and_an_unanswered_unbind_are_told_apart() -> None:
+def test_refused_and_unanswered_unbinds_have_different_outcomes() -> None:
     with Server(says(answer(status="-1", data=None))) as server:
         assert isinstance(client(server.url).unbind(app_id="a", bind_id="1"), Refused)
     with Server(says(b"")) as server:
@@ -220,7 +220,7 @@ ROW = {
 }
 
 
-def test_a_page_is_read_with_its_times_in_utc() -> None:
+def test_page_is_parsed_with_times_in_utc() -> None:
     with Server(says(answer(data={"total": 7, "records": [ROW]}))) as server:
         outcome = client(server.url).page(app_id="4luaKsL2", current=1, size=100)
         (request,) = server.requests
@@ -237,14 +237,14 @@ def test_a_page_is_read_with_its_times_in_utc() -> None:
     assert outcome == ProviderPage(total=7, rows=(row,))
 
 
-def test_a_page_with_one_malformed_row_is_unknown_and_loses_no_row_in_silence() -> None:
+def test_page_with_a_malformed_row_is_unknown() -> None:
     with Server(says(answer(data={"total": 2, "records": [ROW, ROW | {"phoneB": None}]}))) as server:
         outcome = client(server.url).page(app_id="a", current=1, size=10)
     assert isinstance(outcome, Unknown)
     assert "phoneB" in outcome.reason
 
 
-def test_a_refused_and_an_unanswered_page_are_told_apart() -> None:
+def test_refused_and_unanswered_pages_have_different_outcomes() -> None:
     with Server(says(answer(status="-30", data=None))) as server:
         assert isinstance(client(server.url).page(app_id="a", current=1, size=10), Refused)
     with Server(says(b"")) as server:

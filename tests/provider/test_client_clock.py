@@ -44,7 +44,7 @@ def stamps(server: Server) -> list[int]:
     return [int(header(request, "Timestamp") or "") for request in server.requests]
 
 
-def test_a_bind_goes_out_exactly_as_documented() -> None:
+def test_bind_is_sent_exactly_as_documented() -> None:
     with Server(says(answer())) as server:
         bind(client(server.url + "/base/", wall=lambda: NOW))
         (request,) = server.requests
@@ -63,7 +63,7 @@ def test_a_bind_goes_out_exactly_as_documented() -> None:
     ]
 
 
-def test_no_skew_is_known_before_an_answer_and_after_none() -> None:
+def test_skew_is_none_without_a_response() -> None:
     with Server(resets()) as server:
         provider = client(server.url)
         assert provider.skew_s is None
@@ -72,7 +72,7 @@ def test_no_skew_is_known_before_an_answer_and_after_none() -> None:
 
 
 @pytest.mark.parametrize("offset", [90, -90, 30 * 365 * 86_400])
-def test_the_next_stamp_is_corrected_by_the_measured_skew(offset: int) -> None:
+def test_next_timestamp_is_corrected_by_the_measured_skew(offset: int) -> None:
     with Server(dated(offset)) as server:
         provider = client(server.url, wall=lambda: NOW)
         bind(provider)
@@ -82,7 +82,7 @@ def test_the_next_stamp_is_corrected_by_the_measured_skew(offset: int) -> None:
 
 
 @pytest.mark.parametrize("offset", [-2, -1, 0, 1])
-def test_a_clock_that_is_right_within_the_error_is_left_alone(offset: int) -> None:
+def test_skew_within_the_error_is_not_corrected(offset: int) -> None:
     with Server(dated(offset)) as server:
         provider = client(server.url, wall=lambda: NOW)
         bind(provider)
@@ -90,7 +90,7 @@ def test_a_clock_that_is_right_within_the_error_is_left_alone(offset: int) -> No
         assert stamps(server) == [NOW, NOW]
 
 
-def test_the_newest_answer_of_any_kind_measures_the_skew() -> None:
+def test_skew_is_that_of_the_newest_response_of_any_call() -> None:
     dates = iter([90, 20])
 
     def script(connection: socket.socket, server: Server) -> None:
@@ -105,14 +105,14 @@ def test_the_newest_answer_of_any_kind_measures_the_skew() -> None:
 
 
 @pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "", "Thu, 01 Jan 99999 0:0:0"])
-def test_a_date_that_cannot_be_read_measures_nothing_and_harms_nothing(date: str) -> None:
+def test_invalid_date_header_leaves_the_skew_unmeasured(date: str) -> None:
     with Server(says(answer(headers=f"Date: {date}\r\n"))) as server:
         provider = client(server.url)
         assert isinstance(bind(provider), BindSucceeded)
         assert provider.skew_s is None
 
 
-def test_an_account_refusal_opens_the_circuit_and_a_good_page_closes_it() -> None:
+def test_account_refusal_opens_the_circuit_and_a_page_closes_it() -> None:
     replies = iter([answer(status="-30", data=None), answer(data={"total": 0, "records": []})])
 
     def script(connection: socket.socket, server: Server) -> None:
@@ -137,30 +137,30 @@ OUTCOMES: list[tuple[Script, type[BindOutcome], str]] = [
 
 
 @pytest.mark.parametrize(("script", "kind", "line"), OUTCOMES)
-def test_no_phone_and_no_secret_is_logged_or_told(
+def test_no_phone_and_no_secret_is_logged_or_in_a_repr(
     script: Script, kind: type[BindOutcome], line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG), Server(script) as server:
         provider = client(server.url, wall=lambda: NOW)
         outcome = bind(provider)
     assert isinstance(outcome, kind)
-    told = caplog.text + repr(outcome) + repr(provider) + str(vars(provider.circuit))
+    texts = caplog.text + repr(outcome) + repr(provider) + str(vars(provider.circuit))
     sign = signature(api_key=KEY, api_secret=SECRET, timestamp=int(NOW))
     for secret in (KEY, SECRET, sign, "9188067701", "9188067799"):
-        assert secret not in told
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("bindings")]
-    assert len(ours) == 1
-    assert ours[0].startswith(line)
+        assert secret not in texts
+    own_messages = [record.getMessage() for record in caplog.records if record.name.startswith("bindings")]
+    assert len(own_messages) == 1
+    assert own_messages[0].startswith(line)
 
 
-def test_a_key_that_no_header_can_carry_is_not_sent_and_not_told() -> None:
+def test_key_that_is_not_valid_in_a_header_is_not_sent_and_not_in_the_reason() -> None:
     with Server(says(answer())) as server:
         outcome = bind(client(server.url, api_key="key\r\nX: y"))
         assert outcome == NotSent(reason="prepare: InvalidHeader")
         assert server.requests == []
 
 
-def test_importing_the_client_connects_to_nothing() -> None:
+def test_importing_the_client_opens_no_connection() -> None:
     code = (
         "import socket; socket.socket.connect = None; socket.getaddrinfo = None; import bindings.provider.client"
     )

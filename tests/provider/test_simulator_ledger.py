@@ -64,7 +64,7 @@ def entry(bind_id: int, a: str, b: str, *, mode: Mode = Mode.AXB, begin: float, 
 
 
 def pairs(entries: list[Entry], policy: Policy = Policy.LITERAL) -> set[tuple[int, int]]:
-    return {(found.earlier.bind_id, found.later.bind_id) for found in find_overlaps(entries, policy)}
+    return {(overlap.earlier.bind_id, overlap.later.bind_id) for overlap in find_overlaps(entries, policy)}
 
 
 # Many callers at once.
@@ -75,15 +75,15 @@ def slow_pick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let time pass between the check and the acceptance: a race that can be lost is then lost."""
     pick = Ledger.pick
 
-    def slow(*given: Any, **asked: Any) -> Any:
+    def slow(*args: Any, **options: Any) -> Any:
         time.sleep(0.005)
-        return pick(*given, **asked)
+        return pick(*args, **options)
 
     monkeypatch.setattr(Ledger, "pick", slow)
 
 
 @pytest.mark.usefixtures("slow_pick")
-def test_of_sixteen_racing_for_a_phone_exactly_one_gets_it(simulator: Simulator) -> None:
+def test_sixteen_concurrent_binds_of_a_phone_have_one_success(simulator: Simulator) -> None:
     start = threading.Barrier(16)
 
     def race(n: int) -> str:
@@ -98,7 +98,7 @@ def test_of_sixteen_racing_for_a_phone_exactly_one_gets_it(simulator: Simulator)
     assert simulator.ledger.overlaps("literal") == ()
 
 
-def test_sixty_four_kept_connections_are_served_side_by_side(simulator: Simulator) -> None:
+def test_sixty_four_open_connections_are_served_concurrently(simulator: Simulator) -> None:
     start = threading.Barrier(64)
 
     def caller(n: int) -> list[int]:
@@ -123,12 +123,12 @@ def test_sixty_four_kept_connections_are_served_side_by_side(simulator: Simulato
 # The checker.
 
 
-def test_a_planted_overlap_is_found(simulator: Simulator) -> None:
+def test_overlap_of_a_foreign_binding_is_found(simulator: Simulator) -> None:
     bind(simulator, A, B)
     assert simulator.ledger.overlaps() == ()
-    planted = simulator.add_foreign_binding(phone_a=C, phone_b=A, app_id=APP_ID, mode="AXXB")
-    (found,) = simulator.ledger.overlaps()
-    assert (found.earlier.bind_id, found.later.bind_id) == (1002, planted.bind_id)
+    foreign = simulator.add_foreign_binding(phone_a=C, phone_b=A, app_id=APP_ID, mode="AXXB")
+    (overlap,) = simulator.ledger.overlaps()
+    assert (overlap.earlier.bind_id, overlap.later.bind_id) == (1002, foreign.bind_id)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_planted_overlap_is_found(simulator: Simulator) -> None:
         (Mode.AXXB, Mode.AXXB, False, True),
     ],
 )
-def test_which_modes_may_overlap_depends_on_the_policy(
+def test_modes_that_may_overlap_depend_on_the_policy(
     first: Mode, second: Mode, literal: bool, strict: bool
 ) -> None:
     entries = [entry(1, A, B, mode=first, begin=0, end=10), entry(2, C, A, mode=second, begin=5, end=9)]
@@ -148,11 +148,11 @@ def test_which_modes_may_overlap_depends_on_the_policy(
     assert bool(pairs(entries, Policy.STRICT)) is strict
 
 
-def test_an_end_and_a_beginning_in_the_same_instant_do_not_overlap() -> None:
+def test_end_and_start_at_the_same_instant_do_not_overlap() -> None:
     assert pairs([entry(1, A, B, begin=0, end=10), entry(2, A, C, begin=10, end=20)]) == set()
 
 
-def test_every_pair_is_found_once_whatever_the_order_and_the_shared_phones() -> None:
+def test_each_overlapping_pair_is_found_once_in_any_order() -> None:
     first = entry(1, A, B, begin=0, end=100)
     second = entry(2, B, A, begin=10, end=20)
     third = entry(3, C, B, begin=15, end=30)
@@ -160,7 +160,7 @@ def test_every_pair_is_found_once_whatever_the_order_and_the_shared_phones() -> 
     assert pairs([apart, third, second, first]) == {(1, 2), (1, 3), (2, 3)}
 
 
-def test_what_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simulator) -> None:
+def test_binding_that_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simulator) -> None:
     bound = bind(simulator, A, B).data[wire.BIND_ID]
     clock.now += 1
     unbind(simulator, bound)
@@ -171,7 +171,7 @@ def test_what_was_unbound_before_does_not_overlap(clock: Clock, simulator: Simul
 # The control plane.
 
 
-def test_other_processes_read_the_ledger_the_requests_and_the_counts(clock: Clock, simulator: Simulator) -> None:
+def test_control_plane_shows_the_ledger_the_requests_and_the_counts(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B)
     (row,) = control(simulator, "GET", "ledger").json["data"]
     assert row == {
@@ -199,37 +199,37 @@ def test_other_processes_read_the_ledger_the_requests_and_the_counts(clock: Cloc
     }
 
 
-def test_other_processes_script_list_and_clear_faults(simulator: Simulator) -> None:
-    asked = {"kind": "refuse:-41", "times": 5, "on": "bind"}
-    assert control(simulator, "POST", "faults", asked).json["status"] == "-41"
+def test_control_plane_adds_lists_and_clears_faults(simulator: Simulator) -> None:
+    fault = {"kind": "refuse:-41", "times": 5, "on": "bind"}
+    assert control(simulator, "POST", "faults", fault).json["status"] == "-41"
     assert bind(simulator, A, B).status == "-41"
     assert [row["kind"] for row in control(simulator, "GET", "faults").json["data"]] == ["refuse"]
     assert control(simulator, "DELETE", "faults").code == 200
     assert bind(simulator, A, B).status == "0"
 
 
-def test_other_processes_change_the_settings(clock: Clock, simulator: Simulator) -> None:
+def test_control_plane_changes_the_settings(clock: Clock, simulator: Simulator) -> None:
     changes = {"account_status": "-30", "clock_offset_s": 3_600, "policy": "strict"}
-    shown = control(simulator, "POST", "settings", changes).json
-    assert shown == control(simulator, "GET", "settings").json
-    assert shown["policy"] == "strict"
+    settings = control(simulator, "POST", "settings", changes).json
+    assert settings == control(simulator, "GET", "settings").json
+    assert settings["policy"] == "strict"
     assert bind(simulator, A, B).status == "-30"
     assert simulator.now() == clock.now + 3_600
     assert send(simulator, wire.BIND_PATH, bind_body(A, B), headers=signed(clock.now)).status == "-16"
 
 
-def test_an_orphan_is_listed_and_refuses_its_phones(simulator: Simulator) -> None:
-    asked = {"phone_a": A, "phone_b": B, "app_id": APP_ID, "pool_number": "918806", "expire_s": 30}
-    planted = control(simulator, "POST", "foreign", asked).json
-    assert planted["foreign"] is True
-    assert listed(page(simulator)) == [planted["bind_id"]]
+def test_foreign_binding_is_listed_and_its_phones_are_refused(simulator: Simulator) -> None:
+    request = {"phone_a": A, "phone_b": B, "app_id": APP_ID, "pool_number": "918806", "expire_s": 30}
+    foreign = control(simulator, "POST", "foreign", request).json
+    assert foreign["foreign"] is True
+    assert listed(page(simulator)) == [foreign["bind_id"]]
     assert bind(simulator, A, C).status == "-35"
-    assert control(simulator, "POST", "foreign", asked).code == 200
-    (found,) = control(simulator, "GET", "overlaps?policy=strict").json["data"]
-    assert found["earlier"]["bind_id"] == planted["bind_id"]
+    assert control(simulator, "POST", "foreign", request).code == 200
+    (overlap,) = control(simulator, "GET", "overlaps?policy=strict").json["data"]
+    assert overlap["earlier"]["bind_id"] == foreign["bind_id"]
 
 
-def test_a_vanished_binding_is_neither_listed_nor_in_the_way_but_stays_in_the_ledger(
+def test_removed_binding_is_not_listed_frees_its_phones_and_stays_in_the_ledger(
     simulator: Simulator,
 ) -> None:
     bind(simulator, A, B)
@@ -242,7 +242,15 @@ def test_a_vanished_binding_is_neither_listed_nor_in_the_way_but_stays_in_the_le
         simulator.remove_binding("1002")
 
 
-def test_the_control_plane_is_neither_recorded_nor_struck_by_faults(simulator: Simulator) -> None:
+def test_deprecated_names_still_work_with_a_warning(simulator: Simulator) -> None:
+    with pytest.warns(DeprecationWarning, match="add_foreign_binding"):
+        foreign = simulator.plant(phone_a=A, phone_b=B, app_id=APP_ID)
+    assert foreign.foreign
+    with pytest.warns(DeprecationWarning, match="remove_binding"):
+        assert simulator.vanish(foreign.bind_id).vanished
+
+
+def test_control_calls_are_not_recorded_and_get_no_faults(simulator: Simulator) -> None:
     simulator.script("lost_reply", rate=1)
     assert control(simulator, "GET", "counts").json["received"] == {}
     assert simulator.requests == ()
@@ -273,7 +281,7 @@ def test_the_control_plane_is_neither_recorded_nor_struck_by_faults(simulator: S
         ("GET", "overlaps?policy=lax", None, 400),
     ],
 )
-def test_a_control_call_that_makes_no_sense_is_told_so(
+def test_invalid_control_call_is_refused_with_a_reason(
     simulator: Simulator, method: str, name: str, fields: Any, code: int
 ) -> None:
     answer = control(simulator, method, name, fields)
@@ -281,7 +289,7 @@ def test_a_control_call_that_makes_no_sense_is_told_so(
     assert answer.json["error"]
 
 
-def test_a_pool_without_numbers_plants_nothing(simulator: Simulator) -> None:
+def test_foreign_binding_in_a_full_pool_is_refused(simulator: Simulator) -> None:
     simulator.change(pool_size=1)
     with pytest.raises(ValueError, match="no middle number"):
         simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP_ID, mode="AXXB")

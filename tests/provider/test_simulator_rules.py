@@ -105,12 +105,12 @@ def test_a_field_out_of_bounds_is_a_parameter_error(simulator: Simulator, field:
 
 
 @pytest.mark.parametrize("expire_s", [1, 259_200])
-def test_the_bounds_of_a_life_are_accepted(simulator: Simulator, expire_s: int) -> None:
+def test_smallest_and_largest_expire_s_are_accepted(simulator: Simulator, expire_s: int) -> None:
     assert bind(simulator, A, B, expire_s=expire_s).status == "0"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"a":1,"a":2}'])
-def test_a_body_that_is_no_json_object_is_a_parameter_error(simulator: Simulator, body: bytes) -> None:
+def test_body_that_is_not_a_json_object_is_a_parameter_error(simulator: Simulator, body: bytes) -> None:
     assert send(simulator, wire.BIND_PATH, body).status == "-22"
 
 
@@ -144,7 +144,7 @@ def test_a_call_without_one_of_its_headers_fails_authentication(simulator: Simul
 
 
 @pytest.mark.parametrize(("off_by", "status"), [(-301, "-16"), (-300, "0"), (300, "0"), (301, "-16")])
-def test_a_stamp_may_be_off_by_the_tolerance_and_no_more(
+def test_timestamp_may_differ_by_the_tolerance(
     clock: Clock, simulator: Simulator, off_by: int, status: str
 ) -> None:
     clock.now = 1_700_000_000.0
@@ -153,14 +153,14 @@ def test_a_stamp_may_be_off_by_the_tolerance_and_no_more(
 
 
 @pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
-def test_a_broken_account_refuses_every_call_until_it_is_put_right(simulator: Simulator, status: str) -> None:
+def test_account_status_refuses_every_call_until_it_is_reset(simulator: Simulator, status: str) -> None:
     simulator.change(account_status=status)
     assert [bind(simulator, A, B).status, unbind(simulator, 1002).status, page(simulator).status] == [status] * 3
     simulator.change(account_status=None)
     assert bind(simulator, A, B).status == "0"
 
 
-def test_the_checks_stand_in_the_providers_order(simulator: Simulator) -> None:
+def test_checks_are_in_the_providers_order(simulator: Simulator) -> None:
     simulator.change(account_status="-30")
     stale = simulator.now() - 1_000
     assert send(simulator, wire.BIND_PATH, b"{}", headers=signed(stale, key="unknown")).status == "-22"
@@ -173,21 +173,21 @@ def test_the_checks_stand_in_the_providers_order(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("pair", [(A, C), (C, A), (B, C), (C, B), (B, A), (A, B)])
-@pytest.mark.parametrize("asked", ["AXB", "AXXB"])
+@pytest.mark.parametrize("mode", ["AXB", "AXXB"])
 def test_a_live_axb_refuses_both_modes_on_either_phone_in_either_role(
-    simulator: Simulator, pair: tuple[str, str], asked: str
+    simulator: Simulator, pair: tuple[str, str], mode: str
 ) -> None:
     assert bind(simulator, A, B).status == "0"
-    assert bind(simulator, *pair, mode=asked).status == "-35"
+    assert bind(simulator, *pair, mode=mode).status == "-35"
 
 
-@pytest.mark.parametrize("asked", ["AXB", "AXXB"])
+@pytest.mark.parametrize("mode", ["AXB", "AXXB"])
 @pytest.mark.parametrize(("policy", "status"), [("literal", "0"), ("strict", "-35")])
-def test_a_live_axxb_refuses_only_under_the_strict_policy(asked: str, policy: str, status: str) -> None:
+def test_a_live_axxb_refuses_only_under_the_strict_policy(mode: str, policy: str, status: str) -> None:
     with Simulator(policy=policy) as simulator:
         assert bind(simulator, A, B, mode="AXXB").status == "0"
-        assert bind(simulator, B, A, mode=asked).status == status
-        assert bind(simulator, A, C, mode="AXXB").status == ("-35" if asked == "AXB" else status)
+        assert bind(simulator, B, A, mode=mode).status == status
+        assert bind(simulator, A, C, mode="AXXB").status == ("-35" if mode == "AXB" else status)
 
 
 def test_the_scope_of_a_conflict_is_the_account_and_not_the_application(simulator: Simulator) -> None:
@@ -195,7 +195,7 @@ def test_the_scope_of_a_conflict_is_the_account_and_not_the_application(simulato
     assert bind(simulator, A, C, app_id="another", pool="77").status == "-35"
 
 
-def test_a_phone_is_free_at_the_very_instant_of_the_expiry(clock: Clock, simulator: Simulator) -> None:
+def test_phone_is_free_at_the_instant_of_the_expiry(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 59.999
     assert bind(simulator, A, C).status == "-35"
@@ -213,7 +213,7 @@ def test_a_conflict_outlasts_the_expiry_by_the_release_lag(clock: Clock, simulat
     assert bind(simulator, A, C).status == "0"
 
 
-def test_a_lag_that_is_set_later_takes_up_what_was_free(clock: Clock, simulator: Simulator) -> None:
+def test_release_lag_that_is_set_later_holds_expired_bindings_again(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 61
     assert page(simulator).status == "0"
@@ -221,7 +221,7 @@ def test_a_lag_that_is_set_later_takes_up_what_was_free(clock: Clock, simulator:
     assert bind(simulator, A, C).status == "-35"
 
 
-def test_a_clock_that_steps_back_makes_an_expired_binding_live_again(clock: Clock, simulator: Simulator) -> None:
+def test_expired_binding_is_live_again_after_the_clock_is_set_back(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 100
     assert listed(page(simulator)) == []
@@ -257,7 +257,7 @@ def test_one_middle_number_serves_many_pairs() -> None:
         assert bind(simulator, "9188060001", "9188060002", mode="AXXB").status == "-41"
 
 
-def test_a_full_pool_lends_again_once_a_binding_is_over(clock: Clock) -> None:
+def test_full_pool_has_a_number_again_after_a_binding_ends(clock: Clock) -> None:
     with Simulator(clock=clock, pool_size=1, max_concurrency=1) as simulator:
         bind(simulator, A, B, expire_s=60)
         assert bind(simulator, C, D).status == "-41"
@@ -266,7 +266,7 @@ def test_a_full_pool_lends_again_once_a_binding_is_over(clock: Clock) -> None:
         assert bind(simulator, A, B).status == "0"
 
 
-def test_the_pools_that_were_asked_for_are_listed(simulator: Simulator) -> None:
+def test_requested_pools_are_listed(simulator: Simulator) -> None:
     simulator.change(pool_size=2, max_concurrency=7)
     bind(simulator, A, B)
     body = json.dumps({wire.CURRENT: 1, wire.SIZE: 20}).encode()
@@ -282,7 +282,9 @@ def test_the_pools_that_were_asked_for_are_listed(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("kind", [int, str])
-def test_an_unbind_takes_the_id_as_text_or_as_a_number_and_frees_at_once(simulator: Simulator, kind: type) -> None:
+def test_unbind_accepts_the_id_as_text_or_number_and_frees_the_phones_immediately(
+    simulator: Simulator, kind: type
+) -> None:
     simulator.change(release_lag_s=60)
     bind_id = bind(simulator, A, B).data[wire.BIND_ID]
     assert unbind(simulator, kind(bind_id)).json == {"status": "0", "reason": "success", "data": None}
@@ -290,23 +292,21 @@ def test_an_unbind_takes_the_id_as_text_or_as_a_number_and_frees_at_once(simulat
     assert simulator.ledger.entries()[0].unbound_at == simulator.now()
 
 
-def test_an_unbind_finds_neither_the_unknown_nor_the_ended_nor_anothers(
-    clock: Clock, simulator: Simulator
-) -> None:
+def test_unbind_of_an_unknown_ended_or_foreign_id_is_not_found(clock: Clock, simulator: Simulator) -> None:
     bind_id = bind(simulator, A, B, expire_s=60).data[wire.BIND_ID]
     for unknown in (1, "none", "٣"):
         assert unbind(simulator, unknown).status == "-24"
     assert unbind(simulator, bind_id, app_id="another").status == "-24"
     clock.now += 60
     assert unbind(simulator, bind_id).status == "-24"
-    again = bind(simulator, A, B).data[wire.BIND_ID]
-    assert [unbind(simulator, again).status for _ in range(2)] == ["0", "-24"]
+    second_id = bind(simulator, A, B).data[wire.BIND_ID]
+    assert [unbind(simulator, second_id).status for _ in range(2)] == ["0", "-24"]
 
 
 # The list.
 
 
-def test_a_row_shows_the_end_in_the_providers_zone_cut_to_whole_seconds(clock: Clock) -> None:
+def test_row_has_its_end_in_the_providers_zone_in_whole_seconds(clock: Clock) -> None:
     clock.now = 1_697_936_340.9  # 60 s and a bit before 2023-10-22 01:00:00 UTC
     with Simulator(clock=clock) as simulator:
         bind(simulator, A, B, mode="AXXB")
@@ -319,7 +319,7 @@ def test_a_row_shows_the_end_in_the_providers_zone_cut_to_whole_seconds(clock: C
         assert page(simulator).data[wire.RECORDS][0][wire.EXPIRE_TIME] == "2023-10-22 01:00:00"
 
 
-def test_the_list_holds_the_live_bindings_of_its_application_only(clock: Clock, simulator: Simulator) -> None:
+def test_list_has_only_the_live_bindings_of_its_application(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     bind(simulator, C, D, app_id="another")
     assert (listed(page(simulator)), listed(page(simulator, app_id="another"))) == ([1002], [1003])
@@ -329,7 +329,7 @@ def test_the_list_holds_the_live_bindings_of_its_application_only(clock: Clock, 
     assert listed(page(simulator)) == [1002]
 
 
-def test_pages_part_the_list_and_echo_a_size_that_cannot_be_trusted(simulator: Simulator) -> None:
+def test_pages_cover_the_list_and_echo_a_fixed_size(simulator: Simulator) -> None:
     for n in range(5):
         bind(simulator, f"918800001{n}", f"918800002{n}")
     pages = [page(simulator, current=current, size=2) for current in (1, 2, 3, 4)]
@@ -343,7 +343,7 @@ def test_pages_part_the_list_and_echo_a_size_that_cannot_be_trusted(simulator: S
     }
 
 
-def test_shuffled_pages_show_another_order_each_time(simulator: Simulator) -> None:
+def test_shuffled_pages_have_a_different_order_each_time(simulator: Simulator) -> None:
     for n in range(10, 30):
         bind(simulator, f"91880000{n}", f"91880100{n}")
     simulator.change(shuffle_pages=True)
@@ -360,7 +360,7 @@ def test_a_page_out_of_bounds_is_a_parameter_error(simulator: Simulator, current
 # HTTP.
 
 
-def test_every_reply_carries_the_simulators_own_date(clock: Clock, simulator: Simulator) -> None:
+def test_every_reply_has_the_simulators_own_date(clock: Clock, simulator: Simulator) -> None:
     simulator.change(clock_offset_s=-90)
     for answer in (bind(simulator, A, B), send(simulator, "/nowhere", method="GET")):
         date = parsedate_to_datetime(answer.headers["Date"])
@@ -368,7 +368,7 @@ def test_every_reply_carries_the_simulators_own_date(clock: Clock, simulator: Si
     assert simulator.ledger.entries()[0].accepted_at == clock.now - 90
 
 
-def test_a_path_or_a_method_that_the_provider_does_not_have_gets_no_envelope(simulator: Simulator) -> None:
+def test_unknown_path_or_method_gets_no_envelope(simulator: Simulator) -> None:
     for method, path in (("GET", wire.BIND_PATH), ("POST", "/v3/elsewhere"), ("DELETE", "/")):
         answer = send(simulator, path, method=method)
         assert answer.code == 404
@@ -376,7 +376,7 @@ def test_a_path_or_a_method_that_the_provider_does_not_have_gets_no_envelope(sim
     assert simulator.counts.received == {"other": 3}
 
 
-def test_a_request_is_kept_with_its_headers_body_and_status(simulator: Simulator) -> None:
+def test_request_is_recorded_with_its_headers_body_and_status(simulator: Simulator) -> None:
     bind(simulator, A, B)
     (request,) = simulator.requests
     assert (request.method, request.path, request.call) == ("POST", wire.BIND_PATH, "bind")

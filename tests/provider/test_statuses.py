@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import pytest
 
+from bindings.http_transport import NotSent, Unknown
 from bindings.provider import statuses
-from bindings.provider.outcome import Refusal
+from bindings.provider.outcome import (
+    BindSucceeded,
+    ProviderPage,
+    ProviderPools,
+    Refusal,
+    Refused,
+    UnbindNotFound,
+    UnbindSucceeded,
+)
 
 
 @pytest.mark.parametrize(
-    ("code", "why"),
+    ("code", "refusal"),
     [
         ("-1", Refusal.ACCOUNT),
         ("-2", Refusal.ACCOUNT),
@@ -20,25 +29,48 @@ from bindings.provider.outcome import Refusal
         ("-41", Refusal.NO_NUMBER),
     ],
 )
-def test_each_documented_refusal_has_its_class(code: str, why: Refusal) -> None:
-    assert statuses.refusal(code) is why
+def test_documented_refusal_has_its_class(code: str, refusal: Refusal) -> None:
+    assert statuses.refusal(code) is refusal
 
 
 @pytest.mark.parametrize("code", ["0", "-18", "-24", "-99", "", "00", "-035", " -35", "35"])
-def test_nothing_else_is_a_refusal(code: str) -> None:
+def test_other_statuses_are_not_refusals(code: str) -> None:
     assert statuses.refusal(code) is None
 
 
-def test_every_documented_status_stands_in_the_table_once() -> None:
+def test_every_documented_status_is_in_the_table_once() -> None:
     documented = {"0", "-1", "-2", "-16", "-18", "-22", "-24", "-29", "-30", "-31", "-35", "-41"}
     assert sorted(status.code for status in statuses.STATUSES) == sorted(documented)
 
 
-def test_every_row_of_the_table_can_be_printed() -> None:
+def test_every_row_of_the_table_has_all_texts() -> None:
     for status in statuses.STATUSES:
         assert all((status.meaning, status.effect, status.cause, status.remedy, status.responsible)), status.code
 
 
-def test_a_status_has_its_documented_words_and_others_have_none() -> None:
+def test_meaning_is_the_documented_one_or_unknown() -> None:
     assert statuses.meaning("-18") == "system anomaly"
     assert statuses.meaning("-99") == "unknown status"
+
+
+def test_metric_labels_of_the_outcomes_do_not_follow_the_class_names() -> None:
+    outcomes = (
+        BindSucceeded,
+        UnbindSucceeded,
+        UnbindNotFound,
+        Refused,
+        NotSent,
+        Unknown,
+        ProviderPage,
+        ProviderPools,
+    )
+    assert [outcome.label for outcome in outcomes] == [
+        "made",
+        "confirmed",
+        "missing",
+        "refused",
+        "notsent",
+        "unknown",
+        "providerpage",
+        "providerpools",
+    ]

@@ -57,13 +57,13 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_refused_connection_is_never_sent(scheme: str) -> None:
+def test_refused_connection_is_not_sent(scheme: str) -> None:
     outcome = bind(client(f"{scheme}://127.0.0.1:{closed_port()}"))
     assert outcome == NotSent(reason="connect: connection refused")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_name_that_nobody_knows_is_never_sent(scheme: str) -> None:
+def test_unknown_host_name_is_not_sent(scheme: str) -> None:
     # A long limit: a resolver cannot be hurried, and how long it takes is not this test's matter.
     outcome = bind(client(f"{scheme}://nonexistent.invalid", timeout_s=30))
     assert isinstance(outcome, NotSent)
@@ -71,7 +71,7 @@ def test_a_name_that_nobody_knows_is_never_sent(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://a..b", "http://[::1", "http://" + "a" * 70])
-def test_an_address_that_is_none_is_never_sent(url: str) -> None:
+def test_invalid_url_is_not_sent(url: str) -> None:
     assert isinstance(bind(client(url)), NotSent)
 
 
@@ -87,25 +87,25 @@ def full() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_a_connection_that_does_not_come_about_in_time_is_never_sent(full: int) -> None:
-    began = time.monotonic()
+def test_connect_timeout_is_not_sent(full: int) -> None:
+    started_at = time.monotonic()
     assert bind(client(f"http://127.0.0.1:{full}")) == NotSent(reason="connect: timed out")
-    assert time.monotonic() - began < LIMIT_S + 0.5
+    assert time.monotonic() - started_at < LIMIT_S + 0.5
 
 
-def test_the_addresses_of_a_name_share_one_deadline(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = socket.getaddrinfo("127.0.0.1", full, type=socket.SOCK_STREAM) * 5
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    began = time.monotonic()
+def test_addresses_of_a_name_share_one_deadline(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = socket.getaddrinfo("127.0.0.1", full, type=socket.SOCK_STREAM) * 5
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    started_at = time.monotonic()
     assert bind(client(f"http://provider.test:{full}")) == NotSent(reason="connect: timed out")
-    assert time.monotonic() - began < LIMIT_S + 0.5
+    assert time.monotonic() - started_at < LIMIT_S + 0.5
 
 
-def test_the_next_address_of_a_name_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_address_of_a_name_is_used_if_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(says(answer())) as server:
         ports = (closed_port(), int(server.url.rpartition(":")[2]))
-        found = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        addresses = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
         assert isinstance(bind(client("http://provider.test")), BindSucceeded)
         assert server.posts == 1
 
@@ -120,7 +120,7 @@ class Clock:
         return time.monotonic() + self.pushed
 
 
-def test_a_name_lookup_that_outlasts_the_deadline_ends_in_never_sent(
+def test_name_lookup_past_the_deadline_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, lookup = Clock(), socket.getaddrinfo
@@ -135,7 +135,7 @@ def test_a_name_lookup_that_outlasts_the_deadline_ends_in_never_sent(
         assert server.posts == 0
 
 
-def test_a_process_that_pauses_while_signing_sends_nothing() -> None:
+def test_process_paused_while_signing_sends_nothing() -> None:
     clock = Clock()
 
     def paused_wall() -> float:
@@ -148,7 +148,7 @@ def test_a_process_that_pauses_while_signing_sends_nothing() -> None:
         assert server.requests == []
 
 
-def test_a_bind_whose_time_is_over_is_not_sent() -> None:
+def test_bind_after_send_before_is_not_sent() -> None:
     with Server(says(answer())) as server:
         outcome = client(server.url).bind(REQUEST, send_before=time.monotonic() - 0.001)
         assert outcome == NotSent(reason="too late to send")
@@ -164,13 +164,13 @@ def test_a_closed_client_sends_nothing() -> None:
         assert server.requests == []
 
 
-def test_a_server_that_does_not_read_cannot_hold_the_sender() -> None:
+def test_server_that_does_not_read_cannot_block_the_sender() -> None:
     # More than the buffers of both ends take.
     huge = replace(REQUEST, pool_number="9" * 16_000_000)
     with Server(stays_silent, reads=False) as server:
-        began = time.monotonic()
+        started_at = time.monotonic()
         outcome = bind(client(server.url), huge)
-        assert time.monotonic() - began < LIMIT_S + 1
+        assert time.monotonic() - started_at < LIMIT_S + 1
     assert isinstance(outcome, Unknown)
     assert outcome.reason == "send: timed out"
 
@@ -180,30 +180,30 @@ def resets_on_the_first_byte(connection: socket.socket, server: Server) -> None:
     resets()(connection, server)
 
 
-def test_a_server_that_resets_within_the_request_may_have_read_enough() -> None:
+def test_reset_during_the_request_is_unknown() -> None:
     with Server(resets_on_the_first_byte, reads=False) as server:
         assert isinstance(bind(client(server.url)), Unknown)
 
 
-def test_a_bind_over_tls_is_made() -> None:
+def test_bind_over_tls_succeeds() -> None:
     with Server(says(answer()), tls=server_tls()) as server:
         assert isinstance(bind(client(server.url, tls=client_tls())), BindSucceeded)
         assert server.posts == 1
 
 
-def test_a_certificate_that_is_not_trusted_stops_the_call_before_it_is_sent() -> None:
+def test_untrusted_certificate_is_not_sent() -> None:
     with Server(says(answer()), tls=server_tls()) as server:
         assert bind(client(server.url)) == NotSent(reason="TLS handshake: certificate not trusted")
         assert server.requests == []
 
 
-def test_a_certificate_of_another_name_stops_the_call_before_it_is_sent(
+def test_certificate_of_another_host_is_not_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Server(says(answer()), tls=server_tls()) as server:
         port = int(server.url.rpartition(":")[2])
-        found = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        addresses = socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
         outcome = bind(client("https://provider.test", tls=client_tls()))
         assert outcome == NotSent(reason="TLS handshake: certificate not trusted")
         assert server.requests == []
@@ -219,11 +219,11 @@ def test_a_certificate_of_another_name_stops_the_call_before_it_is_sent(
     ],
     ids=["no TLS", "silence", "dripping", "reset"],
 )
-def test_a_handshake_that_fails_is_never_sent(script: Script, reason: str) -> None:
+def test_failed_handshake_is_not_sent(script: Script, reason: str) -> None:
     with Server(script, reads=False, scheme="https") as server:
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert bind(client(server.url)) == NotSent(reason=reason)
-        assert time.monotonic() - began < LIMIT_S + 1
+        assert time.monotonic() - started_at < LIMIT_S + 1
 
 
 def garbles(connection: socket.socket, server: Server) -> None:
@@ -243,20 +243,20 @@ def garbles(connection: socket.socket, server: Server) -> None:
     ],
     ids=["garbled", "silent", "drips headers", "drips a body", "resets"],
 )
-def test_what_fails_after_the_handshake_is_unknown(script: Script, reason: str) -> None:
+def test_failure_after_the_handshake_is_unknown(script: Script, reason: str) -> None:
     with Server(script, tls=server_tls()) as server:
-        began = time.monotonic()
+        started_at = time.monotonic()
         outcome = bind(client(server.url, tls=client_tls()))
-        assert time.monotonic() - began < LIMIT_S + 1
+        assert time.monotonic() - started_at < LIMIT_S + 1
         assert server.posts == 1
     assert isinstance(outcome, Unknown)
     assert outcome.reason.startswith(reason)
     assert outcome.sent is not None
 
 
-def test_neither_proxy_variables_nor_netrc_touch_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_proxy_variables_and_netrc_do_not_affect_a_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login someone password else\n", encoding="utf-8")
+    netrc.write_text("machine 127.0.0.1 login user password else\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(netrc))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://127.0.0.1:{closed_port()}")
@@ -268,15 +268,15 @@ def test_neither_proxy_variables_nor_netrc_touch_a_call(monkeypatch: pytest.Monk
     assert header(request, "Authorization") is None
 
 
-def test_nothing_is_retried_by_the_libraries() -> None:
+def test_libraries_do_not_retry() -> None:
     attempt = http_transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None)
     retries = http_transport._OneCallAdapter(attempt).max_retries
     assert (retries.total, retries.read) == (0, False)
 
 
-def test_each_call_opens_a_connection_of_its_own_and_brings_no_cookie() -> None:
-    kept = answer(headers="Connection: keep-alive\r\nSet-Cookie: a=b\r\n")
-    with Server(says(kept)) as server:
+def test_each_call_opens_its_own_connection_and_sends_no_cookie() -> None:
+    keep_alive = answer(headers="Connection: keep-alive\r\nSet-Cookie: a=b\r\n")
+    with Server(says(keep_alive)) as server:
         provider = client(server.url)
         for _ in range(3):
             assert isinstance(bind(provider), BindSucceeded)
@@ -285,7 +285,7 @@ def test_each_call_opens_a_connection_of_its_own_and_brings_no_cookie() -> None:
         assert {header(request, "Cookie") for request in server.requests} == {None}
 
 
-def test_calls_of_many_threads_get_each_their_own_answer() -> None:
+def test_concurrent_calls_get_their_own_responses() -> None:
     def echo(connection: socket.socket, server: Server) -> None:
         digits = body(server.requests_of[connection.getpeername()]).split(b'"')[3].decode()
         data = {"bindId": digits, "pnsNumberA": "1", "pnsNumberB": "1"}

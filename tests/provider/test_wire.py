@@ -32,7 +32,7 @@ ROW: dict[str, Any] = {
 }
 
 
-def asked(mode: Mode = Mode.AXB) -> BindRequest:
+def bind_request(mode: Mode = Mode.AXB) -> BindRequest:
     return BindRequest(
         phone_a=Phone("9188067701"),
         phone_b=Phone("9188067799"),
@@ -48,29 +48,29 @@ def page(*rows: object, **fields: object) -> dict[str, Any]:
 
 
 def test_the_documented_bind_is_written_byte_for_byte() -> None:
-    assert wire.bind_body(asked()) == DOCUMENTED_BODY
+    assert wire.bind_body(bind_request()) == DOCUMENTED_BODY
 
 
 def test_the_other_mode_is_business_type_two() -> None:
-    assert json.loads(wire.bind_body(asked(Mode.AXXB)))["bizType"] == 2
+    assert json.loads(wire.bind_body(bind_request(Mode.AXXB)))["bizType"] == 2
 
 
-def test_text_beyond_ascii_goes_out_as_utf8() -> None:
+def test_non_ascii_text_is_sent_as_utf8() -> None:
     body = wire.unbind_body(wire.UnbindRequest(app_id="pension-ü", bind_id="1002"))
     assert body == '{"bindId":"1002","appId":"pension-ü"}'.encode()
 
 
-def test_a_page_is_asked_for_as_documented() -> None:
+def test_page_query_is_written_as_documented() -> None:
     body = wire.page_body(wire.PageRequest(app_id="4luaKsL2", current=1, size=100))
     assert body == b'{"current":1,"size":100,"params":{"appId":"4luaKsL2"}}'
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_a_bind_is_read_back_as_it_was_asked(mode: Mode) -> None:
-    assert wire.read_bind(wire.bind_body(asked(mode))) == asked(mode)
+def test_bind_body_is_parsed_to_the_same_request(mode: Mode) -> None:
+    assert wire.read_bind(wire.bind_body(bind_request(mode))) == bind_request(mode)
 
 
-def test_an_unbind_and_a_page_query_are_read_back_as_they_were_asked() -> None:
+def test_unbind_and_page_bodies_are_parsed_to_the_same_request() -> None:
     unbind = wire.UnbindRequest(app_id="4luaKsL2", bind_id="1002")
     query = wire.PageRequest(app_id="4luaKsL2", current=2, size=50)
     assert wire.read_unbind(wire.unbind_body(unbind)) == unbind
@@ -131,20 +131,22 @@ def test_a_status_that_is_a_number_is_read_as_text() -> None:
         b'{"status":' + b"9" * 5_000 + b"}",
     ],
 )
-def test_what_is_no_envelope_is_malformed(body: bytes) -> None:
+def test_body_that_is_not_an_envelope_is_malformed(body: bytes) -> None:
     with pytest.raises(wire.Malformed):
         wire.read_envelope(body)
 
 
-def test_the_providers_words_are_cut_made_printable_and_rid_of_numbers() -> None:
-    told = wire.read_envelope(b'{"status":"-35","reason":"9188067701 is\\u0000bound\\ud800' + b"!" * 500 + b'"}')
-    assert told.reason.startswith("91******01 is bound ")
-    assert len(told.reason) == 200
+def test_providers_text_is_cut_made_printable_and_masked() -> None:
+    envelope = wire.read_envelope(
+        b'{"status":"-35","reason":"9188067701 is\\u0000bound\\ud800' + b"!" * 500 + b'"}'
+    )
+    assert envelope.reason.startswith("91******01 is bound ")
+    assert len(envelope.reason) == 200
 
 
 @pytest.mark.parametrize("field", ["bindId", "pnsNumberA", "pnsNumberB"])
 @pytest.mark.parametrize("value", [None, True, 1.5, "", " ", "x" * 129, "a\0b", "\ud800", []])
-def test_a_success_without_one_of_its_three_parts_is_malformed(field: str, value: object) -> None:
+def test_success_without_one_of_its_three_fields_is_malformed(field: str, value: object) -> None:
     data = {"bindId": 1, "pnsNumberA": "2", "pnsNumberB": "2"} | {field: value}
     with pytest.raises(wire.Malformed, match=field):
         wire.read_bound(data)
@@ -168,7 +170,7 @@ def test_an_empty_page_is_a_page() -> None:
 
 @pytest.mark.parametrize("field", list(ROW))
 @pytest.mark.parametrize("value", [None, True, "", "x\0", {}])
-def test_one_malformed_row_spoils_the_page(field: str, value: object) -> None:
+def test_one_malformed_row_makes_the_page_malformed(field: str, value: object) -> None:
     with pytest.raises(wire.Malformed, match=field):
         wire.read_rows(page(ROW, ROW | {field: value}), zone=CHINA)
 
@@ -176,7 +178,7 @@ def test_one_malformed_row_spoils_the_page(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     "time", ["2023-10-22", "2023-10-22T09:00:00", "2023-13-01 00:00:00", "0001-01-01 00:00:00", "1698000000"]
 )
-def test_a_row_whose_end_cannot_be_read_spoils_the_page(time: str) -> None:
+def test_row_with_an_invalid_end_makes_the_page_malformed(time: str) -> None:
     with pytest.raises(wire.Malformed, match="expireTime"):
         wire.read_rows(page(ROW | {"expireTime": time}), zone=CHINA)
 
@@ -184,12 +186,12 @@ def test_a_row_whose_end_cannot_be_read_spoils_the_page(time: str) -> None:
 @pytest.mark.parametrize(
     "data", [None, [], page(records=None), page(records={}), page(total=None), page(total=-1), page(None)]
 )
-def test_what_is_no_page_is_malformed(data: object) -> None:
+def test_data_that_is_not_a_page_is_malformed(data: object) -> None:
     with pytest.raises(wire.Malformed):
         wire.read_rows(data, zone=CHINA)
 
 
-def test_no_value_is_repeated_in_an_errors_text() -> None:
+def test_error_texts_repeat_no_value() -> None:
     with pytest.raises(wire.Malformed) as raised:
         wire.read_rows(page(ROW | {"phoneA": "9188067701x"}), zone=CHINA)
     assert "9188067701" not in str(raised.value)
@@ -206,7 +208,7 @@ def test_any_bytes_are_an_envelope_or_malformed(body: bytes) -> None:
     st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1)),  # noqa: DTZ001 -- drawn naive
     st.integers(min_value=-12, max_value=14),
 )
-def test_a_written_page_reads_back_with_its_ends_cut_to_seconds(drawn: datetime, hours: int) -> None:
+def test_written_page_is_parsed_to_the_same_rows_in_whole_seconds(drawn: datetime, hours: int) -> None:
     zone, instant = timezone(timedelta(hours=hours)), drawn.replace(tzinfo=UTC)
     row = ProviderBinding(
         bind_id="1",
@@ -218,4 +220,4 @@ def test_a_written_page_reads_back_with_its_ends_cut_to_seconds(drawn: datetime,
     )
     read = wire.read_rows(wire.page_data([row], total=1, current=1, size=10, zone=zone), zone=zone)
     assert read.total == 1
-    assert [found.ends_at for found in read.rows] == [instant.replace(microsecond=0)]
+    assert [row.ends_at for row in read.rows] == [instant.replace(microsecond=0)]

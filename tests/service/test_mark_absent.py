@@ -85,7 +85,7 @@ def test_idempotency_key_of_a_binding_marked_absent_raises_provider_unreachable(
         harness.bind(A, B, idempotency_key="k")
     harness.clock.advance(400)
     harness.service.mark_absent(str(excinfo.value.binding_id), reason=REASON)
-    with pytest.raises(errors.ProviderUnreachable, match="operator stated"):
+    with pytest.raises(errors.ProviderUnreachable, match="an operator stated"):
         harness.bind(A, B, idempotency_key="k")
 
 

@@ -12,7 +12,7 @@ LIVE, UNSETTLED = (State.ACTIVE, State.EXPIRED, State.UNBOUND), (State.PENDING, 
 BOTH = (Policy.LITERAL, Policy.STRICT)
 REFUSE, ALLOW = True, False
 
-# (policies, held, its states, asked, the same pair, verdict)
+# (policies, held, its states, requested, the same pair, verdict)
 TABLE = [
     (BOTH, AXB, LIVE + UNSETTLED, AXB, False, REFUSE),
     (BOTH, AXB, LIVE + UNSETTLED, AXXB, False, REFUSE),
@@ -40,24 +40,24 @@ CASES = [
         policy,
         held,
         state,
-        asked,
+        requested,
         same,
         verdict,
-        id=f"{policy}-{held}-{state}-{asked}-{'same' if same else 'other'}",
+        id=f"{policy}-{held}-{state}-{requested}-{'same' if same else 'other'}",
     )
-    for policies, held, states, asked, same, verdict in TABLE
+    for policies, held, states, requested, same, verdict in TABLE
     for policy in policies
     for state in states
 ]
 
 
-@pytest.mark.parametrize(("policy", "held", "state", "asked", "same", "verdict"), CASES)
-def test_the_policy_says_what_the_table_says(
-    policy: Policy, held: Mode | None, state: State | None, asked: Mode, same: bool, verdict: bool
+@pytest.mark.parametrize(("policy", "held", "state", "requested", "same", "verdict"), CASES)
+def test_policy_matches_the_table(
+    policy: Policy, held: Mode | None, state: State | None, requested: Mode, same: bool, verdict: bool
 ) -> None:
-    assert conflicts(policy, held=held, state=state, asked=asked, same_pair=same) is verdict
+    assert conflicts(policy, held=held, state=state, requested=requested, same_pair=same) is verdict
 
 
-def test_the_table_covers_every_combination_once() -> None:
+def test_table_covers_every_combination_once() -> None:
     keys = [tuple(case.values[:5]) for case in CASES]
     assert len(keys) == len(set(keys)) == 2 * 2 * 2 * (1 + 2 * 5)

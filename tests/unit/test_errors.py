@@ -1,4 +1,4 @@
-"""The one table of errors: message, code, HTTP status, exit code, and what each says about trying again."""
+"""The errors and the table of reasons: message, code, HTTP status, exit code, and whether to retry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import Binding, Holder, Mode, Reason, State
 from bindings.domain.phone import Phone
+from bindings.provider.outcome import Refusal
+from bindings.provider.statuses import STATUSES
+from bindings.web.api.openapi import document_bytes
+from bindings.web.api.operations import OPERATIONS
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "0190b5a0-0000-7000-8000-000000000001"
@@ -58,8 +62,8 @@ TABLE: list[tuple[type[errors.BindingsError], str, int, int]] = [
 ]
 
 
-def made(kind: type[errors.BindingsError]) -> errors.BindingsError:
-    """One of each, with what it must be given."""
+def example(kind: type[errors.BindingsError]) -> errors.BindingsError:
+    """Return an instance with its required arguments."""
     if issubclass(kind, errors.InvalidRequest):
         return kind(
             [errors.FieldError("phone_a", "must be digits"), errors.FieldError("mode", "must be AXB or AXXB")]
@@ -72,13 +76,13 @@ def made(kind: type[errors.BindingsError]) -> errors.BindingsError:
 
 
 @pytest.mark.parametrize(("kind", "code", "http_status", "exit_code"), TABLE)
-def test_each_error_has_its_place_in_the_table(
+def test_error_has_its_code_and_statuses(
     kind: type[errors.BindingsError], code: str, http_status: int, exit_code: int
 ) -> None:
     assert (kind.code, kind.http_status, kind.exit_code) == (code, http_status, exit_code)
 
 
-def test_the_table_is_whole() -> None:
+def test_table_has_every_error() -> None:
     classes = {
         value
         for value in vars(errors).values()
@@ -88,15 +92,15 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", [row[0] for row in TABLE if row[0] is not errors.InvalidRequest])
-def test_the_docstring_is_the_message(kind: type[errors.BindingsError]) -> None:
+def test_default_message_is_the_docstring(kind: type[errors.BindingsError]) -> None:
     first_line = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
-    assert str(made(kind)) == first_line
+    assert str(example(kind)) == first_line
     assert len(first_line) > 10
 
 
 @pytest.mark.parametrize("kind", [row[0] for row in TABLE])
-def test_a_problem_has_the_shape_of_rfc_9457(kind: type[errors.BindingsError]) -> None:
-    error = made(kind)
+def test_problem_has_the_fields_of_rfc_9457(kind: type[errors.BindingsError]) -> None:
+    error = example(kind)
     problem = error.problem()
     assert problem["type"].endswith(kind.code)
     assert (problem["status"], problem["code"], problem["detail"]) == (kind.http_status, kind.code, str(error))
@@ -104,13 +108,13 @@ def test_a_problem_has_the_shape_of_rfc_9457(kind: type[errors.BindingsError]) -
     assert (problem["may_have_acted"], problem["safe_to_retry"]) == (kind.may_have_acted, kind.safe_to_retry)
 
 
-def test_only_an_unknown_outcome_may_have_acted_and_it_is_not_safe_to_retry() -> None:
+def test_only_outcome_unknown_may_have_acted_and_it_is_not_safe_to_retry() -> None:
     assert [row[0] for row in TABLE if row[0].may_have_acted] == [errors.OutcomeUnknown]
     assert not errors.OutcomeUnknown.safe_to_retry
 
 
-def test_an_invalid_request_lists_every_field() -> None:
-    problem = made(errors.InvalidRequest).problem()
+def test_invalid_request_lists_every_field() -> None:
+    problem = example(errors.InvalidRequest).problem()
     assert problem["errors"] == [
         {"field": "phone_a", "message": "must be digits"},
         {"field": "mode", "message": "must be AXB or AXXB"},
@@ -118,7 +122,7 @@ def test_an_invalid_request_lists_every_field() -> None:
     assert "phone_a must be digits; mode" in problem["detail"]
 
 
-def test_a_phone_in_use_names_its_holder_and_when_to_come_back() -> None:
+def test_phone_in_use_has_its_holder_and_retry_time() -> None:
     error = errors.PhoneInUse(holder=HOLDER)
     assert error.retry_after_s == 7
     assert error.problem()["holder"] == {
@@ -134,7 +138,7 @@ def test_a_phone_in_use_names_its_holder_and_when_to_come_back() -> None:
     assert isinstance(errors.PhoneInUseAtProvider(holder=HOLDER), errors.PhoneInUse)
 
 
-def test_a_refusal_carries_the_provider_s_status_and_words() -> None:
+def test_refusal_has_the_providers_status_and_text() -> None:
     problem = errors.ProviderRefused(status="-22", reason="parameter error").problem()
     assert (problem["provider_status"], problem["provider_reason"]) == ("-22", "parameter error")
 
@@ -151,9 +155,7 @@ def test_a_refusal_carries_the_provider_s_status_and_words() -> None:
         (Reason.REQUEST, errors.ProviderRefused),
     ],
 )
-def test_a_failed_binding_means_the_same_error_to_everyone_who_asks(
-    reason: str, kind: type[errors.BindingsError]
-) -> None:
+def test_failed_binding_maps_to_the_error_of_its_reason(reason: str, kind: type[errors.BindingsError]) -> None:
     error = errors.error_for(failed(reason, provider_status="-1"))
     assert type(error) is kind
     assert error.binding_id == ID
@@ -163,7 +165,7 @@ def test_a_failed_binding_means_the_same_error_to_everyone_who_asks(
 @pytest.mark.parametrize(
     "reason", [Reason.IN_USE, Reason.NO_NUMBER, Reason.ACCOUNT, Reason.CLOCK, Reason.NEVER_SENT, Reason.ABSENT]
 )
-def test_every_409_and_503_of_a_failed_binding_says_when_to_try_again(reason: str) -> None:
+def test_error_409_or_503_of_a_failed_binding_has_a_retry_time(reason: str) -> None:
     error = errors.error_for(failed(reason))
     assert error.http_status in (409, 503)
     assert (error.retry_after_s or 0) >= 1
@@ -171,9 +173,66 @@ def test_every_409_and_503_of_a_failed_binding_says_when_to_try_again(reason: st
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.IN_DOUBT, State.LAPSED])
-def test_whatever_is_not_failed_is_unknown_and_carries_the_binding(state: State) -> None:
+def test_binding_that_is_not_failed_maps_to_outcome_unknown(state: State) -> None:
     doubt = replace(failed("x"), state=state)
     error = errors.error_for(doubt)
     assert isinstance(error, errors.OutcomeUnknown)
     assert error.binding is doubt
     assert "9188067701" not in str(error.problem()) + repr(error)
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_is_in_the_table_with_a_sentence(reason: Reason) -> None:
+    info = errors.REASONS[reason]
+    assert info.sentence
+    if info.error is None:
+        assert (info.message, info.retry_after_s, info.safe_to_retry) == (None, None, False)
+    else:
+        assert info.safe_to_retry == info.error.safe_to_retry
+
+
+@pytest.mark.parametrize("refusal", list(Refusal))
+def test_every_refusal_of_the_provider_is_a_reason_with_an_error(refusal: Refusal) -> None:
+    # One entry in REASONS is enough for error_for, the history, the OpenAPI document and its sample.
+    assert errors.REASONS[Reason(refusal)].error in errors.BIND_FAILURES
+    assert any(status.refusal is refusal for status in STATUSES)
+
+
+@pytest.mark.parametrize("kind", errors.BIND_FAILURES)
+def test_every_failure_of_a_bind_is_in_the_openapi_document(kind: type[errors.BindingsError]) -> None:
+    assert kind in OPERATIONS["post", "/v1/bindings"].problems
+    assert kind.code in document_bytes().decode()
+
+
+@pytest.mark.parametrize("reason", [reason for reason, info in errors.REASONS.items() if info.error is not None])
+def test_failed_binding_with_a_key_says_that_the_key_is_used_up(reason: Reason) -> None:
+    error = errors.error_for(failed(reason, idempotency_key="order-42/1"))
+    assert str(error).endswith("The idempotency key of this bind is used up: try again with a new one")
+
+
+def test_request_that_was_not_sent_says_why() -> None:
+    error = errors.error_for(failed(Reason.NEVER_SENT), cause="connect: connection refused")
+    assert str(error) == "the request was never sent (connect: connection refused) and the phones are free"
+
+
+def test_unknown_reason_of_a_failed_binding_is_a_refusal() -> None:
+    assert type(errors.error_for(failed("from-a-later-version"))) is errors.ProviderRefused
+
+
+@pytest.mark.parametrize("kind", [row[0] for row in TABLE])
+def test_next_step_has_the_time_and_the_holder_filled_in(kind: type[errors.BindingsError]) -> None:
+    step = example(kind).next_step()
+    assert "{" not in step
+    assert bool(step) == bool(kind.remedy)
+    if kind is errors.PhoneInUse:
+        assert step == f"Try again in 7 s, or end that binding first: bindings unbind {ID}"
+
+
+def test_deprecated_names_still_work_with_a_warning() -> None:
+    invalid = errors.InvalidRequest([errors.FieldError("mode", "must be AXB or AXXB")])
+    with pytest.warns(DeprecationWarning, match="field_errors"):
+        assert invalid.faults == invalid.field_errors
+    with pytest.warns(DeprecationWarning, match="FieldError"):
+        assert errors.Fault is errors.FieldError  # type: ignore[attr-defined]  # hidden from the type checker
+    with pytest.raises(AttributeError, match="no attribute 'Missing'"):
+        errors.Missing  # type: ignore[attr-defined]  # noqa: B018 -- the access is what is tested

@@ -14,44 +14,46 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def binding(name: str, start: datetime, end: datetime, **given: Any) -> Binding:
-    made = Binding(
+def binding(name: str, start: datetime, end: datetime, **changes: Any) -> Binding:
+    template = Binding(
         id=name, mode=Mode.AXB, phone_a=Phone("911"), phone_b=Phone("912"), pool_number="1", app_id="a",
         scope="s", reference=name, idempotency_key=None, expire_s=3_600, bind_id=name, middle_number_a="99",
         middle_number_b="99", state=State.EXPIRED, provider_status=None, reason=None, actor="x", request_id=None,
         requested_at=start, send_by=start, settle_by=start, sent_at=start, answered_at=start, expires_at=end,
         held_until=end, unbind_requested_at=None, ended_at=end, version=3, warn_s=None,
     )  # fmt: skip
-    return replace(made, **given)
+    return replace(template, **changes)
 
 
-def others(number: str) -> dict[str, Any]:
+def other_phones(number: str) -> dict[str, Any]:
     return {"phone_a": Phone(f"92{number}"), "phone_b": Phone(f"93{number}")}
 
 
-def test_two_with_a_phone_in_common_overlap_only_while_both_may_be_there() -> None:
+def test_bindings_with_a_common_phone_overlap_only_if_both_may_exist() -> None:
     first = binding("first", NOON, NOON + HOUR)
-    beside = binding("beside", NOON + HOUR / 2, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98")
-    assert [type(each) for each in find_anomalies([beside, first])] == [Overlap]
+    overlapping = binding(
+        "overlapping", NOON + HOUR / 2, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98"
+    )
+    assert [type(anomaly) for anomaly in find_anomalies([overlapping, first])] == [Overlap]
     after = binding(
         "after", NOON + HOUR, NOON + 2 * HOUR, phone_b=Phone("913"), middle_number_a="98", middle_number_b="98"
     )
     assert find_anomalies([first, after]) == []
-    assert find_anomalies([first, replace(beside, **others("1"))]) == []
+    assert find_anomalies([first, replace(overlapping, **other_phones("1"))]) == []
 
 
-def test_a_number_that_comes_back_to_other_people_soon_is_quick_and_later_it_is_not() -> None:
+def test_middle_number_reused_by_another_pair_is_reported_if_soon() -> None:
     first = binding("first", NOON, NOON + HOUR)
-    soon = binding("soon", NOON + HOUR + QUICK_REUSE, NOON + 3 * HOUR, **others("1"))
-    [found] = find_anomalies([soon, first])
-    assert isinstance(found, Reuse)
-    assert (found.first.id, found.second.id, found.middle_number, found.gap_s) == ("first", "soon", "99", 600.0)
+    soon = binding("soon", NOON + HOUR + QUICK_REUSE, NOON + 3 * HOUR, **other_phones("1"))
+    [reuse] = find_anomalies([soon, first])
+    assert isinstance(reuse, Reuse)
+    assert (reuse.first.id, reuse.second.id, reuse.middle_number, reuse.gap_s) == ("first", "soon", "99", 600.0)
     late = replace(soon, sent_at=soon.requested_at + timedelta(seconds=1))
     assert find_anomalies([first, late]) == []
     same_pair = replace(soon, phone_a=first.phone_b, phone_b=first.phone_a)
     assert find_anomalies([first, same_pair]) == []
 
 
-def test_what_never_came_into_being_is_not_odd() -> None:
+def test_failed_binding_is_not_an_anomaly() -> None:
     first = binding("first", NOON, NOON + HOUR)
     assert find_anomalies([first, replace(first, id="failed", state=State.FAILED)]) == []

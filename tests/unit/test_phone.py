@@ -1,4 +1,4 @@
-"""A phone is its digits, compared by them and never shown in full."""
+"""A phone is its digits, compared by them and never text in full."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bindings.domain.phone import Phone, mask
 SAMPLE = "9188067701"
 
 
-@pytest.mark.parametrize("given", [SAMPLE, "+" + SAMPLE])
-def test_a_leading_plus_is_stripped_and_nothing_else_is_guessed(given: str) -> None:
-    assert Phone(given).digits == SAMPLE
+@pytest.mark.parametrize("number", [SAMPLE, "+" + SAMPLE])
+def test_leading_plus_is_removed(number: str) -> None:
+    assert Phone(number).digits == SAMPLE
 
 
 def test_leading_zeros_are_kept() -> None:
@@ -22,7 +22,7 @@ def test_leading_zeros_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         "",
         "+",
@@ -41,19 +41,19 @@ def test_leading_zeros_are_kept() -> None:
         "12e4",
     ],
 )
-def test_whatever_is_not_1_to_20_ascii_digits_is_refused_without_being_repeated(odd: str) -> None:
+def test_text_that_is_not_1_to_20_ascii_digits_is_refused_and_not_repeated(invalid: str) -> None:
     with pytest.raises(ValueError, match="must") as refused:
-        Phone(odd)
-    assert not odd.strip("+ \n") or odd not in str(refused.value)
+        Phone(invalid)
+    assert not invalid.strip("+ \n") or invalid not in str(refused.value)
 
 
-@pytest.mark.parametrize("odd", [None, 918806, 9.1, b"918806", ["918806"], True])
-def test_only_text_is_a_phone(odd: object) -> None:
+@pytest.mark.parametrize("invalid", [None, 918806, 9.1, b"918806", ["918806"], True])
+def test_only_text_is_a_phone(invalid: object) -> None:
     with pytest.raises(ValueError, match="string of digits"):
-        Phone(odd)  # type: ignore[arg-type]
+        Phone(invalid)  # type: ignore[arg-type]
 
 
-def test_twenty_digits_pass_and_a_minimum_can_be_asked_for() -> None:
+def test_twenty_digits_are_valid_and_a_minimum_can_be_set() -> None:
     assert Phone("1" * 20).digits == "1" * 20
     with pytest.raises(ValueError, match="4 to 20"):
         Phone("123", min_digits=4)
@@ -66,15 +66,15 @@ def test_a_phone_equals_the_same_digits_as_phone_and_as_text() -> None:
     assert Phone(SAMPLE) != 9188067701
 
 
-def test_text_and_repr_hide_at_least_half_of_the_digits() -> None:
+def test_str_and_repr_mask_at_least_half_of_the_digits() -> None:
     for length in range(1, 21):
         digits = "123456789012345678901234567890"[:length]
-        for shown in (str(Phone(digits)), repr(Phone(digits)), f"{Phone(digits)}", mask(digits)):
-            assert digits not in shown
-            assert shown.count("*") * 2 >= length
+        for text in (str(Phone(digits)), repr(Phone(digits)), f"{Phone(digits)}", mask(digits)):
+            assert digits not in text
+            assert text.count("*") * 2 >= length
 
 
-def test_a_phone_does_not_change_and_survives_pickling() -> None:
+def test_phone_is_immutable_and_can_be_pickled() -> None:
     phone = Phone(SAMPLE)
     with pytest.raises(AttributeError):
         phone._digits = "1"
@@ -82,7 +82,7 @@ def test_a_phone_does_not_change_and_survives_pickling() -> None:
     assert Phone(phone) == phone
 
 
-def test_the_country_code_is_read_where_the_digits_parse() -> None:
+def test_country_code_is_none_unless_the_digits_are_international() -> None:
     assert Phone("919812345678").country_code() == 91
     assert Phone("12025550123").country_code() == 1
     assert Phone("0").country_code() is None

@@ -1,4 +1,4 @@
-"""The settings: one place that reads them, every fault at once, and no value in any text."""
+"""The settings: their sources, defaults and errors; no value occurs in an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_defaults_are_those_of_the_interfaces() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     settings = load({})
     assert settings.database_url.get_secret_value() == "sqlite:///bindings.db"
     assert settings.provider_url == "https://api.laaffic.com"
@@ -26,12 +26,12 @@ def test_the_defaults_are_those_of_the_interfaces() -> None:
     assert (settings.scan_calls_per_s, settings.bind_limit) == (5, 32)
 
 
-def test_the_guard_is_one_percent_and_at_least_five_seconds_unless_it_is_set() -> None:
+def test_guard_is_one_percent_and_at_least_5_s_unless_it_is_set() -> None:
     assert [load({}).guard_for(s) for s in (1, 500, 600, 259_200)] == [5, 5, 6, 2_592]
     assert load({"BINDINGS_GUARD_S": "0"}).guard_for(259_200) == 0
 
 
-def test_every_fault_is_reported_at_once_by_variable_and_no_value_is_echoed() -> None:
+def test_all_errors_are_reported_together_by_variable_and_without_values() -> None:
     environment = {
         "BINDINGS_DATABASE_URL": "mysql://root:hunter2@db/x",
         "BINDINGS_PROVIDER_URL": "ftp://hunter2",
@@ -52,24 +52,24 @@ def test_every_fault_is_reported_at_once_by_variable_and_no_value_is_echoed() ->
     assert "hunter2" not in repr(refused.value)
 
 
-def test_an_unknown_name_is_refused_and_the_tests_own_are_not() -> None:
+def test_unknown_variable_is_refused_unless_it_is_the_tests() -> None:
     with pytest.raises(SettingsError, match="BINDINGS_GARD_S"):
         load({"BINDINGS_GARD_S": "1"})
     load({"BINDINGS_TEST_POSTGRES_URL": "x", "HOME": "/root", "XBINDINGS_A": "1"})
 
 
-def test_an_unknown_argument_is_refused_by_name() -> None:
+def test_unknown_argument_is_refused_by_name() -> None:
     with pytest.raises(SettingsError, match="BINDINGS_GARD_S"):
         load({}, gard_s=1)
 
 
-def test_what_is_given_wins_over_the_environment_and_none_does_not() -> None:
+def test_argument_overrides_the_environment_unless_it_is_none() -> None:
     environment = {"BINDINGS_SCOPE": "from-environment"}
     assert load(environment, scope="given").scope == "given"
     assert load(environment, scope=None).scope == "from-environment"
 
 
-def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
+def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("7bz1lzh9\n")
     settings = load({"BINDINGS_PROVIDER_API_SECRET_FILE": str(file)})
@@ -77,18 +77,18 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     assert settings.provider_api_secret.get_secret_value() == "7bz1lzh9"
 
 
-def test_a_file_that_cannot_be_read_and_a_value_beside_its_file_are_faults(tmp_path: Path) -> None:
+def test_missing_file_and_value_together_with_its_file_are_errors(tmp_path: Path) -> None:
     missing = str(tmp_path / "hunter2")
     with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_API_KEY_FILE: names a file") as refused:
         load({"BINDINGS_PROVIDER_API_KEY_FILE": missing})
     assert "hunter2" not in str(refused.value)
     file = tmp_path / "url"
     file.write_text("sqlite:///x.db")
-    with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL_FILE: is set beside"):
+    with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL_FILE: is set together with"):
         load({"BINDINGS_DATABASE_URL_FILE": str(file), "BINDINGS_DATABASE_URL": "sqlite:///y.db"})
 
 
-def test_a_file_that_is_no_text_is_a_fault_and_not_a_crash(tmp_path: Path) -> None:
+def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_text_is_a_fault_and_not_a_crash(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "oracle://x", "bindings.db", ""])
-def test_a_database_that_would_be_lost_or_is_not_supported_is_refused(url: str) -> None:
+def test_in_memory_or_unsupported_database_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL"):
         load({"BINDINGS_DATABASE_URL": url})
 
@@ -111,19 +111,19 @@ def test_a_database_that_would_be_lost_or_is_not_supported_is_refused(url: str) 
         "postgresql+psycopg://u@h/x",
     ],
 )
-def test_the_supported_databases_pass(url: str) -> None:
+def test_supported_database_is_accepted(url: str) -> None:
     assert load({"BINDINGS_DATABASE_URL": url}).database_url.get_secret_value() == url
 
 
 @pytest.mark.parametrize(
     ("text", "hours"), [("+08:00", 8), ("-03:30", -3.5), ("+00:00", 0), ("-00:00", 0), ("+14:00", 14)]
 )
-def test_a_zone_is_a_fixed_offset(text: str, hours: float) -> None:
+def test_zone_is_a_fixed_offset(text: str, hours: float) -> None:
     assert load({"BINDINGS_PROVIDER_ZONE": text}).provider_zone.utcoffset(None) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("text", ["8", "08:00", "+8:00", "+08:60", "+15:00", "UTC", "Asia/Shanghai", ""])
-def test_whatever_is_no_fixed_offset_is_refused(text: str) -> None:
+def test_zone_that_is_not_a_fixed_offset_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_ZONE"):
         load({"BINDINGS_PROVIDER_ZONE": text})
 
@@ -131,12 +131,12 @@ def test_whatever_is_no_fixed_offset_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "url", ["", "x", "http://", "https://user:secret@host", "https://host/?q=1", "https://host/#a", "http://a b"]
 )
-def test_a_provider_address_is_plain(url: str) -> None:
+def test_provider_url_with_user_query_or_fragment_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_URL"):
         load({"BINDINGS_PROVIDER_URL": url})
 
 
-def test_the_effective_settings_show_no_secret() -> None:
+def test_effective_settings_contain_no_secret() -> None:
     settings = load(
         {
             "BINDINGS_DATABASE_URL": "postgresql://u:hunter2@h/x?password=hunter2&application_name=y",
@@ -144,17 +144,17 @@ def test_the_effective_settings_show_no_secret() -> None:
             "BINDINGS_PROVIDER_API_SECRET": "hunter2",
         }
     )
-    shown = settings.effective()
-    assert "hunter2" not in str(shown)
+    texts = settings.effective()
+    assert "hunter2" not in str(texts)
     assert "hunter2" not in repr(settings)
-    assert set(shown) == {"BINDINGS_" + name.upper() for name in Settings.model_fields}
-    assert shown["BINDINGS_PROVIDER_ZONE"] == "+08:00"
+    assert set(texts) == {"BINDINGS_" + name.upper() for name in Settings.model_fields}
+    assert texts["BINDINGS_PROVIDER_ZONE"] == "+08:00"
 
 
 @pytest.mark.parametrize("password", ["hunter2", "hun@ter2", "hunt/er2", "hu:nter2"])
-def test_no_part_of_a_password_is_shown_whatever_it_is_made_of(password: str) -> None:
-    shown = load({}, database_url=f"postgresql://u:{password}@h/x").effective()["BINDINGS_DATABASE_URL"]
-    assert not any(part in shown for part in ("hunter2", "ter2", "er2", "nter2"))
+def test_no_part_of_a_password_is_shown(password: str) -> None:
+    texts = load({}, database_url=f"postgresql://u:{password}@h/x").effective()["BINDINGS_DATABASE_URL"]
+    assert not any(part in texts for part in ("hunter2", "ter2", "er2", "nter2"))
 
 
 def test_settings_are_frozen() -> None:

@@ -22,7 +22,7 @@ FOLLOWS = {
 
 
 @pytest.mark.parametrize("state", State)
-def test_I5_each_state_is_followed_by_what_the_design_draws(state: State) -> None:
+def test_I5_next_states_are_those_of_the_design(state: State) -> None:
     assert state.next_states == FOLLOWS[state]
     assert state.terminal == (not FOLLOWS[state])
 
@@ -38,7 +38,7 @@ def test_every_terminal_state_has_an_event_of_its_name() -> None:
     assert {kind.value for kind in TERMINAL_KINDS} == {state.value for state in State if state.terminal}
 
 
-def test_every_event_kind_of_the_interfaces_exists() -> None:
+def test_every_documented_event_kind_exists() -> None:
     promised = (
         "requested activated failed in_doubt adopted expired unbind_requested unbound unbind_confirmed lapsed"
         " refused late_success held hold_ended revealed expires_soon pool_low"
@@ -60,14 +60,14 @@ def binding(**changed: object) -> Binding:
     return Binding(**(values | changed))  # type: ignore[arg-type]
 
 
-def test_I6_active_ends_at_expires_at_whatever_the_state_says() -> None:
+def test_I6_binding_is_not_active_after_expires_at() -> None:
     end = NOON + timedelta(hours=1)
     assert binding().is_active(end - timedelta(microseconds=1))
     assert not binding().is_active(end)
     assert not binding(expires_at=None).is_active(NOON)
 
 
-def test_a_binding_with_a_wish_to_be_unbound_is_not_active() -> None:
+def test_binding_with_an_unbind_request_is_not_active() -> None:
     assert not binding(unbind_requested_at=NOON).is_active(NOON)
 
 
@@ -76,6 +76,6 @@ def test_no_other_state_is_active(state: State) -> None:
     assert not binding(state=state).is_active(NOON)
 
 
-def test_the_repr_of_a_binding_carries_no_phone() -> None:
+def test_repr_of_a_binding_contains_no_phone() -> None:
     assert "9188067701" not in repr(binding())
     assert "9188067799" not in repr(binding())

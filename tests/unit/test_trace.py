@@ -78,11 +78,11 @@ DOUBT: dict[str, Any] = {
         (DOUBT, after(370), None),
     ],
 )
-def test_a_holder_is_certain_or_possible_to_the_microsecond(
+def test_holder_is_certain_or_possible_to_the_microsecond(
     facts: dict[str, Any], at: datetime, certainty: Certainty | None
 ) -> None:
-    found = classify([binding(**facts)], at=at, window_s=0)
-    assert [holder.certainty for holder in found.holders] == ([] if certainty is None else [certainty])
+    trace = classify([binding(**facts)], at=at, window_s=0)
+    assert [holder.certainty for holder in trace.holders] == ([] if certainty is None else [certainty])
 
 
 def test_a_near_miss_ended_within_the_window() -> None:
@@ -97,18 +97,18 @@ def test_a_near_miss_began_within_the_window() -> None:
     assert not classify([binding()], at=NOON, window_s=0.999).near_misses
 
 
-def test_a_holder_is_never_a_near_miss_too() -> None:
+def test_holder_is_not_also_a_near_miss() -> None:
     for second in range(-10, 400, 3):
-        found = classify([binding()], at=after(second), window_s=1_000)
-        assert len(found.holders) + len(found.near_misses) <= 1
+        trace = classify([binding()], at=after(second), window_s=1_000)
+        assert len(trace.holders) + len(trace.near_misses) <= 1
 
 
-def test_certain_holders_come_first_and_each_list_goes_by_nearness() -> None:
+def test_holders_are_sorted_by_certainty_and_both_lists_by_distance() -> None:
     early = binding("early", answered_at=after(2))
     late = binding("late", sent_at=after(4), answered_at=after(5))
     doubtful = binding("doubtful", **(DOUBT | {"requested_at": after(9)}))
-    found = classify([doubtful, early, late], at=after(10), window_s=300)
-    assert [holder.id for holder in found.holders] == ["late", "early", "doubtful"]
+    trace = classify([doubtful, early, late], at=after(10), window_s=300)
+    assert [holder.id for holder in trace.holders] == ["late", "early", "doubtful"]
     ended = [
         binding(f"{end}", state=State.EXPIRED, expires_at=after(end), ended_at=after(end), held_until=after(end))
         for end in (10, 90, 50)
@@ -117,5 +117,5 @@ def test_certain_holders_come_first_and_each_list_goes_by_nearness() -> None:
     assert [miss.id for miss in misses] == ["90", "50", "10"]
 
 
-def test_an_empty_trace_is_an_answer() -> None:
+def test_trace_without_bindings_is_empty() -> None:
     assert classify([], at=NOON, window_s=300) == classify([], at=after(5), window_s=0)

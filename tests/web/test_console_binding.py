@@ -45,7 +45,7 @@ def test_a_page_tells_the_whole_life_of_a_binding_with_its_phones_masked(running
     for told in (
         "The provider made it",
         "trip ended",
-        "It ended early: asked for, and confirmed by the provider.",
+        "It ended early: unbind requested, and confirmed by the provider.",
     ):
         assert told in page
     assert A not in page

@@ -1,17 +1,18 @@
-"""The simulator: a real local HTTP server with the provider's rules, and faults that can be scripted.
+"""The simulator: a local HTTP server with the provider's rules and scripted fault injection.
 
-Part of the product: `bindings simulator` and `make demo` run it, and the acceptance tests judge by it. It
-needs the standard library only, imports neither store nor service nor the client, and is the second opinion
-on every binding: its ledger holds what the provider really did.
+Part of the product: `bindings simulator` and `make demo` run it, and the acceptance tests compare with it. It
+imports neither the store, the service nor the client, so that it is an independent check of every binding: its
+ledger is what the provider really did.
 
-`ledger` keeps what was accepted, `rules` decides, `conditions` is how it behaves, `faults` what goes wrong,
-`replies` and `server` are the HTTP, `journal` what was asked, `control` the /_simulator calls.
+`ledger` keeps the accepted bindings, `rules` decides, `conditions` has the changeable behaviour, `faults` the
+fault injection, `replies` and `server` the HTTP, `journal` the recorded requests, `control` the /_simulator calls.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import warnings
 from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,18 +45,19 @@ __all__ = [
     "parse_fault",
 ]
 
-API_KEY = "bDqJFiq9"  # the documented test vector's
-API_SECRET = "7bz1lzh9"  # noqa: S105 -- the documented test vector's
+API_KEY = "bDqJFiq9"  # of the documented test vector
+API_SECRET = "7bz1lzh9"  # noqa: S105 -- of the documented test vector
 ZONE = timezone(timedelta(hours=8))
 
 
 class Simulator:
     """A provider on a local port. Thread-safe; a context manager.
 
-    `clock` gives Unix seconds; inject one to let bindings expire without sleeping. `seed` fixes which calls a
-    fault with a rate strikes, call by call. `port=0` takes any free port. Ids count from `first_bind_id`; with a
-    database that has seen another simulator, choose one beyond. Every other argument is a field of `Conditions`,
-    or says who may call.
+    `clock` returns Unix seconds; inject one to let bindings expire without sleeping. `seed` determines which calls
+    a fault with a rate is injected into. `port=0` takes any free port. Ids count from `first_bind_id`; with a
+    database that was used with another simulator, choose one above its ids. `api_key`, `api_secret` and `app_ids`
+    (None: any) say which calls are accepted, `zone` is the time zone of the list; every other argument is a field
+    of `Behaviour`.
     """
 
     def __init__(
@@ -97,9 +99,9 @@ class Simulator:
         self._stopped = threading.Event()
 
     def start(self) -> Self:
-        """Listen. After a `stop` it comes back on the same port with the same ledger.
+        """Listen, and return self. After a `stop` it listens on the same port again, with the same ledger.
 
-        Raises OSError where the port is taken, RuntimeError where it is already listening.
+        Raises OSError if the port is taken, RuntimeError if it is already listening.
         """
         if self._listener is not None:
             raise RuntimeError("the simulator is already listening")
@@ -133,37 +135,37 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """The base address, as BINDINGS_PROVIDER_URL takes it; stays the same once it has been started."""
+        """Return the base address, for BINDINGS_PROVIDER_URL; it does not change after the first start."""
         if self._port == 0:
             raise RuntimeError("the simulator has no port before it is started")
         return f"http://{self._host}:{self._port}"
 
     @property
     def ledger(self) -> Ledger:
-        """What was accepted, for ever."""
+        """Return the ledger: every binding that was ever accepted."""
         return self._world.rules.ledger
 
     @property
     def requests(self) -> tuple[RecordedRequest, ...]:
-        """The last 20 000 requests, in the order of arrival."""
+        """Return the last 20 000 requests, in the order of arrival."""
         return self._world.journal.requests()
 
     @property
     def counts(self) -> Counts:
-        """A snapshot of the counts since the simulator was made."""
+        """Return a snapshot of the counts since the simulator was created."""
         return self._world.journal.counts(self._world.faults.fired())
 
     @property
     def conditions(self) -> Behaviour:
-        """How the provider behaves now."""
+        """Return the current behaviour of the provider."""
         return self._world.rules.conditions
 
     def now(self) -> float:
-        """The simulator's clock with its offset, in Unix seconds."""
+        """Return the simulator's clock with its offset, in Unix seconds."""
         return self._world.rules.now()
 
     def change(self, **changes: Any) -> Behaviour:
-        """Change fields of `Conditions` while calls run. Raises ValueError, and then changes nothing."""
+        """Change fields of `Behaviour`, also during calls. Raises ValueError, and then changes nothing."""
         return self._world.rules.change(changes)
 
     def script(
@@ -175,17 +177,17 @@ class Simulator:
         on: str | None = None,
         seconds: float | None = None,
     ) -> Fault:
-        """Script a fault: at a `rate` (0..1), or for the next `times` calls; `on` limits it to one call.
+        """Inject a fault: at a `rate` (0..1), or into the next `times` calls; `on` limits it to one kind of call.
 
         `kind` is written as in `faults.fault` ("lost_reply", "refuse:-35"). Raises ValueError that lists the
-        kinds. Not to be repeated: faults add up, and the one scripted first is asked first.
+        kinds. Not safe to repeat: faults add up, and the one that was scripted first has precedence.
         """
-        made = kind if isinstance(kind, Fault) else fault(kind, rate=rate, times=times, on=on, seconds=seconds)
-        self._world.faults.add(made)
-        return made
+        scripted = kind if isinstance(kind, Fault) else fault(kind, rate=rate, times=times, on=on, seconds=seconds)
+        self._world.faults.add(scripted)
+        return scripted
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more; a pause that has begun runs on."""
+        """Remove all scripted faults. A pause that has begun continues. Safe to repeat."""
         self._world.faults.clear()
 
     def add_foreign_binding(
@@ -198,11 +200,11 @@ class Simulator:
         expire_s: int = 3_600,
         mode: str = "AXB",
     ) -> Entry:
-        """Put a live binding in the ledger that nobody asked us for, past the -35 rule: an orphan.
+        """Add a live binding that was not requested by a call, bypassing the -35 rule: an orphan to the product.
 
-        Raises ValueError where the pool has no middle number left.
+        Raises ValueError if the pool has no middle number available.
         """
-        return self._world.rules.plant(
+        return self._world.rules.add_foreign_binding(
             foreign_request(
                 phone_a=phone_a,
                 phone_b=phone_b,
@@ -214,8 +216,18 @@ class Simulator:
         )
 
     def remove_binding(self, bind_id: int | str) -> Entry:
-        """End a live binding without an unbind. Raises KeyError where there is no live one of that id."""
-        entry = self._world.rules.vanish(int(bind_id))
+        """End a live binding without an unbind: a ghost to the product. Raises KeyError if none has that id."""
+        entry = self._world.rules.remove_binding(int(bind_id))
         if entry is None:
             raise KeyError(bind_id)
         return entry
+
+    def plant(self, **fields: Any) -> Entry:
+        """Call `add_foreign_binding`. Deprecated: the old name, kept for one release."""
+        warnings.warn("Simulator.plant is now add_foreign_binding", DeprecationWarning, stacklevel=2)
+        return self.add_foreign_binding(**fields)
+
+    def vanish(self, bind_id: int | str) -> Entry:
+        """Call `remove_binding`. Deprecated: the old name, kept for one release."""
+        warnings.warn("Simulator.vanish is now remove_binding", DeprecationWarning, stacklevel=2)
+        return self.remove_binding(bind_id)

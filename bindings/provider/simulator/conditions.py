@@ -1,6 +1,6 @@
-"""How the simulated provider behaves: what may be changed while it runs.
+"""The behaviour of the simulated provider that can be changed while it runs.
 
-Only values and their checks; what follows from them is in `rules`.
+Only values and their checks belong here; their effect is in `rules`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ACCOUNT_STATUSES = frozenset(status.code for status in statuses.STATUSES if status.refusal is Refusal.ACCOUNT)
-_LEAST = {"timestamp_tolerance_s": 0, "release_lag_s": 0, "pool_size": 1, "max_concurrency": 1}
+_MINIMUM = {"timestamp_tolerance_s": 0, "release_lag_s": 0, "pool_size": 1, "max_concurrency": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Behaviour:
-    """The provider's behaviour. Raises ValueError, which names the field, for a value of the wrong kind.
+    """The provider's behaviour. Raises ValueError, which names the field, for a wrong value.
 
-    `policy`: how -35 is judged. `account_status`: what every call with a good signature is answered, or
-    None. `timestamp_tolerance_s`: how far a stamp may be off, either way. `release_lag_s`: how long -35
-    outlasts an expiry. `clock_offset_s`: added to the clock, for everything that the simulator does.
-    `pool_size` and `max_concurrency`: middle numbers of a pool, and bindings that one of them serves at
-    once. `shuffle_pages`: another order of rows in every page query. `list_expired`: rows stay listed past
-    their expiry.
+    `policy`: when -35 is returned. `account_status`: the status of every call with a valid signature, or None.
+    `timestamp_tolerance_s`: by how much a timestamp may differ, either way. `release_lag_s`: how long -35 is still
+    returned after an expiry. `clock_offset_s`: added to the clock, for everything that the simulator does.
+    `pool_size` and `max_concurrency`: the middle numbers of a pool, and the bindings that each serves at a time.
+    `shuffle_pages`: every page query has a different order of rows. `list_expired`: rows stay listed after their
+    expiry.
     """
 
     policy: Policy = Policy.LITERAL
@@ -49,24 +49,24 @@ class Behaviour:
             _check(name, getattr(self, name), int)
         for name in ("shuffle_pages", "list_expired"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false")  # noqa: TRY004 -- one error for a bad value
+                raise ValueError(f"{name} must be true or false")  # noqa: TRY004 -- one error type for a wrong value
         if self.account_status is not None and self.account_status not in ACCOUNT_STATUSES:
             raise ValueError("account_status must be one of " + ", ".join(sorted(ACCOUNT_STATUSES)))
 
     def changed(self, changes: Mapping[str, Any]) -> Behaviour:
-        """Return a copy with these fields changed. Raises ValueError for an unknown field or a bad value."""
-        known = [field.name for field in fields(self)]
-        unknown = sorted(set(changes) - set(known))
+        """Return a copy with these fields changed. Raises ValueError for an unknown field or a wrong value."""
+        names = [field.name for field in fields(self)]
+        unknown = sorted(set(changes) - set(names))
         if unknown:
-            raise ValueError(f"no such setting: {', '.join(unknown)}; there are {', '.join(known)}")
-        given = dict(changes)
-        if "policy" in given:
-            given["policy"] = Policy(given["policy"])
-        return replace(self, **given)
+            raise ValueError(f"no such setting: {', '.join(unknown)}; the settings are {', '.join(names)}")
+        values = dict(changes)
+        if "policy" in values:
+            values["policy"] = Policy(values["policy"])
+        return replace(self, **values)
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number")
-    if value < _LEAST.get(name, -math.inf):
-        raise ValueError(f"{name} must be at least {_LEAST[name]}")
+    if value < _MINIMUM.get(name, -math.inf):
+        raise ValueError(f"{name} must be at least {_MINIMUM[name]}")

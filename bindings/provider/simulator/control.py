@@ -1,8 +1,7 @@
-"""The control plane under /_simulator: for tests in other processes, and for a person with curl.
+"""The control plane under /_simulator: for tests in other processes, and for use with curl.
 
-It speaks the product's words, never the provider's field names, and it is plain: JSON in, JSON out, 400 with
-a sentence for what cannot be done. It shows phones in full, so the simulator listens on loopback unless it
-is told otherwise.
+It uses the product's names, never the provider's field names: JSON in, JSON out, 400 with a sentence for a wrong
+request. It shows full phones, so the simulator listens on loopback by default.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class SimulatorState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ControlRequest:
-    """A control call, taken apart."""
+    """A parsed control call."""
 
     world: SimulatorState
     query: dict[str, str]
@@ -46,26 +45,26 @@ class _ControlRequest:
 
 
 class _NotFoundError(Exception):
-    """There is no such thing here."""
+    """No such route, or no such binding."""
 
 
 def answer(world: SimulatorState, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
     """Answer a control call. Safe to repeat, except for POST to faults and foreign."""
     try:
         return HTTPStatus.OK, _json(_answer(world, method, path, body))
-    except _NotFoundError as missing:
-        return HTTPStatus.NOT_FOUND, _json({"error": str(missing)})
-    except (ValueError, TypeError, KeyError) as mistake:
-        return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(mistake).__name__}: {mistake}"})
+    except _NotFoundError as error:
+        return HTTPStatus.NOT_FOUND, _json({"error": str(error)})
+    except (ValueError, TypeError, KeyError) as error:
+        return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(error).__name__}: {error}"})
 
 
 def _answer(world: SimulatorState, method: str, path: str, body: bytes) -> Any:
     parts = urlsplit(path)
     if method == "DELETE" and parts.path.startswith(_BINDINGS):
-        return _vanish(world, parts.path.removeprefix(_BINDINGS))
+        return _remove_binding(world, parts.path.removeprefix(_BINDINGS))
     route = _ROUTES.get((method, parts.path.removeprefix(PREFIX)))
     if route is None:
-        raise _NotFoundError("there are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
+        raise _NotFoundError("the calls are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
     fields = json.loads(body or b"{}")
     if not isinstance(fields, dict):
         raise TypeError("the body must be an object")
@@ -95,9 +94,9 @@ def _list_faults(ask: _ControlRequest) -> Any:
 
 
 def _script(ask: _ControlRequest) -> Any:
-    made = fault(**ask.fields)
-    ask.world.faults.add(made)
-    return asdict(made)
+    scripted = fault(**ask.fields)
+    ask.world.faults.add(scripted)
+    return asdict(scripted)
 
 
 def _clear(ask: _ControlRequest) -> Any:
@@ -113,21 +112,21 @@ def _change(ask: _ControlRequest) -> Any:
     return asdict(ask.world.rules.change(ask.fields))
 
 
-def _plant(ask: _ControlRequest) -> Any:
-    return asdict(ask.world.rules.plant(foreign_request(**ask.fields)))
+def _add_foreign_binding(ask: _ControlRequest) -> Any:
+    return asdict(ask.world.rules.add_foreign_binding(foreign_request(**ask.fields)))
 
 
-def _vanish(world: SimulatorState, bind_id: str) -> Any:
-    entry = world.rules.vanish(int(bind_id))
+def _remove_binding(world: SimulatorState, bind_id: str) -> Any:
+    entry = world.rules.remove_binding(int(bind_id))
     if entry is None:
-        raise _NotFoundError("there is no live binding of that id")
+        raise _NotFoundError("no live binding has that id")
     return asdict(entry)
 
 
 def foreign_request(
     *, phone_a: str, phone_b: str, app_id: str, pool_number: str, expire_s: Any = 3_600, mode: str = "AXB"
 ) -> BindRequest:
-    """What a foreign binding looks like. Raises ValueError for what no binding can be."""
+    """Return the request of a foreign binding. Raises ValueError for a value that no binding can have."""
     if isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1:
         raise ValueError("expire_s must be a whole number of seconds")
     return BindRequest(
@@ -154,5 +153,5 @@ _ROUTES: dict[tuple[str, str], Callable[[_ControlRequest], Any]] = {
     ("DELETE", "faults"): _clear,
     ("GET", "settings"): _conditions,
     ("POST", "settings"): _change,
-    ("POST", "foreign"): _plant,
+    ("POST", "foreign"): _add_foreign_binding,
 }

@@ -1,7 +1,6 @@
-"""The faults that can be scripted, how they are written on a command line, and when one strikes.
+"""Fault injection: the kinds of faults, how they are written on a command line, and which call gets one.
 
-What a fault does to a connection is in `server`; here is only which one, how often and on which call. No
-HTTP and no rules.
+The effect of a fault on a response is in `replies`, that on a connection in `server`. No HTTP and no rules here.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from enum import StrEnum
 
 
 class Call(StrEnum):
-    """The provider's calls that the simulator knows."""
+    """The provider's calls that the simulator supports."""
 
     BIND = "bind"
     UNBIND = "unbind"
@@ -23,7 +22,7 @@ class Call(StrEnum):
 
 
 class FaultKind(StrEnum):
-    """What can go wrong. "acts": the provider has done what was asked when it goes wrong."""
+    """The kinds of faults. "acts": the provider carries out the request before the fault."""
 
     LOST_REPLY = "lost_reply"  # acts, then closes without a byte
     RESET_BEFORE = "reset_before"  # resets the connection without acting
@@ -36,7 +35,7 @@ class FaultKind(StrEnum):
     ANOMALY_AFTER = "anomaly_after"  # -18 although it acted
     BAD_GATEWAY = "bad_gateway"  # 502 with HTML, without acting
     BAD_GATEWAY_AFTER = "bad_gateway_after"  # 502 with HTML although it acted
-    GARBAGE = "garbage"  # acts, answers 200 with what is not JSON
+    GARBAGE = "garbage"  # acts, answers 200 with a body that is not JSON
     CUT_BODY = "cut_body"  # acts, closes in the middle of the body
     REDIRECT = "redirect"  # 302 to another path, without acting
     TRUNCATED = "truncated"  # acts, answers its status without the data
@@ -44,7 +43,7 @@ class FaultKind(StrEnum):
 
     @property
     def acts(self) -> bool:
-        """Whether the provider does what was asked."""
+        """Return whether the provider carries out the request."""
         return self not in _WITHOUT_ACTING
 
 
@@ -75,10 +74,10 @@ _DEFAULT_SECONDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """A fault to script: at a `rate` (0..1) or for the next `times` calls, exactly one of the two.
+    """A fault to inject: at a `rate` (0..1) or into the next `times` calls, exactly one of the two.
 
-    `on` limits it to one call. `seconds` is the pause of a delay, or the pause between two bytes of a drip
-    (None: 1 s and 0.5 s). `status` is what `refuse` answers. Raises ValueError for anything else.
+    `on` limits it to one kind of call. `seconds` is the pause of a delay, or the pause between two bytes of a drip
+    (None: 1 s and 0.5 s). `status` is the status of `refuse`. Raises ValueError for wrong values.
     """
 
     kind: FaultKind
@@ -90,19 +89,19 @@ class Fault:
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.times is None):
-            raise ValueError("a fault takes either a rate or a number of times")
+            raise ValueError("a fault needs either a rate or a number of times")
         if self.rate is not None and not 0 <= self.rate <= 1:
-            raise ValueError("a rate lies between 0 and 1")
+            raise ValueError("a rate must be between 0 and 1")
         if self.times is not None and self.times < 1:
-            raise ValueError("a fault strikes at least once")
+            raise ValueError("times must be at least 1")
         if self.seconds is not None and not 0 <= self.seconds <= 3_600:  # noqa: PLR2004 -- also refuses NaN
-            raise ValueError("the seconds lie between 0 and 3600")
+            raise ValueError("seconds must be between 0 and 3600")
         if (self.kind is FaultKind.REFUSE) != (self.status is not None):
-            raise ValueError("refuse, and nothing else, takes a status: refuse:-35")
+            raise ValueError("refuse needs a status, and no other kind has one: refuse:-35")
 
     @property
     def pause_s(self) -> float:
-        """Seconds that one pause of this fault lasts."""
+        """Return the duration of one pause of this fault, in seconds."""
         return _DEFAULT_SECONDS.get(self.kind, 0.0) if self.seconds is None else self.seconds
 
 
@@ -114,20 +113,20 @@ def fault(
     on: str | None = None,
     seconds: float | None = None,
 ) -> Fault:
-    """Make a fault from a kind as people write it: `lost-reply`, `502`, `refuse:-35`, `delay:2.5`.
+    """Return the fault of a kind as written by hand: `lost-reply`, `502`, `refuse:-35`, `delay:2.5`.
 
-    What follows the colon is the status of `refuse` and the seconds of every other kind. Raises ValueError
-    whose text lists the kinds.
+    After the colon is the status of `refuse`, or the seconds of any other kind. Raises ValueError whose text lists
+    the kinds.
     """
     name, _, parameter = kind.strip().partition(":")
-    found = _kind(name)
+    fault_kind = _kind(name)
     status = None
-    if found is FaultKind.REFUSE:
+    if fault_kind is FaultKind.REFUSE:
         status = parameter or None
     elif parameter:
         seconds = _number(parameter, "the seconds after the colon")
     return Fault(
-        kind=found,
+        kind=fault_kind,
         rate=rate,
         times=times,
         on=None if on is None else _call(on),
@@ -137,7 +136,7 @@ def fault(
 
 
 def parse_fault(text: str) -> Fault:
-    """Read `KIND=RATE` from a command line; also `KIND@CALL=RATE`, `refuse:-35=0.1` and `delay:2.5=1`.
+    """Parse `KIND=RATE` from a command line; also `KIND@CALL=RATE`, `refuse:-35=0.1` and `delay:2.5=1`.
 
     Raises ValueError whose text lists the kinds.
     """
@@ -149,64 +148,64 @@ def parse_fault(text: str) -> Fault:
 
 
 class FaultScript:
-    """Which fault strikes the next call. Thread-safe; the dice are seeded, so a run can be repeated."""
+    """Chooses the fault of each call. Thread-safe; the random numbers are seeded, so runs can be repeated."""
 
     def __init__(self, *, seed: int) -> None:
         self._lock = threading.Lock()
-        self._dice = random.Random(seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
         self._script: list[tuple[Fault, int | None]] = []
         self._fired: Counter[str] = Counter()
 
     def add(self, fault: Fault) -> None:
-        """Script one more fault; where several fit a call, the one scripted first is asked first."""
+        """Add a fault. If several apply to a call, the one that was added first has precedence."""
         with self._lock:
             self._script.append((fault, fault.times))
 
     def clear(self) -> None:
-        """Script nothing any more; what has struck stays counted."""
+        """Remove all faults; the counts stay."""
         with self._lock:
             self._script.clear()
 
     def scripted(self) -> tuple[Fault, ...]:
-        """The faults that may still strike."""
+        """Return the faults that can still be injected."""
         with self._lock:
             return tuple(fault for fault, _ in self._script)
 
     def fired(self) -> dict[str, int]:
-        """How often each kind has struck."""
+        """Return how often each kind was injected."""
         with self._lock:
             return dict(self._fired)
 
     def next_fault(self, call: Call) -> Fault | None:
-        """Say which fault strikes this call, if any, and count it."""
+        """Return the fault to inject into this call, or None, and count it."""
         with self._lock:
-            for position, (fault, left) in enumerate(self._script):
+            for position, (fault, remaining) in enumerate(self._script):
                 if fault.on not in (None, call) or not self._is_due(fault):
                     continue
-                if left is not None:
-                    self._use_up(position, fault, left)
+                if remaining is not None:
+                    self._decrement(position, fault, remaining)
                 self._fired[fault.kind.value] += 1
                 return fault
             return None
 
     def _is_due(self, fault: Fault) -> bool:
-        return fault.rate is None or self._dice.random() < fault.rate
+        return fault.rate is None or self._random.random() < fault.rate
 
-    def _use_up(self, position: int, fault: Fault, left: int) -> None:
-        if left == 1:
+    def _decrement(self, position: int, fault: Fault, remaining: int) -> None:
+        if remaining == 1:
             del self._script[position]
         else:
-            self._script[position] = (fault, left - 1)
+            self._script[position] = (fault, remaining - 1)
 
 
 def _kind(name: str) -> FaultKind:
-    plain = name.strip().lower().replace("-", "_")
-    if plain in _ALIASES:
-        return _ALIASES[plain]
+    normalised = name.strip().lower().replace("-", "_")
+    if normalised in _ALIASES:
+        return _ALIASES[normalised]
     try:
-        return FaultKind(plain)
+        return FaultKind(normalised)
     except ValueError:
-        raise ValueError(f"{name!r} is no kind of fault; {_kinds()}") from None
+        raise ValueError(f"{name!r} is not a kind of fault; {_kinds()}") from None
 
 
 def _kinds() -> str:
@@ -217,11 +216,11 @@ def _call(name: str) -> Call:
     try:
         return Call(name)
     except ValueError:
-        raise ValueError(f"{name!r} is no call; the calls are " + ", ".join(Call)) from None
+        raise ValueError(f"{name!r} is not a call; the calls are " + ", ".join(Call)) from None
 
 
-def _number(text: str, what: str) -> float:
+def _number(text: str, label: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{what} must be a number; {_kinds()}") from None
+        raise ValueError(f"{label} must be a number; {_kinds()}") from None

@@ -1,7 +1,7 @@
-"""What was asked of the simulator and what it answered: every request, and counts.
+"""Recorded requests: what was received, decided and answered, and the counts of all of them.
 
-The bodies hold phones: they are kept in memory for tests to read, are shown by the control calls only, and
-never reach a log. No rules and no sockets here.
+The bodies contain phones: they are kept in memory for tests, are shown only by the control calls, and are never
+logged. No rules and no sockets here.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
     from bindings.provider.simulator.faults import Call, FaultKind
 
-KEPT = 20_000  # requests; older ones are dropped, the counts stay
+MAX_REQUESTS = 20_000  # older ones are dropped; the counts stay
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedRequest:
     """One request. `at` is the simulator's clock at its arrival, in Unix seconds.
 
-    `call` is None for a path that the provider does not have. `decided` is the status that the rules came
-    to, None where they were not asked; `answered` the status that left in an envelope, None where none did
-    (yet).
+    `call` is None for a path that the provider does not have. `decided` is the status that the rules returned, or
+    None if they were not called; `answered` the status that was sent in an envelope, or None if none was (yet).
     """
 
     at: float
@@ -44,8 +43,8 @@ class RecordedRequest:
 class Counts:
     """Counts since the start; the outer key is the call ("bind", "unbind", "page", "pools", "other").
 
-    `decided` and `answered` count statuses as `Received` defines them. They differ where a fault struck: a
-    lost reply is decided "0" and answered by nothing.
+    `decided` and `answered` count statuses as `RecordedRequest` defines them. They differ if a fault was injected:
+    a lost reply is decided "0" and not answered.
     """
 
     received: Mapping[str, int]
@@ -55,7 +54,7 @@ class Counts:
 
 
 class RequestLog:
-    """The last 20 000 requests and the counts of all of them. Thread-safe."""
+    """The last 20 000 requests, and the counts of all. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,16 +65,16 @@ class RequestLog:
         self._answered: dict[str, Counter[str]] = {}
 
     def add(self, request: RecordedRequest) -> int:
-        """Record a request before anything is done about it; the number names it to `settled`."""
+        """Record a request before it is processed; return its number, for `update`."""
         with self._lock:
             number = next(self._numbers)
             self._requests[number] = request
-            self._requests.pop(number - KEPT, None)
+            self._requests.pop(number - MAX_REQUESTS, None)
             self._received[_name(request.call)] += 1
             return number
 
     def update(self, number: int, request: RecordedRequest) -> None:
-        """Record what came of it; called before a byte of the answer leaves, so that a test sees it."""
+        """Record the result of a request; called before the response is sent, so that a test can see it."""
         with self._lock:
             if number in self._requests:
                 self._requests[number] = request
@@ -86,12 +85,12 @@ class RequestLog:
                 self._answered.setdefault(name, Counter())[answered] += 1
 
     def requests(self) -> tuple[RecordedRequest, ...]:
-        """The requests that are still kept, in the order of arrival."""
+        """Return the requests that are kept, in the order of arrival."""
         with self._lock:
             return tuple(self._requests.values())
 
     def counts(self, faults: Mapping[str, int]) -> Counts:
-        """A snapshot of the counts, with those of the faults that struck."""
+        """Return a snapshot of the counts, with those of the injected `faults`."""
         with self._lock:
             return Counts(
                 received=dict(self._received),

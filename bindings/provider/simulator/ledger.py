@@ -1,8 +1,7 @@
-"""What the simulated provider has accepted, for ever, and which middle numbers that occupies.
+"""The ledger: every binding that the simulated provider has accepted, and the middle numbers in use.
 
-Pure bookkeeping: no HTTP, no status codes, and no clock (the caller says what time it is). The ledger is the
-ground truth that acceptance tests compare the product with, so an entry never leaves it: it ends, or it
-vanishes from what the provider shows, and says so.
+Only bookkeeping: no HTTP, no status codes, and no clock (the caller passes the time). The acceptance tests compare
+the product with the ledger, so an entry is never deleted: it ends, by an unbind, by its expiry, or `vanished`.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ FIRST_BIND_ID = 1002  # as in the provider's sample
 class Entry:
     """One accepted binding. Instants are Unix seconds by the simulator's clock; phones are digits.
 
-    `foreign` entries were planted: nobody asked for them over the provider's calls. `vanished` ones were
-    taken away without an unbind; `unbound_at` is then the instant of that. The repr carries no phone.
+    `foreign` entries were added by `add_foreign_binding`, without a call of the provider. `vanished` ones were
+    ended by `remove_binding`, without an unbind; `unbound_at` is then the instant of that. The repr contains no
+    phone.
     """
 
     bind_id: int
@@ -47,21 +47,21 @@ class Entry:
 
     @property
     def ended_at(self) -> float:
-        """The end of its life: the unbind or the expiry, whichever came first."""
+        """Return the end of the binding: the unbind or the expiry, whichever is earlier."""
         return self.expires_at if self.unbound_at is None else min(self.expires_at, self.unbound_at)
 
     def live(self, at: float) -> bool:
-        """Whether it was live at the instant `at`: [accepted_at, ended_at)."""
+        """Return whether it was live at the instant `at`: [accepted_at, ended_at)."""
         return self.accepted_at <= at < self.ended_at
 
     def number_of(self, phone: str) -> str:
-        """The middle number that one of the two parties sees and calls."""
+        """Return the middle number that the party with this phone sees and calls."""
         return self.middle_number_a if phone == self.phone_a else self.middle_number_b
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:
-    """Two entries that were live at once although the earlier one should have refused the later one."""
+    """Two entries that were live at the same time although the earlier one forbids the later one."""
 
     earlier: Entry
     later: Entry
@@ -70,9 +70,9 @@ class Overlap:
 class Ledger:
     """Every accepted binding, and an index of those that still hold their phones. Thread-safe.
 
-    An entry *holds* its phones and its places on middle numbers from its acceptance until its unbind, or
-    until the release lag has passed after its expiry. `lock` is the one lock of the simulator's rules: a
-    caller who decides and then writes keeps it over both.
+    An entry *holds* its phones and its places on middle numbers from its acceptance until its unbind, or until the
+    release lag has passed after its expiry. `lock` is the only lock of the simulator's rules: hold it across a
+    decision and the write that follows from it.
     """
 
     def __init__(self, first_bind_id: int = FIRST_BIND_ID) -> None:
@@ -80,7 +80,7 @@ class Ledger:
         self._entries: dict[int, Entry] = {}
         self._ids = itertools.count(first_bind_id)
         self._lag_s = 0.0
-        self._released_at = float("-inf")  # the latest end that has been acted on
+        self._released_at = float("-inf")  # the latest end that was processed
         self._clear_index()
 
     def __len__(self) -> int:
@@ -90,26 +90,26 @@ class Ledger:
         return iter(self.entries())
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every entry, in the order of acceptance."""
+        """Return every entry, in the order of acceptance."""
         with self.lock:
             return tuple(self._entries.values())
 
     def get(self, bind_id: int) -> Entry | None:
-        """The entry of that id, whether it is over or not."""
+        """Return the entry with that id, also if it has ended; None if there is none."""
         return self._entries.get(bind_id)
 
     def live(self, at: float) -> tuple[Entry, ...]:
-        """The entries that were live at the instant `at` (Unix seconds)."""
+        """Return the entries that were live at the instant `at` (Unix seconds)."""
         return tuple(entry for entry in self.entries() if entry.live(at))
 
     def overlaps(self, policy: Policy | str = Policy.LITERAL) -> tuple[Overlap, ...]:
-        """The pairs of entries that break the provider's own rule; empty on a sound run."""
+        """Return the pairs of entries that violate the provider's own rule; none in a correct run."""
         return find_overlaps(self.entries(), Policy(policy))
 
-    # What the rules need; the caller holds the lock.
+    # Used by the rules; the caller holds the lock.
 
     def advance(self, now: float, *, lag_s: float) -> None:
-        """Release what is over at `now`. Moving back in time, or a longer lag, takes holds up again."""
+        """Release the entries that have ended at `now`. An earlier time or a longer lag restores their holds."""
         if now < self._released_at or lag_s > self._lag_s:
             self._released_at = float("-inf")
             self._clear_index()
@@ -122,11 +122,11 @@ class Ledger:
             self._release(bind_id)
 
     def held(self) -> Iterable[Entry]:
-        """The entries that hold their phones now."""
+        """Return the entries that hold their phones now."""
         return self._held.values()
 
     def holders(self, phone: str) -> Iterable[Entry]:
-        """The entries that hold this phone now, in either role."""
+        """Return the entries that hold this phone now, in either role."""
         return self._of_phone.get(phone, {}).values()
 
     def accept(
@@ -141,7 +141,7 @@ class Ledger:
         expires_at: float,
         foreign: bool,
     ) -> Entry:
-        """Record a new entry under the next id."""
+        """Record a new entry with the next id, and return it."""
         entry = Entry(
             bind_id=next(self._ids),
             app_id=app_id,
@@ -160,7 +160,7 @@ class Ledger:
         return entry
 
     def end(self, entry: Entry, *, at: float, vanished: bool = False) -> Entry:
-        """End an entry at the instant `at`; its phones are free at once."""
+        """End an entry at the instant `at`, and return it; its phones are free immediately."""
         self._release(entry.bind_id)
         ended = replace(entry, unbound_at=at, vanished=vanished)
         self._entries[entry.bind_id] = ended
@@ -169,22 +169,22 @@ class Ledger:
     def pick(
         self, numbers: Sequence[str], *, mode: Mode, phone_a: str, phone_b: str, max_concurrency: int
     ) -> tuple[str, str] | None:
-        """Pick the middle numbers of a new binding, or None where the pool has none to lend.
+        """Return the middle numbers of a new binding, or None if the pool has none available.
 
-        A number serves many pairs, but a party occurs at most once on it, else a call could not be routed.
-        The pool is used round robin, so that tests meet numbers that are shared.
+        A number serves many pairs, but a phone occurs at most once on it, or a call could not be routed. The pool
+        is used round robin, so that tests get shared numbers.
         """
         start = len(self._entries) % len(numbers)
-        in_turn = (*numbers[start:], *numbers[:start])
+        candidates = (*numbers[start:], *numbers[:start])
         used = {phone: self._numbers_of(phone) for phone in (phone_a, phone_b)}
 
         def usable(number: str, phone: str) -> bool:
             return number not in used[phone] and self._load[number] < max_concurrency
 
-        for a in in_turn:
+        for a in candidates:
             if not usable(a, phone_a):
                 continue
-            for b in (a,) if mode is Mode.AXB else in_turn:
+            for b in (a,) if mode is Mode.AXB else candidates:
                 if usable(b, phone_b) and (b == a) == (mode is Mode.AXB):
                     return a, b
         return None
@@ -220,20 +220,20 @@ class Ledger:
 
 
 def find_overlaps(entries: Iterable[Entry], policy: Policy) -> tuple[Overlap, ...]:
-    """Check entries, phone by phone, against the -35 rule, by their own instants only.
+    """Return the pairs of entries that violate the -35 rule, judged for each phone by their instants alone.
 
-    Shares no code with the rules or with the product's conflict policy: it is there to catch both.
+    Shares no code with the rules or with the product's conflict policy, so that it finds errors in both.
     """
     by_phone: dict[str, list[Entry]] = {}
     for entry in entries:
         for phone in {entry.phone_a, entry.phone_b}:
             by_phone.setdefault(phone, []).append(entry)
-    found: dict[tuple[int, int], Overlap] = {}
+    overlaps: dict[tuple[int, int], Overlap] = {}
     for group in by_phone.values():
         for earlier, later in _concurrent(group):
             if earlier.mode is Mode.AXB or policy is Policy.STRICT:
-                found[earlier.bind_id, later.bind_id] = Overlap(earlier=earlier, later=later)
-    return tuple(found.values())
+                overlaps[earlier.bind_id, later.bind_id] = Overlap(earlier=earlier, later=later)
+    return tuple(overlaps.values())
 
 
 def _concurrent(group: list[Entry]) -> Iterator[tuple[Entry, Entry]]:

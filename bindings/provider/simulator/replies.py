@@ -1,4 +1,4 @@
-"""What leaves the simulator for a call: an honest reply, or what a scripted fault makes of it.
+"""The HTTP replies of the simulator: those of the rules, and those that an injected fault replaces them with.
 
 Bytes only; no sockets and no rules. How a reply is sent (slowly, or only half of it) is in `server`.
 """
@@ -15,14 +15,14 @@ from bindings.provider.simulator.faults import Fault, FaultKind
 if TYPE_CHECKING:
     from bindings.provider.simulator.rules import Answer
 
-ELSEWHERE = "/elsewhere"  # where a redirect leads: nothing is there, and who follows it is recorded
+REDIRECT_TARGET = "/elsewhere"  # a path that does not exist; a client that follows the redirect is recorded
 JSON = "application/json;charset=UTF-8"
 HTML = "text/html"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An HTTP reply; `answered` is the envelope's status where the caller gets to read one."""
+    """An HTTP reply; `answered` is the status of its envelope, or None if it has no envelope."""
 
     code: HTTPStatus
     body: bytes
@@ -31,7 +31,7 @@ class Reply:
     answered: str | None = None
 
     def head(self, *, date: str, close: bool) -> bytes:
-        """The status line and the header fields, up to and including the empty line."""
+        """Return the status line and the header fields, up to and including the empty line."""
         lines = [
             f"HTTP/1.1 {self.code.value} {self.code.phrase}",
             f"Date: {date}",
@@ -52,23 +52,23 @@ def _page(code: HTTPStatus, text: str) -> Reply:
 NOT_FOUND = _page(HTTPStatus.NOT_FOUND, "not found")
 _BAD_GATEWAY = _page(HTTPStatus.BAD_GATEWAY, "bad gateway")
 _GARBAGE = _page(HTTPStatus.OK, "under maintenance")
-_REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=ELSEWHERE)
+_REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=REDIRECT_TARGET)
 
 
 def success_reply(answer: Answer) -> Reply:
-    """The reply that says what the rules decided."""
+    """Return the reply with the decision of the rules."""
     body = wire.reply(status=answer.status, reason=answer.reason, data=answer.data)
     return Reply(code=HTTPStatus.OK, body=body, answered=answer.status)
 
 
 def refused(status: str) -> Reply:
-    """An envelope with a status and no data."""
+    """Return an envelope with a status and no data."""
     body = wire.reply(status=status, reason=statuses.meaning(status))
     return Reply(code=HTTPStatus.OK, body=body, answered=status)
 
 
 def reply_without_action(fault: Fault) -> Reply | None:
-    """What leaves for a fault that strikes before the provider has acted; None for nothing at all."""
+    """Return the reply of a fault that is injected instead of the action; None if nothing is sent."""
     match fault.kind:
         case FaultKind.ANOMALY_BEFORE:
             return refused(statuses.ANOMALY)
@@ -83,7 +83,7 @@ def reply_without_action(fault: Fault) -> Reply | None:
 
 
 def reply_after_action(fault: Fault | None, answer: Answer) -> Reply | None:
-    """What leaves once the provider has acted; None for nothing at all."""
+    """Return the reply after the action, changed by the fault if there is one; None if nothing is sent."""
     kind = None if fault is None else fault.kind
     match kind:
         case FaultKind.LOST_REPLY | FaultKind.RESET_AFTER:

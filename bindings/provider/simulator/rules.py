@@ -1,8 +1,8 @@
-"""The provider's rules: what a call is answered, and what it leaves in the ledger.
+"""The provider's rules: the answer to a call, and its effect on the ledger.
 
-No sockets and no faults; the clock is injected. The rules are written from the provider's documents and share
-nothing with the product's own conflict policy, so that a mistake in one of them shows. One lock (the
-ledger's) covers every decision together with what it writes.
+No sockets and no faults; the clock is injected. The rules are written from the provider's documents and share no
+code with the product's own conflict policy, so that an error in one of them is found. One lock (the ledger's)
+covers every decision together with its write.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from bindings.provider.simulator.conditions import Behaviour
     from bindings.provider.simulator.ledger import Entry, Ledger
 
-LONGEST_LIFE_S = 259_200
-LONGEST_POOL_NUMBER = 20
-LEAST_DIGITS_B = 4
-LARGEST_PAGE = 100
-ECHOED_SIZE = 20  # whatever was asked for: the echoed size cannot be trusted
-FIRST_NUMBER = 1024  # pool 918806 then lends 9188061024 first, as in the provider's sample
+MAX_EXPIRE_S = 259_200
+MAX_POOL_NUMBER_LENGTH = 20
+MIN_DIGITS_B = 4
+MAX_PAGE_SIZE = 100
+ECHOED_SIZE = 20  # for any requested size: clients cannot rely on the echoed size
+FIRST_NUMBER = 1024  # the first number of pool 918806 is then 9188061024, as in the provider's sample
 NUMBER_DIGITS = 10
 
 _CONTENT_TYPE = signing.CONTENT_TYPE_HEADER.lower()
@@ -40,12 +40,12 @@ _KEY = signing.KEY_HEADER.lower()
 _SIGN = signing.SIGN_HEADER.lower()
 _TIMESTAMP = signing.TIMESTAMP_HEADER.lower()
 
-Asked = BindRequest | wire.UnbindRequest | wire.PageRequest | wire.PoolsRequest
+ProviderRequest = BindRequest | wire.UnbindRequest | wire.PageRequest | wire.PoolsRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """Who may call. Any application may where `app_ids` is None. `zone` is that of the list's ends."""
+    """The account: its key, and its applications (None: any). `zone` is the time zone of the list's ends."""
 
     api_key: str
     api_secret: str
@@ -55,14 +55,14 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What goes into the envelope."""
+    """The status and the data of the envelope."""
 
     status: str
     data: Any = None
 
     @property
     def reason(self) -> str:
-        """The provider's words for the status."""
+        """Return the documented meaning of the status."""
         return statuses.meaning(self.status)
 
 
@@ -73,7 +73,7 @@ class _Refused(Exception):
 
 
 class Rules:
-    """The provider behind its HTTP. Thread-safe. `clock` gives Unix seconds."""
+    """The provider without its HTTP. Thread-safe. `clock` returns Unix seconds."""
 
     def __init__(
         self, *, account: Account, conditions: Behaviour, ledger: Ledger, clock: Callable[[], float], seed: int
@@ -82,48 +82,48 @@ class Rules:
         self.conditions = conditions
         self._account = account
         self._clock = clock
-        self._dice = random.Random(seed)  # noqa: S311 -- repeatable on purpose
-        self._pools: dict[str, None] = {}  # in the order in which they were first asked for
+        self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
+        self._pools: dict[str, None] = {}  # a set, in the order of the first request
 
     def now(self) -> float:
-        """The provider's clock, in Unix seconds."""
+        """Return the provider's clock, in Unix seconds."""
         return self._clock() + self.conditions.clock_offset_s
 
     def change(self, changes: Mapping[str, Any]) -> Behaviour:
-        """Change conditions while calls are running. Raises ValueError, and then changes nothing."""
+        """Change the behaviour, also during calls. Raises ValueError, and then changes nothing."""
         with self.ledger.lock:
             self.conditions = self.conditions.changed(changes)
             return self.conditions
 
     def answer(self, call: Call, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Decide a call and carry it out; the names in `headers` are in lower case.
+        """Decide a call, carry it out and return the answer; the names in `headers` are in lower case.
 
-        The checks stand in the provider's order, and what a call does it does here, under the lock.
+        The checks are in the provider's order; decision and effect are under one lock.
         """
         with self.ledger.lock:
             now = self._advance()
             try:
-                asked = self._read(call, headers, body)
+                request = self._read(call, headers, body)
                 self._authenticate(headers, now)
-                return Answer(status=statuses.SUCCESS, data=self._act(asked, now))
+                return Answer(status=statuses.SUCCESS, data=self._act(request, now))
             except wire.Malformed:
                 return Answer(status=statuses.PARAMETERS)
             except _Refused as refused:
                 return Answer(status=refused.status)
 
-    def plant(self, asked: BindRequest) -> Entry:
-        """Put a binding in the ledger past every rule but the middle numbers: nobody asked us for it.
+    def add_foreign_binding(self, request: BindRequest) -> Entry:
+        """Add a binding to the ledger without any rule except that of the middle numbers, and return it.
 
-        Raises ValueError where the pool has no middle number left.
+        Raises ValueError if the pool has no middle number available.
         """
         with self.ledger.lock:
-            entry = self._accept(asked, self._advance(), foreign=True)
+            entry = self._accept(request, self._advance(), foreign=True)
         if entry is None:
             raise ValueError(statuses.meaning(statuses.NO_NUMBER))
         return entry
 
-    def vanish(self, bind_id: int) -> Entry | None:
-        """End a live binding without an unbind; None where there is no live one of that id."""
+    def remove_binding(self, bind_id: int) -> Entry | None:
+        """End a live binding without an unbind, and return it; None if no live binding has that id."""
         with self.ledger.lock:
             now = self._advance()
             entry = self.ledger.get(bind_id)
@@ -138,17 +138,17 @@ class Rules:
 
     # The checks, in the provider's order.
 
-    def _read(self, call: Call, headers: Mapping[str, str], body: bytes) -> Asked:
+    def _read(self, call: Call, headers: Mapping[str, str], body: bytes) -> ProviderRequest:
         kind, _, charset = headers.get(_CONTENT_TYPE, "").lower().partition(";")
         if kind.strip() != "application/json" or charset.strip() not in ("", "charset=utf-8"):
             raise _Refused(statuses.PARAMETERS)
-        asked = _READ[call](body)
-        if not _within_bounds(asked):
+        request = _READ[call](body)
+        if not _within_bounds(request):
             raise _Refused(statuses.PARAMETERS)
         allowed = self._account.app_ids
-        if allowed is not None and not isinstance(asked, wire.PoolsRequest) and asked.app_id not in allowed:
+        if allowed is not None and not isinstance(request, wire.PoolsRequest) and request.app_id not in allowed:
             raise _Refused(statuses.PARAMETERS)
-        return asked
+        return request
 
     def _authenticate(self, headers: Mapping[str, str], now: float) -> None:
         stamp = headers.get(_TIMESTAMP, "")
@@ -168,23 +168,23 @@ class Rules:
 
     # What each call does.
 
-    def _act(self, asked: Asked, now: float) -> Any:
-        match asked:
+    def _act(self, request: ProviderRequest, now: float) -> Any:
+        match request:
             case BindRequest():
-                return self._bind(asked, now)
+                return self._bind(request, now)
             case wire.UnbindRequest():
-                return self._unbind(asked, now)
+                return self._unbind(request, now)
             case wire.PageRequest():
-                return self._page(asked, now)
+                return self._page(request, now)
             case wire.PoolsRequest():
-                return self._list_pools(asked)
+                return self._list_pools(request)
             case _:
-                assert_never(asked)
+                assert_never(request)
 
-    def _bind(self, asked: BindRequest, now: float) -> dict[str, Any]:
-        if self._in_use(asked.phone_a.digits) or self._in_use(asked.phone_b.digits):
+    def _bind(self, request: BindRequest, now: float) -> dict[str, Any]:
+        if self._in_use(request.phone_a.digits) or self._in_use(request.phone_b.digits):
             raise _Refused(statuses.IN_USE)
-        entry = self._accept(asked, now, foreign=False)
+        entry = self._accept(request, now, foreign=False)
         if entry is None:
             raise _Refused(statuses.NO_NUMBER)
         return wire.bound_data(
@@ -194,16 +194,16 @@ class Rules:
         )
 
     def _in_use(self, phone: str) -> bool:
-        """Whether -35 answers for this phone: an AXB holds it, or under `strict` anything does."""
+        """Return whether -35 applies to this phone: an AXB holds it, or under `strict` any binding."""
         strict = self.conditions.policy is Policy.STRICT
         return any(strict or entry.mode is Mode.AXB for entry in self.ledger.holders(phone))
 
-    def _accept(self, asked: BindRequest, now: float, *, foreign: bool) -> Entry | None:
-        phones = asked.phone_a.digits, asked.phone_b.digits
-        self._pools[asked.pool_number] = None
+    def _accept(self, request: BindRequest, now: float, *, foreign: bool) -> Entry | None:
+        phones = request.phone_a.digits, request.phone_b.digits
+        self._pools[request.pool_number] = None
         picked = self.ledger.pick(
-            middle_numbers(asked.pool_number, self.conditions.pool_size),
-            mode=asked.mode,
+            middle_numbers(request.pool_number, self.conditions.pool_size),
+            mode=request.mode,
             phone_a=phones[0],
             phone_b=phones[1],
             max_concurrency=self.conditions.max_concurrency,
@@ -211,31 +211,31 @@ class Rules:
         if picked is None:
             return None
         return self.ledger.accept(
-            app_id=asked.app_id,
-            pool_number=asked.pool_number,
-            mode=asked.mode,
+            app_id=request.app_id,
+            pool_number=request.pool_number,
+            mode=request.mode,
             phones=phones,
             middle_numbers=picked,
             accepted_at=now,
-            expires_at=now + asked.expire_s,
+            expires_at=now + request.expire_s,
             foreign=foreign,
         )
 
-    def _unbind(self, asked: wire.UnbindRequest, now: float) -> None:
-        known = asked.bind_id.isascii() and asked.bind_id.isdigit()
-        entry = self.ledger.get(int(asked.bind_id)) if known else None
-        if entry is None or entry.app_id != asked.app_id or entry.ended_at <= now:
+    def _unbind(self, request: wire.UnbindRequest, now: float) -> None:
+        is_number = request.bind_id.isascii() and request.bind_id.isdigit()
+        entry = self.ledger.get(int(request.bind_id)) if is_number else None
+        if entry is None or entry.app_id != request.app_id or entry.ended_at <= now:
             raise _Refused(statuses.NOT_FOUND)
         self.ledger.end(entry, at=now)
 
-    def _page(self, asked: wire.PageRequest, now: float) -> dict[str, Any]:
-        rows = self._listed(asked.app_id, now)
-        first = (asked.current - 1) * asked.size
+    def _page(self, request: wire.PageRequest, now: float) -> dict[str, Any]:
+        rows = self._listed(request.app_id, now)
+        first = (request.current - 1) * request.size
         data = wire.page_data(
-            [_row(entry) for entry in rows[first : first + asked.size]],
+            [_row(entry) for entry in rows[first : first + request.size]],
             total=len(rows),
-            current=asked.current,
-            size=asked.size,
+            current=request.current,
+            size=request.size,
             zone=self._account.zone,
         )
         return data | {wire.SIZE: ECHOED_SIZE}
@@ -246,12 +246,12 @@ class Rules:
         else:
             rows = [e for e in self.ledger.held() if e.app_id == app_id and e.expires_at > now]
         if self.conditions.shuffle_pages:
-            self._dice.shuffle(rows)
+            self._random.shuffle(rows)
         return rows
 
-    def _list_pools(self, asked: wire.PoolsRequest) -> dict[str, Any]:
-        first = (asked.current - 1) * asked.size
-        names = list(self._pools)[first : first + asked.size]
+    def _list_pools(self, request: wire.PoolsRequest) -> dict[str, Any]:
+        first = (request.current - 1) * request.size
+        names = list(self._pools)[first : first + request.size]
         pools = [
             wire.Pool(
                 pool_number=name,
@@ -260,17 +260,17 @@ class Rules:
             )
             for name in names
         ]
-        return wire.pools_data(pools, total=len(self._pools), current=asked.current, size=asked.size)
+        return wire.pools_data(pools, total=len(self._pools), current=request.current, size=request.size)
 
 
 @lru_cache(maxsize=1_024)
 def middle_numbers(pool_number: str, size: int) -> tuple[str, ...]:
-    """Name the middle numbers of a pool: its own digits and a count, ten digits where they fit."""
+    """Return the middle numbers of a pool: its own digits and a count, ten digits in all if they fit."""
     width = max(4, NUMBER_DIGITS - len(pool_number))
     return tuple(f"{pool_number}{FIRST_NUMBER + position:0{width}d}" for position in range(size))
 
 
-_READ: dict[Call, Callable[[bytes], Asked]] = {
+_READ: dict[Call, Callable[[bytes], ProviderRequest]] = {
     Call.BIND: wire.read_bind,
     Call.UNBIND: wire.read_unbind,
     Call.PAGE: wire.read_page,
@@ -278,21 +278,21 @@ _READ: dict[Call, Callable[[bytes], Asked]] = {
 }
 
 
-def _within_bounds(asked: Asked) -> bool:
-    match asked:
+def _within_bounds(request: ProviderRequest) -> bool:
+    match request:
         case BindRequest():
             return (
-                len(asked.phone_b.digits) >= LEAST_DIGITS_B
-                and asked.phone_a != asked.phone_b
-                and len(asked.pool_number) <= LONGEST_POOL_NUMBER
-                and 1 <= asked.expire_s <= LONGEST_LIFE_S
+                len(request.phone_b.digits) >= MIN_DIGITS_B
+                and request.phone_a != request.phone_b
+                and len(request.pool_number) <= MAX_POOL_NUMBER_LENGTH
+                and 1 <= request.expire_s <= MAX_EXPIRE_S
             )
         case wire.UnbindRequest():
             return True
         case wire.PageRequest() | wire.PoolsRequest():
-            return asked.current >= 1 and 1 <= asked.size <= LARGEST_PAGE
+            return request.current >= 1 and 1 <= request.size <= MAX_PAGE_SIZE
         case _:
-            assert_never(asked)
+            assert_never(request)
 
 
 def _row(entry: Entry) -> ProviderBinding:

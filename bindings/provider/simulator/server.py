@@ -1,8 +1,8 @@
-"""The simulator's HTTP: its connections, the provider's calls on them, and the faults that befall them.
+"""The simulator's HTTP: its connections, the provider's calls, and the effect of injected faults on them.
 
-Decides nothing about bindings (`rules`), nor when a fault strikes (`faults`). Nagle's algorithm is off and an
-answer leaves in one write: with both the other way round each call takes 44 ms. Nothing is logged but the
-place of a programming error, since every body carries phones.
+Bindings are decided in `rules`, which call gets a fault in `faults`. Nagle's algorithm is off and a response is
+sent in one write: otherwise each call takes 44 ms. Only the place of a programming error is logged, since every
+body contains phones.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ CALLS = {
     wire.PAGE_PATH: Call.PAGE,
     wire.POOLS_PATH: Call.POOLS,
 }
-LARGEST_BODY = 1 << 20
-STOP_S = 1.0  # how long stop() waits for connections that are still being served
+MAX_BODY_BYTES = 1 << 20
+STOP_S = 1.0  # how long stop() waits for the threads of open connections
 
 _log = logging.getLogger(__name__)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER without time to linger: RST instead of FIN
 
 
 class _Stopped(Exception):
-    """The simulator is being stopped in the middle of a pause."""
+    """The simulator was stopped during a pause."""
 
 
 class Listener(socketserver.TCPServer):
-    """The listening socket, and a thread for each connection; `stop` ends them all."""
+    """The listening socket, and a thread for each connection; `stop` ends all of them."""
 
     allow_reuse_address = True
     request_queue_size = 1_024
@@ -58,50 +58,50 @@ class Listener(socketserver.TCPServer):
     def __init__(self, *, host: str, port: int, world: SimulatorState) -> None:
         self.world = world
         self._stopping = threading.Event()
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
         super().__init__((host, port), _Handler)
         self._accepting = threading.Thread(target=self._accept, name="simulator", daemon=True)
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Return the port that it listens on."""
         return int(self.server_address[1])
 
     def start(self) -> None:
-        """Begin to accept connections, in a thread."""
+        """Start accepting connections, in a thread."""
         self._accepting.start()
 
     def stop(self) -> None:
-        """Close the port and every connection, and wait for their threads, about a second at most."""
+        """Close the port and every connection, and wait about a second at most for their threads."""
         self._stopping.set()
         self.shutdown()
         self._accepting.join()
         self.server_close()
-        with self._guard:
+        with self._lock:
             connections = dict(self._open)
             for connection in connections.values():
-                _hang_up(connection)
+                _close(connection)
         deadline = time.monotonic() + STOP_S
         for thread in connections:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def pause(self, seconds: float) -> None:
-        """Wait; raises `_Stopped` where the simulator is stopped meanwhile."""
+        """Wait. Raises `_Stopped` if the simulator is stopped meanwhile."""
         if self._stopping.wait(seconds):
             raise _Stopped
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a new connection in a thread of its own."""
+        """Serve a new connection in its own thread."""
         thread = threading.Thread(
             target=self._serve, args=(request, client_address), name="simulator-connection", daemon=True
         )
-        with self._guard:
+        with self._lock:
             self._open[thread] = request
         thread.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Say where a programming error struck, without the values that it struck on."""
+        """Log the place of a programming error, without any values."""
         kind, _, trace = sys.exc_info()
         name = "" if kind is None else kind.__name__
         _log.error("the simulator failed: %s\n%s", name, "".join(traceback.format_tb(trace)))
@@ -113,25 +113,25 @@ class Listener(socketserver.TCPServer):
         try:
             self.finish_request(request, client_address)
         except (OSError, _Stopped):
-            pass  # the other side hung up, or we did
-        except Exception:  # noqa: BLE001 -- one connection's failure must not end the others
+            pass  # the connection was closed, by either side
+        except Exception:  # noqa: BLE001 -- an error of one connection must not end the others
             self.handle_error(request, client_address)
         finally:
-            # Inside the guard, so that `stop` never hangs up on a descriptor that has been given to another.
-            with self._guard:
+            # Under the lock, so that `stop` never closes a descriptor that was reused for another connection.
+            with self._lock:
                 self.shutdown_request(request)
                 del self._open[threading.current_thread()]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One connection: requests are read off it until either side closes it."""
+    """One connection: serves its requests until either side closes it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Listener
 
     def do_POST(self) -> None:
-        """Serve a call of the provider, or of the control plane, whatever its method."""
+        """Serve a call of the provider or of the control plane, of any method."""
         body = self._body()
         if body is None:
             return
@@ -141,22 +141,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._provider(body)
 
-    do_GET = do_POST  # noqa: N815 -- the base class calls it so
+    do_GET = do_POST  # noqa: N815 -- the name is the base class's
     do_DELETE = do_POST  # noqa: N815
     do_PUT = do_POST  # noqa: N815
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class names it so
-        """Stay silent."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the name is the base class's
+        """Log nothing: paths may contain phones."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """Tell the simulator's own time, also in the replies that the base class writes."""
+        """Return the simulator's own time, also for the responses that the base class writes."""
         return formatdate(self.server.world.rules.now() if timestamp is None else timestamp, usegmt=True)
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             self.send_error(HTTPStatus.LENGTH_REQUIRED)
-        elif int(length) > LARGEST_BODY:
+        elif int(length) > MAX_BODY_BYTES:
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
             body = self.rfile.read(int(length))
@@ -233,13 +233,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return reply.head(date=self.date_time_string(), close=self.close_connection)
 
     def _drop(self, *, reset: bool) -> None:
-        """Close without a byte; a reset goes past Python's own closing, which would send a FIN first."""
+        """Close without sending; a reset bypasses Python's own closing, which would send a FIN first."""
         self.close_connection = True
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             os.close(self.connection.detach())
 
 
-def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the other side was faster
+def _close(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side has closed it already
         connection.shutdown(socket.SHUT_RDWR)
