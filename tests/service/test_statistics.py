@@ -30,7 +30,7 @@ ALL = tuple(EventKind)
 
 def count_events(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
     feed_has_caught_up(harness.service)
-    harness.service.tally()
+    harness.service.update_statistics()
     return event_statistics(harness.database, span, ALL)
 
 
@@ -74,7 +74,7 @@ def test_counting_again_in_small_batches_counts_nothing_twice(harness: ServiceHa
         harness.bind(*pair)
     feed_has_caught_up(harness.service)
     assert update_statistics(harness.database, batch=3).events == 8
-    assert harness.service.tally().events == 0
+    assert harness.service.update_statistics().events == 0
     assert totals(count_events(harness)) == {("requested", ""): 4, ("activated", ""): 4}
 
 
@@ -123,7 +123,7 @@ def test_statistics_too_old_to_show_are_deleted_and_events_are_kept(harness: Ser
     harness.bind(A, B)
     count_events(harness)
     harness.clock.advance(timedelta(days=401).total_seconds())
-    harness.service.tally()
+    harness.service.update_statistics()
     rows = harness.database.read(lambda connection: connection.execute(select(tallies_table)).all())
     assert rows == []
     remaining_events = harness.database.read(
@@ -142,7 +142,7 @@ def _set_pool(harness: ServiceHarness, live: int, **fields: object) -> None:
         connection.execute(insert(pools_table).values(values | fields))
 
     harness.database.write(work)
-    harness.service.tally()
+    harness.service.update_statistics()
 
 
 def test_growing_pool_of_known_size_forecasts_when_it_is_full(harness: ServiceHarness) -> None:
