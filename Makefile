@@ -1,19 +1,19 @@
-# Each target builds .venv first: with uv when it is there, else with python3 -m venv and pip.
-# Only python3 (3.11 or later, with venv) and make are needed beforehand.
+# Most targets build .venv first: with uv if it is installed, otherwise with python3 -m venv and pip.
+# Required beforehand: python3 (3.11 or later, with the venv module) and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TESTS ?=  # what `make test` and `make soak` run; all of it by default
-WORKERS ?= 4  # tests that `make test` runs at a time; they wait more than they work
+TESTS ?=  # files or folders for `make test` and `make soak`; default: all
+WORKERS ?= 4  # tests that run at a time; they mostly wait, so this may exceed the number of cores
 UV := $(shell command -v uv 2>/dev/null)
-# A network with a certificate authority of its own has it in the system's store.
+# Trust the certificate authorities of the system, which may include a private one of the network.
 export UV_SYSTEM_CERTS := true
 
 .DEFAULT_GOAL := help
 
-help:  ## list the targets
+help:  ## list all targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements/dev.txt pyproject.toml
@@ -31,46 +31,50 @@ else
 endif
 	@touch $@
 
-install: $(STAMP)  ## build .venv from the locked requirements
+install: $(STAMP)  ## create .venv from the locked requirements
 
-demo: $(STAMP)  ## the whole job on SQLite and a simulated provider, no account needed
+demo: $(STAMP)  ## run the product on SQLite with a simulated provider; needs no account
 	@$(BIN)/bindings demo
 
-# Several tests at a time, and then, one by one, those that bear no company. Exit code 5: there was none to run.
-test: $(STAMP)  ## all tests, on SQLite and on PostgreSQL
-	@$(BIN)/python -m pytest -m "not soak and not browser and not alone" -n $(WORKERS) --dist worksteal $(TESTS); many=$$?; \
-	$(BIN)/python -m pytest -m "not soak and not browser and alone" $(TESTS); one=$$?; \
-	case $$many$$one in 00|05|50) ;; *) exit 1;; esac
+# Runs most tests in parallel, then those marked `alone` one by one. pytest exits with 5 if it selected no test.
+test: $(STAMP)  ## run all tests, on SQLite and PostgreSQL (except soak and browser tests)
+	@$(BIN)/python -m pytest -m "not soak and not browser and not alone" -n $(WORKERS) --dist worksteal $(TESTS); parallel=$$?; \
+	$(BIN)/python -m pytest -m "not soak and not browser and alone" $(TESTS); alone=$$?; \
+	case $$parallel$$alone in 00|05|50) ;; *) exit 1;; esac
 
-soak: $(STAMP)  ## the long runs: every kill many times, big property runs, failovers
+test-fast: $(STAMP)  ## run unit and service tests on SQLite only (under two minutes)
+	@$(BIN)/python -m pytest -m "not postgres and not soak and not browser and not alone and not processes" \
+	  -n $(WORKERS) --dist worksteal tests/unit tests/service
+
+soak: $(STAMP)  ## run the long tests: repeated kills, large property tests, failovers
 	@$(BIN)/python -m pytest -m soak $(TESTS)
 
-test-browser: $(STAMP)  ## the console in a real Chromium: journeys, accessibility (needs chromium, chromium-driver)
+test-browser: $(STAMP)  ## test the console in Chromium: journeys, accessibility (needs chromium, chromium-driver)
 	@$(BIN)/python -m pytest -m browser tests/browser
 
 pictures: $(STAMP)  ## take the pictures of the console in docs/images anew
 	@$(BIN)/python -m tests.browser.pictures
 
-bench: $(STAMP)  ## speed against the raw drivers: a table, and JSON beside it
+bench: $(STAMP)  ## measure speed against the bare database drivers; prints a table, writes JSON
 	@$(BIN)/python -m benchmarks
 
-bench-full: $(STAMP)  ## the same with 10 M ended and 1 M live bindings on PostgreSQL
+bench-full: $(STAMP)  ## run the bench with 10 M ended and 1 M live bindings on PostgreSQL
 	@$(BIN)/python -m benchmarks --full
 
-lint: $(STAMP)  ## style, types and import contracts
+lint: $(STAMP)  ## check style, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(STAMP)  ## let ruff rewrite the files
+format: $(STAMP)  ## format the files with ruff
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv)
+lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-package bindings --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 
-clean:  ## remove what the targets above made
+clean:  ## remove all generated files and folders
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser pictures soak bench bench-full lint format lock clean
+.PHONY: help install demo test test-fast test-browser pictures soak bench bench-full lint format lock clean

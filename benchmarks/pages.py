@@ -108,13 +108,13 @@ def _compare(name: str, path: str, browser: Browser, sizes: Sizes) -> Result:
 
 
 @contextmanager
-def _browser(service: BindingService) -> Iterator[Browser]:
-    """A signed-in browser of a console on this machine; the key is revoked at the end."""
-    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # by default it prints
-    opened = server.listen("127.0.0.1", 0)
+def _signed_in_browser(service: BindingService) -> Iterator[Browser]:
+    """Serve the console on this machine and yield a signed-in browser; revoke its key at the end."""
+    structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # structlog prints by default
+    listening_socket = server.listen("127.0.0.1", 0)
     app_state = AppState(service, loopback=True)
     uvicorn = server.Server(app_state)
-    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
+    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening_socket]}, daemon=True)
     thread.start()
     api_key = service.api_keys.create(name="bench", role="admin")
     try:

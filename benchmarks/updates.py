@@ -59,11 +59,12 @@ def measure(context: BenchContext) -> list[Result]:
 
 
 def _run_jobs(service: BindingService) -> None:
-    JobRunner(service.runtime).run(EXPIRE)
-    JobRunner(service.runtime).run(WARN)
-    JobRunner(service.runtime).run_once_per_period(TALLY, PERIOD_S)
-    JobRunner(service.runtime).run_once_per_period(POOLS, PERIOD_S)
-    JobRunner(service.runtime).run_once_per_period(RECOVER, PERIOD_S)
+    runner = JobRunner(service.runtime)
+    runner.run(EXPIRE)
+    runner.run(WARN)
+    runner.run_once_per_period(TALLY, PERIOD_S)
+    runner.run_once_per_period(POOLS, PERIOD_S)
+    runner.run_once_per_period(RECOVER, PERIOD_S)
 
 
 def _deliver(service: BindingService, webhook_id: str) -> None:

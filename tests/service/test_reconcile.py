@@ -9,7 +9,15 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.jobs import reconcile
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a scan read a few rows per page, so that a short list has several pages in both directions."""
+    monkeypatch.setattr(reconcile, "FORWARD_SIZE", 10)
+    monkeypatch.setattr(reconcile, "BACKWARD_SIZE", 7)
 
 
 def test_equal_lists_change_nothing(harness: ServiceHarness) -> None:
@@ -157,9 +165,10 @@ def test_dry_run_counts_and_writes_nothing(harness: ServiceHarness) -> None:
     assert (list(harness.service.export_bindings()), len(harness.all_kinds())) == before
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_list_shuffled_between_its_pages_loses_and_invents_nothing(harness: ServiceHarness) -> None:
     harness.simulator.change(shuffle_pages=True)
-    for number in range(130):
+    for number in range(30):
         harness.simulator.add_foreign_binding(
             phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
         )
@@ -168,16 +177,19 @@ def test_list_shuffled_between_its_pages_loses_and_invents_nothing(harness: Serv
     for _ in range(3):
         counts = harness.service.reconcile()
         assert (counts.ghosts, counts.absent, counts.adopted) == (0, 0, 0)
+    assert harness.received("page") >= 3 * 4
     assert all(harness.service.get(binding.id).state is State.ACTIVE for binding in bindings)
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_long_list_is_read_to_its_end(harness: ServiceHarness) -> None:
-    for number in range(130):
+    for number in range(45):
         harness.simulator.add_foreign_binding(
             phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
         )
     counts = harness.service.reconcile()
-    assert (counts.orphans, counts.incomplete) == (130, 0)
+    assert (counts.orphans, counts.incomplete) == (45, 0)
+    assert harness.received("page") >= 5
     assert harness.service.reconcile().orphans == 0
 
 
