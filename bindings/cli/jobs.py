@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bindings.cli import context, options, output
 from bindings.jobs.registry import EXPIRE, WARN
-from bindings.jobs.runner import JobRunner
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
     from bindings.jobs.reconcile import ReconcileResult
+    from bindings.jobs.registry import JobSpec
+    from bindings.service import BindingService
     from bindings.store.pools import Pool
 
 LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
@@ -31,12 +32,18 @@ REPORT_COUNTS = (
 )
 
 
+def _run(service: BindingService, spec: JobSpec) -> Any:
+    from bindings.jobs.runner import JobRunner
+
+    return JobRunner(service.runtime).run(spec)
+
+
 @click.command()
 @options.as_json
 def expire(*, as_json: bool) -> None:
     """Expire the bindings whose time is over. `bindings scheduler` runs this job continuously."""
     with context.open_service(as_json=as_json) as service:
-        result = JobRunner(service.runtime).run(EXPIRE)
+        result = _run(service, EXPIRE)
     if as_json:
         output.emit(result)
         return
@@ -50,7 +57,7 @@ def expire(*, as_json: bool) -> None:
 def warn(*, as_json: bool) -> None:
     """Write expires_soon events for bindings that end soon. `bindings scheduler` runs this job continuously."""
     with context.open_service(as_json=as_json) as service:
-        result = JobRunner(service.runtime).run(WARN)
+        result = _run(service, WARN)
     if as_json:
         output.emit(result)
         return
