@@ -93,19 +93,24 @@ def operations() -> dict[tuple[str, str], Operation]:
 @cache
 def document_bytes() -> bytes:
     """Return the document as it is served."""
-    return msgspec.json.encode(document())
+    return msgspec.json.encode(_content(), enc_hook=mask_phone)
 
 
 @cache
 def document() -> Json:
     """Return the document."""
+    parsed: Json = msgspec.json.decode(document_bytes())
+    return parsed
+
+
+def _content() -> Json:
     paths: dict[str, Json] = {}
     models: list[type[Any]] = [schemas.Problem]
     for (method, path), operation in operations().items():
         paths.setdefault(path, {})[method] = _operation(path, operation)
         models += [operation.body] if operation.body else []
         models += [response.model for response in operation.responses.values() if response.model]
-    content = {
+    return {
         "openapi": "3.1.0",
         "info": {"title": "bindings", "version": version("bindings"), "description": ABOUT},
         "tags": [
@@ -126,8 +131,6 @@ def document() -> Json:
             },
         },
     }
-    plain: Json = msgspec.to_builtins(content, enc_hook=mask_phone)
-    return plain
 
 
 def _operation(path: str, operation: Operation) -> Json:
