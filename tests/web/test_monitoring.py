@@ -40,7 +40,8 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """A replica with a scheduler to which everything has happened once."""
     running.app_state.scheduler = Scheduler(
-        running.service, [sender.job(running.service, count=running.app_state.metrics.record_deliveries)]
+        running.service,
+        [sender.job(running.service.runtime, on_results=running.app_state.metrics.record_deliveries)],
     )
     with running.app_state.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)

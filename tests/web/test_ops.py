@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,12 +72,15 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
     assert red(running) == ["account"]
 
 
-def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Running) -> None:
+def test_wrong_clock_and_another_account_make_replica_not_ready(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
-    running.service.runtime.admission._wall = lambda: time.time() - MAX_SKEW_S - 1
-    assert red(running) == ["clocks"]
-    running.service.runtime.admission._wall = time.time
-    assert red(running) == [], "a clock that was set right is noticed without a bind"
+    clock = SimpleNamespace(wall=lambda: time.time() - MAX_SKEW_S - 1, monotonic=time.monotonic)
+    with monkeypatch.context() as wrong_clock:
+        wrong_clock.setattr(running.service.runtime.admission, "_clock", clock)
+        assert red(running) == ["clocks"]
+    assert red(running) == [], "a corrected clock is noticed without a bind"
     running.service.runtime.database.write(
         lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
     )
@@ -113,7 +117,7 @@ def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
     assert running.bind(phone_a=C, phone_b=D).json()["code"] == "busy"
     assert red(running) == ["clocks"]
     simulator.change(clock_offset_s=0)
-    running.service.runtime.admission._asked = float("-inf")  # a while later
+    running.service.runtime.admission._rechecked_at = float("-inf")  # a while later
     assert red(running) == [], "without traffic nobody would ever measure"
     assert running.bind(phone_a=C, phone_b=D).status_code == 201
 

@@ -15,6 +15,7 @@ import msgspec
 from litestar.routes import HTTPRoute
 
 from bindings import errors
+from bindings.domain.binding import Reason
 from bindings.provider import statuses
 from bindings.web import problems
 from bindings.web.api import samples, schemas
@@ -65,11 +66,6 @@ PARAMETERS: dict[str, Json] = {
         "schema": {"type": "string"},
         "example": samples.BINDING.id,
     },
-}
-_SAMPLE_STATUSES: dict[type[BindingsError], str] = {
-    errors.ProviderRefused: statuses.PARAMETERS,
-    errors.ProviderAccountRefused: statuses.ACCOUNT,
-    errors.NoMiddleNumber: statuses.NO_NUMBER,
 }
 _TYPES = {"text/plain": "string", "text/html": "string"}
 
@@ -209,3 +205,12 @@ def _sample_error(kind: type[BindingsError]) -> BindingsError:
         status = _sample_status(kind)
         return kind(status=status, reason=statuses.meaning(status))
     return kind()
+
+
+def _sample_status(kind: type[errors.ProviderRefused]) -> str:
+    """Return the first documented status that leads to this error."""
+    return next(
+        status.code
+        for status in statuses.STATUSES
+        if status.refusal is not None and errors.REASONS[Reason(status.refusal)].error is kind
+    )
