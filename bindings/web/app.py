@@ -52,7 +52,7 @@ def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Re
 
 
 def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """Map an error of the framework to one of ours: its own texts repeat the path and the values."""
+    """Map an error of the framework to one of our errors: its own texts repeat the path and the values."""
     match error:
         case NotFoundException():
             mapped: BindingsError = problems.NoSuchPath()

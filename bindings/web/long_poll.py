@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bindings.errors import BindingsError, Busy
 
 if TYPE_CHECKING:
-    from bindings.lifecycle.queries import Queries
+    from bindings.service import BindingService
     from bindings.web.executors import Executors
 
 READ_EVERY_S = 0.2
@@ -24,7 +24,7 @@ RETRY_AFTER_S = 2
 class FeedNotifier:
     """Wakes all long-poll requests when there are new events or the server shuts down."""
 
-    def __init__(self, service: Queries, executors: Executors) -> None:
+    def __init__(self, service: BindingService, executors: Executors) -> None:
         self._service = service
         self._executors = executors
         self._changed = asyncio.Condition()

@@ -48,9 +48,10 @@ class ServiceRequest:
     @property
     def require_principal(self) -> Principal:
         """The authenticated caller; raises `Unauthenticated` if there is none."""
-        if self.principal is None:
+        principal: Principal | None = self.state.get("principal")
+        if principal is None:
             raise problems.Unauthenticated
-        return self.principal
+        return principal
 
     @property
     def service(self) -> BindingService:

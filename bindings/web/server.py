@@ -96,7 +96,9 @@ def serve(
     log_config.configure()
     app_state = AppState(service, loopback=loopback)
     if scheduler:
-        app_state.scheduler = Scheduler(service, [sender.job(service, count=app_state.metrics.record_deliveries)])
+        app_state.scheduler = Scheduler(
+            service, [sender.job(service.runtime, on_results=app_state.metrics.record_deliveries)]
+        )
     with listener, app_state.scheduler or nullcontext():
         listening(address(listener))
         gc.collect()

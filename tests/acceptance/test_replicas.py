@@ -296,9 +296,7 @@ def _judge(
         assert sequence == list(range(1, len(sequence) + 1)), f"{binding_id}: in order and without a gap"
 
 
-def test_three_replicas_and_two_schedulers_lose_nothing_when_some_are_killed(
-    postgres_url: str, tmp_path: Path
-) -> None:
+def test_killed_replicas_and_schedulers_lose_nothing(postgres_url: str, tmp_path: Path) -> None:
     counts = whole_story(postgres_url, tmp_path, clients=3, seconds=2.5, waits_for_leases=False)
     assert counts["201"] > 5
     assert counts["another replica"] > 0, "the load met the killed replica"
@@ -306,7 +304,7 @@ def test_three_replicas_and_two_schedulers_lose_nothing_when_some_are_killed(
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-def test_three_replicas_and_two_schedulers_lose_nothing_for_minutes(postgres_url: str, tmp_path: Path) -> None:
+def test_killed_replicas_and_schedulers_lose_nothing_for_minutes(postgres_url: str, tmp_path: Path) -> None:
     counts = whole_story(postgres_url, tmp_path, clients=6, seconds=120.0, waits_for_leases=True)
     print(dict(counts))  # noqa: T201 -- the figures of a soak
     assert counts["201"] > 500

@@ -32,7 +32,7 @@ def bind(url: str, number: int = 0, **headers: str) -> requests.Response:
     return requests.post(f"{url}/v1/bindings", json=body, headers=headers, timeout=60)
 
 
-def test_every_line_of_a_request_carries_its_id_also_from_the_threads_and_none_a_phone(
+def test_log_lines_of_a_request_carry_its_id_and_no_phone(
     sqlite_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     with Replica(tmp_path / "log", settings(sqlite_url, simulator)) as replica:
@@ -55,7 +55,7 @@ def test_every_line_of_a_request_carries_its_id_also_from_the_threads_and_none_a
     assert not re.search(r"918806[0-9]{4}", replica.log.read_text())
 
 
-def test_a_replica_killed_in_the_middle_of_a_delivery_sends_it_again_after_its_restart(
+def test_delivery_of_a_killed_replica_is_repeated_after_restart(
     database_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     environment = settings(database_url, simulator)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.web.conftest import Running
 
 
-def test_a_binding_is_made_shown_found_ended_and_told_of(running: Running) -> None:
+def test_binding_can_be_created_shown_found_and_unbound(running: Running) -> None:
     made = running.bind(reference="order-42")
     assert made.status_code == 201
     binding = made.json()
@@ -40,7 +40,7 @@ def test_a_binding_is_made_shown_found_ended_and_told_of(running: Running) -> No
     assert running.post("/v1/lookup", {"phone": A}).json() == {"data": []}
 
 
-def test_a_page_of_bindings_goes_on_where_the_last_one_ended(running: Running) -> None:
+def test_next_page_starts_after_the_previous_page(running: Running) -> None:
     for number in range(3):
         assert running.bind(phone_a=f"91880677{number}0", phone_b=f"91880677{number}1").status_code == 201
     first = running.get("/v1/bindings?limit=2&state=active").json()
@@ -50,7 +50,7 @@ def test_a_page_of_bindings_goes_on_where_the_last_one_ended(running: Running) -
     assert [one["id"] for one in found] == [first["data"][0]["id"]]
 
 
-def test_a_phone_that_is_held_is_a_conflict_that_names_the_holder_and_calls_nobody(
+def test_held_phone_is_a_conflict_with_its_holder_and_without_a_call(
     running: Running, simulator: Simulator
 ) -> None:
     holder = running.bind().json()
@@ -66,9 +66,7 @@ def test_a_phone_that_is_held_is_a_conflict_that_names_the_holder_and_calls_nobo
     assert simulator.counts.received["bind"] == 1
 
 
-def test_an_unclear_outcome_is_accepted_with_the_binding_and_the_key_brings_it_back(
-    running: Running, simulator: Simulator
-) -> None:
+def test_unknown_outcome_returns_202_and_is_replayed_by_its_key(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     key = {"Idempotency-Key": "order-7/1"}
     unclear = running.bind(headers=key)
@@ -83,7 +81,7 @@ def test_an_unclear_outcome_is_accepted_with_the_binding_and_the_key_brings_it_b
     assert simulator.counts.received["bind"] == 1
 
 
-def test_R5_twenty_callers_of_one_key_get_one_binding(running: Running, simulator: Simulator) -> None:
+def test_R5_twenty_callers_with_one_key_get_one_binding(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=0.5))
     answers: list[tuple[int, str, str | None]] = []
     lock = threading.Lock()
@@ -102,14 +100,14 @@ def test_R5_twenty_callers_of_one_key_get_one_binding(running: Running, simulato
     assert simulator.counts.received["bind"] == 1
 
 
-def test_a_key_that_belongs_to_another_request_is_refused(running: Running) -> None:
+def test_key_of_another_request_is_refused(running: Running) -> None:
     key = {"Idempotency-Key": "order-9/1"}
     assert running.bind(headers=key).status_code == 201
     mismatch = running.bind(headers=key, phone_b=D)
     assert (mismatch.status_code, mismatch.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_a_failed_bind_is_the_same_problem_again_for_its_key(running: Running, simulator: Simulator) -> None:
+def test_replay_of_failed_bind_returns_the_same_problem(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
     key = {"Idempotency-Key": "order-10/1"}
     first, second = running.bind(headers=key), running.bind(headers=key)
@@ -124,7 +122,7 @@ def test_a_failed_bind_is_the_same_problem_again_for_its_key(running: Running, s
     ("status", "http_status", "code"),
     [("-22", 502, "provider-refused"), ("-1", 503, "provider-account"), ("-35", 409, "phone-in-use-at-provider")],
 )
-def test_what_the_provider_refuses_is_told_with_its_status(
+def test_provider_refusal_shows_the_provider_status(
     running: Running, simulator: Simulator, status: str, http_status: int, code: str
 ) -> None:
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status=status))
@@ -133,7 +131,7 @@ def test_what_the_provider_refuses_is_told_with_its_status(
     assert ("Retry-After" in refused.headers) == (http_status != 502)
 
 
-def test_every_wrong_field_is_named_at_once_and_nothing_is_done(running: Running, simulator: Simulator) -> None:
+def test_invalid_bind_lists_all_field_errors_and_does_nothing(running: Running, simulator: Simulator) -> None:
     bad = running.post(
         "/v1/bindings", {"phone_a": "12a", "phone_b": 5, "expire_s": 0, "mode": "AXQ", "zip": 1, "reference": ""}
     )
@@ -159,16 +157,14 @@ def test_every_wrong_field_is_named_at_once_and_nothing_is_done(running: Running
         ("/v1/bindings", dict(BIND, expire_s=60.5), ["expire_s"]),
     ],
 )
-def test_a_body_that_is_no_good_names_its_fields(
-    running: Running, path: str, body: object, fields: list[str]
-) -> None:
+def test_invalid_body_lists_its_fields(running: Running, path: str, body: object, fields: list[str]) -> None:
     answer = running.post(path, body)
     assert answer.status_code == 422, answer.text
     assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
 
 
 @pytest.mark.parametrize("body", [BIND | {"pool_number": ""}, BIND | {"pool_number": 1}, {}])
-def test_a_key_that_is_none_is_named_beside_the_fields_of_the_body(running: Running, body: object) -> None:
+def test_invalid_key_is_listed_with_the_fields_of_the_body(running: Running, body: object) -> None:
     answer = running.post("/v1/bindings", body, {"Idempotency-Key": "a b"})
     assert answer.status_code == 422
     named = [fault["field"] for fault in answer.json()["errors"]]
@@ -180,13 +176,13 @@ def test_a_key_that_is_none_is_named_beside_the_fields_of_the_body(running: Runn
     ("query", "field"),
     [("phone=9188067701", "phone"), ("limit=many", "limit"), ("limit=1&limit=2", "limit"), ("state=x", "state")],
 )
-def test_a_query_that_is_no_good_names_its_field(running: Running, query: str, field: str) -> None:
+def test_invalid_query_lists_its_field(running: Running, query: str, field: str) -> None:
     answer = running.get(f"/v1/bindings?{query}")
     assert answer.status_code == 422
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
-def test_a_query_where_none_is_read_is_refused_and_its_value_is_not_repeated(running: Running) -> None:
+def test_query_of_a_call_without_parameters_is_refused_without_its_value(running: Running) -> None:
     made = running.bind().json()
     for answer in (
         running.get(f"/v1/bindings/{made['id']}?phone={A}"),
@@ -200,7 +196,7 @@ def test_a_query_where_none_is_read_is_refused_and_its_value_is_not_repeated(run
 
 
 @pytest.mark.parametrize("binding_id", ["42", A, "4afff24c-a839-438f-8f3a-8d44368b31ff", "%00", "x" * 3_000])
-def test_an_id_that_is_none_is_not_found(running: Running, binding_id: str) -> None:
+def test_invalid_id_is_not_found(running: Running, binding_id: str) -> None:
     for call in (
         running.get(f"/v1/bindings/{binding_id}"),
         running.get(f"/v1/bindings/{binding_id}/events"),
@@ -210,9 +206,7 @@ def test_an_id_that_is_none_is_not_found(running: Running, binding_id: str) -> N
         assert (call.status_code, call.json()["code"]) == (404, "not-found")
 
 
-def test_a_provider_that_is_not_there_is_unreachable_and_the_phones_are_free(
-    running: Running, simulator: Simulator
-) -> None:
+def test_unreachable_provider_leaves_the_phones_free(running: Running, simulator: Simulator) -> None:
     simulator.stop()
     refused = running.bind()
     assert (refused.status_code, refused.json()["code"]) == (503, "provider-unreachable")
@@ -221,7 +215,7 @@ def test_a_provider_that_is_not_there_is_unreachable_and_the_phones_are_free(
     assert check.json()["data"] == []
 
 
-def test_a_caller_who_goes_away_leaves_a_bind_that_is_settled_and_a_place_that_is_free(
+def test_bind_of_a_disconnected_client_is_settled_and_its_slot_is_freed(
     running: Running, simulator: Simulator
 ) -> None:
     simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=0.5))

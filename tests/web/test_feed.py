@@ -42,7 +42,7 @@ def everything(running: Running, count: int) -> tuple[list[dict[str, Any]], str]
     return found, after
 
 
-def test_the_feed_is_complete_in_order_and_goes_on_from_its_cursor(running: Running) -> None:
+def test_feed_is_complete_ordered_and_continues_after_the_cursor(running: Running) -> None:
     first, second = running.bind().json(), running.bind(phone_a=C, phone_b=D).json()
     found, end = everything(running, 4)
     assert [(one["binding_id"], one["sequence"]) for one in found] == [
@@ -57,7 +57,7 @@ def test_the_feed_is_complete_in_order_and_goes_on_from_its_cursor(running: Runn
     assert running.get("/v1/events", params={"after": end}).json() == {"data": [], "next_cursor": end}
 
 
-def test_whoever_waits_is_woken_by_the_next_event(running: Running) -> None:
+def test_waiting_requests_are_woken_by_the_next_event(running: Running) -> None:
     running.bind()
     _, end = everything(running, 2)
     with ThreadPoolExecutor(4) as waiting:
@@ -68,13 +68,13 @@ def test_whoever_waits_is_woken_by_the_next_event(running: Running) -> None:
             assert {one["binding_id"] for one in call.result(60).json()["data"]} == {made["id"]}
 
 
-def test_whoever_waits_in_vain_gets_an_empty_page_in_time(running: Running) -> None:
+def test_wait_without_events_returns_an_empty_page_in_time(running: Running) -> None:
     end = running.service.feed_end()
     page = running.get("/v1/events", params={"after": end, "wait_s": 0.3})
     assert page.json() == {"data": [], "next_cursor": end}
 
 
-def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> None:
+def test_shutdown_wakes_waiting_requests(running: Running) -> None:
     answers: list[int] = []
     end = running.service.feed_end()
 
@@ -90,9 +90,7 @@ def test_nobody_is_kept_waiting_by_a_service_that_stops(running: Running) -> Non
     assert running.get("/readyz").status_code == 503
 
 
-def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_past_the_limit_is_busy(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_poll, "MAX_WAITING", 0)
     end = running.service.feed_end()
     answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
@@ -100,19 +98,21 @@ def test_past_the_limit_of_waiting_callers_the_next_is_told_to_come_back(
 
 
 @pytest.mark.parametrize("after", ["x", "1", "-1-2", "1-2-3", "9" * 30 + "-1", ""])
-def test_a_cursor_that_is_none_is_refused(running: Running, after: str) -> None:
+def test_invalid_cursor_is_refused(running: Running, after: str) -> None:
     refused = running.get("/v1/events", params={"after": after})
     assert refused.status_code == 422
     assert [fault["field"] for fault in refused.json()["errors"]] == ["after"]
 
 
 @pytest.mark.parametrize("wait_s", ["-1", "31", "nan", "inf", "x"])
-def test_a_wait_that_is_none_is_refused(running: Running, wait_s: str) -> None:
+def test_invalid_wait_is_refused(running: Running, wait_s: str) -> None:
     refused = running.get("/v1/events", params={"wait_s": wait_s})
     assert [fault["field"] for fault in refused.json()["errors"]] == ["wait_s"]
 
 
-def test_an_app_reads_past_the_events_of_others(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cursor_of_an_app_advances_past_events_of_other_actors(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "STRETCH", 3)
     rides, food = running.key("app", "rides"), running.key("app", "food")
     for number in range(3):
@@ -129,7 +129,7 @@ def test_an_app_reads_past_the_events_of_others(running: Running, monkeypatch: p
 
 
 @pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
-def test_an_event_that_commits_late_is_waited_for_and_not_skipped(running: Running, database_url: str) -> None:
+def test_event_that_commits_late_is_not_skipped(running: Running, database_url: str) -> None:
     """A transaction that has written its event is held open while later ones commit."""
     begin, release = threading.Event(), threading.Event()
     late = Database(database_url)

@@ -75,7 +75,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_an_odd_body_is_a_problem(listening: Running, name: str) -> None:
+def test_malformed_body_is_refused_with_a_problem(listening: Running, name: str) -> None:
     sent, expected, code = BODIES[name]
     found = problem(speak(listening, sent))
     assert (found["status"], found["code"]) == (expected, code)
@@ -120,7 +120,7 @@ HEADS: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_an_odd_head_is_a_problem(listening: Running, name: str) -> None:
+def test_malformed_head_is_refused_with_a_problem(listening: Running, name: str) -> None:
     sent, expected = HEADS[name]
     answer = speak(listening, sent)
     assert status(answer) == expected
@@ -169,20 +169,20 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:50])
-def test_an_odd_address_is_a_problem(listening: Running, path: str) -> None:
+def test_malformed_path_or_query_is_refused_with_a_problem(listening: Running, path: str) -> None:
     answer = speak(listening, get(path))
     assert problem(answer)["status"] == PATHS[path]
     assert A.encode() not in answer
 
 
-def test_a_field_that_stands_twice_is_named_and_neither_value_counts(listening: Running) -> None:
+def test_repeated_field_is_refused_by_name(listening: Running) -> None:
     for body, name in ((b'{"phone": "1", "phone": "2"}', "phone"), (b'{"9188067701": 1, "9188067701": 2}', None)):
         found = problem(speak(listening, posted(body, path="/v1/lookup")))
         named = [fault["field"] for fault in found["errors"]]
         assert name in named if name else set(named) == {"(unnamed)", "phone"}
 
 
-def test_wrong_types_and_wrong_values_are_named_together_wherever_they_stand(listening: Running) -> None:
+def test_type_errors_and_value_errors_are_listed_together(listening: Running) -> None:
     for sent, fields in (
         (
             posted(b'{"limit": "x", "state": "gone", "zip": 1}', path="/v1/bindings/search"),
@@ -195,43 +195,43 @@ def test_wrong_types_and_wrong_values_are_named_together_wherever_they_stand(lis
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "\xe9", "x" * 256, "a,\xa0b"])
-def test_an_idempotency_key_is_visible_ascii_or_none(listening: Running, key: str) -> None:
+def test_idempotency_key_must_be_visible_ascii(listening: Running, key: str) -> None:
     found = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
     assert [fault["field"] for fault in found["errors"]] == ["Idempotency-Key"]
 
 
 @pytest.mark.parametrize("given", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
-def test_a_request_id_that_may_tell_something_is_replaced(listening: Running, given: str) -> None:
+def test_request_id_that_may_hold_a_phone_is_replaced(listening: Running, given: str) -> None:
     answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {given}"))
     assert status(answer) == 200
     assert given.encode("latin-1") not in answer
 
 
-def test_the_methods_of_a_path_can_be_asked_for_and_nothing_comes_with_them(listening: Running) -> None:
+def test_options_returns_the_methods_of_a_path_and_nothing_else(listening: Running) -> None:
     for path in ("/v1/bindings", "/v1/lookup", "/metrics", "/livez"):
         answer = speak(listening, request(b"", path=path, method="OPTIONS"))
         assert (status(answer), b"\r\nallow: " in answer.lower()) == (204, True)
         assert b"access-control" not in answer.lower()
 
 
-def test_head_has_no_body_even_where_it_is_refused(listening: Running) -> None:
+def test_refused_head_request_has_no_body(listening: Running) -> None:
     answer = speak(listening, request(b"", path="/livez", method="HEAD"))
     assert (status(answer), answer.partition(b"\r\n\r\n")[2]) == (405, b"")
 
 
-def test_what_comes_after_an_upgrade_is_not_waited_for(listening: Running) -> None:
+def test_connection_closes_after_an_upgrade_request(listening: Running) -> None:
     asked = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
     answer = speak(listening, asked + get("/livez"))
     assert (status(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
 
 
-def test_requests_on_one_connection_are_answered_in_order(listening: Running) -> None:
+def test_pipelined_requests_are_answered_in_order(listening: Running) -> None:
     first = get("/livez").replace(b"Connection: close\r\n", b"")
     answer = speak(listening, first + first + get("/v1/nothing"))
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
 
 
-def test_who_waits_to_be_asked_for_a_body_is_asked_or_refused(listening: Running) -> None:
+def test_expect_continue_is_answered_or_refused(listening: Running) -> None:
     answer = speak(listening, posted(b"{}", "Expect: 100-continue", path="/v1/lookup"))
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 422 ")
     refused = request(b"", JSON, f"Content-Length: {MAX_BODY + 1}", "Expect: 100-continue")
@@ -248,7 +248,7 @@ def test_who_waits_to_be_asked_for_a_body_is_asked_or_refused(listening: Running
     ],
     ids=["nothing", "an empty line", "half a head", "half a second head"],
 )
-def test_a_head_that_does_not_arrive_is_given_up(
+def test_incomplete_head_times_out(
     listening: Running, monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: int | None
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.2)
@@ -257,7 +257,7 @@ def test_a_head_that_does_not_arrive_is_given_up(
     assert last[:3] == (b"" if expected is None else str(expected).encode())
 
 
-def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
+def test_slow_head_times_out_even_if_bytes_keep_coming(
     listening: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_DEADLINE_S", 0.5)
@@ -278,9 +278,7 @@ def test_a_head_that_drips_is_given_up_however_often_a_byte_comes(
     assert status(answer) == 408
 
 
-def test_frames_and_trailers_around_a_body_have_an_end(
-    listening: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_around_a_body_are_limited(listening: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "MAX_BYTES_AROUND_BODY", 4_096)
     with connect(listening) as endless:
         endless.sendall(request(b"2\r\n{}\r\n0\r\n", JSON, "Transfer-Encoding: chunked", path="/v1/lookup"))
@@ -290,9 +288,7 @@ def test_frames_and_trailers_around_a_body_have_an_end(
         assert heard(endless) == b""
 
 
-def test_past_the_most_connections_the_next_one_is_told_to_come_back(
-    listening: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     listening.session.close()
     wait_for(lambda: not listening.uvicorn.server_state.connections)
     monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 2)
@@ -305,7 +301,7 @@ def test_past_the_most_connections_the_next_one_is_told_to_come_back(
     assert status(speak(listening, get("/livez"))) == 200
 
 
-def test_a_caller_who_goes_away_is_noticed_and_their_place_is_free(listening: Running) -> None:
+def test_disconnect_frees_the_place_of_a_waiting_request(listening: Running) -> None:
     after = listening.get("/v1/events").json()["next_cursor"]
     with connect(listening) as waiting:
         waiting.sendall(get(f"/v1/events?after={after}&wait_s=30"))

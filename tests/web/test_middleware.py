@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("database_kind")
     "body",
     [b"", b"{", b"nonsense", b"\xff\xfe{}", b'{"phone_a": "\xff"}', b"[" * 60_000, b"{} {}", b"\x00"],
 )
-def test_a_body_that_is_no_json_is_malformed_or_not_valid(running: Running, body: bytes) -> None:
+def test_body_that_is_not_json_is_refused(running: Running, body: bytes) -> None:
     answer = speak(running, request(body, JSON, f"Content-Length: {len(body)}"))
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (status(answer), problem["code"]) in {(400, "malformed"), (422, "invalid-request")}
@@ -31,7 +31,7 @@ def test_a_body_that_is_no_json_is_malformed_or_not_valid(running: Running, body
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"text"', b"null", b"true"])
-def test_a_body_that_is_no_object_says_so(running: Running, body: bytes) -> None:
+def test_body_that_is_not_an_object_is_refused(running: Running, body: bytes) -> None:
     answer = speak(running, request(body, JSON, f"Content-Length: {len(body)}"))
     assert status(answer) == 422
     faults = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"]
@@ -49,31 +49,31 @@ def test_a_body_that_is_no_object_says_so(running: Running, body: bytes) -> None
         "",
     ],
 )
-def test_a_body_that_is_not_said_to_be_json_is_refused(running: Running, content_type: str) -> None:
+def test_body_of_another_media_type_is_refused(running: Running, content_type: str) -> None:
     body = json.dumps(BIND).encode()
     answer = speak(running, request(body, f"Content-Type: {content_type}", f"Content-Length: {len(body)}"))
     assert status(answer) == 415
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; Charset=UTF-8"])
-def test_json_is_read_however_it_is_spelt(running: Running, content_type: str) -> None:
+def test_media_type_is_case_insensitive(running: Running, content_type: str) -> None:
     body = json.dumps(BIND).encode()
     answer = speak(running, request(body, f"Content-Type: {content_type}", f"Content-Length: {len(body)}"))
     assert status(answer) == 201
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_sent(running: Running) -> None:
+def test_too_long_content_length_is_refused_before_the_body(running: Running) -> None:
     answer = speak(running, request(b"", JSON, f"Content-Length: {middleware.MAX_BODY_BYTES + 1}"))
     assert (status(answer), b"too-large" in answer) == (413, True)
 
 
-def test_a_body_without_a_length_is_refused_once_it_is_too_large(running: Running) -> None:
+def test_chunked_body_is_refused_when_it_is_too_large(running: Running) -> None:
     chunk = b"1000\r\n" + b" " * 4_096 + b"\r\n"
     answer = speak(running, request(chunk * 17, JSON, "Transfer-Encoding: chunked"))
     assert status(answer) == 413
 
 
-def test_a_body_that_does_not_arrive_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_body_times_out(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BODY_DEADLINE_S", 0.2)
     began = time.monotonic()
     answer = speak(running, request(b"{", JSON, "Content-Length: 10"))
@@ -81,7 +81,7 @@ def test_a_body_that_does_not_arrive_is_given_up(running: Running, monkeypatch: 
     assert time.monotonic() - began < 10
 
 
-def test_a_smuggled_request_does_not_get_through(running: Running) -> None:
+def test_smuggled_request_is_not_handled(running: Running) -> None:
     body = b"0\r\n\r\nGET /v1/bindings HTTP/1.1\r\nHost: localhost\r\n\r\n"
     both = request(body, JSON, f"Content-Length: {len(body)}", "Transfer-Encoding: chunked")
     answer = speak(running, both)
@@ -100,7 +100,7 @@ def test_a_smuggled_request_does_not_get_through(running: Running) -> None:
         ("x" * 129, False),
     ],
 )
-def test_a_request_id_is_taken_over_unless_it_may_be_a_phone(running: Running, given: str, kept: bool) -> None:
+def test_request_id_is_kept_unless_it_may_be_a_phone(running: Running, given: str, kept: bool) -> None:
     answer = running.get("/v1/bindings", {"X-Request-ID": given})
     assert (answer.headers["X-Request-ID"] == given) == kept
     assert answer.headers["X-Request-ID"]
@@ -118,7 +118,7 @@ def test_a_request_id_is_taken_over_unless_it_may_be_a_phone(running: Running, g
         ("GET", "/v1/lookup", 405),
     ],
 )
-def test_what_there_is_not_is_a_problem_too(running: Running, method: str, path: str, expected: int) -> None:
+def test_unknown_path_or_method_returns_a_problem(running: Running, method: str, path: str, expected: int) -> None:
     answer = speak(running, request(b"", method=method, path=path))
     assert status(answer) == expected
     assert b"application/problem+json" in answer
@@ -126,7 +126,7 @@ def test_what_there_is_not_is_a_problem_too(running: Running, method: str, path:
         assert b"\r\nallow: " in answer.lower()
 
 
-def test_an_idempotency_key_that_is_no_good_is_named_as_the_header(running: Running) -> None:
+def test_invalid_idempotency_key_is_named_as_the_header(running: Running) -> None:
     for key in ("", "x" * 256):
         refused = running.bind(headers={"Idempotency-Key": key})
         assert refused.status_code == 422
@@ -136,7 +136,7 @@ def test_an_idempotency_key_that_is_no_good_is_named_as_the_header(running: Runn
     assert status(speak(running, request(body, JSON, f"Content-Length: {len(body)}", *twice))) == 422
 
 
-def test_every_answer_says_that_it_must_not_be_kept(running: Running) -> None:
+def test_every_response_forbids_caching(running: Running) -> None:
     for path in ("/livez", "/v1/bindings", "/v1/nothing"):
         headers = running.get(path).headers
         assert headers["Cache-Control"] == "no-store"

@@ -40,7 +40,8 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """A replica with a scheduler to which everything has happened once."""
     running.app_state.scheduler = Scheduler(
-        running.service, [sender.job(running.service, count=running.app_state.metrics.record_deliveries)]
+        running.service,
+        [sender.job(running.service.runtime, on_results=running.app_state.metrics.record_deliveries)],
     )
     with running.app_state.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)
@@ -68,7 +69,7 @@ def asked() -> list[str]:
     return of_panels + re.findall(r"^ +expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
 
 
-def test_every_expression_asks_for_metrics_and_labels_that_there_are(busy: Running) -> None:
+def test_dashboard_and_alerts_use_existing_metrics_and_labels(busy: Running) -> None:
     there = series(busy)
     assert len(asked()) > 30
     for expression in asked():
@@ -83,7 +84,7 @@ def test_every_expression_asks_for_metrics_and_labels_that_there_are(busy: Runni
         assert set(grouped + matched) <= known, expression
 
 
-def test_every_metric_is_told_of_and_every_alert_has_something_to_do(busy: Running) -> None:
+def test_every_metric_and_every_alert_is_documented(busy: Running) -> None:
     page = (HOME / "monitor.md").read_text()
     told = set(re.findall(r"`(bindings_\w+)`", page))
     there = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
@@ -102,7 +103,7 @@ def codes() -> set[str]:
     return {kind.code for kind in below(BindingsError)}
 
 
-def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> None:
+def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
     for path in (f"/v1/bindings/{A}", f"/v1/{A}", f"/v1/bindings?phone={B}", f"/{A}?x={B}"):
         busy.get(path, {"X-Request-ID": A, "User-Agent": A})
     busy.session.request(f"X{A}", f"{busy.url}/v1/lookup", timeout=10)
@@ -126,14 +127,14 @@ def test_no_label_can_carry_a_phone_or_an_id_whatever_is_sent(busy: Running) -> 
     assert {"AXB", "AXXB"} == set(Mode)
 
 
-def test_a_status_that_is_in_no_table_is_not_a_label(running: Running) -> None:
+def test_unknown_provider_status_is_counted_as_other(running: Running) -> None:
     error = BindingsError("x")
     error.status = A  # type: ignore[attr-defined]
     running.app_state.metrics.record_bind_error(error)
     assert A not in running.get("/metrics").text
 
 
-def test_pools_webhooks_and_passes_show(busy: Running, simulator: Simulator) -> None:
+def test_metrics_cover_pools_webhooks_and_jobs(busy: Running, simulator: Simulator) -> None:
     simulator.change(pool_size=4, max_concurrency=1)
     busy.service.count_pools()
     seen = samples(busy)
@@ -147,9 +148,7 @@ def test_pools_webhooks_and_passes_show(busy: Running, simulator: Simulator) -> 
     assert {f'bindings_pass_age_seconds{{task="{task}"}}' for task in tasks} <= set(seen)
 
 
-def test_metrics_are_there_also_while_the_database_is_away(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_are_served_without_the_database(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     from bindings.errors import Busy
 
     def away(*_: Any) -> None:
@@ -161,7 +160,7 @@ def test_metrics_are_there_also_while_the_database_is_away(
     assert samples(running)["bindings_database_up"] == 1
 
 
-def test_the_dashboard_is_one_that_grafana_loads() -> None:
+def test_grafana_can_load_the_dashboard() -> None:
     assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(DASHBOARD)
     panels = DASHBOARD["panels"]
     assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
@@ -194,7 +193,7 @@ def test_promtool_accepts_the_alert_rules() -> None:
 @pytest.mark.timeout(240)
 @pytest.mark.processes
 @pytest.mark.skipif(PROMETHEUS is None, reason=NEEDS.format("prometheus"))
-def test_a_real_prometheus_scrapes_a_real_replica_and_its_alerts_fire(
+def test_prometheus_scrapes_a_replica_and_alerts_fire(
     sqlite_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     """A pool that runs dry and a refused account, both seen by Prometheus."""

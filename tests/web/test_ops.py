@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 DOCS = Path(str(files("bindings.web"))) / "docs"
 
 
-def test_a_process_is_alive_whatever_its_database_does(running: Running) -> None:
+def test_livez_does_not_need_the_database(running: Running) -> None:
     running.service.runtime.database.close()
     assert running.get("/livez").json() == {"status": "ok"}
 
@@ -56,7 +57,7 @@ def red(running: Running) -> list[str]:
     return found
 
 
-def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is_wrong(
+def test_replica_is_ready_after_a_sweep_and_red_while_a_check_fails(
     running: Running, simulator: Simulator
 ) -> None:
     assert red(running) == ["sweep"]
@@ -71,28 +72,27 @@ def test_a_replica_is_ready_once_a_sweep_has_finished_and_red_where_something_is
     assert red(running) == ["account"]
 
 
-def test_a_clock_that_is_off_and_another_account_turn_a_replica_red(running: Running) -> None:
+def test_wrong_clock_and_another_account_make_replica_not_ready(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
-    running.service.runtime.admission._wall = lambda: time.time() - MAX_SKEW_S - 1
-    assert red(running) == ["clocks"]
-    running.service.runtime.admission._wall = time.time
-    assert red(running) == [], "a clock that was set right is noticed without a bind"
+    clock = SimpleNamespace(wall=lambda: time.time() - MAX_SKEW_S - 1, monotonic=time.monotonic)
+    with monkeypatch.context() as wrong_clock:
+        wrong_clock.setattr(running.service.runtime.admission, "_clock", clock)
+        assert red(running) == ["clocks"]
+    assert red(running) == [], "a corrected clock is noticed without a bind"
     running.service.runtime.database.write(
         lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
     )
     assert red(running) == ["scope"]
 
 
-def test_a_schema_of_another_version_turns_a_replica_red(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_schema_version_makes_replica_not_ready(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bindings.monitoring.health.HEAD", "9999")
     assert "schema" in red(running)
 
 
-def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
-    running: Running, simulator: Simulator
-) -> None:
+def test_refused_account_gets_traffic_again_for_a_trial(running: Running, simulator: Simulator) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
     assert running.bind().status_code == 503
@@ -104,21 +104,19 @@ def test_an_account_that_was_refused_gets_traffic_again_for_a_trial(
     assert running.service.runtime.client.circuit.refusal is None
 
 
-def test_a_provider_whose_clock_was_off_is_measured_again_by_the_next_bind(
-    running: Running, simulator: Simulator
-) -> None:
+def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Running, simulator: Simulator) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
     simulator.change(clock_offset_s=2 * MAX_SKEW_S)
     running.bind()
     assert running.bind(phone_a=C, phone_b=D).json()["code"] == "busy"
     assert red(running) == ["clocks"]
     simulator.change(clock_offset_s=0)
-    running.service.runtime.admission._asked = float("-inf")  # a while later
+    running.service.runtime.admission._rechecked_at = float("-inf")  # a while later
     assert red(running) == [], "without traffic nobody would ever measure"
     assert running.bind(phone_a=C, phone_b=D).status_code == 201
 
 
-def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(running: Running) -> None:
+def test_stalled_job_makes_replica_not_ready_until_it_ends(running: Running) -> None:
     go_on = threading.Event()
     stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
     running.app_state.scheduler = Scheduler(running.service, [stuck])
@@ -130,7 +128,7 @@ def test_a_pass_that_stands_still_turns_a_replica_red_until_it_is_through(runnin
         wait_for(lambda: red(running) == [])
 
 
-def test_a_database_that_is_away_turns_a_replica_red_until_it_is_back(
+def test_unreachable_database_makes_replica_not_ready(
     postgres_url: str, postgres_server: Server, simulator: Simulator
 ) -> None:
     name = sql.Identifier(name_of(postgres_url))
@@ -162,7 +160,7 @@ def samples(running: Running) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def test_what_happens_is_counted(running: Running, simulator: Simulator) -> None:
+def test_metrics_count_binds_conflicts_and_calls(running: Running, simulator: Simulator) -> None:
     running.bind()
     running.bind(phone_b=C)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
@@ -182,7 +180,7 @@ def test_what_happens_is_counted(running: Running, simulator: Simulator) -> None
     assert samples(running)["bindings_sweep_age_seconds"] < 60
 
 
-def test_what_the_provider_finds_in_use_is_counted_under_its_status_and_is_no_conflict_avoided(
+def test_phone_in_use_at_provider_is_counted_by_status_and_not_as_avoided(
     running: Running, simulator: Simulator
 ) -> None:
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
@@ -198,9 +196,7 @@ def test_what_the_provider_finds_in_use_is_counted_under_its_status_and_is_no_co
     assert seen["bindings_conflicts_avoided_total"] == 1
 
 
-def test_an_outcome_that_stays_unknown_is_counted_once_however_often_it_is_asked_for(
-    running: Running, simulator: Simulator
-) -> None:
+def test_unknown_outcome_is_counted_once_and_then_as_replayed(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.ANOMALY_AFTER, times=1))
     for _ in range(3):
         assert running.bind(headers={"Idempotency-Key": "one"}).status_code == 202
@@ -209,7 +205,7 @@ def test_an_outcome_that_stays_unknown_is_counted_once_however_often_it_is_asked
     assert seen['bindings_binds_total{outcome="replayed",provider_status="-18"}'] == 2
 
 
-def test_no_metric_carries_a_number_or_an_id(running: Running) -> None:
+def test_metrics_carry_no_phone_and_no_id(running: Running) -> None:
     made = running.bind(reference="order-42").json()
     running.get(f"/v1/bindings/{A}")
     running.get(f"/v1/bindings?phone={B}")
@@ -220,7 +216,7 @@ def test_no_metric_carries_a_number_or_an_id(running: Running) -> None:
 
 
 @pytest.mark.alone
-def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_at_once(
+def test_hanging_binds_do_not_delay_a_lookup_and_further_binds_are_busy(
     running: Running, simulator: Simulator
 ) -> None:
     """P8, without its figures: `make bench` has those."""
@@ -248,9 +244,7 @@ def test_binds_that_hang_do_not_delay_a_lookup_and_further_ones_are_turned_away_
     assert statuses == [201] * limit
 
 
-def test_a_question_that_takes_too_long_is_answered_busy(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_read_is_busy(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bindings.web.executors.READ_DEADLINE_S", 0.05)
     ended = threading.Event()
     monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(10))
@@ -259,7 +253,7 @@ def test_a_question_that_takes_too_long_is_answered_busy(
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
 
 
-def test_a_fault_of_ours_is_a_problem_without_its_text(
+def test_unexpected_exception_returns_a_problem_without_its_text(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -272,7 +266,7 @@ def test_a_fault_of_ours_is_a_problem_without_its_text(
     assert "RuntimeError" in caplog.text
 
 
-def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> None:
+def test_document_describes_exactly_the_routes(running: Running) -> None:
     inner = app.application(running.app_state)._app
     routes = {
         (method.lower(), route.path_format)
@@ -287,12 +281,12 @@ def test_the_document_tells_of_every_route_and_of_no_other(running: Running) -> 
 
 
 @pytest.mark.parametrize("name", ["Binding", "Event", "Holder", "TraceHolder", "NearMiss"])
-def test_the_document_shows_the_fields_that_there_are(name: str) -> None:
+def test_document_lists_all_fields_of_a_model(name: str) -> None:
     schema, model = openapi.document()["components"]["schemas"][name], getattr(binding, name)
     assert list(schema["properties"]) == schema["required"] == list(model.__dataclass_fields__)
 
 
-def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
+def test_document_describes_every_error() -> None:
     told = {kind for operation in openapi.operations().values() for kind in operation.problems}
     known = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
     real = {kind for kind in known if issubclass(kind, errors.BindingsError)}
@@ -307,14 +301,14 @@ def test_every_error_with_a_status_of_http_is_in_the_document() -> None:
     assert real - told == elsewhere
 
 
-def test_the_methods_of_a_path_are_all_of_them(running: Running) -> None:
+def test_options_lists_every_method_of_a_path(running: Running) -> None:
     for path in {path for _, path in openapi.operations()}:
         methods = {method.upper() for method, known in openapi.operations() if known == path}
         answer = running.session.options(running.url + path, timeout=10)
         assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
 
 
-def test_the_examples_of_refusals_show_the_status_of_the_provider() -> None:
+def test_examples_of_refusals_show_the_provider_status() -> None:
     answers = openapi.document()["paths"]["/v1/bindings"]["post"]["responses"]
     examples = {
         code: example["value"]
@@ -333,7 +327,7 @@ def test_the_examples_of_refusals_show_the_status_of_the_provider() -> None:
     }
 
 
-def test_the_page_of_the_document_needs_nothing_from_elsewhere(running: Running) -> None:
+def test_docs_page_loads_nothing_from_other_hosts(running: Running) -> None:
     page = running.get("/docs")
     assert page.headers["Content-Type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
@@ -343,7 +337,7 @@ def test_the_page_of_the_document_needs_nothing_from_elsewhere(running: Running)
     assert "http" not in (DOCS / "static" / "start.js").read_text()
 
 
-def test_the_vendored_files_are_the_ones_that_their_sums_say() -> None:
+def test_vendored_files_match_their_checksums() -> None:
     told = re.findall(r"^ {4}([0-9a-f]{64})  (\S+)$", (DOCS / "static" / "README.md").read_text(), re.MULTILINE)
     assert {name for _, name in told} == {"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"}
     for digest, name in told:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOBODY = "01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90"
 
 
-def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_nobody_is(running: Running) -> None:
+def test_local_client_is_admin_until_the_first_key_exists(running: Running) -> None:
     assert running.get("/v1/bindings").status_code == 200
     admin = running.key("admin")
     refused = running.get("/v1/bindings")
@@ -38,7 +38,7 @@ def test_before_the_first_key_a_caller_of_this_host_is_an_admin_and_afterwards_n
     assert running.get("/v1/bindings", admin).status_code == 200
 
 
-def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> None:
+def test_revoking_the_last_key_does_not_restore_local_access(running: Running) -> None:
     running.key("admin")
     running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     running.app_state.authenticator._cache.clear()
@@ -50,13 +50,11 @@ def test_a_revoked_last_key_does_not_open_the_door_again(running: Running) -> No
     [{"Host": "bindings.example"}, {"X-Forwarded-For": "203.0.113.7"}, {"Forwarded": "for=203.0.113.7"}],
     ids=["another name", "proxied", "proxied too"],
 )
-def test_without_keys_a_page_of_another_site_and_a_proxy_are_not_let_in(
-    running: Running, headers: dict[str, str]
-) -> None:
+def test_without_keys_other_sites_and_proxies_are_refused(running: Running, headers: dict[str, str]) -> None:
     assert running.get("/v1/bindings", headers).status_code == 401
 
 
-def test_an_address_that_others_reach_is_not_served_without_a_key(service: BindingService) -> None:
+def test_public_address_is_not_served_without_a_key(service: BindingService) -> None:
     with pytest.raises(InvalidRequest) as refused:
         server.serve(service, host="0.0.0.0", port=0, scheduler=False, listening=print)
     assert [fault.field for fault in refused.value.field_errors] == ["host"]
@@ -68,7 +66,7 @@ def reachable(service: BindingService) -> Iterator[Running]:
     yield from run(service, loopback=False)
 
 
-def test_where_others_reach_it_nobody_is_let_in_without_a_key(reachable: Running) -> None:
+def test_public_address_refuses_requests_without_a_key(reachable: Running) -> None:
     assert reachable.get("/v1/bindings").status_code == 401
 
 
@@ -76,7 +74,7 @@ def test_where_others_reach_it_nobody_is_let_in_without_a_key(reachable: Running
     "presented",
     ["Bearer", "Bearer ", "Bearer bnd_x", "Basic YTpi", "Bearer {other}", "{good}", "Bearer {good} x"],
 )
-def test_what_is_no_good_key_is_refused(running: Running, presented: str) -> None:
+def test_invalid_key_is_refused(running: Running, presented: str) -> None:
     good = running.key("admin")["Authorization"].removeprefix("Bearer ")
     headers = {"Authorization": presented.format(good=good, other=good[:-1] + ("x" if good[-1] != "x" else "y"))}
     answer = running.get("/v1/bindings", headers)
@@ -84,7 +82,7 @@ def test_what_is_no_good_key_is_refused(running: Running, presented: str) -> Non
     assert good not in answer.text
 
 
-def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Running) -> None:
+def test_key_is_valid_until_revoked_and_records_its_use(running: Running) -> None:
     app = running.key("app")
     assert running.get("/v1/bindings", app).status_code == 200
     key = running.service.api_keys.list()[0]
@@ -97,12 +95,12 @@ def test_a_key_is_good_until_it_is_revoked_and_says_when_it_was_used(running: Ru
         running.service.api_keys.revoke(NOBODY)
 
 
-def test_a_key_that_has_expired_is_no_good(running: Running) -> None:
+def test_expired_key_is_refused(running: Running) -> None:
     past = running.key("admin", expires_at="2020-01-01T00:00:00Z")
     assert running.get("/v1/bindings", past).status_code == 401
 
 
-def test_two_keys_of_one_name_see_the_same_bindings_so_that_a_key_can_be_changed(running: Running) -> None:
+def test_keys_of_one_name_see_the_same_bindings(running: Running) -> None:
     old, new = running.key("app", "rides"), running.key("app", "rides")
     made = running.bind(old).json()
     assert made["actor"] == "key:rides"
@@ -135,7 +133,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("role", ALLOWED)
-def test_a_role_may_do_what_it_is_for_and_nothing_else(running: Running, role: str) -> None:
+def test_role_allows_only_its_permissions(running: Running, role: str) -> None:
     made = running.bind(running.key("app", "rides")).json()
     headers = running.key(role, "somebody else")
     seen = [
@@ -147,7 +145,7 @@ def test_a_role_may_do_what_it_is_for_and_nothing_else(running: Running, role: s
     assert seen == ALLOWED[role]
 
 
-def test_an_app_sees_what_it_asked_for_in_full_and_nothing_of_others(running: Running) -> None:
+def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
     mine = running.bind(rides).json()
     theirs = running.bind(food, phone_a=C, phone_b=D).json()
@@ -162,7 +160,7 @@ def test_an_app_sees_what_it_asked_for_in_full_and_nothing_of_others(running: Ru
     assert {event["binding_id"] for event in told} == {mine["id"]}
 
 
-def test_an_auditor_sees_everything_with_masked_phones(running: Running) -> None:
+def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:
     made = running.bind(running.key("app", "rides")).json()
     auditor = running.key("auditor")
     at = {"middle_number": made["middle_number_a"], "at": made["answered_at"]}
@@ -179,7 +177,7 @@ def test_an_auditor_sees_everything_with_masked_phones(running: Running) -> None
         assert made["middle_number_a"] in answer.text
 
 
-def test_a_reveal_is_recorded_with_who_and_why_before_it_is_shown(running: Running) -> None:
+def test_reveal_records_actor_and_reason_before_phones_are_shown(running: Running) -> None:
     made = running.bind(running.key("app", "rides")).json()
     investigator = running.key("investigator", "eve")
     wish = {"reveal": {"reason": "complaint 118"}}
@@ -199,7 +197,7 @@ def test_a_reveal_is_recorded_with_who_and_why_before_it_is_shown(running: Runni
     assert all(event.request_id for event in told)
 
 
-def test_a_reveal_without_a_reason_is_refused(running: Running) -> None:
+def test_reveal_without_a_reason_is_refused(running: Running) -> None:
     made = running.bind(running.key("app", "rides")).json()
     investigator = running.key("investigator")
     for path, body, field in (
@@ -213,7 +211,7 @@ def test_a_reveal_without_a_reason_is_refused(running: Running) -> None:
         assert [fault["field"] for fault in refused.json()["errors"]] == [field]
 
 
-def test_a_key_that_asks_too_often_is_told_to_wait_and_others_are_not(running: Running) -> None:
+def test_rate_limit_applies_to_each_key_separately(running: Running) -> None:
     greedy, other = running.key("app", "greedy", rate_limit=2), running.key("app", "other")
     answers = [running.post("/v1/lookup", {"phone": A}, greedy) for _ in range(6)]
     late = [answer for answer in answers if answer.status_code == 429]
@@ -222,7 +220,7 @@ def test_a_key_that_asks_too_often_is_told_to_wait_and_others_are_not(running: R
     assert running.post("/v1/lookup", {"phone": A}, other).status_code == 200
 
 
-def test_what_a_key_is_made_with_is_checked_and_the_key_is_stored_nowhere(running: Running) -> None:
+def test_key_arguments_are_checked_and_the_key_is_not_stored(running: Running) -> None:
     with pytest.raises(InvalidRequest) as refused:
         running.service.api_keys.create(name="", role="root", rate_limit=0)
     assert sorted(fault.field for fault in refused.value.field_errors) == ["name", "rate_limit", "role"]
@@ -234,7 +232,7 @@ def test_what_a_key_is_made_with_is_checked_and_the_key_is_stored_nowhere(runnin
     assert made.key not in repr(running.service.api_keys.list())
 
 
-def test_no_key_stands_in_a_log_line(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_carry_no_key(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     headers = running.key("app")
     secret = headers["Authorization"].removeprefix("Bearer ")
@@ -243,7 +241,7 @@ def test_no_key_stands_in_a_log_line(running: Running, caplog: pytest.LogCapture
     assert secret not in caplog.text
 
 
-def test_what_holds_a_phone_for_somebody_else_tells_an_app_until_when_and_no_more(running: Running) -> None:
+def test_app_sees_only_held_until_of_another_holder(running: Running) -> None:
     rides, food, auditor = running.key("app", "rides"), running.key("app", "food"), running.key("auditor")
     made = running.bind(rides, reference="order-42").json()
     refused = running.bind(food, phone_b=C)
@@ -263,7 +261,7 @@ def test_what_holds_a_phone_for_somebody_else_tells_an_app_until_when_and_no_mor
 
 
 @pytest.mark.parametrize("fault", [None, "lost_reply", "refuse"])
-def test_a_key_of_somebody_else_brings_back_nothing_of_theirs(
+def test_idempotency_key_of_another_actor_replays_nothing(
     running: Running, simulator: Simulator, fault: str | None
 ) -> None:
     if fault is not None:
@@ -282,9 +280,7 @@ def test_a_key_of_somebody_else_brings_back_nothing_of_theirs(
     assert changed.json().get("id", changed.json().get("binding_id")) == binding_id
 
 
-def test_an_event_tells_an_app_nothing_of_the_bindings_that_stood_beside_its_own(
-    running: Running, simulator: Simulator
-) -> None:
+def test_events_of_an_app_do_not_name_bindings_of_other_actors(running: Running, simulator: Simulator) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
     beside = running.bind(rides, mode="AXXB").json()
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
@@ -296,9 +292,7 @@ def test_an_event_tells_an_app_nothing_of_the_bindings_that_stood_beside_its_own
     assert beside["id"] in running.get(path, running.key("auditor")).text
 
 
-def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_revoked_during_a_wait_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bindings.web.auth.CACHE_S", 0.0)
     auditor, admin = running.key("auditor"), running.key("admin")
     after = running.get("/v1/events", auditor).json()["next_cursor"]
@@ -316,8 +310,6 @@ def test_a_key_that_is_revoked_while_it_waits_hears_nothing_more(
 
 
 @pytest.mark.parametrize(("origin", "expected"), [("http://evil.example", 401), ("null", 401), (None, 200)])
-def test_without_keys_a_page_of_another_site_may_not_post_here(
-    running: Running, origin: str | None, expected: int
-) -> None:
+def test_without_keys_a_cross_origin_post_is_refused(running: Running, origin: str | None, expected: int) -> None:
     own = running.url if origin is None else origin
     assert running.post("/v1/bindings/search", None, {"Origin": own}).status_code == expected

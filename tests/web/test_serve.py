@@ -144,7 +144,7 @@ def twenty(replicas: list[Replica], key: str, asked: dict[str, Any]) -> list[tup
     return answers
 
 
-def test_R5_twenty_callers_of_one_key_at_two_replicas_make_one_call_and_get_equal_answers(
+def test_R5_twenty_callers_with_one_key_at_two_replicas_make_one_call(
     either_host: Host, simulator: Simulator, database_kind: str
 ) -> None:
     """On SQLite there is one host, and one process serves."""
@@ -167,7 +167,7 @@ def told(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
 
 
 @pytest.mark.soak
-def test_a_bind_whose_process_was_killed_is_waited_for_until_settle_by_and_never_sent_again(
+def test_bind_of_a_killed_process_is_awaited_until_settle_by_and_not_resent(
     either_host: Host, simulator: Simulator
 ) -> None:
     with either_host.serving("--no-scheduler") as one:
@@ -219,9 +219,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-def test_a_generated_client_binds_looks_up_unbinds_reads_the_feed_and_understands_a_problem(
-    host: Host, stranger: ModuleType
-) -> None:
+def test_generated_client_can_use_the_api(host: Host, stranger: ModuleType) -> None:
     def call(name: str) -> Any:
         return importlib.import_module(f"bindings_client.api.bindings.{name}")
 
@@ -288,9 +286,7 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
 
 
 @pytest.mark.alone
-def test_a_process_that_is_asked_to_stop_settles_what_it_has_sent_and_answers_who_waits(
-    host: Host, simulator: Simulator
-) -> None:
+def test_sigterm_settles_sent_binds_and_answers_waiting_requests(host: Host, simulator: Simulator) -> None:
     with host.serving() as replica:
         ended, threads = in_flight(replica, simulator)
         replica.process.send_signal(signal.SIGTERM)
@@ -303,7 +299,7 @@ def test_a_process_that_is_asked_to_stop_settles_what_it_has_sent_and_answers_wh
 
 
 @pytest.mark.alone
-def test_a_second_signal_ends_it_at_once_and_the_bind_is_left_to_recover(host: Host, simulator: Simulator) -> None:
+def test_second_signal_ends_the_process_and_recover_settles_the_bind(host: Host, simulator: Simulator) -> None:
     with host.serving("--no-scheduler") as replica:
         ended, threads = in_flight(replica, simulator)
         replica.process.send_signal(signal.SIGTERM)
@@ -416,9 +412,7 @@ def commands(host: Host, made: dict[str, Any]) -> None:
     host.bindings("export", "events")
 
 
-def test_R9_nothing_that_is_printed_in_a_full_run_holds_a_phone_or_a_secret(
-    either_host: Host, simulator: Simulator
-) -> None:
+def test_R9_output_of_a_full_run_holds_no_phone_and_no_secret(either_host: Host, simulator: Simulator) -> None:
     host = either_host
     keys = {role: host.key(role, f"a key for {role}") for role in ("app", "investigator")}
     host.environment["BINDINGS_RECONCILE_INTERVAL_S"] = "1"

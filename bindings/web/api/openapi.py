@@ -15,6 +15,7 @@ import msgspec
 from litestar.routes import HTTPRoute
 
 from bindings import errors
+from bindings.domain.binding import Reason
 from bindings.provider import statuses
 from bindings.web import problems
 from bindings.web.api import samples, schemas
@@ -66,11 +67,6 @@ PARAMETERS: dict[str, Json] = {
         "example": samples.BINDING.id,
     },
 }
-_SAMPLE_STATUSES: dict[type[BindingsError], str] = {
-    errors.ProviderRefused: statuses.PARAMETERS,
-    errors.ProviderAccountRefused: statuses.ACCOUNT,
-    errors.NoMiddleNumber: statuses.NO_NUMBER,
-}
 _TYPES = {"text/plain": "string", "text/html": "string"}
 
 
@@ -93,19 +89,24 @@ def operations() -> dict[tuple[str, str], Operation]:
 @cache
 def document_bytes() -> bytes:
     """Return the document as it is served."""
-    return msgspec.json.encode(document())
+    return msgspec.json.encode(_content(), enc_hook=mask_phone)
 
 
 @cache
 def document() -> Json:
     """Return the document."""
+    parsed: Json = msgspec.json.decode(document_bytes())
+    return parsed
+
+
+def _content() -> Json:
     paths: dict[str, Json] = {}
     models: list[type[Any]] = [schemas.Problem]
     for (method, path), operation in operations().items():
         paths.setdefault(path, {})[method] = _operation(path, operation)
         models += [operation.body] if operation.body else []
         models += [response.model for response in operation.responses.values() if response.model]
-    content = {
+    return {
         "openapi": "3.1.0",
         "info": {"title": "bindings", "version": version("bindings"), "description": ABOUT},
         "tags": [
@@ -126,8 +127,6 @@ def document() -> Json:
             },
         },
     }
-    plain: Json = msgspec.to_builtins(content, enc_hook=mask_phone)
-    return plain
 
 
 def _operation(path: str, operation: Operation) -> Json:
@@ -206,3 +205,12 @@ def _sample_error(kind: type[BindingsError]) -> BindingsError:
         status = _sample_status(kind)
         return kind(status=status, reason=statuses.meaning(status))
     return kind()
+
+
+def _sample_status(kind: type[errors.ProviderRefused]) -> str:
+    """Return the first documented status that leads to this error."""
+    return next(
+        status.code
+        for status in statuses.STATUSES
+        if status.refusal is not None and errors.REASONS[Reason(status.refusal)].error is kind
+    )

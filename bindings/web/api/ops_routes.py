@@ -88,7 +88,7 @@ async def checks(app_state: AppState) -> tuple[Check, ...]:
     """Return all checks of readiness; those of the database are cached for a second."""
     checked_at, database_checks = app_state.readiness
     if time.monotonic() > checked_at + READINESS_CACHE_S:
-        database_checks = await app_state.run_read(health.readiness_checks)
+        database_checks = await app_state.executors.run_read(health.readiness_checks, app_state.service.runtime)
         app_state.readiness = (time.monotonic(), database_checks)
     return (*database_checks, *_process_checks(app_state))
 

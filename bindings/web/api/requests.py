@@ -294,7 +294,7 @@ def _check_names(
     try:
         model.validate(**checked)
     except InvalidRequest as error:
-        errors += [fault for fault in error.faults if fault.field not in invalid]
+        errors += [fault for fault in error.field_errors if fault.field not in invalid]
     raise InvalidRequest([*errors, *header_errors])
 
 

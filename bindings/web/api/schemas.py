@@ -141,6 +141,8 @@ def components(models: Iterable[type[Any]]) -> dict[str, Json]:
         del schema["title"]  # it repeats the name
         if "enum" in schema:
             schema["type"] = "string"
+        if not schema.get("required", True):
+            del schema["required"]  # no field is
     for model, (description, fields) in DESCRIPTIONS.items():
         if (schema := schemas.get(model.__name__)) is not None:
             schema["description"] = description

@@ -16,16 +16,15 @@ from litestar.response import Redirect
 from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest
 from bindings.web.console import security, templating, time_zones
+from bindings.web.request import ServiceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from litestar import Request
 
     from bindings.domain.binding import Binding
-    from bindings.service import BindingService
     from bindings.web.auth import Principal
-    from bindings.web.state import AppState
 
 Answer = TypeVar("Answer")
 Reply = Response[Any]
@@ -49,30 +48,19 @@ HEADERS = {
 }
 
 
-class PageContext:
+class PageContext(ServiceRequest):
     """A request to the console, after the door has let it in."""
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.app_state: AppState = request.app.state.app_state
-        self.request = request
-        self.form: dict[str, str] = self._state.get("form", {})
+        super().__init__(request)
+        self.form: dict[str, str] = self.state.get("form", {})
         self.now = datetime.now(UTC)  # for words such as "3 min ago" only
         self.zone = self._zone()
 
     @property
-    def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.request.scope["state"]
-        return state
-
-    @property
-    def principal(self) -> Principal | None:
-        """Who is signed in; None on the pages that are open to all."""
-        return self._state.get("principal")
-
-    @property
     def token(self) -> str:
         """The browser's token."""
-        return str(self._state["token"])
+        return str(self.state["token"])
 
     @property
     def over_tls(self) -> bool:
@@ -97,18 +85,6 @@ class PageContext:
             raise security.SignInNeeded
         return self.principal
 
-    @property
-    def service(self) -> BindingService:
-        """The service in the caller's name, for what is recorded."""
-        return self.app_state.service.as_caller(
-            actor=self.require_principal.actor, request_id=self._state["request_id"]
-        )
-
-    async def run_read(self, question: Callable[[BindingService], Answer]) -> Answer:
-        """Ask the service something in the caller's name."""
-        service = self.service
-        return await self.app_state.executors.run_read(lambda: question(service))
-
     def may(self, permission: Permission) -> bool:
         """Whether the caller's role allows it."""
         return self.principal is not None and self.principal.has_permission(permission)
@@ -121,8 +97,8 @@ class PageContext:
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Reply:
         """A page."""
-        csrf = security.csrf(self.token) if "token" in self._state else ""
-        html = templating.render(template, visit=self, csrf=csrf, request_id=self._state["request_id"], **values)
+        csrf = security.csrf(self.token) if "token" in self.state else ""
+        html = templating.render(template, visit=self, csrf=csrf, request_id=self.state["request_id"], **values)
         return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
         )
@@ -137,13 +113,13 @@ class PageContext:
             answer.headers[name] = value
         if self.over_tls:
             answer.headers["Strict-Transport-Security"] = HSTS
-        if self._state.get("token_is_new"):
+        if self.state.get("token_is_new"):
             self.set_session_cookie(answer, self.token)
         return answer
 
     def set_session_cookie(self, answer: Reply, token: str) -> None:
         """Put a token into the browser; it goes when the browser is closed."""
-        self._state["token"], self._state["token_is_new"] = token, False
+        self.state["token"], self.state["token_is_new"] = token, False
         answer.set_cookie(
             Cookie(
                 key=security.cookie(over_tls=self.over_tls),
