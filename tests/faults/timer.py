@@ -52,7 +52,7 @@ def main() -> None:
             say("sweep")
             return expire_due(maintenance)
 
-        Maintenance.expire_due = report_and_expire  # type: ignore[method-assign]
+        Maintenance.expire_due = report_and_expire  # type: ignore[method-assign, assignment]
         with Scheduler(service) as scheduler:
             while not stop.wait(0.05):
                 for name in scheduler.stalled():

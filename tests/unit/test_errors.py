@@ -14,8 +14,7 @@ from bindings.domain.binding import Binding, Holder, Mode, Reason, State
 from bindings.domain.phone import Phone
 from bindings.provider.outcome import Refusal
 from bindings.provider.statuses import STATUSES
-from bindings.web.api.openapi import document_bytes
-from bindings.web.api.operations import OPERATIONS
+from bindings.web.api.openapi import document_bytes, operations
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = "0190b5a0-0000-7000-8000-000000000001"
@@ -200,7 +199,7 @@ def test_every_refusal_of_the_provider_is_a_reason_with_an_error(refusal: Refusa
 
 @pytest.mark.parametrize("kind", errors.BIND_FAILURES)
 def test_every_failure_of_a_bind_is_in_the_openapi_document(kind: type[errors.BindingsError]) -> None:
-    assert kind in OPERATIONS["post", "/v1/bindings"].problems
+    assert kind in operations()["post", "/v1/bindings"].problems
     assert kind.code in document_bytes().decode()
 
 

@@ -24,17 +24,19 @@ from bindings.scheduler import Scheduler
 from bindings.store import deliveries as stored_deliveries
 from bindings.store import events, reserve
 from bindings.store import webhooks as stored
+from bindings.store.deliveries import Result
 from bindings.webhooks import sender as sending
-from bindings.webhooks.endpoints import Result
 from bindings.webhooks.sender import (
     RETRIES_S,
     DeliverResult,
     WebhookSender,
     body_of,
     deliver_pending,
+    prune,
     send_test,
     type_of,
 )
+from tests import deliveries
 from tests.provider.sockets import Server, drips, stays_silent
 from tests.service.harness import (
     APP,
@@ -59,7 +61,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.service import BindingService
-    from bindings.webhooks.endpoints import Delivery, WebhookWithSecret
+    from bindings.store.deliveries import Delivery
+    from bindings.webhooks.endpoints import WebhookWithSecret
 
 ROOT = Path(__file__).parents[2]
 CALLER = Caller(actor="test")
@@ -206,7 +209,12 @@ def test_no_phone_no_middle_number_and_no_secret_is_in_a_body_a_log_or_a_repr(
     assert any("delivered" in line for line in caplog.messages)
     assert any("failed" in line for line in caplog.messages)
     hooks = world.service.webhooks
-    shown = [repr(made), repr(hooks.list()), repr(hooks.get(made.webhook.id)), repr(hooks.target(made.webhook.id))]
+    shown = [
+        repr(made),
+        repr(hooks.list()),
+        repr(hooks.get(made.webhook.id)),
+        repr(deliveries.target(world.service, made.webhook.id)),
+    ]
     sent = [message.body.decode() for message in receiver.messages]
     lines = [line for line in caplog.messages if "delivery" in line or "webhook" in line]
     for secret in (A, B, str(bound.middle_number_a), made.secret, made.secret[6:], "tok-7f3a"):
@@ -386,7 +394,7 @@ def test_what_was_delivered_is_forgotten_after_a_week_and_what_is_dead_after_a_m
     world.bind(C, D)
     passed(world)
     world.clock.advance(8 * DAY_S)
-    assert world.service.webhooks.prune() == 1
+    assert prune(world.service.runtime.database) == 1
     assert states(world, made) == [("dead", 10)]
     world.clock.advance(30 * DAY_S)
     passed(world)
@@ -416,7 +424,7 @@ def test_a_rotation_that_is_repeated_keeps_the_old_secret(world: World, receiver
     made = added(world, receiver)
     for _ in range(2):  # as after a COMMIT whose reply was lost
         world.database.write(lambda tx: stored.rotate(tx, made.webhook.id, "whsec_bmV3"))
-    assert world.service.webhooks.target(made.webhook.id).secrets == ("whsec_bmV3", made.secret)
+    assert deliveries.target(world.service, made.webhook.id).secrets == ("whsec_bmV3", made.secret)
 
 
 # At least once, and whenever possible once.
@@ -464,7 +472,7 @@ def test_a_fan_out_that_another_replica_is_at_is_left_to_it(
     database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER))
     feed_has_caught_up(service)
     with _held_open(database, lambda tx: stored_deliveries.fan_out(tx, found_id, lambda: str(uuid7()), limit=9)):
-        assert hooks.fan_out(found_id) == (0, False)
+        assert deliveries.fan_out(service, found_id) == (0, False)
     assert len(hooks.deliveries(found_id).data) == 1
     service.close()
 
@@ -473,19 +481,18 @@ def test_a_result_counts_only_from_the_lease_that_it_was_sent_under(world: World
     made = added(world, receiver, "activated")
     world.bind()
     feed_has_caught_up(world.service)
-    hooks = world.service.webhooks
-    hooks.fan_out(made.webhook.id)
-    slow = hooks.take(made.webhook.id, limit=10)
+    deliveries.fan_out(world.service, made.webhook.id)
+    slow = deliveries.lease(world.service, made.webhook.id, limit=10)
     assert slow is not None
-    assert hooks.take(made.webhook.id, limit=10) is None, "it is leased"
+    assert deliveries.lease(world.service, made.webhook.id, limit=10) is None, "it is leased"
     world.clock.advance(61)
-    quick = hooks.take(made.webhook.id, limit=10)
+    quick = deliveries.lease(world.service, made.webhook.id, limit=10)
     assert quick is not None
     late = Result(delivery=slow.deliveries[0], status=500, error="late", again_s=None)
-    hooks.record([late])
+    deliveries.record(world.service, [late])
     assert states(world, made) == [("pending", 2)]
-    hooks.record([Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
-    hooks.record([late])
+    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
+    deliveries.record(world.service, [late])
     assert states(world, made) == [("delivered", 2)]
 
 
@@ -596,7 +603,7 @@ def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, 
 
 def test_the_scheduler_sends_and_ends_what_is_under_way(world: World, receiver: Receiver) -> None:
     added(world, receiver, "activated")
-    with Scheduler(world.service, [sending.job(world.service)]) as scheduler:
+    with Scheduler(world.service, [sending.job(world.service.runtime)]) as scheduler:
         assert "deliver" in scheduler.ages_s()
         world.bind()
         wait_for(lambda: len(receiver.ids) == 1, seconds=60)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
+from tests import deliveries
 from tests.service.harness import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
 from tests.store.test_plans import _caught
 
@@ -81,7 +82,9 @@ def test_every_secret_is_32_random_bytes_and_shown_once(world: World) -> None:
     for secret in secrets:
         assert secret.startswith("whsec_")
         assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
-        assert secret not in repr([first, second, third, hooks.list(), hooks.target(first.webhook.id)])
+        assert secret not in repr(
+            [first, second, third, hooks.list(), deliveries.target(world.service, first.webhook.id)]
+        )
 
 
 def test_disabling_and_enabling_are_safe_to_repeat_and_say_who(world: World) -> None:
@@ -104,7 +107,6 @@ CALLS: dict[str, Callable[[Webhooks, str], object]] = {
     "deliveries": lambda hooks, found: hooks.deliveries(found),
     "redeliver": lambda hooks, found: hooks.redeliver(found),
     "redeliver_dead": lambda hooks, found: hooks.redeliver_dead(found),
-    "target": lambda hooks, found: hooks.target(found),
 }
 
 
@@ -121,7 +123,7 @@ def _fanned_out(world: World, *kinds: str) -> str:
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
     feed_has_caught_up(world.service)
-    world.service.webhooks.fan_out(found_id)
+    deliveries.fan_out(world.service, found_id)
     return found_id
 
 
@@ -147,30 +149,30 @@ def test_removing_forgets_the_deliveries_too(world: World) -> None:
     found_id, hooks = _fanned_out(world), world.service.webhooks
     delivery_id = hooks.deliveries(found_id).data[0].id
     hooks.remove(found_id)
-    assert (hooks.list(), hooks.with_work()) == ([], [])
+    assert (hooks.list(), deliveries.with_work(world.service)) == ([], [])
     with pytest.raises(NotFound):
         hooks.redeliver(delivery_id)
 
 
 def test_fanning_out_twice_makes_nothing_twice(world: World) -> None:
     found_id = _fanned_out(world, "activated")
-    assert world.service.webhooks.fan_out(found_id) == (0, False)
+    assert deliveries.fan_out(world.service, found_id) == (0, False)
     back = text("UPDATE webhooks SET tx = 0, position = 0")  # as a restore from a backup would
     world.database.write(lambda tx: tx.connection.execute(back))
-    world.service.webhooks.fan_out(found_id)
+    deliveries.fan_out(world.service, found_id)
     assert len(world.service.webhooks.deliveries(found_id).data) == 3
 
 
 def test_a_quiet_database_is_no_work(world: World) -> None:
     found_id, hooks = _fanned_out(world), world.service.webhooks
-    assert hooks.with_work() == [found_id], "something is due"
-    assert hooks.take(found_id, limit=100) is not None
-    assert hooks.with_work() == []
+    assert deliveries.with_work(world.service) == [found_id], "something is due"
+    assert deliveries.lease(world.service, found_id, limit=100) is not None
+    assert deliveries.with_work(world.service) == []
     world.clock.advance(61)
-    assert hooks.with_work() == [found_id], "the lease is over"
+    assert deliveries.with_work(world.service) == [found_id], "the lease is over"
     hooks.disable(found_id)
-    assert hooks.with_work() == []
-    assert hooks.take(found_id, limit=100) is None
+    assert deliveries.with_work(world.service) == []
+    assert deliveries.lease(world.service, found_id, limit=100) is None
 
 
 MANY = {
@@ -188,7 +190,7 @@ def test_the_feed_is_looked_up_at_its_place_and_not_read_from_its_beginning(
     service = service_at(own_database_url, clock, "http://127.0.0.1:1")
     service.runtime.database.write(lambda tx: tx.connection.execute(text(MANY[database_kind])))
     service.webhooks.add(url=URL)
-    for call in (service.webhooks.with_work, lambda: service.events(after="0-1")):
+    for call in (lambda: deliveries.with_work(service), lambda: service.events(after="0-1")):
         told = _plan(service, call)
         if database_kind == "sqlite":
             assert "position>?" in told or "rowid>?" in told
