@@ -343,7 +343,7 @@ def test_every_event_kind_is_documented() -> None:
 
 def test_every_fault_of_the_simulator_is_documented() -> None:
     page = ROOT / "docs" / "how-to" / "test-with-the-simulator.md"
-    told = {code(row[0]): row[2] == "yes" for row in rows(page, "In a process of its own")}
+    told = {code(row[0]): row[2] == "yes" for row in rows(page, "As a separate process")}
     assert told == {kind.value: kind.acts for kind in FaultKind}
 
 
