@@ -126,12 +126,12 @@ def test_every_page_under_docs_can_be_reached_from_its_index(page: Path) -> None
 
 
 @every_page
-def test_every_page_under_docs_says_first_whom_it_is_for(page: Path) -> None:
+def test_every_page_under_docs_names_its_audience_first(page: Path) -> None:
     if page.is_relative_to(ROOT / "docs"):
         title, blank, reader = page.read_text(encoding="utf-8").splitlines()[:3]
         assert title.startswith("# ")
         assert not blank
-        assert reader.startswith("For: ")
+        assert reader.startswith("Audience: ")
 
 
 @every_page
@@ -344,7 +344,7 @@ def test_every_event_kind_is_documented() -> None:
 
 def test_every_fault_of_the_simulator_is_documented() -> None:
     page = ROOT / "docs" / "how-to" / "test-with-the-simulator.md"
-    told = {code(row[0]): row[2] == "yes" for row in rows(page, "In a process of its own")}
+    told = {code(row[0]): row[2] == "yes" for row in rows(page, "As a separate process")}
     assert told == {kind.value: kind.acts for kind in FaultKind}
 
 
