@@ -163,11 +163,9 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
         },
         problems=(
             *BODY_PROBLEMS,
-            *PROVIDER_PROBLEMS,
             errors.PhoneInUse,
-            errors.PhoneInUseAtProvider,
             errors.IdempotencyMismatch,
-            errors.NoMiddleNumber,
+            *errors.BIND_FAILURES,
         ),
     ),
 )
