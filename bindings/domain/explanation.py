@@ -18,7 +18,7 @@ class ResponsibleParty(StrEnum):
     HOST = "the operator of this host"
     CLIENT = "the client that requested the bind"
     PROVIDER = "the provider"
-    OTHERS = "another system that uses the same account, or the conflict policy"
+    OTHER_SYSTEM = "another system that uses the same account, or the conflict policy"
     PRODUCT = "this product"
 
 

@@ -86,7 +86,7 @@ def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]
         match outcome:
             case UnbindSucceeded() | UnbindNotFound():
                 unbound += 1
-            case NotSent() | Refused(why=Refusal.ACCOUNT | Refusal.CLOCK):
+            case NotSent() | Refused(refusal=Refusal.ACCOUNT | Refusal.CLOCK):
                 break
             case Unknown() | Refused():
                 pass

@@ -210,13 +210,13 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
         case BindSucceeded():
             success = send_clock.success(outcome, runtime.guard_s(intent))
             return settle.settle_success(tx, intent.id, success, caller)
-        case Refused(why=Refusal.IN_USE):
+        case Refused(refusal=Refusal.IN_USE):
             policy = runtime.limits.policy
             return settle.settle_in_use(tx, intent, caller, status=outcome.status, policy=policy)
-        case Refused(why=Refusal.NO_NUMBER):
+        case Refused(refusal=Refusal.NO_NUMBER):
             return settle.settle_no_number(tx, intent, caller, status=outcome.status, said=outcome.reason)
         case Refused():
-            reason, detail = Reason(outcome.why), {"said": outcome.reason}
+            reason, detail = Reason(outcome.refusal), {"said": outcome.reason}
             return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=detail)
         case NotSent():
             detail = {"said": outcome.reason}

@@ -98,7 +98,7 @@ def _error_for(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors
             return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
         case Refused():
             message = "the provider refused the unbind; it is recorded and will be repeated"
-            of_account = outcome.why in (Refusal.ACCOUNT, Refusal.CLOCK)
+            of_account = outcome.refusal in (Refusal.ACCOUNT, Refusal.CLOCK)
             error_class = errors.ProviderAccountRefused if of_account else errors.ProviderRefused
             return error_class(
                 message,

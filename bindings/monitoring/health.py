@@ -282,7 +282,7 @@ def provider_checks(client: ProviderClient, app_id: str) -> list[Check]:
     """Check that the provider can be reached, accepts this account, and has a clock close to this host's."""
     try:
         page = client.page(app_id=app_id, current=1, size=1)
-        if isinstance(page, Refused) and page.why is Refusal.CLOCK:
+        if isinstance(page, Refused) and page.refusal is Refusal.CLOCK:
             rejected = page
             page = client.page(app_id=app_id, current=1, size=1)  # its timestamp follows the clock just measured
             return [_provider(page), _account(page), _timestamp_rejected(client, rejected)]
@@ -333,7 +333,7 @@ def _account(page: PageOutcome) -> Check:
             return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
         case Refused():
             seen = f"status {page.status}: {statuses.meaning(page.status)}"
-            wrong_app = page.why is Refusal.REQUEST  # nothing else in this request is configured
+            wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
             todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else statuses.todo(page.status)
             return Check(name="account", level=Level.RED, seen=seen, todo=todo)
         case NotSent() | Unknown():

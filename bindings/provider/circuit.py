@@ -83,7 +83,7 @@ class AccountCircuitBreaker:
     def record(self, outcome: BindOutcome | UnbindOutcome | PageOutcome) -> None:
         """Open the circuit at a refusal of the account; close it at any other definite outcome."""
         match outcome:
-            case Refused(why=Refusal.ACCOUNT):
+            case Refused(refusal=Refusal.ACCOUNT):
                 with self._lock:
                     self._refusal = outcome
                     self._next_trial = self._monotonic() + self._retry_after_s

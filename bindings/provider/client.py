@@ -269,7 +269,7 @@ def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unkn
     refusal = statuses.refusal(envelope.status)
     if refusal is None:
         return Unknown(reason=statuses.meaning(envelope.status), status=envelope.status, sent=reply.sent)
-    return Refused(why=refusal, status=envelope.status, reason=envelope.reason)
+    return Refused(refusal=refusal, status=envelope.status, reason=envelope.reason)
 
 
 def _incomplete(error: wire.Malformed, envelope: wire.Envelope, reply: Reply) -> Unknown:

@@ -64,7 +64,7 @@ class Refused:
 
     label: ClassVar[str] = "refused"
 
-    why: Refusal
+    refusal: Refusal
     status: str
     reason: str
 

@@ -100,7 +100,7 @@ STATUSES: tuple[Status, ...] = (
         effect="there was no binding to end, or no longer",
         cause="the binding had already ended at the provider, or another system unbound it",
         remedy="nothing, unless it is frequent: then find out which other system unbinds",
-        responsible=ResponsibleParty.OTHERS,
+        responsible=ResponsibleParty.OTHER_SYSTEM,
     ),
     Status(
         code="-29",
@@ -135,7 +135,7 @@ STATUSES: tuple[Status, ...] = (
         effect="no binding was created; another binding holds a phone",
         cause="the provider has a binding for a phone that is free here: by another system, or beside our own",
         remedy="run `bindings reconcile`, which lists foreign bindings; `bindings stats` shows which policy fits",
-        responsible=ResponsibleParty.OTHERS,
+        responsible=ResponsibleParty.OTHER_SYSTEM,
         refusal=Refusal.IN_USE,
     ),
     Status(

@@ -211,14 +211,14 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "bind_is_sent_again",
         "bindings.provider.client:ProviderClient.bind",
-        repeat_if(calls("_post"), "isinstance(answer, Unknown)"),
+        repeat_if(calls("_post"), "isinstance(response, Unknown)"),
         detected_by="a_request_is_sent_once and sqlite",
     ),
     bug(
         "redirects_are_followed",
         "bindings.http_transport:_exchange",
         insert_after(
-            calls("_content"),
+            calls("_read_body"),
             "if response.is_redirect:\n"
             "    requests.get(requests.compat.urljoin(url, response.headers['Location']), timeout=5)",
         ),

@@ -18,7 +18,7 @@ from bindings.provider.outcome import (
     UnbindSucceeded,
 )
 
-DISABLED = Refused(why=Refusal.ACCOUNT, status="-30", reason="key disabled")
+DISABLED = Refused(refusal=Refusal.ACCOUNT, status="-30", reason="key disabled")
 SUCCEEDED = BindSucceeded(bind_id="1", middle_number_a="2", middle_number_b="2", sent=1.0, answered=2.0)
 Outcome = BindOutcome | UnbindOutcome | PageOutcome
 
@@ -65,7 +65,7 @@ def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
 
 @pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.ACCOUNT])
 def test_refusal_of_a_request_does_not_open_the_circuit(circuit: AccountCircuitBreaker, refusal: Refusal) -> None:
-    circuit.record(Refused(why=refusal, status="-22", reason=""))
+    circuit.record(Refused(refusal=refusal, status="-22", reason=""))
     assert circuit.check() is None
 
 
@@ -86,7 +86,7 @@ def test_indefinite_outcome_neither_opens_nor_closes_the_circuit(
         UnbindSucceeded(),
         UnbindNotFound(status="-24"),
         ProviderPage(total=0, rows=()),
-        Refused(why=Refusal.IN_USE, status="-35", reason=""),
+        Refused(refusal=Refusal.IN_USE, status="-35", reason=""),
     ],
 )
 def test_definite_outcome_of_any_call_closes_the_circuit(circuit: AccountCircuitBreaker, outcome: Outcome) -> None:
@@ -126,7 +126,7 @@ def test_refused_trial_call_restarts_the_wait(circuit: AccountCircuitBreaker, cl
     clock.now += 30
     assert circuit.check() is None
     clock.now += 2
-    second_refusal = Refused(why=Refusal.ACCOUNT, status="-29", reason="workspace disabled")
+    second_refusal = Refused(refusal=Refusal.ACCOUNT, status="-29", reason="workspace disabled")
     circuit.record(second_refusal)
     rejection = circuit.check()
     assert rejection is not None

@@ -148,7 +148,7 @@ def test_response_to_a_bind_has_its_outcome_and_the_bind_is_sent_once(case: Case
         assert [request.partition(b" ")[0] for request in server.requests] == [b"POST"]
     assert type(outcome) is case.kind
     assert getattr(outcome, "status", None) == case.status
-    assert getattr(outcome, "why", None) is case.refusal
+    assert getattr(outcome, "refusal", None) is case.refusal
     assert case.reason in getattr(outcome, "reason", "")
     if isinstance(outcome, (BindSucceeded, Unknown)):
         assert outcome.sent is not None

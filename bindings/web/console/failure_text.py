@@ -50,14 +50,14 @@ _STOPPED_BY = {
         effect=_STOPPED,
         cause="somebody else binds with the same account: the provider's list has a binding that is not ours",
         todo="find out who else uses the account; BINDINGS_ON_ORPHAN=release unbinds such rows",
-        whose=ResponsibleParty.OTHERS,
+        whose=ResponsibleParty.OTHER_SYSTEM,
     ),
     "refused": FailureExplanation(
         title="held after a -35",
         effect=_STOPPED,
         cause="the provider has just refused this phone; until a scan explains it, it is not tried again",
         todo="wait for the next reconciliation, or run one",
-        whose=ResponsibleParty.OTHERS,
+        whose=ResponsibleParty.OTHER_SYSTEM,
     ),
     "late_success": FailureExplanation(
         title="held by a late yes",
