@@ -152,15 +152,16 @@ def test_growing_pool_of_known_size_forecasts_when_it_is_full(harness: ServiceHa
     (result,) = pool_forecasts(harness.database)
     assert [live for _, live in result.levels] == [100, 110, 120, 130, 140]
     assert result.forecast.per_hour == pytest.approx(120)
-    assert result.forecast.summary == "140 of about 200 in use (70%), growing by 120 an hour: full in about 30 min"
+    summary = "140 of about 200 in use (70%), growing by 120 per hour: full in about 30 min"
+    assert result.forecast.summary == summary
     assert result.forecast.needs_attention
 
 
 def test_pool_without_observations_has_no_known_size_and_no_trend(harness: ServiceHarness) -> None:
     _set_pool(harness, 5)
     (result,) = pool_forecasts(harness.database)
-    assert "its trend is not known yet" in result.forecast.summary
-    assert "its size is not known" in result.forecast.summary
+    assert "trend not known yet" in result.forecast.summary
+    assert "the capacity is not known" in result.forecast.summary
     assert (result.forecast.used, result.forecast.needs_attention) == (None, False)
 
 
@@ -169,7 +170,7 @@ def test_pool_without_observations_has_no_known_size_and_no_trend(harness: Servi
     [
         (50, 0, "50 of about 200 in use (25%), steady", False),
         (190, -60, "shrinking by 60 per hour", True),
-        (200, 0, "full", True),
+        (200, 0, "steady; full", True),
         (250, 0, "250 of about 200", True),
         (20, 2, "growing by 2 per hour: full in about 3 d", False),
     ],
