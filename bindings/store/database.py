@@ -178,10 +178,9 @@ class Database:
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite's own lock lets the threads of a process starve each other; this one is fair.
         self._one_writer = nullcontext() if self.postgres else threading.Lock()
+        # A scalar subquery is evaluated once per statement, so that an index lookup can use it.
         self.now: ColumnElement[datetime] = (
-            select(
-                func.clock_timestamp(type_=Instant)
-            ).scalar_subquery()  # once per statement, so index lookups work
+            select(func.clock_timestamp(type_=Instant)).scalar_subquery()
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )

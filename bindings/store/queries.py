@@ -240,7 +240,7 @@ def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dic
 
 
 def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:
-    """Return (requested_at, sent_at, answered_at) of the answered among the newest `limit` bindings, newest first."""
+    """Return (requested_at, sent_at, answered_at) of those of the newest `limit` bindings that have them."""
     newest = (
         select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at)
         .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
@@ -286,7 +286,7 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:
-    """Return bindings by state, pool and provider status, events by kind, and the evidence on the policy. Reads all.
+    """Count bindings by state, pool and provider status, and events by kind. Reads every row.
 
     `by_met` counts the refusals of the provider for a phone that was free here, by the requested mode and by the
     mode and state of our bindings that held the phone ("nothing of ours": none did).

@@ -210,8 +210,8 @@ def find_holding_rows(
 def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
     """Return another holder of a binding's phones, our binding before a hold, or None if there is none."""
     rows = find_holding_rows(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
-    others = [_holder(row, now) for row in rows if row.id != binding.id]
-    return min(others, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
+    other_holders = [_holder(row, now) for row in rows if row.id != binding.id]
+    return min(other_holders, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
 
 
 def _holder(row: Row[Any], now: datetime) -> Holder:
@@ -272,7 +272,7 @@ def _insertion(dialect: SqlDialect) -> events.ChangeWithEvents:
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
-    """Return a keyless digest of the request, to compare requests with the same idempotency key; None without a key.
+    """Return a keyless digest to compare requests with the same idempotency key, or None if there is no key.
 
     `warn_s` is not in it: it does not concern the provider, its default may change between two attempts of one
     request, and the digests of older versions do not have it. The value of the first attempt is used.
