@@ -1,7 +1,7 @@
 """The tables: names, types, constraints, indexes, and a comment on each column. No queries.
 
 The types of the columns are in `column_types`. The migrations in `migrations/` are written by hand; a test
-compares them with this metadata, comments included.
+compares them with this metadata (comments too, on PostgreSQL).
 """
 
 from __future__ import annotations

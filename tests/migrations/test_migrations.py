@@ -49,7 +49,7 @@ def _config() -> Config:
     return config
 
 
-def test_there_is_one_head_and_it_is_the_one_that_the_code_needs() -> None:
+def test_single_head_is_the_revision_that_the_code_needs() -> None:
     assert ScriptDirectory.from_config(_config()).get_heads() == [HEAD]
 
 
@@ -65,7 +65,7 @@ def _is_meant(engine: Engine) -> Callable[..., bool]:
     return include
 
 
-def test_the_migrated_schema_equals_the_metadata(engine: Engine) -> None:
+def test_migrated_schema_equals_the_metadata(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "include_object": _is_meant(engine)}
@@ -113,7 +113,7 @@ def _plain(sql: object) -> str:
     return re.sub(r"::[a-z ]+(\[\])?|[()\s]", "", str(sql))
 
 
-def test_every_index_predicate_and_check_is_the_one_that_the_metadata_would_make(
+def test_index_predicates_and_checks_equal_those_of_the_metadata(
     engine: Engine, empty_database_url: str
 ) -> None:
     """Alembic compares neither partial predicates nor the text of CHECKs."""
@@ -139,7 +139,7 @@ def test_every_constraint_and_index_follows_the_naming_convention(engine: Engine
             assert re.match(rf"({'|'.join(NAMING)})_{table}", str(name)), name
 
 
-def test_every_column_says_what_it_holds() -> None:
+def test_every_column_has_a_comment() -> None:
     assert [
         f"{table}.{column.name}"
         for table in metadata.tables.values()
@@ -184,7 +184,7 @@ def _insert(engine: Engine, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_the_database_itself_refuses(engine: Engine, name: str) -> None:
+def test_check_constraint_rejects_an_invalid_row(engine: Engine, name: str) -> None:
     with pytest.raises(Exception, match=r"(?i)check constraint"):
         _insert(engine, ROW | BAD_ROWS[name])
     _insert(engine, ROW)
@@ -199,7 +199,7 @@ def _event(engine: Engine, kind: str = "requested", sequence: int = 1) -> None:
         connection.execute(text(statement), {"id": ROW["id"], "at": ROW["requested_at"]})
 
 
-def test_I5_the_database_itself_refuses_a_second_terminal_event(engine: Engine) -> None:
+def test_I5_unique_index_rejects_a_second_terminal_event(engine: Engine) -> None:
     _insert(engine, ROW)
     _event(engine, "expired", 1)
     with pytest.raises(Exception, match=r"(?i)unique"):
@@ -220,7 +220,7 @@ SQLITE_ONLY = {
 POSTGRESQL_ONLY = {"TRUNCATE": "TRUNCATE events", "TRUNCATE of a partition": "TRUNCATE events_start"}
 
 
-def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None:
+def test_triggers_reject_every_change_of_the_history(engine: Engine) -> None:
     _insert(engine, ROW)
     _event(engine)
     only = SQLITE_ONLY if engine.dialect.name == "sqlite" else POSTGRESQL_ONLY
@@ -234,7 +234,7 @@ def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None
         assert [tuple(row) for row in rows] == [(1, "test")], verb
 
 
-def test_up_and_down_and_up_again(empty_database_url: str) -> None:
+def test_upgrade_downgrade_and_upgrade_give_the_same_schema(empty_database_url: str) -> None:
     assert migrations.upgrade(empty_database_url) == HEAD
     assert migrations.upgrade(empty_database_url) == HEAD
     engine = make_engine(empty_database_url)
@@ -265,7 +265,7 @@ UPGRADE = (
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.soak)])
-def test_R11_processes_that_upgrade_at_once_all_find_it_done(empty_database_url: str, count: int) -> None:
+def test_R11_concurrent_upgrades_all_succeed(empty_database_url: str, count: int) -> None:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", UPGRADE],
@@ -284,7 +284,7 @@ def test_R11_processes_that_upgrade_at_once_all_find_it_done(empty_database_url:
     database.close()
 
 
-def test_plain_alembic_works_in_a_checkout(empty_database_url: str) -> None:
+def test_alembic_command_upgrades_from_a_checkout(empty_database_url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
@@ -312,7 +312,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_installed_wheel_brings_a_database_to_head(installed: Path, empty_database_url: str) -> None:
+def test_installed_wheel_upgrades_a_database_to_head(installed: Path, empty_database_url: str) -> None:
     assert (installed / "bindings" / "_migrations" / "env.py").is_file()
     code = "import bindings; print(bindings.__file__);" + UPGRADE
     done = subprocess.run(
@@ -363,7 +363,7 @@ def _written(engine: Engine) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in rows]
 
 
-def test_rows_and_the_guard_of_the_history_outlast_every_migration_up_and_down(empty_database_url: str) -> None:
+def test_every_migration_keeps_rows_and_the_append_only_triggers(empty_database_url: str) -> None:
     revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
     engine = make_engine(empty_database_url)
     _migrate(engine, revisions[0])
@@ -396,7 +396,7 @@ WRITE = "INSERT INTO events (sequence, kind, at, actor, detail) VALUES (0, 'held
 
 
 @pytest.mark.postgres
-def test_nobody_waits_for_a_second_while_the_events_become_partitions(postgres_server: Server) -> None:
+def test_partitioning_of_events_blocks_no_writer_for_a_second(postgres_server: Server) -> None:
     """A writer gives up after a second; a long reader stands in the way until the migrator has given up once."""
     url = postgres_server.create()
     engine = make_engine(url)
@@ -453,7 +453,7 @@ LONG_WAITS = (
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("table", ["events", "bindings", "passes"])
-def test_a_vacuum_is_waited_for_so_long_that_the_server_ends_it_and_nobody_else_waits(
+def test_upgrade_waits_for_a_vacuum_without_blocking_writers(
     postgres_server: Server, table: str
 ) -> None:
     """The lock of a VACUUM stands in for it. The server ends an autovacuum that is in the way for this long."""
@@ -484,7 +484,7 @@ BEHIND_AN_EXPORT = (
 
 
 @pytest.mark.postgres
-def test_an_index_is_built_behind_an_export_however_long_that_takes(postgres_server: Server) -> None:
+def test_index_is_built_after_a_long_export_without_blocking_writers(postgres_server: Server) -> None:
     url = postgres_server.create()
     engine = make_engine(url)
     _migrate(engine, "0006")
@@ -504,7 +504,7 @@ def test_an_index_is_built_behind_an_export_however_long_that_takes(postgres_ser
     postgres_server.drop(url)
 
 
-def test_a_tables_growth_has_its_vacuum_settings(engine: Engine) -> None:
+def test_growing_tables_have_autovacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return
     query = "SELECT relname FROM pg_class WHERE array_to_string(reloptions, ' ') LIKE '%autovacuum%'"

@@ -47,12 +47,12 @@ def note(tx: Transaction) -> None:
     events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})
 
 
-def test_a_write_is_there_for_the_next_reader(database: Database) -> None:
+def test_committed_write_is_visible_to_the_next_read(database: Database) -> None:
     database.write(note)
     assert written(database) == 1
 
 
-def test_a_write_that_raises_leaves_nothing(database: Database) -> None:
+def test_write_that_raises_is_rolled_back(database: Database) -> None:
     def work(tx: Transaction) -> None:
         note(tx)
         raise LookupError("on purpose")
@@ -62,7 +62,7 @@ def test_a_write_that_raises_leaves_nothing(database: Database) -> None:
     assert written(database) == 0
 
 
-def test_a_lost_connection_runs_the_whole_work_again(database: Database) -> None:
+def test_lost_connection_repeats_the_whole_work(database: Database) -> None:
     attempts: list[int] = []
 
     def work(tx: Transaction) -> int:
@@ -77,7 +77,7 @@ def test_a_lost_connection_runs_the_whole_work_again(database: Database) -> None
     assert written(database) == 1
 
 
-def test_a_lost_connection_that_stays_lost_is_busy_within_the_budget(database: Database) -> None:
+def test_connection_lost_for_the_whole_budget_raises_busy(database: Database) -> None:
     def work(_: Transaction) -> None:
         raise _lost(database)
 
@@ -86,7 +86,7 @@ def test_a_lost_connection_that_stays_lost_is_busy_within_the_budget(database: D
     assert busy.value.retry_after_s
 
 
-def test_what_is_no_lost_connection_is_not_tried_again(database: Database) -> None:
+def test_permanent_error_is_not_retried(database: Database) -> None:
     attempts: list[int] = []
 
     def work(tx: Transaction) -> None:
@@ -103,9 +103,7 @@ def _lost(database: Database) -> exc.OperationalError:
     return exc.OperationalError("statement", {}, kind("connection lost"))
 
 
-def test_no_bound_value_gets_into_the_text_of_a_database_error(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_database_error_text_contains_no_bound_value(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     """Nor by way of PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain."""
     values = {
         "id": "0190b5a0-0000-7000-8000-000000000001",
@@ -134,7 +132,7 @@ def _noon() -> datetime:
     return datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def test_a_naive_instant_is_refused_on_its_way_in(database: Database) -> None:
+def test_naive_instant_is_rejected_when_it_is_bound(database: Database) -> None:
     naive = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
     with pytest.raises(exc.StatementError, match="time zone"):
         database.read(lambda connection: connection.execute(select(func.coalesce(_bound(naive)))).scalar())
@@ -155,7 +153,7 @@ def _bound(value: datetime) -> Any:
         datetime(9990, 12, 31, 23, 59, 59, tzinfo=UTC),
     ],
 )
-def test_an_instant_comes_back_as_it_went_in_and_sorts_by_time(database: Database, instant: datetime) -> None:
+def test_stored_instant_is_returned_unchanged_and_sorts_by_time(database: Database, instant: datetime) -> None:
     later = _noon() + timedelta(days=1)
 
     def work(tx: Transaction) -> tuple[datetime | None, int]:
@@ -178,7 +176,7 @@ def insert_pass(tx: Transaction, finished_at: datetime) -> None:
     )
 
 
-def test_the_clock_is_aware_and_moves_inside_a_postgresql_transaction(postgres_url: str) -> None:
+def test_postgresql_clock_is_aware_and_advances_within_a_transaction(postgres_url: str) -> None:
     database = Database(postgres_url)
     first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
     assert first.tzinfo is UTC
@@ -186,14 +184,14 @@ def test_the_clock_is_aware_and_moves_inside_a_postgresql_transaction(postgres_u
     database.close()
 
 
-def test_on_sqlite_one_instant_serves_a_whole_transaction(sqlite_url: str) -> None:
+def test_sqlite_clock_is_constant_within_a_transaction(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
     assert first == second
     database.close()
 
 
-def test_the_sqlite_instant_is_read_after_the_write_lock_is_held(sqlite_url: str) -> None:
+def test_sqlite_clock_is_read_after_the_write_lock_is_acquired(sqlite_url: str) -> None:
     database, other = Database(sqlite_url), Database(sqlite_url)
     holding, go_on = threading.Event(), threading.Event()
     seen: list[datetime] = []
@@ -217,7 +215,7 @@ def test_the_sqlite_instant_is_read_after_the_write_lock_is_held(sqlite_url: str
     other.close()
 
 
-def test_every_sqlite_connection_has_its_pragmas(sqlite_url: str) -> None:
+def test_every_sqlite_connection_sets_the_pragmas(sqlite_url: str) -> None:
     expected = {
         "busy_timeout": 20_000,
         "journal_mode": "wal",
@@ -234,7 +232,7 @@ def test_every_sqlite_connection_has_its_pragmas(sqlite_url: str) -> None:
         engine.dispose()
 
 
-def test_a_writing_transaction_on_sqlite_takes_the_lock_at_its_beginning(sqlite_url: str) -> None:
+def test_sqlite_transaction_takes_the_write_lock_when_it_begins(sqlite_url: str) -> None:
     """BEGIN IMMEDIATE: with the default mode both would read, and one of two updates would be lost."""
     first, second = make_engine(sqlite_url), make_engine(sqlite_url)
     with first.begin():
@@ -247,7 +245,7 @@ def test_a_writing_transaction_on_sqlite_takes_the_lock_at_its_beginning(sqlite_
     second.dispose()
 
 
-def test_a_write_in_autocommit_is_not_lost(database_url: str) -> None:
+def test_autocommit_write_is_durable(database_url: str) -> None:
     engine = make_engine(database_url, autocommit=True)
     with engine.connect() as connection:
         connection.execute(account.insert().values(id=1, scope="kept"))
@@ -258,7 +256,7 @@ def test_a_write_in_autocommit_is_not_lost(database_url: str) -> None:
     later.dispose()
 
 
-def test_a_connection_that_is_switched_to_autocommit_loses_nothing_either(database_url: str) -> None:
+def test_write_on_a_connection_switched_to_autocommit_is_durable(database_url: str) -> None:
     engine = make_engine(database_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(account.insert().values(id=1, scope="kept"))
@@ -267,14 +265,14 @@ def test_a_connection_that_is_switched_to_autocommit_loses_nothing_either(databa
     engine.dispose()
 
 
-def test_the_scope_is_recorded_once_and_another_one_is_refused(database: Database) -> None:
+def test_first_scope_is_recorded_and_a_different_scope_is_rejected(database: Database) -> None:
     register_scope(database, "shop")
     register_scope(database, "shop")
     with pytest.raises(InvalidRequest, match="BINDINGS_SCOPE"):
         register_scope(database, "other")
 
 
-def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> None:
+def test_replicas_that_start_together_agree_on_one_scope(database_url: str) -> None:
     replicas = [Database(database_url) for _ in range(8)]
     together = threading.Barrier(8)
     refused: list[int] = []
@@ -297,7 +295,7 @@ def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> No
         replica.close()
 
 
-def test_a_database_without_schema_is_refused_with_the_command_that_helps(empty_database_url: str) -> None:
+def test_database_without_schema_is_rejected_with_the_upgrade_command(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     assert database.revision() is None
     with pytest.raises(SchemaOutOfDate, match="bindings db upgrade"):
@@ -305,7 +303,7 @@ def test_a_database_without_schema_is_refused_with_the_command_that_helps(empty_
     database.close()
 
 
-def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
+def test_slot_of_a_job_is_claimed_by_exactly_one_replica(database_url: str) -> None:
     replicas = [Database(database_url, read_clock=_noon) for _ in range(6)]
     together = threading.Barrier(6)
     taken: list[int | None] = []
@@ -326,7 +324,7 @@ def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
         replica.close()
 
 
-def test_no_more_than_a_hundred_slots_of_a_task_stay(database_url: str) -> None:
+def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> None:
     at = [_noon()]
     database = Database(database_url, read_clock=lambda: at[0])
     for _ in range(105):

@@ -37,7 +37,7 @@ def read_on(service: BindingService, after: str | None, limit: int = 200) -> tup
         found += page.data
 
 
-def test_the_feed_gives_every_event_once_in_the_order_of_each_binding(world: World) -> None:
+def test_feed_returns_every_event_once_and_in_order_per_binding(world: World) -> None:
     for a, b in ((A, B), (C, D), (E, F)):
         world.service.unbind(world.bind(a, b).id)
     feed_has_caught_up(world.service)
@@ -50,7 +50,7 @@ def test_the_feed_gives_every_event_once_in_the_order_of_each_binding(world: Wor
     assert read_on(world.service, end) == ([], end)
 
 
-def test_an_empty_feed_has_a_cursor_that_works_later(world: World) -> None:
+def test_cursor_of_an_empty_feed_returns_later_events(world: World) -> None:
     page = world.service.events()
     assert (page.data, page.next_cursor) == ((), "0-0")
     made = world.bind()
@@ -58,7 +58,7 @@ def test_an_empty_feed_has_a_cursor_that_works_later(world: World) -> None:
     assert [event.binding_id for event in read_on(world.service, page.next_cursor)[0]] == [made.id] * 2
 
 
-def test_every_cursor_resumes_exactly_behind_its_event(world: World) -> None:
+def test_cursor_of_an_event_resumes_after_that_event(world: World) -> None:
     world.service.unbind(world.bind().id)
     feed_has_caught_up(world.service)
     found, _ = read_on(world.service, None)
@@ -87,7 +87,7 @@ def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]
 
 
 @pytest.mark.postgres
-def test_the_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
+def test_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
     database = service.runtime.database
     early = reserved(database, request(A, B))
@@ -105,7 +105,7 @@ def test_the_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, c
 
 
 @pytest.mark.postgres
-def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
+def test_events_of_a_binding_keep_order_if_the_older_transaction_writes_second(
     postgres_url: str, clock: Clock
 ) -> None:
     """A transaction that took its number first may write to a binding last."""
@@ -137,9 +137,7 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
     service.close()
 
 
-def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
-    database_url: str, clock: Clock
-) -> None:
+def test_feed_reader_concurrent_with_writers_sees_every_event_in_order(database_url: str, clock: Clock) -> None:
     service = service_at(database_url, clock, "http://127.0.0.1:1")
     database, seed = service.runtime.database, random.randrange(10**6)
     print("seed", seed)  # noqa: T201 -- a failure can be repeated
@@ -184,7 +182,7 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
     service.close()
 
 
-def test_an_event_says_who_did_it_and_for_which_request(world: World) -> None:
+def test_event_records_actor_and_request_id(world: World) -> None:
     made = world.bind()
     world.service.as_caller(actor="dispatcher", request_id="req-7").unbind(made.id, reason="trip ended")
     wished, ended = world.service.history(made.id)[2:]

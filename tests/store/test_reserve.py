@@ -79,7 +79,7 @@ def kinds(database: Database, binding: Binding) -> list[EventKind]:
     return [event.kind for event in database.read(events.history, binding.id)]
 
 
-def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(database: Database) -> None:
+def test_I3_intent_is_committed_with_all_its_deadlines(database: Database) -> None:
     intent = reserved(database, request())
     assert intent.state is State.PENDING
     assert intent.requested_at == NOON
@@ -91,7 +91,7 @@ def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(databa
     assert database.read(bindings.find, intent.id) == intent
 
 
-def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> None:
+def test_conflict_names_the_holder_and_writes_nothing(database: Database) -> None:
     intent = reserved(database, request(reference="order-42"))
     found = reserve(database, request(C, B))
     assert isinstance(found, reserving.Conflict)
@@ -109,7 +109,7 @@ def _final(database: Database) -> list[Any]:
     return database.read(events.feed, after=(0, 0), limit=200)
 
 
-def test_of_several_holders_the_one_that_holds_longest_is_named(database: Database, clock: Clock) -> None:
+def test_conflict_with_several_holders_names_the_longest(database: Database, clock: Clock) -> None:
     reserved(database, request(A, C))
     clock.advance(1)
     later = reserved(database, request(B, D))
@@ -118,12 +118,12 @@ def test_of_several_holders_the_one_that_holds_longest_is_named(database: Databa
     assert found.holder.id == later.id
 
 
-def test_another_scope_is_another_world(database: Database) -> None:
+def test_bindings_of_different_scopes_do_not_conflict(database: Database) -> None:
     reserved(database, request())
     assert isinstance(reserve(database, request(), terms=replace(TERMS, scope="x")), reserving.Reserved)
 
 
-def test_I3_a_first_transaction_that_is_run_again_finds_its_own_row(database: Database) -> None:
+def test_I3_repeated_reserve_finds_the_row_of_its_first_attempt(database: Database) -> None:
     """A COMMIT whose reply was lost may have committed: the repeat has the same id and must not insert twice."""
     name = str(uuid7())
     asked = request(idempotency_key="k")
@@ -139,7 +139,7 @@ def test_I3_a_first_transaction_that_is_run_again_finds_its_own_row(database: Da
     assert kinds(database, second.binding) == [EventKind.REQUESTED]
 
 
-def test_I3_a_repeat_whose_first_try_did_not_commit_inserts(database: Database) -> None:
+def test_I3_repeated_reserve_inserts_if_the_first_attempt_did_not_commit(database: Database) -> None:
     def again(tx: Any) -> Any:
         tx.attempt = 2
         return reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
@@ -147,7 +147,7 @@ def test_I3_a_repeat_whose_first_try_did_not_commit_inserts(database: Database) 
     assert isinstance(database.write(again), reserving.Reserved)
 
 
-def test_I8_a_key_is_replayed_before_its_own_hold_can_refuse_it(database: Database) -> None:
+def test_I8_used_key_is_replayed_although_its_binding_holds_the_phones(database: Database) -> None:
     intent = reserved(database, request(idempotency_key="k"))
     assert reserve(database, request(idempotency_key="k")) == reserving.Replayed(binding=intent, same=True)
 
@@ -163,19 +163,19 @@ def test_I8_a_key_is_replayed_before_its_own_hold_can_refuse_it(database: Databa
         {"phone_a": Phone(B), "phone_b": Phone(A)},
     ],
 )
-def test_any_other_request_with_the_key_is_not_the_same(database: Database, other: dict[str, Any]) -> None:
+def test_different_request_with_the_same_key_is_not_the_same(database: Database, other: dict[str, Any]) -> None:
     reserved(database, request(idempotency_key="k"))
     found = reserve(database, request(idempotency_key="k", **other))
     assert isinstance(found, reserving.Replayed)
     assert not found.same
 
 
-def test_a_key_belongs_to_an_application(database: Database) -> None:
+def test_same_key_of_another_application_is_independent(database: Database) -> None:
     reserved(database, request(idempotency_key="k"))
     assert isinstance(reserve(database, request(C, D, idempotency_key="k", app_id="other")), reserving.Reserved)
 
 
-def test_I1_two_that_cross_each_other_never_both_pass_and_never_deadlock(database_url: str) -> None:
+def test_I1_of_crossing_binds_exactly_one_passes_without_deadlock(database_url: str) -> None:
     """A/B and B/A from both ends at once, on two processes' worth of connections."""
     replicas = Database(database_url), Database(database_url)
     won: list[int] = []
@@ -212,7 +212,7 @@ def fail(database: Database, binding: Binding, reason: str = Reason.NEVER_SENT) 
 
 
 @pytest.mark.postgres
-def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_url: str) -> None:
+def test_I1_conflict_check_sees_commits_made_during_the_lock_wait(postgres_url: str) -> None:
     """The check is a statement after the lock's: a statement's snapshot is older than what it waits for."""
     first, second = Database(postgres_url), Database(postgres_url)
     holding, go_on = threading.Event(), threading.Event()
@@ -251,7 +251,7 @@ def _wait_for_lock(database: Database) -> None:
 
 
 @pytest.mark.postgres
-def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: str) -> None:
+def test_lock_not_free_within_the_send_window_raises_busy(postgres_url: str) -> None:
     from bindings.errors import Busy
 
     first, second = Database(postgres_url), Database(postgres_url)
@@ -275,7 +275,7 @@ def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: 
     second.close()
 
 
-def test_I4_a_clear_success_lowers_held_until_and_nothing_else_does(database: Database) -> None:
+def test_I4_only_a_definite_success_lowers_held_until(database: Database) -> None:
     intent = reserved(database, request())
     unclear = database.write(
         lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
@@ -286,7 +286,7 @@ def test_I4_a_clear_success_lowers_held_until_and_nothing_else_does(database: Da
     assert late.held_until < intent.held_until
 
 
-def test_I4_a_failed_binding_frees_its_phones_at_once(database: Database) -> None:
+def test_I4_failed_binding_releases_its_phones_immediately(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent)
     assert (failed.state, failed.held_until, failed.ended_at) == (State.FAILED, NOON, NOON)
@@ -311,7 +311,7 @@ def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, h
     assert len(kinds(database, intent)) == 2
 
 
-def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Database) -> None:
+def test_I5_late_failure_or_unknown_outcome_changes_no_active_binding(database: Database) -> None:
     intent = reserved(database, request())
     active = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     for how in ("failed", "unclear"):
@@ -320,7 +320,7 @@ def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Databa
     assert not database.read(holds.live, "default", NOON)
 
 
-def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: Database) -> None:
+def test_I2_success_for_a_failed_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent, Reason.ABSENT)
     after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
@@ -337,7 +337,7 @@ def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: D
     assert found.holder.foreign
 
 
-def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
+def test_I2_repeated_late_success_writes_one_event(database: Database) -> None:
     intent = reserved(database, request())
     fail(database, intent)
     for _ in range(2):
@@ -345,7 +345,7 @@ def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
     assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
 
 
-def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) -> None:
+def test_I2_second_success_for_an_active_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     database.write(lambda tx: settle.settle_success(tx, intent.id, success("1002"), CALLER))
     after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("1003"), CALLER))
@@ -353,7 +353,7 @@ def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) ->
     assert kinds(database, intent)[-1] is EventKind.LATE_SUCCESS
 
 
-def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, clock: Clock) -> None:
+def test_repeated_refusals_double_the_hold_up_to_an_hour(database: Database, clock: Clock) -> None:
     seconds = []
     for _ in range(8):
         intent = reserved(database, request())
@@ -371,7 +371,7 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
 
 
 @pytest.mark.parametrize(("policy", "explained"), [(Policy.STRICT, True), (Policy.LITERAL, False)])
-def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
+def test_refusal_explained_by_our_binding_is_recorded_without_a_hold(
     database: Database, policy: Policy, explained: bool
 ) -> None:
     own = reserved(database, request(A, C, Mode.AXXB))
@@ -387,7 +387,7 @@ def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
     assert {hold.phone.digits for hold in held} == (set() if explained else {A, B})
 
 
-def test_a_hold_is_never_shortened(database: Database) -> None:
+def test_hold_is_never_shortened(database: Database) -> None:
     def orphan(tx: Any, seconds: int) -> bool:
         return holds.hold_orphan(
             tx,

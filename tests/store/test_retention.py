@@ -91,7 +91,7 @@ def years(own_database_url: str) -> Iterator[Years]:
     years.service.close()
 
 
-def test_without_the_setting_everything_is_kept(own_database_url: str) -> None:
+def test_retention_without_the_setting_keeps_everything(own_database_url: str) -> None:
     years = Years(own_database_url)
     made = years.months(3)
     years.later(4_000)
@@ -102,7 +102,7 @@ def test_without_the_setting_everything_is_kept(own_database_url: str) -> None:
     years.service.close()
 
 
-def test_what_was_over_for_long_enough_goes_with_its_events_and_a_dry_run_says_so_first(years: Years) -> None:
+def test_old_bindings_and_events_are_deleted_as_the_dry_run_counted(years: Years) -> None:
     first, second = years.ended(), years.ended()
     years.turn_of_the_month()
     third = years.ended()
@@ -120,7 +120,7 @@ def test_what_was_over_for_long_enough_goes_with_its_events_and_a_dry_run_says_s
     assert (again.bindings, again.events, again.finished) == (0, 0, True)
 
 
-def test_what_is_open_or_may_be_held_stays_and_so_do_its_events(years: Years) -> None:
+def test_open_binding_and_its_events_are_kept(years: Years) -> None:
     stuck, over = years.open(), years.ended()
     for _ in range(3):
         years.turn_of_the_month()
@@ -144,9 +144,7 @@ def test_what_is_open_or_may_be_held_stays_and_so_do_its_events(years: Years) ->
         "UPDATE bindings SET version = version - 1",
     ],
 )
-def test_I5_the_database_itself_keeps_what_is_open_or_young_and_lets_nothing_go_back(
-    years: Years, forbidden: str
-) -> None:
+def test_I5_triggers_reject_early_deletes_and_backward_changes(years: Years, forbidden: str) -> None:
     years.open()
     years.ended()
     years.retain()
@@ -157,7 +155,7 @@ def test_I5_the_database_itself_keeps_what_is_open_or_young_and_lets_nothing_go_
         connection.execute(text(forbidden))
 
 
-def test_a_younger_event_outlives_its_binding_and_history_says_that_it_is_not_known(years: Years) -> None:
+def test_younger_event_outlives_its_binding_and_history_is_not_found(years: Years) -> None:
     binding = years.ended()
     years.later(20)
     years.service.reveal([binding.id], reason="asked by the police")
@@ -169,7 +167,7 @@ def test_a_younger_event_outlives_its_binding_and_history_says_that_it_is_not_kn
     assert EventKind.REVEALED in [event.kind for event in years.service.export_events()]
 
 
-def test_I8_a_key_is_free_again_once_its_binding_is_gone(years: Years) -> None:
+def test_I8_key_is_free_again_after_its_binding_is_deleted(years: Years) -> None:
     asked = request("9100000001", "915500000001", idempotency_key="order-1")
     fail(years.database, reserved(years.database, asked))
     years.later(KEEP_DAYS - 1)
@@ -179,7 +177,7 @@ def test_I8_a_key_is_free_again_once_its_binding_is_gone(years: Years) -> None:
     assert reserved(years.database, asked).state is State.PENDING
 
 
-def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_reads_on(years: Years) -> None:
+def test_cursor_before_deleted_events_is_rejected_and_a_later_one_continues(years: Years) -> None:
     years.ended()
     years.turn_of_the_month()
     years.ended()
@@ -197,7 +195,7 @@ def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_read
     assert read_on(years.service, last.cursor)[0] == kept
 
 
-def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(years: Years) -> None:
+def test_holds_and_deliveries_are_deleted_and_unsent_events_are_kept(years: Years) -> None:
     hook = years.service.webhooks.add(url="https://example.org/hook").webhook
     late = years.ended()
     years.database.write(lambda tx: holds.hold_late_success(tx, late, success()))
@@ -213,7 +211,7 @@ def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(
 
 
 @pytest.mark.postgres
-def test_a_big_month_is_looked_at_in_stretches_and_one_with_a_young_event_stays(
+def test_big_partition_is_read_in_stretches_and_kept_if_it_has_a_young_event(
     years: Years, database_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if database_kind == "sqlite":
@@ -240,9 +238,7 @@ def test_a_big_month_is_looked_at_in_stretches_and_one_with_a_young_event_stays(
 
 
 @pytest.mark.postgres
-def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_ends_it(
-    years: Years, database_kind: str
-) -> None:
+def test_drop_waits_for_a_vacuum_longer_than_the_deadlock_timeout(years: Years, database_kind: str) -> None:
     """The lock of a VACUUM stands in for it."""
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
@@ -268,7 +264,7 @@ def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_end
 
 
 @pytest.mark.postgres
-def test_a_month_that_could_not_be_begun_is_not_a_pass_that_is_through(years: Years, database_kind: str) -> None:
+def test_retention_is_unfinished_if_a_partition_could_not_be_started(years: Years, database_kind: str) -> None:
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
     years.ended()
@@ -281,9 +277,7 @@ def test_a_month_that_could_not_be_begun_is_not_a_pass_that_is_through(years: Ye
 
 
 @pytest.mark.postgres
-def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
-    years: Years, database_kind: str
-) -> None:
+def test_month_with_events_starts_a_partition_and_an_empty_month_none(years: Years, database_kind: str) -> None:
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
     years.months(3)
@@ -331,9 +325,7 @@ def _follow(service: BindingService, done: threading.Event, into: list[Event]) -
 
 
 @pytest.mark.postgres
-def test_writers_sweepers_and_readers_go_on_while_months_begin_and_are_dropped(
-    postgres_server: Server, postgres_template: str
-) -> None:
+def test_partition_changes_block_no_writer_job_or_reader(postgres_server: Server, postgres_template: str) -> None:
     """Nobody waits for a lock for a second, and a reader who follows sees every event once and in order."""
     url = postgres_server.create(template=postgres_template)
     years = Years(url, retention_days=7)

@@ -40,7 +40,7 @@ def grants() -> str:
     return found[1]
 
 
-def test_the_grants_name_every_table_once() -> None:
+def test_grants_name_every_table_once() -> None:
     lists = re.findall(r"\sON\s+([a-z_, ]+?)\s+TO ", grants())
     named = [table for names in lists for table in names.split(", ")]
     assert sorted(named) == sorted([*metadata.tables, OF_ALEMBIC])
@@ -71,7 +71,7 @@ def database_url(postgres_url: str) -> Iterator[str]:
         yield url
 
 
-def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(world: World) -> None:
+def test_granted_rights_suffice_for_the_service_and_its_jobs(world: World) -> None:
     service = world.service
     world.bind(expire_s=600, warn_s=60)
     with pytest.raises(errors.PhoneInUse):
@@ -124,6 +124,6 @@ def _deliver(service: BindingService) -> None:
 @pytest.mark.parametrize(
     "forbidden", ["DELETE FROM bindings", "UPDATE events SET actor = 'x'", "DROP TABLE holds"]
 )
-def test_what_happened_stays_beyond_their_reach(world: World, forbidden: str) -> None:
+def test_granted_rights_do_not_allow_changing_the_history(world: World, forbidden: str) -> None:
     with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
         world.database.write(lambda tx: tx.connection.execute(text(forbidden)))

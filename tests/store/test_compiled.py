@@ -1,8 +1,8 @@
-"""A hot statement answers as SQLAlchemy does, and fails as SQLAlchemy does, on both databases."""
+"""Compiled statements return the rows and raise the errors of SQLAlchemy, on both databases."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import psycopg
@@ -22,6 +22,8 @@ from tests.service.harness import APP, KEY, SECRET
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Connection
+
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from tests.service.harness import World
@@ -36,7 +38,7 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-def asked(service: BindingService, number: str) -> list[object]:
+def lookups_of(service: BindingService, number: str) -> list[object]:
     return [
         service.lookup(phone=PHONE_A),
         service.lookup(middle_number=number),
@@ -44,22 +46,25 @@ def asked(service: BindingService, number: str) -> list[object]:
     ]
 
 
-def test_it_gives_what_sqlalchemy_gives(world: World) -> None:
-    """On the clock of a test; the next test runs on the database's own."""
-    made = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
-    hot = asked(world.service, str(made.middle_number_a))
-    with mock.patch.object(
-        CompiledStatement, "fetch_all", lambda hot, connection, values: connection.execute(hot._statement, values)
-    ):
-        plain = asked(world.service, str(made.middle_number_a))
-    assert hot == plain == [[made]] * 3
+def test_compiled_lookups_return_what_sqlalchemy_returns(world: World) -> None:
+    """With a test's clock; the next test uses the database's own."""
+    binding = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
+    number = str(binding.middle_number_a)
+    compiled = lookups_of(world.service, number)
+    with mock.patch.object(CompiledStatement, "fetch_all", _by_sqlalchemy):
+        by_sqlalchemy = lookups_of(world.service, number)
+    assert compiled == by_sqlalchemy == [[binding]] * 3
     world.clock.advance(100_000)
-    assert asked(world.service, str(made.middle_number_a)) == [[]] * 3
+    assert lookups_of(world.service, number) == [[]] * 3
 
 
-def test_a_connection_that_was_lost_meanwhile_costs_no_answer(service: BindingService, database_kind: str) -> None:
-    made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
-    assert service.lookup(phone=PHONE_A) == [made]
+def _by_sqlalchemy(statement: CompiledStatement, connection: Connection, values: Any) -> Any:
+    return connection.execute(statement._statement, values).all()
+
+
+def test_lookup_after_a_lost_connection_is_retried(service: BindingService, database_kind: str) -> None:
+    binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+    assert service.lookup(phone=PHONE_A) == [binding]
     if database_kind == "postgresql":
         url = service.settings.database_url.get_secret_value()
         with psycopg.connect(url, autocommit=True) as admin:
@@ -67,58 +72,56 @@ def test_a_connection_that_was_lost_meanwhile_costs_no_answer(service: BindingSe
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-    assert service.lookup(phone=PHONE_A) == [made]
+    assert service.lookup(phone=PHONE_A) == [binding]
     assert service.runtime.database.connections_in_use() == 0
 
 
-def test_a_mistake_is_told_in_sqlalchemys_words(database: Database) -> None:
-    wrong = CompiledStatement(select(literal_column("no_such_column")).select_from(bindings))
+def test_invalid_statement_raises_the_error_of_sqlalchemy(database: Database) -> None:
+    invalid = CompiledStatement(select(literal_column("no_such_column")).select_from(bindings))
     for _ in range(2):
         with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
-            database.read(wrong.fetch_all, {})
+            database.read(invalid.fetch_all, {})
     assert database.connections_in_use() == 0
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("pools", [False, True], ids=["direct", "behind a pooler"])
-def test_the_server_plans_once_but_for_a_pooler_whose_servers_take_turns(
-    postgres_url: str, *, pools: bool
-) -> None:
+def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str, *, pools: bool) -> None:
     with CommitProxy(f"{postgres_url}?sslmode=disable", pools=pools) as proxy:
         database = Database(proxy.url)
         lookups = Lookups(database.now)
         for _ in range(3):
             assert database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A)) == []
-        seen = "SELECT count(*) FROM pg_prepared_statements"
-        assert database.read(lambda found: found.execute(text(seen)).scalar()) == (0 if pools else 1)
+        prepared = text("SELECT count(*) FROM pg_prepared_statements")
+        assert database.read(lambda connection: connection.execute(prepared).scalar()) == (0 if pools else 1)
         database.close()
 
 
 @pytest.mark.postgres
-def test_a_column_that_got_another_type_meanwhile_costs_no_answer(postgres_url: str) -> None:
-    """Its plans are those of before; on a connection that only reads nothing else would end them."""
+def test_lookup_after_a_column_changed_its_type_is_retried(postgres_url: str) -> None:
+    """The prepared plans are out of date; on a connection that only reads, nothing else replaces them."""
     database = Database(postgres_url)
     lookups = Lookups(database.now)
 
-    def asked() -> list[Binding]:
+    def look_up() -> list[Binding]:
         return database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A))
 
-    assert asked() == []
+    assert look_up() == []
     with psycopg.connect(postgres_url, autocommit=True) as migration:
         migration.execute("ALTER TABLE bindings ALTER reference TYPE text")
         try:
-            assert asked() == []
+            assert look_up() == []
         finally:
             migration.execute("ALTER TABLE bindings ALTER reference TYPE varchar(255)")
-    assert asked() == []
+    assert look_up() == []
     database.close()
 
 
 @pytest.mark.postgres
-def test_a_yes_is_recorded_beside_lookups_that_have_every_connection_of_theirs(
+def test_success_is_recorded_while_lookups_use_all_their_connections(
     postgres_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the other way round: they are the pools of two engines."""
+    """And lookups run while a write uses its only connection: they are the pools of two engines."""
     monkeypatch.setitem(engine.POOL, "pool_size", 1)
     monkeypatch.setitem(engine.POOL, "max_overflow", 0)
     with BindingService.open(
@@ -128,8 +131,8 @@ def test_a_yes_is_recorded_beside_lookups_that_have_every_connection_of_theirs(
         provider_api_secret=SECRET,
         provider_app_id=APP,
     ) as service:
-        asking = service.runtime.database._reader.connect()
-        made = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
-        asking.close()
+        reader = service.runtime.database._reader.connect()
+        binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+        reader.close()
         with service.runtime.database._engine.connect():
-            assert service.lookup(phone=PHONE_A) == [made]
+            assert service.lookup(phone=PHONE_A) == [binding]
