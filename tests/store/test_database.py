@@ -37,29 +37,29 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-def written(database: Database) -> int:
+def event_count(database: Database) -> int:
     return database.read(
         lambda connection: connection.execute(select(func.count()).select_from(events_table)).scalar_one()
     )
 
 
-def note(tx: Transaction) -> None:
+def write_event(tx: Transaction) -> None:
     events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})
 
 
 def test_committed_write_is_visible_to_the_next_read(database: Database) -> None:
-    database.write(note)
-    assert written(database) == 1
+    database.write(write_event)
+    assert event_count(database) == 1
 
 
 def test_write_that_raises_is_rolled_back(database: Database) -> None:
     def work(tx: Transaction) -> None:
-        note(tx)
+        write_event(tx)
         raise LookupError("on purpose")
 
     with pytest.raises(LookupError):
         database.write(work)
-    assert written(database) == 0
+    assert event_count(database) == 0
 
 
 def test_lost_connection_repeats_the_whole_work(database: Database) -> None:
@@ -67,19 +67,19 @@ def test_lost_connection_repeats_the_whole_work(database: Database) -> None:
 
     def work(tx: Transaction) -> int:
         attempts.append(tx.attempt)
-        note(tx)
+        write_event(tx)
         if tx.attempt < 3:
-            raise _lost(database)
+            raise _connection_lost(database)
         return tx.attempt
 
     assert database.write(work) == 3
     assert attempts == [1, 2, 3]
-    assert written(database) == 1
+    assert event_count(database) == 1
 
 
 def test_connection_lost_for_the_whole_budget_raises_busy(database: Database) -> None:
     def work(_: Transaction) -> None:
-        raise _lost(database)
+        raise _connection_lost(database)
 
     with pytest.raises(Busy) as busy:
         database.write(work, budget_s=0.2)
@@ -98,13 +98,13 @@ def test_permanent_error_is_not_retried(database: Database) -> None:
     assert attempts == [1]
 
 
-def _lost(database: Database) -> exc.OperationalError:
+def _connection_lost(database: Database) -> exc.OperationalError:
     kind = database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
     return exc.OperationalError("statement", {}, kind("connection lost"))
 
 
 def test_database_error_text_contains_no_bound_value(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor by way of PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain."""
+    """Nor PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain of errors."""
     values = {
         "id": "0190b5a0-0000-7000-8000-000000000001",
         "scope": "s",
@@ -115,11 +115,11 @@ def test_database_error_text_contains_no_bound_value(database: Database, caplog:
         "strikes": 0,
         "created_at": _noon(),
     }
-    with pytest.raises(ConstraintViolated) as refused:
+    with pytest.raises(ConstraintViolated) as violation:
         database.write(lambda tx: tx.connection.execute(insert(holds_table).values(**values)))
-    whole = "".join(traceback.format_exception(refused.value)) + caplog.text
-    assert "9188067701" not in whole
-    assert "why" in refused.value.constraint
+    output = "".join(traceback.format_exception(violation.value)) + caplog.text
+    assert "9188067701" not in output
+    assert "why" in violation.value.constraint
 
 
 def _phone() -> Any:
@@ -161,12 +161,12 @@ def test_stored_instant_is_returned_unchanged_and_sorts_by_time(database: Databa
             text("DELETE FROM passes"),
         )
         insert_pass(tx, instant)
-        found = job_runs.last_finished(tx.connection, "t")
+        last_finished = job_runs.last_finished(tx.connection, "t")
         before = tx.connection.execute(select(func.count()).where(passes_table.c.finished_at < later)).scalar_one()
-        return found, before
+        return last_finished, before
 
-    found, before = database.write(work)
-    assert found == instant
+    last_finished, before = database.write(work)
+    assert last_finished == instant
     assert before == (instant < later)
 
 
@@ -194,7 +194,7 @@ def test_sqlite_clock_is_constant_within_a_transaction(sqlite_url: str) -> None:
 def test_sqlite_clock_is_read_after_the_write_lock_is_acquired(sqlite_url: str) -> None:
     database, other = Database(sqlite_url), Database(sqlite_url)
     holding, go_on = threading.Event(), threading.Event()
-    seen: list[datetime] = []
+    instants: list[datetime] = []
 
     def hold(tx: Transaction) -> None:
         holding.set()
@@ -203,14 +203,14 @@ def test_sqlite_clock_is_read_after_the_write_lock_is_acquired(sqlite_url: str) 
     holder = threading.Thread(target=lambda: database.write(hold), daemon=True)
     holder.start()
     assert holding.wait(10)
-    waiter = threading.Thread(target=lambda: seen.append(other.write(lambda tx: tx.instant())), daemon=True)
+    waiter = threading.Thread(target=lambda: instants.append(other.write(lambda tx: tx.instant())), daemon=True)
     waiter.start()
     waiter.join(0.1)
     released = datetime.now(UTC)
     go_on.set()
     holder.join(10)
     waiter.join(10)
-    assert seen[0] >= released
+    assert instants[0] >= released
     database.close()
     other.close()
 
@@ -227,13 +227,13 @@ def test_every_sqlite_connection_sets_the_pragmas(sqlite_url: str) -> None:
     for autocommit in (False, True):
         engine = make_engine(sqlite_url, autocommit=autocommit)
         with engine.connect() as connection:
-            found = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in expected}
-        assert found == expected
+            pragmas = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in expected}
+        assert pragmas == expected
         engine.dispose()
 
 
 def test_sqlite_transaction_takes_the_write_lock_when_it_begins(sqlite_url: str) -> None:
-    """BEGIN IMMEDIATE: with the default mode both would read, and one of two updates would be lost."""
+    """BEGIN IMMEDIATE: in the default mode both transactions could read, and one of two updates would be lost."""
     first, second = make_engine(sqlite_url), make_engine(sqlite_url)
     with first.begin():
         raw = second.raw_connection()
@@ -248,10 +248,10 @@ def test_sqlite_transaction_takes_the_write_lock_when_it_begins(sqlite_url: str)
 def test_autocommit_write_is_durable(database_url: str) -> None:
     engine = make_engine(database_url, autocommit=True)
     with engine.connect() as connection:
-        connection.execute(account.insert().values(id=1, scope="kept"))
+        connection.execute(account.insert().values(id=1, scope="shop"))
     later = make_engine(database_url)
     with later.connect() as connection:
-        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+        assert connection.execute(select(account.c.scope)).scalar() == "shop"
     engine.dispose()
     later.dispose()
 
@@ -259,9 +259,9 @@ def test_autocommit_write_is_durable(database_url: str) -> None:
 def test_write_on_a_connection_switched_to_autocommit_is_durable(database_url: str) -> None:
     engine = make_engine(database_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(account.insert().values(id=1, scope="kept"))
+        connection.execute(account.insert().values(id=1, scope="shop"))
     with engine.connect() as connection:
-        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+        assert connection.execute(select(account.c.scope)).scalar() == "shop"
     engine.dispose()
 
 
@@ -306,19 +306,19 @@ def test_database_without_schema_is_rejected_with_the_upgrade_command(empty_data
 def test_slot_of_a_job_is_claimed_by_exactly_one_replica(database_url: str) -> None:
     replicas = [Database(database_url, read_clock=_noon) for _ in range(6)]
     together = threading.Barrier(6)
-    taken: list[int | None] = []
+    claimed: list[int | None] = []
 
     def run(replica: Database) -> None:
         together.wait(10)
-        taken.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
+        claimed.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
 
     threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert len([slot for slot in taken if slot is not None]) == 1
-    replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, taken)), {"scans": 1}))
+    assert len([slot for slot in claimed if slot is not None]) == 1
+    replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, claimed)), {"scans": 1}))
     assert replicas[0].read(job_runs.last_finished, "reconcile") == _noon()
     for replica in replicas:
         replica.close()

@@ -1,4 +1,4 @@
-"""A role with the rights that docs/how-to/use-postgresql.md grants can do the service's work, and no more."""
+"""The rights that docs/how-to/use-postgresql.md grants suffice for the service, and allow nothing else."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-postgresql.md"
-OF_ALEMBIC = "alembic_version"
+ALEMBIC_TABLE = "alembic_version"
 
 
 def grants() -> str:
-    found = re.search(r"^```sql\n(GRANT.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    block = re.search(r"^```sql\n(GRANT.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return block[1]
 
 
 def test_grants_name_every_table_once() -> None:
     lists = re.findall(r"\sON\s+([a-z_, ]+?)\s+TO ", grants())
-    named = [table for names in lists for table in names.split(", ")]
-    assert sorted(named) == sorted([*metadata.tables, OF_ALEMBIC])
+    tables = [table for names in lists for table in names.split(", ")]
+    assert sorted(tables) == sorted([*metadata.tables, ALEMBIC_TABLE])
 
 
 @contextmanager
 def restricted(url: str) -> Iterator[str]:
-    """The address of a database for a role of its own that has what the page grants."""
+    """Create a role with the grants of the page, and provide the URL of the database with that role."""
     name = f"bindings_test_role_{os.getpid()}"
     role = sql.Identifier(name)
     with psycopg.connect(url, autocommit=True) as owner:
