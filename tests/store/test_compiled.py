@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import psycopg
 import pytest
+import sqlalchemy
 from sqlalchemy import exc, literal_column, select, text
 
+from bindings.domain.binding import Binding, Mode, State
 from bindings.domain.phone import Phone
 from bindings.service import BindingService
 from bindings.store import engine
+from bindings.store.bindings import FIELDS, to_binding
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.queries import Lookups, lookup
@@ -20,11 +25,10 @@ from tests.faults.proxy import CommitProxy
 from tests.service.harness import APP, KEY, SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
-    from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from tests.service.harness import World
 
@@ -136,3 +140,50 @@ def test_success_is_recorded_while_lookups_use_all_their_connections(
         reader.close()
         with service.runtime.database._engine.connect():
             assert service.lookup(phone=PHONE_A) == [binding]
+
+
+def test_compiled_statement_makes_less_than_half_of_the_calls_of_sqlalchemy(database: Database) -> None:
+    """If a release of SQLAlchemy fails this, `bindings.store.compiled` may no longer be worth its code."""
+    statement = Lookups(database.now).by_phone
+    values = {"phone": Phone(PHONE_A)}
+    with database._reader.connect() as connection:
+        compiled = _calls(lambda: statement.fetch_all(connection, values))
+        by_sqlalchemy = _calls(lambda: _by_sqlalchemy(statement, connection, values))
+    assert compiled < by_sqlalchemy / 2
+
+
+def _calls(run: Callable[[], object]) -> int:
+    """Return how many functions a call of `run` enters, once the caches are filled."""
+    count = 0
+
+    def profile(_frame: object, kind: str, _argument: object) -> None:
+        nonlocal count
+        count += kind in ("call", "c_call")
+
+    run()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_private_error_handler_of_sqlalchemy_has_the_expected_parameters() -> None:
+    """`CompiledStatement` calls it: if a release renames or changes it, adapt `fetch_all` before the upgrade."""
+    handler = getattr(sqlalchemy.Connection, "_handle_dbapi_exception", None)
+    assert handler is not None, "SQLAlchemy has no Connection._handle_dbapi_exception any more"
+    parameters = list(inspect.signature(handler).parameters)
+    assert parameters[:6] == ["self", "e", "statement", "parameters", "cursor", "context"]
+
+
+@pytest.mark.parametrize("state", State)
+def test_to_binding_equals_the_constructor(state: State) -> None:
+    values: dict[str, Any] = {name: f"value of {name}" for name in FIELDS}
+    values |= {"mode": Mode.AXXB, "state": state}
+    row = [value.value if isinstance(value, Mode | State) else value for value in values.values()]
+    binding = to_binding(row)
+    assert binding == Binding(**values)
+    assert (binding.mode, binding.state) == (Mode.AXXB, state)
+    assert isinstance(binding.mode, Mode)
+    assert isinstance(binding.state, State)

@@ -415,7 +415,9 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
     try:
         service.runtime.database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
         event_row = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
-        service.runtime.database.write(lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000))
+        service.runtime.database.write(
+            lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000)
+        )
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         service.update_statistics()
         ways = explained(
@@ -432,7 +434,9 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
 
 def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url: str) -> None:
     """Each page reads an index as far as the page goes, the first page and later ones."""
-    service = BindingService(new_runtime(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER))
+    service = BindingService(
+        new_runtime(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER)
+    )
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     at = [noon - timedelta(minutes=number) for number in range(3_000)]
     reveal_row = {"sequence": 1, "kind": "revealed", "actor": "test", "detail": {"reason": "complaint"}}
