@@ -102,12 +102,12 @@ class ConstraintViolated(Exception):
 class Transaction:
     """One running write transaction.
 
-    `attempt` counts from 1; if it is higher, an earlier attempt may have committed. `began` is a reading of the
-    monotonic clock from before the deciding clock is read (on SQLite, from after the write lock was acquired).
+    `attempt` counts from 1; if it is higher, an earlier attempt may have committed. `started_at` is a reading of
+    the monotonic clock from before the deciding clock is read (on SQLite, from after the write lock was acquired).
     """
 
-    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int, began: float) -> None:
-        self.began = began
+    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int, started_at: float) -> None:
+        self.started_at = started_at
         self.connection = connection
         self.dialect = dialect
         self.attempt = attempt
@@ -313,7 +313,7 @@ class Database:
         return datetime.fromtimestamp(self._host_clock.wall(), UTC)
 
     def _new_transaction(self, connection: Connection, *, attempt: int) -> Transaction:
-        return Transaction(connection, self.dialect, attempt=attempt, began=self._host_clock.monotonic())
+        return Transaction(connection, self.dialect, attempt=attempt, started_at=self._host_clock.monotonic())
 
     @contextmanager
     def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:

@@ -110,7 +110,7 @@ class FullScanRequired:
     `lost`: this bind detected it, because the database lacks a version that this process knows to be committed.
     """
 
-    lost: bool
+    rollback_detected: bool
 
 
 def reserve(
@@ -120,7 +120,7 @@ def reserve(
     terms: BindLimits,
     caller: Caller,
     *,
-    known: CommittedVersion | None = None,
+    committed: CommittedVersion | None = None,
 ) -> Reserved | Replayed | Conflict | FullScanRequired:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
@@ -132,11 +132,11 @@ def reserve(
         [_lock_key(terms.scope, phone.key) for phone in phones],
         timeout_s=LOCK_TIMEOUT_S,
         reading=(account.SCAN_OWED_SINCE, rollback_detection.VERSION),
-        known_id=binding_id if known is None else known.id,
+        known_id=binding_id if committed is None else committed.id,
     )
-    if rollback_detection.was_rolled_back(tx, known, version):
+    if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx)
-        return FullScanRequired(lost=True)
+        return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
     current_holders = holders(tx.connection, request, terms, now)
@@ -147,7 +147,7 @@ def reserve(
     if (replayed := replay(tx.connection, request)) is not None:
         return replayed
     if not current_holders:
-        return FullScanRequired(lost=False)
+        return FullScanRequired(rollback_detected=False)
     return Conflict(holder=current_holders[0])
 
 

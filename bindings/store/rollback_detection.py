@@ -62,11 +62,11 @@ class RollbackDetector:
         self._newest = None
 
 
-def was_rolled_back(tx: Transaction, known: CommittedVersion | None, version: int | None) -> bool:
+def was_rolled_back(tx: Transaction, committed: CommittedVersion | None, version: int | None) -> bool:
     """Return True if a database in which the known binding has this `version` (None: it is missing) went back.
 
     False again when a required full scan that started after the binding was requested is complete.
     """
-    if known is None or (version is not None and version >= known.version):
+    if committed is None or (version is not None and version >= committed.version):
         return False
-    return not reports.full_scan_completed_since(tx.connection, since=known.at)
+    return not reports.full_scan_completed_since(tx.connection, since=committed.at)

@@ -50,7 +50,7 @@ def begin(tx: Transaction, digest: str, key_id: str) -> None:
     )
 
 
-def recognise(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
+def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
     """Return the key of a session and whether to record its use now, or None if either is not valid."""
     not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     statement = (
@@ -64,7 +64,7 @@ def recognise(connection: Connection, digest: str, now: ColumnElement[datetime])
     return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_EVERY
 
 
-def seen(tx: Transaction, digest: str) -> None:
+def record_use(tx: Transaction, digest: str) -> None:
     """Record that a session is in use, at most once a minute."""
     now = tx.instant()
     stale = sessions.c.seen_at < now - SEEN_EVERY
@@ -77,14 +77,14 @@ def end(tx: Transaction, digest: str) -> None:
     tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
 
 
-def forget(tx: Transaction) -> None:
+def delete_expired(tx: Transaction) -> None:
     """Delete expired sessions and searches. Safe to repeat."""
     now = tx.instant()
     for table in (searches, sessions):
         tx.connection.execute(delete(table).where(table.c.expires_at <= now))
 
 
-def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
+def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
     """Save a search for an hour. Safe to repeat with the same id."""
     values = {
         "id": search_id,
@@ -98,7 +98,7 @@ def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> Non
     tx.connection.execute(tx.dialect.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
 
 
-def recall(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
+def get_search(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
     """Return the search with this id, or None if it has another owner or has expired."""
     statement = select(*sql.columns(searches, Search)).where(
         searches.c.id == search_id, searches.c.owner == owner, searches.c.expires_at > now

@@ -139,9 +139,9 @@ def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, bec
     )
 
 
-def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, said: str) -> Binding:
+def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, message: str) -> Binding:
     """Record that the pool had no number left: the bind failed, and the pool is exhausted."""
-    detail = {"said": said}
+    detail = {"said": message}
     failed = settle_failed(tx, intent.id, caller, reason=Reason.NO_NUMBER, status=status, detail=detail)
     pools.record_exhausted(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
     return failed
@@ -193,7 +193,7 @@ def settle_unknown(
     *,
     reason: str,
     status: str | None,
-    said: str,
+    message: str,
     sent_at: datetime | None = None,
 ) -> Binding:
     """Record an unknown outcome. `held_until` stays: only a definite success lowers it (I4). Safe to repeat."""
@@ -203,7 +203,7 @@ def settle_unknown(
         EventKind.IN_DOUBT,
         caller,
         from_states=(State.PENDING,),
-        detail={"reason": reason, "status": status, "said": said, "sent_at": to_json_value(sent_at)},
+        detail={"reason": reason, "status": status, "said": message, "sent_at": to_json_value(sent_at)},
         state=State.IN_DOUBT,
         provider_status=status,
         reason=reason,

@@ -86,7 +86,7 @@ def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
     return 0, select(func.coalesce(func.max(events_table.c.position), 0)).scalar_subquery()
 
 
-def every(connection: Connection) -> list[Webhook]:
+def list_all(connection: Connection) -> list[Webhook]:
     """Return all webhooks, oldest first, with the disabled ones."""
     return [_to_webhook(row) for row in connection.execute(select(*_COLUMNS).order_by(webhooks.c.id))]
 
@@ -102,11 +102,11 @@ def enable(tx: Transaction, webhook_id: str) -> Webhook | None:
     return _update(tx, webhook_id, disabled_at=None, disabled_why=None)
 
 
-def disable(tx: Transaction, webhook_id: str, why: str) -> Webhook | None:
+def disable(tx: Transaction, webhook_id: str, cause: str) -> Webhook | None:
     """Disable a webhook from now on; return it, or None if it is unknown. The first call counts."""
     if tx.connection.execute(_enabled(webhook_id)).scalar() is None:
         return find(tx.connection, webhook_id)
-    return _update(tx, webhook_id, disabled_at=tx.instant(), disabled_why=why)
+    return _update(tx, webhook_id, disabled_at=tx.instant(), disabled_why=cause)
 
 
 def rotate(tx: Transaction, webhook_id: str, secret: str) -> Webhook | None:

@@ -282,7 +282,7 @@ def test_lock_not_free_within_the_send_window_raises_busy(postgres_url: str) -> 
 def test_I4_only_a_definite_success_lowers_held_until(database: Database) -> None:
     intent = reserved(database, request())
     in_doubt = database.write(
-        lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
+        lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", message="")
     )
     assert (in_doubt.state, in_doubt.held_until) == (State.IN_DOUBT, intent.held_until)
     late = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
@@ -301,7 +301,7 @@ SETTLERS: dict[str, Any] = {
     "success": lambda tx, name: settle.settle_success(tx, name, success(), CALLER),
     "failed": lambda tx, name: settle.settle_failed(tx, name, CALLER, reason="request", status="-22", detail={}),
     "unknown": lambda tx, name: settle.settle_unknown(
-        tx, name, CALLER, reason="no_clear_answer", status=None, said=""
+        tx, name, CALLER, reason="no_clear_answer", status=None, message=""
     ),
 }
 

@@ -115,7 +115,7 @@ def _deliver(service: BindingService) -> None:
     assert deliveries.fan_out(service, webhook_id)[0] == 1
     batch = deliveries.lease(service, webhook_id, limit=1)
     assert batch is not None
-    deliveries.record(service, [Result(delivery=batch.deliveries[0], status=200, error=None, again_s=None)])
+    deliveries.record(service, [Result(delivery=batch.deliveries[0], status=200, error=None, retry_s=None)])
     prune(service.runtime.database)
     hooks.rotate(webhook_id)
     hooks.remove(webhook_id)
