@@ -60,9 +60,7 @@ def _active(
 ) -> CompiledStatement:
     """Build the statement for bindings that are active now, newest first. One that matches twice comes once."""
     held = bindings.c.held_until > now
-    candidates = sql.materialized(
-        select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held), name="found"
-    )
+    candidates = sql.materialized(select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held))
     return CompiledStatement(
         select(*(candidates.c[name] for name in FIELDS))
         .where(
@@ -110,7 +108,7 @@ def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any
         held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
     )
     candidates = sql.materialized(
-        select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range), name="found"
+        select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range)
     )
     started = func.coalesce(candidates.c.sent_at, candidates.c.requested_at, type_=Instant)
     return select(*(candidates.c[name] for name in FIELDS)).where(started <= bindparam("until", type_=Instant))
@@ -173,7 +171,7 @@ def doubts(
         _is_unbinding(),
     )
     # MATERIALIZED: otherwise a planner may search the whole history, oldest first, for such rows.
-    candidates = sql.materialized(*(select(*COLUMNS).where(condition) for condition in conditions), name="found")
+    candidates = sql.materialized(*(select(*COLUMNS).where(condition) for condition in conditions))
     order = candidates.c.requested_at, candidates.c.id
     statement = select(candidates).order_by(*order).limit(limit)
     if after is not None:

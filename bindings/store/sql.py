@@ -47,9 +47,9 @@ def _position(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> C
     return tuple_(*position, types=[column.type for column in order])
 
 
-def materialized(*branches: Select[Any], name: str) -> CTE:
+def materialized(*branches: Select[Any]) -> CTE:
     """Return UNION ALL of the branches as a CTE that a planner may not merge into the outer query."""
-    return union_all(*branches).cte(name).prefix_with("MATERIALIZED")
+    return union_all(*branches).cte("candidates").prefix_with("MATERIALIZED")
 
 
 def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[bool]:
