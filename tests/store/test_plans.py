@@ -426,7 +426,7 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
             "tallies",
         )
         assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
-        ways = explained(service, service.tally, "events")
+        ways = explained(service, service.update_statistics, "events")
         assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
     finally:
         service.close()
