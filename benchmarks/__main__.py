@@ -116,7 +116,7 @@ def _server(arguments: argparse.Namespace) -> Iterator[Server | None]:
             own_server = servers.postgres(folder, *_memory())
             stack.callback(own_server.kill)
             own_server.start()
-            yield Server(url=own_server.url, found="the bench's own")
+            yield Server(url=own_server.url, origin="the bench's own")
             return
         server = find_postgres()
         if server is not None:

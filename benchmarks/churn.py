@@ -104,7 +104,7 @@ def measure(context: BenchContext) -> list[Result]:
     server = servers.postgres(folder, *SERVER_SETTINGS)
     server.start()
     try:
-        return _compare(Server(url=server.url, found="the bench's own"), context.sizes, folder / "log")
+        return _compare(Server(url=server.url, origin="the bench's own"), context.sizes, folder / "log")
     finally:
         server.kill()
 

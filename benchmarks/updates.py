@@ -76,7 +76,7 @@ def _deliver(service: BindingService, webhook_id: str) -> None:
             deliveries.record(
                 service,
                 [
-                    DeliveryResult(delivery=delivery, status=200, error=None, again_s=None)
+                    DeliveryResult(delivery=delivery, status=200, error=None, retry_s=None)
                     for delivery in batch.deliveries
                 ],
             )

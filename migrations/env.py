@@ -1,9 +1,9 @@
-"""How Alembic reaches the database: the address from Settings, one migrator at a time.
+"""The environment of Alembic: the database URL from Settings, one migration process at a time.
 
-On PostgreSQL a session advisory lock lets one migrator run while others wait, and lock and statement timeouts
-keep a migration from standing in the way of traffic. The others ask again and again and hold nothing meanwhile:
-CREATE INDEX CONCURRENTLY waits for every statement that runs, so a statement that waits for the migrator would
-be a deadlock. Needs a direct connection, not a transaction pooler.
+On PostgreSQL a session advisory lock lets one process migrate while others wait, and lock and statement timeouts
+keep a migration from blocking traffic. The others poll for the lock and run no statement meanwhile: CREATE INDEX
+CONCURRENTLY waits for every running statement, so a statement that waits for the lock would be a deadlock. Needs a
+direct connection, not a transaction pooler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bindings.store.schema import metadata
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
 WAIT_FOR_OTHERS_S = 120
-ASK_AGAIN_S = 0.2
+POLL_S = 0.2
 
 config = context.config
 if config.config_file_name is not None and config.attributes.get("connection") is None:
@@ -41,8 +41,8 @@ def run(connection: Connection) -> None:
             connection=connection,
             target_metadata=metadata,
             render_as_batch=not postgres,
-            transactional_ddl=True,  # the engine's BEGIN IMMEDIATE makes it so on SQLite too
-            transaction_per_migration=postgres,  # SQLite: one write lock around all of it
+            transactional_ddl=True,  # also on SQLite, by the engine's BEGIN IMMEDIATE
+            transaction_per_migration=postgres,  # SQLite: one transaction, so one write lock, for all migrations
             compare_type=True,
             on_version_apply=lambda **_: hit("migrate.in_transaction"),
             compare_server_default=False,
@@ -59,23 +59,25 @@ def run(connection: Connection) -> None:
 
 
 def wait_for_others(connection: Connection) -> None:
-    """Take the migrators' lock, or give up after two minutes."""
+    """Take the migration lock. Raises `TimeoutError` after two minutes."""
     give_up_at = time.monotonic() + WAIT_FOR_OTHERS_S
     while not connection.execute(text(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})")).scalar():
         connection.commit()
         if time.monotonic() > give_up_at:
-            raise TimeoutError("another migrator has been at work for two minutes; nothing was changed")
-        time.sleep(ASK_AGAIN_S)
+            raise TimeoutError(
+                "another process has been migrating for two minutes; nothing was changed; try again"
+            )
+        time.sleep(POLL_S)
     connection.commit()
 
 
 def main() -> None:
-    """Use the caller's connection where one is handed in, else the one that the settings name."""
+    """Run the migrations on the caller's connection if there is one, else on the database of the settings."""
     if context.is_offline_mode():
         raise SystemExit("bindings migrates online only: the SQLite and PostgreSQL scripts differ")
-    given = config.attributes.get("connection")
-    if given is not None:
-        run(given)
+    callers_connection = config.attributes.get("connection")
+    if callers_connection is not None:
+        run(callers_connection)
         return
     engine = make_engine(load().database_url.get_secret_value())
     try:

@@ -38,12 +38,12 @@ class Sessions:
     def authenticate(self, token: str) -> Key | None:
         """Return the key of a session, or None if the session or its key is unknown, expired or revoked."""
         hashed = digest(token)
-        row = self._database.read(sessions.recognise, hashed, self._database.now)
+        row = self._database.read(sessions.find_valid, hashed, self._database.now)
         if row is None:
             return None
         key, use_not_recorded = row
         if use_not_recorded:
-            self._database.write(lambda tx: sessions.seen(tx, hashed))
+            self._database.write(lambda tx: sessions.record_use(tx, hashed))
         return key
 
     def end(self, token: str) -> None:
@@ -52,17 +52,17 @@ class Sessions:
 
     def delete_expired(self) -> None:
         """Delete expired sessions and searches. Safe to repeat."""
-        self._database.write(sessions.forget)
+        self._database.write(sessions.delete_expired)
 
     def save_search(self, token: str, search: Search) -> str:
         """Store a search for the browser with this token, and return its id. Not safe to repeat."""
         search_id = secrets.token_urlsafe(SEARCH_ID_BYTES)
-        self._database.write(lambda tx: sessions.remember(tx, search_id, digest(token), search))
+        self._database.write(lambda tx: sessions.save_search(tx, search_id, digest(token), search))
         return search_id
 
     def get_search(self, token: str, search_id: str) -> Search | None:
         """Return the search with this id, or None if it is another browser's or was deleted."""
-        return self._database.read(sessions.recall, search_id, digest(token), self._database.now)
+        return self._database.read(sessions.get_search, search_id, digest(token), self._database.now)
 
 
 def new_token() -> str:

@@ -67,7 +67,7 @@ class Maintenance:
         runtime = self._runtime
         if not dry_run:
             self.require_trusted_clock()
-            runtime.database.write(sessions.forget)
+            runtime.database.write(sessions.delete_expired)
         keep_days = runtime.settings.retention_days
         return retention.apply_retention(runtime.database, keep_days, dry_run=dry_run, clock=runtime.clock)
 

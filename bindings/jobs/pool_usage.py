@@ -90,11 +90,11 @@ def _store(
         pool = with_capacity(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
         after.append(pool)
         if before.low_at is None and pool.low_at is not None:
-            pools.append_pool_low(tx, caller, pool, why="share")
+            pools.append_pool_low(tx, caller, pool, cause="share")
             warned.append(pool)
     in_use = [pool for pool in after if pool.live or pool.capacity is not None or pool.low_at is not None]
     pools.save(tx, in_use)
-    pools.forget(tx, set(after).difference(in_use))
+    pools.delete_unused(tx, set(after).difference(in_use))
     low = sum(pool.low_at is not None for pool in after)
     return PoolUsageResult(pools=len(in_use), listed=len(listed), low=low, warned=len(warned))
 

@@ -113,11 +113,11 @@ def _report(
         reason=reason,
     )
     if result.trusted:
-        completed = database.write(lambda tx: account.complete_full_scan(tx, began=began))
+        completed = database.write(lambda tx: account.complete_full_scan(tx, scan_started_at=began))
         result = replace(result, made_good=completed)
     stored = {name: value for name, value in asdict(result).items() if name != "report_id"}
     report_id = database.write(
-        lambda tx: reports.store(tx, caller, began=began, counts=stored, cases=findings.cases)
+        lambda tx: reports.store(tx, caller, began_at=began, counts=stored, cases=findings.cases)
     )
     return replace(result, report_id=report_id)
 

@@ -83,8 +83,8 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
     committed = runtime.rollback_detector.newest()
 
     def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Conflict | reserve.FullScanRequired:
-        attempts_began.append(tx.began)
-        reserved = reserve.reserve(tx, binding_id, request, runtime.limits, runtime.caller, known=committed)
+        attempts_began.append(tx.started_at)
+        reserved = reserve.reserve(tx, binding_id, request, runtime.limits, runtime.caller, committed=committed)
         hit("bind.reserve_in_transaction")
         return reserved
 
@@ -97,7 +97,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
             return reserved
         case reserve.Conflict(holder=holder):
             raise _record_conflict(runtime, request, holder)
-        case reserve.FullScanRequired(lost=lost):
+        case reserve.FullScanRequired(rollback_detected=lost):
             raise _full_scan_required(runtime, lost=lost)
         case reserve.Reserved(binding=intent):
             runtime.rollback_detector.remember(intent)
@@ -185,7 +185,7 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
                 runtime.caller,
                 reason=Reason.BIND_ID_TAKEN,
                 status=None,
-                said=_DUPLICATE_BIND_ID,
+                message=_DUPLICATE_BIND_ID,
                 sent_at=None,
             )
         )
@@ -214,7 +214,7 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
             policy = runtime.limits.policy
             return settle.settle_in_use(tx, intent, caller, status=outcome.status, policy=policy)
         case Refused(refusal=Refusal.NO_NUMBER):
-            return settle.settle_no_number(tx, intent, caller, status=outcome.status, said=outcome.reason)
+            return settle.settle_no_number(tx, intent, caller, status=outcome.status, message=outcome.reason)
         case Refused():
             reason, detail = Reason(outcome.refusal), {"said": outcome.reason}
             return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=detail)
@@ -230,7 +230,7 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
                 caller,
                 reason=Reason.NO_CLEAR_ANSWER,
                 status=outcome.status,
-                said=outcome.reason,
+                message=outcome.reason,
                 sent_at=None if outcome.sent is None else send_clock.sent_at(outcome.sent),
             )
         case _:

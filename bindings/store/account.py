@@ -76,11 +76,11 @@ def full_scan_required_since(database: Database) -> datetime | None:
     return required_since
 
 
-def complete_full_scan(tx: Transaction, *, began: datetime) -> bool:
-    """Record that a full scan is complete; return True if it was required since before its start, `began`."""
+def complete_full_scan(tx: Transaction, *, scan_started_at: datetime) -> bool:
+    """Record that a full scan is complete; return True if it was required since before `scan_started_at`."""
     requirement_met = (
         update(account)
-        .where(account.c.scan_owed_since < began)
+        .where(account.c.scan_owed_since < scan_started_at)
         .values(scan_owed_since=None)
         .returning(account.c.id)
     )

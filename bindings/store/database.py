@@ -102,12 +102,12 @@ class ConstraintViolated(Exception):
 class Transaction:
     """One running write transaction.
 
-    `attempt` counts from 1; if it is higher, an earlier attempt may have committed. `began` is a reading of the
-    monotonic clock from before the deciding clock is read (on SQLite, from after the write lock was acquired).
+    `attempt` counts from 1; if it is higher, an earlier attempt may have committed. `started_at` is a reading of
+    the monotonic clock from before the deciding clock is read (on SQLite, from after the write lock was acquired).
     """
 
-    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int, began: float) -> None:
-        self.began = began
+    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int, started_at: float) -> None:
+        self.started_at = started_at
         self.connection = connection
         self.dialect = dialect
         self.attempt = attempt
@@ -178,10 +178,9 @@ class Database:
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # SQLite's own lock lets the threads of a process starve each other; this one is fair.
         self._one_writer = nullcontext() if self.postgres else threading.Lock()
+        # A scalar subquery is evaluated once per statement, so that an index lookup can use it.
         self.now: ColumnElement[datetime] = (
-            select(
-                func.clock_timestamp(type_=Instant)
-            ).scalar_subquery()  # once per statement, so index lookups work
+            select(func.clock_timestamp(type_=Instant)).scalar_subquery()
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
@@ -314,7 +313,7 @@ class Database:
         return datetime.fromtimestamp(self._host_clock.wall(), UTC)
 
     def _new_transaction(self, connection: Connection, *, attempt: int) -> Transaction:
-        return Transaction(connection, self.dialect, attempt=attempt, began=self._host_clock.monotonic())
+        return Transaction(connection, self.dialect, attempt=attempt, started_at=self._host_clock.monotonic())
 
     @contextmanager
     def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:

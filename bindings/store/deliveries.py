@@ -59,18 +59,18 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The result of one attempt. `error` None: the receiver accepted it; `again_s` None: no further attempt.
+    """The result of one attempt. `error` None: the receiver accepted it; `retry_s` None: no further attempt.
 
-    `again_s` is in seconds from now.
+    `retry_s` is in seconds from now.
     """
 
     delivery: Delivery
     status: int | None
     error: str | None
-    again_s: float | None
+    retry_s: float | None
 
     @property
-    def gone(self) -> bool:
+    def receiver_is_gone(self) -> bool:
         """True if the receiver answered 410: it wants no more deliveries."""
         return self.status == GONE
 
@@ -212,7 +212,7 @@ def record(tx: Transaction, results: Sequence[Result]) -> None:
         tx.connection.execute(
             update(deliveries).where(*_leased(result.delivery)).values(_result_columns(result, now))
         )
-        if result.gone:
+        if result.receiver_is_gone:
             webhooks.disable(tx, result.delivery.webhook_id, "the receiver answered 410")
 
 
@@ -220,9 +220,9 @@ def _result_columns(result: Result, now: datetime) -> dict[str, Any]:
     if result.error is None:
         return {"status": result.status, "error": None, "state": DeliveryState.DELIVERED, "finished_at": now}
     columns = {"status": result.status, "error": result.error[:LONGEST_ERROR]}
-    if result.again_s is None:
+    if result.retry_s is None:
         return columns | {"state": DeliveryState.DEAD, "finished_at": now}
-    return columns | {"next_at": now + timedelta(seconds=result.again_s)}
+    return columns | {"next_at": now + timedelta(seconds=result.retry_s)}
 
 
 def _leased(delivery: Delivery) -> tuple[Any, ...]:

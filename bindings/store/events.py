@@ -78,11 +78,11 @@ def event_select(
         change_tx,
         binding_id,
         sequence,
-        bindparam("said_kind", type_=String),
+        bindparam("event_kind", type_=String),
         dialect.now,
-        bindparam("said_actor", type_=String),
-        bindparam("said_request_id", type_=String),
-        _object(dialect, facts) if facts else bindparam("said_detail", type_=Detail),
+        bindparam("event_actor", type_=String),
+        bindparam("event_request_id", type_=String),
+        _object(dialect, facts) if facts else bindparam("event_detail", type_=Detail),
     )
 
 
@@ -94,10 +94,10 @@ def _object(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> Column
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of `event_select`."""
     return {
-        "said_kind": kind.value,
-        "said_actor": caller.actor,
-        "said_request_id": caller.request_id,
-        "said_detail": detail,
+        "event_kind": kind.value,
+        "event_actor": caller.actor,
+        "event_request_id": caller.request_id,
+        "event_detail": detail,
     }
 
 
@@ -126,7 +126,7 @@ class ChangeWithEvents:
             return self._combined.fetch_all(tx.connection, values | event)
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
-            row_params = {"said_binding_id": row.id, "said_sequence": row.version}
+            row_params = {"event_binding_id": row.id, "event_sequence": row.version}
             tx.connection.execute(_event_insert(tx.dialect), event | row_params)
         return rows
 
@@ -136,8 +136,8 @@ def _event_insert(dialect: SqlDialect) -> Insert:
     row = event_select(
         dialect,
         this_tx(dialect),
-        bindparam("said_binding_id", type_=BindingId),
-        bindparam("said_sequence", type_=Integer),
+        bindparam("event_binding_id", type_=BindingId),
+        bindparam("event_sequence", type_=Integer),
     )
     return insert(events).from_select(INSERT_COLUMNS, row)
 
@@ -160,7 +160,7 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
-    without_binding = {"said_binding_id": None, "said_sequence": 0}
+    without_binding = {"event_binding_id": None, "event_sequence": 0}
     tx.connection.execute(_event_insert(tx.dialect), event_params(kind, caller, detail) | without_binding)
 
 

@@ -88,7 +88,7 @@ def save(tx: Transaction, changed: Sequence[Pool]) -> None:
     tx.connection.execute(update(pools).where(*is_pool).values(columns), values)
 
 
-def forget(tx: Transaction, unused: Iterable[Pool]) -> None:
+def delete_unused(tx: Transaction, unused: Iterable[Pool]) -> None:
     """Delete the rows of pools that are not in use and have no known limit."""
     for pool in unused:
         tx.connection.execute(delete(pools).where(*_is(pool.app_id, pool.pool_number)))
@@ -106,14 +106,14 @@ def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_numbe
     pool = sql.record(Pool, tx.connection.execute(statement).one())
     if pool.low_at is None:
         tx.connection.execute(update(pools).where(*_is(app_id, pool_number)).values(low_at=now))
-        append_pool_low(tx, caller, pool, why="no_number")
+        append_pool_low(tx, caller, pool, cause="no_number")
 
 
-def append_pool_low(tx: Transaction, caller: Caller, pool: Pool, *, why: str) -> None:
+def append_pool_low(tx: Transaction, caller: Caller, pool: Pool, *, cause: str) -> None:
     """Write the `pool_low` event: `why` is "share" (nearly full) or "no_number" (-41)."""
     names = ("app_id", "pool_number", "live", "capacity")
     detail = {name: value for name in names if (value := getattr(pool, name)) is not None}
-    events.append_without_binding(tx, EventKind.POOL_LOW, caller, detail | {"why": why})
+    events.append_without_binding(tx, EventKind.POOL_LOW, caller, detail | {"why": cause})
 
 
 def _is(app_id: str, pool_number: str) -> tuple[Any, ...]:

@@ -1,8 +1,9 @@
-"""Reads: lookup, trace, search, doubts, export, stats. Nothing here writes.
+"""Reads of bindings: lookup, trace, search, in doubt, export, counts. Nothing here writes.
 
-The hot ones are built once, run in AUTOCOMMIT as a single statement, and reach their rows through
-(phone, held_until) or (middle number, held_until) only: the inner part is MATERIALIZED, so that no planner,
-with statistics or without, can start from the set of live bindings instead. Tests pin the plans.
+The hot statements are built once, run in AUTOCOMMIT as a single statement, and reach their rows by the indexes
+over (phone, held_until) or (middle number, held_until) only: the inner part is MATERIALIZED, so that no planner,
+with statistics or without, can start from the set of live bindings instead. Tests pin the plans; tests/store/sql
+has the text of the statements.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, and_, bindparam, func, literal_column, or_, select, tuple_, union_all
+from sqlalchemy import String, and_, bindparam, func, or_, select, union_all
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.domain.search_filters import SearchFilters
-from bindings.store import events
-from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding
+from bindings.store import events, sql
+from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings
@@ -33,20 +34,20 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.provider.outcome import ProviderBinding
 
+ORIGINS = 20  # possible origins of a row of the provider's list
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
-ORIGINS = 20
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 
 
 class Lookups:
-    """The hot statements, built once for a database whose clock is `now`."""
+    """The hot statements, built once for a database with the clock `now`."""
 
     def __init__(self, now: ColumnElement[datetime]) -> None:
         phone = bindparam("phone", type_=PhoneNumber)
         number = bindparam("middle_number", type_=String)
         self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
         self.by_middle_number = _active(now, bindings.c.middle_number_a == number, middle_number_b_is(number))
-        # A party narrows best by its own index: a middle number may serve thousands of pairs.
+        # The phone's index is more selective: a middle number may serve thousands of pairs.
         self.by_party = _active(
             now,
             and_(bindings.c.phone_a == phone, bindings.c.middle_number_a == number),
@@ -57,41 +58,40 @@ class Lookups:
 def _active(
     now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
 ) -> CompiledStatement:
-    """The bindings that a caller may rely on now, newest first. One that matches on both sides comes once."""
-    live = bindings.c.held_until > now
-    found = (
-        union_all(select(*COLUMNS).where(as_a, live), select(*COLUMNS).where(as_b, ~as_a, live))
-        .cte("found")
-        .prefix_with("MATERIALIZED")
-    )
+    """Build the statement for bindings that are active now, newest first. One that matches twice comes once."""
+    held = bindings.c.held_until > now
+    candidates = sql.materialized(select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held))
     return CompiledStatement(
-        select(*(found.c[name] for name in FIELDS))
+        select(*(candidates.c[name] for name in FIELDS))
         .where(
-            found.c.state == literal_column("'active'"),
-            found.c.expires_at > now,
-            found.c.unbind_requested_at.is_(None),
+            sql.equals_literal(candidates.c.state, State.ACTIVE),
+            candidates.c.expires_at > now,
+            candidates.c.unbind_requested_at.is_(None),
         )
-        .order_by(found.c.requested_at.desc(), found.c.id.desc())
+        .order_by(candidates.c.requested_at.desc(), candidates.c.id.desc())
     )
 
 
 def lookup(connection: Connection, /, statement: CompiledStatement, **values: object) -> list[Binding]:
-    """The bindings that a statement of `Lookups` selects."""
+    """Return the bindings that a statement of `Lookups` selects for these values."""
     return [to_binding(row) for row in statement.fetch_all(connection, values)]
 
 
 def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:
-    """The bindings that a statement of this module selects."""
+    """Return the bindings that a statement over `COLUMNS` selects."""
     return [to_binding(row) for row in connection.execute(statement, values)]
 
 
 def bindings_with_middle_number(
     connection: Connection, *, middle_number: str, party: Phone | None, since: datetime, until: datetime
 ) -> list[Binding]:
-    """Every binding that may have had the middle number at some moment between `since` and `until`."""
+    """Return every binding that may have had the middle number at some time between `since` and `until`.
+
+    With `party`, only bindings in which that phone had the middle number.
+    """
     return run(
         connection,
-        _AROUND if party is None else _AROUND_PARTY,
+        _BETWEEN if party is None else _BETWEEN_WITH_PARTY,
         middle_number=middle_number,
         since=since,
         until=until,
@@ -100,26 +100,24 @@ def bindings_with_middle_number(
     )
 
 
-def _around(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
+def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
+    """Build the statement for bindings that may have existed between :since and :until."""
     held_until = bindings.c.held_until
-    # The upper bound on held_until keeps the later history of a busy number out of the range read.
+    # Without the upper bound on held_until the later history of a busy number would be read too.
     in_range = and_(
         held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
     )
-    found = (
-        union_all(select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range))
-        .cte("found")
-        .prefix_with("MATERIALIZED")
+    candidates = sql.materialized(
+        select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range)
     )
-    return select(*(found.c[name] for name in FIELDS)).where(
-        func.coalesce(found.c.sent_at, found.c.requested_at, type_=Instant) <= bindparam("until", type_=Instant)
-    )
+    started = func.coalesce(candidates.c.sent_at, candidates.c.requested_at, type_=Instant)
+    return select(*(candidates.c[name] for name in FIELDS)).where(started <= bindparam("until", type_=Instant))
 
 
 _NUMBER = bindparam("middle_number", type_=String)
 _PARTY = bindparam("phone", type_=PhoneNumber)
-_AROUND = _around(bindings.c.middle_number_a == _NUMBER, middle_number_b_is(_NUMBER))
-_AROUND_PARTY = _around(
+_BETWEEN = _between(bindings.c.middle_number_a == _NUMBER, middle_number_b_is(_NUMBER))
+_BETWEEN_WITH_PARTY = _between(
     and_(bindings.c.phone_a == _PARTY, bindings.c.middle_number_a == _NUMBER),
     and_(bindings.c.phone_b == _PARTY, bindings.c.middle_number_b == _NUMBER),
 )
@@ -128,12 +126,11 @@ _AROUND_PARTY = _around(
 def search(
     connection: Connection, filters: SearchFilters, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[Binding]:
-    """Up to `limit` bindings, newest first, that come after the position `before`."""
+    """Return up to `limit` bindings, newest first, from after the position `before` of that order."""
     statement = select(*COLUMNS).where(*_conditions(filters)).limit(limit)
     statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
     if before is not None:
-        position = tuple_(bindings.c.requested_at, bindings.c.id)
-        statement = statement.where(position < tuple_(*before, types=(Instant(), bindings.c.id.type)))
+        statement = statement.where(sql.keyset_before((bindings.c.requested_at, bindings.c.id), before))
     return run(connection, statement)
 
 
@@ -156,7 +153,7 @@ def _conditions(filters: SearchFilters) -> list[ColumnElement[bool]]:
 
 
 def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:
-    """The bindings with these ids, in no order."""
+    """Return the bindings with these ids, in no order."""
     return run(connection, select(*COLUMNS).where(bindings.c.id.in_(binding_ids))) if binding_ids else []
 
 
@@ -167,52 +164,47 @@ def doubts(
     limit: int,
     after: tuple[datetime, str] | None = None,
 ) -> list[Binding]:
-    """What waits for an answer: in doubt, not settled in time, or an unbind that is not clear; oldest first."""
+    """Return bindings whose outcome is open, oldest first: in doubt, unsettled, or with an unconfirmed unbind."""
     conditions = (
-        bindings.c.state == literal_column("'in_doubt'"),
-        and_(bindings.c.state == literal_column("'pending'"), bindings.c.settle_by <= now),
-        and_(bindings.c.state == literal_column("'active'"), bindings.c.unbind_requested_at.is_not(None)),
+        in_state(State.IN_DOUBT),
+        and_(in_state(State.PENDING), bindings.c.settle_by <= now),
+        _is_unbinding(),
     )
-    # MATERIALIZED: else a planner may look for the oldest through the whole history, in its order.
-    found = (
-        union_all(*(select(*COLUMNS).where(condition) for condition in conditions))
-        .cte("found")
-        .prefix_with("MATERIALIZED")
-    )
-    statement = select(found).order_by(found.c.requested_at, found.c.id).limit(limit)
+    # MATERIALIZED: otherwise a planner may search the whole history, oldest first, for such rows.
+    candidates = sql.materialized(*(select(*COLUMNS).where(condition) for condition in conditions))
+    order = candidates.c.requested_at, candidates.c.id
+    statement = select(candidates).order_by(*order).limit(limit)
     if after is not None:
-        position = tuple_(found.c.requested_at, found.c.id)
-        statement = statement.where(position > tuple_(*after, types=(Instant(), bindings.c.id.type)))
+        statement = statement.where(sql.keyset_after(order, after))
     return run(connection, statement)
 
 
 def longest_overdue(connection: Connection, now: ColumnElement[datetime]) -> datetime | None:
-    """The end of the binding that is over for the longest time and still marked active; None where none is."""
-    active = bindings.c.state == literal_column("'active'")
-    statement = select(func.min(bindings.c.expires_at, type_=Instant)).where(active, bindings.c.expires_at <= now)
+    """Return the oldest end of a binding that is over and still recorded as active, or None if there is none."""
+    overdue = in_state(State.ACTIVE), bindings.c.expires_at <= now
+    statement = select(func.min(bindings.c.expires_at, type_=Instant)).where(*overdue)
     return connection.execute(statement).scalar()
 
 
 def unbinding(connection: Connection, *, limit: int) -> list[Binding]:
-    """The active bindings whose unbind has no clear answer yet, oldest wish first."""
-    statement = select(*COLUMNS).where(
-        bindings.c.state == literal_column("'active'"), bindings.c.unbind_requested_at.is_not(None)
-    )
+    """Return active bindings whose requested unbind is not confirmed yet, the oldest request first."""
+    statement = select(*COLUMNS).where(_is_unbinding())
     return run(connection, statement.order_by(bindings.c.unbind_requested_at).limit(limit))
 
 
+def _is_unbinding() -> ColumnElement[bool]:
+    return and_(in_state(State.ACTIVE), bindings.c.unbind_requested_at.is_not(None))
+
+
 def unsettled(connection: Connection, app_id: str) -> list[Binding]:
-    """The bindings of an application that may exist at the provider without our knowing their bind_id."""
-    of_app = bindings.c.app_id == app_id
-    states = ("pending", "in_doubt")
-    branches = (
-        select(*COLUMNS).where(bindings.c.state == literal_column(f"'{state}'"), of_app) for state in states
-    )
+    """Return the bindings of an application that may exist at the provider with a bind_id that is unknown here."""
+    is_app = bindings.c.app_id == app_id
+    branches = (select(*COLUMNS).where(in_state(state), is_app) for state in (State.PENDING, State.IN_DOUBT))
     return run(connection, union_all(*branches))
 
 
 def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBinding) -> list[Binding]:
-    """The ended bindings of a row's pair that never learned a bind_id, newest first: its possible origins."""
+    """Return the ended bindings without a bind_id of a listed row's pair, newest first: its possible origins."""
     pair = (row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),
@@ -227,9 +219,9 @@ def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBind
 def must_be_listed(
     connection: Connection, app_id: str, *, since: datetime, until: datetime
 ) -> Iterator[tuple[str, str]]:
-    """(id, bind_id) of what must have been in the provider's list all the time from `since` to `until`."""
+    """Yield (id, bind_id) of bindings that the provider must have listed all the time from `since` to `until`."""
     statement = select(bindings.c.id, bindings.c.bind_id).where(
-        bindings.c.state == literal_column("'active'"),
+        in_state(State.ACTIVE),
         bindings.c.app_id == app_id,
         bindings.c.answered_at < since,
         bindings.c.expires_at > until,
@@ -240,13 +232,13 @@ def must_be_listed(
 
 
 def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dict[str, Binding]:
-    """The bindings of ours, in any state, that have one of these provider ids."""
+    """Return our bindings, in any state, by these provider ids."""
     statement = select(*COLUMNS).where(bindings.c.app_id == app_id, bindings.c.bind_id.in_(bind_ids))
     return {str(binding.bind_id): binding for binding in run(connection, statement)}
 
 
 def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:
-    """(requested_at, sent_at, answered_at) of the answered among the newest `limit` bindings, the newest first."""
+    """Return (requested_at, sent_at, answered_at) of those of the newest `limit` bindings that have them."""
     newest = (
         select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at)
         .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
@@ -257,14 +249,14 @@ def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, 
 
 
 def open_apps(connection: Connection) -> list[str]:
-    """The applications that have pending, doubtful or active bindings."""
+    """Return the applications that have pending, in doubt or active bindings."""
     states = (State.PENDING, State.IN_DOUBT, State.ACTIVE)
     statement = select(bindings.c.app_id).where(bindings.c.state.in_(states)).distinct()
     return sorted(connection.execute(statement).scalars())
 
 
 def all_apps(connection: Connection) -> list[str]:
-    """Every application that ever had a binding. Reads every row."""
+    """Return every application that ever had a binding. Reads every row."""
     return sorted(connection.execute(select(bindings.c.app_id).distinct()).scalars())
 
 
@@ -274,13 +266,13 @@ def export_bindings(
     """Every binding requested in [since, until), oldest first, in batches: memory stays flat."""
     conditions = _conditions(SearchFilters(requested_from=since, requested_to=until))
     statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
-    with connection.execute(statement) as rows:  # closed also where the reader stops half-way
+    with connection.execute(statement) as rows:  # also closed if the caller stops early
         for row in rows:
             yield to_binding(row)
 
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
-    """Every event that happened in [since, until), in the feed's order, in batches: memory stays flat."""
+    """Yield every event that happened in [since, until), in feed order, in batches: memory stays constant."""
     statement = events.committed_events()
     if since is not None:
         statement = statement.where(events_table.c.at >= since)
@@ -292,10 +284,10 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:
-    """How many bindings by state, pool and provider status, how many events by kind, and what met. Reads all.
+    """Count bindings by state, pool and provider status, and events by kind. Reads every row.
 
-    `by_met` is the evidence about the conflict policy: each phone that the provider found in use although it was
-    free here, by the mode that was asked and by what of ours stood beside it ("nothing of ours": a stranger).
+    `by_met` counts the refusals of the provider for a phone that was free here, by the requested mode and by the
+    mode and state of our bindings that held the phone ("nothing of ours": none did).
     """
     grouped = {
         "by_state": bindings.c.state,
@@ -303,7 +295,7 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
         "by_provider_status": bindings.c.provider_status,
         "by_event": events_table.c.kind,
     }
-    told = {
+    groups = {
         name: {
             str(value): number
             for value, number in connection.execute(
@@ -312,16 +304,16 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
         }
         for name, column in grouped.items()
     }
-    return told | {"by_met": dict(sorted(_conflict_evidence(connection).items()))}
+    return groups | {"by_met": dict(sorted(_conflict_evidence(connection).items()))}
 
 
 def _conflict_evidence(connection: Connection) -> Counter[str]:
-    detail = events_table.c.detail
-    failed = select(detail).where(
-        events_table.c.kind == EventKind.FAILED, detail["reason"].as_string() == Reason.IN_USE
+    detail_column = events_table.c.detail
+    refusals = select(detail_column).where(
+        events_table.c.kind == EventKind.FAILED, detail_column["reason"].as_string() == Reason.IN_USE
     )
-    met: Counter[str] = Counter()
-    for told in connection.execute(failed).scalars():
-        beside = {f"{own['mode']} {own['state']}" for own in told.get("met", told["own"])} or {"nothing of ours"}
-        met.update(f"{told['mode']} met {other}" for other in beside)
-    return met
+    evidence: Counter[str] = Counter()
+    for detail in connection.execute(refusals).scalars():
+        holders = {f"{holder['mode']} {holder['state']}" for holder in detail.get("met", detail["own"])}
+        evidence.update(f"{detail['mode']} met {holder}" for holder in holders or {"nothing of ours"})
+    return evidence

@@ -41,14 +41,14 @@ _WITHOUT_CASES = tuple(column for column in _COLUMNS if column.name != "cases")
 
 
 def store(
-    tx: Transaction, caller: Caller, *, began: datetime, counts: dict[str, Any], cases: list[dict[str, Any]]
+    tx: Transaction, caller: Caller, *, began_at: datetime, counts: dict[str, Any], cases: list[dict[str, Any]]
 ) -> str:
     """Store a report and return its id."""
     report_id = str(uuid7())
     tx.connection.execute(
         insert(reports).values(
             id=report_id,
-            began_at=began,
+            began_at=began_at,
             finished_at=tx.instant(),
             actor=caller.actor,
             counts=counts,

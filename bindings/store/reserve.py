@@ -1,7 +1,7 @@
 """Reserve: lock both phones, check the conflict policy, record the intent. The first transaction of a bind.
 
-The one place where phones are locked and conflicts are checked (I1); it commits before anything is sent (I3).
-Who holds a phone is derived from the bindings and holds themselves. Nothing here knows what the provider said.
+The only place where phones are locked and conflicts are checked (I1); it commits before a request is sent (I3).
+The holders of a phone are derived from the bindings and holds. Nothing here knows the provider's responses.
 """
 
 from __future__ import annotations
@@ -35,17 +35,27 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
     from bindings.store.rollback_detection import CommittedVersion
 
-# What a `requested` event tells; phones stand in the binding only.
-_TOLD = ("mode", "pool_number", "app_id", "reference", "expire_s", "warn_s", "send_by", "settle_by", "held_until")
+# The detail of a `requested` event; phones are in the binding only.
+_DETAIL = (
+    "mode",
+    "pool_number",
+    "app_id",
+    "reference",
+    "expire_s",
+    "warn_s",
+    "send_by",
+    "settle_by",
+    "held_until",
+)
 
-SEND_WINDOW_S = 5.0  # from the intent to the last moment at which its request may leave
-SETTLE_MARGIN_S = 1.0  # past the call's own time limit
-LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot leave in time need not wait longer
+SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
+SETTLE_MARGIN_S = 1.0  # past the call's own timeout
+LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot be sent in time need not wait longer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BindLimits:
-    """What the settings say about how long things may take and last; seconds."""
+    """The settings that limit a bind: scope, policy, and durations in seconds."""
 
     scope: str
     policy: Policy
@@ -55,7 +65,7 @@ class BindLimits:
     warn_s: int | None
 
     def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
-        """The limits of an intent made at the instant `at` (lifecycle: bind, T1)."""
+        """Return the deadlines of an intent made at the instant `at`, by column (lifecycle: bind, T1)."""
         send_by = at + timedelta(seconds=SEND_WINDOW_S)
         return {
             "requested_at": at,
@@ -65,7 +75,7 @@ class BindLimits:
         }
 
     def warning(self, request: BindRequest) -> int | None:
-        """How long before its end a binding is announced; the settings' lead is for those that outlast it."""
+        """Return how many seconds before its end to warn, or None; the setting applies to longer bindings only."""
         if request.warn_s is not None:
             return request.warn_s or None
         return self.warn_s if self.warn_s is not None and self.warn_s < request.expire_s else None
@@ -73,14 +83,14 @@ class BindLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reserved:
-    """The intent is recorded and the phones are held; now, and only now, the request may be sent."""
+    """The intent is recorded and the phones are held: from the commit on the request may be sent."""
 
     binding: Binding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """The idempotency key was used before, by the same request (`same`) or by another one."""
+    """The idempotency key was used before, by the same request (`same`) or by a different one."""
 
     binding: Binding
     same: bool
@@ -95,12 +105,12 @@ class Conflict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FullScanRequired:
-    """The database was restored, and what the provider holds since is not known yet; nothing was reserved.
+    """The database was restored, so the provider may hold phones that are unknown here; nothing was reserved.
 
-    `lost`: it is this bind that noticed, for the database lacks what this process knows to be committed.
+    `lost`: this bind detected it, because the database lacks a version that this process knows to be committed.
     """
 
-    lost: bool
+    rollback_detected: bool
 
 
 def reserve(
@@ -110,64 +120,64 @@ def reserve(
     terms: BindLimits,
     caller: Caller,
     *,
-    known: CommittedVersion | None = None,
+    committed: CommittedVersion | None = None,
 ) -> Reserved | Replayed | Conflict | FullScanRequired:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
-    Run again with the same `binding_id` after a COMMIT whose reply was lost, it finds the first one's row. A
-    database that lacks what is `known` to be committed is an older one: from then on a full scan is owed.
+    Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
+    the database lacks the `known` committed version, it is an older one: from then on a full scan is required.
     """
     phones = (request.phone_a, request.phone_b)
     now, (scan_owed_since, version) = tx.lock(
         [_lock_key(terms.scope, phone.key) for phone in phones],
         timeout_s=LOCK_TIMEOUT_S,
         reading=(account.SCAN_OWED_SINCE, rollback_detection.VERSION),
-        known_id=binding_id if known is None else known.id,
+        known_id=binding_id if committed is None else committed.id,
     )
-    if rollback_detection.was_rolled_back(tx, known, version):
+    if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx)
-        return FullScanRequired(lost=True)
+        return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
-    held = holders(tx.connection, request, terms, now)
-    if not held and scan_owed_since is None:
+    current_holders = holders(tx.connection, request, terms, now)
+    if not current_holders and scan_owed_since is None:
         binding = _new(binding_id, request, terms, caller, now)
         if _insert(tx, binding, caller):
             return Reserved(binding=binding)
     if (replayed := replay(tx.connection, request)) is not None:
         return replayed
-    if not held:
-        return FullScanRequired(lost=False)
-    return Conflict(holder=held[0])
+    if not current_holders:
+        return FullScanRequired(rollback_detected=False)
+    return Conflict(holder=current_holders[0])
 
 
 def holders(connection: Connection, request: BindRequest, terms: BindLimits, now: datetime) -> list[Holder]:
-    """Who forbids the request at the instant `now`, the one that holds longest first."""
+    """Return the holders that conflict with the request at the instant `now`, the longest first."""
     phones = [request.phone_a, request.phone_b]
     pair = {phone.key for phone in phones}
-    found = [
+    conflicting = [
         _holder(row, now)
         for row in find_holding_rows(connection, phones, terms.scope, now)
         if row.id is None or conflicts(terms.policy, row, request.mode, pair)
     ]
-    return sorted(found, key=lambda holder: holder.held_until, reverse=True)
+    return sorted(conflicting, key=lambda holder: holder.held_until, reverse=True)
 
 
-def conflicts(policy: Policy, row: Row[Any], asked: Mode, pair: set[str]) -> bool:
-    """Whether a binding that holds one of the phones forbids the `asked` mode for the `pair` (of `Phone.key`)."""
+def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: set[str]) -> bool:
+    """Return True if a binding that holds one of the phones forbids `mode` for the `pair` (of `Phone.key`)."""
     return conflict.conflicts(
         policy,
         held=Mode(row.mode),
         state=State(row.state),
-        requested=asked,
+        requested=mode,
         same_pair={row.phone_a.key, row.phone_b.key} == pair,
     )
 
 
 def _holding() -> CompoundSelect[Any]:
-    """What holds one of the two phones at :now, found by index and never by state: bindings, and holds.
+    """Build the SELECT of the bindings and holds of one of two phones at :now, by index and never by state.
 
-    A hold has no id here. One statement, for a bind that waits for each.
+    A hold has no id here. One statement, because a bind waits for each round trip.
     """
     names = ("id", "actor", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
     columns = [*(bindings.c[name] for name in names), literal_column("'binding'", String).label("why")]
@@ -179,8 +189,8 @@ def _holding() -> CompoundSelect[Any]:
             phone.in_(either), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
         )
 
-    known = {"held_until": holds.c.held_until}
-    foreign = select(*(known.get(name, null()) for name in names), holds.c.why).where(
+    hold_columns = {"held_until": holds.c.held_until}
+    foreign = select(*(hold_columns.get(name, null()) for name in names), holds.c.why).where(
         holds.c.phone.in_(either), holds.c.held_until > now, holds.c.scope == bindparam("scope")
     )
     return union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign)
@@ -192,16 +202,16 @@ _HOLDING = CompiledStatement(_holding())
 def find_holding_rows(
     connection: Connection, phones: Sequence[Phone], scope: str, now: datetime
 ) -> Sequence[Row[Any]]:
-    """What holds one of two phones at the instant `now`, whatever the policy says; a hold has no id."""
+    """Return the bindings and holds of one of two phones at `now`, for any policy; a hold has no id."""
     values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
     return _HOLDING.fetch_all(connection, values)
 
 
 def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
-    """Who holds a phone of a binding besides itself, a binding of ours before a hold; None where nobody does."""
+    """Return another holder of a binding's phones, our binding before a hold, or None if there is none."""
     rows = find_holding_rows(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
-    others = [_holder(row, now) for row in rows if row.id != binding.id]
-    return min(others, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
+    other_holders = [_holder(row, now) for row in rows if row.id != binding.id]
+    return min(other_holders, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
 
 
 def _holder(row: Row[Any], now: datetime) -> Holder:
@@ -218,7 +228,7 @@ def _holder(row: Row[Any], now: datetime) -> Holder:
 
 
 def seconds_until(then: datetime, now: datetime) -> int:
-    """Whole seconds from `now` to `then`, rounded up, at least 1: what a caller should wait."""
+    """Return the whole seconds from `now` to `then`, rounded up, at least 1: how long a caller should wait."""
     return max(1, -int((now - then) // timedelta(seconds=1)))
 
 
@@ -229,17 +239,19 @@ def _lock_key(scope: str, phone: str) -> int:
 
 def _new(binding_id: str, request: BindRequest, terms: BindLimits, caller: Caller, now: datetime) -> Binding:
     unset = dict.fromkeys(FIELDS)
-    asked = {field.name: getattr(request, field.name) for field in fields(request)}
-    made = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
-    by = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": terms.warning(request)}
-    limits = terms.lifetimes(now, request.expire_s)
-    return Binding(**(unset | asked | made | by | limits))  # type: ignore[arg-type]
+    requested = {field.name: getattr(request, field.name) for field in fields(request)}
+    initial = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
+    origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": terms.warning(request)}
+    deadlines = terms.lifetimes(now, request.expire_s)
+    return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
 
 
 def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
-    """Insert the row and its event; False where the id or the idempotency key is there already."""
+    """Insert the row and its event; return False if the id or the idempotency key is in use already."""
     values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
-    detail = {name: to_json_value(getattr(binding, name)) for name in _TOLD if getattr(binding, name) is not None}
+    detail = {
+        name: to_json_value(getattr(binding, name)) for name in _DETAIL if getattr(binding, name) is not None
+    }
     inserted = _insertion(tx.dialect).run(
         tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
     )
@@ -260,14 +272,14 @@ def _insertion(dialect: SqlDialect) -> events.ChangeWithEvents:
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
-    """A keyless digest of what was asked, to compare requests that carry the same idempotency key.
+    """Return a keyless digest to compare requests with the same idempotency key, or None if there is no key.
 
-    `warn_s` is no part of it: it asks nothing of the provider, its default may change between two tries of one
-    request, and digests of older versions do not know it. The first try's lead stands.
+    `warn_s` is not in it: it does not concern the provider, its default may change between two attempts of one
+    request, and the digests of older versions do not have it. The value of the first attempt is used.
     """
     if request.idempotency_key is None:
         return None
-    asked = {
+    values = {
         "phone_a": request.phone_a.key,
         "phone_b": request.phone_b.key,
         "pool_number": request.pool_number,
@@ -275,11 +287,11 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
         "mode": request.mode,
         "reference": request.reference,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def replay(connection: Connection, request: BindRequest) -> Replayed | None:
-    """The binding that the request's idempotency key made before, if there is one."""
+    """Return the earlier binding of the request's idempotency key, or None if there is none."""
     if request.idempotency_key is None:
         return None
     row = connection.execute(

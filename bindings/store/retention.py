@@ -1,8 +1,8 @@
-"""What retention deletes: bindings that are over, holds, reports, deliveries; and events where they are one table.
+"""Deletion by retention: ended bindings, holds, reports, deliveries, and events on SQLite (one table).
 
-The mark in `account` is written first, and never goes back: the triggers let nothing be deleted that lies above
-it, and the feed says that what lies below is gone. Every function is one small batch and safe to repeat. A
-binding goes by its end and an event by its own age: one that is younger than its binding's end, such as
+The mark in `account` is written first, and never moves back: the triggers let only rows below it be deleted, and
+the feed reports that events below it are deleted. Every function is one small batch and safe to repeat. A binding
+is deleted by its end and an event by its own age: an event younger than the end of its binding, such as
 `revealed`, outlives it.
 """
 
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, tuple_, update
+from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, update
 
 from bindings.domain.binding import State
+from bindings.store import sql
+from bindings.store.deliveries import DeliveryState, in_state
 from bindings.store.schema import account, bindings, deliveries, events, holds, reports, webhooks
 
 if TYPE_CHECKING:
@@ -26,45 +28,45 @@ ENDED = tuple(state for state in State if state.terminal)
 
 
 def deletable(before: datetime) -> ColumnElement[bool]:
-    """Which bindings go: over, and nobody's phones are held by them, since before an instant."""
+    """Return the condition for bindings to delete: ended, and holding no phones, since before an instant."""
     return and_(
         bindings.c.state.in_(ENDED),
-        bindings.c.requested_at < before,  # follows from the others, and is what the index knows
+        bindings.c.requested_at < before,  # follows from the others; the index has this one
         bindings.c.held_until < before,
         bindings.c.ended_at < before,
     )
 
 
 def not_deletable(before: datetime) -> ColumnElement[bool]:
-    """Which bindings stay."""
+    """Return the condition for bindings that stay."""
     return not_(deletable(before))
 
 
 def all_bindings() -> ColumnElement[bool]:
-    """As `stays`, where every binding that is there counts."""
+    """Return the condition that every recorded binding stays."""
     return true()
 
 
 def set_kept_from(tx: Transaction, keep: timedelta) -> datetime:
-    """Say from when on everything is kept, before anything is deleted; returns that instant."""
-    wanted = tx.instant() - keep
-    later = or_(account.c.kept_from.is_(None), account.c.kept_from < wanted)
-    tx.connection.execute(update(account).where(later).values(kept_from=wanted))
-    return wanted
+    """Record, before a deletion, the instant from which everything is kept, and return it. It never moves back."""
+    kept_from = tx.instant() - keep
+    earlier = or_(account.c.kept_from.is_(None), account.c.kept_from < kept_from)
+    tx.connection.execute(update(account).where(earlier).values(kept_from=kept_from))
+    return kept_from
 
 
 def mark_events(tx: Transaction, last: tuple[int, int]) -> None:
-    """Say that the feed's events up to here are gone, before they are."""
+    """Record, before the deletion, the position up to which events of the feed are deleted."""
     tx_column, position = account.c.gone_tx, account.c.gone_position
-    earlier = or_(tx_column.is_(None), tuple_(tx_column, position) < tuple_(*last))
+    earlier = or_(tx_column.is_(None), sql.keyset_before((tx_column, position), last))
     tx.connection.execute(update(account).where(earlier).values(gone_tx=last[0], gone_position=last[1]))
 
 
 def delete_bindings(tx: Transaction, before: datetime, *, limit: int, since: datetime) -> tuple[int, datetime]:
-    """Delete the oldest of the bindings that go, of those requested from `since` on.
+    """Delete the oldest deletable bindings that were requested from `since` on.
 
-    Returns how many, and the request that it came to. From there the next batch goes on: what was deleted stands
-    in the index until it is vacuumed, and each batch would step over all of it anew.
+    Returns how many, and the latest `requested_at` among them, for `since` of the next batch: deleted rows stay in
+    the index until a vacuum, and each batch would step over all of them again.
     """
     chosen = select(bindings.c.id).where(deletable(before), bindings.c.requested_at >= since)
     chosen = chosen.order_by(bindings.c.requested_at).limit(limit)
@@ -74,20 +76,20 @@ def delete_bindings(tx: Transaction, before: datetime, *, limit: int, since: dat
 
 
 def delete_holds(tx: Transaction, before: datetime, *, limit: int) -> int:
-    """Delete holds that ended before; how many."""
+    """Delete holds that ended before an instant; return how many."""
     chosen = select(holds.c.id).where(holds.c.held_until < before).limit(limit)
     return tx.connection.execute(delete(holds).where(holds.c.id.in_(chosen))).rowcount
 
 
 def delete_reports(tx: Transaction, before: datetime, *, limit: int) -> int:
-    """Delete the reports of reconciliations that ended before; how many."""
+    """Delete the reports of reconciliations that ended before an instant; return how many."""
     chosen = select(reports.c.id).where(reports.c.began_at < before, reports.c.finished_at < before)
     chosen = chosen.order_by(reports.c.began_at).limit(limit)
     return tx.connection.execute(delete(reports).where(reports.c.id.in_(chosen))).rowcount
 
 
 def delete_deliveries(tx: Transaction, *, limit: int) -> int:
-    """Delete deliveries of events that are gone; how many."""
+    """Delete deliveries of deleted events; return how many."""
     without_event = and_(
         deliveries.c.event_position <= select(account.c.gone_position).scalar_subquery(),
         not_(exists().where(events.c.position == deliveries.c.event_position)),
@@ -97,16 +99,16 @@ def delete_deliveries(tx: Transaction, *, limit: int) -> int:
 
 
 def delete_events(tx: Transaction, before: datetime, *, limit: int) -> int:
-    """Delete the oldest events up to the first that stays (SQLite; PostgreSQL drops partitions); how many.
+    """Delete the oldest events up to the first that stays (SQLite; PostgreSQL drops partitions); return how many.
 
-    One stays that is younger, or whose binding stays, or that a webhook has still to be sent.
+    An event stays if it is younger, if its binding is recorded, or if a webhook has not been sent it yet.
     """
     needed = exists().where(bindings.c.id == events.c.binding_id)
     oldest = select(events.c.position, or_(events.c.at >= before, needed)).order_by(events.c.position).limit(limit)
     last = deleted = 0
     unsent = first_unsent(tx.connection)
-    for position, kept in tx.connection.execute(oldest):
-        if kept or (unsent is not None and position >= unsent):
+    for position, stays in tx.connection.execute(oldest):
+        if stays or (unsent is not None and position >= unsent):
             break
         last, deleted = position, deleted + 1
     if deleted:
@@ -116,18 +118,18 @@ def delete_events(tx: Transaction, before: datetime, *, limit: int) -> int:
 
 
 def first_unsent(connection: Connection) -> int | None:
-    """The first position that an enabled webhook may still have to be sent (SQLite); None where there is none."""
+    """Return the first position that an enabled webhook may not have been sent yet, or None (SQLite)."""
     enabled = webhooks.c.disabled_at.is_(None)
     pending = select(func.min(deliveries.c.event_position)).where(
-        deliveries.c.state == "pending", deliveries.c.webhook_id == webhooks.c.id, enabled
+        in_state(DeliveryState.PENDING), deliveries.c.webhook_id == webhooks.c.id, enabled
     )
     behind = select(func.min(webhooks.c.position) + 1).where(enabled)
-    found = (connection.execute(statement).scalar() for statement in (pending, behind))
-    return min((position for position in found if position is not None), default=None)
+    positions = (connection.execute(statement).scalar() for statement in (pending, behind))
+    return min((position for position in positions if position is not None), default=None)
 
 
 def count(connection: Connection, before: datetime) -> dict[str, int]:
-    """How many rows of each table a run would delete, events aside."""
+    """Return how many rows of each table a run would delete, except events."""
     conditions: dict[str, tuple[Any, ColumnElement[bool]]] = {
         "bindings": (bindings, deletable(before)),
         "holds": (holds, holds.c.held_until < before),
@@ -140,10 +142,12 @@ def count(connection: Connection, before: datetime) -> dict[str, int]:
 
 
 def count_events(connection: Connection, before: datetime) -> int:
-    """How many events a run would delete where they are one table."""
+    """Return how many events a run would delete on SQLite."""
     needed = exists().where(bindings.c.id == events.c.binding_id, not_deletable(before))
-    kept = select(func.min(events.c.position)).where(or_(events.c.at >= before, needed))
-    bounds = [connection.execute(kept).scalar(), first_unsent(connection)]
+    first_kept = select(func.min(events.c.position)).where(or_(events.c.at >= before, needed))
+    limits = (connection.execute(first_kept).scalar(), first_unsent(connection))
+    bounds = [position for position in limits if position is not None]
     statement = select(func.count()).select_from(events)
-    known = [bound for bound in bounds if bound is not None]
-    return connection.execute(statement.where(events.c.position < min(known)) if known else statement).scalar_one()
+    if bounds:
+        statement = statement.where(events.c.position < min(bounds))
+    return connection.execute(statement).scalar_one()

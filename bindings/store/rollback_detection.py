@@ -1,9 +1,9 @@
-"""What this process knows to be committed: a database without it is an older one.
+"""Rollback detection: a database that lacks what this process knows to be committed went back in time.
 
-A restore from a backup that nobody told of, a standby promoted without the newest commits, durability that was
-relaxed: each loses rows that a running process has seen. One binding is enough to notice, and it is looked for
-in a statement that each bind sends anyway. A process that starts afterwards has nothing to remember; for that
-there is `BindingService.restored`.
+A restore from a backup that was not announced, a standby that was promoted without the newest commits, relaxed
+durability: each loses rows that a running process has seen. One binding is enough to detect it, and it is read by
+a statement that each bind sends anyway. A process that starts afterwards cannot detect it: call
+`BindingService.restored` after a restore.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.store.database import Transaction
 
-FORGOTTEN_AFTER_S = 86_400.0  # by then somebody may have deleted it on purpose
-_known = bindings.c.id == bindparam("known_id", type_=BindingId)
-VERSION = select(bindings.c.version).where(_known).scalar_subquery()
+FORGOTTEN_AFTER_S = 86_400.0  # by then it may have been deleted on purpose
+_is_known = bindings.c.id == bindparam("known_id", type_=BindingId)
+VERSION = select(bindings.c.version).where(_is_known).scalar_subquery()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommittedVersion:
-    """A binding in a version that was committed: asked for `at` (database time), known `since` (monotonic)."""
+    """A committed version of a binding: requested `at` (database time), known `since` (monotonic clock)."""
 
     id: str
     version: int
@@ -40,33 +40,33 @@ class CommittedVersion:
 
 
 class RollbackDetector:
-    """The newest change that this process knows to be committed. Thread-safe."""
+    """The newest committed version that this process knows. Thread-safe."""
 
     def __init__(self) -> None:
         self._newest: CommittedVersion | None = None  # replaced as a whole, so that it needs no lock
 
     def remember(self, binding: Binding) -> Binding:
-        """Keep in mind what a transaction that has committed returned; returns it too."""
+        """Remember the version of a binding that a committed transaction returned; return the binding."""
         self._newest = CommittedVersion(
             id=binding.id, version=binding.version, at=binding.requested_at, since=time.monotonic()
         )
         return binding
 
     def newest(self) -> CommittedVersion | None:
-        """What the database must have, if anything."""
-        known = self._newest
-        return None if known is None or time.monotonic() > known.since + FORGOTTEN_AFTER_S else known
+        """Return the version that the database must have, or None if none is known or it is a day old."""
+        newest = self._newest
+        return None if newest is None or time.monotonic() > newest.since + FORGOTTEN_AFTER_S else newest
 
     def forget(self) -> None:
-        """Start anew: the loss is known."""
+        """Forget the version: the rollback has been recorded."""
         self._newest = None
 
 
-def was_rolled_back(tx: Transaction, known: CommittedVersion | None, version: int | None) -> bool:
-    """Whether a database in which the known binding has this `version` has lost what was committed.
+def was_rolled_back(tx: Transaction, committed: CommittedVersion | None, version: int | None) -> bool:
+    """Return True if a database in which the known binding has this `version` (None: it is missing) went back.
 
-    No longer once that was made good: by a full scan that was owed, and begun after the binding was asked for.
+    False again when a required full scan that started after the binding was requested is complete.
     """
-    if known is None or (version is not None and version >= known.version):
+    if committed is None or (version is not None and version >= committed.version):
         return False
-    return not reports.full_scan_completed_since(tx.connection, since=known.at)
+    return not reports.full_scan_completed_since(tx.connection, since=committed.at)

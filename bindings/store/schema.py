@@ -1,7 +1,7 @@
 """The tables: names, types, constraints, indexes, and a comment on each column. No queries.
 
-What a column may hold is in `column_types`. The migrations in `migrations/` are written by hand, and a test holds
-them equal to this metadata.
+The types of the columns are in `column_types`. The migrations in `migrations/` are written by hand; a test
+compares them with this metadata (comments too, on PostgreSQL).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0007"  # the migration this code needs; a test holds it equal to the newest one
+HEAD = "0007"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -42,12 +42,12 @@ NAMING = {
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"{column} IN ({listed})"
+    literals = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({literals})"
 
 
 def _only(condition: str) -> dict[str, Any]:
-    """An index over the rows for which this is so, on both databases."""
+    """Return the options of a partial index over the rows that meet `condition`, for both databases."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
@@ -133,7 +133,7 @@ bindings = Table(
         name="ended",
     ),
     CheckConstraint("expires_at IS NULL OR expires_at <= held_until OR ended_at IS NOT NULL", name="held"),
-    # Who holds a phone or a middle number: derived from these four, for reserve, lookup and trace alike.
+    # The holders of a phone or a middle number are derived from these four, for reserve, lookup and trace.
     Index("ix_bindings_phone_a_held_until", "phone_a", "held_until"),
     Index("ix_bindings_phone_b_held_until", "phone_b", "held_until"),
     Index(
@@ -142,14 +142,14 @@ bindings = Table(
         "held_until",
         **_only("middle_number_a IS NOT NULL"),
     ),
-    # Where both parties have one number, A's index finds it: see `bindings.only_b_has`.
+    # If both parties have the same number, A's index finds it: see `bindings.middle_number_b_is`.
     Index(
         "ix_bindings_middle_number_b_held_until",
         "middle_number_b",
         "held_until",
         **_only("middle_number_b <> middle_number_a"),
     ),
-    # What the passes look for: only live rows are in these.
+    # For the jobs: only live rows are in these.
     Index("ix_bindings_due", "expires_at", **_only("state = 'active'")),
     Index("ix_bindings_unsettled", "settle_by", **_only("state = 'pending'")),
     Index("ix_bindings_in_doubt", "held_until", **_only("state = 'in_doubt'")),
@@ -206,7 +206,7 @@ events = Table(
         server_default=text("0"),
         comment="writer's transaction; the feed reads below the oldest running one",
     ),
-    # No foreign key: events go by their own age, and may outlive their binding (passes/retention).
+    # No foreign key: events are deleted by their own age, and may outlive their binding (jobs/retention).
     Column("binding_id", BindingId, comment="none for what belongs to no binding"),
     Column("sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"),
     Column("kind", String(16), nullable=False, comment="what happened"),
@@ -215,12 +215,12 @@ events = Table(
     Column("request_id", String(128), comment="the request that did it"),
     Column("detail", Detail, nullable=False, comment="facts of this kind of event; no phones"),
     CheckConstraint(_one_of("kind", EventKind), name="kind"),
-    # On PostgreSQL the table is partitioned by position (store/partitions), and a unique index of the whole would
-    # need that column: each partition has these two of its own. What holds across them are the triggers on
-    # bindings, which let no version go back and no ended state change (I5, I7).
+    # On PostgreSQL the table is partitioned by position (store/partitions), and a unique index of the whole table
+    # would need that column: each partition has its own two. Across partitions the triggers on bindings hold: no
+    # version decreases and no terminal state changes (I5, I7).
     UniqueConstraint("binding_id", "sequence").ddl_if(dialect="sqlite"),
     Index("ix_events_tx_position", "tx", "position"),
-    # What a request did: the event of its answer has the same request, and would only double the index.
+    # The events of a request: `activated` has the request of its `requested`, and would only double the index.
     Index("ix_events_request_id", "request_id", **_only("request_id IS NOT NULL AND kind <> 'activated'")),
     Index("ix_events_revealed", "at", "position", **_only("kind = 'revealed'")),
     Index("uq_events_terminal", "binding_id", unique=True, **_only(TERMINAL)).ddl_if(dialect="sqlite"),

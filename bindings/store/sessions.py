@@ -1,7 +1,7 @@
-"""Who is signed in to the console, and what they look for there: rows that are short-lived and thrown away.
+"""The sessions and searches of the console: short-lived rows that are deleted when they expire.
 
-A session is found by the hash of its token, and only while its key is good. A search is kept for its owner's
-browser alone: phones that are looked for stand in no address, and here no longer than an hour.
+A session is found by the hash of its token, and only while its key is valid. A search is kept for its owner's
+browser only: so no URL contains the phones that are searched for, and here they stay for at most an hour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, or_, select, update
 
 from bindings.store import keys as key_rows
+from bindings.store import sql
 from bindings.store.schema import keys, searches, sessions
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from bindings.store.keys import Key
 
 LASTS = timedelta(hours=12)
-UNUSED_FOR = timedelta(hours=1)
-SEEN_EVERY = timedelta(minutes=1)
+UNUSED_FOR = timedelta(hours=1)  # a session that is not used for longer is over
+SEEN_EVERY = timedelta(minutes=1)  # how often the use of a session is recorded
 SEARCH_LASTS = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """What somebody looks for: words or a number, and for a number perhaps the other party and an instant."""
+    """A search: words or a number, and for a number optionally the other party and an instant."""
 
     words: str | None = None
     number: Phone | None = None
@@ -49,42 +50,42 @@ def begin(tx: Transaction, digest: str, key_id: str) -> None:
     )
 
 
-def recognise(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
-    """The key behind a session, and whether the session's use is to be noted; None where either is not good."""
-    good = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
+    """Return the key of a session and whether to record its use now, or None if either is not valid."""
+    not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     statement = (
         select(*key_rows.COLUMNS, sessions.c.seen_at, now.label("read_at"))
         .join_from(sessions, keys)
-        .where(sessions.c.hash == digest, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), good)
+        .where(sessions.c.hash == digest, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), not_expired)
     )
     row = connection.execute(statement).one_or_none()
     if row is None or row.read_at - row.seen_at > UNUSED_FOR:
         return None
-    return key_rows.to_key(row[:-2]), row.read_at - row.seen_at > SEEN_EVERY
+    return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_EVERY
 
 
-def seen(tx: Transaction, digest: str) -> None:
-    """Record that a session is in use, once a minute at most."""
+def record_use(tx: Transaction, digest: str) -> None:
+    """Record that a session is in use, at most once a minute."""
     now = tx.instant()
     stale = sessions.c.seen_at < now - SEEN_EVERY
     tx.connection.execute(update(sessions).where(sessions.c.hash == digest, stale).values(seen_at=now))
 
 
 def end(tx: Transaction, digest: str) -> None:
-    """End a session and forget what was looked for in it. Safe to repeat."""
+    """Delete a session and its searches. Safe to repeat."""
     tx.connection.execute(delete(searches).where(searches.c.owner == digest))
     tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
 
 
-def forget(tx: Transaction) -> None:
-    """Throw away the sessions and the searches that are over. Safe to repeat."""
+def delete_expired(tx: Transaction) -> None:
+    """Delete expired sessions and searches. Safe to repeat."""
     now = tx.instant()
     for table in (searches, sessions):
         tx.connection.execute(delete(table).where(table.c.expires_at <= now))
 
 
-def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
-    """Keep a search for an hour. Safe to repeat with the same id."""
+def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
+    """Save a search for an hour. Safe to repeat with the same id."""
     values = {
         "id": search_id,
         "owner": owner,
@@ -97,11 +98,10 @@ def remember(tx: Transaction, search_id: str, owner: str, search: Search) -> Non
     tx.connection.execute(tx.dialect.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
 
 
-def recall(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
-    """The search with this id, if it is the owner's and not forgotten."""
-    columns = (searches.c.words, searches.c.number, searches.c.party, searches.c.at)
-    statement = select(*columns).where(
+def get_search(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
+    """Return the search with this id, or None if it has another owner or has expired."""
+    statement = select(*sql.columns(searches, Search)).where(
         searches.c.id == search_id, searches.c.owner == owner, searches.c.expires_at > now
     )
     row = connection.execute(statement).one_or_none()
-    return None if row is None else Search(words=row.words, number=row.number, party=row.party, at=row.at)
+    return None if row is None else sql.record(Search, row)

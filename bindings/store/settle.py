@@ -1,7 +1,7 @@
-"""Settle: record what came of a bind or an unbind. The second transaction of each, and what reconcile concludes.
+"""Settle: record the outcome of a bind or an unbind. The second transaction of each, and what reconcile concludes.
 
-Only a clear success lowers `held_until`; a definite refusal frees the phones at once; an unclear answer leaves
-them held (I4). A success is never dropped, however late it comes. All functions are safe to run again.
+Only a definite success lowers `held_until`; a definite failure releases the phones immediately; an unknown outcome
+leaves them held (I4). A success is never dropped, however late it arrives. All functions are safe to run again.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
-# The provider gave a bindId that another binding has already: by name, and as SQLite tells it.
+# The constraint that is violated if another binding has the provider's bindId: its name, and its columns on
+# SQLite.
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Success:
-    """What the provider's yes settles: the first binding's facts and the limits that follow from them."""
+    """The data of a successful bind, and the deadlines that follow from it."""
 
     bind_id: str
     middle_number_a: str
@@ -44,25 +45,25 @@ class Success:
     warn_s: int | None
 
     def columns(self) -> dict[str, Any]:
-        """The facts by column, and what follows from them."""
+        """Return the values by column, with the `warn_at` that follows from them."""
         return self._facts() | {"warn_at": warn_at(self.expires_at, self.warn_s)}
 
     def detail(self) -> dict[str, str]:
-        """The facts as an event tells them: enough to replay the row (I7)."""
+        """Return the values as in an event's detail: enough to replay the row (I7)."""
         return {name: to_json_value(value) for name, value in self._facts().items()}
 
     def _facts(self) -> dict[str, Any]:
         names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names if name != "warn_s"}  # the intent's, known already
+        return {name: getattr(self, name) for name in names if name != "warn_s"}  # the intent has it already
 
 
 def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
-    """When the `expires_soon` event of a binding is due: derived, so that no event need tell it."""
+    """Return when the `expires_soon` event of a binding is due, or None if none is; no event records it."""
     return None if warn_s is None else expires_at - timedelta(seconds=warn_s)
 
 
 def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding | None:
-    """Record the provider's yes to a binding that waits for it, in one statement; None where it is settled."""
+    """Record a success for a pending or in-doubt binding, in one statement. None if it is settled already."""
     return transition(
         tx,
         binding_id,
@@ -78,10 +79,10 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
 
 
 def settle_success(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
-    """Record the provider's yes. A yes for a binding that ended meanwhile is never dropped.
+    """Record a success and return the binding as recorded. A success for an ended binding is not dropped.
 
-    It is kept as a hold on both phones, with its origin and a `late_success` event, until `recover` has
-    unbound it. Safe to repeat: the same yes twice changes nothing.
+    It becomes a hold on both phones, with its origin and a `late_success` event, until `recover` has unbound it.
+    Safe to repeat: the same success twice changes nothing.
     """
     row = activate(tx, binding_id, success, caller)
     if row is not None:
@@ -102,7 +103,7 @@ def settle_failed(
     status: str | None,
     detail: dict[str, Any],
 ) -> Binding:
-    """Record that nothing came into being: the phones are free at once. Safe to repeat."""
+    """Record a definite failure and release the phones. Safe to repeat."""
     row = transition(
         tx,
         binding_id,
@@ -120,7 +121,10 @@ def settle_failed(
 
 
 def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
-    """End a doubt on a person's word; None where it is none any more. The caller has checked that it may be."""
+    """Mark an in-doubt binding as failed on an operator's statement; None if it is no longer in doubt.
+
+    The caller has checked that the statement is allowed.
+    """
     return transition(
         tx,
         doubt.id,
@@ -135,9 +139,9 @@ def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, bec
     )
 
 
-def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, said: str) -> Binding:
-    """Record that the pool had no number left: nothing came into being, and the pool is low."""
-    detail = {"said": said}
+def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, message: str) -> Binding:
+    """Record that the pool had no number left: the bind failed, and the pool is exhausted."""
+    detail = {"said": message}
     failed = settle_failed(tx, intent.id, caller, reason=Reason.NO_NUMBER, status=status, detail=detail)
     pools.record_exhausted(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
     return failed
@@ -146,11 +150,11 @@ def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status
 def settle_in_use(
     tx: Transaction, intent: Binding, caller: Caller, *, status: str, policy: conflict.Policy
 ) -> Binding:
-    """Record that the provider refused a phone that was free here.
+    """Record that the provider refused a phone as in use that was free here.
 
-    The event names what of ours stood beside it (`met`: the evidence about the policy), and of that what the
-    policy itself forbids (`own`: the intent should have been refused here, which must never happen). Where
-    nothing of ours explains it, both phones are held for a while, so that the next bind is refused here.
+    The event names our other bindings that hold the phones (`met`: the evidence on the policy), and those of them
+    that the policy forbids (`own`: the intent should have been refused here, which must never happen). If none of
+    our bindings explains it, both phones are held for a while, so that the next bind is refused here.
     """
     now = tx.instant()
     phones = [intent.phone_a, intent.phone_b]
@@ -160,22 +164,24 @@ def settle_in_use(
         for row in find_holding_rows(tx.connection, phones, intent.scope, now)
         if row.id not in (None, intent.id)
     ]
-    met = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows]
-    own = [told for row, told in zip(rows, met, strict=True) if conflicts(policy, row, intent.mode, pair)]
+    holders = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows]
+    forbidden = [
+        holder for row, holder in zip(rows, holders, strict=True) if conflicts(policy, row, intent.mode, pair)
+    ]
     failed = transition(
         tx,
         intent.id,
         EventKind.FAILED,
         caller,
         from_states=UNSETTLED,
-        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "met": met, "own": own},
+        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "met": holders, "own": forbidden},
         state=State.FAILED,
         provider_status=status,
         reason=Reason.IN_USE,
         held_until=now,
         ended_at=now,
     )
-    if failed is not None and not own:
+    if failed is not None and not forbidden:
         holds.hold_refused(tx, intent, caller, now)
     return failed or get(tx, intent.id)
 
@@ -187,17 +193,17 @@ def settle_unknown(
     *,
     reason: str,
     status: str | None,
-    said: str,
+    message: str,
     sent_at: datetime | None = None,
 ) -> Binding:
-    """Record that nobody knows. `held_until` stays: only a clear yes may lower it (I4). Safe to repeat."""
+    """Record an unknown outcome. `held_until` stays: only a definite success lowers it (I4). Safe to repeat."""
     row = transition(
         tx,
         binding_id,
         EventKind.IN_DOUBT,
         caller,
         from_states=(State.PENDING,),
-        detail={"reason": reason, "status": status, "said": said, "sent_at": to_json_value(sent_at)},
+        detail={"reason": reason, "status": status, "said": message, "sent_at": to_json_value(sent_at)},
         state=State.IN_DOUBT,
         provider_status=status,
         reason=reason,
@@ -207,7 +213,7 @@ def settle_unknown(
 
 
 def adopt(tx: Transaction, binding_id: str, caller: Caller, success: Success) -> Binding | None:
-    """Settle a doubt with a row of the provider's own list; None where the doubt is over already."""
+    """Activate an in-doubt binding by a row of the provider's list. None if it is no longer in doubt."""
     return transition(
         tx,
         binding_id,
@@ -229,7 +235,7 @@ def apply_drift(
     expires_at: datetime | None,
     held_until: datetime | None,
 ) -> None:
-    """Follow the provider's list to the safe side: end sooner (I6), hold longer (I4); never the other way."""
+    """Follow the provider's list to the safe side: end earlier (I6), hold longer (I4); never the opposite."""
     if expires_at is not None:
         transition(
             tx,
@@ -256,16 +262,16 @@ def apply_drift(
 
 
 def move_warning(tx: Transaction, binding_id: str, due_at: datetime | None) -> None:
-    """Move the `expires_soon` event of a binding whose end was moved; one that was written is not due again."""
+    """Move the `expires_soon` event of a binding whose end has moved; one that was written is not due again."""
     not_written = bindings.c.id == binding_id, bindings.c.warn_at.is_not(None)
     tx.connection.execute(update(bindings).where(*not_written).values(warn_at=due_at))
 
 
 def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:
-    """Record the wish: from the commit on, the binding is offered to nobody. None where it is not known.
+    """Record the request to unbind: from the commit on, no lookup returns the binding. None if it is unknown.
 
-    Asked again, or on a binding that has ended, it changes nothing. One whose time is over, but that no sweep
-    has met yet, ends here as expired.
+    A repeated request, or one for an ended binding, changes nothing. A binding that is past its end but not
+    expired by the job yet is expired here.
     """
     row = transition(
         tx,
@@ -301,9 +307,9 @@ def settle_unbound(
     reason: Reason,
     guard_s: float = 0.0,
 ) -> Binding:
-    """Record that the provider ended it. With `guard_s` the phones stay held that long, never longer than before.
+    """Record that the provider ended a binding. The phones stay held for `guard_s`, never longer than before.
 
-    If the sweep was first, the binding stays expired and the phones are let go. Safe to repeat.
+    If the binding has expired meanwhile, it stays expired and its phones are released. Safe to repeat.
     """
     now = tx.instant()
     current = get(tx, binding_id)

@@ -48,8 +48,8 @@ def _position(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> C
 
 
 def materialized(*branches: Select[Any]) -> CTE:
-    """Return UNION ALL of the branches as a CTE that no planner may join into what surrounds it."""
-    return union_all(*branches).cte("found").prefix_with("MATERIALIZED")
+    """Return UNION ALL of the branches as a CTE that a planner may not merge into the outer query."""
+    return union_all(*branches).cte("candidates").prefix_with("MATERIALIZED")
 
 
 def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[bool]:

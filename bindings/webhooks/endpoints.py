@@ -63,7 +63,7 @@ class Webhooks:
 
     def list(self) -> list[Webhook]:
         """Return all webhooks, oldest first, without their secrets."""
-        return self._database.read(webhooks.every)
+        return self._database.read(webhooks.list_all)
 
     def get(self, webhook_id: str) -> Webhook:
         """Return one webhook."""

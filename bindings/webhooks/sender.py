@@ -260,7 +260,7 @@ class WebhookSender:
     def _attempt(self, target: Target, delivery: Delivery) -> Result:
         response = post(target, delivery.id, body_of(delivery.event), self._tls)
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
-        result = Result(delivery=delivery, status=response.status, error=response.error, again_s=retry_s)
+        result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
         outcome = _outcome(result)
         _log.log(
             logging.DEBUG if outcome == "delivered" else logging.WARNING,
@@ -271,7 +271,7 @@ class WebhookSender:
             response.elapsed_s,
             delivery.attempts,
         )
-        if result.gone:
+        if result.receiver_is_gone:
             _log.warning("webhook %s: disabled, the receiver answered 410", target.webhook_id)
         return result
 
@@ -279,7 +279,7 @@ class WebhookSender:
 def _outcome(result: Result) -> str:
     if result.error is None:
         return "delivered"
-    return "dead" if result.again_s is None else "failed"
+    return "dead" if result.retry_s is None else "failed"
 
 
 def _retry_s(attempts: int, retry_after_s: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Bindings, holds, events and passes.
+"""Bindings, holds, events and the runs of jobs (`passes`).
 
 Revision ID: 0001
 Revises:

@@ -1,4 +1,4 @@
-"""Keys, webhooks and their deliveries, pools; and when a binding's end is announced.
+"""Keys, webhooks and their deliveries, pools; and when the event before a binding's end is due.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,7 +1,7 @@
-"""The index of announced ends.
+"""The index of `warn_at`, for the events before a binding's end.
 
-On its own, because PostgreSQL builds it without a lock and hence outside a transaction. A build that was
-stopped leaves an index that is not valid: it is dropped and built again.
+A separate migration, because PostgreSQL builds it without a lock and hence outside a transaction. An interrupted
+build leaves an invalid index: it is dropped and built again.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,7 +1,7 @@
-"""What the console keeps: who is signed in, what they look for, what they took away; and two indexes of events.
+"""The tables of the console: sessions, searches and exports; and two indexes of events.
 
-The indexes come first, because PostgreSQL builds them without a lock and hence outside a transaction. A build
-that was stopped leaves an index that is not valid: it is dropped and built again.
+The indexes come first, because PostgreSQL builds them without a lock and hence outside a transaction. An
+interrupted build leaves an invalid index: it is dropped and built again.
 
 Revision ID: 0004
 Revises: 0003

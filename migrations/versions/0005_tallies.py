@@ -1,6 +1,6 @@
-"""How often what happened, minute by minute and hour by hour, and how full the pools were.
+"""Counts of events by minute and by hour, and the past levels of the pools.
 
-New tables only: nothing of what is there is touched.
+New tables only: no existing table is changed.
 
 Revision ID: 0005
 Revises: 0004

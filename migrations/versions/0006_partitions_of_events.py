@@ -1,12 +1,12 @@
 """Events in partitions on PostgreSQL; retention's mark; bindings that only move forward; vacuum settings.
 
-The old table becomes the first partition as it is: a CHECK that is validated beforehand, under a lock that keeps
-nobody out, saves the scan under the lock that does. What must be done at once is one short transaction: its
-locks are waited for for half a second at most, and then given up and asked for again, so that nobody stands
-behind them for longer. Services may run beside it, and so may autovacuum, which is sent away first.
+The old table becomes the first partition unchanged: a CHECK is validated first, under a lock that blocks no reader
+or writer, so that attaching needs no scan under an exclusive lock. The exclusive part is one short transaction: it
+waits for its locks for at most half a second, then releases them and tries again, so that no statement queues
+behind them for longer. Services may run at the same time, and so may autovacuum, which is cancelled first.
 
-The foreign key from events to bindings goes: events go by their own age, and may outlive their binding. SQLite
-cannot drop one without building the table anew.
+The foreign key from events to bindings is dropped: events are deleted by their own age, and may outlive their
+binding. SQLite cannot drop a foreign key without rebuilding the table.
 
 Revision ID: 0006
 Revises: 0005
@@ -29,7 +29,7 @@ branch_labels = None
 depends_on = None
 
 FIRST = "events_start"
-SPAN = 10**12  # positions of one partition; the sequence moves on to the next one long before
+SPAN = 10**12  # positions of one partition; the sequence moves to the next one long before its end
 LOCK_WAIT = "500ms"
 TRIES = 60
 PAUSE_S = 1.0
@@ -38,7 +38,7 @@ FOREIGN_KEY = "CONSTRAINT fk_events_binding_id FOREIGN KEY(binding_id) REFERENCE
 UNIQUE = "CONSTRAINT uq_events_binding_id_sequence UNIQUE"
 COMMENT = "The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE"
 COLUMNS = "position, tx, binding_id, sequence, kind, at, actor, request_id, detail"
-# The indexes that the whole table has: no unique one, which each partition has for itself.
+# The indexes of the whole table, without the unique ones, which each partition has of its own.
 INDEXES = (
     "SELECT relname, pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid"
     " WHERE indrelid = CAST('events' AS regclass) AND NOT indisunique"
@@ -58,15 +58,15 @@ GONE_REPORT = "OLD.finished_at <"
 
 # See docs/explanation/performance.md: as the data grows. No fillfactor: every change of a state touches an index.
 STORAGE = {
-    # The default waits for a fifth of the table, which is two million dead rows in ten million.
+    # The default is a fifth of the table: two million dead rows in ten million.
     "bindings": "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,"
     " autovacuum_analyze_scale_factor = 0.02",
     "deliveries": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000",
     "holds": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000",
-    # A handful of rows that change every few seconds.
+    # A few rows that change every few seconds.
     "passes": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500",
 }
-# Written once: frozen when first vacuumed, so that no later vacuum writes an old month again.
+# Rows never change: frozen by the first vacuum, so that no later one rewrites an old month.
 FROZEN = "autovacuum_freeze_min_age = 0"
 
 
@@ -81,7 +81,7 @@ def upgrade() -> None:
         f"ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_first,"
         f" ADD CONSTRAINT ck_events_first CHECK (position < {SPAN}) NOT VALID"
     )
-    with op.get_context().autocommit_block():  # what came before is committed, and its lock let go
+    with op.get_context().autocommit_block():  # the changes so far are committed, and their lock is released
         _outwait_vacuum("ALTER TABLE events VALIDATE CONSTRAINT ck_events_first")
     for table, options in STORAGE.items():
         _outwait_vacuum(f"ALTER TABLE {table} SET ({options})")
@@ -92,7 +92,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Bring back one table. Where there are several partitions their rows are copied, under a lock."""
+    """Restore the single table. If there are several partitions, their rows are copied, under a lock."""
     if op.get_bind().dialect.name == "sqlite":
         for trigger in ("bindings_only_forward", "bindings_refuse_delete", "reports_refuse_delete"):
             op.execute(f"DROP TRIGGER {trigger}")
@@ -124,16 +124,16 @@ def _add_marks(instant: sa.types.TypeEngine[Any]) -> None:
 
 
 def _lock(*tables: str) -> None:
-    """Keep everybody out of these tables until the end of the transaction; queue for half a second at a time.
+    """Lock these tables exclusively until the end of the transaction; wait for half a second at a time.
 
-    Vacuum is kept out first, by a lock that nobody else minds: the half seconds would never outlast it.
+    Vacuum is kept out first, by a lock that blocks no reader or writer: half a second would never outlast it.
     """
     connection = op.get_bind()
     named = ", ".join(tables)
     _outwait_vacuum(f"LOCK TABLE {named} IN SHARE UPDATE EXCLUSIVE MODE")
 
     def ask() -> None:
-        with connection.begin_nested():  # what was locked is let go with the savepoint
+        with connection.begin_nested():  # a rollback to the savepoint releases the locks
             connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
             connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all of them
             connection.execute(sa.text(f"LOCK TABLE {named} IN ACCESS EXCLUSIVE MODE"))
@@ -146,16 +146,16 @@ def _lock(*tables: str) -> None:
 
 
 def _outwait_vacuum(statement: str) -> None:
-    """Run a statement whose lock keeps out who vacuums a table or changes it, and no reader or writer.
+    """Run a statement whose lock blocks vacuum and DDL, and no reader or writer.
 
-    It waits as long as env.py lets it. The server ends an autovacuum that somebody waits for before that, after
-    deadlock_timeout, which is 1 s.
+    It waits for the lock timeout of env.py. Before that, after deadlock_timeout (1 s), the server cancels an
+    autovacuum that blocks the statement.
     """
     _had(lambda: op.execute(statement), or_fail=True)
 
 
 def _had(ask: Callable[[], None], *, or_fail: bool) -> bool:
-    """Whether the locks were to be had."""
+    """Call `ask`; return False if the locks were not free. With `or_fail` raises `TimeoutError` instead."""
     try:
         ask()
     except sa.exc.DBAPIError as error:
@@ -176,7 +176,7 @@ def _partition() -> None:
     for statement in (
         "ALTER TABLE events DROP CONSTRAINT fk_events_binding_id",
         "ALTER TABLE events ALTER position DROP IDENTITY",
-        "DROP TRIGGER events_refuse_change ON events",  # the parent's is handed down
+        "DROP TRIGGER events_refuse_change ON events",  # partitions inherit the parent's
         f"ALTER TABLE events RENAME TO {FIRST}",
         f"ALTER TABLE {FIRST} RENAME CONSTRAINT pk_events TO pk_{FIRST}",
         f"ALTER TABLE {FIRST} RENAME CONSTRAINT uq_events_binding_id_sequence TO uq_{FIRST}_binding_id_sequence",
@@ -189,7 +189,7 @@ def _partition() -> None:
         ),
         "ALTER TABLE events DROP CONSTRAINT ck_events_first",
         "ALTER TABLE events ADD CONSTRAINT pk_events PRIMARY KEY (position)",
-        *(definition for _, definition in indexes),  # before the old table comes in, whose own then serve
+        *(definition for _, definition in indexes),  # before the old table is attached: its indexes are then used
         "ALTER TABLE events ALTER position ADD GENERATED ALWAYS AS IDENTITY",
         f"ALTER TABLE events ATTACH PARTITION {FIRST} FOR VALUES FROM (MINVALUE) TO ({SPAN})",
         f"COMMENT ON TABLE events IS '{COMMENT}'",
@@ -217,7 +217,7 @@ def _unite() -> None:
         f"ALTER INDEX uq_{first}_terminal RENAME TO uq_events_terminal",
         f"ALTER TABLE events RESET ({FROZEN.split(' = ', maxsplit=1)[0]})",
         "ALTER TABLE events ALTER position ADD GENERATED ALWAYS AS IDENTITY",
-        # Not validated: retention may have left events whose binding is gone.
+        # Not validated: retention may have left events of deleted bindings.
         f"ALTER TABLE events ADD {FOREIGN_KEY} NOT VALID",
         f"COMMENT ON TABLE events IS '{COMMENT}'",
         "DROP TRIGGER IF EXISTS events_refuse_truncate ON events",
@@ -228,7 +228,7 @@ def _unite() -> None:
 
 
 def _go_on_from(last: Any) -> None:
-    """Let the new sequence go on where the old one stood."""
+    """Continue the new sequence at the last value of the old one."""
     called = "true" if last.is_called else "false"
     op.execute(f"SELECT setval('events_position_seq', {last.last_value}, {called})")
 
@@ -256,14 +256,14 @@ def _hand_on_privileges(old: str, new: str) -> None:
 
 
 def _guard_on_postgresql() -> None:
-    """Bindings only move forward, and what is kept cannot be deleted: retention's mark is the one way around."""
+    """Create the triggers: bindings only move forward, and only rows below retention's mark can be deleted."""
     for statement in (
         (
             "CREATE FUNCTION refuse_backward() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION 'bindings only move forward' USING ERRCODE = 'insufficient_privilege';"
             " END $$"
         ),
-        # Only the condition is paid for, and by updates only.
+        # Costs only the condition, and only for updates.
         (
             f"CREATE TRIGGER bindings_only_forward BEFORE UPDATE ON bindings FOR EACH ROW WHEN ({BACKWARD})"
             " EXECUTE FUNCTION refuse_backward()"
@@ -309,7 +309,7 @@ def _unguard_on_postgresql() -> None:
 
 
 def _rebuild_on_sqlite(without: str, instead: str) -> None:
-    """The same table with another piece in its definition; its indexes and triggers are made again."""
+    """Rebuild the table with a part of its definition replaced; its indexes and triggers are created again."""
     found = op.get_bind().execute(sa.text("SELECT type, sql FROM sqlite_master WHERE tbl_name = 'events'")).all()
     [table] = [sql for kind, sql in found if kind == "table"]
     if table.count(without) != 1:
@@ -321,7 +321,7 @@ def _rebuild_on_sqlite(without: str, instead: str) -> None:
         "DROP TABLE old_events",
         *(sql for kind, sql in found if kind != "table" and sql is not None),
     ):
-        op.get_bind().exec_driver_sql(statement)  # as it stands: a colon in it is no parameter
+        op.get_bind().exec_driver_sql(statement)  # unchanged: a colon in it is not a parameter
 
 
 def _guard_on_sqlite() -> None:

@@ -1,14 +1,14 @@
-"""Fewer index entries for each bind, each end and each pass; fewer settings of vacuum.
+"""Fewer index entries for each bind, each end and each run of a job; fewer vacuum settings.
 
-A binding without a number needs no entry for it, and where both parties have one number, as in AXB, the index of
-A's finds it. When a pass last finished is found among the hundred rows that a task keeps: without an index of its
-own that time is written without touching any.
+A binding without a number needs no entry for it, and if both parties have the same number, as in AXB, the index of
+A's number finds it. The last finish of a job is found among the hundred rows that are kept for a job: without an
+index on it, that time is written without changing any index.
 
-Of the vacuum settings those go that were measured to bring nothing: see docs/explanation/performance.md.
+The vacuum settings that were measured to have no effect are removed: see docs/explanation/performance.md.
 
-On PostgreSQL the indexes are built without a lock and hence outside a transaction; one that was stopped is built
-again. Code from before this asks for B's number in words that the narrower index does not answer, and reads the
-whole table for it: restart it.
+On PostgreSQL the indexes are built without a lock and hence outside a transaction; an interrupted build is
+repeated. Code of earlier versions searches B's number by a condition that the narrower index does not serve, and
+reads the whole table: restart it.
 
 Revision ID: 0007
 Revises: 0006
@@ -34,7 +34,7 @@ NUMBERS = {
     "middle_number_a": "middle_number_a IS NOT NULL",
     "middle_number_b": "middle_number_b <> middle_number_a",
 }
-# Fresher statistics changed no plan; fewer dead rows made nothing faster, but where they are those of bindings.
+# Fresher statistics changed no plan; fewer dead rows made nothing faster, except in bindings.
 NO_USE: dict[str, dict[str, float]] = {
     "bindings": {"autovacuum_analyze_scale_factor": 0.02},
     "deliveries": {"autovacuum_vacuum_scale_factor": 0.02, "autovacuum_vacuum_threshold": 1000},
@@ -87,7 +87,10 @@ def _replace(column: str, where: sa.TextClause | None) -> None:
 
 @contextmanager
 def _as_long_as_it_takes() -> Iterator[None]:
-    """Outside of a transaction: such a statement waits for every open transaction, and nobody waits for it."""
+    """Run statements outside of a transaction, without a lock timeout.
+
+    Such a statement waits for every open transaction, and blocks no reader or writer.
+    """
     with op.get_context().autocommit_block():
         allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
         op.execute("SET lock_timeout = 0")

@@ -103,7 +103,7 @@ def bug(name: str, target: str, *edits: Edit, **options: Any) -> Bug:
 BUGS: tuple[Bug, ...] = (
     bug(
         "no_compare_and_set",
-        "bindings.store.bindings:transition",
+        "bindings.store.bindings:_change",
         assign_parameter("from_states", "tuple(State)"),
         detected_by="adopted_and_unbound_changes_nothing and sqlite",
         fast=True,

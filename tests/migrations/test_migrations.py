@@ -1,4 +1,4 @@
-"""The migrations: equal to the metadata, safe from several replicas at once, and shipped in the wheel."""
+"""The migrations: equal to the metadata, safe from several replicas at the same time, and part of the wheel."""
 
 from __future__ import annotations
 
@@ -49,37 +49,37 @@ def _config() -> Config:
     return config
 
 
-def test_there_is_one_head_and_it_is_the_one_that_the_code_needs() -> None:
+def test_single_head_is_the_revision_that_the_code_needs() -> None:
     assert ScriptDirectory.from_config(_config()).get_heads() == [HEAD]
 
 
-def _is_meant(engine: Engine) -> Callable[..., bool]:
-    """Not the partitions, which no metadata names, nor what the metadata keeps for the other database."""
+def _is_compared(engine: Engine) -> Callable[..., bool]:
+    """Return a filter that excludes the partitions, and what the metadata has for the other database."""
 
-    def include(found: Any, name: str | None, kind: str, reflected: bool, _counterpart: Any) -> bool:
+    def include(item: Any, name: str | None, kind: str, reflected: bool, _counterpart: Any) -> bool:
         if kind == "table":
             return not (reflected and str(name).startswith("events_"))
-        elsewhere = getattr(found, "_ddl_if", None) if kind in ("index", "unique_constraint") else None
-        return elsewhere is None or elsewhere.dialect == engine.dialect.name
+        condition = getattr(item, "_ddl_if", None) if kind in ("index", "unique_constraint") else None
+        return condition is None or condition.dialect == engine.dialect.name
 
     return include
 
 
-def test_the_migrated_schema_equals_the_metadata(engine: Engine) -> None:
+def test_migrated_schema_equals_the_metadata(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "include_object": _is_meant(engine)}
+            connection, opts={"compare_type": True, "include_object": _is_compared(engine)}
         )
         assert compare_metadata(context, metadata) == []
 
 
 def _schema(engine: Engine) -> dict[str, Any]:
-    found = inspect(engine)
+    inspector = inspect(engine)
     tables = {}
     for name in sorted(metadata.tables):
         tables[name] = {
             "columns": {
-                column["name"]: (str(column["type"]), column["nullable"]) for column in found.get_columns(name)
+                column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(name)
             },
             "indexes": {
                 str(index["name"]): (
@@ -87,16 +87,18 @@ def _schema(engine: Engine) -> dict[str, Any]:
                     bool(index["unique"]),
                     _plain(_predicate(index)),
                 )
-                for index in found.get_indexes(name)
+                for index in inspector.get_indexes(name)
             },
             "checks": {
-                str(check["name"]): _plain(check["sqltext"]) for check in found.get_check_constraints(name)
+                str(check["name"]): _plain(check["sqltext"]) for check in inspector.get_check_constraints(name)
             },
-            "unique": {str(one["name"]): one["column_names"] for one in found.get_unique_constraints(name)},
-            "primary": found.get_pk_constraint(name)["constrained_columns"],
+            "unique": {
+                str(unique["name"]): unique["column_names"] for unique in inspector.get_unique_constraints(name)
+            },
+            "primary": inspector.get_pk_constraint(name)["constrained_columns"],
             "foreign": [
-                (one["name"], one["constrained_columns"], one["referred_table"])
-                for one in found.get_foreign_keys(name)
+                (key["name"], key["constrained_columns"], key["referred_table"])
+                for key in inspector.get_foreign_keys(name)
             ],
         }
     return tables
@@ -104,42 +106,40 @@ def _schema(engine: Engine) -> dict[str, Any]:
 
 def _predicate(index: Any) -> str:
     options = index.get("dialect_options", {})
-    found = [options[name] for name in ("postgresql_where", "sqlite_where") if options.get(name) is not None]
-    return str(found[0]) if found else ""
+    predicates = [options[name] for name in ("postgresql_where", "sqlite_where") if options.get(name) is not None]
+    return str(predicates[0]) if predicates else ""
 
 
 def _plain(sql: object) -> str:
-    """Without the brackets, casts and spaces that a database adds."""
+    """Return the text without the parentheses, casts and spaces that a database adds."""
     return re.sub(r"::[a-z ]+(\[\])?|[()\s]", "", str(sql))
 
 
-def test_every_index_predicate_and_check_is_the_one_that_the_metadata_would_make(
-    engine: Engine, empty_database_url: str
-) -> None:
+def test_index_predicates_and_checks_equal_those_of_the_metadata(engine: Engine, empty_database_url: str) -> None:
     """Alembic compares neither partial predicates nor the text of CHECKs."""
-    made = make_engine(empty_database_url)
-    metadata.create_all(made)
+    from_metadata = make_engine(empty_database_url)
+    metadata.create_all(from_metadata)
     try:
-        assert _schema(engine) == _schema(made)
+        assert _schema(engine) == _schema(from_metadata)
     finally:
-        made.dispose()
+        from_metadata.dispose()
 
 
 def test_every_constraint_and_index_follows_the_naming_convention(engine: Engine) -> None:
-    found = inspect(engine)
+    inspector = inspect(engine)
     for table in metadata.tables:
         names = [
-            *(index["name"] for index in found.get_indexes(table)),
-            *(check["name"] for check in found.get_check_constraints(table)),
-            *(one["name"] for one in found.get_unique_constraints(table)),
-            *(one["name"] for one in found.get_foreign_keys(table)),
-            found.get_pk_constraint(table)["name"],
+            *(index["name"] for index in inspector.get_indexes(table)),
+            *(check["name"] for check in inspector.get_check_constraints(table)),
+            *(unique["name"] for unique in inspector.get_unique_constraints(table)),
+            *(key["name"] for key in inspector.get_foreign_keys(table)),
+            inspector.get_pk_constraint(table)["name"],
         ]
-        for name in filter(None, names):  # a counting key of SQLite has no name
+        for name in filter(None, names):  # an autoincrement key has no name on SQLite
             assert re.match(rf"({'|'.join(NAMING)})_{table}", str(name)), name
 
 
-def test_every_column_says_what_it_holds() -> None:
+def test_every_column_has_a_comment() -> None:
     assert [
         f"{table}.{column.name}"
         for table in metadata.tables.values()
@@ -149,14 +149,14 @@ def test_every_column_says_what_it_holds() -> None:
 
 
 BAD_ROWS: dict[str, dict[str, Any]] = {
-    "a state that there is not": {"state": "dead"},
-    "a mode that there is not": {"mode": "AXC"},
-    "no second": {"expire_s": 0},
+    "unknown state": {"state": "dead"},
+    "unknown mode": {"mode": "AXC"},
+    "zero seconds": {"expire_s": 0},
     "more than 72 hours": {"expire_s": 259_201},
-    "one phone twice": {"phone_b": "9188067701"},
+    "same phone twice": {"phone_b": "9188067701"},
     "active without a bind_id": {"state": "active"},
     "ended without an end": {"state": "failed"},
-    "an end without having ended": {"ended_at": "2026-03-01T12:00:00.000000Z"},
+    "an end while pending": {"ended_at": "2026-03-01T12:00:00.000000Z"},
 }
 ROW: dict[str, Any] = {
     "id": "0190b5a0-0000-7000-8000-000000000001",
@@ -184,7 +184,7 @@ def _insert(engine: Engine, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_the_database_itself_refuses(engine: Engine, name: str) -> None:
+def test_check_constraint_rejects_an_invalid_row(engine: Engine, name: str) -> None:
     with pytest.raises(Exception, match=r"(?i)check constraint"):
         _insert(engine, ROW | BAD_ROWS[name])
     _insert(engine, ROW)
@@ -199,7 +199,7 @@ def _event(engine: Engine, kind: str = "requested", sequence: int = 1) -> None:
         connection.execute(text(statement), {"id": ROW["id"], "at": ROW["requested_at"]})
 
 
-def test_I5_the_database_itself_refuses_a_second_terminal_event(engine: Engine) -> None:
+def test_I5_unique_index_rejects_a_second_terminal_event(engine: Engine) -> None:
     _insert(engine, ROW)
     _event(engine, "expired", 1)
     with pytest.raises(Exception, match=r"(?i)unique"):
@@ -209,7 +209,7 @@ def test_I5_the_database_itself_refuses_a_second_terminal_event(engine: Engine) 
 FORBIDDEN = {
     "UPDATE": "UPDATE events SET actor = 'x'",
     "DELETE": "DELETE FROM events",
-    "DELETE of one": "DELETE FROM events WHERE sequence = 1",
+    "DELETE of a row": "DELETE FROM events WHERE sequence = 1",
 }
 SQLITE_ONLY = {
     "REPLACE": "REPLACE INTO events (position, sequence, kind, at, actor, detail) SELECT position, 9, 'held', at,"
@@ -220,7 +220,7 @@ SQLITE_ONLY = {
 POSTGRESQL_ONLY = {"TRUNCATE": "TRUNCATE events", "TRUNCATE of a partition": "TRUNCATE events_start"}
 
 
-def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None:
+def test_triggers_reject_every_change_of_the_history(engine: Engine) -> None:
     _insert(engine, ROW)
     _event(engine)
     only = SQLITE_ONLY if engine.dialect.name == "sqlite" else POSTGRESQL_ONLY
@@ -234,7 +234,7 @@ def test_the_history_is_append_only_whoever_writes_to_it(engine: Engine) -> None
         assert [tuple(row) for row in rows] == [(1, "test")], verb
 
 
-def test_up_and_down_and_up_again(empty_database_url: str) -> None:
+def test_upgrade_downgrade_and_upgrade_give_the_same_schema(empty_database_url: str) -> None:
     assert migrations.upgrade(empty_database_url) == HEAD
     assert migrations.upgrade(empty_database_url) == HEAD
     engine = make_engine(empty_database_url)
@@ -255,8 +255,8 @@ def test_up_and_down_and_up_again(empty_database_url: str) -> None:
 
 
 def _environment(url: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
-    return kept | {"BINDINGS_DATABASE_URL": url}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+    return environment | {"BINDINGS_DATABASE_URL": url}
 
 
 UPGRADE = (
@@ -265,7 +265,7 @@ UPGRADE = (
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.soak)])
-def test_R11_processes_that_upgrade_at_once_all_find_it_done(empty_database_url: str, count: int) -> None:
+def test_R11_concurrent_upgrades_all_succeed(empty_database_url: str, count: int) -> None:
     running = [
         subprocess.Popen(
             [sys.executable, "-c", UPGRADE],
@@ -284,8 +284,8 @@ def test_R11_processes_that_upgrade_at_once_all_find_it_done(empty_database_url:
     database.close()
 
 
-def test_plain_alembic_works_in_a_checkout(empty_database_url: str) -> None:
-    done = subprocess.run(
+def test_alembic_command_upgrades_from_a_checkout(empty_database_url: str) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT,
         env=_environment(empty_database_url),
@@ -294,28 +294,28 @@ def test_plain_alembic_works_in_a_checkout(empty_database_url: str) -> None:
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     assert migrations.current(empty_database_url) == HEAD
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout and unpacked where nothing else is."""
+    """Return the folder of the wheel, built from this checkout and unpacked alone."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = subprocess.run(build, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     (wheel,) = folder.glob("*.whl")
     target = folder / "site"
-    with zipfile.ZipFile(wheel) as packed:  # what pip does with a pure wheel; uv's environments have no pip
+    with zipfile.ZipFile(wheel) as packed:  # as pip does with a pure wheel; the environments of uv have no pip
         packed.extractall(target)
     return target
 
 
-def test_the_installed_wheel_brings_a_database_to_head(installed: Path, empty_database_url: str) -> None:
+def test_installed_wheel_upgrades_a_database_to_head(installed: Path, empty_database_url: str) -> None:
     assert (installed / "bindings" / "_migrations" / "env.py").is_file()
     code = "import bindings; print(bindings.__file__);" + UPGRADE
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code],
         cwd=installed,
         env=_environment(empty_database_url) | {"PYTHONPATH": str(installed)},
@@ -324,8 +324,8 @@ def test_the_installed_wheel_brings_a_database_to_head(installed: Path, empty_da
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    file, head = done.stdout.split()
+    assert completed.returncode == 0, completed.stderr
+    file, head = completed.stdout.split()
     assert file.startswith(str(installed))
     assert head == HEAD
     assert migrations.current(empty_database_url) == HEAD
@@ -349,41 +349,41 @@ def _partitions(engine: Engine) -> list[str]:
 
 
 def _assert_append_only(engine: Engine) -> None:
-    found = ["events", *_partitions(engine)]
+    tables = ["events", *_partitions(engine)]
     verbs = ["UPDATE {} SET actor = 'x'", "DELETE FROM {}"]
     verbs += ["TRUNCATE {}"] if engine.dialect.name == "postgresql" else []
-    for verb in (verb.format(table) for table in found for verb in verbs):
+    for verb in (verb.format(table) for table in tables for verb in verbs):
         with engine.connect() as connection, pytest.raises(Exception, match="append-only"):
             connection.execute(text(verb))
 
 
-def _written(engine: Engine) -> list[tuple[Any, ...]]:
+def _event_rows(engine: Engine) -> list[tuple[Any, ...]]:
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT position, sequence, kind, actor FROM events ORDER BY position"))
         return [tuple(row) for row in rows]
 
 
-def test_rows_and_the_guard_of_the_history_outlast_every_migration_up_and_down(empty_database_url: str) -> None:
+def test_every_migration_keeps_rows_and_the_append_only_triggers(empty_database_url: str) -> None:
     revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
     engine = make_engine(empty_database_url)
     _migrate(engine, revisions[0])
     _insert(engine, ROW)
     for sequence, kind in enumerate(("requested", "in_doubt", "lapsed"), 1):
         _event(engine, kind, sequence)
-    written = _written(engine)
+    written = _event_rows(engine)
     for revision in revisions[1:]:
         _migrate(engine, revision)
         _assert_append_only(engine)
-        assert _written(engine) == written, revision
+        assert _event_rows(engine) == written, revision
     _event(engine, "revealed", 4)
-    assert _written(engine)[-1][0] == written[-1][0] + 1, "positions go on"
-    written = _written(engine)
+    assert _event_rows(engine)[-1][0] == written[-1][0] + 1, "positions continue"
+    written = _event_rows(engine)
     for revision in revisions[-2::-1]:
         _migrate(engine, "-1")
         _assert_append_only(engine)
-        assert _written(engine) == written, f"down to {revision}"
+        assert _event_rows(engine) == written, f"down to {revision}"
     _event(engine, "revealed", 5)
-    assert _written(engine)[-1][0] == written[-1][0] + 1
+    assert _event_rows(engine)[-1][0] == written[-1][0] + 1
     engine.dispose()
 
 
@@ -396,44 +396,44 @@ WRITE = "INSERT INTO events (sequence, kind, at, actor, detail) VALUES (0, 'held
 
 
 @pytest.mark.postgres
-def test_nobody_waits_for_a_second_while_the_events_become_partitions(postgres_server: Server) -> None:
-    """A writer gives up after a second; a long reader stands in the way until the migrator has given up once."""
+def test_partitioning_of_events_blocks_no_writer_for_a_second(postgres_server: Server) -> None:
+    """A writer fails after a second of waiting; a long read blocks the migration until it has given up once."""
     url = postgres_server.create()
     engine = make_engine(url)
     _migrate(engine, LAST_WITH_ONE_TABLE)
-    done, written, faults = threading.Event(), 0, []
+    stop, written, failures = threading.Event(), 0, []
 
     def write() -> None:
         nonlocal written
         with psycopg.connect(url, autocommit=True) as writer:
             writer.execute("SET lock_timeout = '1s'")
-            while not done.is_set():
+            while not stop.is_set():
                 try:
                     writer.execute(WRITE)
                     written += 1
                 except psycopg.Error as error:
-                    faults.append(error)
+                    failures.append(error)
                     return
 
     threads = [threading.Thread(target=write), threading.Thread(target=lambda: migrations.upgrade(url))]
     with psycopg.connect(url) as reader, psycopg.connect(url, autocommit=True) as watcher:
         reader.execute("SELECT count(*) FROM events")
 
-        def asks() -> bool:
+        def migration_waits() -> bool:
             return bool((watcher.execute(WAITS_FOR_EVENTS).fetchone() or [0])[0])
 
         for thread in threads:
             thread.start()
-        wait_for(asks, seconds=30)
-        wait_for(lambda: not asks(), seconds=30)
+        wait_for(migration_waits, seconds=30)
+        wait_for(lambda: not migration_waits(), seconds=30)
         reader.commit()
         threads[1].join(60)
         before = written
-        wait_for(lambda: written > before or bool(faults))
-        done.set()
+        wait_for(lambda: written > before or bool(failures))
+        stop.set()
         threads[0].join(10)
-    assert faults == []
-    positions = [row[0] for row in _written(engine)]
+    assert failures == []
+    positions = [row[0] for row in _event_rows(engine)]
     assert len(positions) == len(set(positions)) == written
     assert migrations.current(url) == HEAD
     with engine.connect() as connection:
@@ -453,10 +453,8 @@ LONG_WAITS = (
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("table", ["events", "bindings", "passes"])
-def test_a_vacuum_is_waited_for_so_long_that_the_server_ends_it_and_nobody_else_waits(
-    postgres_server: Server, table: str
-) -> None:
-    """The lock of a VACUUM stands in for it. The server ends an autovacuum that is in the way for this long."""
+def test_upgrade_waits_for_a_vacuum_without_blocking_writers(postgres_server: Server, table: str) -> None:
+    """The test takes the lock of a VACUUM. The server ends an autovacuum that blocks a lock for this long."""
     url = postgres_server.create()
     engine = make_engine(url)
     _migrate(engine, LAST_WITH_ONE_TABLE)
@@ -471,7 +469,7 @@ def test_a_vacuum_is_waited_for_so_long_that_the_server_ends_it_and_nobody_else_
         vacuum.commit()
         upgrade.join(60)
     assert migrations.current(url) == HEAD
-    assert len(_written(engine)) == 1
+    assert len(_event_rows(engine)) == 1
     engine.dispose()
     postgres_server.drop(url)
 
@@ -484,7 +482,7 @@ BEHIND_AN_EXPORT = (
 
 
 @pytest.mark.postgres
-def test_an_index_is_built_behind_an_export_however_long_that_takes(postgres_server: Server) -> None:
+def test_index_is_built_after_a_long_export_without_blocking_writers(postgres_server: Server) -> None:
     url = postgres_server.create()
     engine = make_engine(url)
     _migrate(engine, "0006")
@@ -504,10 +502,10 @@ def test_an_index_is_built_behind_an_export_however_long_that_takes(postgres_ser
     postgres_server.drop(url)
 
 
-def test_a_tables_growth_has_its_vacuum_settings(engine: Engine) -> None:
+def test_growing_tables_have_autovacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return
     query = "SELECT relname FROM pg_class WHERE array_to_string(reloptions, ' ') LIKE '%autovacuum%'"
     with engine.connect() as connection:
-        found = set(connection.execute(text(query)).scalars())
-    assert found == {"bindings", "events_start"}
+        tables = set(connection.execute(text(query)).scalars())
+    assert tables == {"bindings", "events_start"}

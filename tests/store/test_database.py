@@ -37,56 +37,56 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-def written(database: Database) -> int:
+def event_count(database: Database) -> int:
     return database.read(
         lambda connection: connection.execute(select(func.count()).select_from(events_table)).scalar_one()
     )
 
 
-def note(tx: Transaction) -> None:
+def write_event(tx: Transaction) -> None:
     events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})
 
 
-def test_a_write_is_there_for_the_next_reader(database: Database) -> None:
-    database.write(note)
-    assert written(database) == 1
+def test_committed_write_is_visible_to_the_next_read(database: Database) -> None:
+    database.write(write_event)
+    assert event_count(database) == 1
 
 
-def test_a_write_that_raises_leaves_nothing(database: Database) -> None:
+def test_write_that_raises_is_rolled_back(database: Database) -> None:
     def work(tx: Transaction) -> None:
-        note(tx)
+        write_event(tx)
         raise LookupError("on purpose")
 
     with pytest.raises(LookupError):
         database.write(work)
-    assert written(database) == 0
+    assert event_count(database) == 0
 
 
-def test_a_lost_connection_runs_the_whole_work_again(database: Database) -> None:
+def test_lost_connection_repeats_the_whole_work(database: Database) -> None:
     attempts: list[int] = []
 
     def work(tx: Transaction) -> int:
         attempts.append(tx.attempt)
-        note(tx)
+        write_event(tx)
         if tx.attempt < 3:
-            raise _lost(database)
+            raise _connection_lost(database)
         return tx.attempt
 
     assert database.write(work) == 3
     assert attempts == [1, 2, 3]
-    assert written(database) == 1
+    assert event_count(database) == 1
 
 
-def test_a_lost_connection_that_stays_lost_is_busy_within_the_budget(database: Database) -> None:
+def test_connection_lost_for_the_whole_budget_raises_busy(database: Database) -> None:
     def work(_: Transaction) -> None:
-        raise _lost(database)
+        raise _connection_lost(database)
 
     with pytest.raises(Busy) as busy:
         database.write(work, budget_s=0.2)
     assert busy.value.retry_after_s
 
 
-def test_what_is_no_lost_connection_is_not_tried_again(database: Database) -> None:
+def test_permanent_error_is_not_retried(database: Database) -> None:
     attempts: list[int] = []
 
     def work(tx: Transaction) -> None:
@@ -98,15 +98,13 @@ def test_what_is_no_lost_connection_is_not_tried_again(database: Database) -> No
     assert attempts == [1]
 
 
-def _lost(database: Database) -> exc.OperationalError:
+def _connection_lost(database: Database) -> exc.OperationalError:
     kind = database._engine.dialect.dbapi.OperationalError  # type: ignore[union-attr]
     return exc.OperationalError("statement", {}, kind("connection lost"))
 
 
-def test_no_bound_value_gets_into_the_text_of_a_database_error(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nor by way of PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain."""
+def test_database_error_text_contains_no_bound_value(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor PostgreSQL's DETAIL, which shows the failing row: a traceback prints the whole chain of errors."""
     values = {
         "id": "0190b5a0-0000-7000-8000-000000000001",
         "scope": "s",
@@ -117,11 +115,11 @@ def test_no_bound_value_gets_into_the_text_of_a_database_error(
         "strikes": 0,
         "created_at": _noon(),
     }
-    with pytest.raises(ConstraintViolated) as refused:
+    with pytest.raises(ConstraintViolated) as violation:
         database.write(lambda tx: tx.connection.execute(insert(holds_table).values(**values)))
-    whole = "".join(traceback.format_exception(refused.value)) + caplog.text
-    assert "9188067701" not in whole
-    assert "why" in refused.value.constraint
+    output = "".join(traceback.format_exception(violation.value)) + caplog.text
+    assert "9188067701" not in output
+    assert "why" in violation.value.constraint
 
 
 def _phone() -> Any:
@@ -134,7 +132,7 @@ def _noon() -> datetime:
     return datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def test_a_naive_instant_is_refused_on_its_way_in(database: Database) -> None:
+def test_naive_instant_is_rejected_when_it_is_bound(database: Database) -> None:
     naive = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
     with pytest.raises(exc.StatementError, match="time zone"):
         database.read(lambda connection: connection.execute(select(func.coalesce(_bound(naive)))).scalar())
@@ -155,7 +153,7 @@ def _bound(value: datetime) -> Any:
         datetime(9990, 12, 31, 23, 59, 59, tzinfo=UTC),
     ],
 )
-def test_an_instant_comes_back_as_it_went_in_and_sorts_by_time(database: Database, instant: datetime) -> None:
+def test_stored_instant_is_returned_unchanged_and_sorts_by_time(database: Database, instant: datetime) -> None:
     later = _noon() + timedelta(days=1)
 
     def work(tx: Transaction) -> tuple[datetime | None, int]:
@@ -163,12 +161,12 @@ def test_an_instant_comes_back_as_it_went_in_and_sorts_by_time(database: Databas
             text("DELETE FROM passes"),
         )
         insert_pass(tx, instant)
-        found = job_runs.last_finished(tx.connection, "t")
+        last_finished = job_runs.last_finished(tx.connection, "t")
         before = tx.connection.execute(select(func.count()).where(passes_table.c.finished_at < later)).scalar_one()
-        return found, before
+        return last_finished, before
 
-    found, before = database.write(work)
-    assert found == instant
+    last_finished, before = database.write(work)
+    assert last_finished == instant
     assert before == (instant < later)
 
 
@@ -178,7 +176,7 @@ def insert_pass(tx: Transaction, finished_at: datetime) -> None:
     )
 
 
-def test_the_clock_is_aware_and_moves_inside_a_postgresql_transaction(postgres_url: str) -> None:
+def test_postgresql_clock_is_aware_and_advances_within_a_transaction(postgres_url: str) -> None:
     database = Database(postgres_url)
     first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
     assert first.tzinfo is UTC
@@ -186,17 +184,17 @@ def test_the_clock_is_aware_and_moves_inside_a_postgresql_transaction(postgres_u
     database.close()
 
 
-def test_on_sqlite_one_instant_serves_a_whole_transaction(sqlite_url: str) -> None:
+def test_sqlite_clock_is_constant_within_a_transaction(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
     assert first == second
     database.close()
 
 
-def test_the_sqlite_instant_is_read_after_the_write_lock_is_held(sqlite_url: str) -> None:
+def test_sqlite_clock_is_read_after_the_write_lock_is_acquired(sqlite_url: str) -> None:
     database, other = Database(sqlite_url), Database(sqlite_url)
     holding, go_on = threading.Event(), threading.Event()
-    seen: list[datetime] = []
+    instants: list[datetime] = []
 
     def hold(tx: Transaction) -> None:
         holding.set()
@@ -205,19 +203,19 @@ def test_the_sqlite_instant_is_read_after_the_write_lock_is_held(sqlite_url: str
     holder = threading.Thread(target=lambda: database.write(hold), daemon=True)
     holder.start()
     assert holding.wait(10)
-    waiter = threading.Thread(target=lambda: seen.append(other.write(lambda tx: tx.instant())), daemon=True)
+    waiter = threading.Thread(target=lambda: instants.append(other.write(lambda tx: tx.instant())), daemon=True)
     waiter.start()
     waiter.join(0.1)
     released = datetime.now(UTC)
     go_on.set()
     holder.join(10)
     waiter.join(10)
-    assert seen[0] >= released
+    assert instants[0] >= released
     database.close()
     other.close()
 
 
-def test_every_sqlite_connection_has_its_pragmas(sqlite_url: str) -> None:
+def test_every_sqlite_connection_sets_the_pragmas(sqlite_url: str) -> None:
     expected = {
         "busy_timeout": 20_000,
         "journal_mode": "wal",
@@ -229,13 +227,13 @@ def test_every_sqlite_connection_has_its_pragmas(sqlite_url: str) -> None:
     for autocommit in (False, True):
         engine = make_engine(sqlite_url, autocommit=autocommit)
         with engine.connect() as connection:
-            found = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in expected}
-        assert found == expected
+            pragmas = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in expected}
+        assert pragmas == expected
         engine.dispose()
 
 
-def test_a_writing_transaction_on_sqlite_takes_the_lock_at_its_beginning(sqlite_url: str) -> None:
-    """BEGIN IMMEDIATE: with the default mode both would read, and one of two updates would be lost."""
+def test_sqlite_transaction_takes_the_write_lock_when_it_begins(sqlite_url: str) -> None:
+    """BEGIN IMMEDIATE: in the default mode both transactions could read, and one of two updates would be lost."""
     first, second = make_engine(sqlite_url), make_engine(sqlite_url)
     with first.begin():
         raw = second.raw_connection()
@@ -247,34 +245,34 @@ def test_a_writing_transaction_on_sqlite_takes_the_lock_at_its_beginning(sqlite_
     second.dispose()
 
 
-def test_a_write_in_autocommit_is_not_lost(database_url: str) -> None:
+def test_autocommit_write_is_durable(database_url: str) -> None:
     engine = make_engine(database_url, autocommit=True)
     with engine.connect() as connection:
-        connection.execute(account.insert().values(id=1, scope="kept"))
+        connection.execute(account.insert().values(id=1, scope="shop"))
     later = make_engine(database_url)
     with later.connect() as connection:
-        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+        assert connection.execute(select(account.c.scope)).scalar() == "shop"
     engine.dispose()
     later.dispose()
 
 
-def test_a_connection_that_is_switched_to_autocommit_loses_nothing_either(database_url: str) -> None:
+def test_write_on_a_connection_switched_to_autocommit_is_durable(database_url: str) -> None:
     engine = make_engine(database_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(account.insert().values(id=1, scope="kept"))
+        connection.execute(account.insert().values(id=1, scope="shop"))
     with engine.connect() as connection:
-        assert connection.execute(select(account.c.scope)).scalar() == "kept"
+        assert connection.execute(select(account.c.scope)).scalar() == "shop"
     engine.dispose()
 
 
-def test_the_scope_is_recorded_once_and_another_one_is_refused(database: Database) -> None:
+def test_first_scope_is_recorded_and_a_different_scope_is_rejected(database: Database) -> None:
     register_scope(database, "shop")
     register_scope(database, "shop")
     with pytest.raises(InvalidRequest, match="BINDINGS_SCOPE"):
         register_scope(database, "other")
 
 
-def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> None:
+def test_replicas_that_start_together_agree_on_one_scope(database_url: str) -> None:
     replicas = [Database(database_url) for _ in range(8)]
     together = threading.Barrier(8)
     refused: list[int] = []
@@ -297,7 +295,7 @@ def test_replicas_that_start_at_once_agree_on_one_scope(database_url: str) -> No
         replica.close()
 
 
-def test_a_database_without_schema_is_refused_with_the_command_that_helps(empty_database_url: str) -> None:
+def test_database_without_schema_is_rejected_with_the_upgrade_command(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     assert database.revision() is None
     with pytest.raises(SchemaOutOfDate, match="bindings db upgrade"):
@@ -305,28 +303,28 @@ def test_a_database_without_schema_is_refused_with_the_command_that_helps(empty_
     database.close()
 
 
-def test_a_slot_is_taken_by_exactly_one_replica(database_url: str) -> None:
+def test_slot_of_a_job_is_claimed_by_exactly_one_replica(database_url: str) -> None:
     replicas = [Database(database_url, read_clock=_noon) for _ in range(6)]
     together = threading.Barrier(6)
-    taken: list[int | None] = []
+    claimed: list[int | None] = []
 
     def run(replica: Database) -> None:
         together.wait(10)
-        taken.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
+        claimed.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
 
     threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert len([slot for slot in taken if slot is not None]) == 1
-    replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, taken)), {"scans": 1}))
+    assert len([slot for slot in claimed if slot is not None]) == 1
+    replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, claimed)), {"scans": 1}))
     assert replicas[0].read(job_runs.last_finished, "reconcile") == _noon()
     for replica in replicas:
         replica.close()
 
 
-def test_no_more_than_a_hundred_slots_of_a_task_stay(database_url: str) -> None:
+def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> None:
     at = [_noon()]
     database = Database(database_url, read_clock=lambda: at[0])
     for _ in range(105):

@@ -1,4 +1,4 @@
-"""The change feed: whole, in order, and never past an event that commits late."""
+"""The change feed: complete, in order, and never past an event that commits late."""
 
 from __future__ import annotations
 
@@ -25,61 +25,61 @@ if TYPE_CHECKING:
 CALLER = Caller(actor="test")
 
 
-def read_on(service: BindingService, after: str | None, limit: int = 200) -> tuple[list[Event], str]:
-    """Everything that the feed has after a cursor, and the cursor of its end."""
-    found: list[Event] = []
+def read_all(service: BindingService, after: str | None, limit: int = 200) -> tuple[list[Event], str]:
+    """Return all events after a cursor, and the cursor of the end."""
+    received: list[Event] = []
     while True:
         page = service.events(after=after, limit=limit)
         assert page.next_cursor is not None
         after = page.next_cursor
         if not page.data:
-            return found, after
-        found += page.data
+            return received, after
+        received += page.data
 
 
-def test_the_feed_gives_every_event_once_in_the_order_of_each_binding(world: World) -> None:
+def test_feed_returns_every_event_once_and_in_order_per_binding(world: World) -> None:
     for a, b in ((A, B), (C, D), (E, F)):
         world.service.unbind(world.bind(a, b).id)
     feed_has_caught_up(world.service)
-    found, end = read_on(world.service, None, limit=5)
-    assert len({event.cursor for event in found}) == len(found) == 3 * 4
+    received, end = read_all(world.service, None, limit=5)
+    assert len({event.cursor for event in received}) == len(received) == 3 * 4
     by_binding: dict[str, list[int]] = {}
-    for event in found:
+    for event in received:
         by_binding.setdefault(str(event.binding_id), []).append(event.sequence)
     assert all(sequence == [1, 2, 3, 4] for sequence in by_binding.values())
-    assert read_on(world.service, end) == ([], end)
+    assert read_all(world.service, end) == ([], end)
 
 
-def test_an_empty_feed_has_a_cursor_that_works_later(world: World) -> None:
+def test_cursor_of_an_empty_feed_returns_later_events(world: World) -> None:
     page = world.service.events()
     assert (page.data, page.next_cursor) == ((), "0-0")
-    made = world.bind()
+    binding = world.bind()
     feed_has_caught_up(world.service)
-    assert [event.binding_id for event in read_on(world.service, page.next_cursor)[0]] == [made.id] * 2
+    assert [event.binding_id for event in read_all(world.service, page.next_cursor)[0]] == [binding.id] * 2
 
 
-def test_every_cursor_resumes_exactly_behind_its_event(world: World) -> None:
+def test_cursor_of_an_event_resumes_after_that_event(world: World) -> None:
     world.service.unbind(world.bind().id)
     feed_has_caught_up(world.service)
-    found, _ = read_on(world.service, None)
-    for position, event in enumerate(found):
-        assert read_on(world.service, event.cursor)[0] == found[position + 1 :]
+    received, _ = read_all(world.service, None)
+    for position, event in enumerate(received):
+        assert read_all(world.service, event.cursor)[0] == received[position + 1 :]
 
 
 @contextmanager
 def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]:
-    """Run `work` in a transaction that stays open as long as the context does."""
-    done, go_on = threading.Event(), threading.Event()
+    """Run `work` in a transaction that stays open for the duration of the context."""
+    ready, go_on = threading.Event(), threading.Event()
 
     def slow(tx: Any) -> None:
         work(tx)
-        done.set()
+        ready.set()
         go_on.wait(60)
 
     thread = threading.Thread(target=lambda: database.write(slow), daemon=True)
     thread.start()
     try:
-        assert done.wait(10)
+        assert ready.wait(10)
         yield
     finally:
         go_on.set()
@@ -87,28 +87,28 @@ def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]
 
 
 @pytest.mark.postgres
-def test_the_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
+def test_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock: Clock) -> None:
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
     database = service.runtime.database
     early = reserved(database, request(A, B))
     feed_has_caught_up(service)
     with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
         later = reserved(database, request(E, F))
-        seen, cursor = read_on(service, None)
-        assert [event.binding_id for event in seen] == [early.id], "nothing past the one that is running"
+        first_page, cursor = read_all(service, None)
+        assert [event.binding_id for event in first_page] == [early.id], "nothing after the running transaction"
     feed_has_caught_up(service)
-    more, _ = read_on(service, cursor)
+    more, _ = read_all(service, cursor)
     assert len(more) == 2
     assert more[-1].binding_id == later.id
-    assert len({event.cursor for event in seen + more}) == 3
+    assert len({event.cursor for event in first_page + more}) == 3
     service.close()
 
 
 @pytest.mark.postgres
-def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
+def test_events_of_a_binding_keep_order_if_the_older_transaction_writes_second(
     postgres_url: str, clock: Clock
 ) -> None:
-    """A transaction that took its number first may write to a binding last."""
+    """A transaction with the lower number may be the last to write to a binding."""
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
     database = service.runtime.database
     intent = reserved(database, request())
@@ -127,9 +127,9 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
     go_on.set()
     thread.join(10)
     feed_has_caught_up(service)
-    found, _ = read_on(service, None)
-    mine = [(event.sequence, event.kind) for event in found if event.binding_id == intent.id]
-    assert mine == [
+    received, _ = read_all(service, None)
+    own_events = [(event.sequence, event.kind) for event in received if event.binding_id == intent.id]
+    assert own_events == [
         (1, EventKind.REQUESTED),
         (2, EventKind.ACTIVATED),
         (3, EventKind.UNBIND_REQUESTED),
@@ -137,9 +137,7 @@ def test_a_binding_keeps_its_order_where_the_older_transaction_writes_second(
     service.close()
 
 
-def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
-    database_url: str, clock: Clock
-) -> None:
+def test_feed_reader_concurrent_with_writers_sees_every_event_in_order(database_url: str, clock: Clock) -> None:
     service = service_at(database_url, clock, "http://127.0.0.1:1")
     database, seed = service.runtime.database, random.randrange(10**6)
     print("seed", seed)  # noqa: T201 -- a failure can be repeated
@@ -161,8 +159,8 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
         cursor: str | None = None
         while True:
             last = stop.is_set()
-            found, cursor = read_on(service, cursor, limit=7)
-            followed.extend(found)
+            received, cursor = read_all(service, cursor, limit=7)
+            followed.extend(received)
             if last:
                 return
 
@@ -184,12 +182,16 @@ def test_readers_that_follow_writers_miss_nothing_and_see_each_binding_in_order(
     service.close()
 
 
-def test_an_event_says_who_did_it_and_for_which_request(world: World) -> None:
-    made = world.bind()
-    world.service.as_caller(actor="dispatcher", request_id="req-7").unbind(made.id, reason="trip ended")
-    wished, ended = world.service.history(made.id)[2:]
-    assert (wished.actor, wished.request_id, wished.detail["reason"]) == ("dispatcher", "req-7", "trip ended")
+def test_event_records_actor_and_request_id(world: World) -> None:
+    binding = world.bind()
+    world.service.as_caller(actor="dispatcher", request_id="req-7").unbind(binding.id, reason="trip ended")
+    unbind_request, ended = world.service.history(binding.id)[2:]
+    assert (unbind_request.actor, unbind_request.request_id, unbind_request.detail["reason"]) == (
+        "dispatcher",
+        "req-7",
+        "trip ended",
+    )
     assert (ended.actor, ended.kind) == ("dispatcher", EventKind.UNBOUND)
-    assert world.service.get(made.id).actor == "test"
-    assert world.service.get(made.id).state is State.UNBOUND
-    assert made.app_id == APP
+    assert world.service.get(binding.id).actor == "test"
+    assert world.service.get(binding.id).state is State.UNBOUND
+    assert binding.app_id == APP

@@ -1,7 +1,7 @@
-"""Hot statements reach their rows by the right index, with statistics and without, and never by a scan.
+"""Plans: hot statements reach their rows by the right index, with statistics and without, and never by a scan.
 
-Each call is made for real and its SQL caught on the way to the driver; the database then explains that very
-statement with those very parameters.
+Each call is run and its SQL is recorded on the way to the driver; the database then explains the same statement
+with the same parameters.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 ROWS = 30_000
 LIVE = 6_000
 CALLER = Caller(actor="test")
-WHOLE = ", from end to end"
+WHOLE = ", full index scan"
 MONTHS = 24
 
 
@@ -82,7 +82,7 @@ def _rows(now: datetime) -> Iterator[dict[str, Any]]:
 
 
 def _fill(url: str, now: datetime) -> None:
-    """Load the rows past SQLAlchemy, in the way that each database loads fastest."""
+    """Load the rows without SQLAlchemy, in the fastest way of each database."""
     rows = list(_rows(now))
     names = ", ".join(rows[0])
     if url.startswith("sqlite"):
@@ -103,33 +103,33 @@ def _text(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
-def _seen(hot: CompiledStatement, connection: Connection, values: Any) -> Any:
-    """Runs a hot statement where a listener sees it."""
-    return connection.execute(hot._statement, values).all()
+def _by_sqlalchemy(statement: CompiledStatement, connection: Connection, values: Any) -> Any:
+    """Run a compiled statement by SQLAlchemy, whose listeners receive it."""
+    return connection.execute(statement._statement, values).all()
 
 
 @contextmanager
-def _caught(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
-    """The SQL that leaves for the driver, on either engine."""
-    caught: list[tuple[str, Any]] = []
+def _recorded(service: BindingService) -> Iterator[list[tuple[str, Any]]]:
+    """Record the SQL that either engine sends to the driver."""
+    recorded: list[tuple[str, Any]] = []
 
     def catch(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-        caught.append((statement, parameters))
+        recorded.append((statement, parameters))
 
     engines = service.runtime.database._engine, service.runtime.database._reader
     for engine in engines:
         event.listen(engine, "before_cursor_execute", catch)
-    with mock.patch.object(CompiledStatement, "fetch_all", _seen):
-        yield caught
+    with mock.patch.object(CompiledStatement, "fetch_all", _by_sqlalchemy):
+        yield recorded
     for engine in engines:
         event.remove(engine, "before_cursor_execute", catch)
 
 
 def explained(service: BindingService, call: Callable[[], object], table: str = "bindings") -> set[str]:
-    """The ways in which the call's statements reach the table: index names, or "scan"."""
-    with _caught(service) as caught:
+    """Return how the statements of a call reach the table: index names, or "scan"."""
+    with _recorded(service) as recorded:
         call()
-    about = [(sql, values) for sql, values in caught if table in sql and "set_config" not in sql]
+    about = [(sql, values) for sql, values in recorded if table in sql and "set_config" not in sql]
     assert about
     ways: set[str] = set()
     database = service.runtime.database
@@ -140,8 +140,8 @@ def explained(service: BindingService, call: Callable[[], object], table: str = 
                 plan = rows if isinstance(rows, list) else json.loads(rows)
                 ways |= set(_postgres_ways(plan[0]["Plan"], table))
             else:
-                found = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, values).all()
-                ways |= {way for row in found if (way := _sqlite_way(row[3], table)) is not None}
+                steps = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, values).all()
+                ways |= {way for row in steps if (way := _sqlite_way(row[3], table)) is not None}
     return ways
 
 
@@ -149,7 +149,9 @@ def _postgres_ways(plan: dict[str, Any], table: str) -> Iterator[str]:
     if plan["Node Type"] == "Seq Scan" and plan.get("Relation Name") == table:
         yield "scan"
     if "Index Name" in plan:
-        name = plan["Index Name"].replace("events_start", "events")  # the partition's share of the whole's
+        name = plan["Index Name"].replace(
+            "events_start", "events"
+        )  # the index of a partition has the partition's name
         yield name + ("" if "Index Cond" in plan else WHOLE)
     for inner in plan.get("Plans", ()):
         yield from _postgres_ways(inner, table)
@@ -175,21 +177,21 @@ NAMES = {
     "uq_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
     "ix_events_request_id",
 }
-FURTHER = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
-TAKEN = request("9100000001", "915500000001")
+SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
+HELD_PAIR = request("9100000001", "915500000001")
 
 CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "lookup by phone": (PHONE, lambda service: service.lookup(phone="9100000042")),
-    "lookup of a phone that has nothing": (PHONE, lambda service: service.lookup(phone="915")),
+    "lookup of a phone without bindings": (PHONE, lambda service: service.lookup(phone="915")),
     "lookup by middle number": (NUMBER, lambda service: service.lookup(middle_number="9188000042")),
-    # Without statistics the planner cannot know that a party has fewer bindings than a number has.
+    # Without statistics the planner cannot know that a party has fewer bindings than a number.
     "lookup by party": (
         PHONE | NUMBER,
         lambda service: service.lookup(middle_number="9188000042", party="9100000042"),
     ),
     "reserve's holder query": (
         PHONE | HELD,
-        lambda service: service.runtime.database.read(reserve.holders, TAKEN, TERMS, datetime.now(UTC)),
+        lambda service: service.runtime.database.read(reserve.holders, HELD_PAIR, TERMS, datetime.now(UTC)),
     ),
     "check": (
         PHONE | HELD,
@@ -205,74 +207,74 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         PHONE | NUMBER,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC), party="9100000042"),
     ),
-    "sweep": ({"ix_bindings_due", "ix_bindings_due" + WHOLE} | KEYS, lambda service: service.expire_due()),
+    "expire": ({"ix_bindings_due", "ix_bindings_due" + WHOLE} | KEYS, lambda service: service.expire_due()),
     "warnings": (
         {"ix_bindings_warn_at", "ix_bindings_warn_at" + WHOLE} | KEYS,
         lambda service: service.warn_due(),
     ),
-    "doubts that opened": (
+    "pending past settle_by": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
         lambda service: service.runtime.database.write(
             lambda tx: expiry.mark_unsettled_in_doubt(tx, CALLER, limit=500)
         ),
     ),
-    "doubts that lapsed": (
+    "in doubt past held_until": (
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
         lambda service: service.runtime.database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
     ),
     "open unbinds": (
-        {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # it holds nothing but them
+        {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # the index has only them
         lambda service: service.runtime.database.read(queries.unbinding, limit=100),
     ),
-    "who was behind a phone or a middle number": (
+    "holders of a number at a time": (
         PHONE | NUMBER,
         lambda service: service.investigation.number_at(Phone("9188000042"), at=datetime.now(UTC)),
     ),
-    "who was last, where there is none": (
+    "holders of a number at a time without any": (
         PHONE | NUMBER,
         lambda service: service.investigation.number_at(
             Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)
         ),
     ),
-    "the history of a number": (
+    "history of a number": (
         PHONE | NUMBER,
         lambda service: service.investigation.number_history(Phone("9188000042")),
     ),
-    "the history of a number, further back": (
+    "history of a number, second page": (
         PHONE | NUMBER,
-        lambda service: service.investigation.number_history(Phone("9188000042"), cursor=FURTHER),
+        lambda service: service.investigation.number_history(Phone("9188000042"), cursor=SECOND_PAGE),
     ),
-    "what has a name": (NAMES | KEYS, lambda service: service.investigation.find_by_name("29999")),
-    "a page of doubts": (
-        {name + way for name in DOUBTS for way in ("", WHOLE)},  # these hold nothing but what is open
+    "find by name": (NAMES | KEYS, lambda service: service.investigation.find_by_name("29999")),
+    "page of open outcomes": (
+        {name + way for name in DOUBTS for way in ("", WHOLE)},  # these indexes have only open ones
         lambda service: service.open_doubts(limit=50),
     ),
-    "the newest calls": (
+    "newest calls": (
         {"ix_bindings_requested_at_id" + WHOLE},
         lambda service: service.runtime.database.read(queries.newest_calls, limit=200),
     ),
-    "some by their ids": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
-    "the first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
+    "bindings by id": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
+    "first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
 }
 
 
 @pytest.fixture
 def filled_url(own_database_url: str) -> str:
-    """Thirty thousand bindings, a fifth of them live, and no statistics."""
+    """Return the URL of a database with thirty thousand bindings, a fifth of them live, without statistics."""
     _fill(own_database_url, datetime.now(UTC))
     return own_database_url
 
 
 def _wrong(service: BindingService) -> dict[str, list[str]]:
-    """The calls that reach their rows in no way, or in one that they should not."""
+    """Return the calls that reach their rows in an unexpected way, or whose way was not detected."""
     ways = {name: explained(service, lambda call=call: call(service)) for name, (_, call) in CALLS.items()}  # type: ignore[misc]
-    wrong = {name: sorted(found) for name, found in ways.items() if not found or not found <= CALLS[name][0]}
-    # Where few are live, PostgreSQL may update by way of them all; what is due it must find by a bound.
-    return wrong if "ix_bindings_due" in ways["sweep"] else wrong | {"sweep": sorted(ways["sweep"])}
+    wrong = {name: sorted(used) for name, used in ways.items() if not used or not used <= CALLS[name][0]}
+    # If few are live, PostgreSQL may update by an index of all of them; the due ones it must find by a bound.
+    return wrong if "ix_bindings_due" in ways["expire"] else wrong | {"expire": sorted(ways["expire"])}
 
 
-def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_url: str) -> None:
-    """Also on the server's own clock: compared row by row, a volatile function would keep every index out."""
+def test_hot_statements_use_their_own_indexes_only(filled_url: str) -> None:
+    """Also with the server's clock: a volatile function that is compared row by row would prevent every index."""
     config = load({}, database_url=filled_url, provider_app_id="a")
     wrong: dict[tuple[str, str, str], list[str]] = {}
     for statistics in ("without", "with"):
@@ -280,8 +282,8 @@ def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_
             database = Database(filled_url)
             database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
             database.close()
-        for clock in ("own", "given"):
-            fixed = Clock(datetime.now(UTC)) if clock == "given" else None
+        for clock in ("server", "test"):
+            fixed = Clock(datetime.now(UTC)) if clock == "test" else None
             service = BindingService(new_runtime(config, Database(filled_url, read_clock=fixed), caller=CALLER))
             try:
                 wrong |= {(statistics, clock, name): ways for name, ways in _wrong(service).items()}
@@ -292,10 +294,10 @@ def test_hot_statements_start_from_their_own_index_and_from_nothing_else(filled_
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("statistics", ["without", "with"])
-def test_a_plan_that_was_made_once_for_every_value_is_no_worse(
+def test_generic_plans_use_the_same_indexes(
     postgres_server: Server, postgres_template: str, statistics: str
 ) -> None:
-    """A prepared statement may be planned before its values are known."""
+    """A prepared statement may be planned without its values."""
     url = postgres_server.create(template=postgres_template)
     _fill(url, datetime.now(UTC))
     service = BindingService(
@@ -306,55 +308,55 @@ def test_a_plan_that_was_made_once_for_every_value_is_no_worse(
             session.execute("ANALYZE")
         session.execute("SET plan_cache_mode = force_generic_plan")
         ways = {
-            name: {way for one in _hot(service, call) for way in _planned_once(session, *one)}
+            name: {way for sent in _compiled(service, call) for way in _ways_of_generic_plan(session, *sent)}
             for name, (_, call) in CALLS.items()
         }
-    asked = {name: found for name, found in ways.items() if found}
-    assert {name: sorted(found) for name, found in asked.items() if not found <= CALLS[name][0]} == {}
+    detected = {name: used for name, used in ways.items() if used}
+    assert {name: sorted(used) for name, used in detected.items() if not used <= CALLS[name][0]} == {}
     assert {"lookup by phone", "lookup by middle number", "lookup by party", "reserve's holder query"} <= set(
-        asked
+        detected
     )
     service.close()
     postgres_server.drop(url)
 
 
-def _hot(service: BindingService, call: Callable[[BindingService], object]) -> list[tuple[str, Any]]:
-    """The hot statements of a call, and the values that the driver was given."""
-    caught: list[tuple[str, Any]] = []
+def _compiled(service: BindingService, call: Callable[[BindingService], object]) -> list[tuple[str, Any]]:
+    """Return the compiled statements of a call, and their values as the driver received them."""
+    recorded: list[tuple[str, Any]] = []
     run = CompiledStatement.fetch_all
 
-    def catch(hot: CompiledStatement, connection: Connection, values: Any) -> list[Any]:
-        found = run(hot, connection, values)
-        compiled = hot._compiled[connection.dialect.name]
-        caught.append((compiled.sql, compiled.parameters(values)))
-        return found
+    def record(statement: CompiledStatement, connection: Connection, values: Any) -> list[Any]:
+        rows = run(statement, connection, values)
+        compiled = statement._compiled[connection.dialect.name]
+        recorded.append((compiled.sql, compiled.parameters(values)))
+        return rows
 
-    with mock.patch.object(CompiledStatement, "fetch_all", catch):
+    with mock.patch.object(CompiledStatement, "fetch_all", record):
         call(service)
-    return caught
+    return recorded
 
 
-def _planned_once(session: psycopg.Connection[Any], sql: str, values: Any) -> set[str]:
-    """The ways to the bindings that the server's plan for any values takes."""
+def _ways_of_generic_plan(session: psycopg.Connection[Any], sql: str, values: Any) -> set[str]:
+    """Return how the server's generic plan reaches the bindings."""
     session.execute(sql, values)
-    order = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))  # each name is one parameter, however often it stands
-    given = ", ".join(Literal(values[name]).as_string(session) for name in order)
+    order = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))  # each name is one parameter, also if it is used twice
+    arguments = ", ".join(Literal(values[name]).as_string(session) for name in order)
     names = "SELECT name FROM pg_prepared_statements ORDER BY prepare_time DESC LIMIT 1"
     (name,) = session.execute(names, prepare=False).fetchone() or ("",)
-    explain = f"EXPLAIN (FORMAT JSON) EXECUTE {name}({given})".encode()
+    explain = f"EXPLAIN (FORMAT JSON) EXECUTE {name}({arguments})".encode()
     ((plan,),) = session.execute(explain, prepare=False).fetchall()
     return set(_postgres_ways(plan[0]["Plan"], "bindings"))
 
 
 @pytest.mark.postgres
-def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
+def test_feed_scans_two_partitions_and_history_each_partition_by_index(
     postgres_server: Server, postgres_template: str
 ) -> None:
-    """Over 24 months of events; a delivery finds its event in one."""
+    """With 24 months of events; a delivery finds its event in one partition."""
     url = postgres_server.create(template=postgres_template)
     service = BindingService(new_runtime(load({}, database_url=url), Database(url), caller=CALLER))
     database = service.runtime.database
-    binding = reserved(database, TAKEN)
+    binding = reserved(database, HELD_PAIR)
     for number in range(1, MONTHS):
         database.write(lambda tx: partitions.create(tx, number, datetime(2030, 1, 1, tzinfo=UTC)))  # noqa: B023
         assert database.write(lambda tx: partitions.switch_to(tx, number))  # noqa: B023
@@ -362,11 +364,11 @@ def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
     place = (MONTHS - 1) * events.PARTITION_SPAN + 1
 
     def scans(call: Callable[[], object]) -> list[str]:
-        with _caught(service) as caught:
+        with _recorded(service) as recorded:
             call()
-        *_, (sql, values) = [one for one in caught if "events" in one[0]]
+        *_, (sql, values) = [sent for sent in recorded if "events" in sent[0]]
         with database._engine.connect() as connection:
-            for way in ("seqscan", "bitmapscan", "sort"):  # cheaper only because they hold a row each
+            for way in ("seqscan", "bitmapscan", "sort"):  # cheaper only because each partition has one row
                 connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
             plan = connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + sql, values).scalar_one()
         return list(_run_scans((plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]))
@@ -385,15 +387,15 @@ def test_the_feed_reads_two_months_and_a_history_each_by_its_index(
 
 
 def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
-    """The scans of partitions that were run."""
+    """Yield the scans of partitions that were executed."""
     if plan.get("Relation Name", "").startswith("events") and plan["Actual Loops"]:
         yield plan.get("Index Name", "scan")
     for inner in plan.get("Plans", ()):
         yield from _run_scans(inner)
 
 
-def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str) -> None:
-    """A page reads one span of the tallies, and a pass the events after its cursor, however many there are."""
+def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: str) -> None:
+    """A page reads one time range of the counts, and the job the events after its cursor only."""
     config = load({}, database_url=own_database_url, provider_app_id="a")
     service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
     hour = datetime(2026, 3, 1, tzinfo=UTC)
@@ -412,8 +414,10 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
     ]
     try:
         service.runtime.database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
-        told = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
-        service.runtime.database.write(lambda tx: tx.connection.execute(insert(events_table), [told] * 20_000))
+        event_row = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
+        service.runtime.database.write(
+            lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000)
+        )
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         service.update_statistics()
         ways = explained(
@@ -422,58 +426,58 @@ def test_what_is_counted_is_read_by_the_index_of_its_time(own_database_url: str)
             "tallies",
         )
         assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
-        ways = explained(service, service.tally, "events")
+        ways = explained(service, service.update_statistics, "events")
         assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
     finally:
         service.close()
 
 
-def test_the_access_log_and_the_reports_are_read_from_their_newest(own_database_url: str) -> None:
-    """A page of each walks an index as far as the page goes, the first one and any further."""
+def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url: str) -> None:
+    """Each page reads an index as far as the page goes, the first page and later ones."""
     service = BindingService(
         new_runtime(load({}, database_url=own_database_url), Database(own_database_url), caller=CALLER)
     )
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     at = [noon - timedelta(minutes=number) for number in range(3_000)]
-    looked = {"sequence": 1, "kind": "revealed", "actor": "test", "detail": {"reason": "complaint"}}
-    taken = {"actor": "test", "view": "events", "filter": {}, "format": "csv"}
-    found = {"finished_at": noon, "actor": "test", "counts": {}, "cases": []}
+    reveal_row = {"sequence": 1, "kind": "revealed", "actor": "test", "detail": {"reason": "complaint"}}
+    export_row = {"actor": "test", "view": "events", "filter": {}, "format": "csv"}
+    report_row = {"finished_at": noon, "actor": "test", "counts": {}, "cases": []}
     fills: list[tuple[Any, list[dict[str, Any]]]] = [
-        (events_table, [looked | {"at": each, "binding_id": str(uuid7())} for each in at]),
+        (events_table, [reveal_row | {"at": instant, "binding_id": str(uuid7())} for instant in at]),
         (
             events_table,
-            [looked | {"kind": "held", "sequence": 0, "at": each, "binding_id": None} for each in at * 5],
+            [
+                reveal_row | {"kind": "held", "sequence": 0, "at": instant, "binding_id": None}
+                for instant in at * 5
+            ],
         ),
-        (exports, [taken | {"id": str(uuid7()), "began_at": each} for each in at]),
-        (reports, [found | {"id": str(uuid7()), "began_at": each} for each in at]),
+        (exports, [export_row | {"id": str(uuid7()), "began_at": instant} for instant in at]),
+        (reports, [report_row | {"id": str(uuid7()), "began_at": instant} for instant in at]),
     ]
     try:
         for table, rows in fills:
             service.runtime.database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
-        for table_name, index, ask in (
+        for table_name, index, list_page in (
             ("events", "ix_events_revealed", service.access_log.entries),
             ("exports", "ix_exports_began_at_id", service.access_log.entries),
             ("reports", "ix_reports_began_at_id", service.reports),
         ):
-            cursor = ask(limit=50).next_cursor
-            ways = explained(service, lambda: ask(limit=50), table_name)  # noqa: B023
-            ways |= explained(service, lambda: ask(cursor=cursor, limit=50), table_name)  # noqa: B023
+            cursor = list_page(limit=50).next_cursor
+            ways = explained(service, lambda: list_page(limit=50), table_name)  # noqa: B023
+            ways |= explained(service, lambda: list_page(cursor=cursor, limit=50), table_name)  # noqa: B023
             assert ways <= {index, index + WHOLE}, (table_name, ways)
         ways = explained(service, lambda: service.investigation.reveals_of([str(uuid7()), str(uuid7())]), "events")
-        ours = (
-            "binding_id",
-            "revealed",
-            "sqlite_autoindex_events_1",
-        )  # the last is that of a binding and a sequence
-        assert all(any(name in way for name in ours) for way in ways), ways
+        # The last is the index of a binding and a sequence.
+        expected = ("binding_id", "revealed", "sqlite_autoindex_events_1")
+        assert all(any(name in way for name in expected) for way in ways), ways
     finally:
         service.close()
 
 
 @pytest.mark.postgres
-def test_what_passes_write_over_and_over_touches_no_index(postgres_server: Server, postgres_template: str) -> None:
-    """Such updates are heap-only: they leave nothing in an index for a vacuum to clear away."""
+def test_heartbeats_of_jobs_are_heap_only_updates(postgres_server: Server, postgres_template: str) -> None:
+    """Such updates leave nothing in an index for a vacuum to remove."""
     counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'passes'"
 
     def touch_often(tx: Transaction) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Reserve and settle, statement by statement, where the service's own tests cannot reach."""
+"""Reserve and settle, statement by statement: what tests of the service cannot reach."""
 
 from __future__ import annotations
 
@@ -40,21 +40,23 @@ def database(database_url: str, clock: Clock) -> Iterator[Database]:
 
 
 def request(a: str = A, b: str = B, mode: Mode = Mode.AXB, **changed: Any) -> BindRequest:
-    asked = BindRequest(phone_a=Phone(a), phone_b=Phone(b), pool_number=POOL, expire_s=600, mode=mode, app_id=APP)
-    return replace(asked, **changed)
+    bind_request = BindRequest(
+        phone_a=Phone(a), phone_b=Phone(b), pool_number=POOL, expire_s=600, mode=mode, app_id=APP
+    )
+    return replace(bind_request, **changed)
 
 
 def reserve(
-    database: Database, asked: BindRequest, *, name: str | None = None, terms: reserving.BindLimits = TERMS
+    database: Database, bind_request: BindRequest, *, name: str | None = None, terms: reserving.BindLimits = TERMS
 ) -> reserving.Reserved | reserving.Replayed | reserving.Conflict | reserving.FullScanRequired:
     binding_id = name or str(uuid7())
-    return database.write(lambda tx: reserving.reserve(tx, binding_id, asked, terms, CALLER))
+    return database.write(lambda tx: reserving.reserve(tx, binding_id, bind_request, terms, CALLER))
 
 
-def reserved(database: Database, asked: BindRequest) -> Binding:
-    found = reserve(database, asked)
-    assert isinstance(found, reserving.Reserved), found
-    return found.binding
+def reserved(database: Database, bind_request: BindRequest) -> Binding:
+    result = reserve(database, bind_request)
+    assert isinstance(result, reserving.Reserved), result
+    return result.binding
 
 
 def in_use(database: Database, intent: Binding, policy: Policy = Policy.LITERAL) -> Binding:
@@ -62,7 +64,7 @@ def in_use(database: Database, intent: Binding, policy: Policy = Policy.LITERAL)
 
 
 def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> settle.Success:
-    made = settle.Success(
+    outcome = settle.Success(
         bind_id=bind_id,
         middle_number_a="9188061024",
         middle_number_b="9188061024",
@@ -72,14 +74,14 @@ def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> se
         held_until=at + timedelta(seconds=607),
         warn_s=None,
     )
-    return replace(made, **changed)
+    return replace(outcome, **changed)
 
 
 def kinds(database: Database, binding: Binding) -> list[EventKind]:
     return [event.kind for event in database.read(events.history, binding.id)]
 
 
-def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(database: Database) -> None:
+def test_I3_intent_is_committed_with_all_its_deadlines(database: Database) -> None:
     intent = reserved(database, request())
     assert intent.state is State.PENDING
     assert intent.requested_at == NOON
@@ -91,15 +93,15 @@ def test_I3_an_intent_is_committed_with_every_limit_that_the_design_names(databa
     assert database.read(bindings.find, intent.id) == intent
 
 
-def test_a_refusal_names_the_holder_and_writes_nothing(database: Database) -> None:
+def test_conflict_names_the_holder_and_writes_nothing(database: Database) -> None:
     intent = reserved(database, request(reference="order-42"))
-    found = reserve(database, request(C, B))
-    assert isinstance(found, reserving.Conflict)
-    assert (found.holder.id, found.holder.reference) == (intent.id, "order-42")
-    assert (found.holder.mode, found.holder.state) == (Mode.AXB, State.PENDING)
-    assert found.holder.held_until == intent.held_until
-    assert found.holder.retry_after_s == 911
-    assert not found.holder.foreign
+    result = reserve(database, request(C, B))
+    assert isinstance(result, reserving.Conflict)
+    assert (result.holder.id, result.holder.reference) == (intent.id, "order-42")
+    assert (result.holder.mode, result.holder.state) == (Mode.AXB, State.PENDING)
+    assert result.holder.held_until == intent.held_until
+    assert result.holder.retry_after_s == 911
+    assert not result.holder.foreign
     assert len(database.read(events.feed, after=(0, 0), limit=200)) == (
         1 if not database.postgres else len(_final(database))
     )
@@ -109,45 +111,45 @@ def _final(database: Database) -> list[Any]:
     return database.read(events.feed, after=(0, 0), limit=200)
 
 
-def test_of_several_holders_the_one_that_holds_longest_is_named(database: Database, clock: Clock) -> None:
+def test_conflict_with_several_holders_names_the_longest(database: Database, clock: Clock) -> None:
     reserved(database, request(A, C))
     clock.advance(1)
     later = reserved(database, request(B, D))
-    found = reserve(database, request(A, B))
-    assert isinstance(found, reserving.Conflict)
-    assert found.holder.id == later.id
+    result = reserve(database, request(A, B))
+    assert isinstance(result, reserving.Conflict)
+    assert result.holder.id == later.id
 
 
-def test_another_scope_is_another_world(database: Database) -> None:
+def test_bindings_of_different_scopes_do_not_conflict(database: Database) -> None:
     reserved(database, request())
     assert isinstance(reserve(database, request(), terms=replace(TERMS, scope="x")), reserving.Reserved)
 
 
-def test_I3_a_first_transaction_that_is_run_again_finds_its_own_row(database: Database) -> None:
-    """A COMMIT whose reply was lost may have committed: the repeat has the same id and must not insert twice."""
+def test_I3_repeated_reserve_finds_the_row_of_its_first_attempt(database: Database) -> None:
+    """A COMMIT without a response may have committed: the repeat has the same id and must not insert twice."""
     name = str(uuid7())
-    asked = request(idempotency_key="k")
+    bind_request = request(idempotency_key="k")
 
-    def again(tx: Any) -> Any:
+    def second_attempt(tx: Any) -> Any:
         tx.attempt = 2
-        return reserving.reserve(tx, name, asked, TERMS, CALLER)
+        return reserving.reserve(tx, name, bind_request, TERMS, CALLER)
 
-    first = reserve(database, asked, name=name)
-    second = database.write(again)
+    first = reserve(database, bind_request, name=name)
+    second = database.write(second_attempt)
     assert first == second
     assert isinstance(second, reserving.Reserved)
     assert kinds(database, second.binding) == [EventKind.REQUESTED]
 
 
-def test_I3_a_repeat_whose_first_try_did_not_commit_inserts(database: Database) -> None:
-    def again(tx: Any) -> Any:
+def test_I3_repeated_reserve_inserts_if_the_first_attempt_did_not_commit(database: Database) -> None:
+    def second_attempt(tx: Any) -> Any:
         tx.attempt = 2
         return reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
 
-    assert isinstance(database.write(again), reserving.Reserved)
+    assert isinstance(database.write(second_attempt), reserving.Reserved)
 
 
-def test_I8_a_key_is_replayed_before_its_own_hold_can_refuse_it(database: Database) -> None:
+def test_I8_used_key_is_replayed_although_its_binding_holds_the_phones(database: Database) -> None:
     intent = reserved(database, request(idempotency_key="k"))
     assert reserve(database, request(idempotency_key="k")) == reserving.Replayed(binding=intent, same=True)
 
@@ -163,31 +165,33 @@ def test_I8_a_key_is_replayed_before_its_own_hold_can_refuse_it(database: Databa
         {"phone_a": Phone(B), "phone_b": Phone(A)},
     ],
 )
-def test_any_other_request_with_the_key_is_not_the_same(database: Database, other: dict[str, Any]) -> None:
+def test_different_request_with_the_same_key_is_not_the_same(database: Database, other: dict[str, Any]) -> None:
     reserved(database, request(idempotency_key="k"))
-    found = reserve(database, request(idempotency_key="k", **other))
-    assert isinstance(found, reserving.Replayed)
-    assert not found.same
+    result = reserve(database, request(idempotency_key="k", **other))
+    assert isinstance(result, reserving.Replayed)
+    assert not result.same
 
 
-def test_a_key_belongs_to_an_application(database: Database) -> None:
+def test_same_key_of_another_application_is_independent(database: Database) -> None:
     reserved(database, request(idempotency_key="k"))
     assert isinstance(reserve(database, request(C, D, idempotency_key="k", app_id="other")), reserving.Reserved)
 
 
-def test_I1_two_that_cross_each_other_never_both_pass_and_never_deadlock(database_url: str) -> None:
-    """A/B and B/A from both ends at once, on two processes' worth of connections."""
+def test_I1_of_crossing_binds_exactly_one_passes_without_deadlock(database_url: str) -> None:
+    """A/B and B/A concurrently, by the connections of two replicas."""
     replicas = Database(database_url), Database(database_url)
-    won: list[int] = []
+    winners: list[int] = []
     for _ in range(15):
         together = threading.Barrier(4)
-        wins: list[Binding] = []
+        reservations: list[Binding] = []
 
-        def run(replica: Database, a: str, b: str, together: Any = together, wins: Any = wins) -> None:
+        def run(
+            replica: Database, a: str, b: str, together: Any = together, reservations: Any = reservations
+        ) -> None:
             together.wait(10)
-            found = reserve(replica, request(a, b))
-            if isinstance(found, reserving.Reserved):
-                wins.append(found.binding)
+            result = reserve(replica, request(a, b))
+            if isinstance(result, reserving.Reserved):
+                reservations.append(result.binding)
 
         pairs = [(A, B), (B, A), (A, C), (C, B)]
         threads = [
@@ -198,9 +202,9 @@ def test_I1_two_that_cross_each_other_never_both_pass_and_never_deadlock(databas
             thread.start()
         for thread in threads:
             thread.join(20)
-        won.append(len(wins))
-        fail(replicas[0], wins[0])
-    assert won == [1] * 15
+        winners.append(len(reservations))
+        fail(replicas[0], reservations[0])
+    assert winners == [1] * 15
     for replica in replicas:
         replica.close()
 
@@ -212,20 +216,20 @@ def fail(database: Database, binding: Binding, reason: str = Reason.NEVER_SENT) 
 
 
 @pytest.mark.postgres
-def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_url: str) -> None:
-    """The check is a statement after the lock's: a statement's snapshot is older than what it waits for."""
+def test_I1_conflict_check_sees_commits_made_during_the_lock_wait(postgres_url: str) -> None:
+    """The check is a separate statement: a snapshot is older than the lock that its statement waits for."""
     first, second = Database(postgres_url), Database(postgres_url)
     holding, go_on = threading.Event(), threading.Event()
-    found: list[Any] = []
+    results: list[Any] = []
 
     def slow(tx: Any) -> Any:
-        made = reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
+        reservation = reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
         holding.set()
         assert go_on.wait(10)
-        return made
+        return reservation
 
     holder = threading.Thread(target=lambda: first.write(slow), daemon=True)
-    waiter = threading.Thread(target=lambda: found.append(reserve(second, request(B, C))), daemon=True)
+    waiter = threading.Thread(target=lambda: results.append(reserve(second, request(B, C))), daemon=True)
     holder.start()
     assert holding.wait(10)
     waiter.start()
@@ -233,7 +237,7 @@ def test_I1_the_check_sees_what_committed_while_it_waited_for_the_lock(postgres_
     go_on.set()
     holder.join(10)
     waiter.join(10)
-    assert isinstance(found[0], reserving.Conflict)
+    assert isinstance(results[0], reserving.Conflict)
     first.close()
     second.close()
 
@@ -247,11 +251,11 @@ def _wait_for_lock(database: Database) -> None:
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    wait_for(lambda: bool(database.read(lambda found: found.execute(waiting).scalar())))
+    wait_for(lambda: bool(database.read(lambda connection: connection.execute(waiting).scalar())))
 
 
 @pytest.mark.postgres
-def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: str) -> None:
+def test_lock_not_free_within_the_send_window_raises_busy(postgres_url: str) -> None:
     from bindings.errors import Busy
 
     first, second = Database(postgres_url), Database(postgres_url)
@@ -275,18 +279,18 @@ def test_a_lock_that_cannot_be_had_within_the_send_window_is_busy(postgres_url: 
     second.close()
 
 
-def test_I4_a_clear_success_lowers_held_until_and_nothing_else_does(database: Database) -> None:
+def test_I4_only_a_definite_success_lowers_held_until(database: Database) -> None:
     intent = reserved(database, request())
-    unclear = database.write(
-        lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", said="")
+    in_doubt = database.write(
+        lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", message="")
     )
-    assert (unclear.state, unclear.held_until) == (State.IN_DOUBT, intent.held_until)
+    assert (in_doubt.state, in_doubt.held_until) == (State.IN_DOUBT, intent.held_until)
     late = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     assert (late.state, late.held_until) == (State.ACTIVE, success().held_until)
     assert late.held_until < intent.held_until
 
 
-def test_I4_a_failed_binding_frees_its_phones_at_once(database: Database) -> None:
+def test_I4_failed_binding_releases_its_phones_immediately(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent)
     assert (failed.state, failed.held_until, failed.ended_at) == (State.FAILED, NOON, NOON)
@@ -294,33 +298,33 @@ def test_I4_a_failed_binding_frees_its_phones_at_once(database: Database) -> Non
 
 
 SETTLERS: dict[str, Any] = {
-    "made": lambda tx, name: settle.settle_success(tx, name, success(), CALLER),
+    "success": lambda tx, name: settle.settle_success(tx, name, success(), CALLER),
     "failed": lambda tx, name: settle.settle_failed(tx, name, CALLER, reason="request", status="-22", detail={}),
-    "unclear": lambda tx, name: settle.settle_unknown(
-        tx, name, CALLER, reason="no_clear_answer", status=None, said=""
+    "unknown": lambda tx, name: settle.settle_unknown(
+        tx, name, CALLER, reason="no_clear_answer", status=None, message=""
     ),
 }
 
 
-@pytest.mark.parametrize("how", SETTLERS)
-def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, how: str) -> None:
+@pytest.mark.parametrize("outcome", SETTLERS)
+def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, outcome: str) -> None:
     intent = reserved(database, request())
-    first = database.write(lambda tx: SETTLERS[how](tx, intent.id))
-    second = database.write(lambda tx: SETTLERS[how](tx, intent.id))
+    first = database.write(lambda tx: SETTLERS[outcome](tx, intent.id))
+    second = database.write(lambda tx: SETTLERS[outcome](tx, intent.id))
     assert first == second
     assert len(kinds(database, intent)) == 2
 
 
-def test_I5_a_late_refusal_or_silence_changes_no_active_binding(database: Database) -> None:
+def test_I5_late_failure_or_unknown_outcome_changes_no_active_binding(database: Database) -> None:
     intent = reserved(database, request())
     active = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
-    for how in ("failed", "unclear"):
-        assert database.write(lambda tx, how=how: SETTLERS[how](tx, intent.id)) == active  # type: ignore[misc]
+    for outcome in ("failed", "unknown"):
+        assert database.write(lambda tx, outcome=outcome: SETTLERS[outcome](tx, intent.id)) == active  # type: ignore[misc]
     assert in_use(database, intent) == active
     assert not database.read(holds.live, "default", NOON)
 
 
-def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: Database) -> None:
+def test_I2_success_for_a_failed_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent, Reason.ABSENT)
     after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
@@ -332,12 +336,12 @@ def test_I2_a_yes_for_a_binding_that_failed_meanwhile_becomes_a_hold(database: D
     assert {(hold.bind_id, hold.origin_id, hold.why, hold.held_until) for hold in held} == {
         ("77", intent.id, "late_success", success().held_until)
     }
-    found = reserve(database, request(C, B))
-    assert isinstance(found, reserving.Conflict)
-    assert found.holder.foreign
+    result = reserve(database, request(C, B))
+    assert isinstance(result, reserving.Conflict)
+    assert result.holder.foreign
 
 
-def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
+def test_I2_repeated_late_success_writes_one_event(database: Database) -> None:
     intent = reserved(database, request())
     fail(database, intent)
     for _ in range(2):
@@ -345,7 +349,7 @@ def test_I2_the_same_late_yes_twice_is_one_event(database: Database) -> None:
     assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
 
 
-def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) -> None:
+def test_I2_second_success_for_an_active_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     database.write(lambda tx: settle.settle_success(tx, intent.id, success("1002"), CALLER))
     after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("1003"), CALLER))
@@ -353,7 +357,7 @@ def test_I2_another_yes_for_an_active_binding_is_kept_too(database: Database) ->
     assert kinds(database, intent)[-1] is EventKind.LATE_SUCCESS
 
 
-def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, clock: Clock) -> None:
+def test_repeated_refusals_double_the_hold_up_to_an_hour(database: Database, clock: Clock) -> None:
     seconds = []
     for _ in range(8):
         intent = reserved(database, request())
@@ -371,7 +375,7 @@ def test_a_refusal_in_a_row_doubles_the_hold_up_to_an_hour(database: Database, c
 
 
 @pytest.mark.parametrize(("policy", "explained"), [(Policy.STRICT, True), (Policy.LITERAL, False)])
-def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
+def test_refusal_explained_by_our_binding_is_recorded_without_a_hold(
     database: Database, policy: Policy, explained: bool
 ) -> None:
     own = reserved(database, request(A, C, Mode.AXXB))
@@ -387,7 +391,7 @@ def test_a_refusal_that_a_binding_of_ours_explains_is_counted_and_holds_nothing(
     assert {hold.phone.digits for hold in held} == (set() if explained else {A, B})
 
 
-def test_a_hold_is_never_shortened(database: Database) -> None:
+def test_hold_is_never_shortened(database: Database) -> None:
     def orphan(tx: Any, seconds: int) -> bool:
         return holds.hold_orphan(
             tx,

@@ -13,7 +13,7 @@ from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import account, holds, partitions
 from tests.service.harness import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
-from tests.store.test_feed import read_on
+from tests.store.test_feed import read_all
 from tests.store.test_reserve import fail, request, reserved, success
 
 if TYPE_CHECKING:
@@ -44,35 +44,35 @@ class Years:
         return self.service.runtime.database
 
     def ended(self) -> Binding:
-        """A binding that is over as soon as it is made."""
+        """Make a binding that has ended, and return it."""
         return fail(self.database, self.open())
 
     def open(self) -> Binding:
-        """An intent that nobody settles."""
+        """Make an intent that is not settled, and return it."""
         self._count += 1
         return reserved(self.database, request(f"91{self._count:08}", f"9155{self._count:08}"))
 
     def later(self, days: float) -> None:
         self.clock.advance(days * DAY_S)
 
-    def retain(self, **how: Any) -> RetentionResult:
-        done: RetentionResult = self.service.apply_retention(**how)
-        return done
+    def retain(self, **options: Any) -> RetentionResult:
+        result: RetentionResult = self.service.apply_retention(**options)
+        return result
 
     def turn_of_the_month(self) -> RetentionResult:
-        """A month passes, and the pass runs before anything happens in the new one."""
+        """Let a month pass, and run the job before anything happens in the new one."""
         self.later(31)
         return self.retain()
 
     def months(self, count: int) -> list[Binding]:
-        """An ended binding in each of some months, in partitions of their own on PostgreSQL."""
-        made = []
+        """Make an ended binding in each of `count` months, in a partition each on PostgreSQL."""
+        bindings = []
         for _ in range(count):
-            made.append(self.ended())
+            bindings.append(self.ended())
             self.turn_of_the_month()
-        return made
+        return bindings
 
-    def is_gone(self, binding: Binding) -> bool:
+    def is_deleted(self, binding: Binding) -> bool:
         try:
             self.service.get(binding.id)
         except errors.NotFound:
@@ -91,43 +91,43 @@ def years(own_database_url: str) -> Iterator[Years]:
     years.service.close()
 
 
-def test_without_the_setting_everything_is_kept(own_database_url: str) -> None:
+def test_retention_without_the_setting_keeps_everything(own_database_url: str) -> None:
     years = Years(own_database_url)
-    made = years.months(3)
+    ended = years.months(3)
     years.later(4_000)
     assert years.retain().kept_from is None
     assert years.retain(dry_run=True).bindings == 0
-    assert not any(map(years.is_gone, made))
+    assert not any(map(years.is_deleted, ended))
     assert len(years.kept_events()) == 6
     years.service.close()
 
 
-def test_what_was_over_for_long_enough_goes_with_its_events_and_a_dry_run_says_so_first(years: Years) -> None:
+def test_old_bindings_and_events_are_deleted_as_the_dry_run_counted(years: Years) -> None:
     first, second = years.ended(), years.ended()
     years.turn_of_the_month()
     third = years.ended()
     years.later(20)
     fourth = years.ended()
     years.later(30)
-    foretold = years.retain(dry_run=True)
-    assert not years.is_gone(first)
-    done = years.retain()
+    dry_run = years.retain(dry_run=True)
+    assert not years.is_deleted(first)
+    result = years.retain()
     by_month = years.database.postgres
-    assert (foretold.bindings, foretold.events) == (done.bindings, done.events) == (3, 4 if by_month else 6)
-    assert all(map(years.is_gone, (first, second, third)))
+    assert (dry_run.bindings, dry_run.events) == (result.bindings, result.events) == (3, 4 if by_month else 6)
+    assert all(map(years.is_deleted, (first, second, third)))
     assert years.kept_events() == [third.id] * 2 * by_month + [fourth.id] * 2
-    again = years.retain()
-    assert (again.bindings, again.events, again.finished) == (0, 0, True)
+    second_run = years.retain()
+    assert (second_run.bindings, second_run.events, second_run.finished) == (0, 0, True)
 
 
-def test_what_is_open_or_may_be_held_stays_and_so_do_its_events(years: Years) -> None:
+def test_open_binding_and_its_events_are_kept(years: Years) -> None:
     stuck, over = years.open(), years.ended()
     for _ in range(3):
         years.turn_of_the_month()
         years.ended()
-    done = years.retain()
-    assert years.is_gone(over)
-    assert done.partitions_waiting == years.database.postgres
+    result = years.retain()
+    assert years.is_deleted(over)
+    assert result.partitions_waiting == years.database.postgres
     assert years.service.get(stuck.id).state is State.PENDING
     assert [event.kind for event in years.service.history(stuck.id)] == [EventKind.REQUESTED]
 
@@ -144,9 +144,7 @@ def test_what_is_open_or_may_be_held_stays_and_so_do_its_events(years: Years) ->
         "UPDATE bindings SET version = version - 1",
     ],
 )
-def test_I5_the_database_itself_keeps_what_is_open_or_young_and_lets_nothing_go_back(
-    years: Years, forbidden: str
-) -> None:
+def test_I5_triggers_reject_early_deletes_and_backward_changes(years: Years, forbidden: str) -> None:
     years.open()
     years.ended()
     years.retain()
@@ -157,63 +155,63 @@ def test_I5_the_database_itself_keeps_what_is_open_or_young_and_lets_nothing_go_
         connection.execute(text(forbidden))
 
 
-def test_a_younger_event_outlives_its_binding_and_history_says_that_it_is_not_known(years: Years) -> None:
+def test_younger_event_outlives_its_binding_and_history_is_not_found(years: Years) -> None:
     binding = years.ended()
     years.later(20)
     years.service.reveal([binding.id], reason="asked by the police")
     years.later(30)
     years.retain()
-    assert years.is_gone(binding)
+    assert years.is_deleted(binding)
     with pytest.raises(errors.NotFound):
         years.service.history(binding.id)
     assert EventKind.REVEALED in [event.kind for event in years.service.export_events()]
 
 
-def test_I8_a_key_is_free_again_once_its_binding_is_gone(years: Years) -> None:
-    asked = request("9100000001", "915500000001", idempotency_key="order-1")
-    fail(years.database, reserved(years.database, asked))
+def test_I8_key_is_free_again_after_its_binding_is_deleted(years: Years) -> None:
+    bind_request = request("9100000001", "915500000001", idempotency_key="order-1")
+    fail(years.database, reserved(years.database, bind_request))
     years.later(KEEP_DAYS - 1)
     years.retain()
     years.later(8)
     years.retain()
-    assert reserved(years.database, asked).state is State.PENDING
+    assert reserved(years.database, bind_request).state is State.PENDING
 
 
-def test_a_reader_whose_events_are_gone_is_told_so_and_one_who_saw_them_all_reads_on(years: Years) -> None:
+def test_cursor_before_deleted_events_is_rejected_and_a_later_one_continues(years: Years) -> None:
     years.ended()
     years.turn_of_the_month()
     years.ended()
     years.later(50)
     years.ended()
     feed_has_caught_up(years.service)
-    written, _ = read_on(years.service, None)
+    all_events, _ = read_all(years.service, None)
     assert years.retain().events == (2 if years.database.postgres else 4)
-    kept = list(years.service.events().data)
-    *missed, last = [event for event in written if event not in kept]
-    for ask in (years.service.events, lambda after: years.service.events_for_actor("test", after=after)):
-        with pytest.raises(errors.InvalidRequest, match="deleted") as told:
-            ask(after=missed[0].cursor)
-        assert [fault.field for fault in told.value.field_errors] == ["after"]
-    assert read_on(years.service, last.cursor)[0] == kept
+    remaining = list(years.service.events().data)
+    *missed, last = [event for event in all_events if event not in remaining]
+    for read in (years.service.events, lambda after: years.service.events_for_actor("test", after=after)):
+        with pytest.raises(errors.InvalidRequest, match="deleted") as rejected:
+            read(after=missed[0].cursor)
+        assert [error.field for error in rejected.value.field_errors] == ["after"]
+    assert read_all(years.service, last.cursor)[0] == remaining
 
 
-def test_reports_holds_and_deliveries_go_too_and_what_a_webhook_waits_for_stays(years: Years) -> None:
+def test_holds_and_deliveries_are_deleted_and_unsent_events_are_kept(years: Years) -> None:
     hook = years.service.webhooks.add(url="https://example.org/hook").webhook
     late = years.ended()
     years.database.write(lambda tx: holds.hold_late_success(tx, late, success()))
     years.turn_of_the_month()
     years.ended()
     years.later(50)
-    done = years.retain()
-    assert (done.bindings, done.holds, done.events) == (2, 2, 0)
-    assert late.id in years.kept_events(), "the webhook has not been sent them yet"
+    result = years.retain()
+    assert (result.bindings, result.holds, result.events) == (2, 2, 0)
+    assert late.id in years.kept_events(), "its events have not been sent to the webhook yet"
     years.service.webhooks.disable(hook.id)
     assert years.retain().events == (2 if years.database.postgres else 4)
     assert late.id not in years.kept_events()
 
 
 @pytest.mark.postgres
-def test_a_big_month_is_looked_at_in_stretches_and_one_with_a_young_event_stays(
+def test_big_partition_is_read_in_stretches_and_kept_if_it_has_a_young_event(
     years: Years, database_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if database_kind == "sqlite":
@@ -232,142 +230,136 @@ def test_a_big_month_is_looked_at_in_stretches_and_one_with_a_young_event_stays(
     years.ended()
     years.later(80)
     assert years.retain(dry_run=True).events == 10
-    done = years.retain()
-    assert (done.partitions, done.events, done.partitions_waiting) == (1, 10, 1)
+    result = years.retain()
+    assert (result.partitions, result.events, result.partitions_waiting) == (1, 10, 1)
     assert len(years.kept_events()) == 8
     years.later(60)
     assert years.retain().events == 6
 
 
 @pytest.mark.postgres
-def test_a_vacuum_of_what_was_detached_is_waited_for_so_long_that_the_server_ends_it(
-    years: Years, database_kind: str
-) -> None:
-    """The lock of a VACUUM stands in for it."""
+def test_drop_waits_for_a_vacuum_longer_than_the_deadlock_timeout(years: Years, database_kind: str) -> None:
+    """The test takes the lock that a VACUUM takes."""
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
     years.months(2)
     years.later(60)
     first = years.database.read(partitions.list_partitions)[0].name
     partitions.detach(years.database, first)
-    done: list[RetentionResult] = []
-    asks = threading.Thread(target=lambda: done.append(years.retain()))
+    results: list[RetentionResult] = []
+    run = threading.Thread(target=lambda: results.append(years.retain()))
     waits = (
         "SELECT clock_timestamp() - waitstart > CAST(current_setting('deadlock_timeout') AS interval)"
         " FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
     )
     with psycopg.connect(years.url) as vacuum, psycopg.connect(years.url, autocommit=True) as watcher:
         vacuum.execute(f"LOCK TABLE {first} IN SHARE UPDATE EXCLUSIVE MODE")
-        asks.start()
+        run.start()
         wait_for(lambda: watcher.execute(waits, (first,)).fetchall() == [(True,)])
         vacuum.commit()
-        asks.join(30)
-    assert [each.finished for each in done] == [True]
+        run.join(30)
+    assert [result.finished for result in results] == [True]
     with psycopg.connect(years.url) as watcher:
         assert watcher.execute("SELECT to_regclass(%s)", (first,)).fetchall() == [(None,)]
 
 
 @pytest.mark.postgres
-def test_a_month_that_could_not_be_begun_is_not_a_pass_that_is_through(years: Years, database_kind: str) -> None:
+def test_retention_is_unfinished_if_a_partition_could_not_be_started(years: Years, database_kind: str) -> None:
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
     years.ended()
     years.later(31)
     with psycopg.connect(years.url) as writer:
         writer.execute("LOCK TABLE ONLY events IN ROW EXCLUSIVE MODE")
-        held = years.retain()
-    assert (held.partitions_begun, held.finished) == (0, False)
+        blocked = years.retain()
+    assert (blocked.partitions_begun, blocked.finished) == (0, False)
     assert (years.retain().partitions_begun, years.retain().finished) == (1, True)
 
 
 @pytest.mark.postgres
-def test_each_month_begins_a_partition_and_a_month_without_anything_begins_none(
-    years: Years, database_kind: str
-) -> None:
+def test_month_with_events_starts_a_partition_and_an_empty_month_none(years: Years, database_kind: str) -> None:
     if database_kind == "sqlite":
         pytest.skip("SQLite keeps one table")
     years.months(3)
     years.later(200)
-    assert years.retain().partitions_begun == 0, "nothing was written since"
-    names = [each.name for each in years.database.read(partitions.list_partitions)]
-    assert names == ["events_2026_05", "events_2026_06"], "the oldest went"
+    assert years.retain().partitions_begun == 0, "no event was written since"
+    names = [partition.name for partition in years.database.read(partitions.list_partitions)]
+    assert names == ["events_2026_05", "events_2026_06"], "the oldest was dropped"
     years.ended()
     triggers = (
         "SELECT relname, tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"
         " WHERE relname LIKE 'events%' AND NOT tgisinternal"
     )
     with psycopg.connect(years.url) as server:
-        found = set(server.execute(triggers).fetchall())
+        installed = set(server.execute(triggers).fetchall())
         for name in ("events", *names):
-            assert {(name, "events_refuse_change"), (name, "events_refuse_truncate")} <= found
-            for verb in (f"DELETE FROM {name}", f"UPDATE {name} SET actor = 'x'", f"TRUNCATE {name}"):
+            assert {(name, "events_refuse_change"), (name, "events_refuse_truncate")} <= installed
+            for statement in (f"DELETE FROM {name}", f"UPDATE {name} SET actor = 'x'", f"TRUNCATE {name}"):
                 with pytest.raises(psycopg.Error, match="append-only"):
-                    server.execute(verb)
+                    server.execute(statement)
                 server.rollback()
 
 
-def _write(service: BindingService, done: threading.Event, prefix: str) -> None:
+def _write(service: BindingService, stop: threading.Event, prefix: str) -> None:
     turn = 0
-    while not done.is_set():
+    while not stop.is_set():
         turn += 1
-        asked = request(f"91{prefix}{turn:07}", f"92{prefix}{turn:07}")
-        fail(service.runtime.database, reserved(service.runtime.database, asked))
+        bind_request = request(f"91{prefix}{turn:07}", f"92{prefix}{turn:07}")
+        fail(service.runtime.database, reserved(service.runtime.database, bind_request))
 
 
-def _sweep(service: BindingService, done: threading.Event) -> None:
-    while not done.is_set():
+def _sweep(service: BindingService, stop: threading.Event) -> None:
+    while not stop.is_set():
         service.expire_due()
         service.recover()
 
 
-def _follow(service: BindingService, done: threading.Event, into: list[Event]) -> None:
+def _follow(service: BindingService, stop: threading.Event, into: list[Event]) -> None:
     cursor = None
     while True:
-        last = done.is_set()
-        found, cursor = read_on(service, cursor)
-        into.extend(found)
+        last = stop.is_set()
+        received, cursor = read_all(service, cursor)
+        into.extend(received)
         if last:
             return
 
 
 @pytest.mark.postgres
-def test_writers_sweepers_and_readers_go_on_while_months_begin_and_are_dropped(
-    postgres_server: Server, postgres_template: str
-) -> None:
-    """Nobody waits for a lock for a second, and a reader who follows sees every event once and in order."""
+def test_partition_changes_block_no_writer_job_or_reader(postgres_server: Server, postgres_template: str) -> None:
+    """No statement waits for a lock for a second, and a reader of the feed gets every event once and in order."""
     url = postgres_server.create(template=postgres_template)
     years = Years(url, retention_days=7)
-    others = service_at(f"{url}?options=-c%20lock_timeout%3D1s", years.clock, "http://127.0.0.1:1")
-    done = threading.Event()
+    service = service_at(f"{url}?options=-c%20lock_timeout%3D1s", years.clock, "http://127.0.0.1:1")
+    stop = threading.Event()
     followed: list[Event] = []
 
     def turn_months() -> None:
         try:
             for _ in range(5):
-                seen = len(followed)
-                wait_for(lambda: len(followed) > seen + 20, seconds=60)  # noqa: B023
+                count = len(followed)
+                wait_for(lambda: len(followed) > count + 20, seconds=60)  # noqa: B023
                 years.later(31)
-                wait_for(lambda: years.retain().partitions_begun == 1)  # a lock may not be had at once
-            feed_has_caught_up(others)
+                wait_for(lambda: years.retain().partitions_begun == 1)  # the lock may be busy at first
+            feed_has_caught_up(service)
         finally:
-            done.set()
+            stop.set()
 
     calls = (
-        lambda: _write(others, done, "1"),
-        lambda: _write(others, done, "2"),
-        lambda: _sweep(others, done),
-        lambda: _follow(others, done, followed),
+        lambda: _write(service, stop, "1"),
+        lambda: _write(service, stop, "2"),
+        lambda: _sweep(service, stop),
+        lambda: _follow(service, stop, followed),
         turn_months,
     )
     assert in_threads(*calls, seconds=120) == []
-    feed_has_caught_up(others)
-    followed += read_on(others, followed[-1].cursor)[0]
+    feed_has_caught_up(service)
+    followed += read_all(service, followed[-1].cursor)[0]
     _assert_once_and_in_order(followed)
     assert years.retain().finished
     assert len(years.database.read(partitions.list_partitions)) <= 3
     assert {event.cursor for event in years.service.export_events()} <= {event.cursor for event in followed}
-    for service in (years.service, others):
-        service.close()
+    years.service.close()
+    service.close()
     postgres_server.drop(url)
 
 

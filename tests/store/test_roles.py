@@ -1,4 +1,4 @@
-"""A role with the rights that docs/how-to/use-postgresql.md grants can do the service's work, and no more."""
+"""The rights that docs/how-to/use-postgresql.md grants suffice for the service, and allow nothing else."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-postgresql.md"
-OF_ALEMBIC = "alembic_version"
+ALEMBIC_TABLE = "alembic_version"
 
 
 def grants() -> str:
-    found = re.search(r"^```sql\n(GRANT.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found[1]
+    block = re.search(r"^```sql\n(GRANT.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return block[1]
 
 
-def test_the_grants_name_every_table_once() -> None:
+def test_grants_name_every_table_once() -> None:
     lists = re.findall(r"\sON\s+([a-z_, ]+?)\s+TO ", grants())
-    named = [table for names in lists for table in names.split(", ")]
-    assert sorted(named) == sorted([*metadata.tables, OF_ALEMBIC])
+    tables = [table for names in lists for table in names.split(", ")]
+    assert sorted(tables) == sorted([*metadata.tables, ALEMBIC_TABLE])
 
 
 @contextmanager
 def restricted(url: str) -> Iterator[str]:
-    """The address of a database for a role of its own that has what the page grants."""
+    """Create a role with the grants of the page, and provide the URL of the database with that role."""
     name = f"bindings_test_role_{os.getpid()}"
     role = sql.Identifier(name)
     with psycopg.connect(url, autocommit=True) as owner:
@@ -71,7 +71,7 @@ def database_url(postgres_url: str) -> Iterator[str]:
         yield url
 
 
-def test_these_rights_are_enough_for_whatever_the_service_and_its_passes_do(world: World) -> None:
+def test_granted_rights_suffice_for_the_service_and_its_jobs(world: World) -> None:
     service = world.service
     world.bind(expire_s=600, warn_s=60)
     with pytest.raises(errors.PhoneInUse):
@@ -115,7 +115,7 @@ def _deliver(service: BindingService) -> None:
     assert deliveries.fan_out(service, webhook_id)[0] == 1
     batch = deliveries.lease(service, webhook_id, limit=1)
     assert batch is not None
-    deliveries.record(service, [Result(delivery=batch.deliveries[0], status=200, error=None, again_s=None)])
+    deliveries.record(service, [Result(delivery=batch.deliveries[0], status=200, error=None, retry_s=None)])
     prune(service.runtime.database)
     hooks.rotate(webhook_id)
     hooks.remove(webhook_id)
@@ -124,6 +124,6 @@ def _deliver(service: BindingService) -> None:
 @pytest.mark.parametrize(
     "forbidden", ["DELETE FROM bindings", "UPDATE events SET actor = 'x'", "DROP TABLE holds"]
 )
-def test_what_happened_stays_beyond_their_reach(world: World, forbidden: str) -> None:
+def test_granted_rights_do_not_allow_changing_the_history(world: World, forbidden: str) -> None:
     with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
         world.database.write(lambda tx: tx.connection.execute(text(forbidden)))

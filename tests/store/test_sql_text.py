@@ -110,7 +110,7 @@ def _text(statement: Any, dialect: Dialect) -> str:
 
 
 def _transaction(recorder: _Recorder) -> Transaction:
-    return Transaction(cast("Connection", recorder), _dialect(recorder), attempt=1, began=0.0)
+    return Transaction(cast("Connection", recorder), _dialect(recorder), attempt=1, started_at=0.0)
 
 
 def _dialect(recorder: _Recorder) -> SqlDialect:
@@ -151,7 +151,7 @@ def _settle_failed(recorder: _Recorder) -> None:
 def _settle_unknown(recorder: _Recorder) -> None:
     with suppress(bindings.BindingLost):
         settle.settle_unknown(
-            _transaction(recorder), ID, CALLER, reason=Reason.NO_CLEAR_ANSWER, status=None, said=""
+            _transaction(recorder), ID, CALLER, reason=Reason.NO_CLEAR_ANSWER, status=None, message=""
         )
 
 

@@ -488,10 +488,10 @@ def test_a_result_counts_only_from_the_lease_that_it_was_sent_under(world: World
     world.clock.advance(61)
     quick = deliveries.lease(world.service, made.webhook.id, limit=10)
     assert quick is not None
-    late = Result(delivery=slow.deliveries[0], status=500, error="late", again_s=None)
+    late = Result(delivery=slow.deliveries[0], status=500, error="late", retry_s=None)
     deliveries.record(world.service, [late])
     assert states(world, made) == [("pending", 2)]
-    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
+    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, retry_s=None)])
     deliveries.record(world.service, [late])
     assert states(world, made) == [("delivered", 2)]
 

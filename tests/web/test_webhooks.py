@@ -13,7 +13,7 @@ from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
 from tests import deliveries
 from tests.service.harness import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
-from tests.store.test_plans import _caught
+from tests.store.test_plans import _recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,7 +201,7 @@ def test_the_feed_is_looked_up_at_its_place_and_not_read_from_its_beginning(
 
 
 def _plan(service: BindingService, call: Callable[[], object]) -> str:
-    with _caught(service) as caught:
+    with _recorded(service) as caught:
         call()
     [(statement, values)] = [one for one in caught if "FROM events" in one[0] or "FROM webhooks" in one[0]]
     explain = "EXPLAIN " if service.runtime.database.postgres else "EXPLAIN QUERY PLAN "

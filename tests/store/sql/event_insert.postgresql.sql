@@ -1,6 +1,6 @@
 INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
 SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) AS pg_current_xact_id_1,
-    :said_binding_id::UUID AS anon_1, :said_sequence::INTEGER AS anon_2,
-    :said_kind::VARCHAR AS anon_3, clock_timestamp() AS clock_timestamp_1,
-    :said_actor::VARCHAR AS anon_4, :said_request_id::VARCHAR AS anon_5,
-    :said_detail::JSONB AS anon_6;
+    :event_binding_id::UUID AS anon_1, :event_sequence::INTEGER AS anon_2,
+    :event_kind::VARCHAR AS anon_3, clock_timestamp() AS clock_timestamp_1,
+    :event_actor::VARCHAR AS anon_4, :event_request_id::VARCHAR AS anon_5,
+    :event_detail::JSONB AS anon_6;

@@ -1,6 +1,6 @@
 INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
-SELECT 0, bindings.id, bindings.version + :version_1 AS anon_1, :said_kind AS anon_2,
-    :clock AS anon_3, :said_actor AS anon_4, :said_request_id AS anon_5, :said_detail AS anon_6
+SELECT 0, bindings.id, bindings.version + :version_1 AS anon_1, :event_kind AS anon_2,
+    :clock AS anon_3, :event_actor AS anon_4, :event_request_id AS anon_5, :event_detail AS anon_6
 FROM bindings
 WHERE bindings.id IN (
     SELECT bindings.id

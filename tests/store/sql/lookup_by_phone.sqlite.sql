@@ -1,4 +1,4 @@
-WITH found AS MATERIALIZED (
+WITH candidates AS MATERIALIZED (
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
         bindings.scope AS scope, bindings.reference AS reference,
@@ -34,14 +34,16 @@ WITH found AS MATERIALIZED (
       AND bindings.phone_a != :phone
       AND bindings.held_until > :clock
 )
-SELECT found.id, found.mode, found.phone_a, found.phone_b, found.pool_number, found.app_id,
-    found.scope, found.reference, found.idempotency_key, found.expire_s, found.warn_s,
-    found.bind_id, found.middle_number_a, found.middle_number_b, found.state, found.provider_status,
-    found.reason, found.actor, found.request_id, found.requested_at, found.send_by, found.settle_by,
-    found.sent_at, found.answered_at, found.expires_at, found.held_until, found.unbind_requested_at,
-    found.ended_at, found.version
-FROM found
-WHERE found.state = 'active'
-  AND found.expires_at > :clock
-  AND found.unbind_requested_at IS NULL
-ORDER BY found.requested_at DESC, found.id DESC;
+SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
+    candidates.pool_number, candidates.app_id, candidates.scope, candidates.reference,
+    candidates.idempotency_key, candidates.expire_s, candidates.warn_s, candidates.bind_id,
+    candidates.middle_number_a, candidates.middle_number_b, candidates.state,
+    candidates.provider_status, candidates.reason, candidates.actor, candidates.request_id,
+    candidates.requested_at, candidates.send_by, candidates.settle_by, candidates.sent_at,
+    candidates.answered_at, candidates.expires_at, candidates.held_until,
+    candidates.unbind_requested_at, candidates.ended_at, candidates.version
+FROM candidates
+WHERE candidates.state = 'active'
+  AND candidates.expires_at > :clock
+  AND candidates.unbind_requested_at IS NULL
+ORDER BY candidates.requested_at DESC, candidates.id DESC;

@@ -19,9 +19,9 @@ WITH changed AS (
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
-        :said_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
-        :said_actor::VARCHAR AS anon_2, :said_request_id::VARCHAR AS anon_3,
-        :said_detail::JSONB AS anon_4
+        :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
+        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3,
+        :event_detail::JSONB AS anon_4
     FROM changed
 )
 SELECT changed.id, changed.version, changed.change_tx

@@ -1,0 +1,189 @@
+"""Compiled statements return the rows and raise the errors of SQLAlchemy, on both databases."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import psycopg
+import pytest
+import sqlalchemy
+from sqlalchemy import exc, literal_column, select, text
+
+from bindings.domain.binding import Binding, Mode, State
+from bindings.domain.phone import Phone
+from bindings.service import BindingService
+from bindings.store import engine
+from bindings.store.bindings import FIELDS, to_binding
+from bindings.store.compiled import CompiledStatement
+from bindings.store.database import Database
+from bindings.store.queries import Lookups, lookup
+from bindings.store.schema import bindings
+from tests.faults.proxy import CommitProxy
+from tests.service.harness import APP, KEY, SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
+
+    from bindings.provider.simulator import Simulator
+    from tests.service.harness import World
+
+PHONE_A, PHONE_B = "9188067701", "9188067799"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def lookups_of(service: BindingService, number: str) -> list[object]:
+    return [
+        service.lookup(phone=PHONE_A),
+        service.lookup(middle_number=number),
+        service.lookup(middle_number=number, party=PHONE_B),
+    ]
+
+
+def test_compiled_lookups_return_what_sqlalchemy_returns(world: World) -> None:
+    """With a test's clock; the next test uses the database's own."""
+    binding = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
+    number = str(binding.middle_number_a)
+    compiled = lookups_of(world.service, number)
+    with mock.patch.object(CompiledStatement, "fetch_all", _by_sqlalchemy):
+        by_sqlalchemy = lookups_of(world.service, number)
+    assert compiled == by_sqlalchemy == [[binding]] * 3
+    world.clock.advance(100_000)
+    assert lookups_of(world.service, number) == [[]] * 3
+
+
+def _by_sqlalchemy(statement: CompiledStatement, connection: Connection, values: Any) -> Any:
+    return connection.execute(statement._statement, values).all()
+
+
+def test_lookup_after_a_lost_connection_is_retried(service: BindingService, database_kind: str) -> None:
+    binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+    assert service.lookup(phone=PHONE_A) == [binding]
+    if database_kind == "postgresql":
+        url = service.settings.database_url.get_secret_value()
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    assert service.lookup(phone=PHONE_A) == [binding]
+    assert service.runtime.database.connections_in_use() == 0
+
+
+def test_invalid_statement_raises_the_error_of_sqlalchemy(database: Database) -> None:
+    invalid = CompiledStatement(select(literal_column("no_such_column")).select_from(bindings))
+    for _ in range(2):
+        with pytest.raises((exc.OperationalError, exc.ProgrammingError), match="no_such_column"):
+            database.read(invalid.fetch_all, {})
+    assert database.connections_in_use() == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("pools", [False, True], ids=["direct", "behind a pooler"])
+def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str, *, pools: bool) -> None:
+    with CommitProxy(f"{postgres_url}?sslmode=disable", pools=pools) as proxy:
+        database = Database(proxy.url)
+        lookups = Lookups(database.now)
+        for _ in range(3):
+            assert database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A)) == []
+        prepared = text("SELECT count(*) FROM pg_prepared_statements")
+        assert database.read(lambda connection: connection.execute(prepared).scalar()) == (0 if pools else 1)
+        database.close()
+
+
+@pytest.mark.postgres
+def test_lookup_after_a_column_changed_its_type_is_retried(postgres_url: str) -> None:
+    """The prepared plans are out of date; on a connection that only reads, nothing else replaces them."""
+    database = Database(postgres_url)
+    lookups = Lookups(database.now)
+
+    def look_up() -> list[Binding]:
+        return database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A))
+
+    assert look_up() == []
+    with psycopg.connect(postgres_url, autocommit=True) as migration:
+        migration.execute("ALTER TABLE bindings ALTER reference TYPE text")
+        try:
+            assert look_up() == []
+        finally:
+            migration.execute("ALTER TABLE bindings ALTER reference TYPE varchar(255)")
+    assert look_up() == []
+    database.close()
+
+
+@pytest.mark.postgres
+def test_success_is_recorded_while_lookups_use_all_their_connections(
+    postgres_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And lookups run while a write uses its only connection: they are the pools of two engines."""
+    monkeypatch.setitem(engine.POOL, "pool_size", 1)
+    monkeypatch.setitem(engine.POOL, "max_overflow", 0)
+    with BindingService.open(
+        database_url=postgres_url,
+        provider_url=simulator.url,
+        provider_api_key=KEY,
+        provider_api_secret=SECRET,
+        provider_app_id=APP,
+    ) as service:
+        reader = service.runtime.database._reader.connect()
+        binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+        reader.close()
+        with service.runtime.database._engine.connect():
+            assert service.lookup(phone=PHONE_A) == [binding]
+
+
+def test_compiled_statement_makes_less_than_half_of_the_calls_of_sqlalchemy(database: Database) -> None:
+    """If a release of SQLAlchemy fails this, `bindings.store.compiled` may no longer be worth its code."""
+    statement = Lookups(database.now).by_phone
+    values = {"phone": Phone(PHONE_A)}
+    with database._reader.connect() as connection:
+        compiled = _calls(lambda: statement.fetch_all(connection, values))
+        by_sqlalchemy = _calls(lambda: _by_sqlalchemy(statement, connection, values))
+    assert compiled < by_sqlalchemy / 2
+
+
+def _calls(run: Callable[[], object]) -> int:
+    """Return how many functions a call of `run` enters, once the caches are filled."""
+    count = 0
+
+    def profile(_frame: object, kind: str, _argument: object) -> None:
+        nonlocal count
+        count += kind in ("call", "c_call")
+
+    run()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_private_error_handler_of_sqlalchemy_has_the_expected_parameters() -> None:
+    """`CompiledStatement` calls it: if a release renames or changes it, adapt `fetch_all` before the upgrade."""
+    handler = getattr(sqlalchemy.Connection, "_handle_dbapi_exception", None)
+    assert handler is not None, "SQLAlchemy has no Connection._handle_dbapi_exception any more"
+    parameters = list(inspect.signature(handler).parameters)
+    assert parameters[:6] == ["self", "e", "statement", "parameters", "cursor", "context"]
+
+
+@pytest.mark.parametrize("state", State)
+def test_to_binding_equals_the_constructor(state: State) -> None:
+    values: dict[str, Any] = {name: f"value of {name}" for name in FIELDS}
+    values |= {"mode": Mode.AXXB, "state": state}
+    row = [value.value if isinstance(value, Mode | State) else value for value in values.values()]
+    binding = to_binding(row)
+    assert binding == Binding(**values)
+    assert (binding.mode, binding.state) == (Mode.AXXB, state)
+    assert isinstance(binding.mode, Mode)
+    assert isinstance(binding.state, State)
