@@ -21,13 +21,13 @@ class Command:
     """A running `bindings ...`, its standard error in a file. A context manager that leaves nothing behind."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
-        given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         self.log = log
         self._out = log.open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bindings", *arguments],
             cwd=ROOT,
-            env=given | dict(environment),
+            env=environment | dict(environment),
             text=True,
             stdout=subprocess.PIPE,
             stderr=self._out,

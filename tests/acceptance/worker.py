@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 POOL = "918806"
 
 
-def bind(service: BindingService, **asked: Any) -> Any:
+def bind(service: BindingService, **arguments: Any) -> Any:
     """Bind once."""
-    return {"id": service.bind(pool_number=POOL, **asked).id}
+    return {"id": service.bind(pool_number=POOL, **arguments).id}
 
 
 TASKS: dict[str, Callable[..., Any]] = {"bind": bind}
@@ -31,8 +31,8 @@ def main() -> None:
     """Be one process."""
     with BindingService.from_env() as service:
         print("ready", flush=True)  # noqa: T201 -- the signal
-        asked = json.loads(sys.stdin.readline())
-        print(json.dumps(TASKS[sys.argv[1]](service, **asked)), flush=True)  # noqa: T201 -- the findings
+        arguments = json.loads(sys.stdin.readline())
+        print(json.dumps(TASKS[sys.argv[1]](service, **arguments)), flush=True)  # noqa: T201 -- the findings
     os._exit(0)  # no thread of a failed run keeps the process
 
 

@@ -18,7 +18,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class Browser:
-    """Somebody who looks at the console."""
+    """A browser session at the console."""
 
     running: Running
     session: requests.Session = field(default_factory=requests.Session)
@@ -35,9 +35,9 @@ class Browser:
     def csrf(self) -> str:
         """What a form of a page carries."""
         page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=30)
-        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
-        assert found, page.text
-        return found[1]
+        match = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
+        assert match, page.text
+        return match[1]
 
     def post(
         self, path: str, form: dict[str, str] | None = None, headers: Mapping[str, str] | None = None

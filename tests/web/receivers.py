@@ -1,4 +1,4 @@
-"""A receiver of webhooks on a real socket; it keeps what it was sent and answers as it is told."""
+"""A receiver of webhooks on a real socket; it keeps the requests and answers as configured."""
 
 from __future__ import annotations
 

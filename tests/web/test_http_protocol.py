@@ -1,4 +1,4 @@
-"""Bad input byte by byte: every one of these has an answer that is documented, and leaves no connection open."""
+"""Invalid input, byte by byte: each has a documented response and leaves no connection open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bindings.web import http_protocol, middleware
 from tests.service.harness import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone
-from tests.web.wire import JSON, connect, heard, posted, problem, request, speak, status
+from tests.web.wire import JSON, connect, posted, problem, read_until_closed, request, speak, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ MAX_BODY = middleware.MAX_BODY_BYTES
 
 @pytest.fixture(scope="module")
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service for all of them, on SQLite: what is tested here stands in front of any database."""
+    """Run one service for all tests, on SQLite: what is tested here does not depend on the database."""
     with alone(f"sqlite:///{migrated_file(tmp_path_factory.mktemp('bytes'))}") as running:
         yield running
 
@@ -46,7 +46,7 @@ def chunked(*parts: bytes) -> bytes:
 
 BODIES: dict[str, tuple[bytes, int, str]] = {
     "cut off": (posted(GOOD[:-1]), 400, "malformed"),
-    "nested deeper than anybody reads": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
+    "nested too deep": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
     "nested a little": (posted(b'{"phone_a": ' * 100 + b"1" + b"}" * 100), 422, "invalid-request"),
     "an integer of thousands of digits": (posted(b'{"expire_s": %s}' % (b"1" * 5_000)), 400, "malformed"),
     "an integer of hundreds of digits": (posted(b'{"expire_s": %s}' % (b"1" * 400)), 422, "invalid-request"),
@@ -77,16 +77,16 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_malformed_body_is_refused_with_a_problem(listening: Running, name: str) -> None:
     sent, expected, code = BODIES[name]
-    found = problem(speak(listening, sent))
-    assert (found["status"], found["code"]) == (expected, code)
+    error = problem(speak(listening, sent))
+    assert (error["status"], error["code"]) == (expected, code)
 
 
 HEADS: dict[str, tuple[bytes, int]] = {
-    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/9.9": (b"GET /v1/bindings HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
-    "a method that nobody knows": (request(b"", method="BREW"), 400),
-    "a method that we do not know": (request(b"", method="PROPFIND"), 405),
+    "a method that the parser does not know": (request(b"", method="BREW"), 400),
+    "a method without a route": (request(b"", method="PROPFIND"), 405),
     "TRACE": (request(b"", method="TRACE"), 405),
     "CONNECT": (request(b"", method="CONNECT"), 405),
     "a negative length": (request(b"", JSON, "Content-Length: -1"), 400),
@@ -99,7 +99,7 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "chunks and a length": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: chunked", "Content-Length: 5"), 400),
     "another transfer encoding": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: gzip, chunked"), 400),
     "a transfer encoding spelt oddly": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: \x0bchunked"), 400),
-    "a transfer encoding nobody knows": (request(b"{}", JSON, "Transfer-Encoding: xchunked"), 400),
+    "an unknown transfer encoding": (request(b"{}", JSON, "Transfer-Encoding: xchunked"), 400),
     "a chunk without a size": (request(b"zz\r\n", JSON, "Transfer-Encoding: chunked"), 400),
     "a line that is folded": (get("/v1/bindings", "X-A: a\r\n b"), 400),
     "a space before a colon": (get("/v1/bindings", "X-A : a"), 400),
@@ -177,8 +177,8 @@ def test_malformed_path_or_query_is_refused_with_a_problem(listening: Running, p
 
 def test_repeated_field_is_refused_by_name(listening: Running) -> None:
     for body, name in ((b'{"phone": "1", "phone": "2"}', "phone"), (b'{"9188067701": 1, "9188067701": 2}', None)):
-        found = problem(speak(listening, posted(body, path="/v1/lookup")))
-        named = [fault["field"] for fault in found["errors"]]
+        error = problem(speak(listening, posted(body, path="/v1/lookup")))
+        named = [fault["field"] for fault in error["errors"]]
         assert name in named if name else set(named) == {"(unnamed)", "phone"}
 
 
@@ -196,15 +196,15 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "\xe9", "x" * 256, "a,\xa0b"])
 def test_idempotency_key_must_be_visible_ascii(listening: Running, key: str) -> None:
-    found = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
-    assert [fault["field"] for fault in found["errors"]] == ["Idempotency-Key"]
+    error = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
+    assert [fault["field"] for fault in error["errors"]] == ["Idempotency-Key"]
 
 
-@pytest.mark.parametrize("given", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
-def test_request_id_that_may_hold_a_phone_is_replaced(listening: Running, given: str) -> None:
-    answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {given}"))
+@pytest.mark.parametrize("request_id", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
+def test_request_id_that_may_hold_a_phone_is_replaced(listening: Running, request_id: str) -> None:
+    answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {request_id}"))
     assert status(answer) == 200
-    assert given.encode("latin-1") not in answer
+    assert request_id.encode("latin-1") not in answer
 
 
 def test_options_returns_the_methods_of_a_path_and_nothing_else(listening: Running) -> None:
@@ -220,8 +220,8 @@ def test_refused_head_request_has_no_body(listening: Running) -> None:
 
 
 def test_connection_closes_after_an_upgrade_request(listening: Running) -> None:
-    asked = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
-    answer = speak(listening, asked + get("/livez"))
+    upgrade = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
+    answer = speak(listening, upgrade + get("/livez"))
     assert (status(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
 
 
@@ -272,7 +272,7 @@ def test_slow_head_times_out_even_if_bytes_keep_coming(
 
         thread = threading.Thread(target=drip)
         thread.start()
-        answer = heard(dripping)
+        answer = read_until_closed(dripping)
         ended.set()
         thread.join()
     assert status(answer) == 408
@@ -285,7 +285,7 @@ def test_bytes_around_a_body_are_limited(listening: Running, monkeypatch: pytest
         wait_for(lambda: bool(listening.uvicorn.server_state.tasks))  # the head is through: this is no head
         with suppress(ConnectionError):
             endless.sendall(b"X-A: a\r\n" * 10_000)
-        assert heard(endless) == b""
+        assert read_until_closed(endless) == b""
 
 
 def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +295,8 @@ def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pyte
     held = [connect(listening) for _ in range(2)]
     answer = speak(listening, get("/livez"))
     assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
-    for one in held:
-        one.close()
+    for connection in held:
+        connection.close()
     wait_for(lambda: not listening.uvicorn.server_state.connections)
     assert status(speak(listening, get("/livez"))) == 200
 
