@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import inspect
 import json
+import re
 import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families as families
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from bindings.web import http_protocol, middleware
 from tests.service.harness import A, wait_for
@@ -321,3 +327,52 @@ def cut_off(running: Running) -> float:
         for sample in family.samples
         if sample.name == "bindings_http_request_seconds_count" and sample.labels["status"] == "0"
     )
+
+
+# Private parts of uvicorn, on which the limits of a connection rely.
+
+
+def test_uvicorn_has_the_parts_of_its_protocol_that_are_overridden() -> None:
+    """If this fails after an update of uvicorn, `http_protocol` limits nothing any more: adapt it first."""
+    overridden = {
+        "connection_made": ["self", "transport"],
+        "connection_lost": ["self", "exc"],
+        "data_received": ["self", "data"],
+        "on_message_begin": ["self"],
+        "on_headers_complete": ["self"],
+        "on_body": ["self", "body"],
+        "on_response_complete": ["self"],
+        "send_400_response": ["self", "msg"],
+        "_unsupported_upgrade_warning": ["self"],
+    }
+    actual = {name: list(inspect.signature(getattr(HttpToolsProtocol, name)).parameters) for name in overridden}
+    assert actual == overridden
+    own = {name for name, member in vars(http_protocol.LimitedHttpProtocol).items() if inspect.isfunction(member)}
+    assert own & set(dir(HttpToolsProtocol)) == {"__init__", *overridden}
+
+
+def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
+    async def attributes() -> tuple[set[str], set[str]]:
+        config = uvicorn.Config(lambda: None, log_config=None)
+        config.load()
+        protocol = HttpToolsProtocol(config, ServerState(), {})
+        cycle = set(inspect.signature(RequestResponseCycle).parameters)
+        return set(vars(protocol)), cycle | set(
+            re.findall(r"self\.(\w+) = ", inspect.getsource(RequestResponseCycle))
+        )
+
+    protocol, cycle = asyncio.run(attributes())
+    assert {"connections", "cycle", "transport", "loop"} <= protocol
+    assert {"response_complete", "keep_alive"} <= cycle
+
+
+def test_uvicorn_calls_the_hook_for_an_unsupported_upgrade_and_for_a_malformed_head() -> None:
+    source = inspect.getsource(HttpToolsProtocol)
+    assert "self._unsupported_upgrade_warning()" in source
+    assert "self.send_400_response(" in source
+
+
+def test_uvicorn_server_raises_captured_signals_only_from_its_list() -> None:
+    """`server.Server` clears that list, so that the process lives until its jobs have ended."""
+    assert "_captured_signals" in vars(uvicorn.Server(uvicorn.Config(lambda: None, log_config=None)))
+    assert "reversed(self._captured_signals)" in inspect.getsource(uvicorn.Server.capture_signals)
