@@ -1,4 +1,4 @@
-"""The product among real processes, on real clocks, judged by the provider's own ledger."""
+"""The product in real processes, on real clocks, checked against the provider's ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.processes
 
 
 def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[str, str]:
-    """The environment of a process."""
+    """Return the environment of a process."""
     return {
         "BINDINGS_DATABASE_URL": database_url,
         "BINDINGS_PROVIDER_URL": simulator.url,
@@ -47,7 +47,7 @@ def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[st
 
 @contextmanager
 def processes(task: str, environment: dict[str, str], count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are ready and wait for their line; they are killed in every case."""
+    """Start processes that wait for their arguments; they are killed at the end in every case."""
     command = [sys.executable, "-m", "tests.acceptance.worker", task]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
     started = [
@@ -144,7 +144,7 @@ def test_I2_process_killed_between_its_two_transactions_loses_nothing(database_u
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait(10)
         simulator.clear_faults()
-        # Another process, later: past settle_by by the deciding clock, without waiting for it.
+        # Another process, after settle_by by the clock that decides, without waiting for it.
         later = Database(database_url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
         config = load({}, **_settings_values(database_url, simulator))
         service = BindingService(new_runtime(config, later, caller=Caller(actor="heir")))

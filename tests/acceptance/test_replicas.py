@@ -53,7 +53,7 @@ class Load:
     tags: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
 
     def client(self, number: int) -> None:
-        """Bind, look up, search and unbind at random until the run is over."""
+        """Bind, look up, search and unbind at random until the run ends."""
         dice = random.Random(f"{self.seed}/{number}")
         with requests.Session() as session:
             session.trust_env = False
@@ -91,7 +91,7 @@ class Load:
         parameters = {
             "phone_a": a,
             "phone_b": b,
-            "pool_number": f"9{tag:09}",  # its own: the oracle tells binds apart by it
+            "pool_number": f"9{tag:09}",  # unique: the oracle distinguishes binds by it
             "expire_s": dice.choice((2, 3, 600)),
             "mode": dice.choice(("AXB", "AXXB")),
             "warn_s": 1,
@@ -123,7 +123,7 @@ class Load:
         raise TimeoutError("no replica answers")
 
     def read_feed(self, feed_events: list[dict[str, Any]]) -> None:
-        """Follow the change feed with cursors, from whichever replica answers, until it ends after the run."""
+        """Follow the change feed with cursors, from any replica that answers, until it ends after the run."""
         cursor, number = "0-0", 0
         with requests.Session() as session:
             session.trust_env = False
@@ -151,8 +151,10 @@ def _phone(dice: random.Random) -> str:
     return dice.choice(PHONES)
 
 
-def whole_story(url: str, folder: Path, *, clients: int, seconds: float, waits_for_leases: bool) -> Counter[str]:
-    """Run it all; fails where anything was lost, doubled or out of order. What the clients were answered."""
+def run_with_kills(
+    url: str, folder: Path, *, clients: int, seconds: float, waits_for_leases: bool
+) -> Counter[str]:
+    """Run the load and return the counts of responses; fail if an event is lost, doubled or out of order."""
     seed = random.randrange(10**6)
     print("seed", seed)  # noqa: T201 -- a failure can be repeated
     with Simulator(pool_size=300, timestamp_tolerance_s=60) as simulator, Receiver() as receiver:
@@ -166,27 +168,27 @@ def whole_story(url: str, folder: Path, *, clients: int, seconds: float, waits_f
         )
         with BindingService.open(**_settings_values(url, simulator)) as service:
             service.webhooks.add(url=receiver.url)
-        load_on = Load(urls=[], seed=seed)
+        load = Load(urls=[], seed=seed)
         feed_events: list[dict[str, Any]] = []
         with contextlib.ExitStack() as running:
-            schedulers = _drive(running, folder, environment, load_on, feed_events, (clients, seconds))
+            schedulers = _drive(running, folder, environment, load, feed_events, (clients, seconds))
             _finish(url, simulator)
             if not waits_for_leases:
                 _let_leases_end(url)
             wait_for(lambda: _is_quiet(url) and len(_delivered(receiver)) == _written(url), seconds=120)
             for scheduler in schedulers:
                 scheduler.kill()
-            feed = _feed(load_on.urls[1])
-        assert load_on.wrong == []
-        _judge(url, simulator, load_on, feed, feed_events, _delivered(receiver))
-    return load_on.counts
+            feed = _feed(load.urls[1])
+        assert load.wrong == []
+        _check_evidence(url, simulator, load, feed, feed_events, _delivered(receiver))
+    return load.counts
 
 
 def _drive(
     running: contextlib.ExitStack,
     folder: Path,
     environment: dict[str, str],
-    load_on: Load,
+    load: Load,
     feed_events: list[dict[str, Any]],
     size: tuple[int, float],
 ) -> list[Command]:
@@ -194,7 +196,7 @@ def _drive(
 
     `size` is how many clients, for how many seconds. Returns the schedulers that are left.
     """
-    callers, seconds = size
+    client_count, seconds = size
     ports = [free_port() for _ in range(REPLICAS)]
 
     def serve(number: int) -> Replica:
@@ -206,9 +208,9 @@ def _drive(
         running.enter_context(Command(folder / f"scheduler-{number}.log", environment, "scheduler"))
         for number in range(SCHEDULERS)
     ]
-    load_on.urls[:] = [replica.started().url for replica in replicas]
-    clients = [threading.Thread(target=load_on.client, args=(number,)) for number in range(callers)]
-    reader = threading.Thread(target=load_on.read_feed, args=(feed_events,))
+    load.urls[:] = [replica.started().url for replica in replicas]
+    clients = [threading.Thread(target=load.client, args=(number,)) for number in range(client_count)]
+    reader = threading.Thread(target=load.read_feed, args=(feed_events,))
     for thread in (*clients, reader):
         thread.start()
     try:
@@ -218,7 +220,7 @@ def _drive(
         replicas[0] = serve(0).started()
         time.sleep(2 * seconds / 3)
     finally:
-        load_on.over.set()
+        load.over.set()
         for thread in (*clients, reader):
             thread.join(60)
     assert not any(thread.is_alive() for thread in (*clients, reader))
@@ -226,7 +228,7 @@ def _drive(
 
 
 def _finish(url: str, simulator: Simulator) -> None:
-    """What the killed replica left open is resolved, as 40 s later, without waiting for them."""
+    """Resolve what the killed replica left unsettled, with a clock 40 s ahead instead of a wait."""
     later = Database(url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
     arguments = _settings_values(url, simulator, timestamp_tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
     service = BindingService(new_runtime(load({}, **arguments), later, caller=Caller(actor="heir")))
@@ -238,13 +240,13 @@ def _finish(url: str, simulator: Simulator) -> None:
 
 
 def _let_leases_end(url: str) -> None:
-    """Deliveries that the killed scheduler had taken are due again, as a minute later."""
+    """Make deliveries that the killed scheduler had leased due again, as they would be a minute later."""
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE deliveries SET next_at = clock_timestamp() WHERE state = 'pending'")
 
 
 def _is_quiet(url: str) -> bool:
-    """Whether nothing will end, or be announced, in the next minute."""
+    """Return whether no binding ends, and no warning is due, in the next minute."""
     with psycopg.connect(url) as connection:
         soon = (
             "SELECT 1 FROM bindings WHERE state = 'active' AND expires_at < clock_timestamp() + interval '1 min'"
@@ -257,12 +259,12 @@ def _written(url: str) -> int:
 
 
 def _delivered(receiver: Receiver) -> set[str]:
-    """The cursors of the events that reached the receiver."""
+    """Return the cursors of the events that reached the receiver."""
     return {str(json.loads(message.body)["data"]["cursor"]) for message in list(receiver.messages)}
 
 
 def _feed(url: str) -> list[dict[str, Any]]:
-    """The whole feed, page by page."""
+    """Return the whole feed."""
     feed: list[dict[str, Any]] = []
     cursor = "0-0"
     while True:
@@ -273,16 +275,16 @@ def _feed(url: str) -> list[dict[str, Any]]:
         cursor = page["next_cursor"]
 
 
-def _judge(
+def _check_evidence(
     url: str,
     simulator: Simulator,
-    load_on: Load,
+    load: Load,
     feed: list[dict[str, Any]],
     feed_events: list[dict[str, Any]],
     delivered: set[str],
 ) -> None:
     rules = oracle.Rules(tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
-    evidence = oracle.gather(url, simulator, told=load_on.confirmed, rules=rules, settled=True)
+    evidence = oracle.gather(url, simulator, told=load.confirmed, rules=rules, settled=True)
     assert [str(violation) for violation in oracle.judge(evidence)] == []
     assert "-35" not in simulator.counts.decided["bind"]
     assert simulator.ledger.overlaps() == ()
@@ -301,7 +303,7 @@ def _judge(
 
 
 def test_killed_replicas_and_schedulers_lose_nothing(postgres_url: str, tmp_path: Path) -> None:
-    counts = whole_story(postgres_url, tmp_path, clients=3, seconds=2.5, waits_for_leases=False)
+    counts = run_with_kills(postgres_url, tmp_path, clients=3, seconds=2.5, waits_for_leases=False)
     assert counts["201"] > 5
     assert counts["another replica"] > 0, "the load met the killed replica"
 
@@ -309,6 +311,6 @@ def test_killed_replicas_and_schedulers_lose_nothing(postgres_url: str, tmp_path
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_killed_replicas_and_schedulers_lose_nothing_for_minutes(postgres_url: str, tmp_path: Path) -> None:
-    counts = whole_story(postgres_url, tmp_path, clients=6, seconds=120.0, waits_for_leases=True)
+    counts = run_with_kills(postgres_url, tmp_path, clients=6, seconds=120.0, waits_for_leases=True)
     print(dict(counts))  # noqa: T201 -- the figures of a soak
     assert counts["201"] > 500

@@ -1,4 +1,4 @@
-"""`bindings serve` as a process: its logs, and a death in the middle of a delivery."""
+"""`bindings serve` as a process: its logs, and a kill during a delivery."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _metrics(url: str) -> str:
 
 
 def _a_minute_later(service: BindingService) -> None:
-    """What a sender had leased is due again."""
+    """Make deliveries that a sender had leased due again."""
     service.runtime.database.write(
         lambda tx: tx.connection.execute(text("UPDATE deliveries SET next_at = created_at"))
     )

@@ -1,4 +1,4 @@
-"""What one process of an acceptance test does: `python -m tests.acceptance.worker TASK`.
+"""The tasks of one process of an acceptance test: `python -m tests.acceptance.worker TASK`.
 
 It takes its settings from the environment, says "ready" on its standard output, waits for a line on its standard
 input, does the task, and prints its findings as one JSON object.
@@ -28,7 +28,7 @@ TASKS: dict[str, Callable[..., Any]] = {"bind": bind}
 
 
 def main() -> None:
-    """Be one process."""
+    """Run the task that the command line names."""
     with BindingService.from_env() as service:
         print("ready", flush=True)  # noqa: T201 -- the signal
         arguments = json.loads(sys.stdin.readline())

@@ -1,4 +1,4 @@
-"""/v1 as a backend app meets it: bind, ask, unbind, and what goes wrong."""
+"""The calls under /v1 from a backend application: bind, read, unbind, and their errors."""
 
 from __future__ import annotations
 

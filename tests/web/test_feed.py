@@ -1,4 +1,4 @@
-"""The change feed over HTTP: complete, in order, resumable, and woken when it goes on."""
+"""The change feed over HTTP: complete, in order, resumable, and with long polling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def read_on(running: Running, after: str | None = None, **parameters: Any) -> tuple[list[dict[str, Any]], str]:
-    """Read the feed to its end."""
+    """Return the events up to the end of the feed, and the cursor there."""
     feed_events: list[dict[str, Any]] = []
     while True:
         query = {"limit": 2, **parameters} | ({"after": after} if after else {})
@@ -32,7 +32,7 @@ def read_on(running: Running, after: str | None = None, **parameters: Any) -> tu
 
 
 def everything(running: Running, count: int) -> tuple[list[dict[str, Any]], str]:
-    """Read on until `count` events were seen: transactions of other databases of the server hold the feed back."""
+    """Return at least `count` events: transactions in other databases of the server delay the feed."""
     feed_events, after = read_on(running)
     deadline = time.monotonic() + 60
     while len(feed_events) < count:
@@ -130,7 +130,7 @@ def test_cursor_of_an_app_advances_past_events_of_other_actors(
 
 @pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
 def test_event_that_commits_late_is_not_skipped(running: Running, database_url: str) -> None:
-    """A transaction that has written its event is held open while later ones commit."""
+    """Hold a transaction open after it has written its event, while later transactions commit."""
     begin, release = threading.Event(), threading.Event()
     late = Database(database_url)
 

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for what /metrics really has, and no label can carry a number."""
+"""The dashboard and the alert rules use existing metrics, and no label can carry a number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 
 @pytest.fixture
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
-    """A replica with a scheduler to which everything has happened once."""
+    """Run a replica with a scheduler, in which each counted event has happened once."""
     running.app_state.scheduler = Scheduler(
         running.service,
         [sender.job(running.service.runtime, on_results=running.app_state.metrics.record_deliveries)],
@@ -55,7 +55,7 @@ def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
 
 
 def series(running: Running) -> dict[str, set[str]]:
-    """The names of the samples, and the labels of each."""
+    """Return the labels of each sample by its name."""
     labels_by_name: dict[str, set[str]] = {}
     for sample in samples(running):
         name, _, labels = sample.partition("{")
@@ -64,7 +64,7 @@ def series(running: Running) -> dict[str, set[str]]:
 
 
 def expressions() -> list[str]:
-    """Every expression of the dashboard and of the alert rules."""
+    """Return every expression of the dashboard and of the alert rules."""
     of_panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     return of_panels + re.findall(r"^ +expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
 
@@ -198,7 +198,7 @@ def test_promtool_accepts_the_alert_rules() -> None:
 def test_prometheus_scrapes_a_replica_and_alerts_fire(
     sqlite_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """A pool that runs dry and a refused account, both seen by Prometheus."""
+    """A low pool and a refused account both make Prometheus fire an alert."""
     import requests
 
     from tests.acceptance.test_processes import settings

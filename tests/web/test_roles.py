@@ -1,4 +1,4 @@
-"""Who is let in, and what each role sees."""
+"""Authentication, and what each role may do and see."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_public_address_is_not_served_without_a_key(service: BindingService) -> 
 
 @pytest.fixture
 def reachable(service: BindingService) -> Iterator[Running]:
-    """A service that would be reachable from other hosts, before any key."""
+    """Run a service that is not restricted to loopback, before any key exists."""
     yield from run(service, loopback=False)
 
 
@@ -123,7 +123,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/metrics", None),
     ("POST", "/v1/bindings/{id}/unbind", {}),
 ]
-# In the order of ROUTES. A bind of nothing is let in and then refused for its fields (422).
+# In the order of ROUTES. An empty bind passes authentication and is then refused for its fields (422).
 ALLOWED = {
     "app": [422, 200, 200, 200, 404, 404, 403, 200, 403, 403, 403, 200, 403, 404],
     "auditor": [403, 200, 200, 200, 200, 200, 403, 200, 403, 403, 403, 200, 200, 403],
@@ -155,7 +155,7 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
     assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [own]
     at = {"middle_number": other["middle_number_a"], "at": other["answered_at"], "party": C}
     assert running.post("/v1/trace", at, rides).json() == {"holders": [], "near_misses": []}
-    wait_for(lambda: len(running.service.events().data) == 4)  # another test's transaction may hold the feed up
+    wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
     events = running.get("/v1/events", rides).json()["data"]
     assert {event["binding_id"] for event in events} == {own["id"]}
 

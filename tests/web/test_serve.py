@@ -1,4 +1,4 @@
-"""`bindings serve` as a real process: replicas, a stranger's client, the end of it, and what all of it prints."""
+"""`bindings serve` as a real process: replicas, a generated client, shutdown, and the output of all commands."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ pytestmark = pytest.mark.processes
 
 @dataclass(kw_only=True)
 class Host:
-    """A machine with these settings: it starts processes of the product, and keeps all that they print."""
+    """A host with these settings: it starts processes of the product and keeps all of their output."""
 
     environment: dict[str, str]
     folder: Path
     printed: list[str] = field(default_factory=list)
 
     def bindings(self, *arguments: str) -> str:
-        """Run a command to its end, in this process, which is quick; what it printed on stdout."""
+        """Run a command in this process, which is quick, and return its standard output."""
         completed = CliRunner(env=self.environment).invoke(root, arguments)
         self.printed += [completed.stdout, completed.stderr]
         return completed.stdout
 
     def key(self, role: str, name: str) -> str:
-        """A new key. It is printed this once, which does not count."""
+        """Return a new key. It is printed only here, and this output is not kept."""
         created = json.loads(self.bindings("keys", "create", "--name", name, "--role", role, "--json"))
         del self.printed[-2:]
         return str(created["key"])
 
     @contextmanager
     def serving(self, *options: str) -> Iterator[Replica]:
-        """A replica that listens; it is killed in every case."""
+        """Start a replica that listens; it is killed at the end in every case."""
         log = self.folder / f"{uuid4()}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
@@ -114,21 +114,21 @@ def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
 
 @pytest.fixture
 def host(sqlite_url: str, simulator: Simulator, tmp_path: Path) -> Host:
-    """A machine with a fresh SQLite file and the simulated provider."""
+    """Return a host with a fresh SQLite file and the simulated provider."""
     return a_host(sqlite_url, simulator, tmp_path)
 
 
 @pytest.fixture
 def either_host(database_url: str, simulator: Simulator, tmp_path: Path) -> Host:
-    """A machine with a fresh database of either kind."""
+    """Return a host with a fresh database of either kind."""
     return a_host(database_url, simulator, tmp_path)
 
 
-# One idempotency key, many callers, several replicas.
+# One idempotency key, many clients, several replicas.
 
 
 def twenty(replicas: list[Replica], key: str, fields: dict[str, Any]) -> list[tuple[int, str, str]]:
-    """(status, id, replayed) of twenty callers at once, who ask the replicas in turn."""
+    """Bind from twenty clients at the same time, spread over the replicas: (status, id, replayed) of each."""
     answers: list[tuple[int, str, str]] = []
 
     def caller(replica: Replica) -> Callable[[], None]:
@@ -161,7 +161,7 @@ def test_R5_twenty_callers_with_one_key_at_two_replicas_make_one_call(
 
 
 def statuses(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
-    """The statuses of twenty answers about one binding, and whether each was a replay."""
+    """Return the sorted statuses of twenty responses about one binding, and whether each was a replay."""
     assert len({binding_id for _, binding_id, _ in answers}) == 1
     return sorted((status, replayed) for status, _, replayed in answers)
 
@@ -190,12 +190,12 @@ def test_bind_of_a_killed_process_is_awaited_until_settle_by_and_not_resent(
     assert simulator.counts.received["bind"] == 1
 
 
-# A client that a stranger's generator makes of the document.
+# A client generated from the document.
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The package that openapi-python-client makes, without a warning."""
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """Return the package that openapi-python-client generates without a warning."""
     folder = tmp_path_factory.mktemp("generated")
     document = folder / "openapi.json"
     document.write_bytes(openapi.document_bytes())
@@ -219,15 +219,15 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-def test_generated_client_can_use_the_api(host: Host, stranger: ModuleType) -> None:
+def test_generated_client_can_use_the_api(host: Host, generated: ModuleType) -> None:
     def call(name: str) -> Any:
         return importlib.import_module(f"bindings_client.api.bindings.{name}")
 
     models: Any = importlib.import_module("bindings_client.models")
-    key = host.key("app", "stranger")
+    key = host.key("app", "generated")
     with (
         host.serving("--no-scheduler") as replica,
-        stranger.AuthenticatedClient(base_url=replica.url, token=key) as client,
+        generated.AuthenticatedClient(base_url=replica.url, token=key) as client,
     ):
         fields = models.Bind.from_dict(BIND | {"reference": "order-42"})
         created = call("bind").sync_detailed(client=client, body=fields, idempotency_key="order-42/1")
@@ -255,11 +255,14 @@ def test_generated_client_can_use_the_api(host: Host, stranger: ModuleType) -> N
         assert call("get").sync(client=client, binding_id=str(uuid4())).code == "not-found"
 
 
-# The end of a process.
+# Shutdown.
 
 
 def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, int]], list[threading.Thread]]:
-    """A bind that hangs at the provider, and a caller who waits for events; what becomes of them."""
+    """Start a bind that hangs at the provider and a request that waits for events.
+
+    Returns the list to which each adds its name and status at its end, and their threads.
+    """
     ended: list[tuple[str, int]] = []
 
     def run(name: str, call: Callable[[], requests.Response]) -> None:
@@ -315,10 +318,10 @@ def test_second_signal_ends_the_process_and_recover_settles_the_bind(host: Host,
     assert left["state"] == "pending"
 
 
-# What is printed.
+# Output.
 
 PHONES = [f"9198123{number:05}" for number in range(10, 40)]
-ONLY_IN_FIELDS = "919812399001"  # a careless caller puts it where it is kept as it is: only logs are free of it
+ONLY_IN_FIELDS = "919812399001"  # a phone in a free text field is kept as sent: only logs must not hold it
 LOST = [
     Fault(kind=FaultKind.LOST_REPLY, times=1, on=Call.BIND),
     Fault(kind=FaultKind.ANOMALY_AFTER, times=1, on=Call.BIND),
@@ -326,7 +329,7 @@ LOST = [
 
 
 def careless(replica: Replica, headers: dict[str, str], phone: str) -> list[requests.Response]:
-    """Requests that carry a phone where none belongs."""
+    """Send requests with a phone in a place where none belongs."""
     carried = dict.fromkeys(("X_Request_ID", "User_Agent", "Referer", "X_Forwarded_For", "Cookie"), phone)
     call = replica.call
     return [
@@ -352,8 +355,10 @@ def careless(replica: Replica, headers: dict[str, str], phone: str) -> list[requ
     ]
 
 
-def story(host: Host, replica: Replica, simulator: Simulator, keys: dict[str, str]) -> list[requests.Response]:
-    """Everything that happens in a day; the answers that no phone may stand in."""
+def typical_day(
+    host: Host, replica: Replica, simulator: Simulator, keys: dict[str, str]
+) -> list[requests.Response]:
+    """Make all calls of a typical day; return the responses that must not hold a phone."""
     as_app, as_eve = ({"Authorization": f"Bearer {keys[name]}"} for name in ("app", "investigator"))
     pairs = iter(zip(PHONES[::2], PHONES[1::2], strict=True))
     a, b = next(pairs)
@@ -419,7 +424,7 @@ def test_R9_output_of_a_full_run_holds_no_phone_and_no_secret(either_host: Host,
     keys = {role: host.key(role, f"a key for {role}") for role in ("app", "investigator")}
     host.environment["BINDINGS_RECONCILE_INTERVAL_S"] = "1"
     with host.serving() as replica:
-        masked = story(host, replica, simulator, keys)
+        masked = typical_day(host, replica, simulator, keys)
         replica.process.terminate()
         assert replica.process.wait(30) == 0
     logs = host.printed[-1]

@@ -1,4 +1,4 @@
-"""Receivers: what may be added, what is shown of them, and what becomes of them."""
+"""Webhooks: valid and invalid arguments, what is shown of them, and their deliveries."""
 
 from __future__ import annotations
 
