@@ -154,7 +154,7 @@ def test_metrics_are_served_without_the_database(running: Running, monkeypatch: 
     def away(*_: Any) -> None:
         raise Busy("away", retry_after_s=1)
 
-    monkeypatch.setattr("bindings.web.metrics.vitals", away)
+    monkeypatch.setattr("bindings.web.metrics.health_metrics", away)
     assert samples(running)["bindings_database_up"] == 0
     monkeypatch.undo()
     assert samples(running)["bindings_database_up"] == 1
