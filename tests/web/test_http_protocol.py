@@ -54,6 +54,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "cut off": (posted(GOOD[:-1]), 400, "malformed"),
     "nested too deep": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
     "nested a little": (posted(b'{"phone_a": ' * 100 + b"1" + b"}" * 100), 422, "invalid-request"),
+    "a value nested deeply": (posted(GOOD.replace(b'"AXB"', b"[" * 400 + b"]" * 400)), 422, "invalid-request"),
     "an integer of thousands of digits": (posted(b'{"expire_s": %s}' % (b"1" * 5_000)), 400, "malformed"),
     "an integer of hundreds of digits": (posted(b'{"expire_s": %s}' % (b"1" * 400)), 422, "invalid-request"),
     "2 to the 63": (posted(json.dumps(BIND | {"expire_s": 2**63}).encode()), 422, "invalid-request"),
@@ -195,6 +196,12 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
             ["limit", "state", "zip"],
         ),
         (get("/v1/bindings?limit=x&state=gone&zip=1"), ["limit", "state", "zip"]),
+        (
+            posted(b'{"phone": 5, "reveal": {"why": 1}}', path="/v1/lookup"),
+            ["phone", "reveal.reason", "reveal.why"],
+        ),
+        (posted(b'{"phone": "1", "reveal": {"reason": 5}}', path="/v1/lookup"), ["reveal.reason"]),
+        (posted(b'{"phone": [], "reveal": true}', path="/v1/lookup"), ["phone", "reveal"]),
         (posted(GOOD.replace(b'"AXB"', b'"AXQ"'), "Idempotency-Key: a b"), ["Idempotency-Key", "mode"]),
     ):
         assert sorted(fault["field"] for fault in problem(speak(listening, sent))["errors"]) == fields
