@@ -1,4 +1,4 @@
-"""Real processes of the command line: replicas that serve HTTP, schedulers, and their ends."""
+"""Real processes of the command line: replicas that serve HTTP, and schedulers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ ROOT = Path(__file__).parents[2]
 
 
 class Command:
-    """A running `bindings ...`, its standard error in a file. A context manager that leaves nothing behind."""
+    """A running `bindings ...` with standard error in a file. A context manager that ends the process."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
-        given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         self.log = log
         self._out = log.open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bindings", *arguments],
             cwd=ROOT,
-            env=given | dict(environment),
+            env=environment | dict(environment),
             text=True,
             stdout=subprocess.PIPE,
             stderr=self._out,
         )
 
     def end(self, *, within_s: float = 30.0) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within_s)
 
     def kill(self) -> None:
-        """SIGKILL, and nothing left of it."""
+        """Send SIGKILL and wait for the end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
@@ -55,14 +55,14 @@ class Command:
 
 
 class Replica(Command):
-    """A running `bindings serve`; `url` is where it listens, once `started` was called."""
+    """A running `bindings serve`; `url` is its address after `started` was called."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str, port: int = 0) -> None:
         super().__init__(log, environment, "serve", "--json", "--port", str(port), *arguments)
         self.url = f"http://127.0.0.1:{port}"
 
     def started(self) -> Self:
-        """Wait until it listens."""
+        """Wait until it listens, and return it."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.log.read_text()

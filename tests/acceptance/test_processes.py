@@ -1,4 +1,4 @@
-"""The product among real processes, on real clocks, judged by the provider's own ledger."""
+"""The product in real processes, on real clocks, checked against the provider's ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.processes
 
 
 def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[str, str]:
-    """The environment of a process."""
+    """Return the environment of a process."""
     return {
         "BINDINGS_DATABASE_URL": database_url,
         "BINDINGS_PROVIDER_URL": simulator.url,
@@ -47,14 +47,14 @@ def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[st
 
 @contextmanager
 def processes(task: str, environment: dict[str, str], count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are ready and wait for their line; whatever happens, none stays behind."""
+    """Start processes that wait for their arguments; they are killed at the end in every case."""
     command = [sys.executable, "-m", "tests.acceptance.worker", task]
-    given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")} | environment
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
     started = [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=given,
+            env=inherited | environment,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,13 +74,13 @@ def processes(task: str, environment: dict[str, str], count: int) -> Iterator[li
             process.communicate()
 
 
-def go(process: subprocess.Popen[str], **asked: Any) -> None:
+def go(process: subprocess.Popen[str], **arguments: Any) -> None:
     assert process.stdin is not None
-    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.write(json.dumps(arguments) + "\n")
     process.stdin.flush()
 
 
-def _given(database_url: str, simulator: Simulator, **changed: Any) -> dict[str, Any]:
+def _settings_values(database_url: str, simulator: Simulator, **changed: Any) -> dict[str, Any]:
     return {
         "database_url": database_url,
         "provider_url": simulator.url,
@@ -97,21 +97,21 @@ def test_I5_I6_short_bindings_expire_once_and_are_never_shown_past_their_end(
 ) -> None:
     interval_s = 1.0
     with Simulator(pool_size=300) as simulator:
-        given = _given(database_url, simulator, sweep_interval_s=interval_s, guard_s=1.0)
-        with BindingService.open(**given) as service, Scheduler(service):
-            made = []
+        arguments = _settings_values(database_url, simulator, sweep_interval_s=interval_s, guard_s=1.0)
+        with BindingService.open(**arguments) as service, Scheduler(service):
+            created = []
             for number in range(300):
                 a, b = f"9177{number:06}", f"9178{number:06}"
-                made.append(service.bind(phone_a=a, phone_b=b, pool_number=POOL, expire_s=2, mode="AXB"))
+                created.append(service.bind(phone_a=a, phone_b=b, pool_number=POOL, expire_s=2, mode="AXB"))
                 before = datetime.now(UTC)
-                for shown in service.lookup(phone=made[len(made) // 2].phone_a):
-                    assert shown.expires_at is not None
-                    assert shown.expires_at > before
-            last = made[-1].expires_at
+                for binding in service.lookup(phone=created[len(created) // 2].phone_a):
+                    assert binding.expires_at is not None
+                    assert binding.expires_at > before
+            last = created[-1].expires_at
             assert last is not None
             wait_for(lambda: service.stats()["by_state"] == {"expired": 300}, seconds=20)
             late = []
-            for binding in made:
+            for binding in created:
                 ends = [event for event in service.history(binding.id) if event.kind is EventKind.EXPIRED]
                 assert len(ends) == 1
                 ended = service.get(binding.id)
@@ -144,9 +144,9 @@ def test_I2_process_killed_between_its_two_transactions_loses_nothing(database_u
             os.kill(victim.pid, signal.SIGKILL)
             victim.wait(10)
         simulator.clear_faults()
-        # Another process, later: past settle_by by the deciding clock, without waiting for it.
+        # Another process, after settle_by by the clock that decides, without waiting for it.
         later = Database(database_url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
-        config = load({}, **_given(database_url, simulator))
+        config = load({}, **_settings_values(database_url, simulator))
         service = BindingService(new_runtime(config, later, caller=Caller(actor="heir")))
         try:
             (intent,) = service.search().data
@@ -167,24 +167,24 @@ def test_I2_process_killed_between_its_two_transactions_loses_nothing(database_u
 def test_scheduler_process_sweeps_and_drains_on_sigterm(database_url: str) -> None:
     with Simulator() as simulator:
         environment = settings(database_url, simulator, sweep_interval_s="0.2", guard_s="0")
-        given = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         process = subprocess.Popen(
             [sys.executable, "-m", "bindings", "scheduler"],
             cwd=ROOT,
-            env=given | environment,
+            env=inherited | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
-            with BindingService.open(**_given(database_url, simulator)) as service:
-                made = service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=1, mode="AXB")
-                wait_for(lambda: service.get(made.id).state is State.EXPIRED, seconds=60)
-            began = time.monotonic()
+            with BindingService.open(**_settings_values(database_url, simulator)) as service:
+                created = service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=1, mode="AXB")
+                wait_for(lambda: service.get(created.id).state is State.EXPIRED, seconds=60)
+            started = time.monotonic()
             process.send_signal(signal.SIGTERM)
             _, err = process.communicate(timeout=20)
             assert process.returncode == 0, err
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - started < 10
         finally:
             process.kill()
             process.communicate()

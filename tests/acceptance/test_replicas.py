@@ -23,7 +23,7 @@ from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store.database import Database
 from tests.acceptance.serving import Command, Replica
-from tests.acceptance.test_processes import _given, settings
+from tests.acceptance.test_processes import _settings_values, settings
 from tests.faults import oracle
 from tests.service.harness import wait_for
 from tests.store.databases import free_port
@@ -41,11 +41,11 @@ TOLERANCE_S, GUARD_S = 2.0, 0.5
 
 @dataclass(kw_only=True)
 class Load:
-    """What the clients of a run do and were told. An address that does not answer is left for another one."""
+    """The calls of the clients of a run, and the responses. If a replica does not answer, another is called."""
 
     urls: list[str]
     seed: int
-    told: list[dict[str, Any]] = field(default_factory=list)
+    confirmed: list[dict[str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -53,14 +53,14 @@ class Load:
     tags: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
 
     def client(self, number: int) -> None:
-        """Bind, look up, search and unbind at random until the run is over."""
+        """Bind, look up, search and unbind at random until the run ends."""
         dice = random.Random(f"{self.seed}/{number}")
         with requests.Session() as session:
             session.trust_env = False
             while not self.over.is_set():
                 try:
                     self._step(session, dice)
-                except Exception as error:  # noqa: BLE001 -- whatever it is, the run must show it
+                except Exception as error:  # noqa: BLE001 -- the run must show every error
                     self.wrong.append(f"{type(error).__name__}: {error}")
                     return
 
@@ -71,13 +71,13 @@ class Load:
             case "lookup":
                 asked_at = datetime.now(UTC)
                 answer = self.send(session, dice, "/v1/lookup", {"phone": _phone(dice)})
-                for found in answer.json()["data"]:
-                    if datetime.fromisoformat(found["expires_at"]) <= asked_at - timedelta(seconds=0.01):
-                        self.wrong.append(f"{found['id']} was offered past its end")
+                for item in answer.json()["data"]:
+                    if datetime.fromisoformat(item["expires_at"]) <= asked_at - timedelta(seconds=0.01):
+                        self.wrong.append(f"{item['id']} was offered past its end")
             case "search":
                 assert self.send(session, dice, "/v1/bindings/search", {"state": "active"}).status_code == 200
-            case "unbind" if self.told:
-                ended = dice.choice(self.told)["id"]
+            case "unbind" if self.confirmed:
+                ended = dice.choice(self.confirmed)["id"]
                 answer = self.send(session, dice, f"/v1/bindings/{ended}/unbind", {"reason": "over"})
                 if answer.status_code not in (200, 202):
                     self.wrong.append(f"unbind: {answer.status_code} {answer.text}")
@@ -88,21 +88,21 @@ class Load:
         with self.lock:
             tag = next(self.tags)
         a, b = dice.sample(PHONES, 2)
-        asked = {
+        parameters = {
             "phone_a": a,
             "phone_b": b,
-            "pool_number": f"9{tag:09}",  # its own: the oracle tells binds apart by it
+            "pool_number": f"9{tag:09}",  # unique: the oracle distinguishes binds by it
             "expire_s": dice.choice((2, 3, 600)),
             "mode": dice.choice(("AXB", "AXXB")),
             "warn_s": 1,
         }
         key = f"{self.seed}-{tag}"
-        answer = self.send(session, dice, "/v1/bindings", asked, {"Idempotency-Key": key})
+        answer = self.send(session, dice, "/v1/bindings", parameters, {"Idempotency-Key": key})
         body = answer.json()
         self.counts[str(answer.status_code)] += 1
         if answer.status_code in (200, 201, 202):
-            told = {name: body[name] for name in ("id", "bind_id", "expires_at", "state")}
-            self.told.append(told | {"what": "bound", "key": key})
+            confirmed = {name: body[name] for name in ("id", "bind_id", "expires_at", "state")}
+            self.confirmed.append(confirmed | {"what": "bound", "key": key})
         elif body.get("code") not in ("phone-in-use", "busy"):
             self.wrong.append(f"bind: {answer.status_code} {body}")
 
@@ -114,7 +114,7 @@ class Load:
         body: Any,
         headers: dict[str, str] | None = None,
     ) -> requests.Response:
-        """Ask one replica after the other until one answers; safe for whatever has a key or makes nothing."""
+        """Call one replica after another until one answers; safe for calls with a key and for reads."""
         for _ in range(200):
             with contextlib.suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                 return session.post(dice.choice(self.urls) + path, json=body, headers=headers, timeout=30)
@@ -122,21 +122,23 @@ class Load:
             time.sleep(0.02)
         raise TimeoutError("no replica answers")
 
-    def read_feed(self, seen: list[dict[str, Any]]) -> None:
-        """Follow the change feed with cursors, from whichever replica answers, until it ends after the run."""
+    def read_feed(self, feed_events: list[dict[str, Any]]) -> None:
+        """Follow the change feed with cursors, from any replica that answers, until it ends after the run."""
         cursor, number = "0-0", 0
         with requests.Session() as session:
             session.trust_env = False
             while True:
                 number += 1
-                asked = {"after": cursor, "limit": "200", "wait_s": "0.3"}
+                parameters = {"after": cursor, "limit": "200", "wait_s": "0.3"}
                 try:
-                    answer = session.get(self.urls[number % REPLICAS] + "/v1/events", params=asked, timeout=30)
+                    answer = session.get(
+                        self.urls[number % REPLICAS] + "/v1/events", params=parameters, timeout=30
+                    )
                     page = answer.json()
                 except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
                     time.sleep(0.05)
                     continue
-                seen.extend(page["data"])
+                feed_events.extend(page["data"])
                 if self.over.is_set() and not page["data"]:
                     return
                 cursor = page["next_cursor"]
@@ -149,8 +151,10 @@ def _phone(dice: random.Random) -> str:
     return dice.choice(PHONES)
 
 
-def whole_story(url: str, folder: Path, *, clients: int, seconds: float, waits_for_leases: bool) -> Counter[str]:
-    """Run it all; fails where anything was lost, doubled or out of order. What the clients were answered."""
+def run_with_kills(
+    url: str, folder: Path, *, clients: int, seconds: float, waits_for_leases: bool
+) -> Counter[str]:
+    """Run the load and return the counts of responses; fail if an event is lost, doubled or out of order."""
     seed = random.randrange(10**6)
     print("seed", seed)  # noqa: T201 -- a failure can be repeated
     with Simulator(pool_size=300, timestamp_tolerance_s=60) as simulator, Receiver() as receiver:
@@ -162,37 +166,37 @@ def whole_story(url: str, folder: Path, *, clients: int, seconds: float, waits_f
             timestamp_tolerance_s=str(TOLERANCE_S),
             provider_timeout_s="2",
         )
-        with BindingService.open(**_given(url, simulator)) as service:
+        with BindingService.open(**_settings_values(url, simulator)) as service:
             service.webhooks.add(url=receiver.url)
-        load_on = Load(urls=[], seed=seed)
-        seen: list[dict[str, Any]] = []
+        load = Load(urls=[], seed=seed)
+        feed_events: list[dict[str, Any]] = []
         with contextlib.ExitStack() as running:
-            schedulers = _drive(running, folder, environment, load_on, seen, (clients, seconds))
+            schedulers = _drive(running, folder, environment, load, feed_events, (clients, seconds))
             _finish(url, simulator)
             if not waits_for_leases:
                 _let_leases_end(url)
             wait_for(lambda: _is_quiet(url) and len(_delivered(receiver)) == _written(url), seconds=120)
             for scheduler in schedulers:
                 scheduler.kill()
-            feed = _feed(load_on.urls[1])
-        assert load_on.wrong == []
-        _judge(url, simulator, load_on, feed, seen, _delivered(receiver))
-    return load_on.counts
+            feed = _feed(load.urls[1])
+        assert load.wrong == []
+        _check_evidence(url, simulator, load, feed, feed_events, _delivered(receiver))
+    return load.counts
 
 
 def _drive(
     running: contextlib.ExitStack,
     folder: Path,
     environment: dict[str, str],
-    load_on: Load,
-    seen: list[dict[str, Any]],
+    load: Load,
+    feed_events: list[dict[str, Any]],
     size: tuple[int, float],
 ) -> list[Command]:
     """Start everything, kill a replica and a scheduler in mid-load, restart the replica, and end the load.
 
     `size` is how many clients, for how many seconds. Returns the schedulers that are left.
     """
-    callers, seconds = size
+    client_count, seconds = size
     ports = [free_port() for _ in range(REPLICAS)]
 
     def serve(number: int) -> Replica:
@@ -204,9 +208,9 @@ def _drive(
         running.enter_context(Command(folder / f"scheduler-{number}.log", environment, "scheduler"))
         for number in range(SCHEDULERS)
     ]
-    load_on.urls[:] = [replica.started().url for replica in replicas]
-    clients = [threading.Thread(target=load_on.client, args=(number,)) for number in range(callers)]
-    reader = threading.Thread(target=load_on.read_feed, args=(seen,))
+    load.urls[:] = [replica.started().url for replica in replicas]
+    clients = [threading.Thread(target=load.client, args=(number,)) for number in range(client_count)]
+    reader = threading.Thread(target=load.read_feed, args=(feed_events,))
     for thread in (*clients, reader):
         thread.start()
     try:
@@ -216,7 +220,7 @@ def _drive(
         replicas[0] = serve(0).started()
         time.sleep(2 * seconds / 3)
     finally:
-        load_on.over.set()
+        load.over.set()
         for thread in (*clients, reader):
             thread.join(60)
     assert not any(thread.is_alive() for thread in (*clients, reader))
@@ -224,10 +228,10 @@ def _drive(
 
 
 def _finish(url: str, simulator: Simulator) -> None:
-    """What the killed replica left open is resolved, as 40 s later, without waiting for them."""
+    """Resolve what the killed replica left unsettled, with a clock 40 s ahead instead of a wait."""
     later = Database(url, read_clock=lambda: datetime.now(UTC) + timedelta(seconds=40))
-    given = _given(url, simulator, timestamp_tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
-    service = BindingService(new_runtime(load({}, **given), later, caller=Caller(actor="heir")))
+    arguments = _settings_values(url, simulator, timestamp_tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
+    service = BindingService(new_runtime(load({}, **arguments), later, caller=Caller(actor="heir")))
     try:
         service.recover()
         service.reconcile()
@@ -236,13 +240,13 @@ def _finish(url: str, simulator: Simulator) -> None:
 
 
 def _let_leases_end(url: str) -> None:
-    """Deliveries that the killed scheduler had taken are due again, as a minute later."""
+    """Make deliveries that the killed scheduler had leased due again, as they would be a minute later."""
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE deliveries SET next_at = clock_timestamp() WHERE state = 'pending'")
 
 
 def _is_quiet(url: str) -> bool:
-    """Whether nothing will end, or be announced, in the next minute."""
+    """Return whether no binding ends, and no warning is due, in the next minute."""
     with psycopg.connect(url) as connection:
         soon = (
             "SELECT 1 FROM bindings WHERE state = 'active' AND expires_at < clock_timestamp() + interval '1 min'"
@@ -255,38 +259,40 @@ def _written(url: str) -> int:
 
 
 def _delivered(receiver: Receiver) -> set[str]:
-    """The cursors of the events that reached the receiver."""
+    """Return the cursors of the events that reached the receiver."""
     return {str(json.loads(message.body)["data"]["cursor"]) for message in list(receiver.messages)}
 
 
 def _feed(url: str) -> list[dict[str, Any]]:
-    """The whole feed, page by page."""
-    found: list[dict[str, Any]] = []
+    """Return the whole feed."""
+    feed: list[dict[str, Any]] = []
     cursor = "0-0"
     while True:
         page = requests.get(url + "/v1/events", params={"after": cursor, "limit": "200"}, timeout=30).json()
         if not page["data"]:
-            return found
-        found += page["data"]
+            return feed
+        feed += page["data"]
         cursor = page["next_cursor"]
 
 
-def _judge(
+def _check_evidence(
     url: str,
     simulator: Simulator,
-    load_on: Load,
+    load: Load,
     feed: list[dict[str, Any]],
-    seen: list[dict[str, Any]],
+    feed_events: list[dict[str, Any]],
     delivered: set[str],
 ) -> None:
     rules = oracle.Rules(tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
-    evidence = oracle.gather(url, simulator, told=load_on.told, rules=rules, settled=True)
+    evidence = oracle.gather(url, simulator, told=load.confirmed, rules=rules, settled=True)
     assert [str(violation) for violation in oracle.judge(evidence)] == []
     assert "-35" not in simulator.counts.decided["bind"]
     assert simulator.ledger.overlaps() == ()
     cursors = [event["cursor"] for event in feed]
     assert len(cursors) == len(set(cursors)) == len(evidence.events), "the feed is complete, without doubles"
-    assert [event["cursor"] for event in seen] == cursors[: len(seen)], "a reader along the way missed nothing"
+    assert [event["cursor"] for event in feed_events] == cursors[: len(feed_events)], (
+        "a reader along the way missed nothing"
+    )
     assert set(cursors) == delivered, "every event reached the webhook"
     sequences: dict[str, list[int]] = {}
     for event in feed:
@@ -297,7 +303,7 @@ def _judge(
 
 
 def test_killed_replicas_and_schedulers_lose_nothing(postgres_url: str, tmp_path: Path) -> None:
-    counts = whole_story(postgres_url, tmp_path, clients=3, seconds=2.5, waits_for_leases=False)
+    counts = run_with_kills(postgres_url, tmp_path, clients=3, seconds=2.5, waits_for_leases=False)
     assert counts["201"] > 5
     assert counts["another replica"] > 0, "the load met the killed replica"
 
@@ -305,6 +311,6 @@ def test_killed_replicas_and_schedulers_lose_nothing(postgres_url: str, tmp_path
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_killed_replicas_and_schedulers_lose_nothing_for_minutes(postgres_url: str, tmp_path: Path) -> None:
-    counts = whole_story(postgres_url, tmp_path, clients=6, seconds=120.0, waits_for_leases=True)
+    counts = run_with_kills(postgres_url, tmp_path, clients=6, seconds=120.0, waits_for_leases=True)
     print(dict(counts))  # noqa: T201 -- the figures of a soak
     assert counts["201"] > 500

@@ -1,4 +1,4 @@
-"""`bindings serve` as a process: its logs, and a death in the middle of a delivery."""
+"""`bindings serve` as a process: its logs, and a kill during a delivery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from bindings.service import BindingService
 from tests.acceptance.serving import Replica
-from tests.acceptance.test_processes import _given, settings
+from tests.acceptance.test_processes import _settings_values, settings
 from tests.service.harness import A, B, in_threads, wait_for
 from tests.web.receivers import Receiver
 
@@ -37,18 +37,22 @@ def test_log_lines_of_a_request_carry_its_id_and_no_phone(
 ) -> None:
     with Replica(tmp_path / "log", settings(sqlite_url, simulator)) as replica:
         url = replica.started().url
-        made = [f"order-x{number}" for number in range(MANY)]
-        calls = [lambda n=n, name=name: bind(url, n, **{"X-Request-ID": name}) for n, name in enumerate(made)]
+        request_ids = [f"order-x{number}" for number in range(MANY)]
+        calls = [
+            lambda number=number, name=name: bind(url, number, **{"X-Request-ID": name})
+            for number, name in enumerate(request_ids)
+        ]
         assert in_threads(*calls) == []
         requests.post(f"{url}/v1/lookup", json={"phone": A, "middle_number": B}, timeout=10)
         replica.end()
         lines = [json.loads(line) for line in replica.log.read_text().splitlines() if line.startswith("{")]
     sent = [line for line in lines if str(line["event"]).startswith("bind: ")]
-    assert sorted(line["request_id"] for line in sent) == made, "the provider's calls are made on other threads"
-    told = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/bindings"]
-    assert sorted(line["request_id"] for line in told) == made
+    assert sorted(line["request_id"] for line in sent) == request_ids, "calls run on other threads"
+    request_lines = [line for line in lines if line["event"] == "request" and line["route"] == "/v1/bindings"]
+    assert sorted(line["request_id"] for line in request_lines) == request_ids
     assert all(
-        {"method", "status", "elapsed_ms", "actor", "binding_id", "timestamp"} <= set(line) for line in told
+        {"method", "status", "elapsed_ms", "actor", "binding_id", "timestamp"} <= set(line)
+        for line in request_lines
     )
     passes = [line for line in lines if line["logger"].startswith("bindings") and "request_id" not in line]
     assert all("route" not in line for line in passes)
@@ -61,7 +65,7 @@ def test_delivery_of_a_killed_replica_is_repeated_after_restart(
     environment = settings(database_url, simulator)
     with Receiver() as receiver:
         receiver.answers = receiver.hangs
-        with BindingService.open(**_given(database_url, simulator)) as service:
+        with BindingService.open(**_settings_values(database_url, simulator)) as service:
             hook = service.webhooks.add(url=receiver.url, kinds=["activated"])
             with Replica(tmp_path / "first", environment) as replica:
                 assert bind(replica.started().url).status_code == 201
@@ -88,7 +92,7 @@ def _metrics(url: str) -> str:
 
 
 def _a_minute_later(service: BindingService) -> None:
-    """What a sender had leased is due again."""
+    """Make deliveries that a sender had leased due again."""
     service.runtime.database.write(
         lambda tx: tx.connection.execute(text("UPDATE deliveries SET next_at = created_at"))
     )

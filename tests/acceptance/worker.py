@@ -1,4 +1,4 @@
-"""What one process of an acceptance test does: `python -m tests.acceptance.worker TASK`.
+"""The tasks of one process of an acceptance test: `python -m tests.acceptance.worker TASK`.
 
 It takes its settings from the environment, says "ready" on its standard output, waits for a line on its standard
 input, does the task, and prints its findings as one JSON object.
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 POOL = "918806"
 
 
-def bind(service: BindingService, **asked: Any) -> Any:
+def bind(service: BindingService, **arguments: Any) -> Any:
     """Bind once."""
-    return {"id": service.bind(pool_number=POOL, **asked).id}
+    return {"id": service.bind(pool_number=POOL, **arguments).id}
 
 
 TASKS: dict[str, Callable[..., Any]] = {"bind": bind}
 
 
 def main() -> None:
-    """Be one process."""
+    """Run the task that the command line names."""
     with BindingService.from_env() as service:
         print("ready", flush=True)  # noqa: T201 -- the signal
-        asked = json.loads(sys.stdin.readline())
-        print(json.dumps(TASKS[sys.argv[1]](service, **asked)), flush=True)  # noqa: T201 -- the findings
+        arguments = json.loads(sys.stdin.readline())
+        print(json.dumps(TASKS[sys.argv[1]](service, **arguments)), flush=True)  # noqa: T201 -- the findings
     os._exit(0)  # no thread of a failed run keeps the process
 
 

@@ -1,4 +1,4 @@
-"""A browser without a screen: it keeps cookies, reads forms and follows nothing by itself."""
+"""A minimal browser: it keeps cookies and reads forms, and follows no redirect by itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HTML = {"Accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class Browser:
-    """Somebody who looks at the console."""
+    """A browser session at the console."""
 
     running: Running
     session: requests.Session = field(default_factory=requests.Session)
     addresses: list[str] = field(default_factory=list)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        """Open a page."""
+        """Return a page."""
         return self._noted(
             self.session.get(
                 self.running.url + path, headers=HTML | dict(headers or {}), allow_redirects=False, timeout=30
@@ -33,16 +33,16 @@ class Browser:
         )
 
     def csrf(self) -> str:
-        """What a form of a page carries."""
+        """Return the CSRF token that the forms of this session carry."""
         page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=30)
-        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
-        assert found, page.text
-        return found[1]
+        match = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
+        assert match, page.text
+        return match[1]
 
     def post(
         self, path: str, form: dict[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
-        """Send a form of a page, as a browser does."""
+        """Send a form of a page, as a browser does, and return the response."""
         fields = {"csrf": self.csrf()} | (form or {})
         return self._noted(
             self.session.post(
@@ -55,14 +55,14 @@ class Browser:
         )
 
     def submit(self, path: str, form: dict[str, str] | None = None) -> requests.Response:
-        """Send a form and open where it leads."""
+        """Send a form and return the page that it redirects to."""
         answer = self.post(path, form)
         while answer.status_code == 303:
             answer = self.get(answer.headers["Location"])
         return answer
 
     def sign_in(self, role: str, name: str | None = None) -> Browser:
-        """Make a key of this role and sign in with it."""
+        """Create a key of this role and sign in with it."""
         key = self.running.key(role, name)["Authorization"].removeprefix("Bearer ")
         answer = self.post("/sign-in", {"key": key})
         assert answer.status_code == 303, answer.text

@@ -1,4 +1,4 @@
-"""A running service: a real server on a real socket, and callers with keys."""
+"""A running service: a real server on a real socket, and clients with keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BIND = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mod
 
 @dataclass(kw_only=True)
 class Running:
-    """A service that listens. `key` makes a caller; without one a caller is whoever needs no key."""
+    """A service that listens. `key` creates a key; without its headers a request has none."""
 
     service: BindingService
     app_state: AppState
@@ -36,27 +36,27 @@ class Running:
     def __post_init__(self) -> None:
         self.session.trust_env = False
 
-    def key(self, role: str, name: str | None = None, **given: Any) -> dict[str, str]:
-        """The headers of a caller with a new key."""
-        made = self.service.api_keys.create(name=name or role, role=role, **given)
+    def key(self, role: str, name: str | None = None, **options: Any) -> dict[str, str]:
+        """Create a key and return the headers of a request with it."""
+        created = self.service.api_keys.create(name=name or role, role=role, **options)
         self.app_state.authenticator._key_exists_checked_at = float("-inf")
-        return {"Authorization": f"Bearer {made.key}"}
+        return {"Authorization": f"Bearer {created.key}"}
 
-    def get(self, path: str, headers: dict[str, str] | None = None, **given: Any) -> requests.Response:
-        return self.session.get(self.url + path, headers=headers, timeout=30, **given)
+    def get(self, path: str, headers: dict[str, str] | None = None, **options: Any) -> requests.Response:
+        return self.session.get(self.url + path, headers=headers, timeout=30, **options)
 
     def post(
-        self, path: str, body: Any = None, headers: dict[str, str] | None = None, **given: Any
+        self, path: str, body: Any = None, headers: dict[str, str] | None = None, **options: Any
     ) -> requests.Response:
-        return self.session.post(self.url + path, json=body, headers=headers, timeout=30, **given)
+        return self.session.post(self.url + path, json=body, headers=headers, timeout=30, **options)
 
-    def bind(self, headers: dict[str, str] | None = None, **asked: Any) -> requests.Response:
-        return self.post("/v1/bindings", BIND | asked, headers)
+    def bind(self, headers: dict[str, str] | None = None, **fields: Any) -> requests.Response:
+        return self.post("/v1/bindings", BIND | fields, headers)
 
 
 def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
-    """Serve in a thread of this process until the test is over."""
-    if not structlog.is_configured():  # by default it prints from that thread, on what pytest swaps meanwhile
+    """Serve in a thread of this process until the test ends."""
+    if not structlog.is_configured():  # by default it prints to a stream that pytest swaps while it runs
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
     app_state = AppState(service, loopback=loopback)
@@ -78,7 +78,7 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
 
 @contextmanager
 def alone(database_url: str) -> Iterator[Running]:
-    """A service with a provider of its own, for tests that share no fixture."""
+    """Run a service with its own provider, for tests that share no fixture."""
     with (
         Simulator() as simulator,
         BindingService.open(
@@ -94,5 +94,5 @@ def alone(database_url: str) -> Iterator[Running]:
 
 @pytest.fixture
 def running(service: BindingService) -> Iterator[Running]:
-    """A service on the machine's own clock, without any key yet."""
+    """Run a service on the clock of this machine, without any key yet."""
     yield from run(service)

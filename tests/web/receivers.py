@@ -1,4 +1,4 @@
-"""A receiver of webhooks on a real socket; it keeps what it was sent and answers as it is told."""
+"""A receiver of webhooks on a real socket; it keeps the requests and answers as configured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One request as it arrived; header names in lower case."""
+    """One received request; header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -28,7 +28,7 @@ class Message:
         return self.headers["webhook-id"]
 
     def verified(self, secret: str) -> Any:
-        """What the signature covers; raises where it does not fit."""
+        """Return the signed body; raises if the signature does not verify."""
         return Verifier(secret).verify(self.body, dict(self.headers))
 
 
@@ -43,7 +43,7 @@ Answers = Callable[[Message], Reply]
 
 
 class Receiver:
-    """Listens while its `with` block runs. `answers` decides each reply, and may wait for `released`."""
+    """Listens while its `with` block runs. `answers` returns each reply, and may wait for `released`."""
 
     def __init__(self, answers: Answers | None = None) -> None:
         self.answers: Answers = answers or (lambda _: Reply())
@@ -60,7 +60,7 @@ class Receiver:
         return [message.id for message in self.messages]
 
     def hangs(self, _: Message) -> Reply:
-        """An answer that comes only once the test releases it."""
+        """Return an answer that is sent only when the test releases it."""
         self.released.wait(30)
         return Reply()
 
@@ -84,7 +84,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, *_: object) -> None:
-        """A sender that was killed, or gave up, is what some tests are about."""
+        """Ignore errors of a connection: some tests kill the sender."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -111,4 +111,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""

@@ -1,4 +1,4 @@
-"""A process that sends one pass of deliveries: `python -m tests.web.sender LEASE_S`."""
+"""A process that sends the pending deliveries once: `python -m tests.web.sender LEASE_S`."""
 
 from __future__ import annotations
 

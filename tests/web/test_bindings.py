@@ -1,4 +1,4 @@
-"""/v1 as a backend app meets it: bind, ask, unbind, and what goes wrong."""
+"""The calls under /v1 from a backend application: bind, read, unbind, and their errors."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ if TYPE_CHECKING:
 
 
 def test_binding_can_be_created_shown_found_and_unbound(running: Running) -> None:
-    made = running.bind(reference="order-42")
-    assert made.status_code == 201
-    binding = made.json()
-    assert made.headers["Location"] == f"/v1/bindings/{binding['id']}"
+    created = running.bind(reference="order-42")
+    assert created.status_code == 201
+    binding = created.json()
+    assert created.headers["Location"] == f"/v1/bindings/{binding['id']}"
     assert (binding["state"], binding["phone_a"], binding["reference"]) == ("active", A, "order-42")
-    assert running.get(made.headers["Location"]).json() == binding
+    assert running.get(created.headers["Location"]).json() == binding
     assert running.post("/v1/lookup", {"phone": A}).json() == {"data": [binding]}
     number = binding["middle_number_a"]
     assert running.post("/v1/lookup", {"middle_number": number, "party": B}).json() == {"data": [binding]}
     traced = running.post("/v1/trace", {"middle_number": number, "at": binding["answered_at"]}).json()
-    assert [(one["binding"]["id"], one["certainty"]) for one in traced["holders"]] == [(binding["id"], "certain")]
+    assert [(item["binding"]["id"], item["certainty"]) for item in traced["holders"]] == [
+        (binding["id"], "certain")
+    ]
     ended = running.post(f"/v1/bindings/{binding['id']}/unbind", {"reason": "trip ended"})
     assert (ended.status_code, ended.json()["state"]) == (200, "unbound")
-    again = running.post(f"/v1/bindings/{binding['id']}/unbind")
-    assert (again.status_code, again.json()) == (200, ended.json())
-    told = running.get(f"/v1/bindings/{binding['id']}/events").json()
-    kinds = [event["kind"] for event in told["data"]]
+    repeated = running.post(f"/v1/bindings/{binding['id']}/unbind")
+    assert (repeated.status_code, repeated.json()) == (200, ended.json())
+    history = running.get(f"/v1/bindings/{binding['id']}/events").json()
+    kinds = [event["kind"] for event in history["data"]]
     assert kinds == ["requested", "activated", "unbind_requested", "unbound"]
     assert running.post("/v1/lookup", {"phone": A}).json() == {"data": []}
 
@@ -44,10 +46,10 @@ def test_next_page_starts_after_the_previous_page(running: Running) -> None:
     for number in range(3):
         assert running.bind(phone_a=f"91880677{number}0", phone_b=f"91880677{number}1").status_code == 201
     first = running.get("/v1/bindings?limit=2&state=active").json()
-    rest = running.get(f"/v1/bindings?limit=2&state=active&cursor={first['next_cursor']}").json()
-    assert (len(first["data"]), len(rest["data"]), rest["next_cursor"]) == (2, 1, None)
-    found = running.post("/v1/bindings/search", {"phone": "9188067720"}).json()["data"]
-    assert [one["id"] for one in found] == [first["data"][0]["id"]]
+    second = running.get(f"/v1/bindings?limit=2&state=active&cursor={first['next_cursor']}").json()
+    assert (len(first["data"]), len(second["data"]), second["next_cursor"]) == (2, 1, None)
+    matches = running.post("/v1/bindings/search", {"phone": "9188067720"}).json()["data"]
+    assert [item["id"] for item in matches] == [first["data"][0]["id"]]
 
 
 def test_held_phone_is_a_conflict_with_its_holder_and_without_a_call(
@@ -62,7 +64,7 @@ def test_held_phone_is_a_conflict_with_its_holder_and_without_a_call(
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert problem["request_id"] == refused.headers["X-Request-ID"]
     would = running.post("/v1/bindings/check", {"phone_a": A, "phone_b": C, "mode": "AXB"}).json()["data"]
-    assert [one["id"] for one in would] == [holder["id"]]
+    assert [item["id"] for item in would] == [holder["id"]]
     assert simulator.counts.received["bind"] == 1
 
 
@@ -72,9 +74,9 @@ def test_unknown_outcome_returns_202_and_is_replayed_by_its_key(running: Running
     unclear = running.bind(headers=key)
     assert (unclear.status_code, unclear.json()["state"]) == (202, "in_doubt")
     assert "Idempotent-Replayed" not in unclear.headers
-    again = running.bind(headers=key)
-    assert (again.status_code, again.json()["id"]) == (202, unclear.json()["id"])
-    assert again.headers["Idempotent-Replayed"] == "true"
+    replay = running.bind(headers=key)
+    assert (replay.status_code, replay.json()["id"]) == (202, unclear.json()["id"])
+    assert replay.headers["Idempotent-Replayed"] == "true"
     running.service.reconcile()
     adopted = running.bind(headers=key)
     assert (adopted.status_code, adopted.json()["state"]) == (200, "active")
@@ -92,7 +94,7 @@ def test_R5_twenty_callers_with_one_key_get_one_binding(running: Running, simula
             answers.append((answer.status_code, answer.json()["id"], answer.headers.get("Idempotent-Replayed")))
 
     assert in_threads(*[call] * 20) == []
-    assert len({one[1] for one in answers}) == 1
+    assert len({item[1] for item in answers}) == 1
     assert sorted((status, replayed or "") for status, _, replayed in answers) == [
         *[(200, "true")] * 19,
         (201, ""),
@@ -183,16 +185,16 @@ def test_invalid_query_lists_its_field(running: Running, query: str, field: str)
 
 
 def test_query_of_a_call_without_parameters_is_refused_without_its_value(running: Running) -> None:
-    made = running.bind().json()
+    created = running.bind().json()
     for answer in (
-        running.get(f"/v1/bindings/{made['id']}?phone={A}"),
-        running.get(f"/v1/bindings/{made['id']}/events?limit=1"),
+        running.get(f"/v1/bindings/{created['id']}?phone={A}"),
+        running.get(f"/v1/bindings/{created['id']}/events?limit=1"),
         running.post(f"/v1/lookup?phone={A}", {"phone": A}),
-        running.post(f"/v1/bindings/{made['id']}/unbind?{A}=1", {}),
+        running.post(f"/v1/bindings/{created['id']}/unbind?{A}=1", {}),
     ):
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
         assert A not in answer.text
-    assert running.get(f"/v1/bindings/{made['id']}").json()["state"] == "active"
+    assert running.get(f"/v1/bindings/{created['id']}").json()["state"] == "active"
 
 
 @pytest.mark.parametrize("binding_id", ["42", A, "4afff24c-a839-438f-8f3a-8d44368b31ff", "%00", "x" * 3_000])
@@ -223,7 +225,7 @@ def test_bind_of_a_disconnected_client_is_settled_and_its_slot_is_freed(
     with connect(running) as leaving:
         leaving.sendall(posted(body, "Idempotency-Key: order-11/1"))
         wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
-    again = running.bind(headers={"Idempotency-Key": "order-11/1"})
-    assert (again.status_code, again.json()["state"]) == (200, "active")
+    replay = running.bind(headers={"Idempotency-Key": "order-11/1"})
+    assert (replay.status_code, replay.json()["state"]) == (200, "active")
     wait_for(lambda: running.app_state.executors.provider_calls_in_flight == 0)
     assert simulator.counts.received["bind"] == 1

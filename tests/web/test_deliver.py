@@ -1,4 +1,4 @@
-"""Events reach their receivers: signed, at least once, on schedule, and nobody waits for anybody."""
+"""Events reach their receivers: signed, at least once and on schedule; receivers do not delay each other."""
 
 from __future__ import annotations
 
@@ -70,27 +70,27 @@ DAY_S = 86_400
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def added(world: World, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
-    """A webhook that is sent what happens from now on."""
+def add_webhook(world: World, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
+    """Add a webhook that gets the events from now on."""
     feed_has_caught_up(world.service)
     return world.service.webhooks.add(url=receiver.url, kinds=kinds or None)
 
 
-def passed(world: World) -> DeliverResult:
-    """One whole pass over everything that has happened."""
+def deliver_all(world: World) -> DeliverResult:
+    """Deliver all pending events once."""
     feed_has_caught_up(world.service)
     return deliver_pending(world.service.runtime)
 
 
-def only(world: World, made: WebhookWithSecret) -> Delivery:
-    [delivery] = world.service.webhooks.deliveries(made.webhook.id).data
+def only(world: World, created: WebhookWithSecret) -> Delivery:
+    [delivery] = world.service.webhooks.deliveries(created.webhook.id).data
     return delivery
 
 
-def states(world: World, made: WebhookWithSecret) -> list[tuple[str, int]]:
-    """State and tries of each delivery, the oldest event first."""
-    found = world.service.webhooks.deliveries(made.webhook.id, limit=200).data
-    return [(each.state.value, each.attempts) for each in reversed(found)]
+def states(world: World, created: WebhookWithSecret) -> list[tuple[str, int]]:
+    """Return state and attempts of each delivery, the oldest event first."""
+    listed = world.service.webhooks.deliveries(created.webhook.id, limit=200).data
+    return [(delivery.state.value, delivery.attempts) for delivery in reversed(listed)]
 
 
 @pytest.fixture
@@ -107,14 +107,14 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is sent.
 
 
-def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver)
+def test_delivery_is_signed_and_holds_only_the_event(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver)
     bound = world.bind()
-    assert passed(world) == DeliverResult(fanned_out=2, delivered=2)
-    told = {message.verified(made.secret)["type"]: message for message in receiver.messages}
-    assert set(told) == {"binding.requested", "binding.activated"}
+    assert deliver_all(world) == DeliverResult(fanned_out=2, delivered=2)
+    message_by_type = {message.verified(created.secret)["type"]: message for message in receiver.messages}
+    assert set(message_by_type) == {"binding.requested", "binding.activated"}
     event = world.service.history(bound.id)[1]
-    body = told["binding.activated"].verified(made.secret)
+    body = message_by_type["binding.activated"].verified(created.secret)
     assert body == {
         "type": "binding.activated",
         "timestamp": "2026-03-01T12:00:00Z",
@@ -126,138 +126,134 @@ def test_an_event_reaches_its_receiver_signed_and_thin(world: World, receiver: R
             "cursor": event.cursor,
         },
     }
-    assert told["binding.activated"].headers["content-type"] == "application/json"
-    assert passed(world) == DeliverResult()
+    assert message_by_type["binding.activated"].headers["content-type"] == "application/json"
+    assert deliver_all(world) == DeliverResult()
 
 
-def test_another_secret_does_not_verify(world: World, receiver: Receiver) -> None:
-    made, other = added(world, receiver), added(world, receiver)
-    assert send_test(world.service.runtime, made.webhook.id).error is None
+def test_signature_does_not_verify_with_another_secret(world: World, receiver: Receiver) -> None:
+    created, other = add_webhook(world, receiver), add_webhook(world, receiver)
+    assert send_test(world.service.runtime, created.webhook.id).error is None
     [message] = receiver.messages
-    assert message.verified(made.secret)["type"] == "test"
+    assert message.verified(created.secret)["type"] == "test"
     with pytest.raises(WebhookVerificationError):
         message.verified(other.secret)
 
 
-def test_only_what_happens_after_it_was_added_is_sent(world: World, receiver: Receiver) -> None:
+def test_new_webhook_gets_only_later_events(world: World, receiver: Receiver) -> None:
     before = world.bind()
-    added(world, receiver)
+    add_webhook(world, receiver)
     after = world.bind(C, D)
-    passed(world)
+    deliver_all(world)
     ids = {json.loads(message.body)["data"]["binding_id"] for message in receiver.messages}
     assert ids == {after.id} != {before.id}
 
 
-def test_only_the_kinds_that_were_asked_for_are_sent(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver, "unbound")
+def test_webhook_gets_only_its_kinds_of_event(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver, "unbound")
     world.service.unbind(world.bind().id)
-    assert passed(world).fanned_out == 1
-    assert [message.verified(made.secret)["type"] for message in receiver.messages] == ["binding.unbound"]
-    assert passed(world) == DeliverResult()
+    assert deliver_all(world).fanned_out == 1
+    assert [message.verified(created.secret)["type"] for message in receiver.messages] == ["binding.unbound"]
+    assert deliver_all(world) == DeliverResult()
 
 
-def test_a_pool_s_event_says_which_pool_and_nothing_else(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver, "pool_low")
+def test_pool_event_names_only_the_pool(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver, "pool_low")
     detail = {"app_id": APP, "pool_number": "918806", "why": "share", "live": 9, "capacity": 10, "phone": "x"}
     world.database.write(lambda tx: events.append_without_binding(tx, EventKind.POOL_LOW, CALLER, detail))
-    passed(world)
-    body = receiver.messages[0].verified(made.secret)
+    deliver_all(world)
+    body = receiver.messages[0].verified(created.secret)
     assert body["type"] == "pool.low"
     assert body["data"]["binding_id"] is None
     assert "phone" not in body["data"]
     assert {name: body["data"].get(name, "x") for name in detail} == detail
 
 
-def test_an_announced_end_is_told(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver, "expires_soon")
+def test_expiry_warning_is_delivered(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver, "expires_soon")
     binding = world.bind(expire_s=600, warn_s=60)
     world.clock.advance(541)
     world.service.warn_due()
-    passed(world)
-    body = receiver.messages[0].verified(made.secret)
+    deliver_all(world)
+    body = receiver.messages[0].verified(created.secret)
     assert (body["type"], body["data"]["binding_id"]) == ("binding.expires_soon", binding.id)
     assert body["data"]["expires_at"].endswith("Z")
     assert datetime.fromisoformat(body["data"]["expires_at"]) == binding.expires_at
     assert body["data"].keys() - {"expires_at"} == {"binding_id", "sequence", "kind", "at", "cursor"}
 
 
-def test_an_announcement_that_an_earlier_version_wrote_is_sent_as_well(world: World) -> None:
+def test_expiry_warning_of_an_earlier_version_is_delivered(world: World) -> None:
     event = replace(world.service.history(world.bind().id)[0], kind=EventKind.EXPIRES_SOON, detail={})
     assert "expires_at" not in json.loads(body_of(event))["data"]
 
 
-def test_the_documented_types_are_those_that_are_sent() -> None:
+def test_documented_event_types_are_those_that_are_sent() -> None:
     page = (ROOT / "docs" / "how-to" / "webhooks.md").read_text(encoding="utf-8")
     for kind in EventKind:
-        told = "`binding.<kind>`" if type_of(kind) == f"binding.{kind}" else f"| `{kind}` | `{type_of(kind)}` |"
-        assert told in page
+        entry = "`binding.<kind>`" if type_of(kind) == f"binding.{kind}" else f"| `{kind}` | `{type_of(kind)}` |"
+        assert entry in page
 
 
-def test_no_phone_no_middle_number_and_no_secret_is_in_a_body_a_log_or_a_repr(
+def test_bodies_logs_and_reprs_hold_no_number_and_no_secret(
     world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     feed_has_caught_up(world.service)
-    made = world.service.webhooks.add(url=receiver.url + "?token=tok-7f3a")
+    created = world.service.webhooks.add(url=receiver.url + "?token=tok-7f3a")
     receiver.answers = lambda _: Reply(status=500 if len(receiver.messages) % 2 else 200)
     bound = world.bind()
     world.service.unbind(bound.id)
     for _ in range(4):
-        passed(world)
+        deliver_all(world)
         world.clock.advance(DAY_S)
     assert "token" in receiver.messages[0].path
     assert any("delivered" in line for line in caplog.messages)
     assert any("failed" in line for line in caplog.messages)
     hooks = world.service.webhooks
-    shown = [
-        repr(made),
+    representations = [
+        repr(created),
         repr(hooks.list()),
-        repr(hooks.get(made.webhook.id)),
-        repr(deliveries.target(world.service, made.webhook.id)),
+        repr(hooks.get(created.webhook.id)),
+        repr(deliveries.target(world.service, created.webhook.id)),
     ]
     sent = [message.body.decode() for message in receiver.messages]
     lines = [line for line in caplog.messages if "delivery" in line or "webhook" in line]
-    for secret in (A, B, str(bound.middle_number_a), made.secret, made.secret[6:], "tok-7f3a"):
-        assert not any(secret in text for text in [*shown, *sent, *lines])
+    for secret in (A, B, str(bound.middle_number_a), created.secret, created.secret[6:], "tok-7f3a"):
+        assert not any(secret in text for text in [*representations, *sent, *lines])
 
 
-# When it is sent again.
+# Retries.
 
 
 @pytest.mark.usefixtures("_no_jitter")
-def test_a_failure_is_tried_again_on_schedule_with_the_same_id_and_body_and_then_given_up(
-    world: World, receiver: Receiver
-) -> None:
+def test_failed_delivery_is_retried_on_schedule_and_then_given_up(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     world.bind()
     for attempt, pause_s in enumerate(RETRIES_S, start=1):
-        assert passed(world).failed == 1
-        waiting = only(world, made)
+        assert deliver_all(world).failed == 1
+        waiting = only(world, created)
         assert (waiting.state, waiting.attempts, waiting.status) == ("pending", attempt, 500)
         assert waiting.error == "the receiver answered 500"
         assert waiting.next_at == world.clock.at + timedelta(seconds=pause_s)
         world.clock.advance(pause_s - 1)
-        assert passed(world) == DeliverResult(), "not before its time"
+        assert deliver_all(world) == DeliverResult(), "not before its time"
         world.clock.advance(1)
-    assert passed(world).dead == 1
-    assert (only(world, made).state, only(world, made).finished_at) == ("dead", world.clock.at)
+    assert deliver_all(world).dead == 1
+    assert (only(world, created).state, only(world, created).finished_at) == ("dead", world.clock.at)
     assert len(receiver.messages) == len(RETRIES_S) + 1
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
     world.clock.advance(2 * DAY_S)
-    assert passed(world) == DeliverResult()
+    assert deliver_all(world) == DeliverResult()
 
 
-def test_waits_are_spread_so_that_what_failed_together_does_not_come_back_together(
-    world: World, receiver: Receiver
-) -> None:
+def test_retries_are_spread_by_jitter(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    made = added(world, receiver)
+    created = add_webhook(world, receiver)
     world.bind()
     world.bind(C, D)
-    passed(world)
-    found = world.service.webhooks.deliveries(made.webhook.id).data
-    waits = [(each.next_at - world.clock.at).total_seconds() for each in found]
+    deliver_all(world)
+    listed = world.service.webhooks.deliveries(created.webhook.id).data
+    waits = [(delivery.next_at - world.clock.at).total_seconds() for delivery in listed]
     assert len(set(waits)) == 4
     assert all(0.85 * RETRIES_S[0] <= wait <= 1.15 * RETRIES_S[0] for wait in waits)
 
@@ -267,92 +263,92 @@ def test_waits_are_spread_so_that_what_failed_together_does_not_come_back_togeth
     [("120", 120.0), ("999999999", float(DAY_S)), ("0", RETRIES_S[0]), ("soon", RETRIES_S[0]), ("", RETRIES_S[0])],
 )
 @pytest.mark.usefixtures("_no_jitter")
-def test_a_receiver_that_asks_to_be_left_alone_is_until_then(
+def test_retry_after_in_seconds_is_respected(
     world: World, receiver: Receiver, header: str, seconds: float
 ) -> None:
     receiver.answers = lambda _: Reply(status=503, headers={"Retry-After": header})
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     world.bind()
-    passed(world)
-    assert only(world, made).next_at == world.clock.at + timedelta(seconds=seconds)
+    deliver_all(world)
+    assert only(world, created).next_at == world.clock.at + timedelta(seconds=seconds)
 
 
-def test_a_receiver_may_ask_by_a_date(world: World, receiver: Receiver) -> None:
+def test_retry_after_as_a_date_is_respected(world: World, receiver: Receiver) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     receiver.answers = lambda _: Reply(status=429, headers={"Retry-After": date})
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     world.bind()
-    passed(world)
-    waits = only(world, made).next_at - world.clock.at
+    deliver_all(world)
+    waits = only(world, created).next_at - world.clock.at
     assert timedelta(minutes=55) < waits <= timedelta(hours=1)
 
 
-def test_a_redirect_is_a_failure_and_is_not_followed(world: World, receiver: Receiver) -> None:
+def test_redirect_is_a_failure_and_is_not_followed(world: World, receiver: Receiver) -> None:
     with Receiver() as elsewhere:
         receiver.answers = lambda _: Reply(status=307, headers={"Location": elsewhere.url})
-        made = added(world, receiver, "activated")
+        created = add_webhook(world, receiver, "activated")
         world.bind()
-        assert passed(world).failed == 1
-        assert (only(world, made).status, elsewhere.messages) == (307, [])
+        assert deliver_all(world).failed == 1
+        assert (only(world, created).status, elsewhere.messages) == (307, [])
 
 
-def test_410_disables_the_webhook_and_enabling_sends_what_has_waited(world: World, receiver: Receiver) -> None:
+def test_410_disables_the_webhook_and_enabling_sends_pending_events(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=410)
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     first = world.bind()
-    passed(world)
-    hook = world.service.webhooks.get(made.webhook.id)
+    deliver_all(world)
+    hook = world.service.webhooks.get(created.webhook.id)
     assert (hook.disabled_at, hook.disabled_why) == (world.clock.at, "the receiver answered 410")
     second = world.bind(C, D)
     world.clock.advance(DAY_S)
-    assert passed(world) == DeliverResult()
+    assert deliver_all(world) == DeliverResult()
     receiver.answers = lambda _: Reply()
-    assert world.service.webhooks.enable(made.webhook.id).disabled_why is None
-    passed(world)
-    told = [json.loads(message.body)["data"]["binding_id"] for message in receiver.messages]
-    assert sorted(told) == sorted([first.id, first.id, second.id])
+    assert world.service.webhooks.enable(created.webhook.id).disabled_why is None
+    deliver_all(world)
+    binding_ids = [json.loads(message.body)["data"]["binding_id"] for message in receiver.messages]
+    assert sorted(binding_ids) == sorted([first.id, first.id, second.id])
 
 
-def test_nobody_listens_is_a_failure_with_a_word_why(world: World) -> None:
-    with Receiver() as gone:
+def test_refused_connection_is_a_failure_with_a_reason(world: World) -> None:
+    with Receiver() as closed:
         pass
-    made = added(world, gone, "activated")
+    created = add_webhook(world, closed, "activated")
     world.bind()
-    passed(world)
-    assert only(world, made).error == "connect: connection refused"
-    assert only(world, made).status is None
+    deliver_all(world)
+    assert only(world, created).error == "connect: connection refused"
+    assert only(world, created).status is None
 
 
 @pytest.mark.parametrize("start", [b"", OK + b"X: ", OK + b"Content-Length: 9999\r\n\r\n"])
-def test_an_answer_that_hangs_or_drips_for_ever_is_cut_off(
+def test_response_that_hangs_or_drips_times_out(
     world: World, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_S", 0.3)
     with Server(drips(start) if start else stays_silent) as slow:
         feed_has_caught_up(world.service)
-        made = world.service.webhooks.add(url=slow.url, kinds=["activated"])
+        created = world.service.webhooks.add(url=slow.url, kinds=["activated"])
         world.bind()
-        assert passed(world).failed == 1
-        assert only(world, made).error == "read: timed out"
+        assert deliver_all(world).failed == 1
+        assert only(world, created).error == "read: timed out"
 
 
-def test_a_huge_answer_is_not_read(world: World, receiver: Receiver) -> None:
+def test_large_response_is_not_read(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=200, body=b"x" * (8 << 20))
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     world.bind()
-    assert passed(world).delivered == 1
-    assert only(world, made).status == 200
+    assert deliver_all(world).delivered == 1
+    assert only(world, created).status == 200
 
 
-def test_after_a_failure_the_rest_is_given_back_and_not_counted_as_tried(world: World, receiver: Receiver) -> None:
+def test_failure_releases_the_other_deliveries_without_an_attempt(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    made = added(world, receiver)
+    created = add_webhook(world, receiver)
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
-    assert passed(world).failed == sending.REQUESTS_PER_WEBHOOK
-    assert states(world, made) == [("pending", 1)] * 4 + [("pending", 0)] * 2
+    assert deliver_all(world).failed == sending.REQUESTS_PER_WEBHOOK
+    assert states(world, created) == [("pending", 1)] * 4 + [("pending", 0)] * 2
     receiver.answers = lambda _: Reply()
-    assert passed(world).delivered == 2, "what was given back is due at once"
+    assert deliver_all(world).delivered == 2, "released deliveries are due immediately"
 
 
 # Dead letters.
@@ -360,78 +356,76 @@ def test_after_a_failure_the_rest_is_given_back_and_not_counted_as_tried(world: 
 
 def dead_letter(world: World, receiver: Receiver) -> WebhookWithSecret:
     receiver.answers = lambda _: Reply(status=500)
-    made = added(world, receiver, "activated")
+    created = add_webhook(world, receiver, "activated")
     world.bind()
     for _ in range(len(RETRIES_S) + 1):
-        passed(world)
+        deliver_all(world)
         world.clock.advance(2 * DAY_S)
-    assert only(world, made).state == "dead"
+    assert only(world, created).state == "dead"
     receiver.answers = lambda _: Reply()
-    return made
+    return created
 
 
-def test_a_dead_letter_is_sent_again_with_the_same_id(world: World, receiver: Receiver) -> None:
-    made = dead_letter(world, receiver)
-    again = world.service.webhooks.redeliver(only(world, made).id)
-    assert (again.state, again.attempts) == ("pending", 0)
-    assert world.service.webhooks.redeliver(again.id) == again, "safe to repeat"
-    assert passed(world).delivered == 1
-    assert set(receiver.ids) == {again.id}
-    assert states(world, made) == [("delivered", 1)]
+def test_dead_delivery_is_sent_again_with_the_same_id(world: World, receiver: Receiver) -> None:
+    created = dead_letter(world, receiver)
+    redelivered = world.service.webhooks.redeliver(only(world, created).id)
+    assert (redelivered.state, redelivered.attempts) == ("pending", 0)
+    assert world.service.webhooks.redeliver(redelivered.id) == redelivered, "safe to repeat"
+    assert deliver_all(world).delivered == 1
+    assert set(receiver.ids) == {redelivered.id}
+    assert states(world, created) == [("delivered", 1)]
 
 
-def test_all_dead_letters_of_a_webhook_are_sent_again(world: World, receiver: Receiver) -> None:
-    made = dead_letter(world, receiver)
-    assert world.service.webhooks.redeliver_dead(made.webhook.id) == 1
-    assert world.service.webhooks.redeliver_dead(made.webhook.id) == 0
-    assert passed(world).delivered == 1
+def test_all_dead_deliveries_of_a_webhook_are_sent_again(world: World, receiver: Receiver) -> None:
+    created = dead_letter(world, receiver)
+    assert world.service.webhooks.redeliver_dead(created.webhook.id) == 1
+    assert world.service.webhooks.redeliver_dead(created.webhook.id) == 0
+    assert deliver_all(world).delivered == 1
 
 
-def test_what_was_delivered_is_forgotten_after_a_week_and_what_is_dead_after_a_month(
-    world: World, receiver: Receiver
-) -> None:
-    made = dead_letter(world, receiver)
+def test_delivered_is_deleted_after_a_week_and_dead_after_a_month(world: World, receiver: Receiver) -> None:
+    created = dead_letter(world, receiver)
     world.bind(C, D)
-    passed(world)
+    deliver_all(world)
     world.clock.advance(8 * DAY_S)
     assert prune(world.service.runtime.database) == 1
-    assert states(world, made) == [("dead", 10)]
+    assert states(world, created) == [("dead", 10)]
     world.clock.advance(30 * DAY_S)
-    passed(world)
-    assert states(world, made) == [], "a pass prunes too"
-    assert passed(world) == DeliverResult(), "what was forgotten is not made again"
+    deliver_all(world)
+    assert states(world, created) == [], "a pass prunes too"
+    assert deliver_all(world) == DeliverResult(), "deleted deliveries are not created again"
 
 
 # Secrets.
 
 
-def test_after_a_rotation_both_secrets_sign_for_a_day(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver)
-    rotated = world.service.webhooks.rotate(made.webhook.id)
-    assert rotated.secret != made.secret
-    send_test(world.service.runtime, made.webhook.id)
+def test_both_secrets_sign_for_a_day_after_a_rotation(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver)
+    rotated = world.service.webhooks.rotate(created.webhook.id)
+    assert rotated.secret != created.secret
+    send_test(world.service.runtime, created.webhook.id)
     world.clock.advance(DAY_S)
-    send_test(world.service.runtime, made.webhook.id)
+    send_test(world.service.runtime, created.webhook.id)
     both, new = receiver.messages
-    assert both.verified(made.secret)
+    assert both.verified(created.secret)
     assert both.verified(rotated.secret)
     assert new.verified(rotated.secret)
     with pytest.raises(WebhookVerificationError):
-        new.verified(made.secret)
+        new.verified(created.secret)
 
 
-def test_a_rotation_that_is_repeated_keeps_the_old_secret(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver)
+def test_repeated_rotation_keeps_the_old_secret(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver)
     for _ in range(2):  # as after a COMMIT whose reply was lost
-        world.database.write(lambda tx: stored.rotate(tx, made.webhook.id, "whsec_bmV3"))
-    assert deliveries.target(world.service, made.webhook.id).secrets == ("whsec_bmV3", made.secret)
+        world.database.write(lambda tx: stored.rotate(tx, created.webhook.id, "whsec_bmV3"))
+    assert deliveries.target(world.service, created.webhook.id).secrets == ("whsec_bmV3", created.secret)
 
 
-# At least once, and whenever possible once.
+# At least once, and if possible exactly once.
 
 
-def test_two_senders_side_by_side_deliver_each_event_once(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver)
+def test_two_senders_deliver_each_event_once(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver)
     services = [world.service, world.open()]
     for number in range(20):
         world.bind(f"9188060{number:03}", f"9188070{number:03}")
@@ -442,66 +436,64 @@ def test_two_senders_side_by_side_deliver_each_event_once(world: World, receiver
         )
         == []
     )
-    passed(world)
+    deliver_all(world)
     assert len(receiver.ids) == len(set(receiver.ids)) == 40
-    assert states(world, made) == [("delivered", 1)] * 40
+    assert states(world, created) == [("delivered", 1)] * 40
 
 
-def test_a_fan_out_that_dies_before_its_commit_is_done_again_whole(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver)
+def test_fan_out_that_fails_before_its_commit_is_repeated(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver)
     world.bind()
     feed_has_caught_up(world.service)
 
     def die(tx: Any) -> None:
-        assert stored_deliveries.fan_out(tx, made.webhook.id, lambda: str(uuid7()), limit=100) == (2, False)
+        assert stored_deliveries.fan_out(tx, created.webhook.id, lambda: str(uuid7()), limit=100) == (2, False)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         world.database.write(die)
-    assert states(world, made) == []
-    assert passed(world).delivered == 2
+    assert states(world, created) == []
+    assert deliver_all(world).delivered == 2
 
 
 @pytest.mark.postgres
-def test_a_fan_out_that_another_replica_is_at_is_left_to_it(
-    postgres_url: str, clock: Clock, receiver: Receiver
-) -> None:
+def test_fan_out_of_another_replica_is_not_repeated(postgres_url: str, clock: Clock, receiver: Receiver) -> None:
     service = service_at(postgres_url, clock, "http://127.0.0.1:1")
     hooks, database = service.webhooks, service.runtime.database
-    found_id = hooks.add(url=receiver.url).webhook.id
+    webhook_id = hooks.add(url=receiver.url).webhook.id
     database.write(lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER))
     feed_has_caught_up(service)
-    with _held_open(database, lambda tx: stored_deliveries.fan_out(tx, found_id, lambda: str(uuid7()), limit=9)):
-        assert deliveries.fan_out(service, found_id) == (0, False)
-    assert len(hooks.deliveries(found_id).data) == 1
+    with _held_open(database, lambda tx: stored_deliveries.fan_out(tx, webhook_id, lambda: str(uuid7()), limit=9)):
+        assert deliveries.fan_out(service, webhook_id) == (0, False)
+    assert len(hooks.deliveries(webhook_id).data) == 1
     service.close()
 
 
-def test_a_result_counts_only_from_the_lease_that_it_was_sent_under(world: World, receiver: Receiver) -> None:
-    made = added(world, receiver, "activated")
+def test_result_of_an_expired_lease_is_ignored(world: World, receiver: Receiver) -> None:
+    created = add_webhook(world, receiver, "activated")
     world.bind()
     feed_has_caught_up(world.service)
-    deliveries.fan_out(world.service, made.webhook.id)
-    slow = deliveries.lease(world.service, made.webhook.id, limit=10)
+    deliveries.fan_out(world.service, created.webhook.id)
+    slow = deliveries.lease(world.service, created.webhook.id, limit=10)
     assert slow is not None
-    assert deliveries.lease(world.service, made.webhook.id, limit=10) is None, "it is leased"
+    assert deliveries.lease(world.service, created.webhook.id, limit=10) is None, "it is leased"
     world.clock.advance(61)
-    quick = deliveries.lease(world.service, made.webhook.id, limit=10)
+    quick = deliveries.lease(world.service, created.webhook.id, limit=10)
     assert quick is not None
     late = Result(delivery=slow.deliveries[0], status=500, error="late", retry_s=None)
     deliveries.record(world.service, [late])
-    assert states(world, made) == [("pending", 2)]
-    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, retry_s=None)])
+    assert states(world, created) == [("pending", 2)]
+    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
     deliveries.record(world.service, [late])
-    assert states(world, made) == [("delivered", 2)]
+    assert states(world, created) == [("delivered", 2)]
 
 
 @pytest.mark.processes
-def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
+def test_delivery_of_a_killed_sender_is_sent_by_another(
     service: BindingService, database_url: str, receiver: Receiver
 ) -> None:
     feed_has_caught_up(service)
-    made = service.webhooks.add(url=receiver.url, kinds=["requested"])
+    created = service.webhooks.add(url=receiver.url, kinds=["requested"])
     service.bind(phone_a=A, phone_b=B, pool_number="918806", expire_s=60, mode="AXB")
     feed_has_caught_up(service)
     receiver.answers = receiver.hangs
@@ -519,12 +511,12 @@ def test_a_sender_that_is_killed_before_it_could_record_is_followed_by_another(
     wait_for(lambda: deliver_pending(service.runtime).delivered == 1, seconds=30)
     assert len(receiver.ids) == 2
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
-    [delivery] = service.webhooks.deliveries(made.webhook.id).data
+    [delivery] = service.webhooks.deliveries(created.webhook.id).data
     assert (delivery.state, delivery.attempts) == ("delivered", 2)
 
 
 @pytest.mark.postgres
-def test_an_event_that_commits_late_is_delivered(postgres_url: str, world: World, receiver: Receiver) -> None:
+def test_event_that_commits_late_is_delivered(postgres_url: str, world: World, receiver: Receiver) -> None:
     service = service_at(postgres_url, world.clock, "http://127.0.0.1:1")
     database = service.runtime.database
     feed_has_caught_up(service)
@@ -537,17 +529,17 @@ def test_an_event_that_commits_late_is_delivered(postgres_url: str, world: World
     service.close()
 
 
-# Nobody waits for anybody.
+# Receivers do not delay each other.
 
 
-def test_a_receiver_that_hangs_does_not_hold_back_another(
+def test_hanging_receiver_does_not_delay_another(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_S", 60.0)
     with Receiver() as hanging, WebhookSender(world.service.runtime) as sender:
         hanging.answers = hanging.hangs
-        added(world, hanging)
-        added(world, receiver)
+        add_webhook(world, hanging)
+        add_webhook(world, receiver)
         world.bind()
         feed_has_caught_up(world.service)
         wait_for(lambda: sender.run() is not None and len(receiver.ids) == 2)
@@ -560,22 +552,22 @@ def test_a_receiver_that_hangs_does_not_hold_back_another(
         wait_for(lambda: sender.run() is not None and len(hanging.ids) == 4)
 
 
-def test_a_receiver_that_takes_nothing_is_left_alone_for_a_moment(world: World, receiver: Receiver) -> None:
+def test_failing_receiver_is_not_called_for_a_moment(world: World, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    made = added(world, receiver)
+    created = add_webhook(world, receiver)
     with WebhookSender(world.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
         feed_has_caught_up(world.service)
         assert sender.run(wait_s=None).failed == sending.REQUESTS_PER_WEBHOOK
         assert sender.run(wait_s=None) == DeliverResult()
-    assert states(world, made)[4:] == [("pending", 0)] * 2
+    assert states(world, created)[4:] == [("pending", 0)] * 2
 
 
-def test_a_receiver_that_takes_some_is_sent_the_rest_by_the_next_pass(world: World, receiver: Receiver) -> None:
+def test_partly_failing_receiver_gets_the_remaining_events_next_time(world: World, receiver: Receiver) -> None:
     refused = iter([500])
     receiver.answers = lambda _: Reply(status=next(refused, 204))
-    added(world, receiver)
+    add_webhook(world, receiver)
     with WebhookSender(world.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
             world.bind(a, b)
@@ -585,9 +577,9 @@ def test_a_receiver_that_takes_some_is_sent_the_rest_by_the_next_pass(world: Wor
         assert sender.run(wait_s=None).delivered == 2
 
 
-def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, receiver: Receiver) -> None:
+def test_stopped_sender_releases_unsent_deliveries(world: World, receiver: Receiver) -> None:
     receiver.answers = receiver.hangs
-    made = added(world, receiver)
+    created = add_webhook(world, receiver)
     for a, b in ((A, B), (C, D), (E, F)):
         world.bind(a, b)
     feed_has_caught_up(world.service)
@@ -597,12 +589,12 @@ def test_a_sender_that_is_stopped_gives_back_what_it_has_not_sent(world: World, 
     sender._stopping.set()
     receiver.released.set()
     sender.stop()
-    assert states(world, made) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
+    assert states(world, created) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
     assert sender.run() == DeliverResult(delivered=4, fanned_out=6, finished=False)
 
 
-def test_the_scheduler_sends_and_ends_what_is_under_way(world: World, receiver: Receiver) -> None:
-    added(world, receiver, "activated")
+def test_scheduler_sends_and_finishes_deliveries_in_flight(world: World, receiver: Receiver) -> None:
+    add_webhook(world, receiver, "activated")
     with Scheduler(world.service, [sending.job(world.service.runtime)]) as scheduler:
         assert "deliver" in scheduler.ages_s()
         world.bind()
@@ -612,22 +604,22 @@ def test_the_scheduler_sends_and_ends_what_is_under_way(world: World, receiver: 
     assert delivery.state == "delivered"
 
 
-def test_a_worker_that_breaks_is_told_by_its_kind_only(
+def test_worker_exception_is_logged_by_type_only(
     world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    added(world, receiver)
+    add_webhook(world, receiver)
     world.bind()
 
     def breaks(*_: object) -> None:
         raise RuntimeError("whsec_secret")
 
     monkeypatch.setattr(sending, "body_of", breaks)
-    assert passed(world).delivered == 0
+    assert deliver_all(world).delivered == 0
     assert any("RuntimeError" in line for line in caplog.messages)
     assert "whsec_secret" not in caplog.text
 
 
-def test_the_body_of_an_event_is_the_same_bytes_each_time(world: World) -> None:
+def test_body_of_an_event_has_the_same_bytes_every_time(world: World) -> None:
     for event in world.service.history(world.bind().id):
         assert body_of(event) == body_of(event)
         assert isinstance(json.loads(body_of(event)), dict)

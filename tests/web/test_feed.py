@@ -1,4 +1,4 @@
-"""The change feed over HTTP: complete, in order, resumable, and woken when it goes on."""
+"""The change feed over HTTP: complete, in order, resumable, and with long polling."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
     from tests.web.conftest import Running
 
 
-def read_on(running: Running, after: str | None = None, **given: Any) -> tuple[list[dict[str, Any]], str]:
-    """Read the feed to its end."""
-    found: list[dict[str, Any]] = []
+def read_on(running: Running, after: str | None = None, **parameters: Any) -> tuple[list[dict[str, Any]], str]:
+    """Return the events up to the end of the feed, and the cursor there."""
+    feed_events: list[dict[str, Any]] = []
     while True:
-        query = {"limit": 2, **given} | ({"after": after} if after else {})
+        query = {"limit": 2, **parameters} | ({"after": after} if after else {})
         page = running.get("/v1/events", params=query).json()
         after = page["next_cursor"]
         if not page["data"]:
-            return found, str(after)
-        found += page["data"]
+            return feed_events, str(after)
+        feed_events += page["data"]
 
 
 def everything(running: Running, count: int) -> tuple[list[dict[str, Any]], str]:
-    """Read on until `count` events were seen: transactions of other databases of the server hold the feed back."""
-    found, after = read_on(running)
+    """Return at least `count` events: transactions in other databases of the server delay the feed."""
+    feed_events, after = read_on(running)
     deadline = time.monotonic() + 60
-    while len(found) < count:
-        assert time.monotonic() < deadline, found
+    while len(feed_events) < count:
+        assert time.monotonic() < deadline, feed_events
         more, after = read_on(running, after, wait_s=1)
-        found += more
-    return found, after
+        feed_events += more
+    return feed_events, after
 
 
 def test_feed_is_complete_ordered_and_continues_after_the_cursor(running: Running) -> None:
     first, second = running.bind().json(), running.bind(phone_a=C, phone_b=D).json()
-    found, end = everything(running, 4)
-    assert [(one["binding_id"], one["sequence"]) for one in found] == [
+    feed_events, end = everything(running, 4)
+    assert [(event["binding_id"], event["sequence"]) for event in feed_events] == [
         (first["id"], 1),
         (first["id"], 2),
         (second["id"], 1),
         (second["id"], 2),
     ]
-    assert [one["cursor"] for one in found][-1] == end
-    middle = running.get("/v1/events", params={"after": found[1]["cursor"]}).json()
-    assert middle["data"] == found[2:]
+    assert [event["cursor"] for event in feed_events][-1] == end
+    middle = running.get("/v1/events", params={"after": feed_events[1]["cursor"]}).json()
+    assert middle["data"] == feed_events[2:]
     assert running.get("/v1/events", params={"after": end}).json() == {"data": [], "next_cursor": end}
 
 
@@ -63,9 +63,9 @@ def test_waiting_requests_are_woken_by_the_next_event(running: Running) -> None:
     with ThreadPoolExecutor(4) as waiting:
         calls = [waiting.submit(running.get, "/v1/events", params={"after": end, "wait_s": 30}) for _ in range(4)]
         wait_for(lambda: running.app_state.notifier._waiting == 4)
-        made = running.bind(phone_a=E, phone_b=F).json()
+        created = running.bind(phone_a=E, phone_b=F).json()
         for call in calls:
-            assert {one["binding_id"] for one in call.result(60).json()["data"]} == {made["id"]}
+            assert {event["binding_id"] for event in call.result(60).json()["data"]} == {created["id"]}
 
 
 def test_wait_without_events_returns_an_empty_page_in_time(running: Running) -> None:
@@ -117,20 +117,20 @@ def test_cursor_of_an_app_advances_past_events_of_other_actors(
     rides, food = running.key("app", "rides"), running.key("app", "food")
     for number in range(3):
         assert running.bind(food, phone_a=f"91880688{number}0", phone_b=f"91880688{number}1").status_code == 201
-    mine = running.bind(rides).json()
+    own = running.bind(rides).json()
     after: str | None = None
-    found: list[dict[str, Any]] = []
+    feed_events: list[dict[str, Any]] = []
     deadline = time.monotonic() + 60
-    while len(found) < 2 and time.monotonic() < deadline:
+    while len(feed_events) < 2 and time.monotonic() < deadline:
         query: dict[str, Any] = {"wait_s": 1} | ({"after": after} if after else {})
         page = running.get("/v1/events", rides, params=query).json()
-        after, found = page["next_cursor"], found + page["data"]
-    assert [(one["binding_id"], one["sequence"]) for one in found] == [(mine["id"], 1), (mine["id"], 2)]
+        after, feed_events = page["next_cursor"], feed_events + page["data"]
+    assert [(event["binding_id"], event["sequence"]) for event in feed_events] == [(own["id"], 1), (own["id"], 2)]
 
 
 @pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
 def test_event_that_commits_late_is_not_skipped(running: Running, database_url: str) -> None:
-    """A transaction that has written its event is held open while later ones commit."""
+    """Hold a transaction open after it has written its event, while later transactions commit."""
     begin, release = threading.Event(), threading.Event()
     late = Database(database_url)
 
@@ -145,11 +145,11 @@ def test_event_that_commits_late_is_not_skipped(running: Running, database_url: 
     writer = threading.Thread(target=write)
     writer.start()
     assert begin.wait(20)
-    made = running.bind(phone_a=A, phone_b=B).json()
+    created = running.bind(phone_a=A, phone_b=B).json()
     assert read_on(running)[0] == [], "what committed after the open transaction began is not shown yet"
     release.set()
     writer.join(20)
     late.close()
-    found, _ = everything(running, 3)
-    assert [one["actor"] for one in found] == ["late", "local", "local"]
-    assert {one["binding_id"] for one in found} == {None, made["id"]}
+    feed_events, _ = everything(running, 3)
+    assert [event["actor"] for event in feed_events] == ["late", "local", "local"]
+    assert {event["binding_id"] for event in feed_events} == {None, created["id"]}

@@ -1,4 +1,4 @@
-"""What the document describes and what it forbids, sent to a running service: every answer is a documented one.
+"""Requests that the document describes or forbids, sent to a running service: every response is documented.
 
 Hundreds of requests here, thousands in `make soak`. Whether a value that fits the schema is accepted is not
 checked: no schema says that two phones must differ, or that they must be of one country.
@@ -42,17 +42,17 @@ CHECKS: list[Any] = [
 
 
 class Fuzz:
-    """Sends what the document's schemas come up with, and judges the answers."""
+    """Sends requests generated from the document's schemas, and checks the responses."""
 
     def __init__(self, running: Running) -> None:
         self.statuses: Counter[int] = Counter()
         self._running = running
         self._key = running.key("admin", "fuzz", rate_limit=100_000)
-        made = [running.bind(self._key), running.bind(self._key, phone_a=C, phone_b=D)]
-        self._ids = [one.json()["id"] for one in made]
+        responses = [running.bind(self._key), running.bind(self._key, phone_a=C, phone_b=D)]
+        self._ids = [response.json()["id"] for response in responses]
 
     def run(self, *, examples: int) -> None:
-        """Send so many requests of each kind for each operation, the same ones each time."""
+        """Send `examples` requests of each kind for each operation, the same ones in every run."""
         limited = settings(
             max_examples=examples,
             deadline=None,
@@ -66,21 +66,23 @@ class Fuzz:
                 limited(given(case=cases)(self._send))()
 
     def _strategies(self) -> Iterator[SearchStrategy[Case[Any]]]:
-        """Right and wrong requests for each operation; also about bindings that there are."""
+        """Yield valid and invalid requests for each operation, also for existing bindings."""
         document = copy.deepcopy(openapi.document())
         feed = document["paths"]["/v1/events"]["get"]
-        feed["parameters"] = [one for one in feed["parameters"] if one["name"] != "wait_s"]  # it waits
+        feed["parameters"] = [
+            parameter for parameter in feed["parameters"] if parameter["name"] != "wait_s"
+        ]  # it waits
         schema = schemathesis.openapi.from_dict(document)
         # A parameter too many may be an empty list, which is nothing in an address; and every request has the key.
         schema.config.generation.update(allow_extra_parameters=False, with_security_parameters=False)
-        for found in schema.get_all_operations():
-            operation = found.ok()  # type: ignore[union-attr]  # or it raises
+        for result in schema.get_all_operations():
+            operation = result.ok()  # type: ignore[union-attr]  # or it raises
             for mode in GenerationMode:
                 yield operation.as_strategy(generation_mode=mode)
                 if "{binding_id}" in operation.path:
                     for binding_id in self._ids:
-                        known = {"binding_id": binding_id}
-                        yield operation.as_strategy(generation_mode=mode, path_parameters=known)
+                        path_parameters = {"binding_id": binding_id}
+                        yield operation.as_strategy(generation_mode=mode, path_parameters=path_parameters)
 
     def _send(self, case: Case[Any]) -> None:
         session, url = self._running.session, self._running.url
@@ -90,8 +92,8 @@ class Fuzz:
         case.validate_response(answer, checks=CHECKS, headers=self._key)
 
     def report(self) -> str:
-        told = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
-        return f"{self.statuses.total()} requests from the document: {told}"
+        counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
+        return f"{self.statuses.total()} requests from the document: {counts}"
 
 
 def fuzz(running: Running, capsys: pytest.CaptureFixture[str], *, examples: int) -> Fuzz:
@@ -123,10 +125,12 @@ def test_examples_of_the_document_are_accepted(running: Running) -> None:
     schema = schemathesis.openapi.from_dict(document)
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            told = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples")
-            if told is None or "{binding_id}" in path:
+            examples = (
+                operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples")
+            )
+            if examples is None or "{binding_id}" in path:
                 continue
-            case = schema[path][method].Case(body=told["usual"]["value"], media_type="application/json")
+            case = schema[path][method].Case(body=examples["usual"]["value"], media_type="application/json")
             answer = case.call(base_url=running.url, session=running.session)
             assert answer.status_code in (200, 201), (path, answer.text)
             case.validate_response(answer, checks=CHECKS[:4])

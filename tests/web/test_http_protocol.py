@@ -1,22 +1,28 @@
-"""Bad input byte by byte: every one of these has an answer that is documented, and leaves no connection open."""
+"""Invalid input, byte by byte: each has a documented response and leaves no connection open."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import inspect
 import json
+import re
 import socket
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families as families
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from bindings.web import http_protocol, middleware
 from tests.service.harness import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone
-from tests.web.wire import JSON, connect, heard, posted, problem, request, speak, status
+from tests.web.wire import JSON, connect, posted, problem, read_until_closed, request, speak, status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +36,7 @@ MAX_BODY = middleware.MAX_BODY_BYTES
 
 @pytest.fixture(scope="module")
 def listening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One service for all of them, on SQLite: what is tested here stands in front of any database."""
+    """Run one service for all tests, on SQLite: what is tested here does not depend on the database."""
     with alone(f"sqlite:///{migrated_file(tmp_path_factory.mktemp('bytes'))}") as running:
         yield running
 
@@ -46,8 +52,9 @@ def chunked(*parts: bytes) -> bytes:
 
 BODIES: dict[str, tuple[bytes, int, str]] = {
     "cut off": (posted(GOOD[:-1]), 400, "malformed"),
-    "nested deeper than anybody reads": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
+    "nested too deep": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
     "nested a little": (posted(b'{"phone_a": ' * 100 + b"1" + b"}" * 100), 422, "invalid-request"),
+    "a value nested deeply": (posted(GOOD.replace(b'"AXB"', b"[" * 400 + b"]" * 400)), 422, "invalid-request"),
     "an integer of thousands of digits": (posted(b'{"expire_s": %s}' % (b"1" * 5_000)), 400, "malformed"),
     "an integer of hundreds of digits": (posted(b'{"expire_s": %s}' % (b"1" * 400)), 422, "invalid-request"),
     "2 to the 63": (posted(json.dumps(BIND | {"expire_s": 2**63}).encode()), 422, "invalid-request"),
@@ -77,16 +84,16 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_malformed_body_is_refused_with_a_problem(listening: Running, name: str) -> None:
     sent, expected, code = BODIES[name]
-    found = problem(speak(listening, sent))
-    assert (found["status"], found["code"]) == (expected, code)
+    error = problem(speak(listening, sent))
+    assert (error["status"], error["code"]) == (expected, code)
 
 
 HEADS: dict[str, tuple[bytes, int]] = {
-    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/9.9": (b"GET /v1/bindings HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
-    "a method that nobody knows": (request(b"", method="BREW"), 400),
-    "a method that we do not know": (request(b"", method="PROPFIND"), 405),
+    "a method that the parser does not know": (request(b"", method="BREW"), 400),
+    "a method without a route": (request(b"", method="PROPFIND"), 405),
     "TRACE": (request(b"", method="TRACE"), 405),
     "CONNECT": (request(b"", method="CONNECT"), 405),
     "a negative length": (request(b"", JSON, "Content-Length: -1"), 400),
@@ -99,7 +106,7 @@ HEADS: dict[str, tuple[bytes, int]] = {
     "chunks and a length": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: chunked", "Content-Length: 5"), 400),
     "another transfer encoding": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: gzip, chunked"), 400),
     "a transfer encoding spelt oddly": (request(b"0\r\n\r\n", JSON, "Transfer-Encoding: \x0bchunked"), 400),
-    "a transfer encoding nobody knows": (request(b"{}", JSON, "Transfer-Encoding: xchunked"), 400),
+    "an unknown transfer encoding": (request(b"{}", JSON, "Transfer-Encoding: xchunked"), 400),
     "a chunk without a size": (request(b"zz\r\n", JSON, "Transfer-Encoding: chunked"), 400),
     "a line that is folded": (get("/v1/bindings", "X-A: a\r\n b"), 400),
     "a space before a colon": (get("/v1/bindings", "X-A : a"), 400),
@@ -177,8 +184,8 @@ def test_malformed_path_or_query_is_refused_with_a_problem(listening: Running, p
 
 def test_repeated_field_is_refused_by_name(listening: Running) -> None:
     for body, name in ((b'{"phone": "1", "phone": "2"}', "phone"), (b'{"9188067701": 1, "9188067701": 2}', None)):
-        found = problem(speak(listening, posted(body, path="/v1/lookup")))
-        named = [fault["field"] for fault in found["errors"]]
+        error = problem(speak(listening, posted(body, path="/v1/lookup")))
+        named = [fault["field"] for fault in error["errors"]]
         assert name in named if name else set(named) == {"(unnamed)", "phone"}
 
 
@@ -189,6 +196,12 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
             ["limit", "state", "zip"],
         ),
         (get("/v1/bindings?limit=x&state=gone&zip=1"), ["limit", "state", "zip"]),
+        (
+            posted(b'{"phone": 5, "reveal": {"why": 1}}', path="/v1/lookup"),
+            ["phone", "reveal.reason", "reveal.why"],
+        ),
+        (posted(b'{"phone": "1", "reveal": {"reason": 5}}', path="/v1/lookup"), ["reveal.reason"]),
+        (posted(b'{"phone": [], "reveal": true}', path="/v1/lookup"), ["phone", "reveal"]),
         (posted(GOOD.replace(b'"AXB"', b'"AXQ"'), "Idempotency-Key: a b"), ["Idempotency-Key", "mode"]),
     ):
         assert sorted(fault["field"] for fault in problem(speak(listening, sent))["errors"]) == fields
@@ -196,15 +209,15 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "\xe9", "x" * 256, "a,\xa0b"])
 def test_idempotency_key_must_be_visible_ascii(listening: Running, key: str) -> None:
-    found = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
-    assert [fault["field"] for fault in found["errors"]] == ["Idempotency-Key"]
+    error = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
+    assert [fault["field"] for fault in error["errors"]] == ["Idempotency-Key"]
 
 
-@pytest.mark.parametrize("given", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
-def test_request_id_that_may_hold_a_phone_is_replaced(listening: Running, given: str) -> None:
-    answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {given}"))
+@pytest.mark.parametrize("request_id", ["a\tb", "\xe9", "a b", f"call-{A}", "91.8806.7701", "x" * 129, "(a)"])
+def test_request_id_that_may_hold_a_phone_is_replaced(listening: Running, request_id: str) -> None:
+    answer = speak(listening, get("/v1/bindings", f"X-Request-ID: {request_id}"))
     assert status(answer) == 200
-    assert given.encode("latin-1") not in answer
+    assert request_id.encode("latin-1") not in answer
 
 
 def test_options_returns_the_methods_of_a_path_and_nothing_else(listening: Running) -> None:
@@ -220,8 +233,8 @@ def test_refused_head_request_has_no_body(listening: Running) -> None:
 
 
 def test_connection_closes_after_an_upgrade_request(listening: Running) -> None:
-    asked = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
-    answer = speak(listening, asked + get("/livez"))
+    upgrade = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
+    answer = speak(listening, upgrade + get("/livez"))
     assert (status(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
 
 
@@ -272,7 +285,7 @@ def test_slow_head_times_out_even_if_bytes_keep_coming(
 
         thread = threading.Thread(target=drip)
         thread.start()
-        answer = heard(dripping)
+        answer = read_until_closed(dripping)
         ended.set()
         thread.join()
     assert status(answer) == 408
@@ -285,7 +298,7 @@ def test_bytes_around_a_body_are_limited(listening: Running, monkeypatch: pytest
         wait_for(lambda: bool(listening.uvicorn.server_state.tasks))  # the head is through: this is no head
         with suppress(ConnectionError):
             endless.sendall(b"X-A: a\r\n" * 10_000)
-        assert heard(endless) == b""
+        assert read_until_closed(endless) == b""
 
 
 def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +308,8 @@ def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pyte
     held = [connect(listening) for _ in range(2)]
     answer = speak(listening, get("/livez"))
     assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
-    for one in held:
-        one.close()
+    for connection in held:
+        connection.close()
     wait_for(lambda: not listening.uvicorn.server_state.connections)
     assert status(speak(listening, get("/livez"))) == 200
 
@@ -321,3 +334,49 @@ def cut_off(running: Running) -> float:
         for sample in family.samples
         if sample.name == "bindings_http_request_seconds_count" and sample.labels["status"] == "0"
     )
+
+
+# Private parts of uvicorn, on which the limits of a connection rely.
+
+
+def test_uvicorn_has_the_parts_of_its_protocol_that_are_overridden() -> None:
+    """If this fails after an update of uvicorn, `http_protocol` limits nothing any more: adapt it first."""
+    overridden = {
+        "connection_made": ["self", "transport"],
+        "connection_lost": ["self", "exc"],
+        "data_received": ["self", "data"],
+        "on_message_begin": ["self"],
+        "on_headers_complete": ["self"],
+        "on_body": ["self", "body"],
+        "on_response_complete": ["self"],
+        "send_400_response": ["self", "msg"],
+        "_unsupported_upgrade_warning": ["self"],
+    }
+    actual = {name: list(inspect.signature(getattr(HttpToolsProtocol, name)).parameters) for name in overridden}
+    assert actual == overridden
+    own = {name for name, member in vars(http_protocol.LimitedHttpProtocol).items() if inspect.isfunction(member)}
+    assert own & set(dir(HttpToolsProtocol)) == {"__init__", *overridden}
+
+
+def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
+    async def attributes() -> tuple[set[str], set[str]]:
+        config = uvicorn.Config(lambda: None, log_config=None)
+        config.load()
+        protocol = HttpToolsProtocol(config, ServerState(), {})
+        return set(vars(protocol)), set(re.findall(r"self\.(\w+) = ", inspect.getsource(RequestResponseCycle)))
+
+    protocol, cycle = asyncio.run(attributes())
+    assert {"connections", "cycle", "transport", "loop"} <= protocol
+    assert {"response_complete", "keep_alive"} <= cycle
+
+
+def test_uvicorn_calls_the_hook_for_an_unsupported_upgrade_and_for_a_malformed_head() -> None:
+    source = inspect.getsource(HttpToolsProtocol)
+    assert "self._unsupported_upgrade_warning()" in source
+    assert "self.send_400_response(" in source
+
+
+def test_uvicorn_server_raises_captured_signals_only_from_its_list() -> None:
+    """`server.Server` clears that list, so that the process lives until its jobs have ended."""
+    assert "_captured_signals" in vars(uvicorn.Server(uvicorn.Config(lambda: None, log_config=None)))
+    assert "reversed(self._captured_signals)" in inspect.getsource(uvicorn.Server.capture_signals)

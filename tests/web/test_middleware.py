@@ -1,4 +1,4 @@
-"""What every request passes: odd bodies, odd headers, odd paths; over a bare socket where a client would help."""
+"""Checks of every request: malformed bodies, headers and paths, over a raw socket where needed."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_chunked_body_is_refused_when_it_is_too_large(running: Running) -> None:
 
 def test_incomplete_body_times_out(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BODY_DEADLINE_S", 0.2)
-    began = time.monotonic()
+    started = time.monotonic()
     answer = speak(running, request(b"{", JSON, "Content-Length: 10"))
     assert status(answer) == 408
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
 
 
 def test_smuggled_request_is_not_handled(running: Running) -> None:
@@ -90,7 +90,7 @@ def test_smuggled_request_is_not_handled(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("sent_id", "is_kept"),
     [
         ("order-42", True),
         ("8c1f6c1e-9d0e", True),
@@ -100,9 +100,9 @@ def test_smuggled_request_is_not_handled(running: Running) -> None:
         ("x" * 129, False),
     ],
 )
-def test_request_id_is_kept_unless_it_may_be_a_phone(running: Running, given: str, kept: bool) -> None:
-    answer = running.get("/v1/bindings", {"X-Request-ID": given})
-    assert (answer.headers["X-Request-ID"] == given) == kept
+def test_request_id_is_kept_unless_it_may_be_a_phone(running: Running, sent_id: str, is_kept: bool) -> None:
+    answer = running.get("/v1/bindings", {"X-Request-ID": sent_id})
+    assert (answer.headers["X-Request-ID"] == sent_id) == is_kept
     assert answer.headers["X-Request-ID"]
 
 

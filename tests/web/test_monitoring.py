@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for what /metrics really has, and no label can carry a number."""
+"""The dashboard and the alert rules use existing metrics, and no label can carry a number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 
 @pytest.fixture
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
-    """A replica with a scheduler to which everything has happened once."""
+    """Run a replica with a scheduler, in which each counted event has happened once."""
     running.app_state.scheduler = Scheduler(
         running.service,
         [sender.job(running.service.runtime, on_results=running.app_state.metrics.record_deliveries)],
@@ -55,40 +55,40 @@ def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
 
 
 def series(running: Running) -> dict[str, set[str]]:
-    """The names of the samples, and the labels of each."""
-    found: dict[str, set[str]] = {}
+    """Return the labels of each sample by its name."""
+    labels_by_name: dict[str, set[str]] = {}
     for sample in samples(running):
         name, _, labels = sample.partition("{")
-        found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
-    return found
+        labels_by_name.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    return labels_by_name
 
 
-def asked() -> list[str]:
-    """Every expression of the dashboard and of the alert rules."""
+def expressions() -> list[str]:
+    """Return every expression of the dashboard and of the alert rules."""
     of_panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     return of_panels + re.findall(r"^ +expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
 
 
 def test_dashboard_and_alerts_use_existing_metrics_and_labels(busy: Running) -> None:
-    there = series(busy)
-    assert len(asked()) > 30
-    for expression in asked():
+    metrics = series(busy)
+    assert len(expressions()) > 30
+    for expression in expressions():
         names = re.findall(r"\bbindings_\w+", expression)
         assert names or expression.startswith("up{"), expression
-        assert set(names) <= set(there), expression
-        known = {"le", *(label for name in names for label in there[name])}
+        assert set(names) <= set(metrics), expression
+        labels = {"le", *(label for name in names for label in metrics[name])}
         grouped = [
-            label.strip() for found in re.findall(r"by \(([^)]*)\)", expression) for label in found.split(",")
+            label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")
         ]
         matched = re.findall(r"[{,]\s*(\w+)\s*=", expression.replace('up{job="bindings"}', ""))
-        assert set(grouped + matched) <= known, expression
+        assert set(grouped + matched) <= labels, expression
 
 
 def test_every_metric_and_every_alert_is_documented(busy: Running) -> None:
     page = (HOME / "monitor.md").read_text()
-    told = set(re.findall(r"`(bindings_\w+)`", page))
-    there = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
-    assert told == there
+    documented = set(re.findall(r"`(bindings_\w+)`", page))
+    metrics = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
+    assert documented == metrics
     alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
     assert re.findall(r"^\| `(Bindings\w+)`", page, re.MULTILINE) == alerts
     assert len(set(alerts)) == len(alerts)
@@ -137,15 +137,15 @@ def test_unknown_provider_status_is_counted_as_other(running: Running) -> None:
 def test_metrics_cover_pools_webhooks_and_jobs(busy: Running, simulator: Simulator) -> None:
     simulator.change(pool_size=4, max_concurrency=1)
     busy.service.count_pools()
-    seen = samples(busy)
-    assert seen["bindings_pool_use_ratio"] in (0.25, 0.5), "a scan may have adopted the doubt by now"
-    assert seen["bindings_pools_low"] == 0
-    assert seen["bindings_database_up"] == 1
+    values = samples(busy)
+    assert values["bindings_pool_use_ratio"] in (0.25, 0.5), "a scan may have adopted the doubt by now"
+    assert values["bindings_pools_low"] == 0
+    assert values["bindings_database_up"] == 1
     wait_for(lambda: samples(busy)["bindings_webhook_deliveries_pending"] == 0)
     wait_for(lambda: samples(busy)['bindings_webhook_deliveries_total{result="delivered"}'] > 0)
     assert samples(busy)["bindings_webhook_deliveries_dead"] == 0
     tasks = {"expire", "warn", "pools", "recover", "reconcile", "deliver"}
-    assert {f'bindings_pass_age_seconds{{task="{task}"}}' for task in tasks} <= set(seen)
+    assert {f'bindings_pass_age_seconds{{task="{task}"}}' for task in tasks} <= set(values)
 
 
 def test_metrics_are_served_without_the_database(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_metrics_are_served_without_the_database(running: Running, monkeypatch: 
     def away(*_: Any) -> None:
         raise Busy("away", retry_after_s=1)
 
-    monkeypatch.setattr("bindings.web.metrics.vitals", away)
+    monkeypatch.setattr("bindings.web.metrics.health_metrics", away)
     assert samples(running)["bindings_database_up"] == 0
     monkeypatch.undo()
     assert samples(running)["bindings_database_up"] == 1
@@ -166,27 +166,29 @@ def test_grafana_can_load_the_dashboard() -> None:
     assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
     (source,) = DASHBOARD["templating"]["list"]
     assert (source["type"], source["query"]) == ("datasource", "prometheus")
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in panels:
         assert panel["datasource"]["uid"] == f"${{{source['name']}}}"
         assert {"title", "type", "gridPos", "targets", "fieldConfig"} <= set(panel)
-        where = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
-            (where["x"] + column, where["y"] + row) for column in range(where["w"]) for row in range(where["h"])
+            (position["x"] + column, position["y"] + row)
+            for column in range(position["w"])
+            for row in range(position["h"])
         }
         assert max(column for column, _ in cells) < 24
-        assert not taken & cells, f"{panel['title']} lies on another panel"
-        taken |= cells
+        assert not occupied & cells, f"{panel['title']} lies on another panel"
+        occupied |= cells
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references)
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason=NEEDS.format("promtool"))
 def test_promtool_accepts_the_alert_rules() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [str(PROMTOOL), "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.soak
@@ -196,7 +198,7 @@ def test_promtool_accepts_the_alert_rules() -> None:
 def test_prometheus_scrapes_a_replica_and_alerts_fire(
     sqlite_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """A pool that runs dry and a refused account, both seen by Prometheus."""
+    """A low pool and a refused account both make Prometheus fire an alert."""
     import requests
 
     from tests.acceptance.test_processes import settings
@@ -232,10 +234,14 @@ def test_prometheus_scrapes_a_replica_and_alerts_fire(
 
             def firing() -> set[str]:
                 try:
-                    found = requests.get(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=5).json()
+                    alerts = requests.get(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=5).json()
                 except requests.ConnectionError:
                     return set()
-                return {one["labels"]["alertname"] for one in found["data"]["alerts"] if one["state"] == "firing"}
+                return {
+                    alert["labels"]["alertname"]
+                    for alert in alerts["data"]["alerts"]
+                    if alert["state"] == "firing"
+                }
 
             wait_for(lambda: {"BindingsPoolLow", "BindingsAccountRefused"} <= firing(), seconds=90)
             print("firing:", sorted(firing()))  # noqa: T201 -- what was seen

@@ -1,4 +1,4 @@
-"""Alive, ready, counted, documented: what whoever runs the service relies on."""
+"""Liveness, readiness, metrics and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_livez_does_not_need_the_database(running: Running) -> None:
 
 
 def red(running: Running) -> list[str]:
-    """The names of the checks for which the replica is not ready; none where it is."""
+    """Return the names of the checks that make the replica not ready."""
     running.app_state.readiness = (float("-inf"), ())
     answer = running.get("/readyz")
-    found = [check["name"] for check in answer.json()["checks"] if check["level"] == "red"]
-    assert answer.status_code == (503 if found else 200)
-    assert ("Retry-After" in answer.headers) == bool(found)
-    return found
+    names = [check["name"] for check in answer.json()["checks"] if check["level"] == "red"]
+    assert answer.status_code == (503 if names else 200)
+    assert ("Retry-After" in answer.headers) == bool(names)
+    return names
 
 
 def test_replica_is_ready_after_a_sweep_and_red_while_a_check_fails(
@@ -99,7 +99,7 @@ def test_refused_account_gets_traffic_again_for_a_trial(running: Running, simula
     assert red(running) == ["account"]
     assert running.service.runtime.client is not None
     running.service.runtime.client.circuit._next_trial = 0.0  # half a minute later
-    assert red(running) == [], "without traffic nobody would ever try"
+    assert red(running) == [], "without traffic no bind would try"
     assert running.bind().status_code == 201
     assert running.service.runtime.client.circuit.refusal is None
 
@@ -112,7 +112,7 @@ def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Runnin
     assert red(running) == ["clocks"]
     simulator.change(clock_offset_s=0)
     running.service.runtime.admission._rechecked_at = float("-inf")  # a while later
-    assert red(running) == [], "without traffic nobody would ever measure"
+    assert red(running) == [], "without traffic no bind would measure"
     assert running.bind(phone_a=C, phone_b=D).status_code == 201
 
 
@@ -165,17 +165,17 @@ def test_metrics_count_binds_conflicts_and_calls(running: Running, simulator: Si
     running.bind(phone_b=C)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     running.bind(phone_a=C, phone_b=D)
-    seen = samples(running)
-    assert seen['bindings_binds_total{outcome="bound",provider_status="0"}'] == 1
-    assert seen['bindings_binds_total{outcome="phone-in-use",provider_status="none"}'] == 1
-    assert seen['bindings_binds_total{outcome="outcome-unknown",provider_status="none"}'] == 1
-    assert seen["bindings_conflicts_avoided_total"] == 1
-    assert seen['bindings_provider_call_seconds_count{call="bind",outcome="made"}'] == 1
-    assert seen['bindings_provider_call_seconds_count{call="bind",outcome="unknown"}'] == 1
-    assert seen["bindings_doubts_open"] == 1
-    assert seen["bindings_sweep_age_seconds"] == float("inf")
+    values = samples(running)
+    assert values['bindings_binds_total{outcome="bound",provider_status="0"}'] == 1
+    assert values['bindings_binds_total{outcome="phone-in-use",provider_status="none"}'] == 1
+    assert values['bindings_binds_total{outcome="outcome-unknown",provider_status="none"}'] == 1
+    assert values["bindings_conflicts_avoided_total"] == 1
+    assert values['bindings_provider_call_seconds_count{call="bind",outcome="made"}'] == 1
+    assert values['bindings_provider_call_seconds_count{call="bind",outcome="unknown"}'] == 1
+    assert values["bindings_doubts_open"] == 1
+    assert values["bindings_sweep_age_seconds"] == float("inf")
     created = 'bindings_http_request_seconds_count{method="POST",route="/v1/bindings",status="201"}'
-    assert seen[created] == 1
+    assert values[created] == 1
     JobRunner(running.service.runtime).run(EXPIRE)
     assert samples(running)["bindings_sweep_age_seconds"] < 60
 
@@ -185,33 +185,33 @@ def test_phone_in_use_at_provider_is_counted_by_status_and_not_as_avoided(
 ) -> None:
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
     sent = running.bind(headers={"Idempotency-Key": "one"})
-    again = running.bind(headers={"Idempotency-Key": "one"})
+    replay = running.bind(headers={"Idempotency-Key": "one"})
     held = running.bind(phone_b=C)
-    assert [each.json()["code"] for each in (sent, again, held)] == ["phone-in-use-at-provider"] * 3
-    assert [each.json().get("provider_status") for each in (sent, again, held)] == ["-35", "-35", None]
-    seen = samples(running)
-    assert seen['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="-35"}'] == 1
-    assert seen['bindings_binds_total{outcome="replayed",provider_status="-35"}'] == 1
-    assert seen['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="none"}'] == 1
-    assert seen["bindings_conflicts_avoided_total"] == 1
+    assert [response.json()["code"] for response in (sent, replay, held)] == ["phone-in-use-at-provider"] * 3
+    assert [response.json().get("provider_status") for response in (sent, replay, held)] == ["-35", "-35", None]
+    values = samples(running)
+    assert values['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="-35"}'] == 1
+    assert values['bindings_binds_total{outcome="replayed",provider_status="-35"}'] == 1
+    assert values['bindings_binds_total{outcome="phone-in-use-at-provider",provider_status="none"}'] == 1
+    assert values["bindings_conflicts_avoided_total"] == 1
 
 
 def test_unknown_outcome_is_counted_once_and_then_as_replayed(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.ANOMALY_AFTER, times=1))
     for _ in range(3):
         assert running.bind(headers={"Idempotency-Key": "one"}).status_code == 202
-    seen = samples(running)
-    assert seen['bindings_binds_total{outcome="outcome-unknown",provider_status="-18"}'] == 1
-    assert seen['bindings_binds_total{outcome="replayed",provider_status="-18"}'] == 2
+    values = samples(running)
+    assert values['bindings_binds_total{outcome="outcome-unknown",provider_status="-18"}'] == 1
+    assert values['bindings_binds_total{outcome="replayed",provider_status="-18"}'] == 2
 
 
 def test_metrics_carry_no_phone_and_no_id(running: Running) -> None:
-    made = running.bind(reference="order-42").json()
+    created = running.bind(reference="order-42").json()
     running.get(f"/v1/bindings/{A}")
     running.get(f"/v1/bindings?phone={B}")
     running.session.request("BREW", f"{running.url}/v1/{A}", timeout=10)
     text = running.get("/metrics").text
-    for secret in (A, B, made["id"], made["middle_number_a"], "order-42", "BREW", "local"):
+    for secret in (A, B, created["id"], created["middle_number_a"], "order-42", "BREW", "local"):
         assert secret not in text
 
 
@@ -287,9 +287,9 @@ def test_document_lists_all_fields_of_a_model(name: str) -> None:
 
 
 def test_document_describes_every_error() -> None:
-    told = {kind for operation in openapi.operations().values() for kind in operation.problems}
-    known = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
-    real = {kind for kind in known if issubclass(kind, errors.BindingsError)}
+    documented = {kind for operation in openapi.operations().values() for kind in operation.problems}
+    classes = {kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type)}
+    real = {kind for kind in classes if issubclass(kind, errors.BindingsError)}
     elsewhere = {
         errors.BindingsError,
         errors.OutcomeUnknown,  # the answer 202
@@ -298,12 +298,12 @@ def test_document_describes_every_error() -> None:
         problems.MethodNotAllowed,
         problems.InternalError,
     }
-    assert real - told == elsewhere
+    assert real - documented == elsewhere
 
 
 def test_options_lists_every_method_of_a_path(running: Running) -> None:
     for path in {path for _, path in openapi.operations()}:
-        methods = {method.upper() for method, known in openapi.operations() if known == path}
+        methods = {method.upper() for method, documented_path in openapi.operations() if documented_path == path}
         answer = running.session.options(running.url + path, timeout=10)
         assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
 
@@ -315,8 +315,8 @@ def test_examples_of_refusals_show_the_provider_status() -> None:
         for status in ("409", "502", "503")
         for code, example in answers[status]["content"][problems.MEDIA_TYPE]["examples"].items()
     }
-    told = {code: example.get("provider_status") for code, example in examples.items()}
-    assert told == {
+    status_by_code = {code: example.get("provider_status") for code, example in examples.items()}
+    assert status_by_code == {
         "phone-in-use": None,
         "phone-in-use-at-provider": "-35",
         "provider-refused": "-22",
@@ -338,7 +338,9 @@ def test_docs_page_loads_nothing_from_other_hosts(running: Running) -> None:
 
 
 def test_vendored_files_match_their_checksums() -> None:
-    told = re.findall(r"^ {4}([0-9a-f]{64})  (\S+)$", (DOCS / "static" / "README.md").read_text(), re.MULTILINE)
-    assert {name for _, name in told} == {"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"}
-    for digest, name in told:
+    checksums = re.findall(
+        r"^ {4}([0-9a-f]{64})  (\S+)$", (DOCS / "static" / "README.md").read_text(), re.MULTILINE
+    )
+    assert {name for _, name in checksums} == {"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"}
+    for digest, name in checksums:
         assert hashlib.sha256((DOCS / "static" / name).read_bytes()).hexdigest() == digest, name

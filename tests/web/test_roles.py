@@ -1,4 +1,4 @@
-"""Who is let in, and what each role sees."""
+"""Authentication, and what each role may do and see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
     from tests.web.conftest import Running
 
-NOBODY = "01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90"
+UNKNOWN_ID = "01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90"
 
 
 def test_local_client_is_admin_until_the_first_key_exists(running: Running) -> None:
@@ -62,7 +62,7 @@ def test_public_address_is_not_served_without_a_key(service: BindingService) -> 
 
 @pytest.fixture
 def reachable(service: BindingService) -> Iterator[Running]:
-    """A service that would be reachable from other hosts, before any key."""
+    """Run a service that is not restricted to loopback, before any key exists."""
     yield from run(service, loopback=False)
 
 
@@ -89,10 +89,10 @@ def test_key_is_valid_until_revoked_and_records_its_use(running: Running) -> Non
     assert key.last_used_at is not None
     revoked = running.service.api_keys.revoke(key.id)
     assert running.service.api_keys.revoke(key.id) == revoked
-    running.app_state.authenticator._cache.clear()  # in earnest this takes five seconds
+    running.app_state.authenticator._cache.clear()  # otherwise this takes five seconds
     assert running.get("/v1/bindings", app).status_code == 401
     with pytest.raises(NotFound):
-        running.service.api_keys.revoke(NOBODY)
+        running.service.api_keys.revoke(UNKNOWN_ID)
 
 
 def test_expired_key_is_refused(running: Running) -> None:
@@ -102,9 +102,9 @@ def test_expired_key_is_refused(running: Running) -> None:
 
 def test_keys_of_one_name_see_the_same_bindings(running: Running) -> None:
     old, new = running.key("app", "rides"), running.key("app", "rides")
-    made = running.bind(old).json()
-    assert made["actor"] == "key:rides"
-    assert running.get(f"/v1/bindings/{made['id']}", new).json() == made
+    created = running.bind(old).json()
+    assert created["actor"] == "key:rides"
+    assert running.get(f"/v1/bindings/{created['id']}", new).json() == created
 
 
 ROUTES: list[tuple[str, str, Any]] = [
@@ -123,7 +123,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/metrics", None),
     ("POST", "/v1/bindings/{id}/unbind", {}),
 ]
-# In the order of ROUTES. A bind of nothing is let in and then refused for its fields (422).
+# In the order of ROUTES. An empty bind passes authentication and is then refused for its fields (422).
 ALLOWED = {
     "app": [422, 200, 200, 200, 404, 404, 403, 200, 403, 403, 403, 200, 403, 404],
     "auditor": [403, 200, 200, 200, 200, 200, 403, 200, 403, 403, 403, 200, 200, 403],
@@ -134,38 +134,38 @@ ALLOWED = {
 
 @pytest.mark.parametrize("role", ALLOWED)
 def test_role_allows_only_its_permissions(running: Running, role: str) -> None:
-    made = running.bind(running.key("app", "rides")).json()
-    headers = running.key(role, "somebody else")
-    seen = [
+    created = running.bind(running.key("app", "rides")).json()
+    headers = running.key(role, "another actor")
+    results = [
         running.session.request(
-            method, running.url + path.format(id=made["id"]), json=body, headers=headers, timeout=30
+            method, running.url + path.format(id=created["id"]), json=body, headers=headers, timeout=30
         ).status_code
         for method, path, body in ROUTES
     ]
-    assert seen == ALLOWED[role]
+    assert results == ALLOWED[role]
 
 
 def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
-    mine = running.bind(rides).json()
-    theirs = running.bind(food, phone_a=C, phone_b=D).json()
-    assert (mine["phone_a"], mine["phone_b"]) == (A, B)
-    assert [one["id"] for one in running.get("/v1/bindings", rides).json()["data"]] == [mine["id"]]
+    own = running.bind(rides).json()
+    other = running.bind(food, phone_a=C, phone_b=D).json()
+    assert (own["phone_a"], own["phone_b"]) == (A, B)
+    assert [item["id"] for item in running.get("/v1/bindings", rides).json()["data"]] == [own["id"]]
     assert running.post("/v1/lookup", {"phone": C}, rides).json()["data"] == []
-    assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [mine]
-    at = {"middle_number": theirs["middle_number_a"], "at": theirs["answered_at"], "party": C}
+    assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [own]
+    at = {"middle_number": other["middle_number_a"], "at": other["answered_at"], "party": C}
     assert running.post("/v1/trace", at, rides).json() == {"holders": [], "near_misses": []}
-    wait_for(lambda: len(running.service.events().data) == 4)  # another test's transaction may hold the feed up
-    told = running.get("/v1/events", rides).json()["data"]
-    assert {event["binding_id"] for event in told} == {mine["id"]}
+    wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
+    events = running.get("/v1/events", rides).json()["data"]
+    assert {event["binding_id"] for event in events} == {own["id"]}
 
 
 def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:
-    made = running.bind(running.key("app", "rides")).json()
+    created = running.bind(running.key("app", "rides")).json()
     auditor = running.key("auditor")
-    at = {"middle_number": made["middle_number_a"], "at": made["answered_at"]}
+    at = {"middle_number": created["middle_number_a"], "at": created["answered_at"]}
     for answer in (
-        running.get(f"/v1/bindings/{made['id']}", auditor),
+        running.get(f"/v1/bindings/{created['id']}", auditor),
         running.get("/v1/bindings", auditor),
         running.post("/v1/lookup", {"phone": A}, auditor),
         running.post("/v1/trace", at, auditor),
@@ -174,35 +174,35 @@ def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:
         assert answer.status_code == 200
         assert mask(A) in answer.text
         assert A not in answer.text
-        assert made["middle_number_a"] in answer.text
+        assert created["middle_number_a"] in answer.text
 
 
 def test_reveal_records_actor_and_reason_before_phones_are_shown(running: Running) -> None:
-    made = running.bind(running.key("app", "rides")).json()
+    created = running.bind(running.key("app", "rides")).json()
     investigator = running.key("investigator", "eve")
-    wish = {"reveal": {"reason": "complaint 118"}}
-    shown = [
-        running.post(f"/v1/bindings/{made['id']}/reveal", wish["reveal"], investigator).json(),
-        running.post("/v1/lookup", {"phone": A} | wish, investigator).json()["data"][0],
-        running.post("/v1/bindings/search", {"phone": A} | wish, investigator).json()["data"][0],
+    reveal = {"reveal": {"reason": "complaint 118"}}
+    revealed = [
+        running.post(f"/v1/bindings/{created['id']}/reveal", reveal["reveal"], investigator).json(),
+        running.post("/v1/lookup", {"phone": A} | reveal, investigator).json()["data"][0],
+        running.post("/v1/bindings/search", {"phone": A} | reveal, investigator).json()["data"][0],
         running.post(
             "/v1/trace",
-            {"middle_number": made["middle_number_a"], "at": made["answered_at"]} | wish,
+            {"middle_number": created["middle_number_a"], "at": created["answered_at"]} | reveal,
             investigator,
         ).json()["holders"][0]["binding"],
     ]
-    assert {(one["phone_a"], one["phone_b"]) for one in shown} == {(A, B)}
-    told = [event for event in running.service.history(made["id"]) if event.kind is EventKind.REVEALED]
-    assert [(event.actor, event.detail["reason"]) for event in told] == [("key:eve", "complaint 118")] * 4
-    assert all(event.request_id for event in told)
+    assert {(item["phone_a"], item["phone_b"]) for item in revealed} == {(A, B)}
+    events = [event for event in running.service.history(created["id"]) if event.kind is EventKind.REVEALED]
+    assert [(event.actor, event.detail["reason"]) for event in events] == [("key:eve", "complaint 118")] * 4
+    assert all(event.request_id for event in events)
 
 
 def test_reveal_without_a_reason_is_refused(running: Running) -> None:
-    made = running.bind(running.key("app", "rides")).json()
+    created = running.bind(running.key("app", "rides")).json()
     investigator = running.key("investigator")
     for path, body, field in (
-        (f"/v1/bindings/{made['id']}/reveal", {}, "reason"),
-        (f"/v1/bindings/{made['id']}/reveal", {"reason": ""}, "reason"),
+        (f"/v1/bindings/{created['id']}/reveal", {}, "reason"),
+        (f"/v1/bindings/{created['id']}/reveal", {"reason": ""}, "reason"),
         ("/v1/lookup", {"phone": A, "reveal": {}}, "reveal.reason"),
         ("/v1/lookup", {"phone": A, "reveal": {"reason": ""}}, "reason"),
     ):
@@ -216,7 +216,7 @@ def test_rate_limit_applies_to_each_key_separately(running: Running) -> None:
     answers = [running.post("/v1/lookup", {"phone": A}, greedy) for _ in range(6)]
     late = [answer for answer in answers if answer.status_code == 429]
     assert late
-    assert {(one.json()["code"], one.headers["Retry-After"]) for one in late} == {("rate-limited", "1")}
+    assert {(item.json()["code"], item.headers["Retry-After"]) for item in late} == {("rate-limited", "1")}
     assert running.post("/v1/lookup", {"phone": A}, other).status_code == 200
 
 
@@ -224,12 +224,12 @@ def test_key_arguments_are_checked_and_the_key_is_not_stored(running: Running) -
     with pytest.raises(InvalidRequest) as refused:
         running.service.api_keys.create(name="", role="root", rate_limit=0)
     assert sorted(fault.field for fault in refused.value.field_errors) == ["name", "rate_limit", "role"]
-    made = running.service.api_keys.create(name="rides", role="app")
-    assert well_formed(made.key)
-    assert not well_formed(made.key[:-1])
-    assert not well_formed(made.key[:10] + ("0" if made.key[10] != "0" else "1") + made.key[11:])
-    assert made.key not in repr(made)
-    assert made.key not in repr(running.service.api_keys.list())
+    created = running.service.api_keys.create(name="rides", role="app")
+    assert well_formed(created.key)
+    assert not well_formed(created.key[:-1])
+    assert not well_formed(created.key[:10] + ("0" if created.key[10] != "0" else "1") + created.key[11:])
+    assert created.key not in repr(created)
+    assert created.key not in repr(running.service.api_keys.list())
 
 
 def test_log_lines_carry_no_key(running: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,21 +243,21 @@ def test_log_lines_carry_no_key(running: Running, caplog: pytest.LogCaptureFixtu
 
 def test_app_sees_only_held_until_of_another_holder(running: Running) -> None:
     rides, food, auditor = running.key("app", "rides"), running.key("app", "food"), running.key("auditor")
-    made = running.bind(rides, reference="order-42").json()
+    created = running.bind(rides, reference="order-42").json()
     refused = running.bind(food, phone_b=C)
-    asked = {"phone_a": A, "phone_b": C, "mode": "AXB"}
-    (seen,) = running.post("/v1/bindings/check", asked, food).json()["data"]
-    for holder in (refused.json()["holder"], seen):
-        known = {name for name, value in holder.items() if value is not None}
-        assert known == {"held_until", "retry_after_s", "why"}
-        assert (holder["held_until"], holder["why"]) == (made["held_until"], "binding")
+    request = {"phone_a": A, "phone_b": C, "mode": "AXB"}
+    (holder_seen,) = running.post("/v1/bindings/check", request, food).json()["data"]
+    for holder in (refused.json()["holder"], holder_seen):
+        visible = {name for name, value in holder.items() if value is not None}
+        assert visible == {"held_until", "retry_after_s", "why"}
+        assert (holder["held_until"], holder["why"]) == (created["held_until"], "binding")
     assert (refused.status_code, refused.json()["code"]) == (409, "phone-in-use")
     for telling in (rides, auditor):
-        (holder,) = running.post("/v1/bindings/check", asked, telling).json()["data"]
-        assert (holder["id"], holder["actor"], holder["reference"]) == (made["id"], "key:rides", "order-42")
-    told = running.get("/v1/events", food).text + running.post("/v1/bindings/search", {}, food).text
-    for secret in (made["id"], "order-42", "key:rides"):
-        assert secret not in refused.text + told
+        (holder,) = running.post("/v1/bindings/check", request, telling).json()["data"]
+        assert (holder["id"], holder["actor"], holder["reference"]) == (created["id"], "key:rides", "order-42")
+    texts = running.get("/v1/events", food).text + running.post("/v1/bindings/search", {}, food).text
+    for secret in (created["id"], "order-42", "key:rides"):
+        assert secret not in refused.text + texts
 
 
 @pytest.mark.parametrize("fault", [None, "lost_reply", "refuse"])
@@ -267,9 +267,9 @@ def test_idempotency_key_of_another_actor_replays_nothing(
     if fault is not None:
         simulator.script(Fault(kind=FaultKind(fault), times=1, status="-41" if fault == "refuse" else None))
     same = {"Idempotency-Key": "order-42/1"}
-    theirs = running.bind(running.key("app", "rides") | same, reference="order-42")
-    assert theirs.status_code == {None: 201, "lost_reply": 202, "refuse": 503}[fault]
-    binding_id = theirs.json().get("id") or theirs.json()["binding_id"]
+    other = running.bind(running.key("app", "rides") | same, reference="order-42")
+    assert other.status_code == {None: 201, "lost_reply": 202, "refuse": 503}[fault]
+    binding_id = other.json().get("id") or other.json()["binding_id"]
     answer = running.bind(running.key("app", "food") | same, reference="order-42")
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
     assert "Location" not in answer.headers
@@ -282,14 +282,14 @@ def test_idempotency_key_of_another_actor_replays_nothing(
 
 def test_events_of_an_app_do_not_name_bindings_of_other_actors(running: Running, simulator: Simulator) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
-    beside = running.bind(rides, mode="AXXB").json()
+    other = running.bind(rides, mode="AXXB").json()
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-35"))
     failed = running.bind(food, phone_b=C, mode="AXXB")
     assert (failed.status_code, failed.json()["code"]) == (409, "phone-in-use-at-provider")
     path = f"/v1/bindings/{failed.json()['binding_id']}/events"
-    told = running.get(path, food).text + running.get("/v1/events", food).text + failed.text
-    assert beside["id"] not in told
-    assert beside["id"] in running.get(path, running.key("auditor")).text
+    texts = running.get(path, food).text + running.get("/v1/events", food).text + failed.text
+    assert other["id"] not in texts
+    assert other["id"] in running.get(path, running.key("auditor")).text
 
 
 def test_key_revoked_during_a_wait_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

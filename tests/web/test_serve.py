@@ -1,4 +1,4 @@
-"""`bindings serve` as a real process: replicas, a stranger's client, the end of it, and what all of it prints."""
+"""`bindings serve` as a real process: replicas, a generated client, shutdown, and the output of all commands."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ pytestmark = pytest.mark.processes
 
 @dataclass(kw_only=True)
 class Host:
-    """A machine with these settings: it starts processes of the product, and keeps all that they print."""
+    """A host with these settings: it starts processes of the product and keeps all of their output."""
 
     environment: dict[str, str]
     folder: Path
     printed: list[str] = field(default_factory=list)
 
     def bindings(self, *arguments: str) -> str:
-        """Run a command to its end, in this process, which is quick; what it printed on stdout."""
-        done = CliRunner(env=self.environment).invoke(root, arguments)
-        self.printed += [done.stdout, done.stderr]
-        return done.stdout
+        """Run a command in this process, which is quick, and return its standard output."""
+        completed = CliRunner(env=self.environment).invoke(root, arguments)
+        self.printed += [completed.stdout, completed.stderr]
+        return completed.stdout
 
     def key(self, role: str, name: str) -> str:
-        """A new key. It is printed this once, which does not count."""
-        made = json.loads(self.bindings("keys", "create", "--name", name, "--role", role, "--json"))
+        """Return a new key. It is printed only here, and this output is not kept."""
+        created = json.loads(self.bindings("keys", "create", "--name", name, "--role", role, "--json"))
         del self.printed[-2:]
-        return str(made["key"])
+        return str(created["key"])
 
     @contextmanager
     def serving(self, *options: str) -> Iterator[Replica]:
-        """A replica that listens; whatever happens, none stays behind."""
+        """Start a replica that listens; it is killed at the end in every case."""
         log = self.folder / f"{uuid4()}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
@@ -71,9 +71,9 @@ class Host:
             )
         try:
             assert process.stdout is not None
-            told = process.stdout.readline()
-            assert told, log.read_text()
-            yield Replica(process=process, url=json.loads(told)["url"], log=log)
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield Replica(process=process, url=json.loads(line)["url"], log=log)
         finally:
             process.kill()
             self.printed += [process.communicate()[0], log.read_text()]
@@ -93,9 +93,9 @@ class Replica:
             session.trust_env = False
             return session.request(method, self.url + path, json=body, headers=named, timeout=40)
 
-    def bind(self, **asked: Any) -> requests.Response:
-        headers = {name: asked.pop(name) for name in ("Authorization", "Idempotency_Key") if name in asked}
-        return self.call("POST", "/v1/bindings", BIND | asked, **headers)
+    def bind(self, **fields: Any) -> requests.Response:
+        headers = {name: fields.pop(name) for name in ("Authorization", "Idempotency_Key") if name in fields}
+        return self.call("POST", "/v1/bindings", BIND | fields, **headers)
 
 
 def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
@@ -114,26 +114,26 @@ def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
 
 @pytest.fixture
 def host(sqlite_url: str, simulator: Simulator, tmp_path: Path) -> Host:
-    """A machine with a fresh SQLite file and the simulated provider."""
+    """Return a host with a fresh SQLite file and the simulated provider."""
     return a_host(sqlite_url, simulator, tmp_path)
 
 
 @pytest.fixture
 def either_host(database_url: str, simulator: Simulator, tmp_path: Path) -> Host:
-    """A machine with a fresh database of either kind."""
+    """Return a host with a fresh database of either kind."""
     return a_host(database_url, simulator, tmp_path)
 
 
-# One idempotency key, many callers, several replicas.
+# One idempotency key, many clients, several replicas.
 
 
-def twenty(replicas: list[Replica], key: str, asked: dict[str, Any]) -> list[tuple[int, str, str]]:
-    """(status, id, replayed) of twenty callers at once, who ask the replicas in turn."""
+def twenty(replicas: list[Replica], key: str, fields: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """Bind from twenty clients at the same time, spread over the replicas: (status, id, replayed) of each."""
     answers: list[tuple[int, str, str]] = []
 
     def caller(replica: Replica) -> Callable[[], None]:
         def call() -> None:
-            answer = replica.bind(**asked, Idempotency_Key=key)
+            answer = replica.bind(**fields, Idempotency_Key=key)
             replayed = answer.headers.get("Idempotent-Replayed", "")
             answers.append((answer.status_code, answer.json()["id"], replayed))
 
@@ -155,13 +155,13 @@ def test_R5_twenty_callers_with_one_key_at_two_replicas_make_one_call(
         bound = twenty(replicas, "order-42/1", BIND)
         simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1, on=Call.BIND))
         in_doubt = twenty(replicas, "order-43/1", BIND | {"phone_a": C, "phone_b": D})
-    assert told(bound) == sorted([(201, ""), *[(200, "true")] * 19])
-    assert told(in_doubt) == sorted([(202, ""), *[(202, "true")] * 19])
+    assert statuses(bound) == sorted([(201, ""), *[(200, "true")] * 19])
+    assert statuses(in_doubt) == sorted([(202, ""), *[(202, "true")] * 19])
     assert simulator.counts.received["bind"] == 2
 
 
-def told(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
-    """The statuses of twenty answers about one binding, and whether each was a replay."""
+def statuses(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
+    """Return the sorted statuses of twenty responses about one binding, and whether each was a replay."""
     assert len({binding_id for _, binding_id, _ in answers}) == 1
     return sorted((status, replayed) for status, _, replayed in answers)
 
@@ -170,17 +170,17 @@ def told(answers: list[tuple[int, str, str]]) -> list[tuple[int, str]]:
 def test_bind_of_a_killed_process_is_awaited_until_settle_by_and_not_resent(
     either_host: Host, simulator: Simulator
 ) -> None:
-    with either_host.serving("--no-scheduler") as one:
+    with either_host.serving("--no-scheduler") as killed:
         simulator.script(Fault(kind=FaultKind.DELAY, times=1, seconds=30.0, on=Call.BIND))
 
         def cut_off() -> None:
             with pytest.raises(requests.ConnectionError):
-                one.bind(Idempotency_Key="1")
+                killed.bind(Idempotency_Key="1")
 
         first = threading.Thread(target=cut_off)
         first.start()
         wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
-        one.process.kill()
+        killed.process.kill()
         first.join()
     with either_host.serving("--no-scheduler") as two:
         answer = two.bind(Idempotency_Key="1")
@@ -190,12 +190,12 @@ def test_bind_of_a_killed_process_is_awaited_until_settle_by_and_not_resent(
     assert simulator.counts.received["bind"] == 1
 
 
-# A client that a stranger's generator makes of the document.
+# A client generated from the document.
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The package that openapi-python-client makes, without a warning."""
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """Return the package that openapi-python-client generates without a warning."""
     folder = tmp_path_factory.mktemp("generated")
     document = folder / "openapi.json"
     document.write_bytes(openapi.document_bytes())
@@ -219,52 +219,57 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
             del sys.modules[name]
 
 
-def test_generated_client_can_use_the_api(host: Host, stranger: ModuleType) -> None:
+def test_generated_client_can_use_the_api(host: Host, generated: ModuleType) -> None:
     def call(name: str) -> Any:
         return importlib.import_module(f"bindings_client.api.bindings.{name}")
 
     models: Any = importlib.import_module("bindings_client.models")
-    key = host.key("app", "stranger")
+    key = host.key("app", "generated")
     with (
         host.serving("--no-scheduler") as replica,
-        stranger.AuthenticatedClient(base_url=replica.url, token=key) as client,
+        generated.AuthenticatedClient(base_url=replica.url, token=key) as client,
     ):
-        asked = models.Bind.from_dict(BIND | {"reference": "order-42"})
-        made = call("bind").sync_detailed(client=client, body=asked, idempotency_key="order-42/1")
-        assert (made.status_code, made.parsed.state) == (201, models.State.ACTIVE)
-        again = call("bind").sync_detailed(client=client, body=asked, idempotency_key="order-42/1")
-        assert (again.status_code, again.parsed) == (200, made.parsed)
-        sought = models.Lookup.from_dict({"middle_number": made.parsed.middle_number_b, "party": BIND["phone_b"]})
-        assert call("lookup").sync(client=client, body=sought).data == [made.parsed]
+        fields = models.Bind.from_dict(BIND | {"reference": "order-42"})
+        created = call("bind").sync_detailed(client=client, body=fields, idempotency_key="order-42/1")
+        assert (created.status_code, created.parsed.state) == (201, models.State.ACTIVE)
+        replay = call("bind").sync_detailed(client=client, body=fields, idempotency_key="order-42/1")
+        assert (replay.status_code, replay.parsed) == (200, created.parsed)
+        sought = models.Lookup.from_dict(
+            {"middle_number": created.parsed.middle_number_b, "party": BIND["phone_b"]}
+        )
+        assert call("lookup").sync(client=client, body=sought).data == [created.parsed]
         refused = call("bind").sync_detailed(client=client, body=models.Bind.from_dict(BIND))
         assert (refused.status_code, refused.parsed.code) == (409, "phone-in-use")
-        assert refused.parsed.holder.id == made.parsed.id
+        assert refused.parsed.holder.id == created.parsed.id
         wrong = call("bind").sync(
             client=client, body=models.Bind.from_dict(BIND | {"expire_s": 0, "phone_b": "1"})
         )
         assert sorted(fault.field for fault in wrong.errors) == ["expire_s", "phone_b"]
         reason = models.Unbind(reason="trip ended")
-        ended = call("unbind").sync(client=client, binding_id=made.parsed.id, body=reason)
+        ended = call("unbind").sync(client=client, binding_id=created.parsed.id, body=reason)
         assert ended.state == models.State.UNBOUND
         page = call("events").sync(client=client, limit=2)
-        rest = call("events").sync(client=client, after=page.next_cursor)
-        kinds = [str(event.kind) for event in (*page.data, *rest.data)]
+        second_page = call("events").sync(client=client, after=page.next_cursor)
+        kinds = [str(event.kind) for event in (*page.data, *second_page.data)]
         assert kinds == ["requested", "activated", "unbind_requested", "unbound"]
         assert call("get").sync(client=client, binding_id=str(uuid4())).code == "not-found"
 
 
-# The end of a process.
+# Shutdown.
 
 
 def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, int]], list[threading.Thread]]:
-    """A bind that hangs at the provider, and a caller who waits for events; what becomes of them."""
+    """Start a bind that hangs at the provider and a request that waits for events.
+
+    Returns the list to which each adds its name and status at its end, and their threads.
+    """
     ended: list[tuple[str, int]] = []
 
-    def run(what: str, call: Callable[[], requests.Response]) -> None:
+    def run(name: str, call: Callable[[], requests.Response]) -> None:
         try:
-            ended.append((what, call().status_code))
+            ended.append((name, call().status_code))
         except requests.ConnectionError:
-            ended.append((what, 0))
+            ended.append((name, 0))
 
     simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, times=1, seconds=3.0, on=Call.BIND))
     threads = [threading.Thread(target=run, args=("bind", replica.bind))]
@@ -274,7 +279,7 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
     address = urlsplit(replica.url)
     waiting = http.client.HTTPConnection(str(address.hostname), address.port, timeout=40)
     waiting.request("GET", f"/v1/events?after={end}&wait_s=30")
-    assert replica.call("GET", "/livez").status_code == 200  # whoever came before this has been let in
+    assert replica.call("GET", "/livez").status_code == 200  # earlier connections have been accepted
 
     def wait() -> None:
         with closing(waiting), waiting.getresponse() as answer:
@@ -313,10 +318,10 @@ def test_second_signal_ends_the_process_and_recover_settles_the_bind(host: Host,
     assert left["state"] == "pending"
 
 
-# What is printed.
+# Output.
 
 PHONES = [f"9198123{number:05}" for number in range(10, 40)]
-ONLY_IN_FIELDS = "919812399001"  # a careless caller puts it where it is kept as it is: only logs are free of it
+ONLY_IN_FIELDS = "919812399001"  # a phone in a free text field is kept as sent: only logs must not hold it
 LOST = [
     Fault(kind=FaultKind.LOST_REPLY, times=1, on=Call.BIND),
     Fault(kind=FaultKind.ANOMALY_AFTER, times=1, on=Call.BIND),
@@ -324,7 +329,7 @@ LOST = [
 
 
 def careless(replica: Replica, headers: dict[str, str], phone: str) -> list[requests.Response]:
-    """Requests that carry a phone where none belongs."""
+    """Send requests with a phone in a place where none belongs."""
     carried = dict.fromkeys(("X_Request_ID", "User_Agent", "Referer", "X_Forwarded_For", "Cookie"), phone)
     call = replica.call
     return [
@@ -350,12 +355,14 @@ def careless(replica: Replica, headers: dict[str, str], phone: str) -> list[requ
     ]
 
 
-def story(host: Host, replica: Replica, simulator: Simulator, keys: dict[str, str]) -> list[requests.Response]:
-    """Everything that happens in a day; the answers that no phone may stand in."""
+def typical_day(
+    host: Host, replica: Replica, simulator: Simulator, keys: dict[str, str]
+) -> list[requests.Response]:
+    """Make all calls of a typical day; return the responses that must not hold a phone."""
     as_app, as_eve = ({"Authorization": f"Bearer {keys[name]}"} for name in ("app", "investigator"))
     pairs = iter(zip(PHONES[::2], PHONES[1::2], strict=True))
     a, b = next(pairs)
-    made = replica.bind(**as_app, phone_a=a, phone_b=b, reference="order-1", Idempotency_Key="order-1/1")
+    created = replica.bind(**as_app, phone_a=a, phone_b=b, reference="order-1", Idempotency_Key="order-1/1")
     replica.bind(**as_app, phone_a=a, phone_b=b, reference="order-1", Idempotency_Key="order-1/1")
     masked = [
         replica.bind(**as_app, phone_a=a, phone_b=PHONES[-1]),
@@ -374,31 +381,31 @@ def story(host: Host, replica: Replica, simulator: Simulator, keys: dict[str, st
         masked.append(replica.bind(**as_app, phone_a=a, phone_b=b))
     for phone in PHONES[2:4]:
         masked += careless(replica, as_app, phone)
-    kept = {"reference": ONLY_IN_FIELDS, "Idempotency_Key": ONLY_IN_FIELDS}
+    only_in_fields = {"reference": ONLY_IN_FIELDS, "Idempotency_Key": ONLY_IN_FIELDS}
     a, b = next(pairs)
-    replica.bind(**as_app, phone_a=a, phone_b=b, **kept)
-    path = made.headers["Location"]
-    shown = replica.call("POST", f"{path}/reveal", {"reason": "complaint 118"}, **as_eve)
-    assert shown.json()["phone_a"] == PHONES[0]
-    commands(host, made.json())
+    replica.bind(**as_app, phone_a=a, phone_b=b, **only_in_fields)
+    path = created.headers["Location"]
+    revealed = replica.call("POST", f"{path}/reveal", {"reason": "complaint 118"}, **as_eve)
+    assert revealed.json()["phone_a"] == PHONES[0]
+    commands(host, created.json())
     masked.append(replica.call("GET", "/metrics", **as_eve))
     assert replica.call("POST", f"{path}/unbind", {"reason": "trip ended"}, **as_app).json()["state"] == "unbound"
     return masked
 
 
-def commands(host: Host, made: dict[str, Any]) -> None:
+def commands(host: Host, created: dict[str, Any]) -> None:
     a, b = PHONES[20], PHONES[21]
-    asked = ("--phone-a", a, "--phone-b", b, "--mode", "AXB")
-    bind = ("bind", *asked, "--pool-number", POOL, "--expire-s", "60")
-    at = ("trace", made["middle_number_a"], "--at", made["answered_at"], "--party", PHONES[0])
+    fields = ("--phone-a", a, "--phone-b", b, "--mode", "AXB")
+    bind = ("bind", *fields, "--pool-number", POOL, "--expire-s", "60")
+    at = ("trace", created["middle_number_a"], "--at", created["answered_at"], "--party", PHONES[0])
     for command in (
         bind,
         ("bind", a),
         ("bind", "--phone-a", a, "--phone-b", a, "--mode", b),
-        ("check", *asked),
+        ("check", *fields),
         ("lookup", "--phone", a),
         at,
-        ("history", made["id"]),
+        ("history", created["id"]),
         ("get", a),
         ("reconcile",),
         ("doubts",),
@@ -417,7 +424,7 @@ def test_R9_output_of_a_full_run_holds_no_phone_and_no_secret(either_host: Host,
     keys = {role: host.key(role, f"a key for {role}") for role in ("app", "investigator")}
     host.environment["BINDINGS_RECONCILE_INTERVAL_S"] = "1"
     with host.serving() as replica:
-        masked = story(host, replica, simulator, keys)
+        masked = typical_day(host, replica, simulator, keys)
         replica.process.terminate()
         assert replica.process.wait(30) == 0
     logs = host.printed[-1]

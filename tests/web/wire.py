@@ -1,4 +1,4 @@
-"""Bytes to and from a running service, for what no HTTP client would send."""
+"""Raw bytes to and from a running service, for requests that no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def connect(running: Running) -> socket.socket:
 
 
 def speak(running: Running, sent: bytes) -> bytes:
-    """Send bytes as they are and return what comes back until the server closes."""
+    """Send bytes unchanged and return the response until the server closes."""
     with connect(running) as connection:
-        with suppress(ConnectionError):  # it may answer and close before it has read all
+        with suppress(ConnectionError):  # the server may answer and close before it has read everything
             connection.sendall(sent)
-        return heard(connection)
+        return read_until_closed(connection)
 
 
-def heard(connection: socket.socket) -> bytes:
-    """What comes back until the server closes; a server that does not close is a time-out."""
+def read_until_closed(connection: socket.socket) -> bytes:
+    """Return what the server sends until it closes; a server that does not close causes a time-out."""
     received = b""
     with suppress(ConnectionError):
         while part := connection.recv(65_536):
@@ -37,28 +37,28 @@ def heard(connection: socket.socket) -> bytes:
 
 
 def request(body: bytes, *headers: str, path: str = "/v1/bindings", method: str = "POST") -> bytes:
-    """A request as it is given, with no header but these, Host, and Connection: close."""
+    """Return a request with these headers, Host, and Connection: close."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def posted(body: bytes, *headers: str, path: str = "/v1/bindings") -> bytes:
-    """A request with a body of JSON, or of what is said to be JSON."""
+    """Return a request whose media type is JSON, whether or not the body is."""
     return request(body, JSON, f"Content-Length: {len(body)}", *headers, path=path)
 
 
 def status(answer: bytes) -> int:
-    found = re.match(rb"HTTP/1.1 (\d{3})", answer)
-    assert found, answer
-    return int(found[1])
+    match = re.match(rb"HTTP/1.1 (\d{3})", answer)
+    assert match, answer
+    return int(match[1])
 
 
 def problem(answer: bytes) -> dict[str, Any]:
-    """The one problem that an answer is."""
+    """Return the problem object of a response."""
     assert answer.count(b"HTTP/1.1 ") == 1
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"\r\ncontent-type: application/problem+json" in head.lower()
-    found: dict[str, Any] = json.loads(body)
-    assert found["status"] == status(answer)
-    assert f"x-request-id: {found['request_id']}".encode() in head.lower()
-    return found
+    body_object: dict[str, Any] = json.loads(body)
+    assert body_object["status"] == status(answer)
+    assert f"x-request-id: {body_object['request_id']}".encode() in head.lower()
+    return body_object

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bindings.web.api.requests import RequestModel
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ResponseDoc:
     """A successful response. Without a `model`, `media_type` describes its content."""
 

@@ -37,9 +37,7 @@ READINESS_CACHE_S = 1.0  # so that many probes cost no more than one
     operation=Operation(
         name="livez",
         summary="Show that the process is alive.",
-        responses={
-            200: ResponseDoc(description="The process is alive.", model=schemas.Alive, example={"status": "ok"})
-        },
+        responses={200: ResponseDoc("The process is alive.", schemas.Alive, {"status": "ok"})},
         problems=COMMON_PROBLEMS,
         open=True,
         tag="operations",
@@ -56,11 +54,7 @@ async def livez() -> ApiResponse:
         name="readyz",
         summary="Show whether this replica should get traffic.",
         responses={
-            200: ResponseDoc(
-                description="The replica is ready.",
-                model=schemas.Ready,
-                example={"status": "ok", "checks": [samples.CHECK]},
-            )
+            200: ResponseDoc("The replica is ready.", schemas.Ready, {"status": "ok", "checks": [samples.CHECK]})
         },
         problems=(*COMMON_PROBLEMS, problems.NotReady),
         open=True,
@@ -113,9 +107,7 @@ def _process_checks(app_state: AppState) -> list[Check]:
         name="metrics",
         summary="Show the metrics in Prometheus' text format.",
         responses={
-            200: ResponseDoc(
-                description="All metrics.", media_type="text/plain", example="bindings_doubts_open 0.0\n"
-            )
+            200: ResponseDoc("All metrics.", example="bindings_doubts_open 0.0\n", media_type="text/plain")
         },
         problems=AUTH_PROBLEMS,
         tag="operations",
@@ -135,7 +127,7 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     operation=Operation(
         name="document",
         summary="Show this document.",
-        responses={200: ResponseDoc(description="This document.", example={"openapi": "3.1.0"})},
+        responses={200: ResponseDoc("This document.", example={"openapi": "3.1.0"})},
         problems=COMMON_PROBLEMS,
         open=True,
         tag="operations",
@@ -151,7 +143,7 @@ async def document() -> ApiResponse:
     operation=Operation(
         name="docs",
         summary="Show this document as a page from which calls can be tried.",
-        responses={200: ResponseDoc(description="The page.", media_type="text/html", example="<!doctype html>")},
+        responses={200: ResponseDoc("The page.", example="<!doctype html>", media_type="text/html")},
         problems=COMMON_PROBLEMS,
         open=True,
         tag="operations",

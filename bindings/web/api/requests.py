@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable  # noqa: TC003 -- msgspec reads the annotations at run time
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from msgspec import NODEFAULT, Meta, Struct, structs
 
@@ -22,7 +23,7 @@ from bindings.validation.fields import LIMITS, MAX_EXPIRE_S, MAX_LIMIT, MAX_WAIT
 from bindings.web import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from msgspec.structs import FieldInfo
 
@@ -72,10 +73,8 @@ Cursor = Annotated[str, Meta(description="`next_cursor` of the previous page.")]
 class RequestModel(Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields of a body or of a query."""
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Raise `InvalidRequest` if the service would refuse the values. `values` has every field but `reveal`."""
-        raise NotImplementedError
+    # Raises `InvalidRequest` if the service would refuse the values: of every field but `reveal`, by name.
+    validate: ClassVar[Callable[..., object]]
 
 
 class Bind(RequestModel):
@@ -101,10 +100,7 @@ class Bind(RequestModel):
         | None
     ) = None
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a bind."""
-        validation.bind_request(**_with_any_app_id(values))
+    validate = staticmethod(lambda **values: validation.bind_request(**_with_any_app_id(values)))
 
 
 class Unbind(RequestModel):
@@ -112,10 +108,7 @@ class Unbind(RequestModel):
 
     reason: ReasonText | None = None
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of an unbind."""
-        validation.optional_reason(values["reason"])
+    validate = staticmethod(lambda *, reason: validation.optional_reason(reason))
 
 
 class Check(RequestModel):
@@ -126,10 +119,7 @@ class Check(RequestModel):
     mode: ModeText
     app_id: AppId | None = None
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a bind."""
-        validation.check_request(**_with_any_app_id(values))
+    validate = staticmethod(lambda **values: validation.check_request(**_with_any_app_id(values)))
 
 
 class Reveal(RequestModel):
@@ -137,10 +127,7 @@ class Reveal(RequestModel):
 
     reason: ReasonText
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a reveal."""
-        validation.reason(values["reason"])
+    validate = staticmethod(lambda *, reason: validation.reason(reason))
 
 
 class Lookup(RequestModel):
@@ -151,10 +138,7 @@ class Lookup(RequestModel):
     party: PhoneText | None = None
     reveal: Reveal | None = None
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a lookup."""
-        validation.lookup(**values)
+    validate = staticmethod(validation.lookup)
 
 
 class Trace(RequestModel):
@@ -168,10 +152,7 @@ class Trace(RequestModel):
     ] = 300.0
     reveal: Reveal | None = None
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a trace."""
-        validation.trace(**values)
+    validate = staticmethod(validation.trace)
 
 
 class Filters(RequestModel):
@@ -188,10 +169,7 @@ class Filters(RequestModel):
     cursor: Cursor | None = None
     limit: Limit = 50
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of a search."""
-        validation.filters(**values)
+    validate = staticmethod(validation.filters)
 
 
 class Search(Filters):
@@ -221,10 +199,7 @@ class Feed(RequestModel):
         float, Meta(description="Seconds to wait for an event if there is none yet.", ge=0, le=MAX_WAIT_S)
     ] = 0.0
 
-    @staticmethod
-    def validate(**values: Any) -> None:
-        """Apply the rules of the change feed."""
-        validation.feed(**values)
+    validate = staticmethod(validation.feed)
 
 
 def _with_any_app_id(values: dict[str, Any]) -> dict[str, Any]:

@@ -49,12 +49,8 @@ INVALID_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible AS
 REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
-_BINDING = ResponseDoc(description="The binding.", model=Binding, example=samples.BINDING)
-_PAGE = ResponseDoc(
-    description="A page of bindings.",
-    model=schemas.Bindings,
-    example={"data": [samples.BINDING], "next_cursor": None},
-)
+_BINDING = ResponseDoc("The binding.", Binding, samples.BINDING)
+_PAGE = ResponseDoc("A page of bindings.", schemas.Bindings, {"data": [samples.BINDING], "next_cursor": None})
 
 
 async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None:
@@ -147,17 +143,17 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
         example=samples.PHONES | {"pool_number": "918806", "expire_s": 3600, "reference": "order-42"},
         headers=(KEY_HEADER,),
         responses={
-            201: ResponseDoc(description="Bound.", model=Binding, example=samples.BINDING, headers=("Location",)),
+            201: ResponseDoc("Bound.", Binding, samples.BINDING, headers=("Location",)),
             200: ResponseDoc(
-                description="Bound by an earlier call with this key.",
-                model=Binding,
-                example=samples.BINDING,
+                "Bound by an earlier call with this key.",
+                Binding,
+                samples.BINDING,
                 headers=("Location", REPLAYED_HEADER),
             ),
             202: ResponseDoc(
-                description="The outcome is not known yet; it is being resolved. Do not bind again.",
-                model=Binding,
-                example=samples.IN_DOUBT,
+                "The outcome is not known yet; it is being resolved. Do not bind again.",
+                Binding,
+                samples.IN_DOUBT,
                 headers=("Location", REPLAYED_HEADER),
             ),
         },
@@ -229,11 +225,11 @@ def _location(binding: Binding) -> dict[str, str]:
         needs_body=False,
         example={"reason": "trip ended"},
         responses={
-            200: ResponseDoc(description="The binding has ended.", model=Binding, example=samples.UNBOUND),
+            200: ResponseDoc("The binding has ended.", Binding, samples.UNBOUND),
             202: ResponseDoc(
-                description="The provider gave no clear answer; the unbind is recorded and will be retried.",
-                model=Binding,
-                example=samples.BINDING,
+                "The provider gave no clear answer; the unbind is recorded and will be retried.",
+                Binding,
+                samples.BINDING,
                 headers=("Location",),
             ),
         },
@@ -269,9 +265,7 @@ def _unbind(call: ApiRequest, binding_id: str, reason: str | None) -> Binding:
         example=samples.PHONES,
         responses={
             200: ResponseDoc(
-                description="Bindings and holds that would block the bind.",
-                model=schemas.Holders,
-                example={"data": [samples.HOLDER]},
+                "Bindings and holds that would block the bind.", schemas.Holders, {"data": [samples.HOLDER]}
             )
         },
         problems=BODY_PROBLEMS,
@@ -336,9 +330,7 @@ def _reveal(service: BindingService, binding_id: str, reason: str) -> Binding:
         summary="Show every event of a binding, in order.",
         responses={
             200: ResponseDoc(
-                description="All events of the binding.",
-                model=schemas.History,
-                example={"data": [samples.EVENT], "next_cursor": None},
+                "All events of the binding.", schemas.History, {"data": [samples.EVENT], "next_cursor": None}
             )
         },
         problems=(*QUERY_PROBLEMS, errors.NotFound),
@@ -414,13 +406,7 @@ def _search(
         summary="Show the active bindings of a phone, or of a middle number and the phone that calls it.",
         body=requests.Lookup,
         example={"middle_number": samples.BINDING.middle_number_a, "party": samples.BINDING.phone_a.digits},
-        responses={
-            200: ResponseDoc(
-                description="The active bindings.",
-                model=schemas.ActiveBindings,
-                example={"data": [samples.BINDING]},
-            )
-        },
+        responses={200: ResponseDoc("The active bindings.", schemas.ActiveBindings, {"data": [samples.BINDING]})},
         problems=BODY_PROBLEMS,
     ),
 )
@@ -453,11 +439,7 @@ def _lookup(
             "at": "2026-11-23T14:32:00Z",
             "party": samples.BINDING.phone_a.digits,
         },
-        responses={
-            200: ResponseDoc(
-                description="The holders and the near misses.", model=schemas.TraceResponse, example=samples.TRACE
-            )
-        },
+        responses={200: ResponseDoc("The holders and the near misses.", schemas.TraceResponse, samples.TRACE)},
         problems=BODY_PROBLEMS,
     ),
 )
@@ -486,9 +468,7 @@ def _trace(
         query=requests.Feed,
         responses={
             200: ResponseDoc(
-                description="A page of events.",
-                model=schemas.Events,
-                example={"data": [samples.EVENT], "next_cursor": samples.EVENT.cursor},
+                "A page of events.", schemas.Events, {"data": [samples.EVENT], "next_cursor": samples.EVENT.cursor}
             )
         },
         problems=QUERY_PROBLEMS,

@@ -130,7 +130,6 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
         {"relation": {"enum": ["ended", "began"]}},
     ),
     FieldError: ("One field that is not valid. Its value is never repeated.", {}),
-    Problem: (str(Problem.__doc__), {}),
 }
 
 

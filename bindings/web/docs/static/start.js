@@ -1,4 +1,4 @@
-// Draws the API page from our own document. Asks nobody else: no validator, no remembered key.
+// Draws the API page from our own document. Contacts no other host: it uses no validator and stores no key.
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#api",
