@@ -483,7 +483,7 @@ def test_result_of_an_expired_lease_is_ignored(world: World, receiver: Receiver)
     late = Result(delivery=slow.deliveries[0], status=500, error="late", retry_s=None)
     deliveries.record(world.service, [late])
     assert states(world, created) == [("pending", 2)]
-    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, again_s=None)])
+    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, retry_s=None)])
     deliveries.record(world.service, [late])
     assert states(world, created) == [("delivered", 2)]
 
