@@ -1,6 +1,6 @@
-"""A day of a service, for journeys and pictures: bindings of every kind, made on a clock that is moved.
+"""A day of bindings in every state, for browser tests and screenshots, created on a simulated clock.
 
-The last of it happens now, so that a console on the machine's own clock shows some of them alive.
+The day ends now, so a console on the machine's own clock shows some of the bindings as active.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
 
 RIDER, DRIVER, COOK, COURIER = "9188067701", "9188067799", "9188067702", "9188067788"
-BEGAN_AGO = timedelta(hours=26)
+DAY_LENGTH = timedelta(hours=26)
 
 
 @dataclass(kw_only=True)
 class Day:
-    """What happened, for tests to hold the pages against."""
+    """The bindings that tests refer to."""
 
-    ride: Binding  # ended early a while ago; its middle number came back soon
-    again: Binding  # has that number, with other people
-    live: Binding  # lives now
+    ride: Binding  # ended early; its middle number was soon used again
+    reuse: Binding  # has that middle number, with other parties
+    live: Binding  # active now
     failed: Binding
     doubt: Binding
 
 
-def play(url: str, *, now: datetime | None = None) -> Day:
-    """Write a day's bindings into an empty database, up to now."""
+def create(url: str, *, now: datetime | None = None) -> Day:
+    """Create a day of bindings in an empty database, up to `now`. Not safe to repeat on the same database."""
     end = now or datetime.now(UTC)
-    clock = Clock(end - BEGAN_AGO)
+    clock = Clock(end - DAY_LENGTH)
     with Simulator(clock=clock.unix, pool_size=4) as simulator:
         world = World(url=url, clock=clock, simulator=simulator)
         try:
-            return _play(world, end)
+            return _create(world, end)
         finally:
             world.close()
 
 
-def _play(world: World, end: datetime) -> Day:
+def _create(world: World, end: datetime) -> Day:
     clock, simulator = world.clock, world.simulator
 
-    def bind(phone_a: str, phone_b: str, reference: str, **asked: Any) -> Binding:
-        service = world.service.as_caller(actor=asked.pop("actor", "key:rides"), request_id=f"req-{reference}")
-        given: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"} | asked
-        return service.bind(phone_a=phone_a, phone_b=phone_b, reference=reference, **given)
+    def bind(phone_a: str, phone_b: str, reference: str, **fields: Any) -> Binding:
+        service = world.service.as_caller(actor=fields.pop("actor", "key:rides"), request_id=f"req-{reference}")
+        options: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"} | fields
+        return service.bind(phone_a=phone_a, phone_b=phone_b, reference=reference, **options)
 
-    def at(**before: float) -> None:
+    def set_clock_before_end(**before: float) -> None:
         clock.at = end - timedelta(**before)
 
     bind(RIDER, "9188067711", "order-1001", expire_s=1_800)
-    at(hours=22)
+    set_clock_before_end(hours=22)
     world.service.expire_due()
     bind(RIDER, "9188067712", "order-1002", mode="AXXB", expire_s=7_200)
     bind(COOK, COURIER, "meal-77", actor="key:food", expire_s=5_400)
-    at(hours=8)
+    set_clock_before_end(hours=8)
     world.service.expire_due()
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
     with suppress(BindingsError):
         bind(COOK, COURIER, "meal-78", actor="key:food")
-    at(hours=6)
+    set_clock_before_end(hours=6)
     ride = bind(RIDER, DRIVER, "order-1003")
     clock.advance(1_300)
     with suppress(BindingsError):
@@ -75,22 +75,22 @@ def _play(world: World, end: datetime) -> Day:
     clock.advance(80)
     ride = world.service.as_caller(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
     world.service.as_caller(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
-    _taken(world, "key:eve", "number history", "complaint 118")
+    _record_export(world, "key:eve", "number history", "complaint 118")
     clock.advance(120)
-    again = _same_number(world, bind, str(ride.middle_number_a))
-    at(minutes=40)
+    reuse = _bind_until_reuse(world, bind, str(ride.middle_number_a))
+    set_clock_before_end(minutes=40)
     world.service.expire_due()
     bind("9188067731", "9188067732", "order-1008", mode="AXXB", expire_s=5_400)
-    at(minutes=12)
+    set_clock_before_end(minutes=12)
     live = bind(RIDER, DRIVER, "order-1009", mode="AXXB")
     bind(RIDER, COURIER, "order-1010", mode="AXXB", expire_s=1_200)
-    at(minutes=9)
-    _taken(world, "key:ada", "events", None)
-    at(minutes=7)
+    set_clock_before_end(minutes=9)
+    _record_export(world, "key:ada", "events", None)
+    set_clock_before_end(minutes=7)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     with suppress(BindingsError):
         bind("9188067741", "9188067742", "order-1011")
-    at(seconds=20)
+    set_clock_before_end(seconds=20)
     world.service.recover()
     world.service.reconcile(dry_run=True, reason="complaint 118")
     world.service.count_pools()
@@ -99,15 +99,15 @@ def _play(world: World, end: datetime) -> Day:
     service = world.service
     return Day(
         ride=service.get(ride.id),
-        again=again,
+        reuse=reuse,
         live=live,
         failed=service.search(state="failed").data[0],
         doubt=service.search(state="in_doubt").data[0],
     )
 
 
-def _taken(world: World, actor: str, view: str, reason: str | None) -> None:
-    """An export, as far as the access log knows it."""
+def _record_export(world: World, actor: str, view: str, reason: str | None) -> None:
+    """Record an export in the access log, without a file."""
     log = world.service.as_caller(actor=actor, request_id="req-119").access_log
     export_id = log.start_export(view=view, narrowed={}, format="csv", reason=reason)
     log.finish_export(
@@ -115,13 +115,13 @@ def _taken(world: World, actor: str, view: str, reason: str | None) -> None:
     )
 
 
-def _same_number(world: World, bind: Any, number: str) -> Binding:
-    """Bind other pairs until one gets the number."""
+def _bind_until_reuse(world: World, bind: Any, number: str) -> Binding:
+    """Bind other pairs until one gets the middle number, and return that binding."""
     for index in range(8):
-        made: Binding = bind(
+        binding: Binding = bind(
             f"91880678{index:02}", f"91880679{index:02}", f"order-{1_020 + index}", expire_s=2_400
         )
-        if made.middle_number_a == number:
-            return made
+        if binding.middle_number_a == number:
+            return binding
         world.clock.advance(15)
-    raise AssertionError("the simulator gave the number to nobody")
+    raise AssertionError("the simulator did not use the number again")
