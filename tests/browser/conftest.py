@@ -10,7 +10,7 @@ import pytest
 
 from bindings.service import BindingService
 from tests.browser import seed_data, webdriver
-from tests.service.world import APP, KEY, SECRET
+from tests.service.harness import APP, KEY, SECRET
 from tests.web.conftest import Running, run
 
 if TYPE_CHECKING:

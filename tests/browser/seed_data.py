@@ -14,7 +14,7 @@ from bindings.errors import BindingsError
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Fault, FaultKind, Simulator
-from tests.service.harness import POOL, Clock, World
+from tests.service.harness import POOL, Clock, ServiceHarness
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -39,18 +39,18 @@ def create(url: str, *, now: datetime | None = None) -> Day:
     end = now or datetime.now(UTC)
     clock = Clock(end - DAY_LENGTH)
     with Simulator(clock=clock.unix, pool_size=4) as simulator:
-        world = World(url=url, clock=clock, simulator=simulator)
+        harness = ServiceHarness(url=url, clock=clock, simulator=simulator)
         try:
-            return _create(world, end)
+            return _create(harness, end)
         finally:
-            world.close()
+            harness.close()
 
 
-def _create(world: World, end: datetime) -> Day:
-    clock, simulator = world.clock, world.simulator
+def _create(harness: ServiceHarness, end: datetime) -> Day:
+    clock, simulator = harness.clock, harness.simulator
 
     def bind(phone_a: str, phone_b: str, reference: str, **fields: Any) -> Binding:
-        service = world.service.as_caller(actor=fields.pop("actor", "key:rides"), request_id=f"req-{reference}")
+        service = harness.service.as_caller(actor=fields.pop("actor", "key:rides"), request_id=f"req-{reference}")
         options: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"} | fields
         return service.bind(phone_a=phone_a, phone_b=phone_b, reference=reference, **options)
 
@@ -59,11 +59,11 @@ def _create(world: World, end: datetime) -> Day:
 
     bind(RIDER, "9188067711", "order-1001", expire_s=1_800)
     set_clock_before_end(hours=22)
-    world.service.expire_due()
+    harness.service.expire_due()
     bind(RIDER, "9188067712", "order-1002", mode="AXXB", expire_s=7_200)
     bind(COOK, COURIER, "meal-77", actor="key:food", expire_s=5_400)
     set_clock_before_end(hours=8)
-    world.service.expire_due()
+    harness.service.expire_due()
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
     with suppress(BindingsError):
         bind(COOK, COURIER, "meal-78", actor="key:food")
@@ -73,30 +73,32 @@ def _create(world: World, end: datetime) -> Day:
     with suppress(BindingsError):
         bind(DRIVER, "9188067713", "order-1004")  # the driver's phone is in use: refused before the call
     clock.advance(80)
-    ride = world.service.as_caller(actor="key:rides", request_id="req-ended").unbind(ride.id, reason="trip ended")
-    world.service.as_caller(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
-    _record_export(world, "key:eve", "number history", "complaint 118")
+    ride = harness.service.as_caller(actor="key:rides", request_id="req-ended").unbind(
+        ride.id, reason="trip ended"
+    )
+    harness.service.as_caller(actor="key:eve", request_id="req-118").reveal([ride.id], reason="complaint 118")
+    _record_export(harness, "key:eve", "number history", "complaint 118")
     clock.advance(120)
-    reuse = _bind_until_reuse(world, bind, str(ride.middle_number_a))
+    reuse = _bind_until_reuse(harness, bind, str(ride.middle_number_a))
     set_clock_before_end(minutes=40)
-    world.service.expire_due()
+    harness.service.expire_due()
     bind("9188067731", "9188067732", "order-1008", mode="AXXB", expire_s=5_400)
     set_clock_before_end(minutes=12)
     live = bind(RIDER, DRIVER, "order-1009", mode="AXXB")
     bind(RIDER, COURIER, "order-1010", mode="AXXB", expire_s=1_200)
     set_clock_before_end(minutes=9)
-    _record_export(world, "key:ada", "events", None)
+    _record_export(harness, "key:ada", "events", None)
     set_clock_before_end(minutes=7)
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     with suppress(BindingsError):
         bind("9188067741", "9188067742", "order-1011")
     set_clock_before_end(seconds=20)
-    world.service.recover()
-    world.service.reconcile(dry_run=True, reason="complaint 118")
-    world.service.count_pools()
-    JobRunner(world.service.runtime).run(EXPIRE)
-    world.service.update_statistics()
-    service = world.service
+    harness.service.recover()
+    harness.service.reconcile(dry_run=True, reason="complaint 118")
+    harness.service.count_pools()
+    harness.service.sweep()
+    harness.service.tally()
+    service = harness.service
     return Day(
         ride=service.get(ride.id),
         reuse=reuse,
@@ -106,16 +108,16 @@ def _create(world: World, end: datetime) -> Day:
     )
 
 
-def _record_export(world: World, actor: str, view: str, reason: str | None) -> None:
+def _record_export(harness: ServiceHarness, actor: str, view: str, reason: str | None) -> None:
     """Record an export in the access log, without a file."""
-    log = world.service.as_caller(actor=actor, request_id="req-119").access_log
+    log = harness.service.as_caller(actor=actor, request_id="req-119").access_log
     export_id = log.start_export(view=view, narrowed={}, format="csv", reason=reason)
     log.finish_export(
         export_id, row_count=42, sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     )
 
 
-def _bind_until_reuse(world: World, bind: Any, number: str) -> Binding:
+def _bind_until_reuse(harness: ServiceHarness, bind: Any, number: str) -> Binding:
     """Bind other pairs until one gets the middle number, and return that binding."""
     for index in range(8):
         binding: Binding = bind(
@@ -123,5 +125,5 @@ def _bind_until_reuse(world: World, bind: Any, number: str) -> Binding:
         )
         if binding.middle_number_a == number:
             return binding
-        world.clock.advance(15)
+        harness.clock.advance(15)
     raise AssertionError("the simulator did not use the number again")

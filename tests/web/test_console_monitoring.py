@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from bindings import errors
 from bindings.domain.binding import EventKind, State
 from bindings.store.schema import pools
-from tests.service.world import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
+from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
-    from tests.service.world import World
+    from tests.service.harness import ServiceHarness
     from tests.web.conftest import Running
 
 PAGES = ("/overview", "/failures", "/failures/failed/-41", "/doubts", "/pools", "/reports")
@@ -32,22 +32,22 @@ ACTIONS = ("/doubts/resolve", "/doubts/{id}/absent")
 
 
 @pytest.fixture
-def running_on_test_clock(world: World) -> Iterator[Running]:
-    """A running service on the clock of the test world."""
-    yield from run(world.service)
+def running_on_test_clock(harness: ServiceHarness) -> Iterator[Running]:
+    """A running service on the clock of the test harness."""
+    yield from run(harness.service)
 
 
-def bind_in_doubt(world: World, fault: str = "lost_reply", *, age_s: float = 400) -> Binding:
-    world.simulator.script(fault, times=1, on="bind")
+def bind_in_doubt(harness: ServiceHarness, fault: str = "lost_reply", *, age_s: float = 400) -> Binding:
+    harness.simulator.script(fault, times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown) as unknown:
-        world.bind(A, B, reference="order-42")
-    world.clock.advance(age_s)
+        harness.bind(A, B, reference="order-42")
+    harness.clock.advance(age_s)
     return unknown.value.binding
 
 
-def count_events(world: World) -> None:
-    feed_has_caught_up(world.service)
-    world.service.tally()
+def count_events(harness: ServiceHarness) -> None:
+    feed_has_caught_up(harness.service)
+    harness.service.tally()
 
 
 def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(running_on_test_clock: Running) -> None:
@@ -61,8 +61,10 @@ def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(running_o
         assert " style=" not in response.text
 
 
-def test_app_key_sees_no_page_and_only_an_admin_key_may_act(world: World, running_on_test_clock: Running) -> None:
-    binding = bind_in_doubt(world)
+def test_app_key_sees_no_page_and_only_an_admin_key_may_act(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
+    binding = bind_in_doubt(harness)
     app, auditor = Browser(running_on_test_clock).sign_in("app"), Browser(running_on_test_clock).sign_in("auditor")
     for path in PAGES:
         assert app.get(path).status_code == 403, path
@@ -73,22 +75,26 @@ def test_app_key_sees_no_page_and_only_an_admin_key_may_act(world: World, runnin
         for action in ACTIONS:
             response = browser.post(action.format(id=binding.id), {"reason": "x", "action": "run"})
             assert response.status_code == 403, (role, action)
-    assert world.service.get(binding.id).state is State.IN_DOUBT
-    assert world.service.reports().data == ()
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
+    assert harness.service.reports().data == ()
 
 
-def test_action_with_a_wrong_csrf_token_is_refused(world: World, running_on_test_clock: Running) -> None:
-    binding = bind_in_doubt(world)
+def test_action_with_a_wrong_csrf_token_is_refused(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
+    binding = bind_in_doubt(harness)
     admin = Browser(running_on_test_clock).sign_in("admin")
     for action in ACTIONS:
         response = admin.post(action.format(id=binding.id), {"reason": "x", "action": "run", "csrf": "0" * 64})
         assert response.status_code == 403
-    assert world.service.get(binding.id).state is State.IN_DOUBT
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
 
 
-def test_doubts_page_shows_the_next_steps_and_no_full_phone(world: World, running_on_test_clock: Running) -> None:
-    bind_in_doubt(world)
-    world.service.run_once_per_period("reconcile", 300, lambda: world.service.reconcile(dry_run=True))
+def test_doubts_page_shows_the_next_steps_and_no_full_phone(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
+    bind_in_doubt(harness)
+    harness.service.run_once_per_period("reconcile", 300, lambda: harness.service.reconcile(dry_run=True))
     page = Browser(running_on_test_clock).sign_in("auditor").get("/doubts").text
     assert "order-42" in page
     assert "a scan adopts it" in page
@@ -98,9 +104,9 @@ def test_doubts_page_shows_the_next_steps_and_no_full_phone(world: World, runnin
 
 
 def test_mark_absent_requires_a_reason_and_shows_the_change_before_it_is_made(
-    world: World, running_on_test_clock: Running
+    harness: ServiceHarness, running_on_test_clock: Running
 ) -> None:
-    binding = bind_in_doubt(world, "reset_before")
+    binding = bind_in_doubt(harness, "reset_before")
     admin = Browser(running_on_test_clock).sign_in("admin", "ann")
     path = f"/doubts/{binding.id}/absent"
     assert "cannot be undone" in admin.get(path).text
@@ -108,18 +114,18 @@ def test_mark_absent_requires_a_reason_and_shows_the_change_before_it_is_made(
     preview = admin.post(path, {"reason": "ticket 4711", "action": "dry_run"})
     assert "nothing has changed yet" in preview.text
     assert "by key:ann, “ticket 4711”" in preview.text
-    assert world.service.get(binding.id).state is State.IN_DOUBT
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
     result = admin.submit(path, {"reason": "ticket 4711", "action": "run"})
     assert result.status_code == 200
-    last = world.service.history(binding.id)[-1]
+    last = harness.service.history(binding.id)[-1]
     assert (last.kind, last.actor, last.detail["because"]) == (EventKind.FAILED, "key:ann", "ticket 4711")
-    assert world.bind(A, C).state is State.ACTIVE
+    assert harness.bind(A, C).state is State.ACTIVE
 
 
 def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
-    world: World, running_on_test_clock: Running
+    harness: ServiceHarness, running_on_test_clock: Running
 ) -> None:
-    binding = bind_in_doubt(world, age_s=60)
+    binding = bind_in_doubt(harness, age_s=60)
     admin = Browser(running_on_test_clock).sign_in("admin")
     response = admin.post(f"/doubts/{binding.id}/absent", {"reason": "ticket 4711", "action": "run"})
     assert response.status_code == 422
@@ -128,49 +134,49 @@ def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
 
 
 def test_dry_run_then_run_resolves_the_doubt_and_creates_two_reports(
-    world: World, running_on_test_clock: Running
+    harness: ServiceHarness, running_on_test_clock: Running
 ) -> None:
-    binding = bind_in_doubt(world)
+    binding = bind_in_doubt(harness)
     admin = Browser(running_on_test_clock).sign_in("admin", "ann")
     assert admin.post("/doubts/resolve", {"reason": ""}).status_code == 422
     dry = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "dry_run"})
     assert "no binding was changed" in dry.text
-    assert world.service.get(binding.id).state is State.IN_DOUBT
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
     result = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "run"})
     assert "Reconciliation results" in result.text
-    assert world.service.get(binding.id).state is State.ACTIVE
-    newest, oldest = world.service.reports().data
+    assert harness.service.get(binding.id).state is State.ACTIVE
+    newest, oldest = harness.service.reports().data
     assert (newest.actor, newest.counts["reason"], newest.counts["adopted"]) == ("key:ann", "ticket 4711", 1)
     assert oldest.counts["dry_run"]
     assert "Nothing is in doubt" in admin.get("/doubts").text
 
 
 def test_slow_reconciliation_blocks_no_page_and_no_second_one_starts(
-    world: World, running_on_test_clock: Running
+    harness: ServiceHarness, running_on_test_clock: Running
 ) -> None:
-    binding = bind_in_doubt(world)
+    binding = bind_in_doubt(harness)
     admin = Browser(running_on_test_clock).sign_in("admin")
-    world.simulator.script("delay:3", times=1, on="page")
+    harness.simulator.script("delay:3", times=1, on="page")
     progress = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "run"})
     assert "Reading the provider" in progress.text
     assert 'http-equiv="refresh"' in progress.text
     assert admin.get("/doubts").elapsed.total_seconds() < 1
     assert admin.post("/doubts/resolve", {"reason": "second run", "action": "run"}).status_code == 503
-    wait_for(lambda: world.service.get(binding.id).state is State.ACTIVE)
+    wait_for(lambda: harness.service.get(binding.id).state is State.ACTIVE)
 
 
 def test_failures_are_grouped_by_code_with_explanation_and_examples(
-    world: World, running_on_test_clock: Running
+    harness: ServiceHarness, running_on_test_clock: Running
 ) -> None:
-    world.bind(A, B)
+    harness.bind(A, B)
     with pytest.raises(errors.PhoneInUse):
-        world.bind(A, C, reference="order-43")
+        harness.bind(A, C, reference="order-43")
     for code in ("-41", "-35", "-99"):
-        world.simulator.script(f"refuse:{code}", times=1, on="bind")
+        harness.simulator.script(f"refuse:{code}", times=1, on="bind")
         with pytest.raises(errors.BindingsError):
-            world.bind(C, D, reference=f"order{code}")
-        world.clock.advance(70)
-    count_events(world)
+            harness.bind(C, D, reference=f"order{code}")
+        harness.clock.advance(70)
+    count_events(harness)
     browser = Browser(running_on_test_clock).sign_in("auditor")
     page = browser.get("/failures?span=1h").text
     assert "<strong>1</strong> conflict refused here" in page
@@ -206,20 +212,24 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
     assert "1 open" in page
 
 
-def test_pools_page_shows_the_use_and_the_forecast(world: World, running_on_test_clock: Running) -> None:
-    now = world.clock()
+def test_pools_page_shows_the_use_and_the_forecast(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
+    now = harness.clock()
     values = {"app_id": "a", "pool_number": "918806", "live": 95, "counted_at": now, "capacity": 100}
-    world.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
+    harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
     browser = Browser(running_on_test_clock).sign_in("auditor")
     page = browser.get("/pools").text
     assert "1 pool may run out of numbers" in page
     assert "95 of about 100 in use (95%)" in page
 
 
-def test_each_download_of_a_report_is_the_same_file(world: World, running_on_test_clock: Running) -> None:
-    binding = bind_in_doubt(world)
-    world.service.reconcile(reason="ticket 4711")
-    report = world.service.reports().data[0]
+def test_each_download_of_a_report_is_the_same_file(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
+    binding = bind_in_doubt(harness)
+    harness.service.reconcile(reason="ticket 4711")
+    report = harness.service.reports().data[0]
     browser = Browser(running_on_test_clock).sign_in("auditor")
     assert f"/reports/{report.id}" in browser.get("/reports").text
     page = browser.get(f"/reports/{report.id}").text
@@ -234,16 +244,16 @@ def test_each_download_of_a_report_is_the_same_file(world: World, running_on_tes
 
 
 def test_long_list_continues_on_further_pages_without_loss(
-    world: World, running_on_test_clock: Running, monkeypatch: pytest.MonkeyPatch
+    harness: ServiceHarness, running_on_test_clock: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bindings.web.console.doubts.PER_PAGE", 1)
     monkeypatch.setattr("bindings.web.console.reports.PER_PAGE", 1)
     for pair in ((A, B), (C, D), (E, F)):
-        world.simulator.script("reset_before", times=1, on="bind")
+        harness.simulator.script("reset_before", times=1, on="bind")
         with pytest.raises(errors.OutcomeUnknown):
-            world.bind(*pair)
-        world.clock.advance(10)
-        world.service.reconcile(dry_run=True)
+            harness.bind(*pair)
+        harness.clock.advance(10)
+        harness.service.reconcile(dry_run=True)
     browser = Browser(running_on_test_clock).sign_in("auditor")
     for path, id_pattern in (
         ("/doubts", r"/bindings/([0-9a-f-]{36})\""),
@@ -258,14 +268,16 @@ def test_long_list_continues_on_further_pages_without_loss(
         assert len(ids) == len(set(ids)) == 3, path
 
 
-def test_pages_respond_while_a_bind_waits_for_the_provider(world: World, running_on_test_clock: Running) -> None:
+def test_pages_respond_while_a_bind_waits_for_the_provider(
+    harness: ServiceHarness, running_on_test_clock: Running
+) -> None:
     browser = Browser(running_on_test_clock).sign_in("auditor")
-    world.simulator.script("delay:4", times=1, on="bind")
+    harness.simulator.script("delay:4", times=1, on="bind")
     slow = threading.Thread(
         target=lambda: running_on_test_clock.bind(running_on_test_clock.key("app", "slow")), daemon=True
     )
     slow.start()
-    wait_for(lambda: world.received("bind") == 1)
+    wait_for(lambda: harness.received("bind") == 1)
     assert [browser.get(path).status_code for path in PAGES] == [200] * len(PAGES)
     assert slow.is_alive(), "all pages responded before the bind ended"
     slow.join(30)

@@ -12,7 +12,7 @@ from bindings.domain.phone import mask
 from bindings.errors import PhoneInUse
 from bindings.store import sessions
 from bindings.store.schema import searches
-from tests.service.world import POOL, A, B, C, D
+from tests.service.harness import POOL, A, B, C, D
 from tests.web.browser import Browser
 
 if TYPE_CHECKING:

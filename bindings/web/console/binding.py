@@ -40,7 +40,7 @@ async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
     try:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
-        return _binding_page(context, binding, events, status=422, field_errors=error.faults)
+        return _binding_page(context, binding, events, status=422, field_errors=error.field_errors)
     await context.run_read(lambda service: service.reveal([binding.id], reason=reason))
     events = await context.run_read(lambda service: service.history(binding.id))
     return _binding_page(context, binding, events, revealed=True)

@@ -41,7 +41,7 @@ async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
     try:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
-        return await _doubts_page(context, status=422, field_errors=error.faults)
+        return await _doubts_page(context, status=422, field_errors=error.field_errors)
     run = await context.office.errands.reconcile(
         context.service,
         actor=context.require_principal.actor,
@@ -79,7 +79,7 @@ async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
             lambda service: service.mark_absent(binding.id, reason=reason, dry_run=dry_run)
         )
     except InvalidRequest as error:
-        return _mark_absent_page(context, binding, status=422, field_errors=error.faults, reason=reason)
+        return _mark_absent_page(context, binding, status=422, field_errors=error.field_errors, reason=reason)
     if dry_run:
         return _mark_absent_page(context, binding, result=result, reason=reason)
     return context.redirect(f"/bindings/{binding.id}")

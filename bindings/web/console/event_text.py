@@ -125,25 +125,6 @@ def _reason_text(reason: object) -> str:
         return str(reason or "no reason was recorded")
 
 
-_REASONS = {
-    Reason.NEVER_SENT: "the request never left this host",
-    Reason.ABSENT: "it was proved that the provider does not have it",
-    Reason.VOUCHED: "an operator stated that the provider does not have it",
-    Reason.ACCOUNT: "the provider refused the account",
-    Reason.CLOCK: "the provider refused the timestamp of the request",
-    Reason.IN_USE: "the provider reported that a phone is in use",
-    Reason.NO_NUMBER: "the provider had no middle number left",
-    Reason.REQUEST: "the provider refused the request",
-    Reason.NO_CLEAR_ANSWER: "there was no clear response",
-    Reason.BIND_ID_TAKEN: "the provider returned a bindId that another binding has",
-    Reason.NOT_SETTLED: "its process ended before the response was recorded",
-    Reason.ASKED: "unbind requested, and confirmed by the provider",
-    Reason.NOT_FOUND: "unbind requested; the provider no longer had it",
-    Reason.GONE_AT_PROVIDER: "the provider no longer had it",
-    Reason.ADOPTED: "found in the provider's list",
-}
-
-
 def _provider_response(event: Event) -> str | None:
     """Return the provider's status, its meaning and its message, or None if the event has none of them."""
     status, message = event.detail.get("status"), event.detail.get("said")

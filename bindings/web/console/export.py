@@ -111,7 +111,7 @@ def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
         try:
             ends.append(time_zones.parse(context.form.get(field, ""), context.zone, context.now))
         except InvalidRequest as error:
-            field_errors += [FieldError(field, field_error.message) for field_error in error.faults]
+            field_errors += [FieldError(field, field_error.message) for field_error in error.field_errors]
     if field_errors:
         raise InvalidRequest(field_errors)
     return ends[0], ends[1]
@@ -133,7 +133,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         if context.form.get("reason"):
             validation.reason(context.form["reason"])
     except InvalidRequest as error:
-        return context.render("exports.html", status=422, field_errors=error.faults)
+        return context.render("exports.html", status=422, field_errors=error.field_errors)
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Iterator[Any]:

@@ -73,7 +73,7 @@ def error_page(request: Request[Any, Any, Any], error: BindingsError) -> PageRes
     if isinstance(error, SignInNeeded):
         next_path = quote(request.url.path) if request.method == "GET" else "/"
         return context.redirect(f"/sign-in?next={next_path}")
-    field_errors = error.faults if isinstance(error, InvalidRequest) else ()
+    field_errors = error.field_errors if isinstance(error, InvalidRequest) else ()
     return context.render(
         "error.html",
         status=error.http_status,

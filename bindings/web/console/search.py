@@ -64,7 +64,7 @@ async def find(request: Request[Any, Any, Any]) -> PageResponse:
     except InvalidRequest as error:
         form_values = {name: context.form.get(name, "") for name in ("time", "zone")}
         return context.render(
-            "find.html", status=422, form_values=form_values, field_errors=error.faults, latest=()
+            "find.html", status=422, form_values=form_values, field_errors=error.field_errors, latest=()
         )
     if search.words is not None and (binding_id := await _single_match(context, search.words)) is not None:
         return context.set_zone_cookie(context.redirect(f"/bindings/{binding_id}"), zone)
@@ -171,7 +171,7 @@ def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) ->
     try:
         at = time_zones.parse(form.get("time", ""), zone, context.now)
     except InvalidRequest as error:
-        field_errors += error.faults
+        field_errors += error.field_errors
         at = None
     if field_errors:
         raise InvalidRequest(field_errors)

@@ -62,7 +62,7 @@ async def zone(request: Request[Any, Any, Any]) -> PageResponse:
     try:
         new_zone = time_zones.zone(context.form.get("zone", ""))
     except InvalidRequest as error:
-        return context.render("zone.html", status=422, field_errors=error.faults, next_path=next_path)
+        return context.render("zone.html", status=422, field_errors=error.field_errors, next_path=next_path)
     return context.set_zone_cookie(context.redirect(next_path), new_zone)
 
 
