@@ -96,8 +96,8 @@ def _create(harness: ServiceHarness, end: datetime) -> Day:
     harness.service.recover()
     harness.service.reconcile(dry_run=True, reason="complaint 118")
     harness.service.count_pools()
-    harness.service.sweep()
-    harness.service.tally()
+    JobRunner(harness.service.runtime).run(EXPIRE)
+    harness.service.update_statistics()
     service = harness.service
     return Day(
         ride=service.get(ride.id),

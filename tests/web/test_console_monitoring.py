@@ -13,6 +13,8 @@ from sqlalchemy import insert
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
+from bindings.jobs.registry import EXPIRE, RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.store.schema import pools
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
@@ -32,7 +34,7 @@ ACTIONS = ("/doubts/resolve", "/doubts/{id}/absent")
 
 
 @pytest.fixture
-def running_on_test_clock(harness: ServiceHarness) -> Iterator[Running]:
+def console(harness: ServiceHarness) -> Iterator[Running]:
     """A running service on the clock of the test harness."""
     yield from run(harness.service)
 
@@ -47,11 +49,11 @@ def bind_in_doubt(harness: ServiceHarness, fault: str = "lost_reply", *, age_s: 
 
 def count_events(harness: ServiceHarness) -> None:
     feed_has_caught_up(harness.service)
-    harness.service.tally()
+    harness.service.update_statistics()
 
 
-def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(running_on_test_clock: Running) -> None:
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(console: Running) -> None:
+    browser = Browser(console).sign_in("auditor")
     for path in PAGES:
         response = browser.get(path)
         assert response.status_code == 200, path
@@ -61,17 +63,15 @@ def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(running_o
         assert " style=" not in response.text
 
 
-def test_app_key_sees_no_page_and_only_an_admin_key_may_act(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
+def test_app_key_sees_no_page_and_only_an_admin_key_may_act(harness: ServiceHarness, console: Running) -> None:
     binding = bind_in_doubt(harness)
-    app, auditor = Browser(running_on_test_clock).sign_in("app"), Browser(running_on_test_clock).sign_in("auditor")
+    app, auditor = Browser(console).sign_in("app"), Browser(console).sign_in("auditor")
     for path in PAGES:
         assert app.get(path).status_code == 403, path
     assert "Mark absent" not in auditor.get("/doubts").text
     assert auditor.get(f"/doubts/{binding.id}/absent").status_code == 403
     for role in ("app", "auditor", "investigator"):
-        browser = Browser(running_on_test_clock).sign_in(role, f"no-{role}")
+        browser = Browser(console).sign_in(role, f"no-{role}")
         for action in ACTIONS:
             response = browser.post(action.format(id=binding.id), {"reason": "x", "action": "run"})
             assert response.status_code == 403, (role, action)
@@ -79,23 +79,19 @@ def test_app_key_sees_no_page_and_only_an_admin_key_may_act(
     assert harness.service.reports().data == ()
 
 
-def test_action_with_a_wrong_csrf_token_is_refused(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
+def test_action_with_a_wrong_csrf_token_is_refused(harness: ServiceHarness, console: Running) -> None:
     binding = bind_in_doubt(harness)
-    admin = Browser(running_on_test_clock).sign_in("admin")
+    admin = Browser(console).sign_in("admin")
     for action in ACTIONS:
         response = admin.post(action.format(id=binding.id), {"reason": "x", "action": "run", "csrf": "0" * 64})
         assert response.status_code == 403
     assert harness.service.get(binding.id).state is State.IN_DOUBT
 
 
-def test_doubts_page_shows_the_next_steps_and_no_full_phone(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
+def test_doubts_page_shows_the_next_steps_and_no_full_phone(harness: ServiceHarness, console: Running) -> None:
     bind_in_doubt(harness)
-    harness.service.run_once_per_period("reconcile", 300, lambda: harness.service.reconcile(dry_run=True))
-    page = Browser(running_on_test_clock).sign_in("auditor").get("/doubts").text
+    JobRunner(harness.service.runtime).run_once_per_period(RECONCILE, 300)
+    page = Browser(console).sign_in("auditor").get("/doubts").text
     assert "order-42" in page
     assert "a scan adopts it" in page
     assert "it lapses" in page
@@ -104,10 +100,10 @@ def test_doubts_page_shows_the_next_steps_and_no_full_phone(
 
 
 def test_mark_absent_requires_a_reason_and_shows_the_change_before_it_is_made(
-    harness: ServiceHarness, running_on_test_clock: Running
+    harness: ServiceHarness, console: Running
 ) -> None:
     binding = bind_in_doubt(harness, "reset_before")
-    admin = Browser(running_on_test_clock).sign_in("admin", "ann")
+    admin = Browser(console).sign_in("admin", "ann")
     path = f"/doubts/{binding.id}/absent"
     assert "cannot be undone" in admin.get(path).text
     assert admin.post(path, {"reason": "", "action": "dry_run"}).status_code == 422
@@ -123,10 +119,10 @@ def test_mark_absent_requires_a_reason_and_shows_the_change_before_it_is_made(
 
 
 def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
-    harness: ServiceHarness, running_on_test_clock: Running
+    harness: ServiceHarness, console: Running
 ) -> None:
     binding = bind_in_doubt(harness, age_s=60)
-    admin = Browser(running_on_test_clock).sign_in("admin")
+    admin = Browser(console).sign_in("admin")
     response = admin.post(f"/doubts/{binding.id}/absent", {"reason": "ticket 4711", "action": "run"})
     assert response.status_code == 422
     assert "is too young" in response.text
@@ -134,10 +130,10 @@ def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
 
 
 def test_dry_run_then_run_resolves_the_doubt_and_creates_two_reports(
-    harness: ServiceHarness, running_on_test_clock: Running
+    harness: ServiceHarness, console: Running
 ) -> None:
     binding = bind_in_doubt(harness)
-    admin = Browser(running_on_test_clock).sign_in("admin", "ann")
+    admin = Browser(console).sign_in("admin", "ann")
     assert admin.post("/doubts/resolve", {"reason": ""}).status_code == 422
     dry = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "dry_run"})
     assert "no binding was changed" in dry.text
@@ -152,10 +148,10 @@ def test_dry_run_then_run_resolves_the_doubt_and_creates_two_reports(
 
 
 def test_slow_reconciliation_blocks_no_page_and_no_second_one_starts(
-    harness: ServiceHarness, running_on_test_clock: Running
+    harness: ServiceHarness, console: Running
 ) -> None:
     binding = bind_in_doubt(harness)
-    admin = Browser(running_on_test_clock).sign_in("admin")
+    admin = Browser(console).sign_in("admin")
     harness.simulator.script("delay:3", times=1, on="page")
     progress = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "run"})
     assert "Reading the provider" in progress.text
@@ -166,7 +162,7 @@ def test_slow_reconciliation_blocks_no_page_and_no_second_one_starts(
 
 
 def test_failures_are_grouped_by_code_with_explanation_and_examples(
-    harness: ServiceHarness, running_on_test_clock: Running
+    harness: ServiceHarness, console: Running
 ) -> None:
     harness.bind(A, B)
     with pytest.raises(errors.PhoneInUse):
@@ -177,7 +173,7 @@ def test_failures_are_grouped_by_code_with_explanation_and_examples(
             harness.bind(C, D, reference=f"order{code}")
         harness.clock.advance(70)
     count_events(harness)
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+    browser = Browser(console).sign_in("auditor")
     page = browser.get("/failures?span=1h").text
     assert "<strong>1</strong> conflict refused here" in page
     assert "<strong>1</strong> unexpected -35" in page
@@ -200,10 +196,10 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
         return browser.get("/overview").text
 
     assert "<li><strong>Sweep:</strong>" in overview_page(), "the expire job has not run yet"
-    service.sweep()
+    JobRunner(service.runtime).run(EXPIRE)
     page = overview_page()
     assert "No problems found" in page
-    assert service._replica in page
+    assert service.runtime.replica in page
     simulator.script("reset_before", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
         service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
@@ -212,25 +208,21 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
     assert "1 open" in page
 
 
-def test_pools_page_shows_the_use_and_the_forecast(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
+def test_pools_page_shows_the_use_and_the_forecast(harness: ServiceHarness, console: Running) -> None:
     now = harness.clock()
     values = {"app_id": "a", "pool_number": "918806", "live": 95, "counted_at": now, "capacity": 100}
     harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+    browser = Browser(console).sign_in("auditor")
     page = browser.get("/pools").text
     assert "1 pool may run out of numbers" in page
     assert "95 of about 100 in use (95%)" in page
 
 
-def test_each_download_of_a_report_is_the_same_file(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
+def test_each_download_of_a_report_is_the_same_file(harness: ServiceHarness, console: Running) -> None:
     binding = bind_in_doubt(harness)
     harness.service.reconcile(reason="ticket 4711")
     report = harness.service.reports().data[0]
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+    browser = Browser(console).sign_in("auditor")
     assert f"/reports/{report.id}" in browser.get("/reports").text
     page = browser.get(f"/reports/{report.id}").text
     assert binding.id in page
@@ -244,7 +236,7 @@ def test_each_download_of_a_report_is_the_same_file(
 
 
 def test_long_list_continues_on_further_pages_without_loss(
-    harness: ServiceHarness, running_on_test_clock: Running, monkeypatch: pytest.MonkeyPatch
+    harness: ServiceHarness, console: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bindings.web.console.doubts.PER_PAGE", 1)
     monkeypatch.setattr("bindings.web.console.reports.PER_PAGE", 1)
@@ -254,7 +246,7 @@ def test_long_list_continues_on_further_pages_without_loss(
             harness.bind(*pair)
         harness.clock.advance(10)
         harness.service.reconcile(dry_run=True)
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+    browser = Browser(console).sign_in("auditor")
     for path, id_pattern in (
         ("/doubts", r"/bindings/([0-9a-f-]{36})\""),
         ("/reports", r"/reports/([0-9a-f-]{36})\""),
@@ -268,14 +260,10 @@ def test_long_list_continues_on_further_pages_without_loss(
         assert len(ids) == len(set(ids)) == 3, path
 
 
-def test_pages_respond_while_a_bind_waits_for_the_provider(
-    harness: ServiceHarness, running_on_test_clock: Running
-) -> None:
-    browser = Browser(running_on_test_clock).sign_in("auditor")
+def test_pages_respond_while_a_bind_waits_for_the_provider(harness: ServiceHarness, console: Running) -> None:
+    browser = Browser(console).sign_in("auditor")
     harness.simulator.script("delay:4", times=1, on="bind")
-    slow = threading.Thread(
-        target=lambda: running_on_test_clock.bind(running_on_test_clock.key("app", "slow")), daemon=True
-    )
+    slow = threading.Thread(target=lambda: console.bind(console.key("app", "slow")), daemon=True)
     slow.start()
     wait_for(lambda: harness.received("bind") == 1)
     assert [browser.get(path).status_code for path in PAGES] == [200] * len(PAGES)

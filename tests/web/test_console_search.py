@@ -150,7 +150,7 @@ def test_search_is_unavailable_after_it_expires_and_then_deleted_by_retention(
     browser = Browser(running).sign_in("auditor")
     path = browser.post("/find", {"q": A, "time": "now"}).headers["Location"]
     assert browser.get(path).status_code == 404
-    database = running.service.database
+    database = running.service.runtime.database
     count = select(func.count()).select_from(searches)
     assert database.read(lambda connection: connection.execute(count).scalar()) == 1
     running.service.apply_retention()

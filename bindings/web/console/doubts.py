@@ -97,7 +97,7 @@ async def _doubts_page(
 
     def read(service: BindingService) -> tuple[datetime, datetime | None, Any]:
         page = service.open_doubts(cursor=after, limit=PER_PAGE)
-        return service.database.clock(), overview.next_scan(service), page
+        return service.runtime.database.clock(), overview.next_scan(service.runtime), page
 
     now, next_scan, page = await context.run_read(read)
     settings = context.office.service.settings
@@ -111,7 +111,7 @@ async def _doubts_page(
         now=now,
         next_scan=next_scan,
         next_steps={binding.id: next_steps(binding, now, settings, next_scan) for binding in page.data},
-        calls_provider=context.office.service.calls_provider,
+        calls_provider=context.office.service.runtime.client is not None,
         active_run=context.office.errands.running,
     )
 

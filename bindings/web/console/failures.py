@@ -26,7 +26,9 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every code of a time range, the most frequent first."""
     context = PageContext(request)
     time_range = _time_range(request)
-    statistics = await context.run_read(lambda service: event_statistics(service.database, time_range, KINDS))
+    statistics = await context.run_read(
+        lambda service: event_statistics(service.runtime.database, time_range, KINDS)
+    )
     refused_counts = statistics.counts_of(EventKind.REFUSED)
     unexpected_counts = statistics.counts_of(EventKind.FAILED, code=IN_USE)
     return context.render(
@@ -54,7 +56,9 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
     kind = next((kind for kind in KINDS if kind == request.path_params["kind"]), None)
     if kind is None:
         raise NotFound("there is no such kind of failure")
-    statistics = await context.run_read(lambda service: event_statistics(service.database, time_range, (kind,)))
+    statistics = await context.run_read(
+        lambda service: event_statistics(service.runtime.database, time_range, (kind,))
+    )
     series = next((series for series in statistics.series if series.code == code), None)
     examples = () if series is None else series.examples
     ids = [str(example["binding_id"]) for example in examples if example["binding_id"] is not None]

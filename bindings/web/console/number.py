@@ -66,7 +66,7 @@ async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any])
     def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
         cursor, has_more = None, True
         while has_more:
-            page = service.inquiries.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
+            page = service.investigation.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
             if reason is not None and page.data:
                 ids = [binding.id for binding in page.data]
                 service.reveal(ids, reason=reason, what="export of a number's history")
@@ -103,8 +103,10 @@ async def _history_page(context: PageContext, number: Phone) -> PageResponse:
     cursor = context.request.query_params.get("cursor")
 
     def read(service: BindingService) -> tuple[Page[Binding], list[Event]]:
-        page = service.inquiries.number_history(number, actor=context.actor_filter, cursor=cursor, limit=PER_PAGE)
-        return page, service.inquiries.reveals_of([binding.id for binding in page.data])
+        page = service.investigation.number_history(
+            number, actor=context.actor_filter, cursor=cursor, limit=PER_PAGE
+        )
+        return page, service.investigation.reveals_of([binding.id for binding in page.data])
 
     page, reveals = await context.run_read(read)
     return context.render(

@@ -9,7 +9,7 @@ from litestar import Request, get
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.monitoring import overview
-from bindings.monitoring.health import DOUBTS_LOOKED_AT, Level
+from bindings.monitoring.health import MAX_DOUBTS_READ, Level
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
 from bindings.web.console import charts
@@ -54,7 +54,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         checks=checks,
         active=sum(forecast.pool.live or 0 for forecast in forecasts) if counted_times else None,
         counted_at=min(counted_times, default=None),
-        max_counted_doubts=DOUBTS_LOOKED_AT,
+        max_counted_doubts=MAX_DOUBTS_READ,
     )
 
 

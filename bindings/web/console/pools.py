@@ -24,8 +24,8 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
 
     def read(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
-        return pool_forecasts(service.database), event_statistics(
-            service.database, TimeRange.DAY, (EventKind.FAILED,)
+        return pool_forecasts(service.runtime.database), event_statistics(
+            service.runtime.database, TimeRange.DAY, (EventKind.FAILED,)
         )
 
     forecasts, statistics = await context.run_read(read)

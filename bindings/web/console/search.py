@@ -82,14 +82,14 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     actor = context.actor_filter
     if search.number is None:
         matches = await context.run_read(
-            lambda service: service.inquiries.find_by_name(str(search.words), actor=actor)
+            lambda service: service.investigation.find_by_name(str(search.words), actor=actor)
         )
         return context.render("search_matches.html", search=search, search_id=search_id, matches=matches)
     if search.at is None:
         return context.redirect(f"/find/{search_id}/history")
     number, at, party = search.number, search.at, search.party
     number_at = await context.run_read(
-        lambda service: service.inquiries.number_at(number, at=at, party=party, actor=actor)
+        lambda service: service.investigation.number_at(number, at=at, party=party, actor=actor)
     )
     holders = number_at.trace.holders
     bindings = [binding for binding, _ in _bindings_with_relation(number_at)]
@@ -113,11 +113,11 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
 
     def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
         if number is None or at is None:
-            matches = service.inquiries.find_by_name(str(search.words), actor=actor)
+            matches = service.investigation.find_by_name(str(search.words), actor=actor)
             rows = [(binding, "named") for binding in matches.bindings]
         else:
             rows = _bindings_with_relation(
-                service.inquiries.number_at(number, at=at, party=search.party, actor=actor)
+                service.investigation.number_at(number, at=at, party=search.party, actor=actor)
             )
         if reason is not None and rows:
             service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
@@ -205,9 +205,9 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
         return search
 
     def read(service: BindingService) -> Search:
-        if service.inquiries.number_history(number, actor=actor, limit=1).data:
+        if service.investigation.number_history(number, actor=actor, limit=1).data:
             return search
-        matches = service.inquiries.find_by_name(query, actor=actor)
+        matches = service.investigation.find_by_name(query, actor=actor)
         return Search(words=query) if matches.bindings or matches.refusals else search
 
     return await context.run_read(read)
@@ -221,7 +221,7 @@ async def _single_match(context: PageContext, name: str) -> str | None:
         try:
             binding = service.get(validation.binding_id(name))
         except errors.NotFound:
-            return service.inquiries.find_by_name(name, actor=actor)
+            return service.investigation.find_by_name(name, actor=actor)
         return NameMatches(bindings=(binding,) if actor in (None, binding.actor) else (), refusals=())
 
     matches = await context.run_read(read)
