@@ -192,7 +192,7 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
     service, browser = running.service, Browser(running).sign_in("auditor")
 
     def overview_page() -> str:
-        running.office.ready = (float("-inf"), ())
+        running.app_state.readiness = (float("-inf"), ())
         return browser.get("/overview").text
 
     assert "<li><strong>Sweep:</strong>" in overview_page(), "the expire job has not run yet"

@@ -114,9 +114,9 @@ def test_pages_refuse_json_and_the_api_refuses_forms(running: Running) -> None:
 def test_sign_in_with_invalid_keys_is_rate_limited_and_with_valid_keys_is_not(running: Running) -> None:
     key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
     browser = Browser(running)
-    assert all(browser.post("/sign-in", {"key": key}).status_code == 303 for _ in range(TRIES + 2))
-    responses = [browser.post("/sign-in", {"key": "bnd_x"}) for _ in range(TRIES + 1)]
-    assert [response.status_code for response in responses] == [401] * TRIES + [429]
+    assert all(browser.post("/sign-in", {"key": key}).status_code == 303 for _ in range(ATTEMPTS + 2))
+    responses = [browser.post("/sign-in", {"key": "bnd_x"}) for _ in range(ATTEMPTS + 1)]
+    assert [response.status_code for response in responses] == [401] * ATTEMPTS + [429]
     assert responses[-1].headers["Retry-After"]
     assert browser.post("/sign-in", {"key": key}).status_code == 429
 
@@ -162,7 +162,7 @@ def test_cookie_is_secure_only_if_a_trusted_proxy_reports_tls(running: Running) 
     plain = Browser(running).get("/sign-in", headers)
     assert "Secure" not in plain.headers["Set-Cookie"]
     assert "Strict-Transport-Security" not in plain.headers
-    running.office.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
+    running.app_state.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
     secure = Browser(running).get("/sign-in", headers)
     assert secure.headers["Set-Cookie"].startswith("__Host-")
     assert "Secure" in secure.headers["Set-Cookie"]

@@ -42,7 +42,7 @@ async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
         return await _doubts_page(context, status=422, field_errors=error.field_errors)
-    run = await context.office.errands.reconcile(
+    run = await context.app_state.reconcile_runs.reconcile(
         context.service,
         actor=context.require_principal.actor,
         reason=reason,
@@ -55,7 +55,7 @@ async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
 async def reconcile_run(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the progress of a reconciliation, or its result."""
     context = PageContext(request)
-    run = context.office.errands.find(request.path_params["run_id"])
+    run = context.app_state.reconcile_runs.find(request.path_params["run_id"])
     if run is None:
         raise NotFound("this process does not have this run; after it has ended, Reports shows its result")
     return context.render("reconcile_run.html", run=run)
@@ -100,7 +100,7 @@ async def _doubts_page(
         return service.runtime.database.clock(), overview.next_scan(service.runtime), page
 
     now, next_scan, page = await context.run_read(read)
-    settings = context.office.service.settings
+    settings = context.app_state.service.settings
     return context.render(
         "doubts.html",
         status=status,
@@ -111,13 +111,13 @@ async def _doubts_page(
         now=now,
         next_scan=next_scan,
         next_steps={binding.id: next_steps(binding, now, settings, next_scan) for binding in page.data},
-        calls_provider=context.office.service.runtime.client is not None,
-        active_run=context.office.errands.running,
+        calls_provider=context.app_state.service.runtime.client is not None,
+        active_run=context.app_state.reconcile_runs.running,
     )
 
 
 def _mark_absent_page(context: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> PageResponse:
-    deadline = acceptance_deadline(binding, context.office.service.settings.timestamp_tolerance_s)
+    deadline = acceptance_deadline(binding, context.app_state.service.settings.timestamp_tolerance_s)
     template_values: dict[str, Any] = {"field_errors": (), "result": None, "reason": ""} | values
     return context.render(
         "mark_absent.html", status=status, binding=binding, acceptance_deadline=deadline, **template_values

@@ -7,7 +7,7 @@ own stylesheet and script from this host; it contains no inline style and no inl
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Response
 from litestar.datastructures import Cookie
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.web.auth import Principal
 
-Result = TypeVar("Result")
 PageResponse = Response[Any]
 
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
@@ -48,40 +47,32 @@ HEADERS = {
 }
 
 
-class PageContext:
-    """A request to the console that has passed the page guard."""
+class PageContext(ServiceRequest):
+    """A request to the console that has passed the page guard.
+
+    `form` is empty unless the request is a POST. `zone` is the time zone in which the page shows times.
+    """
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
-        self.app_state: AppState = request.app.state.app_state
-        self.request = request
-        self.form: dict[str, str] = self._state.get("form", {})
-        self.now = datetime.now(UTC)  # only for text such as "3 min ago"; the database's clock decides
+        super().__init__(request)
+        self.form: dict[str, str] = self.state.get("form", {})
+        self.now = datetime.now(UTC)  # for reading and showing times; never for a decision
         self.zone = self._zone()
-
-    @property
-    def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.request.scope["state"]
-        return state
-
-    @property
-    def principal(self) -> Principal | None:
-        """Return the authenticated caller, or None on a page without authentication."""
-        return self._state.get("who")
 
     @property
     def token(self) -> str:
         """Return the session token of the browser."""
-        return str(self._state["token"])
+        return str(self.state["token"])
 
     @property
     def over_tls(self) -> bool:
         """Return whether the browser's connection is encrypted."""
-        return self.office.proxies.over_tls(self.request.scope)
+        return self.app_state.proxies.over_tls(self.request.scope)
 
     @property
     def address(self) -> str:
         """Return the IP address of the browser."""
-        return self.office.proxies.address(self.request.scope)
+        return self.app_state.proxies.address(self.request.scope)
 
     @property
     def actor_filter(self) -> str | None:
@@ -96,18 +87,6 @@ class PageContext:
             raise security.SignInNeeded
         return self.principal
 
-    @property
-    def service(self) -> BindingService:
-        """Return the service on behalf of the principal, whose actor is recorded."""
-        return self.office.service.as_caller(
-            actor=self.require_principal.actor, request_id=self._state["request_id"]
-        )
-
-    async def run_read(self, query: Callable[[BindingService], Result]) -> Result:
-        """Run a query on the read pool, on behalf of the principal, and return its result."""
-        service = self.service
-        return await self.office.desk.run_read(lambda: query(service))
-
     def has_permission(self, permission: Permission) -> bool:
         """Return whether the principal's role has the permission; False without a principal."""
         return self.principal is not None and self.principal.has_permission(permission)
@@ -120,8 +99,8 @@ class PageContext:
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> PageResponse:
         """Return a page: the template with `values`, this context, the CSRF token and the request id."""
-        csrf = security.csrf_token(self.token) if "token" in self._state else ""
-        html = templating.render(template, context=self, csrf=csrf, request_id=self._state["request_id"], **values)
+        csrf = security.csrf_token(self.token) if "token" in self.state else ""
+        html = templating.render(template, context=self, csrf=csrf, request_id=self.request_id, **values)
         return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
         )
@@ -136,13 +115,13 @@ class PageContext:
             response.headers[name] = value
         if self.over_tls:
             response.headers["Strict-Transport-Security"] = HSTS
-        if self._state.get("token_is_new"):
+        if self.state.get("token_is_new"):
             self.set_session_cookie(response, self.token)
         return response
 
     def set_session_cookie(self, response: PageResponse, token: str) -> None:
         """Set the session cookie, which lasts until the browser is closed."""
-        self._state["token"], self._state["token_is_new"] = token, False
+        self.state["token"], self.state["token_is_new"] = token, False
         response.set_cookie(
             Cookie(
                 key=security.cookie_name(over_tls=self.over_tls),

@@ -61,7 +61,9 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         return
     app_state: AppState = connection.app.state.app_state
     try:
-        state["who"] = principal = await office.door.authenticate_session(state["token"], connection.headers)
+        state["principal"] = principal = await app_state.authenticator.authenticate_session(
+            state["token"], connection.headers
+        )
     except problems.Unauthenticated:
         raise SignInNeeded from None
     if not principal.has_permission(*route.opt["for_"]):
@@ -82,8 +84,8 @@ def cookie_name(*, over_tls: bool) -> str:
 
 
 def _token(connection: ASGIConnection[Any, Any, Any, Any]) -> tuple[str, bool]:
-    office: AppState = connection.app.state.office
-    token = connection.cookies.get(cookie_name(over_tls=office.proxies.over_tls(connection.scope)), "")
+    app_state: AppState = connection.app.state.app_state
+    token = connection.cookies.get(cookie_name(over_tls=app_state.proxies.over_tls(connection.scope)), "")
     return (token, False) if TOKEN.match(token) else (new_token(), True)
 
 

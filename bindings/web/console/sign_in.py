@@ -28,17 +28,17 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
     """Start a session with a fresh token (prevents session fixation), or show why the key is not valid."""
     context = PageContext(request)
     next_path = _safe_redirect(context.form.get("next", "/"))
-    limiter, address = context.office.tries, context.address
+    limiter, address = context.app_state.sign_in_limiter, context.address
     if not limiter.take(address):
         raise problems.RateLimited("too many sign-in attempts; nothing was done", retry_after_s=10)
-    token = await context.office.door.sign_in(context.form.get("key", ""))
+    token = await context.app_state.authenticator.sign_in(context.form.get("key", ""))
     if token is None:
         _log.warning("sign-in refused", address=address)
         message = "This key is not known, has expired, or was revoked."
         return context.render("sign_in.html", status=401, next_path=next_path, error=message)
     limiter.refund(address)
     if not context.request.scope["state"]["token_is_new"]:
-        await context.office.door.sign_out(context.token)
+        await context.app_state.authenticator.sign_out(context.token)
     response = context.redirect(next_path)
     context.set_session_cookie(response, token)
     return response
@@ -48,7 +48,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
 async def sign_out(request: Request[Any, Any, Any]) -> PageResponse:
     """End the session on every replica."""
     context = PageContext(request)
-    await context.office.door.sign_out(context.token)
+    await context.app_state.authenticator.sign_out(context.token)
     response = context.redirect("/sign-in")
     response.headers["Clear-Site-Data"] = '"cache"'  # removes the pages that the browser keeps for its Back button
     return response
