@@ -157,8 +157,11 @@ def start(downloads: Path) -> Iterator[Chromium]:
             ).json()["value"]
             if "sessionId" not in created:
                 raise WebDriverError(f"Chromium does not start: {created}")
-            yield Chromium(url=f"{address}/session/{created['sessionId']}", session=session)
-            session.delete(f"{address}/session/{created['sessionId']}", timeout=60)
+            session_url = f"{address}/session/{created['sessionId']}"
+            try:
+                yield Chromium(url=session_url, session=session)
+            finally:
+                session.delete(session_url, timeout=60)  # ends Chromium, which outlives its driver otherwise
     finally:
         process.terminate()
         process.communicate(timeout=30)
