@@ -52,8 +52,8 @@ soak: $(STAMP)  ## run the long tests: repeated kills, large property tests, fai
 test-browser: $(STAMP)  ## test the console in Chromium: journeys, accessibility (needs chromium, chromium-driver)
 	@$(BIN)/python -m pytest -m browser tests/browser
 
-pictures: $(STAMP)  ## take the pictures of the console in docs/images anew
-	@$(BIN)/python -m tests.browser.pictures
+screenshots: $(STAMP)  ## take the screenshots of the console in docs/images (needs chromium, chromium-driver)
+	@$(BIN)/python -m tests.browser.screenshots
 
 bench: $(STAMP)  ## measure speed against the bare database drivers; prints a table, writes JSON
 	@$(BIN)/python -m benchmarks
@@ -77,4 +77,4 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-fast test-browser pictures soak bench bench-full lint format lock clean
+.PHONY: help install demo test test-browser screenshots soak bench bench-full lint format lock clean

@@ -1,4 +1,4 @@
-"""A window, a console with a day's bindings in it, and keys of every role."""
+"""Fixtures: a browser window, and consoles with a day of bindings or none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.service import BindingService
-from tests.browser import stage, webdriver
+from tests.browser import seed_data, webdriver
 from tests.service.harness import APP, KEY, SECRET
 from tests.web.conftest import Running, run
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bindings.provider.simulator import Simulator
-    from tests.browser.stage import Day
+    from tests.browser.seed_data import Day
     from tests.browser.webdriver import Chromium
 
 
 @dataclass(kw_only=True)
 class Console:
-    """The console in a window."""
+    """A console and the window that shows it. `day` is None if it has no bindings."""
 
     running: Running
     window: Chromium
     day: Day | None = None
 
     def open(self, path: str) -> None:
-        """Open one of its pages."""
+        """Open a page of the console."""
         self.window.open(self.running.url + path)
 
     def sign_in(self, role: str, name: str | None = None) -> None:
-        """Make a key and sign in with it, as a person does."""
+        """Create a key and sign in with it through the form."""
         key = self.running.key(role, name)["Authorization"].removeprefix("Bearer ")
         self.open("/sign-in")
         self.window.fill("#key", key)
@@ -43,39 +43,39 @@ class Console:
         self.window.wait("location.pathname === '/'")
 
     def find(self, **fields: str) -> None:
-        """Fill in the box and send it."""
+        """Fill in the search form and submit it."""
         self.open("/")
         for name, value in fields.items():
             self.window.fill(f"#{name}", value)
-        self.window.click(".box button.main")
+        self.window.click(".search-form button.main")
         self.window.wait("location.pathname !== '/'")
 
 
 @pytest.fixture(scope="session")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the browser puts files."""
+    """The download folder of the browser."""
     return tmp_path_factory.mktemp("downloads")
 
 
 @pytest.fixture(scope="session")
 def chromium(downloads: Path) -> Iterator[Chromium]:
-    """One browser for all tests."""
+    """A browser that all tests share."""
     yield from webdriver.start(downloads)
 
 
 @pytest.fixture
 def window(chromium: Chromium) -> Chromium:
-    """A window that remembers nothing."""
+    """The browser window without cookies, with default settings."""
     chromium.command("Network.clearBrowserCookies")
     chromium.scripts(on=True)
-    chromium.look_like("light")
+    chromium.set_appearance("light")
     chromium.command("Emulation.setTimezoneOverride", timezoneId="UTC")
-    chromium.complaints()
+    chromium.console_messages()
     return chromium
 
 
 def console_at(url: str, simulator: Simulator, window: Chromium, day: Day | None) -> Iterator[Console]:
-    """A console over a database."""
+    """Serve a console over a database until the test ends."""
     with BindingService.open(
         database_url=url,
         provider_url=simulator.url,
@@ -89,27 +89,27 @@ def console_at(url: str, simulator: Simulator, window: Chromium, day: Day | None
 
 @pytest.fixture
 def empty(sqlite_url: str, simulator: Simulator, window: Chromium) -> Iterator[Console]:
-    """A console before anything has happened."""
+    """A console without bindings."""
     yield from console_at(sqlite_url, simulator, window, None)
 
 
 @pytest.fixture
 def console(sqlite_url: str, simulator: Simulator, window: Chromium) -> Iterator[Console]:
-    """A console with a day's bindings."""
-    day = stage.play(sqlite_url)
+    """A console with a day of bindings."""
+    day = seed_data.create(sqlite_url)
     yield from console_at(sqlite_url, simulator, window, day)
 
 
 @pytest.fixture
-def no_complaints(window: Chromium) -> Iterator[None]:
-    """No page asks for what its own policy refuses, and no script of ours fails."""
+def no_console_errors(window: Chromium) -> Iterator[None]:
+    """Check after the test that no page violated its content security policy and no script failed."""
     yield
-    bad = re.compile(r"Content Security Policy|Uncaught|SecurityError")
-    assert [each for each in window.complaints() if bad.search(each)] == []
+    pattern = re.compile(r"Content Security Policy|Uncaught|SecurityError")
+    assert [message for message in window.console_messages() if pattern.search(message)] == []
 
 
 @pytest.fixture
 def day(console: Console) -> Day:
-    """What happened on the console's day."""
+    """The bindings of the console."""
     assert console.day is not None
     return console.day

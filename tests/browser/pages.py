@@ -1,4 +1,4 @@
-"""Every page of the console, by name: how to reach it when there is much to see, and when there is nothing."""
+"""All pages of the console by name, and how to open each with and without bindings."""
 
 from __future__ import annotations
 
@@ -7,44 +7,47 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from tests.browser.conftest import Console
-    from tests.browser.stage import Day
+    from tests.browser.seed_data import Day
 
-    Way = str | Callable[[Console, Day], None]
+    Opener = str | Callable[[Console, Day], None]
 
 
-def _behind(console: Console, day: Day) -> None:
+def _number_at(console: Console, day: Day) -> None:
     at = day.ride.requested_at + timedelta(minutes=10)
-    console.find(q=str(day.ride.middle_number_a), time=_clock(at), zone="UTC", party=str(day.ride.phone_a.digits))
+    console.find(
+        q=str(day.ride.middle_number_a), time=_format_time(at), zone="UTC", party=str(day.ride.phone_a.digits)
+    )
 
 
-def _missed(console: Console, day: Day) -> None:
+def _number_at_without_holder(console: Console, day: Day) -> None:
     assert day.ride.ended_at is not None
     at = day.ride.ended_at + timedelta(seconds=60)
-    console.find(q=str(day.ride.middle_number_a), time=_clock(at), zone="UTC")
+    console.find(q=str(day.ride.middle_number_a), time=_format_time(at), zone="UTC")
 
 
-def _named(console: Console, _day: Day) -> None:
+def _search_without_match(console: Console, _day: Day) -> None:
     console.find(q="order-9999")
 
 
-def _faulty(console: Console, _day: Day) -> None:
+def _invalid_search(console: Console, _day: Day) -> None:
     console.find(q="order-1", zone="Mars")
 
 
-def _clock(at: object) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"  # type: ignore[attr-defined]  # a datetime
+def _format_time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _revealed(console: Console, day: Day) -> None:
     console.open(f"/bindings/{day.ride.id}")
     console.window.fill("#reason", "complaint 118")
     console.window.click("form[action$='/reveal'] button")
-    console.window.wait("document.body.innerText.includes('Shown in full this once')")
+    console.window.wait("document.body.innerText.includes('Shown in full once')")
 
 
-def _exported(console: Console, day: Day) -> None:
+def _export(console: Console, day: Day) -> None:
     export_id = console.running.service.access_log.start_export(
         view="number history", narrowed={"number": str(day.ride.phone_a)}, format="csv", reason=None
     )
@@ -52,50 +55,50 @@ def _exported(console: Console, day: Day) -> None:
     console.open(f"/exports/{export_id}")
 
 
-def _vouched(console: Console, day: Day) -> None:
+def _mark_absent(console: Console, day: Day) -> None:
     console.open(f"/doubts/{day.doubt.id}/absent")
     console.window.fill("#reason", "ticket 4711")
     console.window.click("main button.main")
     console.window.wait("document.body.innerText.includes('What would change')")
 
 
-def _resolved(console: Console, _day: Day) -> None:
+def _reconcile_run(console: Console, _day: Day) -> None:
     console.open("/doubts")
     console.window.fill("#reason", "ticket 4711")
     console.window.click("form[action='/doubts/resolve'] button")
-    console.window.wait("document.body.innerText.includes('What it would do')")
+    console.window.wait("document.body.innerText.includes('what would change')")
 
 
 def _report(console: Console, _day: Day) -> None:
     console.open(f"/reports/{console.running.service.reports().data[0].id}")
 
 
-FULL: dict[str, Way] = {
+FULL: dict[str, Opener] = {
     "find": "/",
-    "behind": _behind,
-    "missed": _missed,
-    "named": _named,
-    "faulty": _faulty,
+    "number-at": _number_at,
+    "number-at-no-holder": _number_at_without_holder,
+    "search-no-match": _search_without_match,
+    "search-invalid": _invalid_search,
     "binding": "/bindings/{ride}",
     "failed": "/bindings/{failed}",
     "doubt": "/bindings/{doubt}",
     "revealed": _revealed,
-    "history": "/bindings/{ride}/numbers/middle_number_a",
+    "number": "/bindings/{ride}/numbers/middle_number_a",
     "access": "/access",
-    "export": _exported,
+    "export": _export,
     "exports": "/exports",
-    "not-here": "/nothing/here",
+    "not-found": "/nothing/here",
     "overview": "/overview",
     "failures": "/failures",
     "failure": "/failures/failed/-41",
     "doubts": "/doubts",
-    "absent": _vouched,
-    "resolved": _resolved,
+    "mark-absent": _mark_absent,
+    "reconcile-run": _reconcile_run,
     "pools": "/pools",
     "reports": "/reports",
     "report": _report,
 }
-EMPTY: dict[str, Way] = {
+EMPTY: dict[str, Opener] = {
     "find": "/",
     "access": "/access",
     "sign-in": "/sign-in",
@@ -107,11 +110,11 @@ EMPTY: dict[str, Way] = {
 }
 
 
-def reach(console: Console, way: Way) -> None:
-    """Open a page."""
+def open_page(console: Console, opener: Opener) -> None:
+    """Open a page by its path or its function."""
     day = console.day
-    if isinstance(way, str):
+    if isinstance(opener, str):
         ids = {} if day is None else {"ride": day.ride.id, "failed": day.failed.id, "doubt": day.doubt.id}
-        console.open(way.format(**ids))
+        console.open(opener.format(**ids))
     elif day is not None:
-        way(console, day)
+        opener(console, day)

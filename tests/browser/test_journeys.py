@@ -1,4 +1,4 @@
-"""What people do with the console, in a real browser: find, trace, reveal, take away; and what they may not."""
+"""Investigations in a real browser: search, trace, reveal, export; and what a role may not do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.domain.phone import mask
-from tests.browser.stage import DRIVER, RIDER
+from tests.browser.seed_data import DRIVER, RIDER
 from tests.web.conftest import Running
 
 if TYPE_CHECKING:
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.browser.conftest import Console
-    from tests.browser.stage import Day
+    from tests.browser.seed_data import Day
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_complaints")]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_console_errors")]
 
 
-def clock(at: datetime) -> str:
+def format_time(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def test_this_middle_number_called_me_who_was_it(console: Console, day: Day) -> None:
+def test_search_by_middle_number_time_and_party_leads_to_the_binding(console: Console, day: Day) -> None:
     console.sign_in("auditor")
     at = day.ride.answered_at + timedelta(minutes=10) if day.ride.answered_at else None
     assert at is not None
-    console.find(q=str(day.ride.middle_number_a), time=clock(at), zone="UTC", party=f"+{RIDER}")
+    console.find(q=str(day.ride.middle_number_a), time=format_time(at), zone="UTC", party=f"+{RIDER}")
     text = console.window.text
-    assert "One binding had it" in text
+    assert "One binding had this number" in text
     assert "certain" in text
     assert mask(RIDER) in text
     assert not re.search(rf"{RIDER}|{DRIVER}", console.window.run("return document.documentElement.outerHTML"))
     assert not re.search(r"\d{7,}", console.window.address.rpartition("/")[2])
-    answer = console.window.address
+    results_address = console.window.address
     console.window.click("article.card a.open")
     console.window.wait("location.pathname.startsWith('/bindings/')")
     assert console.window.address.endswith(day.ride.id)
@@ -50,37 +50,37 @@ def test_this_middle_number_called_me_who_was_it(console: Console, day: Day) -> 
     console.window.back()
     console.window.wait("location.pathname.startsWith('/find/')")
     console.window.reload()
-    assert console.window.address == answer
-    assert "One binding had it" in console.window.text
+    assert console.window.address == results_address
+    assert "One binding had this number" in console.window.text
 
 
-def test_where_there_was_none_the_near_misses_answer(console: Console, day: Day) -> None:
+def test_search_at_a_time_without_a_holder_shows_near_misses(console: Console, day: Day) -> None:
     console.sign_in("auditor")
     assert day.ride.ended_at is not None
     at = day.ride.ended_at + timedelta(seconds=60)
-    console.find(q=str(day.ride.middle_number_a), time=clock(at), zone="UTC")
+    console.find(q=str(day.ride.middle_number_a), time=format_time(at), zone="UTC")
     text = console.window.text
-    assert "No binding then" in text
+    assert "No binding at this time" in text
     assert "The last one ended at" in text
     assert "ended 1 min" in text or "ended 59 s" in text
-    assert str(day.again.reference) in text
+    assert str(day.reuse.reference) in text
     console.window.click("a[href$='/history']")
     console.window.wait("location.pathname.endsWith('/history')")
     assert "Quick re-use" in console.window.text
 
 
-def test_a_time_is_read_in_the_zone_that_was_chosen_and_every_page_shows_it(console: Console, day: Day) -> None:
+def test_chosen_zone_applies_to_the_search_and_to_every_page(console: Console, day: Day) -> None:
     console.sign_in("auditor")
     assert day.ride.answered_at is not None
     at = day.ride.answered_at + timedelta(hours=5, minutes=30, seconds=60)
-    console.find(q=str(day.ride.middle_number_a), time=clock(at), zone="Asia/Kolkata", party=RIDER)
-    assert "One binding had it" in console.window.text
+    console.find(q=str(day.ride.middle_number_a), time=format_time(at), zone="Asia/Kolkata", party=RIDER)
+    assert "One binding had this number" in console.window.text
     assert "+05:30" in console.window.text
     console.open(f"/bindings/{day.ride.id}")
     assert "+05:30" in console.window.text
 
 
-def test_the_zone_of_the_browser_is_suggested_until_one_is_chosen(console: Console) -> None:
+def test_zone_of_the_browser_is_suggested_until_the_user_chooses_one(console: Console) -> None:
     console.sign_in("auditor")
     console.window.command("Emulation.setTimezoneOverride", timezoneId="Africa/Nairobi")
     console.open("/")
@@ -90,31 +90,29 @@ def test_the_zone_of_the_browser_is_suggested_until_one_is_chosen(console: Conso
     assert console.window.run("return document.getElementById('zone').value") == "Asia/Kolkata"
 
 
-def test_an_investigator_sees_the_phones_for_a_reason_and_the_log_says_so(console: Console, day: Day) -> None:
+def test_reveal_shows_the_phones_once_and_is_in_the_access_log(console: Console, day: Day) -> None:
     console.sign_in("investigator", "mallory")
     console.open(f"/bindings/{day.ride.id}")
     assert RIDER not in console.window.text
     console.window.fill("#reason", "police request 7/26")
     console.window.click("form[action$='/reveal'] button")
-    console.window.wait("document.body.innerText.includes('Shown in full this once')")
+    console.window.wait("document.body.innerText.includes('Shown in full once')")
     assert RIDER in console.window.text
     assert DRIVER in console.window.text
     console.open(f"/bindings/{day.ride.id}")
     assert RIDER not in console.window.text
     console.open("/access")
-    line = console.window.run("return document.querySelector('tbody tr').innerText")
-    assert "key:mallory" in line
-    assert "police request 7/26" in line
+    row = console.window.run("return document.querySelector('tbody tr').innerText")
+    assert "key:mallory" in row
+    assert "police request 7/26" in row
     assert "key:eve" in console.window.text
 
 
-def test_a_history_is_taken_away_and_its_manifest_fits_the_file(
-    console: Console, day: Day, downloads: Path
-) -> None:
+def test_exported_history_matches_its_manifest(console: Console, day: Day, downloads: Path) -> None:
     console.sign_in("auditor")
     console.open(f"/bindings/{day.ride.id}/numbers/phone_a")
-    console.window.click("details.take summary")
-    console.window.click("details.take button")
+    console.window.click("details.export summary")
+    console.window.click("details.export button")
     file = _downloaded(downloads)
     rows = list(csv.DictReader(io.StringIO(file.read_text())))
     assert day.ride.id in {row["id"] for row in rows}
@@ -126,16 +124,16 @@ def test_a_history_is_taken_away_and_its_manifest_fits_the_file(
 
 
 def _downloaded(folder: Path) -> Path:
-    give_up_at = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while True:
-        whole = [each for each in folder.glob("number-history-*.csv") if each.stat().st_size]
-        if whole:
-            return whole[0]
-        assert time.monotonic() < give_up_at, f"nothing came: {list(folder.iterdir())}"
+        files = [file for file in folder.glob("number-history-*.csv") if file.stat().st_size]
+        if files:
+            return files[0]
+        assert time.monotonic() < deadline, f"no file was downloaded: {list(folder.iterdir())}"
         time.sleep(0.05)
 
 
-def test_a_role_is_not_shown_what_it_may_not_do_and_is_refused_when_it_tries(console: Console, day: Day) -> None:
+def test_auditor_is_not_offered_a_reveal_and_is_refused_one(console: Console, day: Day) -> None:
     console.sign_in("auditor")
     console.open(f"/bindings/{day.ride.id}")
     assert not console.window.has("#reason")
@@ -148,22 +146,22 @@ def test_a_role_is_not_shown_what_it_may_not_do_and_is_refused_when_it_tries(con
         f"/bindings/{day.ride.id}/reveal",
         token,
     )
-    console.window.wait("document.title.startsWith('Not for this key')")
+    console.window.wait("document.title.startsWith('Not allowed')")
     assert RIDER not in console.window.text
 
 
-def test_an_app_sees_only_what_is_its_own(console: Console, day: Day) -> None:
+def test_app_key_sees_only_its_own_bindings(console: Console, day: Day) -> None:
     console.sign_in("app", "food")
     assert not console.window.has("nav a[href='/access']")
     console.open(f"/bindings/{day.ride.id}")
-    assert "Not here" in console.window.text
+    assert "Not found" in console.window.text
     console.open("/access")
-    assert "Not for this key" in console.window.text
-    console.find(q=str(day.ride.middle_number_a), time=clock(day.ride.requested_at + timedelta(minutes=5)))
-    assert "No binding then" in console.window.text
+    assert "Not allowed" in console.window.text
+    console.find(q=str(day.ride.middle_number_a), time=format_time(day.ride.requested_at + timedelta(minutes=5)))
+    assert "No binding at this time" in console.window.text
 
 
-def test_a_bad_key_is_refused_and_signing_out_leaves_nothing_behind(console: Console, day: Day) -> None:
+def test_invalid_key_is_refused_and_sign_out_leaves_no_page_in_the_history(console: Console, day: Day) -> None:
     console.running.key("auditor")
     console.open(f"/bindings/{day.ride.id}")
     assert console.window.address.endswith(f"/sign-in?next=/bindings/{day.ride.id}")
@@ -175,52 +173,52 @@ def test_a_bad_key_is_refused_and_signing_out_leaves_nothing_behind(console: Con
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     assert "bindings_session" not in console.window.run("return document.cookie")
     console.open(f"/bindings/{day.ride.id}")
-    console.window.click(".who details.menu:last-of-type summary")
+    console.window.click(".account details.menu:last-of-type summary")
     console.window.click("form[action='/sign-out'] button")
     console.window.wait("location.pathname === '/sign-in'")
     console.window.back()
     console.window.wait("location.pathname === '/sign-in'")
 
 
-def test_a_slash_leads_to_the_box_from_every_page(console: Console, day: Day) -> None:
+def test_slash_key_leads_to_the_search_field_from_every_page(console: Console, day: Day) -> None:
     console.sign_in("auditor")
     console.open(f"/bindings/{day.ride.id}")
     console.window.press("/")
     console.window.wait("location.pathname === '/' && document.activeElement.id === 'q'")
     console.window.fill("#q", "order-1003")
-    console.window.click(".box button.main")
+    console.window.click(".search-form button.main")
     console.window.wait("location.pathname.startsWith('/bindings/')")
-    console.find(q="nothing of this name")
+    console.find(q="unknown name")
     console.window.run("document.activeElement.blur()")
     console.window.press("/")
     console.window.wait("document.activeElement.id === 'q'")
     assert console.window.run("return document.getElementById('q').value") == ""
 
 
-def test_everything_works_with_scripts_off(console: Console, day: Day) -> None:
+def test_search_and_reveal_work_without_javascript(console: Console, day: Day) -> None:
     console.window.scripts(on=False)
     console.sign_in("investigator")
-    at = clock(day.ride.requested_at + timedelta(minutes=10))
+    at = format_time(day.ride.requested_at + timedelta(minutes=10))
     console.find(q=str(day.ride.middle_number_a), time=at, party=RIDER)
     console.window.click("article.card a.open")
     console.window.fill("#reason", "complaint 119")
     console.window.click("form[action$='/reveal'] button")
-    console.window.wait("document.body.innerText.includes('Shown in full this once')")
+    console.window.wait("document.body.innerText.includes('Shown in full once')")
     assert DRIVER in console.window.text
 
 
-def test_no_page_reaches_for_anything_elsewhere(console: Console, day: Day) -> None:
+def test_pages_load_nothing_from_other_hosts(console: Console, day: Day) -> None:
     console.sign_in("admin")
     for path in ("/", f"/bindings/{day.ride.id}", "/access", "/exports"):
         console.open(path)
-        asked = console.window.run("return performance.getEntriesByType('resource').map(e => e.name)")
-        assert asked
-        assert all(each.startswith(console.running.url) for each in asked)
+        resources = console.window.run("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert resources
+        assert all(url.startswith(console.running.url) for url in resources)
 
 
-def test_the_local_caller_needs_no_key_until_there_is_one(empty: Console) -> None:
+def test_local_browser_needs_no_key_until_a_key_exists(empty: Console) -> None:
     empty.open("/")
-    assert "There is no binding yet" in empty.window.text
+    assert "No bindings yet" in empty.window.text
     assert isinstance(empty.running, Running)
     empty.running.key("admin")
     empty.open("/")

@@ -1,7 +1,6 @@
-"""A real Chromium, headless, over the WebDriver protocol: what a journey needs of it and nothing more.
+"""A minimal WebDriver client for a headless Chromium, with the commands that the browser tests need.
 
-ChromeDriver speaks JSON over HTTP, so no library stands between. An element is waited for by asking the page
-again, as whoever looks at it would.
+ChromeDriver speaks JSON over HTTP, so no library is needed. A wait polls the page.
 """
 
 from __future__ import annotations
@@ -22,135 +21,130 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_S = 10.0
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # how the protocol names an element
+TIMEOUT_S = 10.0
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element id in the protocol
 
 
-class Missing(Exception):
-    """There is no such browser, or no such element on the page."""
+class WebDriverError(Exception):
+    """The browser is not available, a command failed, or the page has no such element."""
 
 
 @dataclass
 class Chromium:
-    """One window. Every selector is CSS."""
+    """A browser window. All selectors are CSS selectors."""
 
     url: str
     session: requests.Session = field(default_factory=requests.Session)
-    messages: list[str] = field(default_factory=list)
 
     def open(self, address: str) -> None:
-        """Open an address, and wait until it is there."""
-        self._ask("POST", "url", {"url": address})
+        """Open an address and wait until it is loaded."""
+        self._request("POST", "url", {"url": address})
 
     @property
     def address(self) -> str:
-        """Where the window is."""
-        return str(self._ask("GET", "url"))
+        """Return the address of the current page."""
+        return str(self._request("GET", "url"))
 
     @property
     def text(self) -> str:
-        """What can be read."""
+        """Return the visible text of the page."""
         return str(self.run("return document.body.innerText"))
 
     def back(self) -> None:
-        """One page back."""
-        self._ask("POST", "back", {})
+        """Go back one page."""
+        self._request("POST", "back", {})
 
     def reload(self) -> None:
-        """The same page again."""
-        self._ask("POST", "refresh", {})
+        """Reload the page."""
+        self._request("POST", "refresh", {})
 
     def fill(self, selector: str, text: str) -> None:
-        """Type into a field, instead of what stands there."""
+        """Replace the content of a field."""
         element = self._element(selector)
-        self._ask("POST", f"element/{element}/clear", {})
-        self._ask("POST", f"element/{element}/value", {"text": text})
+        self._request("POST", f"element/{element}/clear", {})
+        self._request("POST", f"element/{element}/value", {"text": text})
 
     def click(self, selector: str) -> None:
-        """Click on something."""
-        self._ask("POST", f"element/{self._element(selector)}/click", {})
+        """Click on an element."""
+        self._request("POST", f"element/{self._element(selector)}/click", {})
 
     def press(self, keys: str) -> None:
-        """Press keys wherever the focus is."""
+        """Press keys on the focused element."""
         strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._ask("POST", "actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+        self._request("POST", "actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
 
     def has(self, selector: str) -> bool:
-        """Whether something is on the page now."""
-        return bool(self._ask("POST", "elements", {"using": "css selector", "value": selector}))
+        """Return whether an element is on the page now."""
+        return bool(self._request("POST", "elements", {"using": "css selector", "value": selector}))
 
     def wait(self, script: str) -> None:
-        """Ask the page until the script is true."""
-        give_up_at = time.monotonic() + PATIENCE_S
+        """Poll the page until the script returns true."""
+        deadline = time.monotonic() + TIMEOUT_S
         while not self.run(f"return {script}"):
-            assert time.monotonic() < give_up_at, f"never: {script}"
+            assert time.monotonic() < deadline, f"never true: {script}"
             time.sleep(0.02)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run a script in the page."""
-        return self._ask("POST", "execute/sync", {"script": script, "args": list(arguments)})
+        """Run a script in the page and return its result."""
+        return self._request("POST", "execute/sync", {"script": script, "args": list(arguments)})
 
-    def run_later(self, script: str, *arguments: Any) -> Any:
-        """Run a script that calls its last argument when it is done."""
-        return self._ask("POST", "execute/async", {"script": script, "args": list(arguments)})
+    def run_async(self, script: str, *arguments: Any) -> Any:
+        """Run a script that passes its result to its last argument, a callback, and return the result."""
+        return self._request("POST", "execute/async", {"script": script, "args": list(arguments)})
 
-    def command(self, name: str, **given: Any) -> Any:
-        """A command of Chromium's own protocol."""
-        return self._ask("POST", "goog/cdp/execute", {"cmd": name, "params": given})
+    def command(self, name: str, **params: Any) -> Any:
+        """Run a command of the Chrome DevTools protocol and return its result."""
+        return self._request("POST", "goog/cdp/execute", {"cmd": name, "params": params})
 
-    def look_like(self, scheme: str, width: int = 1_280, height: int = 800) -> None:
-        """Light or dark, and how wide."""
+    def set_appearance(self, scheme: str, width: int = 1_280, height: int = 800) -> None:
+        """Set the colour scheme (light or dark) and the size of the window."""
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
 
     def scripts(self, *, on: bool) -> None:
-        """Let pages run scripts or not. With none, `run` works all the same: it is the driver's."""
+        """Enable or disable the scripts of pages. `run` works in both cases: the driver executes it."""
         self.command("Emulation.setScriptExecutionDisabled", value=not on)
 
     def cookies(self) -> dict[str, dict[str, Any]]:
-        """The window's cookies by name."""
-        return {each["name"]: each for each in self._ask("GET", "cookie")}
+        """Return the cookies by name."""
+        return {cookie["name"]: cookie for cookie in self._request("GET", "cookie")}
 
-    def forget(self) -> None:
-        """Throw the cookies away."""
-        self._ask("DELETE", "cookie")
-
-    def picture(self) -> bytes:
-        """The whole page as PNG."""
+    def screenshot(self) -> bytes:
+        """Return a PNG of the whole page."""
         height = self.command("Page.getLayoutMetrics")["cssContentSize"]["height"]
-        # A scrollbar takes no room in a picture, and its content none from it.
+        # The inner width includes the scrollbar, which is not part of the image.
         clip = {"x": 0, "y": 0, "width": self.run("return innerWidth"), "height": height, "scale": 1}
-        shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-        return base64.b64decode(shot["data"])
+        capture = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        return base64.b64decode(capture["data"])
 
-    def complaints(self) -> list[str]:
-        """What the browser's console says since it was asked last: refused styles, failed scripts."""
-        return [each["message"] for each in self._ask("POST", "se/log", {"type": "browser"})]
+    def console_messages(self) -> list[str]:
+        """Return the messages of the browser's console since the last call: refused styles, failed scripts."""
+        return [entry["message"] for entry in self._request("POST", "se/log", {"type": "browser"})]
 
     def _element(self, selector: str) -> str:
-        give_up_at = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
-            found = self._ask("POST", "elements", {"using": "css selector", "value": selector})
-            if found:
-                return str(found[0][ELEMENT])
-            if time.monotonic() > give_up_at:
-                raise Missing(f"{selector} is not on {self.address}:\n{self.text}")
+            elements = self._request("POST", "elements", {"using": "css selector", "value": selector})
+            if elements:
+                return str(elements[0][ELEMENT])
+            if time.monotonic() > deadline:
+                raise WebDriverError(f"{selector} is not on {self.address}:\n{self.text}")
             time.sleep(0.02)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = self.session.request(method, f"{self.url}/{path}", json=body, timeout=60).json()["value"]
-        if isinstance(answer, dict) and "error" in answer:
-            raise Missing(f"{path}: {answer['error']}: {answer['message']}")
-        return answer
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        value = self.session.request(method, f"{self.url}/{path}", json=body, timeout=60).json()["value"]
+        if isinstance(value, dict) and "error" in value:
+            raise WebDriverError(f"{path}: {value['error']}: {value['message']}")
+        return value
 
 
 def start(downloads: Path) -> Iterator[Chromium]:
-    """A window, until it is closed. Files that it is given go to `downloads`."""
+    """Start a browser and yield its window; end the browser afterwards. Files are downloaded to `downloads`."""
     driver, chromium = shutil.which("chromedriver"), next(filter(None, map(shutil.which, CHROMIUM)), None)
     if driver is None or chromium is None:
-        raise Missing(
+        raise WebDriverError(
             "browser tests need Chromium and ChromeDriver; on Debian: apt-get install chromium chromium-driver"
         )
     process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
@@ -158,11 +152,16 @@ def start(downloads: Path) -> Iterator[Chromium]:
         address = f"http://127.0.0.1:{_port(process)}"
         with requests.Session() as session:
             session.trust_env = False
-            made = session.post(f"{address}/session", json=_wish(chromium, downloads), timeout=60).json()["value"]
-            if "sessionId" not in made:
-                raise Missing(f"Chromium does not start: {made}")
-            yield Chromium(url=f"{address}/session/{made['sessionId']}", session=session)
-            session.delete(f"{address}/session/{made['sessionId']}", timeout=60)
+            created = session.post(
+                f"{address}/session", json=_capabilities(chromium, downloads), timeout=60
+            ).json()["value"]
+            if "sessionId" not in created:
+                raise WebDriverError(f"Chromium does not start: {created}")
+            session_url = f"{address}/session/{created['sessionId']}"
+            try:
+                yield Chromium(url=session_url, session=session)
+            finally:
+                session.delete(session_url, timeout=60)  # ends Chromium, which outlives its driver otherwise
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -171,12 +170,12 @@ def start(downloads: Path) -> Iterator[Chromium]:
 def _port(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
     for line in process.stdout:
-        if found := re.search(r"started successfully on port (\d+)", line):
-            return int(found[1])
-    raise Missing("ChromeDriver ended at once")
+        if match := re.search(r"started successfully on port (\d+)", line):
+            return int(match[1])
+    raise WebDriverError("ChromeDriver ended without opening a port")
 
 
-def _wish(chromium: str, downloads: Path) -> dict[str, Any]:
+def _capabilities(chromium: str, downloads: Path) -> dict[str, Any]:
     arguments = [
         "--headless=new",
         "--disable-gpu",
@@ -185,11 +184,15 @@ def _wish(chromium: str, downloads: Path) -> dict[str, Any]:
         "--no-proxy-server",
     ]
     if os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # Chromium's sandbox does not run as root; the pages are our own
+        arguments.append("--no-sandbox")  # Chromium's sandbox does not run as root; the pages are local
     options = {
         "binary": chromium,
         "args": arguments,
         "prefs": {"download.default_directory": str(downloads), "download.prompt_for_download": False},
     }
-    wish = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-    return {"capabilities": {"alwaysMatch": wish}}
+    capabilities = {
+        "browserName": "chrome",
+        "goog:chromeOptions": options,
+        "goog:loggingPrefs": {"browser": "ALL"},
+    }
+    return {"capabilities": {"alwaysMatch": capabilities}}

@@ -1,4 +1,4 @@
-"""A minimal browser: it keeps cookies and reads forms, and follows no redirect by itself."""
+"""A minimal HTTP client that acts as a browser: it keeps cookies, reads forms, follows no redirects."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ HTML = {"Accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class Browser:
-    """A browser session at the console."""
+    """A session of the console. `addresses` are all URLs that it requested or was redirected to."""
 
     running: Running
     session: requests.Session = field(default_factory=requests.Session)
     addresses: list[str] = field(default_factory=list)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> requests.Response:
-        """Return a page."""
-        return self._noted(
+        """Open a page."""
+        return self._record(
             self.session.get(
                 self.running.url + path, headers=HTML | dict(headers or {}), allow_redirects=False, timeout=30
             )
         )
 
     def csrf(self) -> str:
-        """Return the CSRF token that the forms of this session carry."""
+        """Return the CSRF token of this session, as read from a page."""
         page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=30)
         match = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
         assert match, page.text
@@ -44,7 +44,7 @@ class Browser:
     ) -> requests.Response:
         """Send a form of a page, as a browser does, and return the response."""
         fields = {"csrf": self.csrf()} | (form or {})
-        return self._noted(
+        return self._record(
             self.session.post(
                 self.running.url + path,
                 data=fields,
@@ -55,19 +55,19 @@ class Browser:
         )
 
     def submit(self, path: str, form: dict[str, str] | None = None) -> requests.Response:
-        """Send a form and return the page that it redirects to."""
-        answer = self.post(path, form)
-        while answer.status_code == 303:
-            answer = self.get(answer.headers["Location"])
-        return answer
+        """Send a form and follow the redirects."""
+        response = self.post(path, form)
+        while response.status_code == 303:
+            response = self.get(response.headers["Location"])
+        return response
 
     def sign_in(self, role: str, name: str | None = None) -> Browser:
         """Create a key of this role and sign in with it."""
         key = self.running.key(role, name)["Authorization"].removeprefix("Bearer ")
-        answer = self.post("/sign-in", {"key": key})
-        assert answer.status_code == 303, answer.text
+        response = self.post("/sign-in", {"key": key})
+        assert response.status_code == 303, response.text
         return self
 
-    def _noted(self, answer: requests.Response) -> requests.Response:
-        self.addresses += [answer.url, answer.headers.get("Location", "")]
-        return answer
+    def _record(self, response: requests.Response) -> requests.Response:
+        self.addresses += [response.url, response.headers.get("Location", "")]
+        return response

@@ -1,6 +1,6 @@
-"""The audit console: pages for whoever looks into a complaint or after the health of the bindings.
+"""The audit console: server-rendered pages for auditors and on-call engineers.
 
-Server-rendered, offline, and whole with JavaScript off. Each page is a thin route over the service (`find`,
-`binding`, `number`, ...); who may see it is decided in `door`, what it looks like in `templates`, and everything
-that an answer carries (headers, cookies, the CSRF token) in `visit`. No phone ever stands in an address.
+The pages load nothing from other hosts and work without JavaScript. Each page is a thin route over the service
+(`find`, `binding`, `number`, ...). `security` decides who may see a page, `templates` hold its markup, and
+`page_context` adds what every response needs (headers, cookies, the CSRF token). A URL never contains a phone.
 """

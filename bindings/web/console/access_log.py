@@ -1,4 +1,4 @@
-"""The access log: who was shown full phones, who took a list away, when and why."""
+"""The access log page: reveals of full phones and exports of lists, with actor, time and reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bindings.access.access_log import AccessLogEntry
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
 from bindings.web.console.export import stream_export
-from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,24 +21,26 @@ PER_PAGE = 50
 
 
 @get("/access", for_=(Permission.READ,))
-async def access_log(request: Request[Any, Any, Any]) -> Reply:
+async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the access log, newest first."""
-    visit = PageContext(request)
+    context = PageContext(request)
     cursor = request.query_params.get("cursor")
-    page = await visit.run_read(lambda service: service.access_log.entries(cursor=cursor, limit=PER_PAGE))
-    return visit.page("access.html", found=page.data, next_cursor=page.next_cursor)
+    page = await context.run_read(lambda service: service.access_log.entries(cursor=cursor, limit=PER_PAGE))
+    return context.render("access.html", entries=page.data, next_cursor=page.next_cursor)
 
 
 @post("/access/export", for_=(Permission.READ,), status_code=200)
-async def export(request: Request[Any, Any, Any]) -> Reply:
-    """Take the whole access log away."""
-    visit = PageContext(request)
+async def export(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export the whole access log."""
+    context = PageContext(request)
 
     def read(service: BindingService, _reason: str | None) -> Iterator[AccessLogEntry]:
-        cursor, more = None, True
-        while more:
+        cursor, has_more = None, True
+        while has_more:
             page = service.access_log.entries(cursor=cursor, limit=PER_PAGE)
             yield from page.data
-            cursor, more = page.next_cursor, page.next_cursor is not None
+            cursor, has_more = page.next_cursor, page.next_cursor is not None
 
-    return await stream_export(visit, view="access log", narrowed={}, names=field_names(AccessLogEntry), read=read)
+    return await stream_export(
+        context, view="access log", narrowed={}, columns=field_names(AccessLogEntry), read=read
+    )

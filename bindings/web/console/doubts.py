@@ -1,7 +1,8 @@
-"""Doubts: what waits for an answer, what will happen to it and when, and the two acts that end it sooner.
+"""The pages of bindings in doubt: their next steps, and the two actions that end a doubt sooner.
 
-Each act asks why, shows first what it would do, and is only for who may manage. Resolving calls the provider, so
-it runs as an errand; marking absent rests on a person's word alone and says so.
+The pages also list pending binds and unbinds without a clear response. Both actions require a reason, show first
+what they would do, and need the permission to manage. A reconciliation calls the provider, so it runs in the
+background; marking a binding absent relies on the operator's statement only, and the page says so.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get, post
 
-from bindings.domain.binding import State
 from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest, NotFound
 from bindings.lifecycle.doubts import acceptance_deadline, next_steps
 from bindings.monitoring import overview
 from bindings.validation import requests as validation
 from bindings.web.console.binding import get_visible_binding
-from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,96 +25,100 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.service import BindingService
 
-SHOWN = 50
+PER_PAGE = 50
 
 
 @get("/doubts", for_=(Permission.READ,))
-async def show(request: Request[Any, Any, Any]) -> Reply:
-    """Show what is open, the oldest first."""
-    visit = PageContext(request)
-    return await _list(visit)
+async def show(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the open bindings, oldest first."""
+    return await _doubts_page(PageContext(request))
 
 
 @post("/doubts/resolve", for_=(Permission.MANAGE,), status_code=200)
-async def resolve(request: Request[Any, Any, Any]) -> Reply:
-    """Begin a reconciliation, dry or in earnest, and lead to what comes of it."""
-    visit = PageContext(request)
+async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
+    """Start a reconciliation (dry run or real) and redirect to its result."""
+    context = PageContext(request)
     try:
-        why = validation.reason(visit.form.get("reason", ""))
-    except InvalidRequest as refusal:
-        return await _list(visit, status=422, faults=refusal.field_errors)
-    errand = await visit.app_state.reconcile_runs.reconcile(
-        visit.service, actor=visit.require_principal.actor, reason=why, dry_run=visit.form.get("how") != "now"
+        reason = validation.reason(context.form.get("reason", ""))
+    except InvalidRequest as error:
+        return await _doubts_page(context, status=422, field_errors=error.field_errors)
+    run = await context.app_state.reconcile_runs.reconcile(
+        context.service,
+        actor=context.require_principal.actor,
+        reason=reason,
+        dry_run=_is_dry_run(context),
     )
-    return visit.redirect(f"/doubts/resolve/{errand.id}")
+    return context.redirect(f"/doubts/resolve/{run.id}")
 
 
-@get("/doubts/resolve/{errand_id:str}", for_=(Permission.READ,))
-async def resolved(request: Request[Any, Any, Any]) -> Reply:
-    """Show how far a reconciliation is, or what came of it."""
-    visit = PageContext(request)
-    errand = visit.app_state.reconcile_runs.find(request.path_params["errand_id"])
-    if errand is None:
-        raise NotFound("this process knows of no such run; when it has ended, it stands under Reports")
-    return visit.page("reconcile_run.html", errand=errand)
+@get("/doubts/resolve/{run_id:str}", for_=(Permission.READ,))
+async def reconcile_run(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the progress of a reconciliation, or its result."""
+    context = PageContext(request)
+    run = context.app_state.reconcile_runs.find(request.path_params["run_id"])
+    if run is None:
+        raise NotFound("this process does not have this run; after it has ended, Reports shows its result")
+    return context.render("reconcile_run.html", run=run)
 
 
 @get("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,))
-async def mark_absent_form(request: Request[Any, Any, Any]) -> Reply:
-    """Say what marking a doubt absent means, and ask how it is known."""
-    visit = PageContext(request)
-    return _absent(visit, await get_visible_binding(visit))
+async def mark_absent_form(request: Request[Any, Any, Any]) -> PageResponse:
+    """Explain what marking a binding absent means, and ask for the reason."""
+    context = PageContext(request)
+    return _mark_absent_page(context, await get_visible_binding(context))
 
 
 @post("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,), status_code=200)
-async def mark_absent(request: Request[Any, Any, Any]) -> Reply:
-    """Show what would change, or change it."""
-    visit = PageContext(request)
-    binding = await get_visible_binding(visit)
-    why, dry = visit.form.get("reason", ""), visit.form.get("how") != "now"
-    service = visit.service
+async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
+    """Mark a binding absent and redirect to it, or show what would change (dry run)."""
+    context = PageContext(request)
+    binding = await get_visible_binding(context)
+    reason, dry_run = context.form.get("reason", ""), _is_dry_run(context)
     try:
-        marked = await visit.app_state.executors.run_read(
-            lambda: service.mark_absent(binding.id, reason=why, dry_run=dry)
+        result = await context.run_read(
+            lambda service: service.mark_absent(binding.id, reason=reason, dry_run=dry_run)
         )
-    except InvalidRequest as refusal:
-        return _absent(visit, binding, status=422, faults=refusal.field_errors, why=why)
-    if dry:
-        return _absent(visit, binding, marked=marked, why=why)
-    return visit.redirect(f"/bindings/{binding.id}")
+    except InvalidRequest as error:
+        return _mark_absent_page(context, binding, status=422, field_errors=error.field_errors, reason=reason)
+    if dry_run:
+        return _mark_absent_page(context, binding, result=result, reason=reason)
+    return context.redirect(f"/bindings/{binding.id}")
 
 
-async def _list(visit: PageContext, *, status: int = 200, faults: tuple[Any, ...] = ()) -> Reply:
-    after = visit.request.query_params.get("after")
+def _is_dry_run(context: PageContext) -> bool:
+    """Return whether the form asks for a dry run: it does unless it says "run"."""
+    return context.form.get("action") != "run"
 
-    def ask(service: BindingService) -> tuple[datetime, datetime | None, Any]:
-        page = service.open_doubts(cursor=after, limit=SHOWN)
+
+async def _doubts_page(
+    context: PageContext, *, status: int = 200, field_errors: tuple[Any, ...] = ()
+) -> PageResponse:
+    after = context.request.query_params.get("after")
+
+    def read(service: BindingService) -> tuple[datetime, datetime | None, Any]:
+        page = service.open_doubts(cursor=after, limit=PER_PAGE)
         return service.runtime.database.clock(), overview.next_scan(service.runtime), page
 
-    now, next_scan, page = await visit.run_read(ask)
-    config = visit.app_state.service.settings
-    return visit.page(
+    now, next_scan, page = await context.run_read(read)
+    settings = context.app_state.service.settings
+    return context.render(
         "doubts.html",
         status=status,
-        faults=faults,
-        first=after is None,
-        page=page,
+        field_errors=field_errors,
+        is_first_page=after is None,
+        bindings=page.data,
+        next_cursor=page.next_cursor,
         now=now,
         next_scan=next_scan,
-        outlooks={one.id: next_steps(one, now, config, next_scan) for one in page.data},
-        settled={one.id: acceptance_deadline(one, config.timestamp_tolerance_s) for one in page.data},
-        state=State,
-        calls_provider=visit.app_state.service.runtime.client is not None,
-        running=visit.app_state.reconcile_runs.running,
+        next_steps={binding.id: next_steps(binding, now, settings, next_scan) for binding in page.data},
+        calls_provider=context.app_state.service.runtime.client is not None,
+        active_run=context.app_state.reconcile_runs.running,
     )
 
 
-def _absent(visit: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> Reply:
-    settled = acceptance_deadline(binding, visit.app_state.service.settings.timestamp_tolerance_s)
-    return visit.page(
-        "mark_absent.html",
-        status=status,
-        binding=binding,
-        settled_by=settled,
-        **{"faults": (), "marked": None, "why": ""} | values,
+def _mark_absent_page(context: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> PageResponse:
+    deadline = acceptance_deadline(binding, context.app_state.service.settings.timestamp_tolerance_s)
+    template_values: dict[str, Any] = {"field_errors": (), "result": None, "reason": ""} | values
+    return context.render(
+        "mark_absent.html", status=status, binding=binding, acceptance_deadline=deadline, **template_values
     )

@@ -1,4 +1,7 @@
-"""A binding's history in words: what happened, what the provider said, how long nothing did, why it ended."""
+"""The history of a binding in sentences: what happened, what the provider responded, why the binding ended.
+
+Pure functions. What a failure means and who can fix it belongs to `failure_text`.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding, Event
 
-LONG_S = 60.0  # a gap that is shown as a line of its own
+LONG_GAP_S = 60.0  # a gap from this length on gets a line of its own
 _MEANING = {status.code: status.meaning for status in STATUSES}
-# What stands elsewhere on the page, or says nothing to a person.
-_NOT_SHOWN = frozenset(
+# Details that the page shows elsewhere, or that say nothing to a reader.
+_HIDDEN_DETAILS = frozenset(
     {
         "mode",
         "pool_number",
@@ -31,49 +34,54 @@ _NOT_SHOWN = frozenset(
         "what",
     }
 )
-_TOLD = frozenset({"status", "said", "reason", "because"})
+# Details that are part of the sentence, of the provider's response, or are listed under another name.
+_DETAILS_IN_SENTENCE = frozenset({"status", "said", "reason", "because"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimelineEntry:
-    """One event in words. `gap_s` is how long after the one before; `reply` what the provider said."""
+    """One event as a sentence.
+
+    `gap_s` is the time since the event before, None for the first. `provider_response` is None if the event
+    records none. `details` are the remaining names and values of the event.
+    """
 
     event: Event
     gap_s: float | None
-    words: str
-    reply: str | None
-    facts: tuple[tuple[str, str], ...]
+    sentence: str
+    provider_response: str | None
+    details: tuple[tuple[str, str], ...]
 
     @property
-    def long(self) -> bool:
-        """Whether nothing happened for so long before it that the gap is to be seen."""
-        return self.gap_s is not None and self.gap_s >= LONG_S
+    def has_long_gap(self) -> bool:
+        """Return whether the gap before this event is long enough for a line of its own."""
+        return self.gap_s is not None and self.gap_s >= LONG_GAP_S
 
 
 def timeline(events: Iterable[Event]) -> list[TimelineEntry]:
-    """The steps of a history, in its order."""
-    steps: list[TimelineEntry] = []
+    """Return one entry for each event, in the same order."""
+    entries: list[TimelineEntry] = []
     for event in events:
-        before = steps[-1].event.at if steps else None
-        steps.append(
+        previous_at = entries[-1].event.at if entries else None
+        entries.append(
             TimelineEntry(
                 event=event,
-                gap_s=None if before is None else max(0.0, (event.at - before).total_seconds()),
-                words=_event_sentence(event),
-                reply=_reply(event),
-                facts=_facts(event),
+                gap_s=None if previous_at is None else max(0.0, (event.at - previous_at).total_seconds()),
+                sentence=_event_sentence(event),
+                provider_response=_provider_response(event),
+                details=_details(event),
             )
         )
-    return steps
+    return entries
 
 
 def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one sentence for each kind
-    reason = _why(event.detail.get("reason"))
+    reason = _reason_text(event.detail.get("reason"))
     match event.kind:
         case EventKind.REQUESTED:
-            return "Asked for; the intent was written before the call"
+            return "Requested; the intent was recorded before the call to the provider"
         case EventKind.ACTIVATED:
-            return "The provider made it"
+            return "The provider created the binding"
         case EventKind.FAILED:
             return f"Failed: {reason}"
         case EventKind.IN_DOUBT:
@@ -81,86 +89,95 @@ def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one
         case EventKind.ADOPTED:
             return "Found in the provider's list and adopted"
         case EventKind.EXPIRED:
-            return "Its time was over"
+            return "Expired: its lifetime was over"
         case EventKind.UNBIND_REQUESTED:
-            return "An unbind was asked for; from here on it was offered to nobody"
+            return "Unbind requested; from then on it was not offered as active"
         case EventKind.UNBOUND:
             return f"Ended early: {reason}"
         case EventKind.UNBIND_CONFIRMED:
-            return "The provider confirmed an unbind after its end"
+            return "The provider confirmed the unbind after the binding had ended"
         case EventKind.LAPSED:
-            return "In doubt until it must have been over"
+            return "Lapsed: it was in doubt until its longest possible lifetime was over"
         case EventKind.REFUSED:
             return "Refused before the call"
         case EventKind.LATE_SUCCESS:
-            return "The provider said yes after it had ended here"
+            return "The provider reported success after the binding had ended here"
         case EventKind.HELD:
-            return "A phone is held by something else at the provider"
+            return "A phone is held because another binding at the provider has it"
         case EventKind.HOLD_ENDED:
             return "A hold ended"
         case EventKind.DRIFTED:
-            return "The provider's list says otherwise"
+            return "The provider's list differs from this record"
         case EventKind.REVEALED:
             return "Full phones were shown"
         case EventKind.EXPIRES_SOON:
-            return "Its end was announced"
+            return "Expiry warning recorded"
         case EventKind.POOL_LOW:
-            return "Its pool ran low"
+            return "The pool is running low"
         case _:
             assert_never(event.kind)
 
 
-def _why(reason: object) -> str:
+def _reason_text(reason: object) -> str:
     try:
         return REASONS[Reason(str(reason))].sentence
     except ValueError:
         return str(reason or "no reason was recorded")
 
 
-def _reply(event: Event) -> str | None:
-    """What the provider said: its status, what that means, and its own words."""
-    status, said = event.detail.get("status"), event.detail.get("said")
+def _provider_response(event: Event) -> str | None:
+    """Return the provider's status, its meaning and its message, or None if the event has none of them."""
+    status, message = event.detail.get("status"), event.detail.get("said")
     if status is None:
-        return None if said is None else str(said)
+        return None if message is None else str(message)
     meaning = _MEANING.get(str(status), "a status that is not documented")
-    told = f"status {status}, {meaning}"
-    return told if said in (None, meaning) else f"{told}: {said}"
+    text = f"status {status}, {meaning}"
+    return text if message in (None, meaning) else f"{text}: {message}"
 
 
-def _facts(event: Event) -> tuple[tuple[str, str], ...]:
+def _details(event: Event) -> tuple[tuple[str, str], ...]:
     detail = event.detail
-    shown = [
+    details = [
         (name, str(value))
         for name, value in detail.items()
-        if name not in _NOT_SHOWN | _TOLD and value is not None and not isinstance(value, list | dict)
+        if name not in _HIDDEN_DETAILS | _DETAILS_IN_SENTENCE
+        and value is not None
+        and not isinstance(value, list | dict)
     ]
     if event.kind in (EventKind.UNBIND_REQUESTED, EventKind.REVEALED) and detail.get("reason"):
-        shown.insert(0, ("reason", str(detail["reason"])))
+        details.insert(0, ("reason", str(detail["reason"])))
     if detail.get("because"):
-        shown.insert(0, ("because", str(detail["because"])))
-    return tuple(shown)
+        details.insert(0, ("reason", str(detail["because"])))
+    return tuple(details)
 
 
-def status_sentence(binding: Binding, *, over: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
-    """Why a binding ended, or what is to come, in one sentence. `over`: its time has passed."""
+def status_sentence(binding: Binding, *, overdue: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
+    """Return one sentence about why the binding ended, or what happens next.
+
+    `overdue`: the binding's `expires_at` has passed.
+    """
     match binding.state:
         case State.PENDING:
-            return "The call is under way, or its process died; it is settled or in doubt soon."
+            return "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
         case State.IN_DOUBT:
-            return f"Nobody knows yet whether it exists: {_why(binding.reason)}."
+            return f"It is not known whether the binding exists: {_reason_text(binding.reason)}."
         case State.ACTIVE if binding.unbind_requested_at is not None:
-            return "An unbind was asked for; the provider has not answered clearly, and is asked again."
+            return "An unbind was requested; the provider has not responded clearly and will be asked again."
         case State.ACTIVE:
-            return "Its time is over; the next sweep says so." if over else "It lives until its time is over."
+            return (
+                "Its lifetime is over; the next expire job records the end."
+                if overdue
+                else "It is active until its lifetime is over."
+            )
         case State.FAILED:
             meaning = _MEANING.get(str(binding.provider_status))
-            said = f" (status {binding.provider_status}, {meaning})" if meaning else ""
-            return f"Nothing came into being: {_why(binding.reason)}{said}."
+            status = f" (status {binding.provider_status}, {meaning})" if meaning else ""
+            return f"No binding was created: {_reason_text(binding.reason)}{status}."
         case State.EXPIRED:
-            return "It ended because its time was over."
+            return "It ended because its lifetime was over."
         case State.UNBOUND:
-            return f"It ended early: {_why(binding.reason)}."
+            return f"It ended early: {_reason_text(binding.reason)}."
         case State.LAPSED:
-            return "It stayed in doubt until its longest possible life was over."
+            return "It stayed in doubt until its longest possible lifetime was over."
         case _:
             assert_never(binding.state)

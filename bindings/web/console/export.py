@@ -1,7 +1,7 @@
-"""Lists taken away as CSV or NDJSON: exactly what the page shows, streamed, on the record.
+"""Exports of the displayed lists as CSV or NDJSON: streamed, and recorded in the access log.
 
-A row leaves a few moments after it was read; nothing is kept. The sum and the count are known only at the end,
-so they stand in the manifest, on a page of their own.
+Rows are sent in batches as they are read; the file is never stored. Its hash and row count are known only at the
+end, so they are part of the manifest, which has a page of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers
 from bindings.web.console import time_zones
-from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -33,106 +33,113 @@ MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson
 
 
 async def stream_export(
-    visit: PageContext,
+    context: PageContext,
     *,
     view: str,
     narrowed: dict[str, Any],
-    names: list[str],
+    columns: list[str],
     read: Callable[[BindingService, str | None], Iterator[Any]],
-) -> Reply:
-    """Send a list as a file. `read` gives its records, and records reveals where it is given a reason.
+) -> PageResponse:
+    """Return a list as a file, recorded in the access log before the first row. Not safe to repeat.
 
-    Phones are masked; in full for a reason, by whoever may reveal; and to an app, which gave them itself.
+    `read` yields the records, and records the reveals if it gets a reason. `narrowed` is the filter for the
+    manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and in
+    bindings that the principal itself requested.
     """
-    reason = visit.form.get("reason") or None
-    if reason is not None and not visit.may(Permission.REVEAL):
+    reason = context.form.get("reason") or None
+    if reason is not None and not context.has_permission(Permission.REVEAL):
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
-    kind, service = visit.form.get("format", "csv"), visit.service
-    export_id = await visit.run_read(
-        lambda found: found.access_log.start_export(view=view, narrowed=narrowed, format=kind, reason=reason)
+    file_format, service = context.form.get("format", "csv"), context.service
+    export_id = await context.run_read(
+        lambda caller_service: caller_service.access_log.start_export(
+            view=view, narrowed=narrowed, format=file_format, reason=reason
+        )
     )
 
-    def shown() -> Generator[dict[str, Any], None, None]:
+    def rows() -> Generator[dict[str, Any], None, None]:
         for record in read(service, reason):
-            own = isinstance(record, Binding) and visit.sees_phones(record)
-            full = reason is not None or own or visit.actor_filter is not None  # of an app every row is its own
-            yield to_plain(record, revealed=full)
+            is_own = isinstance(record, Binding) and context.sees_phones(record)
+            # With an actor filter (role app) every row belongs to the principal.
+            in_full = reason is not None or is_own or context.actor_filter is not None
+            yield to_plain(record, revealed=in_full)
 
-    name = f"{view.replace(' ', '-')}-{export_id}.{kind}"
-    parts = _parts(visit, export_id, batches(shown(), BATCH), names, kind)
-    answer: Reply = Stream(
-        parts,
+    name = f"{view.replace(' ', '-')}-{export_id}.{file_format}"
+    chunks = _file_chunks(context, export_id, batches(rows(), BATCH), columns, file_format)
+    response: PageResponse = Stream(
+        chunks,
         headers={
             "Content-Disposition": f'attachment; filename="{name}"',
             "Link": f"</exports/{export_id}>; rel=describedby",
         },
-        media_type=MEDIA_TYPES[kind],
+        media_type=MEDIA_TYPES[file_format],
     )
-    return visit.add_headers(answer)
+    return context.add_headers(response)
 
 
-async def _parts(
-    visit: PageContext,
+async def _file_chunks(
+    context: PageContext,
     export_id: str,
-    found: Generator[list[dict[str, Any]], None, None],
-    names: list[str],
-    kind: str,
+    row_batches: Generator[list[dict[str, Any]], None, None],
+    columns: list[str],
+    file_format: str,
 ) -> AsyncIterator[bytes]:
-    """The file, part by part; each part is read on a thread for questions."""
-    executors, service = visit.app_state.executors, visit.service
-    digest, count = hashlib.sha256(), 0
+    """Yield the file in chunks; each batch is read on a thread of the read pool."""
+    executors, service = context.app_state.executors, context.service
+    digest, row_count = hashlib.sha256(), 0
     try:
-        part = header_line(names, kind).encode()
+        chunk = header_line(columns, file_format).encode()
         while True:
-            digest.update(part)
-            if part:
-                yield part
-            batch = await executors.run_read(lambda: next(found, None))
+            digest.update(chunk)
+            if chunk:
+                yield chunk
+            batch = await executors.run_read(lambda: next(row_batches, None))
             if batch is None:
                 break
-            count += len(batch)
-            part = format_lines(batch, names, kind).encode()
+            row_count += len(batch)
+            chunk = format_lines(batch, columns, file_format).encode()
     finally:
-        await executors.run_read(found.close)  # also where the browser went away: it ends what is read
+        await executors.run_read(
+            row_batches.close
+        )  # also if the browser disconnected: this ends the database read
     await executors.run_read(
-        lambda: service.access_log.finish_export(export_id, row_count=count, sha256=digest.hexdigest())
+        lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
     )
 
 
-def _period(visit: PageContext) -> tuple[datetime | None, datetime | None]:
+def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
     ends = []
-    faults: list[FieldError] = []
+    field_errors: list[FieldError] = []
     for field in ("from", "to"):
         try:
-            ends.append(time_zones.parse(visit.form.get(field, ""), visit.zone, visit.now))
-        except InvalidRequest as refusal:
-            faults += [FieldError(field, fault.message) for fault in refusal.field_errors]
-    if faults:
-        raise InvalidRequest(faults)
+            ends.append(time_zones.parse(context.form.get(field, ""), context.zone, context.now))
+        except InvalidRequest as error:
+            field_errors += [FieldError(field, field_error.message) for field_error in error.field_errors]
+    if field_errors:
+        raise InvalidRequest(field_errors)
     return ends[0], ends[1]
 
 
 @get("/exports", for_=(Permission.READ,))
-async def form(request: Request[Any, Any, Any]) -> Reply:
-    """Show what can be taken away as a whole."""
-    return PageContext(request).page("exports.html", faults=())
+async def form(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the form for exporting a period."""
+    return PageContext(request).render("exports.html", field_errors=())
 
 
 @post("/exports", for_=(Permission.READ,), status_code=200)
-async def period(request: Request[Any, Any, Any]) -> Reply:
-    """Take away every binding or every event of a period."""
-    visit = PageContext(request)
-    what = visit.form.get("what", "bindings")
+async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export all bindings or all events of a period."""
+    context = PageContext(request)
+    view = "events" if context.form.get("what") == "events" else "bindings"
     try:
-        since, until = _period(visit)
-        if visit.form.get("reason"):
-            validation.reason(visit.form["reason"])
-    except InvalidRequest as refusal:
-        return visit.page("exports.html", status=422, faults=refusal.field_errors)
+        since, until = _period(context)
+        if context.form.get("reason"):
+            validation.reason(context.form["reason"])
+    except InvalidRequest as error:
+        return context.render("exports.html", status=422, field_errors=error.field_errors)
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Iterator[Any]:
-        if what == "events":
+        if view == "events":
             return service.export_events(since=since, until=until)
         if reason is not None:
             service.reveal(
@@ -140,21 +147,19 @@ async def period(request: Request[Any, Any, Any]) -> Reply:
             )
         return service.export_bindings(since=since, until=until)
 
-    names = field_names(Event if what == "events" else Binding)
-    return await stream_export(
-        visit, view="events" if what == "events" else "bindings", narrowed=narrowed, names=names, read=read
-    )
+    columns = field_names(Event if view == "events" else Binding)
+    return await stream_export(context, view=view, narrowed=narrowed, columns=columns, read=read)
 
 
 @get("/exports/{export_id:str}", for_=OWN_OR_ALL)
-async def manifest(request: Request[Any, Any, Any]) -> Reply:
-    """Show what an export was."""
-    visit = PageContext(request)
+async def manifest(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the manifest of an export, as a page or as JSON (`?as=json`)."""
+    context = PageContext(request)
     export_id = request.path_params["export_id"]
-    found = await visit.run_read(lambda service: service.access_log.get_export(export_id))
-    if visit.actor_filter not in (None, found.actor):
+    export = await context.run_read(lambda service: service.access_log.get_export(export_id))
+    if context.actor_filter not in (None, export.actor):
         raise problems.NoSuchPath("there is no such export")
     if request.query_params.get("as") == "json":
-        told = fields(found) | {"phones": "masked" if found.reason is None else "in full"}
-        return visit.add_headers(Response(serializers.json_response(told).content, media_type=MediaType.JSON))
-    return visit.page("export.html", export=found)
+        content = fields(export) | {"phones": "masked" if export.reason is None else "in full"}
+        return context.add_headers(Response(serializers.json_response(content).content, media_type=MediaType.JSON))
+    return context.render("export.html", export=export)

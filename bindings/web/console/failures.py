@@ -1,4 +1,4 @@
-"""Failures and conflicts: how often which status, since when, why, and what to do about it."""
+"""The pages of failures and conflicts: how often each code occurred, when, why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.provider.statuses import IN_USE
 from bindings.web.console import charts, failure_text
-from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -22,63 +22,66 @@ KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 
 
 @get("/failures", for_=(Permission.READ,))
-async def show(request: Request[Any, Any, Any]) -> Reply:
-    """Show every code of a span, the most frequent first."""
-    visit = PageContext(request)
-    span = _span(request)
-    figures = await visit.run_read(lambda service: event_statistics(service.runtime.database, span, KINDS))
-    surprises = figures.counts_of(EventKind.FAILED, code=IN_USE)
-    return visit.page(
+async def show(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show every code of a time range, the most frequent first."""
+    context = PageContext(request)
+    time_range = _time_range(request)
+    statistics = await context.run_read(
+        lambda service: event_statistics(service.runtime.database, time_range, KINDS)
+    )
+    refused_counts = statistics.counts_of(EventKind.REFUSED)
+    unexpected_counts = statistics.counts_of(EventKind.FAILED, code=IN_USE)
+    return context.render(
         "failures.html",
-        span=span,
-        spans=TimeRange,
-        figures=figures,
-        causes=failure_text,
+        time_range=time_range,
+        time_ranges=TimeRange,
+        statistics=statistics,
+        explain=failure_text.explain,
         charts=[
-            charts.chart("Failed", "bad", figures, figures.counts_of(EventKind.FAILED)),
-            charts.chart("In doubt", "warn", figures, figures.counts_of(EventKind.IN_DOUBT)),
-            charts.chart("Stopped here", "calm", figures, figures.counts_of(EventKind.REFUSED)),
-            charts.chart(f"{IN_USE} that surprised us", "bad", figures, surprises),
+            charts.chart("Failed", "bad", statistics, statistics.counts_of(EventKind.FAILED)),
+            charts.chart("In doubt", "warn", statistics, statistics.counts_of(EventKind.IN_DOUBT)),
+            charts.chart("Refused here", "calm", statistics, refused_counts),
+            charts.chart(f"Unexpected {IN_USE}", "bad", statistics, unexpected_counts),
         ],
-        stopped=sum(figures.counts_of(EventKind.REFUSED)),
-        surprised=sum(surprises),
+        refused=sum(refused_counts),
+        unexpected=sum(unexpected_counts),
     )
 
 
 @get("/failures/{kind:str}/{code:str}", for_=(Permission.READ,))
-async def failure(request: Request[Any, Any, Any]) -> Reply:
-    """Show one code: what it means, when it came, and the newest examples."""
-    visit = PageContext(request)
-    span, code = _span(request), request.path_params["code"]
-    kind = next((each for each in KINDS if each == request.path_params["kind"]), None)
+async def failure(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show one code: what it means, how often it occurred, and the newest examples."""
+    context = PageContext(request)
+    time_range, code = _time_range(request), request.path_params["code"]
+    kind = next((kind for kind in KINDS if kind == request.path_params["kind"]), None)
     if kind is None:
         raise NotFound("there is no such kind of failure")
-    figures = await visit.run_read(lambda service: event_statistics(service.runtime.database, span, (kind,)))
-    series = next((each for each in figures.series if each.code == code), None)
+    statistics = await context.run_read(
+        lambda service: event_statistics(service.runtime.database, time_range, (kind,))
+    )
+    series = next((series for series in statistics.series if series.code == code), None)
     examples = () if series is None else series.examples
-    ids = [str(each["binding_id"]) for each in examples if each["binding_id"] is not None]
-    found: dict[str, Binding] = await visit.run_read(lambda service: service.get_many(ids))
-    return visit.page(
+    ids = [str(example["binding_id"]) for example in examples if example["binding_id"] is not None]
+    bindings: dict[str, Binding] = await context.run_read(lambda service: service.get_many(ids))
+    return context.render(
         "failure.html",
-        span=span,
-        spans=TimeRange,
+        time_range=time_range,
+        time_ranges=TimeRange,
         kind=kind,
         code=code,
-        cause=failure_text.explain(kind, code),
-        series=series,
-        figures=figures,
-        chart=_chart(figures, kind, code),
-        examples=[(each, found.get(str(each["binding_id"]))) for each in examples],
+        explanation=failure_text.explain(kind, code),
+        statistics=statistics,
+        chart=_chart(statistics, kind, code),
+        examples=[(example, bindings.get(str(example["binding_id"]))) for example in examples],
     )
 
 
-def _chart(figures: EventStatistics, kind: EventKind, code: str) -> charts.Chart:
-    return charts.chart(
-        code, "calm" if kind is EventKind.REFUSED else "bad", figures, figures.counts_of(kind, code=code)
-    )
+def _chart(statistics: EventStatistics, kind: EventKind, code: str) -> charts.Chart:
+    tone = "calm" if kind is EventKind.REFUSED else "bad"
+    return charts.chart(code, tone, statistics, statistics.counts_of(kind, code=code))
 
 
-def _span(request: Request[Any, Any, Any]) -> TimeRange:
+def _time_range(request: Request[Any, Any, Any]) -> TimeRange:
     try:
         return TimeRange(request.query_params.get("span", TimeRange.DAY))
     except ValueError:

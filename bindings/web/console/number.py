@@ -1,6 +1,6 @@
-"""Everything that one number was used for, on one time axis; what is odd about it; who was shown it in full.
+"""The history of a number: its bindings on one time axis, anomalies among them, and the reveals of their phones.
 
-The number is named by the binding that has it, or by a search: it never stands in an address itself.
+The path names the number by a binding that has it, or by a search: a URL never contains the number itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bindings.validation.fields import MAX_LIMIT
 from bindings.web.console import time_axis
 from bindings.web.console.binding import get_visible_binding
 from bindings.web.console.export import stream_export
-from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 from bindings.web.console.search import is_middle_number, load_search
 
 if TYPE_CHECKING:
@@ -28,96 +28,96 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 PER_PAGE = 50
-NUMBERS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
+NUMBER_FIELDS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
 
 
-@get("/bindings/{binding_id:str}/numbers/{which:str}", for_=OWN_OR_ALL)
-async def of_binding(request: Request[Any, Any, Any]) -> Reply:
-    """Show the history of a number that a binding has."""
-    visit = PageContext(request)
-    number = await number_of(visit)
-    return await _page(visit, number)
+@get("/bindings/{binding_id:str}/numbers/{number_field:str}", for_=OWN_OR_ALL)
+async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the history of a number of a binding."""
+    context = PageContext(request)
+    return await _history_page(context, await _binding_number(context))
 
 
 @get("/find/{search_id:str}/history", for_=OWN_OR_ALL)
-async def of_search(request: Request[Any, Any, Any]) -> Reply:
-    """Show the history of a number that was looked for."""
-    visit = PageContext(request)
-    return await _page(visit, await _searched(visit))
+async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the history of a number that was searched for."""
+    context = PageContext(request)
+    return await _history_page(context, await _searched_number(context))
 
 
-async def _searched(visit: PageContext) -> Phone:
-    wanted = await load_search(visit, visit.request.path_params["search_id"])
-    if wanted.number is None:
-        raise errors.NotFound("this search was for no number")
-    return wanted.number
-
-
-@post("/bindings/{binding_id:str}/numbers/{which:str}/export", for_=OWN_OR_ALL, status_code=200)
-async def export_of_binding(request: Request[Any, Any, Any]) -> Reply:
-    """Take a number's whole history away."""
-    visit = PageContext(request)
-    number, path = await number_of(visit), request.path_params
-    return await _export(visit, number, {"binding_id": path["binding_id"], "which": path["which"]})
+@post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", for_=OWN_OR_ALL, status_code=200)
+async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export the whole history of a number of a binding."""
+    context = PageContext(request)
+    number, path = await _binding_number(context), request.path_params
+    return await _export(context, number, {"binding_id": path["binding_id"], "which": path["number_field"]})
 
 
 @post("/find/{search_id:str}/history/export", for_=OWN_OR_ALL, status_code=200)
-async def export_of_search(request: Request[Any, Any, Any]) -> Reply:
-    """Take the whole history of a number that was looked for away."""
-    visit = PageContext(request)
-    return await _export(visit, await _searched(visit), {})
+async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export the whole history of a number that was searched for."""
+    context = PageContext(request)
+    return await _export(context, await _searched_number(context), {})
 
 
-async def _export(visit: PageContext, number: Phone, narrowed: dict[str, Any]) -> Reply:
-    actor = visit.actor_filter
+async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
+    actor = context.actor_filter
 
     def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
-        cursor, more = None, True
-        while more:
+        cursor, has_more = None, True
+        while has_more:
             page = service.investigation.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
             if reason is not None and page.data:
-                service.reveal([one.id for one in page.data], reason=reason, what="export of a number's history")
+                ids = [binding.id for binding in page.data]
+                service.reveal(ids, reason=reason, what="export of a number's history")
             yield from page.data
-            cursor, more = page.next_cursor, page.next_cursor is not None
+            cursor, has_more = page.next_cursor, page.next_cursor is not None
 
     return await stream_export(
-        visit,
+        context,
         view="number history",
         narrowed=narrowed | {"number": str(number)},
-        names=field_names(Binding),
+        columns=field_names(Binding),
         read=read,
     )
 
 
-async def number_of(visit: PageContext) -> Phone:
-    """The number that an address names by a binding and one of its fields."""
-    binding = await get_visible_binding(visit)
-    which = visit.request.path_params["which"]
-    number = getattr(binding, which) if which in NUMBERS else None
+async def _searched_number(context: PageContext) -> Phone:
+    search = await load_search(context, context.request.path_params["search_id"])
+    if search.number is None:
+        raise errors.NotFound("this search was not for a number")
+    return search.number
+
+
+async def _binding_number(context: PageContext) -> Phone:
+    """Return the number that the path names by a binding and a field. Raise `NotFound` if there is none."""
+    binding = await get_visible_binding(context)
+    number_field = context.request.path_params["number_field"]
+    number = getattr(binding, number_field) if number_field in NUMBER_FIELDS else None
     if number is None:
         raise errors.NotFound("this binding has no such number")
     return number if isinstance(number, Phone) else Phone(number)
 
 
-async def _page(visit: PageContext, number: Phone) -> Reply:
-    cursor = visit.request.query_params.get("cursor")
+async def _history_page(context: PageContext, number: Phone) -> PageResponse:
+    cursor = context.request.query_params.get("cursor")
 
-    def ask(service: BindingService) -> tuple[Page[Binding], list[Event]]:
+    def read(service: BindingService) -> tuple[Page[Binding], list[Event]]:
         page = service.investigation.number_history(
-            number, actor=visit.actor_filter, cursor=cursor, limit=PER_PAGE
+            number, actor=context.actor_filter, cursor=cursor, limit=PER_PAGE
         )
-        return page, service.investigation.reveals_of([one.id for one in page.data])
+        return page, service.investigation.reveals_of([binding.id for binding in page.data])
 
-    page, looks = await visit.run_read(ask)
-    return visit.page(
+    page, reveals = await context.run_read(read)
+    return context.render(
         "number.html",
         number=number,
         is_middle_number=is_middle_number(number, list(page.data)),
-        found=page.data,
-        by_id={one.id: one for one in page.data},
+        bindings=page.data,
+        by_id={binding.id: binding for binding in page.data},
         next_cursor=page.next_cursor,
         axis=time_axis.axis_for(page.data),
-        odd=overlaps.find_anomalies(page.data),
-        looks=looks,
+        anomalies=overlaps.find_anomalies(page.data),
+        reveals=reveals,
         revealed=False,
     )

@@ -1,13 +1,13 @@
-"""One visit to a page: who comes, what their form says, and what every answer carries.
+"""The context of a console request: principal, form, time zone, and the headers of every response.
 
-Nothing under the console answers in another way than through here, so that no page can forget its headers. A
-page loads nothing but our own style and script; neither stands in the page itself.
+Every console route builds its response here, so that no page lacks the security headers. A page loads only our
+own stylesheet and script from this host; it contains no inline style and no inline script.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from litestar import MediaType, Response
 from litestar.datastructures import Cookie
@@ -26,126 +26,128 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.web.auth import Principal
 
-Answer = TypeVar("Answer")
-Reply = Response[Any]
+PageResponse = Response[Any]
 
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 ZONE_COOKIE = "bindings_zone"
-ZONE_KEPT_S = 365 * 24 * 3_600
+ZONE_COOKIE_AGE_S = 365 * 24 * 3_600
 HSTS = "max-age=31536000"
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Not "no-referrer": a browser would then hide the origin of our own forms from us.
+    # Not "no-referrer": with it a browser would not send the origin of our own forms.
     "Referrer-Policy": "same-origin",
 }
 
 
 class PageContext(ServiceRequest):
-    """A request to the console, after the door has let it in."""
+    """A request to the console that has passed the page guard.
+
+    `form` is empty unless the request is a POST. `zone` is the time zone in which the page shows times.
+    """
 
     def __init__(self, request: Request[Any, Any, Any]) -> None:
         super().__init__(request)
         self.form: dict[str, str] = self.state.get("form", {})
-        self.now = datetime.now(UTC)  # for words such as "3 min ago" only
+        self.now = datetime.now(UTC)  # for reading and showing times; never for a decision
         self.zone = self._zone()
 
     @property
     def token(self) -> str:
-        """The browser's token."""
+        """Return the session token of the browser."""
         return str(self.state["token"])
 
     @property
     def over_tls(self) -> bool:
-        """Whether the browser's connection is encrypted."""
+        """Return whether the browser's connection is encrypted."""
         return self.app_state.proxies.over_tls(self.request.scope)
 
     @property
     def address(self) -> str:
-        """Where the browser is."""
+        """Return the IP address of the browser."""
         return self.app_state.proxies.address(self.request.scope)
 
     @property
     def actor_filter(self) -> str | None:
-        """Whose bindings are all that is shown: None for readers, who see everything."""
-        who = self.require_principal
-        return None if who.has_permission(Permission.READ) else who.actor
+        """Return the actor whose bindings alone may be shown, or None if the principal may read all."""
+        principal = self.require_principal
+        return None if principal.has_permission(Permission.READ) else principal.actor
 
     @property
     def require_principal(self) -> Principal:
-        """Who is signed in."""
+        """Return the principal. Raise `SignInNeeded` if there is none."""
         if self.principal is None:
             raise security.SignInNeeded
         return self.principal
 
-    def may(self, permission: Permission) -> bool:
-        """Whether the caller's role allows it."""
+    def has_permission(self, permission: Permission) -> bool:
+        """Return whether the principal's role has the permission; False without a principal."""
         return self.principal is not None and self.principal.has_permission(permission)
 
     def sees_phones(self, binding: Binding) -> bool:
-        """Whether the binding's phones are shown in full without being asked for."""
+        """Return whether the principal sees the binding's phones in full without a reveal."""
         return self.require_principal.sees_phones(binding)
 
-    def page(
+    def render(
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
-    ) -> Reply:
-        """A page."""
-        csrf = security.csrf(self.token) if "token" in self.state else ""
-        html = templating.render(template, visit=self, csrf=csrf, request_id=self.state["request_id"], **values)
+    ) -> PageResponse:
+        """Return a page: the template with `values`, this context, the CSRF token and the request id."""
+        csrf = security.csrf_token(self.token) if "token" in self.state else ""
+        html = templating.render(template, context=self, csrf=csrf, request_id=self.request_id, **values)
         return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
         )
 
-    def redirect(self, path: str) -> Reply:
-        """Go to another page, with GET."""
+    def redirect(self, path: str) -> PageResponse:
+        """Return a redirect to another page, which the browser opens with GET."""
         return self.add_headers(Redirect(path, status_code=303))
 
-    def add_headers(self, answer: Reply) -> Reply:
-        """An answer with the headers that every one of the console has, and the token's cookie where it is new."""
+    def add_headers(self, response: PageResponse) -> PageResponse:
+        """Add the console's security headers and, if the token is new, its cookie. Return the same response."""
         for name, value in HEADERS.items():
-            answer.headers[name] = value
+            response.headers[name] = value
         if self.over_tls:
-            answer.headers["Strict-Transport-Security"] = HSTS
+            response.headers["Strict-Transport-Security"] = HSTS
         if self.state.get("token_is_new"):
-            self.set_session_cookie(answer, self.token)
-        return answer
+            self.set_session_cookie(response, self.token)
+        return response
 
-    def set_session_cookie(self, answer: Reply, token: str) -> None:
-        """Put a token into the browser; it goes when the browser is closed."""
+    def set_session_cookie(self, response: PageResponse, token: str) -> None:
+        """Set the session cookie, which lasts until the browser is closed."""
         self.state["token"], self.state["token_is_new"] = token, False
-        answer.set_cookie(
+        response.set_cookie(
             Cookie(
-                key=security.cookie(over_tls=self.over_tls),
+                key=security.cookie_name(over_tls=self.over_tls),
                 value=token,
                 httponly=True,
-                samesite="lax",  # a link from a ticket arrives signed in; every change is a POST, which does not
+                samesite="lax",  # sent with a link from another site (a ticket), not with a POST from there
                 secure=self.over_tls,
             )
         )
 
-    def set_zone_cookie(self, answer: Reply, zone: time_zones.Zone) -> Reply:
-        """Show times in this zone from now on."""
+    def set_zone_cookie(self, response: PageResponse, zone: time_zones.Zone) -> PageResponse:
+        """Set the cookie of the time zone in which pages show times. Return the same response."""
         cookie = Cookie(
             key=ZONE_COOKIE,
-            value=zone.name.replace("/", "."),  # a cookie's value takes no slash unquoted
-            max_age=ZONE_KEPT_S,
+            value=zone.name.replace("/", "."),  # a slash in a cookie's value would need quotes
+            max_age=ZONE_COOKIE_AGE_S,
             httponly=True,
             samesite="lax",
             secure=self.over_tls,
         )
-        answer.set_cookie(cookie)
-        return answer
+        response.set_cookie(cookie)
+        return response
 
     @property
     def zone_chosen(self) -> bool:
-        """Whether somebody chose the zone; else the browser's own is suggested."""
+        """Return whether the user chose a zone; if not, the page suggests the browser's own."""
         return ZONE_COOKIE in self.request.cookies
 
     def _zone(self) -> time_zones.Zone:

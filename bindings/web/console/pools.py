@@ -1,4 +1,4 @@
-"""Pools: how full each is, where that goes, and when the provider last had no number left."""
+"""The pools page: how full each pool is, its forecast, and when the provider last had no number left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bindings.domain.roles import Permission
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.provider.statuses import NO_NUMBER
 from bindings.web.console import charts
-from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from bindings.monitoring.statistics import EventStatistics, PoolForecast
@@ -19,24 +19,22 @@ if TYPE_CHECKING:
 
 
 @get("/pools", for_=(Permission.READ,))
-async def show(request: Request[Any, Any, Any]) -> Reply:
+async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every pool, the fullest first."""
-    visit = PageContext(request)
+    context = PageContext(request)
 
-    def ask(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
+    def read(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
         return pool_forecasts(service.runtime.database), event_statistics(
             service.runtime.database, TimeRange.DAY, (EventKind.FAILED,)
         )
 
-    trends, figures = await visit.run_read(ask)
-    empty = charts.chart(
-        f"No number left ({NO_NUMBER})", "bad", figures, figures.counts_of(EventKind.FAILED, code=NO_NUMBER)
-    )
-    return visit.page(
+    forecasts, statistics = await context.run_read(read)
+    no_number_counts = statistics.counts_of(EventKind.FAILED, code=NO_NUMBER)
+    return context.render(
         "pools.html",
-        trends=trends,
-        figures=figures,
-        empty=empty,
-        line=charts.sparkline_points,
+        forecasts=forecasts,
+        statistics=statistics,
+        no_number_chart=charts.chart(f"No number left ({NO_NUMBER})", "bad", statistics, no_number_counts),
+        sparkline_points=charts.sparkline_points,
         no_number=NO_NUMBER,
     )

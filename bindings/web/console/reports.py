@@ -1,4 +1,4 @@
-"""Reports of reconciliations: dated, never changed, and taken away as they are."""
+"""The pages of reconciliation reports. A report never changes; each download of it is the same file."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get
 
 from bindings.domain.roles import Permission
-from bindings.web.console.page_context import PageContext, Reply
+from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from bindings.store.reports import Report
 
-SHOWN = 50
-CASES_SHOWN = 500
+PER_PAGE = 50
+MAX_CASES = 500
 
 
 @get("/reports", for_=(Permission.READ,))
-async def show(request: Request[Any, Any, Any]) -> Reply:
-    """Show the reports, the newest first."""
-    visit = PageContext(request)
+async def show(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the reports, newest first."""
+    context = PageContext(request)
     after = request.query_params.get("after")
-    page = await visit.run_read(lambda service: service.reports(cursor=after, limit=SHOWN, cases=False))
-    return visit.page("reports.html", page=page, first=after is None)
+    page = await context.run_read(lambda service: service.reports(cursor=after, limit=PER_PAGE, cases=False))
+    return context.render(
+        "reports.html", reports=page.data, next_cursor=page.next_cursor, is_first_page=after is None
+    )
 
 
 @get("/reports/{report_id:str}", for_=(Permission.READ,))
-async def one(request: Request[Any, Any, Any]) -> Reply:
+async def show_report(request: Request[Any, Any, Any]) -> PageResponse:
     """Show one report, case by case."""
-    visit = PageContext(request)
-    report = await _asked(visit)
-    return visit.page("report.html", report=report, most=CASES_SHOWN, sha256=digest(report))
+    context = PageContext(request)
+    report = await _get_report(context)
+    return context.render("report.html", report=report, max_cases=MAX_CASES, sha256=digest(report))
 
 
 @get("/reports/{report_id:str}/download", for_=(Permission.READ,))
-async def download(request: Request[Any, Any, Any]) -> Reply:
-    """Give the report as a file: the same bytes whenever it is taken."""
-    visit = PageContext(request)
-    report = await _asked(visit)
+async def download(request: Request[Any, Any, Any]) -> PageResponse:
+    """Return the report as a file; each download has the same bytes."""
+    context = PageContext(request)
+    report = await _get_report(context)
     name = f"report-{report.began_at:%Y%m%dT%H%M%SZ}-{report.id[-8:]}.json"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return visit.add_headers(Response(body(report), media_type=MediaType.JSON, headers=headers))
+    return context.add_headers(Response(body(report), media_type=MediaType.JSON, headers=headers))
 
 
 def body(report: Report) -> bytes:
-    """The file of a report; one report has one file."""
-    shown = {
+    """Return the content of a report's file; the same report gives the same bytes."""
+    content = {
         "id": report.id,
         "began_at": report.began_at.isoformat().replace("+00:00", "Z"),
         "finished_at": report.finished_at.isoformat().replace("+00:00", "Z"),
@@ -55,14 +57,14 @@ def body(report: Report) -> bytes:
         "counts": report.counts,
         "cases": report.cases,
     }
-    return json.dumps(shown, indent=1, sort_keys=True).encode() + b"\n"
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def digest(report: Report) -> str:
-    """The SHA-256 of a report's file, in hex."""
+    """Return the SHA-256 of a report's file, in hex."""
     return hashlib.sha256(body(report)).hexdigest()
 
 
-async def _asked(visit: PageContext) -> Report:
-    report_id = visit.request.path_params["report_id"]
-    return await visit.run_read(lambda service: service.report(report_id))
+async def _get_report(context: PageContext) -> Report:
+    report_id = context.request.path_params["report_id"]
+    return await context.run_read(lambda service: service.report(report_id))

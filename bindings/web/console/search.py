@@ -1,7 +1,7 @@
-"""Find: one box for an id, a reference, a request, a phone or a middle number, with a time where it matters.
+"""The search page (Find): by id, reference, request id, phone or middle number, with a time for numbers.
 
-The form is a POST, its answer a redirect to an address without meaning: what was looked for is kept for an hour
-for this browser alone. A word that names one binding leads straight to it.
+The form is a POST that redirects to a path with a random id; the search itself is stored for an hour, for this
+browser only. A name that matches exactly one binding redirects to that binding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
-from bindings.web.console.page_context import OWN_OR_ALL, PageContext, Reply
+from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,193 +32,198 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
-DECORATION = re.compile(r"[ ().-]")
-SHORTEST_NUMBER = 5  # shorter digits are a name, such as the provider's id of a binding
-LATEST = 10
-MOST_SHOWN = 100
-LONGEST = 255
+SEPARATORS = re.compile(r"[ ().-]")
+MIN_NUMBER_DIGITS = 5  # fewer digits are a name, such as the provider's id of a binding
+LATEST_BINDINGS = 10
+MAX_HOLDERS = 100
+MAX_QUERY_LENGTH = 255
 
 
 class SearchExpired(errors.NotFound):
-    """This search is over: it was another browser's, or is older than an hour. Ask again."""
+    """This search is not available: it is older than an hour, or belongs to another browser. Search again."""
 
 
 @get("/", for_=OWN_OR_ALL)
-async def home(request: Request[Any, Any, Any]) -> Reply:
-    """Show the box, and for readers what came last."""
-    visit = PageContext(request)
+async def home(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the search form, and the latest bindings if the principal may read all."""
+    context = PageContext(request)
     latest: tuple[Binding, ...] = ()
-    if visit.may(Permission.READ):
-        latest = (await visit.run_read(lambda service: service.search(limit=LATEST))).data
-    return visit.page("find.html", typed={}, faults=(), latest=latest)
+    if context.has_permission(Permission.READ):
+        latest = (await context.run_read(lambda service: service.search(limit=LATEST_BINDINGS))).data
+    return context.render("find.html", form_values={}, field_errors=(), latest=latest)
 
 
 @post("/find", for_=OWN_OR_ALL, status_code=200)
-async def find(request: Request[Any, Any, Any]) -> Reply:
-    """Keep what is looked for, and lead to its answer."""
-    visit = PageContext(request)
+async def find(request: Request[Any, Any, Any]) -> PageResponse:
+    """Store the search and redirect to its results, or to the binding if exactly one has the name."""
+    context = PageContext(request)
     try:
-        zone = time_zones.zone(visit.form.get("zone", visit.zone.name))
-        wanted = await _resolve_ambiguous_number(
-            visit, _parse_form(visit.form, zone, await _refined_search(visit), visit)
+        zone = time_zones.zone(context.form.get("zone", context.zone.name))
+        search = _parse_form(context, zone, await _refined_search(context))
+        search = await _resolve_ambiguous_number(context, search)
+    except InvalidRequest as error:
+        form_values = {name: context.form.get(name, "") for name in ("time", "zone")}
+        return context.render(
+            "find.html", status=422, form_values=form_values, field_errors=error.field_errors, latest=()
         )
-    except InvalidRequest as refusal:
-        typed = {name: visit.form.get(name, "") for name in ("time", "zone")}
-        return visit.page("find.html", status=422, typed=typed, faults=refusal.field_errors, latest=())
-    if wanted.words is not None and (only := await _single_match(visit, wanted.words)) is not None:
-        return visit.set_zone_cookie(visit.redirect(f"/bindings/{only}"), zone)
-    token = visit.token
-    search_id = await visit.run_read(lambda service: service.sessions.save_search(token, wanted))
-    return visit.set_zone_cookie(visit.redirect(f"/find/{search_id}"), zone)
+    if search.words is not None and (binding_id := await _single_match(context, search.words)) is not None:
+        return context.set_zone_cookie(context.redirect(f"/bindings/{binding_id}"), zone)
+    token = context.token
+    search_id = await context.run_read(lambda service: service.sessions.save_search(token, search))
+    return context.set_zone_cookie(context.redirect(f"/find/{search_id}"), zone)
 
 
 @get("/find/{search_id:str}", for_=OWN_OR_ALL)
-async def found(request: Request[Any, Any, Any]) -> Reply:
-    """Show the answer; the same page as often as it is asked for, while it is kept."""
-    visit = PageContext(request)
+async def results(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show the results of a stored search. Safe to repeat while the search is stored."""
+    context = PageContext(request)
     search_id = request.path_params["search_id"]
-    wanted = await load_search(visit, search_id)
-    if wanted.number is None:
-        named = await visit.run_read(
-            lambda service: service.investigation.find_by_name(str(wanted.words), actor=visit.actor_filter)
+    search = await load_search(context, search_id)
+    actor = context.actor_filter
+    if search.number is None:
+        matches = await context.run_read(
+            lambda service: service.investigation.find_by_name(str(search.words), actor=actor)
         )
-        return visit.page("search_matches.html", wanted=wanted, search_id=search_id, named=named)
-    if wanted.at is None:
-        return visit.redirect(f"/find/{search_id}/history")
-    number, at, party = wanted.number, wanted.at, wanted.party
-    behind = await visit.run_read(
-        lambda service: service.investigation.number_at(number, at=at, party=party, actor=visit.actor_filter)
+        return context.render("search_matches.html", search=search, search_id=search_id, matches=matches)
+    if search.at is None:
+        return context.redirect(f"/find/{search_id}/history")
+    number, at, party = search.number, search.at, search.party
+    number_at = await context.run_read(
+        lambda service: service.investigation.number_at(number, at=at, party=party, actor=actor)
     )
-    holders = behind.trace.holders
-    everybody = [one for one, _ in _related(behind)]
-    return visit.page(
+    holders = number_at.trace.holders
+    bindings = [binding for binding, _ in _bindings_with_relation(number_at)]
+    return context.render(
         "number_at.html",
-        wanted=wanted,
+        search=search,
         search_id=search_id,
-        is_middle_number=is_middle_number(number, everybody),
-        behind=behind,
-        holders=holders[:MOST_SHOWN],
-        more=len(holders) - MOST_SHOWN,
+        is_middle_number=is_middle_number(number, bindings),
+        number_at=number_at,
+        holders=holders[:MAX_HOLDERS],
+        hidden_holders=len(holders) - MAX_HOLDERS,
     )
 
 
 @post("/find/{search_id:str}/export", for_=OWN_OR_ALL, status_code=200)
-async def export(request: Request[Any, Any, Any]) -> Reply:
-    """Take the answer away: each binding, and how it stands to the instant that was asked about."""
-    visit = PageContext(request)
-    wanted = await load_search(visit, request.path_params["search_id"])
-    number, at, actor = wanted.number, wanted.at, visit.actor_filter
+async def export(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export the results: each binding, with its relation to the search."""
+    context = PageContext(request)
+    search = await load_search(context, request.path_params["search_id"])
+    number, at, actor = search.number, search.at, context.actor_filter
 
     def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
         if number is None or at is None:
-            found = [
-                (one, "named")
-                for one in service.investigation.find_by_name(str(wanted.words), actor=actor).bindings
-            ]
+            matches = service.investigation.find_by_name(str(search.words), actor=actor)
+            rows = [(binding, "named") for binding in matches.bindings]
         else:
-            found = _related(service.investigation.number_at(number, at=at, party=wanted.party, actor=actor))
-        if reason is not None and found:
-            service.reveal([one.id for one, _ in found], reason=reason, what="export of an answer")
-        for one, relation in found:
-            yield {"relation": relation} | fields(one)
+            rows = _bindings_with_relation(
+                service.investigation.number_at(number, at=at, party=search.party, actor=actor)
+            )
+        if reason is not None and rows:
+            service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
+        for binding, relation in rows:
+            yield {"relation": relation} | fields(binding)
 
-    narrowed = {"words": wanted.words, "number": number, "party": wanted.party, "at": at}
-    names = ["relation", *field_names(Binding)]
-    return await stream_export(visit, view="answer", narrowed=to_plain(narrowed), names=names, read=read)
-
-
-def _related(behind: NumberAt) -> list[tuple[Binding, str]]:
-    found = [(one.binding, str(one.certainty)) for one in behind.trace.holders]
-    found += [(one.binding, one.relation) for one in behind.trace.near_misses]
-    alone = ((behind.ended, "ended"), (behind.began, "began"))
-    return found + [(one, relation) for one, relation in alone if one is not None]
+    narrowed = {"words": search.words, "number": number, "party": search.party, "at": at}
+    columns = ["relation", *field_names(Binding)]
+    return await stream_export(
+        context, view="search results", narrowed=to_plain(narrowed), columns=columns, read=read
+    )
 
 
-async def load_search(visit: PageContext, search_id: str) -> Search:
-    """What this browser looked for under this id; `Forgotten` where it is over."""
-    token = visit.token
-    wanted = await visit.run_read(lambda service: service.sessions.get_search(token, search_id))
-    if wanted is None:
+def _bindings_with_relation(number_at: NumberAt) -> list[tuple[Binding, str]]:
+    """Return holders with their certainty, then near misses and nearest bindings with their relation."""
+    rows = [(holder.binding, str(holder.certainty)) for holder in number_at.trace.holders]
+    rows += [(miss.binding, miss.relation) for miss in number_at.trace.near_misses]
+    nearest = ((number_at.ended, "ended"), (number_at.began, "began"))
+    return rows + [(binding, relation) for binding, relation in nearest if binding is not None]
+
+
+async def load_search(context: PageContext, search_id: str) -> Search:
+    """Return the search that this browser stored under the id. Raise `SearchExpired` if there is none."""
+    token = context.token
+    search = await context.run_read(lambda service: service.sessions.get_search(token, search_id))
+    if search is None:
         raise SearchExpired
-    return wanted
+    return search
 
 
-def is_middle_number(number: Phone, found: list[Binding]) -> bool:
-    """Whether a number is known as a middle number: those are shown, phones are masked."""
+def is_middle_number(number: Phone, bindings: list[Binding]) -> bool:
+    """Return whether one of the bindings has it as a middle number: those are shown in full, phones are masked."""
     digits = number.digits
-    return any(digits in (one.middle_number_a, one.middle_number_b) for one in found)
+    return any(digits in (binding.middle_number_a, binding.middle_number_b) for binding in bindings)
 
 
-async def _refined_search(visit: PageContext) -> Search:
-    """The search that this one refines: what is left empty stays, so that no phone is sent to and fro."""
-    search_id = visit.form.get("again")
-    return await load_search(visit, search_id) if search_id else Search()
+async def _refined_search(context: PageContext) -> Search:
+    """Return the search that this form refines: empty fields keep its values, so the page needs no phone in it."""
+    search_id = context.form.get("search_id")
+    return await load_search(context, search_id) if search_id else Search()
 
 
-def _parse_form(form: dict[str, str], zone: time_zones.Zone, before: Search, visit: PageContext) -> Search:
-    """What somebody looks for; `InvalidRequest` with every field that is wrong."""
-    faults: list[FieldError] = []
-    wanted = _parse_query(form.get("q", ""), before, faults)
-    party = before.party if not form.get("party") and not form.get("anybody") else None
+def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) -> Search:
+    """Return the search that the form describes. Raise `InvalidRequest` with all field errors."""
+    form = context.form
+    field_errors: list[FieldError] = []
+    search = _parse_query(form.get("q", ""), refined, field_errors)
+    party = refined.party if not form.get("party") and not form.get("any_party") else None
     if form.get("party"):
-        party = _number(form["party"], "party", faults)
+        party = _parse_number(form["party"], "party", field_errors)
     try:
-        at = time_zones.parse(form.get("time", ""), zone, visit.now)
-    except InvalidRequest as refusal:
-        faults += refusal.field_errors
+        at = time_zones.parse(form.get("time", ""), zone, context.now)
+    except InvalidRequest as error:
+        field_errors += error.field_errors
         at = None
-    if faults:
-        raise InvalidRequest(faults)
-    return wanted if wanted.words is not None else replace(wanted, at=at, party=party)
+    if field_errors:
+        raise InvalidRequest(field_errors)
+    return search if search.words is not None else replace(search, at=at, party=party)
 
 
-def _parse_query(said: str, before: Search, faults: list[FieldError]) -> Search:
-    if not said and (before.number is not None or before.words is not None):
-        return Search(words=before.words, number=before.number)
-    if not said or len(said) > LONGEST or not said.isprintable():
-        faults.append(
-            FieldError("q", f"is needed: an id, a reference or a number, of at most {LONGEST} characters")
-        )
-    digits = DECORATION.sub("", said).removeprefix("+")
-    if NUMBER.match(said) and SHORTEST_NUMBER <= len(digits) <= MAX_DIGITS:
+def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) -> Search:
+    if not query and (refined.number is not None or refined.words is not None):
+        return Search(words=refined.words, number=refined.number)
+    if not query or len(query) > MAX_QUERY_LENGTH or not query.isprintable():
+        message = f"is required: an id, a reference or a number, of at most {MAX_QUERY_LENGTH} characters"
+        field_errors.append(FieldError("q", message))
+    digits = SEPARATORS.sub("", query).removeprefix("+")
+    if NUMBER.match(query) and MIN_NUMBER_DIGITS <= len(digits) <= MAX_DIGITS:
         return Search(number=Phone(digits))
-    return Search(words=said)
+    return Search(words=query)
 
 
-def _number(said: str, field: str, faults: list[FieldError]) -> Phone | None:
+def _parse_number(text: str, field: str, field_errors: list[FieldError]) -> Phone | None:
     try:
-        return Phone(DECORATION.sub("", said))
+        return Phone(SEPARATORS.sub("", text))
     except ValueError as error:
-        faults.append(FieldError(field, str(error)))
+        field_errors.append(FieldError(field, str(error)))
         return None
 
 
-async def _resolve_ambiguous_number(visit: PageContext, wanted: Search) -> Search:
-    """Digits that no binding ever had as a number may be a bindId or a reference: then they are a name."""
-    number, said, actor = wanted.number, visit.form.get("q"), visit.actor_filter
-    if number is None or not said:
-        return wanted
+async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Search:
+    """Return a search by name instead if no binding has the number and a binding or a refusal has the name."""
+    number, query, actor = search.number, context.form.get("q"), context.actor_filter
+    if number is None or not query:
+        return search
 
-    def ask(service: BindingService) -> Search:
+    def read(service: BindingService) -> Search:
         if service.investigation.number_history(number, actor=actor, limit=1).data:
-            return wanted
-        named = service.investigation.find_by_name(said, actor=actor)
-        return Search(words=said) if named.bindings or named.refusals else wanted
+            return search
+        matches = service.investigation.find_by_name(query, actor=actor)
+        return Search(words=query) if matches.bindings or matches.refusals else search
 
-    return await visit.run_read(ask)
+    return await context.run_read(read)
 
 
-async def _single_match(visit: PageContext, words: str) -> str | None:
-    """The id of the one binding that these words name; None where there are none or several."""
-    actor = visit.actor_filter
+async def _single_match(context: PageContext, name: str) -> str | None:
+    """Return the id of the binding if exactly one has this name and no refusal has it, else None."""
+    actor = context.actor_filter
 
-    def ask(service: BindingService) -> NameMatches:
+    def read(service: BindingService) -> NameMatches:
         try:
-            one = service.get(validation.binding_id(words))
+            binding = service.get(validation.binding_id(name))
         except errors.NotFound:
-            return service.investigation.find_by_name(words, actor=actor)
-        return NameMatches(bindings=(one,) if actor in (None, one.actor) else (), refusals=())
+            return service.investigation.find_by_name(name, actor=actor)
+        return NameMatches(bindings=(binding,) if actor in (None, binding.actor) else (), refusals=())
 
-    named = await visit.run_read(ask)
-    alone = len(named.bindings) == 1 and not named.refusals
-    return named.bindings[0].id if alone else None
+    matches = await context.run_read(read)
+    is_single = len(matches.bindings) == 1 and not matches.refusals
+    return matches.bindings[0].id if is_single else None

@@ -1,8 +1,8 @@
-"""Who gets to a page: the session, the role that the page needs, and for a change that its form came from here.
+"""Access control of the console: session token, permissions of a page, and CSRF protection of forms.
 
-A browser carries one random token in a cookie that no script can read. It names the session once somebody has
-signed in, and every form carries a sum of it: a page of another site can send a form here, but cannot know that.
-Where the browser says what site a form came from, it must be this one too.
+A browser carries one random token in a cookie that scripts cannot read. After sign-in it identifies the session.
+Every form carries a CSRF token, which is an HMAC keyed with the session token: a page of another site can send a
+form here, but cannot compute it. If the browser states the origin of a form, that must be this site as well.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 COOKIE = "bindings_session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 CSRF = "csrf"
-MOST_FIELDS = 64
-OPEN = "open"  # for pages that need no session
+MAX_FIELDS = 64
+OPEN = "open"  # the route option of pages that need no session
 
 
 class SignInNeeded(BindingsError):
@@ -40,16 +40,19 @@ class SignInNeeded(BindingsError):
 
 
 class CsrfError(BindingsError):
-    """The form did not come from this page, or its session is over; reload it and try again."""
+    """The form was not sent from this console, or its session has ended; reload the page and try again."""
 
     code = "forbidden"
     http_status = 403
 
 
 async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: BaseRouteHandler) -> None:
-    """Recognise the browser and hold its role against what the page needs (a guard)."""
+    """Authenticate the browser and check the permissions that the page needs (a Litestar guard).
+
+    Raise `SignInNeeded` without a valid session, `CsrfError` for a foreign form, `Forbidden` for a wrong role.
+    """
     if isinstance(connection, Request) and connection.method == "OPTIONS":
-        return  # the framework answers which methods there are, and touches nothing
+        return  # the framework lists the methods and runs no handler
     state = connection.scope["state"]
     state["token"], state["token_is_new"] = _token(connection)
     if isinstance(connection, Request) and connection.method == "POST":
@@ -58,48 +61,54 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         return
     app_state: AppState = connection.app.state.app_state
     try:
-        state["principal"] = who = await app_state.authenticator.authenticate_session(
+        state["principal"] = principal = await app_state.authenticator.authenticate_session(
             state["token"], connection.headers
         )
     except problems.Unauthenticated:
         raise SignInNeeded from None
-    if not who.has_permission(*route.opt["for_"]):
+    if not principal.has_permission(*route.opt["for_"]):
         raise problems.Forbidden("the role of your key does not allow this page; nothing was done")
 
 
-def csrf(token: str) -> str:
-    """What a form must carry to be taken from the browser with this token."""
+def csrf_token(token: str) -> str:
+    """Return the CSRF token that a form must carry, derived from the session token."""
     return hmac.new(token.encode(), b"bindings console form", hashlib.sha256).hexdigest()
 
 
-def cookie(*, over_tls: bool) -> str:
-    """The cookie's name; over TLS one that no other host of the domain, and no plain connection, can set."""
+def cookie_name(*, over_tls: bool) -> str:
+    """Return the name of the session cookie.
+
+    Over TLS it has the `__Host-` prefix: no other host of the domain and no plain connection can set it.
+    """
     return f"__Host-{COOKIE}" if over_tls else COOKIE
 
 
 def _token(connection: ASGIConnection[Any, Any, Any, Any]) -> tuple[str, bool]:
     app_state: AppState = connection.app.state.app_state
-    given = connection.cookies.get(cookie(over_tls=app_state.proxies.over_tls(connection.scope)), "")
-    return (given, False) if TOKEN.match(given) else (new_token(), True)
+    token = connection.cookies.get(cookie_name(over_tls=app_state.proxies.over_tls(connection.scope)), "")
+    return (token, False) if TOKEN.match(token) else (new_token(), True)
 
 
 async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """The fields of a form that came from one of our own pages; of a field given twice the last counts."""
+    """Return the fields of a form from one of our own pages; the last value of a repeated field counts."""
     if not _is_same_origin(request):
         raise CsrfError
     try:
-        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise problems.Malformed("the form cannot be read; nothing was done") from None
     fields = {name: value.strip() for name, value in pairs}
-    expected = csrf(request.scope["state"]["token"])
+    expected = csrf_token(request.scope["state"]["token"])
     if not hmac.compare_digest(fields.pop(CSRF, "").encode(), expected.encode()):
         raise CsrfError
     return fields
 
 
 def _is_same_origin(request: Request[Any, Any, Any]) -> bool:
-    """Whether the browser says that the form came from this site, in the one way or the other."""
+    """Return whether the form comes from this site, by `Sec-Fetch-Site` or else by `Origin`.
+
+    True if the client sends neither: then only the CSRF token protects.
+    """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"

@@ -1,7 +1,7 @@
-"""How values look on a page: instants with their zone, phones masked, words for states; and the templates.
+"""The Jinja environment of the console: its filters, globals and navigation items.
 
-Every value is escaped. A phone is masked by its own type; in full it is shown by `phone` alone, to whoever gave
-it or has just said why.
+Every value is escaped. A phone masks itself when it is converted to text; only the filter `phone` writes it in
+full, if the principal requested the binding or has just revealed it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.domain.phone import Phone
+    from bindings.web.console.page_context import PageContext
 
 STATIC = files("bindings.web.console") / "static"
-INSTANT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
-NOTHING = "\N{EN DASH}"
+ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
+NO_VALUE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NavItem:
-    """An entry of the navigation: whoever has one of the permissions sees it."""
+    """An entry of the navigation, shown to principals with at least one of the permissions."""
 
     name: str
     path: str
@@ -53,100 +54,111 @@ NAV_ITEMS = (
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a page."""
+    """Return the HTML of a page."""
     return _templates().get_template(template).render(values)
 
 
 @cache
 def _templates() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("bindings.web.console"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "instant": instant,
         "phone": phone,
-        "span": time_zones.format_duration,
-        "words": humanize,
-        "clock": clock,
-        "fact": format_detail,
-        "typed": as_input,
+        "duration": time_zones.format_duration,
+        "humanize": humanize,
+        "clock_time": clock_time,
+        "detail": format_detail,
+        "as_input": as_input,
         "code_name": code_name,
         "sentence": sentence,
     }
-    made.globals |= {"ways": NAV_ITEMS, "static": static_url, "Permission": Permission, "NOTHING": NOTHING}
-    return made
+    environment.globals |= {
+        "nav_items": NAV_ITEMS,
+        "static_url": static_url,
+        "Permission": Permission,
+        "NO_VALUE": NO_VALUE,
+    }
+    return environment
 
 
 @cache
 def static_url(name: str) -> str:
-    """The address of a file of ours, which changes with its content: a browser may keep it for ever."""
+    """Return the URL of a static file, with a hash of the content: browsers may cache it indefinitely."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
 
 
 @pass_context
-def instant(context: Context, at: datetime | None, *, precise: bool = False) -> str | Markup:
-    """An instant: absolute in the chosen zone; on hover how long ago that is."""
+def instant(template: Context, at: datetime | None, *, precise: bool = False) -> str | Markup:
+    """Return an instant in the chosen zone, with its distance from now as a tooltip."""
     if at is None:
-        return NOTHING
-    visit = context["visit"]
-    shown = time_zones.format_instant(at, visit.zone, precise=precise)
+        return NO_VALUE
+    context = _page_context(template)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        at.isoformat(), time_zones.ago(at, visit.now), shown
+        at.isoformat(),
+        time_zones.ago(at, context.now),
+        time_zones.format_instant(at, context.zone, precise=precise),
     )
 
 
 @pass_context
-def clock(context: Context, at: datetime) -> str:
-    """An instant on an axis: the date where a day begins, else the time of day."""
-    local = at.astimezone(context["visit"].zone.info)
+def clock_time(template: Context, at: datetime) -> str:
+    """Return the label of an instant on an axis: the date at midnight, else the time of day."""
+    local = at.astimezone(_page_context(template).zone.info)
     if (local.hour, local.minute, local.second) == (0, 0, 0):
         return f"{local:%Y-%m-%d}"
     return f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
 
 
 @pass_context
-def as_input(context: Context, at: datetime) -> str:
-    """An instant as somebody would type it in the chosen zone."""
-    return f"{at.astimezone(context['visit'].zone.info):%Y-%m-%d %H:%M:%S}"
+def as_input(template: Context, at: datetime) -> str:
+    """Return an instant in the form that the time field of the search accepts, in the chosen zone."""
+    return f"{at.astimezone(_page_context(template).zone.info):%Y-%m-%d %H:%M:%S}"
 
 
 @pass_context
-def format_detail(context: Context, value: str) -> str | Markup:
-    """A fact of an event: an instant in the chosen zone, anything else as it is."""
+def format_detail(template: Context, value: str) -> str | Markup:
+    """Return a detail of an event: an instant in the chosen zone, any other value unchanged."""
     try:
-        at = datetime.fromisoformat(value) if INSTANT.match(value) else None
+        at = datetime.fromisoformat(value) if ISO_TIME.match(value) else None
     except ValueError:
         at = None
-    return value if at is None or at.tzinfo is None else instant(context, at, precise=True)
+    return value if at is None or at.tzinfo is None else instant(template, at, precise=True)
 
 
 @pass_context
-def phone(context: Context, number: Phone, binding: Binding) -> Markup:
-    """A binding's phone: in full where it was revealed, or is the caller's own; else masked."""
-    full = context.get("revealed", False) or context["visit"].sees_phones(binding)
+def phone(template: Context, number: Phone, binding: Binding) -> Markup:
+    """Return a phone of the binding: in full if it was revealed or the principal may see it, else masked."""
+    in_full = template.get("revealed", False) or _page_context(template).sees_phones(binding)
     return Markup('<span class="number{}">{}</span>').format(
-        " full" if full else "", number.digits if full else number
+        " full" if in_full else "", number.digits if in_full else number
     )
 
 
+def _page_context(template: Context) -> PageContext:
+    context: PageContext = template["context"]
+    return context
+
+
 def code_name(code: str) -> str:
-    """A status as it is; a word of ours as prose."""
+    """Return a status of the provider unchanged, and one of our own codes as prose."""
     return code if code.startswith("-") else humanize(code)
 
 
 def sentence(text: str) -> Markup:
-    """A text of ours as a sentence: it begins with a capital letter and ends with a full stop; `this` is code."""
+    """Return one of our own texts as a sentence: capital letter, full stop, and `backquotes` as code."""
     parts = (f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")).split("`")
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts)
     )
 
 
 def humanize(name: Any) -> str:
-    """A field's word as prose: in_doubt becomes "in doubt"."""
-    return NOTHING if name is None else str(name).replace("_", " ")
+    """Return a field's value as prose: in_doubt becomes "in doubt"."""
+    return NO_VALUE if name is None else str(name).replace("_", " ")

@@ -1,6 +1,6 @@
-"""Instants on a horizontal axis, in per cent of its width. Pure.
+"""The time axis of the console: positions of instants and bindings in per cent of the width. Pure functions.
 
-A drawing made of per cents needs no script and no style of its own, which the pages' policy would refuse.
+A drawing in per cents needs neither a script nor inline styles, which the content security policy forbids.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
-THINNEST = 0.35  # per cent: what is shorter is still to be seen
-FEWEST, MOST = 3, 7
+MIN_WIDTH = 0.35  # per cent: a shorter binding stays visible
+MAX_TICKS = 7
 STEPS_S = (1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """A binding on the axis: `x`, `width` where it was there for certain, `tail` until the phones were free."""
+    """A binding on the axis: `x` and `width` of its certain lifetime, then `tail` until its phones are free."""
 
     x: float
     width: float
@@ -34,47 +34,48 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """A stretch of time."""
+    """The period that an axis shows."""
 
     since: datetime
     until: datetime
 
     def x(self, at: datetime) -> float:
-        """Where an instant lies, from 0 to 100."""
-        whole = (self.until - self.since).total_seconds()
-        return round(min(100.0, max(0.0, 100 * (at - self.since).total_seconds() / whole)), 2)
+        """Return the position of an instant, from 0 to 100."""
+        length_s = (self.until - self.since).total_seconds()
+        return round(min(100.0, max(0.0, 100 * (at - self.since).total_seconds() / length_s)), 2)
 
     def bar(self, binding: Binding) -> Bar:
-        """A binding's place."""
+        """Return the position of a binding."""
         start, end = self.x(earliest_start(binding)), self.x(earliest_end(binding))
         free = self.x(phones_free_at(binding))
-        width = max(THINNEST, end - start)
-        return Bar(x=min(start, 100 - THINNEST), width=width, tail_x=start + width, tail=max(0.0, free - end))
+        width = max(MIN_WIDTH, end - start)
+        return Bar(x=min(start, 100 - MIN_WIDTH), width=width, tail_x=start + width, tail=max(0.0, free - end))
 
     def ticks(self) -> list[tuple[float, datetime]]:
-        """Round instants along the axis."""
-        whole = (self.until - self.since).total_seconds()
+        """Return round instants along the axis with their positions, about `MAX_TICKS` at most."""
+        length_s = (self.until - self.since).total_seconds()
         step = next(
-            (each for each in STEPS_S if whole / each <= MOST), STEPS_S[-1] * max(1, int(whole / 604_800 / MOST))
+            (step_s for step_s in STEPS_S if length_s / step_s <= MAX_TICKS),
+            STEPS_S[-1] * max(1, int(length_s / 604_800 / MAX_TICKS)),
         )
         first = self.since.timestamp() // step * step + step
         at = datetime.fromtimestamp(first, self.since.tzinfo)
-        found = []
+        ticks = []
         while at < self.until:
-            found.append((self.x(at), at))
+            ticks.append((self.x(at), at))
             at += timedelta(seconds=step)
-        return found
+        return ticks
 
 
-def axis_for(found: Sequence[Binding]) -> Axis | None:
-    """The axis on which all of these fit; None where there are none."""
-    if not found:
+def axis_for(bindings: Sequence[Binding]) -> Axis | None:
+    """Return an axis that covers all of these bindings, or None if there are none."""
+    if not bindings:
         return None
-    since, until = min(map(earliest_start, found)), max(map(phones_free_at, found))
+    since, until = min(map(earliest_start, bindings)), max(map(phones_free_at, bindings))
     margin = max((until - since) * 0.02, timedelta(seconds=1))
     return Axis(since=since - margin, until=until + margin)
 
 
 def phones_free_at(binding: Binding) -> datetime:
-    """When the phones were free again: for one that failed when that was known."""
+    """Return when the phones are free again; for a failed binding, when the failure was recorded."""
     return binding.ended_at or binding.held_until if binding.state is State.FAILED else binding.held_until

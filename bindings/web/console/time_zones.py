@@ -1,7 +1,7 @@
-"""Times as people type and read them: in the zone that they chose, with the zone named. Pure.
+"""Parsing and formatting of times in the zone that the user chose; the output names the zone. Pure functions.
 
-What is typed without a date is the last time that the clock showed it. A time that a clock shows twice or never
-(when summer time ends or begins) names no instant, and is refused with a way out.
+A time without a date is the most recent one that the clock showed. A time that a clock shows twice or never
+(when summer time ends or begins) is ambiguous: it is refused with the advice to add its offset.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from bindings.errors import FieldError, InvalidRequest
 OFFSET = re.compile(r"(?:UTC)?([+-])(\d{1,2}):?([0-5]\d)?\Z")
 NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
 CLOCK = re.compile(r"(?:(\d{4}-\d{2}-\d{2})[T ]+)?(\d{1,2}):(\d{2})(?::(\d{2}))?\Z")
-WIDEST_OFFSET = 14
+MAX_OFFSET_HOURS = 14
 UTC_NAME = "UTC"
-EARLIEST, LATEST = 1900, 2200
+EARLIEST_YEAR, LATEST_YEAR = 1900, 2200  # both excluded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Zone:
-    """A zone as it was chosen: `name` is what is shown and kept."""
+    """A zone that the user chose: `name` is displayed and stored in the cookie."""
 
     name: str
     info: tzinfo
@@ -33,14 +33,14 @@ DEFAULT = Zone(name=UTC_NAME, info=UTC)
 
 
 def zone(text: str) -> Zone:
-    """The zone of this name (Asia/Kolkata), or offset (+05:30); `InvalidRequest` where it is none."""
+    """Return the zone with this name (Asia/Kolkata) or offset (+05:30). Raise `InvalidRequest` if invalid."""
     name = text.strip()
     if name.upper() in ("", "Z", UTC_NAME):
         return DEFAULT
-    if (match := OFFSET.match(name)) and int(match[2]) <= WIDEST_OFFSET:
-        gap = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
-        shown = f"{match[1]}{int(match[2]):02}:{match[3] or '00'}"
-        return Zone(name=shown, info=timezone(-gap if match[1] == "-" else gap))
+    if (match := OFFSET.match(name)) and int(match[2]) <= MAX_OFFSET_HOURS:
+        difference = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
+        offset_name = f"{match[1]}{int(match[2]):02}:{match[3] or '00'}"
+        return Zone(name=offset_name, info=timezone(-difference if match[1] == "-" else difference))
     try:
         if NAME.match(name):
             return Zone(name=name, info=ZoneInfo(name))
@@ -49,75 +49,77 @@ def zone(text: str) -> Zone:
     raise InvalidRequest([FieldError("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")])
 
 
-def parse(text: str, where: Zone, now: datetime) -> datetime | None:
-    """The instant that somebody typed; None where they typed nothing. `InvalidRequest` where it names none."""
-    said = text.strip()
-    if not said:
+def parse(text: str, zone: Zone, now: datetime) -> datetime | None:
+    """Return the instant that the user typed, or None if the text is empty. Raise `InvalidRequest` if invalid."""
+    text = text.strip()
+    if not text:
         return None
-    if said.lower() == "now":
+    if text.lower() == "now":
         return now
     try:
-        found = _parse_wall_clock(said, where, now) or datetime.fromisoformat(said)
+        at = _parse_wall_clock(text, zone, now) or datetime.fromisoformat(text)
     except ValueError:
-        raise _fault("must be a time such as 14:32, 2026-11-23 14:32:00 or 2026-11-23T14:32:00Z") from None
-    if found.tzinfo is None:
-        raise _fault("needs a date and a time, such as 2026-11-23 14:32")
-    return _in_range(found).astimezone(UTC)
+        raise _time_error("must be a time such as 14:32, 2026-11-23 14:32:00 or 2026-11-23T14:32:00Z") from None
+    if at.tzinfo is None:
+        raise _time_error("needs a date and a time, such as 2026-11-23 14:32")
+    return _in_range(at).astimezone(UTC)
 
 
 def _in_range(at: datetime) -> datetime:
-    """An instant that every zone can show, and that some time can be added to."""
-    if not EARLIEST < at.year < LATEST:
-        raise _fault(f"must lie between the years {EARLIEST} and {LATEST}")
+    """Return the same instant. Raise `InvalidRequest` if its conversion to another zone could overflow."""
+    if not EARLIEST_YEAR < at.year < LATEST_YEAR:
+        raise _time_error(f"must lie between the years {EARLIEST_YEAR} and {LATEST_YEAR}")
     return at
 
 
-def _parse_wall_clock(said: str, where: Zone, now: datetime) -> datetime | None:
-    match = CLOCK.match(said)
+def _parse_wall_clock(text: str, zone: Zone, now: datetime) -> datetime | None:
+    match = CLOCK.match(text)
     if match is None:
         return None
     clock = time(int(match[2]), int(match[3]), int(match[4] or 0))
-    today = now.astimezone(where.info).date()
+    today = now.astimezone(zone.info).date()
     if match[1] is not None:
-        return _instant(datetime.combine(datetime.fromisoformat(match[1]).date(), clock), where)
-    found = _instant(datetime.combine(today, clock), where)
-    return found if found <= now else _instant(datetime.combine(today - timedelta(days=1), clock), where)
+        return _instant(datetime.combine(datetime.fromisoformat(match[1]).date(), clock), zone)
+    at = _instant(datetime.combine(today, clock), zone)
+    return at if at <= now else _instant(datetime.combine(today - timedelta(days=1), clock), zone)
 
 
-def _instant(local: datetime, where: Zone) -> datetime:
+def _instant(local: datetime, zone: Zone) -> datetime:
     _in_range(local)
-    one, other = local.replace(tzinfo=where.info), local.replace(tzinfo=where.info, fold=1)
-    if one.utcoffset() != other.utcoffset():
-        raise _fault(f"comes twice or never on a clock in {where.name}; give it with its offset, such as +01:00")
-    return one
+    first, second = local.replace(tzinfo=zone.info), local.replace(tzinfo=zone.info, fold=1)
+    if first.utcoffset() != second.utcoffset():
+        raise _time_error(
+            f"occurs twice or never on a clock in {zone.name}; add its offset, such as 2026-10-25T02:30:00+01:00"
+        )
+    return first
 
 
-def _fault(message: str) -> InvalidRequest:
+def _time_error(message: str) -> InvalidRequest:
     return InvalidRequest([FieldError("time", message)])
 
 
-def format_instant(at: datetime, where: Zone, *, precise: bool = False) -> str:
-    """An instant as it stands on a page: date, time and offset; `precise` to the millisecond."""
-    local = at.astimezone(where.info)
+def format_instant(at: datetime, zone: Zone, *, precise: bool = False) -> str:
+    """Return date, time and offset of an instant in the zone; `precise` adds milliseconds."""
+    local = at.astimezone(zone.info)
     clock = f"{local:%Y-%m-%d %H:%M:%S}" + (f".{local.microsecond // 1_000:03}" if precise else "")
     return f"{clock} {offset(local)}"
 
 
 def offset(local: datetime) -> str:
-    """The offset of an aware time; UTC by its name."""
+    """Return the offset of an aware time, or "UTC" if it is zero."""
     text = f"{local:%z}"
     return UTC_NAME if text in ("+0000", "") else f"{text[:3]}:{text[3:5]}"
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """How far an instant is from now, in words."""
+    """Return the distance of an instant from now in words, such as "3 min ago"."""
     seconds = (now - at).total_seconds()
-    gap = format_duration(abs(seconds))
-    return f"in {gap}" if seconds < 0 else f"{gap} ago"
+    duration = format_duration(abs(seconds))
+    return f"in {duration}" if seconds < 0 else f"{duration} ago"
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in words: its two largest units."""
+    """Return a duration in words, as its two largest units."""
     if seconds < 1:
         return f"{seconds * 1_000:.0f} ms"
     whole = round(seconds)

@@ -1,14 +1,15 @@
-// The console works without this. It adds: "/" leads to the search, and a live page that renews itself while it is seen.
+// Optional: the console works without JavaScript. This script adds the "/" shortcut to the search, menus that close,
+// and an overview that refreshes while it is visible.
 "use strict";
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, [contenteditable]");
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || typing) return;
+  const isTyping = event.target.closest("input, textarea, select, [contenteditable]");
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || isTyping) return;
   event.preventDefault();
-  const box = document.getElementById("q");
-  if (box) {
-    box.focus();
-    box.select();
+  const searchField = document.getElementById("q");
+  if (searchField) {
+    searchField.focus();
+    searchField.select();
   } else {
     location.assign("/");
   }
@@ -17,7 +18,7 @@ document.addEventListener("keydown", (event) => {
 const zone = document.querySelector("#zone[data-guess]");
 if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || zone.value;
 
-// One menu at a time, and Escape closes it.
+// Only one menu is open at a time; Escape closes it.
 const menus = document.querySelectorAll("details.menu");
 for (const menu of menus) {
   menu.addEventListener("toggle", () => {
@@ -33,7 +34,7 @@ document.addEventListener("click", (event) => {
   for (const menu of menus) if (menu.open && !menu.contains(event.target)) menu.open = false;
 });
 
-// What was signed out of, or revealed once, does not come back with the Back button.
+// The Back button must not show pages of an ended session, nor phones that were revealed once.
 addEventListener("pagehide", () => {
   for (const number of document.querySelectorAll(".number.full")) number.textContent = "shown once";
 });
@@ -41,63 +42,63 @@ addEventListener("pageshow", (event) => {
   if (event.persisted && !document.querySelector(".number.full")) location.reload();
 });
 
-// A live part is fetched anew every few seconds, as long as somebody can see it and has not paused it.
+// The live part of a page is fetched again periodically while the page is visible and not paused.
 const live = document.querySelector("[data-live]");
 if (live) {
-  const everyMs = 1000 * Number(live.dataset.live);
-  const line = document.createElement("p");
-  const words = document.createElement("span");
+  const intervalMs = 1000 * Number(live.dataset.live);
+  const controls = document.createElement("p");
+  const status = document.createElement("span");
   const button = document.createElement("button");
-  line.className = "live";
+  controls.className = "live";
   button.type = "button";
-  line.append(words, button);
-  live.before(line);
+  controls.append(status, button);
+  live.before(controls);
   let paused = false;
   let timer = 0;
-  let asking = null;
+  let pendingRequest = null;
 
   const stop = () => {
     clearTimeout(timer);
     timer = 0;
-    if (asking) asking.abort();
+    if (pendingRequest) pendingRequest.abort();
   };
-  const plan = () => {
+  const schedule = () => {
     stop();
-    if (!paused && document.visibilityState === "visible") timer = setTimeout(renew, everyMs);
+    if (!paused && document.visibilityState === "visible") timer = setTimeout(refresh, intervalMs);
   };
-  const tell = () => {
-    words.textContent = paused ? "Paused" : `Renews itself every ${everyMs / 1000} s while you see it`;
-    button.textContent = paused ? "Go on" : "Pause";
+  const showStatus = () => {
+    status.textContent = paused ? "Paused" : `Refreshes every ${intervalMs / 1000} s while visible`;
+    button.textContent = paused ? "Resume" : "Pause";
   };
-  const renew = async () => {
-    asking = new AbortController();
+  const refresh = async () => {
+    pendingRequest = new AbortController();
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: asking.signal });
-      if (answer.redirected) return location.reload(); // the session is over
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const response = await fetch(location.href, { headers: { accept: "text/html" }, signal: pendingRequest.signal });
+      if (response.redirected) return location.reload(); // the session has ended
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
       const fresh = page.getElementById(live.id);
-      if (answer.ok && fresh && !live.contains(document.activeElement)) {
-        const open = new Set([...live.querySelectorAll("details[open]")].map((each) => each.id));
-        for (const each of fresh.querySelectorAll("details")) each.open = open.has(each.id);
+      if (response.ok && fresh && !live.contains(document.activeElement)) {
+        const openIds = new Set([...live.querySelectorAll("details[open]")].map((details) => details.id));
+        for (const details of fresh.querySelectorAll("details")) details.open = openIds.has(details.id);
         live.replaceChildren(...fresh.childNodes);
-        live.dataset.renewed = String(Number(live.dataset.renewed || 0) + 1);
+        live.dataset.refreshed = String(Number(live.dataset.refreshed || 0) + 1);
         document.title = page.title;
       }
     } catch (error) {
-      if (error.name !== "AbortError") words.textContent = "The service does not answer; trying again";
+      if (error.name !== "AbortError") status.textContent = "No response from the service; trying again";
     }
-    asking = null;
-    plan();
+    pendingRequest = null;
+    schedule();
   };
   button.addEventListener("click", () => {
     paused = !paused;
-    tell();
-    plan();
+    showStatus();
+    schedule();
   });
   document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible" && !paused) renew();
+    if (document.visibilityState === "visible" && !paused) refresh();
     else stop();
   });
-  tell();
-  plan();
+  showStatus();
+  schedule();
 }

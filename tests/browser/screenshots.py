@@ -1,4 +1,4 @@
-"""The pictures in docs/images: `make pictures` takes them anew, light and dark, full and empty."""
+"""Screenshots for docs/images, light and dark, with and without bindings. Run by `make screenshots`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from bindings.provider.simulator import Simulator
 from bindings.store import migrations
-from tests.browser import stage, webdriver
+from tests.browser import seed_data, webdriver
 from tests.browser.conftest import console_at
-from tests.browser.pages import EMPTY, FULL, reach
+from tests.browser.pages import EMPTY, FULL, open_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,46 +21,46 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH = 1_280
-TAKEN = ("find", "behind", "missed", "binding", "history", "access")
-TAKEN_BY_ADMIN = ("overview", "failures", "doubts", "absent", "pools", "report")
-TAKEN_EMPTY = ("find", "access", "overview", "doubts")
+INVESTIGATOR_PAGES = ("find", "number-at", "number-at-no-holder", "binding", "number", "access")
+ADMIN_PAGES = ("overview", "failures", "doubts", "mark-absent", "pools", "report")
+EMPTY_PAGES = ("find", "access", "overview", "doubts")
 
 
 def main() -> None:
-    """Take every picture."""
+    """Write all screenshots to docs/images."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for window in webdriver.start(Path(folder)):
             window.command("Emulation.setTimezoneOverride", timezoneId="UTC")
             with _console(Path(folder) / "full.db", window, full=True) as console:
                 console.sign_in("investigator", "eve")
-                for name in TAKEN:
-                    reach(console, FULL[name])
-                    _take(console, f"console-{name}")
+                for name in INVESTIGATOR_PAGES:
+                    open_page(console, FULL[name])
+                    _save(console, f"console-{name}")
                 console.sign_in("admin", "ann")
-                for name in TAKEN_BY_ADMIN:
-                    reach(console, FULL[name])
-                    _take(console, f"console-{name}")
+                for name in ADMIN_PAGES:
+                    open_page(console, FULL[name])
+                    _save(console, f"console-{name}")
             with _console(Path(folder) / "empty.db", window, full=False) as console:
-                for name in TAKEN_EMPTY:
-                    reach(console, EMPTY[name])
-                    _take(console, f"console-{name}-empty")
+                for name in EMPTY_PAGES:
+                    open_page(console, EMPTY[name])
+                    _save(console, f"console-{name}-empty")
 
 
 @contextmanager
 def _console(file: Path, window: Chromium, *, full: bool) -> Iterator[Console]:
     url = f"sqlite:///{file}"
     migrations.upgrade(url)
-    day = stage.play(url) if full else None
+    day = seed_data.create(url) if full else None
     with Simulator() as simulator:
         yield from console_at(url, simulator, window, day)
 
 
-def _take(console: Console, name: str) -> None:
+def _save(console: Console, name: str) -> None:
     console.window.run("document.activeElement.blur()")
     for scheme in ("light", "dark"):
-        console.window.look_like(scheme, WIDTH)
-        (IMAGES / f"{name}-{scheme}.png").write_bytes(console.window.picture())
+        console.window.set_appearance(scheme, WIDTH)
+        (IMAGES / f"{name}-{scheme}.png").write_bytes(console.window.screenshot())
 
 
 if __name__ == "__main__":

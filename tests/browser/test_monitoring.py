@@ -1,4 +1,4 @@
-"""What whoever runs the service does with the console: sees whether all is well, ends a doubt, takes a report."""
+"""Operation of the service in a real browser: overview, bindings in doubt, reports."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.browser.conftest import Console
-    from tests.browser.stage import Day
+    from tests.browser.seed_data import Day
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_complaints")]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_console_errors")]
 
 
-def says(console: Console, words: str) -> None:
-    console.window.wait(f"document.body.innerText.includes('{words}')")
+def wait_for_text(console: Console, text: str) -> None:
+    console.window.wait(f"document.body.innerText.includes('{text}')")
 
 
 @pytest.mark.parametrize("scripts", [True, False])
-def test_a_doubt_is_marked_absent_after_a_dry_run(console: Console, day: Day, *, scripts: bool) -> None:
+def test_binding_is_marked_absent_after_a_dry_run(console: Console, day: Day, *, scripts: bool) -> None:
     console.sign_in("admin", "ann")
     console.window.scripts(on=scripts)
     console.open(f"/doubts/{day.doubt.id}/absent")
     console.window.fill("#reason", "not in their console, ticket 4711")
     console.window.click("main button.main")
-    says(console, "nothing has changed yet")
+    wait_for_text(console, "nothing has changed yet")
     service = console.running.service
     assert service.get(day.doubt.id).state is State.IN_DOUBT
     console.window.click("main button.danger")
@@ -39,7 +39,7 @@ def test_a_doubt_is_marked_absent_after_a_dry_run(console: Console, day: Day, *,
     assert (last.actor, last.detail["because"]) == ("key:ann", "not in their console, ticket 4711")
 
 
-def test_resolving_shows_first_what_it_would_do_and_leaves_a_report_to_take_away(
+def test_reconciliation_runs_after_a_dry_run_and_its_report_can_be_downloaded(
     console: Console, day: Day, downloads: Path
 ) -> None:
     console.sign_in("admin", "ann")
@@ -47,11 +47,11 @@ def test_resolving_shows_first_what_it_would_do_and_leaves_a_report_to_take_away
     assert str(day.doubt.reference) in console.window.text
     console.window.fill("#reason", "ticket 4711")
     console.window.click("form[action='/doubts/resolve'] button")
-    says(console, "nothing was changed")
+    wait_for_text(console, "no binding was changed")
     console.window.click("form[action='/doubts/resolve'] button.main")
-    says(console, "What it did")
+    wait_for_text(console, "Reconciliation results")
     console.window.click("main a[href^='/reports/']")
-    says(console, "SHA-256")
+    wait_for_text(console, "SHA-256")
     report = console.running.service.reports().data[0]
     assert (report.actor, report.counts["reason"], report.counts["dry_run"]) == ("key:ann", "ticket 4711", False)
     console.window.click("a[download]")
@@ -60,38 +60,40 @@ def test_resolving_shows_first_what_it_would_do_and_leaves_a_report_to_take_away
     for _ in range(100):
         if (downloads / name).exists():
             break
-        console.window.run_later("setTimeout(arguments[arguments.length - 1], 50)")
+        console.window.run_async("setTimeout(arguments[arguments.length - 1], 50)")
     assert hashlib.sha256((downloads / name).read_bytes()).hexdigest() in console.window.text
 
 
 @pytest.mark.parametrize("role", ["auditor", "investigator"])
-def test_whoever_may_only_look_is_offered_no_act_and_refused_it(console: Console, day: Day, role: str) -> None:
+def test_role_without_manage_permission_is_offered_no_action_and_refused_it(
+    console: Console, day: Day, role: str
+) -> None:
     console.sign_in(role)
     console.open("/doubts")
     assert str(day.doubt.reference) in console.window.text
     assert not console.window.has("form[action='/doubts/resolve']")
     assert not console.window.has("a[href$='/absent']")
     console.open(f"/doubts/{day.doubt.id}/absent")
-    says(console, "does not allow this page")
+    wait_for_text(console, "does not allow this page")
     assert console.running.service.get(day.doubt.id).state is State.IN_DOUBT
 
 
-def test_the_overview_renews_itself_until_it_is_paused_or_hidden(console: Console) -> None:
+def test_overview_refreshes_unless_it_is_paused_or_hidden(console: Console) -> None:
     console.sign_in("auditor")
     console.open("/overview")
     assert console.window.has(".live button")
-    renewed = "Number(document.getElementById('live').dataset.renewed || 0)"
+    refresh_count = "Number(document.getElementById('live').dataset.refreshed || 0)"
     hide = (
         "Object.defineProperty(document, 'visibilityState', {configurable: true, get: () => arguments[0]});"
         "document.dispatchEvent(new Event('visibilitychange'));"
     )
     show = hide.replace("arguments[0]", "'visible'")
     console.window.run(hide.replace("arguments[0]", "'hidden'"))
-    before = console.window.run(f"return {renewed}")
+    before = console.window.run(f"return {refresh_count}")
     console.window.run(show)
-    console.window.wait(f"{renewed} === {before} + 1")
+    console.window.wait(f"{refresh_count} === {before} + 1")
     console.window.click(".live button")
     assert "Paused" in console.window.text
     console.window.run(show)
-    console.window.run_later("setTimeout(arguments[arguments.length - 1], 300)")
-    assert console.window.run(f"return {renewed}") == before + 1
+    console.window.run_async("setTimeout(arguments[arguments.length - 1], 300)")
+    assert console.window.run(f"return {refresh_count}") == before + 1

@@ -1,0 +1,273 @@
+"""The pages for operators: overview, failures, bindings in doubt and their actions, pools, reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert
+
+from bindings import errors
+from bindings.domain.binding import EventKind, State
+from bindings.jobs.registry import EXPIRE, RECONCILE
+from bindings.jobs.runner import JobRunner
+from bindings.store.schema import pools
+from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
+from tests.web.browser import Browser
+from tests.web.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.domain.binding import Binding
+    from bindings.provider.simulator import Simulator
+    from tests.service.harness import ServiceHarness
+    from tests.web.conftest import Running
+
+PAGES = ("/overview", "/failures", "/failures/failed/-41", "/doubts", "/pools", "/reports")
+ADVICE = re.compile("bindings (serve|scheduler)|No action is required|Choose a longer time range")
+ACTIONS = ("/doubts/resolve", "/doubts/{id}/absent")
+
+
+@pytest.fixture
+def console(harness: ServiceHarness) -> Iterator[Running]:
+    """A running service on the clock of the test harness."""
+    yield from run(harness.service)
+
+
+def bind_in_doubt(harness: ServiceHarness, fault: str = "lost_reply", *, age_s: float = 400) -> Binding:
+    harness.simulator.script(fault, times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        harness.bind(A, B, reference="order-42")
+    harness.clock.advance(age_s)
+    return unknown.value.binding
+
+
+def count_events(harness: ServiceHarness) -> None:
+    feed_has_caught_up(harness.service)
+    harness.service.update_statistics()
+
+
+def test_empty_page_says_what_to_do_and_loads_nothing_from_other_hosts(console: Running) -> None:
+    browser = Browser(console).sign_in("auditor")
+    for path in PAGES:
+        response = browser.get(path)
+        assert response.status_code == 200, path
+        assert ADVICE.search(response.text), path
+        assert not re.search(r"(?:src|href|action)=\"(?:https?:)?//", response.text), path
+        assert "<script>" not in response.text
+        assert " style=" not in response.text
+
+
+def test_app_key_sees_no_page_and_only_an_admin_key_may_act(harness: ServiceHarness, console: Running) -> None:
+    binding = bind_in_doubt(harness)
+    app, auditor = Browser(console).sign_in("app"), Browser(console).sign_in("auditor")
+    for path in PAGES:
+        assert app.get(path).status_code == 403, path
+    assert "Mark absent" not in auditor.get("/doubts").text
+    assert auditor.get(f"/doubts/{binding.id}/absent").status_code == 403
+    for role in ("app", "auditor", "investigator"):
+        browser = Browser(console).sign_in(role, f"no-{role}")
+        for action in ACTIONS:
+            response = browser.post(action.format(id=binding.id), {"reason": "x", "action": "run"})
+            assert response.status_code == 403, (role, action)
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
+    assert harness.service.reports().data == ()
+
+
+def test_action_with_a_wrong_csrf_token_is_refused(harness: ServiceHarness, console: Running) -> None:
+    binding = bind_in_doubt(harness)
+    admin = Browser(console).sign_in("admin")
+    for action in ACTIONS:
+        response = admin.post(action.format(id=binding.id), {"reason": "x", "action": "run", "csrf": "0" * 64})
+        assert response.status_code == 403
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
+
+
+def test_doubts_page_shows_the_next_steps_and_no_full_phone(harness: ServiceHarness, console: Running) -> None:
+    bind_in_doubt(harness)
+    dry_run = replace(RECONCILE, run=lambda maintenance: maintenance.reconcile(dry_run=True))
+    JobRunner(harness.service.runtime).run_once_per_period(dry_run, 300)  # so that a next scan is known
+    page = Browser(console).sign_in("auditor").get("/doubts").text
+    assert "order-42" in page
+    assert "a scan adopts it" in page
+    assert "it lapses" in page
+    assert A not in page
+    assert B not in page
+
+
+def test_mark_absent_requires_a_reason_and_shows_the_change_before_it_is_made(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = bind_in_doubt(harness, "reset_before")
+    admin = Browser(console).sign_in("admin", "ann")
+    path = f"/doubts/{binding.id}/absent"
+    assert "cannot be undone" in admin.get(path).text
+    assert admin.post(path, {"reason": "", "action": "dry_run"}).status_code == 422
+    preview = admin.post(path, {"reason": "ticket 4711", "action": "dry_run"})
+    assert "nothing has changed yet" in preview.text
+    assert "by key:ann, “ticket 4711”" in preview.text
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
+    result = admin.submit(path, {"reason": "ticket 4711", "action": "run"})
+    assert result.status_code == 200
+    last = harness.service.history(binding.id)[-1]
+    assert (last.kind, last.actor, last.detail["because"]) == (EventKind.FAILED, "key:ann", "ticket 4711")
+    assert harness.bind(A, C).state is State.ACTIVE
+
+
+def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = bind_in_doubt(harness, age_s=60)
+    admin = Browser(console).sign_in("admin")
+    response = admin.post(f"/doubts/{binding.id}/absent", {"reason": "ticket 4711", "action": "run"})
+    assert response.status_code == 422
+    assert "is too young" in response.text
+    assert 'value="ticket 4711"' in response.text, "the form keeps the reason"
+
+
+def test_dry_run_then_run_resolves_the_doubt_and_creates_two_reports(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = bind_in_doubt(harness)
+    admin = Browser(console).sign_in("admin", "ann")
+    assert admin.post("/doubts/resolve", {"reason": ""}).status_code == 422
+    dry = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "dry_run"})
+    assert "no binding was changed" in dry.text
+    assert harness.service.get(binding.id).state is State.IN_DOUBT
+    result = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "run"})
+    assert "Reconciliation results" in result.text
+    assert harness.service.get(binding.id).state is State.ACTIVE
+    newest, oldest = harness.service.reports().data
+    assert (newest.actor, newest.counts["reason"], newest.counts["adopted"]) == ("key:ann", "ticket 4711", 1)
+    assert oldest.counts["dry_run"]
+    assert "Nothing is in doubt" in admin.get("/doubts").text
+
+
+def test_slow_reconciliation_blocks_no_page_and_no_second_one_starts(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = bind_in_doubt(harness)
+    admin = Browser(console).sign_in("admin")
+    harness.simulator.script("delay:3", times=1, on="page")
+    progress = admin.submit("/doubts/resolve", {"reason": "ticket 4711", "action": "run"})
+    assert "Reading the provider" in progress.text
+    assert 'http-equiv="refresh"' in progress.text
+    assert admin.get("/doubts").elapsed.total_seconds() < 1
+    assert admin.post("/doubts/resolve", {"reason": "second run", "action": "run"}).status_code == 503
+    wait_for(lambda: harness.service.get(binding.id).state is State.ACTIVE)
+
+
+def test_failures_are_grouped_by_code_with_explanation_and_examples(
+    harness: ServiceHarness, console: Running
+) -> None:
+    harness.bind(A, B)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C, reference="order-43")
+    for code in ("-41", "-35", "-99"):
+        harness.simulator.script(f"refuse:{code}", times=1, on="bind")
+        with pytest.raises(errors.BindingsError):
+            harness.bind(C, D, reference=f"order{code}")
+        harness.clock.advance(70)
+    count_events(harness)
+    browser = Browser(console).sign_in("auditor")
+    page = browser.get("/failures?span=1h").text
+    assert "<strong>1</strong> conflict refused here" in page
+    assert "<strong>1</strong> unexpected -35" in page
+    for link in ("failed/-41", "failed/-35", "in_doubt/-99", "refused/binding"):
+        assert f"/failures/{link}?span=1h" in page, link
+        assert "Open" in browser.get(f"/failures/{link}?span=1h").text, link
+    assert "order-43" in browser.get("/failures/refused/binding").text
+    assert "enlarged" in browser.get("/failures/failed/-41").text
+    assert "unknown status" in browser.get("/failures/in_doubt/-99").text
+    assert A not in page
+    assert browser.get("/failures?span=9y").status_code == 422
+    assert browser.get("/failures/activated/-41").status_code == 404
+
+
+def test_overview_shows_whether_there_are_problems(running: Running, simulator: Simulator) -> None:
+    service, browser = running.service, Browser(running).sign_in("auditor")
+
+    def overview_page() -> str:
+        running.app_state.readiness = (float("-inf"), ())
+        return browser.get("/overview").text
+
+    assert "<li><strong>Sweep:</strong>" in overview_page(), "the expire job has not run yet"
+    JobRunner(service.runtime).run(EXPIRE)
+    page = overview_page()
+    assert "No problems found" in page
+    assert service.runtime.replica in page
+    simulator.script("reset_before", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
+    page = overview_page()
+    assert "In operation, with warnings" in page
+    assert "1 open" in page
+
+
+def test_pools_page_shows_the_use_and_the_forecast(harness: ServiceHarness, console: Running) -> None:
+    now = harness.clock()
+    values = {"app_id": "a", "pool_number": "918806", "live": 95, "counted_at": now, "capacity": 100}
+    harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
+    browser = Browser(console).sign_in("auditor")
+    page = browser.get("/pools").text
+    assert "1 pool may run out of numbers" in page
+    assert "95 of about 100 in use (95%)" in page
+
+
+def test_each_download_of_a_report_is_the_same_file(harness: ServiceHarness, console: Running) -> None:
+    binding = bind_in_doubt(harness)
+    harness.service.reconcile(reason="ticket 4711")
+    report = harness.service.reports().data[0]
+    browser = Browser(console).sign_in("auditor")
+    assert f"/reports/{report.id}" in browser.get("/reports").text
+    page = browser.get(f"/reports/{report.id}").text
+    assert binding.id in page
+    assert "ticket 4711" in page
+    files = [browser.get(f"/reports/{report.id}/download") for _ in range(2)]
+    assert files[0].content == files[1].content
+    assert hashlib.sha256(files[0].content).hexdigest() in page
+    assert json.loads(files[0].content)["cases"][0]["binding_id"] == binding.id
+    assert files[0].headers["Content-Disposition"].startswith('attachment; filename="report-20260301T')
+    assert browser.get("/reports/01890000-0000-7000-8000-000000000000").status_code == 404
+
+
+def test_long_list_continues_on_further_pages_without_loss(
+    harness: ServiceHarness, console: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.web.console.doubts.PER_PAGE", 1)
+    monkeypatch.setattr("bindings.web.console.reports.PER_PAGE", 1)
+    for pair in ((A, B), (C, D), (E, F)):
+        harness.simulator.script("reset_before", times=1, on="bind")
+        with pytest.raises(errors.OutcomeUnknown):
+            harness.bind(*pair)
+        harness.clock.advance(10)
+        harness.service.reconcile(dry_run=True)
+    browser = Browser(console).sign_in("auditor")
+    for path, id_pattern in (
+        ("/doubts", r"/bindings/([0-9a-f-]{36})\""),
+        ("/reports", r"/reports/([0-9a-f-]{36})\""),
+    ):
+        ids, next_path = [], path
+        while next_path:
+            page = browser.get(next_path).text
+            ids += re.findall(id_pattern, page)
+            match = re.search(r'href="([^"]+)" rel="next"', page)
+            next_path = match[1] if match else ""
+        assert len(ids) == len(set(ids)) == 3, path
+
+
+def test_pages_respond_while_a_bind_waits_for_the_provider(harness: ServiceHarness, console: Running) -> None:
+    browser = Browser(console).sign_in("auditor")
+    harness.simulator.script("delay:4", times=1, on="bind")
+    slow = threading.Thread(target=lambda: console.bind(console.key("app", "slow")), daemon=True)
+    slow.start()
+    wait_for(lambda: harness.received("bind") == 1)
+    assert [browser.get(path).status_code for path in PAGES] == [200] * len(PAGES)
+    assert slow.is_alive(), "all pages responded before the bind ended"
+    slow.join(30)
