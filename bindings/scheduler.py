@@ -145,10 +145,10 @@ class Scheduler:
 
     def _run_once(self, job: Job) -> bool:
         """Run a job and return True if it completed its work."""
-        began = time.monotonic()
+        start = time.monotonic()
         counts = job.run()
         self._finished[job.name] = time.monotonic()
-        _log.debug("%s: %s in %.3f s", job.name, counts, time.monotonic() - began)
+        _log.debug("%s: %s in %.3f s", job.name, counts, time.monotonic() - start)
         if counts is None:
             return True  # another replica ran this period and reports its own backlog
         if getattr(counts, "finished", True):

@@ -214,7 +214,7 @@ class BindingService:
         Without ids (an export) one event is written that names `what` is shown. `NotFound`, and nothing is
         recorded, if an id is unknown. Not safe to repeat: each call is recorded.
         """
-        self.access_log.record_reveal(binding_ids, reason=reason, what=what)
+        self.access_log.record_reveal(binding_ids, reason=reason, subject=what)
 
     # Queries. Each goes by the database's clock, changes nothing and is safe to repeat.
 

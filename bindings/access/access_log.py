@@ -55,10 +55,10 @@ class AccessLog:
         self._database = runtime.database
         self._caller = runtime.caller
 
-    def record_reveal(self, binding_ids: Sequence[str], *, reason: str, what: str) -> None:
+    def record_reveal(self, binding_ids: Sequence[str], *, reason: str, subject: str) -> None:
         """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
         ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
-        detail = {"reason": validation.reason(reason), "what": what}
+        detail = {"reason": validation.reason(reason), "what": subject}
 
         def work(tx: Transaction) -> None:
             for binding_id in ids:

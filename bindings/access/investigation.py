@@ -37,8 +37,8 @@ class NumberAt:
     """
 
     trace: Trace
-    ended: Binding | None
-    began: Binding | None
+    previous_binding: Binding | None
+    next_binding: Binding | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class Investigation:
         visible = [binding for binding in bindings if actor in (None, binding.actor)]
         result = trace.classify(visible, at=at, window_s=WINDOW_S)
         if result.holders:
-            return NumberAt(trace=result, ended=None, began=None)
+            return NumberAt(trace=result, previous_binding=None, next_binding=None)
         nearest = self._database.read(number_history.nearest, number, party=party, at=at, actor=actor)
         near_ids = {miss.binding.id for miss in result.near_misses}
         distant = [binding for binding in nearest if binding.id not in near_ids]
@@ -74,8 +74,8 @@ class Investigation:
         later = [binding for binding in distant if binding.held_until > at]
         return NumberAt(
             trace=result,
-            ended=max(earlier, key=trace.earliest_end, default=None),
-            began=min(later, key=trace.earliest_start, default=None),
+            previous_binding=max(earlier, key=trace.earliest_end, default=None),
+            next_binding=min(later, key=trace.earliest_start, default=None),
         )
 
     def number_history(

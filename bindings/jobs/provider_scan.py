@@ -55,10 +55,10 @@ class Scan:
     """
 
     app_id: str
-    began: datetime
-    ended: datetime
+    started_at: datetime
+    ended_at: datetime
     watched: frozenset[str] = frozenset()
-    seen: set[str] = field(default_factory=set)
+    bind_ids: set[str] = field(default_factory=set)
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
@@ -69,7 +69,7 @@ class Scan:
     @property
     def complete(self) -> bool:
         """True if every page was read, and at least as many different ids were seen as the provider's total."""
-        return self.error is None and len(self.seen) >= self.total
+        return self.error is None and len(self.bind_ids) >= self.total
 
     @property
     def deviation_s(self) -> float:
@@ -78,8 +78,8 @@ class Scan:
 
     def add_row(self, row: ProviderBinding, binding: Binding | None) -> None:
         """Record one row, and the binding here that has its bind_id (None: unknown)."""
-        self.seen.add(row.bind_id)
-        if row.ends_at > self.began:  # a row past its end holds nothing, and explains nothing
+        self.bind_ids.add(row.bind_id)
+        if row.ends_at > self.started_at:  # a row past its end holds nothing, and explains nothing
             self.listed |= {row.phone_a.key, row.phone_b.key} & self.watched
         if binding is None:
             self.unknown_rows.append(row)
@@ -115,15 +115,15 @@ def read(
 
     Each page is tried three times; a page that cannot be read ends the scan with its `error`.
     """
-    began = database.clock()
-    scan = Scan(app_id=app_id, began=began, ended=began, watched=watched)
+    started_at = database.clock()
+    scan = Scan(app_id=app_id, started_at=started_at, ended_at=started_at, watched=watched)
     for page in _pages(provider, app_id, rate_limiter, size, backwards=backwards):
         if not isinstance(page, ProviderPage):
             scan.error = page.reason
             break
         scan.total = max(scan.total, page.total)
         _compare(database, scan, page)
-    scan.ended = database.clock()
+    scan.ended_at = database.clock()
     return scan
 
 
@@ -165,10 +165,10 @@ def _page(
 
 def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     """Compare a page with what is recorded here; read after the page, so that no binding is missed."""
-    new_rows = [row for row in page.rows if row.bind_id not in scan.seen]
+    new_rows = [row for row in page.rows if row.bind_id not in scan.bind_ids]
     if not new_rows:
         return
     ids = [row.bind_id for row in new_rows]
-    known = database.read(queries.by_bind_ids, scan.app_id, ids)
+    bindings_by_bind_id = database.read(queries.by_bind_ids, scan.app_id, ids)
     for row in new_rows:
-        scan.add_row(row, known.get(row.bind_id))
+        scan.add_row(row, bindings_by_bind_id.get(row.bind_id))

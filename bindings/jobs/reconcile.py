@@ -78,7 +78,7 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
     Safe to repeat, and to run beside anything else. `Busy` if the database is away.
     """
     database, settings = runtime.database, runtime.settings
-    began = database.clock()
+    started_at = database.clock()
     full_scan_required = account.full_scan_required_since(database) is not None
     # What a restored database has lost may belong to any application that was ever in use.
     app_ids = set(database.read(queries.all_apps if full_scan_required else queries.open_apps))
@@ -96,11 +96,11 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
     findings = Findings()
     for app_id in sorted(app_ids):
         _reconcile_app(context, app_id, rate_limiter, findings)
-    return _report(context, findings, began=began, reason=reason)
+    return _report(context, findings, started_at=started_at, reason=reason)
 
 
 def _report(
-    context: ReconcileContext, findings: Findings, *, began: datetime, reason: str | None
+    context: ReconcileContext, findings: Findings, *, started_at: datetime, reason: str | None
 ) -> ReconcileResult:
     """Store the report; a full scan that was required before `began` is completed by this run."""
     database, caller = context.runtime.database, context.runtime.caller
@@ -113,11 +113,11 @@ def _report(
         reason=reason,
     )
     if result.trusted:
-        completed = database.write(lambda tx: account.complete_full_scan(tx, scan_started_at=began))
+        completed = database.write(lambda tx: account.complete_full_scan(tx, scan_started_at=started_at))
         result = replace(result, made_good=completed)
     stored = {name: value for name, value in asdict(result).items() if name != "report_id"}
     report_id = database.write(
-        lambda tx: reports.store(tx, caller, began_at=began, counts=stored, cases=findings.cases)
+        lambda tx: reports.store(tx, caller, began_at=started_at, counts=stored, cases=findings.cases)
     )
     return replace(result, report_id=report_id)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
-    from bindings.jobs.scan_evidence import LiveBindingsSeen
+    from bindings.jobs.scan_evidence import LiveBindingsListed
     from bindings.store.database import Transaction
 
 
@@ -28,7 +28,7 @@ def needs_second_scan(context: ReconcileContext, scan: Scan) -> bool:
             scan_evidence.absence_provable(doubt, scan, scan, tolerance)
             for doubt in context.unsettled(scan.app_id)
         )
-        or _unlisted_holds(context, scan.app_id, scan.seen)
+        or _unlisted_holds(context, scan.app_id, scan.bind_ids)
     )
 
 
@@ -54,20 +54,20 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
             and _fail_absent(context, doubt)
         ):
             findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
-    denied = _unlisted_holds(context, app_id, first.seen | second.seen)
+    denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids)
     context.end_holds(denied, "denied", app_id, findings)
 
 
-def _live_bindings_seen(context: ReconcileContext, scan: Scan) -> LiveBindingsSeen:
-    def query(connection: Connection) -> LiveBindingsSeen:
+def _live_bindings_seen(context: ReconcileContext, scan: Scan) -> LiveBindingsListed:
+    def query(connection: Connection) -> LiveBindingsListed:
         missing, seen = set(), 0
-        live = queries.must_be_listed(connection, scan.app_id, since=scan.began, until=scan.ended)
+        live = queries.must_be_listed(connection, scan.app_id, since=scan.started_at, until=scan.ended_at)
         for binding_id, bind_id in live:
-            if bind_id in scan.seen:
+            if bind_id in scan.bind_ids:
                 seen += 1
             else:
                 missing.add(binding_id)
-        return scan_evidence.LiveBindingsSeen(missing=frozenset(missing), seen=seen)
+        return scan_evidence.LiveBindingsListed(missing=frozenset(missing), listed_count=seen)
 
     return context.runtime.database.read(query)
 
@@ -96,11 +96,11 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
     return runtime.database.write(work).reason == Reason.GONE_AT_PROVIDER
 
 
-def _unlisted_holds(context: ReconcileContext, app_id: str, seen: set[str]) -> list[holds.Hold]:
+def _unlisted_holds(context: ReconcileContext, app_id: str, listed_bind_ids: set[str]) -> list[holds.Hold]:
     return [
         hold
         for hold in context.live_holds(app_id)
         # Refused again after a denial: what holds the phone is in no list that this account can read.
         if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1)
-        or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in seen)
+        or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in listed_bind_ids)
     ]

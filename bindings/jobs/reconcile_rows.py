@@ -27,18 +27,18 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     unsettled = context.unsettled(scan.app_id)
     # Read again: an answer may have settled a binding since its page was compared.
     ids = [row.bind_id for row in scan.unknown_rows]
-    known = context.runtime.database.read(queries.by_bind_ids, scan.app_id, ids)
-    unknown_rows = [row for row in scan.unknown_rows if row.bind_id not in known]
-    for doubt, row in scan_evidence.adoptions(unknown_rows, unsettled, scan.ended, tolerance):
+    bindings_by_bind_id = context.runtime.database.read(queries.by_bind_ids, scan.app_id, ids)
+    unknown_rows = [row for row in scan.unknown_rows if row.bind_id not in bindings_by_bind_id]
+    for doubt, row in scan_evidence.adoptions(unknown_rows, unsettled, scan.ended_at, tolerance):
         if _adopt(context, doubt, row, tolerance):
             findings.record(
                 "adopted", scan.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
             )
     for row in unknown_rows:
         matches_unsettled = any(scan_evidence.same_pair(row, intent) for intent in unsettled)
-        if not scan_evidence.has_ended(row, scan.ended, tolerance) and not matches_unsettled:
+        if not scan_evidence.has_ended(row, scan.ended_at, tolerance) and not matches_unsettled:
             _handle_orphan(context, row, scan.app_id, tolerance, findings)
-    _end_explained_holds(context, scan, set(known), findings)
+    _end_explained_holds(context, scan, set(bindings_by_bind_id), findings)
 
 
 def _adopt(context: ReconcileContext, doubt: Binding, row: ProviderBinding, tolerance: ClockTolerance) -> bool:

@@ -177,9 +177,9 @@ class _Run:
 
     def _drop_partitions(self, before: datetime) -> None:
         # Also those that are old enough, and could not be deleted yet.
-        kept = retention.all_bindings()
+        kept_bindings = retention.all_bindings()
         ended = self._database.read(partitions.ended, before)
-        droppable = partitions.droppable(self._database, ended, before=before, stays=kept)
+        droppable = partitions.droppable(self._database, ended, before=before, stays=kept_bindings)
         unfinished = self._database.read(partitions.half_detached)
         detached = self._database.read(partitions.detached_tables)
         if not self._database.read(partitions.is_owner):

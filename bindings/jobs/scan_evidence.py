@@ -92,31 +92,31 @@ def absence_provable(doubt: Binding, first: Scan, second: Scan, tolerance: Clock
     listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - tolerance.error
     return (
         doubt.state is State.IN_DOUBT
-        and min(first.began, second.began) > made_by
-        and max(first.ended, second.ended) < listed_until
+        and min(first.started_at, second.started_at) > made_by
+        and max(first.ended_at, second.ended_at) < listed_until
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LiveBindingsSeen:
+class LiveBindingsListed:
     """Of the bindings that must have been listed throughout a scan: the ids that were not, and how many were."""
 
     missing: frozenset[str]
-    seen: int
+    listed_count: int
 
 
 def ghosts(
-    first: Scan, second: Scan, first_live: LiveBindingsSeen, second_live: LiveBindingsSeen
+    first: Scan, second: Scan, first_live: LiveBindingsListed, second_live: LiveBindingsListed
 ) -> frozenset[str] | None:
     """Return the bindings that are gone at the provider, or None if the two scans prove nothing.
 
     A live binding that only one scan missed shows that this scan is incomplete. More missing than seen is a wrong
     list, not so many ends.
     """
-    if not (first.complete and second.complete and first_live.seen and second_live.seen):
+    if not (first.complete and second.complete and first_live.listed_count and second_live.listed_count):
         return None
     missing = first_live.missing
-    if missing != second_live.missing or len(missing) > min(first_live.seen, second_live.seen):
+    if missing != second_live.missing or len(missing) > min(first_live.listed_count, second_live.listed_count):
         return None
     return missing
 

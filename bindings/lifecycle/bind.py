@@ -98,7 +98,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         case reserve.Conflict(holder=holder):
             raise _record_conflict(runtime, request, holder)
         case reserve.FullScanRequired(rollback_detected=lost):
-            raise _full_scan_required(runtime, lost=lost)
+            raise _full_scan_required(runtime, rolled_back=lost)
         case reserve.Reserved(binding=intent):
             runtime.rollback_detector.remember(intent)
             runtime.admission.observe_database_clock(intent.requested_at, after)
@@ -140,8 +140,8 @@ def _record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> 
     return error_class(holder=holder)
 
 
-def _full_scan_required(runtime: Runtime, *, lost: bool) -> errors.Busy:
-    if lost:
+def _full_scan_required(runtime: Runtime, *, rolled_back: bool) -> errors.Busy:
+    if rolled_back:
         _log_rollback(runtime)
     message = "the database was restored to an earlier state: binds wait until `bindings reconcile` has completed"
     return errors.Busy(message, retry_after_s=FULL_SCAN_RETRY_S)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
     from bindings.store.webhooks import Target
 
-GONE = 410  # the HTTP status of a receiver that wants no more deliveries
+HTTP_GONE = 410  # the HTTP status of a receiver that wants no more deliveries
 LONGEST_ERROR = 255  # characters that are stored
 
 
@@ -72,7 +72,7 @@ class Result:
     @property
     def receiver_is_gone(self) -> bool:
         """True if the receiver answered 410: it wants no more deliveries."""
-        return self.status == GONE
+        return self.status == HTTP_GONE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

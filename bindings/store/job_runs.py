@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEPT = 100  # slots of a job that are not deleted
+KEPT_FOR = 100  # slots of a job that are not deleted
 
 
 def claim_slot(tx: Transaction, job: str, period_s: float, replica: str) -> int | None:
@@ -44,7 +44,7 @@ def claim_slot(tx: Transaction, job: str, period_s: float, replica: str) -> int 
             select(passes.c.slot).where(passes.c.task == job, passes.c.slot == slot, *own_run)
         ).scalar()
     if claimed is not None:
-        tx.connection.execute(passes.delete().where(passes.c.task == job, passes.c.slot < slot - KEPT))
+        tx.connection.execute(passes.delete().where(passes.c.task == job, passes.c.slot < slot - KEPT_FOR))
     return claimed
 
 

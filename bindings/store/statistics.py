@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 MINUTE, HOUR = 60, 3_600
-KEPT = {MINUTE: timedelta(hours=26), HOUR: timedelta(days=400)}
+KEPT_FOR = {MINUTE: timedelta(hours=26), HOUR: timedelta(days=400)}
 LEVEL_EVERY_S = 300
 LEVELS_KEPT = timedelta(days=8)
 EXAMPLES = 5
@@ -89,7 +89,7 @@ def _sum_up(rows: Sequence[Row[Any]], *, now: datetime) -> dict[tuple[Any, ...],
     sums: dict[tuple[Any, ...], _Sum] = {}
     for row in rows:
         code = _code(row.kind, row.code_detail)
-        for period_s, retention in KEPT.items():
+        for period_s, retention in KEPT_FOR.items():
             period_start = _floor(row.at, period_s)
             if period_start < now - retention:
                 continue
@@ -132,7 +132,7 @@ def _floor(at: datetime, period_s: int) -> datetime:
 
 def _add(tx: Transaction, sums: dict[tuple[Any, ...], _Sum]) -> None:
     """Add the sums to the stored counts. The cursor is locked, so no other replica does so at the same time."""
-    for period_s in KEPT:
+    for period_s in KEPT_FOR:
         starts = [key[1] for key in sums if key[0] == period_s]
         if not starts:
             continue
@@ -188,7 +188,7 @@ def counted_to(connection: Connection) -> datetime | None:
 def delete_old(tx: Transaction) -> None:
     """Delete counts and levels that are too old to be displayed."""
     now = tx.instant()
-    for period_s, retention in KEPT.items():
+    for period_s, retention in KEPT_FOR.items():
         tx.connection.execute(
             delete(tallies).where(tallies.c.period_s == period_s, tallies.c.began_at < now - retention)
         )

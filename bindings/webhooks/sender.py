@@ -292,17 +292,17 @@ def _retry_s(attempts: int, retry_after_s: float | None) -> float | None:
 
 def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> WebhookResponse:
     """Sign and send one message, once, and return the response; never raise. Only a 2xx means accepted."""
-    began = time.monotonic()
+    start = time.monotonic()
     reply = http_transport.post(
         target.url,
         headers=_headers(target.secrets, message_id, body),
         body=body,
-        deadline=began + ATTEMPT_TIMEOUT_S,
+        deadline=start + ATTEMPT_TIMEOUT_S,
         monotonic=time.monotonic,
         tls=tls,
         max_body_bytes=MAX_RESPONSE_BYTES,
     )
-    elapsed_s = time.monotonic() - began
+    elapsed_s = time.monotonic() - start
     if not isinstance(reply, Reply):
         return WebhookResponse(status=None, error=reply.reason, retry_after_s=None, elapsed_s=elapsed_s)
     status = reply.http_status

@@ -127,7 +127,7 @@ def test_every_query_by_middle_number_finds_either_side_once(harness: ServiceHar
         assert [holder.id for holder in investigation.number_at(Phone(number), at=now).trace.holders] == [
             binding.id
         ]
-        assert investigation.number_at(Phone(number), at=later).ended == binding
+        assert investigation.number_at(Phone(number), at=later).previous_binding == binding
         assert investigation.number_history(Phone(number)).data == (binding,)
 
 

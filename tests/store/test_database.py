@@ -331,5 +331,5 @@ def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> N
         at[0] += timedelta(seconds=300)
         assert database.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")) is not None
     count = select(func.count()).select_from(passes_table)
-    assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT + 1
+    assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT_FOR + 1
     database.close()

@@ -135,7 +135,7 @@ def _bindings_with_relation(number_at: NumberAt) -> list[tuple[Binding, str]]:
     """Return holders with their certainty, then near misses and nearest bindings with their relation."""
     rows = [(holder.binding, str(holder.certainty)) for holder in number_at.trace.holders]
     rows += [(miss.binding, miss.relation) for miss in number_at.trace.near_misses]
-    nearest = ((number_at.ended, "ended"), (number_at.began, "began"))
+    nearest = ((number_at.previous_binding, "ended"), (number_at.next_binding, "began"))
     return rows + [(binding, relation) for binding, relation in nearest if binding is not None]
 
 
