@@ -51,6 +51,20 @@ ALLOWED_NAMES: dict[tuple[str, str], str] = {
     ("domain/binding.py", "Holder.why"): "a public field of Holder, in the Python and the HTTP interface",
     ("domain/binding.py", "Reason.ASKED"): "a stored reason, shown in the Python and the HTTP interface",
     ("store/holds.py", "Hold.why"): "the column holds.why",
+    ("monitoring/health.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
+    ("service.py", "BindingService.reveal.what"): "a public argument",
+    ("service.py", "BindingService.some"): "the deprecated alias of get_many",
+}
+
+
+# Where such a phrase must stay: file and text, and the reason.
+ALLOWED_PHRASES: dict[tuple[str, str], str] = {
+    ("bindings/store/queries.py", "of ours"): "a key of the public counts of `stats`: AXB met nothing of ours",
+    ("bindings/store/schema.py", "of ours"): "comments of columns, which only a migration can change",
+    ("bindings/store/schema.py", "for ever"): "as above",
+    ("bindings/store/schema.py", "nobody"): "as above",
+    ("bindings/store/schema.py", "none where"): "as above",
+    ("bindings/store/schema.py", "told"): "as above",
 }
 
 
@@ -72,12 +86,13 @@ _PHRASES = [
 ]
 
 
-def banned_phrases(text: str) -> list[Finding]:
-    """Return every banned phrase of a text, in the order of the list."""
+def banned_phrases(text: str, *, file: str = "") -> list[Finding]:
+    """Return every banned phrase of a text, in the order of the list; `file` is its path in the repository."""
     return [
         Finding(line=text.count("\n", 0, match.start()) + 1, text=match[0], instead=instead)
         for expression, instead in _PHRASES
         for match in expression.finditer(text)
+        if (file, match[0].lower()) not in ALLOWED_PHRASES
     ]
 
 

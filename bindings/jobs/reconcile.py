@@ -87,7 +87,7 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
     actions = Actions(
         doubt=settings.on_doubt,
         ghost=settings.on_ghost,
-        # While a full scan is required, an orphan may be a binding of ours that the database has lost.
+        # While a full scan is required, an orphan may be our own binding, which the database has lost.
         orphan="hold" if full_scan_required else settings.on_orphan,
         drift=settings.on_drift,
     )

@@ -60,14 +60,14 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
 
 def _live_bindings_seen(context: ReconcileContext, scan: Scan) -> LiveBindingsListed:
     def query(connection: Connection) -> LiveBindingsListed:
-        missing, seen = set(), 0
+        missing, listed_count = set(), 0
         live = queries.must_be_listed(connection, scan.app_id, since=scan.started_at, until=scan.ended_at)
         for binding_id, bind_id in live:
             if bind_id in scan.bind_ids:
-                seen += 1
+                listed_count += 1
             else:
                 missing.add(binding_id)
-        return scan_evidence.LiveBindingsListed(missing=frozenset(missing), listed_count=seen)
+        return scan_evidence.LiveBindingsListed(missing=frozenset(missing), listed_count=listed_count)
 
     return context.runtime.database.read(query)
 

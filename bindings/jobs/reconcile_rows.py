@@ -77,7 +77,7 @@ def _handle_orphan(
     tolerance: ClockTolerance,
     findings: Findings,
 ) -> None:
-    """Hold the phones of an unknown row; if it matches an ended intent of ours, that is recorded as its origin."""
+    """Hold the phones of an unknown row; if it matches an ended intent, that is recorded as its origin."""
     ended = context.runtime.database.read(queries.ended_without_bind_id, app_id, row)
     origin = next((intent for intent in ended if scan_evidence.matches_intent(row, intent, tolerance)), None)
     origin_id = None if origin is None else origin.id

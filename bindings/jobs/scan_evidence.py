@@ -1,7 +1,7 @@
 """What scans prove. Pure functions of rows and bindings; nothing is read and nothing is written.
 
 A row that is listed is evidence immediately. A row that is missing proves something only in two proof scans: in
-opposite order and with different page sizes, both complete, both listing at least one live binding of ours, and in
+opposite order and with different page sizes, both complete, both listing at least one of our live bindings, and in
 agreement about which live bindings are missing. They prove a ghost; and, if no live binding is missing, that an
 in-doubt binding is absent.
 """

@@ -97,8 +97,8 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
             return reserved
         case reserve.Conflict(holder=holder):
             raise _record_conflict(runtime, request, holder)
-        case reserve.FullScanRequired(rollback_detected=lost):
-            raise _full_scan_required(runtime, rolled_back=lost)
+        case reserve.FullScanRequired(rollback_detected=rollback_detected):
+            raise _full_scan_required(runtime, rollback_detected=rollback_detected)
         case reserve.Reserved(binding=intent):
             runtime.rollback_detector.remember(intent)
             runtime.admission.observe_database_clock(intent.requested_at, after)
@@ -115,7 +115,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
     hit("bind.after_settle")
     if binding.state in _WAS_ACTIVE:
         return binding
-    raise _error_for(runtime, binding, said=getattr(outcome, "reason", None))
+    raise _error_for(runtime, binding, cause=getattr(outcome, "reason", None))
 
 
 # Refusals before the call.
@@ -140,8 +140,8 @@ def _record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> 
     return error_class(holder=holder)
 
 
-def _full_scan_required(runtime: Runtime, *, rolled_back: bool) -> errors.Busy:
-    if rolled_back:
+def _full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.Busy:
+    if rollback_detected:
         _log_rollback(runtime)
     message = "the database was restored to an earlier state: binds wait until `bindings reconcile` has completed"
     return errors.Busy(message, retry_after_s=FULL_SCAN_RETRY_S)
@@ -169,8 +169,8 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
             else None,
         )
         return runtime.rollback_detector.remember(settled)
-    except BindingLost as lost:
-        raise _handle_rollback_during_call(runtime, send_clock, outcome) from lost
+    except BindingLost as error:
+        raise _handle_rollback_during_call(runtime, send_clock, outcome) from error
     except errors.Busy as busy:
         _log.error("bind %s: %s, but the database is away: left to recover", intent.id, outcome.label)
         message = "the provider was called, but its answer could not be recorded; it will be resolved"
@@ -261,13 +261,13 @@ def _handle_rollback_during_call(
     return errors.OutcomeUnknown(message, binding=intent)
 
 
-def _error_for(runtime: Runtime, binding: Binding, said: str | None = None) -> errors.BindingsError:
+def _error_for(runtime: Runtime, binding: Binding, cause: str | None = None) -> errors.BindingsError:
     holder = None
     if binding.reason == Reason.IN_USE:
         with suppress(errors.Busy):
             now = runtime.database.clock()
             holder = runtime.database.read(reserve.other_holder, binding, now)
-    return errors.error_for(binding, cause=said, holder=holder)
+    return errors.error_for(binding, cause=cause, holder=holder)
 
 
 # Replay.

@@ -139,25 +139,25 @@ def _clocks(runtime: Runtime) -> Check:
 
 def _circuit(client: ProviderClient | None) -> Check:
     if client is None:
-        seen, todo = "no account is set: queries only", "set BINDINGS_PROVIDER_API_KEY and _SECRET"
-        return Check(name="account", level=Level.WARN, seen=seen, todo=todo)
+        observed, todo = "no account is set: queries only", "set BINDINGS_PROVIDER_API_KEY and _SECRET"
+        return Check(name="account", level=Level.WARN, seen=observed, todo=todo)
     refusal = client.circuit.refusal
     if refusal is None:
         return Check(name="account", level=Level.OK, seen="not refused")
-    seen = f"status {refusal.status}: {statuses.meaning(refusal.status)}"
+    observed = f"status {refusal.status}: {statuses.meaning(refusal.status)}"
     if client.circuit.half_open:
         # Not red: a replica without traffic has no bind for the trial call, and would stay red.
-        seen = f"was {seen}; the next bind tries again"
-        return Check(name="account", level=Level.WARN, seen=seen, todo=statuses.todo(refusal.status))
-    return Check(name="account", level=Level.RED, seen=seen, todo=statuses.todo(refusal.status))
+        observed = f"was {observed}; the next bind tries again"
+        return Check(name="account", level=Level.WARN, seen=observed, todo=statuses.todo(refusal.status))
+    return Check(name="account", level=Level.RED, seen=observed, todo=statuses.todo(refusal.status))
 
 
 def run_diagnostics(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:
     """Run every check, from the settings of the environment on; connect, and close what was opened."""
     config, settings_check = load(environment)
     if config is None:
-        others = (*DATABASE_CHECKS, *PROVIDER_CHECKS)
-        return (settings_check, *(_skipped(name, because="settings") for name in others))
+        skipped_names = (*DATABASE_CHECKS, *PROVIDER_CHECKS)
+        return (settings_check, *(_skipped(name, because="settings") for name in skipped_names))
     return (settings_check, *_opened_database(config), *_opened_provider(config))
 
 
@@ -207,7 +207,7 @@ PROVIDER_CHECKS = ("provider", "account", "provider_clock")
 def _opened_database(config: Settings) -> list[Check]:
     try:
         database = Database(config.database_url.get_secret_value())
-    except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
+    except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
         return [_failed_check("database", error), *skipped]
     try:
@@ -217,9 +217,9 @@ def _opened_database(config: Settings) -> list[Check]:
 
 
 def _check_connection(database: Database) -> Check:
-    began = SYSTEM_CLOCK.monotonic()
+    start = SYSTEM_CLOCK.monotonic()
     database.clock()
-    took_ms = (SYSTEM_CLOCK.monotonic() - began) * 1_000
+    took_ms = (SYSTEM_CLOCK.monotonic() - start) * 1_000
     name = "PostgreSQL" if database.postgres else "SQLite"
     return Check(name="database", level=Level.OK, seen=f"{name} answers in {took_ms:.0f} ms")
 
@@ -228,8 +228,8 @@ def _schema(database: Database) -> Check:
     revision = database.revision()
     if revision == HEAD:
         return Check(name="schema", level=Level.OK, seen=f"at {HEAD}, as this version needs")
-    seen = f"at {revision or 'nothing'}, this version needs {HEAD}"
-    return Check(name="schema", level=Level.RED, seen=seen, todo="run `bindings db upgrade`")
+    observed = f"at {revision or 'nothing'}, this version needs {HEAD}"
+    return Check(name="schema", level=Level.RED, seen=observed, todo="run `bindings db upgrade`")
 
 
 def _database_clock(database: Database) -> Check:
@@ -248,8 +248,8 @@ def _restore(database: Database) -> Check:
     required_since = account.full_scan_required_since(database)
     if required_since is None:
         return Check(name="restore", level=Level.OK, seen="no full scan is required")
-    seen = f"binds wait since {required_since:%Y-%m-%d %H:%M:%SZ} for a full scan after a restore"
-    return Check(name="restore", level=Level.RED, seen=seen, todo="run `bindings reconcile`")
+    observed = f"binds wait since {required_since:%Y-%m-%d %H:%M:%SZ} for a full scan after a restore"
+    return Check(name="restore", level=Level.RED, seen=observed, todo="run `bindings reconcile`")
 
 
 def _sweep(database: Database, config: Settings) -> Check:
@@ -258,10 +258,10 @@ def _sweep(database: Database, config: Settings) -> Check:
     if last is None:
         return Check(name="sweep", level=Level.WARN, seen="the expire job has never finished", todo=todo)
     age_s = (database.clock() - last).total_seconds()
-    seen = f"the expire job last finished {duration(age_s)} ago"
+    observed = f"the expire job last finished {duration(age_s)} ago"
     if age_s > max(OLD_RUN_S, 10 * config.sweep_interval_s):
-        return Check(name="sweep", level=Level.WARN, seen=seen, todo=todo)
-    return Check(name="sweep", level=Level.OK, seen=seen)
+        return Check(name="sweep", level=Level.WARN, seen=observed, todo=todo)
+    return Check(name="sweep", level=Level.OK, seen=observed)
 
 
 def _doubts(database: Database) -> Check:
@@ -270,9 +270,9 @@ def _doubts(database: Database) -> Check:
         return Check(name="doubts", level=Level.OK, seen="none open")
     age_s = (database.clock() - doubts[0].requested_at).total_seconds()
     more = " or more" if len(doubts) == MAX_DOUBTS_READ else ""
-    seen = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
+    observed = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
     todo = "`bindings doubts` lists them, `bindings reconcile` resolves them"
-    return Check(name="doubts", level=Level.WARN, seen=seen, todo=todo)
+    return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
 
 
 # The provider.
@@ -286,7 +286,7 @@ def provider_checks(client: ProviderClient, app_id: str) -> list[Check]:
             rejected = page
             page = client.page(app_id=app_id, current=1, size=1)  # its timestamp follows the clock just measured
             return [_provider(page), _account(page), _timestamp_rejected(client, rejected)]
-    except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
+    except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
         return [_failed_check("provider", error), *skipped]
     return [_provider(page), _account(page), _provider_clock(client)]
@@ -296,10 +296,10 @@ def _opened_provider(config: Settings) -> list[Check]:
     missing = [f"BINDINGS_{name.upper()}" for name in PROVIDER_SETTINGS if getattr(config, name) is None]
     key, secret, app_id = config.provider_api_key, config.provider_api_secret, config.provider_app_id
     if key is None or secret is None or app_id is None:
-        seen = f"not called: {', '.join(missing)} not set"
+        observed = f"not called: {', '.join(missing)} not set"
         todo = f"set {', '.join(missing)}, or try the simulator: bindings simulator"
         skipped = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
-        return [Check(name="provider", level=Level.WARN, seen=seen, todo=todo), *skipped]
+        return [Check(name="provider", level=Level.WARN, seen=observed, todo=todo), *skipped]
     client = ProviderClient(
         base_url=config.provider_url,
         api_key=key.get_secret_value(),
@@ -332,10 +332,10 @@ def _account(page: PageOutcome) -> Check:
         case ProviderPage():
             return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
         case Refused():
-            seen = f"status {page.status}: {statuses.meaning(page.status)}"
+            observed = f"status {page.status}: {statuses.meaning(page.status)}"
             wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
             todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else statuses.todo(page.status)
-            return Check(name="account", level=Level.RED, seen=seen, todo=todo)
+            return Check(name="account", level=Level.RED, seen=observed, todo=todo)
         case NotSent() | Unknown():
             return _skipped("account", because="provider")
         case _:
@@ -362,19 +362,19 @@ def _timestamp_rejected(client: ProviderClient, refused: Refused) -> Check:
 
 
 def _clock(name: str, owner: str, skew_s: float) -> Check:
-    seen = f"{owner} clock is {skew_s:+z.1f} s from this host's"
+    observed = f"{owner} clock is {skew_s:+z.1f} s from this host's"
     if abs(skew_s) > MAX_SKEW_S:
         todo = f"set the clock that is wrong (NTP): past {MAX_SKEW_S:.0f} s binds are refused"
-        return Check(name=name, level=Level.RED, seen=seen, todo=todo)
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     if abs(skew_s) > WARN_SKEW_S:
-        return Check(name=name, level=Level.WARN, seen=seen, todo="set the clock that is wrong (NTP)")
-    return Check(name=name, level=Level.OK, seen=seen)
+        return Check(name=name, level=Level.WARN, seen=observed, todo="set the clock that is wrong (NTP)")
+    return Check(name=name, level=Level.OK, seen=observed)
 
 
 def _run_check(name: str, probe: Callable[[], Check]) -> Check:
     try:
         return probe()
-    except Exception as error:  # noqa: BLE001 -- a check reports, whatever happens
+    except Exception as error:  # noqa: BLE001 -- a check must never raise
         return _failed_check(name, error)
 
 
@@ -382,12 +382,12 @@ def _failed_check(name: str, error: Exception) -> Check:
     """Return a check that failed to run. Only our own messages are shown; others may contain a password."""
     match error:
         case BindingsError():
-            seen = str(error)
+            observed = str(error)
         case ModuleNotFoundError(name=str(module)):
-            seen = f"the module {module} is not installed"
+            observed = f"the module {module} is not installed"
         case _:
-            seen = f"failed with {type(error).__name__}"
-    return Check(name=name, level=Level.RED, seen=seen, todo=_TODO_BY_NAME.get(name))
+            observed = f"failed with {type(error).__name__}"
+    return Check(name=name, level=Level.RED, seen=observed, todo=_TODO_BY_NAME.get(name))
 
 
 _TODO_BY_NAME = {

@@ -287,7 +287,7 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
     """Count bindings by state, pool and provider status, and events by kind. Reads every row.
 
     `by_met` counts the refusals of the provider for a phone that was free here, by the requested mode and by the
-    mode and state of our bindings that held the phone ("nothing of ours": none did).
+    mode and state of our bindings that held the phone ("nothing of ours": no such binding).
     """
     grouped = {
         "by_state": bindings.c.state,
