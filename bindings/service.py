@@ -72,16 +72,19 @@ class BindingService:
         actor: str = "library",
         environment: Mapping[str, str] | None = None,
         clock: HostClock = SYSTEM_CLOCK,
+        connect: bool = True,
         **settings: Unpack[SettingsValues],
     ) -> Self:
         """Open with these fields of `Settings`; missing ones come from `environment` (None: the process's).
 
-        Connects to the database. Raises `SchemaOutOfDate` if its schema does not fit this version, and
-        `InvalidRequest` for a wrong setting or another account's database. `actor` is recorded in the history of
-        what is done through this service. `clock` replaces the host's clocks in tests.
+        Connects to the database; without `connect`, at the first call that needs it, after its arguments were
+        checked. Raises `SchemaOutOfDate` if the schema does not fit this version, and `InvalidRequest` for a wrong
+        setting or another account's database. `actor` is recorded in the history of what is done through this
+        service. `clock` replaces the host's clocks in tests.
         """
         caller = validation.caller(actor=actor, request_id=None)
-        return cls(open_runtime(validation.settings(environment, **settings), caller, clock=clock))
+        checked = validation.settings(environment, **settings)
+        return cls(open_runtime(checked, caller, clock=clock, connect=connect))
 
     def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
         """Return a service that acts for another actor or request; it shares every connection and limit."""

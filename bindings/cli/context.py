@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_service(*, as_json: bool) -> Iterator[BindingService]:
-    """Open the service with the settings of the environment; its actor is the operating-system user."""
+    """Open the service with the settings of the environment; its actor is the operating-system user.
+
+    It connects at the first read or write: a wrong argument is reported even if the database is not available.
+    """
     configure_logging(as_json=as_json)
     from bindings.service import BindingService
 
-    with BindingService.open(actor=actor()) as service:
+    with BindingService.open(actor=actor(), connect=False) as service:
         yield service
 
 

@@ -76,21 +76,31 @@ class Runtime:
         self.database.close()
 
 
-def open_runtime(settings: Settings, caller: Caller, *, clock: HostClock = SYSTEM_CLOCK) -> Runtime:
+def open_runtime(
+    settings: Settings, caller: Caller, *, clock: HostClock = SYSTEM_CLOCK, connect: bool = True
+) -> Runtime:
     """Connect to the database, check its schema and scope, and return the runtime.
 
-    Raises `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
+    Without `connect` that happens at the first read or write, so that arguments are checked before any I/O. Raises
+    `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
     """
     database = Database(settings.database_url.get_secret_value(), clock=clock)
+    runtime = new_runtime(settings, database, caller=caller, clock=clock)
+    if not connect:
+        database.defer(lambda: _check_database(runtime))
+        return runtime
     try:
-        database.check_schema()
-        account.register_scope(database, settings.scope)
-        runtime = new_runtime(settings, database, caller=caller, clock=clock)
-        runtime.observe_database_clock()
+        _check_database(runtime)
     except BaseException:
-        database.close()
+        runtime.close()
         raise
     return runtime
+
+
+def _check_database(runtime: Runtime) -> None:
+    runtime.database.check_schema()
+    account.register_scope(runtime.database, runtime.settings.scope)
+    runtime.observe_database_clock()
 
 
 def new_runtime(

@@ -167,6 +167,7 @@ class Database:
 
     def __init__(self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK) -> None:
         self._host_clock = clock
+        self._deferred_check: Callable[[], None] | None = None
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
@@ -184,6 +185,19 @@ class Database:
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
+
+    def defer(self, check: Callable[[], None]) -> None:
+        """Run `check` once before the first read or write; if it raises, again before the next one."""
+        self._deferred_check = check
+
+    def _run_deferred_check(self) -> None:
+        check, self._deferred_check = self._deferred_check, None
+        try:
+            if check is not None:
+                check()
+        except BaseException:
+            self._deferred_check = check
+            raise
 
     def write(
         self,
@@ -228,6 +242,8 @@ class Database:
 
         A lost connection repeats the whole query. Safe to repeat; `Busy` if the database does not answer.
         """
+        if self._deferred_check is not None:
+            self._run_deferred_check()
 
         def attempt_read(_attempt: int) -> Result:
             with self._reader.connect() as connection:
@@ -255,6 +271,8 @@ class Database:
     @contextmanager
     def stream(self) -> Iterator[Connection]:
         """Provide a connection whose results arrive in batches, in one read-only snapshot; for exports."""
+        if self._deferred_check is not None:
+            self._run_deferred_check()
         engine = self._engine if self.postgres else self._reader
         try:
             with engine.connect() as connection:

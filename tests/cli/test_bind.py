@@ -200,6 +200,41 @@ def test_bind_with_unreachable_database_exits_with_1(shell: Shell) -> None:
     assert (result.code, result.problem["code"]) == (1, "busy")
 
 
+WRONG_ARGUMENTS = (
+    (
+        "bind",
+        "--phone-a",
+        "x",
+        "--phone-b",
+        "9188067799",
+        "--pool-number",
+        "918806",
+        "--expire-s",
+        "60",
+        "--mode",
+        "AXB",
+    ),
+    ("unbind", "x"),
+    ("get", "x"),
+    ("list", "--state", "x"),
+    ("lookup", "--phone", "x"),
+    ("trace", "x", "--at", "x"),
+    ("check", "--phone-a", "x", "--phone-b", "y", "--mode", "AXB"),
+    ("reports", "--limit", "0"),
+    ("webhooks", "add", "x"),
+    ("keys", "create", "--name", "ops", "--role", "x"),
+)
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS, ids=[" ".join(words[:2]) for words in WRONG_ARGUMENTS])
+def test_wrong_argument_is_reported_also_if_the_database_is_not_available(
+    shell: Shell, arguments: tuple[str, ...]
+) -> None:
+    shell.set(database_url="postgresql://postgres@127.0.0.1:9/none")
+    result = shell.run(*arguments, "--json")
+    assert (result.code, result.problem["code"]) in {(2, "invalid-request"), (4, "not-found")}
+
+
 def test_unbind_ends_the_binding_and_is_safe_to_repeat(shell: Shell, simulator: Simulator) -> None:
     bound = shell.bind().json
     for _ in range(2):
