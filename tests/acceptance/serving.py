@@ -21,13 +21,13 @@ class Command:
     """A running `bindings ...` with standard error in a file. A context manager that ends the process."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         self.log = log
         self._out = log.open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bindings", *arguments],
             cwd=ROOT,
-            env=environment | dict(environment),
+            env=inherited | dict(environment),
             text=True,
             stdout=subprocess.PIPE,
             stderr=self._out,

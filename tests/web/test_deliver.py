@@ -323,7 +323,7 @@ def test_refused_connection_is_a_failure_with_a_reason(world: World) -> None:
 def test_response_that_hangs_or_drips_times_out(
     world: World, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "ATTEMPT_S", 0.3)
+    monkeypatch.setattr(sending, "ATTEMPT_TIMEOUT_S", 0.3)
     with Server(drips(start) if start else stays_silent) as slow:
         feed_has_caught_up(world.service)
         created = world.service.webhooks.add(url=slow.url, kinds=["activated"])
@@ -535,7 +535,7 @@ def test_event_that_commits_late_is_delivered(postgres_url: str, world: World, r
 def test_hanging_receiver_does_not_delay_another(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "ATTEMPT_S", 60.0)
+    monkeypatch.setattr(sending, "ATTEMPT_TIMEOUT_S", 60.0)
     with Receiver() as hanging, WebhookSender(world.service.runtime) as sender:
         hanging.answers = hanging.hangs
         add_webhook(world, hanging)
