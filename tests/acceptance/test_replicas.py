@@ -284,7 +284,7 @@ def _check_evidence(
     delivered: set[str],
 ) -> None:
     rules = oracle.Rules(tolerance_s=TOLERANCE_S, guard_s=GUARD_S)
-    evidence = oracle.gather(url, simulator, told=load.confirmed, rules=rules, settled=True)
+    evidence = oracle.gather(url, simulator, records=load.confirmed, rules=rules, settled=True)
     assert [str(violation) for violation in oracle.judge(evidence)] == []
     assert "-35" not in simulator.counts.decided["bind"]
     assert simulator.ledger.overlaps() == ()

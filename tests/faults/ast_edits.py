@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class EditMisfitError(AssertionError):
-    """An edit does not fit the code any more: its target or what it changes was renamed, moved or removed."""
+    """Raised if an edit does not fit the code any more: something that it names was renamed, moved or removed."""
 
 
 class Target:

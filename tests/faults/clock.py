@@ -1,8 +1,8 @@
-"""One clock for every process of an experiment: the machine's own, shifted by what stands in a small file.
+"""One clock for every process of an experiment: the machine's own plus a shift, which is in a small file.
 
 The simulator, the host clock and the monotonic clock of every worker, and the PostgreSQL server's
-`clock_timestamp()` all go by it, so that a test may let hours pass in no time and still run the statements of
-production: on PostgreSQL a function of that name stands before the server's own in the search path.
+`clock_timestamp()` use it, so that a test can let hours pass immediately and still run the statements of
+production: on PostgreSQL a function of that name comes before the server's own in the search path.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SHIFT = struct.Struct("d")
 
-OVERSHADOW = """
+SHIFTED_CLOCK_SQL = """
 CREATE SCHEMA IF NOT EXISTS faults;
 CREATE TABLE IF NOT EXISTS faults.clock (shift interval NOT NULL);
 DELETE FROM faults.clock;
@@ -34,7 +34,7 @@ CREATE OR REPLACE FUNCTION faults.clock_timestamp() RETURNS timestamptz LANGUAGE
 
 
 class SharedClock:
-    """The machine's clock plus a shift that all processes share. `server` is a PostgreSQL address to shift too."""
+    """The machine's clock plus a shift that all processes share. `server`: a PostgreSQL address to shift too."""
 
     def __init__(self, file: Path, server: str | None = None) -> None:
         self.file = file
@@ -46,19 +46,19 @@ class SharedClock:
 
     @property
     def shift(self) -> float:
-        """Seconds ahead of the machine's clock."""
+        """Return how far this clock is ahead of the machine's, in seconds."""
         return float(_SHIFT.unpack_from(self._memory)[0])
 
     def unix(self) -> float:
-        """Unix seconds."""
+        """Return the time in Unix seconds."""
         return time.time() + self.shift
 
     def monotonic(self) -> float:
-        """A monotonic reading that runs on with the shift, as CLOCK_MONOTONIC does while a process is stopped."""
+        """Return monotonic seconds with the shift, as CLOCK_MONOTONIC continues while a process is stopped."""
         return time.monotonic() + self.shift
 
     def advance(self, by_s: float) -> None:
-        """Let time pass; call it while nothing is in the middle of something that the jump would spoil."""
+        """Let time pass; call it only while no operation runs that a jump would disturb."""
         to_s = self.shift + by_s
         if self._server is not None:
             shift_server(self._server, to_s)
@@ -66,19 +66,19 @@ class SharedClock:
 
     @property
     def host_clock(self) -> HostClock:
-        """The clocks that a service of the product goes by, instead of the machine's."""
+        """Return the clocks for a service of the product, instead of the machine's."""
         return HostClock(wall=self.unix, monotonic=self.monotonic)
 
 
-def overshadow(url: str) -> None:
-    """Put the shifted clock before the server's own, for whoever connects to this database from now on."""
+def install_shifted_clock(url: str) -> None:
+    """Put the shifted clock before the server's own, for every later connection to this database."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(OVERSHADOW)
+        connection.execute(SHIFTED_CLOCK_SQL)
         name = sql.Identifier(str(make_url(url).database))
         connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = faults, pg_catalog, public").format(name))
 
 
 def shift_server(url: str, to_s: float) -> None:
-    """Set the shift of one database's clock, to seconds ahead of the machine's."""
+    """Set the shift of one database's clock to `to_s` seconds ahead of the machine's."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE faults.clock SET shift = make_interval(secs => %s)", [to_s])

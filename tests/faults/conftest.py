@@ -1,4 +1,4 @@
-"""The laboratory that every experiment of this folder runs in."""
+"""The fault harness as a fixture, and the selection of long runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.harness import Lab
+from tests.faults.harness import FaultHarness
 from tests.store import databases
 
 if TYPE_CHECKING:
@@ -16,25 +16,27 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Lab]:
-    """Processes, files and servers that last for the session."""
+def harness(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[FaultHarness]:
+    """Make the harness of this session."""
     server = databases.find_postgres()
     if server is None and os.environ.get("CI"):
         pytest.fail("no PostgreSQL")
-    lab = Lab(tmp_path_factory.mktemp("faults"), sqlite_template, None if server is None else server.url)
+    harness = FaultHarness(
+        tmp_path_factory.mktemp("faults"), sqlite_template, None if server is None else server.url
+    )
     try:
-        yield lab
+        yield harness
     finally:
-        lab.close()
+        harness.close()
         if server is not None:
             server.stop()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long runs are run by `make soak` (`pytest -m soak`) only."""
+    """Deselect long runs, unless `-m` asks for them (`make soak`)."""
     if "soak" in config.option.markexpr:
         return
-    long = [item for item in items if item.get_closest_marker("soak")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    long_runs = [item for item in items if item.get_closest_marker("soak")]
+    if long_runs:
+        config.hook.pytest_deselected(items=long_runs)
+        items[:] = [item for item in items if item not in long_runs]

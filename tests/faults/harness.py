@@ -1,8 +1,9 @@
-"""Real processes on a real database against a real simulator, and a parent that stops, kills and restarts them.
+"""The fault harness: real processes on a real database and a simulated provider, stopped or killed at fail points.
 
-A `Lab` lends an `Arena`: a fresh database, a simulator and a clock that all of them share. Workers are forked
-from one fork_server process that has imported everything, so that a start costs milliseconds; they are processes
-like any other, and die by a signal that they send themselves.
+A `FaultHarness` makes an `Experiment`: a fresh database, a simulator, and a clock that all processes share.
+Workers are forked from one process that has imported everything, so that a start takes milliseconds; a fail point
+stops or kills them with a signal that they send to themselves. What workers do is in `worker`, the verdict in
+`oracle`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import migrations
 from tests.faults import oracle
-from tests.faults.clock import SharedClock, overshadow, shift_server
+from tests.faults.clock import SharedClock, install_shifted_clock, shift_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ APP = "4luaKsL2"
 KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
 KILLED = -signal.SIGKILL
 WAIT_S = 60.0
-MEMORY = Path("/dev/shm")  # what is killed here are processes, never the machine: no run waits for a disk
+MEMORY = Path("/dev/shm")  # processes are killed here, never the machine: no run needs to wait for a disk
 TABLES = ("events", "bindings", "holds", "passes", "pools", "account")
 
 
@@ -79,10 +80,10 @@ class ForkServer:
         self._buffered = b""
         self._last_started = 0
 
-    def start(self, job: dict[str, Any]) -> int:
+    def start(self, task: dict[str, Any]) -> int:
         """Start a worker; returns its process id."""
         self._last_started = 0
-        self._command(start=job)
+        self._command(start=task)
         while not self._last_started:
             self._receive(WAIT_S)
         return self._last_started
@@ -148,8 +149,8 @@ class ForkServer:
 
 
 @dataclass(kw_only=True)
-class Arena:
-    """One experiment: a database, a simulator, a clock, and the workers that were started on them."""
+class Experiment:
+    """A database, a simulator, a clock, and the workers that were started on them."""
 
     url: str
     folder: Path
@@ -164,29 +165,29 @@ class Arena:
 
     @property
     def postgres(self) -> bool:
-        """Whether the database is PostgreSQL."""
+        """Return whether the database is PostgreSQL."""
         return self.url.startswith("postgresql")
 
-    def start(self, do: str, *, hook: tuple[str, int, str] | None = None, **job: Any) -> Process:
-        """Start a worker on the job `do`; `hook` is (name, nth reach, KILL or STOP)."""
+    def start(self, task: str, *, hook: tuple[str, int, str] | None = None, **arguments: Any) -> Process:
+        """Start a worker on a task of `worker.TASKS`; `hook` is (fail point, nth reach, KILL, STOP or RECORD)."""
         prefix = str(next(self._prefixes))
-        whole = {
-            "do": do,
+        message = {
+            "task": task,
             "seed": self.seed,
             "prefix": prefix,
             "clock": str(self.clock.file),
             "server": self.url if self.postgres else None,
-            "told": str(self.folder / "told.jsonl"),
+            "records": str(self.folder / "records.jsonl"),
             "log": str(self.folder / f"worker-{prefix}.log"),
-            "settings": self.given() | self.settings,
+            "settings": self.base_settings() | self.settings,
             "hook": None if hook is None else dict(zip(("name", "nth", "signal"), hook, strict=True)),
-        } | job
-        pid = self.fork_server.start(whole)
+        } | arguments
+        pid = self.fork_server.start(message)
         self._running.add(pid)
         return Process(pid=pid, prefix=prefix)
 
-    def given(self) -> dict[str, Any]:
-        """The settings that every process of this arena runs with."""
+    def base_settings(self) -> dict[str, Any]:
+        """Return the settings that every process of this experiment has."""
         return {
             "database_url": self.url,
             "provider_url": self.simulator.url,
@@ -200,22 +201,22 @@ class Arena:
         }
 
     def wait(self, process: Process, *, within_s: float = WAIT_S) -> int:
-        """Wait for a worker's end; fails with its log where it ended with an error of its own."""
+        """Wait for the end of a worker, return its exit code; fails with its log if the worker failed."""
         code = self.fork_server.wait_until_ended(process.pid, within_s=within_s)
         self._running.discard(process.pid)
         assert code in (0, KILLED), f"seed {self.seed}, exit {code}:\n{self.log(process)}"
         return code
 
-    def run(self, do: str, **job: Any) -> int:
-        """Start a worker and wait for its end."""
-        return self.wait(self.start(do, **job))
+    def run(self, task: str, **arguments: Any) -> int:
+        """Start a worker, wait for its end, and return its exit code."""
+        return self.wait(self.start(task, **arguments))
 
-    def stopped(self, process: Process) -> bool:
-        """Wait until a worker has stopped itself."""
+    def wait_until_stopped(self, process: Process) -> bool:
+        """Wait until a worker has stopped itself; return False if it ended instead."""
         return self.fork_server.wait_until_stopped(process.pid)
 
     def resume(self, process: Process) -> None:
-        """Let a stopped worker go on."""
+        """Continue a stopped worker."""
         os.kill(process.pid, signal.SIGCONT)
 
     def close(self) -> None:
@@ -228,52 +229,54 @@ class Arena:
         file = self.folder / f"worker-{process.prefix}.log"
         return file.read_text() if file.exists() else ""
 
-    def told(self) -> list[dict[str, Any]]:
-        """What all workers' callers were told, and what they asked for."""
-        file = self.folder / "told.jsonl"
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of all workers: requests, responses and results."""
+        file = self.folder / "records.jsonl"
         if not file.exists():
             return []
         return [json.loads(line) for line in file.read_text().splitlines()]
 
-    def asked(self) -> list[dict[str, Any]]:
-        """Every bind that was asked for."""
-        return [line["asked"] for line in self.told() if line["what"] == "ask"]
+    def bind_requests(self) -> list[dict[str, Any]]:
+        """Return every recorded bind request."""
+        return [line["request"] for line in self.records() if line["kind"] == "request"]
 
     def judge(self, *, settled: bool = False, over: bool = False) -> list[Violation]:
-        """Ask the oracle."""
+        """Return the violations that the oracle finds."""
         evidence = oracle.gather(
-            self.url, self.simulator, told=self.told(), rules=self.rules, settled=settled, over=over
+            self.url, self.simulator, records=self.records(), rules=self.rules, settled=settled, over=over
         )
         return oracle.judge(evidence)
 
     def assert_sound(self, *, settled: bool = False, over: bool = False) -> None:
-        """No violation, else all of them with the seed that brings them back."""
+        """Fail with every violation, and the seed to repeat the run, if there is one."""
         violations = self.judge(settled=settled, over=over)
-        shown = "\n".join(map(str, violations))
-        assert not violations, f"seed {self.seed}: {len(violations)} violations\n{shown}"
+        listed = "\n".join(map(str, violations))
+        assert not violations, f"seed {self.seed}: {len(violations)} violations\n{listed}"
 
-    def aftermath(self) -> None:
-        """Restart, and judge; let doubts come of age, restart, and judge; let everything end, and judge."""
+    def assert_recovery(self) -> None:
+        """Assert soundness after a restart, when absence is provable, and after every binding has ended."""
         self.simulator.clear_faults()
-        restarted = self.start("restart", asked=self.asked(), age_s=self.rules.tolerance_s + 15, beyond_s=30_000)
+        restarted = self.start(
+            "restart", requests=self.bind_requests(), age_s=self.rules.tolerance_s + 15, beyond_s=30_000
+        )
         for settled in (False, True):
-            assert self.stopped(restarted), self.log(restarted)
+            assert self.wait_until_stopped(restarted), self.log(restarted)
             self.assert_sound(settled=settled)
             self.resume(restarted)
         self.wait(restarted)
         self.assert_sound(settled=True, over=True)
-        stuck = [line for line in self.told() if line["what"] == "stuck"]
-        assert not stuck, f"seed {self.seed}: phones that never come free: {stuck}"
+        stuck = [line for line in self.records() if line["kind"] == "stuck"]
+        assert not stuck, f"seed {self.seed}: phones that stay held: {stuck}"
 
     @contextmanager
     def service(self, **settings: Any) -> Iterator[BindingService]:
-        """A service in the test's own process; on the machine's clock."""
-        with BindingService.open(**self.given() | self.settings | settings) as service:
+        """Open a service in the test's own process, on the machine's clock."""
+        with BindingService.open(**self.base_settings() | self.settings | settings) as service:
             yield service
 
 
-class Lab:
-    """What lasts for a whole session: the fork_server, the migrated SQLite file, and the PostgreSQL databases."""
+class FaultHarness:
+    """What lasts for a test session: fork server, migrated SQLite file, PostgreSQL databases."""
 
     def __init__(self, folder: Path, sqlite_template: Path, server: str | None) -> None:
         self._folder = folder
@@ -281,25 +284,25 @@ class Lab:
         self._server = server
         self._numbers = itertools.count(1)
         self._free: list[str] = []
-        self._made: list[str] = []
+        self._created: list[str] = []
         self._fork_server: ForkServer | None = None
 
     @property
     def fork_server(self) -> ForkServer:
-        """The fork_server, started when it is first needed."""
+        """Return the fork server; the first call starts it."""
         if self._fork_server is None:
             self._fork_server = ForkServer(self._folder)
         return self._fork_server
 
     def close(self) -> None:
-        """End every worker and drop every database."""
+        """Kill every worker and drop every database."""
         if self._fork_server is not None:
             self._fork_server.close()
-        for url in self._made:
+        for url in self._created:
             self.on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
 
     @contextmanager
-    def arena(
+    def experiment(
         self,
         kind: str,
         *,
@@ -308,17 +311,17 @@ class Lab:
         rules: oracle.Rules | None = None,
         simulated: dict[str, Any] | None = None,
         **settings: Any,
-    ) -> Iterator[Arena]:
-        """A fresh database of this kind, with a simulator and a clock; nothing of it is left afterwards."""
+    ) -> Iterator[Experiment]:
+        """Make a fresh database of this kind, a simulator and a clock; remove them afterwards."""
         rules = rules or oracle.Rules()
         number = next(self._numbers)
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{number}-", dir=MEMORY if MEMORY.is_dir() else None))
         url = self._sqlite(folder, migrated=migrated) if kind == "sqlite" else self._postgres(migrated=migrated)
         clock = SharedClock(folder / "clock", None if kind == "sqlite" else url)
-        given = {"timestamp_tolerance_s": rules.tolerance_s, "pool_size": 20} | (simulated or {})
+        simulator_settings = {"timestamp_tolerance_s": rules.tolerance_s, "pool_size": 20} | (simulated or {})
         try:
-            with Simulator(clock=clock.unix, seed=seed, **given) as simulator:
-                experiment = Arena(
+            with Simulator(clock=clock.unix, seed=seed, **simulator_settings) as simulator:
+                experiment = Experiment(
                     url=url,
                     folder=folder,
                     clock=clock,
@@ -334,7 +337,7 @@ class Lab:
                     experiment.close()
         finally:
             if kind != "sqlite":
-                self._give_back(url, migrated=migrated)
+                self._release(url, migrated=migrated)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _sqlite(self, folder: Path, *, migrated: bool) -> str:
@@ -349,18 +352,18 @@ class Lab:
         url = self.create()
         if migrated:
             migrations.upgrade(url)
-        overshadow(url)
+        install_shifted_clock(url)
         self.on_server("ALTER DATABASE {} SET synchronous_commit = off", str(make_url(url).database))
         return url
 
     def create(self, *, template: str = "template1") -> str:
-        """Make a PostgreSQL database; it is dropped at the end of the session."""
+        """Create a PostgreSQL database, which is dropped at the end of the session; return its address."""
         assert self._server is not None
         name = f"faults_{os.getpid()}_{next(self._numbers)}"
         self.on_server("CREATE DATABASE {} TEMPLATE {}", name, template)
         url = make_url(self._server).set(database=name, drivername="postgresql")
-        self._made.append(url.render_as_string(hide_password=False))
-        return self._made[-1]
+        self._created.append(url.render_as_string(hide_password=False))
+        return self._created[-1]
 
     def on_server(self, statement: str, *names: str) -> None:
         """Run a statement on the server itself."""
@@ -368,7 +371,7 @@ class Lab:
         with psycopg.connect(self._server, autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
-    def _give_back(self, url: str, *, migrated: bool) -> None:
+    def _release(self, url: str, *, migrated: bool) -> None:
         name = str(make_url(url).database)
         if not migrated:
             self.on_server("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)

@@ -1,9 +1,9 @@
-"""The whole product on one clock, every step of it held against the ledger and against a plain model.
+"""The whole product on one clock, with every step checked against the provider's ledger and a plain model.
 
-`System` is a service and a simulated provider whose every clock, monotonic ones included, is the test's own, so
-that a pause of ten minutes takes no time and a failing run repeats. It can be stopped at any fail point: to
-crash, to pause, or to let somebody else act in between. `check` holds I1 to I8 against what the provider's
-ledger says; it uses neither the product's conflict policy nor its replay of events.
+`System` is a service and a simulated provider whose clocks, monotonic ones included, are all the test's own, so
+that a pause of ten minutes takes no time and a failing run can be repeated. At any fail point it can crash, pause,
+or let another caller or job act. `check` compares I1 to I8 with the provider's ledger; it uses neither the
+product's conflict policy nor its replay of events.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from bindings.provider.simulator import Entry
     from bindings.store.holds import Hold
 
-_EVERY_ROW = select(*store.COLUMNS).order_by(binding_table.c.id)
+_ALL_ROWS = select(*store.COLUMNS).order_by(binding_table.c.id)
 SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
 WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
 OPEN = (State.PENDING, State.IN_DOUBT)
 TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
-MAY_FOLLOW = {
+NEXT_STATES = {
     State.PENDING: {State.ACTIVE, State.IN_DOUBT, State.FAILED},
     State.IN_DOUBT: {State.ACTIVE, State.FAILED, State.LAPSED},
     State.ACTIVE: {State.EXPIRED, State.UNBOUND},
 }
-BECOMES = {
+STATE_AFTER = {
     EventKind.ACTIVATED: State.ACTIVE,
     EventKind.ADOPTED: State.ACTIVE,
     EventKind.FAILED: State.FAILED,
@@ -57,12 +57,12 @@ BECOMES = {
 
 
 class Crash(BaseException):
-    """The process dies here; no handler of the product may catch it."""
+    """Simulates the end of the process; no handler of the product may catch it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a caller asks for."""
+class Request:
+    """The arguments of a bind."""
 
     phone_a: str
     phone_b: str
@@ -77,10 +77,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Something that happens when a fail point is reached for the first time."""
+    """An action at the first reach of a fail point."""
 
     place: str
-    action: str  # one of ACTIONS
+    action: str  # an item of ACTIONS
     seconds: float = 0.0
 
 
@@ -88,16 +88,16 @@ ACTIONS = ("crash", "pause", "sweep", "recover", "scan", "unbind", "bind", "show
 
 
 @dataclass(slots=True)
-class Call:
-    """A bind under way: whom the model expects to refuse it, and whether its request left."""
+class BindInProgress:
+    """A bind in progress: whether the model expects a refusal, and the intent if its request was sent."""
 
-    ask: Ask
+    request: Request
     refused: bool | None = None
     intent: str | None = None
 
 
 def host_clock(clock: Clock) -> HostClock:
-    """The host's clocks for the product: durations follow the test's clock, and a sleep moves it."""
+    """Return the host's clocks for the product: they follow the test's clock, and a sleep advances it."""
     return HostClock(
         wall=clock.unix,
         monotonic=clock.unix,
@@ -107,7 +107,7 @@ def host_clock(clock: Clock) -> HostClock:
 
 @dataclass
 class System:
-    """A service, a provider, one clock; and what the model remembers of them."""
+    """A service, a provider and one clock, and the model's record of them."""
 
     url: str
     policy: Policy = Policy.LITERAL
@@ -115,16 +115,16 @@ class System:
     lag_s: float = 0.0
     swapped: bool = False
     clock: Clock = field(default_factory=Clock)
-    sent: list[str] = field(default_factory=list)  # the intents that a request left for
-    keys: dict[str, tuple[Ask, str]] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)  # the intents whose request was sent
+    keys: dict[str, tuple[Request, str]] = field(default_factory=dict)
     histories: dict[str, list[Event]] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
-    told: list[Binding] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    returned: list[Binding] = field(default_factory=list)
+    calls: list[BindInProgress] = field(default_factory=list)
     hidden: set[int] = field(default_factory=set)
     stops: list[Stop] = field(default_factory=list)
     signing_pause_s: float = 0.0
-    network_s: float = 0.0  # how long the next bind is on its way
+    network_s: float = 0.0  # how long the network delays the next bind
     lose_commit: int = 0
     position: int = 0
     turn: int = 0
@@ -139,14 +139,14 @@ class System:
             release_lag_s=self.lag_s,
         ).start()
         self._row = rules._row
-        rules._row = self._swap
+        rules._row = self._swap_parties
         provider: Any = self.simulator._world.rules
         listed = provider._listed
         provider._listed = lambda app, now: [
             entry for entry in listed(app, now) if entry.bind_id not in self.hidden
         ]
         self._decide = provider.answer
-        provider.answer = self._arrived
+        provider.answer = self._receive_late
         self.service = service_at(
             self.url,
             self.clock,
@@ -167,7 +167,7 @@ class System:
         database: Any = self.database
         self._begin = database._transaction
         database._transaction = self._transaction
-        failpoints.install(self._reached)
+        failpoints.install(self._at_fail_point)
 
     def close(self) -> None:
         failpoints.install(None)
@@ -181,10 +181,10 @@ class System:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What the world does to the product.
+    # Faults and interruptions.
 
-    def calm(self) -> None:
-        """Nothing more goes wrong."""
+    def stop_faults(self) -> None:
+        """End every fault."""
         self.stops.clear()
         self.hidden.clear()
         self.lose_commit = 0
@@ -197,18 +197,18 @@ class System:
         self.clock.advance(pause)
         return self.clock.unix()
 
-    def _arrived(self, call: Any, *request: Any) -> Any:
-        """The network may keep a bind for longer than its caller waits."""
+    def _receive_late(self, call: Any, *request: Any) -> Any:
+        """Delay a bind in the network, perhaps for longer than its caller waits."""
         if call == "bind":
             delay, self.network_s = self.network_s, 0.0
             self.clock.advance(delay)
-            if delay >= CALL_S:  # nobody waits for the answer any more
+            if delay >= CALL_S:  # the caller does not wait for the response any more
                 self._decide(call, *request)
                 return rules.Answer(status="-18")
         return self._decide(call, *request)
 
-    def _swap(self, entry: Entry) -> ProviderBinding:
-        """The provider may list the two parties the other way round than they were asked for."""
+    def _swap_parties(self, entry: Entry) -> ProviderBinding:
+        """List the two parties in swapped roles if the provider is set so."""
         row = self._row(entry)
         if not self.swapped:
             return row
@@ -222,39 +222,39 @@ class System:
         )
 
     @contextmanager
-    def _transaction(self, *given: Any) -> Iterator[Any]:
-        """A transaction whose COMMIT may be carried out and its reply lost."""
-        with self._begin(*given) as transaction:
+    def _transaction(self, *arguments: Any) -> Iterator[Any]:
+        """Run a transaction; its COMMIT may succeed and the reply be lost."""
+        with self._begin(*arguments) as transaction:
             yield transaction
         self.lose_commit -= 1
         if self.lose_commit == 0:
-            lost = sqlite3.OperationalError("the connection was lost")
-            raise exc.OperationalError("COMMIT", {}, lost)
+            error = sqlite3.OperationalError("the connection was lost")
+            raise exc.OperationalError("COMMIT", {}, error)
 
-    def _reached(self, name: str) -> None:
+    def _at_fail_point(self, name: str) -> None:
         call = self.calls[-1] if self.calls else None
         if name == "bind.before_send" and call is not None:
-            self._about_to_send(call)
+            self._check_before_send(call)
         for stop in [stop for stop in self.stops if stop.place == name]:
             self.stops.remove(stop)
             self.clock.advance(stop.seconds)
-            self._act(stop.action, call)
+            self._perform(stop.action, call)
         if name == "bind.before_reserve" and call is not None:
-            call.refused = self.would_refuse(call.ask)
+            call.refused = self.would_refuse(call.request)
 
-    def _about_to_send(self, call: Call) -> None:
-        """I3: a request leaves only for an intent that others can see, and once."""
+    def _check_before_send(self, call: BindInProgress) -> None:
+        """I3: a request is sent only for a committed intent, and once."""
         open_rows = [
             row
             for row in self.rows().values()
-            if row.state in OPEN and pair_of(row) == call.ask.pair and row.held_until > self.clock.at
+            if row.state in OPEN and pair_of(row) == call.request.pair and row.held_until > self.clock.at
         ]
         assert len(open_rows) == 1, "I3: no request without exactly one committed intent"
         call.intent = open_rows[0].id
         assert call.intent not in self.sent, "I3: at most one request for an intent"
         self.sent.append(call.intent)
 
-    def _act(self, action: str, call: Call | None) -> None:
+    def _perform(self, action: str, call: BindInProgress | None) -> None:
         match action:
             case "crash":
                 raise Crash
@@ -265,109 +265,114 @@ class System:
             case "scan":
                 self.service.reconcile()
             case "unbind":
-                asked = [row for row in self.rows().values() if call and pair_of(row) == call.ask.pair]
-                for row in asked:
+                for row in [row for row in self.rows().values() if call and pair_of(row) == call.request.pair]:
                     self.unbind(row.id)
             case "bind" if call is not None:
-                self.bind(Ask(call.ask.phone_b, "9188067766", "AXB", 30))
+                self.bind(Request(call.request.phone_b, "9188067766", "AXB", 30))
             case "shown":
                 self.hidden.clear()
             case "hidden":
-                self.hidden |= {entry.bind_id for entry in self.own() if self._alone(entry)}
+                self.hidden |= {entry.bind_id for entry in self.own() if self._has_pair_alone(entry)}
             case _:
                 pass
 
-    def _alone(self, entry: Entry) -> bool:
-        """No stranger has the same pair: which of the two is ours could not be decided."""
+    def _has_pair_alone(self, entry: Entry) -> bool:
+        """Return whether no foreign binding has the same pair: which of two is our own could not be decided."""
         pair = {entry.phone_a, entry.phone_b}
         return not any(other.foreign and {other.phone_a, other.phone_b} == pair for other in self.live())
 
-    # What callers do, and what they must be told.
+    # Calls, and their expected results.
 
-    def bind(self, ask: Ask) -> Binding | errors.BindingsError | None:
-        """A bind, whatever comes of it; None where the process died."""
-        used = None if ask.key is None else self.keys.get(ask.key)
-        call = Call(ask)
+    def bind(self, request: Request) -> Binding | errors.BindingsError | None:
+        """Bind and check the result; return it, or None if the process crashed."""
+        used = None if request.key is None else self.keys.get(request.key)
+        call = BindInProgress(request)
         self.calls.append(call)
-        made: Binding | errors.BindingsError | None
+        result: Binding | errors.BindingsError | None
         try:
-            made = self.service.bind(
-                phone_a=ask.phone_a,
-                phone_b=ask.phone_b,
+            result = self.service.bind(
+                phone_a=request.phone_a,
+                phone_b=request.phone_b,
                 pool_number=POOL,
-                expire_s=ask.expire_s,
-                mode=ask.mode,
-                idempotency_key=ask.key,
+                expire_s=request.expire_s,
+                mode=request.mode,
+                idempotency_key=request.key,
             )
         except errors.BindingsError as error:
-            made = error
+            result = error
         except Crash:
-            made = None
+            result = None
         finally:
             self.calls.pop()
-        if made is not None:
-            self._judge(call, made, used)
-        return made
+        if result is not None:
+            self._judge(call, result, used)
+        return result
 
-    def _judge(self, call: Call, made: Binding | errors.BindingsError, used: tuple[Ask, str] | None) -> None:
-        turned_away = isinstance(made, errors.Busy | errors.ProviderAccountRefused) and made.binding_id is None
-        if used is not None and not turned_away:
-            self._judge_replay(call, made, *used)
+    def _judge(
+        self, call: BindInProgress, result: Binding | errors.BindingsError, used: tuple[Request, str] | None
+    ) -> None:
+        rejected_early = (
+            isinstance(result, errors.Busy | errors.ProviderAccountRefused) and result.binding_id is None
+        )
+        if used is not None and not rejected_early:
+            self._judge_replay(call, result, *used)
             return
-        told_of = made.id if isinstance(made, Binding) else made.binding_id
-        if isinstance(made, errors.PhoneInUse) and told_of is None:
-            assert call.refused, "a bind was refused although nobody holds its phones"
+        binding_id = result.id if isinstance(result, Binding) else result.binding_id
+        if isinstance(result, errors.PhoneInUse) and binding_id is None:
+            assert call.refused, "a bind was refused although its phones are free"
             assert call.intent is None
-            if call.ask.key is not None:
-                assert call.ask.key not in self._keys_used(), "I8: a refusal uses up no key"
-        elif call.refused is not None and told_of is not None and not self._replayed_since(call, told_of):
-            assert not call.refused, "I1: a bind passed although somebody holds its phones"
-        if isinstance(made, Binding):
-            self.told.append(made)
-            if made.state is State.ACTIVE:
-                self._not_too_long(made)
-        elif not made.may_have_acted and call.intent is not None:
+            if call.request.key is not None:
+                assert call.request.key not in self._keys_used(), "I8: a refusal uses up no key"
+        elif call.refused is not None and binding_id is not None and not self._replayed_since(call, binding_id):
+            assert not call.refused, "I1: a bind was sent although its phones are held"
+        if isinstance(result, Binding):
+            self.returned.append(result)
+            if result.state is State.ACTIVE:
+                self._check_end_and_numbers(result)
+        elif not result.may_have_acted and call.intent is not None:
             row = self.rows()[call.intent]
-            assert row.state is State.FAILED, f"{made.code} said that nothing was done"
+            assert row.state is State.FAILED, f"{result.code} said that nothing was done"
 
-    def _judge_replay(self, call: Call, made: Binding | errors.BindingsError, first: Ask, binding_id: str) -> None:
+    def _judge_replay(
+        self, call: BindInProgress, result: Binding | errors.BindingsError, first: Request, binding_id: str
+    ) -> None:
         assert call.intent is None, "I8: a repeated key sends nothing"
-        if first != call.ask:
-            assert isinstance(made, errors.IdempotencyMismatch), made
+        if first != call.request:
+            assert isinstance(result, errors.IdempotencyMismatch), result
         else:
-            found = made.id if isinstance(made, Binding) else made.binding_id
-            assert found == binding_id, "I8: the same key is the same binding"
+            returned_id = result.id if isinstance(result, Binding) else result.binding_id
+            assert returned_id == binding_id, "I8: the same key returns the same binding"
 
-    def _replayed_since(self, call: Call, binding_id: str) -> bool:
-        """The key came into use after the model had looked: a nested call was faster."""
-        return call.ask.key is not None and call.intent is None and binding_id in self._keys_used().values()
+    def _replayed_since(self, call: BindInProgress, binding_id: str) -> bool:
+        """Return whether a nested call used the key after the model had read the keys."""
+        return call.request.key is not None and call.intent is None and binding_id in self._keys_used().values()
 
     def unbind(self, binding_id: str) -> Binding | errors.BindingsError | None:
-        """An unbind, whatever comes of it."""
+        """Unbind and check the result; return it, or None if the process crashed."""
         try:
-            ended = self.service.unbind(binding_id)
+            binding = self.service.unbind(binding_id)
         except errors.BindingsError as error:
             row = self.rows()[binding_id]
             assert row.unbind_requested_at is not None or row.state in TERMINAL
             return error
         except Crash:
             return None
-        assert ended.state in TERMINAL
-        return ended
+        assert binding.state in TERMINAL
+        return binding
 
-    def pass_by(self, name: str) -> bool:
-        """One pass; False where the process died in it."""
+    def run_job(self, name: str) -> bool:
+        """Run one job; return False if the process crashed in it."""
         try:
             getattr(self.service, name)()
         except Crash:
             return False
         return True
 
-    # What is true.
+    # The actual state.
 
     def rows(self) -> dict[str, Binding]:
-        found = self.database.read(lambda connection: connection.execute(_EVERY_ROW).all())
-        return {row.id: row for row in map(store.to_binding, found)}
+        rows = self.database.read(lambda connection: connection.execute(_ALL_ROWS).all())
+        return {row.id: row for row in map(store.to_binding, rows)}
 
     def held(self) -> list[Hold]:
         return self.database.read(holds.live, "default", self.clock.at)
@@ -381,22 +386,22 @@ class System:
     def _keys_used(self) -> dict[str, str]:
         return {row.idempotency_key: row.id for row in self.rows().values() if row.idempotency_key is not None}
 
-    def would_refuse(self, ask: Ask) -> bool:
-        return self.refusing()(ask)
+    def would_refuse(self, request: Request) -> bool:
+        return self.refusing()(request)
 
-    def refusing(self) -> Callable[[Ask], bool]:
-        """The table of lifecycle (bind, Policy), written again, over what is held at this moment."""
+    def refusing(self) -> Callable[[Request], bool]:
+        """Return the conflict policy over what is held now; implemented again, after lifecycle (bind)."""
         rows, held = list(self.rows().values()), {hold.phone.digits for hold in self.held()}
-        return lambda ask: bool(held & ask.pair) or self._refused_by(rows, ask)
+        return lambda request: bool(held & request.pair) or self._refused_by(rows, request)
 
-    def _refused_by(self, rows: list[Binding], ask: Ask) -> bool:
+    def _refused_by(self, rows: list[Binding], request: Request) -> bool:
         now = self.clock.at
         for row in rows:
-            if row.held_until <= now or not pair_of(row) & ask.pair:
+            if row.held_until <= now or not pair_of(row) & request.pair:
                 continue
-            if row.mode is Mode.AXB or pair_of(row) == ask.pair:
+            if row.mode is Mode.AXB or pair_of(row) == request.pair:
                 return True
-            if self.policy is Policy.STRICT or (row.state in OPEN and ask.mode == "AXB"):
+            if self.policy is Policy.STRICT or (row.state in OPEN and request.mode == "AXB"):
                 return True
         return False
 
@@ -405,29 +410,29 @@ class System:
 
     # The invariants.
 
-    def check(self, *, everything: bool = True) -> None:
-        """All that must hold between any two steps; without `everything` the lookups take turns."""
+    def check(self, *, all_lookups: bool = True) -> None:
+        """Check everything that must hold between two steps; without `all_lookups` one phone's lookup per call."""
         rows, entries = self.rows(), self.simulator.ledger.entries()
         self._read_events()
         for row in rows.values():
             self._check_row(row)
         overlaps = find_overlaps([entry for entry in entries if not entry.foreign], self.policy)
-        assert not overlaps, "I1: two bindings of ours hold a phone that they may not share"
+        assert not overlaps, "I1: two of our bindings hold a phone that they may not share"
         self._check_requests(rows)
         self._check_ledger(rows)
         self._check_keys(rows)
-        self._check_lookups(rows, everything=everything)
+        self._check_lookups(rows, all_lookups=all_lookups)
 
     def _read_events(self) -> None:
         statement = select(*events.COLUMNS).where(event_table.c.position > self.position)
-        found = self.database.read(
+        rows = self.database.read(
             lambda connection: connection.execute(statement.order_by(event_table.c.position)).all()
         )
-        for line in found:
-            self.position = max(self.position, line.position)
-            told = events.to_event(line)
-            if told.binding_id is not None:
-                self.histories.setdefault(told.binding_id, []).append(told)
+        for row in rows:
+            self.position = max(self.position, row.position)
+            change = events.to_event(row)
+            if change.binding_id is not None:
+                self.histories.setdefault(change.binding_id, []).append(change)
 
     def _check_row(self, row: Binding) -> None:
         history = self.histories.get(row.id, [])
@@ -445,28 +450,28 @@ class System:
         if row.state in OPEN or row.state is State.LAPSED:
             assert row.held_until == full, "I4: only a clear answer lowers held_until"
         if row.state is State.FAILED:
-            assert row.held_until <= self.clock.at, "a definite no frees the phones at once"
+            assert row.held_until <= self.clock.at, "a definite refusal frees the phones immediately"
         assert (row.ended_at is not None) == (row.state in TERMINAL)
         if row.state is State.EXPIRED:
             assert row.ended_at == row.expires_at
         if row.state is State.ACTIVE:
-            self._not_too_long(row)
+            self._check_end_and_numbers(row)
 
     def _check_replay(self, row: Binding, history: list[Event]) -> None:
-        """I5 and I7: the row is what its events come to, by a reading of them that is the test's own."""
+        """I5 and I7: the row equals the replay of its events, by an implementation of the test's own."""
         replayed = replay(history, self.guard_s(row.expire_s))
-        shown = {name: getattr(row, name) for name in replayed}
-        assert replayed == shown, "I7: the row equals its events"
+        actual = {name: getattr(row, name) for name in replayed}
+        assert replayed == actual, "I7: the row equals its events"
 
-    def _not_too_long(self, binding: Binding) -> None:
+    def _check_end_and_numbers(self, binding: Binding) -> None:
         entry = self.entry_of(binding)
         assert entry is not None, "the provider never gave this bindId"
         end = binding.expires_at
         assert end is not None
-        assert end.timestamp() <= entry.expires_at + 1e-6, "I6: told a later end than the ledger's"
+        assert end.timestamp() <= entry.expires_at + 1e-6, "I6: a later end than the ledger's"
         numbers = (binding.middle_number_a, binding.middle_number_b)
         real = (entry.number_of(binding.phone_a.digits), entry.number_of(binding.phone_b.digits))
-        assert numbers == real, "a party has the other one's middle number"
+        assert numbers == real, "a party has the other party's middle number"
         if binding.reason == "adopted":
             low = binding.requested_at + timedelta(seconds=binding.expire_s)
             high = binding.send_by + timedelta(seconds=self.tolerance_s + binding.expire_s)
@@ -486,42 +491,42 @@ class System:
         for request in new:
             if request.call != "bind":
                 continue
-            asked = rules._READ[request.call](request.body.encode())
-            pair = {asked.phone_a.digits, asked.phone_b.digits}  # type: ignore[union-attr]
+            fields = rules._READ[request.call](request.body.encode())
+            pair = {fields.phone_a.digits, fields.phone_b.digits}  # type: ignore[union-attr]
             stamp = int(request.headers[signing.TIMESTAMP_HEADER.lower()])
             intents = [rows[name] for name in self.sent if pair_of(rows[name]) == pair]
             assert any(row.requested_at.timestamp() - 1 <= stamp <= row.send_by.timestamp() for row in intents), (
-                "a request is stamped between its intent and send_by, or not sent"
+                "the timestamp of a request is between its intent and send_by"
             )
             if request.decided == "-35":
                 at = request.at - self.lag_s
                 strangers = [entry for entry in self.simulator.ledger if entry.foreign and entry.expires_at > at]
                 explained = any({entry.phone_a, entry.phone_b} & pair for entry in strangers)
-                assert explained, "-35 for a binding of our own"
+                assert explained, "-35 because of our own binding"
 
     def _check_ledger(self, rows: dict[str, Binding]) -> None:
-        """I2 and I4: whatever the provider holds is known or recoverable, and its phones are held here."""
+        """I2 and I4: every binding of the provider is known or recoverable, and its phones are held here."""
         now, held = self.clock.at, self.held()
-        known = {row.bind_id: row for row in rows.values() if row.bind_id is not None}
+        by_bind_id = {row.bind_id: row for row in rows.values() if row.bind_id is not None}
         for row in rows.values():
             entry = self.entry_of(row)
             if entry is not None:
                 self._check_end(row, entry)
         for entry in self.own():
             pair = {entry.phone_a, entry.phone_b}
-            holder = known.get(str(entry.bind_id))
+            holder = by_bind_id.get(str(entry.bind_id))
             if holder is None:
                 open_rows = [row for row in rows.values() if row.state in OPEN and pair_of(row) == pair]
                 late = {hold.phone.digits for hold in held if hold.bind_id == str(entry.bind_id)}
-                strangers = [row for row in rows.values() if self._mistaken(row, entry)]
-                assert open_rows or late == pair or strangers, "I2: a binding that nobody here knows of"
+                strangers = [row for row in rows.values() if self._adopted_instead(row, entry)]
+                assert open_rows or late == pair or strangers, "I2: a binding that is in no row and no hold"
                 holder = max(open_rows, key=lambda row: row.held_until, default=None)
             if holder is not None:
                 assert holder.held_until > now, "I4: a phone is free while the provider holds it"
                 assert holder.held_until.timestamp() >= entry.expires_at + self.lag_s, "I4: held too short"
 
-    def _mistaken(self, row: Binding, entry: Entry) -> bool:
-        """Another row of the same pair was adopted in its place: undecidable, as long as a stranger had one."""
+    def _adopted_instead(self, row: Binding, entry: Entry) -> bool:
+        """Return whether a foreign row of the same pair was adopted instead, which cannot be decided."""
         other = self.entry_of(row)
         return other is not None and other.foreign and pair_of(row) == {entry.phone_a, entry.phone_b}
 
@@ -529,7 +534,7 @@ class System:
         now = self.clock.unix()
         guard = self.guard_s(row.expire_s)
         if row.state is State.UNBOUND:
-            assert entry.ended_at <= now, "ended here while it lives at the provider"
+            assert entry.ended_at <= now, "ended here while it is live at the provider"
         elif row.state in (State.ACTIVE, State.EXPIRED) and entry.unbound_at is None:
             assert row.held_until.timestamp() >= entry.expires_at + guard - 1e-6, "I4: the guard after the end"
 
@@ -537,10 +542,10 @@ class System:
         for row in rows.values():
             if row.idempotency_key is None:
                 continue
-            ask = Ask(row.phone_a.digits, row.phone_b.digits, row.mode, row.expire_s, row.idempotency_key)
-            assert self.keys.setdefault(row.idempotency_key, (ask, row.id)) == (ask, row.id), "I8"
+            request = Request(row.phone_a.digits, row.phone_b.digits, row.mode, row.expire_s, row.idempotency_key)
+            assert self.keys.setdefault(row.idempotency_key, (request, row.id)) == (request, row.id), "I8"
 
-    def _check_lookups(self, rows: dict[str, Binding], *, everything: bool) -> None:
+    def _check_lookups(self, rows: dict[str, Binding], *, all_lookups: bool) -> None:
         now = self.clock.at
         active = [
             row
@@ -552,54 +557,58 @@ class System:
         ]
         phones = sorted({phone for row in rows.values() for phone in pair_of(row)})
         self.turn += 1
-        for phone in phones if everything else phones[self.turn % len(phones or " ") :][:1]:
+        for phone in phones if all_lookups else phones[self.turn % len(phones or " ") :][:1]:
             expected = {row.id for row in active if phone in pair_of(row)}
-            found = self.service.lookup(phone=phone)
-            assert {row.id for row in found} == expected, "a lookup shows what is active, and nothing else"
-            for row in found:
+            offered = self.service.lookup(phone=phone)
+            assert {row.id for row in offered} == expected, "a lookup returns the active bindings only"
+            for row in offered:
                 entry = self.entry_of(row)
                 assert entry is not None
-                assert entry.vanished or entry.live(self.clock.unix()), "offered although it is over"
-        for told in self.told:
-            row = rows[told.id]
-            assert row.phone_a == told.phone_a
-            if row.state is State.ACTIVE and row.unbind_requested_at is None and row.expires_at == told.expires_at:
-                assert (row in active) == (told.expires_at is not None and told.expires_at > now)
+                assert entry.vanished or entry.live(self.clock.unix()), "returned although it has ended"
+        for binding in self.returned:
+            row = rows[binding.id]
+            assert row.phone_a == binding.phone_a
+            if (
+                row.state is State.ACTIVE
+                and row.unbind_requested_at is None
+                and row.expires_at == binding.expires_at
+            ):
+                assert (row in active) == (binding.expires_at is not None and binding.expires_at > now)
 
-    def heal(self) -> None:
-        """Nothing goes wrong any more: what is open is closed, and everything ends."""
-        self.calm()
+    def settle_everything(self) -> None:
+        """End every fault, settle what is open, let every binding end, and check."""
+        self.stop_faults()
         self.simulator.change(shuffle_pages=False)
         self.clock.advance(SEND_WINDOW_S + CALL_S + MARGIN_S + 1)
         self.service.expire_due()
         self.service.reconcile()
         self.check()
-        rows, known = self.rows().values(), {hold.bind_id for hold in self.held()}
-        known |= {row.bind_id for row in rows}
+        rows, bind_ids = self.rows().values(), {hold.bind_id for hold in self.held()}
+        bind_ids |= {row.bind_id for row in rows}
         for entry in self.own():
-            assert str(entry.bind_id) in known or not self._alone(entry), "I2: not found by a scan"
+            assert str(entry.bind_id) in bind_ids or not self._has_pair_alone(entry), "I2: not found by a scan"
         self.clock.advance(
             max((row.held_until for row in rows), default=self.clock.at).timestamp() - self.clock.unix() + 1
         )
         self.service.expire_due()
         self.service.recover()
         self.check()
-        assert all(row.state in TERMINAL for row in self.rows().values()), "everything ends"
+        assert all(row.state in TERMINAL for row in self.rows().values()), "every binding ends"
         self._check_feed()
 
     def _check_feed(self) -> None:
-        seen: list[Event] = []
+        feed: list[Event] = []
         cursor = None
         while True:
             page = self.service.events(after=cursor, limit=50)
             cursor = page.next_cursor
-            seen += page.data
+            feed += page.data
             if not page.data:
                 break
         orders: dict[str, list[int]] = {}
-        for told in seen:
-            if told.binding_id is not None:
-                orders.setdefault(told.binding_id, []).append(told.sequence)
+        for change in feed:
+            if change.binding_id is not None:
+                orders.setdefault(change.binding_id, []).append(change.sequence)
         for name, order in orders.items():
             # On PostgreSQL a transaction of another database may hold the feed back, never its order.
             assert order == list(range(1, len(order) + 1)), "the feed keeps the order of a binding's events"
@@ -607,7 +616,7 @@ class System:
 
 
 def _do_not_sync(connection: Any, _record: Any) -> None:
-    """Power is not what fails in these runs."""
+    """Turn off fsync: no run simulates a power failure."""
     connection.execute("PRAGMA synchronous = OFF")
 
 
@@ -616,7 +625,7 @@ def pair_of(row: Binding) -> frozenset[str]:
 
 
 def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
-    """What a binding's events say about its row; fails where a state moves back or ends twice."""
+    """Replay the events of a binding; return its row. Fails if a state moves back or ends twice."""
     first = history[0]
     assert first.kind is EventKind.REQUESTED
     row: dict[str, Any] = dict.fromkeys(
@@ -628,14 +637,14 @@ def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
     row |= {name: first.detail[name] for name in ("expire_s", "app_id", "pool_number")}
     assert row["app_id"] == APP
     for later in history[1:]:
-        _replay_one(row, later, guard_s)
+        _apply_event(row, later, guard_s)
     return row
 
 
-def _replay_one(row: dict[str, Any], event: Event, guard_s: float) -> None:  # noqa: C901 -- one per kind
-    detail, following = event.detail, BECOMES.get(event.kind)
+def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # noqa: C901 -- one case per kind
+    detail, following = event.detail, STATE_AFTER.get(event.kind)
     if following is not None:
-        assert following in MAY_FOLLOW.get(row["state"], ()), f"I5: {row['state']} -> {following}"
+        assert following in NEXT_STATES.get(row["state"], ()), f"I5: {row['state']} -> {following}"
         row["state"] = following
     match event.kind:
         case EventKind.ACTIVATED | EventKind.ADOPTED:
@@ -669,5 +678,5 @@ def _replay_one(row: dict[str, Any], event: Event, guard_s: float) -> None:  # n
             pass
 
 
-def _instant(told: str) -> datetime:
-    return datetime.fromisoformat(told)
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -77,7 +77,7 @@ class Bug:
 
     @property
     def file(self) -> str:
-        """The target's file, relative to the root of the tree."""
+        """Return the target's file, relative to the root of the tree."""
         return self.target.partition(":")[0].replace(".", "/") + ".py"
 
     def seeded(self, source: str) -> str:
@@ -105,14 +105,14 @@ BUGS: tuple[Bug, ...] = (
         "no_compare_and_set",
         "bindings.store.bindings:_change",
         assign_parameter("from_states", "tuple(State)"),
-        detected_by="adopted_and_unbound_changes_nothing and sqlite",
+        detected_by="adopted_and_unbound_binding_changes_nothing and sqlite",
         fast=True,
     ),
     bug(
         "no_advisory_lock",
         "bindings.store.database:_locks",
         replace_by_argument("pg_advisory_xact_lock"),
-        detected_by="reserve_at_the_same_moment and postgresql",
+        detected_by="replicas_reserving_simultaneously and postgresql",
         fast=True,
     ),
     bug(
@@ -126,7 +126,7 @@ BUGS: tuple[Bug, ...] = (
         "unknown_outcome_holds_nothing",
         "bindings.store.settle:settle_unknown",
         add_keyword(calls("transition"), "held_until", "NOW"),
-        detected_by="unclear_answer_frees_nothing and sqlite",
+        detected_by="unknown_outcome_frees_no_phone and sqlite",
         fast=True,
     ),
     bug(
@@ -140,63 +140,63 @@ BUGS: tuple[Bug, ...] = (
         "no_begin_at_all",
         "bindings.store.engine:_begin_immediate",
         replace_body("pass"),
-        detected_by="transaction_that_is_cut_off and sqlite",
+        detected_by="interrupted_transaction and sqlite",
     ),
     bug(
         "sign_after_the_check",
         "bindings.provider.client:ProviderClient._post",
         move_before(compares("send_before"), calls("headers")),
-        detected_by="signed_late_does_not_leave and sqlite",
+        detected_by="signed_too_late and sqlite",
         fast=True,
     ),
     bug(
         "no_guard_after_the_end",
         "bindings.lifecycle.clocks:SendClock.success",
         assign_parameter("guard_s", "0.0"),
-        detected_by="for_the_guard_after_the_end and sqlite",
+        detected_by="for_the_guard_time_after_the_end and sqlite",
     ),
     bug(
         "adopt_regardless_of_the_end",
         "bindings.jobs.scan_evidence:matches_intent",
         replace(compares("ends_at"), "True"),
-        detected_by="ends_in_the_window_is_adopted and sqlite",
+        detected_by="ends_outside_the_window and sqlite",
     ),
     bug(
         "absence_after_one_scan",
         "bindings.jobs.reconcile:Reconciler._reconcile",
         replace(calls("_scan", backwards="True"), "first"),
-        detected_by="one_reading_of_the_list and sqlite",
+        detected_by="one_scan_of_the_list and sqlite",
     ),
     bug(
         "swapped_numbers_stay_swapped",
         "bindings.jobs.reconcile:Reconciler._adopt",
         replace(compares("phone_b"), "False"),
-        detected_by="the_other_way_round and sqlite",
+        detected_by="swapped_parties and sqlite",
     ),
     bug(
         "now_instead_of_clock_timestamp",
         "bindings.store.database:_SERVER_NOW",
         rename_call("clock_timestamp", "now"),
-        detected_by="clock_is_read_when_the_lock_is_had",
+        detected_by="clock_is_read_after_the_lock",
     ),
     bug(
         "minus_24_frees_immediately",
         "bindings.store.settle:settle_unbound",
         assign_parameter("guard_s", "0.0"),
-        detected_by="unbind_that_finds_nothing and sqlite",
+        detected_by="unbind_that_finds_no_binding and sqlite",
     ),
     bug(
         "expire_without_recheck",
         "bindings.store.expiry:_batch",
         replace_by_receiver("with_for_update"),
         remove_starred_argument("where"),
-        detected_by="sweep_that_meets_a_running_unbind and postgresql",
+        detected_by="expire_during_an_unbind and postgresql",
     ),
     bug(
         "expire_in_any_state",
         "bindings.store.expiry:_expiry",
         remove(calls("in_state")),
-        detected_by="sweep_ends_only_what_is_active",
+        detected_by="expire_ends_active_bindings_only",
     ),
     bug(
         "a_refusal_uses_up_the_key",
@@ -211,8 +211,8 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "bind_is_sent_again",
         "bindings.provider.client:ProviderClient.bind",
-        repeat_if(calls("_post"), "isinstance(response, Unknown)"),
-        detected_by="a_request_is_sent_once and sqlite",
+        repeat_if(calls("_post"), "isinstance(answer, Unknown)"),
+        detected_by="request_is_sent_once and sqlite",
     ),
     bug(
         "redirects_are_followed",
@@ -222,19 +222,19 @@ BUGS: tuple[Bug, ...] = (
             "if response.is_redirect:\n"
             "    requests.get(requests.compat.urljoin(url, response.headers['Location']), timeout=5)",
         ),
-        detected_by="a_request_is_sent_once and sqlite",
+        detected_by="request_is_sent_once and sqlite",
     ),
     bug(
         "minus_18_is_a_refusal",
         "bindings.provider.statuses:STATUSES",
         add_keyword(calls("Status", code="ANOMALY"), "refusal", "Refusal.REQUEST"),
-        detected_by="unclear_answer_frees_nothing and sqlite",
+        detected_by="unknown_outcome_frees_no_phone and sqlite",
     ),
     bug(
         "a_lost_reply_was_never_sent",
         "bindings.http_transport:post",
         replace(compares("sent"), "True"),
-        detected_by="unclear_answer_frees_nothing and sqlite",
+        detected_by="unknown_outcome_frees_no_phone and sqlite",
     ),
     bug(
         "the_feed_does_not_wait",
@@ -253,14 +253,14 @@ BUGS: tuple[Bug, ...] = (
         "bindings.store.rollback_detection:was_rolled_back",
         replace_body("return False"),
         tests=RESTORE,
-        detected_by="notices_an_older_database and sqlite",
+        detected_by="detects_a_database_rollback and sqlite",
     ),
     bug(
         "a_rollback_is_detected_after_its_full_scan",
         "bindings.store.rollback_detection:was_rolled_back",
         replace(calls("full_scan_completed_since"), "False"),
         tests=RESTORE,
-        detected_by="notices_an_older_database and sqlite",
+        detected_by="detects_a_database_rollback and sqlite",
     ),
     bug(
         "a_late_success_is_not_held",
@@ -274,14 +274,14 @@ BUGS: tuple[Bug, ...] = (
         "bindings.store.reserve:reserve",
         replace(compares("scan_owed_since"), "True"),
         tests=RESTORE,
-        detected_by="binds_wait_until and sqlite",
+        detected_by="binds_after_a_restore_wait and sqlite",
     ),
     bug(
         "an_incomplete_scan_is_trusted",
         "bindings.jobs.reconcile:ReconcileResult.trusted",
         replace(reads("incomplete"), "0"),
         tests=RESTORE,
-        detected_by="binds_wait_until and sqlite",
+        detected_by="binds_after_a_restore_wait and sqlite",
     ),
     bug(
         "the_full_scan_reads_open_applications_only",

@@ -1,9 +1,9 @@
-"""Judges a run: what the provider's ledger says against what the database says, invariant by invariant.
+"""The oracle: compares the provider's ledger with the database, invariant by invariant.
 
-Shares no code with the product. It reads the tables with the plain drivers, folds the events by a table of its
-own, and takes the simulator's ledger and journal as the truth. A verdict is a list of violations: empty is good.
-Binds are told apart by their pool number, which every bind of a run has for itself: it is the only field that
-both the request on the wire and the row carry.
+Shares no code with the product. It reads the tables with the plain drivers, folds the events with a table of its
+own, and takes the simulator's ledger and request log as the truth. A verdict is a list of violations; an empty
+list is good. Binds are identified by their pool number, which is unique in a run: it is the only field that both
+the request and the row have.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SEND_WINDOW_S = 5.0
 STUCK_S = 60.0
-ROUNDING_S = 0.005  # clocks are read one after the other
-TOLD_S = 1.0  # a row's instant and its event's `at` are two readings
+ROUNDING_S = 0.005  # two clocks are not read at the same time
+READING_APART_S = 1.0  # between a row's instant and its event's `at`, two readings of the clock
 OPEN = ("pending", "in_doubt", "active")
 TERMINAL = ("failed", "expired", "unbound", "lapsed")
 NEXT = {
@@ -59,31 +59,31 @@ INSTANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """One broken invariant: its number, whom it concerns, and what was seen."""
+    """One broken invariant: its number, the binding or request concerned, and the problem."""
 
     invariant: str
-    who: str
-    seen: str
+    subject: str
+    problem: str
 
     def __str__(self) -> str:
-        return f"{self.invariant} {self.who}: {self.seen}"
+        return f"{self.invariant} {self.subject}: {self.problem}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the run was set to; seconds."""
+    """The settings of the run that the verdict depends on; seconds."""
 
     tolerance_s: float = 300.0
     guard_s: float = 5.0
-    reading_error_s: float = 4.0  # what an adopted row's times may be off, there and back
+    reading_error_s: float = 4.0  # the largest error of an adopted row's times, both directions together
 
 
 @dataclass(kw_only=True)
 class Evidence:
-    """Everything a verdict is made of. Instants are Unix seconds on the run's clock.
+    """The data for a verdict. Instants are Unix seconds on the run's clock.
 
-    `told` are the lines that the workers wrote of what callers were told; `settled` says that recover and one
-    reconcile have run since, so that nothing may be unknown any more; `over` that all lives are over as well.
+    `records` are the workers' records of requests and responses. `settled`: recover and one reconcile have run
+    since, so that nothing may be unknown any more. `over`: every binding has ended as well.
     """
 
     now: float
@@ -92,7 +92,7 @@ class Evidence:
     rows: Sequence[Mapping[str, Any]]
     holds: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
-    told: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Mapping[str, Any]] = ()
     rules: Rules = field(default_factory=Rules)
     settled: bool = False
     over: bool = False
@@ -102,12 +102,12 @@ def gather(
     url: str,
     simulator: Simulator,
     *,
-    told: Iterable[Mapping[str, Any]] = (),
+    records: Iterable[Mapping[str, Any]] = (),
     rules: Rules | None = None,
     settled: bool = False,
     over: bool = False,
 ) -> Evidence:
-    """Read the database, past the product, and the simulator."""
+    """Read the database, without the product, and the simulator."""
     tables = read_tables(url)
     return Evidence(
         now=simulator.now(),
@@ -116,7 +116,7 @@ def gather(
         rows=tables["bindings"],
         holds=tables["holds"],
         events=tables["events"],
-        told=list(told),
+        records=list(records),
         rules=rules or Rules(),
         settled=settled,
         over=over,
@@ -124,9 +124,9 @@ def gather(
 
 
 def read_tables(url: str) -> dict[str, list[dict[str, Any]]]:
-    """Every row of the three tables, with instants as Unix seconds."""
+    """Return every row of the three tables, with instants as Unix seconds."""
     parsed = make_url(url)
-    found: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     order = {"bindings": "requested_at, id", "holds": "created_at, id", "events": "position"}
     if parsed.get_backend_name() == "sqlite":
         connection = sqlite3.connect(f"file:{parsed.database}?mode=ro", uri=True)
@@ -134,15 +134,15 @@ def read_tables(url: str) -> dict[str, list[dict[str, Any]]]:
         try:
             for table, by in order.items():
                 rows = connection.execute(f"SELECT * FROM {table} ORDER BY {by}")
-                found[table] = [_plain(dict(row)) for row in rows]
+                tables[table] = [_plain(dict(row)) for row in rows]
         finally:
             connection.close()
-        return found
+        return tables
     with psycopg.connect(url, row_factory=dict_row) as server:
         for table, by in order.items():
             query: Any = f"SELECT * FROM {table} ORDER BY {by}"
-            found[table] = [_plain(row) for row in server.execute(query)]
-    return found
+            tables[table] = [_plain(row) for row in server.execute(query)]
+    return tables
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -160,37 +160,40 @@ def _value(name: str, value: Any) -> Any:
 
 
 def seconds(value: Any) -> float:
-    """An instant, as text or as a value, in Unix seconds."""
+    """Convert an instant, text or value, to Unix seconds."""
     return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC).timestamp()
 
 
 def judge(evidence: Evidence) -> list[Violation]:
-    """Every violation that the evidence shows."""
+    """Return every violation that the evidence shows."""
     case = _Case(evidence)
     return [violation for check in CHECKS for violation in check(case)]
 
 
 def retained(evidence: Evidence, before: Evidence, keep_s: float) -> tuple[Evidence, list[Violation]]:
-    """What retention may not have deleted since `before`, and the evidence without all that concerns the rest.
+    """Return the evidence without what concerns deleted bindings, and the violations of retention since `before`.
 
-    Gone may be what was over `keep_s` seconds ago; and an event that is as old, if its binding is gone.
+    A binding may be deleted `keep_s` seconds after its end, an event at the same age if its binding is deleted.
     """
-    cut = evidence.now - keep_s
-    left = {row["id"] for row in evidence.rows}
-    gone = {row["id"]: row for row in before.rows if row["id"] not in left}
+    deleted_before = evidence.now - keep_s
+    remaining_ids = {row["id"] for row in evidence.rows}
+    deleted_rows = {row["id"]: row for row in before.rows if row["id"] not in remaining_ids}
     positions = {event["position"] for event in evidence.events}
     violations = [
-        Violation(invariant="retention", who=row["id"], seen=f"{row['state']}, and deleted too soon")
-        for row in gone.values()
-        if row["state"] in OPEN or max(row["held_until"], row["ended_at"]) >= cut
+        Violation(invariant="retention", subject=row["id"], problem=f"{row['state']}, and deleted too soon")
+        for row in deleted_rows.values()
+        if row["state"] in OPEN or max(row["held_until"], row["ended_at"]) >= deleted_before
     ]
     violations += [
-        Violation(invariant="retention", who=str(event["position"]), seen=f"{event['kind']}: deleted too soon")
+        Violation(
+            invariant="retention", subject=str(event["position"]), problem=f"{event['kind']}: deleted too soon"
+        )
         for event in before.events
-        if event["position"] not in positions and (event["at"] >= cut or event["binding_id"] in left)
+        if event["position"] not in positions
+        and (event["at"] >= deleted_before or event["binding_id"] in remaining_ids)
     ]
-    tags = {row["pool_number"] for row in gone.values()}
-    rest = replace(
+    tags = {row["pool_number"] for row in deleted_rows.values()}
+    remaining = replace(
         evidence,
         entries=[entry for entry in evidence.entries if entry.pool_number not in tags],
         requests=[
@@ -198,14 +201,14 @@ def retained(evidence: Evidence, before: Evidence, keep_s: float) -> tuple[Evide
             for request in evidence.requests
             if request.call != "bind" or json.loads(request.body)["poolNumber"] not in tags
         ],
-        events=[event for event in evidence.events if event["binding_id"] not in gone],
-        told=[line for line in evidence.told if line.get("id") not in gone],
+        events=[event for event in evidence.events if event["binding_id"] not in deleted_rows],
+        records=[line for line in evidence.records if line.get("id") not in deleted_rows],
     )
-    return rest, violations
+    return remaining, violations
 
 
 class _Case:
-    """The evidence, indexed."""
+    """The evidence with indexes."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
@@ -223,7 +226,7 @@ class _Case:
                 self.history.setdefault(event["binding_id"], []).append(event)
         for events in self.history.values():
             events.sort(key=lambda event: int(event["sequence"]))
-        self.ours = [entry for entry in evidence.entries if not entry.foreign]
+        self.own_entries = [entry for entry in evidence.entries if not entry.foreign]
         self.posts: dict[str, list[RecordedRequest]] = {}
         for request in evidence.requests:
             if request.call == "bind":
@@ -232,7 +235,7 @@ class _Case:
 
 
 def _entries_overlap(case: _Case) -> Iterator[Violation]:
-    """I1: no overlap in the ledger that a bind of ours brought about."""
+    """I1: no overlap in the ledger that one of our binds caused."""
     by_phone: dict[str, list[Entry]] = {}
     for entry in case.evidence.entries:
         for phone in (entry.phone_a, entry.phone_b):
@@ -240,25 +243,29 @@ def _entries_overlap(case: _Case) -> Iterator[Violation]:
     for group in by_phone.values():
         group.sort(key=lambda entry: (entry.accepted_at, entry.bind_id))
         for earlier, later in itertools.combinations(group, 2):
-            if later.foreign:  # planted past the provider's own rule
+            if later.foreign:  # added without the provider's own check
                 continue
             if (
                 earlier.mode == "AXB"
                 and later.accepted_at < earlier.ended_at
                 and later.ended_at > later.accepted_at
             ):
-                yield Violation(invariant="I1", who=str(later.bind_id), seen=f"overlaps {earlier.bind_id}")
+                yield Violation(invariant="I1", subject=str(later.bind_id), problem=f"overlaps {earlier.bind_id}")
 
 
-def _nobody_is_refused_by_our_own(case: _Case) -> Iterator[Violation]:
-    """I1: never a -35 for a binding of ours."""
+def _no_bind_is_refused_for_our_binding(case: _Case) -> Iterator[Violation]:
+    """I1: no -35 because of our own binding."""
     for event in case.evidence.events:
         if event["kind"] == "failed" and event["detail"].get("own"):
-            yield Violation(invariant="I1", who=event["binding_id"], seen="-35 for a binding of ours (own_35)")
+            yield Violation(
+                invariant="I1", subject=event["binding_id"], problem="-35 because of our own binding (own_35)"
+            )
     for tag, posts in case.posts.items():
         for post in posts:
             if post.decided == "-35" and (holder := _holder_at(case, tag, post.at)) is not None:
-                yield Violation(invariant="I1", who=tag, seen=f"-35: {holder.bind_id} of ours held a phone")
+                yield Violation(
+                    invariant="I1", subject=tag, problem=f"-35: {holder.bind_id} is our own and held a phone"
+                )
 
 
 def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
@@ -266,7 +273,7 @@ def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
     if row is None:
         return None
     phones = {row["phone_a"], row["phone_b"]}
-    for entry in case.ours:
+    for entry in case.own_entries:
         if (
             entry.mode == "AXB"
             and entry.accepted_at <= at < entry.ended_at
@@ -277,7 +284,7 @@ def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
 
 
 def _rows_overlap(case: _Case) -> Iterator[Violation]:
-    """I1: nothing was reserved while a row of ours held the phone."""
+    """I1: no intent was reserved while our own row held the phone."""
     by_phone: dict[str, list[Mapping[str, Any]]] = {}
     for row in case.evidence.rows:
         for phone in (row["phone_a"], row["phone_b"]):
@@ -290,26 +297,30 @@ def _rows_overlap(case: _Case) -> Iterator[Violation]:
                 same_pair = {earlier["phone_a"], earlier["phone_b"]} == {later["phone_a"], later["phone_b"]}
                 if earlier["mode"] == "AXB" or same_pair:
                     yield Violation(
-                        invariant="I1", who=later["id"], seen=f"reserved while {earlier['id']} held on"
+                        invariant="I1",
+                        subject=later["id"],
+                        problem=f"reserved while {earlier['id']} held the phone",
                     )
             open_rows.append(later)
 
 
-def _what_the_provider_made_is_known(case: _Case) -> Iterator[Violation]:
-    """I2: every entry has its row; while it lives, and once all passes have run, also its bind_id is known."""
-    for entry in case.ours:
+def _every_binding_of_the_provider_is_known(case: _Case) -> Iterator[Violation]:
+    """I2: every entry has its row; if it is live and all jobs have run, its bind_id is known too."""
+    for entry in case.own_entries:
         bind_id = str(entry.bind_id)
         if bind_id in case.by_bind_id or bind_id in case.holds_of:
             continue
         row = case.by_tag.get(entry.pool_number)
         if row is None:
-            yield Violation(invariant="I2", who=bind_id, seen="the provider made it, and nothing here knows of it")
+            yield Violation(invariant="I2", subject=bind_id, problem="made by the provider, and in no row")
         elif row["state"] == "failed":
-            yield Violation(invariant="I2", who=bind_id, seen=f"recorded as failed ({row['reason']})")
+            yield Violation(invariant="I2", subject=bind_id, problem=f"recorded as failed ({row['reason']})")
         elif row["state"] != "lapsed" and row["bind_id"] is not None:
-            yield Violation(invariant="I2", who=bind_id, seen=f"its row has {row['bind_id']}")
+            yield Violation(invariant="I2", subject=bind_id, problem=f"its row has {row['bind_id']}")
         elif case.evidence.settled and entry.ended_at > case.evidence.now:
-            yield Violation(invariant="I2", who=bind_id, seen=f"lives on, {row['state']} after a reconcile")
+            yield Violation(
+                invariant="I2", subject=bind_id, problem=f"still live, {row['state']} after a reconcile"
+            )
 
 
 def _one_post_for_one_committed_intent(case: _Case) -> Iterator[Violation]:
@@ -317,21 +328,21 @@ def _one_post_for_one_committed_intent(case: _Case) -> Iterator[Violation]:
     for tag, posts in case.posts.items():
         row = case.by_tag.get(tag)
         if row is None:
-            yield Violation(invariant="I3", who=tag, seen="sent without a committed intent")
+            yield Violation(invariant="I3", subject=tag, problem="sent without a committed intent")
             continue
         if len(posts) > 1:
-            yield Violation(invariant="I3", who=row["id"], seen=f"{len(posts)} POSTs")
+            yield Violation(invariant="I3", subject=row["id"], problem=f"{len(posts)} POSTs")
         if posts[0].at < row["requested_at"] - ROUNDING_S:
-            yield Violation(invariant="I3", who=row["id"], seen="sent before its intent")
+            yield Violation(invariant="I3", subject=row["id"], problem="sent before its intent")
         if row["reason"] == "never_sent":
-            yield Violation(invariant="I3", who=row["id"], seen="recorded as never sent, and was")
+            yield Violation(invariant="I3", subject=row["id"], problem="recorded as never sent, but was sent")
 
 
 def _phones_stay_held(case: _Case) -> Iterator[Violation]:
-    """I4: our row, or a hold, covers the whole life of every entry."""
-    for entry in case.ours:
+    """I4: our row or a hold covers the whole life of every entry."""
+    for entry in case.own_entries:
         row = case.by_bind_id.get(str(entry.bind_id)) or case.by_tag.get(entry.pool_number)
-        spans = [(row["requested_at"], row["held_until"])] if row is not None else []
+        periods = [(row["requested_at"], row["held_until"])] if row is not None else []
         for phone in (entry.phone_a, entry.phone_b):
             held = [
                 (hold["created_at"], hold["held_until"])
@@ -339,30 +350,38 @@ def _phones_stay_held(case: _Case) -> Iterator[Violation]:
                 if hold["phone"] == phone
             ]
             reached = entry.accepted_at
-            for since, until in sorted([*spans, *held]):
+            for since, until in sorted([*periods, *held]):
                 if since <= reached + ROUNDING_S:
                     reached = max(reached, until)
             if reached < min(entry.ended_at, case.evidence.now) - ROUNDING_S:
                 gap = min(entry.ended_at, case.evidence.now) - reached
-                yield Violation(invariant="I4", who=str(entry.bind_id), seen=f"a phone was free {gap:.3f} s early")
+                yield Violation(
+                    invariant="I4", subject=str(entry.bind_id), problem=f"a phone was free {gap:.3f} s early"
+                )
 
 
-def _no_phone_is_held_for_ever(case: _Case) -> Iterator[Violation]:
-    """R1: nothing stays open past its time, and no hold is longer than the longest possible life."""
+def _no_phone_is_held_too_long(case: _Case) -> Iterator[Violation]:
+    """R1: no binding stays open after its time, and no hold is longer than the longest possible life."""
     rules = case.rules
     for row in case.evidence.rows:
         longest = SEND_WINDOW_S + rules.tolerance_s + row["expire_s"] + rules.guard_s + rules.reading_error_s
         if row["held_until"] > row["requested_at"] + longest:
-            yield Violation(invariant="R1", who=row["id"], seen="held longer than it can possibly live")
-        stuck = case.evidence.now - row["held_until"]
-        if case.evidence.settled and row["state"] in OPEN and stuck > STUCK_S:
-            yield Violation(invariant="R1", who=row["id"], seen=f"{row['state']} {stuck:.0f} s past held_until")
+            yield Violation(
+                invariant="R1", subject=row["id"], problem="held longer than its longest possible life"
+            )
+        overdue_s = case.evidence.now - row["held_until"]
+        if case.evidence.settled and row["state"] in OPEN and overdue_s > STUCK_S:
+            yield Violation(
+                invariant="R1", subject=row["id"], problem=f"{row['state']} {overdue_s:.0f} s past held_until"
+            )
         if case.evidence.over and row["state"] in OPEN:
-            yield Violation(invariant="R1", who=row["id"], seen=f"{row['state']} although everything is over")
+            yield Violation(
+                invariant="R1", subject=row["id"], problem=f"{row['state']} although every binding has ended"
+            )
 
 
 def _states_only_move_forward(case: _Case) -> Iterator[Violation]:
-    """I5: allowed steps, one terminal event at most, and one if the row is terminal."""
+    """I5: only allowed transitions; one terminal event if the row is terminal, else none."""
     for binding_id, history in case.history.items():
         state: str | None = None
         for event in history:
@@ -370,61 +389,69 @@ def _states_only_move_forward(case: _Case) -> Iterator[Violation]:
                 continue
             following = NEXT[state].get(event["kind"])
             if following is None:
-                yield Violation(invariant="I5", who=binding_id, seen=f"{event['kind']} after {state}")
+                yield Violation(invariant="I5", subject=binding_id, problem=f"{event['kind']} after {state}")
                 break
             state = following
         endings = [event["kind"] for event in history if event["kind"] in TERMINAL]
         row = case.by_id.get(binding_id)
         expected = 1 if row is not None and row["state"] in TERMINAL else 0
         if len(endings) != expected:
-            yield Violation(invariant="I5", who=binding_id, seen=f"terminal events: {endings}")
+            yield Violation(invariant="I5", subject=binding_id, problem=f"terminal events: {endings}")
 
 
-def _nobody_is_promised_too_long(case: _Case) -> Iterator[Violation]:
-    """I6: whatever was written or told as an end is not later than the ledger's."""
-    for entry in case.ours:
+def _no_end_is_reported_too_late(case: _Case) -> Iterator[Violation]:
+    """I6: no end that was recorded or returned is later than the ledger's."""
+    for entry in case.own_entries:
         row = case.by_bind_id.get(str(entry.bind_id))
         if row is None:
             continue
-        promised = [row["expires_at"]]
-        promised += [
+        reported = [row["expires_at"]]
+        reported += [
             seconds(e["detail"]["expires_at"]) for e in case.history[row["id"]] if "expires_at" in e["detail"]
         ]
-        promised += [
+        reported += [
             seconds(line["expires_at"])
-            for line in case.evidence.told
+            for line in case.evidence.records
             if line.get("id") == row["id"] and line.get("expires_at")
         ]
-        if max(promised) > entry.expires_at + ROUNDING_S:
-            late = max(promised) - entry.expires_at
-            yield Violation(invariant="I6", who=row["id"], seen=f"promised {late:.3f} s too long")
+        if max(reported) > entry.expires_at + ROUNDING_S:
+            late = max(reported) - entry.expires_at
+            yield Violation(invariant="I6", subject=row["id"], problem=f"reported {late:.3f} s too late")
         if entry.unbound_at is not None and not entry.vanished:
-            wished = row["unbind_requested_at"]
-            if wished is None or wished > entry.unbound_at + ROUNDING_S:
-                yield Violation(invariant="I6", who=row["id"], seen="unbound while it was still offered")
+            requested_at = row["unbind_requested_at"]
+            if requested_at is None or requested_at > entry.unbound_at + ROUNDING_S:
+                yield Violation(
+                    invariant="I6",
+                    subject=row["id"],
+                    problem="unbound at the provider before it was requested here",
+                )
 
 
 def _rows_replay(case: _Case) -> Iterator[Violation]:
-    """I7: the row is what its events say, and its count is theirs."""
+    """I7: the row equals the replay of its events, and its version is their count."""
     for row in case.evidence.rows:
         history = case.history[row["id"]]
         if [event["sequence"] for event in history] != list(range(1, row["version"] + 1)):
-            yield Violation(invariant="I7", who=row["id"], seen=f"version {row['version']}, {len(history)} events")
+            yield Violation(
+                invariant="I7", subject=row["id"], problem=f"version {row['version']}, {len(history)} events"
+            )
             continue
         replayed = replay(history)
         for name, value in replayed.items():
             if not _same(row[name], value):
-                yield Violation(invariant="I7", who=row["id"], seen=f"{name} is {row[name]!r}, replayed {value!r}")
+                yield Violation(
+                    invariant="I7", subject=row["id"], problem=f"{name} is {row[name]!r}, replayed {value!r}"
+                )
 
 
-def _same(found: Any, replayed: Any) -> bool:
-    if isinstance(found, float) and isinstance(replayed, float):
-        return abs(found - replayed) < TOLD_S
-    return bool(found == replayed)
+def _same(actual: Any, replayed: Any) -> bool:
+    if isinstance(actual, float) and isinstance(replayed, float):
+        return abs(actual - replayed) < READING_APART_S
+    return bool(actual == replayed)
 
 
 def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the events of one binding come to, column by column."""
+    """Replay the events of one binding; return the columns."""
     row: dict[str, Any] = dict.fromkeys(
         (
             *("state", "bind_id", "middle_number_a", "middle_number_b", "reason", "provider_status"),
@@ -438,14 +465,14 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, value in ({} if kind == "late_success" else detail).items():
             if name in row:
                 row[name] = seconds(value) if name in INSTANTS else value
-        row |= _beyond_detail(row, history, event)
+        row |= _derived_columns(row, history, event)
     return row
 
 
-def _beyond_detail(  # noqa: C901, PLR0911 -- one for each kind
+def _derived_columns(  # noqa: C901, PLR0911 -- one case per kind
     row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What an event means for the row besides the facts in its detail."""
+    """Return the columns that an event changes besides those in its detail."""
     at, detail = event["at"], event["detail"]
     match event["kind"]:
         case "in_doubt":
@@ -477,55 +504,59 @@ def _warning(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason_before(history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]) -> Any:
-    """The wish and the late confirmation carry a reason of their own, which is not the row's."""
+    """Return the row's reason before an event whose own reason is not the row's (unbind request, confirmation)."""
     before = [earlier for earlier in history if earlier["sequence"] < event["sequence"]]
     return replay(before)["reason"]
 
 
-def _ends_are_announced_once_and_in_time(case: _Case) -> Iterator[Violation]:
-    """I5: one warning at most, of an active binding that nobody wished away, and never before it was due."""
+def _warnings_are_written_once_and_in_time(case: _Case) -> Iterator[Violation]:
+    """I5: at most one warning, only while active and without an unbind request, and not before it was due."""
     for binding_id, history in case.history.items():
         kinds = [event["kind"] for event in history]
         if "expires_soon" not in kinds:
             continue
         at = kinds.index("expires_soon")
         if kinds.count("expires_soon") > 1 or {"unbind_requested", *TERMINAL} & set(kinds[:at]):
-            yield Violation(invariant="I5", who=binding_id, seen=f"warned wrongly: {kinds}")
+            yield Violation(invariant="I5", subject=binding_id, problem=f"warned wrongly: {kinds}")
         due = replay(history[:at])["warn_at"]
         if due is None or history[at]["at"] < due - ROUNDING_S:
-            yield Violation(invariant="I5", who=binding_id, seen="warned before it was due")
+            yield Violation(invariant="I5", subject=binding_id, problem="warned before it was due")
 
 
-def _keys_and_promises_are_kept(case: _Case) -> Iterator[Violation]:
-    """I8, and durability: one binding per key; whatever a caller was told is there."""
+def _keys_and_responses_are_kept(case: _Case) -> Iterator[Violation]:
+    """I8, and durability: one binding per key; every binding that was returned is in the database."""
     of_key: dict[str, set[str]] = {}
-    for line in case.evidence.told:
+    for line in case.evidence.records:
         if line.get("id") is None:
             continue
         row = case.by_id.get(line["id"])
         if row is None:
-            yield Violation(invariant="I3", who=line["id"], seen="a caller was told of it, and it is not there")
+            yield Violation(
+                invariant="I3", subject=line["id"], problem="returned to a caller, and not in the database"
+            )
             continue
         if line.get("key"):
             of_key.setdefault(line["key"], set()).add(line["id"])
         if line.get("bind_id") and row["bind_id"] != line["bind_id"]:
-            yield Violation(invariant="I7", who=row["id"], seen=f"told {line['bind_id']}, has {row['bind_id']}")
+            yield Violation(
+                invariant="I7", subject=row["id"], problem=f"returned with {line['bind_id']}, has {row['bind_id']}"
+            )
     for key, ids in of_key.items():
         if len(ids) > 1:
-            yield Violation(invariant="I8", who=key, seen=f"{len(ids)} bindings")
+            yield Violation(invariant="I8", subject=key, problem=f"{len(ids)} bindings")
 
 
 CHECKS = (
     _entries_overlap,
     _rows_overlap,
-    _nobody_is_refused_by_our_own,
-    _what_the_provider_made_is_known,
+    _no_bind_is_refused_for_our_binding,
+    _every_binding_of_the_provider_is_known,
     _one_post_for_one_committed_intent,
     _phones_stay_held,
-    _no_phone_is_held_for_ever,
+    _no_phone_is_held_too_long,
     _states_only_move_forward,
-    _nobody_is_promised_too_long,
+    _no_end_is_reported_too_late,
     _rows_replay,
-    _ends_are_announced_once_and_in_time,
-    _keys_and_promises_are_kept,
+    _warnings_are_written_once_and_in_time,
+    _keys_and_responses_are_kept,
 )

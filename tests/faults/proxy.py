@@ -1,8 +1,8 @@
-"""A TCP proxy before PostgreSQL that can lose a COMMIT: before the server sees it, or its reply afterwards.
+"""A TCP proxy before PostgreSQL that can lose a COMMIT before the server sees it, or the reply to it.
 
-It follows the frontend's messages (type, length, body) so far as to recognise a Query or Parse that carries
-COMMIT, wherever TCP cuts the stream. A change that stands in no transaction, prepared or not, is a COMMIT too. It
-can also tell its clients another process number than the server's, as a pooler does.
+It parses the frontend's messages (type, length, body) as far as needed to recognise a Query or Parse with COMMIT,
+wherever TCP splits the stream. A change outside a transaction, prepared or not, is a COMMIT too. It can also
+report other process numbers than the server's to its clients, as a pooler does.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Lose(StrEnum):
 
 
 class CommitProxy:
-    """Listens on a port of its own and passes everything on. A context manager; thread-safe.
+    """Listens on a port of its own and forwards everything. A context manager; thread-safe.
 
-    `lose(what, nth)` strikes the nth COMMIT from now on that follows a statement which contains `after`. With
-    `pools` it tells process numbers of its own.
+    `lose(loss, nth)` loses the nth COMMIT from now on that follows a statement which contains `after`. With
+    `pools` it reports process numbers of its own.
     """
 
     def __init__(self, url: str, *, pools: bool = False) -> None:
@@ -49,19 +49,19 @@ class CommitProxy:
             hide_password=False
         )
         self._lock = threading.Lock()
-        self._what: Lose | None = None
-        self._left = 0
+        self._loss: Lose | None = None
+        self._remaining = 0
         self._after = b""
         self._times = 0
-        self.struck = threading.Event()
+        self.triggered = threading.Event()
         self.commits = 0
         self._open: set[socket.socket] = set()
 
-    def lose(self, what: Lose, *, after: str, nth: int = 1, times: int = 1) -> None:
-        """Arm the proxy."""
+    def lose(self, loss: Lose, *, after: str, nth: int = 1, times: int = 1) -> None:
+        """Lose the `nth` COMMIT from now on, `times` times."""
         with self._lock:
-            self._what, self._left, self._after, self._times = what, nth, after.encode(), times
-            self.struck.clear()
+            self._loss, self._remaining, self._after, self._times = loss, nth, after.encode(), times
+            self.triggered.clear()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -72,7 +72,7 @@ class CommitProxy:
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            _hang_up(connection)
+            _shut_down(connection)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -82,57 +82,57 @@ class CommitProxy:
                 with self._lock:
                     self._open |= {client, server}
                 pair = _Pair(self, client, server)
-                for pump in (pair.forward, pair.back):
+                for pump in (pair.forward, pair.backward):
                     threading.Thread(target=pump, name="proxy-connection", daemon=True).start()
 
-    def strikes(self, statements: bytes) -> Lose | None:
-        """Whether the COMMIT that has just been seen is the one to lose; `statements` came before it."""
+    def loss_of_commit(self, statements: bytes) -> Lose | None:
+        """Count a COMMIT that follows `statements`; return what to lose, or None."""
         with self._lock:
             self.commits += 1
-            if self._what is None or self._after not in statements:
+            if self._loss is None or self._after not in statements:
                 return None
-            self._left -= 1
-            if self._left > 0:
+            self._remaining -= 1
+            if self._remaining > 0:
                 return None
-            what = self._what
+            loss = self._loss
             self._times -= 1
             if self._times == 0:
-                self._what = None
-            self.struck.set()
-            return what
+                self._loss = None
+            self.triggered.set()
+            return loss
 
 
 class _Pair:
-    """One client's connection and the server's."""
+    """One client's connection and its connection to the server."""
 
     def __init__(self, proxy: CommitProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
         self._client = client
         self._server = server
-        self._swallow = threading.Event()
+        self._drop_replies = threading.Event()
         self._statements = b""
         self._prepared: dict[bytes, bytes] = {}
         self._in_transaction = False
 
     def forward(self) -> None:
-        """From the client to the server, message by message."""
+        """Forward from the client to the server, message by message."""
         with contextlib.suppress(OSError):
             reader = self._client.makefile("rb")
             self._start_up(reader)
             while header := reader.read(5):
                 body = reader.read(struct.unpack("!I", header[1:])[0] - 4)
-                if self._commits(header[:1], body):
-                    lost = self._proxy.strikes(self._statements)
+                if self._is_commit(header[:1], body):
+                    loss = self._proxy.loss_of_commit(self._statements)
                     self._statements = b""
-                    if lost is Lose.COMMIT:
+                    if loss is Lose.COMMIT:
                         break
-                    if lost is Lose.REPLY:
-                        self._swallow.set()
+                    if loss is Lose.REPLY:
+                        self._drop_replies.set()
                 self._server.sendall(header + body)
         self._end()
 
-    def _commits(self, kind: bytes, body: bytes) -> bool:
-        """Whether the server commits once it has this message; what it runs is noted."""
+    def _is_commit(self, kind: bytes, body: bytes) -> bool:
+        """Return whether the server commits on this message; remember the statement."""
         if kind in (b"Q", b"P"):
             if b"COMMIT" in body.upper():
                 self._in_transaction = False
@@ -147,11 +147,11 @@ class _Pair:
             return not self._in_transaction and any(word in statement for word in CHANGES)
         return False
 
-    def back(self) -> None:
-        """From the server to the client; nothing once a reply is to be lost."""
+    def backward(self) -> None:
+        """Forward from the server to the client; stop when a reply is to be lost."""
         with contextlib.suppress(OSError):
             while data := self._server.recv(65_536):
-                if self._swallow.is_set():
+                if self._drop_replies.is_set():
                     break  # the COMMIT is done: this is its reply
                 if self._proxy.pools and KEY_DATA in data:
                     before, _, after = data.partition(KEY_DATA)
@@ -170,9 +170,9 @@ class _Pair:
 
     def _end(self) -> None:
         for connection in (self._client, self._server):
-            _hang_up(connection)
+            _shut_down(connection)
 
 
-def _hang_up(connection: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

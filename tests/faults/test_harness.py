@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Lab
+    from tests.faults.harness import FaultHarness
 
 pytestmark = pytest.mark.processes
 
 
-def test_output_of_a_worker_does_not_reach_the_reports(lab: Lab) -> None:
-    with lab.arena("sqlite") as arena:
-        worker = arena.start("print_lines")
+def test_output_of_a_worker_does_not_reach_the_reports(harness: FaultHarness) -> None:
+    with harness.experiment("sqlite") as experiment:
+        worker = experiment.start("print_lines")
         for _ in range(2):
-            assert arena.stopped(worker)
-            arena.resume(worker)
-        assert arena.wait(worker) == 0
-        assert "four words at least" in arena.fork_server.log.read_text()
+            assert experiment.wait_until_stopped(worker)
+            experiment.resume(worker)
+        assert experiment.wait(worker) == 0
+        assert "four words at least" in experiment.fork_server.log.read_text()
 
 
-def test_workers_left_behind_by_a_failed_test_are_killed(lab: Lab) -> None:
-    with pytest.raises(ZeroDivisionError), lab.arena("sqlite") as arena:  # noqa: PT012 -- a test that fails
-        running, stopped = arena.start("schedule"), arena.start("print_lines")
-        assert arena.stopped(stopped)
+def test_workers_left_behind_by_a_failed_test_are_killed(harness: FaultHarness) -> None:
+    with pytest.raises(ZeroDivisionError), harness.experiment("sqlite") as experiment:  # noqa: PT012 -- a test that fails
+        running, stopped = experiment.start("schedule"), experiment.start("print_lines")
+        assert experiment.wait_until_stopped(stopped)
         raise ZeroDivisionError
     for worker in (running, stopped):
         with pytest.raises(ProcessLookupError):

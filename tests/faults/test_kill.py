@@ -1,7 +1,7 @@
-"""R1: a process is killed at every named step; restarted, the product knows everything and holds nothing back.
+"""R1: a process is killed at every fail point; after a restart nothing is unknown and no phone is stuck.
 
-SIGKILL strikes at a seeded reach of a seeded story. Then: restart, recover, one reconcile, and the oracle judges;
-once more when doubts have come of age; and once more when every life is over.
+SIGKILL is sent at a seeded reach of the fail point in a seeded scenario. After that the oracle judges three times:
+after a restart (recover, one reconcile), when absence is provable, and when every binding has ended.
 """
 
 from __future__ import annotations
@@ -19,77 +19,84 @@ from bindings import failpoints
 from tests.faults.harness import KILLED
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Arena, Lab
+    from tests.faults.harness import Experiment, FaultHarness
 
 pytestmark = pytest.mark.processes
 
 MIGRATION = "migrate.in_transaction"
-ELSEWHERE = (MIGRATION, *(name for name in failpoints.NAMES if name.startswith("retention.")))  # test_retention
-STORY = tuple(name for name in failpoints.NAMES if name not in ELSEWHERE)
+TESTED_ELSEWHERE = (
+    MIGRATION,
+    *(name for name in failpoints.NAMES if name.startswith("retention.")),
+)  # test_retention
+SCENARIO_POINTS = tuple(name for name in failpoints.NAMES if name not in TESTED_ELSEWHERE)
 SEEDS = 2
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
 
-def kill_once(arena: Arena, name: str) -> None:
-    """One death at `name`, and what follows; fails where the process was never killed there."""
-    nth = random.Random(f"{arena.seed}/{name}").randint(1, 3)
-    code = arena.run("story", name=name, hook=(name, nth, "KILL"))
-    assert code == KILLED, f"seed {arena.seed}: {name} was not reached {nth} times"
-    arena.aftermath()
+def kill_once(experiment: Experiment, name: str) -> None:
+    """Kill a process at a fail point and check what follows; fails if the process did not reach it."""
+    nth = random.Random(f"{experiment.seed}/{name}").randint(1, 3)
+    code = experiment.run("scenario", name=name, hook=(name, nth, "KILL"))
+    assert code == KILLED, f"seed {experiment.seed}: {name} was not reached {nth} times"
+    experiment.assert_recovery()
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-@pytest.mark.parametrize("name", STORY)
-def test_R1_whoever_is_killed_here_leaves_nothing_unknown_and_nothing_stuck(
-    lab: Lab, kind: str, name: str
+@pytest.mark.parametrize("name", SCENARIO_POINTS)
+def test_R1_process_killed_at_a_fail_point_leaves_nothing_unknown_and_nothing_stuck(
+    harness: FaultHarness, kind: str, name: str
 ) -> None:
     for seed in range(SEEDS):
-        with lab.arena(kind, seed=seed) as arena:
-            kill_once(arena, name)
+        with harness.experiment(kind, seed=seed) as experiment:
+            kill_once(experiment, name)
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_R1_a_migration_that_is_killed_is_begun_again_and_ends(lab: Lab, kind: str) -> None:
-    with lab.arena(kind, migrated=False) as arena:
-        assert arena.run("migrate", hook=(MIGRATION, 1, "KILL")) == KILLED
-        assert arena.run("migrate") == 0
-        assert arena.run("story", name=MIGRATION) == 0
-        arena.aftermath()
+def test_R1_migration_killed_while_running_completes_when_run_again(harness: FaultHarness, kind: str) -> None:
+    with harness.experiment(kind, migrated=False) as experiment:
+        assert experiment.run("migrate", hook=(MIGRATION, 1, "KILL")) == KILLED
+        assert experiment.run("migrate") == 0
+        assert experiment.run("scenario", name=MIGRATION) == 0
+        experiment.assert_recovery()
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_a_story_that_nobody_disturbs_is_sound_and_passes_every_fail_point(lab: Lab, kind: str) -> None:
-    with lab.arena(kind, seed=7) as arena:
-        assert arena.run("story", hook=("*", 1, "TELL")) == 0
-        reached = {line["name"] for line in arena.told() if line["what"] == "reached"}
-        assert reached == set(STORY), "every fail point but the migration's and retention's is in the story"
-        arena.aftermath()
+def test_undisturbed_scenario_is_sound_and_reaches_every_fail_point(harness: FaultHarness, kind: str) -> None:
+    with harness.experiment(kind, seed=7) as experiment:
+        assert experiment.run("scenario", hook=("*", 1, "RECORD")) == 0
+        reached = {line["name"] for line in experiment.records() if line["kind"] == "reached"}
+        assert reached == set(SCENARIO_POINTS), (
+            "the scenario reaches every fail point except those of the migration and of retention"
+        )
+        experiment.assert_recovery()
 
 
 SOAK_SEEDS = 200
-LIMIT_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))  # for each long run, and for each point here
+LIMIT_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))  # of each long run, and of each fail point here
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(LIMIT_S + 120)
 @pytest.mark.parametrize("kind", DATABASES)
-@pytest.mark.parametrize("name", STORY)
-def test_R1_two_hundred_deaths_at_each_step(lab: Lab, kind: str, name: str) -> None:
+@pytest.mark.parametrize("name", SCENARIO_POINTS)
+def test_R1_process_killed_at_a_fail_point_with_many_seeds_leaves_nothing_unknown(
+    harness: FaultHarness, kind: str, name: str
+) -> None:
     until = time.monotonic() + LIMIT_S
-    done = 0
+    completed = 0
     try:
         for seed in range(1_000, 1_000 + SOAK_SEEDS):
             if time.monotonic() > until:
                 break
-            with lab.arena(kind, seed=seed) as arena:
-                kill_once(arena, name)
-            done += 1
+            with harness.experiment(kind, seed=seed) as experiment:
+                kill_once(experiment, name)
+            completed += 1
     finally:
-        report(what="kill", name=name, kind=kind, sound=done)
+        report(run="kill", name=name, kind=kind, sound=completed)
 
 
 def report(**line: object) -> None:
-    """A line in the file that BINDINGS_TEST_SOAK_REPORT names, if it names one."""
+    """Append a line to the file that BINDINGS_TEST_SOAK_REPORT names, if it is set."""
     file = os.environ.get("BINDINGS_TEST_SOAK_REPORT")
     if file:
         with Path(file).open("a") as out:

@@ -1,4 +1,4 @@
-"""The oracle can fail: each planted violation is found, and named by the invariant that it breaks."""
+"""The oracle can fail: corrupted evidence is reported with the invariant that it breaks."""
 
 from __future__ import annotations
 
@@ -13,62 +13,64 @@ from tests.faults import oracle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.faults.harness import Lab
+    from tests.faults.harness import FaultHarness
     from tests.faults.oracle import Evidence
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def sound(lab: Lab) -> Iterator[Evidence]:
-    """The evidence of a long run in which nothing went wrong."""
-    with lab.arena("sqlite", seed=3) as arena:
-        assert arena.run("story") == 0
-        arena.aftermath()
-        yield oracle.gather(arena.url, arena.simulator, told=arena.told(), settled=True, over=True)
+def sound(harness: FaultHarness) -> Iterator[Evidence]:
+    """Gather the evidence of a sound run."""
+    with harness.experiment("sqlite", seed=3) as experiment:
+        assert experiment.run("scenario") == 0
+        experiment.assert_recovery()
+        yield oracle.gather(
+            experiment.url, experiment.simulator, records=experiment.records(), settled=True, over=True
+        )
 
 
 @pytest.fixture
 def evidence(sound: Evidence) -> Evidence:
-    """A copy to tamper with."""
+    """Copy the evidence, to corrupt it."""
     return copy.deepcopy(sound)
 
 
-def made(evidence: Evidence) -> dict[str, Any]:
-    """A row that the provider made, told to its caller, which expired."""
-    told = {line.get("bind_id") for line in evidence.told}
-    return next(dict(r) for r in evidence.rows if r["bind_id"] in told and r["state"] == "expired")
+def expired_row(evidence: Evidence) -> dict[str, Any]:
+    """Return the row of an expired binding that was returned to its caller."""
+    returned = {line.get("bind_id") for line in evidence.records}
+    return next(dict(r) for r in evidence.rows if r["bind_id"] in returned and r["state"] == "expired")
 
 
 def change(evidence: Evidence, row: dict[str, Any], **values: Any) -> None:
-    """Change one row."""
+    """Change columns of one row."""
     evidence.rows = [r | values if r["id"] == row["id"] else r for r in map(dict, evidence.rows)]
 
 
 def drop_row(evidence: Evidence) -> None:
-    lost = made(evidence)
-    evidence.rows = [row for row in evidence.rows if row["id"] != lost["id"]]
-    evidence.events = [event for event in evidence.events if event["binding_id"] != lost["id"]]
+    row = expired_row(evidence)
+    evidence.rows = [other for other in evidence.rows if other["id"] != row["id"]]
+    evidence.events = [event for event in evidence.events if event["binding_id"] != row["id"]]
 
 
 def forget_bind_id(evidence: Evidence) -> None:
-    change(evidence, made(evidence), bind_id=None, state="failed", reason="absent")
+    change(evidence, expired_row(evidence), bind_id=None, state="failed", reason="absent")
 
 
 def leave_in_doubt(evidence: Evidence) -> None:
-    row = made(evidence)
+    row = expired_row(evidence)
     change(evidence, row, bind_id=None, state="in_doubt")
     evidence.now = row["requested_at"] + 10
 
 
 def send_twice(evidence: Evidence) -> None:
-    tag = made(evidence)["pool_number"]
-    again = next(request for request in evidence.requests if request.call == "bind" and tag in request.body)
-    evidence.requests = [*evidence.requests, again]
+    tag = expired_row(evidence)["pool_number"]
+    request = next(r for r in evidence.requests if r.call == "bind" and tag in r.body)
+    evidence.requests = [*evidence.requests, request]
 
 
 def send_first(evidence: Evidence) -> None:
-    row = made(evidence)
+    row = expired_row(evidence)
     evidence.requests = [
         replace(r, at=row["requested_at"] - 1) if r.call == "bind" and row["pool_number"] in r.body else r
         for r in evidence.requests
@@ -76,60 +78,60 @@ def send_first(evidence: Evidence) -> None:
 
 
 def free_early(evidence: Evidence) -> None:
-    row = made(evidence)
+    row = expired_row(evidence)
     change(evidence, row, held_until=row["expires_at"] - 1)
 
 
-def hold_for_ever(evidence: Evidence) -> None:
-    row = made(evidence)
+def hold_too_long(evidence: Evidence) -> None:
+    row = expired_row(evidence)
     change(evidence, row, held_until=row["held_until"] + 1_000_000)
 
 
 def stay_active(evidence: Evidence) -> None:
-    change(evidence, made(evidence), state="active")
+    change(evidence, expired_row(evidence), state="active")
 
 
 def end_twice(evidence: Evidence) -> None:
-    row = made(evidence)
+    row = expired_row(evidence)
     last = max((e for e in evidence.events if e["binding_id"] == row["id"]), key=lambda e: int(e["sequence"]))
     evidence.events = [*evidence.events, dict(last) | {"sequence": row["version"] + 1}]
     change(evidence, row, version=row["version"] + 1)
 
 
-def go_back(evidence: Evidence) -> None:
-    row = made(evidence)
-    more = {"binding_id": row["id"], "sequence": row["version"] + 1, "kind": "activated", "detail": {}, "at": 0.0}
-    evidence.events = [*evidence.events, more]
+def return_to_an_earlier_state(evidence: Evidence) -> None:
+    row = expired_row(evidence)
+    event = {"binding_id": row["id"], "sequence": row["version"] + 1, "kind": "activated", "detail": {}, "at": 0.0}
+    evidence.events = [*evidence.events, event]
     change(evidence, row, version=row["version"] + 1)
 
 
-def promise_too_long(evidence: Evidence) -> None:
-    row = made(evidence)
+def record_too_late_an_end(evidence: Evidence) -> None:
+    row = expired_row(evidence)
     change(evidence, row, expires_at=row["expires_at"] + 1)
 
 
-def tell_too_long(evidence: Evidence) -> None:
-    row = made(evidence)
-    evidence.told = [*evidence.told, {"id": row["id"], "expires_at": "2999-01-01T00:00:00+00:00"}]
+def return_too_late_an_end(evidence: Evidence) -> None:
+    row = expired_row(evidence)
+    evidence.records = [*evidence.records, {"id": row["id"], "expires_at": "2999-01-01T00:00:00+00:00"}]
 
 
-def unbind_before_the_wish(evidence: Evidence) -> None:
+def unbind_before_the_request(evidence: Evidence) -> None:
     row = next(dict(r) for r in evidence.rows if r["state"] == "unbound")
     change(evidence, row, unbind_requested_at=row["unbind_requested_at"] + 5)
 
 
-def change_a_fact(evidence: Evidence) -> None:
-    change(evidence, made(evidence), middle_number_a="9180000000")
+def change_a_recorded_value(evidence: Evidence) -> None:
+    change(evidence, expired_row(evidence), middle_number_a="9180000000")
 
 
 def lose_an_event(evidence: Evidence) -> None:
-    row = made(evidence)
+    row = expired_row(evidence)
     evidence.events = [e for e in evidence.events if (e["binding_id"], e["sequence"]) != (row["id"], 2)]
 
 
-def answer_a_key_twice(evidence: Evidence) -> None:
+def return_two_bindings_for_a_key(evidence: Evidence) -> None:
     ids = [row["id"] for row in evidence.rows][:2]
-    evidence.told = [*evidence.told, *({"id": binding_id, "key": "k"} for binding_id in ids)]
+    evidence.records = [*evidence.records, *({"id": binding_id, "key": "k"} for binding_id in ids)]
 
 
 def overlap(evidence: Evidence) -> None:
@@ -143,7 +145,7 @@ def reserve_twice(evidence: Evidence) -> None:
     evidence.rows = [*evidence.rows, twin]
 
 
-def refuse_our_own(evidence: Evidence) -> None:
+def refuse_for_our_binding(evidence: Evidence) -> None:
     row = next(dict(r) for r in evidence.rows if r["mode"] == "AXB" and r["state"] == "expired")
     twin = row | {"id": "twin", "pool_number": "9", "bind_id": None, "state": "failed"}
     evidence.rows = [*evidence.rows, twin]
@@ -152,10 +154,10 @@ def refuse_our_own(evidence: Evidence) -> None:
     evidence.requests = [*evidence.requests, refused]
 
 
-PLANTED: list[tuple[str, Callable[[Evidence], None]]] = [
+CORRUPTIONS: list[tuple[str, Callable[[Evidence], None]]] = [
     ("I1", overlap),
     ("I1", reserve_twice),
-    ("I1", refuse_our_own),
+    ("I1", refuse_for_our_binding),
     ("I2", drop_row),
     ("I2", forget_bind_id),
     ("I2", leave_in_doubt),
@@ -163,43 +165,45 @@ PLANTED: list[tuple[str, Callable[[Evidence], None]]] = [
     ("I3", send_twice),
     ("I3", send_first),
     ("I4", free_early),
-    ("R1", hold_for_ever),
+    ("R1", hold_too_long),
     ("R1", stay_active),
     ("I5", end_twice),
-    ("I5", go_back),
-    ("I6", promise_too_long),
-    ("I6", tell_too_long),
-    ("I6", unbind_before_the_wish),
-    ("I7", change_a_fact),
+    ("I5", return_to_an_earlier_state),
+    ("I6", record_too_late_an_end),
+    ("I6", return_too_late_an_end),
+    ("I6", unbind_before_the_request),
+    ("I7", change_a_recorded_value),
     ("I7", lose_an_event),
-    ("I8", answer_a_key_twice),
+    ("I8", return_two_bindings_for_a_key),
 ]
 
 
-def test_a_sound_run_is_found_sound(sound: Evidence) -> None:
+def test_sound_run_has_no_violation(sound: Evidence) -> None:
     assert oracle.judge(sound) == []
     assert {row["state"] for row in sound.rows} >= {"expired", "unbound", "failed"}
 
 
-@pytest.mark.parametrize(("invariant", "plant"), PLANTED, ids=[f"{i}-{plant.__name__}" for i, plant in PLANTED])
-def test_a_planted_violation_is_found_and_named(
-    evidence: Evidence, invariant: str, plant: Callable[[Evidence], None]
+@pytest.mark.parametrize(
+    ("invariant", "corrupt"), CORRUPTIONS, ids=[f"{i}-{corrupt.__name__}" for i, corrupt in CORRUPTIONS]
+)
+def test_corrupted_evidence_is_reported_with_its_invariant(
+    evidence: Evidence, invariant: str, corrupt: Callable[[Evidence], None]
 ) -> None:
-    plant(evidence)
+    corrupt(evidence)
     assert invariant in {violation.invariant for violation in oracle.judge(evidence)}
 
 
-def test_what_retention_deletes_too_soon_is_a_violation_and_what_it_may_delete_is_not(evidence: Evidence) -> None:
-    row = made(evidence)
+def test_retention_that_deletes_too_soon_is_a_violation_and_in_time_is_not(evidence: Evidence) -> None:
+    row = expired_row(evidence)
     before = copy.deepcopy(evidence)
     last = max(float(event["at"]) for event in evidence.events if event["binding_id"] == row["id"])
     evidence.rows = [other for other in evidence.rows if other["id"] != row["id"]]
     evidence.events = [event for event in evidence.events if event["binding_id"] != row["id"]]
     keep_s = evidence.now - max(row["held_until"], row["ended_at"], last)
-    rest, found = oracle.retained(evidence, before, keep_s - 1)
-    assert found + oracle.judge(rest) == []
-    _, found = oracle.retained(evidence, before, keep_s + 1)
-    assert found
+    remaining, violations = oracle.retained(evidence, before, keep_s - 1)
+    assert violations + oracle.judge(remaining) == []
+    _, violations = oracle.retained(evidence, before, keep_s + 1)
+    assert violations
     evidence.rows = before.rows
-    _, found = oracle.retained(evidence, before, keep_s - 1)
-    assert found, "its events are gone, and it is there"
+    _, violations = oracle.retained(evidence, before, keep_s - 1)
+    assert violations, "its events are deleted, its row is not"

@@ -1,7 +1,7 @@
-"""A server restored from a base backup and its archived WAL to a moment in the past, as an operator does it (G6).
+"""G6: a server is restored from a base backup and its archived WAL to an earlier time, as operators do it.
 
-The provider has gone on since that moment: bound, unbound, lost a reply. Announced or not, no bind meets a -35,
-and no phone is lent twice. The commands are those of docs/how-to/high-availability.md.
+The provider has continued since that time: binds, unbinds, a lost reply. Whether the restore is announced or not,
+no bind gets a -35 and no phone is lent twice. The commands are those of docs/how-to/high-availability.md.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ recovery_target_action = 'promote'
 
 
 @dataclass(kw_only=True)
-class Site:
-    """One server at a time on one port, its archive, and a base backup."""
+class RestorableServer:
+    """One server at a time on one port, its WAL archive, and a base backup."""
 
     binaries: Binaries
     folder: Path
@@ -86,19 +86,19 @@ class Site:
             lambda: self.node.answers() and not self.node.sql("SELECT pg_is_in_recovery()", database="postgres")
         )
 
-    def lose(self) -> None:
-        """End the server as a lost machine does."""
+    def kill(self) -> None:
+        """Kill the server, as the loss of a machine does."""
         assert self.node.process is not None
         cluster._kill_all(self.node.process)
         self.node.process = None
 
     def back_up(self) -> None:
-        """Take a base backup without any WAL: what it needs is in the archive."""
+        """Take a base backup without WAL: the archive has what it needs."""
         source = ("-h", "127.0.0.1", "-p", self.node.port, "-U", "postgres")
         self.binaries.run("pg_basebackup", *source, "-D", self.backup, "-X", "none", "-c", "fast", cwd=self.folder)
 
     def restore(self, moment: str) -> None:
-        """Put the backup in the place of what was lost, and recover from the archive up to `moment`."""
+        """Replace the lost data by the backup, and recover from the archive up to `moment`."""
         shutil.rmtree(self.node.data)
         self.backup.rename(self.node.data)
         with (self.node.data / "postgresql.conf").open("a") as configuration:
@@ -108,35 +108,35 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    """A server at head that archives its WAL."""
+def server() -> Iterator[RestorableServer]:
+    """Start a server at head that archives its WAL."""
     binaries = find_binaries()
     if binaries is None:
-        message = "no PostgreSQL server programs: a restore was NOT tried"
+        message = "no PostgreSQL server programs: a restore was NOT tested"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    folder = Path(tempfile.mkdtemp(prefix="bindings-site-"))
-    site = Site(
+    folder = Path(tempfile.mkdtemp(prefix="bindings-server-"))
+    server = RestorableServer(
         binaries=binaries,
         folder=folder,
         node=Node(name="n1", port=cluster._free_ports(1)[0], data=folder / "data"),
     )
     try:
-        site.archive.mkdir()
-        for owned in (folder, site.archive):
+        server.archive.mkdir()
+        for directory in (folder, server.archive):
             if binaries.user is not None:
-                shutil.chown(owned, binaries.user)
-        binaries.run("initdb", "--username=postgres", "--auth=trust", "--no-sync", site.node.data, cwd=folder)
-        with (site.node.data / "postgresql.conf").open("a") as configuration:
-            configuration.write(CONFIGURATION.format(archive=site.archive))
-        site.start()
-        site.node.sql(f"CREATE DATABASE {cluster.DATABASE}", database="postgres")
-        migrations.upgrade(site.node.url)
-        yield site
+                shutil.chown(directory, binaries.user)
+        binaries.run("initdb", "--username=postgres", "--auth=trust", "--no-sync", server.node.data, cwd=folder)
+        with (server.node.data / "postgresql.conf").open("a") as configuration:
+            configuration.write(CONFIGURATION.format(archive=server.archive))
+        server.start()
+        server.node.sql(f"CREATE DATABASE {cluster.DATABASE}", database="postgres")
+        migrations.upgrade(server.node.url)
+        yield server
     finally:
-        if site.node.process is not None:
-            site.lose()
+        if server.node.process is not None:
+            server.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -146,30 +146,30 @@ def provider() -> Iterator[Simulator]:
         yield simulator
 
 
-def live_a_while(service: BindingService, provider: Simulator, dice: random.Random, steps: int) -> None:
-    """Bind and unbind at random; now and then a reply is lost."""
+def run_calls(service: BindingService, provider: Simulator, rng: random.Random, steps: int) -> None:
+    """Bind and unbind at random; some replies are lost."""
     for _ in range(steps):
-        if dice.random() < 0.1:
+        if rng.random() < 0.1:
             provider.script("reset_after", times=1, on="bind")
-        phone_a, phone_b = dice.sample(PHONES, 2)
+        phone_a, phone_b = rng.sample(PHONES, 2)
         try:
             binding = service.bind(phone_a=phone_a, phone_b=phone_b, pool_number=POOL, expire_s=3_600, mode="AXB")
         except (PhoneInUse, OutcomeUnknown):
             continue
-        if dice.random() < 0.3:
+        if rng.random() < 0.3:
             service.unbind(binding.id)
     provider.clear_faults()
 
 
-def unbind_some(service: BindingService, dice: random.Random, count: int) -> list[Binding]:
+def unbind_some(service: BindingService, rng: random.Random, count: int) -> list[Binding]:
     active = service.search(state="active", limit=200).data
-    return [service.unbind(binding.id) for binding in dice.sample(active, count)]
+    return [service.unbind(binding.id) for binding in rng.sample(active, count)]
 
 
-def program(site: Site, provider: Simulator, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line on this database."""
+def program(server: RestorableServer, provider: Simulator, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line on this database."""
     environment = {
-        "BINDINGS_DATABASE_URL": site.node.url,
+        "BINDINGS_DATABASE_URL": server.node.url,
         "BINDINGS_PROVIDER_URL": provider.url,
         "BINDINGS_PROVIDER_API_KEY": KEY,
         "BINDINGS_PROVIDER_API_SECRET": SECRET,
@@ -183,82 +183,84 @@ def program(site: Site, provider: Simulator, *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "not announced"])
-def test_a_server_restored_to_an_earlier_moment_lends_no_phone_twice(
-    site: Site, provider: Simulator, *, announced: bool
+def test_server_restored_to_an_earlier_time_lends_no_phone_twice(
+    server: RestorableServer, provider: Simulator, *, announced: bool
 ) -> None:
     seed = int(os.environ.get("BINDINGS_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
     sys.stdout.write(f"\nseed {seed}\n")
-    dice = random.Random(seed)
-    service = _open(site.node.url, provider.url)
+    rng = random.Random(seed)
+    service = _open(server.node.url, provider.url)
     try:
-        live_a_while(service, provider, dice, 12)
-        site.back_up()
-        live_a_while(service, provider, dice, 12)
+        run_calls(service, provider, rng, 12)
+        server.back_up()
+        run_calls(service, provider, rng, 12)
         time.sleep(0.1)
-        moment = site.node.sql("SELECT clock_timestamp()::text")
+        moment = server.node.sql("SELECT clock_timestamp()::text")
         time.sleep(0.1)
         at_the_moment = {row.id for row in service.export_bindings()}
-        ended = unbind_some(service, dice, 2)
-        live_a_while(service, provider, dice, 20)
-        ahead = service.feed_end()
-        wait_for_archive(site)
-        site.lose()
-        site.restore(moment)
+        unbound = unbind_some(service, rng, 2)
+        run_calls(service, provider, rng, 20)
+        cursor_ahead = service.feed_end()
+        wait_for_archive(server)
+        server.kill()
+        server.restore(moment)
         if announced:
             service.close()
-            told = program(site, provider, "db", "restored")
-            assert told.returncode == 0, told.stderr
-            service = _open(site.node.url, provider.url)
-        judge(site, provider, service, at_the_moment, ended, ahead)
+            result = program(server, provider, "db", "restored")
+            assert result.returncode == 0, result.stderr
+            service = _open(server.node.url, provider.url)
+        judge(server, provider, service, at_the_moment, unbound, cursor_ahead)
     finally:
         service.close()
 
 
-def wait_for_archive(site: Site) -> None:
-    """Let the last segment be archived too: it holds the moment, and what came after it."""
-    segment = site.node.sql("SELECT pg_walfile_name(pg_switch_wal())")
-    wait_for((site.archive / segment).exists, seconds=60)
+def wait_for_archive(server: RestorableServer) -> None:
+    """Wait until the last segment is archived too: it contains the target time and what came after it."""
+    segment = server.node.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    wait_for((server.archive / segment).exists, seconds=60)
 
 
 def judge(
-    site: Site,
+    server: RestorableServer,
     provider: Simulator,
     service: BindingService,
     at_the_moment: set[str],
-    ended: list[Binding],
-    ahead: str,
+    unbound: list[Binding],
+    cursor_ahead: str,
 ) -> None:
-    """What was bound since is unknown here, and yet held before anything is bound; and all of it is told."""
-    with _open(site.node.url, provider.url) as fresh:
-        assert {row.id for row in fresh.export_bindings()} == at_the_moment, "restored to that very moment"
-        made_since = [e for e in provider.ledger if e.live(provider.now()) and not known(fresh, e)]
-        assert made_since, "the provider has what the database lacks"
+    """Check that later binds are unknown here, are held before any bind, and that all of it is reported."""
+    with _open(server.node.url, provider.url) as fresh:
+        assert {row.id for row in fresh.export_bindings()} == at_the_moment, "restored to exactly that time"
+        bound_since = [e for e in provider.ledger if e.live(provider.now()) and not is_known(fresh, e)]
+        assert bound_since, "the provider has what the database lacks"
         with pytest.raises(InvalidRequest, match="restored"):
-            fresh.events(after=ahead)
-        (a, b), *_ = [pair for pair in itertools.pairwise(PHONES) if not held(fresh, *pair)]
+            fresh.events(after=cursor_ahead)
+        (a, b), *_ = [pair for pair in itertools.pairwise(PHONES) if not is_held(fresh, *pair)]
     with pytest.raises(Busy):
         bind(service, a, b)
-    assert program(site, provider, "doctor").returncode == 1
-    done = program(site, provider, "reconcile", "--json")
-    assert done.returncode == 0, done.stderr
-    assert '"made_good": true' in done.stdout
-    for binding in ended:
-        assert service.get(binding.id).reason == "gone_at_provider", "unbound since, and restored to life"
-    for entry in made_since:
+    assert program(server, provider, "doctor").returncode == 1
+    result = program(server, provider, "reconcile", "--json")
+    assert result.returncode == 0, result.stderr
+    assert '"made_good": true' in result.stdout
+    for binding in unbound:
+        assert service.get(binding.id).reason == "gone_at_provider", (
+            "unbound since, active in the restored database"
+        )
+    for entry in bound_since:
         with pytest.raises(PhoneInUse):
             bind(service, entry.phone_a, entry.phone_b)
-    bound = [found for pair in itertools.pairwise(PHONES) if (found := bind_if_free(service, *pair))]
-    sys.stdout.write(f"{len(made_since)} live at the provider and unknown here, then {len(bound)} bound\n")
+    bound = [new for pair in itertools.pairwise(PHONES) if (new := bind_if_free(service, *pair))]
+    sys.stdout.write(f"{len(bound_since)} live at the provider and unknown here, then {len(bound)} bound\n")
     assert "-35" not in provider.counts.decided["bind"]
     assert provider.ledger.overlaps() == ()
     assert_sound(service)
 
 
-def known(service: BindingService, entry: Any) -> bool:
+def is_known(service: BindingService, entry: Any) -> bool:
     return bool(service.search(bind_id=str(entry.bind_id)).data)
 
 
-def held(service: BindingService, phone_a: str, phone_b: str) -> bool:
+def is_held(service: BindingService, phone_a: str, phone_b: str) -> bool:
     return bool(service.check(phone_a=phone_a, phone_b=phone_b, mode="AXB"))
 
 

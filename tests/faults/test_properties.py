@@ -1,8 +1,8 @@
-"""Whatever happens, in whatever order: the invariants I1 to I8 hold (targets: R10).
+"""The invariants I1 to I8 hold for any operations in any order (targets: R10).
 
-First a state machine that hypothesis drives over both databases, every step checked against the provider's
-ledger and a plain model (model.py). Then, one by one, the runs that once broke something or that prove a
-seeded bug (mutations.py). Last what a single thread cannot see.
+First a state machine that hypothesis runs on both databases, with every step checked against the provider's ledger
+and a plain model (`model`). Then single runs that once failed or that detect a seeded bug (`mutations`). Last the
+effects of concurrency.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bindings.domain.phone import Phone
 from bindings.provider.simulator import Simulator
 from bindings.store import events, reserve
 from bindings.store.database import Database
-from tests.faults.model import Ask, Stop, System
+from tests.faults.model import Request, Stop, System
 from tests.faults.test_kill import LIMIT_S, report
 from tests.service.harness import APP, POOL, Clock, assert_sound, service_at
 
@@ -71,44 +71,44 @@ BIND_FAULTS = (
 )
 UNBIND_FAULTS = ("lost_reply", "reset_before", "anomaly_before", "anomaly_after", "bad_gateway_after", "refuse:-1")
 PAGE_FAULTS = ("bad_gateway", "lost_reply", "cut_body", "truncated")
-NOWHERE = "http://127.0.0.1:9"
+UNREACHABLE_URL = "http://127.0.0.1:9"
 
 PAIRS = tuple(itertools.permutations(PHONES, 2))
-PAUSES = (0.0, 0.4, 2.5, 7.3, 12.1, 31.7, 68.2, 400.0)
+PAUSES_S = (0.0, 0.4, 2.5, 7.3, 12.1, 31.7, 68.2, 400.0)
 LOST_COMMITS = (0,) * 9 + (1, 2, 3)
-ASKS = tuple(
-    Ask(*pair, mode, expire_s)
+REQUESTS = tuple(
+    Request(*pair, mode, expire_s)
     for pair in PAIRS
     for mode in ("AXB", "AXXB")
     for expire_s in (60, 60, 60, 60, 20, 600)
 )
 
 
-def perhaps(kinds: tuple[str, ...]) -> tuple[str | None, ...]:
-    """Every other time nothing."""
+def half_none(kinds: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Add as many Nones as there are kinds: no fault in half of the draws."""
     return (None,) * len(kinds) + kinds
 
 
-def one_in(number: int) -> tuple[bool, ...]:
+def true_once_in(number: int) -> tuple[bool, ...]:
     return (False,) * (number - 1) + (True,)
 
 
 def stops(places: tuple[str, ...], actions: tuple[str, ...]) -> tuple[Stop | None, ...]:
-    """Half of the time nothing; inside of a transaction nobody else can act."""
-    found: list[Stop | None] = []
+    """Return stops, and as many Nones; inside a transaction no other caller can act."""
+    choices: list[Stop | None] = []
     for place in places:
-        at_hand = ("crash", "pause") if place.endswith("in_transaction") else actions
-        found += [Stop(place, action, pause) for action in at_hand for pause in PAUSES]
-    return (None,) * len(found) + tuple(found)
+        possible = ("crash", "pause") if place.endswith("in_transaction") else actions
+        choices += [Stop(place, action, pause) for action in possible for pause in PAUSES_S]
+    return (None,) * len(choices) + tuple(choices)
 
 
-# Every rule, and what each of its arguments may be.
+# Every rule, and the values of each of its arguments.
 CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "bind": {
-        "ask": ASKS,
-        "crowded": one_in(4),
+        "request": REQUESTS,
+        "crowded": true_once_in(4),
         "key": (None, None, None, "k1", "k2", "k3"),
-        "fault": perhaps(BIND_FAULTS),
+        "fault": half_none(BIND_FAULTS),
         "stop": stops(
             (
                 "bind.before_reserve",
@@ -125,12 +125,12 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "network_s": (0.0,) * 7 + (1.5, 4.2, 12.1, 250.0),
         "lose": LOST_COMMITS,
     },
-    "bind_plainly": {"ask": ASKS},
-    "bind_into_doubt": {"ask": ASKS, "fault": BIND_FAULTS[:11]},
+    "bind_plainly": {"request": REQUESTS},
+    "bind_into_doubt": {"request": REQUESTS, "fault": BIND_FAULTS[:11]},
     "repeat_a_key": {"which": tuple(range(6))},
     "unbind": {
         "which": tuple(range(12)),
-        "fault": perhaps(UNBIND_FAULTS),
+        "fault": half_none(UNBIND_FAULTS),
         "stop": stops(
             (
                 "unbind.after_wish",
@@ -150,7 +150,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
             ("recover.before_unbinds", "unbind.after_answer", "recover.in_transaction"),
             ("crash", "pause", "sweep", "recover"),
         ),
-        "fault": perhaps(UNBIND_FAULTS),
+        "fault": half_none(UNBIND_FAULTS),
         "lose": LOST_COMMITS,
     },
     "reconcile": {
@@ -164,33 +164,33 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
             ),
             ("crash", "pause", "sweep", "recover", "hidden", "shown"),
         ),
-        "fault": perhaps(PAGE_FAULTS),
+        "fault": half_none(PAGE_FAULTS),
         "times": (1, 2, 3, 4),
-        "lying": one_in(3),
+        "lying": true_once_in(3),
         "lose": LOST_COMMITS,
     },
     "shuffle_pages": {"shuffled": (False, True)},
-    "plant": {"ask": ASKS, "beside_a_doubt": one_in(2)},
+    "plant": {"request": REQUESTS, "beside_a_doubt": true_once_in(2)},
     "vanish": {"which": tuple(range(6))},
 }
 WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "reconcile": 2, "tick": 2}
 
 
 def step(name: str) -> Callable[[Step], Step]:
-    """A rule whose arguments are drawn from its choices."""
+    """Return a decorator for a rule whose arguments are drawn from its choices."""
     drawn = {argument: st.sampled_from(choices) for argument, choices in CHOICES[name].items()}
     decorate: Callable[[Step], Step] = cast("Any", rule)(**drawn)
     return decorate
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """Everything that callers, timers, the network and the provider may do, in any order."""
+    """The operations of callers, scheduler, network and provider, in any order."""
 
     def __init__(self, fresh: Callable[[], str]) -> None:
         super().__init__()
         self.fresh = fresh
         self.system: System | None = None
-        self.steps: list[tuple[str, dict[str, Any]]] = []  # of the walks, to read a failing one
+        self.steps: list[tuple[str, dict[str, Any]]] = []  # of the walks, printed if one fails
 
     @initialize(
         policy=st.sampled_from(Policy),
@@ -202,34 +202,34 @@ class Lifecycle(RuleBasedStateMachine):
         self.system = System(self.fresh(), policy=policy, tolerance_s=tolerance_s, lag_s=lag_s, swapped=swapped)
 
     @property
-    def it(self) -> System:
+    def current(self) -> System:
         assert self.system is not None
         return self.system
 
     def script(self, kind: str | None, on: str, times: int = 1) -> None:
         if kind == "down":
-            self.it.client._base_url = NOWHERE
+            self.current.client._base_url = UNREACHABLE_URL
         elif kind is not None:
-            self.it.simulator.script(kind, times=times, on=on)
+            self.current.simulator.script(kind, times=times, on=on)
 
     def stop_at(self, *places: Stop | None) -> None:
-        self.it.stops = [place for place in places if place is not None]
+        self.current.stops = [place for place in places if place is not None]
 
-    def calm(self) -> None:
-        self.it.calm()
+    def stop_faults(self) -> None:
+        self.current.stop_faults()
 
-    def free(self, ask: Ask, *, crowded: bool) -> Ask:
-        """The next pair that nobody holds, so that most runs get further than a refusal."""
+    def free(self, request: Request, *, crowded: bool) -> Request:
+        """Return the request with the next free pair of phones, so that most runs get further than a refusal."""
         if crowded:
-            return ask
-        start, refused = PAIRS.index((ask.phone_a, ask.phone_b)), self.it.refusing()
-        nearby = (replace(ask, phone_a=a, phone_b=b) for a, b in PAIRS[start:] + PAIRS[:start])
-        return next((near for near in nearby if not refused(near)), ask)
+            return request
+        start, refused = PAIRS.index((request.phone_a, request.phone_b)), self.current.refusing()
+        nearby = (replace(request, phone_a=a, phone_b=b) for a, b in PAIRS[start:] + PAIRS[:start])
+        return next((near for near in nearby if not refused(near)), request)
 
     @step("bind")
     def bind(
         self,
-        ask: Ask,
+        request: Request,
         crowded: bool,
         key: str | None,
         fault: str | None,
@@ -238,123 +238,127 @@ class Lifecycle(RuleBasedStateMachine):
         network_s: float,
         lose: int,
     ) -> None:
-        wanted = replace(self.free(ask, crowded=crowded), key=key)
+        free_request = replace(self.free(request, crowded=crowded), key=key)
         self.script(fault, "bind")
         self.stop_at(stop)
-        self.it.signing_pause_s, self.it.network_s, self.it.lose_commit = signing_s, network_s, lose
-        self.it.bind(wanted)
-        self.calm()
+        self.current.signing_pause_s, self.current.network_s, self.current.lose_commit = signing_s, network_s, lose
+        self.current.bind(free_request)
+        self.stop_faults()
 
     @step("bind_plainly")
-    def bind_plainly(self, ask: Ask) -> None:
-        """Witnesses for scans, and something to unbind."""
-        self.it.bind(self.free(ask, crowded=False))
+    def bind_plainly(self, request: Request) -> None:
+        """Bind without a fault: witnesses for scans, and bindings to unbind."""
+        self.current.bind(self.free(request, crowded=False))
 
     @step("bind_into_doubt")
-    def bind_into_doubt(self, ask: Ask, fault: str) -> None:
+    def bind_into_doubt(self, request: Request, fault: str) -> None:
         self.script(fault, "bind")
-        self.it.bind(self.free(ask, crowded=False))
-        self.calm()
+        self.current.bind(self.free(request, crowded=False))
+        self.stop_faults()
 
     @step("repeat_a_key")
     def repeat_a_key(self, which: int) -> None:
-        used = list(self.it.keys.values())
+        used = list(self.current.keys.values())
         if used:
-            self.it.bind(used[which % len(used)][0])
+            self.current.bind(used[which % len(used)][0])
 
     @step("unbind")
     def unbind(self, which: int, fault: str | None, stop: Stop | None, lose: int) -> None:
-        rows = sorted(self.it.rows().values(), key=lambda row: (row.version, row.requested_at))
+        rows = sorted(self.current.rows().values(), key=lambda row: (row.version, row.requested_at))
         if not rows:
             return
         self.script(fault, "unbind")
         self.stop_at(stop)
-        self.it.lose_commit = lose
-        self.it.unbind(rows[which % len(rows)].id)
-        self.calm()
+        self.current.lose_commit = lose
+        self.current.unbind(rows[which % len(rows)].id)
+        self.stop_faults()
 
     @step("tick")
     def tick(self, seconds: float) -> None:
-        self.it.clock.advance(seconds)
+        self.current.clock.advance(seconds)
 
     @step("sweep")
     def sweep(self, stop: Stop | None) -> None:
         self.stop_at(stop)
-        self.it.pass_by("expire_due")
-        self.calm()
+        self.current.run_job("expire_due")
+        self.stop_faults()
 
     @step("recover")
     def recover(self, stop: Stop | None, fault: str | None, lose: int) -> None:
         self.script(fault, "unbind")
         self.stop_at(stop)
-        self.it.lose_commit = lose
-        self.it.pass_by("recover")
-        self.calm()
+        self.current.lose_commit = lose
+        self.current.run_job("recover")
+        self.stop_faults()
 
     @step("reconcile")
     def reconcile(
         self, seconds: float, stop: Stop | None, fault: str | None, times: int, lying: bool, lose: int
     ) -> None:
-        """A scan, and perhaps a list that leaves out every binding of ours, in one of the two readings."""
-        self.it.clock.advance(seconds)
+        """Reconcile, perhaps with a list that omits all of our own bindings in one of the two scans."""
+        self.current.clock.advance(seconds)
         self.script(fault, "page", times)
-        shown = Stop("reconcile.after_first_scan", "shown") if lying else None
-        self.stop_at(shown, stop)
+        end_hiding = Stop("reconcile.after_first_scan", "shown") if lying else None
+        self.stop_at(end_hiding, stop)
         if lying:
-            self.it._act("hidden", None)
-        self.it.lose_commit = lose
-        self.it.pass_by("reconcile")
-        self.it.hidden.clear()
-        self.calm()
+            self.current._perform("hidden", None)
+        self.current.lose_commit = lose
+        self.current.run_job("reconcile")
+        self.current.hidden.clear()
+        self.stop_faults()
 
     @step("shuffle_pages")
     def shuffle_pages(self, shuffled: bool) -> None:
-        self.it.simulator.change(shuffle_pages=shuffled)
+        self.current.simulator.change(shuffle_pages=shuffled)
 
     @step("plant")
-    def plant(self, ask: Ask, beside_a_doubt: bool) -> None:
-        """A stranger's binding; the most trying one has the pair of a doubt of ours."""
-        doubts = [row for row in self.it.rows().values() if row.state is State.IN_DOUBT]
+    def plant(self, request: Request, beside_a_doubt: bool) -> None:
+        """Add a foreign binding, in half of the draws with the pair of one of our own in doubt."""
+        doubts = [row for row in self.current.rows().values() if row.state is State.IN_DOUBT]
         if doubts and beside_a_doubt:
-            ask = replace(ask, phone_a=doubts[0].phone_b.digits, phone_b=doubts[0].phone_a.digits)
-        self.it.simulator.add_foreign_binding(
-            phone_a=ask.phone_a, phone_b=ask.phone_b, app_id=APP, expire_s=ask.expire_s, mode=ask.mode
+            request = replace(request, phone_a=doubts[0].phone_b.digits, phone_b=doubts[0].phone_a.digits)
+        self.current.simulator.add_foreign_binding(
+            phone_a=request.phone_a,
+            phone_b=request.phone_b,
+            app_id=APP,
+            expire_s=request.expire_s,
+            mode=request.mode,
         )
 
     @step("vanish")
     def vanish(self, which: int) -> None:
-        live = self.it.live()
+        live = self.current.live()
         if live:
-            self.it.simulator.remove_binding(live[which % len(live)].bind_id)
+            self.current.simulator.remove_binding(live[which % len(live)].bind_id)
 
     @rule(seed=st.integers(0, 2**32 - 1))
     def walk(self, seed: int, steps: int = 8) -> None:
-        """Some more steps, evenly drawn: hypothesis itself prefers what is simple and repeats itself."""
-        dice = random.Random(seed)
+        """Run more steps, drawn evenly: hypothesis itself prefers simple and repeated ones."""
+        rng = random.Random(seed)
         for _ in range(steps):
-            name = dice.choice([name for name in CHOICES for _ in range(WEIGHTS.get(name, 1))])
-            given = {argument: dice.choice(choices) for argument, choices in CHOICES[name].items()}
-            self.steps.append((name, given))
-            getattr(self, name)(**given)
-            self.it.check(everything=False)
+            name = rng.choice([name for name in CHOICES for _ in range(WEIGHTS.get(name, 1))])
+            arguments = {argument: rng.choice(choices) for argument, choices in CHOICES[name].items()}
+            self.steps.append((name, arguments))
+            getattr(self, name)(**arguments)
+            self.current.check(all_lookups=False)
 
     @invariant()
     def sound(self) -> None:
         if self.system is not None:
-            self.system.check(everything=False)
+            self.system.check(all_lookups=False)
 
     def teardown(self) -> None:
         if self.system is None:
             return
         try:
-            self.system.heal()
+            self.system.settle_everything()
         finally:
             self.system.close()
 
 
 @pytest.fixture
 def fresh(database_url: str, tmp_path: Path) -> Callable[[], str]:
-    """Makes an empty database, again and again."""
+    """Return a function that empties the database and returns its address."""
     template = tmp_path / "template.db"
     if database_url.startswith("sqlite"):
         shutil.copyfile(database_url.removeprefix("sqlite:///"), template)
@@ -375,7 +379,7 @@ def fresh(database_url: str, tmp_path: Path) -> Callable[[], str]:
 
 
 def run(fresh: Callable[[], str], *, examples: int, steps: int, seeded: bool) -> None:
-    without_shrinking = "BINDINGS_TEST_NO_SHRINK" in os.environ  # a seeded bug need only be seen
+    without_shrinking = "BINDINGS_TEST_NO_SHRINK" in os.environ  # a seeded bug need only be detected
     profile = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -390,52 +394,50 @@ def run(fresh: Callable[[], str], *, examples: int, steps: int, seeded: bool) ->
     run_state_machine_as_test(cast("Any", lambda: Lifecycle(fresh)), settings=profile)
 
 
-def stroll(fresh: Callable[[], str], seed: int, steps: int) -> None:
-    """One seeded walk without hypothesis; the steps that led to a failure are printed."""
-    dice = random.Random(seed)
+def run_walk(fresh: Callable[[], str], seed: int, steps: int) -> None:
+    """Run one seeded walk without hypothesis; print the steps if it fails."""
+    rng = random.Random(seed)
     machine = Lifecycle(fresh)
-    machine.begin(
-        dice.choice(list(Policy)), dice.choice((2.0, 2.0, 300.0)), dice.choice((0.0, 4.0)), seed % 2 == 0
-    )
+    machine.begin(rng.choice(list(Policy)), rng.choice((2.0, 2.0, 300.0)), rng.choice((0.0, 4.0)), seed % 2 == 0)
     try:
         machine.walk(seed, steps)
-        machine.it.heal()
+        machine.current.settle_everything()
     except BaseException:
         print(f"seed {seed}:", *machine.steps, sep="\n    ")  # noqa: T201 -- pytest shows it with the failure
         raise
     finally:
-        machine.it.close()
+        machine.current.close()
 
 
-def test_whatever_happens_in_whatever_order_every_invariant_holds(fresh: Callable[[], str]) -> None:
+def test_random_operations_in_any_order_keep_every_invariant(fresh: Callable[[], str]) -> None:
     run(fresh, examples=5, steps=15, seeded=True)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_on_every_seeded_walk_every_invariant_holds(fresh: Callable[[], str], seed: int) -> None:
-    stroll(fresh, seed, 60)
+def test_seeded_walk_keeps_every_invariant(fresh: Callable[[], str], seed: int) -> None:
+    run_walk(fresh, seed, 60)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
-def test_whatever_happens_for_a_long_time_every_invariant_holds(fresh: Callable[[], str]) -> None:
+def test_random_operations_for_a_long_time_keep_every_invariant(fresh: Callable[[], str]) -> None:
     run(fresh, examples=max(5, int(LIMIT_S / 2)), steps=50, seeded=False)  # about two seconds each
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
-def test_on_a_thousand_seeded_walks_every_invariant_holds(fresh: Callable[[], str]) -> None:
+def test_thousand_seeded_walks_keep_every_invariant(fresh: Callable[[], str]) -> None:
     until = time.monotonic() + LIMIT_S
-    done = 0
+    completed = 0
     for seed in range(1_000, 2_000):
         if time.monotonic() > until:
             break
-        stroll(fresh, seed, 100)
-        done += 1
-    report(what="walks", walks=done)
+        run_walk(fresh, seed, 100)
+        completed += 1
+    report(run="walks", walks=completed)
 
 
-# One by one: what broke once, and what proves a seeded bug.
+# Single runs that once failed, or that detect a seeded bug.
 
 
 @pytest.fixture
@@ -445,150 +447,154 @@ def system(fresh: Callable[[], str]) -> Iterator[System]:
         system.check()
 
 
-def doubt(system: System, ask: Ask = Ask(P, Q, "AXXB"), fault: str = "lost_reply") -> Binding:  # noqa: B008
-    """A bind without a clear answer, and a witness beside it."""
-    system.bind(Ask(T, U, "AXB", 600))
+def doubt(system: System, request: Request = Request(P, Q, "AXXB"), fault: str = "lost_reply") -> Binding:  # noqa: B008
+    """Return a binding in doubt; there is a witness too."""
+    system.bind(Request(T, U, "AXB", 600))
     system.simulator.script(fault, times=1, on="bind")
-    made = system.bind(ask)
-    assert isinstance(made, errors.OutcomeUnknown)
+    result = system.bind(request)
+    assert isinstance(result, errors.OutcomeUnknown)
     system.check()
-    return made.binding
+    return result.binding
 
 
-def test_under_strict_an_axxb_in_doubt_refuses_another_one_on_its_phone(fresh: Callable[[], str]) -> None:
-    """Found by the state machine: it was let through, and the provider refused it with -35."""
+def test_axxb_in_doubt_under_strict_refuses_another_axxb_on_its_phone(fresh: Callable[[], str]) -> None:
+    """Found by the state machine: the bind was sent, and the provider refused it with -35."""
     with System(fresh(), policy=Policy.STRICT) as system:
-        doubt(system, Ask(P, Q, "AXXB"))
-        assert isinstance(system.bind(Ask(Q, R, "AXXB")), errors.PhoneInUse)
+        doubt(system, Request(P, Q, "AXXB"))
+        assert isinstance(system.bind(Request(Q, R, "AXXB")), errors.PhoneInUse)
         system.check()
 
 
-def test_I4_an_unclear_answer_frees_nothing(system: System) -> None:
-    for fault, ask in (("anomaly_after", Ask(P, Q)), ("lost_reply", Ask(R, S)), ("bad_gateway_after", Ask(T, U))):
+def test_I4_unknown_outcome_frees_no_phone(system: System) -> None:
+    for fault, request in (
+        ("anomaly_after", Request(P, Q)),
+        ("lost_reply", Request(R, S)),
+        ("bad_gateway_after", Request(T, U)),
+    ):
         system.simulator.script(fault, times=1, on="bind")
-        assert isinstance(system.bind(ask), errors.OutcomeUnknown)
+        assert isinstance(system.bind(request), errors.OutcomeUnknown)
         system.check()
-        assert isinstance(system.bind(replace(ask, mode="AXXB")), errors.PhoneInUse)
+        assert isinstance(system.bind(replace(request, mode="AXXB")), errors.PhoneInUse)
 
 
-def test_I3_whatever_is_answered_a_request_is_sent_once(system: System) -> None:
+def test_I3_request_is_sent_once_for_any_response(system: System) -> None:
     for fault in ("bad_gateway", "reset_before", "redirect", "anomaly_before"):
         before = system.simulator.counts.received.get("bind", 0)
         system.simulator.script(fault, times=1, on="bind")
-        system.bind(Ask(P, Q))
+        system.bind(Request(P, Q))
         system.check()
         assert system.simulator.counts.received["bind"] == before + 1
         assert "other" not in system.simulator.counts.received, "the redirect was followed"
         system.clock.advance(500)
 
 
-def test_I4_a_request_that_was_signed_late_does_not_leave(system: System) -> None:
-    """Two pauses, each shorter than a call may last, and together longer than the send window."""
+def test_I4_request_signed_too_late_is_not_sent(system: System) -> None:
+    """Two pauses, each shorter than a call's time limit, and together longer than the send window."""
     system.stops = [Stop("bind.after_reserve", "pause", 4.0)]
     system.signing_pause_s = 4.0
-    made = system.bind(Ask(P, Q))
-    assert isinstance(made, errors.ProviderUnreachable)
+    result = system.bind(Request(P, Q))
+    assert isinstance(result, errors.ProviderUnreachable)
     assert not system.own()
 
 
-def test_I4_a_request_that_is_long_on_its_way_is_refused_by_its_stamp(system: System) -> None:
+def test_I4_request_delayed_in_the_network_is_refused_by_its_timestamp(system: System) -> None:
     system.network_s = 30.0
-    assert isinstance(system.bind(Ask(P, Q)), errors.OutcomeUnknown)
+    assert isinstance(system.bind(Request(P, Q)), errors.OutcomeUnknown)
     assert not system.own()
 
 
-def test_I4_a_request_that_is_accepted_late_is_covered_by_the_hold_to_its_end(fresh: Callable[[], str]) -> None:
+def test_I4_request_accepted_late_is_covered_by_the_hold_until_its_end(fresh: Callable[[], str]) -> None:
     with System(fresh(), tolerance_s=300.0) as system:
         system.network_s = 299.0
-        assert isinstance(system.bind(Ask(P, Q, "AXB", 20)), errors.OutcomeUnknown)
+        assert isinstance(system.bind(Request(P, Q, "AXB", 20)), errors.OutcomeUnknown)
         system.check()
         assert system.own()
         system.clock.advance(19.5)
         system.service.recover()
         system.check()
-        assert isinstance(system.bind(Ask(P, R)), errors.PhoneInUse)
+        assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
 
 
-def test_I4_the_phones_stay_held_for_the_guard_after_the_end(fresh: Callable[[], str]) -> None:
+def test_I4_phones_stay_held_for_the_guard_time_after_the_end(fresh: Callable[[], str]) -> None:
     with System(fresh(), lag_s=4.0) as system:
-        assert isinstance(system.bind(Ask(P, Q)), Binding)
+        assert isinstance(system.bind(Request(P, Q)), Binding)
         system.clock.advance(61)
         system.service.expire_due()
         system.check()
-        assert isinstance(system.bind(Ask(P, R)), errors.PhoneInUse)
+        assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
         system.clock.advance(4.5)
-        assert isinstance(system.bind(Ask(P, R)), Binding)
+        assert isinstance(system.bind(Request(P, R)), Binding)
         system.check()
 
 
-def test_I4_an_unbind_that_finds_nothing_holds_the_phones_for_the_guard(fresh: Callable[[], str]) -> None:
-    """The provider's refusals outlast its record: here the binding ran out while the unbind was on its way."""
+def test_I4_unbind_that_finds_no_binding_holds_the_phones_for_the_guard_time(fresh: Callable[[], str]) -> None:
+    """The provider refuses longer than it lists: here the binding ended while the unbind was in the network."""
     with System(fresh(), lag_s=4.0) as system:
-        made = system.bind(Ask(P, Q))
-        assert isinstance(made, Binding)
+        result = system.bind(Request(P, Q))
+        assert isinstance(result, Binding)
         system.clock.advance(58)
         system.stops = [Stop("unbind.after_wish", "pause", 2.5)]
-        ended = system.unbind(made.id)
-        assert isinstance(ended, Binding)
-        assert ended.reason == "not_found"
+        unbound = system.unbind(result.id)
+        assert isinstance(unbound, Binding)
+        assert unbound.reason == "not_found"
         system.check()
-        assert isinstance(system.bind(Ask(P, R)), errors.PhoneInUse)
+        assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
         system.check()
 
 
-def test_I2_only_a_row_that_ends_in_the_window_is_adopted(system: System) -> None:
-    asked = doubt(system, fault="anomaly_before")
+def test_I2_row_that_ends_outside_the_window_is_not_adopted(system: System) -> None:
+    binding = doubt(system, fault="anomaly_before")
     system.simulator.add_foreign_binding(phone_a=P, phone_b=Q, app_id=APP, expire_s=120, mode="AXXB")
     system.clock.advance(12.1)
     assert system.service.reconcile().adopted == 0
-    assert system.rows()[asked.id].state is State.IN_DOUBT
+    assert system.rows()[binding.id].state is State.IN_DOUBT
 
 
-def test_a_row_that_lists_the_parties_the_other_way_round_gives_each_its_own_number(
+def test_adopted_row_with_swapped_parties_gives_each_party_its_own_number(
     fresh: Callable[[], str],
 ) -> None:
     with System(fresh(), swapped=True) as system:
-        asked = doubt(system)
+        binding = doubt(system)
         system.clock.advance(12.1)
         assert system.service.reconcile().adopted == 1
         system.check()
-        adopted, entry = system.rows()[asked.id], system.entry_of(system.rows()[asked.id])
+        adopted, entry = system.rows()[binding.id], system.entry_of(system.rows()[binding.id])
         assert entry is not None
         assert adopted.middle_number_a == entry.number_of(P) != entry.number_of(Q)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_I4_one_reading_of_the_list_proves_no_absence(system: System, first: bool) -> None:
-    asked = doubt(system)
-    made = system.simulator.ledger.entries()[-1].bind_id
+@pytest.mark.parametrize("hide_in_first", [True, False])
+def test_I4_one_scan_of_the_list_proves_no_absence(system: System, hide_in_first: bool) -> None:
+    binding = doubt(system)
+    bind_id = system.simulator.ledger.entries()[-1].bind_id
     system.clock.advance(12.1)
-    system.stops = [Stop("reconcile.after_first_scan", "shown" if first else "pause")]
-    if first:
-        system.hidden.add(made)
+    system.stops = [Stop("reconcile.after_first_scan", "shown" if hide_in_first else "pause")]
+    if hide_in_first:
+        system.hidden.add(bind_id)
         assert system.service.reconcile().absent == 0
         system.check()
-    assert system.rows()[asked.id].state in (State.IN_DOUBT, State.ACTIVE) or not first
+    assert system.rows()[binding.id].state in (State.IN_DOUBT, State.ACTIVE) or not hide_in_first
 
 
-def test_an_absence_that_two_readings_prove_frees_the_phones(system: System) -> None:
-    asked = doubt(system, fault="anomaly_before")
+def test_absence_proved_by_two_scans_frees_the_phones(system: System) -> None:
+    binding = doubt(system, fault="anomaly_before")
     system.clock.advance(12.1)
     assert system.service.reconcile().absent == 1
-    assert system.rows()[asked.id].reason == "absent"
+    assert system.rows()[binding.id].reason == "absent"
     system.check()
-    assert isinstance(system.bind(Ask(P, Q)), Binding)
+    assert isinstance(system.bind(Request(P, Q)), Binding)
 
 
-def test_I8_a_refusal_uses_up_no_key(system: System) -> None:
-    first = system.bind(Ask(P, Q))
+def test_I8_refusal_uses_up_no_key(system: System) -> None:
+    first = system.bind(Request(P, Q))
     assert isinstance(first, Binding)
-    assert isinstance(system.bind(Ask(P, R, key="k")), errors.PhoneInUse)
+    assert isinstance(system.bind(Request(P, R, key="k")), errors.PhoneInUse)
     system.unbind(first.id)
-    assert isinstance(system.bind(Ask(P, R, key="k")), Binding)
+    assert isinstance(system.bind(Request(P, R, key="k")), Binding)
 
 
-def test_I5_a_sweep_ends_only_what_is_active(system: System) -> None:
-    first, second = system.bind(Ask(P, Q)), system.bind(Ask(R, S))
+def test_I5_expire_ends_active_bindings_only(system: System) -> None:
+    first, second = system.bind(Request(P, Q)), system.bind(Request(R, S))
     assert isinstance(first, Binding)
     assert isinstance(second, Binding)
     system.unbind(first.id)
@@ -597,98 +603,102 @@ def test_I5_a_sweep_ends_only_what_is_active(system: System) -> None:
     assert system.service.expire_due().expired == 0
 
 
-def test_I5_an_answer_that_comes_after_the_end_becomes_a_hold_and_is_unbound(fresh: Callable[[], str]) -> None:
-    """Every pass runs while the answer is on its way; the row is over by then, and stays over."""
+def test_I5_success_after_the_end_becomes_a_hold_and_is_unbound(fresh: Callable[[], str]) -> None:
+    """Every job runs while the response is in the network; the row has ended by then, and stays so."""
     with System(fresh(), tolerance_s=300.0) as system:
         system.stops = [Stop("bind.before_send", "recover", 290.0), Stop("bind.after_answer", "recover", 100.0)]
-        made = system.bind(Ask(P, Q, "AXB", 20))
+        result = system.bind(Request(P, Q, "AXB", 20))
         system.check()
-        assert not isinstance(made, Binding) or made.state is not State.PENDING
-        system.heal()
+        assert not isinstance(result, Binding) or result.state is not State.PENDING
+        system.settle_everything()
 
 
-def test_I5_a_settled_binding_takes_no_second_answer(system: System) -> None:
-    """The scan adopts it, and it is unbound, while the first answer is still on its way."""
-    system.bind(Ask(T, U, "AXB", 600))
+def test_I5_settled_binding_ignores_a_second_outcome(system: System) -> None:
+    """The scan adopts it, and it is unbound, while the first response is still in the network."""
+    system.bind(Request(T, U, "AXB", 600))
     system.stops = [Stop("bind.after_answer", "scan", 12.1), Stop("bind.settle_in_transaction", "pause", 1.0)]
-    made = system.bind(Ask(P, Q))
+    result = system.bind(Request(P, Q))
     system.check()
-    assert isinstance(made, Binding)
-    assert system.unbind(made.id)
+    assert isinstance(result, Binding)
+    assert system.unbind(result.id)
     system.check()
 
 
-def test_I5_an_answer_to_a_binding_that_was_adopted_and_unbound_changes_nothing(system: System) -> None:
-    system.bind(Ask(T, U, "AXB", 600))
+def test_I5_success_for_an_adopted_and_unbound_binding_changes_nothing(system: System) -> None:
+    system.bind(Request(T, U, "AXB", 600))
     system.stops = [
         Stop("bind.after_answer", "scan", 12.1),
         Stop("reconcile.after_adopt", "unbind"),
     ]
-    made = system.bind(Ask(P, Q))
+    result = system.bind(Request(P, Q))
     system.check()
-    assert isinstance(made, Binding)
-    assert made.state is State.UNBOUND
+    assert isinstance(result, Binding)
+    assert result.state is State.UNBOUND
     assert not any(entry.phone_a == P for entry in system.own())
 
 
-def test_I7_a_transaction_that_is_cut_off_leaves_nothing(system: System) -> None:
+def test_I7_interrupted_transaction_leaves_no_change(system: System) -> None:
     for place in ("bind.reserve_in_transaction", "bind.settle_in_transaction"):
         before = len(system.rows())
         system.stops = [Stop(place, "crash")]
-        assert system.bind(Ask(P, Q)) is None
+        assert system.bind(Request(P, Q)) is None
         system.check()
         rows = system.rows()
         assert len(rows) == before + (place != "bind.reserve_in_transaction")
         assert all(row.state is State.PENDING for row in rows.values())
 
 
-# What a single thread cannot see.
+# Effects of concurrency.
 
 
 @dataclass(kw_only=True)
 class Replicas:
-    """Two processes' worth of services on one database, one provider, one clock."""
+    """Two services, as of two processes, on one database, one provider and one clock."""
 
-    one: BindingService
-    two: BindingService
+    first: BindingService
+    second: BindingService
     clock: Clock
     simulator: Simulator
 
     @property
     def both(self) -> tuple[BindingService, BindingService]:
-        return self.one, self.two
+        return self.first, self.second
 
-    def bind(self, service: BindingService, a: str, b: str, mode: str = "AXB", **asked: Any) -> Any:
-        """The binding or the error."""
+    def bind(self, service: BindingService, a: str, b: str, mode: str = "AXB", **fields: Any) -> Any:
+        """Bind; return the binding or the error."""
         try:
-            return service.bind(phone_a=a, phone_b=b, mode=mode, pool_number=POOL, expire_s=60, **asked)
+            return service.bind(phone_a=a, phone_b=b, mode=mode, pool_number=POOL, expire_s=60, **fields)
         except errors.BindingsError as error:
             return error
 
-    def sound(self) -> None:
-        assert_sound(self.one)
+    def assert_sound(self) -> None:
+        assert_sound(self.first)
         assert not self.simulator.ledger.overlaps()
-        assert "-35" not in self.simulator.counts.decided.get("bind", {}), "two requests met at the provider"
+        assert "-35" not in self.simulator.counts.decided.get("bind", {}), (
+            "the provider refused a concurrent request"
+        )
 
 
 @pytest.fixture
 def replicas(database_url: str) -> Iterator[Replicas]:
     clock = Clock()
     with Simulator(clock=clock.unix, pool_size=50, timestamp_tolerance_s=2.0) as simulator:
-        one, two = (service_at(database_url, clock, simulator.url, timestamp_tolerance_s=2.0) for _ in range(2))
-        found = Replicas(one=one, two=two, clock=clock, simulator=simulator)
+        first, second = (
+            service_at(database_url, clock, simulator.url, timestamp_tolerance_s=2.0) for _ in range(2)
+        )
+        replicas = Replicas(first=first, second=second, clock=clock, simulator=simulator)
         try:
-            yield found
+            yield replicas
             failpoints.install(None)
-            found.sound()
+            replicas.assert_sound()
         finally:
             failpoints.install(None)
-            one.close()
-            two.close()
+            first.close()
+            second.close()
 
 
-def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Run them side by side, begun at the same moment; an exception is raised here."""
+def run_concurrently(*works: Callable[[], Any]) -> list[Any]:
+    """Run the functions in threads that start together; return the results, or raise an exception of one."""
     barrier = threading.Barrier(len(works))
 
     def begin(work: Callable[[], Any]) -> Any:
@@ -699,8 +709,8 @@ def at_once(*works: Callable[[], Any]) -> list[Any]:
         return [running.result(60) for running in [threads.submit(begin, work) for work in works]]
 
 
-def meet(place: str, *, wait_s: float = 0.7) -> None:
-    """Whoever reaches the place waits there for the other one, for a while: they meet if anything lets them."""
+def wait_for_both_at(place: str, *, wait_s: float = 0.7) -> None:
+    """Make the first thread at a fail point wait there for the second one, for at most `wait_s`."""
     barrier = threading.Barrier(2)
 
     def hook(name: str) -> None:
@@ -712,63 +722,65 @@ def meet(place: str, *, wait_s: float = 0.7) -> None:
 
 
 @pytest.mark.parametrize("pairs", [((P, Q), (Q, R)), ((P, Q), (Q, P)), ((P, Q), (P, Q))])
-def test_I1_of_two_replicas_that_reserve_at_the_same_moment_one_is_refused(
+def test_I1_two_replicas_reserving_simultaneously_get_one_refusal(
     replicas: Replicas, pairs: tuple[tuple[str, str], tuple[str, str]]
 ) -> None:
-    meet("bind.reserve_in_transaction")
-    made = at_once(
+    wait_for_both_at("bind.reserve_in_transaction")
+    results = run_concurrently(
         *(partial(replicas.bind, service, *pair) for service, pair in zip(replicas.both, pairs, strict=True))
     )
-    assert sorted(type(found).__name__ for found in made) == ["Binding", "PhoneInUse"]
+    assert sorted(type(result).__name__ for result in results) == ["Binding", "PhoneInUse"]
     assert replicas.simulator.counts.received["bind"] == 1
 
 
-def test_I1_an_axb_and_an_axxb_that_share_a_phone_do_not_pass_each_other(replicas: Replicas) -> None:
-    """Whoever comes first is not answered before the other one is judged: an AXXB that is active lets it pass."""
-    barrier, judged = threading.Barrier(2), threading.Event()
+def test_I1_concurrent_axb_and_axxb_on_a_shared_phone_get_one_refusal(replicas: Replicas) -> None:
+    """The first is not answered before the second one has a result: an AXXB that is active lets it pass."""
+    barrier, second_done = threading.Barrier(2), threading.Event()
 
     def hook(name: str) -> None:
         if name == "bind.reserve_in_transaction":
             with suppress(threading.BrokenBarrierError):
                 barrier.wait(0.7)
         elif name == "bind.before_send":
-            judged.wait(5)
+            second_done.wait(5)
 
-    def bind(service: BindingService, *asked: str) -> Any:
-        made = replicas.bind(service, *asked)
-        judged.set()
-        return made
+    def bind(service: BindingService, *arguments: str) -> Any:
+        result = replicas.bind(service, *arguments)
+        second_done.set()
+        return result
 
     failpoints.install(hook)
-    made = at_once(partial(bind, replicas.one, P, Q, "AXXB"), partial(bind, replicas.two, Q, R, "AXB"))
-    assert sorted(type(found).__name__ for found in made) == ["Binding", "PhoneInUse"]
+    results = run_concurrently(
+        partial(bind, replicas.first, P, Q, "AXXB"), partial(bind, replicas.second, Q, R, "AXB")
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Binding", "PhoneInUse"]
 
 
 def test_pairs_in_opposite_order_never_deadlock(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+    sql_states: list[str] = []
     transient = bindings.store.database._is_transient
 
-    def watched(error: Exception) -> bool:
-        seen.append(str(getattr(getattr(error, "orig", None), "sqlstate", None)))
+    def record_state(error: Exception) -> bool:
+        sql_states.append(str(getattr(getattr(error, "orig", None), "sqlstate", None)))
         return transient(error)
 
-    monkeypatch.setattr(bindings.store.database, "_is_transient", watched)
-    dice = random.Random(1)
+    monkeypatch.setattr(bindings.store.database, "_is_transient", record_state)
+    rng = random.Random(1)
 
-    def many(service: BindingService, names: tuple[str, ...]) -> None:
+    def bind_and_unbind(service: BindingService, names: tuple[str, ...]) -> None:
         for _ in range(12):
-            a, b = dice.sample(names, 2)
-            made = replicas.bind(service, a, b)
-            if isinstance(made, Binding):
-                service.unbind(made.id)
+            a, b = rng.sample(names, 2)
+            result = replicas.bind(service, a, b)
+            if isinstance(result, Binding):
+                service.unbind(result.id)
 
-    at_once(*(partial(many, service, (P, Q, R)) for service in replicas.both * 2))
-    assert "40P01" not in seen
+    run_concurrently(*(partial(bind_and_unbind, service, (P, Q, R)) for service in replicas.both * 2))
+    assert "40P01" not in sql_states
 
 
 @pytest.mark.postgres
-def test_locks_are_taken_in_one_order_whoever_is_a_and_whoever_is_b(postgres_url: str) -> None:
-    """Somebody has the first lock of the pair: whoever waits for it must not have the second one yet."""
+def test_phone_locks_are_taken_in_one_order_for_either_role(postgres_url: str) -> None:
+    """Another session has the first lock of the pair: a bind that waits for it must not have the second yet."""
     keys = sorted((reserve._lock_key("default", Phone(phone).key), phone) for phone in (P, Q))
     database = Database(postgres_url)
     with psycopg.connect(postgres_url) as holder, psycopg.connect(postgres_url, autocommit=True) as watcher:
@@ -792,39 +804,39 @@ def test_locks_are_taken_in_one_order_whoever_is_a_and_whoever_is_b(postgres_url
     assert (granted, total) == (1, 3)
 
 
-TERMS = reserve.BindLimits(
+LIMITS = reserve.BindLimits(
     scope="default", policy=Policy.LITERAL, call_timeout_s=5, tolerance_s=2, guard_for=lambda _: 5.0, warn_s=None
 )
 
 
 def intend(a: str, b: str, tx: Transaction) -> Any:
-    """The first transaction of a bind."""
-    asked = BindRequest(
+    """Run the first transaction of a bind."""
+    request = BindRequest(
         phone_a=Phone(a), phone_b=Phone(b), pool_number=POOL, expire_s=60, mode=Mode.AXB, app_id=APP
     )
-    return reserve.reserve(tx, str(uuid.uuid4()), asked, TERMS, Caller(actor="test"))
+    return reserve.reserve(tx, str(uuid.uuid4()), request, LIMITS, Caller(actor="test"))
 
 
-def test_a_second_writer_begins_when_the_first_has_committed(sqlite_url: str) -> None:
-    """BEGIN IMMEDIATE: what a transaction reads, and the clock that it reads, are of its own turn."""
+def test_second_writer_begins_after_the_first_has_committed(sqlite_url: str) -> None:
+    """BEGIN IMMEDIATE: a transaction reads data and clock after the earlier one has committed."""
     first, second = Database(sqlite_url), Database(sqlite_url)
-    began = threading.Event()
-    waiting = threading.Thread(target=second.write, args=(lambda _: began.set(),))
+    second_started = threading.Event()
+    waiting = threading.Thread(target=second.write, args=(lambda _: second_started.set(),))
 
     def work(_: Transaction) -> bool:
         waiting.start()
-        return began.wait(0.4)
+        return second_started.wait(0.4)
 
     assert not first.write(work)
     waiting.join(10)
-    assert began.is_set()
+    assert second_started.is_set()
     first.close()
     second.close()
 
 
 @pytest.mark.postgres
-def test_the_clock_is_read_when_the_lock_is_had(postgres_url: str) -> None:
-    """now() stands still from the begin of a transaction on, clock_timestamp() does not."""
+def test_clock_is_read_after_the_lock_is_acquired(postgres_url: str) -> None:
+    """now() is fixed at the begin of a transaction, clock_timestamp() is not."""
     database = Database(postgres_url)
     key = reserve._lock_key("default", Phone(P).key)
     with psycopg.connect(postgres_url) as holder, ThreadPoolExecutor(1) as threads:
@@ -838,19 +850,16 @@ def test_the_clock_is_read_when_the_lock_is_had(postgres_url: str) -> None:
 
 
 @pytest.mark.postgres
-def test_the_feed_waits_for_a_transaction_that_began_earlier(postgres_url: str) -> None:
+def test_feed_waits_for_a_transaction_that_started_earlier(postgres_url: str) -> None:
     database = Database(postgres_url)
     caller = Caller(actor="test")
-    late, early = (
-        (lambda tx: events.append_without_binding(tx, EventKind.HELD, caller, {"n": 1})),
-        threading.Event(),
-    )
+    release = threading.Event()
     written = threading.Event()
 
     def slow(tx: Transaction) -> None:
         events.append_without_binding(tx, EventKind.HELD, caller, {"n": 0})
         written.set()
-        early.wait(10)
+        release.wait(10)
 
     def read(after: tuple[int, int]) -> list[Event]:
         return database.read(events.feed, after=after, limit=10)
@@ -858,52 +867,54 @@ def test_the_feed_waits_for_a_transaction_that_began_earlier(postgres_url: str) 
     running = threading.Thread(target=database.write, args=(slow,))
     running.start()
     written.wait(10)
-    database.write(late)
-    seen = read((0, 0))
-    early.set()
+    database.write(lambda tx: events.append_without_binding(tx, EventKind.HELD, caller, {"n": 1}))
+    feed = read((0, 0))
+    release.set()
     running.join(10)
-    deadline = time.monotonic() + 30  # a transaction of any database on this server may hold the feed back
-    while len(seen) < 2 and time.monotonic() < deadline:
-        tx, position = seen[-1].cursor.split("-") if seen else ("0", "0")
-        seen += read((int(tx), int(position)))
+    deadline = time.monotonic() + 30  # a transaction of any database on this server may delay the feed
+    while len(feed) < 2 and time.monotonic() < deadline:
+        tx, position = feed[-1].cursor.split("-") if feed else ("0", "0")
+        feed += read((int(tx), int(position)))
         time.sleep(0.05)
     database.close()
-    assert [event.detail["n"] for event in seen] == [0, 1]
+    assert [event.detail["n"] for event in feed] == [0, 1]
 
 
-def test_I8_one_key_in_many_hands_is_one_binding(replicas: Replicas) -> None:
-    made = at_once(*(partial(replicas.bind, service, P, Q, idempotency_key="k") for service in replicas.both * 3))
-    assert len({found.id for found in made}) == 1
+def test_I8_one_key_used_concurrently_makes_one_binding(replicas: Replicas) -> None:
+    results = run_concurrently(
+        *(partial(replicas.bind, service, P, Q, idempotency_key="k") for service in replicas.both * 3)
+    )
+    assert len({binding.id for binding in results}) == 1
     assert replicas.simulator.counts.received["bind"] == 1
 
 
-def test_I5_a_sweep_that_meets_a_running_unbind_ends_nothing_twice(replicas: Replicas) -> None:
-    made = replicas.bind(replicas.one, P, Q)
+def test_I5_expire_during_an_unbind_ends_no_binding_twice(replicas: Replicas) -> None:
+    result = replicas.bind(replicas.first, P, Q)
     unbinding, swept = threading.Event(), threading.Event()
 
     def hook(name: str) -> None:
         if name == "unbind.settle_in_transaction":
             unbinding.set()
-            swept.wait(0.6)  # its row is locked, its change is not yet to be seen
+            swept.wait(0.6)  # its row is locked, its change is not visible yet
 
     def sweep() -> int:
         unbinding.wait(10)
         replicas.clock.advance(61)
         try:
-            return replicas.two.expire_due().expired
+            return replicas.second.expire_due().expired
         finally:
             swept.set()
 
     failpoints.install(hook)
-    ended, expired = at_once(lambda: replicas.one.unbind(made.id), sweep)
-    assert ended.state is State.UNBOUND
+    unbound, expired = run_concurrently(lambda: replicas.first.unbind(result.id), sweep)
+    assert unbound.state is State.UNBOUND
     assert expired == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_answer_a_recovery_and_a_scan_at_the_same_moment_agree(replicas: Replicas, seed: int) -> None:
-    dice = random.Random(seed)
-    replicas.bind(replicas.two, T, U)
+def test_concurrent_outcome_recovery_and_scan_agree(replicas: Replicas, seed: int) -> None:
+    rng = random.Random(seed)
+    replicas.bind(replicas.second, T, U)
     answered, settle = threading.Event(), threading.Event()
 
     def hook(name: str) -> None:
@@ -911,30 +922,30 @@ def test_an_answer_a_recovery_and_a_scan_at_the_same_moment_agree(replicas: Repl
             answered.set()
             settle.wait(10)
 
-    made: list[Any] = []
-    binder = threading.Thread(name="binder", target=lambda: made.append(replicas.bind(replicas.one, P, Q)))
+    results: list[Any] = []
+    binder = threading.Thread(name="binder", target=lambda: results.append(replicas.bind(replicas.first, P, Q)))
     failpoints.install(hook)
     binder.start()
     answered.wait(10)
     replicas.clock.advance(12.1)
     works = [
-        replicas.one.recover,
-        replicas.two.reconcile,
-        replicas.two.recover,
-        replicas.one.reconcile,
+        replicas.first.recover,
+        replicas.second.reconcile,
+        replicas.second.recover,
+        replicas.first.reconcile,
         settle.set,
     ]
-    waits = [dice.uniform(0, 0.02) for _ in works]
+    waits = [rng.uniform(0, 0.02) for _ in works]
 
-    def later(work: Any, wait_s: float) -> Any:
+    def run_after(work: Any, wait_s: float) -> Any:
         time.sleep(wait_s)
         return work()
 
-    at_once(*(partial(later, work, wait_s) for work, wait_s in zip(works, waits, strict=True)))
+    run_concurrently(*(partial(run_after, work, wait_s) for work, wait_s in zip(works, waits, strict=True)))
     binder.join(10)
-    assert isinstance(made[0], Binding)
-    row = replicas.one.get(made[0].id)
+    assert isinstance(results[0], Binding)
+    row = replicas.first.get(results[0].id)
     assert row.state is State.ACTIVE
     assert row.bind_id == str(replicas.simulator.ledger.entries()[-1].bind_id)
-    ends = [event.kind for event in replicas.one.history(row.id)]
+    ends = [event.kind for event in replicas.first.history(row.id)]
     assert len([kind for kind in ends if kind in (EventKind.ACTIVATED, EventKind.ADOPTED)]) == 1

@@ -1,4 +1,4 @@
-"""A database that was restored from a backup knows nothing of what was bound since; the provider still does."""
+"""A database restored from a backup lacks what was bound since; the provider still has it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.service import BindingService
-    from tests.faults.harness import Arena, Lab
+    from tests.faults.harness import Experiment, FaultHarness
 
 pytestmark = pytest.mark.processes
 
@@ -36,14 +36,14 @@ def bind(service: BindingService, phone_a: str, phone_b: str, tag: str, *, key: 
     )
 
 
-def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
-    """Copy the database as it is; calling what is returned puts the copy in its place.
+def back_up(harness: FaultHarness, experiment: Experiment) -> Callable[[], None]:
+    """Copy the database; return a function that replaces the database by the copy.
 
-    Whoever is connected to PostgreSQL is cut off, both times.
+    On PostgreSQL both close every connection.
     """
-    if not arena.postgres:
-        file = arena.folder / "bindings.db"
-        copy = arena.folder / "backup.db"
+    if not experiment.postgres:
+        file = experiment.folder / "bindings.db"
+        copy = experiment.folder / "backup.db"
         with closing(sqlite3.connect(file)) as live, closing(sqlite3.connect(copy)) as backup:
             live.backup(backup)
 
@@ -52,14 +52,16 @@ def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
                 backup.backup(live)
 
         return restore_file
-    name = str(make_url(arena.url).database)
-    cut_off(arena.url)
-    copied = str(make_url(lab.create(template=name)).database)
+    name = str(make_url(experiment.url).database)
+    cut_off(experiment.url)
+    copied = str(make_url(harness.create(template=name)).database)
 
     def restore_server() -> None:
-        lab.on_server("DROP DATABASE {} WITH (FORCE)", name)
-        lab.on_server("CREATE DATABASE {} TEMPLATE {}", name, copied)
-        with psycopg.connect(arena.url, autocommit=True) as connection:  # a template's settings are not copied
+        harness.on_server("DROP DATABASE {} WITH (FORCE)", name)
+        harness.on_server("CREATE DATABASE {} TEMPLATE {}", name, copied)
+        with psycopg.connect(
+            experiment.url, autocommit=True
+        ) as connection:  # a template's settings are not copied
             connection.execute(
                 sql.SQL("ALTER DATABASE {} SET search_path = faults, pg_catalog, public").format(
                     sql.Identifier(name)
@@ -70,92 +72,96 @@ def back_up(lab: Lab, arena: Arena) -> Callable[[], None]:
 
 
 def cut_off(url: str) -> None:
-    """End every other connection to a PostgreSQL database, and wait until they are gone."""
-    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    """End every other connection to a PostgreSQL database, and wait for the end."""
+    other_connections = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(f"SELECT count(pg_terminate_backend(pid)) {others}").fetchone() != (0,):
+        while connection.execute(f"SELECT count(pg_terminate_backend(pid)) {other_connections}").fetchone() != (
+            0,
+        ):
             pass
 
 
-def after_a_restore(lab: Lab, arena: Arena) -> tuple[Binding, Binding, Binding]:
-    """A witness, one that is unbound after the backup, and one that is made after it; then restored."""
-    with arena.service() as service:
-        witness, ended = bind(service, A, B, "91"), bind(service, C, D, "92")
-    restore = back_up(lab, arena)
-    with arena.service() as service:
-        made = bind(service, E, F, "93", key="after")
-        service.unbind(ended.id)
+def after_a_restore(harness: FaultHarness, experiment: Experiment) -> tuple[Binding, Binding, Binding]:
+    """Bind a witness, one that is unbound after the backup, and one after the backup; then restore."""
+    with experiment.service() as service:
+        witness, unbound = bind(service, A, B, "91"), bind(service, C, D, "92")
+    restore = back_up(harness, experiment)
+    with experiment.service() as service:
+        bound_since = bind(service, E, F, "93", key="after")
+        service.unbind(unbound.id)
     restore()
-    return witness, ended, made
+    return witness, unbound, bound_since
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_after_a_restore_binds_wait_until_the_providers_list_has_been_read(lab: Lab, kind: str) -> None:
-    with lab.arena(kind) as arena:
-        after_a_restore(lab, arena)
-        with arena.service() as operator:
+def test_binds_after_a_restore_wait_until_the_provider_list_has_been_read(
+    harness: FaultHarness, kind: str
+) -> None:
+    with harness.experiment(kind) as experiment:
+        after_a_restore(harness, experiment)
+        with experiment.service() as operator:
             operator.mark_restored()
-        with arena.service() as service:
+        with experiment.service() as service:
             with pytest.raises(Busy):
                 bind(service, E, F, "94")
-            arena.simulator.script("bad_gateway", rate=1.0, on="page")
+            experiment.simulator.script("bad_gateway", rate=1.0, on="page")
             service.reconcile()
             with pytest.raises(Busy):
                 bind(service, E, F, "95")
-            arena.simulator.clear_faults()
+            experiment.simulator.clear_faults()
             service.reconcile()
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, F, "96")
             with pytest.raises(PhoneInUse):
                 bind(service, E, F, "93", key="after")
             assert bind(service, G, H, "97").state is State.ACTIVE
-        decided = arena.simulator.counts.decided["bind"]
-        assert decided == {"0": 4}, "no bind met a -35"
+        decided = experiment.simulator.counts.decided["bind"]
+        assert decided == {"0": 4}, "no bind got a -35"
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_after_a_restore_one_reconcile_finds_what_was_bound_and_what_was_unbound_since(
-    lab: Lab, kind: str
-) -> None:
-    with lab.arena(kind) as arena:
-        witness, ended, made = after_a_restore(lab, arena)
-        with arena.service() as service:
-            assert service.get(ended.id).state is State.ACTIVE, "restored to life here"
+def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(harness: FaultHarness, kind: str) -> None:
+    with harness.experiment(kind) as experiment:
+        witness, unbound, bound_since = after_a_restore(harness, experiment)
+        with experiment.service() as service:
+            assert service.get(unbound.id).state is State.ACTIVE, "active again in the restored database"
             service.mark_restored()
             counts = service.reconcile()
             assert (counts.orphans, counts.ghosts) == (1, 1)
-            assert (service.get(ended.id).state, service.get(ended.id).reason) == (
+            assert (service.get(unbound.id).state, service.get(unbound.id).reason) == (
                 State.UNBOUND,
                 "gone_at_provider",
             )
             assert service.get(witness.id).state is State.ACTIVE
-            held = service.check(phone_a=E, phone_b=F, mode="AXB")
-            assert {holder.why for holder in held} == {"orphan"}
-            assert all(holder.held_until >= (made.expires_at or holder.held_until) for holder in held)
+            holders = service.check(phone_a=E, phone_b=F, mode="AXB")
+            assert {holder.why for holder in holders} == {"orphan"}
+            assert all(holder.held_until >= (bound_since.expires_at or holder.held_until) for holder in holders)
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_a_restore_that_nobody_told_of_can_meet_a_refusal_which_holds_the_phones(lab: Lab, kind: str) -> None:
-    """The known limit: without `restored()` the first bind of such a phone is sent, refused, and nothing worse."""
-    with lab.arena(kind) as arena:
-        after_a_restore(lab, arena)
-        with arena.service() as service:
+def test_bind_after_an_unannounced_restore_can_be_refused_and_holds_the_phones(
+    harness: FaultHarness, kind: str
+) -> None:
+    """The known limit: without `mark_restored` the first bind of such a phone is sent and refused, no worse."""
+    with harness.experiment(kind) as experiment:
+        after_a_restore(harness, experiment)
+        with experiment.service() as service:
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, G, "94")
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, H, "95")
-        assert arena.simulator.counts.decided["bind"] == {"0": 3, "-35": 1}
-        assert arena.simulator.ledger.overlaps() == ()
+        assert experiment.simulator.counts.decided["bind"] == {"0": 3, "-35": 1}
+        assert experiment.simulator.ledger.overlaps() == ()
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_a_process_that_ran_on_notices_an_older_database_and_binds_wait_for_a_scan(
-    lab: Lab, kind: str, caplog: pytest.LogCaptureFixture
+def test_running_process_detects_a_database_rollback_and_binds_wait_for_a_scan(
+    harness: FaultHarness, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody said anything: the process knows a binding that the database has lost."""
-    with lab.arena(kind) as arena, arena.service() as service, arena.service() as other:
+    """The restore was not announced: the process knows a binding that the database has lost."""
+    with harness.experiment(kind) as experiment, experiment.service() as service, experiment.service() as other:
         bind(service, A, B, "91")
-        restore = back_up(lab, arena)
+        restore = back_up(harness, experiment)
         bind(other, E, F, "92")
         bind(service, G, H, "93")
         restore()
@@ -165,15 +171,17 @@ def test_a_process_that_ran_on_notices_an_older_database_and_binds_wait_for_a_sc
         assert service.reconcile().made_good
         with pytest.raises(PhoneInUseAtProvider):
             bind(service, E, H, "96")
-        assert bind(other, C, D, "97").state is State.ACTIVE, "what it remembers was made good by that scan"
-        assert arena.simulator.counts.decided["bind"] == {"0": 4}
+        assert bind(other, C, D, "97").state is State.ACTIVE, "that scan has covered what this process knows"
+        assert experiment.simulator.counts.decided["bind"] == {"0": 4}
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_a_yes_whose_intent_was_lost_with_the_database_is_held_and_unbound(lab: Lab, kind: str) -> None:
-    with lab.arena(kind) as arena, arena.service() as service:
+def test_late_success_whose_intent_was_lost_in_a_rollback_is_held_and_unbound(
+    harness: FaultHarness, kind: str
+) -> None:
+    with harness.experiment(kind) as experiment, experiment.service() as service:
         bind(service, A, B, "91")
-        restore = back_up(lab, arena)
+        restore = back_up(harness, experiment)
 
         def replace_the_database(point: str) -> None:
             if point == "bind.after_answer":
@@ -189,46 +197,48 @@ def test_a_yes_whose_intent_was_lost_with_the_database_is_held_and_unbound(lab: 
         with pytest.raises(Busy):
             bind(service, E, F, "93")
         service.reconcile()
-        assert [entry.phone_a for entry in arena.simulator.ledger if entry.live(arena.simulator.now())] == [A]
+        assert [
+            entry.phone_a for entry in experiment.simulator.ledger if entry.live(experiment.simulator.now())
+        ] == [A]
         assert bind(service, C, D, "94").state is State.ACTIVE
-        assert arena.simulator.counts.decided["bind"] == {"0": 3}
+        assert experiment.simulator.counts.decided["bind"] == {"0": 3}
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_the_scan_after_a_restore_reads_the_list_of_every_application_that_was_ever_in_use(
-    lab: Lab, kind: str
+def test_full_scan_after_a_restore_reads_the_list_of_every_application_ever_used(
+    harness: FaultHarness, kind: str
 ) -> None:
-    with lab.arena(kind) as arena:
-        with arena.service(provider_app_id="other") as service:
-            service.unbind(bind(service, A, B, "91").id)  # nothing of it is open when the backup is taken
-        restore = back_up(lab, arena)
-        with arena.service(provider_app_id="other") as service:
+    with harness.experiment(kind) as experiment:
+        with experiment.service(provider_app_id="other") as service:
+            service.unbind(bind(service, A, B, "91").id)  # it has no open binding at the time of the backup
+        restore = back_up(harness, experiment)
+        with experiment.service(provider_app_id="other") as service:
             bind(service, C, D, "92")
         restore()
-        with arena.service() as service:
+        with experiment.service() as service:
             service.mark_restored()
             service.reconcile()
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, C, E, "93")
-        assert "-35" not in arena.simulator.counts.decided["bind"]
+        assert "-35" not in experiment.simulator.counts.decided["bind"]
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_after_a_restore_orphans_are_held_also_where_they_are_only_to_be_observed(lab: Lab, kind: str) -> None:
-    with lab.arena(kind, on_orphan="observe") as arena:
-        after_a_restore(lab, arena)
-        with arena.service() as service:
+def test_orphans_after_a_restore_are_held_even_if_the_setting_is_observe(harness: FaultHarness, kind: str) -> None:
+    with harness.experiment(kind, on_orphan="observe") as experiment:
+        after_a_restore(harness, experiment)
+        with experiment.service() as service:
             service.mark_restored()
             service.reconcile()
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, F, "94")
-        assert "-35" not in arena.simulator.counts.decided["bind"]
+        assert "-35" not in experiment.simulator.counts.decided["bind"]
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_where_no_list_can_be_read_the_scan_can_be_waived(lab: Lab, kind: str) -> None:
-    with lab.arena(kind) as arena, arena.service() as service:
-        arena.simulator.script("bad_gateway", rate=1.0, on="page")
+def test_full_scan_can_be_waived_if_no_list_can_be_read(harness: FaultHarness, kind: str) -> None:
+    with harness.experiment(kind) as experiment, experiment.service() as service:
+        experiment.simulator.script("bad_gateway", rate=1.0, on="page")
         service.mark_restored()
         service.reconcile()
         with pytest.raises(Busy):
@@ -237,15 +247,15 @@ def test_where_no_list_can_be_read_the_scan_can_be_waived(lab: Lab, kind: str) -
         assert bind(service, A, B, "92").state is State.ACTIVE
 
 
-def test_a_reader_of_the_feed_who_is_ahead_of_a_restored_database_is_told(lab: Lab) -> None:
-    """It would be given nothing until the database had counted that far. On PostgreSQL: test_point_in_time.py."""
-    with lab.arena("sqlite") as arena, arena.service() as service:
+def test_feed_cursor_ahead_of_a_restored_database_is_refused(harness: FaultHarness) -> None:
+    """It would get no events until the database had reached that position; on PostgreSQL: test_point_in_time."""
+    with harness.experiment("sqlite") as experiment, experiment.service() as service:
         bind(service, A, B, "91")
-        restore = back_up(lab, arena)
-        kept = service.events().next_cursor
+        restore = back_up(harness, experiment)
+        cursor = service.events().next_cursor
         bind(service, C, D, "92")
-        ahead = service.events().next_cursor
+        cursor_ahead = service.events().next_cursor
         restore()
         with pytest.raises(InvalidRequest, match="restored"):
-            service.events(after=ahead)
-        assert service.events(after=kept).data == ()
+            service.events(after=cursor_ahead)
+        assert service.events(after=cursor).data == ()

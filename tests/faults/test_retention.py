@@ -1,4 +1,4 @@
-"""R1 for retention: killed at every step of it, it is run again, ends, and has deleted nothing too soon."""
+"""R1 for retention: killed at any step it completes when run again, and has deleted nothing too soon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults import oracle
 from tests.faults.harness import KILLED
 
 if TYPE_CHECKING:
-    from tests.faults.harness import Arena, Lab
+    from tests.faults.harness import Experiment, FaultHarness
     from tests.faults.oracle import Evidence
 
 pytestmark = pytest.mark.processes
@@ -32,21 +32,28 @@ STEPS = [
 ]
 
 
-def bind(arena: Arena, number: int) -> None:
-    asked = {"pool_number": f"7{number:05}", "expire_s": 3_600, "mode": "AXB", "idempotency_key": f"late-{number}"}
+def bind(experiment: Experiment, number: int) -> None:
+    request = {
+        "pool_number": f"7{number:05}",
+        "expire_s": 3_600,
+        "mode": "AXB",
+        "idempotency_key": f"late-{number}",
+    }
     phones = {"phone_a": f"9199{number:06}", "phone_b": f"9198{number:06}"}
-    assert arena.run("bind_one", asked=[phones | asked]) == 0
+    assert experiment.run("run_binds", requests=[phones | request]) == 0
 
 
-def run_pass(arena: Arena, name: str, *, killed_at: str | None = None) -> None:
+def run_job(experiment: Experiment, name: str, *, killed_at: str | None = None) -> None:
     hook = None if killed_at is None else (killed_at, 1, "KILL")
-    code = arena.run("run_pass", hook=hook, **{"pass": name})
+    code = experiment.run("run_job", hook=hook, job=name)
     assert code == (0 if hook is None else KILLED), f"{killed_at} was not reached"
 
 
-def gathered(arena: Arena, before: Evidence | None = None) -> Evidence:
-    """What there is, and what there was before and is no more."""
-    now = oracle.gather(arena.url, arena.simulator, told=arena.told(), rules=arena.rules, settled=True)
+def gathered(experiment: Experiment, before: Evidence | None = None) -> Evidence:
+    """Gather the evidence, and add what was there before and is deleted."""
+    now = oracle.gather(
+        experiment.url, experiment.simulator, records=experiment.records(), rules=experiment.rules, settled=True
+    )
     if before is None:
         return now
     ids = {row["id"] for row in now.rows}
@@ -56,39 +63,39 @@ def gathered(arena: Arena, before: Evidence | None = None) -> Evidence:
     return replace(now, rows=[*rows, *now.rows], events=[*events, *now.events])
 
 
-def assert_sound(arena: Arena, before: Evidence) -> None:
-    rest, violations = oracle.retained(gathered(arena), before, KEEP_DAYS * DAY_S)
-    assert violations + oracle.judge(rest) == []
+def assert_sound(experiment: Experiment, before: Evidence) -> None:
+    remaining, violations = oracle.retained(gathered(experiment), before, KEEP_DAYS * DAY_S)
+    assert violations + oracle.judge(remaining) == []
 
 
-def retain(arena: Arena, before: Evidence, killed_at: str | None) -> None:
-    """Killed where it reaches a name, if one is given; and run to its end."""
+def retain(experiment: Experiment, before: Evidence, killed_at: str | None) -> None:
+    """Run retention, first killed at a fail point if one is given, then to its end."""
     if killed_at is not None:
-        run_pass(arena, "retain", killed_at=killed_at)
-        assert_sound(arena, before)
-    run_pass(arena, "retain")
-    assert_sound(arena, before)
+        run_job(experiment, "retain", killed_at=killed_at)
+        assert_sound(experiment, before)
+    run_job(experiment, "retain")
+    assert_sound(experiment, before)
 
 
 @pytest.mark.parametrize(("kind", "name"), STEPS)
-def test_R1_retention_that_is_killed_here_is_run_again_and_has_deleted_nothing_too_soon(
-    lab: Lab, kind: str, name: str
+def test_R1_retention_killed_at_a_step_completes_when_run_again_and_deletes_nothing_too_soon(
+    harness: FaultHarness, kind: str, name: str
 ) -> None:
-    with lab.arena(kind, seed=11, migrated=False, retention_days=KEEP_DAYS) as arena:
-        arena.run("migrate")
-        arena.run("story")
-        arena.aftermath()
-        arena.clock.advance(40 * DAY_S)
-        before = gathered(arena)
-        retain(arena, before, name if name == BEGIN else None)
-        bind(arena, 1)
-        arena.clock.advance(20 * DAY_S)
-        run_pass(arena, "expire_due")
-        bind(arena, 2)
-        before = gathered(arena, before)
-        retain(arena, before, None if name == BEGIN else name)
-        assert [row["pool_number"] for row in gathered(arena).rows] == ["700002"], "the one that lives"
-        if arena.postgres:
-            with psycopg.connect(arena.url) as server:
+    with harness.experiment(kind, seed=11, migrated=False, retention_days=KEEP_DAYS) as experiment:
+        experiment.run("migrate")
+        experiment.run("scenario")
+        experiment.assert_recovery()
+        experiment.clock.advance(40 * DAY_S)
+        before = gathered(experiment)
+        retain(experiment, before, name if name == BEGIN else None)
+        bind(experiment, 1)
+        experiment.clock.advance(20 * DAY_S)
+        run_job(experiment, "expire_due")
+        bind(experiment, 2)
+        before = gathered(experiment, before)
+        retain(experiment, before, None if name == BEGIN else name)
+        assert [row["pool_number"] for row in gathered(experiment).rows] == ["700002"], "the live binding"
+        if experiment.postgres:
+            with psycopg.connect(experiment.url) as server:
                 tables = server.execute("SELECT relname FROM pg_class WHERE relname ~ '^events_(start|[0-9_]+)$'")
                 assert len(tables.fetchall()) == 1, "the month in use"

@@ -1,8 +1,8 @@
-"""A scheduler in a process of its own, whose wall clock may be made to jump; prints a line for each sweep.
+"""A scheduler in a process of its own, whose wall clock may jump; reports each run of the expire job.
 
-`python -m tests.faults.timer FILE`, where FILE holds the settings as JSON and, under "wall", the file of the shift
-by which APScheduler reads the wall clock wrong. Without "wall" the process is run under libfaketime instead. The
-monotonic clock is left alone, as a kernel leaves it alone.
+`python -m tests.faults.timer FILE FD`: FILE holds the settings as JSON, and under "wall" the file with the shift
+of the wall clock that APScheduler reads. Without "wall" the process runs under libfaketime instead. The monotonic
+clock is not changed, as a kernel does not change it. Reports go to the pipe FD: libraries print to stdout.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ from tests.faults.clock import SharedClock
 if TYPE_CHECKING:
     from bindings.jobs.expire import ExpireResult
 
-READERS = (
+PATCHED_MODULES = (
     "apscheduler.schedulers.base",
     "apscheduler.triggers.interval",
     "apscheduler.executors.base",
     "bindings.scheduler",
 )
-LARGEST = 3 << 30  # bytes of address space: a timer that catches up on a year must not take the machine along
+MAX_MEMORY = 3 << 30  # bytes of address space: a scheduler that catches up on a year must not exhaust the machine
 
 
 def main() -> None:
     """Run until SIGTERM."""
-    resource.setrlimit(resource.RLIMIT_AS, (LARGEST, LARGEST))
-    given = json.loads(Path(sys.argv[1]).read_text())
-    wall = given.pop("wall", None)
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    wall = settings.pop("wall", None)
     if wall is not None:
         set_wall(SharedClock(Path(wall)))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with BindingService.open(**given) as service:
+    with BindingService.open(**settings) as service:
         expire_due = Maintenance.expire_due
 
         def report_and_expire(maintenance: Maintenance) -> ExpireResult:
-            say("sweep")
+            report("sweep")
             return expire_due(maintenance)
 
         Maintenance.expire_due = report_and_expire  # type: ignore[method-assign, assignment]
         with Scheduler(service) as scheduler:
             while not stop.wait(0.05):
                 for name in scheduler.stalled():
-                    say(f"stalled:{name}")
+                    report(f"stalled:{name}")
 
 
-def say(what: str) -> None:
-    """A line with the machine's monotonic clock, which all processes share."""
-    os.write(1, f"{time.monotonic():.3f} {what}\n".encode())
+def report(event: str) -> None:
+    """Write a line with the machine's monotonic clock, which all processes share."""
+    os.write(int(sys.argv[2]), f"{time.monotonic():.3f} {event}\n".encode())
 
 
 def set_wall(clock: SharedClock) -> None:
-    """Make APScheduler, and who adds its jobs, read the shifted clock."""
+    """Make APScheduler, and the module that adds its jobs, read the shifted clock."""
 
     class Shifted(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> Self:
             return super().now(tz) + timedelta(seconds=clock.shift)
 
-    for name in READERS:
+    for name in PATCHED_MODULES:
         module = importlib.import_module(name)
         if hasattr(module, "datetime"):
             vars(module)["datetime"] = Shifted

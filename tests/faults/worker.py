@@ -1,10 +1,10 @@
-"""A program that starts real processes of the product, and lets one of its fail points strike them.
+"""Worker processes that use the product, and the fork server that starts, reports and kills them.
 
-`python -m tests.faults.worker` imports everything once, then forks a process for every job that it reads from its
-standard input; it tells on its standard output when one has started, stopped, or ended. A worker writes what its
-callers were told to a file, line by line, so that it survives the worker's own death.
+`python -m tests.faults.worker FD` imports everything once, then forks a worker for each task that it reads from
+its standard input; it reports on the pipe FD when one has started, stopped or ended. A worker records each request
+and each response in a file, line by line, so that the records outlive it.
 
-What a worker does is one of the functions in `JOBS`. Nothing in here judges; that is the oracle's.
+A task is one of the functions in `TASKS`. Whether a run was correct is decided in `oracle`.
 """
 
 from __future__ import annotations
@@ -50,54 +50,54 @@ BIND_FAULTS = (
     *("bad_gateway_after", "garbage", "truncated", "redirect", "refuse:-41", "refuse:-1"),
 )
 UNBIND_FAULTS = ("lost_reply", "reset_before", "reset_after", "bad_gateway", "cut_body", "garbage")
-LIVES_S = (20, 120, 900, 5_000)
-TOURS = 3
+LIFETIMES_S = (20, 120, 900, 5_000)
+COVERAGE_ROUNDS = 3
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP}
 
 
 class Worker:
-    """One job: a service, its clock, its dice, and the file of what its callers were told."""
+    """One task: a service, its clock, its random numbers, and the file of its records."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        self.job = job
-        self.dice = random.Random(f"{job['seed']}/{job.get('name', '')}")
-        self.clock = SharedClock(Path(job["clock"]), job.get("server"))
-        self._told = os.open(job["told"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.task = task
+        self.rng = random.Random(f"{task['seed']}/{task.get('name', '')}")
+        self.clock = SharedClock(Path(task["clock"]), task.get("server"))
+        self._records = os.open(task["records"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self._count = 0
-        self.service = self._open() if job.get("open", True) else None
+        self.service = self._open() if task.get("open", True) else None
 
     def _open(self) -> BindingService:
-        return BindingService.open(clock=self.clock.host_clock, **self.job["settings"])
+        return BindingService.open(clock=self.clock.host_clock, **self.task["settings"])
 
     @property
-    def opened(self) -> BindingService:
+    def open_service(self) -> BindingService:
         assert self.service is not None
         return self.service
 
-    def tell(self, **line: Any) -> None:
-        """Write a line, whole or not at all, and past this process."""
-        os.write(self._told, (json.dumps(line | {"worker": self.job["prefix"]}) + "\n").encode())
+    def record(self, **line: Any) -> None:
+        """Append a record in one write, so that a killed process leaves whole lines."""
+        os.write(self._records, (json.dumps(line | {"worker": self.task["prefix"]}) + "\n").encode())
 
     def control(self, name: str, **body: Any) -> Any:
-        """A control call to the simulator."""
-        url = f"{self.job['settings']['provider_url']}/_simulator/{name}"
+        """Send a control call to the simulator and return its response."""
+        url = f"{self.task['settings']['provider_url']}/_simulator/{name}"
         request = urllib.request.Request(url, data=json.dumps(body).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
 
     def fault(self, kind: str, call: str) -> None:
-        """Let the next call of this kind go wrong."""
+        """Make the next call of this kind fail."""
         self.control("faults", kind=kind, times=1, on=call)
 
     def phone(self) -> str:
-        """A phone that no other worker and no other call of this one has used."""
+        """Return a phone that no other worker and no earlier call of this one has returned."""
         self._count += 1
-        return f"9180{int(self.job['prefix']):04d}{self._count:04d}"
+        return f"9180{int(self.task['prefix']):04d}{self._count:04d}"
 
     def tag(self) -> str:
-        """A pool number of its own for each bind: it names the intent on the wire and in the row."""
+        """Return a new pool number: it identifies the intent in the request and in the row."""
         self._count += 1
-        return f"9{int(self.job['prefix']):05d}{self._count:06d}"
+        return f"9{int(self.task['prefix']):05d}{self._count:06d}"
 
     def bind(
         self,
@@ -109,8 +109,8 @@ class Worker:
         key: str | None = None,
         warn_s: int | None = None,
     ) -> str:
-        """Bind, and write down what was asked and what was told; returns the binding's id or ''."""
-        asked = {
+        """Bind, and record the request and the response; return the binding's id, or '' if there is none."""
+        request = {
             "phone_a": phone_a,
             "phone_b": phone_b,
             "pool_number": self.tag(),
@@ -119,93 +119,104 @@ class Worker:
             "idempotency_key": key,
             "warn_s": warn_s,
         }
-        self.tell(what="ask", asked=asked)
-        return self.ask(asked)
+        self.record(kind="request", request=request)
+        return self.send(request)
 
-    def ask(self, asked: dict[str, Any]) -> str:
-        """Bind as asked, once more or for the first time."""
-        key = asked["idempotency_key"]
+    def send(self, request: dict[str, Any]) -> str:
+        """Send a recorded bind request, for the first time or again; return the binding's id or ''."""
+        key = request["idempotency_key"]
         try:
-            made = self.opened.bind(**asked)
+            binding = self.open_service.bind(**request)
         except BindingsError as error:
-            self.tell(
-                what="refused", id=error.binding_id, key=key, error=type(error).__name__, tag=asked["pool_number"]
+            self.record(
+                kind="refused",
+                id=error.binding_id,
+                key=key,
+                error=type(error).__name__,
+                tag=request["pool_number"],
             )
             return error.binding_id or ""
-        self.told(made, key)
-        return made.id
+        self.record_bound(binding, key)
+        return binding.id
 
-    def told(self, made: Binding, key: str | None) -> None:
-        """A binding was handed to a caller."""
-        ends = None if made.expires_at is None else made.expires_at.isoformat()
-        self.tell(what="bound", id=made.id, bind_id=made.bind_id, expires_at=ends, key=key, state=made.state)
+    def record_bound(self, binding: Binding, key: str | None) -> None:
+        """Record that a binding was returned to a caller."""
+        expires_at = None if binding.expires_at is None else binding.expires_at.isoformat()
+        self.record(
+            kind="bound",
+            id=binding.id,
+            bind_id=binding.bind_id,
+            expires_at=expires_at,
+            key=key,
+            state=binding.state,
+        )
 
     def unbind(self, binding_id: str) -> None:
         try:
-            ended = self.opened.unbind(binding_id)
+            ended = self.open_service.unbind(binding_id)
         except BindingsError as error:
-            self.tell(what="unclear", id=binding_id, error=type(error).__name__)
+            self.record(kind="unbind_failed", id=binding_id, error=type(error).__name__)
         else:
-            self.tell(what="unbound", id=ended.id, state=ended.state)
+            self.record(kind="unbound", id=ended.id, state=ended.state)
 
-    def passes(self) -> None:
-        """What a restarted process does first: recover, one reconcile, one sweep."""
-        self.opened.recover()
-        counts = self.opened.reconcile()
-        self.opened.warn_due()
-        self.opened.expire_due()
-        self.tell(what="reconciled", adopted=counts.adopted, absent=counts.absent, orphans=counts.orphans)
+    def run_jobs(self) -> None:
+        """Run what a restarted process runs first: recover, reconcile, warn and expire, once each."""
+        self.open_service.recover()
+        counts = self.open_service.reconcile()
+        self.open_service.warn_due()
+        self.open_service.expire_due()
+        self.record(kind="reconciled", adopted=counts.adopted, absent=counts.absent, orphans=counts.orphans)
 
 
-def story(worker: Worker) -> None:
-    """Some of everything, at random; then tours that reach every fail point for certain."""
-    dice = worker.dice
+def scenario(worker: Worker) -> None:
+    """Run random steps of every kind, then coverage rounds, which together reach every fail point."""
+    rng = worker.rng
     phones = [worker.phone() for _ in range(5)]
-    if dice.random() < 0.5:
+    if rng.random() < 0.5:
         worker.control("settings", shuffle_pages=True)
-    for _ in range(dice.randrange(7)):
+    for _ in range(rng.randrange(7)):
         _random_step(worker, phones)
-    for _ in range(TOURS):
-        tour(worker)
+    for _ in range(COVERAGE_ROUNDS):
+        coverage_round(worker)
 
 
-def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- one case for each kind of step
-    dice = worker.dice
-    match dice.choice(("bind", "bind", "bind", "unbind", "time", "sweep", "recover", "reconcile", "foreign")):
+def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- one case per kind of step
+    rng = worker.rng
+    match rng.choice(("bind", "bind", "bind", "unbind", "time", "sweep", "recover", "reconcile", "foreign")):
         case "bind":
-            if dice.random() < 0.4:
-                worker.fault(dice.choice(BIND_FAULTS), "bind")
-            key = f"{worker.job['prefix']}-{dice.randrange(1_000_000)}" if dice.random() < 0.5 else None
-            a, b = dice.sample(phones, 2)
-            life, mode = dice.choice(LIVES_S), dice.choice(("AXB", "AXXB"))
-            worker.bind(a, b, life, mode=mode, key=key, warn_s=dice.choice((None, life // 2)))
+            if rng.random() < 0.4:
+                worker.fault(rng.choice(BIND_FAULTS), "bind")
+            key = f"{worker.task['prefix']}-{rng.randrange(1_000_000)}" if rng.random() < 0.5 else None
+            a, b = rng.sample(phones, 2)
+            life, mode = rng.choice(LIFETIMES_S), rng.choice(("AXB", "AXXB"))
+            worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)))
         case "unbind":
-            live = worker.opened.search(state="active").data
+            live = worker.open_service.search(state="active").data
             if live:
-                if dice.random() < 0.4:
-                    worker.fault(dice.choice(UNBIND_FAULTS), "unbind")
-                worker.unbind(dice.choice(live).id)
+                if rng.random() < 0.4:
+                    worker.fault(rng.choice(UNBIND_FAULTS), "unbind")
+                worker.unbind(rng.choice(live).id)
         case "time":
-            worker.clock.advance(dice.choice((1, 7, 30, 330, 6_000)))
+            worker.clock.advance(rng.choice((1, 7, 30, 330, 6_000)))
         case "sweep":
-            worker.opened.warn_due()
-            worker.opened.expire_due()
+            worker.open_service.warn_due()
+            worker.open_service.expire_due()
         case "recover":
-            worker.opened.recover()
+            worker.open_service.recover()
         case "reconcile":
-            if dice.random() < 0.3:
-                worker.control("faults", kind="bad_gateway", times=dice.randint(1, 4), on="page")
-            worker.opened.reconcile()
+            if rng.random() < 0.3:
+                worker.control("faults", kind="bad_gateway", times=rng.randint(1, 4), on="page")
+            worker.open_service.reconcile()
         case "foreign":
-            planted = {"phone_a": worker.phone(), "phone_b": dice.choice((worker.phone(), phones[0]))}
+            foreign = {"phone_a": worker.phone(), "phone_b": rng.choice((worker.phone(), phones[0]))}
             worker.control(
-                "foreign", **planted, app_id=worker.opened.settings.provider_app_id, pool_number="918806"
+                "foreign", **foreign, app_id=worker.open_service.settings.provider_app_id, pool_number="918806"
             )
 
 
-def tour(worker: Worker) -> None:
-    """A binding that lives, a doubt that was made, one that was not, unbinds clear and unclear, all passes."""
-    key = f"{worker.job['prefix']}-{worker.tag()}"
+def coverage_round(worker: Worker) -> None:
+    """Bind with and without a clear response, unbind with and without one, and run every job."""
+    key = f"{worker.task['prefix']}-{worker.tag()}"
     worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
     worker.bind(worker.phone(), worker.phone(), 900, key=key + "-lost")
@@ -218,121 +229,123 @@ def tour(worker: Worker) -> None:
         if binding_id:
             worker.unbind(binding_id)
     worker.clock.advance(330)
-    worker.opened.recover()
-    worker.opened.reconcile()
+    worker.open_service.recover()
+    worker.open_service.reconcile()
     worker.clock.advance(700)
-    worker.opened.warn_due()
-    worker.opened.count_pools()
-    worker.opened.expire_due()
+    worker.open_service.warn_due()
+    worker.open_service.count_pools()
+    worker.open_service.expire_due()
 
 
 def restart(worker: Worker) -> None:
-    """The first thing after a death; stops for the oracle; again when doubts are of age; then to the end."""
-    worker.passes()
+    """Run the jobs of a restart; stop for the oracle; run them again when absence is provable; then finish."""
+    worker.run_jobs()
     _pause()
-    worker.clock.advance(worker.job["age_s"])
-    worker.passes()
+    worker.clock.advance(worker.task["age_s"])
+    worker.run_jobs()
     _pause()
-    epilogue(worker)
+    finish(worker)
 
 
 def _pause() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def epilogue(worker: Worker) -> None:
-    """Ask every key again, let every life end, run all passes, and see that every phone is free."""
-    asked = worker.job["asked"]
-    for request in asked:
+def finish(worker: Worker) -> None:
+    """Repeat every idempotency key, let every binding end, run the jobs, and record phones that are still held."""
+    requests = worker.task["requests"]
+    for request in requests:
         if request["idempotency_key"]:
-            worker.ask(request)
-    worker.clock.advance(worker.job["beyond_s"])
-    worker.passes()
-    worker.passes()  # an unbind that was unclear may have been asked again only now
-    for request in asked:
-        held = worker.opened.check(**{name: request[name] for name in ("phone_a", "phone_b", "mode")})
-        if held:
-            worker.tell(what="stuck", holder=str(held[0].id), why=held[0].why)
+            worker.send(request)
+    worker.clock.advance(worker.task["beyond_s"])
+    worker.run_jobs()
+    worker.run_jobs()  # an unbind in doubt may have been repeated only by the first run
+    for request in requests:
+        holders = worker.open_service.check(**{name: request[name] for name in ("phone_a", "phone_b", "mode")})
+        if holders:
+            worker.record(kind="stuck", holder=str(holders[0].id), why=holders[0].why)
 
 
-def bind_one(worker: Worker) -> None:
-    """Bind as the job says, once."""
-    for request in worker.job["asked"]:
-        worker.tell(what="ask", asked=request)
-        worker.ask(request)
+def run_binds(worker: Worker) -> None:
+    """Send every bind request of the task, once."""
+    for request in worker.task["requests"]:
+        worker.record(kind="request", request=request)
+        worker.send(request)
 
 
-def unbind_one(worker: Worker) -> None:
-    worker.unbind(worker.job["id"])
+def run_unbind(worker: Worker) -> None:
+    worker.unbind(worker.task["id"])
 
 
-def run_pass(worker: Worker) -> None:
-    """One pass, by name."""
-    counts = getattr(worker.opened, worker.job["pass"])()
-    worker.tell(what="pass", counts=str(counts))
+def run_job(worker: Worker) -> None:
+    """Run one job of the service, by its method's name."""
+    counts = getattr(worker.open_service, worker.task["job"])()
+    worker.record(kind="job", counts=str(counts))
 
 
 def migrate(worker: Worker) -> None:
-    migrations.upgrade(worker.job["settings"]["database_url"])
+    migrations.upgrade(worker.task["settings"]["database_url"])
 
 
 def load(worker: Worker) -> None:
-    """Many threads on few phones: binds with short lives, random unbinds, passes; for `seconds`."""
-    until = time.monotonic() + worker.job["seconds"]
+    """Bind with short lives, unbind at random and run jobs, with many threads on few phones, for `seconds`."""
+    until = time.monotonic() + worker.task["seconds"]
     lock = threading.Lock()
     tags = iter(range(1_000_000))
     counts: Counter[str] = Counter()
 
-    def one(number: int) -> None:
-        dice = random.Random(f"{worker.job['seed']}/{worker.job['prefix']}/{number}")
+    def call_repeatedly(number: int) -> None:
+        rng = random.Random(f"{worker.task['seed']}/{worker.task['prefix']}/{number}")
         while time.monotonic() < until:
-            a, b = dice.sample(worker.job["phones"], 2)
+            a, b = rng.sample(worker.task["phones"], 2)
             with lock:
-                tag = f"9{int(worker.job['prefix']):05d}{next(tags):06d}"
-            mode = "AXB" if dice.random() < 0.7 else "AXXB"
+                tag = f"9{int(worker.task['prefix']):05d}{next(tags):06d}"
+            mode = "AXB" if rng.random() < 0.7 else "AXXB"
             try:
-                made = worker.opened.bind(
-                    phone_a=a, phone_b=b, pool_number=tag, expire_s=dice.randint(1, 3), mode=mode
+                binding = worker.open_service.bind(
+                    phone_a=a, phone_b=b, pool_number=tag, expire_s=rng.randint(1, 3), mode=mode
                 )
             except BindingsError as error:
                 counts[type(error).__name__] += 1
                 continue
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the run must show it
+            except Exception as error:  # noqa: BLE001 -- any error must appear in the counts
                 counts[f"UNEXPECTED {error!r}"] += 1
                 continue
-            worker.told(made, None)
+            worker.record_bound(binding, None)
             counts["bound"] += 1
-            if dice.random() < 0.4:
+            if rng.random() < 0.4:
                 with contextlib.suppress(BindingsError):
-                    worker.opened.unbind(made.id)
+                    worker.open_service.unbind(binding.id)
                     counts["unbound"] += 1
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(worker.job["threads"])]
+    threads = [
+        threading.Thread(target=call_repeatedly, args=(number,)) for number in range(worker.task["threads"])
+    ]
     for thread in threads:
         thread.start()
     while time.monotonic() < until:
-        worker.opened.expire_due()
-        worker.opened.recover()
-        worker.opened.reconcile()
+        worker.open_service.expire_due()
+        worker.open_service.recover()
+        worker.open_service.reconcile()
         time.sleep(0.2)
     for thread in threads:
         thread.join()
-    worker.tell(what="load", counts=counts)
+    worker.record(kind="load", counts=counts)
 
 
 def same_key(worker: Worker) -> None:
-    """Several threads ask with one key at once, when the starting shot falls."""
-    request = worker.job["asked"][0]
-    ready = threading.Barrier(worker.job["threads"] + 1)
+    """Bind with one key in several threads simultaneously, as soon as the start signal's file exists."""
+    request = worker.task["requests"][0]
+    ready = threading.Barrier(worker.task["threads"] + 1)
 
-    def one() -> None:
+    def bind() -> None:
         ready.wait()
-        worker.ask(request)
+        worker.send(request)
 
-    threads = [threading.Thread(target=one) for _ in range(worker.job["threads"])]
+    threads = [threading.Thread(target=bind) for _ in range(worker.task["threads"])]
     for thread in threads:
         thread.start()
-    while not Path(worker.job["shot"]).exists():
+    while not Path(worker.task["start_signal"]).exists():
         time.sleep(0.002)
     ready.wait()
     for thread in threads:
@@ -340,15 +353,15 @@ def same_key(worker: Worker) -> None:
 
 
 def schedule(worker: Worker) -> None:
-    """Run a scheduler until asked to stop."""
+    """Run a scheduler until SIGTERM."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with Scheduler(worker.opened) as scheduler:
-        worker.tell(what="scheduling")
+    with Scheduler(worker.open_service) as scheduler:
+        worker.record(kind="scheduling")
         while not stop.wait(0.1):
             if scheduler.stalled():
-                worker.tell(what="stalled", tasks=scheduler.stalled())
-    worker.tell(what="stopped")
+                worker.record(kind="stalled", jobs=scheduler.stalled())
+    worker.record(kind="stopped")
 
 
 def print_lines(worker: Worker) -> None:
@@ -360,61 +373,61 @@ def print_lines(worker: Worker) -> None:
         _pause()
 
 
-JOBS: dict[str, Callable[[Worker], None]] = {
-    job.__name__: job
-    for job in (story, restart, bind_one, unbind_one, run_pass, migrate, load, same_key, schedule, print_lines)
+TASKS: dict[str, Callable[[Worker], None]] = {
+    task.__name__: task
+    for task in (scenario, restart, run_binds, run_unbind, run_job, migrate, load, same_key, schedule, print_lines)
 }
 
 
-def strike(worker: Worker) -> Callable[[str], None]:
-    """A hook that sends this process a signal at the nth reach of a name; TELL writes down every name."""
-    hook = worker.job["hook"]
-    if hook["signal"] == "TELL":
-        return lambda name: worker.tell(what="reached", name=name)
-    left = hook["nth"]
+def signal_hook(worker: Worker) -> Callable[[str], None]:
+    """Return a fail point hook that signals this process at the nth reach of a name; RECORD records every name."""
+    hook = worker.task["hook"]
+    if hook["signal"] == "RECORD":
+        return lambda name: worker.record(kind="reached", name=name)
+    remaining = hook["nth"]
 
     def reached(name: str) -> None:
-        nonlocal left
+        nonlocal remaining
         if name != hook["name"]:
             return
-        left -= 1
-        if left == 0:
+        remaining -= 1
+        if remaining == 0:
             os.kill(os.getpid(), SIGNALS[hook["signal"]])
 
     return reached
 
 
-def run(job: dict[str, Any]) -> int:
-    """Do one job in this process; its exit code."""
+def run(task: dict[str, Any]) -> int:
+    """Run one task in this process; return its exit code."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with Path(job["log"]).open("a", buffering=1) as log:
+    with Path(task["log"]).open("a", buffering=1) as log:
         logging.basicConfig(stream=log, level=logging.WARNING, force=True)
         try:
-            worker = Worker(job | {"open": job["do"] != "migrate"})
-            if job.get("hook"):
-                failpoints.install(strike(worker))
-            JOBS[job["do"]](worker)
-        except BaseException:  # noqa: BLE001 -- the test reads it there
+            worker = Worker(task | {"open": task["task"] != "migrate"})
+            if task.get("hook"):
+                failpoints.install(signal_hook(worker))
+            TASKS[task["task"]](worker)
+        except BaseException:  # noqa: BLE001 -- the test reads the log
             traceback.print_exc(file=log)
             return 1
     return 0
 
 
 def warm() -> None:
-    """Load what is loaded when it is first used, once for all workers."""
-    request = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
-    asked = validation.bind_request(phone_a="9188067701", phone_b="9188067799", **request)
+    """Import what is imported at first use, once for all workers."""
+    fields = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
+    request = validation.bind_request(phone_a="9188067701", phone_b="9188067799", **fields)
     client = ProviderClient(
         base_url="http://127.0.0.1:1", api_key="", api_secret="", timeout_s=1.0, zone=UTC
-    )  # nobody listens there
-    client.bind(asked, send_before=time.monotonic() + 1)
+    )  # refused: no server listens there
+    client.bind(request, send_before=time.monotonic() + 1)
 
 
 class ForkServer:
     """Starts and kills workers on command, and reports when one has started, stopped or ended.
 
-    Commands are JSON lines on the standard input: `{"start": job}` or `{"kill": pid}`. Each report is one write of
-    one line, `started|stopped|ended PID CODE`, to a pipe that no worker keeps open.
+    Commands are JSON lines on the standard input: `{"start": task}` or `{"kill": pid}`. Each report is one write
+    of one line, `started|stopped|ended PID CODE`, to a pipe that no worker keeps open.
     """
 
     def __init__(self, reports: int) -> None:
