@@ -224,17 +224,13 @@ def insert_before(matches: Matcher, source: str) -> Edit:
     return lambda target: target.rewrite(_statement(matches), lambda node: [*target.statements(source), node])
 
 
-def insert_after(matches: Matcher, source: str) -> Edit:
-    """Insert statements after the one that contains what matches."""
-    return lambda target: target.rewrite(_statement(matches), lambda node: [node, *target.statements(source)])
-
-
 def repeat_if(matches: Matcher, condition: str) -> Edit:
-    """Run the statement that contains what matches a second time if `condition` holds after the first."""
+    """Run the assignment that contains what matches again if `condition`, of its `{result}`, holds after it."""
 
     def edit(target: Target) -> None:
         def repeated(node: Any) -> list[ast.stmt]:
-            return [node, ast.If(target.expression(condition), [copy.deepcopy(node)], [])]
+            test = target.expression(condition.format(result=ast.unparse(node.targets[0])))
+            return [node, ast.If(test, [copy.deepcopy(node)], [])]
 
         target.rewrite(_statement(matches), repeated)
 

@@ -34,7 +34,6 @@ from tests.faults.ast_edits import (
     calls,
     compares,
     edit_source,
-    insert_after,
     insert_before,
     literal,
     move_before,
@@ -163,13 +162,13 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "absence_after_one_scan",
-        "bindings.jobs.reconcile:Reconciler._reconcile",
+        "bindings.jobs.reconcile:_reconcile_app",
         replace(calls("_scan", backwards="True"), "first"),
         detected_by="one_scan_of_the_list and sqlite",
     ),
     bug(
         "swapped_numbers_stay_swapped",
-        "bindings.jobs.reconcile:Reconciler._adopt",
+        "bindings.jobs.reconcile_rows:_adopt",
         replace(compares("phone_b"), "False"),
         detected_by="swapped_parties and sqlite",
     ),
@@ -211,14 +210,14 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "bind_is_sent_again",
         "bindings.provider.client:ProviderClient.bind",
-        repeat_if(calls("_post"), "isinstance(answer, Unknown)"),
+        repeat_if(calls("_post"), "isinstance({result}, Unknown)"),
         detected_by="request_is_sent_once and sqlite",
     ),
     bug(
         "redirects_are_followed",
         "bindings.http_transport:_exchange",
-        insert_after(
-            calls("_read_body"),
+        insert_before(
+            calls("Reply"),
             "if response.is_redirect:\n"
             "    requests.get(requests.compat.urljoin(url, response.headers['Location']), timeout=5)",
         ),
