@@ -167,7 +167,7 @@ def test_running_process_detects_a_database_rollback_and_binds_wait_for_a_scan(
         restore()
         with pytest.raises(Busy):
             bind(service, E, H, "94")
-        assert "older one is in its place" in caplog.text
+        assert "it was restored to an earlier state" in caplog.text
         assert service.reconcile().made_good
         with pytest.raises(PhoneInUseAtProvider):
             bind(service, E, H, "96")
