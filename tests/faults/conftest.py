@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def harness(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[FaultHarness]:
+def fault_harness(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[FaultHarness]:
     """Make the harness of this session."""
     server = databases.find_postgres()
     if server is None and os.environ.get("CI"):
         pytest.fail("no PostgreSQL")
-    harness = FaultHarness(
+    fault_harness = FaultHarness(
         tmp_path_factory.mktemp("faults"), sqlite_template, None if server is None else server.url
     )
     try:
-        yield harness
+        yield fault_harness
     finally:
-        harness.close()
+        fault_harness.close()
         if server is not None:
             server.stop()
 

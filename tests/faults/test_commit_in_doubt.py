@@ -30,8 +30,8 @@ INTENT, CHANGE = "INSERT INTO bindings", "UPDATE bindings SET"
 
 
 @pytest.fixture
-def experiment(harness: FaultHarness) -> Iterator[Experiment]:
-    with harness.experiment("postgresql") as experiment:
+def experiment(fault_harness: FaultHarness) -> Iterator[Experiment]:
+    with fault_harness.experiment("postgresql") as experiment:
         yield experiment
 
 

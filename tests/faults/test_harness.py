@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.processes
 
 
-def test_output_of_a_worker_does_not_reach_the_reports(harness: FaultHarness) -> None:
-    with harness.experiment("sqlite") as experiment:
+def test_output_of_a_worker_does_not_reach_the_reports(fault_harness: FaultHarness) -> None:
+    with fault_harness.experiment("sqlite") as experiment:
         worker = experiment.start("print_lines")
         for _ in range(2):
             assert experiment.wait_until_stopped(worker)
@@ -23,8 +23,8 @@ def test_output_of_a_worker_does_not_reach_the_reports(harness: FaultHarness) ->
         assert "four words at least" in experiment.fork_server.log.read_text()
 
 
-def test_workers_left_behind_by_a_failed_test_are_killed(harness: FaultHarness) -> None:
-    with pytest.raises(ZeroDivisionError), harness.experiment("sqlite") as experiment:  # noqa: PT012 -- a test that fails
+def test_workers_left_behind_by_a_failed_test_are_killed(fault_harness: FaultHarness) -> None:
+    with pytest.raises(ZeroDivisionError), fault_harness.experiment("sqlite") as experiment:  # noqa: PT012 -- a test that fails
         running, stopped = experiment.start("schedule"), experiment.start("print_lines")
         assert experiment.wait_until_stopped(stopped)
         raise ZeroDivisionError

@@ -44,16 +44,18 @@ def kill_once(experiment: Experiment, name: str) -> None:
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", SCENARIO_POINTS)
 def test_R1_process_killed_at_a_fail_point_leaves_nothing_unknown_and_nothing_stuck(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
     for seed in range(SEEDS):
-        with harness.experiment(kind, seed=seed) as experiment:
+        with fault_harness.experiment(kind, seed=seed) as experiment:
             kill_once(experiment, name)
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_R1_migration_killed_while_running_completes_when_run_again(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind, migrated=False) as experiment:
+def test_R1_migration_killed_while_running_completes_when_run_again(
+    fault_harness: FaultHarness, kind: str
+) -> None:
+    with fault_harness.experiment(kind, migrated=False) as experiment:
         assert experiment.run("migrate", hook=(MIGRATION, 1, "KILL")) == KILLED
         assert experiment.run("migrate") == 0
         assert experiment.run("scenario", name=MIGRATION) == 0
@@ -61,8 +63,10 @@ def test_R1_migration_killed_while_running_completes_when_run_again(harness: Fau
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_undisturbed_scenario_is_sound_and_reaches_every_fail_point(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind, seed=7) as experiment:
+def test_undisturbed_scenario_is_sound_and_reaches_every_fail_point(
+    fault_harness: FaultHarness, kind: str
+) -> None:
+    with fault_harness.experiment(kind, seed=7) as experiment:
         assert experiment.run("scenario", hook=("*", 1, "RECORD")) == 0
         reached = {line["name"] for line in experiment.records() if line["kind"] == "reached"}
         assert reached == set(SCENARIO_POINTS), (
@@ -80,7 +84,7 @@ LIMIT_S = float(os.environ.get("BINDINGS_TEST_SOAK_S", "600"))  # of each long r
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", SCENARIO_POINTS)
 def test_R1_process_killed_at_a_fail_point_with_many_seeds_leaves_nothing_unknown(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
     until = time.monotonic() + LIMIT_S
     completed = 0
@@ -88,7 +92,7 @@ def test_R1_process_killed_at_a_fail_point_with_many_seeds_leaves_nothing_unknow
         for seed in range(1_000, 1_000 + SOAK_SEEDS):
             if time.monotonic() > until:
                 break
-            with harness.experiment(kind, seed=seed) as experiment:
+            with fault_harness.experiment(kind, seed=seed) as experiment:
                 kill_once(experiment, name)
             completed += 1
     finally:

@@ -31,10 +31,12 @@ PROCESSES = 4
 THREADS = 16
 
 
-def run_load(harness: FaultHarness, kind: str, *, seconds: float, seed: int) -> Counter[str]:
+def run_load(fault_harness: FaultHarness, kind: str, *, seconds: float, seed: int) -> Counter[str]:
     """Run the R2 load; return the counts of all results. Fails on any violation."""
     rules = oracle.Rules(guard_s=GUARD_S, tolerance_s=3.0)
-    with harness.experiment(kind, seed=seed, rules=rules, bind_limit=THREADS, sweep_interval_s=0.2) as experiment:
+    with fault_harness.experiment(
+        kind, seed=seed, rules=rules, bind_limit=THREADS, sweep_interval_s=0.2
+    ) as experiment:
         phones = [f"91880677{number:02d}" for number in range(50)]
         workers = [
             experiment.start("load", seconds=seconds, threads=THREADS, phones=phones) for _ in range(PROCESSES)
@@ -61,9 +63,9 @@ def run_load(harness: FaultHarness, kind: str, *, seconds: float, seed: int) -> 
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R2_sixty_four_threads_on_fifty_phones_get_no_refusal_for_our_own_bindings(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
-    counts = run_load(harness, kind, seconds=10.0, seed=1)
+    counts = run_load(fault_harness, kind, seconds=10.0, seed=1)
     assert counts["bound"] > 50
     assert counts["unbound"] > 5
 
@@ -79,12 +81,12 @@ FAULT_RATES = {
 }
 
 
-def run_faulty_load(harness: FaultHarness, kind: str, *, seconds: float, seed: int) -> Counter[str]:
+def run_faulty_load(fault_harness: FaultHarness, kind: str, *, seconds: float, seed: int) -> Counter[str]:
     """Run the R2 load with a provider that fails in every way and processes that are killed and replaced."""
     rng = random.Random(seed)
     rules = oracle.Rules(guard_s=GUARD_S, tolerance_s=3.0)
     counts: Counter[str] = Counter()
-    with harness.experiment(
+    with fault_harness.experiment(
         kind, seed=seed, rules=rules, bind_limit=THREADS, provider_timeout_s=0.3
     ) as experiment:
         for fault, rate in FAULT_RATES.items():
@@ -125,9 +127,9 @@ def run_faulty_load(harness: FaultHarness, kind: str, *, seconds: float, seed: i
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R1_R2_load_with_a_failing_provider_and_killed_processes_is_sound(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
-    counts = run_faulty_load(harness, kind, seconds=6.0, seed=1)
+    counts = run_faulty_load(fault_harness, kind, seconds=6.0, seed=1)
     assert counts["killed"] > 0
     assert counts["bind 0"] > 5
 
@@ -136,25 +138,27 @@ def test_R1_R2_load_with_a_failing_provider_and_killed_processes_is_sound(
 @pytest.mark.timeout(LIMIT_S * 2 + 300)
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R1_R2_longer_load_with_a_failing_provider_and_killed_processes_is_sound(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
     until = time.monotonic() + LIMIT_S
     seed = 100
     while time.monotonic() < until:
         seed += 1
-        run_faulty_load(harness, kind, seconds=10.0, seed=seed)
+        run_faulty_load(fault_harness, kind, seconds=10.0, seed=seed)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(LIMIT_S * 2 + 120)
 @pytest.mark.parametrize("kind", DATABASES)
-def test_R2_longer_load_is_sound(harness: FaultHarness, kind: str) -> None:
-    assert run_load(harness, kind, seconds=LIMIT_S, seed=2)["bound"] > LIMIT_S
+def test_R2_longer_load_is_sound(fault_harness: FaultHarness, kind: str) -> None:
+    assert run_load(fault_harness, kind, seconds=LIMIT_S, seed=2)["bound"] > LIMIT_S
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_R5_twenty_calls_with_one_key_in_four_processes_send_one_request(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind) as experiment:
+def test_R5_twenty_calls_with_one_key_in_four_processes_send_one_request(
+    fault_harness: FaultHarness, kind: str
+) -> None:
+    with fault_harness.experiment(kind) as experiment:
         start_signal = experiment.folder / "start_signal"
         request: dict[str, Any] = {
             "phone_a": "9188067701",
@@ -217,9 +221,9 @@ def expire_together(experiment: Experiment, replicas: int, due: int) -> None:
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("replicas", [1, 3, 10])
 def test_R8_replicas_that_expire_the_same_backlog_end_each_binding_once(
-    harness: FaultHarness, kind: str, replicas: int
+    fault_harness: FaultHarness, kind: str, replicas: int
 ) -> None:
-    with harness.experiment(kind, sweep_interval_s=0.2, reconcile_interval_s=300.0) as experiment:
+    with fault_harness.experiment(kind, sweep_interval_s=0.2, reconcile_interval_s=300.0) as experiment:
         expire_together(experiment, replicas, due=40)
         scans = experiment.simulator.counts.received.get("page", 0)
         assert scans <= 4 * 2, "one scan per slot, for any number of replicas"

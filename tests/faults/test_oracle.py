@@ -20,9 +20,9 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def sound(harness: FaultHarness) -> Iterator[Evidence]:
+def sound(fault_harness: FaultHarness) -> Iterator[Evidence]:
     """Gather the evidence of a sound run."""
-    with harness.experiment("sqlite", seed=3) as experiment:
+    with fault_harness.experiment("sqlite", seed=3) as experiment:
         assert experiment.run("scenario") == 0
         experiment.assert_recovery()
         yield oracle.gather(

@@ -63,9 +63,9 @@ def posts(experiment: Experiment, tag: str) -> list[str | None]:
 @pytest.mark.parametrize("pause", PAUSES_S)
 @pytest.mark.parametrize("name", POINTS)
 def test_bind_stopped_while_other_processes_continue_is_sound_when_resumed(
-    harness: FaultHarness, kind: str, name: str, pause: str
+    fault_harness: FaultHarness, kind: str, name: str, pause: str
 ) -> None:
-    with harness.experiment(kind, provider_timeout_s=10.0) as experiment:
+    with fault_harness.experiment(kind, provider_timeout_s=10.0) as experiment:
         slow = experiment.start("run_binds", requests=[bind_request("91")], hook=(name, 1, "STOP"))
         assert experiment.wait_until_stopped(slow)
         experiment.clock.advance(PAUSES_S[pause])
@@ -83,9 +83,11 @@ def test_bind_stopped_while_other_processes_continue_is_sound_when_resumed(
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_timestamp_from_before_a_pause_is_refused_by_the_provider(harness: FaultHarness, kind: str) -> None:
+def test_timestamp_from_before_a_pause_is_refused_by_the_provider(fault_harness: FaultHarness, kind: str) -> None:
     """The call's own deadline is longer than the pause here: only the timestamp prevents the bind."""
-    with harness.experiment(kind, simulated={"timestamp_tolerance_s": 2.0}, provider_timeout_s=60.0) as experiment:
+    with fault_harness.experiment(
+        kind, simulated={"timestamp_tolerance_s": 2.0}, provider_timeout_s=60.0
+    ) as experiment:
         slow = experiment.start("run_binds", requests=[bind_request("91")], hook=("bind.before_send", 1, "STOP"))
         assert experiment.wait_until_stopped(slow)
         experiment.clock.advance(20)
@@ -99,9 +101,9 @@ def test_timestamp_from_before_a_pause_is_refused_by_the_provider(harness: Fault
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", sorted(OPEN_TRANSACTION))
 def test_bind_stopped_inside_a_transaction_makes_other_binds_wait_and_not_fail(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         slow = experiment.start("run_binds", requests=[bind_request("91", key="k")], hook=(name, 1, "STOP"))
         assert experiment.wait_until_stopped(slow)
         other = experiment.start("run_binds", requests=[bind_request("92")])
@@ -117,9 +119,9 @@ def test_bind_stopped_inside_a_transaction_makes_other_binds_wait_and_not_fail(
 @pytest.mark.parametrize("pause", ["within the window", "past its life"])
 @pytest.mark.parametrize("name", UNBIND_POINTS)
 def test_unbind_stopped_while_other_processes_continue_is_sound_when_resumed(
-    harness: FaultHarness, kind: str, name: str, pause: str
+    fault_harness: FaultHarness, kind: str, name: str, pause: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         experiment.run("run_binds", requests=[bind_request("91")])
         bound = next(line for line in experiment.records() if line["kind"] == "bound")
         slow = experiment.start("run_unbind", id=bound["id"], hook=(name, 1, "STOP"))
@@ -140,9 +142,9 @@ def test_unbind_stopped_while_other_processes_continue_is_sound_when_resumed(
 @pytest.mark.parametrize("pause", ["within the window", "past its life"])
 @pytest.mark.parametrize(("job", "name"), JOB_POINTS)
 def test_job_stopped_while_other_processes_continue_is_sound_when_resumed(
-    harness: FaultHarness, kind: str, job: str, name: str, pause: str
+    fault_harness: FaultHarness, kind: str, job: str, name: str, pause: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         experiment.simulator.script("lost_reply", times=1, on="bind")
         in_doubt = [
             bind_request("92", expire_s=5_000) | {"phone_a": f"918806771{n}", "phone_b": "9188067720"}

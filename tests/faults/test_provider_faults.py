@@ -66,9 +66,9 @@ def bind_in_doubt(experiment: Experiment) -> str:
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", SUCCEEDED)
 def test_R3_bind_that_succeeded_without_a_clear_response_is_adopted_by_a_scan(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         experiment.simulator.script(scripted("delay:0", None))  # consumed by the witness
         experiment.simulator.script(scripted(name, SUCCEEDED[name]))
         binding_id = bind_in_doubt(experiment)
@@ -85,9 +85,12 @@ def test_R3_bind_that_succeeded_without_a_clear_response_is_adopted_by_a_scan(
 
 @pytest.mark.alone
 @pytest.mark.parametrize("name", [*SUCCEEDED, *NOT_SUCCEEDED])
-def test_R3_bind_in_doubt_ends_within_the_time_limit_and_a_second(harness: FaultHarness, name: str) -> None:
+def test_R3_bind_in_doubt_ends_within_the_time_limit_and_a_second(fault_harness: FaultHarness, name: str) -> None:
     limit_s = 0.4
-    with harness.experiment("sqlite") as experiment, experiment.service(provider_timeout_s=limit_s) as service:
+    with (
+        fault_harness.experiment("sqlite") as experiment,
+        experiment.service(provider_timeout_s=limit_s) as service,
+    ):
         experiment.simulator.script(scripted(name, SUCCEEDED.get(name)))
         started_at = time.monotonic()
         with pytest.raises(OutcomeUnknown):
@@ -105,9 +108,9 @@ def wait_for_entries(experiment: Experiment, count: int) -> None:
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", NOT_SUCCEEDED)
 def test_R3_bind_that_failed_without_a_clear_response_is_proved_absent_when_its_timestamp_is_too_old(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         experiment.simulator.script(scripted("delay:0", None))
         experiment.simulator.script(scripted(name, None))
         binding_id = bind_in_doubt(experiment)
@@ -138,12 +141,12 @@ def request(tag: str) -> dict[str, object]:
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("failure", ["refused connection", "no such name"])
 def test_R4_request_never_sent_fails_within_five_seconds_and_frees_the_phones(
-    harness: FaultHarness, kind: str, failure: str
+    fault_harness: FaultHarness, kind: str, failure: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}" if failure == "refused connection" else "http://provider.invalid"
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         started_at = time.monotonic()
         with experiment.service(provider_url=url) as service, pytest.raises(ProviderUnreachable) as failed:
             service.bind(phone_a=A, phone_b=B, pool_number="91", expire_s=600, mode="AXB")
@@ -156,9 +159,9 @@ def test_R4_request_never_sent_fails_within_five_seconds_and_frees_the_phones(
 
 @pytest.mark.parametrize("offset_s", [45.0, -45.0])
 def test_D1_provider_clock_45_s_off_is_warned_about_and_binds_succeed(
-    harness: FaultHarness, offset_s: float, caplog: pytest.LogCaptureFixture
+    fault_harness: FaultHarness, offset_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with harness.experiment("sqlite") as experiment:
+    with fault_harness.experiment("sqlite") as experiment:
         experiment.simulator.change(clock_offset_s=offset_s)
         with experiment.service() as service, caplog.at_level(logging.WARNING):
             service.bind(phone_a=A, phone_b=B, pool_number="91", expire_s=600, mode="AXB")
@@ -169,9 +172,9 @@ def test_D1_provider_clock_45_s_off_is_warned_about_and_binds_succeed(
 
 @pytest.mark.parametrize("offset_s", [90.0, -90.0])
 def test_D1_provider_clock_90_s_off_stops_binds_once_it_is_measured(
-    harness: FaultHarness, offset_s: float
+    fault_harness: FaultHarness, offset_s: float
 ) -> None:
-    with harness.experiment("sqlite") as experiment:
+    with fault_harness.experiment("sqlite") as experiment:
         experiment.simulator.change(clock_offset_s=offset_s)
         with experiment.service() as service:
             service.reconcile()
@@ -193,9 +196,9 @@ def step(experiment: Experiment, by_s: float) -> None:
 @pytest.mark.parametrize("by_s", [3_600.0, -3_600.0])
 @pytest.mark.parametrize("warmed", ["a process that has bound before", "a process that has just new_service"])
 def test_D3_database_clock_step_stops_binds_before_a_phone_is_lent_twice(
-    harness: FaultHarness, by_s: float, warmed: str
+    fault_harness: FaultHarness, by_s: float, warmed: str
 ) -> None:
-    with harness.experiment("postgresql") as experiment, experiment.service() as service:
+    with fault_harness.experiment("postgresql") as experiment, experiment.service() as service:
         service.bind(phone_a=A, phone_b=B, pool_number="91", expire_s=600, mode="AXB")
         step(experiment, by_s)
         if warmed == "a process that has bound before":
@@ -214,9 +217,9 @@ def test_D3_database_clock_step_stops_binds_before_a_phone_is_lent_twice(
     "process", ["a process that was there before", "a process that starts under the wrong clock"]
 )
 def test_D3_scheduler_ends_no_live_binding_while_the_database_clock_is_an_hour_ahead(
-    harness: FaultHarness, process: str
+    fault_harness: FaultHarness, process: str
 ) -> None:
-    with harness.experiment("postgresql") as experiment, experiment.service() as service:
+    with fault_harness.experiment("postgresql") as experiment, experiment.service() as service:
         binding = service.bind(phone_a=A, phone_b=B, pool_number="91", expire_s=600, mode="AXB")
         step(experiment, 3_600.0)
         if process == "a process that was there before":

@@ -36,7 +36,7 @@ def bind(service: BindingService, phone_a: str, phone_b: str, tag: str, *, key: 
     )
 
 
-def back_up(harness: FaultHarness, experiment: Experiment) -> Callable[[], None]:
+def back_up(fault_harness: FaultHarness, experiment: Experiment) -> Callable[[], None]:
     """Copy the database; return a function that replaces the database by the copy.
 
     On PostgreSQL both close every connection.
@@ -54,11 +54,11 @@ def back_up(harness: FaultHarness, experiment: Experiment) -> Callable[[], None]
         return restore_file
     name = str(make_url(experiment.url).database)
     cut_off(experiment.url)
-    copied = str(make_url(harness.create(template=name)).database)
+    copied = str(make_url(fault_harness.create(template=name)).database)
 
     def restore_server() -> None:
-        harness.on_server("DROP DATABASE {} WITH (FORCE)", name)
-        harness.on_server("CREATE DATABASE {} TEMPLATE {}", name, copied)
+        fault_harness.on_server("DROP DATABASE {} WITH (FORCE)", name)
+        fault_harness.on_server("CREATE DATABASE {} TEMPLATE {}", name, copied)
         with psycopg.connect(
             experiment.url, autocommit=True
         ) as connection:  # a template's settings are not copied
@@ -81,11 +81,11 @@ def cut_off(url: str) -> None:
             pass
 
 
-def after_a_restore(harness: FaultHarness, experiment: Experiment) -> tuple[Binding, Binding, Binding]:
+def after_a_restore(fault_harness: FaultHarness, experiment: Experiment) -> tuple[Binding, Binding, Binding]:
     """Bind a witness, one that is unbound after the backup, and one after the backup; then restore."""
     with experiment.service() as service:
         witness, unbound = bind(service, A, B, "91"), bind(service, C, D, "92")
-    restore = back_up(harness, experiment)
+    restore = back_up(fault_harness, experiment)
     with experiment.service() as service:
         bound_since = bind(service, E, F, "93", key="after")
         service.unbind(unbound.id)
@@ -95,10 +95,10 @@ def after_a_restore(harness: FaultHarness, experiment: Experiment) -> tuple[Bind
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_binds_after_a_restore_wait_until_the_provider_list_has_been_read(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
-        after_a_restore(harness, experiment)
+    with fault_harness.experiment(kind) as experiment:
+        after_a_restore(fault_harness, experiment)
         with experiment.service() as operator:
             operator.mark_restored()
         with experiment.service() as service:
@@ -120,9 +120,9 @@ def test_binds_after_a_restore_wait_until_the_provider_list_has_been_read(
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind) as experiment:
-        witness, unbound, bound_since = after_a_restore(harness, experiment)
+def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(fault_harness: FaultHarness, kind: str) -> None:
+    with fault_harness.experiment(kind) as experiment:
+        witness, unbound, bound_since = after_a_restore(fault_harness, experiment)
         with experiment.service() as service:
             assert service.get(unbound.id).state is State.ACTIVE, "active again in the restored database"
             service.mark_restored()
@@ -140,11 +140,11 @@ def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(harness: FaultH
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_bind_after_an_unannounced_restore_can_be_refused_and_holds_the_phones(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
     """The known limit: without `mark_restored` the first bind of such a phone is sent and refused, no worse."""
-    with harness.experiment(kind) as experiment:
-        after_a_restore(harness, experiment)
+    with fault_harness.experiment(kind) as experiment:
+        after_a_restore(fault_harness, experiment)
         with experiment.service() as service:
             with pytest.raises(PhoneInUseAtProvider):
                 bind(service, E, G, "94")
@@ -156,12 +156,16 @@ def test_bind_after_an_unannounced_restore_can_be_refused_and_holds_the_phones(
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_running_process_detects_a_database_rollback_and_binds_wait_for_a_scan(
-    harness: FaultHarness, kind: str, caplog: pytest.LogCaptureFixture
+    fault_harness: FaultHarness, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The restore was not announced: the process knows a binding that the database has lost."""
-    with harness.experiment(kind) as experiment, experiment.service() as service, experiment.service() as other:
+    with (
+        fault_harness.experiment(kind) as experiment,
+        experiment.service() as service,
+        experiment.service() as other,
+    ):
         bind(service, A, B, "91")
-        restore = back_up(harness, experiment)
+        restore = back_up(fault_harness, experiment)
         bind(other, E, F, "92")
         bind(service, G, H, "93")
         restore()
@@ -177,11 +181,11 @@ def test_running_process_detects_a_database_rollback_and_binds_wait_for_a_scan(
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_late_success_whose_intent_was_lost_in_a_rollback_is_held_and_unbound(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
-    with harness.experiment(kind) as experiment, experiment.service() as service:
+    with fault_harness.experiment(kind) as experiment, experiment.service() as service:
         bind(service, A, B, "91")
-        restore = back_up(harness, experiment)
+        restore = back_up(fault_harness, experiment)
 
         def replace_the_database(point: str) -> None:
             if point == "bind.after_answer":
@@ -206,12 +210,12 @@ def test_late_success_whose_intent_was_lost_in_a_rollback_is_held_and_unbound(
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_full_scan_after_a_restore_reads_the_list_of_every_application_ever_used(
-    harness: FaultHarness, kind: str
+    fault_harness: FaultHarness, kind: str
 ) -> None:
-    with harness.experiment(kind) as experiment:
+    with fault_harness.experiment(kind) as experiment:
         with experiment.service(provider_app_id="other") as service:
             service.unbind(bind(service, A, B, "91").id)  # it has no open binding at the time of the backup
-        restore = back_up(harness, experiment)
+        restore = back_up(fault_harness, experiment)
         with experiment.service(provider_app_id="other") as service:
             bind(service, C, D, "92")
         restore()
@@ -224,9 +228,11 @@ def test_full_scan_after_a_restore_reads_the_list_of_every_application_ever_used
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_orphans_after_a_restore_are_held_even_if_the_setting_is_observe(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind, on_orphan="observe") as experiment:
-        after_a_restore(harness, experiment)
+def test_orphans_after_a_restore_are_held_even_if_the_setting_is_observe(
+    fault_harness: FaultHarness, kind: str
+) -> None:
+    with fault_harness.experiment(kind, on_orphan="observe") as experiment:
+        after_a_restore(fault_harness, experiment)
         with experiment.service() as service:
             service.mark_restored()
             service.reconcile()
@@ -236,8 +242,8 @@ def test_orphans_after_a_restore_are_held_even_if_the_setting_is_observe(harness
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_full_scan_can_be_waived_if_no_list_can_be_read(harness: FaultHarness, kind: str) -> None:
-    with harness.experiment(kind) as experiment, experiment.service() as service:
+def test_full_scan_can_be_waived_if_no_list_can_be_read(fault_harness: FaultHarness, kind: str) -> None:
+    with fault_harness.experiment(kind) as experiment, experiment.service() as service:
         experiment.simulator.script("bad_gateway", rate=1.0, on="page")
         service.mark_restored()
         service.reconcile()
@@ -247,11 +253,11 @@ def test_full_scan_can_be_waived_if_no_list_can_be_read(harness: FaultHarness, k
         assert bind(service, A, B, "92").state is State.ACTIVE
 
 
-def test_feed_cursor_ahead_of_a_restored_database_is_refused(harness: FaultHarness) -> None:
+def test_feed_cursor_ahead_of_a_restored_database_is_refused(fault_harness: FaultHarness) -> None:
     """It would get no events until the database had reached that position; on PostgreSQL: test_point_in_time."""
-    with harness.experiment("sqlite") as experiment, experiment.service() as service:
+    with fault_harness.experiment("sqlite") as experiment, experiment.service() as service:
         bind(service, A, B, "91")
-        restore = back_up(harness, experiment)
+        restore = back_up(fault_harness, experiment)
         cursor = service.events().next_cursor
         bind(service, C, D, "92")
         cursor_ahead = service.events().next_cursor

@@ -71,17 +71,17 @@ def assert_sound(experiment: Experiment, before: Evidence) -> None:
 def retain(experiment: Experiment, before: Evidence, killed_at: str | None) -> None:
     """Run retention, first killed at a fail point if one is given, then to its end."""
     if killed_at is not None:
-        run_job(experiment, "retain", killed_at=killed_at)
+        run_job(experiment, "apply_retention", killed_at=killed_at)
         assert_sound(experiment, before)
-    run_job(experiment, "retain")
+    run_job(experiment, "apply_retention")
     assert_sound(experiment, before)
 
 
 @pytest.mark.parametrize(("kind", "name"), STEPS)
 def test_R1_retention_killed_at_a_step_completes_when_run_again_and_deletes_nothing_too_soon(
-    harness: FaultHarness, kind: str, name: str
+    fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
-    with harness.experiment(kind, seed=11, migrated=False, retention_days=KEEP_DAYS) as experiment:
+    with fault_harness.experiment(kind, seed=11, migrated=False, retention_days=KEEP_DAYS) as experiment:
         experiment.run("migrate")
         experiment.run("scenario")
         experiment.assert_recovery()

@@ -24,7 +24,7 @@ from bindings.scheduler import Scheduler
 from tests.faults.clock import SharedClock
 from tests.faults.harness import ROOT
 from tests.faults.test_kill import DATABASES, report
-from tests.service.harness import POOL, A, B, World, wait_for
+from tests.service.harness import POOL, A, B, ServiceHarness, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,35 +40,35 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 DAY_S = 86_400.0
 
 
-def test_R7_queries_after_a_day_without_the_expire_job_are_correct(world: World) -> None:
-    binding = world.bind(A, B, expire_s=60)
-    world.clock.advance(DAY_S)
-    assert world.service.get(binding.id).state is State.ACTIVE, "the expire job has not run"
-    assert world.service.lookup(phone=A) == []
-    assert world.service.lookup(middle_number=binding.middle_number_a) == []
-    assert world.service.check(phone_a=A, phone_b=B, mode="AXB") == []
+def test_R7_queries_after_a_day_without_the_expire_job_are_correct(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B, expire_s=60)
+    harness.clock.advance(DAY_S)
+    assert harness.service.get(binding.id).state is State.ACTIVE, "the expire job has not run"
+    assert harness.service.lookup(phone=A) == []
+    assert harness.service.lookup(middle_number=binding.middle_number_a) == []
+    assert harness.service.check(phone_a=A, phone_b=B, mode="AXB") == []
     assert (
-        world.service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
+        harness.service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
     )
-    assert world.service.expire_due().expired == 1
-    expired = world.service.get(binding.id)
+    assert harness.service.expire_due().expired == 1
+    expired = harness.service.get(binding.id)
     assert (expired.state, expired.ended_at) == (State.EXPIRED, binding.expires_at)
 
 
-def test_changes_by_the_scheduler_are_recorded_with_its_own_actor(world: World) -> None:
-    binding = world.bind(A, B, expire_s=60, warn_s=30)
-    world.clock.advance(61)
-    with Scheduler(world.service):
-        wait_for(lambda: world.service.get(binding.id).state is State.EXPIRED)
-    assert [event.actor for event in world.service.history(binding.id)] == ["test", "test", "scheduler"]
+def test_changes_by_the_scheduler_are_recorded_with_its_own_actor(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B, expire_s=60, warn_s=30)
+    harness.clock.advance(61)
+    with Scheduler(harness.service):
+        wait_for(lambda: harness.service.get(binding.id).state is State.EXPIRED)
+    assert [event.actor for event in harness.service.history(binding.id)] == ["test", "test", "scheduler"]
 
 
 @pytest.mark.parametrize("kind", DATABASES)
 def test_R7_expire_job_that_hangs_is_reported_stalled_and_later_runs_start(
-    harness: FaultHarness, kind: str, monkeypatch: pytest.MonkeyPatch
+    fault_harness: FaultHarness, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    with harness.experiment(kind, sweep_interval_s=0.2) as experiment, experiment.service() as service:
+    with fault_harness.experiment(kind, sweep_interval_s=0.2) as experiment, experiment.service() as service:
         expire_due, calls = Maintenance.expire_due, []
 
         def hang_once(maintenance: Maintenance) -> ExpireResult:
@@ -87,9 +87,9 @@ def test_R7_expire_job_that_hangs_is_reported_stalled_and_later_runs_start(
 
 @pytest.mark.parametrize("error", [RuntimeError("raised by the test"), SystemExit(3), MemoryError()])
 def test_R7_expire_job_that_raises_is_reported_stalled_and_is_retried(
-    harness: FaultHarness, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    fault_harness: FaultHarness, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with harness.experiment("sqlite", sweep_interval_s=0.2) as experiment, experiment.service() as service:
+    with fault_harness.experiment("sqlite", sweep_interval_s=0.2) as experiment, experiment.service() as service:
         expire_due, repaired, calls = Maintenance.expire_due, threading.Event(), []
 
         def raise_at_first(maintenance: Maintenance) -> ExpireResult:
@@ -108,9 +108,12 @@ def test_R7_expire_job_that_raises_is_reported_stalled_and_is_retried(
 
 @pytest.mark.postgres
 def test_R7_expire_job_that_waits_for_a_foreign_lock_is_reported_stalled_and_continues(
-    harness: FaultHarness,
+    fault_harness: FaultHarness,
 ) -> None:
-    with harness.experiment("postgresql", sweep_interval_s=0.2) as experiment, experiment.service() as service:
+    with (
+        fault_harness.experiment("postgresql", sweep_interval_s=0.2) as experiment,
+        experiment.service() as service,
+    ):
         binding = service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=1, mode="AXB")
         with psycopg.connect(experiment.url) as other:
             other.execute("LOCK TABLE bindings IN ACCESS EXCLUSIVE MODE")
@@ -225,8 +228,8 @@ NO_FAKETIME = pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not in
 
 
 @pytest.mark.parametrize("method", ["patched", pytest.param("faketime", marks=[pytest.mark.soak, NO_FAKETIME])])
-def test_R7_expire_job_starts_soon_after_the_wall_clock_jumps(harness: FaultHarness, method: str) -> None:
-    with harness.experiment("sqlite") as experiment, timer(experiment, method) as (running, wall):
+def test_R7_expire_job_starts_soon_after_the_wall_clock_jumps(fault_harness: FaultHarness, method: str) -> None:
+    with fault_harness.experiment("sqlite") as experiment, timer(experiment, method) as (running, wall):
         shift = 0.0
         for name, by_s in JUMPS_S.items():
             shift += by_s
