@@ -28,7 +28,7 @@ PHRASES: dict[str, str] = {
     "the (errand|story|fable)": "the job, the history, the lifecycle",
     "in earnest": "not as a dry run",
     "for ever": "permanently, without a time limit",
-    "at bottom": "(nothing)",
+    "at bottom": "leave it out",
     "came of (it|them)": "the result",
     "comes? to nothing": "has no effect, fails",
     "calls? nobody": "calls no provider",
