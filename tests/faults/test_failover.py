@@ -536,7 +536,7 @@ def test_intent_that_no_standby_confirms_is_not_sent_and_the_call_ends_in_time(
 def test_outcome_that_no_standby_confirms_is_recorded_when_one_returns(
     shared_cluster: Cluster, provider: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bindings.service.SETTLE_BUDGET_S", 3.0)
+    monkeypatch.setattr("bindings.lifecycle.bind.SETTLE_BUDGET_S", 3.0)
     standbys = shared_cluster.standbys
 
     def cut(point: str) -> None:
