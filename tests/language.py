@@ -50,11 +50,6 @@ IDENTIFIERS: frozenset[str] = frozenset(
 ALLOWED_NAMES: dict[tuple[str, str], str] = {
     ("domain/binding.py", "Holder.why"): "a public field of Holder, in the Python and the HTTP interface",
     ("domain/binding.py", "Reason.ASKED"): "a stored reason, shown in the Python and the HTTP interface",
-    (
-        "monitoring/health.py",
-        "Check.seen",
-    ): "a field of the checks in the JSON of `doctor` and of the HTTP interface",
-    ("service.py", "BindingService.reveal.what"): "a public parameter of `reveal`",
     ("store/holds.py", "Hold.why"): "the column holds.why",
     ("monitoring/health.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
     ("service.py", "BindingService.reveal.what"): "a public argument",
