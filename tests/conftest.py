@@ -171,9 +171,3 @@ def harness(database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
             assert_sound(harness.service)
         finally:
             harness.close()
-
-
-@pytest.fixture
-def world(harness: ServiceHarness) -> ServiceHarness:
-    """Return the `harness`, under its former name."""
-    return harness

@@ -105,9 +105,6 @@ class ServiceHarness:
         return entry
 
 
-World = ServiceHarness  # former name
-
-
 def service_at(
     url: str, clock: Clock, provider_url: str, *, host_clock: HostClock | None = None, **settings: Any
 ) -> BindingService:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.provider.simulator import Simulator
-    from tests.service.harness import World
+    from tests.service.harness import ServiceHarness
 
 PHONE_A, PHONE_B = "9188067701", "9188067799"
 
@@ -50,16 +50,16 @@ def lookups_of(service: BindingService, number: str) -> list[object]:
     ]
 
 
-def test_compiled_lookups_return_what_sqlalchemy_returns(world: World) -> None:
+def test_compiled_lookups_return_what_sqlalchemy_returns(harness: ServiceHarness) -> None:
     """With a test's clock; the next test uses the database's own."""
-    binding = world.service.get(world.bind(PHONE_A, PHONE_B, reference="order 1").id)
+    binding = harness.service.get(harness.bind(PHONE_A, PHONE_B, reference="order 1").id)
     number = str(binding.middle_number_a)
-    compiled = lookups_of(world.service, number)
+    compiled = lookups_of(harness.service, number)
     with mock.patch.object(CompiledStatement, "fetch_all", _by_sqlalchemy):
-        by_sqlalchemy = lookups_of(world.service, number)
+        by_sqlalchemy = lookups_of(harness.service, number)
     assert compiled == by_sqlalchemy == [[binding]] * 3
-    world.clock.advance(100_000)
-    assert lookups_of(world.service, number) == [[]] * 3
+    harness.clock.advance(100_000)
+    assert lookups_of(harness.service, number) == [[]] * 3
 
 
 def _by_sqlalchemy(statement: CompiledStatement, connection: Connection, values: Any) -> Any:

@@ -12,7 +12,20 @@ from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, EventKind, State
 from bindings.store import events, reserve, settle
-from tests.service.harness import APP, A, B, C, Clock, D, E, F, World, feed_has_caught_up, in_threads, service_at
+from tests.service.harness import (
+    APP,
+    A,
+    B,
+    C,
+    Clock,
+    D,
+    E,
+    F,
+    ServiceHarness,
+    feed_has_caught_up,
+    in_threads,
+    service_at,
+)
 from tests.store.test_reserve import TERMS, fail, request, reserved, success
 
 if TYPE_CHECKING:
@@ -37,33 +50,33 @@ def read_all(service: BindingService, after: str | None, limit: int = 200) -> tu
         received += page.data
 
 
-def test_feed_returns_every_event_once_and_in_order_per_binding(world: World) -> None:
+def test_feed_returns_every_event_once_and_in_order_per_binding(harness: ServiceHarness) -> None:
     for a, b in ((A, B), (C, D), (E, F)):
-        world.service.unbind(world.bind(a, b).id)
-    feed_has_caught_up(world.service)
-    received, end = read_all(world.service, None, limit=5)
+        harness.service.unbind(harness.bind(a, b).id)
+    feed_has_caught_up(harness.service)
+    received, end = read_all(harness.service, None, limit=5)
     assert len({event.cursor for event in received}) == len(received) == 3 * 4
     by_binding: dict[str, list[int]] = {}
     for event in received:
         by_binding.setdefault(str(event.binding_id), []).append(event.sequence)
     assert all(sequence == [1, 2, 3, 4] for sequence in by_binding.values())
-    assert read_all(world.service, end) == ([], end)
+    assert read_all(harness.service, end) == ([], end)
 
 
-def test_cursor_of_an_empty_feed_returns_later_events(world: World) -> None:
-    page = world.service.events()
+def test_cursor_of_an_empty_feed_returns_later_events(harness: ServiceHarness) -> None:
+    page = harness.service.events()
     assert (page.data, page.next_cursor) == ((), "0-0")
-    binding = world.bind()
-    feed_has_caught_up(world.service)
-    assert [event.binding_id for event in read_all(world.service, page.next_cursor)[0]] == [binding.id] * 2
+    binding = harness.bind()
+    feed_has_caught_up(harness.service)
+    assert [event.binding_id for event in read_all(harness.service, page.next_cursor)[0]] == [binding.id] * 2
 
 
-def test_cursor_of_an_event_resumes_after_that_event(world: World) -> None:
-    world.service.unbind(world.bind().id)
-    feed_has_caught_up(world.service)
-    received, _ = read_all(world.service, None)
+def test_cursor_of_an_event_resumes_after_that_event(harness: ServiceHarness) -> None:
+    harness.service.unbind(harness.bind().id)
+    feed_has_caught_up(harness.service)
+    received, _ = read_all(harness.service, None)
     for position, event in enumerate(received):
-        assert read_all(world.service, event.cursor)[0] == received[position + 1 :]
+        assert read_all(harness.service, event.cursor)[0] == received[position + 1 :]
 
 
 @contextmanager
@@ -182,16 +195,16 @@ def test_feed_reader_concurrent_with_writers_sees_every_event_in_order(database_
     service.close()
 
 
-def test_event_records_actor_and_request_id(world: World) -> None:
-    binding = world.bind()
-    world.service.as_caller(actor="dispatcher", request_id="req-7").unbind(binding.id, reason="trip ended")
-    unbind_request, ended = world.service.history(binding.id)[2:]
+def test_event_records_actor_and_request_id(harness: ServiceHarness) -> None:
+    binding = harness.bind()
+    harness.service.as_caller(actor="dispatcher", request_id="req-7").unbind(binding.id, reason="trip ended")
+    unbind_request, ended = harness.service.history(binding.id)[2:]
     assert (unbind_request.actor, unbind_request.request_id, unbind_request.detail["reason"]) == (
         "dispatcher",
         "req-7",
         "trip ended",
     )
     assert (ended.actor, ended.kind) == ("dispatcher", EventKind.UNBOUND)
-    assert world.service.get(binding.id).actor == "test"
-    assert world.service.get(binding.id).state is State.UNBOUND
+    assert harness.service.get(binding.id).actor == "test"
+    assert harness.service.get(binding.id).state is State.UNBOUND
     assert binding.app_id == APP

@@ -23,7 +23,7 @@ from bindings.store.schema import metadata
 from bindings.store.sessions import Search
 from bindings.webhooks.sender import prune
 from tests import deliveries
-from tests.service.harness import APP, A, C, D, E, F, World, feed_has_caught_up
+from tests.service.harness import APP, A, C, D, E, F, ServiceHarness, feed_has_caught_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,19 +71,19 @@ def database_url(postgres_url: str) -> Iterator[str]:
         yield url
 
 
-def test_granted_rights_suffice_for_the_service_and_its_jobs(world: World) -> None:
-    service = world.service
-    world.bind(expire_s=600, warn_s=60)
+def test_granted_rights_suffice_for_the_service_and_its_jobs(harness: ServiceHarness) -> None:
+    service = harness.service
+    harness.bind(expire_s=600, warn_s=60)
     with pytest.raises(errors.PhoneInUse):
-        world.bind(A, C)
-    service.unbind(world.bind(C, D).id)
+        harness.bind(A, C)
+    service.unbind(harness.bind(C, D).id)
     service.reveal([], reason="drill", what="export")
-    world.simulator.add_foreign_binding(phone_a=E, phone_b=F, app_id=APP)
+    harness.simulator.add_foreign_binding(phone_a=E, phone_b=F, app_id=APP)
     service.mark_restored()
     assert JobRunner(service.runtime).run_once_per_period(RECONCILE, 60.0) is not None
-    world.clock.advance(550)
+    harness.clock.advance(550)
     assert JobRunner(service.runtime).run(WARN).warned == 1
-    world.clock.advance(100)
+    harness.clock.advance(100)
     assert JobRunner(service.runtime).run(EXPIRE).expired == 1
     service.recover()
     service.count_pools()
@@ -124,6 +124,6 @@ def _deliver(service: BindingService) -> None:
 @pytest.mark.parametrize(
     "forbidden", ["DELETE FROM bindings", "UPDATE events SET actor = 'x'", "DROP TABLE holds"]
 )
-def test_granted_rights_do_not_allow_changing_the_history(world: World, forbidden: str) -> None:
+def test_granted_rights_do_not_allow_changing_the_history(harness: ServiceHarness, forbidden: str) -> None:
     with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
-        world.database.write(lambda tx: tx.connection.execute(text(forbidden)))
+        harness.database.write(lambda tx: tx.connection.execute(text(forbidden)))

@@ -47,7 +47,7 @@ from tests.service.harness import (
     D,
     E,
     F,
-    World,
+    ServiceHarness,
     feed_has_caught_up,
     in_threads,
     service_at,
@@ -70,26 +70,26 @@ DAY_S = 86_400
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def add_webhook(world: World, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
+def add_webhook(harness: ServiceHarness, receiver: Receiver, *kinds: str) -> WebhookWithSecret:
     """Add a webhook that gets the events from now on."""
-    feed_has_caught_up(world.service)
-    return world.service.webhooks.add(url=receiver.url, kinds=kinds or None)
+    feed_has_caught_up(harness.service)
+    return harness.service.webhooks.add(url=receiver.url, kinds=kinds or None)
 
 
-def deliver_all(world: World) -> DeliverResult:
+def deliver_all(harness: ServiceHarness) -> DeliverResult:
     """Deliver all pending events once."""
-    feed_has_caught_up(world.service)
-    return deliver_pending(world.service.runtime)
+    feed_has_caught_up(harness.service)
+    return deliver_pending(harness.service.runtime)
 
 
-def only(world: World, created: WebhookWithSecret) -> Delivery:
-    [delivery] = world.service.webhooks.deliveries(created.webhook.id).data
+def only(harness: ServiceHarness, created: WebhookWithSecret) -> Delivery:
+    [delivery] = harness.service.webhooks.deliveries(created.webhook.id).data
     return delivery
 
 
-def states(world: World, created: WebhookWithSecret) -> list[tuple[str, int]]:
+def states(harness: ServiceHarness, created: WebhookWithSecret) -> list[tuple[str, int]]:
     """Return state and attempts of each delivery, the oldest event first."""
-    listed = world.service.webhooks.deliveries(created.webhook.id, limit=200).data
+    listed = harness.service.webhooks.deliveries(created.webhook.id, limit=200).data
     return [(delivery.state.value, delivery.attempts) for delivery in reversed(listed)]
 
 
@@ -107,13 +107,13 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 # What is sent.
 
 
-def test_delivery_is_signed_and_holds_only_the_event(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver)
-    bound = world.bind()
-    assert deliver_all(world) == DeliverResult(fanned_out=2, delivered=2)
+def test_delivery_is_signed_and_holds_only_the_event(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver)
+    bound = harness.bind()
+    assert deliver_all(harness) == DeliverResult(fanned_out=2, delivered=2)
     message_by_type = {message.verified(created.secret)["type"]: message for message in receiver.messages}
     assert set(message_by_type) == {"binding.requested", "binding.activated"}
-    event = world.service.history(bound.id)[1]
+    event = harness.service.history(bound.id)[1]
     body = message_by_type["binding.activated"].verified(created.secret)
     assert body == {
         "type": "binding.activated",
@@ -127,40 +127,40 @@ def test_delivery_is_signed_and_holds_only_the_event(world: World, receiver: Rec
         },
     }
     assert message_by_type["binding.activated"].headers["content-type"] == "application/json"
-    assert deliver_all(world) == DeliverResult()
+    assert deliver_all(harness) == DeliverResult()
 
 
-def test_signature_does_not_verify_with_another_secret(world: World, receiver: Receiver) -> None:
-    created, other = add_webhook(world, receiver), add_webhook(world, receiver)
-    assert send_test(world.service.runtime, created.webhook.id).error is None
+def test_signature_does_not_verify_with_another_secret(harness: ServiceHarness, receiver: Receiver) -> None:
+    created, other = add_webhook(harness, receiver), add_webhook(harness, receiver)
+    assert send_test(harness.service.runtime, created.webhook.id).error is None
     [message] = receiver.messages
     assert message.verified(created.secret)["type"] == "test"
     with pytest.raises(WebhookVerificationError):
         message.verified(other.secret)
 
 
-def test_new_webhook_gets_only_later_events(world: World, receiver: Receiver) -> None:
-    before = world.bind()
-    add_webhook(world, receiver)
-    after = world.bind(C, D)
-    deliver_all(world)
+def test_new_webhook_gets_only_later_events(harness: ServiceHarness, receiver: Receiver) -> None:
+    before = harness.bind()
+    add_webhook(harness, receiver)
+    after = harness.bind(C, D)
+    deliver_all(harness)
     ids = {json.loads(message.body)["data"]["binding_id"] for message in receiver.messages}
     assert ids == {after.id} != {before.id}
 
 
-def test_webhook_gets_only_its_kinds_of_event(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver, "unbound")
-    world.service.unbind(world.bind().id)
-    assert deliver_all(world).fanned_out == 1
+def test_webhook_gets_only_its_kinds_of_event(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver, "unbound")
+    harness.service.unbind(harness.bind().id)
+    assert deliver_all(harness).fanned_out == 1
     assert [message.verified(created.secret)["type"] for message in receiver.messages] == ["binding.unbound"]
-    assert deliver_all(world) == DeliverResult()
+    assert deliver_all(harness) == DeliverResult()
 
 
-def test_pool_event_names_only_the_pool(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver, "pool_low")
+def test_pool_event_names_only_the_pool(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver, "pool_low")
     detail = {"app_id": APP, "pool_number": "918806", "why": "share", "live": 9, "capacity": 10, "phone": "x"}
-    world.database.write(lambda tx: events.append_without_binding(tx, EventKind.POOL_LOW, CALLER, detail))
-    deliver_all(world)
+    harness.database.write(lambda tx: events.append_without_binding(tx, EventKind.POOL_LOW, CALLER, detail))
+    deliver_all(harness)
     body = receiver.messages[0].verified(created.secret)
     assert body["type"] == "pool.low"
     assert body["data"]["binding_id"] is None
@@ -168,12 +168,12 @@ def test_pool_event_names_only_the_pool(world: World, receiver: Receiver) -> Non
     assert {name: body["data"].get(name, "x") for name in detail} == detail
 
 
-def test_expiry_warning_is_delivered(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver, "expires_soon")
-    binding = world.bind(expire_s=600, warn_s=60)
-    world.clock.advance(541)
-    world.service.warn_due()
-    deliver_all(world)
+def test_expiry_warning_is_delivered(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver, "expires_soon")
+    binding = harness.bind(expire_s=600, warn_s=60)
+    harness.clock.advance(541)
+    harness.service.warn_due()
+    deliver_all(harness)
     body = receiver.messages[0].verified(created.secret)
     assert (body["type"], body["data"]["binding_id"]) == ("binding.expires_soon", binding.id)
     assert body["data"]["expires_at"].endswith("Z")
@@ -181,8 +181,8 @@ def test_expiry_warning_is_delivered(world: World, receiver: Receiver) -> None:
     assert body["data"].keys() - {"expires_at"} == {"binding_id", "sequence", "kind", "at", "cursor"}
 
 
-def test_expiry_warning_of_an_earlier_version_is_delivered(world: World) -> None:
-    event = replace(world.service.history(world.bind().id)[0], kind=EventKind.EXPIRES_SOON, detail={})
+def test_expiry_warning_of_an_earlier_version_is_delivered(harness: ServiceHarness) -> None:
+    event = replace(harness.service.history(harness.bind().id)[0], kind=EventKind.EXPIRES_SOON, detail={})
     assert "expires_at" not in json.loads(body_of(event))["data"]
 
 
@@ -194,26 +194,26 @@ def test_documented_event_types_are_those_that_are_sent() -> None:
 
 
 def test_bodies_logs_and_reprs_hold_no_number_and_no_secret(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    harness: ServiceHarness, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    feed_has_caught_up(world.service)
-    created = world.service.webhooks.add(url=receiver.url + "?token=tok-7f3a")
+    feed_has_caught_up(harness.service)
+    created = harness.service.webhooks.add(url=receiver.url + "?token=tok-7f3a")
     receiver.answers = lambda _: Reply(status=500 if len(receiver.messages) % 2 else 200)
-    bound = world.bind()
-    world.service.unbind(bound.id)
+    bound = harness.bind()
+    harness.service.unbind(bound.id)
     for _ in range(4):
-        deliver_all(world)
-        world.clock.advance(DAY_S)
+        deliver_all(harness)
+        harness.clock.advance(DAY_S)
     assert "token" in receiver.messages[0].path
     assert any("delivered" in line for line in caplog.messages)
     assert any("failed" in line for line in caplog.messages)
-    hooks = world.service.webhooks
+    hooks = harness.service.webhooks
     representations = [
         repr(created),
         repr(hooks.list()),
         repr(hooks.get(created.webhook.id)),
-        repr(deliveries.target(world.service, created.webhook.id)),
+        repr(deliveries.target(harness.service, created.webhook.id)),
     ]
     sent = [message.body.decode() for message in receiver.messages]
     lines = [line for line in caplog.messages if "delivery" in line or "webhook" in line]
@@ -225,35 +225,37 @@ def test_bodies_logs_and_reprs_hold_no_number_and_no_secret(
 
 
 @pytest.mark.usefixtures("_no_jitter")
-def test_failed_delivery_is_retried_on_schedule_and_then_given_up(world: World, receiver: Receiver) -> None:
+def test_failed_delivery_is_retried_on_schedule_and_then_given_up(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
     for attempt, pause_s in enumerate(RETRIES_S, start=1):
-        assert deliver_all(world).failed == 1
-        waiting = only(world, created)
+        assert deliver_all(harness).failed == 1
+        waiting = only(harness, created)
         assert (waiting.state, waiting.attempts, waiting.status) == ("pending", attempt, 500)
         assert waiting.error == "the receiver answered 500"
-        assert waiting.next_at == world.clock.at + timedelta(seconds=pause_s)
-        world.clock.advance(pause_s - 1)
-        assert deliver_all(world) == DeliverResult(), "not before its time"
-        world.clock.advance(1)
-    assert deliver_all(world).dead == 1
-    assert (only(world, created).state, only(world, created).finished_at) == ("dead", world.clock.at)
+        assert waiting.next_at == harness.clock.at + timedelta(seconds=pause_s)
+        harness.clock.advance(pause_s - 1)
+        assert deliver_all(harness) == DeliverResult(), "not before its time"
+        harness.clock.advance(1)
+    assert deliver_all(harness).dead == 1
+    assert (only(harness, created).state, only(harness, created).finished_at) == ("dead", harness.clock.at)
     assert len(receiver.messages) == len(RETRIES_S) + 1
     assert len({(message.id, message.body) for message in receiver.messages}) == 1
-    world.clock.advance(2 * DAY_S)
-    assert deliver_all(world) == DeliverResult()
+    harness.clock.advance(2 * DAY_S)
+    assert deliver_all(harness) == DeliverResult()
 
 
-def test_retries_are_spread_by_jitter(world: World, receiver: Receiver) -> None:
+def test_retries_are_spread_by_jitter(harness: ServiceHarness, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    created = add_webhook(world, receiver)
-    world.bind()
-    world.bind(C, D)
-    deliver_all(world)
-    listed = world.service.webhooks.deliveries(created.webhook.id).data
-    waits = [(delivery.next_at - world.clock.at).total_seconds() for delivery in listed]
+    created = add_webhook(harness, receiver)
+    harness.bind()
+    harness.bind(C, D)
+    deliver_all(harness)
+    listed = harness.service.webhooks.deliveries(created.webhook.id).data
+    waits = [(delivery.next_at - harness.clock.at).total_seconds() for delivery in listed]
     assert len(set(waits)) == 4
     assert all(0.85 * RETRIES_S[0] <= wait <= 1.15 * RETRIES_S[0] for wait in waits)
 
@@ -264,148 +266,154 @@ def test_retries_are_spread_by_jitter(world: World, receiver: Receiver) -> None:
 )
 @pytest.mark.usefixtures("_no_jitter")
 def test_retry_after_in_seconds_is_respected(
-    world: World, receiver: Receiver, header: str, seconds: float
+    harness: ServiceHarness, receiver: Receiver, header: str, seconds: float
 ) -> None:
     receiver.answers = lambda _: Reply(status=503, headers={"Retry-After": header})
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
-    deliver_all(world)
-    assert only(world, created).next_at == world.clock.at + timedelta(seconds=seconds)
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
+    deliver_all(harness)
+    assert only(harness, created).next_at == harness.clock.at + timedelta(seconds=seconds)
 
 
-def test_retry_after_as_a_date_is_respected(world: World, receiver: Receiver) -> None:
+def test_retry_after_as_a_date_is_respected(harness: ServiceHarness, receiver: Receiver) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     receiver.answers = lambda _: Reply(status=429, headers={"Retry-After": date})
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
-    deliver_all(world)
-    waits = only(world, created).next_at - world.clock.at
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
+    deliver_all(harness)
+    waits = only(harness, created).next_at - harness.clock.at
     assert timedelta(minutes=55) < waits <= timedelta(hours=1)
 
 
-def test_redirect_is_a_failure_and_is_not_followed(world: World, receiver: Receiver) -> None:
+def test_redirect_is_a_failure_and_is_not_followed(harness: ServiceHarness, receiver: Receiver) -> None:
     with Receiver() as elsewhere:
         receiver.answers = lambda _: Reply(status=307, headers={"Location": elsewhere.url})
-        created = add_webhook(world, receiver, "activated")
-        world.bind()
-        assert deliver_all(world).failed == 1
-        assert (only(world, created).status, elsewhere.messages) == (307, [])
+        created = add_webhook(harness, receiver, "activated")
+        harness.bind()
+        assert deliver_all(harness).failed == 1
+        assert (only(harness, created).status, elsewhere.messages) == (307, [])
 
 
-def test_410_disables_the_webhook_and_enabling_sends_pending_events(world: World, receiver: Receiver) -> None:
+def test_410_disables_the_webhook_and_enabling_sends_pending_events(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
     receiver.answers = lambda _: Reply(status=410)
-    created = add_webhook(world, receiver, "activated")
-    first = world.bind()
-    deliver_all(world)
-    hook = world.service.webhooks.get(created.webhook.id)
-    assert (hook.disabled_at, hook.disabled_why) == (world.clock.at, "the receiver answered 410")
-    second = world.bind(C, D)
-    world.clock.advance(DAY_S)
-    assert deliver_all(world) == DeliverResult()
+    created = add_webhook(harness, receiver, "activated")
+    first = harness.bind()
+    deliver_all(harness)
+    hook = harness.service.webhooks.get(created.webhook.id)
+    assert (hook.disabled_at, hook.disabled_why) == (harness.clock.at, "the receiver answered 410")
+    second = harness.bind(C, D)
+    harness.clock.advance(DAY_S)
+    assert deliver_all(harness) == DeliverResult()
     receiver.answers = lambda _: Reply()
-    assert world.service.webhooks.enable(created.webhook.id).disabled_why is None
-    deliver_all(world)
+    assert harness.service.webhooks.enable(created.webhook.id).disabled_why is None
+    deliver_all(harness)
     binding_ids = [json.loads(message.body)["data"]["binding_id"] for message in receiver.messages]
     assert sorted(binding_ids) == sorted([first.id, first.id, second.id])
 
 
-def test_refused_connection_is_a_failure_with_a_reason(world: World) -> None:
+def test_refused_connection_is_a_failure_with_a_reason(harness: ServiceHarness) -> None:
     with Receiver() as closed:
         pass
-    created = add_webhook(world, closed, "activated")
-    world.bind()
-    deliver_all(world)
-    assert only(world, created).error == "connect: connection refused"
-    assert only(world, created).status is None
+    created = add_webhook(harness, closed, "activated")
+    harness.bind()
+    deliver_all(harness)
+    assert only(harness, created).error == "connect: connection refused"
+    assert only(harness, created).status is None
 
 
 @pytest.mark.parametrize("start", [b"", OK + b"X: ", OK + b"Content-Length: 9999\r\n\r\n"])
 def test_response_that_hangs_or_drips_times_out(
-    world: World, start: bytes, monkeypatch: pytest.MonkeyPatch
+    harness: ServiceHarness, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_TIMEOUT_S", 0.3)
     with Server(drips(start) if start else stays_silent) as slow:
-        feed_has_caught_up(world.service)
-        created = world.service.webhooks.add(url=slow.url, kinds=["activated"])
-        world.bind()
-        assert deliver_all(world).failed == 1
-        assert only(world, created).error == "read: timed out"
+        feed_has_caught_up(harness.service)
+        created = harness.service.webhooks.add(url=slow.url, kinds=["activated"])
+        harness.bind()
+        assert deliver_all(harness).failed == 1
+        assert only(harness, created).error == "read: timed out"
 
 
-def test_large_response_is_not_read(world: World, receiver: Receiver) -> None:
+def test_large_response_is_not_read(harness: ServiceHarness, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=200, body=b"x" * (8 << 20))
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
-    assert deliver_all(world).delivered == 1
-    assert only(world, created).status == 200
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
+    assert deliver_all(harness).delivered == 1
+    assert only(harness, created).status == 200
 
 
-def test_failure_releases_the_other_deliveries_without_an_attempt(world: World, receiver: Receiver) -> None:
+def test_failure_releases_the_other_deliveries_without_an_attempt(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    created = add_webhook(world, receiver)
+    created = add_webhook(harness, receiver)
     for a, b in ((A, B), (C, D), (E, F)):
-        world.bind(a, b)
-    assert deliver_all(world).failed == sending.REQUESTS_PER_WEBHOOK
-    assert states(world, created) == [("pending", 1)] * 4 + [("pending", 0)] * 2
+        harness.bind(a, b)
+    assert deliver_all(harness).failed == sending.REQUESTS_PER_WEBHOOK
+    assert states(harness, created) == [("pending", 1)] * 4 + [("pending", 0)] * 2
     receiver.answers = lambda _: Reply()
-    assert deliver_all(world).delivered == 2, "released deliveries are due immediately"
+    assert deliver_all(harness).delivered == 2, "released deliveries are due immediately"
 
 
 # Dead letters.
 
 
-def dead_letter(world: World, receiver: Receiver) -> WebhookWithSecret:
+def dead_letter(harness: ServiceHarness, receiver: Receiver) -> WebhookWithSecret:
     receiver.answers = lambda _: Reply(status=500)
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
     for _ in range(len(RETRIES_S) + 1):
-        deliver_all(world)
-        world.clock.advance(2 * DAY_S)
-    assert only(world, created).state == "dead"
+        deliver_all(harness)
+        harness.clock.advance(2 * DAY_S)
+    assert only(harness, created).state == "dead"
     receiver.answers = lambda _: Reply()
     return created
 
 
-def test_dead_delivery_is_sent_again_with_the_same_id(world: World, receiver: Receiver) -> None:
-    created = dead_letter(world, receiver)
-    redelivered = world.service.webhooks.redeliver(only(world, created).id)
+def test_dead_delivery_is_sent_again_with_the_same_id(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = dead_letter(harness, receiver)
+    redelivered = harness.service.webhooks.redeliver(only(harness, created).id)
     assert (redelivered.state, redelivered.attempts) == ("pending", 0)
-    assert world.service.webhooks.redeliver(redelivered.id) == redelivered, "safe to repeat"
-    assert deliver_all(world).delivered == 1
+    assert harness.service.webhooks.redeliver(redelivered.id) == redelivered, "safe to repeat"
+    assert deliver_all(harness).delivered == 1
     assert set(receiver.ids) == {redelivered.id}
-    assert states(world, created) == [("delivered", 1)]
+    assert states(harness, created) == [("delivered", 1)]
 
 
-def test_all_dead_deliveries_of_a_webhook_are_sent_again(world: World, receiver: Receiver) -> None:
-    created = dead_letter(world, receiver)
-    assert world.service.webhooks.redeliver_dead(created.webhook.id) == 1
-    assert world.service.webhooks.redeliver_dead(created.webhook.id) == 0
-    assert deliver_all(world).delivered == 1
+def test_all_dead_deliveries_of_a_webhook_are_sent_again(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = dead_letter(harness, receiver)
+    assert harness.service.webhooks.redeliver_dead(created.webhook.id) == 1
+    assert harness.service.webhooks.redeliver_dead(created.webhook.id) == 0
+    assert deliver_all(harness).delivered == 1
 
 
-def test_delivered_is_deleted_after_a_week_and_dead_after_a_month(world: World, receiver: Receiver) -> None:
-    created = dead_letter(world, receiver)
-    world.bind(C, D)
-    deliver_all(world)
-    world.clock.advance(8 * DAY_S)
-    assert prune(world.service.runtime.database) == 1
-    assert states(world, created) == [("dead", 10)]
-    world.clock.advance(30 * DAY_S)
-    deliver_all(world)
-    assert states(world, created) == [], "a pass prunes too"
-    assert deliver_all(world) == DeliverResult(), "deleted deliveries are not created again"
+def test_delivered_is_deleted_after_a_week_and_dead_after_a_month(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
+    created = dead_letter(harness, receiver)
+    harness.bind(C, D)
+    deliver_all(harness)
+    harness.clock.advance(8 * DAY_S)
+    assert prune(harness.service.runtime.database) == 1
+    assert states(harness, created) == [("dead", 10)]
+    harness.clock.advance(30 * DAY_S)
+    deliver_all(harness)
+    assert states(harness, created) == [], "a pass prunes too"
+    assert deliver_all(harness) == DeliverResult(), "deleted deliveries are not created again"
 
 
 # Secrets.
 
 
-def test_both_secrets_sign_for_a_day_after_a_rotation(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver)
-    rotated = world.service.webhooks.rotate(created.webhook.id)
+def test_both_secrets_sign_for_a_day_after_a_rotation(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver)
+    rotated = harness.service.webhooks.rotate(created.webhook.id)
     assert rotated.secret != created.secret
-    send_test(world.service.runtime, created.webhook.id)
-    world.clock.advance(DAY_S)
-    send_test(world.service.runtime, created.webhook.id)
+    send_test(harness.service.runtime, created.webhook.id)
+    harness.clock.advance(DAY_S)
+    send_test(harness.service.runtime, created.webhook.id)
     both, new = receiver.messages
     assert both.verified(created.secret)
     assert both.verified(rotated.secret)
@@ -414,46 +422,46 @@ def test_both_secrets_sign_for_a_day_after_a_rotation(world: World, receiver: Re
         new.verified(created.secret)
 
 
-def test_repeated_rotation_keeps_the_old_secret(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver)
+def test_repeated_rotation_keeps_the_old_secret(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver)
     for _ in range(2):  # as after a COMMIT whose reply was lost
-        world.database.write(lambda tx: stored.rotate(tx, created.webhook.id, "whsec_bmV3"))
-    assert deliveries.target(world.service, created.webhook.id).secrets == ("whsec_bmV3", created.secret)
+        harness.database.write(lambda tx: stored.rotate(tx, created.webhook.id, "whsec_bmV3"))
+    assert deliveries.target(harness.service, created.webhook.id).secrets == ("whsec_bmV3", created.secret)
 
 
 # At least once, and if possible exactly once.
 
 
-def test_two_senders_deliver_each_event_once(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver)
-    services = [world.service, world.open()]
+def test_two_senders_deliver_each_event_once(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver)
+    services = [harness.service, harness.open()]
     for number in range(20):
-        world.bind(f"9188060{number:03}", f"9188070{number:03}")
-    feed_has_caught_up(world.service)
+        harness.bind(f"9188060{number:03}", f"9188070{number:03}")
+    feed_has_caught_up(harness.service)
     assert (
         in_threads(
             *(lambda service=service: deliver_pending(service.runtime) for service in services for _ in range(2))
         )
         == []
     )
-    deliver_all(world)
+    deliver_all(harness)
     assert len(receiver.ids) == len(set(receiver.ids)) == 40
-    assert states(world, created) == [("delivered", 1)] * 40
+    assert states(harness, created) == [("delivered", 1)] * 40
 
 
-def test_fan_out_that_fails_before_its_commit_is_repeated(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver)
-    world.bind()
-    feed_has_caught_up(world.service)
+def test_fan_out_that_fails_before_its_commit_is_repeated(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver)
+    harness.bind()
+    feed_has_caught_up(harness.service)
 
     def die(tx: Any) -> None:
         assert stored_deliveries.fan_out(tx, created.webhook.id, lambda: str(uuid7()), limit=100) == (2, False)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.database.write(die)
-    assert states(world, created) == []
-    assert deliver_all(world).delivered == 2
+        harness.database.write(die)
+    assert states(harness, created) == []
+    assert deliver_all(harness).delivered == 2
 
 
 @pytest.mark.postgres
@@ -469,23 +477,25 @@ def test_fan_out_of_another_replica_is_not_repeated(postgres_url: str, clock: Cl
     service.close()
 
 
-def test_result_of_an_expired_lease_is_ignored(world: World, receiver: Receiver) -> None:
-    created = add_webhook(world, receiver, "activated")
-    world.bind()
-    feed_has_caught_up(world.service)
-    deliveries.fan_out(world.service, created.webhook.id)
-    slow = deliveries.lease(world.service, created.webhook.id, limit=10)
+def test_result_of_an_expired_lease_is_ignored(harness: ServiceHarness, receiver: Receiver) -> None:
+    created = add_webhook(harness, receiver, "activated")
+    harness.bind()
+    feed_has_caught_up(harness.service)
+    deliveries.fan_out(harness.service, created.webhook.id)
+    slow = deliveries.lease(harness.service, created.webhook.id, limit=10)
     assert slow is not None
-    assert deliveries.lease(world.service, created.webhook.id, limit=10) is None, "it is leased"
-    world.clock.advance(61)
-    quick = deliveries.lease(world.service, created.webhook.id, limit=10)
+    assert deliveries.lease(harness.service, created.webhook.id, limit=10) is None, "it is leased"
+    harness.clock.advance(61)
+    quick = deliveries.lease(harness.service, created.webhook.id, limit=10)
     assert quick is not None
     late = Result(delivery=slow.deliveries[0], status=500, error="late", retry_s=None)
-    deliveries.record(world.service, [late])
-    assert states(world, created) == [("pending", 2)]
-    deliveries.record(world.service, [Result(delivery=quick.deliveries[0], status=200, error=None, retry_s=None)])
-    deliveries.record(world.service, [late])
-    assert states(world, created) == [("delivered", 2)]
+    deliveries.record(harness.service, [late])
+    assert states(harness, created) == [("pending", 2)]
+    deliveries.record(
+        harness.service, [Result(delivery=quick.deliveries[0], status=200, error=None, retry_s=None)]
+    )
+    deliveries.record(harness.service, [late])
+    assert states(harness, created) == [("delivered", 2)]
 
 
 @pytest.mark.processes
@@ -516,8 +526,10 @@ def test_delivery_of_a_killed_sender_is_sent_by_another(
 
 
 @pytest.mark.postgres
-def test_event_that_commits_late_is_delivered(postgres_url: str, world: World, receiver: Receiver) -> None:
-    service = service_at(postgres_url, world.clock, "http://127.0.0.1:1")
+def test_event_that_commits_late_is_delivered(
+    postgres_url: str, harness: ServiceHarness, receiver: Receiver
+) -> None:
+    service = service_at(postgres_url, harness.clock, "http://127.0.0.1:1")
     database = service.runtime.database
     feed_has_caught_up(service)
     service.webhooks.add(url=receiver.url)
@@ -533,93 +545,95 @@ def test_event_that_commits_late_is_delivered(postgres_url: str, world: World, r
 
 
 def test_hanging_receiver_does_not_delay_another(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    harness: ServiceHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "ATTEMPT_TIMEOUT_S", 60.0)
-    with Receiver() as hanging, WebhookSender(world.service.runtime) as sender:
+    with Receiver() as hanging, WebhookSender(harness.service.runtime) as sender:
         hanging.answers = hanging.hangs
-        add_webhook(world, hanging)
-        add_webhook(world, receiver)
-        world.bind()
-        feed_has_caught_up(world.service)
+        add_webhook(harness, hanging)
+        add_webhook(harness, receiver)
+        harness.bind()
+        feed_has_caught_up(harness.service)
         wait_for(lambda: sender.run() is not None and len(receiver.ids) == 2)
         assert hanging.arrived.wait(10)
-        world.bind(C, D)
-        feed_has_caught_up(world.service)
+        harness.bind(C, D)
+        feed_has_caught_up(harness.service)
         wait_for(lambda: sender.run() is not None and len(receiver.ids) == 4)
         assert (len(hanging.ids), hanging.answered) == (2, 0), "and it is sent nothing more meanwhile"
         hanging.released.set()
         wait_for(lambda: sender.run() is not None and len(hanging.ids) == 4)
 
 
-def test_failing_receiver_is_not_called_for_a_moment(world: World, receiver: Receiver) -> None:
+def test_failing_receiver_is_not_called_for_a_moment(harness: ServiceHarness, receiver: Receiver) -> None:
     receiver.answers = lambda _: Reply(status=500)
-    created = add_webhook(world, receiver)
-    with WebhookSender(world.service.runtime) as sender:
+    created = add_webhook(harness, receiver)
+    with WebhookSender(harness.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
-            world.bind(a, b)
-        feed_has_caught_up(world.service)
+            harness.bind(a, b)
+        feed_has_caught_up(harness.service)
         assert sender.run(wait_s=None).failed == sending.REQUESTS_PER_WEBHOOK
         assert sender.run(wait_s=None) == DeliverResult()
-    assert states(world, created)[4:] == [("pending", 0)] * 2
+    assert states(harness, created)[4:] == [("pending", 0)] * 2
 
 
-def test_partly_failing_receiver_gets_the_remaining_events_next_time(world: World, receiver: Receiver) -> None:
+def test_partly_failing_receiver_gets_the_remaining_events_next_time(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
     refused = iter([500])
     receiver.answers = lambda _: Reply(status=next(refused, 204))
-    add_webhook(world, receiver)
-    with WebhookSender(world.service.runtime) as sender:
+    add_webhook(harness, receiver)
+    with WebhookSender(harness.service.runtime) as sender:
         for a, b in ((A, B), (C, D), (E, F)):
-            world.bind(a, b)
-        feed_has_caught_up(world.service)
+            harness.bind(a, b)
+        feed_has_caught_up(harness.service)
         first = sender.run(wait_s=None)
         assert (first.delivered, first.failed) == (sending.REQUESTS_PER_WEBHOOK - 1, 1)
         assert sender.run(wait_s=None).delivered == 2
 
 
-def test_stopped_sender_releases_unsent_deliveries(world: World, receiver: Receiver) -> None:
+def test_stopped_sender_releases_unsent_deliveries(harness: ServiceHarness, receiver: Receiver) -> None:
     receiver.answers = receiver.hangs
-    created = add_webhook(world, receiver)
+    created = add_webhook(harness, receiver)
     for a, b in ((A, B), (C, D), (E, F)):
-        world.bind(a, b)
-    feed_has_caught_up(world.service)
-    sender = WebhookSender(world.service.runtime)
+        harness.bind(a, b)
+    feed_has_caught_up(harness.service)
+    sender = WebhookSender(harness.service.runtime)
     sender.run(wait_s=0)
     wait_for(lambda: len(receiver.ids) == sending.REQUESTS_PER_WEBHOOK)
     sender._stopping.set()
     receiver.released.set()
     sender.stop()
-    assert states(world, created) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
+    assert states(harness, created) == [("delivered", 1)] * 4 + [("pending", 0)] * 2
     assert sender.run() == DeliverResult(delivered=4, fanned_out=6, finished=False)
 
 
-def test_scheduler_sends_and_finishes_deliveries_in_flight(world: World, receiver: Receiver) -> None:
-    add_webhook(world, receiver, "activated")
-    with Scheduler(world.service, [sending.job(world.service.runtime)]) as scheduler:
+def test_scheduler_sends_and_finishes_deliveries_in_flight(harness: ServiceHarness, receiver: Receiver) -> None:
+    add_webhook(harness, receiver, "activated")
+    with Scheduler(harness.service, [sending.job(harness.service.runtime)]) as scheduler:
         assert "deliver" in scheduler.ages_s()
-        world.bind()
+        harness.bind()
         wait_for(lambda: len(receiver.ids) == 1, seconds=60)
-    [hook] = world.service.webhooks.list()
-    [delivery] = world.service.webhooks.deliveries(hook.id).data
+    [hook] = harness.service.webhooks.list()
+    [delivery] = harness.service.webhooks.deliveries(hook.id).data
     assert delivery.state == "delivered"
 
 
 def test_worker_exception_is_logged_by_type_only(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    harness: ServiceHarness, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_webhook(world, receiver)
-    world.bind()
+    add_webhook(harness, receiver)
+    harness.bind()
 
     def breaks(*_: object) -> None:
         raise RuntimeError("whsec_secret")
 
     monkeypatch.setattr(sending, "body_of", breaks)
-    assert deliver_all(world).delivered == 0
+    assert deliver_all(harness).delivered == 0
     assert any("RuntimeError" in line for line in caplog.messages)
     assert "whsec_secret" not in caplog.text
 
 
-def test_body_of_an_event_has_the_same_bytes_every_time(world: World) -> None:
-    for event in world.service.history(world.bind().id):
+def test_body_of_an_event_has_the_same_bytes_every_time(harness: ServiceHarness) -> None:
+    for event in harness.service.history(harness.bind().id):
         assert body_of(event) == body_of(event)
         assert isinstance(json.loads(body_of(event)), dict)

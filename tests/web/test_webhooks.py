@@ -12,7 +12,7 @@ from sqlalchemy import text
 from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
 from tests import deliveries
-from tests.service.harness import A, B, C, Clock, D, E, F, World, feed_has_caught_up, service_at
+from tests.service.harness import A, B, C, Clock, D, E, F, ServiceHarness, feed_has_caught_up, service_at
 from tests.store.test_plans import _recorded
 
 if TYPE_CHECKING:
@@ -50,31 +50,33 @@ def faults(call: Callable[[], object]) -> dict[str, str]:
         (None, "2048"),
     ],
 )
-def test_invalid_url_is_refused_without_repeating_it(world: World, url: Any, part: str) -> None:
-    messages = faults(lambda: world.service.webhooks.add(url=url))
+def test_invalid_url_is_refused_without_repeating_it(harness: ServiceHarness, url: Any, part: str) -> None:
+    messages = faults(lambda: harness.service.webhooks.add(url=url))
     assert list(messages) == ["url"]
     assert part in messages["url"]
     assert "7f3a" not in messages["url"]
 
 
 @pytest.mark.parametrize("kinds", [["expired", "born"], [], "expired", 7])
-def test_unknown_kinds_are_refused(world: World, kinds: Any) -> None:
-    assert list(faults(lambda: world.service.webhooks.add(url="x", kinds=kinds))) == ["url", "kinds"]
-    assert world.service.webhooks.list() == []
+def test_unknown_kinds_are_refused(harness: ServiceHarness, kinds: Any) -> None:
+    assert list(faults(lambda: harness.service.webhooks.add(url="x", kinds=kinds))) == ["url", "kinds"]
+    assert harness.service.webhooks.list() == []
 
 
 @pytest.mark.parametrize(
     "url", [URL, "http://localhost:8080", "https://[::1]:8443/a?b=c", "https://bücher.example/"]
 )
-def test_valid_url_is_accepted(world: World, url: str) -> None:
-    created = world.service.webhooks.add(url=url, kinds=["expired", "unbound", "expired"])
+def test_valid_url_is_accepted(harness: ServiceHarness, url: str) -> None:
+    created = harness.service.webhooks.add(url=url, kinds=["expired", "unbound", "expired"])
     assert (created.webhook.url, created.webhook.kinds) == (url, (EventKind.EXPIRED, EventKind.UNBOUND))
-    assert (created.webhook.created_by, created.webhook.created_at) == ("test", world.clock.at)
-    assert world.service.webhooks.list() == [created.webhook] == [world.service.webhooks.get(created.webhook.id)]
+    assert (created.webhook.created_by, created.webhook.created_at) == ("test", harness.clock.at)
+    assert (
+        harness.service.webhooks.list() == [created.webhook] == [harness.service.webhooks.get(created.webhook.id)]
+    )
 
 
-def test_secret_is_32_random_bytes_and_shown_once(world: World) -> None:
-    hooks = world.service.webhooks
+def test_secret_is_32_random_bytes_and_shown_once(harness: ServiceHarness) -> None:
+    hooks = harness.service.webhooks
     first, second = hooks.add(url=URL), hooks.add(url=URL)
     third = hooks.rotate(first.webhook.id)
     secrets = {created.secret for created in (first, second, third)}
@@ -83,16 +85,16 @@ def test_secret_is_32_random_bytes_and_shown_once(world: World) -> None:
         assert secret.startswith("whsec_")
         assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
         assert secret not in repr(
-            [first, second, third, hooks.list(), deliveries.target(world.service, first.webhook.id)]
+            [first, second, third, hooks.list(), deliveries.target(harness.service, first.webhook.id)]
         )
 
 
-def test_disable_and_enable_are_safe_to_repeat_and_record_the_actor(world: World) -> None:
-    hooks = world.service.as_caller(actor="key:ops").webhooks
+def test_disable_and_enable_are_safe_to_repeat_and_record_the_actor(harness: ServiceHarness) -> None:
+    hooks = harness.service.as_caller(actor="key:ops").webhooks
     created = hooks.add(url=URL)
-    at = world.clock.at
+    at = harness.clock.at
     first = hooks.disable(created.webhook.id)
-    world.clock.advance(60)
+    harness.clock.advance(60)
     assert hooks.disable(created.webhook.id) == first
     assert (first.disabled_at, first.disabled_why) == (at, "by key:ops")
     assert hooks.enable(created.webhook.id) == hooks.enable(created.webhook.id) == created.webhook
@@ -112,23 +114,23 @@ CALLS: dict[str, Callable[[Webhooks, str], object]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("unknown", [UNKNOWN_ID, "no uuid"])
-def test_unknown_id_is_not_found(world: World, name: str, unknown: str) -> None:
+def test_unknown_id_is_not_found(harness: ServiceHarness, name: str, unknown: str) -> None:
     with pytest.raises(NotFound, match=r"there is no such (webhook|delivery)"):
-        CALLS[name](world.service.webhooks, unknown)
+        CALLS[name](harness.service.webhooks, unknown)
 
 
-def _fanned_out(world: World, *kinds: str) -> str:
-    feed_has_caught_up(world.service)
-    webhook_id = world.service.webhooks.add(url=URL, kinds=kinds or None).webhook.id
+def _fanned_out(harness: ServiceHarness, *kinds: str) -> str:
+    feed_has_caught_up(harness.service)
+    webhook_id = harness.service.webhooks.add(url=URL, kinds=kinds or None).webhook.id
     for a, b in ((A, B), (C, D), (E, F)):
-        world.bind(a, b)
-    feed_has_caught_up(world.service)
-    deliveries.fan_out(world.service, webhook_id)
+        harness.bind(a, b)
+    feed_has_caught_up(harness.service)
+    deliveries.fan_out(harness.service, webhook_id)
     return webhook_id
 
 
-def test_deliveries_are_paged_newest_event_first(world: World) -> None:
-    webhook_id, hooks = _fanned_out(world), world.service.webhooks
+def test_deliveries_are_paged_newest_event_first(harness: ServiceHarness) -> None:
+    webhook_id, hooks = _fanned_out(harness), harness.service.webhooks
     whole = hooks.deliveries(webhook_id)
     assert (len(whole.data), whole.next_cursor) == (6, None)
     positions = [int(delivery.event.cursor.partition("-")[2]) for delivery in whole.data]
@@ -140,39 +142,39 @@ def test_deliveries_are_paged_newest_event_first(world: World) -> None:
     assert hooks.deliveries(webhook_id, state="pending") == whole
 
 
-def test_invalid_arguments_of_a_list_of_deliveries_are_all_listed(world: World) -> None:
-    call = lambda: world.service.webhooks.deliveries(UNKNOWN_ID, state="lost", cursor="x", limit=0)  # noqa: E731
+def test_invalid_arguments_of_a_list_of_deliveries_are_all_listed(harness: ServiceHarness) -> None:
+    call = lambda: harness.service.webhooks.deliveries(UNKNOWN_ID, state="lost", cursor="x", limit=0)  # noqa: E731
     assert list(faults(call)) == ["state", "cursor", "limit"]
 
 
-def test_removing_a_webhook_deletes_its_deliveries(world: World) -> None:
-    webhook_id, hooks = _fanned_out(world), world.service.webhooks
+def test_removing_a_webhook_deletes_its_deliveries(harness: ServiceHarness) -> None:
+    webhook_id, hooks = _fanned_out(harness), harness.service.webhooks
     delivery_id = hooks.deliveries(webhook_id).data[0].id
     hooks.remove(webhook_id)
-    assert (hooks.list(), deliveries.with_work(world.service)) == ([], [])
+    assert (hooks.list(), deliveries.with_work(harness.service)) == ([], [])
     with pytest.raises(NotFound):
         hooks.redeliver(delivery_id)
 
 
-def test_repeated_fan_out_creates_no_duplicates(world: World) -> None:
-    webhook_id = _fanned_out(world, "activated")
-    assert deliveries.fan_out(world.service, webhook_id) == (0, False)
+def test_repeated_fan_out_creates_no_duplicates(harness: ServiceHarness) -> None:
+    webhook_id = _fanned_out(harness, "activated")
+    assert deliveries.fan_out(harness.service, webhook_id) == (0, False)
     back = text("UPDATE webhooks SET tx = 0, position = 0")  # as a restore from a backup would
-    world.database.write(lambda tx: tx.connection.execute(back))
-    deliveries.fan_out(world.service, webhook_id)
-    assert len(world.service.webhooks.deliveries(webhook_id).data) == 3
+    harness.database.write(lambda tx: tx.connection.execute(back))
+    deliveries.fan_out(harness.service, webhook_id)
+    assert len(harness.service.webhooks.deliveries(webhook_id).data) == 3
 
 
-def test_fan_out_without_new_events_has_no_work(world: World) -> None:
-    webhook_id, hooks = _fanned_out(world), world.service.webhooks
-    assert deliveries.with_work(world.service) == [webhook_id], "something is due"
-    assert deliveries.lease(world.service, webhook_id, limit=100) is not None
-    assert deliveries.with_work(world.service) == []
-    world.clock.advance(61)
-    assert deliveries.with_work(world.service) == [webhook_id], "the lease is over"
+def test_fan_out_without_new_events_has_no_work(harness: ServiceHarness) -> None:
+    webhook_id, hooks = _fanned_out(harness), harness.service.webhooks
+    assert deliveries.with_work(harness.service) == [webhook_id], "something is due"
+    assert deliveries.lease(harness.service, webhook_id, limit=100) is not None
+    assert deliveries.with_work(harness.service) == []
+    harness.clock.advance(61)
+    assert deliveries.with_work(harness.service) == [webhook_id], "the lease is over"
     hooks.disable(webhook_id)
-    assert deliveries.with_work(world.service) == []
-    assert deliveries.lease(world.service, webhook_id, limit=100) is None
+    assert deliveries.with_work(harness.service) == []
+    assert deliveries.lease(harness.service, webhook_id, limit=100) is None
 
 
 MANY = {
