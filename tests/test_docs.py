@@ -18,6 +18,7 @@ from bindings.cli import demo
 from bindings.cli.root import root
 from bindings.domain.binding import EventKind, State
 from bindings.errors import BindingsError
+from bindings.jobs.registry import JOBS
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
@@ -394,3 +395,16 @@ def test_every_call_that_is_shown_gets_the_answer_that_it_is_shown_for(
     heard = capfd.readouterr().out
     assert '"data":[' in heard
     assert '"problem' not in heard
+
+
+# Jobs.
+
+
+def test_operate_page_lists_every_job_with_its_interval_and_its_command() -> None:
+    settings = Settings()
+    table = {row[0]: row[1:] for row in rows(ROOT / "docs" / "how-to" / "operate.md", "Jobs")}
+    assert list(table) == [*(job.name for job in JOBS), "deliver"]
+    for job in JOBS:
+        interval, _, command = table[job.name]
+        assert f"{job.interval_s(settings):g} s" in interval
+        assert command == ("\N{EN DASH}" if job.command is None else f"`bindings {job.command}`")

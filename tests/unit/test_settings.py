@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings.settings import Settings, SettingsError, load
+from bindings.settings import Settings, SettingsError, SettingsValues, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +160,7 @@ def test_no_part_of_a_password_is_shown(password: str) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load({}).scope = "other"
+
+
+def test_open_takes_every_setting_by_name() -> None:
+    assert SettingsValues.__annotations__.keys() == Settings.model_fields.keys()
