@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from bindings.errors import BindingsError
 from bindings.web import problems
-from bindings.web.api import ops_routes, routes
+from bindings.web.api import openapi, ops_routes, routes
 from bindings.web.console import router
 from bindings.web.log_config import innermost_frames
 from bindings.web.middleware import RequestMiddleware
@@ -37,6 +37,7 @@ def application(app_state: AppState) -> RequestMiddleware:
         logging_config=None,
     )
     inner.state.app_state = app_state
+    inner.state.openapi_document = openapi.document_bytes
     return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 

@@ -18,7 +18,7 @@ from bindings import errors
 from bindings.domain.binding import Reason
 from bindings.provider import statuses
 from bindings.web import problems
-from bindings.web.api import samples, schemas
+from bindings.web.api import ops_routes, routes, samples, schemas
 from bindings.web.api.serializers import mask_phone
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ _TYPES = {"text/plain": "string", "text/html": "string"}
 @cache
 def operations() -> dict[tuple[str, str], Operation]:
     """Return the operations of the API's handlers, by method (in lower case) and path."""
-    from bindings.web.api import ops_routes, routes  # they serve the document, so they import this module
-
     return {
         (method.lower(), route.path_format): handler.opt["operation"]
         for router in (routes.router(), ops_routes.router())

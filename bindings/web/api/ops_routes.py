@@ -13,7 +13,7 @@ from bindings.domain.roles import Permission
 from bindings.monitoring import health
 from bindings.monitoring.health import Check, Level
 from bindings.web import metrics, problems
-from bindings.web.api import openapi, samples, schemas
+from bindings.web.api import samples, schemas
 from bindings.web.api.operations import AUTH_PROBLEMS, COMMON_PROBLEMS, Operation, ResponseDoc
 from bindings.web.api.routes import authenticate
 from bindings.web.api.serializers import json_response
@@ -133,9 +133,9 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
         tag="operations",
     ),
 )
-async def document() -> ApiResponse:
-    """Show the OpenAPI document."""
-    return Response(openapi.document_bytes(), media_type="application/json")
+async def document(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show the OpenAPI document. `application` provides it: it describes the routes of this module too."""
+    return Response(request.app.state.openapi_document(), media_type="application/json")
 
 
 @get(
