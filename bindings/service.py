@@ -285,7 +285,7 @@ class BindingService:
         `actor` is who asked for the binding; `requested_from` and `requested_to` bound when (half-open). `limit`
         is 1 to 200; `next_cursor` continues, and is None at the end.
         """
-        return self._queries.search(
+        filters, size, position = validation.filters(
             state=state,
             mode=mode,
             phone=phone,
@@ -300,6 +300,7 @@ class BindingService:
             cursor=cursor,
             limit=limit,
         )
+        return self._queries.search(filters, size=size, position=position)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the events after the cursor `after`, in the order in which they became final: the change feed.

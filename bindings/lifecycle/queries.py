@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding, Event, Holder, Trace
     from bindings.domain.phone import Phone
+    from bindings.domain.search_filters import SearchFilters
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
@@ -106,39 +107,8 @@ class Queries:
         )
         return trace.classify(candidates, at=instant, window_s=window)
 
-    def search(
-        self,
-        *,
-        state: str | None = None,
-        mode: str | None = None,
-        phone: str | Phone | None = None,
-        middle_number: str | None = None,
-        reference: str | None = None,
-        bind_id: str | None = None,
-        pool_number: str | None = None,
-        app_id: str | None = None,
-        actor: str | None = None,
-        requested_from: datetime | str | None = None,
-        requested_to: datetime | str | None = None,
-        cursor: str | None = None,
-        limit: int = 50,
-    ) -> Page[Binding]:
-        """Return a page of the bindings that match every filter, newest first."""
-        filters, size, position = validation.filters(
-            state=state,
-            mode=mode,
-            phone=phone,
-            middle_number=middle_number,
-            reference=reference,
-            bind_id=bind_id,
-            pool_number=pool_number,
-            app_id=app_id,
-            actor=actor,
-            requested_from=requested_from,
-            requested_to=requested_to,
-            cursor=cursor,
-            limit=limit,
-        )
+    def search(self, filters: SearchFilters, *, size: int, position: tuple[datetime, str] | None) -> Page[Binding]:
+        """Return a page of the bindings that match every filter, newest first, from the row after `position`."""
         rows = self._database.read(queries.search, filters, before=position, limit=size + 1)
         return _requested_page(rows, size)
 
