@@ -399,8 +399,8 @@ def _nobody_is_promised_too_long(case: _Case) -> Iterator[Violation]:
             late = max(promised) - entry.expires_at
             yield Violation(invariant="I6", who=row["id"], seen=f"promised {late:.3f} s too long")
         if entry.unbound_at is not None and not entry.vanished:
-            wished = row["unbind_requested_at"]
-            if wished is None or wished > entry.unbound_at + ROUNDING_S:
+            requested_at = row["unbind_requested_at"]
+            if requested_at is None or requested_at > entry.unbound_at + ROUNDING_S:
                 yield Violation(invariant="I6", who=row["id"], seen="unbound while it was still offered")
 
 
@@ -477,13 +477,13 @@ def _warning(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason_before(history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]) -> Any:
-    """The wish and the late confirmation carry a reason of their own, which is not the row's."""
+    """The request to unbind and the late confirmation carry a reason of their own, which is not the row's."""
     before = [earlier for earlier in history if earlier["sequence"] < event["sequence"]]
     return replay(before)["reason"]
 
 
 def _ends_are_announced_once_and_in_time(case: _Case) -> Iterator[Violation]:
-    """I5: one warning at most, of an active binding that nobody wished away, and never before it was due."""
+    """I5: one warning at most, of an active binding without a request to unbind, and never before it was due."""
     for binding_id, history in case.history.items():
         kinds = [event["kind"] for event in history]
         if "expires_soon" not in kinds:

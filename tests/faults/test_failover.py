@@ -62,7 +62,7 @@ CAUGHT = (  # where calls may stand still while the primary dies
     "bind.after_reserve",
     "bind.after_answer",
     "bind.settle_in_transaction",
-    "unbind.wish_in_transaction",
+    "unbind.request_in_transaction",
     "unbind.after_answer",
 )
 BETWEEN_YES_AND_COMMIT = ("bind.after_answer", "bind.settle_in_transaction")
@@ -235,8 +235,8 @@ class Round:
 
 
 def _open_still(row: Binding) -> bool:
-    wished = row.state is State.ACTIVE and row.unbind_requested_at is not None
-    return wished or row.state in (State.PENDING, State.IN_DOUBT)
+    is_unbinding = row.state is State.ACTIVE and row.unbind_requested_at is not None
+    return is_unbinding or row.state in (State.PENDING, State.IN_DOUBT)
 
 
 def _open(database_url: str, provider_url: str) -> BindingService:

@@ -113,7 +113,7 @@ def tell_too_long(evidence: Evidence) -> None:
     evidence.told = [*evidence.told, {"id": row["id"], "expires_at": "2999-01-01T00:00:00+00:00"}]
 
 
-def unbind_before_the_wish(evidence: Evidence) -> None:
+def unbind_before_the_request(evidence: Evidence) -> None:
     row = next(dict(r) for r in evidence.rows if r["state"] == "unbound")
     change(evidence, row, unbind_requested_at=row["unbind_requested_at"] + 5)
 
@@ -169,7 +169,7 @@ PLANTED: list[tuple[str, Callable[[Evidence], None]]] = [
     ("I5", go_back),
     ("I6", promise_too_long),
     ("I6", tell_too_long),
-    ("I6", unbind_before_the_wish),
+    ("I6", unbind_before_the_request),
     ("I7", change_a_fact),
     ("I7", lose_an_event),
     ("I8", answer_a_key_twice),

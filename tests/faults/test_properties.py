@@ -133,10 +133,10 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "fault": perhaps(UNBIND_FAULTS),
         "stop": stops(
             (
-                "unbind.after_wish",
+                "unbind.after_request",
                 "unbind.after_answer",
                 "unbind.after_settle",
-                "unbind.wish_in_transaction",
+                "unbind.request_in_transaction",
                 "unbind.settle_in_transaction",
             ),
             ("crash", "pause", "sweep", "recover", "scan"),
@@ -527,7 +527,7 @@ def test_I4_an_unbind_that_finds_nothing_holds_the_phones_for_the_guard(fresh: C
         made = system.bind(Ask(P, Q))
         assert isinstance(made, Binding)
         system.clock.advance(58)
-        system.stops = [Stop("unbind.after_wish", "pause", 2.5)]
+        system.stops = [Stop("unbind.after_request", "pause", 2.5)]
         ended = system.unbind(made.id)
         assert isinstance(ended, Binding)
         assert ended.reason == "not_found"
