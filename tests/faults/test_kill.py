@@ -40,7 +40,7 @@ def kill_once(arena: Arena, name: str) -> None:
 
 @pytest.mark.parametrize("kind", DATABASES)
 @pytest.mark.parametrize("name", STORY)
-def test_R1_whoever_is_killed_here_leaves_nothing_unknown_and_nothing_stuck(
+def test_R1_process_killed_at_any_step_leaves_no_unknown_binding_and_no_stuck_phone(
     lab: Lab, kind: str, name: str
 ) -> None:
     for seed in range(SEEDS):
