@@ -1,7 +1,7 @@
 """Seeded bugs: each is put into a copy of the source tree, and the tests must detect it.
 
     python -m tests.faults.mutations            every bug, as a table
-    python -m tests.faults.mutations --fast     the most important ones (`fast=True`)
+    python -m tests.faults.mutations --fast     those that are marked `fast`
 
 A bug is one or more edits of a named function (see `ast_edits`), made in the copy's files, so that every process
 that the tests start has it. A bug that does not fit the code any more is an `EditMisfitError`, never skipped. It
