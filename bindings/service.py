@@ -1,7 +1,8 @@
 """BindingService: the public interface of the library. It holds a `Runtime` and parts, and forwards to them.
 
-Every argument is checked here, before any I/O, and passed on typed. No rule of the lifecycle belongs here: bind
-and unbind are in `lifecycle`, the jobs in `jobs`, keys and the access log in `access`, webhooks in `webhooks`.
+Every argument is checked before any I/O, here or in the part that serves the call. No rule of the lifecycle
+belongs here: bind, unbind and queries are in `lifecycle`, the jobs in `jobs`, keys and the access log in `access`,
+webhooks in `webhooks`.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ class BindingService:
         (0: none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as
         the binding is kept: the same request returns the same binding (or raises its original error again) and
         nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
-        compared). Without a key a repeated call is another bind, which the first one's hold refuses.
+        compared). Without a key a repeated call is another bind, which is refused because the first one
+        holds the phones.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind again),
         `ProviderRefused` and its subclasses, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
@@ -282,8 +284,8 @@ class BindingService:
     ) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first.
 
-        `actor` is who asked for the binding; `requested_from` and `requested_to` bound when (half-open). `limit`
-        is 1 to 200; `next_cursor` continues, and is None at the end.
+        `actor` is the actor that requested the binding, at or after `requested_from` and before `requested_to`.
+        `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None at the end.
         """
         filters, size, position = validation.filters(
             state=state,
@@ -373,7 +375,7 @@ class BindingService:
         return self.maintenance.warn_due()
 
     def recover(self) -> RecoverResult:
-        """Resolve what a crash or a lost reply left open, as far as that needs no scan, and return the counts."""
+        """Settle binds and repeat unbinds that a crash or a lost response left open; return the counts."""
         return self.maintenance.recover()
 
     def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> ReconcileResult:
@@ -389,7 +391,7 @@ class BindingService:
         return self.maintenance.count_pools()
 
     def apply_retention(self, *, dry_run: bool = False) -> RetentionResult:
-        """Delete what ended more than BINDINGS_RETENTION_DAYS ago; start the month's partition of events.
+        """Delete what ended more than BINDINGS_RETENTION_DAYS ago; create the month's partition of events.
 
         Expired sessions and searches of the console are deleted in any case; without the setting, nothing else is.
         With `dry_run` it only counts.

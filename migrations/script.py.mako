@@ -1,9 +1,9 @@
 """${message}.
 
-Rules of this folder, printed here because here they would be broken:
-- Never import bindings: a migration is a photograph, the package moves on.
+Rules of this folder:
+- Never import bindings: a migration describes the schema of its time, and the package changes later.
 - Name every constraint and index. SQLite changes a table only in batch mode, which needs the names.
-- A rebuilt events table loses its triggers: make them again, and let tests/migrations prove it.
+- A rebuilt events table loses its triggers: create them again; tests/migrations checks that they exist.
 - No lock of more than a second on a large table: build indexes CONCURRENTLY on PostgreSQL, fill in batches.
 - Old code must run on the new schema for one release: add first, remove one release later.
 

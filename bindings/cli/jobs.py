@@ -122,8 +122,8 @@ def recover(*, as_json: bool) -> None:
 
 @job_command(
     RECONCILE,
-    "Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match the zone"
-    " setting; in this case nothing is concluded from the list.",
+    "Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match"
+    " BINDINGS_PROVIDER_ZONE; in this case nothing is concluded from the list.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @options.as_json

@@ -61,13 +61,18 @@ def list_(
 @click.command()
 @click.option("--phone", metavar="DIGITS", help="List the active bindings of this real phone.")
 @click.option("--middle-number", metavar="DIGITS", help="List the active bindings of this middle number.")
-@click.option("--party", metavar="DIGITS", help="The phone that calls it. Requires --middle-number.")
+@click.option(
+    "--party", metavar="DIGITS", help="The phone that calls the middle number. Requires --middle-number."
+)
 @options.reveal_options
 @options.as_json
 def lookup(
     *, phone: str | None, middle_number: str | None, party: str | None, reveal_reason: str | None, as_json: bool
 ) -> None:
-    """Show the bindings that are active now, newest first."""
+    """Show the bindings that are active now, newest first.
+
+    Requires --phone or --middle-number.
+    """
     with context.open_service(as_json=as_json) as service:
         active = service.lookup(phone=phone, middle_number=middle_number, party=party)
         context.record_reveal(service, (binding.id for binding in active), reveal_reason)

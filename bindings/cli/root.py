@@ -54,7 +54,7 @@ EPILOG = """\b
 Exit codes:
   0 success
   1 temporarily unavailable, or a check failed
-  2 not valid
+  2 the request, an option or a setting is not valid
   3 a phone is in use, or the idempotency key belongs to another request
   4 not found
   5 the provider refused or was not reached

@@ -83,7 +83,7 @@ def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: 
     """Run a local provider that behaves as documented, with faults on demand.
 
     Takes key, secret, zone and timestamp tolerance from the BINDINGS_... variables if they are set; otherwise it
-    uses the documented sample account. Stop it with SIGTERM or Ctrl-C.
+    uses the sample account of the provider's documentation. Stop it with SIGTERM or Ctrl-C.
     """
     config = validation.settings()
     simulated = _simulator(config, port=port, faults=faults, policy=policy)

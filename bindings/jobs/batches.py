@@ -1,4 +1,4 @@
-"""Run a job in batches within a time budget."""
+"""Runs the work of a job in batches within a time budget. What a batch does is passed in; no SQL here."""
 
 from __future__ import annotations
 

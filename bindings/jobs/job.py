@@ -1,4 +1,8 @@
-"""A job as the scheduler sees it: a name, an interval and a function."""
+"""A job as the scheduler runs it: a name, an interval and a function.
+
+`registry.JobSpec` describes a job of the package; the scheduler makes a `Job` of it for one runtime. `webhooks`
+makes its `Job` itself. No timer here.
+"""
 
 from __future__ import annotations
 

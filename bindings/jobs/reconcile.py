@@ -43,9 +43,9 @@ class ReconcileResult:
 
     `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
     `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times
-    are from ours if that cannot be drift: the zone setting is wrong then, and nothing is concluded. `made_good`:
-    this was the full scan that a restored database required, and binds continue. `report_id` names the stored
-    report, `reason` is the operator's.
+    are from ours if that cannot be drift: BINDINGS_PROVIDER_ZONE is wrong then, and nothing is concluded.
+    `made_good`: this was the full scan that a restored database required, and binds continue. `report_id` names
+    the stored report, `reason` is the operator's.
     """
 
     apps: int = 0

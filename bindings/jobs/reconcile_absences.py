@@ -1,4 +1,7 @@
-"""What rows that two proof scans miss lead to: ghosts, absence of in-doubt bindings, and denied holds."""
+"""Acts on what two proof scans do not list: ends ghosts, fails absent doubts, and ends denied holds.
+
+What a row that is listed leads to is in `reconcile_rows`; what the scans prove is decided in `scan_evidence`.
+"""
 
 from __future__ import annotations
 

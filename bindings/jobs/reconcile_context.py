@@ -1,4 +1,7 @@
-"""What the steps of one reconciliation share: the runtime, the configured actions, and the findings so far."""
+"""What the steps of one reconciliation share: the runtime, the configured actions, and the findings so far.
+
+The steps themselves are in `reconcile_rows` and `reconcile_absences`, their order in `reconcile`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What the rows of the provider's list lead to: adoptions, orphans, drift, and holds that a row explains."""
+"""Acts on the rows of one scan: adopts doubts, holds orphans, follows drift, and ends holds that a row explains.
+
+One scan is enough for these. What a missing row leads to is in `reconcile_absences`; which row fits which binding
+is decided in `scan_evidence`.
+"""
 
 from __future__ import annotations
 

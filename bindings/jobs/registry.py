@@ -1,8 +1,9 @@
-"""The list of jobs: feeds the scheduler, the command line and the tests of the documentation.
+"""The list of jobs, which the scheduler, the runner and the command line read.
 
-To add a job, write its module, a method of `Maintenance`, and an entry here. The job `deliver` is not in the list:
-it belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process that has it.
-Imports nothing heavy: `--help` reads this module.
+To add a job, write its module, a method of `Maintenance`, and an entry here. Three jobs have a shorter name than
+their module: `warn` (`expiry_warnings`), `pools` (`pool_usage`) and `tally` (`statistics`). The job `deliver` is
+not in the list: it belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process
+that has it. Imports nothing heavy: `--help` reads this module.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Runs(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
-    """One job: its name in logs, metrics and `job_runs`, what it does in one sentence, and how it runs.
+    """One job: its name in logs, metrics and the table `passes`, what it does in one sentence, and how it runs.
 
     `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database
     every few seconds, which readiness and `doctor` read. `command` is its command, `bindings COMMAND`; None if it
@@ -55,7 +56,7 @@ EXPIRE = JobSpec(
 )
 WARN = JobSpec(
     name="warn",
-    summary="Write the expires_soon events that are due.",
+    summary="Write the expires_soon event of each binding that ends soon.",
     run=lambda maintenance: maintenance.warn_due(),
     interval_s=lambda settings: settings.sweep_interval_s,
     runs=Runs.EVERY_REPLICA,
@@ -63,7 +64,7 @@ WARN = JobSpec(
 )
 RECOVER = JobSpec(
     name="recover",
-    summary="Resolve what a crash or a lost reply left open, as far as that needs no scan.",
+    summary="Settle binds and repeat unbinds that a crash or a lost response left open, without a scan.",
     run=lambda maintenance: maintenance.recover(),
     interval_s=lambda _: 10.0,
     runs=Runs.ONE_REPLICA,
@@ -87,7 +88,7 @@ TALLY = JobSpec(
 )
 RETENTION = JobSpec(
     name="retention",
-    summary="Delete what ended more than BINDINGS_RETENTION_DAYS ago; start the month's partition of events.",
+    summary="Delete what ended more than BINDINGS_RETENTION_DAYS ago; create the month's partition of events.",
     run=lambda maintenance: maintenance.apply_retention(),
     interval_s=lambda _: 60.0,
     runs=Runs.ONE_REPLICA,

@@ -1,6 +1,7 @@
 """Count events for the console's charts: how often which status, how full a pool.
 
-Charts read these counts: counting millions of events for each page would slow down everything else.
+Charts read these counts (`monitoring.statistics`): counting millions of events for each page would slow down
+everything else. The statements are in `store.statistics`.
 """
 
 from __future__ import annotations

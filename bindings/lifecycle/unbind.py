@@ -37,11 +37,11 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
 
     def work(tx: Transaction) -> Binding | None:
         requested = settle.request_unbind(tx, binding_id, runtime.caller, reason)
-        hit("unbind.wish_in_transaction")
+        hit("unbind.request_in_transaction")
         return requested
 
     binding = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
-    hit("unbind.after_wish")
+    hit("unbind.after_request")
     if binding is None:
         raise errors.NotFound(binding_id=binding_id)
     if binding.state.terminal:

@@ -77,8 +77,10 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """Return a condition on the row that `transition` may name besides the state that the change starts from."""
     now, expires_at = dialect.now_once, bindings.c.expires_at
     conditions = {
-        "wanted": and_(bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)),
-        "over": expires_at <= now,
+        "unbind_possible": and_(
+            bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)
+        ),
+        "past_end": expires_at <= now,
         "held_longer": bindings.c.held_until > new_value("held_until"),
         "held_shorter": bindings.c.held_until < new_value("held_until"),
         "ends_later": expires_at > new_value("expires_at"),

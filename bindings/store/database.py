@@ -4,8 +4,8 @@ Connections are made in `engine`. Nothing here knows a table except Alembic's ow
 `Database.write`, which runs its work as one transaction and may run it again: the work must be safe to repeat. No
 connection is held while the provider is called.
 
-The deciding clock is the database's (lifecycle: Clock). SQLite has no clock of its own: there it is this host's,
-read once per transaction, after the write lock is held.
+The deciding clock is the database's (docs/maintainers/architecture.md, "The two clocks"). SQLite has no clock of
+its own: there it is this host's, read once per transaction, after the write lock is held.
 """
 
 from __future__ import annotations

@@ -66,7 +66,10 @@ def nearest(
 def history(
     connection: Connection, number: Phone, *, actor: str | None, before: tuple[datetime, str] | None, limit: int
 ) -> list[Binding]:
-    """Return up to `limit` bindings with this number, the latest `held_until` first, from after `before`."""
+    """Return up to `limit` bindings with this number, the latest `held_until` first, from after the row `before`.
+
+    With `actor`, only the bindings that this actor requested.
+    """
     order = (bindings.c.held_until.desc(), bindings.c.id.desc())
     after_position = () if before is None else (_comes_after(before),)
     branches = [

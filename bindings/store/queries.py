@@ -263,7 +263,7 @@ def all_apps(connection: Connection) -> list[str]:
 def export_bindings(
     connection: Connection, *, since: datetime | None, until: datetime | None
 ) -> Iterator[Binding]:
-    """Every binding requested in [since, until), oldest first, in batches: memory stays flat."""
+    """Yield every binding requested in [since, until), oldest first, in batches: memory stays constant."""
     conditions = _conditions(SearchFilters(requested_from=since, requested_to=until))
     statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
     with connection.execute(statement) as rows:  # also closed if the caller stops early

@@ -65,7 +65,7 @@ class BindLimits:
     warn_s: int | None
 
     def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
-        """Return the deadlines of an intent made at the instant `at`, by column (lifecycle: bind, T1)."""
+        """Return the deadlines of an intent that is recorded at the instant `at`, by column."""
         send_by = at + timedelta(seconds=SEND_WINDOW_S)
         return {
             "requested_at": at,
@@ -107,7 +107,8 @@ class Conflict:
 class FullScanRequired:
     """The database was restored, so the provider may hold phones that are unknown here; nothing was reserved.
 
-    `lost`: this bind detected it, because the database lacks a version that this process knows to be committed.
+    With `rollback_detected` this bind found it out: the database lacks a version that this process knows to be
+    committed.
     """
 
     rollback_detected: bool
@@ -117,7 +118,7 @@ def reserve(
     tx: Transaction,
     binding_id: str,
     request: BindRequest,
-    terms: BindLimits,
+    limits: BindLimits,
     caller: Caller,
     *,
     committed: CommittedVersion | None = None,
@@ -125,11 +126,11 @@ def reserve(
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
-    the database lacks the `known` committed version, it is an older one: from then on a full scan is required.
+    the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
     """
     phones = (request.phone_a, request.phone_b)
     now, (scan_owed_since, version) = tx.lock(
-        [_lock_key(terms.scope, phone.key) for phone in phones],
+        [_lock_key(limits.scope, phone.key) for phone in phones],
         timeout_s=LOCK_TIMEOUT_S,
         reading=(account.SCAN_OWED_SINCE, rollback_detection.VERSION),
         known_id=binding_id if committed is None else committed.id,
@@ -139,9 +140,9 @@ def reserve(
         return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
-    current_holders = holders(tx.connection, request, terms, now)
+    current_holders = holders(tx.connection, request, limits, now)
     if not current_holders and scan_owed_since is None:
-        binding = _new(binding_id, request, terms, caller, now)
+        binding = _new(binding_id, request, limits, caller, now)
         if _insert(tx, binding, caller):
             return Reserved(binding=binding)
     if (replayed := replay(tx.connection, request)) is not None:
@@ -151,14 +152,14 @@ def reserve(
     return Conflict(holder=current_holders[0])
 
 
-def holders(connection: Connection, request: BindRequest, terms: BindLimits, now: datetime) -> list[Holder]:
+def holders(connection: Connection, request: BindRequest, limits: BindLimits, now: datetime) -> list[Holder]:
     """Return the holders that conflict with the request at the instant `now`, the longest first."""
     phones = [request.phone_a, request.phone_b]
     pair = {phone.key for phone in phones}
     conflicting = [
         _holder(row, now)
-        for row in find_holding_rows(connection, phones, terms.scope, now)
-        if row.id is None or conflicts(terms.policy, row, request.mode, pair)
+        for row in find_holding_rows(connection, phones, limits.scope, now)
+        if row.id is None or conflicts(limits.policy, row, request.mode, pair)
     ]
     return sorted(conflicting, key=lambda holder: holder.held_until, reverse=True)
 
@@ -237,12 +238,12 @@ def _lock_key(scope: str, phone: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _new(binding_id: str, request: BindRequest, terms: BindLimits, caller: Caller, now: datetime) -> Binding:
+def _new(binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime) -> Binding:
     unset = dict.fromkeys(FIELDS)
     requested = {field.name: getattr(request, field.name) for field in fields(request)}
-    initial = {"id": binding_id, "scope": terms.scope, "state": State.PENDING, "version": 1}
-    origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": terms.warning(request)}
-    deadlines = terms.lifetimes(now, request.expire_s)
+    initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
+    origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": limits.warning(request)}
+    deadlines = limits.lifetimes(now, request.expire_s)
     return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
 
 

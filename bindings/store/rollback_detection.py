@@ -3,7 +3,7 @@
 A restore from a backup that was not announced, a standby that was promoted without the newest commits, relaxed
 durability: each loses rows that a running process has seen. One binding is enough to detect it, and it is read by
 a statement that each bind sends anyway. A process that starts afterwards cannot detect it: call
-`BindingService.restored` after a restore.
+`BindingService.mark_restored` after a restore.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
     from bindings.store.keys import Key
 
-LASTS = timedelta(hours=12)
-UNUSED_FOR = timedelta(hours=1)  # a session that is not used for longer is over
-SEEN_EVERY = timedelta(minutes=1)  # how often the use of a session is recorded
-SEARCH_LASTS = timedelta(hours=1)
+SESSION_LIFETIME = timedelta(hours=12)
+IDLE_TIMEOUT = timedelta(hours=1)  # a session that is not used for longer is over
+SEEN_INTERVAL = timedelta(minutes=1)  # how often the use of a session is recorded
+SEARCH_LIFETIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +44,16 @@ class Search:
 def begin(tx: Transaction, digest: str, key_id: str) -> None:
     """Record a new session. Safe to repeat with the same digest."""
     now = tx.instant()
-    values = {"hash": digest, "key_id": key_id, "began_at": now, "seen_at": now, "expires_at": now + LASTS}
+    times = {"began_at": now, "seen_at": now, "expires_at": now + SESSION_LIFETIME}
     tx.connection.execute(
-        tx.dialect.insert(sessions).values(values).on_conflict_do_nothing(index_elements=["hash"])
+        tx.dialect.insert(sessions)
+        .values(hash=digest, key_id=key_id, **times)
+        .on_conflict_do_nothing(index_elements=["hash"])
     )
 
 
 def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
-    """Return the key of a session and whether to record its use now, or None if either is not valid."""
+    """Return a session's key and whether to record its use now; None if the session or the key is not valid."""
     not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
     statement = (
         select(*key_rows.COLUMNS, sessions.c.seen_at, now.label("read_at"))
@@ -59,15 +61,15 @@ def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]
         .where(sessions.c.hash == digest, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), not_expired)
     )
     row = connection.execute(statement).one_or_none()
-    if row is None or row.read_at - row.seen_at > UNUSED_FOR:
+    if row is None or row.read_at - row.seen_at > IDLE_TIMEOUT:
         return None
-    return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_EVERY
+    return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_INTERVAL
 
 
 def record_use(tx: Transaction, digest: str) -> None:
     """Record that a session is in use, at most once a minute."""
     now = tx.instant()
-    stale = sessions.c.seen_at < now - SEEN_EVERY
+    stale = sessions.c.seen_at < now - SEEN_INTERVAL
     tx.connection.execute(update(sessions).where(sessions.c.hash == digest, stale).values(seen_at=now))
 
 
@@ -93,7 +95,7 @@ def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> 
         "number": search.number,
         "party": search.party,
         "at": search.at,
-        "expires_at": tx.instant() + SEARCH_LASTS,
+        "expires_at": tx.instant() + SEARCH_LIFETIME,
     }
     tx.connection.execute(tx.dialect.insert(searches).values(values).on_conflict_do_nothing(index_elements=["id"]))
 

@@ -279,7 +279,7 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
         EventKind.UNBIND_REQUESTED,
         caller,
         from_states=(*UNSETTLED, State.ACTIVE),
-        condition="wanted",
+        condition="unbind_possible",
         detail={"reason": reason},
         unbind_requested_at=NOW,
     )
@@ -291,7 +291,7 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
             EventKind.EXPIRED,
             caller,
             from_states=(State.ACTIVE,),
-            condition="over",
+            condition="past_end",
             state=State.EXPIRED,
             ended_at=bindings.c.expires_at,
         )

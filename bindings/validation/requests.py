@@ -3,8 +3,8 @@
 One function for each kind of call: it takes the arguments as they came and returns them typed, in normal form. It
 finds all field errors of a call before it raises `InvalidRequest`, which names the fields and repeats no value.
 What a single value must be is in `validation.fields`; here is which values a call takes, and how they go together.
-The rules of a bind are the provider's (design: provider-api section 1). `--help` uses this module: it imports
-nothing heavy.
+The rules of a bind are the provider's (docs/reference/provider-api.md, section 1). `--help` uses this module: it
+imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Seeded bugs: each is put into a copy of the source tree, and the tests must detect it.
 
     python -m tests.faults.mutations            every bug, as a table
-    python -m tests.faults.mutations --fast     those that targets.md (R10) names
+    python -m tests.faults.mutations --fast     those that are marked `fast`
 
 A bug is one or more edits of a named function (see `ast_edits`), made in the copy's files, so that every process
 that the tests start has it. A bug that does not fit the code any more is an `EditMisfitError`, never skipped. It
@@ -203,7 +203,7 @@ BUGS: tuple[Bug, ...] = (
         insert_before(
             calls("Conflict"),
             "if request.idempotency_key is not None:\n"
-            "    _insert(tx, _new(binding_id, request, terms, caller, now), caller)",
+            "    _insert(tx, _new(binding_id, request, limits, caller, now), caller)",
         ),
         detected_by="refusal_uses_up_no_key and sqlite",
     ),
@@ -373,7 +373,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 def main() -> int:
     """Print the table; return 1 if a bug was not detected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fast", action="store_true", help="only the bugs that targets.md names")
+    parser.add_argument("--fast", action="store_true", help="only the bugs that are marked fast")
     parser.add_argument("names", nargs="*", help="only these bugs")
     options = parser.parse_args()
     bugs = [b for b in BUGS if (b.fast or not options.fast) and (not options.names or b.name in options.names)]

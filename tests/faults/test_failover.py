@@ -62,7 +62,7 @@ HOLD_POINTS = (  # fail points at which calls may be held while the primary is k
     "bind.after_reserve",
     "bind.after_answer",
     "bind.settle_in_transaction",
-    "unbind.wish_in_transaction",
+    "unbind.request_in_transaction",
     "unbind.after_answer",
 )
 BETWEEN_SUCCESS_AND_COMMIT = ("bind.after_answer", "bind.settle_in_transaction")

@@ -26,7 +26,7 @@ OPEN_TRANSACTION = {"bind.reserve_in_transaction", "bind.settle_in_transaction"}
 POINTS = (
     *("bind.before_reserve", "bind.after_reserve", "bind.before_send", "bind.after_answer", "bind.after_settle"),
 )
-UNBIND_POINTS = ("unbind.after_wish", "unbind.after_answer", "unbind.after_settle")
+UNBIND_POINTS = ("unbind.after_request", "unbind.after_answer", "unbind.after_settle")
 JOB_POINTS = (
     ("expire_due", "expire.after_batch"),
     ("recover", "recover.before"),

@@ -133,10 +133,10 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "fault": half_none(UNBIND_FAULTS),
         "stop": stops(
             (
-                "unbind.after_wish",
+                "unbind.after_request",
                 "unbind.after_answer",
                 "unbind.after_settle",
-                "unbind.wish_in_transaction",
+                "unbind.request_in_transaction",
                 "unbind.settle_in_transaction",
             ),
             ("crash", "pause", "sweep", "recover", "scan"),
@@ -533,7 +533,7 @@ def test_I4_unbind_that_finds_no_binding_holds_the_phones_for_the_guard_time(fre
         result = system.bind(Request(P, Q))
         assert isinstance(result, Binding)
         system.clock.advance(58)
-        system.stops = [Stop("unbind.after_wish", "pause", 2.5)]
+        system.stops = [Stop("unbind.after_request", "pause", 2.5)]
         unbound = system.unbind(result.id)
         assert isinstance(unbound, Binding)
         assert unbound.reason == "not_found"

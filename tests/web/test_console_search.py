@@ -146,7 +146,7 @@ def test_empty_fields_of_a_refined_search_keep_their_values(running: Running) ->
 def test_search_is_unavailable_after_it_expires_and_then_deleted_by_retention(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SEARCH_LASTS", timedelta(seconds=-1))
+    monkeypatch.setattr(sessions, "SEARCH_LIFETIME", timedelta(seconds=-1))
     browser = Browser(running).sign_in("auditor")
     path = browser.post("/find", {"q": A, "time": "now"}).headers["Location"]
     assert browser.get(path).status_code == 404
