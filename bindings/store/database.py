@@ -219,6 +219,8 @@ class Database:
         without it an attempt may outlast the budget. Raises `Busy` when the budget is used up (an earlier attempt
         may still commit, when a standby is back), `ConstraintViolated` if the database rejected a value.
         """
+        if self._deferred_check is not None:
+            self._run_deferred_check()
         budget_ends_at = time.monotonic() + budget_s
 
         def attempt_write(attempt: int) -> Result:

@@ -333,3 +333,27 @@ def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> N
     count = select(func.count()).select_from(passes_table)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT_FOR + 1
     database.close()
+
+
+def test_deferred_check_runs_once_before_the_first_read_or_write(database: Database) -> None:
+    checks: list[str] = []
+    for use in (database.clock, lambda: database.write(lambda tx: tx.instant())):
+        database.defer(lambda: checks.append("checked"))
+        use()
+        use()
+    assert checks == ["checked", "checked"]
+
+
+def test_deferred_check_that_fails_runs_again(database: Database) -> None:
+    outcomes = iter([Busy("away"), None])
+
+    def check() -> None:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+
+    database.defer(check)
+    with pytest.raises(Busy):
+        database.clock()
+    assert database.clock() is not None
+    assert next(outcomes, "none left") == "none left"
