@@ -96,7 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = self.server.receiver
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            return  # the sender was killed while it sent
         headers = {name.lower(): value for name, value in self.headers.items()}
         message = Message(path=self.path, headers=headers, body=body)
         receiver.messages.append(message)
