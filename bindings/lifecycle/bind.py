@@ -59,6 +59,7 @@ def bind(runtime: Runtime, request: BindRequest, *, own_key: bool = False) -> Bi
     With `own_key`, a key that another actor has used is an `IdempotencyMismatch` that names no binding.
     """
     client = runtime.require_client()
+    runtime.database.run_deferred_check()  # before admission, which goes by the clocks that the check reads
     try:
         with runtime.admission.slot(request.app_id):
             outcome = _bind(runtime, client, request)

@@ -168,6 +168,8 @@ class Database:
     def __init__(self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK) -> None:
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
+        self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
+        self._checking = False
         self._engine = make_engine(url)
         self._reader = make_engine(url, autocommit=True)
         self.postgres = self._engine.dialect.name == "postgresql"
@@ -190,14 +192,22 @@ class Database:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
         self._deferred_check = check
 
-    def _run_deferred_check(self) -> None:
-        check, self._deferred_check = self._deferred_check, None
-        try:
-            if check is not None:
+    def run_deferred_check(self) -> None:
+        """Run the deferred check now, unless it has passed. Other threads wait until it has."""
+        if self._deferred_check is not None:
+            self._check_once()
+
+    def _check_once(self) -> None:
+        with self._deferred_lock:
+            check = self._deferred_check
+            if check is None or self._checking:
+                return
+            self._checking = True
+            try:
                 check()
-        except BaseException:
-            self._deferred_check = check
-            raise
+                self._deferred_check = None
+            finally:
+                self._checking = False
 
     def write(
         self,
@@ -219,8 +229,7 @@ class Database:
         without it an attempt may outlast the budget. Raises `Busy` when the budget is used up (an earlier attempt
         may still commit, when a standby is back), `ConstraintViolated` if the database rejected a value.
         """
-        if self._deferred_check is not None:
-            self._run_deferred_check()
+        self.run_deferred_check()
         budget_ends_at = time.monotonic() + budget_s
 
         def attempt_write(attempt: int) -> Result:
@@ -244,8 +253,7 @@ class Database:
 
         A lost connection repeats the whole query. Safe to repeat; `Busy` if the database does not answer.
         """
-        if self._deferred_check is not None:
-            self._run_deferred_check()
+        self.run_deferred_check()
 
         def attempt_read(_attempt: int) -> Result:
             with self._reader.connect() as connection:
@@ -259,6 +267,7 @@ class Database:
 
         Not retried: the statements that ran before the failure stay committed.
         """
+        self.run_deferred_check()
         try:
             with self._reader.connect() as connection:
                 set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
@@ -273,8 +282,7 @@ class Database:
     @contextmanager
     def stream(self) -> Iterator[Connection]:
         """Provide a connection whose results arrive in batches, in one read-only snapshot; for exports."""
-        if self._deferred_check is not None:
-            self._run_deferred_check()
+        self.run_deferred_check()
         engine = self._engine if self.postgres else self._reader
         try:
             with engine.connect() as connection:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +15,10 @@ from bindings.clock import HostClock
 from bindings.domain.binding import State
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, ServiceHarness, wait_for
+
+if TYPE_CHECKING:
+    from bindings.provider.simulator import Simulator
 
 
 @pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
@@ -151,6 +156,37 @@ def test_open_checks_schema_and_scope(database_url: str, empty_database_url: str
     BindingService.open(database_url=database_url, scope="shop").close()
     with pytest.raises(errors.InvalidRequest, match="BINDINGS_SCOPE"):
         BindingService.open(database_url=database_url, scope="other")
+
+
+def test_service_opened_without_connecting_checks_before_a_bind_is_sent(
+    database_url: str, empty_database_url: str, simulator: Simulator
+) -> None:
+    BindingService.open(database_url=database_url, scope="shop").close()
+    ahead = HostClock(wall=lambda: time.time() + 90)
+    cases: list[tuple[type[errors.BindingsError], str, str, HostClock]] = [
+        (errors.InvalidRequest, database_url, "other", HostClock()),
+        (errors.SchemaOutOfDate, empty_database_url, "shop", HostClock()),
+    ]
+    if database_url.startswith("postgresql"):  # SQLite has no clock of its own
+        cases.append((errors.Busy, database_url, "shop", ahead))
+    for error, url, scope, clock in cases:
+        with (
+            BindingService.open(
+                database_url=url,
+                provider_url=simulator.url,
+                provider_api_key=KEY,
+                provider_api_secret=SECRET,
+                provider_app_id=APP,
+                scope=scope,
+                clock=clock,
+                connect=False,
+            ) as service,
+            pytest.raises(error),
+        ):
+            service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
+    assert "bind" not in simulator.counts.received
+    with BindingService.open(database_url=database_url, scope="shop") as service:
+        assert service.search().data == ()
 
 
 def test_from_env_reads_the_environment_and_reports_every_invalid_setting(

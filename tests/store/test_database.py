@@ -23,7 +23,7 @@ from bindings.store.schema import holds as holds_table
 from bindings.store.schema import passes as passes_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from bindings.store.database import Transaction
 
@@ -265,6 +265,68 @@ def test_write_on_a_connection_switched_to_autocommit_is_durable(database_url: s
     engine.dispose()
 
 
+@pytest.mark.parametrize("first", ["read", "write", "stream"])
+def test_deferred_check_runs_once_before_the_first_use(database: Database, first: str) -> None:
+    order: list[str] = []
+
+    def check() -> None:
+        database.write(write_event)  # the check itself reads and writes
+        order.append("check")
+
+    def stream() -> None:
+        with database.stream():
+            order.append("stream")
+
+    uses: dict[str, Callable[[], None]] = {
+        "read": lambda: database.read(lambda _: order.append("read")),
+        "write": lambda: database.write(lambda _: order.append("write")),
+        "stream": stream,
+    }
+    database.defer(check)
+    uses[first]()
+    uses[first]()
+    assert order == ["check", first, first]
+    assert event_count(database) == 1
+
+
+def test_deferred_check_that_raises_runs_again_and_nothing_is_written(database: Database) -> None:
+    outcomes = iter([SchemaOutOfDate(), None])
+
+    def check() -> None:
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    database.defer(check)
+    with pytest.raises(SchemaOutOfDate):
+        database.write(write_event)
+    database.write(write_event)
+    assert event_count(database) == 1
+
+
+def test_threads_wait_for_a_deferred_check_that_is_running(database: Database) -> None:
+    started, passed = threading.Event(), threading.Event()
+
+    def check() -> None:
+        started.set()
+        assert passed.wait(10)
+
+    database.defer(check)
+    reads: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: reads.append(database.read(lambda _: passed.is_set())), daemon=True)
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert started.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert reads == []
+    passed.set()
+    for thread in threads:
+        thread.join(10)
+    assert reads == [True, True]
+
+
 def test_first_scope_is_recorded_and_a_different_scope_is_rejected(database: Database) -> None:
     register_scope(database, "shop")
     register_scope(database, "shop")
@@ -333,27 +395,3 @@ def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> N
     count = select(func.count()).select_from(passes_table)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT_FOR + 1
     database.close()
-
-
-def test_deferred_check_runs_once_before_the_first_read_or_write(database: Database) -> None:
-    checks: list[str] = []
-    for use in (database.clock, lambda: database.write(lambda tx: tx.instant())):
-        database.defer(lambda: checks.append("checked"))
-        use()
-        use()
-    assert checks == ["checked", "checked"]
-
-
-def test_deferred_check_that_fails_runs_again(database: Database) -> None:
-    outcomes = iter([Busy("away"), None])
-
-    def check() -> None:
-        outcome = next(outcomes)
-        if outcome is not None:
-            raise outcome
-
-    database.defer(check)
-    with pytest.raises(Busy):
-        database.clock()
-    assert database.clock() is not None
-    assert next(outcomes, "none left") == "none left"
