@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_service(*, as_json: bool) -> Iterator[BindingService]:
+def open_service(*, as_json: bool, connect: bool = False) -> Iterator[BindingService]:
     """Open the service with the settings of the environment; its actor is the operating-system user.
 
     It connects at the first read or write: a wrong argument is reported even if the database is not available.
+    With `connect` it connects now, for a command that must fail before it prints or runs anything.
     """
     configure_logging(as_json=as_json)
     from bindings.service import BindingService
 
-    with BindingService.open(actor=actor(), connect=False) as service:
+    with BindingService.open(actor=actor(), connect=connect) as service:
         yield service
 
 

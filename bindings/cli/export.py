@@ -67,7 +67,7 @@ def bindings(
     chosen_format = _row_format(row_format, as_json=as_json)
     validation.period(since=since, until=until)  # before the reveal is recorded
     revealed = reveal_reason is not None
-    with context.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json, connect=True) as service:
         if reveal_reason is not None:
             period = f"from {since or '-'} to {until or '-'}"
             service.reveal([], reason=reveal_reason, what=f"export of bindings {period}")
@@ -85,7 +85,7 @@ def events(
 
     chosen_format = _row_format(row_format, as_json=as_json)
     validation.period(since=since, until=until)  # before the file is created
-    with context.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json, connect=True) as service:
         rows = map(to_plain, service.export_events(since=since, until=until))
         _write(rows, field_names(Event), chosen_format, path, noun="events")
 

@@ -30,7 +30,7 @@ def scheduler(*, as_json: bool) -> None:
     """Run the jobs on their schedules until SIGTERM or Ctrl-C. Running jobs complete before the process exits."""
     import logging
 
-    with context.open_service(as_json=as_json) as service:
+    with context.open_service(as_json=as_json, connect=True) as service:
         from bindings import scheduler as timers
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -82,6 +82,13 @@ def test_failed_export_keeps_the_old_file_and_leaves_no_other(
     assert target.read_text() == "the old one"
 
 
+@pytest.mark.parametrize("command", ["bindings", "events"])
+def test_export_prints_nothing_if_the_database_does_not_fit(shell: Shell, tmp_path: Path, command: str) -> None:
+    shell.set(database_url=f"sqlite:///{tmp_path / 'empty.db'}")
+    result = shell.run("export", command)
+    assert (result.code, result.out) == (1, "")
+
+
 def test_output_that_cannot_be_written_is_refused(shell: Shell, tmp_path: Path) -> None:
     for wrong in (str(tmp_path), str(tmp_path / "missing" / "out.csv"), "/dev/null"):
         result = shell.run("export", "bindings", "--format", "ndjson", "-o", wrong, "--json")

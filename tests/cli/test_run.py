@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bindings.service import BindingService
 from tests.cli.conftest import A, C
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.cli.conftest import Shell
 
@@ -85,6 +87,20 @@ def test_simulator_with_port_in_use_names_the_option(shell: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         result = shell.run("simulator", "--port", str(server.getsockname()[1]), "--json")
     assert (result.code, result.fields) == (2, ["port"])
+
+
+@pytest.mark.parametrize("command", [("scheduler",), ("serve", "--port", "0")])
+def test_command_that_runs_until_a_signal_fails_at_the_start_if_the_database_does_not_fit(
+    shell: Shell, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    with BindingService.open(environment=shell.environment):
+        pass  # records the scope
+    shell.set(scope="other")
+    result = shell.program(*command, "--json")
+    assert (result.code, result.problem["code"]) == (2, "invalid-request")
+    shell.set(scope=None, database_url=f"sqlite:///{tmp_path / 'empty.db'}")
+    result = shell.program(*command, "--json")
+    assert (result.code, result.problem["code"]) == (1, "schema-out-of-date")
 
 
 def test_scheduler_expires_bindings_and_ends_on_a_signal(shell: Shell) -> None:
