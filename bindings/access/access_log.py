@@ -57,8 +57,8 @@ class AccessLog:
 
     def record_reveal(self, binding_ids: Sequence[str], *, reason: str, subject: str) -> None:
         """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
         detail = {"reason": validation.reason(reason), "what": subject}
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
 
         def work(tx: Transaction) -> None:
             for binding_id in ids:

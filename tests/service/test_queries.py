@@ -318,3 +318,5 @@ def test_reveal_is_recorded_with_actor_and_reason(harness: ServiceHarness) -> No
 def test_reveal_of_an_id_that_is_not_a_uuid_is_not_found(harness: ServiceHarness) -> None:
     with pytest.raises(errors.NotFound):
         harness.service.reveal(["no-uuid"], reason="case 7")
+    with pytest.raises(errors.InvalidRequest):  # a wrong reason is reported first
+        harness.service.reveal(["no-uuid"], reason="")
