@@ -90,8 +90,8 @@ def _cell(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a short text: 12 s, 5 min, 3 h, 2 d."""
+    """Return seconds as a short text: 12 s, 5 min, 3 h, 2 d; 0 s for less than none."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{max(0.0, seconds):.0f} s"
