@@ -19,12 +19,12 @@ HEARTBEAT_INTERVAL_S = 5.0  # a durable write in every run of `expire` would cos
 
 
 class JobRunner:
-    """Runs jobs over one runtime. Use one for each scheduler: it remembers its last heartbeat."""
+    """Runs jobs over one runtime. Use one for each scheduler: it remembers the last heartbeat of each job."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._maintenance = Maintenance(runtime)
-        self._last_heartbeat = float("-inf")
+        self._last_heartbeats: dict[str, float] = {}
 
     def run(self, job: JobSpec) -> Any:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
@@ -50,7 +50,7 @@ class JobRunner:
 
     def _record_heartbeat(self, name: str) -> None:
         now = self._runtime.clock.monotonic()
-        if now - self._last_heartbeat > HEARTBEAT_INTERVAL_S:
+        if now - self._last_heartbeats.get(name, float("-inf")) > HEARTBEAT_INTERVAL_S:
             replica = self._runtime.replica
             self._runtime.database.write(lambda tx: job_runs.record_heartbeat(tx, name, replica))
-            self._last_heartbeat = now
+            self._last_heartbeats[name] = now

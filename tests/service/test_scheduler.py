@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bindings.jobs.expire import ExpireResult
 from bindings.jobs.job import Job
+from bindings.jobs.registry import EXPIRE, WARN
+from bindings.jobs.runner import JobRunner
 from bindings.scheduler import UNFINISHED_RUNS, Scheduler
+from bindings.store import job_runs
 
 if TYPE_CHECKING:
     import pytest
@@ -59,3 +63,10 @@ def test_once_per_period_job_that_never_finishes_logs_a_warning(
     with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
         assert repeated.wait(30)
     assert "slow: 5 runs in a row ran out of time" in caplog.text
+
+
+def test_heartbeat_of_one_job_does_not_delay_that_of_another(service: BindingService) -> None:
+    runner = JobRunner(service.runtime)
+    for job in (EXPIRE, replace(WARN, heartbeat=True)):
+        runner.run(job)
+        assert service.runtime.database.read(job_runs.last_finished, job.name) is not None
