@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
     from bindings.store.pools import Pool
 
-LOW_HYSTERESIS = (
-    0.1  # of the capacity, below the warning's share: a pool at the threshold does not warn repeatedly
-)
+LOW_HYSTERESIS = 0.1  # of the capacity, below the warning's share: so a pool at it does not warn repeatedly
 PAGE = 100
 MAX_PAGES = 10
 

@@ -49,7 +49,7 @@ class RateLimiter:
 class Scan:
     """What one scan saw.
 
-    `began` and `ended` are database instants. `seen` are the bind_ids of all rows; `unknown_rows` those whose
+    `started_at` and `ended_at` are database instants. `bind_ids` are those of all rows; `unknown_rows` those whose
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
     `listed` the phone keys of `watched` that a live row has. `error` says why the scan ended early, or is None.
     """

@@ -102,7 +102,7 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
 def _report(
     context: ReconcileContext, findings: Findings, *, started_at: datetime, reason: str | None
 ) -> ReconcileResult:
-    """Store the report; a full scan that was required before `began` is completed by this run."""
+    """Store the report; a full scan that was required before `started_at` is completed by this run."""
     database, caller = context.runtime.database, context.runtime.caller
     counts: dict[str, Any] = dict(findings.counts)
     result = ReconcileResult(

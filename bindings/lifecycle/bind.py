@@ -246,7 +246,7 @@ def _log_rollback(runtime: Runtime) -> None:
 def _handle_rollback_during_call(
     runtime: Runtime, send_clock: SendClock, outcome: BindOutcome
 ) -> errors.OutcomeUnknown:
-    """The database was rolled back during the call: hold what the provider created, and unbind it later."""
+    """Hold what the provider created, to be unbound by `recover`, and return the error of the lost binding."""
     intent = send_clock.intent
 
     def work(tx: Transaction) -> None:

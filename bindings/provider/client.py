@@ -85,9 +85,7 @@ class ProviderClient:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.circuit = AccountCircuitBreaker(monotonic=monotonic)
-        self.on_call: CallObserver | None = (
-            None  # called after every call with its name, outcome label and seconds
-        )
+        self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._api_secret = api_secret

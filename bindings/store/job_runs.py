@@ -36,9 +36,8 @@ def claim_slot(tx: Transaction, job: str, period_s: float, replica: str) -> int 
         .on_conflict_do_nothing()
         .returning(passes.c.slot)
     ).scalar()
-    if (
-        claimed is None and tx.attempt > 1
-    ):  # the earlier attempt may have committed: then this replica has the slot
+    if claimed is None and tx.attempt > 1:
+        # The earlier attempt may have committed: then this replica has the slot.
         own_run = passes.c.replica == replica, passes.c.finished_at.is_(None)
         claimed = tx.connection.execute(
             select(passes.c.slot).where(passes.c.task == job, passes.c.slot == slot, *own_run)

@@ -149,16 +149,13 @@ def switch_to(tx: Transaction, number: int) -> bool:
     The lock waits for statements that were planned before the partition existed: they could not insert its
     positions. The wait ends after `LOCK_WAIT`, because other writers queue behind it.
     """
-    settings = {
-        "statement_timeout": LOCK_WAIT,
-        "synchronous_commit": "off",
-    }  # no wait for a standby under the lock
+    settings = {"statement_timeout": LOCK_WAIT, "synchronous_commit": "off"}  # no wait for a standby with the lock
     for name, value in settings.items():
         tx.connection.execute(select(func.set_config(name, value, True)))
     tx.connection.execute(text("LOCK TABLE ONLY events IN SHARE ROW EXCLUSIVE MODE"))
     lower = number * PARTITION_SPAN
-    exists_already = any(partition.number == number for partition in list_partitions(tx.connection))
-    if not exists_already or tx.connection.execute(_REACHED).scalar_one() >= lower:
+    is_attached = any(partition.number == number for partition in list_partitions(tx.connection))
+    if not is_attached or tx.connection.execute(_REACHED).scalar_one() >= lower:
         return False
     tx.connection.execute(text("SELECT setval('events_position_seq', :lower, false)"), {"lower": lower})
     return True

@@ -110,7 +110,7 @@ def record_exhausted(tx: Transaction, caller: Caller, *, app_id: str, pool_numbe
 
 
 def append_pool_low(tx: Transaction, caller: Caller, pool: Pool, *, cause: str) -> None:
-    """Write the `pool_low` event: `why` is "share" (nearly full) or "no_number" (-41)."""
+    """Write the `pool_low` event: `cause` is "share" (nearly full) or "no_number" (-41)."""
     names = ("app_id", "pool_number", "live", "capacity")
     detail = {name: value for name in names if (value := getattr(pool, name)) is not None}
     events.append_without_binding(tx, EventKind.POOL_LOW, caller, detail | {"why": cause})
