@@ -87,10 +87,10 @@ class BindingService:
         checked = validation.settings(environment, **settings)
         return cls(open_runtime(checked, caller, clock=clock, connect=connect))
 
-    def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> BindingService:
+    def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> Self:
         """Return a service that acts for another actor or request; it shares every connection and limit."""
         caller = validation.caller(actor=actor or self.runtime.caller.actor, request_id=request_id)
-        return BindingService(replace(self.runtime, caller=caller))
+        return type(self)(replace(self.runtime, caller=caller))
 
     def close(self) -> None:
         """Close every connection. Calls under way in other threads fail."""
