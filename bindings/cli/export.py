@@ -16,8 +16,6 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain.serialization import FORMATS, batches, field_names, format_lines, header_line, to_plain
-from bindings.errors import FieldError, InvalidRequest
-from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +61,7 @@ def bindings(
 ) -> None:
     """Export bindings in the order of their request time, oldest first."""
     from bindings.domain.binding import Binding
+    from bindings.validation import requests as validation
 
     chosen_format = _row_format(row_format, as_json=as_json)
     validation.period(since=since, until=until)  # before the reveal is recorded
@@ -82,6 +81,7 @@ def events(
 ) -> None:
     """Export events of a period, in the order of the change feed. Events contain no phones."""
     from bindings.domain.binding import Event
+    from bindings.validation import requests as validation
 
     chosen_format = _row_format(row_format, as_json=as_json)
     validation.period(since=since, until=until)  # before the file is created
@@ -91,6 +91,8 @@ def events(
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
+    from bindings.errors import FieldError, InvalidRequest
+
     row_format = option or ("ndjson" if as_json else "csv")
     if row_format in FORMATS and not (as_json and row_format == "csv"):
         return row_format
@@ -134,6 +136,8 @@ def _destination(path: str | None) -> Iterator[TextIO]:
 
 def _temporary_file(target: Path) -> tuple[int, str]:
     """Create a file in the target's folder, so that replacing the target is atomic."""
+    from bindings.errors import FieldError, InvalidRequest
+
     if target.exists() and not target.is_file():
         raise InvalidRequest([FieldError("output", "must be a regular file: it is a folder or a device")])
     try:

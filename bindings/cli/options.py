@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from bindings.errors import FieldError, InvalidRequest
-from bindings.validation import requests as validation
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -76,6 +73,9 @@ def reveal_options(command: Command) -> Command:
 
 
 def _reveal_reason(*, reveal: bool, reason: str | None) -> str | None:
+    from bindings.errors import FieldError, InvalidRequest
+    from bindings.validation import requests as validation
+
     if not reveal and reason is None:
         return None
     if not reveal:
@@ -103,6 +103,8 @@ def rename_fields(**option_names: str) -> Iterator[None]:
 
 @contextmanager
 def _map_field_errors(convert: Callable[[str, str], tuple[str, str]]) -> Iterator[None]:
+    from bindings.errors import FieldError, InvalidRequest
+
     try:
         yield
     except InvalidRequest as invalid:

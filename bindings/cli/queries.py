@@ -10,7 +10,7 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
-from bindings.validation.requests import FILTERS
+from bindings.domain.search_filters import HELP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,9 +22,8 @@ INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
-    for search_filter in reversed(FILTERS.values()):
-        option_name = f"--{search_filter.name.replace('_', '-')}"
-        command = click.option(option_name, help=search_filter.help)(command)
+    for name, help_text in reversed(HELP.items()):
+        command = click.option(f"--{name.replace('_', '-')}", help=help_text)(command)
     return command
 
 

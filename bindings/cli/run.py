@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from bindings.cli import context, options, output
-from bindings.errors import FieldError, InvalidRequest
-from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
@@ -85,6 +83,8 @@ def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: 
     Takes key, secret, zone and timestamp tolerance from the BINDINGS_... variables if they are set; otherwise it
     uses the sample account of the provider's documentation. Stop it with SIGTERM or Ctrl-C.
     """
+    from bindings.validation import requests as validation
+
     config = validation.settings()
     simulated = _simulator(config, port=port, faults=faults, policy=policy)
     for number in (signal.SIGTERM, signal.SIGINT):  # a background job of a shell ignores SIGINT by default
@@ -96,6 +96,7 @@ def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: 
 
 def _simulator(config: Settings, *, port: RawValue, faults: tuple[str, ...], policy: str) -> Simulator:
     from bindings.provider.simulator import API_KEY, API_SECRET, Simulator, parse_fault
+    from bindings.validation import requests as validation
 
     errors = validation.FieldErrors()
     errors.check("port", options.port, port)
@@ -125,6 +126,8 @@ def _policy(value: str) -> str:
 
 
 def _listening(simulated: Simulator) -> Simulator:
+    from bindings.errors import FieldError, InvalidRequest
+
     try:
         return simulated.start()
     except OSError as error:

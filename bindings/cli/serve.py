@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from bindings.cli import context, options, output
-from bindings.validation.requests import FieldErrors
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
@@ -35,6 +34,8 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, as_json: bool) -> No
     callers as admin. The first page is the console, /docs is the documentation of the API, and /readyz tells
     load balancers if this replica can serve. Needs the extra `server`.
     """
+    from bindings.validation.requests import FieldErrors
+
     errors = FieldErrors()
     errors.check("port", options.port, port)
     errors.raise_if_any()

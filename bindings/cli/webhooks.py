@@ -9,8 +9,6 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
-from bindings.errors import FieldError, InvalidRequest
-from bindings.validation.requests import FieldErrors
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
@@ -187,11 +185,15 @@ def remove(webhook_id: str, *, as_json: bool) -> None:
 
 def _require_signing_library() -> None:
     """Raise `InvalidRequest` that names the extra to install if the signing library is missing."""
+    from bindings.errors import FieldError, InvalidRequest
+
     if importlib.util.find_spec("standardwebhooks") is None:
         raise InvalidRequest([FieldError("webhooks", "need the extra `server`: install bindings[server]")])
 
 
 def _check_redeliver_options(delivery_id: str | None, *, dead: bool, webhook: str | None) -> None:
+    from bindings.validation.requests import FieldErrors
+
     errors = FieldErrors()
     if (delivery_id is None) != dead:
         errors.add("delivery_id", "or --dead is needed, and not both")

@@ -1,4 +1,7 @@
-"""The checked filters of a search; `validation.requests.FILTERS` has the check and the help text of each."""
+"""The filters of a search: their names and types, their help texts, and which may stand in a URL.
+
+The command line reads its options from here, the store its conditions; `validation.requests` checks the values.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,19 @@ class SearchFilters:
     actor: str | None = None
     requested_from: datetime | None = None
     requested_to: datetime | None = None
+
+
+HELP = {
+    "state": "pending, active, in_doubt, failed, expired, unbound or lapsed.",
+    "mode": "AXB or AXXB.",
+    "phone": "A real phone, as A or as B.",
+    "middle_number": "A middle number of either party.",
+    "reference": "Your order id.",
+    "bind_id": "The provider's id.",
+    "pool_number": "The pool.",
+    "app_id": "The application.",
+    "actor": "Requested by this actor, such as key:NAME.",
+    "requested_from": "Requested at or after this time, such as 2026-11-23T14:32:00Z.",
+    "requested_to": "Requested before this time.",
+}
+BODY_ONLY = frozenset({"phone", "middle_number", "actor"})  # may identify a person, and URLs are logged

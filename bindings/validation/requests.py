@@ -10,7 +10,6 @@ imports nothing heavy.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
@@ -145,37 +144,20 @@ def trace(
     return number, time, checked_party, checked_window_s
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """One filter of a search: the same in Python, on the command line, over HTTP and in the store.
-
-    `help` is its text in `bindings list --help`. A filter whose value may identify a person has `in_url` False:
-    over HTTP it is sent in the body of a search only, because URLs are logged.
-    """
-
-    name: str
-    check: Callable[[Any], Any]
-    help: str
-    in_url: bool = True
-
-
-# To add a filter, add it here, to `filters`, to `SearchFilters` and to `BindingService.search`. The store compares
-# the column of its name if there is one. A test checks that all places have the same filters.
-FILTERS: dict[str, Filter] = {
-    search_filter.name: search_filter
-    for search_filter in (
-        Filter("state", fields.state, "pending, active, in_doubt, failed, expired, unbound or lapsed."),
-        Filter("mode", fields.mode, "AXB or AXXB."),
-        Filter("phone", Phone, "A real phone, as A or as B.", in_url=False),
-        Filter("middle_number", fields.middle_number, "A middle number of either party.", in_url=False),
-        Filter("reference", fields.single_line("reference"), "Your order id."),
-        Filter("bind_id", fields.single_line("bind_id"), "The provider's id."),
-        Filter("pool_number", fields.pool_number, "The pool."),
-        Filter("app_id", fields.single_line("app_id"), "The application."),
-        Filter("actor", fields.single_line("actor"), "Requested by this actor, such as key:NAME.", in_url=False),
-        Filter("requested_from", fields.instant, "Requested at or after this time, such as 2026-11-23T14:32:00Z."),
-        Filter("requested_to", fields.instant, "Requested before this time."),
-    )
+# The check of each filter of a search. To add a filter, add it here, to `filters`, to `SearchFilters`, to
+# `BindingService.search` and to the models in `web.api.requests`; a test compares these places.
+FILTER_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "state": fields.state,
+    "mode": fields.mode,
+    "phone": Phone,
+    "middle_number": fields.middle_number,
+    "reference": fields.single_line("reference"),
+    "bind_id": fields.single_line("bind_id"),
+    "pool_number": fields.pool_number,
+    "app_id": fields.single_line("app_id"),
+    "actor": fields.single_line("actor"),
+    "requested_from": fields.instant,
+    "requested_to": fields.instant,
 }
 
 
@@ -210,7 +192,7 @@ def filters(
         "requested_to": requested_to,
     }
     errors = FieldErrors()
-    checked = {name: errors.optional(name, FILTERS[name].check, value) for name, value in values.items()}
+    checked = {name: errors.optional(name, FILTER_CHECKS[name], value) for name, value in values.items()}
     size, position = _page(errors, limit=limit, cursor=cursor)
     errors.raise_if_any()
     return SearchFilters(**checked), size, position

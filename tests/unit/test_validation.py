@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bindings.cli.queries import list_
 from bindings.domain.binding import Mode
-from bindings.domain.search_filters import SearchFilters
+from bindings.domain.search_filters import BODY_ONLY, HELP, SearchFilters
 from bindings.errors import InvalidRequest, NotFound
 from bindings.service import BindingService
 from bindings.store import queries
@@ -260,29 +260,30 @@ def parameters_of(function: Callable[..., object]) -> set[str]:
 
 
 def test_every_filter_is_in_the_validation_and_among_the_checked_filters() -> None:
-    assert parameters_of(validation.filters) - PAGING == set(validation.FILTERS)
-    assert {field.name for field in dataclasses.fields(SearchFilters)} == set(validation.FILTERS)
+    assert parameters_of(validation.filters) - PAGING == set(validation.FILTER_CHECKS)
+    assert {field.name for field in dataclasses.fields(SearchFilters)} == set(validation.FILTER_CHECKS)
+    assert set(HELP) == set(validation.FILTER_CHECKS) > BODY_ONLY
 
 
 def test_every_filter_is_a_parameter_of_search() -> None:
-    assert parameters_of(BindingService.search) - PAGING == set(validation.FILTERS)
+    assert parameters_of(BindingService.search) - PAGING == set(validation.FILTER_CHECKS)
 
 
 def test_every_filter_is_an_option_of_the_command_line() -> None:
     options = {parameter.name for parameter in list_.params}
-    assert options - PAGING - {"as_json", "reveal", "reason"} == set(validation.FILTERS)
+    assert options - PAGING - {"as_json", "reveal", "reason"} == set(validation.FILTER_CHECKS)
 
 
 def test_every_filter_is_in_the_body_of_a_search_and_only_harmless_ones_in_the_url() -> None:
     document = openapi.document()
     body = document["components"]["schemas"]["Search"]["properties"]
-    assert set(body) - PAGING - {"reveal"} == set(validation.FILTERS)
+    assert set(body) - PAGING - {"reveal"} == set(validation.FILTER_CHECKS)
     query = {parameter["name"] for parameter in document["paths"]["/v1/bindings"]["get"]["parameters"]}
-    assert query - PAGING == {name for name, item in validation.FILTERS.items() if item.in_url}
+    assert query - PAGING == set(validation.FILTER_CHECKS) - BODY_ONLY
     assert query.isdisjoint({"phone", "middle_number"})
 
 
-@pytest.mark.parametrize("name", validation.FILTERS)
+@pytest.mark.parametrize("name", validation.FILTER_CHECKS)
 def test_every_filter_is_a_condition_of_the_store(name: str) -> None:
     filters: dict[str, Any] = {name: "1"}
     assert len(queries._conditions(SearchFilters(**filters))) == 1
