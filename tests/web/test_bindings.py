@@ -208,6 +208,10 @@ def test_invalid_query_lists_its_field(running: Running, query: str, field: str)
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
+def test_number_in_a_query_may_have_leading_zeros(running: Running) -> None:
+    assert running.get("/v1/bindings?limit=0050").status_code == 200
+
+
 def test_query_of_a_call_without_parameters_is_refused_without_its_value(running: Running) -> None:
     created = running.bind().json()
     for answer in (

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REVEAL = "reveal"  # the only field of a body that is an object
 REPEATED = "is given more than once"
+MAX_DIGITS = 18  # of a whole number in a query; no value may have more
 
 
 def _line(name: str, description: str) -> Meta:
@@ -324,13 +325,13 @@ def _defaults(model: type[RequestModel]) -> dict[str, Any]:
 
 def _integer(text: str) -> int | str:
     """Return the number, or the text for validation to refuse: 1_0 and 10.0 are not accepted."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else text
 
 
 def _decimal(text: str) -> float | str:
     """Return the number, or the text for validation to refuse."""
     try:
-        return float(text)
+        return float(text) if text.isascii() else text
     except ValueError:
         return text
 
