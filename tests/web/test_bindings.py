@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bindings.provider.simulator import Simulator
     from tests.web.conftest import Running
 
+NO_BINDING = "4afff24c-a839-438f-8f3a-8d44368b31ff"
+
 
 def test_binding_can_be_created_shown_found_and_unbound(running: Running) -> None:
     created = running.bind(reference="order-42")
@@ -152,7 +154,14 @@ def test_invalid_bind_lists_all_field_errors_and_does_nothing(running: Running, 
         ("/v1/lookup", {}, ["phone"]),
         ("/v1/lookup", {"phone": A, "middle_number": "1"}, ["phone"]),
         ("/v1/trace", {"middle_number": "1", "at": "2026-11-23T14:32:00"}, ["at"]),
+        ("/v1/lookup", {"phone": 5, "middle_number": "1"}, ["phone"]),
+        ("/v1/lookup", {"middle_number": 5}, ["middle_number"]),
+        ("/v1/lookup", {"phone": A, "party": True}, ["party"]),
         ("/v1/trace", {"at": 5}, ["at", "middle_number"]),
+        ("/v1/bindings/search", {"actor": 5}, ["actor"]),
+        ("/v1/bindings/check", {"phone_a": A, "phone_b": B, "mode": "AXB", "app_id": False}, ["app_id"]),
+        (f"/v1/bindings/{NO_BINDING}/unbind", {"reason": 5}, ["reason"]),
+        (f"/v1/bindings/{NO_BINDING}/reveal", {"reason": None}, ["reason"]),
         ("/v1/bindings/search", {"limit": 201, "state": "gone"}, ["limit", "state"]),
         ("/v1/bindings/check", {"phone_a": A, "phone_b": A, "mode": "AXB"}, ["phone_b"]),
         ("/v1/bindings", dict(BIND, expire_s=True), ["expire_s"]),
@@ -163,6 +172,21 @@ def test_invalid_body_lists_its_fields(running: Running, path: str, body: object
     answer = running.post(path, body)
     assert answer.status_code == 422, answer.text
     assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
+
+
+def test_field_of_the_wrong_type_is_refused_also_if_the_role_overrides_it(running: Running) -> None:
+    answer = running.post("/v1/bindings/search", {"actor": 5}, running.key("app", "rides"))
+    assert (answer.status_code, [fault["field"] for fault in answer.json()["errors"]]) == (422, ["actor"])
+
+
+def test_repeated_field_is_reported_without_errors_that_follow_from_it(running: Running) -> None:
+    answer = running.session.post(
+        f"{running.url}/v1/lookup",
+        data=b'{"middle_number": "1", "middle_number": "1"}',
+        headers={"Content-Type": "application/json"},
+        timeout=30,
+    )
+    assert [fault["field"] for fault in answer.json()["errors"]] == ["middle_number"]
 
 
 @pytest.mark.parametrize("body", [BIND | {"pool_number": ""}, BIND | {"pool_number": 1}, {}])
@@ -182,6 +206,10 @@ def test_invalid_query_lists_its_field(running: Running, query: str, field: str)
     answer = running.get(f"/v1/bindings?{query}")
     assert answer.status_code == 422
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
+
+
+def test_number_in_a_query_may_have_leading_zeros(running: Running) -> None:
+    assert running.get("/v1/bindings?limit=0050").status_code == 200
 
 
 def test_query_of_a_call_without_parameters_is_refused_without_its_value(running: Running) -> None:

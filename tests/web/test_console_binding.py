@@ -244,6 +244,24 @@ def test_invalid_export_request_is_refused_and_not_recorded(running: Running) ->
     assert browser.get("/exports/nothing").status_code == 404
 
 
+def test_exported_access_log_keeps_the_names_of_its_columns(running: Running) -> None:
+    running.service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+    exported = Browser(running).sign_in("auditor").post("/access/export", {}).text
+    rows = list(csv.DictReader(exported.splitlines()))
+    assert list(rows[0]) == [
+        "at",
+        "actor",
+        "what",
+        "reason",
+        "binding_id",
+        "export_id",
+        "row_count",
+        "whole",
+        "request_id",
+    ]
+    assert (rows[-1]["what"], rows[-1]["whole"]) == ("export of bindings, csv", "false")
+
+
 def test_access_log_pages_contain_every_entry_once(running: Running) -> None:
     binding = bind(running.service)
     service = running.service.as_caller(actor="key:eve")

@@ -104,7 +104,7 @@ def test_invalid_cursor_is_refused(running: Running, after: str) -> None:
     assert [fault["field"] for fault in refused.json()["errors"]] == ["after"]
 
 
-@pytest.mark.parametrize("wait_s", ["-1", "31", "nan", "inf", "x"])
+@pytest.mark.parametrize("wait_s", ["-1", "31", "nan", "inf", "x", "\N{ARABIC-INDIC DIGIT ONE}"])
 def test_invalid_wait_is_refused(running: Running, wait_s: str) -> None:
     refused = running.get("/v1/events", params={"wait_s": wait_s})
     assert [fault["field"] for fault in refused.json()["errors"]] == ["wait_s"]

@@ -1,9 +1,9 @@
 """What a client may send over HTTP: the fields of bodies and queries, and the functions that read them.
 
 A model lists the fields of a request for the OpenAPI document, and which of them are required. The functions check
-names only (unknown, missing, repeated); values are checked by `bindings.validation`, the same for Python, the
-command line and HTTP. The limits in the document are those of `bindings.validation.fields`. Responses are in
-`schemas`.
+names (unknown, missing, repeated) and that text is text; values are checked by `bindings.validation`, the same for
+Python, the command line and HTTP. The limits in the document are those of `bindings.validation.fields`. Responses
+are in `schemas`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 from collections import Counter
 from collections.abc import Callable  # noqa: TC003 -- msgspec reads the annotations at run time
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_hints
 
 from msgspec import NODEFAULT, Meta, Struct, structs
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 REVEAL = "reveal"  # the only field of a body that is an object
 REPEATED = "is given more than once"
+MAX_DIGITS = 18  # of a whole number in a query; no value may have more
 
 
 def _line(name: str, description: str) -> Meta:
@@ -212,17 +214,17 @@ def read_body(
 ) -> dict[str, Any]:
     """Return the fields of a body, with defaults, as arguments for the service. An optional field may be null.
 
-    Raises `Malformed` if the body is not JSON, and `InvalidRequest` with every field error if a name is wrong:
-    then the values are checked too, and `header_errors` are listed with them.
+    Raises `Malformed` if the body is not JSON, and `InvalidRequest` with every field error if a name or a type is
+    wrong: then the values are checked too, and `header_errors` are listed with them.
     """
     repeated: list[str] = []
     values = _parse_json(raw or b"{}", repeated)
     if not isinstance(values, dict):
         raise InvalidRequest([FieldError("body", "must be an object"), *header_errors])
     _check_names(model, values, repeated, header_errors)
-    fields = _fields(model)
+    types = _types(model)
     return _defaults(model) | {
-        name: value for name, value in values.items() if value is not None or not _is_nullable(fields[name])
+        name: value for name, value in values.items() if value is not None or NoneType not in types[name]
     }
 
 
@@ -258,14 +260,14 @@ def _check_names(
     repeated: Sequence[str],
     header_errors: Sequence[FieldError] = (),
 ) -> None:
-    """Raise `InvalidRequest` if a name is unknown, missing or repeated, with the errors of all other fields."""
+    """Raise `InvalidRequest` if a name or a type is wrong or a name is repeated, with all other field errors."""
     errors = [FieldError(problems.safe_field_name(name), REPEATED) for name in repeated]
     errors += _name_errors(model, values)
     if not errors:
         return
     invalid = {error.field for error in errors}
     complete = dict.fromkeys(_fields(model)) | _defaults(model) | values
-    checked = {name: None if name in invalid else complete[name] for name in _fields(model) if name != REVEAL}
+    checked = {name: complete[name] for name in _fields(model) if name != REVEAL}
     try:
         model.validate(**checked)
     except InvalidRequest as error:
@@ -274,26 +276,44 @@ def _check_names(
 
 
 def _name_errors(model: type[RequestModel], values: dict[str, Any], prefix: str = "") -> list[FieldError]:
-    """Return an error for each name that is missing or unknown, and for each value of the wrong structure."""
-    fields = _fields(model)
+    """Return an error for each name that is missing or unknown, and for each value of the wrong type."""
     errors = [
-        FieldError(prefix + name, "is needed") for name in fields if fields[name].required and name not in values
+        FieldError(prefix + name, "is needed")
+        for name, field in _fields(model).items()
+        if field.required and name not in values
     ]
+    types = _types(model)
     for name, value in values.items():
-        if name not in fields:
+        if name not in types:
             errors.append(FieldError(problems.safe_field_name(prefix + name), problems.UNKNOWN_FIELD))
         elif name == REVEAL and isinstance(value, dict):
             errors += _name_errors(Reveal, value, f"{REVEAL}.")
-        elif name == REVEAL and value is not None:
-            errors.append(FieldError(name, "must be an object"))
-        elif isinstance(value, dict | list) or (prefix and not isinstance(value, str)):
-            errors.append(FieldError(prefix + name, "must be text" if prefix else "must be text or a number"))
+        elif (message := _type_error(types[name], value)) is not None:
+            errors.append(FieldError(prefix + name, message))
     return errors
+
+
+def _type_error(types: tuple[Any, ...], value: object) -> str | None:
+    """Return what the value must be if it is not of these types; whether a number is one, validation checks."""
+    if value is None and NoneType in types:
+        return None
+    if Reveal in types:
+        return "must be an object"
+    if str in types:
+        return None if isinstance(value, str) else "must be text"
+    return "must be a number" if isinstance(value, dict | list) else None
 
 
 @cache
 def _fields(model: type[RequestModel]) -> dict[str, FieldInfo]:
     return {field.name: field for field in structs.fields(model)}
+
+
+@cache
+def _types(model: type[RequestModel]) -> dict[str, tuple[Any, ...]]:
+    """Return the types that a field accepts, by its name; `NoneType` is one of them if it may be null."""
+    hints = get_type_hints(model)
+    return {name: get_args(hints[name]) or (hints[name],) for name in _fields(model)}
 
 
 def _defaults(model: type[RequestModel]) -> dict[str, Any]:
@@ -303,19 +323,15 @@ def _defaults(model: type[RequestModel]) -> dict[str, Any]:
     }
 
 
-def _is_nullable(field: FieldInfo) -> bool:
-    return type(None) in get_args(field.type)
-
-
 def _integer(text: str) -> int | str:
     """Return the number, or the text for validation to refuse: 1_0 and 10.0 are not accepted."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) else text
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else text
 
 
 def _decimal(text: str) -> float | str:
     """Return the number, or the text for validation to refuse."""
     try:
-        return float(text)
+        return float(text) if text.isascii() else text
     except ValueError:
         return text
 

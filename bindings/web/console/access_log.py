@@ -8,7 +8,7 @@ from litestar import Request, get, post
 
 from bindings.access.access_log import AccessLogEntry
 from bindings.domain.roles import Permission
-from bindings.domain.serialization import field_names
+from bindings.domain.serialization import field_names, fields
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import PageContext, PageResponse
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 PER_PAGE = 50
+# Columns of the file that keep their names from earlier exports, by field of an entry.
+COLUMN_NAMES = {"description": "what", "complete": "whole"}
 
 
 @get("/access", for_=(Permission.READ,))
@@ -34,13 +36,16 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole access log."""
     context = PageContext(request)
 
-    def read(service: BindingService, _reason: str | None) -> Iterator[AccessLogEntry]:
+    def read(service: BindingService, _reason: str | None) -> Iterator[dict[str, Any]]:
         cursor, has_more = None, True
         while has_more:
             page = service.access_log.entries(cursor=cursor, limit=PER_PAGE)
-            yield from page.data
+            yield from map(_row, page.data)
             cursor, has_more = page.next_cursor, page.next_cursor is not None
 
-    return await stream_export(
-        context, view="access log", narrowed={}, columns=field_names(AccessLogEntry), read=read
-    )
+    columns = [COLUMN_NAMES.get(name, name) for name in field_names(AccessLogEntry)]
+    return await stream_export(context, view="access log", narrowed={}, columns=columns, read=read)
+
+
+def _row(entry: AccessLogEntry) -> dict[str, Any]:
+    return {COLUMN_NAMES.get(name, name): value for name, value in fields(entry).items()}
