@@ -102,7 +102,7 @@ def _process_checks(app_state: AppState) -> list[Check]:
 @get(
     "/metrics",
     before_request=authenticate,
-    for_=(Permission.READ,),
+    permissions=(Permission.READ,),
     operation=Operation(
         name="metrics",
         summary="Show the metrics in Prometheus' text format.",

@@ -66,7 +66,7 @@ async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None
     app_state: AppState = request.app.state.app_state
     principal = await app_state.authenticator.authenticate(request.headers)
     request.scope["state"]["principal"] = principal
-    if not principal.has_permission(*request.route_handler.opt["for_"]):
+    if not principal.has_permission(*request.route_handler.opt["permissions"]):
         raise problems.Forbidden
     return None
 
@@ -135,7 +135,7 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
 
 @post(
     "/bindings",
-    for_=(Permission.BIND,),
+    permissions=(Permission.BIND,),
     operation=Operation(
         name="bind",
         summary="Lend a middle number to two phones. With an Idempotency-Key it is always safe to repeat.",
@@ -217,7 +217,7 @@ def _location(binding: Binding) -> dict[str, str]:
 
 @post(
     "/bindings/{binding_id:str}/unbind",
-    for_=(Permission.BIND,),
+    permissions=(Permission.BIND,),
     operation=Operation(
         name="unbind",
         summary="End a binding early. Safe to repeat; a binding that has ended is returned unchanged.",
@@ -257,7 +257,7 @@ def _unbind(call: ApiRequest, binding_id: str, reason: str | None) -> Binding:
 @post(
     "/bindings/check",
     status_code=200,
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="check",
         summary="Show what would block a bind now. Reserves nothing.",
@@ -281,7 +281,7 @@ async def check(request: Request[Any, Any, Any]) -> ApiResponse:
 
 @get(
     "/bindings/{binding_id:str}",
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="get",
         summary="Show one binding as recorded.",
@@ -298,7 +298,7 @@ async def get_binding(request: Request[Any, Any, Any]) -> ApiResponse:
 
 @post(
     "/bindings/{binding_id:str}/reveal",
-    for_=(Permission.REVEAL,),
+    permissions=(Permission.REVEAL,),
     operation=Operation(
         name="reveal",
         summary="Show one binding with full phones; the actor and the reason are recorded first.",
@@ -324,7 +324,7 @@ def _reveal(service: BindingService, binding_id: str, reason: str) -> Binding:
 
 @get(
     "/bindings/{binding_id:str}/events",
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="history",
         summary="Show every event of a binding, in order.",
@@ -347,7 +347,7 @@ async def history(request: Request[Any, Any, Any]) -> ApiResponse:
 
 @get(
     "/bindings",
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="list",
         summary="List bindings, newest first, by filters other than numbers.",
@@ -365,7 +365,7 @@ async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
 @post(
     "/bindings/search",
     status_code=200,
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="search",
         summary="List bindings, newest first, by any filter.",
@@ -400,7 +400,7 @@ def _search(
 @post(
     "/lookup",
     status_code=200,
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="lookup",
         summary="Show the active bindings of a phone, or of a middle number and the phone that calls it.",
@@ -429,7 +429,7 @@ def _lookup(
 @post(
     "/trace",
     status_code=200,
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="trace",
         summary="Show which bindings had a middle number at an instant, and which missed it narrowly.",
@@ -461,7 +461,7 @@ def _trace(
 
 @get(
     "/events",
-    for_=OWN_OR_ALL,
+    permissions=OWN_OR_ALL,
     operation=Operation(
         name="events",
         summary="Read the change feed after a cursor. An event that commits late is never skipped.",

@@ -22,7 +22,7 @@ PER_PAGE = 50
 COLUMN_NAMES = {"description": "what", "complete": "whole"}
 
 
-@get("/access", for_=(Permission.READ,))
+@get("/access", permissions=(Permission.READ,))
 async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the access log, newest first."""
     context = PageContext(request)
@@ -31,7 +31,7 @@ async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
     return context.render("access.html", entries=page.data, next_cursor=page.next_cursor)
 
 
-@post("/access/export", for_=(Permission.READ,), status_code=200)
+@post("/access/export", permissions=(Permission.READ,), status_code=200)
 async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole access log."""
     context = PageContext(request)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
 
 
-@get("/bindings/{binding_id:str}", for_=OWN_OR_ALL)
+@get("/bindings/{binding_id:str}", permissions=OWN_OR_ALL)
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show a binding, its phones masked unless the principal requested it."""
     context = PageContext(request)
@@ -29,7 +29,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     return _binding_page(context, binding, events)
 
 
-@post("/bindings/{binding_id:str}/reveal", for_=(Permission.REVEAL,), status_code=200)
+@post("/bindings/{binding_id:str}/reveal", permissions=(Permission.REVEAL,), status_code=200)
 async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
     """Record the reason, then show the phones in full, in this response only.
 
@@ -46,7 +46,7 @@ async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
     return _binding_page(context, binding, events, revealed=True)
 
 
-@get("/bindings/{binding_id:str}/raw", for_=OWN_OR_ALL)
+@get("/bindings/{binding_id:str}/raw", permissions=OWN_OR_ALL)
 async def raw(request: Request[Any, Any, Any]) -> PageResponse:
     """Return the binding and its events as JSON, in the format of the API."""
     context = PageContext(request)
@@ -56,7 +56,7 @@ async def raw(request: Request[Any, Any, Any]) -> PageResponse:
     return context.add_headers(Response(body, media_type=MediaType.JSON))
 
 
-@post("/bindings/{binding_id:str}/export", for_=OWN_OR_ALL, status_code=200)
+@post("/bindings/{binding_id:str}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the events of a binding; events contain no phones."""
     context = PageContext(request)

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 PER_PAGE = 50
 
 
-@get("/doubts", for_=(Permission.READ,))
+@get("/doubts", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the open bindings, oldest first."""
     return await _doubts_page(PageContext(request))
 
 
-@post("/doubts/resolve", for_=(Permission.MANAGE,), status_code=200)
+@post("/doubts/resolve", permissions=(Permission.MANAGE,), status_code=200)
 async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
     """Start a reconciliation (dry run or real) and redirect to its result."""
     context = PageContext(request)
@@ -51,7 +51,7 @@ async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
     return context.redirect(f"/doubts/resolve/{run.id}")
 
 
-@get("/doubts/resolve/{run_id:str}", for_=(Permission.READ,))
+@get("/doubts/resolve/{run_id:str}", permissions=(Permission.READ,))
 async def reconcile_run(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the progress of a reconciliation, or its result."""
     context = PageContext(request)
@@ -61,14 +61,14 @@ async def reconcile_run(request: Request[Any, Any, Any]) -> PageResponse:
     return context.render("reconcile_run.html", run=run)
 
 
-@get("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,))
+@get("/doubts/{binding_id:str}/absent", permissions=(Permission.MANAGE,))
 async def mark_absent_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Explain what marking a binding absent means, and ask for the reason."""
     context = PageContext(request)
     return _mark_absent_page(context, await get_visible_binding(context))
 
 
-@post("/doubts/{binding_id:str}/absent", for_=(Permission.MANAGE,), status_code=200)
+@post("/doubts/{binding_id:str}/absent", permissions=(Permission.MANAGE,), status_code=200)
 async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
     """Mark a binding absent and redirect to it, or show what would change (dry run)."""
     context = PageContext(request)

@@ -119,13 +119,13 @@ def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
     return ends[0], ends[1]
 
 
-@get("/exports", for_=(Permission.READ,))
+@get("/exports", permissions=(Permission.READ,))
 async def form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the form for exporting a period."""
     return PageContext(request).render("exports.html", field_errors=())
 
 
-@post("/exports", for_=(Permission.READ,), status_code=200)
+@post("/exports", permissions=(Permission.READ,), status_code=200)
 async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
     """Export all bindings or all events of a period."""
     context = PageContext(request)
@@ -151,7 +151,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
     return await stream_export(context, view=view, narrowed=narrowed, columns=columns, read=read)
 
 
-@get("/exports/{export_id:str}", for_=OWN_OR_ALL)
+@get("/exports/{export_id:str}", permissions=OWN_OR_ALL)
 async def manifest(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the manifest of an export, as a page or as JSON (`?as=json`)."""
     context = PageContext(request)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = (EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 
 
-@get("/failures", for_=(Permission.READ,))
+@get("/failures", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every code of a time range, the most frequent first."""
     context = PageContext(request)
@@ -48,7 +48,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-@get("/failures/{kind:str}/{code:str}", for_=(Permission.READ,))
+@get("/failures/{kind:str}/{code:str}", permissions=(Permission.READ,))
 async def failure(request: Request[Any, Any, Any]) -> PageResponse:
     """Show one code: what it means, how often it occurred, and the newest examples."""
     context = PageContext(request)

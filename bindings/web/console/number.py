@@ -31,21 +31,21 @@ PER_PAGE = 50
 NUMBER_FIELDS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
 
 
-@get("/bindings/{binding_id:str}/numbers/{number_field:str}", for_=OWN_OR_ALL)
+@get("/bindings/{binding_id:str}/numbers/{number_field:str}", permissions=OWN_OR_ALL)
 async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number of a binding."""
     context = PageContext(request)
     return await _history_page(context, await _binding_number(context))
 
 
-@get("/find/{search_id:str}/history", for_=OWN_OR_ALL)
+@get("/find/{search_id:str}/history", permissions=OWN_OR_ALL)
 async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number that was searched for."""
     context = PageContext(request)
     return await _history_page(context, await _searched_number(context))
 
 
-@post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", for_=OWN_OR_ALL, status_code=200)
+@post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number of a binding."""
     context = PageContext(request)
@@ -53,7 +53,7 @@ async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageRespo
     return await _export(context, number, {"binding_id": path["binding_id"], "which": path["number_field"]})
 
 
-@post("/find/{search_id:str}/history/export", for_=OWN_OR_ALL, status_code=200)
+@post("/find/{search_id:str}/history/export", permissions=OWN_OR_ALL, status_code=200)
 async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number that was searched for."""
     context = PageContext(request)

@@ -27,7 +27,7 @@ ENDED = (EventKind.EXPIRED, EventKind.UNBOUND, EventKind.LAPSED)
 KINDS = (*CREATED, *ENDED, EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 
 
-@get("/overview", for_=(Permission.READ,))
+@get("/overview", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the state of the whole service."""
     context = PageContext(request)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
 
 
-@get("/pools", for_=(Permission.READ,))
+@get("/pools", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every pool, the fullest first."""
     context = PageContext(request)

@@ -18,7 +18,7 @@ PER_PAGE = 50
 MAX_CASES = 500
 
 
-@get("/reports", for_=(Permission.READ,))
+@get("/reports", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the reports, newest first."""
     context = PageContext(request)
@@ -29,7 +29,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-@get("/reports/{report_id:str}", for_=(Permission.READ,))
+@get("/reports/{report_id:str}", permissions=(Permission.READ,))
 async def show_report(request: Request[Any, Any, Any]) -> PageResponse:
     """Show one report, case by case."""
     context = PageContext(request)
@@ -37,7 +37,7 @@ async def show_report(request: Request[Any, Any, Any]) -> PageResponse:
     return context.render("report.html", report=report, max_cases=MAX_CASES, sha256=digest(report))
 
 
-@get("/reports/{report_id:str}/download", for_=(Permission.READ,))
+@get("/reports/{report_id:str}/download", permissions=(Permission.READ,))
 async def download(request: Request[Any, Any, Any]) -> PageResponse:
     """Return the report as a file; each download has the same bytes."""
     context = PageContext(request)

@@ -43,7 +43,7 @@ class SearchExpired(errors.NotFound):
     """This search is not available: it is older than an hour, or belongs to another browser. Search again."""
 
 
-@get("/", for_=OWN_OR_ALL)
+@get("/", permissions=OWN_OR_ALL)
 async def home(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the search form, and the latest bindings if the principal may read all."""
     context = PageContext(request)
@@ -53,7 +53,7 @@ async def home(request: Request[Any, Any, Any]) -> PageResponse:
     return context.render("find.html", form_values={}, field_errors=(), latest=latest)
 
 
-@post("/find", for_=OWN_OR_ALL, status_code=200)
+@post("/find", permissions=OWN_OR_ALL, status_code=200)
 async def find(request: Request[Any, Any, Any]) -> PageResponse:
     """Store the search and redirect to its results, or to the binding if exactly one has the name."""
     context = PageContext(request)
@@ -73,7 +73,7 @@ async def find(request: Request[Any, Any, Any]) -> PageResponse:
     return context.set_zone_cookie(context.redirect(f"/find/{search_id}"), zone)
 
 
-@get("/find/{search_id:str}", for_=OWN_OR_ALL)
+@get("/find/{search_id:str}", permissions=OWN_OR_ALL)
 async def results(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the results of a stored search. Safe to repeat while the search is stored."""
     context = PageContext(request)
@@ -104,7 +104,7 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-@post("/find/{search_id:str}/export", for_=OWN_OR_ALL, status_code=200)
+@post("/find/{search_id:str}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the results: each binding, with its relation to the search."""
     context = PageContext(request)

@@ -66,7 +66,7 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         )
     except problems.Unauthenticated:
         raise SignInNeeded from None
-    if not principal.has_permission(*route.opt["for_"]):
+    if not principal.has_permission(*route.opt["permissions"]):
         raise problems.Forbidden("the role of your key does not allow this page; nothing was done")
 
 

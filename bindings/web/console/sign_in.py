@@ -44,7 +44,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
     return response
 
 
-@post("/sign-out", for_=OWN_OR_ALL, status_code=200)
+@post("/sign-out", permissions=OWN_OR_ALL, status_code=200)
 async def sign_out(request: Request[Any, Any, Any]) -> PageResponse:
     """End the session on every replica."""
     context = PageContext(request)
@@ -54,7 +54,7 @@ async def sign_out(request: Request[Any, Any, Any]) -> PageResponse:
     return response
 
 
-@post("/zone", for_=OWN_OR_ALL, status_code=200)
+@post("/zone", permissions=OWN_OR_ALL, status_code=200)
 async def zone(request: Request[Any, Any, Any]) -> PageResponse:
     """Set the time zone in which pages show times, and return to the page."""
     context = PageContext(request)

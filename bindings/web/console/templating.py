@@ -38,11 +38,11 @@ class NavItem:
 
     name: str
     path: str
-    for_: tuple[Permission, ...] = (Permission.READ,)
+    permissions: tuple[Permission, ...] = (Permission.READ,)
 
 
 NAV_ITEMS = (
-    NavItem(name="Find", path="/", for_=(Permission.READ, Permission.BIND)),
+    NavItem(name="Find", path="/", permissions=(Permission.READ, Permission.BIND)),
     NavItem(name="Overview", path="/overview"),
     NavItem(name="Failures", path="/failures"),
     NavItem(name="Doubts", path="/doubts"),
