@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.web.conftest import Running
 
 PAGES = ("/overview", "/failures", "/failures/failed/-41", "/doubts", "/pools", "/reports")
-ADVICE = re.compile("bindings (serve|scheduler)|No action is required|Choose a longer time range")
+ADVICE = re.compile("bindings (serve|scheduler)|[Nn]o action is required|Choose a longer time range")
 ACTIONS = ("/doubts/resolve", "/doubts/{id}/absent")
 
 
