@@ -22,6 +22,17 @@ PREFIX = "BINDINGS_"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 IGNORED_PREFIX = "BINDINGS_TEST_"  # variables of the test suite
 FROM_FILE = ("DATABASE_URL", "PROVIDER_API_KEY", "PROVIDER_API_SECRET")
+# Kubernetes sets these in every pod for a Service named `bindings` or `bindings-...`. The values count too: a
+# misspelt setting that has only the name of one is refused.
+_SERVICE_LINK = re.compile(
+    r"""BINDINGS(_[A-Z0-9_]+)?(
+        _SERVICE_HOST=[0-9A-Fa-f.:]+
+      | _SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+
+      | _PORT(_[0-9]+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://[^\s/]+:[0-9]+
+      | _PORT_[0-9]+_(TCP|UDP|SCTP)(_PROTO=(tcp|udp|sctp)|_PORT=[0-9]+|_ADDR=[0-9A-Fa-f.:]+)
+    )""",
+    re.VERBOSE,
+)
 
 
 class SettingsError(ValueError):
@@ -107,7 +118,7 @@ class Settings(BaseModel):
 
     def guard_for(self, expire_s: int) -> float:
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
-        return max(5.0, 0.01 * expire_s) if self.guard_s is None else self.guard_s
+        return min(60.0, max(5.0, 0.01 * expire_s)) if self.guard_s is None else self.guard_s
 
     def effective(self) -> dict[str, str]:
         """Return the value of each variable as text, with secrets and the database password masked."""
@@ -181,7 +192,7 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
                 values[field] = Path(value).read_text(encoding="utf-8").strip()
             except (OSError, ValueError):
                 faults.append((variable, "names a file that cannot be read"))
-        else:
+        elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             faults.append((variable, "is not a setting of bindings; `bindings config` lists them"))
     return values, faults
 

@@ -406,7 +406,7 @@ class System:
         return False
 
     def guard_s(self, expire_s: int) -> float:
-        return max(5.0, 0.01 * expire_s)
+        return min(60.0, max(5.0, 0.01 * expire_s))
 
     # The invariants.
 

@@ -26,8 +26,9 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (settings.scan_calls_per_s, settings.bind_limit) == (5, 32)
 
 
-def test_guard_is_one_percent_and_at_least_5_s_unless_it_is_set() -> None:
-    assert [load({}).guard_for(s) for s in (1, 500, 600, 259_200)] == [5, 5, 6, 2_592]
+def test_guard_is_one_percent_from_5_s_to_60_s_unless_it_is_set() -> None:
+    assert [load({}).guard_for(s) for s in (1, 500, 600, 6_000, 6_001, 259_200)] == [5, 5, 6, 60, 60, 60]
+    assert load({"BINDINGS_GUARD_S": "2592"}).guard_for(259_200) == 2_592
     assert load({"BINDINGS_GUARD_S": "0"}).guard_for(259_200) == 0
 
 
@@ -56,6 +57,44 @@ def test_unknown_variable_is_refused_unless_it_is_the_tests() -> None:
     with pytest.raises(SettingsError, match="BINDINGS_GARD_S"):
         load({"BINDINGS_GARD_S": "1"})
     load({"BINDINGS_TEST_POSTGRES_URL": "x", "HOME": "/root", "XBINDINGS_A": "1"})
+
+
+@pytest.mark.parametrize("service", ["BINDINGS", "BINDINGS_DB", "BINDINGS_POOL_2"])
+def test_variables_of_a_kubernetes_service_are_ignored(service: str) -> None:
+    load(
+        {
+            f"{service}_SERVICE_HOST": "10.0.0.5",
+            f"{service}_SERVICE_PORT": "8000",
+            f"{service}_SERVICE_PORT_HTTP_ALT": "8000",
+            f"{service}_PORT": "tcp://10.0.0.5:8000",
+            f"{service}_PORT_8000_TCP": "tcp://10.0.0.5:8000",
+            f"{service}_PORT_8000_TCP_PROTO": "tcp",
+            f"{service}_PORT_8000_TCP_PORT": "8000",
+            f"{service}_PORT_8000_TCP_ADDR": "10.0.0.5",
+            f"{service}_PORT_53_UDP": "udp://[fd00::5]:53",
+            f"{service}_PORT_53_UDP_PROTO": "udp",
+            f"{service}_PORT_53_UDP_ADDR": "fd00::5",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BINDINGS_PORT", "8000"),
+        ("BINDINGS_PORT", "http://10.0.0.5:8000"),
+        ("BINDINGS_HOST", "10.0.0.5"),
+        ("BINDINGS_DATABASE_PORT", "5432"),
+        ("BINDINGS_SERVICE_HOST", "db.internal"),
+        ("BINDINGS_SERVICE_PORT", "http"),
+        ("BINDINGS_PORT_8000", "tcp://10.0.0.5:8000"),
+        ("BINDINGS_PORT_8000_TCP_PROTO", "http"),
+        ("BINDINGS_PORT_8000_TCP_ADR", "10.0.0.5"),
+    ],
+)
+def test_variable_that_only_resembles_a_kubernetes_service_is_refused(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable):
+        load({variable: value})
 
 
 def test_unknown_argument_is_refused_by_name() -> None:
