@@ -72,6 +72,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header of the head. Fields after the body (trailers) are ignored: see RFC 9110, section 6.5.1.
+
+        A proxy applies its rules to the head only: a key or an address in a trailer would bypass them.
+        """
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Start the request: from here on `middleware` limits it."""
         self._stop_timer()

@@ -207,6 +207,38 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
         assert sorted(fault["field"] for fault in problem(speak(listening, sent))["errors"]) == fields
 
 
+def test_many_unknown_or_repeated_names_are_counted_after_the_first_ten(listening: Running) -> None:
+    unknown = json.dumps({f"x{'a' * (number % 9)}{chr(97 + number % 26)}{number}": 1 for number in range(3_000)})
+    repeated = "{" + ", ".join(f'"n{number}": 1, "n{number}": 2' for number in range(1_500)) + "}"
+    query = "&".join(f"n{number}=1" for number in range(2_000))
+    for sent in (
+        posted(unknown.encode(), path="/v1/lookup"),
+        posted(repeated.encode(), path="/v1/lookup"),
+        get(f"/v1/bindings?{query}"),
+        request(b"{}", JSON, "Content-Length: 2", path=f"/v1/lookup?{query}"),
+    ):
+        answer = speak(listening, sent)
+        assert problem(answer)["status"] == 422
+        assert len(problem(answer)["errors"]) <= 25
+        assert len(answer) < 8_192
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
+def test_trailers_are_no_headers(listening: Running, late: bool) -> None:
+    """A proxy checks and removes headers of the head only."""
+    body = b"2\r\n{}\r\n0\r\n"
+    head = request(b"", JSON, "Transfer-Encoding: chunked", path="/v1/lookup")
+    trailers = b"Authorization: Bearer nobody\r\nX-Request-ID: from-a-trailer\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    with connect(listening) as connection:
+        connection.sendall(head + body + (b"" if late else trailers))
+        if late:
+            wait_for(lambda: bool(listening.uvicorn.server_state.tasks))
+            connection.sendall(trailers)
+        answer = read_until_closed(connection)
+    assert problem(answer)["status"] == 422  # not 401: the key in the trailer was not read
+    assert b"from-a-trailer" not in answer
+
+
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "\xe9", "x" * 256, "a,\xa0b"])
 def test_idempotency_key_must_be_visible_ascii(listening: Running, key: str) -> None:
     error = problem(speak(listening, posted(GOOD, f"Idempotency-Key: {key}")))
@@ -346,6 +378,7 @@ def test_uvicorn_has_the_parts_of_its_protocol_that_are_overridden() -> None:
         "connection_lost": ["self", "exc"],
         "data_received": ["self", "data"],
         "on_message_begin": ["self"],
+        "on_header": ["self", "name", "value"],
         "on_headers_complete": ["self"],
         "on_body": ["self", "body"],
         "on_response_complete": ["self"],
