@@ -8,14 +8,19 @@ number.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from bindings.errors import BindingsError, PhoneInUse
+from bindings.errors import BindingsError, FieldError, PhoneInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2  # if the error itself has no time
 FIELD_NAME = re.compile(r"[A-Za-z_.-]{1,64}")
+MAX_NAMED = 10  # names in one error; the others are counted
 UNKNOWN_FIELD = "is not a field of this request"
 
 Headers = dict[str, str]
@@ -127,3 +132,11 @@ def headers(error: BindingsError) -> Headers:
 def safe_field_name(field: str) -> str:
     """Return the field name as sent, or "(unnamed)" if it does not look like one (it may be a phone number)."""
     return field if FIELD_NAME.fullmatch(field) else "(unnamed)"
+
+
+def name_errors(names: Sequence[str], message: str) -> list[FieldError]:
+    """Return an error for each of the first ten names, and one for all others: a client may send thousands."""
+    errors = [FieldError(safe_field_name(name), message) for name in names[:MAX_NAMED]]
+    if len(names) > MAX_NAMED:
+        errors.append(FieldError("(others)", f"{message}: {len(names) - MAX_NAMED} more names"))
+    return errors

@@ -261,8 +261,7 @@ def _check_names(
     header_errors: Sequence[FieldError] = (),
 ) -> None:
     """Raise `InvalidRequest` if a name or a type is wrong or a name is repeated, with all other field errors."""
-    errors = [FieldError(problems.safe_field_name(name), REPEATED) for name in repeated]
-    errors += _name_errors(model, values)
+    errors = problems.name_errors(repeated, REPEATED) + _name_errors(model, values)
     if not errors:
         return
     invalid = {error.field for error in errors}
@@ -283,10 +282,10 @@ def _name_errors(model: type[RequestModel], values: dict[str, Any], prefix: str 
         if field.required and name not in values
     ]
     types = _types(model)
-    for name, value in values.items():
-        if name not in types:
-            errors.append(FieldError(problems.safe_field_name(prefix + name), problems.UNKNOWN_FIELD))
-        elif name == REVEAL and isinstance(value, dict):
+    errors += problems.name_errors([prefix + name for name in values if name not in types], problems.UNKNOWN_FIELD)
+    for name in filter(types.__contains__, values):
+        value = values[name]
+        if name == REVEAL and isinstance(value, dict):
             errors += _name_errors(Reveal, value, f"{REVEAL}.")
         elif (message := _type_error(types[name], value)) is not None:
             errors.append(FieldError(prefix + name, message))

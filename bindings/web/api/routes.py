@@ -119,10 +119,8 @@ class ApiRequest(ServiceRequest):
     def _refuse_query(self) -> None:
         """Refuse a query on a call that has none: an ignored parameter may be a filter, or a phone number."""
         if self.request.scope["query_string"]:
-            names = self.request.query_params.dict() or [""]
-            raise InvalidRequest(
-                [FieldError(problems.safe_field_name(name), problems.UNKNOWN_FIELD) for name in names]
-            )
+            names = list(self.request.query_params.dict()) or [""]
+            raise InvalidRequest(problems.name_errors(names, problems.UNKNOWN_FIELD))
 
 
 def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason: str | None) -> bool:
