@@ -19,16 +19,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bindings.errors import Busy
 from bindings.web import problems
+from bindings.web.proxies import UNKNOWN
 
 if TYPE_CHECKING:
     import asyncio
 
     from bindings.errors import BindingsError
+    from bindings.web.connections import Connections
 
 HEAD_DEADLINE_S = 10.0
 MAX_HEAD_BYTES = 32 * 1024
 MAX_BYTES_AROUND_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
-MAX_CONNECTIONS = 2_000
 RETRY_AFTER_S = 2
 
 
@@ -37,8 +38,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     cycle: Any  # None until there is a request
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, open_connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._open_connections = open_connections
+        self._address = UNKNOWN
         self._timer: asyncio.TimerHandle | None = None  # runs while a head is expected
         self._in_head = False
         self._received = 0  # bytes since the last head that do not belong to a body
@@ -46,13 +49,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start to wait for a head, unless there are too many connections."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            self._refuse(Busy("too many connections to this process", retry_after_s=RETRY_AFTER_S))
-        else:
+        if self.client is not None:
+            self._address = str(self.client[0])
+        if self._open_connections.add(self, self._address):
             self._start_timer()
+        else:
+            self._refuse(Busy("too many connections to this process", retry_after_s=RETRY_AFTER_S))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
+        self._open_connections.remove(self, self._address)
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -85,6 +91,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = False
         self._received = 0
+        self._open_connections.set_busy(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -95,6 +102,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the rest of a head that began before the previous response was sent."""
         super().on_response_complete()
+        if self.cycle.response_complete:
+            self._open_connections.set_idle(self, self._address)
         if self._in_head and not self.transport.is_closing():
             self._start_timer()
 
@@ -105,6 +114,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore a request to upgrade, and close afterwards: uvicorn would not read what follows it."""
         self.cycle.keep_alive = False
+
+    def close_idle(self) -> None:
+        """Close the connection: others need its place."""
+        self._stop_timer()
+        self.transport.close()
 
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(HEAD_DEADLINE_S, self._on_deadline)

@@ -27,17 +27,18 @@ class TrustedProxies:
     def over_tls(self, scope: Mapping[str, Any]) -> bool:
         """Return whether a trusted proxy reports that the client's connection is encrypted."""
         protocols = _header(scope, b"x-forwarded-proto")
-        return self._is_trusted(_peer(scope)) and protocols.rpartition(",")[2].strip().lower() == "https"
+        return self.trust(_peer(scope)) and protocols.rpartition(",")[2].strip().lower() == "https"
 
     def address(self, scope: Mapping[str, Any]) -> str:
         """Return the address that the request came from."""
         peer = _peer(scope)
-        if not self._is_trusted(peer):
+        if not self.trust(peer):
             return peer
         hops = [hop.strip() for hop in _header(scope, b"x-forwarded-for").split(",") if hop.strip()]
-        return next((hop for hop in reversed(hops) if not self._is_trusted(hop)), peer)
+        return next((hop for hop in reversed(hops) if not self.trust(hop)), peer)
 
-    def _is_trusted(self, address: str) -> bool:
+    def trust(self, address: str) -> bool:
+        """Return whether a connection from this address is one of the proxies."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:

@@ -13,7 +13,8 @@ import ipaddress
 import signal
 import socket
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
@@ -111,7 +112,7 @@ def _config(app_state: AppState) -> uvicorn.Config:
     return uvicorn.Config(
         application(app_state),
         loop="uvloop",
-        http=LimitedHttpProtocol,
+        http=_protocol(app_state),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -122,6 +123,11 @@ def _config(app_state: AppState) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
+
+
+def _protocol(app_state: AppState) -> type[LimitedHttpProtocol]:
+    """Return what uvicorn calls for each connection; its type says class, but it only calls it."""
+    return cast("type[LimitedHttpProtocol]", partial(LimitedHttpProtocol, open_connections=app_state.connections))
 
 
 def is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bindings.web.auth import Authenticator
 from bindings.web.background import ReconcileRuns
+from bindings.web.connections import Connections
 from bindings.web.executors import Executors
 from bindings.web.long_poll import FeedNotifier
 from bindings.web.metrics import Metrics
@@ -44,6 +45,7 @@ class AppState:
             rate_limit=service.settings.rate_limit,
         )
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
+        self.connections = Connections(self.proxies)
         self.sign_in_limiter = SignInLimiter()
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
         if service.runtime.client is not None:

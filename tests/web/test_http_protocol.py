@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from bindings.web import http_protocol, middleware
+from bindings.web import connections, http_protocol, middleware
+from bindings.web.proxies import TrustedProxies
 from tests.service.harness import A, wait_for
 from tests.store.databases import migrated_file
 from tests.web.conftest import BIND, alone
@@ -333,17 +335,77 @@ def test_bytes_around_a_body_are_limited(listening: Running, monkeypatch: pytest
         assert read_until_closed(endless) == b""
 
 
-def test_connection_past_the_limit_is_busy(listening: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    listening.session.close()
-    wait_for(lambda: not listening.uvicorn.server_state.connections)
-    monkeypatch.setattr(http_protocol, "MAX_CONNECTIONS", 2)
-    held = [connect(listening) for _ in range(2)]
-    answer = speak(listening, get("/livez"))
-    assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
+def hold_without_end(running: Running, count: int) -> list[socket.socket]:
+    """Open connections whose requests wait for events."""
+    after = running.get("/v1/events").json()["next_cursor"]
+    running.session.close()
+    waiting_before = running.app_state.notifier._waiting
+    held = [connect(running) for _ in range(count)]
+    for connection in held:
+        connection.sendall(get(f"/v1/events?after={after}&wait_s=30"))
+    wait_for(lambda: running.app_state.notifier._waiting == waiting_before + count)
+    return held
+
+
+def close_all(running: Running, held: list[socket.socket]) -> None:
     for connection in held:
         connection.close()
-    wait_for(lambda: not listening.uvicorn.server_state.connections)
+    wait_for(lambda: not running.uvicorn.server_state.connections)
+
+
+def test_connection_is_busy_if_every_other_one_has_a_request(
+    listening: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold_without_end(listening, 2)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    answer = speak(listening, get("/livez"))
+    assert (problem(answer)["code"], b"\r\nretry-after: 2" in answer) == ("busy", True)
+    close_all(listening, held)
     assert status(speak(listening, get("/livez"))) == 200
+
+
+@pytest.mark.parametrize("limit", ["MAX_CONNECTIONS", "MAX_CONNECTIONS_OF_ADDRESS"])
+def test_connection_that_was_idle_the_longest_gives_its_place_to_a_new_one(
+    listening: Running, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    held = hold_without_end(listening, 1)
+    monkeypatch.setattr(connections, limit, 3)
+    kept_alive = get("/livez").replace(b"Connection: close\r\n", b"")
+    first, second = connect(listening), connect(listening)
+    for connection in (first, second, first):  # the second one is idle for longer
+        connection.sendall(kept_alive)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    assert status(speak(listening, get("/livez"))) == 200
+    assert read_until_closed(second) == b""
+    first.sendall(kept_alive)
+    assert first.recv(65_536).startswith(b"HTTP/1.1 200")
+    close_all(listening, [*held, first, second])
+
+
+def test_an_address_with_many_connections_makes_room_for_others() -> None:
+    class Client:
+        closed = False
+
+        def close_idle(self) -> None:
+            self.closed = True
+
+    shares = connections.Connections(TrustedProxies((ip_network("10.0.0.0/8"),)))
+    limit, of_address = connections.MAX_CONNECTIONS, connections.MAX_CONNECTIONS_OF_ADDRESS
+    proxied = [Client() for _ in range(limit - of_address)]
+    assert all(shares.add(client, "10.0.0.1") for client in proxied)  # a proxy may have more than one address
+    greedy = [Client() for _ in range(of_address + 1)]
+    assert all(shares.add(client, "192.0.2.1") for client in greedy)
+    assert [client.closed for client in greedy] == [True] + [False] * of_address
+    assert shares.add(Client(), "192.0.2.2")
+    assert [client.closed for client in proxied[:2]] == [True, False]
+    for client in (*proxied[1:], *greedy[1:]):
+        shares.set_busy(client)
+    assert not shares.add(Client(), "192.0.2.1")
+    assert shares.add(Client(), "192.0.2.3")  # in the place of 192.0.2.2, the only idle one
+    shares.set_idle(greedy[5], "192.0.2.1")
+    shares.remove(greedy[6], "192.0.2.1")
+    assert shares.add(Client(), "192.0.2.1")
+    assert not greedy[5].closed
 
 
 def test_disconnect_frees_the_place_of_a_waiting_request(listening: Running) -> None:
@@ -399,7 +461,7 @@ def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
         return set(vars(protocol)), set(re.findall(r"self\.(\w+) = ", inspect.getsource(RequestResponseCycle)))
 
     protocol, cycle = asyncio.run(attributes())
-    assert {"connections", "cycle", "transport", "loop"} <= protocol
+    assert {"client", "cycle", "transport", "loop"} <= protocol
     assert {"response_complete", "keep_alive"} <= cycle
 
 
