@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bindings.domain.serialization import to_plain
+from bindings.domain.text import replace_control_characters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,8 +47,8 @@ def format_instant(at: datetime | None) -> str:
 
 
 def escape_unprintable(value: Any) -> str:
-    """Return the text with unprintable characters replaced: stored text must not control the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    """Return the text with control characters replaced: stored text must not control the terminal."""
+    return replace_control_characters(str(value), "?")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

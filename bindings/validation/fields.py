@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bindings.domain.binding import EventKind, Mode, State
+from bindings.domain.phone import Phone
 from bindings.domain.roles import Role
+from bindings.domain.text import has_control_characters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,11 +51,19 @@ def single_line(field: str) -> Callable[[Any], str]:
     def check(value: object) -> str:
         if not isinstance(value, str) or not 1 <= len(value) <= longest:
             raise ValueError(f"must be text of 1 to {longest} characters")
-        if not value.isprintable():
+        if has_control_characters(value):
             raise ValueError("must not contain control characters")
         return value
 
     return check
+
+
+def phone(value: object, *, min_digits: int = 1) -> Phone:
+    """Return the phone of digits in international form."""
+    number = Phone(value, min_digits=min_digits)  # type: ignore[arg-type] # it checks the type
+    if number.digits.startswith("0"):  # no country calling code does
+        raise ValueError("begins with 0: give it with its country code, without 00 or the national 0")
+    return number
 
 
 def pool_number(value: object) -> str:

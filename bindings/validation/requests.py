@@ -13,7 +13,6 @@ import uuid
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
-from bindings.domain.phone import Phone
 from bindings.domain.search_filters import SearchFilters
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import EventKind
+    from bindings.domain.phone import Phone
     from bindings.domain.roles import Role
     from bindings.settings import Settings
 
@@ -121,9 +121,9 @@ def lookup(
     if party is not None and middle_number is None:
         errors.add("party", "must be used with middle_number")
     checked = (
-        errors.optional("phone", Phone, phone),
+        errors.optional("phone", fields.phone, phone),
         errors.optional("middle_number", fields.middle_number, middle_number),
-        errors.optional("party", Phone, party),
+        errors.optional("party", fields.phone, party),
     )
     errors.raise_if_any()
     return checked
@@ -136,7 +136,7 @@ def trace(
     errors = FieldErrors()
     number = errors.check("middle_number", fields.middle_number, middle_number)
     time = errors.check("at", fields.instant, at)
-    checked_party = errors.optional("party", Phone, party)
+    checked_party = errors.optional("party", fields.phone, party)
     checked_window_s = errors.check("window_s", fields.window_s, window_s)
     errors.raise_if_any()
     if number is None or time is None or checked_window_s is None:
@@ -149,7 +149,7 @@ def trace(
 FILTER_CHECKS: dict[str, Callable[[Any], Any]] = {
     "state": fields.state,
     "mode": fields.mode,
-    "phone": Phone,
+    "phone": fields.phone,
     "middle_number": fields.middle_number,
     "reference": fields.single_line("reference"),
     "bind_id": fields.single_line("bind_id"),
@@ -321,8 +321,8 @@ def _page(errors: FieldErrors, *, limit: object, cursor: object) -> tuple[int, t
 
 
 def _phone_pair(errors: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
-    a = errors.check("phone_a", lambda value: Phone(value, min_digits=MIN_DIGITS_A), phone_a)
-    b = errors.check("phone_b", lambda value: Phone(value, min_digits=MIN_DIGITS_B), phone_b)
+    a = errors.check("phone_a", lambda value: fields.phone(value, min_digits=MIN_DIGITS_A), phone_a)
+    b = errors.check("phone_b", lambda value: fields.phone(value, min_digits=MIN_DIGITS_B), phone_b)
     if a is None or b is None:
         return None
     if a == b:

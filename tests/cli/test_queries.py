@@ -124,6 +124,20 @@ def test_lookup_without_exactly_one_number_is_refused(shell: Shell) -> None:
     assert shell.run("lookup", "--phone", A, "--party", B, "--json").fields == ["party"]
 
 
+@pytest.mark.parametrize("number", [f"00{A}", f"+0{A}"])
+def test_phone_that_begins_with_0_is_refused_with_its_option(shell: Shell, number: str) -> None:
+    for field, command in (
+        ("phone", ["lookup", "--phone", number]),
+        ("party", ["lookup", "--middle-number", MIDDLE, "--party", number]),
+        ("party", ["trace", MIDDLE, "--at", seconds_from_now(0), "--party", number]),
+        ("phone_b", ["check", "--phone-a", B, "--phone-b", number, "--mode", "AXB"]),
+        ("phone", ["list", "--phone", number]),
+    ):
+        result = shell.run(*command, "--json")
+        assert (result.code, result.fields) == (2, [field]), command
+        assert number.removeprefix("+") not in result.out + result.err
+
+
 def test_history_prints_every_event_without_a_phone(shell: Shell) -> None:
     bound = shell.bind().json
     events = shell.run("history", bound["id"], "--json").json

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bindings.cli.queries import list_
 from bindings.domain.binding import Mode
+from bindings.domain.phone import Phone
 from bindings.domain.search_filters import BODY_ONLY, HELP, SearchFilters
 from bindings.errors import InvalidRequest, NotFound
 from bindings.service import BindingService
@@ -35,6 +36,40 @@ VALID: dict[str, Any] = {
     "mode": "AXB",
     "app_id": "4luaKsL2",
 }
+AT = "2026-11-23T14:32:00Z"
+CONTROLS = [
+    "a\x00b",
+    "a\tb",
+    "a\nb",
+    "a\x1bb",
+    "a\x7fb",
+    "a\x85b",
+    "a\x9fb",
+    "a\u2028b",
+    "a\u2029b",
+    "a\u202ab",
+    "a\u202eb",
+    "a\u2066b",
+    "a\u2069b",
+    "a\ud800b",
+    "a\udfffb",
+    "a\ufdd0b",
+    "a\uffffb",
+    "a\U0001fffeb",
+    "a\U0010ffffb",
+]
+TEXTS = [
+    "\u8ba2\u5355\u300042",
+    "order\u00a042",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "\u0915\u094d\u200d\u0937",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\u2764\ufe0f",
+    "\u845b\U000e0100",
+    "a\u200eb",
+    "soft\u00adhyphen",
+    "\ue000",
+]
 NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
 
 
@@ -95,12 +130,36 @@ def test_equal_phones_are_refused_even_if_one_has_a_plus() -> None:
 
 def test_country_codes_are_compared_if_both_are_known() -> None:
     assert "country" in errors_of_bind(phone_b="8613800138000")["phone_b"]
-    validation.bind_request(**(VALID | {"phone_a": "0012345", "phone_b": "0099999"}))
+    validation.bind_request(**(VALID | {"phone_a": "2100001", "phone_b": "9188067799"}))
 
 
-def test_leading_zeros_of_a_phone_are_kept() -> None:
-    request = validation.bind_request(**(VALID | {"phone_a": "0012345", "phone_b": "0099999"}))
-    assert (request.phone_a.digits, request.phone_b.digits) == ("0012345", "0099999")
+@pytest.mark.parametrize(
+    "notation", ["00919188067701", "+00919188067701", "09188067701", "0123", Phone("0091918")]
+)
+def test_phone_that_begins_with_0_is_refused_by_name_in_every_call(notation: str) -> None:
+    message = "begins with 0: give it with its country code, without 00 or the national 0"
+    assert errors_of_bind(phone_a=notation) == {"phone_a": message}
+    assert errors_of_bind(phone_b=notation) == {"phone_b": message}
+    calls: list[tuple[str, Callable[[], object]]] = [
+        (
+            "phone_a",
+            lambda: validation.check_request(phone_a=notation, phone_b="9188067799", mode="AXB", app_id="a"),
+        ),
+        ("phone", lambda: validation.lookup(phone=notation, middle_number=None, party=None)),
+        ("party", lambda: validation.lookup(phone=None, middle_number="918806", party=notation)),
+        ("party", lambda: validation.trace(middle_number="918806", at=AT, party=notation, window_s=0)),
+        ("phone", lambda: validation.filters(limit=50, cursor=None, phone=notation)),
+    ]
+    for field, call in calls:
+        with pytest.raises(InvalidRequest) as refused:
+            call()
+        assert [(error.field, error.message) for error in refused.value.field_errors] == [(field, message)]
+
+
+def test_middle_number_may_begin_with_0() -> None:
+    assert validation.lookup(phone=None, middle_number="0755123", party=None)[1] == "0755123"
+    assert validation.trace(middle_number="0755123", at=AT, party=None, window_s=0)[0] == "0755123"
+    assert validation.filters(limit=50, cursor=None, middle_number="0755123")[0].middle_number == "0755123"
 
 
 @pytest.mark.parametrize(
@@ -126,10 +185,20 @@ def test_pool_number_is_1_to_20_plain_characters(invalid: object) -> None:
     assert set(errors_of_bind(pool_number=invalid)) == {"pool_number"}
 
 
-@pytest.mark.parametrize("invalid", ["", "x" * 256, "a\x00b", "a\nb", "\u202eb", "\ud800", 42, b"x"])
+@pytest.mark.parametrize("invalid", ["", "x" * 256, 42, b"x", *CONTROLS])
 @pytest.mark.parametrize("field", ["reference", "idempotency_key"])
-def test_reference_and_key_are_one_printable_line(field: str, invalid: object) -> None:
+def test_reference_and_key_are_one_line_without_control_characters(field: str, invalid: object) -> None:
     assert set(errors_of_bind(**{field: invalid})) == {field}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_spaces_joiners_and_emoji_are_text_in_every_field(text: str) -> None:
+    assert validation.bind_request(**VALID, reference=text, idempotency_key=text).reference == text
+    assert validation.bind_request(**(VALID | {"app_id": text})).app_id == text
+    assert validation.reason(text) == text
+    assert validation.caller(actor=text, request_id=text).actor == text
+    assert validation.key(name=text, role="app", rate_limit=None, expires_at=None)["name"] == text
+    assert validation.filters(limit=50, cursor=None, reference=text, actor=text, bind_id=text)[0].reference == text
 
 
 @pytest.mark.parametrize("invalid", ["", "x" * 65, "\x00", 5])
@@ -331,8 +400,8 @@ def test_id_is_returned_in_canonical_form() -> None:
     }
 
 
-@pytest.mark.parametrize("invalid", ["", None, "x" * 256, "a\tb", 5])
-def test_reason_is_one_printable_line(invalid: object) -> None:
+@pytest.mark.parametrize("invalid", ["", None, "x" * 256, 5, *CONTROLS])
+def test_reason_is_one_line_without_control_characters(invalid: object) -> None:
     with pytest.raises(InvalidRequest):
         validation.reason(invalid)
 

@@ -52,6 +52,18 @@ def test_digits_that_were_never_a_number_are_searched_as_a_name(running: Running
     )
 
 
+def test_number_that_begins_with_0_is_a_middle_number_or_a_name_or_refused_with_advice(running: Running) -> None:
+    binding = bind(running.service, pool_number="075566")
+    browser = Browser(running).sign_in("auditor")
+    assert binding.middle_number_a.startswith("0")
+    assert binding.id in browser.submit("/find", {"q": binding.middle_number_a}).text
+    named = bind(running.service, phone_a=C, phone_b=D, reference="0049301234")
+    assert browser.post("/find", {"q": "0049301234"}).headers["Location"] == f"/bindings/{named.id}"
+    response = browser.post("/find", {"q": f"00{A}"})
+    assert response.status_code == 422
+    assert "begins with 0: give it with its country code, without 00 or the national 0" in response.text
+
+
 def test_name_of_several_bindings_lists_them_and_an_unknown_name_has_no_matches(running: Running) -> None:
     bind(running.service)
     bind(running.service, phone_a=C, phone_b=D)
@@ -170,6 +182,8 @@ def test_search_is_unavailable_after_it_expires_and_then_deleted_by_retention(
         ({"q": A, "zone": "Mars/Olympus"}, "Time zone"),
         ({"q": A, "zone": "../../etc/passwd"}, "Time zone"),
         ({"q": A, "time": "now", "party": "me"}, "Other party"),
+        ({"q": A, "time": "now", "party": "00" + B}, "Other party"),
+        ({"q": "00" + B}, "Number or name"),
         ({"q": A, "time": "2026-03-29 02:30", "zone": "Europe/Berlin"}, "Time"),
     ],
 )

@@ -31,15 +31,17 @@ if TYPE_CHECKING:
 REVEAL = "reveal"  # the only field of a body that is an object
 REPEATED = "is given more than once"
 MAX_DIGITS = 18  # of a whole number in a query; no value may have more
+LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
 
 
 def _line(name: str, description: str) -> Meta:
     """Return the description of a text on one line, as long as the field of this name allows."""
-    return Meta(description=description, min_length=1, max_length=LIMITS[name], pattern=r"^[^\x00-\x1f\x7f]+$")
+    return Meta(description=description, min_length=1, max_length=LIMITS[name], pattern=LINE_PATTERN)
 
 
 PhoneText = Annotated[
-    str, Meta(description="Digits in international form; a leading + is stripped.", pattern=r"^\+?[0-9]{1,20}$")
+    str,
+    Meta(description="Digits in international form; a leading + is stripped.", pattern=r"^\+?[1-9][0-9]{0,19}$"),
 ]
 NumberText = Annotated[str, Meta(description="A middle number, digits.", pattern=r"^\+?[0-9]{1,32}$")]
 PoolText = Annotated[str, Meta(description="The pool's name.", pattern=r"^[0-9A-Za-z_.+-]{1,20}$")]

@@ -19,8 +19,10 @@ from bindings.domain.binding import Binding
 from bindings.domain.phone import MAX_DIGITS, Phone
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names, fields, to_plain
+from bindings.domain.text import has_control_characters
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
+from bindings.validation.fields import phone
 from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
@@ -181,7 +183,7 @@ def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) ->
 def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) -> Search:
     if not query and (refined.number is not None or refined.words is not None):
         return Search(words=refined.words, number=refined.number)
-    if not query or len(query) > MAX_QUERY_LENGTH or not query.isprintable():
+    if not query or len(query) > MAX_QUERY_LENGTH or has_control_characters(query):
         message = f"is required: an id, a reference or a number, of at most {MAX_QUERY_LENGTH} characters"
         field_errors.append(FieldError("q", message))
     digits = SEPARATORS.sub("", query).removeprefix("+")
@@ -192,14 +194,18 @@ def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) ->
 
 def _parse_number(text: str, field: str, field_errors: list[FieldError]) -> Phone | None:
     try:
-        return Phone(SEPARATORS.sub("", text))
+        return phone(SEPARATORS.sub("", text))
     except ValueError as error:
         field_errors.append(FieldError(field, str(error)))
         return None
 
 
 async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Search:
-    """Return a search by name instead if no binding has the number and a binding or a refusal has the name."""
+    """Return a search by name instead if no binding has the number and a binding or a refusal has the name.
+
+    A middle number may begin with 0, a phone may not: `InvalidRequest` says so if neither a binding nor a refusal
+    has what was entered.
+    """
     number, query, actor = search.number, context.form.get("q"), context.actor_filter
     if number is None or not query:
         return search
@@ -208,7 +214,13 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
         if service.investigation.number_history(number, actor=actor, limit=1).data:
             return search
         matches = service.investigation.find_by_name(query, actor=actor)
-        return Search(words=query) if matches.bindings or matches.refusals else search
+        if matches.bindings or matches.refusals:
+            return Search(words=query)
+        try:
+            phone(number)
+        except ValueError as error:
+            raise InvalidRequest([FieldError("q", str(error))]) from None
+        return search
 
     return await context.run_read(read)
 

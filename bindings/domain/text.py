@@ -1,0 +1,25 @@
+"""Text of one line, and the characters that control how text is shown or stored instead of being part of it.
+
+Spaces of every kind, joiners and variation selectors are text: Chinese, Persian, Hindi and emoji need them.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+# Control characters, line and paragraph separators, what changes the direction of text, lone surrogates, and the
+# code points that Unicode never assigns.
+_CONTROLS = re.compile(
+    rf"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef{_NONCHARACTERS}]"
+)
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether a character of the text is a control character: see the module."""
+    return _CONTROLS.search(text) is not None
+
+
+def replace_control_characters(text: str, replacement: str) -> str:
+    """Return the text with each control character replaced."""
+    return _CONTROLS.sub(replacement, text)
