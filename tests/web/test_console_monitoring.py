@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import insert
 
 from bindings import errors
-from bindings.domain.binding import EventKind, State
+from bindings.domain.binding import Caller, EventKind, State
 from bindings.jobs.registry import EXPIRE, RECONCILE
 from bindings.jobs.runner import JobRunner
+from bindings.store import reports
 from bindings.store.schema import pools
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, wait_for
 from tests.web.browser import Browser
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
+    from bindings.store.database import Transaction
     from tests.service.harness import ServiceHarness
     from tests.web.conftest import Running
 
@@ -235,6 +237,62 @@ def test_each_download_of_a_report_is_the_same_file(harness: ServiceHarness, con
     assert json.loads(files[0].content)["cases"][0]["binding_id"] == binding.id
     assert files[0].headers["Content-Disposition"].startswith('attachment; filename="report-20260301T')
     assert browser.get("/reports/01890000-0000-7000-8000-000000000000").status_code == 404
+
+
+CASES: tuple[dict[str, object], ...] = (
+    {"case": "adopted", "action": "adopt", "app_id": "a", "binding_id": "b-1", "bind_id": "7"},
+    {"case": "absent", "action": "", "app_id": "a", "binding_id": "b-2"},
+    {
+        "case": "ghosts",
+        "action": "observe",
+        "app_id": "a",
+        "binding_id": "b-3",
+        "expires_at": "2026-03-01T00:00:00Z",
+    },
+    {"case": "orphans", "action": "release", "app_id": "a", "bind_id": "8", "held_until": "9999-12-31T23:59:59Z"},
+    {"case": "orphans", "origin_id": "b-4", "bind_id": "9"},
+    {"case": "drifted", "binding_id": "b-5", "difference_s": -3.5, "middle_number": None},
+    {"case": "of_a_later_release", "action": "unknown", "reasons": ["a", 1], "more": {"a": 1}},
+    {"case": "orphans"},
+)
+
+
+def test_page_of_a_report_shows_each_case_whatever_it_has(harness: ServiceHarness, console: Running) -> None:
+    began_at, caller = harness.clock(), Caller(actor="scheduler")
+
+    def store(tx: Transaction) -> list[str]:
+        return [
+            reports.store(tx, caller, began_at=began_at, counts=counts, cases=list(cases))
+            for counts, cases in (
+                *(({"scans": 1}, (case,)) for case in CASES),
+                ({}, ()),
+                ({"incomplete": 2, "scans": 3, "faults": ["HTTP 502"]}, CASES),
+                ({"zone_misfit_s": 3_600.0, "later": [1, 2]}, CASES),
+            )
+        ]
+
+    for report_id in harness.database.write(store):
+        for role in ("auditor", "admin"):
+            browser = Browser(console).sign_in(role)
+            assert browser.get(f"/reports/{report_id}").status_code == 200
+            assert browser.get(f"/reports/{report_id}/download").status_code == 200
+    page = Browser(console).sign_in("auditor").get("/reports")
+    assert page.status_code == 200
+    assert page.text.count("/reports/0") >= len(CASES)
+
+
+def test_page_of_a_report_of_a_real_ghost_and_orphan(harness: ServiceHarness, console: Running) -> None:
+    binding = harness.bind(A, B)
+    harness.bind(E, F)  # proves that the list is read whole
+    harness.simulator.remove_binding(int(binding.bind_id or 0))
+    foreign = harness.simulator.add_foreign_binding(app_id=binding.app_id, phone_a=C, phone_b=D)
+    harness.clock.advance(400)
+    harness.service.reconcile()
+    browser = Browser(console).sign_in("auditor")
+    report = harness.service.reports().data[0]
+    assert {case["case"] for case in report.cases} == {"ghosts", "orphans"}
+    page = browser.get(f"/reports/{report.id}")
+    assert (page.status_code, binding.id in page.text, str(foreign.bind_id) in page.text) == (200, True, True)
 
 
 def test_long_list_continues_on_further_pages_without_loss(

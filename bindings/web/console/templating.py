@@ -123,13 +123,14 @@ def as_input(template: Context, at: datetime) -> str:
 
 
 @pass_context
-def format_detail(template: Context, value: str) -> str | Markup:
-    """Return a detail of an event: an instant in the chosen zone, any other value unchanged."""
+def format_detail(template: Context, value: object) -> str | Markup:
+    """Return a detail of an event or of a report: an instant in the chosen zone, any other value as text."""
+    text = str(value)
     try:
-        at = datetime.fromisoformat(value) if ISO_TIME.match(value) else None
+        at = datetime.fromisoformat(text) if ISO_TIME.match(text) else None
     except ValueError:
         at = None
-    return value if at is None or at.tzinfo is None else instant(template, at, precise=True)
+    return text if at is None or at.tzinfo is None else instant(template, at, precise=True)
 
 
 @pass_context
