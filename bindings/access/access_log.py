@@ -7,10 +7,8 @@ SHA-256 of the file, so that a file can be compared with its record.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -21,10 +19,12 @@ from bindings.domain.serialization import FORMATS
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
 from bindings.store.access_log import Export
+from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from bindings.domain.binding import Event
     from bindings.lifecycle.runtime import Runtime
@@ -109,13 +109,6 @@ class AccessLog:
         return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
 
 
-def _instant(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError("a position must have a time zone")
-    return at
-
-
 def _timestamp(row: Event | Export) -> datetime:
     return row.began_at if isinstance(row, Export) else row.at
 
@@ -174,10 +167,12 @@ class _Cursor:
         try:
             last_reveal, last_export = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
             return (
-                None if last_reveal is None else (_instant(last_reveal[0]), int(last_reveal[1])),
+                None
+                if last_reveal is None
+                else (fields.instant(last_reveal[0]), fields.event_position(last_reveal[1])),
                 None
                 if last_export is None
-                else (_instant(last_export[0]), validation.identifier(last_export[1], "export")),
+                else (fields.instant(last_export[0]), validation.identifier(last_export[1], "export")),
             )
-        except (ValueError, TypeError, LookupError, binascii.Error, errors.NotFound):
+        except (ValueError, TypeError, LookupError, RecursionError, errors.NotFound):
             raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None

@@ -221,8 +221,8 @@ def delivery_state(value: object) -> str:
     return str(value)
 
 
-def delivery_position(value: object) -> int:
-    """Return the position of an event in a list of deliveries, from a cursor."""
+def event_position(value: object) -> int:
+    """Return the position of an event, from the cursor of a list."""
     if not re.fullmatch(r"[0-9]{1,18}", str(value)):
         raise ValueError("must be the next_cursor of an earlier page")
     return int(str(value))

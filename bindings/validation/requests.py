@@ -309,7 +309,7 @@ def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | N
     """Return the state of the deliveries to list, the position after which the page starts, and its size."""
     errors = FieldErrors()
     checked_state = errors.optional("state", fields.delivery_state, state)
-    position = errors.optional("cursor", fields.delivery_position, cursor)
+    position = errors.optional("cursor", fields.event_position, cursor)
     size = errors.check("limit", fields.limit, limit)
     errors.raise_if_any()
     return checked_state, position, size or fields.MAX_LIMIT

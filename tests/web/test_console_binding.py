@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import json
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -280,5 +282,28 @@ def test_access_log_pages_contain_every_entry_once(running: Running) -> None:
     assert {text for text in descriptions if text.startswith("reveal")} == {
         f"reveal {number}" for number in range(7)
     }
-    response = Browser(running).sign_in("auditor").get("/access?cursor=nonsense")
-    assert response.status_code == 422
+
+
+ACCESS_LOG_CURSORS = (
+    "nonsense",
+    "[" * 20_000,
+    '[["2026-01-01T00:00:00+00:00", 9223372036854775808], null]',
+    '[["2026-01-01T00:00:00+00:00", 1e400], null]',
+    '[["2026-01-01T00:00:00+00:00", -1], null]',
+    '[["2026-01-01T00:00:00+00:00", true], null]',
+    '[["0001-01-01T00:00:00+14:00", 1], null]',
+    '[["9999-12-31T23:59:59-14:00", 1], null]',
+    '[["2026-01-01T00:00:00", 1], null]',
+    '[null, ["2026-01-01T00:00:00+00:00", "x"]]',
+    '[null, ["2026-01-01T00:00:00+00:00", {"a": 1}]]',
+    '{"a": 1, "b": 2}',
+    "[1, 2]",
+    "[null]",
+)
+
+
+def test_forged_cursor_of_the_access_log_is_refused(running: Running) -> None:
+    browser = Browser(running).sign_in("auditor")
+    for cursor in ACCESS_LOG_CURSORS:
+        for sent in (cursor[:5_000], base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("=")):
+            assert browser.get(f"/access?cursor={quote(sent)}").status_code == 422, cursor[:80]
