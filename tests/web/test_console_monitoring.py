@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import insert
@@ -260,15 +260,17 @@ CASES: tuple[dict[str, object], ...] = (
 def test_page_of_a_report_shows_each_case_whatever_it_has(harness: ServiceHarness, console: Running) -> None:
     began_at, caller = harness.clock(), Caller(actor="scheduler")
 
+    contents: list[tuple[dict[str, Any], tuple[dict[str, object], ...]]] = [
+        *(({"scans": 1}, (case,)) for case in CASES),
+        ({}, ()),
+        ({"incomplete": 2, "scans": 3, "faults": ["HTTP 502"]}, CASES),
+        ({"zone_misfit_s": 3_600.0, "later": [1, 2]}, CASES),
+    ]
+
     def store(tx: Transaction) -> list[str]:
         return [
             reports.store(tx, caller, began_at=began_at, counts=counts, cases=list(cases))
-            for counts, cases in (
-                *(({"scans": 1}, (case,)) for case in CASES),
-                ({}, ()),
-                ({"incomplete": 2, "scans": 3, "faults": ["HTTP 502"]}, CASES),
-                ({"zone_misfit_s": 3_600.0, "later": [1, 2]}, CASES),
-            )
+            for counts, cases in contents
         ]
 
     for report_id in harness.database.write(store):
