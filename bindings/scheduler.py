@@ -187,7 +187,7 @@ def _scheduled_jobs(runtime: Runtime) -> list[Job]:
     runner = JobRunner(runtime)
     jobs = []
     for spec in JOBS:
-        if spec.calls_provider and runtime.client is None:
+        if spec.reads_list and runtime.client is None:
             continue
         interval_s = spec.interval_s(runtime.settings)
         run_job = (

@@ -51,7 +51,7 @@ ALLOWED_NAMES: dict[tuple[str, str], str] = {
     ("domain/binding.py", "Holder.why"): "a public field of Holder, in the Python and the HTTP interface",
     ("domain/binding.py", "Reason.ASKED"): "a stored reason, shown in the Python and the HTTP interface",
     ("store/holds.py", "Hold.why"): "the column holds.why",
-    ("monitoring/health.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
+    ("monitoring/check.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
     ("service.py", "BindingService.reveal.what"): "a public argument",
     ("service.py", "BindingService.some"): "the deprecated alias of get_many",
 }

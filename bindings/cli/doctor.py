@@ -13,10 +13,12 @@ from bindings.cli import context, options, output
 def doctor(command: click.Context, *, as_json: bool) -> None:
     """Check settings, database, schema, clocks, jobs and the provider's account.
 
-    Changes no binding. Requests one row of the provider's list. Exits with 1 if any check is red.
+    Changes no binding. Requests one row of the provider's list, and one of its pools. Exits with 1 if any check is
+    red.
     """
     context.configure_logging(as_json=as_json)
     from bindings.monitoring import health
+    from bindings.monitoring.check import Level
 
     with output.spinner("checking ...", as_json=as_json):
         checks = health.run_diagnostics()
@@ -31,7 +33,7 @@ def doctor(command: click.Context, *, as_json: bool) -> None:
         for check in checks:
             if check.todo is not None:
                 output.message(f"{check.name}: {output.escape_unprintable(check.todo)}")
-    if worst is health.Level.RED:
+    if worst is Level.RED:
         command.exit(1)
 
 

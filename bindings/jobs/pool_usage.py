@@ -57,7 +57,12 @@ def count_pools(
 
 
 def capacities(client: ProviderClient) -> dict[str, int]:
-    """Return the capacity of each pool by the provider's list; empty if that cannot be read in full."""
+    """Return the capacity of each pool by the provider's list; empty if that cannot be read in full.
+
+    A list of pools that the provider refused is not asked for again for a while.
+    """
+    if client.circuits.pools.check() is not None:
+        return {}
     by_pool: dict[str, int] = {}
     for current in range(1, MAX_PAGES + 1):
         page = client.pools(current=current, size=PAGE)

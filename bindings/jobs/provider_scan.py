@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bindings.provider.outcome import ProviderPage
+from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.http_transport import NotSent, Unknown
     from bindings.provider.client import ProviderClient
-    from bindings.provider.outcome import ProviderBinding, Refused
+    from bindings.provider.outcome import ProviderBinding
     from bindings.store.database import Database
 
 ATTEMPTS = 3  # to read one page
@@ -158,9 +158,13 @@ def _page(
     for _ in range(ATTEMPTS):
         rate_limiter.wait()
         page = provider.page(app_id=app_id, current=current, size=size)
-        if isinstance(page, ProviderPage):
+        if isinstance(page, ProviderPage) or _refuses_account(page):
             break
     return page
+
+
+def _refuses_account(page: ProviderPage | Refused | NotSent | Unknown) -> bool:
+    return isinstance(page, Refused) and page.refusal is Refusal.ACCOUNT
 
 
 def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:

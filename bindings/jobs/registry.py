@@ -31,8 +31,9 @@ class JobSpec:
     """One job: its name in logs, metrics and the table `passes`, what it does in one sentence, and how it runs.
 
     `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database
-    every few seconds, which readiness and `doctor` read. `command` is its command, `bindings COMMAND`; None if it
-    has none.
+    every few seconds, which readiness and `doctor` read. With `reads_list` the timer does not run it without an
+    account, nor while the provider refuses its list. `command` is its command, `bindings COMMAND`; None if it has
+    none.
     """
 
     name: str
@@ -42,7 +43,7 @@ class JobSpec:
     runs: Runs
     command: str | None
     heartbeat: bool = False
-    calls_provider: bool = False
+    reads_list: bool = False
 
 
 EXPIRE = JobSpec(
@@ -101,7 +102,7 @@ RECONCILE = JobSpec(
     interval_s=lambda settings: settings.reconcile_interval_s,
     runs=Runs.ONE_REPLICA,
     command="reconcile",
-    calls_provider=True,
+    reads_list=True,
 )
 
 JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, RETENTION, RECONCILE)

@@ -37,9 +37,13 @@ class JobRunner:
     def run_once_per_period(self, job: JobSpec, period_s: float) -> Any | None:
         """Run a job unless another replica has claimed this period; return its counts, or None if it was not run.
 
-        `Busy` if the database's clock cannot be trusted.
+        A job that reads the provider's list is not run while this process knows that the list is refused. `Busy`
+        if the database's clock cannot be trusted.
         """
         self._maintenance.require_trusted_clock()
+        client = self._runtime.client
+        if job.reads_list and client is not None and client.circuits.page.rejects:
+            return None
         database, replica = self._runtime.database, self._runtime.replica
         slot = database.write(lambda tx: job_runs.claim_slot(tx, job.name, period_s, replica))
         if slot is None:

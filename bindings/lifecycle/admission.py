@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.clock import HostClock
+    from bindings.provider.circuit import CircuitBreaker
     from bindings.provider.client import ProviderClient
     from bindings.store.database import Database
 
@@ -87,25 +88,14 @@ class BindAdmission:
         if not self._slots.acquire(blocking=False):
             raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)
         try:
-            if self._client is not None:
-                self._check_account(self._client, app_id)
-                self._check_clocks(self._client, app_id)
-            yield
+            if self._client is None:
+                yield
+            else:
+                with _closed_circuit(self._client.circuits.bind):
+                    self._check_clocks(self._client, app_id)
+                    yield
         finally:
             self._slots.release()
-
-    def _check_account(self, client: ProviderClient, app_id: str) -> None:
-        rejection = client.circuit.check()
-        if rejection is None and client.circuit.refusal is not None:
-            client.page(app_id=app_id, current=1, size=1)  # the trial call; a page query changes nothing
-            rejection = client.circuit.check()
-        if rejection is not None:
-            raise ProviderAccountRefused(
-                "the provider refused this account a moment ago; nothing was sent; see `bindings doctor`",
-                status=rejection.refusal.status,
-                reason=rejection.refusal.reason,
-                retry_after_s=max(1, round(rejection.retry_in_s)),
-            )
 
     def _check_clocks(self, client: ProviderClient, app_id: str) -> None:
         if self.clock_error() is not None and self._recheck_due():
@@ -125,3 +115,26 @@ class BindAdmission:
     def _largest_skew(self) -> tuple[float, str]:
         to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
         return max((abs(to_provider), "provider"), (abs(self._database_skew_s), "database"))
+
+
+@contextmanager
+def _closed_circuit(circuit: CircuitBreaker) -> Iterator[None]:
+    """Run a bind unless the circuit of binds is open; the trial call of an open circuit is a bind.
+
+    A bind that is let through and ends without a call (a phone is held here, a key is replayed) leaves the trial
+    call to the next bind.
+    """
+    rejection = circuit.check()
+    if rejection is not None:
+        raise ProviderAccountRefused(
+            "the provider refused this account a moment ago; nothing was sent; see `bindings doctor`",
+            status=rejection.refusal.status,
+            reason=rejection.refusal.reason,
+            retry_after_s=max(1, round(rejection.retry_in_s)),
+        )
+    is_trial = circuit.refusal is not None
+    try:
+        yield
+    finally:
+        if is_trial:
+            circuit.release_trial()

@@ -2,14 +2,13 @@
 
 Shared by `bindings doctor` and readiness. Every check runs even if others fail; a check that depends on a failed
 one says so. Nothing here raises, changes a binding, or repeats a secret. The provider is asked for one row of its
-list, which changes nothing.
+list and one of its pools, which changes nothing.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
 
 from bindings import settings
@@ -18,10 +17,12 @@ from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.admission import MAX_SKEW_S, WARN_SKEW_S
+from bindings.monitoring import circuit_checks
+from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, deliveries, job_runs, pools, queries
+from bindings.store import account, deliveries, job_runs, pools, queries, reports
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
 from bindings.store.schema import HEAD
@@ -38,28 +39,8 @@ OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 MAX_DOUBTS_READ = 200
 NOT_CHECKED = "not checked"
 MAX_DELIVERIES_READ = 10_000
+CALLS_READ = 200
 PROVIDER_SETTINGS = ("provider_api_key", "provider_api_secret", "provider_app_id")
-
-
-class Level(StrEnum):
-    """The level of a check. `warn`: works, but not in full or not for long; `red`: binds fail or go wrong."""
-
-    OK = "ok"
-    WARN = "warn"
-    RED = "red"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """The result of one check: `seen` is what was observed, `todo` what to do about it, if anything.
-
-    The field names are those of the JSON of `/readyz`.
-    """
-
-    name: str
-    level: Level
-    seen: str
-    todo: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,14 +49,15 @@ class HealthMetrics:
 
     Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`.
 
-    `pool_use` is the used share of the capacity of the fullest pool; None if no pool's capacity is known.
+    `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
+    capacity of the fullest pool; None if no pool's capacity is known.
     """
 
     doubts: int
     oldest_doubt_s: float
     sweep_age_s: float | None
     sweep_lag_s: float
-    circuit_open: bool
+    open_circuits: frozenset[str]
     provider_skew_s: float | None
     connections_in_use: int
     pool_use: float | None
@@ -102,7 +84,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         oldest_doubt_s=seconds_since(doubts[0].requested_at) if doubts else 0.0,
         sweep_age_s=None if last_expire is None else seconds_since(last_expire),
         sweep_lag_s=seconds_since(overdue),
-        circuit_open=client is not None and client.circuit.refusal is not None,
+        open_circuits=frozenset() if client is None else client.circuits.open_calls(),
         provider_skew_s=None if client is None else client.skew_s,
         connections_in_use=database.connections_in_use(),
         pool_use=max(
@@ -117,7 +99,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
 def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:
     """Return the checks of a running replica; it is ready if none is red. Does not call the provider."""
     checks = (_red_if_old(check) for check in database_checks(runtime.database, runtime.settings))
-    return (*checks, _circuit(runtime.client), _clocks(runtime))
+    return (*checks, *circuit_checks.of_circuits(runtime.client), _clocks(runtime))
 
 
 def _red_if_old(check: Check) -> Check:
@@ -137,28 +119,14 @@ def _clocks(runtime: Runtime) -> Check:
     return Check(name="clocks", level=Level.RED, seen=error, todo=todo)
 
 
-def _circuit(client: ProviderClient | None) -> Check:
-    if client is None:
-        observed, todo = "no account is set: queries only", "set BINDINGS_PROVIDER_API_KEY and _SECRET"
-        return Check(name="account", level=Level.WARN, seen=observed, todo=todo)
-    refusal = client.circuit.refusal
-    if refusal is None:
-        return Check(name="account", level=Level.OK, seen="not refused")
-    observed = f"status {refusal.status}: {statuses.meaning(refusal.status)}"
-    if client.circuit.half_open:
-        # Not red: a replica without traffic has no bind for the trial call, and would stay red.
-        observed = f"was {observed}; the next bind tries again"
-        return Check(name="account", level=Level.WARN, seen=observed, todo=statuses.todo(refusal.status))
-    return Check(name="account", level=Level.RED, seen=observed, todo=statuses.todo(refusal.status))
-
-
 def run_diagnostics(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:
     """Run every check, from the settings of the environment on; connect, and close what was opened."""
     config, settings_check = load(environment)
     if config is None:
         skipped_names = (*DATABASE_CHECKS, *PROVIDER_CHECKS)
         return (settings_check, *(_skipped(name, because="settings") for name in skipped_names))
-    return (settings_check, *_opened_database(config), *_opened_provider(config))
+    database_results, bind_accepted_at = _opened_database(config)
+    return (settings_check, *database_results, *_opened_provider(config, bind_accepted_at))
 
 
 def worst_level(checks: Sequence[Check]) -> Level:
@@ -201,19 +169,33 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
 
 
 DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts")
-PROVIDER_CHECKS = ("provider", "account", "provider_clock")
+PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
-def _opened_database(config: Settings) -> list[Check]:
+def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
+    """Return the checks of the database, and its evidence that the account may bind without its list."""
     try:
         database = Database(config.database_url.get_secret_value())
     except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
-        return [_failed_check("database", error), *skipped]
+        return [_failed_check("database", error), *skipped], None
     try:
-        return database_checks(database, config)
+        checks = database_checks(database, config)
+        with suppress(Exception):  # without that evidence a refused list is red
+            return checks, _bind_accepted_without_list(database)
+        return checks, None
     finally:
         database.close()
+
+
+def _bind_accepted_without_list(database: Database) -> datetime | None:
+    """Return when the newest accepted bind was requested, if the list could not be read before it; else None."""
+    calls = database.read(queries.newest_calls, limit=CALLS_READ)
+    if not calls:
+        return None
+    accepted_at = calls[0][0]
+    before = database.read(reports.newest, before=(accepted_at, ""), limit=1, cases=False)
+    return accepted_at if before and before[0].counts["incomplete"] else None
 
 
 def _check_connection(database: Database) -> Check:
@@ -278,21 +260,36 @@ def _doubts(database: Database) -> Check:
 # The provider.
 
 
-def provider_checks(client: ProviderClient, app_id: str) -> list[Check]:
-    """Check that the provider can be reached, accepts this account, and has a clock close to this host's."""
+def provider_checks(client: ProviderClient, app_id: str, *, bind_accepted_at: datetime | None) -> list[Check]:
+    """Check that the provider can be reached, what it allows this account, and that its clock is close to ours.
+
+    `bind_accepted_at` is that of `circuit_checks.of_account`.
+    """
     try:
         page = client.page(app_id=app_id, current=1, size=1)
         if isinstance(page, Refused) and page.refusal is Refusal.CLOCK:
             rejected = page
             page = client.page(app_id=app_id, current=1, size=1)  # its timestamp follows the clock just measured
-            return [_provider(page), _account(page), _timestamp_rejected(client, rejected)]
+            return [_provider(page), *_access(client, page, None), _timestamp_rejected(client, rejected)]
+        access = _access(client, page, bind_accepted_at)
     except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
         return [_failed_check("provider", error), *skipped]
-    return [_provider(page), _account(page), _provider_clock(client)]
+    return [_provider(page), *access, _provider_clock(client)]
 
 
-def _opened_provider(config: Settings) -> list[Check]:
+def _access(client: ProviderClient, page: PageOutcome, bind_accepted_at: datetime | None) -> list[Check]:
+    """Return a check for each call that the account may or may not make, as far as the list and the pools tell."""
+    if not isinstance(page, ProviderPage | Refused):
+        return [_skipped(name, because="provider") for name in circuit_checks.ACCESS_CHECKS]
+    return [
+        circuit_checks.of_account(page, bind_accepted_at=bind_accepted_at),
+        circuit_checks.of_list(page),
+        circuit_checks.of_pools(client.pools(current=1, size=1)),
+    ]
+
+
+def _opened_provider(config: Settings, bind_accepted_at: datetime | None) -> list[Check]:
     missing = [f"BINDINGS_{name.upper()}" for name in PROVIDER_SETTINGS if getattr(config, name) is None]
     key, secret, app_id = config.provider_api_key, config.provider_api_secret, config.provider_app_id
     if key is None or secret is None or app_id is None:
@@ -308,7 +305,7 @@ def _opened_provider(config: Settings) -> list[Check]:
         zone=config.provider_zone,
     )
     try:
-        return provider_checks(client, app_id)
+        return provider_checks(client, app_id, bind_accepted_at=bind_accepted_at)
     finally:
         client.close()
 
@@ -323,21 +320,6 @@ def _provider(page: PageOutcome) -> Check:
         case Unknown():
             todo = "check BINDINGS_PROVIDER_URL; if it is right, the provider has an outage and binds end in doubt"
             return Check(name="provider", level=Level.RED, seen=f"no clear answer: {page.reason}", todo=todo)
-        case _:
-            assert_never(page)
-
-
-def _account(page: PageOutcome) -> Check:
-    match page:
-        case ProviderPage():
-            return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
-        case Refused():
-            observed = f"status {page.status}: {statuses.meaning(page.status)}"
-            wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
-            todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else statuses.todo(page.status)
-            return Check(name="account", level=Level.RED, seen=observed, todo=todo)
-        case NotSent() | Unknown():
-            return _skipped("account", because="provider")
         case _:
             assert_never(page)
 

@@ -1,7 +1,8 @@
-"""The circuit breaker of the account: while the provider refuses the account itself, calls are rejected here.
+"""The circuit breakers: while the provider refuses the account for a call, that call is not made.
 
-Only the decision whether to call belongs here, no call. The circuit opens at the first refusal of the account,
-because the next request would be refused too; it never opens for a refusal that concerns a single request.
+Each call has a circuit of its own, because an account may be allowed to bind and not to read the list. Only the
+decision whether to call belongs here, no call. A circuit opens at the first refusal of the account, because the
+next request would be refused too; it never opens for a refusal that concerns a single request.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import (
     BindSucceeded,
     ProviderPage,
+    ProviderPools,
     Refusal,
     Refused,
     UnbindNotFound,
@@ -24,9 +26,10 @@ from bindings.provider.outcome import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.provider.outcome import BindOutcome, PageOutcome, UnbindOutcome
+    from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
 RETRY_AFTER_S = 30.0
+QUERY_RETRY_AFTER_S = 600.0  # no caller waits for a query, and some accounts never get that permission
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +40,8 @@ class CircuitOpen:
     retry_in_s: float
 
 
-class AccountCircuitBreaker:
-    """A circuit breaker: closed, open, or half-open. Thread-safe, in memory, one per client.
+class CircuitBreaker:
+    """The circuit breaker of one call: closed, open, or half-open. Thread-safe, in memory.
 
     Closed: every call is let through. Open: calls are rejected. Half-open: `retry_after_s` seconds have passed
     since the refusal or the last trial call, and the next caller is let through as the trial call. Call `check()`
@@ -53,6 +56,7 @@ class AccountCircuitBreaker:
         self._lock = threading.Lock()
         self._refusal: Refused | None = None
         self._next_trial = 0.0
+        self._trial_is_open = False  # a caller was let through, and no outcome was recorded since
 
     @property
     def refusal(self) -> Refused | None:
@@ -63,6 +67,11 @@ class AccountCircuitBreaker:
     def half_open(self) -> bool:
         """Return whether the next caller would be the trial call. Does not use it up."""
         return self._refusal is not None and self._monotonic() >= self._next_trial
+
+    @property
+    def rejects(self) -> bool:
+        """Return whether a call would be rejected now. Does not use up the trial call."""
+        return self._refusal is not None and not self.half_open
 
     def check(self) -> CircuitOpen | None:
         """Return None if the call may be made; otherwise why it is rejected.
@@ -77,20 +86,52 @@ class AccountCircuitBreaker:
             now = self._monotonic()
             if now >= self._next_trial:
                 self._next_trial = now + self._retry_after_s  # other callers are rejected meanwhile
+                self._trial_is_open = True
                 return None
             return CircuitOpen(refusal=self._refusal, retry_in_s=self._next_trial - now)
 
-    def record(self, outcome: BindOutcome | UnbindOutcome | PageOutcome) -> None:
+    def release_trial(self) -> None:
+        """Let the next caller make the trial call, if the one that was let through has made no call."""
+        with self._lock:
+            if self._trial_is_open:
+                self._trial_is_open = False
+                self._next_trial = self._monotonic()
+
+    def record(self, outcome: BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome) -> None:
         """Open the circuit at a refusal of the account; close it at any other definite outcome."""
-        match outcome:
-            case Refused(refusal=Refusal.ACCOUNT):
-                with self._lock:
+        with self._lock:
+            self._trial_is_open = False
+            match outcome:
+                case Refused(refusal=Refusal.ACCOUNT):
                     self._refusal = outcome
                     self._next_trial = self._monotonic() + self._retry_after_s
-            case BindSucceeded() | UnbindSucceeded() | UnbindNotFound() | ProviderPage() | Refused():
-                with self._lock:
+                case (
+                    BindSucceeded()
+                    | UnbindSucceeded()
+                    | UnbindNotFound()
+                    | ProviderPage()
+                    | ProviderPools()
+                    | Refused()
+                ):
                     self._refusal = None
-            case NotSent() | Unknown():
-                pass
-            case _:
-                assert_never(outcome)
+                case NotSent() | Unknown():
+                    pass
+                case _:
+                    assert_never(outcome)
+
+
+CALLS = ("bind", "unbind", "page", "pools")
+
+
+class Circuits:
+    """The circuit breakers of one client, one for each of `CALLS`."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.bind = CircuitBreaker(monotonic=monotonic)
+        self.unbind = CircuitBreaker(monotonic=monotonic)
+        self.page = CircuitBreaker(retry_after_s=QUERY_RETRY_AFTER_S, monotonic=monotonic)
+        self.pools = CircuitBreaker(retry_after_s=QUERY_RETRY_AFTER_S, monotonic=monotonic)
+
+    def open_calls(self) -> frozenset[str]:
+        """Return the calls whose circuit is not closed."""
+        return frozenset(call for call in CALLS if getattr(self, call).refusal is not None)

@@ -28,7 +28,7 @@ from bindings import http_transport
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
-from bindings.provider.circuit import AccountCircuitBreaker
+from bindings.provider.circuit import CircuitBreaker, Circuits
 from bindings.provider.outcome import BindSucceeded, Refused, UnbindNotFound, UnbindSucceeded
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
 _MIN_CORRECTED_SKEW_S = 2.0
 
 Data = TypeVar("Data")
-Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome")
-AnyOutcome = TypeVar("AnyOutcome", bound="BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome")
+Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class ProviderClient:
     trusted certificate authorities (with a private one, for instance). `wall` and `monotonic` are the clocks, in
     seconds. Creating a client opens no connection.
 
-    Every call returns its outcome and raises nothing. `circuit` records the outcomes of binds, unbinds and pages;
-    the caller decides whether to call while it is open (`circuit.check()`).
+    Every call returns its outcome and raises nothing. Each call records its outcome in its own one of `circuits`;
+    the caller decides whether to call while that circuit is open.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class ProviderClient:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.circuit = AccountCircuitBreaker(monotonic=monotonic)
+        self.circuits = Circuits(monotonic=monotonic)
         self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
@@ -115,14 +114,14 @@ class ProviderClient:
         """
         started_at = self._monotonic()
         response = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)
-        return self._record("bind", started_at, _bind_outcome(response))
+        return self._record("bind", self.circuits.bind, started_at, _bind_outcome(response))
 
     def unbind(self, *, app_id: str, bind_id: str) -> UnbindOutcome:
         """End a binding. Safe to repeat: the second time the outcome is `UnbindNotFound`."""
         started_at = self._monotonic()
         request = wire.UnbindRequest(app_id=app_id, bind_id=bind_id)
         response = self._post(wire.UNBIND_PATH, wire.unbind_body(request))
-        return self._record("unbind", started_at, _unbind_outcome(response))
+        return self._record("unbind", self.circuits.unbind, started_at, _unbind_outcome(response))
 
     def page(self, *, app_id: str, current: int, size: int) -> PageOutcome:
         """Read one page of the provider's list; `current` counts from 1, `size` is at most 100.
@@ -132,16 +131,16 @@ class ProviderClient:
         started_at = self._monotonic()
         request = wire.PageRequest(app_id=app_id, current=current, size=size)
         response = self._post(wire.PAGE_PATH, wire.page_body(request))
-        return self._record("page", started_at, _query_outcome(response, partial(wire.read_rows, zone=self._zone)))
+        outcome = _query_outcome(response, partial(wire.read_rows, zone=self._zone))
+        return self._record("page", self.circuits.page, started_at, outcome)
 
     def pools(self, *, current: int, size: int) -> PoolsOutcome:
-        """Read one page of the account's pools; `current` counts from 1. Safe to repeat.
-
-        Some accounts lack this call, and their refusal is not documented: the circuit does not record its outcome.
-        """
+        """Read one page of the account's pools; `current` counts from 1. Safe to repeat. Some accounts lack it."""
         started_at = self._monotonic()
         response = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
-        return self._report("pools", started_at, _query_outcome(response, wire.read_pool_list))
+        return self._record(
+            "pools", self.circuits.pools, started_at, _query_outcome(response, wire.read_pool_list)
+        )
 
     def close(self) -> None:
         """Send nothing from now on; calls in progress end by themselves. Safe to repeat."""
@@ -185,11 +184,8 @@ class ProviderClient:
         # The header is cut to whole seconds: on average it is half a second behind.
         self._skew = _Skew(seconds=provider_time + 0.5 - (self._wall() - half), error=0.5 + half)
 
-    def _record(self, call: str, started_at: float, outcome: Outcome) -> Outcome:
-        self.circuit.record(outcome)
-        return self._report(call, started_at, outcome)
-
-    def _report(self, call: str, started_at: float, outcome: AnyOutcome) -> AnyOutcome:
+    def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
+        circuit.record(outcome)
         status = getattr(outcome, "status", None)
         result = outcome.label if status is None else f"{outcome.label} {status}"
         duration_s = self._monotonic() - started_at

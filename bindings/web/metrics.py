@@ -22,6 +22,7 @@ from prometheus_client import (
 from bindings.errors import BindingsError, PhoneInUse
 from bindings.monitoring.health import health_metrics
 from bindings.provider import statuses
+from bindings.provider.circuit import CALLS
 from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Gauges:
         self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest binding in doubt; 0 if there is none")
         self._sweep_age = gauge("sweep_age_seconds", "Seconds since a sweep last finished at any replica")
         self._sweep_lag = gauge("sweep_lag_seconds", "Seconds since the oldest expiry that is not processed")
-        self._circuit = gauge("circuit_open", "1 while the provider refuses the account")
+        self._circuit = gauge("circuit_open", "1 while the provider refuses this call to the account", "call")
         self._skew = gauge(
             "provider_skew_seconds", "Seconds by which the provider's clock is ahead of this host's"
         )
@@ -174,7 +175,8 @@ class _Gauges:
         self._doubt_age.set(values.oldest_doubt_s)
         self._sweep_age.set(float("inf") if values.sweep_age_s is None else values.sweep_age_s)
         self._sweep_lag.set(values.sweep_lag_s)
-        self._circuit.set(values.circuit_open)
+        for call in CALLS:
+            self._circuit.labels(call).set(call in values.open_circuits)
         self._skew.set(values.provider_skew_s or 0.0)
         self._pool.set(values.connections_in_use)
         self._pool_use.set(values.pool_use or 0.0)

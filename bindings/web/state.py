@@ -19,7 +19,7 @@ from bindings.web.rate_limit import SignInLimiter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.monitoring.health import Check
+    from bindings.monitoring.check import Check
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
 

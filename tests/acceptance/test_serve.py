@@ -32,6 +32,17 @@ def bind(url: str, number: int = 0, **headers: str) -> requests.Response:
     return requests.post(f"{url}/v1/bindings", json=body, headers=headers, timeout=60)
 
 
+def test_account_that_may_not_read_the_list_binds_under_serve(
+    sqlite_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.script("refuse:-31", rate=1.0, on="page")
+    with Replica(tmp_path / "log", settings(sqlite_url, simulator)) as replica:
+        url = replica.started().url
+        wait_for(lambda: simulator.counts.received.get("page", 0) > 0)  # the first reconcile runs at start
+        assert [bind(url, number).status_code for number in range(3)] == [201] * 3
+        assert replica.end() == 0
+
+
 def test_log_lines_of_a_request_carry_its_id_and_no_phone(
     sqlite_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ def test_doctor_with_correct_setup_has_no_red_check(shell: Shell, simulator: Sim
     checks = checks_of(shell, code=0)
     assert {name for name, check in checks.items() if check["level"] != "ok"} == {"sweep"}
     assert "bindings scheduler" in checks["sweep"]["todo"]
-    assert simulator.counts.received == {"bind": 1, "page": 1}
+    assert simulator.counts.received == {"bind": 1, "page": 1, "pools": 1}
 
 
 def test_doctor_without_json_prints_levels_and_remedies(shell: Shell) -> None:
@@ -57,12 +57,37 @@ def test_doctor_without_json_prints_levels_and_remedies(shell: Shell) -> None:
 def test_refused_account_is_red_and_names_the_cause(
     shell: Shell, simulator: Simulator, status: str, hint: str
 ) -> None:
-    simulator.script(f"refuse:{status}", times=1)
+    simulator.change(account_status=status)
     checks = checks_of(shell, code=1)
     assert checks["account"]["level"] == "red"
     assert f"status {status}" in checks["account"]["seen"]
     assert hint in checks["account"]["todo"]
     assert checks["provider"]["level"] == "ok"
+
+
+def test_refused_list_is_a_warning_once_a_bind_was_accepted_without_it(shell: Shell, simulator: Simulator) -> None:
+    simulator.script("refuse:-1", rate=1.0, on="page")
+    assert checks_of(shell, code=1)["account"]["level"] == "red", "a wrong key gives the same answer"
+    shell.run("reconcile")
+    assert checks_of(shell, code=1)["account"]["level"] == "red"
+    assert shell.bind().code == 0
+    checks = checks_of(shell, code=0)
+    assert (checks["account"]["level"], checks["list"]["level"]) == ("ok", "warn")
+    assert "status -1" in checks["list"]["seen"]
+    assert "binds still work" in checks["list"]["todo"]
+
+
+def test_account_refused_after_its_list_was_read_is_red(shell: Shell, simulator: Simulator) -> None:
+    shell.run("reconcile")
+    assert shell.bind().code == 0
+    simulator.change(account_status="-30")
+    assert checks_of(shell, code=1)["account"]["level"] == "red"
+
+
+def test_refused_list_of_pools_is_a_warning(shell: Shell, simulator: Simulator) -> None:
+    simulator.script("refuse:-1", rate=1.0, on="pools")
+    checks = checks_of(shell, code=0)
+    assert (checks["account"]["level"], checks["list"]["level"], checks["pools"]["level"]) == ("ok", "ok", "warn")
 
 
 def test_wrong_api_key_is_red(shell: Shell) -> None:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.circuit import AccountCircuitBreaker
+from bindings.provider.circuit import QUERY_RETRY_AFTER_S, RETRY_AFTER_S, CircuitBreaker, Circuits
 from bindings.provider.outcome import (
     BindOutcome,
     BindSucceeded,
@@ -37,22 +37,22 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def circuit(clock: Clock) -> AccountCircuitBreaker:
-    return AccountCircuitBreaker(monotonic=clock)
+def circuit(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(monotonic=clock)
 
 
-def opened(circuit: AccountCircuitBreaker) -> AccountCircuitBreaker:
+def opened(circuit: CircuitBreaker) -> CircuitBreaker:
     circuit.record(DISABLED)
     return circuit
 
 
-def test_new_circuit_is_closed(circuit: AccountCircuitBreaker) -> None:
+def test_new_circuit_is_closed(circuit: CircuitBreaker) -> None:
     assert circuit.check() is None
     assert circuit.refusal is None
 
 
 def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
-    circuit: AccountCircuitBreaker, clock: Clock
+    circuit: CircuitBreaker, clock: Clock
 ) -> None:
     opened(circuit)
     clock.now += 10
@@ -64,14 +64,14 @@ def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
 
 
 @pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.ACCOUNT])
-def test_refusal_of_a_request_does_not_open_the_circuit(circuit: AccountCircuitBreaker, refusal: Refusal) -> None:
+def test_refusal_of_a_request_does_not_open_the_circuit(circuit: CircuitBreaker, refusal: Refusal) -> None:
     circuit.record(Refused(refusal=refusal, status="-22", reason=""))
     assert circuit.check() is None
 
 
 @pytest.mark.parametrize("outcome", [NotSent(reason=""), Unknown(reason="", status="-18")])
 def test_indefinite_outcome_neither_opens_nor_closes_the_circuit(
-    circuit: AccountCircuitBreaker, outcome: Outcome
+    circuit: CircuitBreaker, outcome: Outcome
 ) -> None:
     circuit.record(outcome)
     assert circuit.check() is None
@@ -89,14 +89,14 @@ def test_indefinite_outcome_neither_opens_nor_closes_the_circuit(
         Refused(refusal=Refusal.IN_USE, status="-35", reason=""),
     ],
 )
-def test_definite_outcome_of_any_call_closes_the_circuit(circuit: AccountCircuitBreaker, outcome: Outcome) -> None:
+def test_definite_outcome_closes_the_circuit(circuit: CircuitBreaker, outcome: Outcome) -> None:
     opened(circuit).record(outcome)
     assert circuit.check() is None
     assert circuit.refusal is None
 
 
 def test_half_open_circuit_lets_one_trial_call_through_and_rejects_the_others(
-    circuit: AccountCircuitBreaker, clock: Clock
+    circuit: CircuitBreaker, clock: Clock
 ) -> None:
     opened(circuit)
     clock.now += 30
@@ -104,7 +104,7 @@ def test_half_open_circuit_lets_one_trial_call_through_and_rejects_the_others(
     assert [answer is None for answer in answers] == [True, False, False, False, False]
 
 
-def test_of_many_threads_exactly_one_makes_the_trial_call(circuit: AccountCircuitBreaker, clock: Clock) -> None:
+def test_of_many_threads_exactly_one_makes_the_trial_call(circuit: CircuitBreaker, clock: Clock) -> None:
     opened(circuit)
     clock.now += 30
     barrier, trials = threading.Barrier(8), []
@@ -121,7 +121,7 @@ def test_of_many_threads_exactly_one_makes_the_trial_call(circuit: AccountCircui
     assert sorted(trials) == [False] * 7 + [True]
 
 
-def test_refused_trial_call_restarts_the_wait(circuit: AccountCircuitBreaker, clock: Clock) -> None:
+def test_refused_trial_call_restarts_the_wait(circuit: CircuitBreaker, clock: Clock) -> None:
     opened(circuit)
     clock.now += 30
     assert circuit.check() is None
@@ -134,11 +134,39 @@ def test_refused_trial_call_restarts_the_wait(circuit: AccountCircuitBreaker, cl
     assert rejection.retry_in_s == 30
 
 
-def test_trial_call_without_an_outcome_is_followed_by_another(
-    circuit: AccountCircuitBreaker, clock: Clock
-) -> None:
+def test_trial_call_without_an_outcome_is_followed_by_another(circuit: CircuitBreaker, clock: Clock) -> None:
     opened(circuit)
     clock.now += 30
     assert circuit.check() is None
     clock.now += 30
     assert circuit.check() is None
+
+
+def test_trial_that_made_no_call_is_left_to_the_next_caller(circuit: CircuitBreaker, clock: Clock) -> None:
+    opened(circuit)
+    clock.now += 30
+    assert circuit.check() is None
+    circuit.release_trial()
+    assert [circuit.check() is None for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("outcome", [DISABLED, NotSent(reason=""), Unknown(reason="", status="-18")])
+def test_trial_that_made_its_call_is_not_released(circuit: CircuitBreaker, clock: Clock, outcome: Outcome) -> None:
+    opened(circuit)
+    clock.now += 30
+    assert circuit.check() is None
+    circuit.record(outcome)
+    circuit.release_trial()
+    assert circuit.check() is not None
+
+
+def test_queries_are_tried_again_later_than_binds_and_unbinds(clock: Clock) -> None:
+    circuits = Circuits(monotonic=clock)
+    for circuit in (circuits.bind, circuits.unbind, circuits.page, circuits.pools):
+        opened(circuit)
+    clock.now += RETRY_AFTER_S
+    assert (circuits.bind.rejects, circuits.unbind.rejects) == (False, False)
+    assert (circuits.page.rejects, circuits.pools.rejects) == (True, True)
+    clock.now += QUERY_RETRY_AFTER_S - RETRY_AFTER_S
+    assert (circuits.page.rejects, circuits.pools.rejects) == (False, False)
+    assert circuits.open_calls() == {"bind", "unbind", "page", "pools"}, "half-open is not closed"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.outcome import BindOutcome, BindSucceeded, Refused
+from bindings.provider.outcome import BindOutcome, BindSucceeded, Refusal, Refused
 from bindings.provider.signing import signature
 from tests.provider.sockets import (
     KEY,
@@ -30,7 +30,9 @@ from tests.provider.sockets import (
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
+    from bindings.provider.client import ProviderClient
     from tests.provider.sockets import Script
 
 NOW = 1_800_000_000.0
@@ -112,20 +114,30 @@ def test_invalid_date_header_leaves_the_skew_unmeasured(date: str) -> None:
         assert provider.skew_s is None
 
 
-def test_account_refusal_opens_the_circuit_and_a_page_closes_it() -> None:
-    replies = iter([answer(status="-30", data=None), answer(data={"total": 0, "records": []})])
+CALLS: dict[str, Callable[[ProviderClient], object]] = {
+    "bind": bind,
+    "unbind": lambda provider: provider.unbind(app_id="a", bind_id="1"),
+    "page": lambda provider: provider.page(app_id="a", current=1, size=1),
+    "pools": lambda provider: provider.pools(current=1, size=1),
+}
 
-    def script(connection: socket.socket, server: Server) -> None:
-        says(next(replies))(connection, server)
 
-    with Server(script) as server:
+@pytest.mark.parametrize("refused", CALLS)
+def test_account_refusal_opens_the_circuit_of_the_call_that_met_it_only(refused: str) -> None:
+    with Server(says(answer(status="-30", data=None))) as server:
         provider = client(server.url)
-        bind(provider)
-        turned_away = provider.circuit.check()
-        assert turned_away is not None
-        assert turned_away.refusal.status == "-30"
-        provider.page(app_id="a", current=1, size=1)
-        assert provider.circuit.check() is None
+        CALLS[refused](provider)
+        assert provider.circuits.open_calls() == {refused}
+
+
+@pytest.mark.parametrize("called", CALLS)
+def test_definite_answer_closes_the_circuit_of_its_own_call_only(called: str) -> None:
+    with Server(says(answer(status="-22", data=None))) as server:
+        provider = client(server.url)
+        for circuit in CALLS:
+            getattr(provider.circuits, circuit).record(Refused(refusal=Refusal.ACCOUNT, status="-1", reason=""))
+        CALLS[called](provider)
+        assert provider.circuits.open_calls() == CALLS.keys() - {called}
 
 
 OUTCOMES: list[tuple[Script, type[BindOutcome], str]] = [
@@ -144,7 +156,7 @@ def test_no_phone_and_no_secret_is_logged_or_in_a_repr(
         provider = client(server.url, wall=lambda: NOW)
         outcome = bind(provider)
     assert isinstance(outcome, kind)
-    texts = caplog.text + repr(outcome) + repr(provider) + str(vars(provider.circuit))
+    texts = caplog.text + repr(outcome) + repr(provider) + str(vars(provider.circuits.bind))
     sign = signature(api_key=KEY, api_secret=SECRET, timestamp=int(NOW))
     for secret in (KEY, SECRET, sign, "9188067701", "9188067799"):
         assert secret not in texts

@@ -13,11 +13,14 @@ import pytest
 from bindings import errors
 from bindings.clock import HostClock
 from bindings.domain.binding import State
+from bindings.jobs.registry import RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, ServiceHarness, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, ServiceHarness, wait_for
 
 if TYPE_CHECKING:
+    from bindings.provider.circuit import Circuits
     from bindings.provider.simulator import Simulator
 
 
@@ -36,20 +39,107 @@ def test_account_refusal_opens_the_circuit_for_every_bind(harness: ServiceHarnes
     assert len(harness.service.search().data) == rows
 
 
-def test_open_circuit_probes_with_a_read_only_call_and_closes_on_its_success(harness: ServiceHarness) -> None:
+def circuits(service: BindingService) -> Circuits:
+    assert service.runtime.client is not None
+    return service.runtime.client.circuits
+
+
+def test_open_circuit_is_tried_again_by_a_bind_and_never_by_the_list(harness: ServiceHarness) -> None:
     harness.simulator.change(account_status="-1")
     with pytest.raises(errors.ProviderAccountRefused):
         harness.bind(A, B)
-    client = harness.service.runtime.client
-    assert client is not None
-    client.circuit._next_trial = 0.0  # as if half a minute had passed
+    harness.simulator.change(account_status=None)
+    assert harness.service.reconcile().trusted
     with pytest.raises(errors.ProviderAccountRefused):
         harness.bind(A, B)
-    assert (harness.received("bind"), harness.received("page")) == (1, 1)
-    harness.simulator.change(account_status=None)
-    client.circuit._next_trial = 0.0
+    assert harness.received("bind") == 1
+    circuits(harness.service).bind._next_trial = 0.0  # as if half a minute had passed
+    pages = harness.received("page")
     assert harness.bind(A, B).state is State.ACTIVE
+    assert harness.bind(C, D).state is State.ACTIVE
+    assert (harness.received("bind"), harness.received("page")) == (3, pages)
+
+
+def test_refused_trial_bind_leaves_the_circuit_open_and_the_phones_free(harness: ServiceHarness) -> None:
+    harness.simulator.change(account_status="-31")
+    with pytest.raises(errors.ProviderAccountRefused):
+        harness.bind(A, B)
+    circuits(harness.service).bind._next_trial = 0.0
+    with pytest.raises(errors.ProviderAccountRefused) as trial:
+        harness.bind(A, B)
+    assert trial.value.binding_id is not None
+    with pytest.raises(errors.ProviderAccountRefused) as rejected:
+        harness.bind(A, B)
+    assert rejected.value.binding_id is None
     assert harness.received("bind") == 2
+    assert harness.service.doubts() == []
+
+
+def test_trial_bind_that_is_refused_here_leaves_the_trial_to_the_next_bind(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    harness.simulator.script("refuse:-30", times=1, on="bind")
+    with pytest.raises(errors.ProviderAccountRefused):
+        harness.bind(C, D)
+    circuits(harness.service).bind._next_trial = 0.0
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, E)
+    assert harness.bind(C, D).state is State.ACTIVE
+
+
+def test_each_process_tries_again_by_itself(harness: ServiceHarness) -> None:
+    refused, other = harness.open(), harness.open()
+    harness.simulator.script("refuse:-30", times=1, on="bind")
+    with pytest.raises(errors.ProviderAccountRefused):
+        refused.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
+    assert other.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
+    assert circuits(refused).open_calls() == {"bind"}
+    assert circuits(other).open_calls() == frozenset()
+
+
+@pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
+def test_account_that_may_not_read_the_list_binds_and_unbinds(harness: ServiceHarness, status: str) -> None:
+    harness.simulator.script(f"refuse:{status}", rate=1.0, on="page")
+    harness.simulator.script(f"refuse:{status}", rate=1.0, on="pools")
+    for first, second in ((A, B), (C, D), (E, F)):
+        assert not harness.service.reconcile().trusted
+        harness.service.count_pools()
+        binding = harness.bind(first, second)
+        assert harness.service.unbind(binding.id).state is State.UNBOUND
+    assert circuits(harness.service).open_calls() == {"page", "pools"}
+
+
+def test_refused_unbind_stops_no_bind(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    harness.simulator.script("refuse:-31", times=1, on="unbind")
+    with pytest.raises(errors.ProviderAccountRefused) as refused:
+        harness.service.unbind(binding.id)
+    assert refused.value.binding_id == binding.id
+    assert harness.bind(C, D).state is State.ACTIVE
+    assert harness.service.recover().unbound == 1, "an unbind is safe to repeat: each one is sent"
+    assert circuits(harness.service).open_calls() == frozenset()
+
+
+def test_timer_pauses_reconcile_while_the_list_is_refused_and_a_call_of_the_operator_does_not(
+    harness: ServiceHarness,
+) -> None:
+    harness.simulator.script("refuse:-1", rate=1.0, on="page")
+    runner = JobRunner(harness.service.runtime)
+    for _ in range(3):
+        runner.run_once_per_period(RECONCILE, 300.0)
+        harness.clock.advance(300)
+    assert harness.received("page") == 1
+    harness.service.reconcile()
+    assert harness.received("page") == 2
+    circuits(harness.service).page._next_trial = 0.0  # as if ten minutes had passed
+    runner.run_once_per_period(RECONCILE, 300.0)
+    assert harness.received("page") == 3
+
+
+def test_refused_list_of_pools_is_not_asked_for_at_each_count(harness: ServiceHarness) -> None:
+    harness.simulator.script("refuse:-1", rate=1.0, on="pools")
+    for _ in range(3):
+        harness.service.count_pools()
+    assert harness.received("pools") == 1
 
 
 def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness) -> None:

@@ -23,7 +23,9 @@ from bindings.jobs.job import Job
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.admission import MAX_SKEW_S
-from bindings.provider.simulator import Fault, FaultKind
+from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
+from bindings.provider.circuit import CALLS
+from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
@@ -98,10 +100,29 @@ def test_refused_account_gets_traffic_again_for_a_trial(running: Running, simula
     assert running.bind().status_code == 503
     assert red(running) == ["account"]
     assert running.service.runtime.client is not None
-    running.service.runtime.client.circuit._next_trial = 0.0  # half a minute later
+    running.service.runtime.client.circuits.bind._next_trial = 0.0  # half a minute later
     assert red(running) == [], "without traffic no bind would try"
     assert running.bind().status_code == 201
-    assert running.service.runtime.client.circuit.refusal is None
+    assert running.service.runtime.client.circuits.bind.refusal is None
+
+
+def test_refused_list_warns_and_takes_no_replica_out_of_service(running: Running, simulator: Simulator) -> None:
+    JobRunner(running.service.runtime).run(EXPIRE)
+    for call in (Call.PAGE, Call.POOLS):
+        simulator.script(Fault(kind=FaultKind.REFUSE, rate=1.0, status="-1", on=call))
+    running.service.reconcile()
+    running.service.count_pools()
+    assert red(running) == []
+    assert running.bind().status_code == 201
+    levels = {check["name"]: check["level"] for check in running.get("/readyz").json()["checks"]}
+    assert [levels[name] for name in CIRCUIT_CHECKS] == ["ok", "ok", "warn", "warn"]
+    values = samples(running)
+    assert {call: values[f'bindings_circuit_open{{call="{call}"}}'] for call in CALLS} == {
+        "bind": 0,
+        "unbind": 0,
+        "page": 1,
+        "pools": 1,
+    }
 
 
 def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Running, simulator: Simulator) -> None:

@@ -11,7 +11,7 @@ from litestar.static_files import create_static_files_router
 
 from bindings.domain.roles import Permission
 from bindings.monitoring import health
-from bindings.monitoring.health import Check, Level
+from bindings.monitoring.check import Check, Level
 from bindings.web import metrics, problems
 from bindings.web.api import samples, schemas
 from bindings.web.api.operations import AUTH_PROBLEMS, COMMON_PROBLEMS, Operation, ResponseDoc

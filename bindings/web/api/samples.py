@@ -18,7 +18,7 @@ from bindings.domain.binding import (
     TraceHolder,
 )
 from bindings.domain.phone import Phone
-from bindings.monitoring.health import Check, Level
+from bindings.monitoring.check import Check, Level
 
 _REQUESTED_AT = datetime(2026, 11, 23, 14, 30, 0, 120_000, tzinfo=UTC)
 

@@ -9,14 +9,15 @@ from litestar import Request, get
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.monitoring import overview
-from bindings.monitoring.health import MAX_DOUBTS_READ, Level
+from bindings.monitoring.check import Level
+from bindings.monitoring.health import MAX_DOUBTS_READ
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
 from bindings.web.console import charts
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from bindings.monitoring.health import Check
+    from bindings.monitoring.check import Check
     from bindings.monitoring.overview import Overview
     from bindings.monitoring.statistics import EventStatistics, PoolForecast
     from bindings.service import BindingService

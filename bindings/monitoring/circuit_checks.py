@@ -1,0 +1,99 @@
+"""Checks of what the provider allows the account: binds, unbinds, its list, its pools; one check for each call.
+
+An account may be allowed one call and not another. Only a refusal of binds is red: without its list and its pools
+the product works, later and with less to say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from bindings.http_transport import NotSent, Unknown
+from bindings.monitoring.check import Check, Level
+from bindings.provider import statuses
+from bindings.provider.outcome import ProviderPage, ProviderPools, Refusal, Refused
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from bindings.provider.circuit import CircuitBreaker
+    from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import PoolsOutcome
+
+ACCESS_CHECKS = ("account", "list", "pools")
+CIRCUIT_CHECKS = ("account", "unbinds", "list", "pools")
+_NOT_REFUSED = "not refused"
+_UNBINDS = "the phones stay held until the end of their binding; `bindings recover` repeats the unbinds"
+_LIST = "binds still work; doubts are resolved by time only, and foreign bindings are not seen"
+_POOLS = "binds still work; the capacity of a pool is learned from -41 only"
+
+
+def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:
+    """Return the state of each call's circuit in this process. Calls nothing."""
+    if client is None:
+        observed, todo = "no account is set: queries only", "set BINDINGS_PROVIDER_API_KEY and _SECRET"
+        return (Check(name="account", level=Level.WARN, seen=observed, todo=todo),)
+    circuits = client.circuits
+    return (
+        _binds(circuits.bind),
+        _without("unbinds", circuits.unbind.refusal, _UNBINDS),
+        _without("list", circuits.page.refusal, _LIST),
+        _without("pools", circuits.pools.refusal, _POOLS),
+    )
+
+
+def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | None) -> Check:
+    """Return whether the account is accepted, by an answer of the list.
+
+    `bind_accepted_at`: a bind that the provider accepted although its list could not be read before; None if there
+    was none.
+    """
+    if isinstance(page, ProviderPage):
+        return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
+    if page.refusal is Refusal.ACCOUNT and bind_accepted_at is not None:
+        observed = f"a bind of {bind_accepted_at:%Y-%m-%d %H:%M:%SZ} was accepted; only the list is refused"
+        return Check(name="account", level=Level.OK, seen=observed)
+    wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
+    todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else statuses.todo(page.status)
+    return Check(name="account", level=Level.RED, seen=_status(page), todo=todo)
+
+
+def of_list(page: ProviderPage | Refused) -> Check:
+    """Return whether the account may read the provider's list."""
+    return _without("list", page if isinstance(page, Refused) else None, _LIST)
+
+
+def of_pools(outcome: PoolsOutcome) -> Check:
+    """Return whether the account may read its pools."""
+    match outcome:
+        case ProviderPools():
+            return _without("pools", None, _POOLS)
+        case Refused():
+            return _without("pools", outcome, _POOLS)
+        case NotSent() | Unknown():
+            return Check(name="pools", level=Level.WARN, seen=f"no clear answer: {outcome.reason}", todo=_POOLS)
+        case _:
+            assert_never(outcome)
+
+
+def _binds(circuit: CircuitBreaker) -> Check:
+    refusal = circuit.refusal
+    if refusal is None:
+        return Check(name="account", level=Level.OK, seen="binds are not refused")
+    todo = statuses.todo(refusal.status)
+    if circuit.half_open:
+        # Not red: a replica without traffic has no bind for the trial call, and would stay red.
+        observed = f"binds were refused, {_status(refusal)}; the next bind tries again"
+        return Check(name="account", level=Level.WARN, seen=observed, todo=todo)
+    return Check(name="account", level=Level.RED, seen=f"binds are refused, {_status(refusal)}", todo=todo)
+
+
+def _without(name: str, refusal: Refused | None, consequence: str) -> Check:
+    if refusal is None:
+        return Check(name=name, level=Level.OK, seen=_NOT_REFUSED)
+    remedy = statuses.todo(refusal.status)
+    return Check(name=name, level=Level.WARN, seen=f"refused, {_status(refusal)}", todo=f"{remedy}; {consequence}")
+
+
+def _status(refusal: Refused) -> str:
+    return f"status {refusal.status}: {statuses.meaning(refusal.status)}"
