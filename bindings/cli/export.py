@@ -5,6 +5,7 @@ A file is written completely or not at all, and only its owner can read it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -26,7 +27,11 @@ PROGRESS_ROWS = 1_000
 
 @click.group(no_args_is_help=False)
 def export() -> None:
-    """Stream all bindings, or all events, to a file or to stdout."""
+    """Stream all bindings, or all events, to a file or to stdout.
+
+    CSV is for spreadsheets: it begins with the mark of UTF-8, and an apostrophe keeps ids and phones as text.
+    Programs read NDJSON.
+    """
 
 
 def _export_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -118,6 +123,8 @@ def _write(
 @contextmanager
 def _destination(path: str | None) -> Iterator[TextIO]:
     if path is None or path == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # the same bytes as in a file, in any locale
         yield sys.stdout
         sys.stdout.flush()
         return

@@ -1,7 +1,7 @@
 """Serialization of records: plain JSON values, and lines of CSV and NDJSON. Pure.
 
-Phones are masked unless the caller passes `revealed=True`, and records the reveal before. Invariant: no CSV cell
-starts a spreadsheet formula.
+Phones are masked unless the caller passes `revealed=True`, and records the reveal before. CSV is for spreadsheets:
+it begins with the mark of UTF-8, and no text in it is read as a formula, a number or a date.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 FORMATS = ("csv", "ndjson")
-FORMULA_STARTS = tuple("=+-@\t\r")  # a spreadsheet would evaluate a cell that starts with one of them
+UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
+# A spreadsheet would evaluate a text that begins so (full-width signs too), or show digits rounded or as a date.
+_NOT_AS_TEXT = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[0-9][0-9.,:/eE+-]*\Z")
 
 
 def to_plain(value: Any, *, revealed: bool = False) -> Any:
@@ -77,16 +80,17 @@ def format_lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kin
 
 
 def header_line(names: Sequence[str], kind: str) -> str:
-    """Return the header line of a file of a format; empty for NDJSON."""
-    return "" if kind == "ndjson" else format_lines([{name: name for name in names}], names, kind)
+    """Return the start of a file of a format: the mark of UTF-8 and the header line; empty for NDJSON."""
+    return "" if kind == "ndjson" else UTF8_MARK + format_lines([{name: name for name in names}], names, kind)
 
 
 def _cell(value: Any) -> str:
-    """Return a CSV cell that a spreadsheet does not evaluate as a formula."""
+    """Return a CSV cell; a text that a spreadsheet would not take as text begins with an apostrophe."""
     if value is None:
         return ""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return f"'{value}" if _NOT_AS_TEXT.match(value) else value
 
 
 def duration(seconds: float) -> str:

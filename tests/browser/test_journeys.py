@@ -114,7 +114,7 @@ def test_exported_history_matches_its_manifest(console: Console, day: Day, downl
     console.window.click("details.export summary")
     console.window.click("details.export button")
     file = _downloaded(downloads)
-    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
     assert day.ride.id in {row["id"] for row in rows}
     assert RIDER not in file.read_text()
     console.open("/access")

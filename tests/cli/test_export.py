@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def rows_of_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+    assert text.startswith("\ufeff"), "Excel needs the mark of UTF-8"
+    return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
 
 
 @pytest.mark.parametrize(("command", "kind"), [("bindings", Binding), ("events", Event)])
@@ -110,12 +111,39 @@ def test_period_of_an_export_is_half_open(shell: Shell) -> None:
     assert shell.run("export", "bindings", "--to", at, "--json").out == ""
 
 
-@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)"])
+@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)", " =1+1", "\uff1d1+1", "\u3000\uff0b1"])
 def test_csv_cell_is_never_a_formula(shell: Shell, evil: str) -> None:
     shell.bind(A, B, "--reference", evil)
     (row,) = rows_of_csv(shell.run("export", "bindings").out)
     assert row["reference"] == f"'{evil}"
     assert json.loads(shell.run("export", "bindings", "--json").out)["reference"] == evil
+
+
+def test_digits_in_csv_stay_text_and_numbers_stay_numbers(shell: Shell) -> None:
+    bound = shell.bind(A, B, "--reference", "2026-11").json
+    (row,) = rows_of_csv(shell.run("export", "bindings", "--reveal", "--reason", "audit").out)
+    for name in ("phone_a", "phone_b", "middle_number_a", "bind_id", "pool_number", "reference"):
+        value = {"phone_a": A, "phone_b": B}.get(name, bound[name])
+        assert row[name] == f"'{value}", name
+    assert (row["expire_s"], row["id"], row["requested_at"]) == ("3600", bound["id"], bound["requested_at"])
+
+
+@pytest.mark.parametrize("destination", ["file", "pipe"])
+def test_csv_is_utf_8_with_its_mark_in_any_locale(shell: Shell, tmp_path: Path, destination: str) -> None:
+    shell.bind(A, B, "--reference", "\u8ba2\u5355-42")
+    path = tmp_path / "out.csv"
+    with (tmp_path / "pipe.csv").open("wb") as pipe:
+        command = [sys.executable, "-m", "bindings", "export", "bindings"]
+        subprocess.run(
+            command + (["-o", str(path)] if destination == "file" else []),
+            env={**shell.whole_environment(), "PYTHONIOENCODING": "latin-1"},
+            stdout=pipe,
+            timeout=60,
+            check=True,
+        )
+    content = (path if destination == "file" else tmp_path / "pipe.csv").read_bytes()
+    assert content.startswith(b"\xef\xbb\xbf")
+    assert "\u8ba2\u5355-42" in content.decode("utf-8-sig")
 
 
 def test_export_holds_one_row_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
