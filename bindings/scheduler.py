@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
@@ -27,7 +28,7 @@ from bindings.jobs.registry import JOBS, Runs
 from bindings.jobs.runner import JobRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from apscheduler.events import JobEvent
@@ -64,12 +65,20 @@ class Scheduler:
     """Runs the jobs on a timer until it is stopped. A context manager.
 
     The history records what a job does under the actor `scheduler`. Every replica may have a scheduler: some jobs
-    are shared by all replicas, the others are claimed by one replica per period. `also` are jobs of layers above
-    this one; each must be safe in several replicas at the same time.
+    are shared by all replicas, the others are claimed by one replica per period. It also sends webhook deliveries;
+    `on_deliveries` is called with each result of them (delivered, failed, dead) and its count. `also` are jobs of
+    the caller; each must be safe in several replicas at the same time.
     """
 
-    def __init__(self, service: BindingService, also: Sequence[Job] = ()) -> None:
-        self._jobs = [*_scheduled_jobs(service.as_caller(actor=ACTOR).runtime), *also]
+    def __init__(
+        self,
+        service: BindingService,
+        also: Sequence[Job] = (),
+        *,
+        on_deliveries: Callable[[str, int], None] | None = None,
+    ) -> None:
+        runtime = service.as_caller(actor=ACTOR).runtime
+        self._jobs = [*_scheduled_jobs(runtime), *_delivery_jobs(runtime, on_deliveries), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
@@ -173,12 +182,12 @@ class Scheduler:
                     self._add(self._timer, job)
 
 
-def run(service: BindingService, also: Sequence[Job] = ()) -> None:
+def run(service: BindingService) -> None:
     """Run the scheduler until SIGTERM or SIGINT, then wait for running jobs. Call it from the main thread."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Scheduler(service, also):
+    with Scheduler(service):
         stop.wait()
         _log.info("scheduler: stopping; waiting for the jobs that are running")
 
@@ -197,6 +206,16 @@ def _scheduled_jobs(runtime: Runtime) -> list[Job]:
         )
         jobs.append(Job(name=spec.name, interval_s=interval_s, run=run_job))
     return jobs
+
+
+def _delivery_jobs(runtime: Runtime, on_results: Callable[[str, int], None] | None) -> list[Job]:
+    """Return the job that sends webhook deliveries; none, with a warning, if the signing library is missing."""
+    if find_spec("standardwebhooks") is None:
+        _log.warning("this process sends no webhook deliveries: install bindings[server]")
+        return []
+    from bindings.webhooks import sender
+
+    return [sender.job(runtime, on_results=on_results)]
 
 
 def _report(event: JobEvent) -> None:

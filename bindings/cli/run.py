@@ -14,9 +14,7 @@ from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
-    from bindings.jobs.job import Job
     from bindings.provider.simulator import Simulator
-    from bindings.service import BindingService
     from bindings.settings import Settings
 
 SAMPLE_APP_ID = "4luaKsL2"  # the provider's documented sample; the simulator takes any
@@ -34,23 +32,10 @@ def scheduler(*, as_json: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("apscheduler").setLevel(logging.WARNING)  # INFO logs every run of every job
         output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
-        timers.run(service, _deliveries(service))
+        timers.run(service)
     if as_json:
         output.emit({"stopped": True})
     output.message("scheduler: stopped")
-
-
-def _deliveries(service: BindingService) -> list[Job]:
-    """Return the job that sends webhook deliveries, or no job if the signing library is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("standardwebhooks") is not None:
-        from bindings.webhooks import sender
-
-        return [sender.job(service.runtime)]
-    if service.webhooks.list():
-        output.message("scheduler: webhook deliveries are not sent: install bindings[server]")
-    return []
 
 
 @click.command()

@@ -2,8 +2,8 @@
 
 To add a job, write its module, a method of `Maintenance`, and an entry here. Three jobs have a shorter name than
 their module: `warn` (`expiry_warnings`), `pools` (`pool_usage`) and `tally` (`statistics`). The job `deliver` is
-not in the list: it belongs to `webhooks`, needs the extra `server`, and is passed to the scheduler by the process
-that has it. Imports nothing heavy: `--help` reads this module.
+not in the list: it belongs to `webhooks` and needs the extra `server`; the scheduler adds it. Imports nothing
+heavy: `--help` reads this module.
 """
 
 from __future__ import annotations

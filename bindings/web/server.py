@@ -24,7 +24,6 @@ from bindings.web import log_config
 from bindings.web.app import application
 from bindings.web.http_protocol import LimitedHttpProtocol
 from bindings.web.state import AppState
-from bindings.webhooks import sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,9 +96,7 @@ def serve(
     log_config.configure()
     app_state = AppState(service, loopback=loopback)
     if scheduler:
-        app_state.scheduler = Scheduler(
-            service, [sender.job(service.runtime, on_results=app_state.metrics.record_deliveries)]
-        )
+        app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
     with listener, app_state.scheduler or nullcontext():
         listening(address(listener))
         gc.collect()

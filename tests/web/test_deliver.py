@@ -607,15 +607,26 @@ def test_stopped_sender_releases_unsent_deliveries(harness: ServiceHarness, rece
     assert sender.run() == DeliverResult(delivered=4, fanned_out=6, finished=False)
 
 
-def test_scheduler_sends_and_finishes_deliveries_in_flight(harness: ServiceHarness, receiver: Receiver) -> None:
+def test_scheduler_of_a_host_process_sends_and_finishes_deliveries_in_flight(
+    harness: ServiceHarness, receiver: Receiver
+) -> None:
     add_webhook(harness, receiver, "activated")
-    with Scheduler(harness.service, [sending.job(harness.service.runtime)]) as scheduler:
+    with Scheduler(harness.service) as scheduler:
         assert "deliver" in scheduler.ages_s()
         harness.bind()
         wait_for(lambda: len(receiver.ids) == 1, seconds=60)
     [hook] = harness.service.webhooks.list()
     [delivery] = harness.service.webhooks.deliveries(hook.id).data
     assert delivery.state == "delivered"
+
+
+def test_scheduler_without_the_signing_library_says_that_it_sends_nothing(
+    harness: ServiceHarness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.scheduler.find_spec", lambda _: None)
+    with Scheduler(harness.service) as scheduler:
+        assert "deliver" not in scheduler.ages_s()
+    assert "this process sends no webhook deliveries: install bindings[server]" in caplog.messages
 
 
 def test_worker_exception_is_logged_by_type_only(

@@ -40,8 +40,7 @@ NEEDS = "{} is not installed (Debian: prometheus)"
 def busy(running: Running, simulator: Simulator) -> Iterator[Running]:
     """Run a replica with a scheduler, in which each counted event has happened once."""
     running.app_state.scheduler = Scheduler(
-        running.service,
-        [sender.job(running.service.runtime, on_results=running.app_state.metrics.record_deliveries)],
+        running.service, on_deliveries=running.app_state.metrics.record_deliveries
     )
     with running.app_state.scheduler, Receiver() as receiver:
         running.service.webhooks.add(url=receiver.url)
