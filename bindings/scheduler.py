@@ -23,6 +23,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from bindings.fork_safety import ProcessMark
 from bindings.jobs.job import Job
 from bindings.jobs.registry import JOBS, Runs
 from bindings.jobs.runner import JobRunner
@@ -67,7 +68,8 @@ class Scheduler:
     The history records what a job does under the actor `scheduler`. Every replica may have a scheduler: some jobs
     are shared by all replicas, the others are claimed by one replica per period. It also sends webhook deliveries;
     `on_deliveries` is called with each result of them (delivered, failed, dead) and its count. `also` are jobs of
-    the caller; each must be safe in several replicas at the same time.
+    the caller; each must be safe in several replicas at the same time. It runs in the process that made it, and
+    not in a forked child.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Scheduler:
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
+        self._process = ProcessMark()
         self._stopped = threading.Event()
         self._timer = self._new_timer()
         self._watchdog = threading.Thread(target=self._watchdog_loop, name="bindings-watchdog", daemon=True)
 
     def start(self) -> None:
         """Start the timer: every job runs immediately and then at its interval."""
+        self._check_process()
         now = time.monotonic()
         self._finished = {job.name: now for job in self._jobs}
         self._restarted = dict(self._finished)
@@ -95,8 +99,8 @@ class Scheduler:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Wait for the jobs that are running, and start no more. Safe to repeat."""
-        if self._stopped.is_set():
+        """Wait for the jobs that are running, and start no more. Safe to repeat; without effect in a child."""
+        if not self._process.is_this_process or self._stopped.is_set():
             return
         self._stopped.set()
         self._timer.shutdown(wait=True)
@@ -106,6 +110,7 @@ class Scheduler:
 
     def ages_s(self) -> dict[str, float]:
         """Return the seconds since each job last finished in this process (since the start, if it has not)."""
+        self._check_process()
         now = time.monotonic()
         return {name: now - finished for name, finished in self._finished.items()}
 
@@ -124,6 +129,9 @@ class Scheduler:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _check_process(self) -> None:
+        self._process.check("this scheduler", "make a new Scheduler in this process")
 
     def _new_timer(self) -> BackgroundScheduler:
         timer = BackgroundScheduler(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy, ProviderAccountRefused
+from bindings.fork_safety import ForkSensitive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,11 @@ CLOCK_RECHECK_S = 10.0  # while a clock is wrong, measure it again this often
 RETRY_AFTER_S = 2
 
 
-class BindAdmission:
-    """Limits concurrent binds and rejects binds that cannot succeed (account refused, clock skew). Thread-safe."""
+class BindAdmission(ForkSensitive):
+    """Limits concurrent binds and rejects binds that cannot succeed (account refused, clock skew). Thread-safe.
+
+    A forked child starts with every slot free: the binds under way at the fork are the parent's.
+    """
 
     def __init__(
         self,
@@ -45,12 +49,18 @@ class BindAdmission:
     ) -> None:
         self._database = database
         self._client = client
+        self._limit = limit
         self._slots = threading.BoundedSemaphore(limit)
         self._clock = clock
         self._database_skew_s = 0.0
         self._anchor: tuple[float, float] | None = None  # the database's clock, and monotonic time then
         self._step_s = 0.0
         self._rechecked_at = float("-inf")
+        self.watch_forks()
+
+    def after_fork_in_child(self) -> None:
+        """Free every slot."""
+        self._slots = threading.BoundedSemaphore(self._limit)
 
     def observe_database_clock(self, database_time: datetime, read_at: float) -> None:
         """Measure skew and steps by a database time that was read at `read_at` (monotonic seconds)."""

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """The parts of one open service and the caller that it acts for. Thread-safe; not across fork.
+    """The parts of one open service and the caller that it acts for. Thread-safe, also in a forked child.
 
-    `client` is None if no provider account is set. `replica` names this process in `job_runs` and on pages.
+    `client` is None if no provider account is set.
     """
 
     settings: Settings
@@ -41,8 +41,12 @@ class Runtime:
     rollback_detector: RollbackDetector
     lookups: Lookups
     clock: HostClock
-    replica: str
     caller: Caller
+
+    @property
+    def replica(self) -> str:
+        """Return the name of this process in `job_runs` and on pages."""
+        return f"{socket.gethostname()}:{os.getpid()}"
 
     def require_client(self) -> ProviderClient:
         """Return the provider client. Raise `InvalidRequest`, naming the missing variables, if there is none."""
@@ -124,7 +128,6 @@ def new_runtime(
         rollback_detector=RollbackDetector(),
         lookups=Lookups(database.now),
         clock=clock,
-        replica=f"{socket.gethostname()}:{os.getpid()}",
         caller=caller,
     )
 

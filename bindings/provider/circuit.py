@@ -7,11 +7,11 @@ next request would be refused too; it never opens for a refusal that concerns a 
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from bindings.fork_safety import ForkSafeLock
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import (
     BindSucceeded,
@@ -53,7 +53,7 @@ class CircuitBreaker:
     ) -> None:
         self._retry_after_s = retry_after_s
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._refusal: Refused | None = None
         self._next_trial = 0.0
         self._trial_is_open = False  # a caller was let through, and no outcome was recorded since

@@ -28,6 +28,7 @@ from uuid_utils import uuid7
 
 from bindings import errors, http_transport
 from bindings.domain.binding import EventKind
+from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
 from bindings.jobs.job import Job
 from bindings.store import deliveries, webhooks
@@ -154,6 +155,7 @@ class WebhookSender:
     """
 
     def __init__(self, runtime: Runtime, *, lease_s: float = LEASE_S) -> None:
+        self._process = ProcessMark()
         self._database = runtime.database
         self._lease_s = lease_s
         self._tls = http_transport.tls_context()
@@ -166,8 +168,9 @@ class WebhookSender:
     def run(self, *, wait_s: float | None = RUN_WAIT_S) -> DeliverResult:
         """Start a worker for each webhook with work that has none; wait up to `wait_s` (None: for all workers).
 
-        Returns the counts of the workers that have ended.
+        Returns the counts of the workers that have ended. Raises `ForkedProcessError` in a forked child.
         """
+        self._process.check("this webhook sender", "make a new one in this process")
         now = time.monotonic()
         if now >= self._prune_at:
             prune(self._database)
@@ -180,7 +183,9 @@ class WebhookSender:
         return self._collect()
 
     def stop(self) -> None:
-        """Start no more requests, and wait for those under way. Safe to repeat."""
+        """Start no more requests, and wait for those under way. Safe to repeat; without effect in a child."""
+        if not self._process.is_this_process:
+            return
         self._stopping.set()
         self._pool.shutdown(wait=True)
 

@@ -17,6 +17,7 @@ from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any, Self
 
 from bindings.domain.conflict import Policy
+from bindings.fork_safety import ProcessMark
 from bindings.provider.simulator.conditions import Behaviour
 from bindings.provider.simulator.control import SimulatorState, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
@@ -57,7 +58,7 @@ class Simulator:
     a fault with a rate is injected into. `port=0` takes any free port. Ids count from `first_bind_id`; with a
     database that was used with another simulator, choose one above its ids. `api_key`, `api_secret` and `app_ids`
     (None: any) say which calls are accepted, `zone` is the time zone of the list; every other argument is a field
-    of `Behaviour`.
+    of `Behaviour`. A forked child can call it by its URL; the object belongs to the process that made it.
     """
 
     def __init__(
@@ -92,11 +93,12 @@ class Simulator:
             max_concurrency=max_concurrency,
         )
         rules = Rules(account=account, conditions=conditions, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
-        self._world = SimulatorState(rules=rules, faults=FaultScript(seed=seed), journal=RequestLog())
+        self._state = SimulatorState(rules=rules, faults=FaultScript(seed=seed), journal=RequestLog())
         self._host = host
         self._port = port
         self._listener: Listener | None = None
         self._stopped = threading.Event()
+        self._process = ProcessMark()
 
     def start(self) -> Self:
         """Listen, and return self. After a `stop` it listens on the same port again, with the same ledger.
@@ -112,7 +114,9 @@ class Simulator:
         return self
 
     def stop(self) -> None:
-        """Close the port and every connection, within about a second. Safe to repeat."""
+        """Close the port and every connection, within about a second. Safe to repeat; only in its own process."""
+        if not self._process.is_this_process:
+            return
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.stop()
@@ -139,6 +143,11 @@ class Simulator:
         if self._port == 0:
             raise RuntimeError("the simulator has no port before it is started")
         return f"http://{self._host}:{self._port}"
+
+    @property
+    def _world(self) -> SimulatorState:
+        self._process.check("this simulator", "call it by its URL, or start one in this process")
+        return self._state
 
     @property
     def ledger(self) -> Ledger:

@@ -1,0 +1,155 @@
+"""What objects do when the process forks: locks are free in the child, and what cannot go on there says so."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings import errors
+from bindings.fork_safety import ForkedProcessError, ForkSafeLock, ForkSensitive, ProcessMark
+from bindings.provider.simulator import Simulator
+from bindings.scheduler import Scheduler
+from bindings.webhooks.sender import WebhookSender
+from tests.forking import run_in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from bindings.service import BindingService
+
+
+@contextmanager
+def held_by_another_thread(lock: AbstractContextManager[None]) -> Iterator[None]:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert entered.wait(10)
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+def enter(lock: AbstractContextManager[None]) -> str:
+    with lock:
+        return "entered"
+
+
+def test_lock_that_another_thread_holds_is_free_in_the_child_and_held_in_the_parent() -> None:
+    lock = ForkSafeLock()
+    with held_by_another_thread(lock):
+        assert run_in_child(lambda: enter(lock)).value == "entered"
+        assert not lock._lock.acquire(blocking=False)
+    assert enter(lock) == "entered"
+
+
+def test_child_of_a_child_gets_free_locks_too() -> None:
+    lock = ForkSafeLock()
+    with held_by_another_thread(lock):
+        assert run_in_child(lambda: run_in_child(lambda: enter(lock)).value).value == "entered"
+
+
+def test_hooks_run_once_per_fork_in_order_and_only_while_the_object_is_referenced() -> None:
+    calls: list[str] = []
+
+    class Watched(ForkSensitive):
+        def before_fork(self) -> None:
+            calls.append("before")
+
+        def after_fork_in_parent(self) -> None:
+            calls.append("parent")
+
+        def after_fork_in_child(self) -> None:
+            calls.append("child")
+
+    watched = Watched()
+    watched.watch_forks()
+    assert run_in_child(lambda: list(calls)).value == ["before", "child"]
+    assert calls == ["before", "parent"]
+    del watched
+    run_in_child(list)
+    assert calls == ["before", "parent"]
+
+
+def test_hook_may_wait_for_a_thread_that_makes_another_such_object() -> None:
+    made = threading.Event()
+
+    def make_another() -> None:
+        ForkSafeLock()
+        made.set()
+
+    class Waits(ForkSensitive):
+        def before_fork(self) -> None:
+            threading.Thread(target=make_another).start()
+            assert made.wait(10)
+
+    waits = Waits()
+    waits.watch_forks()
+    assert run_in_child(made.is_set).value is True
+    del waits
+
+
+def test_mark_refuses_in_a_child_with_what_to_do() -> None:
+    mark = ProcessMark()
+    mark.check("this thing", "make a new one")
+    refused = run_in_child(lambda: mark.check("this thing", "make a new one"))
+    assert refused.error == ForkedProcessError.__name__
+    assert "forked" in refused.message
+    assert refused.message.endswith("make a new one")
+
+
+@pytest.mark.parametrize(
+    "use", [Scheduler.start, Scheduler.stalled, Scheduler.ages_s], ids=["start", "stalled", "ages_s"]
+)
+def test_scheduler_refuses_in_a_child_and_its_end_does_nothing_there(
+    service: BindingService, use: Callable[[Scheduler], object]
+) -> None:
+    with Scheduler(service) as scheduler:
+        assert run_in_child(lambda: use(scheduler)).error == ForkedProcessError.__name__
+        assert run_in_child(scheduler.stop).error is None
+        assert scheduler.stalled() == []
+
+
+def test_webhook_sender_refuses_in_a_child_and_its_end_does_nothing_there(service: BindingService) -> None:
+    with WebhookSender(service.runtime) as sender:
+        refused = run_in_child(sender.run)
+        assert (refused.error, "forked" in refused.message) == (ForkedProcessError.__name__, True)
+        assert run_in_child(sender.stop).error is None
+        assert sender.run().delivered == 0
+
+
+def test_simulator_refuses_in_a_child_which_may_call_it_by_its_url() -> None:
+    with Simulator() as simulator:
+        refused = run_in_child(lambda: simulator.script("lost_reply", times=1))
+        assert (refused.error, "forked" in refused.message) == (ForkedProcessError.__name__, True)
+        assert run_in_child(simulator.stop).error is None
+        assert run_in_child(lambda: simulator.url).value == simulator.url
+        assert simulator.counts.received == {}
+
+
+def test_child_has_every_bind_slot_and_a_name_of_its_own(service: BindingService) -> None:
+    admission, replica = service.runtime.admission, service.runtime.replica
+    limit = service.runtime.settings.bind_limit
+    for _ in range(limit):
+        assert admission._slots.acquire(blocking=False)
+    with pytest.raises(errors.Busy), admission.slot("app"):
+        pass
+
+    def use() -> str:
+        with admission.slot("app"):
+            return service.runtime.replica
+
+    assert run_in_child(use).value not in (None, replica)
+    for _ in range(limit):
+        admission._slots.release()
