@@ -12,7 +12,7 @@
     ├── ProviderUnreachable       the request was not sent; nothing was done
     ├── OutcomeUnknown            the provider may have acted; the binding is recorded as in doubt
     ├── Busy                      temporarily unavailable: too many calls, a clock or the database is at fault
-    └── SchemaOutOfDate           the database does not have this version's schema
+    └── SchemaOutOfDate           this version cannot work on the database's schema
 
 The first line of a class's docstring is the default message: what happened, the state now, and what to do. Each
 class says whether the provider may have acted (`may_have_acted`), whether the same call may be repeated as it is
@@ -280,7 +280,7 @@ class Busy(BindingsError):
 
 
 class SchemaOutOfDate(BindingsError):
-    """The database schema is not the one that this version needs. Run `bindings db upgrade`."""
+    """The database schema is older than this version needs, or too new for it. Run `bindings db upgrade`."""
 
     code = "schema-out-of-date"
     http_status = 503

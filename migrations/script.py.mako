@@ -6,6 +6,8 @@ Rules of this folder:
 - A rebuilt events table loses its triggers: create them again; tests/migrations checks that they exist.
 - No lock of more than a second on a large table: build indexes CONCURRENTLY on PostgreSQL, fill in batches.
 - Old code must run on the new schema for one release: add first, remove one release later.
+- Add the row of schema_info: READABLE_FROM is the oldest revision whose code can work on this schema. Change it only
+  if older code cannot.
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
@@ -22,10 +24,14 @@ down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
+READABLE_FROM = "0008"
+
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
+    ${upgrades if upgrades else ""}
+    op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else "pass"}
+    op.execute(f"DELETE FROM schema_info WHERE revision = '{revision}'")
+    ${downgrades if downgrades else ""}

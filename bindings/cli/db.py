@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bindings.cli import context, options, output
+
+if TYPE_CHECKING:
+    from bindings.store.schema_version import SchemaVersion
 
 
 @click.group(no_args_is_help=False)
@@ -19,11 +24,11 @@ def upgrade(*, as_json: bool) -> None:
     url = _url(as_json=as_json)
     from bindings.store import migrations
 
-    before = migrations.current(url)  # an unreachable database is reported here, before the spinner
+    before = migrations.current(url).revision  # an unreachable database is reported here, before the spinner
     with output.spinner("migrating ...", as_json=as_json):
         after = migrations.upgrade(url)
     if as_json:
-        output.emit({"revision": after, "head": after, "at_head": True, "before": before})
+        output.emit({**_summary(migrations.current(url)), "before": before})
     else:
         click.echo(f"schema at {after}" + (" already" if before == after else f", was at {before or 'nothing'}"))
 
@@ -38,15 +43,8 @@ def current(*, as_json: bool) -> None:
 @db.command()
 @options.as_json
 def check(*, as_json: bool) -> None:
-    """Exit with 1 unless the database is at this version's schema."""
-    revision, head = _show(as_json=as_json)
-    if revision == head:
-        return
-    from bindings.errors import SchemaOutOfDate
-
-    raise SchemaOutOfDate(
-        f"the database schema is at {revision or 'nothing'}, this version needs {head}; run `bindings db upgrade`"
-    )
+    """Exit with 1 unless this version can work on the database's schema."""
+    _show(as_json=as_json).require()
 
 
 @db.command()
@@ -69,17 +67,27 @@ def restored(*, waive: bool, as_json: bool) -> None:
         click.echo("binds are refused until `bindings reconcile` has compared everything with the provider's list")
 
 
-def _show(*, as_json: bool) -> tuple[str | None, str]:
+def _show(*, as_json: bool) -> SchemaVersion:
     url = _url(as_json=as_json)
     from bindings.store import migrations
+
+    version = migrations.current(url)
+    if as_json:
+        output.emit(_summary(version))
+    else:
+        click.echo(f"schema {version.describe()}")
+    return version
+
+
+def _summary(version: SchemaVersion) -> dict[str, object]:
     from bindings.store.schema import HEAD
 
-    revision, head = migrations.current(url), HEAD
-    if as_json:
-        output.emit({"revision": revision, "head": head, "at_head": revision == head})
-    else:
-        click.echo(f"schema at {revision or 'nothing'}, this version needs {head}")
-    return revision, head
+    return {
+        "revision": version.revision,
+        "head": HEAD,
+        "at_head": version.revision == HEAD,
+        "accepted": version.accepted,
+    }
 
 
 def _url(*, as_json: bool) -> str:

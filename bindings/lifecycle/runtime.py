@@ -16,7 +16,7 @@ from bindings.domain.conflict import Policy
 from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.provider.client import ProviderClient
-from bindings.store import account, reserve
+from bindings.store import account, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
 from bindings.store.rollback_detection import RollbackDetector
@@ -102,7 +102,7 @@ def open_runtime(
 
 
 def _check_database(runtime: Runtime) -> None:
-    runtime.database.check_schema()
+    schema_version.read(runtime.database).require()
     account.register_scope(runtime.database, runtime.settings.scope)
     runtime.observe_database_clock()
 

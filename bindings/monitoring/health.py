@@ -22,10 +22,9 @@ from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, deliveries, job_runs, pools, queries, reports
+from bindings.store import account, deliveries, job_runs, pools, queries, reports, schema_version
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
-from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -207,11 +206,9 @@ def _check_connection(database: Database) -> Check:
 
 
 def _schema(database: Database) -> Check:
-    revision = database.revision()
-    if revision == HEAD:
-        return Check(name="schema", level=Level.OK, seen=f"at {HEAD}, as this version needs")
-    observed = f"at {revision or 'nothing'}, this version needs {HEAD}"
-    return Check(name="schema", level=Level.RED, seen=observed, todo="run `bindings db upgrade`")
+    version = schema_version.read(database)
+    level = Level.OK if version.accepted else Level.RED
+    return Check(name="schema", level=level, seen=version.describe(), todo=version.remedy())
 
 
 def _database_clock(database: Database) -> Check:

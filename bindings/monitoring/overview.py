@@ -12,7 +12,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from bindings.monitoring import health
-from bindings.store import job_runs, queries
+from bindings.store import job_runs, queries, schema_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def build_overview(runtime: Runtime) -> Overview:
         metrics=health.health_metrics(runtime),
         latency=latency(database.read(queries.newest_calls, limit=CALLS)),
         replicas=tuple(database.read(job_runs.replicas)),
-        schema=database.revision(),
+        schema=schema_version.read(database).revision,
     )
 
 

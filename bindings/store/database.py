@@ -1,6 +1,6 @@
 """Transactions, retries and the clock, for SQLite and PostgreSQL alike.
 
-Connections are made in `engine`. Nothing here knows a table except Alembic's own. Every write goes through
+Connections are made in `engine`. Nothing here knows a table. Every write goes through
 `Database.write`, which runs its work as one transaction and may run it again: the work must be safe to repeat. No
 connection is held while the provider is called.
 
@@ -39,11 +39,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import QueuePool
 
 from bindings.clock import SYSTEM_CLOCK
-from bindings.errors import Busy, SchemaOutOfDate
+from bindings.errors import Busy
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
 from bindings.store.engine import make_engine, set_deadline
-from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -296,26 +295,6 @@ class Database:
     def clock(self) -> datetime:
         """Return the reading of the deciding clock. A round trip on PostgreSQL."""
         return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
-
-    def revision(self) -> str | None:
-        """Return the revision of the schema, or None if no migration has run."""
-
-        def query(connection: Connection) -> Any:
-            if not connection.dialect.has_table(connection, "alembic_version"):
-                return None
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-
-        revision: str | None = self.read(query)
-        return revision
-
-    def check_schema(self) -> None:
-        """Raise `SchemaOutOfDate` unless the schema has the revision that this code needs."""
-        revision = self.revision()
-        if revision != HEAD:
-            raise SchemaOutOfDate(
-                f"the database schema is at {revision or 'nothing'}, this version needs {HEAD};"
-                " run `bindings db upgrade`"
-            )
 
     def connections_in_use(self) -> int:
         """Return how many connections of this process's pools are in use."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bindings.store import schema_version
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
 from bindings.store.schema import HEAD
@@ -12,14 +13,21 @@ from bindings.store.schema import HEAD
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from bindings.store.schema_version import SchemaVersion
+
 
 def upgrade(database_url: str) -> str:
     """Run the missing migrations and return the revision that was reached.
 
-    Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait.
+    Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait. Nothing is run
+    on a schema that is newer than this version; raises `SchemaOutOfDate` if this version cannot work on it.
     """
     from alembic import command
 
+    version = current(database_url)
+    if version.revision is not None and version.newer:
+        version.require()
+        return version.revision
     engine = make_engine(database_url)
     try:
         with engine.connect() as connection:
@@ -32,11 +40,11 @@ def upgrade(database_url: str) -> str:
     return HEAD
 
 
-def current(database_url: str) -> str | None:
-    """Return the revision of the database, or None if no migration has run."""
+def current(database_url: str) -> SchemaVersion:
+    """Return the version of the database's schema."""
     database = Database(database_url)
     try:
-        return database.revision()
+        return schema_version.read(database)
     finally:
         database.close()
 

@@ -23,14 +23,14 @@ from sqlalchemy import (
     text,
 )
 
-from bindings.domain.binding import TERMINAL_KINDS, EventKind, Mode, State
+from bindings.domain.binding import TERMINAL_KINDS, Mode, State
 from bindings.domain.roles import Role
 from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber, Position
 
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0007"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0008"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -64,6 +64,13 @@ account = Table(
     Column("kept_from", Instant, comment="what was over before is gone, or goes; none: everything is kept"),
     Column("gone_tx", BigInteger, comment="the feed's events up to here are gone, or go: tx"),
     Column("gone_position", BigInteger, comment="... and position"),
+    Column(
+        "tx_offset",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="added to every transaction number of the feed, after a move to another cluster",
+    ),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
 )
@@ -159,7 +166,9 @@ bindings = Table(
         **_only("state = 'active' AND unbind_requested_at IS NOT NULL"),
     ),
     Index("ix_bindings_warn_at", "warn_at", **_only("state = 'active' AND warn_at IS NOT NULL")),
-    Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("bind_id IS NOT NULL")),
+    # The provider may give an id again after its binding has ended.
+    Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("state = 'active'")),
+    Index("ix_bindings_app_id_bind_id", "app_id", "bind_id", **_only("bind_id IS NOT NULL")),
     Index(
         "uq_bindings_app_id_idempotency_key",
         "app_id",
@@ -209,12 +218,11 @@ events = Table(
     # No foreign key: events are deleted by their own age, and may outlive their binding (jobs/retention).
     Column("binding_id", BindingId, comment="none for what belongs to no binding"),
     Column("sequence", Integer, nullable=False, comment="counts the events of a binding from 1; 0 without one"),
-    Column("kind", String(16), nullable=False, comment="what happened"),
+    Column("kind", String(32), nullable=False, comment="what happened"),
     Column("at", Instant, nullable=False, comment="database time"),
     Column("actor", String(128), nullable=False, comment="who did it"),
     Column("request_id", String(128), comment="the request that did it"),
     Column("detail", Detail, nullable=False, comment="facts of this kind of event; no phones"),
-    CheckConstraint(_one_of("kind", EventKind), name="kind"),
     # On PostgreSQL the table is partitioned by position (store/partitions), and a unique index of the whole table
     # would need that column: each partition has its own two. Across partitions the triggers on bindings hold: no
     # version decreases and no terminal state changes (I5, I7).
@@ -386,7 +394,7 @@ tallies = Table(
     metadata,
     Column("period_s", Integer, primary_key=True, autoincrement=False, comment="60 or 3600"),
     Column("began_at", Instant, primary_key=True, comment="when the minute or hour began"),
-    Column("kind", String(16), primary_key=True, comment="the kind of event"),
+    Column("kind", String(32), primary_key=True, comment="the kind of event"),
     Column("code", String(32), primary_key=True, comment="status or reason where the kind has one, or ''"),
     Column("number", Integer, nullable=False, comment="how many"),
     Column("examples", Detail, nullable=False, comment="the newest few, by their ids; no phones"),
@@ -413,4 +421,25 @@ pool_levels = Table(
     Column("live", Integer, nullable=False, comment="live bindings then"),
     Index("ix_pool_levels_at", "at"),
     comment="How full each pool was, for its trend",
+)
+
+schema_info = Table(
+    "schema_info",
+    metadata,
+    Column("revision", String(32), primary_key=True, comment="a revision of the schema"),
+    Column("readable_from", String(32), nullable=False, comment="the oldest code that can work on it"),
+    comment="Which code can work on which revision of the schema; each migration adds its row",
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7 of the process"),
+    Column("name", String(128), nullable=False, comment="host and process"),
+    Column("version", String(32), nullable=False, comment="version of the code"),
+    Column("phone_key_ids", Detail, nullable=False, comment="ids of the keys for phones that the process has"),
+    Column("started_at", Instant, nullable=False, comment="database time of its first use of the database"),
+    Column("seen_at", Instant, nullable=False, comment="when it last used the database; good to a minute"),
+    Index("ix_replicas_seen_at", "seen_at"),
+    comment="Processes that use this database; kept for a day",
 )

@@ -23,12 +23,17 @@ def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_pa
         1,
         "schema-out-of-date",
     )
-    assert shell.results[-1].json == {"revision": None, "head": HEAD, "at_head": False}
+    assert shell.results[-1].json == {"revision": None, "head": HEAD, "at_head": False, "accepted": False}
     assert "bindings db upgrade" in shell.run("list").err
     first = shell.program("db", "upgrade", "--json")
     assert (first.code, first.err, first.json["revision"], first.json["before"]) == (0, "", HEAD, None)
     assert shell.run("db", "upgrade", "--json").json["before"] == HEAD
-    assert shell.run("db", "current", "--json").json == {"revision": HEAD, "head": HEAD, "at_head": True}
+    assert shell.run("db", "current", "--json").json == {
+        "revision": HEAD,
+        "head": HEAD,
+        "at_head": True,
+        "accepted": True,
+    }
     assert shell.run("db", "check").code == 0
     assert shell.run("list", "--json").code == 0
 

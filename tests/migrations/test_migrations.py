@@ -21,7 +21,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from bindings.store import migrations
-from bindings.store.database import Database
 from bindings.store.engine import make_engine
 from bindings.store.schema import HEAD, NAMING, metadata
 from tests.service.harness import wait_for
@@ -279,9 +278,7 @@ def test_R11_concurrent_upgrades_all_succeed(empty_database_url: str, count: int
     ]
     outcomes = [(*process.communicate(timeout=100), process.returncode) for process in running]
     assert [(out.strip(), code) for out, _, code in outcomes] == [(HEAD, 0)] * count, outcomes
-    database = Database(empty_database_url)
-    database.check_schema()
-    database.close()
+    migrations.current(empty_database_url).require()
 
 
 def test_alembic_command_upgrades_from_a_checkout(empty_database_url: str) -> None:
@@ -295,7 +292,7 @@ def test_alembic_command_upgrades_from_a_checkout(empty_database_url: str) -> No
         timeout=60,
     )
     assert completed.returncode == 0, completed.stderr
-    assert migrations.current(empty_database_url) == HEAD
+    assert migrations.current(empty_database_url).revision == HEAD
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +325,7 @@ def test_installed_wheel_upgrades_a_database_to_head(installed: Path, empty_data
     file, head = completed.stdout.split()
     assert file.startswith(str(installed))
     assert head == HEAD
-    assert migrations.current(empty_database_url) == HEAD
+    assert migrations.current(empty_database_url).revision == HEAD
     assert not list(installed.glob("tests*"))
 
 
@@ -435,7 +432,7 @@ def test_partitioning_of_events_blocks_no_writer_for_a_second(postgres_server: S
     assert failures == []
     positions = [row[0] for row in _event_rows(engine)]
     assert len(positions) == len(set(positions)) == written
-    assert migrations.current(url) == HEAD
+    assert migrations.current(url).revision == HEAD
     with engine.connect() as connection:
         indexes = connection.execute(text("SELECT indexname FROM pg_indexes WHERE tablename = 'events_start'"))
         assert not [name for name in indexes.scalars() if name.endswith("idx")], (
@@ -468,7 +465,7 @@ def test_upgrade_waits_for_a_vacuum_without_blocking_writers(postgres_server: Se
         writer.execute(WRITE)
         vacuum.commit()
         upgrade.join(60)
-    assert migrations.current(url) == HEAD
+    assert migrations.current(url).revision == HEAD
     assert len(_event_rows(engine)) == 1
     engine.dispose()
     postgres_server.drop(url)
@@ -497,7 +494,7 @@ def test_index_is_built_after_a_long_export_without_blocking_writers(postgres_se
         writer.execute("UPDATE passes SET finished_at = finished_at")
         export.commit()
         upgrade.join(60)
-    assert migrations.current(url) == HEAD
+    assert migrations.current(url).revision == HEAD
     engine.dispose()
     postgres_server.drop(url)
 

@@ -75,7 +75,7 @@ class Server:
         )
         with psycopg.connect(url) as connection:
             connection.execute("SET session_replication_role = replica")
-            for table in metadata.tables:
+            for table in metadata.tables.keys() - {"schema_info"}:  # its rows belong to the schema
                 connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
         self._free.append(url)
 

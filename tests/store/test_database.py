@@ -12,7 +12,7 @@ from sqlalchemy import exc, func, insert, select, text
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
-from bindings.store import events, job_runs
+from bindings.store import events, job_runs, schema_version
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import ConstraintViolated, Database
@@ -359,9 +359,9 @@ def test_replicas_that_start_together_agree_on_one_scope(database_url: str) -> N
 
 def test_database_without_schema_is_rejected_with_the_upgrade_command(empty_database_url: str) -> None:
     database = Database(empty_database_url)
-    assert database.revision() is None
+    assert schema_version.read(database).revision is None
     with pytest.raises(SchemaOutOfDate, match="bindings db upgrade"):
-        database.check_schema()
+        schema_version.read(database).require()
     database.close()
 
 

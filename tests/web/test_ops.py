@@ -90,7 +90,7 @@ def test_wrong_clock_and_another_account_make_replica_not_ready(
 
 
 def test_other_schema_version_makes_replica_not_ready(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bindings.monitoring.health.HEAD", "9999")
+    monkeypatch.setattr("bindings.store.schema_version.HEAD", "9999")
     assert "schema" in red(running)
 
 

@@ -1,0 +1,81 @@
+"""The version of the database's schema, and whether this code can work on it.
+
+Releases roll: for a while processes of two releases work on one schema. So a schema may be newer than the code, if
+the migration that made it has recorded in `schema_info` that code of this version can work on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, text
+
+from bindings.errors import SchemaOutOfDate
+from bindings.store.schema import HEAD, schema_info
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from bindings.store.database import Database
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchemaVersion:
+    """The revision of a schema (None: no migration has run).
+
+    `readable_from` is the oldest revision whose code can work on it; it is read only if the schema is newer than
+    this code, and None if the migration has recorded none.
+    """
+
+    revision: str | None
+    readable_from: str | None = None
+
+    @property
+    def newer(self) -> bool:
+        """Return whether the schema is newer than the one that this code needs."""
+        return self.revision is not None and self.revision > HEAD
+
+    @property
+    def accepted(self) -> bool:
+        """Return whether this code can work on the schema."""
+        return self.revision == HEAD or (
+            self.newer and self.readable_from is not None and self.readable_from <= HEAD
+        )
+
+    def describe(self) -> str:
+        """Return the revision and what this code needs, as part of a sentence."""
+        if self.revision == HEAD:
+            return f"at {HEAD}, as this version needs"
+        if self.accepted:
+            return f"at {self.revision}: newer than this version needs ({HEAD}), which can work on it"
+        if self.newer:
+            return f"at {self.revision}: too new for this version, which needs {HEAD}"
+        return f"at {self.revision or 'nothing'}, this version needs {HEAD}"
+
+    def remedy(self) -> str | None:
+        """Return what to do if the schema is not accepted, else None."""
+        if self.accepted:
+            return None
+        return "install a newer version of bindings" if self.newer else "run `bindings db upgrade`"
+
+    def require(self) -> None:
+        """Raise `SchemaOutOfDate` unless this code can work on the schema."""
+        if not self.accepted:
+            raise SchemaOutOfDate(f"the database schema is {self.describe()}; {self.remedy()}")
+
+
+def read(database: Database) -> SchemaVersion:
+    """Return the version of the database's schema. `Busy` if the database does not answer."""
+
+    def query(connection: Connection) -> SchemaVersion:
+        revision: Any = None
+        if connection.dialect.has_table(connection, "alembic_version"):
+            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        version = SchemaVersion(revision=revision)
+        if not version.newer:
+            return version
+        readable_from = select(schema_info.c.readable_from).where(schema_info.c.revision == revision)
+        return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
+
+    return database.read(query)

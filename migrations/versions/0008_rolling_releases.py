@@ -1,0 +1,289 @@
+"""Rolling releases: which code can work on this schema, which processes use it, and no list of kinds of events.
+
+`schema_info` says of each revision which code can still work on it; every later migration adds its row. `replicas`
+has the processes. A kind of event may be new and up to 32 characters long. A bind_id is unique among the active
+bindings, because the provider may give an id again after its binding has ended. `account.tx_offset` is added to
+every transaction number, after the database was loaded into a cluster that has counted less far.
+
+On PostgreSQL a wider column would build each partial index that names it again, under a lock. So those indexes are
+dropped in the short transaction that widens it, and built afterwards without a lock; until then a search by
+request id and the access log read whole partitions. An interrupted migration is repeated from its beginning. Code
+of 0007 goes on working on this schema.
+
+Revision ID: 0008
+Revises: 0007
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+READABLE_FROM = "0007"  # the oldest code that can work on this schema
+KINDS = (
+    "kind IN ('requested', 'activated', 'failed', 'in_doubt', 'adopted', 'expired', 'unbind_requested',"
+    " 'unbound', 'unbind_confirmed', 'lapsed', 'refused', 'late_success', 'held', 'hold_ended', 'drifted',"
+    " 'revealed', 'expires_soon', 'pool_low')"
+)
+CHECK = f"CONSTRAINT ck_events_kind CHECK ({KINDS})"
+PAIR = "CONSTRAINT uq_events_binding_id_sequence UNIQUE (binding_id, sequence)"
+TERMINAL = "kind IN ('failed', 'expired', 'unbound', 'lapsed')"
+BIND_ID, UNIQUE = "ix_bindings_app_id_bind_id", "uq_bindings_app_id_bind_id"
+COLUMNS = "position, tx, binding_id, sequence, kind, at, actor, request_id, detail"
+PARTIAL_INDEXES = {
+    "ix_events_request_id": "(request_id) WHERE request_id IS NOT NULL AND kind <> 'activated'",
+    "ix_events_revealed": "(at, position) WHERE kind = 'revealed'",
+}
+PARTITIONS = (
+    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending ORDER BY pg_class.oid"
+)
+LOCK_WAIT = "500ms"
+TRIES = 60
+PAUSE_S = 1.0
+LOCKED = "55P03", "57014", "40P01"
+
+
+def upgrade() -> None:
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    if sqlite:
+        _rebuild_on_sqlite(lambda table: table.replace(f", \n\t{CHECK}", "").replace("(16)", "(32)", 1))
+        with op.batch_alter_table("tallies") as tallies:
+            tallies.alter_column("kind", type_=sa.String(32))
+    else:
+        _widen_kind()
+    _replace_unique("state = 'active'")
+    _replace_index(BIND_ID, "bind_id IS NOT NULL", unique=False)
+    if not sqlite:
+        _attach_indexes()
+    instant = sa.String(27) if sqlite else sa.DateTime(timezone=True)
+    key = sa.String(36) if sqlite else sa.Uuid(as_uuid=False)
+    op.create_table(
+        "schema_info",
+        sa.Column("revision", sa.String(32), nullable=False, comment="a revision of the schema"),
+        sa.Column("readable_from", sa.String(32), nullable=False, comment="the oldest code that can work on it"),
+        sa.PrimaryKeyConstraint("revision", name="pk_schema_info"),
+        comment="Which code can work on which revision of the schema; each migration adds its row",
+    )
+    op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
+    op.create_table(
+        "replicas",
+        sa.Column("id", key, nullable=False, comment="UUIDv7 of the process"),
+        sa.Column("name", sa.String(128), nullable=False, comment="host and process"),
+        sa.Column("version", sa.String(32), nullable=False, comment="version of the code"),
+        sa.Column(
+            "phone_key_ids",
+            sa.JSON() if sqlite else postgresql.JSONB(),
+            nullable=False,
+            comment="ids of the keys for phones that the process has",
+        ),
+        sa.Column("started_at", instant, nullable=False, comment="database time of its first use of the database"),
+        sa.Column("seen_at", instant, nullable=False, comment="when it last used the database; good to a minute"),
+        sa.PrimaryKeyConstraint("id", name="pk_replicas"),
+        comment="Processes that use this database; kept for a day",
+    )
+    op.create_index("ix_replicas_seen_at", "replicas", ["seen_at"])
+    op.add_column(
+        "account",
+        sa.Column(
+            "tx_offset",
+            sa.BigInteger,
+            nullable=False,
+            server_default=sa.text("0"),
+            comment="added to every transaction number of the feed, after a move to another cluster",
+        ),
+    )
+
+
+def downgrade() -> None:
+    """Undo the change, except what rows that were written since do not allow; code of 0007 works with either.
+
+    If a bind_id was given again, its index stays unique among active bindings only. Events of new kinds stay. On
+    PostgreSQL the column stays wide: to narrow it would rewrite the table under a lock.
+    """
+    connection = op.get_bind()
+    op.drop_column("account", "tx_offset")
+    op.drop_table("replicas")
+    op.drop_table("schema_info")
+    again = "SELECT 1 FROM bindings WHERE bind_id IS NOT NULL GROUP BY app_id, bind_id HAVING count(*) > 1 LIMIT 1"
+    if connection.execute(sa.text(again)).scalar() is None:
+        _replace_unique("bind_id IS NOT NULL")
+    if connection.dialect.name == "sqlite":
+        op.drop_index(BIND_ID, "bindings")
+        with op.batch_alter_table("tallies") as tallies:
+            tallies.alter_column("kind", type_=sa.String(16))
+        if connection.execute(sa.text(f"SELECT 1 FROM events WHERE NOT ({KINDS}) LIMIT 1")).scalar() is None:
+            _rebuild_on_sqlite(
+                lambda table: table.replace(PAIR, f"{PAIR}, \n\t{CHECK}").replace("(32)", "(16)", 1)
+            )
+        return
+    with _outside_transaction("0"):
+        op.drop_index(BIND_ID, "bindings", if_exists=True, postgresql_concurrently=True)
+    _lock_events()
+    op.execute("ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_kind")
+    op.execute(f"ALTER TABLE events ADD {CHECK} NOT VALID")
+
+
+# The index of bind_ids.
+
+
+def _replace_unique(where: str) -> None:
+    _replace_index(UNIQUE, where, unique=True)
+
+
+def _replace_index(name: str, where: str, *, unique: bool) -> None:
+    columns, clause = ["app_id", "bind_id"], sa.text(where)
+    if op.get_bind().dialect.name == "sqlite":
+        op.drop_index(name, "bindings", if_exists=True)
+        op.create_index(name, "bindings", columns, unique=unique, sqlite_where=clause)
+        return
+    new = f"{name}_new"
+    with _outside_transaction("0"):
+        op.drop_index(new, "bindings", if_exists=True, postgresql_concurrently=True)
+        op.create_index(
+            new, "bindings", columns, unique=unique, postgresql_where=clause, postgresql_concurrently=True
+        )
+        op.drop_index(name, "bindings", if_exists=True, postgresql_concurrently=True)
+        op.execute(f"ALTER INDEX {new} RENAME TO {name}")
+
+
+# Events on PostgreSQL.
+
+
+def _widen_kind() -> None:
+    """Drop the list of kinds, widen the column, and build the indexes that name it; no lock is kept for long."""
+    _lock_events()
+    partitions = _partitions()
+    for statement in (
+        *(f"DROP INDEX IF EXISTS {name}" for name in PARTIAL_INDEXES),
+        *(f"DROP INDEX IF EXISTS {own}" for _, own, _, _ in _partial_indexes(partitions)),
+        *(f"DROP INDEX IF EXISTS uq_{partition}_terminal" for partition in partitions),
+        "ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_kind",
+        "ALTER TABLE events ALTER kind TYPE varchar(32)",
+        "ALTER TABLE tallies ALTER kind TYPE varchar(32)",
+        *(f"CREATE INDEX {name} ON ONLY events {what}" for name, what in PARTIAL_INDEXES.items()),
+    ):
+        op.execute(statement)
+    with _outside_transaction("0"):  # the lock ends here
+        for partition in partitions:
+            name = f"uq_{partition}_terminal"
+            op.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {partition} (binding_id) WHERE {TERMINAL}")
+        for _, own, partition, what in _partial_indexes(partitions):
+            op.execute(f"CREATE INDEX CONCURRENTLY {own} ON {partition} {what}")
+
+
+def _attach_indexes() -> None:
+    """Attach the index of each partition to that of the table, which is valid from then on."""
+    with _outside_transaction(LOCK_WAIT):  # each on its own: no lock is kept while the next one is waited for
+        for name, own, _, _ in _partial_indexes(_partitions()):
+            exists = op.get_bind().execute(sa.text(f"SELECT to_regclass('{own}')")).scalar()
+            if exists is not None:  # a partition that was created meanwhile has an attached one, by another name
+                _retry(partial(op.execute, f"ALTER INDEX {name} ATTACH PARTITION {own}"))
+
+
+def _partial_indexes(partitions: list[str]) -> list[tuple[str, str, str, str]]:
+    """Return for each partial index of a partition: the table's index, its name, the partition, its columns."""
+    return [
+        (name, name.replace("events", partition), partition, what)
+        for name, what in PARTIAL_INDEXES.items()
+        for partition in partitions
+    ]
+
+
+def _partitions() -> list[str]:
+    return list(op.get_bind().execute(sa.text(PARTITIONS)).scalars())
+
+
+def _lock_events() -> None:
+    """Lock the table exclusively until the end of the transaction.
+
+    Vacuum is kept out first, by a lock that blocks no reader or writer: half a second would never outlast it.
+    """
+    connection = op.get_bind()
+    _acquire(lambda: op.execute("LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE"), or_fail=True)
+
+    def lock() -> None:
+        with connection.begin_nested():  # a rollback to the savepoint releases the locks
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
+            connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all partitions
+            connection.execute(sa.text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+
+    _retry(lock)
+
+
+def _retry(attempt: Callable[[], object]) -> None:
+    """Call `attempt`, which waits for a lock for at most half a second, until it succeeds; a minute at most."""
+    for remaining in reversed(range(TRIES)):
+        if _acquire(attempt, or_fail=not remaining):
+            return
+        time.sleep(PAUSE_S)
+
+
+def _acquire(attempt: Callable[[], object], *, or_fail: bool) -> bool:
+    """Call `attempt`; return False if the lock was not free. With `or_fail` raises `TimeoutError` instead."""
+    try:
+        attempt()
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in LOCKED:
+            raise
+        if or_fail:
+            raise TimeoutError(
+                "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
+            ) from None
+        return False
+    return True
+
+
+@contextmanager
+def _outside_transaction(lock_timeout: str) -> Iterator[None]:
+    """Run statements outside of a transaction, with this lock timeout ("0": none).
+
+    A concurrent build waits for every open transaction, and blocks no reader or writer.
+    """
+    with op.get_context().autocommit_block():
+        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
+        op.execute(f"SET lock_timeout = '{lock_timeout}'")
+        yield
+        op.execute(f"SET lock_timeout = '{allowed}'")
+
+
+# Events on SQLite.
+
+
+def _rebuild_on_sqlite(change: Callable[[str], str]) -> None:
+    """Rebuild the table with its definition changed; its indexes and triggers are created again.
+
+    Positions go on after the last one that was ever given, also if retention has deleted it.
+    """
+    connection = op.get_bind()
+    objects = connection.execute(sa.text("SELECT type, sql FROM sqlite_master WHERE tbl_name = 'events'")).all()
+    last = connection.execute(sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")).scalar()
+    [table] = [definition for kind, definition in objects if kind == "table"]
+    if change(table) == table:  # a downgrade left it so
+        return
+    for statement in (
+        "ALTER TABLE events RENAME TO old_events",
+        change(table),
+        f"INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM old_events ORDER BY position",
+        "DROP TABLE old_events",
+        *(definition for kind, definition in objects if kind != "table" and definition is not None),
+    ):
+        connection.exec_driver_sql(statement)  # unchanged: a colon in it is not a parameter
+    if last is not None:
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'events'")
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (last,))

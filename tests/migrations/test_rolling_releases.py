@@ -1,0 +1,185 @@
+"""Two releases on one schema: which code accepts which revision, and what revision 0008 lets newer code write."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from bindings.errors import SchemaOutOfDate
+from bindings.service import BindingService
+from bindings.store import migrations, partitions, schema_version
+from bindings.store.database import Database
+from bindings.store.engine import make_engine
+from bindings.store.schema import HEAD
+from tests.migrations.test_migrations import ROW, _config, _event, _insert, _migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from tests.store.databases import Server
+
+FIRST_WITH_INFO = "0008"
+NEWER = "9998"
+LONG_KIND = "a_kind_of_exactly_32_characters_"
+
+
+@pytest.fixture
+def engine(empty_database_url: str) -> Iterator[Engine]:
+    engine = make_engine(empty_database_url)
+    yield engine
+    engine.dispose()
+
+
+def _execute(engine: Engine, *statements: str, **values: Any) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement), values)
+
+
+def _scalars(engine: Engine, statement: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(statement)).scalars())
+
+
+def _make_newer(engine: Engine, *, readable_from: str | None) -> None:
+    _execute(engine, f"UPDATE alembic_version SET version_num = '{NEWER}'")
+    if readable_from is not None:
+        _execute(engine, f"INSERT INTO schema_info VALUES ('{NEWER}', '{readable_from}')")
+
+
+@pytest.mark.parametrize("readable_from", [FIRST_WITH_INFO, HEAD])
+def test_newer_schema_that_this_code_can_work_on_is_accepted(
+    empty_database_url: str, engine: Engine, readable_from: str
+) -> None:
+    migrations.upgrade(empty_database_url)
+    _make_newer(engine, readable_from=readable_from)
+    BindingService.open(database_url=empty_database_url).close()
+    assert migrations.upgrade(empty_database_url) == NEWER, "an older release migrates nothing"
+    assert migrations.current(empty_database_url).describe() == (
+        f"at {NEWER}: newer than this version needs ({HEAD}), which can work on it"
+    )
+
+
+@pytest.mark.parametrize("readable_from", [None, "9997"])
+def test_newer_schema_that_this_code_cannot_work_on_is_refused(
+    empty_database_url: str, engine: Engine, readable_from: str | None
+) -> None:
+    migrations.upgrade(empty_database_url)
+    _make_newer(engine, readable_from=readable_from)
+    for use in (
+        lambda: BindingService.open(database_url=empty_database_url),
+        lambda: migrations.upgrade(empty_database_url),
+    ):
+        with pytest.raises(SchemaOutOfDate, match=rf"{NEWER}: too new .* needs {HEAD}; install a newer version"):
+            use()
+    assert migrations.current(empty_database_url).revision == NEWER
+
+
+def test_schema_before_the_record_is_older(empty_database_url: str, engine: Engine) -> None:
+    _migrate(engine, "0007")
+    with pytest.raises(SchemaOutOfDate, match=f"at 0007, this version needs {HEAD}; run `bindings db upgrade`"):
+        BindingService.open(database_url=empty_database_url)
+
+
+def test_each_migration_records_which_code_can_work_on_it(engine: Engine) -> None:
+    revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+    recording = [revision for revision in revisions if revision >= FIRST_WITH_INFO]
+    for revision in recording:
+        _migrate(engine, revision)
+        assert _scalars(engine, "SELECT revision FROM schema_info ORDER BY revision")[-1] == revision
+    records = _scalars(engine, "SELECT readable_from FROM schema_info ORDER BY revision")
+    assert len(records) == len(recording)
+    assert all(readable_from <= revision for readable_from, revision in zip(records, recording, strict=True))
+    _migrate(engine, "-1")
+    assert recording[-1] not in (
+        _scalars(engine, "SELECT revision FROM schema_info") if len(recording) > 1 else []
+    )
+
+
+def _bind_again(engine: Engine, *, state: str, number: int) -> None:
+    made = {"bind_id": "1001", "middle_number_a": "918806", "middle_number_b": "918806"}
+    instants = {"expires_at": ROW["held_until"], "ended_at": None if state == "active" else ROW["held_until"]}
+    identifier = {"id": ROW["id"][:-1] + str(number)}
+    _insert(engine, ROW | made | instants | identifier | {"state": state})
+
+
+def test_bind_id_is_unique_among_active_bindings_only(engine: Engine) -> None:
+    _migrate(engine, HEAD)
+    for number, state in enumerate(("expired", "unbound", "active")):
+        _bind_again(engine, state=state, number=number)
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        _bind_again(engine, state="active", number=9)
+
+
+def test_revision_0008_is_undone_with_rows_that_only_it_allows(engine: Engine) -> None:
+    """The rows stay; the database refuses new ones of that kind where the rows that are there allow it."""
+    _migrate(engine, "0008")
+    for number, state in enumerate(("expired", "active")):
+        _bind_again(engine, state=state, number=number)
+    _event(engine, LONG_KIND, 1)
+    _migrate(engine, "0007")
+    assert _scalars(engine, "SELECT kind FROM events") == [LONG_KIND]
+    assert len(_scalars(engine, "SELECT id FROM bindings")) == 2
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        _bind_again(engine, state="active", number=9)
+    _migrate(engine, "0008")
+    _event(engine, LONG_KIND, 2)
+
+
+def test_positions_are_not_given_again_after_the_table_of_events_is_rebuilt(engine: Engine) -> None:
+    """A feed reader's cursor may be at an event that retention has deleted."""
+    _migrate(engine, "0007")
+    for sequence in (1, 2, 3):
+        _event(engine, "held", sequence)
+    last = max(_scalars(engine, "SELECT position FROM events"))
+    if engine.dialect.name == "sqlite":
+        values = {"scope": "default", "last": last}
+        _execute(
+            engine,
+            "INSERT INTO account (id, scope, gone_tx, gone_position) VALUES (1, :scope, 0, :last)",
+            **values,
+        )
+        _execute(engine, "DELETE FROM events")
+    _migrate(engine, "0008")
+    _event(engine, LONG_KIND, 4)
+    assert max(_scalars(engine, "SELECT position FROM events")) == last + 1
+
+
+OF_EVENTS = (
+    "FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid IN (SELECT CAST('events' AS regclass)"
+    " UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass))"
+)
+INDEX_COLUMNS = (
+    f"SELECT CAST(indkey AS text) || coalesce(pg_get_expr(indpred, indrelid), '') {OF_EVENTS} ORDER BY 1"
+)
+
+
+@pytest.mark.postgres
+def test_every_partition_keeps_its_indexes_when_the_kind_is_widened(postgres_server: Server) -> None:
+    url = postgres_server.create()
+    engine, database = make_engine(url), Database(url)
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    _migrate(engine, "0007")
+    database.write(lambda tx: partitions.create(tx, 1, now))
+    before = _scalars(engine, INDEX_COLUMNS)
+    _migrate(engine, "0008")
+    assert _scalars(engine, INDEX_COLUMNS) == before
+    assert _scalars(engine, f"SELECT relname {OF_EVENTS} AND NOT indisvalid") == []
+    database.write(lambda tx: partitions.create(tx, 2, now))
+    database.close()
+    engine.dispose()
+    postgres_server.drop(url)
+
+
+def test_version_before_any_migration_says_so(engine: Engine, empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    version = schema_version.read(database)
+    database.close()
+    assert (version.revision, version.accepted, version.newer) == (None, False, False)
+    assert version.remedy() == "run `bindings db upgrade`"
