@@ -72,6 +72,13 @@ class BindAdmission(ForkSensitive):
         if abs(self._step_s) < SLOW_DRIFT_S:  # clocks drift slowly; after a jump the old anchor stays
             self._anchor = (database_unix, read_at)
 
+    def verify_database_clock(self, database_time: datetime) -> None:
+        """Compare a database time that was read just now; raise `Busy` if that clock cannot be trusted."""
+        self.observe_database_clock(database_time, self._clock.monotonic())
+        error = self.database_clock_error()
+        if error is not None:
+            raise Busy(f"{error}; nothing was sent", retry_after_s=round(CLOCK_RECHECK_S))
+
     def clock_error(self) -> str | None:
         """Return why no bind may be sent, by the clocks as last read, or None if they are close enough."""
         to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0

@@ -85,7 +85,15 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
 
     def work(tx: Transaction) -> reserve.Reserved | reserve.Replayed | reserve.Conflict | reserve.FullScanRequired:
         attempts_began.append(tx.started_at)
-        reserved = reserve.reserve(tx, binding_id, request, runtime.limits, runtime.caller, committed=committed)
+        reserved = reserve.reserve(
+            tx,
+            binding_id,
+            request,
+            runtime.limits,
+            runtime.caller,
+            committed=committed,
+            verify_clock=runtime.admission.verify_database_clock,
+        )
         hit("bind.reserve_in_transaction")
         return reserved
 
@@ -102,15 +110,9 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
             raise _full_scan_required(runtime, rollback_detected=rollback_detected)
         case reserve.Reserved(binding=intent):
             runtime.rollback_detector.remember(intent)
-            runtime.admission.observe_database_clock(intent.requested_at, after)
         case _:
             assert_never(reserved)
-    clock_error = runtime.admission.clock_error()
-    outcome: BindOutcome = (
-        client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
-        if clock_error is None
-        else NotSent(reason=clock_error)  # under such a clock the holders of a phone are not known
-    )
+    outcome = client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
     hit("bind.after_answer")
     binding = _settle(runtime, SendClock(intent=intent, before=before, after=after), outcome)
     hit("bind.after_settle")

@@ -67,7 +67,11 @@ def to_binding(row: Sequence[Any] | Row[Any]) -> Binding:
 
 
 class _Now:
-    """A placeholder in the values of a change, for the instant that the deciding clock reads."""
+    """A placeholder in the values of a change, for the instant that the deciding clock reads.
+
+    Never before the row's `requested_at` nor after its `held_until`, so that a clock that jumps writes no instant
+    outside of the longest possible life of the binding.
+    """
 
 
 NOW = _Now()
@@ -132,7 +136,8 @@ def _change(
 ) -> events.ChangeWithEvents:
     """Build the statement of a change whose `bound` columns take parameters and the others SQL expressions."""
     values: dict[str, Any] = {name: new_value(name) for name in bound}
-    values |= {name: dialect.now if isinstance(value, _Now) else value for name, value in expressions}
+    now = dialect.clamp(dialect.now, low=bindings.c.requested_at, high=bindings.c.held_until)
+    values |= {name: now if isinstance(value, _Now) else value for name, value in expressions}
     statement = update(bindings).where(
         bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(in_state(state) for state in from_states))
     )

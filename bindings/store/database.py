@@ -84,6 +84,14 @@ class SqlDialect:
         """The deciding clock, read once for the whole statement: only this form can be looked up in an index."""
         return select(_SERVER_NOW).scalar_subquery() if self.server_clock else _FIXED_NOW
 
+    def clamp(
+        self, value: ColumnElement[datetime], *, low: ColumnElement[datetime], high: ColumnElement[datetime]
+    ) -> ColumnElement[datetime]:
+        """Return `value`, but at least `low` and at most `high`."""
+        if self.postgres:
+            return func.least(func.greatest(value, low), high, type_=Instant)
+        return func.min(func.max(value, low), high, type_=Instant)
+
     @property
     def insert(self) -> Callable[[Table], Any]:
         """The dialect's INSERT, with ON CONFLICT."""

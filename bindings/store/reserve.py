@@ -18,7 +18,7 @@ from sqlalchemy import String, bindparam, literal_column, null, select, union
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.store import account, events, rollback_detection
-from bindings.store.bindings import COLUMNS, FIELDS, find, new_value, to_binding, to_json_value
+from bindings.store.bindings import COLUMNS, FIELDS, find, in_state, new_value, to_binding, to_json_value
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings, holds
@@ -122,8 +122,12 @@ def reserve(
     caller: Caller,
     *,
     committed: CommittedVersion | None = None,
+    verify_clock: Callable[[datetime], None] | None = None,
 ) -> Reserved | Replayed | Conflict | FullScanRequired:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
+
+    `verify_clock` gets the clock's reading and raises if it cannot be trusted; then nothing is written, because
+    under such a clock the holders of a phone are not known.
 
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
     the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
@@ -140,6 +144,8 @@ def reserve(
         return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)
+    if verify_clock is not None:
+        verify_clock(now)
     current_holders = holders(tx.connection, request, limits, now)
     if not current_holders and scan_owed_since is None:
         binding = _new(binding_id, request, limits, caller, now)
@@ -176,9 +182,10 @@ def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: set[str]) -> bool
 
 
 def _holding() -> CompoundSelect[Any]:
-    """Build the SELECT of the bindings and holds of one of two phones at :now, by index and never by state.
+    """Build the SELECT of the bindings and holds of one of two phones at :now, by index over (phone, held_until).
 
-    A hold has no id here. One statement, because a bind waits for each round trip.
+    A binding that failed holds nothing, regardless of its `held_until`. A hold has no id here. One statement,
+    because a bind waits for each round trip.
     """
     names = ("id", "actor", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
     columns = [*(bindings.c[name] for name in names), literal_column("'binding'", String).label("why")]
@@ -187,7 +194,10 @@ def _holding() -> CompoundSelect[Any]:
 
     def branch(phone: ColumnElement[Any]) -> Select[Any]:
         return select(*columns).where(
-            phone.in_(either), bindings.c.held_until > now, bindings.c.scope == bindparam("scope")
+            phone.in_(either),
+            bindings.c.held_until > now,
+            bindings.c.scope == bindparam("scope"),
+            ~in_state(State.FAILED),
         )
 
     hold_columns = {"held_until": holds.c.held_until}

@@ -156,7 +156,7 @@ def settle_in_use(
     that the policy forbids (`own`: the intent should have been refused here, which must never happen). If none of
     our bindings explains it, both phones are held for a while, so that the next bind is refused here.
     """
-    now = tx.instant()
+    now = min(max(tx.instant(), intent.requested_at), intent.settle_by)  # a clock that jumps must not hold longer
     phones = [intent.phone_a, intent.phone_b]
     pair = {phone.key for phone in phones}
     rows = [
@@ -178,8 +178,8 @@ def settle_in_use(
         state=State.FAILED,
         provider_status=status,
         reason=Reason.IN_USE,
-        held_until=now,
-        ended_at=now,
+        held_until=NOW,
+        ended_at=NOW,
     )
     if failed is not None and not forbidden:
         holds.hold_refused(tx, intent, caller, now)
@@ -311,8 +311,8 @@ def settle_unbound(
 
     If the binding has expired meanwhile, it stays expired and its phones are released. Safe to repeat.
     """
-    now = tx.instant()
     current = get(tx, binding_id)
+    now = min(max(tx.instant(), current.requested_at), current.held_until)
     held_until = min(current.held_until, now + timedelta(seconds=guard_s))
     row = transition(
         tx,

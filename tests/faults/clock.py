@@ -3,6 +3,9 @@
 The simulator, the host clock and the monotonic clock of every worker, and the PostgreSQL server's
 `clock_timestamp()` use it, so that a test can let hours pass immediately and still run the statements of
 production: on PostgreSQL a function of that name comes before the server's own in the search path.
+
+The deciding clock may also jump: the server's on PostgreSQL, the host's wall clock on SQLite. The provider's clock
+and the clock that measures durations do not.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from bindings.clock import HostClock
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SHIFT = struct.Struct("d")
+_SHIFT = struct.Struct("dd")  # for every clock, and by how far the deciding one has jumped
 
 SHIFTED_CLOCK_SQL = """
 CREATE SCHEMA IF NOT EXISTS faults;
@@ -40,7 +43,7 @@ class SharedClock:
         self.file = file
         self._server = server
         if not file.exists():
-            file.write_bytes(_SHIFT.pack(0.0))
+            file.write_bytes(_SHIFT.pack(0.0, 0.0))
         with file.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), _SHIFT.size)
 
@@ -49,9 +52,18 @@ class SharedClock:
         """Return how far this clock is ahead of the machine's, in seconds."""
         return float(_SHIFT.unpack_from(self._memory)[0])
 
+    @property
+    def jumped(self) -> float:
+        """Return how far the deciding clock is ahead of this one, in seconds."""
+        return float(_SHIFT.unpack_from(self._memory)[1])
+
     def unix(self) -> float:
-        """Return the time in Unix seconds."""
+        """Return the time in Unix seconds, without a jump: the provider's clock."""
         return time.time() + self.shift
+
+    def wall(self) -> float:
+        """Return what the host's wall clock reads, in Unix seconds."""
+        return self.unix() + (self.jumped if self._server is None else 0.0)
 
     def monotonic(self) -> float:
         """Return monotonic seconds with the shift, as CLOCK_MONOTONIC continues while a process is stopped."""
@@ -59,15 +71,21 @@ class SharedClock:
 
     def advance(self, by_s: float) -> None:
         """Let time pass; call it only while no operation runs that a jump would disturb."""
-        to_s = self.shift + by_s
+        self._set(self.shift + by_s, self.jumped)
+
+    def jump(self, by_s: float) -> None:
+        """Set the deciding clock ahead or back; no time passes."""
+        self._set(self.shift, self.jumped + by_s)
+
+    def _set(self, shift: float, jumped: float) -> None:
         if self._server is not None:
-            shift_server(self._server, to_s)
-        _SHIFT.pack_into(self._memory, 0, to_s)
+            shift_server(self._server, shift + jumped)
+        _SHIFT.pack_into(self._memory, 0, shift, jumped)
 
     @property
     def host_clock(self) -> HostClock:
         """Return the clocks for a service of the product, instead of the machine's."""
-        return HostClock(wall=self.unix, monotonic=self.monotonic)
+        return HostClock(wall=self.wall, monotonic=self.monotonic)
 
 
 def install_shifted_clock(url: str) -> None:

@@ -646,6 +646,7 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
     if following is not None:
         assert following in NEXT_STATES.get(row["state"], ()), f"I5: {row['state']} -> {following}"
         row["state"] = following
+    within_life = min(max(event.at, row["requested_at"]), row["held_until"])
     match event.kind:
         case EventKind.ACTIVATED | EventKind.ADOPTED:
             row |= {name: detail[name] for name in ("bind_id", "middle_number_a", "middle_number_b")}
@@ -656,7 +657,7 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row["provider_status"] = row["provider_status"] if adopted else None
         case EventKind.FAILED:
             row |= {"provider_status": detail["status"], "reason": detail["reason"]}
-            row |= {"held_until": event.at, "ended_at": event.at}
+            row |= {"held_until": within_life, "ended_at": within_life}
         case EventKind.IN_DOUBT:
             row |= {"provider_status": detail["status"], "reason": detail["reason"]}
             row["sent_at"] = _instant(detail["sent_at"]) if detail.get("sent_at") else None
@@ -665,11 +666,11 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
         case EventKind.LAPSED:
             row["ended_at"] = row["held_until"]
         case EventKind.UNBIND_REQUESTED:
-            row["unbind_requested_at"] = event.at
+            row["unbind_requested_at"] = within_life
         case EventKind.UNBOUND:
             held_s = 0.0 if detail["reason"] == "asked" else guard_s
-            row["held_until"] = min(row["held_until"], event.at + timedelta(seconds=held_s))
-            row |= {"reason": detail["reason"], "ended_at": event.at}
+            row["held_until"] = min(row["held_until"], within_life + timedelta(seconds=held_s))
+            row |= {"reason": detail["reason"], "ended_at": within_life}
         case EventKind.UNBIND_CONFIRMED:
             row["held_until"] = _instant(detail["held_until"])
         case EventKind.DRIFTED:

@@ -57,6 +57,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
+CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -177,6 +178,27 @@ BUGS: tuple[Bug, ...] = (
         "bindings.store.database:_SERVER_NOW",
         rename_call("clock_timestamp", "now"),
         detected_by="clock_is_read_after_the_lock",
+    ),
+    bug(
+        "failed_binding_holds_its_phones",
+        "bindings.store.reserve:_holding",
+        replace(calls("in_state"), "in_state(State.LAPSED)"),
+        tests=CLOCK_JUMPS,
+        detected_by="failed_binding_holds_nothing and sqlite",
+    ),
+    bug(
+        "instant_of_a_jumped_clock_is_written",
+        "bindings.store.bindings:_change",
+        replace(calls("clamp"), "dialect.now"),
+        tests=CLOCK_JUMPS,
+        detected_by="failure_recorded_after_a_jump and sqlite",
+    ),
+    bug(
+        "bind_under_a_jumped_clock_is_recorded",
+        "bindings.store.reserve:reserve",
+        assign_parameter("verify_clock", "None"),
+        tests=CLOCK_JUMPS,
+        detected_by="meets_a_jump and sqlite",
     ),
     bug(
         "minus_24_frees_immediately",

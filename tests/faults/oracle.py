@@ -473,12 +473,13 @@ def _derived_columns(  # noqa: C901, PLR0911 -- one case per kind
     row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the columns that an event changes besides those in its detail."""
-    at, detail = event["at"], event["detail"]
+    detail = event["detail"]
+    within_life = min(max(event["at"], history[0]["at"]), row["held_until"])
     match event["kind"]:
         case "in_doubt":
             return {"provider_status": detail["status"]}
         case "failed":
-            return {"provider_status": detail["status"], "held_until": at, "ended_at": at}
+            return {"provider_status": detail["status"], "held_until": within_life, "ended_at": within_life}
         case "activated":
             return {"provider_status": None, "reason": None} | _warning(row)
         case "adopted":
@@ -488,7 +489,7 @@ def _derived_columns(  # noqa: C901, PLR0911 -- one case per kind
         case "expires_soon":
             return {"warn_at": None}
         case "unbind_requested":
-            return {"unbind_requested_at": at, "reason": _reason_before(history, event)}
+            return {"unbind_requested_at": within_life, "reason": _reason_before(history, event)}
         case "unbind_confirmed":
             return {"reason": _reason_before(history, event)}
         case "lapsed":

@@ -4,6 +4,7 @@ FROM bindings
 WHERE bindings.phone_a IN (:phone_1, :phone_2)
   AND bindings.held_until > :now
   AND bindings.scope = :scope
+  AND bindings.state != 'failed'
 UNION
 SELECT bindings.id, bindings.actor, bindings.reference, bindings.mode, bindings.state,
     bindings.held_until, bindings.phone_a, bindings.phone_b, 'binding' AS why
@@ -11,6 +12,7 @@ FROM bindings
 WHERE bindings.phone_b IN (:phone_1, :phone_2)
   AND bindings.held_until > :now
   AND bindings.scope = :scope
+  AND bindings.state != 'failed'
 UNION
 SELECT NULL AS anon_1, NULL AS anon__1, NULL AS anon__2, NULL AS anon__3, NULL AS anon__4,
     holds.held_until, NULL AS anon__5, NULL AS anon__6, holds.why

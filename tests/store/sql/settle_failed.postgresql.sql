@@ -1,8 +1,10 @@
 WITH changed AS (
     UPDATE bindings
     SET state=:new_state::VARCHAR, provider_status=:new_provider_status::VARCHAR,
-        reason=:new_reason::VARCHAR, held_until=clock_timestamp(), ended_at=clock_timestamp(),
-        version=(bindings.version + :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
+        reason=:new_reason::VARCHAR, held_until=least(greatest(clock_timestamp(),
+        bindings.requested_at), bindings.held_until), ended_at=least(greatest(clock_timestamp(),
+        bindings.requested_at), bindings.held_until), version=(bindings.version +
+        :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
         CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
     WHERE bindings.id = :of_id::UUID
       AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')

@@ -1,6 +1,8 @@
 UPDATE bindings
-SET state=:new_state, provider_status=:new_provider_status, reason=:new_reason, held_until=:clock,
-    ended_at=:clock, version=(bindings.version + :version_1), change_tx=0
+SET state=:new_state, provider_status=:new_provider_status, reason=:new_reason,
+    held_until=min(max(:clock, bindings.requested_at), bindings.held_until),
+    ended_at=min(max(:clock, bindings.requested_at), bindings.held_until), version=(bindings.version
+    + :version_1), change_tx=0
 WHERE bindings.id = :of_id
   AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
 RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key,

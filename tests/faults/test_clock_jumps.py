@@ -1,0 +1,145 @@
+"""The deciding clock jumps and comes back: nothing is held, ended or freed by an instant that was wrong.
+
+On PostgreSQL the server's clock jumps, on SQLite the host's wall clock. The provider's clock does not, and its
+list shows what it really holds.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import update
+
+from bindings import failpoints
+from bindings.domain.binding import State
+from bindings.errors import BindingsError, Busy
+from bindings.store.schema import bindings
+from tests.faults.test_kill import DATABASES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bindings.domain.binding import Binding
+    from bindings.service import BindingService
+    from tests.faults.harness import Experiment, FaultHarness
+
+A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
+LIFE_S = 600
+JUMPS_S = {"+1 h": 3_600.0, "+1 y": 365 * 86_400.0, "-1 h": -3_600.0}
+AGREE_S = 11.0  # past the time between the two readings that end a doubt
+
+jumps = pytest.mark.parametrize("by_s", JUMPS_S.values(), ids=JUMPS_S)
+databases = pytest.mark.parametrize("kind", DATABASES)
+
+
+@contextmanager
+def jumping(fault_harness: FaultHarness, kind: str) -> Iterator[tuple[Experiment, BindingService]]:
+    """Provide an experiment, and a service in this process whose deciding clock the experiment moves."""
+    with (
+        fault_harness.experiment(kind) as experiment,
+        experiment.service(clock=experiment.clock.host_clock) as service,
+    ):
+        yield experiment, service
+
+
+@contextmanager
+def at_fail_point(name: str, action: Callable[[], object]) -> Iterator[None]:
+    """Run `action` each time that this process passes a fail point."""
+
+    def run(passed: str) -> None:
+        if passed == name:
+            action()
+
+    failpoints.install(run)
+    try:
+        yield
+    finally:
+        failpoints.install(None)
+
+
+def bind(service: BindingService, phone_a: str, phone_b: str, mode: str = "AXB") -> Binding:
+    pool = phone_a[-3:]  # the oracle knows requests apart by their pools
+    return service.bind(phone_a=phone_a, phone_b=phone_b, pool_number=pool, expire_s=LIFE_S, mode=mode)
+
+
+def end_doubt(experiment: Experiment, service: BindingService) -> None:
+    """Let the process read its clock twice, far enough apart to believe it again."""
+    for _ in range(2):
+        experiment.clock.advance(AGREE_S)
+        service.runtime.observe_database_clock()
+
+
+@databases
+@jumps
+def test_bind_that_meets_a_jump_writes_nothing_and_holds_nothing(
+    fault_harness: FaultHarness, kind: str, by_s: float
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bind(service, A, B)
+        experiment.clock.jump(by_s)
+        with pytest.raises(Busy):
+            bind(service, C, D)
+        assert [binding.phone_a for binding in service.search().data] == [A]
+        assert experiment.simulator.counts.received["bind"] == 1
+        experiment.clock.jump(-by_s)
+        end_doubt(experiment, service)
+        assert service.check(phone_a=C, phone_b=D, mode="AXB") == []
+        assert bind(service, C, D).state is State.ACTIVE
+        experiment.assert_sound()
+
+
+@databases
+@jumps
+@pytest.mark.parametrize("answer", ["refuse:-22", "refuse:-41", "refuse:-35", "refuse_connection"])
+def test_failure_recorded_after_a_jump_holds_no_phone_for_its_length(
+    fault_harness: FaultHarness, kind: str, by_s: float, answer: str
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        if answer == "refuse_connection":
+            service.runtime.require_client().close()
+        else:
+            experiment.simulator.script(answer, times=1, on="bind")
+        with at_fail_point("bind.after_answer", lambda: experiment.clock.jump(by_s)), pytest.raises(BindingsError):
+            bind(service, C, D)
+        [failed] = service.search().data
+        assert failed.state is State.FAILED
+        assert failed.ended_at is not None
+        assert (
+            failed.requested_at <= failed.ended_at <= failed.held_until < failed.requested_at + timedelta(hours=1)
+        )
+        experiment.clock.jump(-by_s)
+        held = service.check(phone_a=C, phone_b=D, mode="AXB")
+        assert all(holder.foreign and holder.retry_after_s < 2 * 60 for holder in held), "the hold of a -35 stays"
+        assert bool(held) == (answer == "refuse:-35")
+
+
+@databases
+def test_failed_binding_holds_nothing_regardless_of_its_held_until(fault_harness: FaultHarness, kind: str) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        experiment.simulator.script("refuse:-22", times=1, on="bind")
+        with pytest.raises(BindingsError):
+            bind(service, A, B)
+        [failed] = service.search().data
+        later = failed.requested_at + timedelta(days=365)
+        service.runtime.database.write(
+            lambda tx: tx.connection.execute(update(bindings).values(held_until=later, ended_at=later))
+        )
+        assert service.check(phone_a=A, phone_b=B, mode="AXB") == []
+        assert bind(service, A, B).state is State.ACTIVE
+
+
+@databases
+@jumps
+def test_unbind_confirmed_after_a_jump_ends_within_the_life_of_the_binding(
+    fault_harness: FaultHarness, kind: str, by_s: float
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        with at_fail_point("unbind.after_answer", lambda: experiment.clock.jump(by_s)):
+            ended = service.unbind(bound.id)
+        assert ended.state is State.UNBOUND
+        assert ended.ended_at is not None
+        assert bound.requested_at <= ended.ended_at <= ended.held_until <= bound.held_until
