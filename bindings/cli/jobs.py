@@ -234,6 +234,11 @@ def _remarks(result: ReconcileResult) -> list[str]:
     if result.incomplete:
         causes = "; ".join(result.faults) or "rows were missing"
         remarks.append(f"{result.incomplete} of {result.scans} scans are incomplete: {causes}.")
+    if result.odd_rows:
+        causes = "; ".join(result.faults)
+        remarks.append(f"{result.odd_rows} rows of the list are odd, so no binding is proved absent: {causes}.")
+    elif result.failures:
+        remarks.append(f"{result.failures} rows could not be handled: {'; '.join(result.faults)}.")
     if result.observed:
         remarks.append(f"{result.observed} only observed, as BINDINGS_ON_... says: `bindings reports` lists them.")
     if result.unresolved:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.http_transport import NotSent, Unknown
     from bindings.provider.client import ProviderClient
-    from bindings.provider.outcome import ProviderBinding
+    from bindings.provider.outcome import OddRow, ProviderBinding
     from bindings.store.database import Database
 
 ATTEMPTS = 3  # to read one page
@@ -51,7 +51,9 @@ class Scan:
 
     `started_at` and `ended_at` are database instants. `bind_ids` are those of all rows; `unknown_rows` those whose
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
-    `listed` the phone keys of `watched` that a live row has. `error` says why the scan ended early, or is None.
+    `listed` the phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the
+    provider's documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `error` says why the
+    scan ended early, or is None.
     """
 
     app_id: str
@@ -62,14 +64,25 @@ class Scan:
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
+    odd_rows: dict[OddRow, None] = field(default_factory=dict)
+    unknown_odd_rows: list[OddRow] = field(default_factory=list)
     deviations_s: list[float] = field(default_factory=list)
     total: int = 0
     error: str | None = None
 
     @property
     def complete(self) -> bool:
-        """True if every page was read, and at least as many different ids were seen as the provider's total."""
-        return self.error is None and len(self.bind_ids) >= self.total
+        """True if every page was read, and at least as many different rows were seen as the provider's total."""
+        return self.error is None and len(self.bind_ids) + self._rows_without_id >= self.total
+
+    @property
+    def _rows_without_id(self) -> int:
+        return sum(row.bind_id is None for row in self.odd_rows)
+
+    @property
+    def proves_absence(self) -> bool:
+        """True if a binding that is not among the ids was not listed: an odd row may be any binding."""
+        return self.complete and not self.odd_rows
 
     @property
     def deviation_s(self) -> float:
@@ -91,6 +104,14 @@ class Scan:
             self.deviations_s.append(deviation)
         if abs(deviation) > SAME_END_S or not same_numbers(row, binding):
             self.differing.append((row, binding))
+
+    def add_odd_row(self, row: OddRow, *, is_known: bool) -> None:
+        """Record one row that does not match the documents; it is a listed row too."""
+        self.odd_rows[row] = None
+        if row.bind_id is not None:
+            self.bind_ids.add(row.bind_id)
+        if not is_known:
+            self.unknown_odd_rows.append(row)
 
 
 def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
@@ -121,7 +142,7 @@ def read(
         if not isinstance(page, ProviderPage):
             scan.error = page.reason
             break
-        scan.total = max(scan.total, page.total)
+        scan.total = max(scan.total, page.total or 0)
         _compare(database, scan, page)
     scan.ended_at = database.clock()
     return scan
@@ -149,7 +170,7 @@ def _pages(
 
 
 def _last_page(page: ProviderPage, size: int) -> int:
-    return -(-page.total // size)
+    return -(-(page.total or 0) // size)
 
 
 def _page(
@@ -170,9 +191,11 @@ def _refuses_account(page: ProviderPage | Refused | NotSent | Unknown) -> bool:
 def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     """Compare a page with what is recorded here; read after the page, so that no binding is missed."""
     new_rows = [row for row in page.rows if row.bind_id not in scan.bind_ids]
-    if not new_rows:
-        return
+    new_odd_rows = [row for row in page.odd_rows if row not in scan.odd_rows]
     ids = [row.bind_id for row in new_rows]
-    bindings_by_bind_id = database.read(queries.by_bind_ids, scan.app_id, ids)
+    ids += [row.bind_id for row in new_odd_rows if row.bind_id is not None]
+    bindings_by_bind_id = database.read(queries.by_bind_ids, scan.app_id, ids) if ids else {}
     for row in new_rows:
         scan.add_row(row, bindings_by_bind_id.get(row.bind_id))
+    for odd_row in new_odd_rows:
+        scan.add_odd_row(odd_row, is_known=odd_row.bind_id in bindings_by_bind_id)

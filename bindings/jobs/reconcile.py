@@ -7,10 +7,13 @@ Each case is counted and reported; where something changes, an event is written:
 - orphan: a row that matches no binding here; its phones are held until it ends;
 - ghost: an active binding that two proof scans missed; it ends as gone at the provider;
 - drift: a known row that ends sooner (brought forward), later (held longer) or has other middle numbers;
-- hold_ended: a hold that the list explains or denies.
+- hold_ended: a hold that the list explains or denies;
+- odd_row: a row that does not match the provider's documents; while one is listed, no absence is proved;
+- failure: a row or binding whose handling failed; the others are handled.
 
-Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows`, what a missing
-row leads to in `reconcile_absences`, what counts as proof in `scan_evidence`.
+Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows`, what an odd row
+leads to in `reconcile_odd_rows`, what a missing row leads to in `reconcile_absences`, what counts as proof in
+`scan_evidence`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
 from bindings.jobs.reconcile_absences import apply_absences, needs_second_scan
 from bindings.jobs.reconcile_context import Actions, Findings, ReconcileContext
+from bindings.jobs.reconcile_odd_rows import hold_odd_rows, report_odd_rows
 from bindings.jobs.reconcile_rows import apply_rows
 from bindings.store import account, holds, queries, reports
 
@@ -41,7 +45,9 @@ FORWARD_SIZE, BACKWARD_SIZE = 100, 73  # different, so that rows fall on other p
 class ReconcileResult:
     """What one run found over all applications; with `dry_run` nothing was changed.
 
-    `scans` were read, `incomplete` of them not to the end (`faults` says why). `unresolved` doubts stay open;
+    `scans` were read, `incomplete` of them not to the end; `faults` says why. `odd_rows` do not match the
+    provider's documents: what else is listed is used, but no binding is proved absent. `failures` are rows and
+    bindings whose handling failed; `faults` names both. `unresolved` doubts stay open;
     `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times
     are from ours if that cannot be drift: BINDINGS_PROVIDER_ZONE is wrong then, and nothing is concluded.
     `made_good`: this was the full scan that a restored database required, and binds continue. `report_id` names
@@ -59,6 +65,8 @@ class ReconcileResult:
     holds_ended: int = 0
     observed: int = 0
     unresolved: int = 0
+    odd_rows: int = 0
+    failures: int = 0
     zone_misfit_s: float = 0.0
     faults: tuple[str, ...] = ()
     dry_run: bool = False
@@ -68,8 +76,11 @@ class ReconcileResult:
 
     @property
     def trusted(self) -> bool:
-        """True if the whole list was read, its times fit ours, and the cases were acted on."""
-        return bool(self.apps) and not (self.incomplete or self.zone_misfit_s or self.dry_run)
+        """True if the whole list was read, its times fit ours, and the cases were acted on.
+
+        An odd row is read like every other: what of it could be read was held.
+        """
+        return bool(self.apps) and not (self.incomplete or self.failures or self.zone_misfit_s or self.dry_run)
 
 
 def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> ReconcileResult:
@@ -108,7 +119,7 @@ def _report(
     result = ReconcileResult(
         **counts,
         zone_misfit_s=findings.zone_misfit_s,
-        faults=tuple(dict.fromkeys(findings.scan_errors)),
+        faults=tuple(dict.fromkeys(findings.scan_faults)),
         dry_run=context.dry_run,
         reason=reason,
     )
@@ -133,7 +144,8 @@ def _reconcile_app(
         return
     hit("reconcile.after_first_scan")
     apply_rows(context, first, findings)
-    if first.complete and needs_second_scan(context, first):
+    hold_odd_rows(context, first, findings)
+    if first.proves_absence and needs_second_scan(context, first):
         second = _scan(context, app_id, rate_limiter, findings, size=BACKWARD_SIZE, backwards=True)
         hit("reconcile.after_second_scan")
         apply_absences(context, first, second, findings)
@@ -162,5 +174,6 @@ def _scan(
     findings.counts["scans"] += 1
     findings.counts["incomplete"] += not scan.complete
     if scan.error is not None:
-        findings.scan_errors.append(scan.error)
+        findings.scan_faults.append(scan.error)
+    report_odd_rows(scan, findings)
     return scan

@@ -44,19 +44,19 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
         return
     app_id, tolerance = first.app_id, context.clock_tolerance()
     for binding_id in sorted(ghosts):
-        if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
-            findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
+        with findings.isolate("ghost", app_id, binding_id=binding_id):
+            if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
+                findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
     if ghosts:
         return  # scans that miss what should be listed prove no other absence; the next ones may
     rows = first.unknown_rows + second.unknown_rows
     for doubt in context.unsettled(app_id):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
-        if (
-            not is_listed
-            and scan_evidence.absence_provable(doubt, first, second, tolerance)
-            and _fail_absent(context, doubt)
-        ):
-            findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
+        if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):
+            continue
+        with findings.isolate("absence", app_id, binding_id=doubt.id):
+            if _fail_absent(context, doubt):
+                findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
     denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids)
     context.end_holds(denied, "denied", app_id, findings)
 

@@ -5,18 +5,27 @@ The steps themselves are in `reconcile_rows` and `reconcile_absences`, their ord
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from bindings.errors import BindingsError
 from bindings.jobs.scan_evidence import ClockTolerance
 from bindings.store import holds, queries
+from bindings.validation.fields import MAX_EXPIRE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
     from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,14 +40,14 @@ class Actions:
 
 @dataclass(kw_only=True, slots=True)
 class Findings:
-    """The counts of `ReconcileResult`, the cases of the report, and the errors of scans, so far."""
+    """The counts of `ReconcileResult`, the cases of the report, and the faults of scans, so far."""
 
     counts: Counter[str] = field(default_factory=Counter)
     cases: list[dict[str, Any]] = field(default_factory=list)
-    scan_errors: list[str] = field(default_factory=list)
+    scan_faults: list[str] = field(default_factory=list)
     zone_misfit_s: float = 0.0
 
-    def record(self, case: str, app_id: str, *, action: str = "", **facts: Any) -> None:
+    def record(self, case: str, app_id: str, *, action: str = "", **facts: object) -> None:
         """Count a case and add it to the report; `facts` are ids and instants, never a phone.
 
         A case that the settings say to observe is counted as `observed`: nothing was done about it.
@@ -46,6 +55,25 @@ class Findings:
         self.counts["observed" if action == "observe" else case] += 1
         details = {name: str(value) for name, value in facts.items() if value is not None}
         self.cases.append({"case": case, "action": action, "app_id": app_id} | details)
+
+    @contextmanager
+    def isolate(
+        self, step: str, app_id: str, *, bind_id: str | None = None, binding_id: str | None = None
+    ) -> Iterator[None]:
+        """Keep an error in the handling of one row or binding from the others: log, count and name it.
+
+        An error of the service itself, such as `Busy`, concerns every row and is raised.
+        """
+        try:
+            yield
+        except BindingsError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- any error; its text may carry a value of the row
+            kind = type(error).__name__
+            subject = f"row {bind_id}" if binding_id is None else f"binding {binding_id}"
+            _log.error("reconcile: %s of %s failed with %s", step, subject, kind)
+            self.record("failures", app_id, step=step, error=kind, bind_id=bind_id, binding_id=binding_id)
+            self.scan_faults.append(f"{step} of {subject} failed with {kind}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +109,11 @@ class ReconcileContext:
     def guard(self, expire_s: int) -> timedelta:
         """Return how long phones stay held past the end of a binding of this duration."""
         return timedelta(seconds=self.runtime.settings.guard_for(expire_s))
+
+    def guard_after(self, ends_at: datetime, now: datetime) -> timedelta:
+        """Return how long phones stay held past the end of a listed binding, whose duration is not known."""
+        remaining_s = max(0.0, (ends_at - now).total_seconds())
+        return self.guard(int(min(remaining_s, MAX_EXPIRE_S)))
 
     def clock_tolerance(self) -> ClockTolerance:
         """Return how far an instant of the list may be wrong, by the skew as measured now."""

@@ -27,21 +27,24 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     """Act on every row of a scan that differs from what is recorded here, or is unknown here."""
     tolerance = context.clock_tolerance()
     for row, binding in scan.differing:
-        _apply_drift(context, row, binding, tolerance, findings)
+        with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
+            _apply_drift(context, row, binding, tolerance, findings)
     unsettled = context.unsettled(scan.app_id)
     # Read again: an answer may have settled a binding since its page was compared.
     ids = [row.bind_id for row in scan.unknown_rows]
     bindings_by_bind_id = context.runtime.database.read(queries.by_bind_ids, scan.app_id, ids)
     unknown_rows = [row for row in scan.unknown_rows if row.bind_id not in bindings_by_bind_id]
     for doubt, row in scan_evidence.adoptions(unknown_rows, unsettled, scan.ended_at, tolerance):
-        if _adopt(context, doubt, row, tolerance):
-            findings.record(
-                "adopted", scan.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
-            )
+        with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
+            if _adopt(context, doubt, row, tolerance):
+                findings.record(
+                    "adopted", scan.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
+                )
     for row in unknown_rows:
-        matches_unsettled = any(scan_evidence.same_pair(row, intent) for intent in unsettled)
-        if not scan_evidence.has_ended(row, scan.ended_at, tolerance) and not matches_unsettled:
-            _handle_orphan(context, row, scan.app_id, tolerance, findings)
+        with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
+            matches_unsettled = any(scan_evidence.same_pair(row, intent) for intent in unsettled)
+            if not scan_evidence.has_ended(row, scan.ended_at, tolerance) and not matches_unsettled:
+                _handle_orphan(context, row, scan.app_id, tolerance, findings)
     _end_explained_holds(context, scan, set(bindings_by_bind_id), findings)
 
 
@@ -103,7 +106,6 @@ def _hold(
     tolerance: ClockTolerance,
 ) -> bool:
     def work(tx: Transaction) -> bool:
-        remaining_s = max(0, int((row.ends_at - tx.instant()).total_seconds()))
         return holds.hold_orphan(
             tx,
             context.runtime.caller,
@@ -112,7 +114,7 @@ def _hold(
             app_id=app_id,
             bind_id=row.bind_id,
             origin_id=origin_id,
-            held_until=row.ends_at + tolerance.error + context.guard(remaining_s),
+            held_until=row.ends_at + tolerance.error + context.guard_after(row.ends_at, tx.instant()),
         )
 
     return context.runtime.database.write(work)

@@ -1,9 +1,9 @@
 """What scans prove. Pure functions of rows and bindings; nothing is read and nothing is written.
 
 A row that is listed is evidence immediately. A row that is missing proves something only in two proof scans: in
-opposite order and with different page sizes, both complete, both listing at least one of our live bindings, and in
-agreement about which live bindings are missing. They prove a ghost; and, if no live binding is missing, that an
-in-doubt binding is absent.
+opposite order and with different page sizes, both complete and without odd rows, both listing at least one of our
+live bindings, and in agreement about which live bindings are missing. They prove a ghost; and, if no live binding
+is missing, that an in-doubt binding is absent.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def ghosts(
     A live binding that only one scan missed shows that this scan is incomplete. More missing than seen is a wrong
     list, not so many ends.
     """
-    if not (first.complete and second.complete and first_live.listed_count and second_live.listed_count):
+    if not (
+        first.proves_absence and second.proves_absence and first_live.listed_count and second_live.listed_count
+    ):
         return None
     missing = first_live.missing
     if missing != second_live.missing or len(missing) > min(first_live.listed_count, second_live.listed_count):

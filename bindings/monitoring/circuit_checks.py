@@ -49,7 +49,8 @@ def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | Non
     was none.
     """
     if isinstance(page, ProviderPage):
-        return Check(name="account", level=Level.OK, seen=f"accepted; {page.total} binding(s) listed")
+        listed = "" if page.total is None else f"; {page.total} binding(s) listed"
+        return Check(name="account", level=Level.OK, seen=f"accepted{listed}")
     if page.refusal is Refusal.ACCOUNT and bind_accepted_at is not None:
         observed = f"a bind of {bind_accepted_at:%Y-%m-%d %H:%M:%SZ} was accepted; only the list is refused"
         return Check(name="account", level=Level.OK, seen=observed)

@@ -126,7 +126,7 @@ class ProviderClient:
     def page(self, *, app_id: str, current: int, size: int) -> PageOutcome:
         """Read one page of the provider's list; `current` counts from 1, `size` is at most 100.
 
-        Safe to repeat; not retried here. A page with a malformed row is `Unknown`.
+        Safe to repeat; not retried here. Rows that do not match the documents are the odd rows of the page.
         """
         started_at = self._monotonic()
         request = wire.PageRequest(app_id=app_id, current=current, size=size)

@@ -82,13 +82,31 @@ class ProviderBinding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OddRow:
+    """One row of the provider's list that does not match its documents, and what of it could be read.
+
+    `problem` names the first field that could not be read, never its value. `ends_at` is None if the row has no
+    end that could be read.
+    """
+
+    bind_id: str | None
+    phones: tuple[Phone, ...]
+    ends_at: datetime | None
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderPage:
-    """One page of the provider's list. `total` is the length of the whole list according to the provider."""
+    """One page of the provider's list.
+
+    `total` is the length of the whole list according to the provider; None if it gave no count.
+    """
 
     label: ClassVar[str] = "providerpage"
 
-    total: int
+    total: int | None
     rows: tuple[ProviderBinding, ...]
+    odd_rows: tuple[OddRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,19 +8,18 @@ the simulator reads requests and writes replies. The meaning of status codes is 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.domain.binding import BindRequest, Mode
 from bindings.domain.phone import Phone, mask
-from bindings.provider.outcome import ProviderBinding, ProviderPage, ProviderPool, ProviderPools
+from bindings.provider import instants, strict_json
+from bindings.provider.outcome import OddRow, ProviderBinding, ProviderPage, ProviderPool, ProviderPools
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import tzinfo
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime, tzinfo
 
 BIND_PATH = "/v3/number/pns/bind"
 UNBIND_PATH = "/v3/number/pns/unbind"
@@ -52,9 +51,20 @@ NUMBER_LIST = "numberList"
 BIZ_TYPES: dict[Mode, int] = {Mode.AXB: 1, Mode.AXXB: 2}
 MODES: dict[int, Mode] = {number: mode for mode, number in BIZ_TYPES.items()}
 
+ROW_FIELDS = {
+    "bind_id": BIND_ID,
+    "phone_a": PHONE_A,
+    "phone_b": PHONE_B,
+    "middle_number_a": MIDDLE_NUMBER_A,
+    "middle_number_b": MIDDLE_NUMBER_B,
+    "ends_at": EXPIRE_TIME,
+}
+
 _MAX_TEXT_LENGTH = 64  # of an id; a longer one is not from this provider, and does not fit its column
 _MAX_STATUS_LENGTH = 16
 _MAX_REASON_LENGTH = 200
+
+Value = TypeVar("Value")
 
 
 class Malformed(ValueError):
@@ -118,12 +128,12 @@ class Pool:
 
 def pools_body(request: PoolsRequest) -> bytes:
     """Return the body of a query of the pools."""
-    return _bytes({CURRENT: request.current, SIZE: request.size})
+    return strict_json.dump({CURRENT: request.current, SIZE: request.size})
 
 
 def bind_body(request: BindRequest) -> bytes:
     """Return the body of a bind: the six documented fields, in the documented order."""
-    return _bytes(
+    return strict_json.dump(
         {
             PHONE_A: request.phone_a.digits,
             PHONE_B: request.phone_b.digits,
@@ -137,12 +147,12 @@ def bind_body(request: BindRequest) -> bytes:
 
 def unbind_body(request: UnbindRequest) -> bytes:
     """Return the body of an unbind; the id is sent as text, as documented."""
-    return _bytes({BIND_ID: request.bind_id, APP_ID: request.app_id})
+    return strict_json.dump({BIND_ID: request.bind_id, APP_ID: request.app_id})
 
 
 def page_body(request: PageRequest) -> bytes:
     """Return the body of a page query; the application is the only filter that the provider has."""
-    return _bytes({CURRENT: request.current, SIZE: request.size, PARAMS: {APP_ID: request.app_id}})
+    return strict_json.dump({CURRENT: request.current, SIZE: request.size, PARAMS: {APP_ID: request.app_id}})
 
 
 def read_bind(body: bytes) -> BindRequest:
@@ -188,7 +198,7 @@ def read_pools(body: bytes) -> PoolsRequest:
 
 def reply(*, status: str | int, reason: str, data: Any = None) -> bytes:
     """Return an envelope. The provider sends `status` as text; a number is for tests of the client."""
-    return _bytes({STATUS: status, REASON: reason, DATA: data})
+    return strict_json.dump({STATUS: status, REASON: reason, DATA: data})
 
 
 def bound_data(*, bind_id: str | int, middle_number_a: str, middle_number_b: str) -> dict[str, Any]:
@@ -196,17 +206,24 @@ def bound_data(*, bind_id: str | int, middle_number_a: str, middle_number_b: str
     return {MIDDLE_NUMBER_A: middle_number_a, MIDDLE_NUMBER_B: middle_number_b, BIND_ID: bind_id}
 
 
-def page_data(
-    rows: Sequence[ProviderBinding], *, total: int, current: int, size: int, zone: tzinfo
+def page_data(rows: Sequence[dict[str, Any]], *, total: int, current: int, size: int) -> dict[str, Any]:
+    """Return the data of a page query; `rows` are the `listed_row`s of this page, `total` counts all pages."""
+    return {TOTAL: total, SIZE: size, CURRENT: current, PAGES: -(-total // size), RECORDS: list(rows)}
+
+
+def listed_row(
+    row: ProviderBinding, *, zone: tzinfo, form: str = "local", replaced: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the data of a page query; `rows` are those of this page, `total` is the count of all pages."""
-    return {
-        TOTAL: total,
-        SIZE: size,
-        CURRENT: current,
-        PAGES: -(-total // size),
-        RECORDS: [_record(row, zone) for row in rows],
+    """Return one row of the list; `form` is that of its end, `replaced` has values by name of `ROW_FIELDS`."""
+    values = {
+        BIND_ID: row.bind_id,
+        PHONE_A: row.phone_a.digits,
+        PHONE_B: row.phone_b.digits,
+        MIDDLE_NUMBER_A: row.middle_number_a,
+        MIDDLE_NUMBER_B: row.middle_number_b,
+        EXPIRE_TIME: instants.format_as(form, row.ends_at, zone=zone),
     }
+    return values | {ROW_FIELDS[name]: value for name, value in (replaced or {}).items()}
 
 
 def pools_data(pools: Sequence[Pool], *, total: int, current: int, size: int) -> dict[str, Any]:
@@ -240,15 +257,21 @@ def read_bound(data: Any) -> Bound:
 
 
 def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
-    """Parse the data of a page query. Raises `Malformed` for one bad row: a dropped row would prove absence."""
+    """Parse the data of a page query, row by row: a row that does not parse is one of the page's odd rows.
+
+    Raises `Malformed` if there is no list of rows.
+    """
     fields = _fields(data, DATA)
     records = fields.get(RECORDS)
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
-    total = _text(fields, TOTAL)
-    if re.fullmatch(r"[0-9]{1,12}", total) is None:
-        raise Malformed(f"{TOTAL} is not a count")
-    return ProviderPage(total=int(total), rows=tuple(_row(record, zone) for record in records))
+    rows, odd_rows = [], []
+    for record in records:
+        try:
+            rows.append(_row(_fields(record, "the row"), zone))
+        except Malformed as error:
+            odd_rows.append(_odd_row(record, str(error), zone))
+    return ProviderPage(total=_total(fields), rows=tuple(rows), odd_rows=tuple(odd_rows))
 
 
 def read_pool_list(data: Any) -> ProviderPools:
@@ -269,73 +292,59 @@ def _pool(fields: dict[str, Any]) -> ProviderPool:
     return ProviderPool(pool_number=_text(fields, POOL_NUMBER), capacity=int(per_number) * len(numbers))
 
 
-def read_instant(text: str, *, zone: tzinfo) -> datetime:
-    """Parse `2023-10-22 09:00:00`, a local time in `zone`, and return it as an aware UTC instant."""
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}", text) is None:
-        raise Malformed(f"{EXPIRE_TIME} is not a time")
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=zone).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Malformed(f"{EXPIRE_TIME} is not a time") from None
+def _total(fields: dict[str, Any]) -> int | None:
+    text = _readable(_text, fields, TOTAL)
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
-def instant_text(instant: datetime, *, zone: tzinfo) -> str:
-    """Format an aware instant as the provider does: in its time zone, cut to whole seconds."""
-    return instant.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _row(record: Any, zone: tzinfo) -> ProviderBinding:
-    fields = _fields(record, RECORDS)
+def _row(fields: dict[str, Any], zone: tzinfo) -> ProviderBinding:
     return ProviderBinding(
         bind_id=_text(fields, BIND_ID),
         phone_a=_phone(fields, PHONE_A),
         phone_b=_phone(fields, PHONE_B),
         middle_number_a=_number(fields, MIDDLE_NUMBER_A),
         middle_number_b=_number(fields, MIDDLE_NUMBER_B),
-        ends_at=read_instant(_text(fields, EXPIRE_TIME), zone=zone),
+        ends_at=_end(fields, zone),
     )
 
 
-def _record(row: ProviderBinding, zone: tzinfo) -> dict[str, Any]:
-    return {
-        BIND_ID: row.bind_id,
-        PHONE_A: row.phone_a.digits,
-        PHONE_B: row.phone_b.digits,
-        MIDDLE_NUMBER_A: row.middle_number_a,
-        MIDDLE_NUMBER_B: row.middle_number_b,
-        EXPIRE_TIME: instant_text(row.ends_at, zone=zone),
-    }
+def _odd_row(record: Any, problem: str, zone: tzinfo) -> OddRow:
+    fields: dict[str, Any] = record if isinstance(record, dict) else {}
+    phones = (_readable(_phone, fields, name) for name in (PHONE_A, PHONE_B))
+    return OddRow(
+        bind_id=_readable(_text, fields, BIND_ID),
+        phones=tuple(phone for phone in phones if phone is not None),
+        ends_at=_readable(lambda row, _: _end(row, zone), fields, EXPIRE_TIME),
+        problem=problem,
+    )
 
 
-# JSON, strictly.
+def _readable(read: Callable[[dict[str, Any], str], Value], fields: dict[str, Any], name: str) -> Value | None:
+    """Return a field as `read` parses it, or None if it is malformed."""
+    try:
+        return read(fields, name)
+    except Malformed:
+        return None
 
 
-def _bytes(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+def _end(fields: dict[str, Any], zone: tzinfo) -> datetime:
+    value = fields.get(EXPIRE_TIME)
+    text = str(value) if isinstance(value, float) else _text(fields, EXPIRE_TIME)
+    try:
+        return instants.parse(text, zone=zone)
+    except ValueError:
+        raise Malformed(f"{EXPIRE_TIME} is not a time") from None
+
+
+# Bodies and their fields.
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
-        )
-    except Malformed:
-        raise
-    except (ValueError, RecursionError):  # the text of a ValueError would contain the body
-        raise Malformed("the body is not JSON") from None
+        value = strict_json.parse(body)
+    except strict_json.NotStrictJson as error:
+        raise Malformed(str(error)) from None
     return _fields(value, "the body")
-
-
-def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the fields of an object. Raises `Malformed` for a duplicate name: parsers treat it differently."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise Malformed("a field occurs twice")
-    return fields
-
-
-def _reject_constant(_name: str) -> Any:
-    raise Malformed("the body contains a number that is not valid JSON")
 
 
 def _fields(value: Any, name: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
 
 def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
     """Hold both phones of a success that arrived after the end; return False if that is recorded already."""
-    return _put_pair(
+    return _put_all(
         tx,
         phones=(binding.phone_a, binding.phone_b),
         scope=binding.scope,
@@ -123,15 +123,18 @@ def hold_orphan(
     tx: Transaction,
     caller: Caller,
     *,
-    phones: tuple[Phone, Phone],
+    phones: tuple[Phone, ...],
     scope: str,
     app_id: str,
     bind_id: str,
     origin_id: str | None,
     held_until: datetime,
 ) -> bool:
-    """Hold both phones of a listed binding that is not ours; return False if it was recorded already."""
-    added = _put_pair(
+    """Hold the phones of a listed binding that is not ours; return False if it was recorded already.
+
+    `phones` are both phones, or those that could be read.
+    """
+    added = _put_all(
         tx,
         phones=phones,
         scope=scope,
@@ -164,8 +167,8 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
     return len(ended)
 
 
-def _put_pair(tx: Transaction, *, phones: tuple[Phone, Phone], **values: object) -> bool:
-    """Hold both phones of a provider binding; return False if a hold of it was there before."""
+def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> bool:
+    """Hold the phones of a provider binding; return False if a hold of it was there before."""
     bind_id, app_id = values["bind_id"], values["app_id"]
     recorded = tx.connection.execute(
         select(table.c.id)

@@ -138,8 +138,8 @@ class System:
             timestamp_tolerance_s=self.tolerance_s,
             release_lag_s=self.lag_s,
         ).start()
-        self._row = rules._row
-        rules._row = self._swap_parties
+        self._row = rules._provider_binding
+        rules._provider_binding = self._swap_parties
         provider: Any = self.simulator._world.rules
         listed = provider._listed
         provider._listed = lambda app, now: [
@@ -171,7 +171,7 @@ class System:
 
     def close(self) -> None:
         failpoints.install(None)
-        rules._row = self._row
+        rules._provider_binding = self._row
         self.service.close()
         self.simulator.stop()
 

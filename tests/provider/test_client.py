@@ -237,11 +237,14 @@ def test_page_is_parsed_with_times_in_utc() -> None:
     assert outcome == ProviderPage(total=7, rows=(row,))
 
 
-def test_page_with_a_malformed_row_is_unknown() -> None:
+def test_page_with_a_malformed_row_keeps_its_other_rows() -> None:
     with Server(says(answer(data={"total": 2, "records": [ROW, ROW | {"phoneB": None}]}))) as server:
         outcome = client(server.url).page(app_id="a", current=1, size=10)
-    assert isinstance(outcome, Unknown)
-    assert "phoneB" in outcome.reason
+    assert isinstance(outcome, ProviderPage)
+    assert (len(outcome.rows), [row.problem for row in outcome.odd_rows]) == (
+        1,
+        ["phoneB is missing or not a text"],
+    )
 
 
 def test_refused_and_unanswered_pages_have_different_outcomes() -> None:

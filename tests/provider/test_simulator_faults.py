@@ -30,6 +30,7 @@ ACTING = (
     "garbage",
     "cut_body",
     "truncated",
+    "wrong_total",
 )
 IDLE = ("reset_before", "anomaly_before", "bad_gateway", "redirect", "refuse:-35")
 
@@ -122,6 +123,14 @@ def test_redirect_leads_to_a_path_where_requests_are_recorded(simulator: Simulat
     simulator.script("redirect", times=1)
     answer = bind(simulator, A, B)
     assert (answer.code, answer.headers["Location"]) == (302, REDIRECT_TARGET)
+
+
+def test_wrong_total_changes_the_total_of_a_page_and_nothing_else(simulator: Simulator) -> None:
+    simulator.script("wrong_total", times=2)
+    assert bind(simulator, A, B).status == "0"
+    wrong, right = page(simulator).data, page(simulator).data
+    assert (wrong["total"], right["total"]) == (1_000_000, 1)
+    assert wrong["records"] == right["records"]
 
 
 def test_truncated_answer_has_its_status_and_no_data(simulator: Simulator) -> None:

@@ -218,6 +218,29 @@ def test_control_plane_changes_the_settings(clock: Clock, simulator: Simulator) 
     assert send(simulator, wire.BIND_PATH, bind_body(A, B), headers=signed(clock.now)).status == "-16"
 
 
+def test_list_hides_a_row_and_shows_another_value(simulator: Simulator) -> None:
+    first, second = bind(simulator, A, B).data["bindId"], bind(simulator, C, D).data["bindId"]
+    assert control(simulator, "POST", f"bindings/{first}", {"hidden": True}).code == 200
+    assert listed(page(simulator)) == [second]
+    control(simulator, "POST", f"bindings/{first}", {"phone_b": None, "ends_at": "9999-12-31 23:59:59"})
+    (row, _) = page(simulator).data["records"]
+    assert (row["bindId"], row["phoneA"], row["phoneB"]) == (str(first), A, None)
+    assert row["expireTime"] == "9999-12-31 23:59:59"
+    control(simulator, "POST", f"bindings/{first}", {})
+    assert page(simulator).data["records"][0]["phoneB"] == B
+
+
+def test_list_has_a_largest_page_an_offset_of_its_total_and_a_form_of_its_ends(simulator: Simulator) -> None:
+    for number in range(5):
+        bind(simulator, f"9177000{number}", f"9178000{number}")
+    changes = {"max_page_rows": 2, "total_offset": 7, "end_form": "unix"}
+    assert control(simulator, "POST", "settings", changes).code == 200
+    pages = [page(simulator, current=current, size=100).data for current in (1, 2, 3, 4)]
+    assert [len(data["records"]) for data in pages] == [2, 2, 1, 0]
+    assert {data["total"] for data in pages} == {12}
+    assert all(isinstance(row["expireTime"], int) for data in pages for row in data["records"])
+
+
 def test_foreign_binding_is_listed_and_its_phones_are_refused(simulator: Simulator) -> None:
     request = {"phone_a": A, "phone_b": B, "app_id": APP_ID, "pool_number": "918806", "expire_s": 30}
     foreign = control(simulator, "POST", "foreign", request).json
@@ -270,6 +293,12 @@ def test_control_calls_are_not_recorded_and_get_no_faults(simulator: Simulator) 
         ("POST", "settings", {"list_expired": 1}, 400),
         ("POST", "settings", {"account_status": "-35"}, 400),
         ("POST", "settings", {"policy": "lax"}, 400),
+        ("POST", "settings", {"max_page_rows": 0}, 400),
+        ("POST", "settings", {"total_offset": 1.5}, 400),
+        ("POST", "settings", {"end_form": "roman"}, 400),
+        ("POST", "bindings/1002", {"colour": "red"}, 400),
+        ("POST", "bindings/none", {"hidden": True}, 400),
+        ("POST", "bindings/1002", [1], 400),
         ("POST", "foreign", {"phone_a": A}, 400),
         (
             "POST",

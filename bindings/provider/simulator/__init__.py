@@ -27,7 +27,7 @@ from bindings.provider.simulator.rules import Account, Rules
 from bindings.provider.simulator.server import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import tzinfo
 
 __all__ = [
@@ -230,6 +230,17 @@ class Simulator:
         if entry is None:
             raise KeyError(bind_id)
         return entry
+
+    def list_as(
+        self, bind_id: int | str, values: Mapping[str, object] | None = None, *, hidden: bool = False
+    ) -> None:
+        """Show a binding differently in the list: with other values, or not at all (`hidden`); neither: as it is.
+
+        The names in `values` are `bind_id`, `phone_a`, `phone_b`, `middle_number_a`, `middle_number_b` and
+        `ends_at`; a value is sent as it is, also None. Raises ValueError for any other name. A repeated call
+        replaces what was set.
+        """
+        self._world.rules.list_as(int(bind_id), hidden=hidden, replaced=values or {})
 
     def plant(self, **fields: Any) -> Entry:
         """Call `add_foreign_binding`. Deprecated: the old name, kept for one release."""

@@ -10,14 +10,20 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.conflict import Policy
-from bindings.provider import statuses
+from bindings.provider import instants, statuses
 from bindings.provider.outcome import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ACCOUNT_STATUSES = frozenset(status.code for status in statuses.STATUSES if status.refusal is Refusal.ACCOUNT)
-_MINIMUM = {"timestamp_tolerance_s": 0, "release_lag_s": 0, "pool_size": 1, "max_concurrency": 1}
+_MINIMUM = {
+    "timestamp_tolerance_s": 0,
+    "release_lag_s": 0,
+    "pool_size": 1,
+    "max_concurrency": 1,
+    "max_page_rows": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +35,9 @@ class Behaviour:
     returned after an expiry. `clock_offset_s`: added to the clock, for everything that the simulator does.
     `pool_size` and `max_concurrency`: the middle numbers of a pool, and the bindings that each serves at a time.
     `shuffle_pages`: every page query has a different order of rows. `list_expired`: rows stay listed after their
-    expiry.
+    expiry. `max_page_rows`: a page never has more rows than that, also for a larger size (None: as many as it
+    asks for). `total_offset`: added to the total of the list. `end_form`: how the list writes an end, one of
+    `instants.FORMS`.
     """
 
     policy: Policy = Policy.LITERAL
@@ -41,12 +49,19 @@ class Behaviour:
     max_concurrency: int = 100_000
     shuffle_pages: bool = False
     list_expired: bool = False
+    max_page_rows: int | None = None
+    total_offset: int = 0
+    end_form: str = "local"
 
     def __post_init__(self) -> None:
         for name in ("timestamp_tolerance_s", "release_lag_s", "clock_offset_s"):
             _check(name, getattr(self, name), int | float)
-        for name in ("pool_size", "max_concurrency"):
+        for name in ("pool_size", "max_concurrency", "total_offset"):
             _check(name, getattr(self, name), int)
+        if self.max_page_rows is not None:
+            _check("max_page_rows", self.max_page_rows, int)
+        if self.end_form not in instants.FORMS:
+            raise ValueError("end_form must be one of " + ", ".join(instants.FORMS))
         for name in ("shuffle_pages", "list_expired"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false")  # noqa: TRY004 -- one error type for a wrong value

@@ -62,12 +62,14 @@ def _answer(world: SimulatorState, method: str, path: str, body: bytes) -> Any:
     parts = urlsplit(path)
     if method == "DELETE" and parts.path.startswith(_BINDINGS):
         return _remove_binding(world, parts.path.removeprefix(_BINDINGS))
-    route = _ROUTES.get((method, parts.path.removeprefix(PREFIX)))
-    if route is None:
-        raise _NotFoundError("the calls are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
     fields = json.loads(body or b"{}")
     if not isinstance(fields, dict):
         raise TypeError("the body must be an object")
+    if method == "POST" and parts.path.startswith(_BINDINGS):
+        return _list_as(world, parts.path.removeprefix(_BINDINGS), fields)
+    route = _ROUTES.get((method, parts.path.removeprefix(PREFIX)))
+    if route is None:
+        raise _NotFoundError("the calls are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     return route(_ControlRequest(world=world, query=query, fields=fields))
 
@@ -121,6 +123,12 @@ def _remove_binding(world: SimulatorState, bind_id: str) -> Any:
     if entry is None:
         raise _NotFoundError("no live binding has that id")
     return asdict(entry)
+
+
+def _list_as(world: SimulatorState, bind_id: str, fields: dict[str, Any]) -> Any:
+    replaced = {name: value for name, value in fields.items() if name != "hidden"}
+    world.rules.list_as(int(bind_id), hidden=fields.get("hidden") is True, replaced=replaced)
+    return fields
 
 
 def foreign_request(

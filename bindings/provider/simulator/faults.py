@@ -39,6 +39,7 @@ class FaultKind(StrEnum):
     CUT_BODY = "cut_body"  # acts, closes in the middle of the body
     REDIRECT = "redirect"  # 302 to another path, without acting
     TRUNCATED = "truncated"  # acts, answers its status without the data
+    WRONG_TOTAL = "wrong_total"  # acts; the list's total is a million
     REFUSE = "refuse"  # answers `status` without acting
 
     @property

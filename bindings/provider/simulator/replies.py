@@ -5,7 +5,7 @@ Bytes only; no sockets and no rules. How a reply is sent (slowly, or only half o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bindings.provider.simulator.rules import Answer
 
 REDIRECT_TARGET = "/elsewhere"  # a path that does not exist; a client that follows the redirect is recorded
+WRONG_TOTAL = 1_000_000
 JSON = "application/json;charset=UTF-8"
 HTML = "text/html"
 
@@ -97,4 +98,10 @@ def reply_after_action(fault: Fault | None, answer: Answer) -> Reply | None:
         case FaultKind.TRUNCATED:
             return refused(answer.status)
         case _:
-            return success_reply(answer)
+            return success_reply(_with_wrong_total(answer) if kind is FaultKind.WRONG_TOTAL else answer)
+
+
+def _with_wrong_total(answer: Answer) -> Answer:
+    """Return the answer of a page with a total that is far too large; any other answer as it is."""
+    is_page = isinstance(answer.data, dict) and wire.TOTAL in answer.data
+    return replace(answer, data=answer.data | {wire.TOTAL: WRONG_TOTAL}) if is_page else answer

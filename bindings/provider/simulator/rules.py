@@ -84,6 +84,8 @@ class Rules:
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
         self._pools: dict[str, None] = {}  # a set, in the order of the first request
+        self._hidden: set[int] = set()
+        self._replaced: dict[int, dict[str, Any]] = {}
 
     def now(self) -> float:
         """Return the provider's clock, in Unix seconds."""
@@ -130,6 +132,18 @@ class Rules:
             if entry is None or entry.ended_at <= now:
                 return None
             return self.ledger.end(entry, at=now, vanished=True)
+
+    def list_as(self, bind_id: int, *, hidden: bool, replaced: Mapping[str, Any]) -> None:
+        """Show a binding differently in the list: not at all, or with other values; neither: as it is.
+
+        Raises ValueError for a name that a row does not have.
+        """
+        unknown = sorted(set(replaced) - set(wire.ROW_FIELDS))
+        if unknown:
+            raise ValueError(f"a row has no {', '.join(unknown)}; it has {', '.join(wire.ROW_FIELDS)}")
+        with self.ledger.lock:
+            self._replaced[bind_id] = dict(replaced)
+            self._hidden = self._hidden | {bind_id} if hidden else self._hidden - {bind_id}
 
     def _advance(self) -> float:
         now = self.now()
@@ -230,21 +244,30 @@ class Rules:
 
     def _page(self, request: wire.PageRequest, now: float) -> dict[str, Any]:
         rows = self._listed(request.app_id, now)
-        first = (request.current - 1) * request.size
+        size = min(request.size, self.conditions.max_page_rows or request.size)
+        first = (request.current - 1) * size
         data = wire.page_data(
-            [_row(entry) for entry in rows[first : first + request.size]],
-            total=len(rows),
+            [self._row(entry) for entry in rows[first : first + size]],
+            total=max(0, len(rows) + self.conditions.total_offset),
             current=request.current,
-            size=request.size,
-            zone=self._account.zone,
+            size=size,
         )
         return data | {wire.SIZE: ECHOED_SIZE}
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        return wire.listed_row(
+            _provider_binding(entry),
+            zone=self._account.zone,
+            form=self.conditions.end_form,
+            replaced=self._replaced.get(entry.bind_id),
+        )
 
     def _listed(self, app_id: str, now: float) -> list[Entry]:
         if self.conditions.list_expired:
             rows = [e for e in self.ledger.entries() if e.app_id == app_id and e.unbound_at is None]
         else:
             rows = [e for e in self.ledger.held() if e.app_id == app_id and e.expires_at > now]
+        rows = [entry for entry in rows if entry.bind_id not in self._hidden]
         if self.conditions.shuffle_pages:
             self._random.shuffle(rows)
         return rows
@@ -295,7 +318,7 @@ def _within_bounds(request: ProviderRequest) -> bool:
             assert_never(request)
 
 
-def _row(entry: Entry) -> ProviderBinding:
+def _provider_binding(entry: Entry) -> ProviderBinding:
     return ProviderBinding(
         bind_id=str(entry.bind_id),
         phone_a=Phone.stored(entry.phone_a),

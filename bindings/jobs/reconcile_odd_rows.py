@@ -1,0 +1,70 @@
+"""Acts on the rows of a scan that do not match the provider's documents: names them, and holds their phones.
+
+An odd row is a binding that the provider lists, but what it is remains open: it is never adopted, and no binding
+here is changed by it. While one is listed, no scan proves that a binding is absent. What of it can be read is used
+on the safe side: its phones are held until its end; without an end that can be read, for the longest life of a
+binding, again at each reconciliation that lists it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from bindings.store import holds
+from bindings.validation.fields import MAX_EXPIRE_S
+
+if TYPE_CHECKING:
+    from bindings.jobs.provider_scan import Scan
+    from bindings.jobs.reconcile_context import Findings, ReconcileContext
+    from bindings.provider.outcome import OddRow
+    from bindings.store.database import Transaction
+
+MAX_NAMED = 5  # odd rows in the faults of a report; its cases name every one
+
+
+def report_odd_rows(scan: Scan, findings: Findings) -> None:
+    """Count and name the odd rows of a scan."""
+    for row in scan.odd_rows:
+        findings.record("odd_rows", scan.app_id, bind_id=row.bind_id, problem=row.problem)
+    first_rows = list(scan.odd_rows)[:MAX_NAMED]
+    named = [f"row {row.bind_id or 'without bindId'}: {row.problem}" for row in first_rows]
+    more = len(scan.odd_rows) - len(named)
+    findings.scan_faults.extend([*named, f"{more} more odd rows"] if more else named)
+
+
+def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
+    """Hold the phones of the odd rows that are unknown here, as those of an orphan.
+
+    A phone of a binding whose outcome is open is held already, and the odd row may be that binding.
+    """
+    if context.observe_only(context.actions.orphan):
+        return
+    unsettled_phones = {
+        phone.key for intent in context.unsettled(scan.app_id) for phone in (intent.phone_a, intent.phone_b)
+    }
+    for row in scan.unknown_odd_rows:
+        with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
+            if row.bind_id is not None and not unsettled_phones.intersection(phone.key for phone in row.phones):
+                _hold(context, row, row.bind_id, scan)
+
+
+def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> None:
+    error = context.clock_tolerance().error
+    if not row.phones or (row.ends_at is not None and row.ends_at + error < scan.ended_at):
+        return
+
+    def work(tx: Transaction) -> bool:
+        ends_at = row.ends_at or tx.instant() + timedelta(seconds=MAX_EXPIRE_S)
+        return holds.hold_orphan(
+            tx,
+            context.runtime.caller,
+            phones=row.phones,
+            scope=context.runtime.settings.scope,
+            app_id=scan.app_id,
+            bind_id=bind_id,
+            origin_id=None,
+            held_until=ends_at + error + context.guard_after(ends_at, tx.instant()),
+        )
+
+    context.runtime.database.write(work)
