@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MAX_EXPIRY_S = 60.0
 MAX_LOOKUP_MS = 50.0
 LOOKUPS_PER_S = 100
-BASELINE_S = 3.0
 TIMEOUT_S = 600.0
 # The smallest and the largest number of terminal events of a binding of the burst.
 EVENTS = """
@@ -47,7 +46,7 @@ def measure(context: BenchContext) -> list[Result]:
     bench_db, burst = context.postgres(), context.sizes.burst
     with BindingService.open(database_url=bench_db.url) as service:
         expire.expire_due(service.runtime.database, Caller(actor="bench"), budget_s=TIMEOUT_S)
-        before = _time_lookups(service, bench_db, lambda: time.sleep(BASELINE_S))
+        before = _time_lookups(service, bench_db, lambda: time.sleep(context.sizes.baseline_s))
         first = bench_db.add_due(burst, over_s=1)
         with _scheduler(bench_db.url):
             started_at = time.monotonic()

@@ -140,9 +140,19 @@ class _Callers:
         return result, (started_at, time.perf_counter())
 
     def run_alone(self, seconds: float) -> Span:
-        """Let only the callers run; return a span of `seconds` that starts after their first calls."""
-        time.sleep(seconds / 5)
-        return self.run_during(lambda: time.sleep(seconds))[1]
+        """Let only the callers run; return a span of at least `seconds`, after and with a call of every name."""
+        self._wait_for_calls()
+        started_at = time.perf_counter()
+        time.sleep(seconds)
+        self._wait_for_calls()
+        return started_at, time.perf_counter()
+
+    def _wait_for_calls(self) -> None:
+        """Wait until a call of every name has begun and ended from now on, or one has failed."""
+        since = time.perf_counter()
+        names = {name for name, _ in self._calls}
+        while not self._errors and {name for name, begun, _ in self._finished_calls if begun > since} != names:
+            time.sleep(PAUSE_S)
 
     def durations(self, span: Span) -> dict[str, list[float]]:
         """Return the seconds of every call that overlaps a span, by name; valid after the context has ended."""

@@ -28,7 +28,7 @@ def main() -> int:
     method = options.method or ("GET" if options.body is None else "POST")
     with requests.Session() as session:
         session.trust_env = False
-        response = session.request(method, options.url, headers=headers, data=options.body, timeout=60)
+        response = session.request(method, options.url, headers=headers, data=options.body, timeout=300)
     if options.include_headers:
         lines = [
             f"HTTP/1.1 {response.status_code}",

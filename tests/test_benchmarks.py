@@ -16,6 +16,10 @@ from benchmarks.plot import Curve, Plot
 from tests.store.databases import VARIABLE, Server
 
 ROOT = Path(__file__).parents[1]
+LIMIT_S = 900.0  # of one run, on a machine that does other work too
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
+
 PLOTS = {"P1,P5,P6": 1, "P3,vacuum": 7, "churn,updates": 1}
 
 
@@ -27,7 +31,7 @@ def _run_bench(folder: Path, targets: str, **variables: str) -> dict[str, list[f
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=LIMIT_S,
         check=False,
     )
     assert completed.returncode == 0, completed.stdout + completed.stderr

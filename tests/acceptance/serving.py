@@ -42,7 +42,7 @@ class Command:
         """Send SIGKILL and wait for the end."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(300)
 
     def __enter__(self) -> Self:
         return self

@@ -117,7 +117,7 @@ class Load:
         """Call one replica after another until one answers; safe for calls with a key and for reads."""
         for _ in range(200):
             with contextlib.suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                return session.post(dice.choice(self.urls) + path, json=body, headers=headers, timeout=30)
+                return session.post(dice.choice(self.urls) + path, json=body, headers=headers, timeout=300)
             self.counts["another replica"] += 1
             time.sleep(0.02)
         raise TimeoutError("no replica answers")
@@ -175,7 +175,7 @@ def run_with_kills(
             _finish(url, simulator)
             if not waits_for_leases:
                 _let_leases_end(url)
-            wait_for(lambda: _is_quiet(url) and len(_delivered(receiver)) == _written(url), seconds=120)
+            wait_for(lambda: _is_quiet(url) and len(_delivered(receiver)) == _written(url))
             for scheduler in schedulers:
                 scheduler.kill()
             feed = _feed(load.urls[1])
@@ -222,7 +222,7 @@ def _drive(
     finally:
         load.over.set()
         for thread in (*clients, reader):
-            thread.join(60)
+            thread.join(300)
     assert not any(thread.is_alive() for thread in (*clients, reader))
     return schedulers[1:]
 
@@ -268,7 +268,7 @@ def _feed(url: str) -> list[dict[str, Any]]:
     feed: list[dict[str, Any]] = []
     cursor = "0-0"
     while True:
-        page = requests.get(url + "/v1/events", params={"after": cursor, "limit": "200"}, timeout=30).json()
+        page = requests.get(url + "/v1/events", params={"after": cursor, "limit": "200"}, timeout=300).json()
         if not page["data"]:
             return feed
         feed += page["data"]

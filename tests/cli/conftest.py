@@ -75,7 +75,7 @@ class Shell:
             env=self.whole_environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return self._checked(arguments, process.returncode, process.stdout, process.stderr)

@@ -176,7 +176,7 @@ def test_export_to_closed_pipe_exits_with_141_without_an_error(shell: Shell) -> 
     program.stdout.close()
     stderr = program.stderr.read().decode()
     program.stderr.close()
-    assert program.wait(30) == 141
+    assert program.wait(300) == 141
     assert "Traceback" not in stderr
     assert "error" not in stderr
 

@@ -56,7 +56,7 @@ def test_simulator_prints_its_settings_and_ends_on_a_signal(shell: Shell, ending
         assert shell.bind().code == 6
         assert shell.run("reconcile", "--json").json["scans"] > 0
         program.send_signal(ending)
-        _, err = program.communicate(timeout=20)
+        _, err = program.communicate(timeout=300)
     assert program.returncode == 0
     assert f"export BINDINGS_PROVIDER_URL={settings['url']}" in err
     assert "Traceback" not in err
@@ -72,7 +72,7 @@ def test_simulator_uses_the_account_of_the_environment_and_does_not_print_it(she
         assert shell.bind(A, C).code == 3  # from the database, without a call
         assert shell.run("doctor", "--json").code == 1
         program.terminate()
-        out, err = program.communicate(timeout=20)
+        out, err = program.communicate(timeout=300)
     for secret in ("my-key", "my-secret"):
         assert secret not in out + err + str(settings)
 
@@ -110,7 +110,7 @@ def test_scheduler_expires_bindings_and_ends_on_a_signal(shell: Shell) -> None:
         while shell.run("get", binding_id, "--json").json["state"] != "expired":
             assert program.poll() is None
         program.terminate()
-        out, err = program.communicate(timeout=30)
+        out, err = program.communicate(timeout=300)
     assert (program.returncode, json.loads(out)) == (0, {"stopped": True})
     assert "Traceback" not in err
     (sweep,) = (check for check in shell.run("doctor", "--json").json["data"] if check["name"] == "sweep")

@@ -93,14 +93,14 @@ def test_scheduler_sends_events_and_resumes_after_enable(shell: Shell, receiver:
     webhook = add(shell, receiver.url, "--kind", "activated")
     shell.bind()
     with running(shell, "scheduler", "--json") as program:
-        wait_for(lambda: "410" in shell.run("webhooks", "list").out, seconds=60)
+        wait_for(lambda: "410" in shell.run("webhooks", "list").out)
         receiver.answers = lambda _: Reply()
         enabled = shell.run("webhooks", "enable", webhook["id"], "--json").json
         assert enabled["disabled_at"] is None
-        wait_for(lambda: len(receiver.messages) == 2, seconds=60)
+        wait_for(lambda: len(receiver.messages) == 2)
         wait_for(lambda: "delivered" in shell.run("webhooks", "deliveries", webhook["id"]).out)
         program.terminate()
-        out, err = program.communicate(timeout=30)
+        out, err = program.communicate(timeout=300)
     assert (program.returncode, json.loads(out)) == (0, {"stopped": True})
     assert webhook["secret"] not in err
     [delivery] = shell.run("webhooks", "deliveries", webhook["id"], "--state", "delivered", "--json").json["data"]

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 APP = "4luaKsL2"
 KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
 KILLED = -signal.SIGKILL
-WAIT_S = 60.0
+WAIT_S = 300.0
 MEMORY = Path("/dev/shm")  # processes are killed here, never the machine: no run needs to wait for a disk
 TABLES = ("events", "bindings", "holds", "passes", "pools", "account")
 

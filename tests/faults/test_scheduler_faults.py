@@ -74,7 +74,7 @@ def test_R7_expire_job_that_hangs_is_reported_stalled_and_later_runs_start(
         def hang_once(maintenance: Maintenance) -> ExpireResult:
             calls.append(time.monotonic())
             if len(calls) == 1:
-                release.wait(30)
+                release.wait(300)
             return expire_due(maintenance)
 
         monkeypatch.setattr(Maintenance, "expire_due", hang_once)
@@ -170,16 +170,16 @@ class Timer:
         """Send SIGTERM; return the exit code, or minus SIGKILL if it does not end within ten seconds."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(10)
+            return self.process.wait(300)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            return self.process.wait(10)
+            return self.process.wait(300)
 
     def close(self) -> None:
         """Kill the process if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(300)
         os.close(self._reports)
 
 

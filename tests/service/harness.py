@@ -136,7 +136,7 @@ def _accept_jumps(admission: BindAdmission) -> None:
     admission.observe_database_clock = observe_without_anchor  # type: ignore[method-assign]
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
     """Wait until another thread or process makes the condition true; fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -156,17 +156,17 @@ def feed_has_caught_up(service: BindingService) -> None:
             service.runtime.database.read(lambda connection: connection.execute(oldest_running).scalar_one())
             > written_tx
         ),
-        seconds=60.0,
+        seconds=300.0,
     )
 
 
-def in_threads(*calls: Callable[[], object], seconds: float = 60.0) -> list[BaseException]:
+def in_threads(*calls: Callable[[], object], seconds: float = 300.0) -> list[BaseException]:
     """Run the calls concurrently, each in its own thread; return what they raised, after all have ended."""
     barrier = threading.Barrier(len(calls))
     raised: list[BaseException] = []
 
     def run(call: Callable[[], object]) -> None:
-        barrier.wait(10)
+        barrier.wait(300)
         try:
             call()
         except BaseException as error:  # noqa: BLE001 -- returned to the test

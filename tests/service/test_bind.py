@@ -92,7 +92,7 @@ def test_I3_intent_is_committed_before_the_request_is_sent_and_no_transaction_is
     replica.expire_due()
     with pytest.raises(errors.PhoneInUse):
         replica.bind(phone_a=A, phone_b=C, pool_number=POOL, expire_s=60, mode="AXB")
-    thread.join(10)
+    thread.join(300)
     assert replica.get(intent.id).state is State.ACTIVE
     assert harness.received("bind") == 1
 
@@ -272,7 +272,7 @@ def test_I2_success_after_the_binding_ended_is_held_and_then_unbound(harness: Se
             tx, intent.id, caller, reason=Reason.ABSENT, status=None, detail={"said": ""}
         )
     )
-    thread.join(10)
+    thread.join(300)
     assert isinstance(raised[0], errors.BindingsError)
     assert EventKind.LATE_SUCCESS in harness.kinds(intent)
     with pytest.raises(errors.PhoneInUseAtProvider):

@@ -100,7 +100,7 @@ def test_I1_concurrent_binds_of_one_phone_succeed_exactly_once(harness: ServiceH
     raised: list[BaseException] = []
 
     def bind(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(300)
         other = f"91880680{number:02}"
         pair = (A, other) if number % 2 else (other, A)
         try:
@@ -115,7 +115,7 @@ def test_I1_concurrent_binds_of_one_phone_succeed_exactly_once(harness: ServiceH
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     assert (len(bound_ids), {type(error) for error in raised}) == (1, {errors.PhoneInUse})
     assert harness.received("bind") == 1
 

@@ -112,7 +112,7 @@ def test_unbind_of_a_pending_binding_is_executed_on_its_success(harness: Service
     with pytest.raises(errors.OutcomeUnknown):
         harness.service.unbind(intent.id)
     assert harness.received("unbind") == 0
-    thread.join(10)
+    thread.join(300)
     assert binding[0].state is State.UNBOUND
     assert harness.entry(binding[0]).unbound_at is not None
 

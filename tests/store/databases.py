@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 VARIABLE = "BINDINGS_TEST_POSTGRES_URL"
-START_S = 20.0
+START_S = 120.0
+NOT_DURABLE = ("-c", "fsync=off", "-c", "full_page_writes=off")  # no test ends the machine
 LOWEST_PORT = 10_000
 
 _numbers = itertools.count(1)
@@ -56,7 +57,9 @@ class Server:
         """Create a database and return its URL."""
         name = f"bindings_test_{os.getpid()}_{next(_numbers)}"
         copied = sql.SQL("" if template is None else " TEMPLATE {}").format(sql.Identifier(template or ""))
-        self._run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + copied)
+        database = sql.Identifier(name)
+        self._run(sql.SQL("CREATE DATABASE {}").format(database) + copied)
+        self._run(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(database))
         return self.address(name)
 
     def drop(self, url: str) -> None:
@@ -146,9 +149,9 @@ def _start(initdb: Path, origin: str) -> Server | None:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     port = free_port()
-    serve = [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), "-k", str(folder)]
+    serve = [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), "-h", "127.0.0.1"]
     process = subprocess.Popen(
-        [*serve, "-h", "127.0.0.1"],
+        [*serve, "-k", "", *NOT_DURABLE],  # no socket in a folder, whose path may be too long for one
         user=user,
         cwd=folder,
         stdout=subprocess.DEVNULL,

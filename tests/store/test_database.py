@@ -198,18 +198,18 @@ def test_sqlite_clock_is_read_after_the_write_lock_is_acquired(sqlite_url: str) 
 
     def hold(tx: Transaction) -> None:
         holding.set()
-        assert go_on.wait(10)
+        assert go_on.wait(300)
 
     holder = threading.Thread(target=lambda: database.write(hold), daemon=True)
     holder.start()
-    assert holding.wait(10)
+    assert holding.wait(300)
     waiter = threading.Thread(target=lambda: instants.append(other.write(lambda tx: tx.instant())), daemon=True)
     waiter.start()
     waiter.join(0.1)
     released = datetime.now(UTC)
     go_on.set()
-    holder.join(10)
-    waiter.join(10)
+    holder.join(300)
+    waiter.join(300)
     assert instants[0] >= released
     database.close()
     other.close()
@@ -308,7 +308,7 @@ def test_threads_wait_for_a_deferred_check_that_is_running(database: Database) -
 
     def check() -> None:
         started.set()
-        assert passed.wait(10)
+        assert passed.wait(300)
 
     database.defer(check)
     reads: list[bool] = []
@@ -317,13 +317,13 @@ def test_threads_wait_for_a_deferred_check_that_is_running(database: Database) -
         for _ in range(2)
     ]
     threads[0].start()
-    assert started.wait(10)
+    assert started.wait(300)
     threads[1].start()
     threads[1].join(0.2)
     assert reads == []
     passed.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(300)
     assert reads == [True, True]
 
 
@@ -340,7 +340,7 @@ def test_replicas_that_start_together_agree_on_one_scope(database_url: str) -> N
     refused: list[int] = []
 
     def start(number: int) -> None:
-        together.wait(10)
+        together.wait(300)
         try:
             register_scope(replicas[number], f"scope-{number % 2}")
         except InvalidRequest:
@@ -350,7 +350,7 @@ def test_replicas_that_start_together_agree_on_one_scope(database_url: str) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert len(refused) == 4
     assert len({number % 2 for number in refused}) == 1
     for replica in replicas:
@@ -371,14 +371,14 @@ def test_slot_of_a_job_is_claimed_by_exactly_one_replica(database_url: str) -> N
     claimed: list[int | None] = []
 
     def run(replica: Database) -> None:
-        together.wait(10)
+        together.wait(300)
         claimed.append(replica.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300, "r")))
 
     threads = [threading.Thread(target=run, args=(replica,), daemon=True) for replica in replicas]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert len([slot for slot in claimed if slot is not None]) == 1
     replicas[0].write(lambda tx: job_runs.finish(tx, "reconcile", next(filter(None, claimed)), {"scans": 1}))
     assert replicas[0].read(job_runs.last_finished, "reconcile") == _noon()

@@ -87,16 +87,16 @@ def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]
     def slow(tx: Any) -> None:
         work(tx)
         ready.set()
-        go_on.wait(60)
+        go_on.wait(300)
 
     thread = threading.Thread(target=lambda: database.write(slow), daemon=True)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(300)
         yield
     finally:
         go_on.set()
-        thread.join(10)
+        thread.join(300)
 
 
 @pytest.mark.postgres
@@ -130,15 +130,15 @@ def test_events_of_a_binding_keep_order_if_the_older_transaction_writes_second(
     def older(tx: Any) -> None:
         events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})  # takes its number now
         numbered.set()
-        go_on.wait(60)
+        go_on.wait(300)
         settle.request_unbind(tx, intent.id, CALLER, "late")
 
     thread = threading.Thread(target=lambda: database.write(older), daemon=True)
     thread.start()
-    assert numbered.wait(10)
+    assert numbered.wait(300)
     database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
     go_on.set()
-    thread.join(10)
+    thread.join(300)
     feed_has_caught_up(service)
     received, _ = read_all(service, None)
     own_events = [(event.sequence, event.kind) for event in received if event.binding_id == intent.id]
@@ -184,7 +184,7 @@ def test_feed_reader_concurrent_with_writers_sees_every_event_in_order(database_
         feed_has_caught_up(service)
     finally:
         stop.set()
-        reader.join(20)
+        reader.join(300)
     assert [event.cursor for event in followed] == [event.cursor for event in service.export_events()]
     latest: dict[str, int] = {}
     for event in followed:

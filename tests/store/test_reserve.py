@@ -188,7 +188,7 @@ def test_I1_of_crossing_binds_exactly_one_passes_without_deadlock(database_url: 
         def run(
             replica: Database, a: str, b: str, together: Any = together, reservations: Any = reservations
         ) -> None:
-            together.wait(10)
+            together.wait(300)
             result = reserve(replica, request(a, b))
             if isinstance(result, reserving.Reserved):
                 reservations.append(result.binding)
@@ -201,7 +201,7 @@ def test_I1_of_crossing_binds_exactly_one_passes_without_deadlock(database_url: 
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(300)
         winners.append(len(reservations))
         fail(replicas[0], reservations[0])
     assert winners == [1] * 15
@@ -225,18 +225,18 @@ def test_I1_conflict_check_sees_commits_made_during_the_lock_wait(postgres_url: 
     def slow(tx: Any) -> Any:
         reservation = reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
         holding.set()
-        assert go_on.wait(10)
+        assert go_on.wait(300)
         return reservation
 
     holder = threading.Thread(target=lambda: first.write(slow), daemon=True)
     waiter = threading.Thread(target=lambda: results.append(reserve(second, request(B, C))), daemon=True)
     holder.start()
-    assert holding.wait(10)
+    assert holding.wait(300)
     waiter.start()
     _wait_for_lock(first)
     go_on.set()
-    holder.join(10)
-    waiter.join(10)
+    holder.join(300)
+    waiter.join(300)
     assert isinstance(results[0], reserving.Conflict)
     first.close()
     second.close()
@@ -264,17 +264,17 @@ def test_lock_not_free_within_the_send_window_raises_busy(postgres_url: str) -> 
     def slow(tx: Any) -> Any:
         reserving.reserve(tx, str(uuid7()), request(), TERMS, CALLER)
         holding.set()
-        assert go_on.wait(20)
+        assert go_on.wait(300)
 
     holder = threading.Thread(target=lambda: first.write(slow), daemon=True)
     holder.start()
-    assert holding.wait(10)
+    assert holding.wait(300)
     try:
         with pytest.raises(Busy):
             reserve(second, request())
     finally:
         go_on.set()
-        holder.join(10)
+        holder.join(300)
     first.close()
     second.close()
 

@@ -34,7 +34,7 @@ class Browser:
 
     def csrf(self) -> str:
         """Return the CSRF token of this session, as read from a page."""
-        page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=30)
+        page = self.session.get(self.running.url + "/sign-in", headers=HTML, timeout=300)
         match = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
         assert match, page.text
         return match[1]
@@ -50,7 +50,7 @@ class Browser:
                 data=fields,
                 headers=HTML | {"Origin": self.running.url} | dict(headers or {}),
                 allow_redirects=False,
-                timeout=30,
+                timeout=300,
             )
         )
 

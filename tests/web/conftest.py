@@ -43,12 +43,12 @@ class Running:
         return {"Authorization": f"Bearer {created.key}"}
 
     def get(self, path: str, headers: dict[str, str] | None = None, **options: Any) -> requests.Response:
-        return self.session.get(self.url + path, headers=headers, timeout=30, **options)
+        return self.session.get(self.url + path, headers=headers, timeout=300, **options)
 
     def post(
         self, path: str, body: Any = None, headers: dict[str, str] | None = None, **options: Any
     ) -> requests.Response:
-        return self.session.post(self.url + path, json=body, headers=headers, timeout=30, **options)
+        return self.session.post(self.url + path, json=body, headers=headers, timeout=300, **options)
 
     def bind(self, headers: dict[str, str] | None = None, **fields: Any) -> requests.Response:
         return self.post("/v1/bindings", BIND | fields, headers)
@@ -70,7 +70,7 @@ def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
     finally:
         running.session.close()
         uvicorn.should_exit = True
-        thread.join(30)
+        thread.join(300)
         opened.close()
         app_state.executors.close()
         assert not thread.is_alive(), "the server did not stop"

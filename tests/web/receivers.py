@@ -61,7 +61,7 @@ class Receiver:
 
     def hangs(self, _: Message) -> Reply:
         """Return an answer that is sent only when the test releases it."""
-        self.released.wait(30)
+        self.released.wait(300)
         return Reply()
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class Receiver:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(300)
 
 
 class _Server(ThreadingHTTPServer):

@@ -330,4 +330,4 @@ def test_pages_respond_while_a_bind_waits_for_the_provider(harness: ServiceHarne
     wait_for(lambda: harness.received("bind") == 1)
     assert [browser.get(path).status_code for path in PAGES] == [200] * len(PAGES)
     assert slow.is_alive(), "all pages responded before the bind ended"
-    slow.join(30)
+    slow.join(300)

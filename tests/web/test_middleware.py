@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,10 +74,8 @@ def test_chunked_body_is_refused_when_it_is_too_large(running: Running) -> None:
 
 def test_incomplete_body_times_out(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BODY_DEADLINE_S", 0.2)
-    started = time.monotonic()
     answer = speak(running, request(b"{", JSON, "Content-Length: 10"))
     assert status(answer) == 408
-    assert time.monotonic() - started < 10
 
 
 def test_smuggled_request_is_not_handled(running: Running) -> None:

@@ -139,7 +139,7 @@ def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Runnin
 
 def test_stalled_job_makes_replica_not_ready_until_it_ends(running: Running) -> None:
     go_on = threading.Event()
-    stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(30))
+    stuck = Job(name="stuck", interval_s=1.0, run=lambda: go_on.wait(300))
     running.app_state.scheduler = Scheduler(running.service, [stuck])
     with running.app_state.scheduler:
         wait_for(lambda: red(running) == [])
@@ -230,7 +230,7 @@ def test_metrics_carry_no_phone_and_no_id(running: Running) -> None:
     created = running.bind(reference="order-42").json()
     running.get(f"/v1/bindings/{A}")
     running.get(f"/v1/bindings?phone={B}")
-    running.session.request("BREW", f"{running.url}/v1/{A}", timeout=10)
+    running.session.request("BREW", f"{running.url}/v1/{A}", timeout=300)
     text = running.get("/metrics").text
     for secret in (A, B, created["id"], created["middle_number_a"], "order-42", "BREW", "local"):
         assert secret not in text
@@ -254,21 +254,21 @@ def test_hanging_binds_do_not_delay_a_lookup_and_further_binds_are_busy(
     hanging = [threading.Thread(target=bind, args=(number,)) for number in range(limit)]
     for thread in hanging:
         thread.start()
-    wait_for(lambda: simulator.counts.received.get("bind", 0) == limit, seconds=4.0)
+    wait_for(lambda: simulator.counts.received.get("bind", 0) == limit)
     assert running.post("/v1/lookup", {"phone": A}).status_code == 200
     refused = running.bind()
     assert (refused.status_code, refused.json()["code"]) == (503, "busy")
     assert int(refused.headers["Retry-After"]) > 0
     assert statuses == [], "all of this happened while they hung"
     for thread in hanging:
-        thread.join(60)
+        thread.join(300)
     assert statuses == [201] * limit
 
 
 def test_slow_read_is_busy(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bindings.web.executors.READ_DEADLINE_S", 0.05)
     ended = threading.Event()
-    monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(10))
+    monkeypatch.setattr(type(running.service), "search", lambda *_, **__: ended.wait(300))
     answer = running.get("/v1/bindings")
     ended.set()
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
@@ -325,7 +325,7 @@ def test_document_describes_every_error() -> None:
 def test_options_lists_every_method_of_a_path(running: Running) -> None:
     for path in {path for _, path in openapi.operations()}:
         methods = {method.upper() for method, documented_path in openapi.operations() if documented_path == path}
-        answer = running.session.options(running.url + path, timeout=10)
+        answer = running.session.options(running.url + path, timeout=300)
         assert set(answer.headers["Allow"].split(", ")) == methods | {"OPTIONS"}, path
 
 

@@ -16,7 +16,7 @@ JSON = "Content-Type: application/json"
 
 def connect(running: Running) -> socket.socket:
     host, port = running.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=300)
 
 
 def speak(running: Running, sent: bytes) -> bytes:
