@@ -75,7 +75,7 @@ def postgres(folder: Path, *settings: str) -> KillableServer:
         shutil.chown(folder, binaries.user)
     binaries.run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", data, cwd=folder)
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    command = [str(binaries.folder / "postgres"), "-D", str(data), "-p", str(port), "-k", ""]
+    command = [str(binaries.folder / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
     command += [part for setting in settings for part in ("-c", setting)]
     return KillableServer(
         url=url,

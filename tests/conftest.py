@@ -155,7 +155,7 @@ def service(database_url: str, simulator: Simulator) -> Iterator[BindingService]
         provider_api_key=KEY,
         provider_api_secret=SECRET,
         provider_app_id=APP,
-        provider_timeout_s=5.0,
+        provider_timeout_s=60.0,
         scan_calls_per_s=1_000.0,
     ) as service:
         yield service

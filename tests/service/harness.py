@@ -144,6 +144,24 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:
         time.sleep(0.005)
 
 
+def hold_answers(
+    simulator: Simulator, kind: str = "delay_before", *, on: str = "bind", times: int = 1
+) -> threading.Event:
+    """Let the provider hold back its next answers until the returned event is set; `kind` is the fault."""
+    released = threading.Event()
+    listener = simulator._listener
+    assert listener is not None
+    end_if_stopped = listener.pause
+
+    def pause(seconds: float) -> None:
+        while not released.wait(0.01):
+            end_if_stopped(0.0)
+
+    listener.pause = pause  # type: ignore[method-assign]
+    simulator.script(kind, times=times, seconds=1.0, on=on)
+    return released
+
+
 def feed_has_caught_up(service: BindingService) -> None:
     """Wait until the feed returns all committed events; transactions in the server's other databases delay it."""
     if not service.runtime.database.postgres:

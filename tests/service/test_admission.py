@@ -17,7 +17,7 @@ from bindings.jobs.registry import RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, ServiceHarness, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from bindings.provider.circuit import Circuits
@@ -144,7 +144,7 @@ def test_refused_list_of_pools_is_not_asked_for_at_each_count(harness: ServiceHa
 
 def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness) -> None:
     service = harness.open(bind_limit=1)
-    harness.simulator.script("delay_before", times=1, seconds=2.0, on="bind")
+    answer = hold_answers(harness.simulator)
     thread = threading.Thread(
         target=lambda: service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB"), daemon=True
     )
@@ -155,6 +155,7 @@ def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness
     assert thread.is_alive(), "the refused bind did not wait for the other one"
     assert busy.value.retry_after_s
     assert service.lookup(phone=C) == []
+    answer.set()
     thread.join(300)
     assert service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
 

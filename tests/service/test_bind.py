@@ -13,7 +13,7 @@ from bindings import errors
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.provider.simulator import Simulator
 from bindings.store import settle
-from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, wait_for
+from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -82,7 +82,7 @@ def test_I3_intent_is_committed_before_the_request_is_sent_and_no_transaction_is
     harness: ServiceHarness,
 ) -> None:
     """While the provider delays its response, another replica can read the intent, and write."""
-    harness.simulator.script("delay_before", times=1, seconds=1.0)
+    answer = hold_answers(harness.simulator)
     replica = harness.open()
     thread = threading.Thread(target=lambda: harness.bind(A, B), daemon=True)
     thread.start()
@@ -92,6 +92,7 @@ def test_I3_intent_is_committed_before_the_request_is_sent_and_no_transaction_is
     replica.expire_due()
     with pytest.raises(errors.PhoneInUse):
         replica.bind(phone_a=A, phone_b=C, pool_number=POOL, expire_s=60, mode="AXB")
+    answer.set()
     thread.join(300)
     assert replica.get(intent.id).state is State.ACTIVE
     assert harness.received("bind") == 1
@@ -253,7 +254,7 @@ def test_response_that_cannot_be_recorded_raises_outcome_unknown(
 
 
 def test_I2_success_after_the_binding_ended_is_held_and_then_unbound(harness: ServiceHarness) -> None:
-    harness.simulator.script("delay", times=1, seconds=0.5, on="bind")
+    answer = hold_answers(harness.simulator, "delay")
     raised: list[BaseException] = []
 
     def bind() -> None:
@@ -272,6 +273,7 @@ def test_I2_success_after_the_binding_ended_is_held_and_then_unbound(harness: Se
             tx, intent.id, caller, reason=Reason.ABSENT, status=None, detail={"said": ""}
         )
     )
+    answer.set()
     thread.join(300)
     assert isinstance(raised[0], errors.BindingsError)
     assert EventKind.LATE_SUCCESS in harness.kinds(intent)

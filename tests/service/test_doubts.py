@@ -11,7 +11,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import Binding, EventKind, Reason, State
-from tests.service.harness import POOL, A, B, C, D, E, F, ServiceHarness, wait_for
+from tests.service.harness import POOL, A, B, C, D, E, F, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from bindings.service import BindingService
@@ -222,8 +222,8 @@ def test_I2_process_killed_between_its_two_transactions_leaves_a_doubt_that_is_a
     harness: ServiceHarness,
 ) -> None:
     """The intent of a killed process is a pending row past its settle_by."""
-    harness.simulator.script("delay", times=1, seconds=3.0, on="bind")
-    service = harness.open(provider_timeout_s=4.0)
+    answer = hold_answers(harness.simulator, "delay")
+    service = harness.open(provider_timeout_s=60.0)
     threading.Thread(target=lambda: _bind_quietly(service), daemon=True).start()
     wait_for(lambda: len(harness.simulator.ledger) == 1)
     (intent,) = harness.service.search().data
@@ -233,6 +233,7 @@ def test_I2_process_killed_between_its_two_transactions_leaves_a_doubt_that_is_a
     assert harness.service.recover().in_doubt == 1
     assert harness.service.get(intent.id).reason == Reason.NOT_SETTLED
     assert harness.service.reconcile().adopted == 1
+    answer.set()
     wait_for(lambda: "done" in _FINISHED_BINDS)
     _FINISHED_BINDS.clear()
     late = harness.service.get(intent.id)

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from bindings import errors
 from bindings.domain.binding import Binding, Caller, EventKind, Reason, State
 from bindings.store import settle
-from tests.service.harness import A, B, C, ServiceHarness, in_threads, wait_for
+from tests.service.harness import A, B, C, ServiceHarness, hold_answers, in_threads, wait_for
 
 
 def test_confirmed_unbind_ends_the_binding_and_frees_its_phones_immediately(harness: ServiceHarness) -> None:
@@ -103,7 +103,7 @@ def test_unbind_sends_the_binding_s_own_app_id(harness: ServiceHarness) -> None:
 
 
 def test_unbind_of_a_pending_binding_is_executed_on_its_success(harness: ServiceHarness) -> None:
-    harness.simulator.script("delay_before", times=1, seconds=0.4, on="bind")
+    answer = hold_answers(harness.simulator)
     binding: list[Binding] = []
     thread = threading.Thread(target=lambda: binding.append(harness.bind(A, B)), daemon=True)
     thread.start()
@@ -112,6 +112,7 @@ def test_unbind_of_a_pending_binding_is_executed_on_its_success(harness: Service
     with pytest.raises(errors.OutcomeUnknown):
         harness.service.unbind(intent.id)
     assert harness.received("unbind") == 0
+    answer.set()
     thread.join(300)
     assert binding[0].state is State.UNBOUND
     assert harness.entry(binding[0]).unbound_at is not None

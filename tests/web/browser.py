@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from tests.service.harness import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -60,6 +62,19 @@ class Browser:
         while response.status_code == 303:
             response = self.get(response.headers["Location"])
         return response
+
+    def wait_for_result(self, page: requests.Response) -> requests.Response:
+        """Reload a page of a running task until it no longer asks for that, and return it."""
+        address = page.url.removeprefix(self.running.url)
+
+        def has_ended() -> bool:
+            nonlocal page
+            if 'http-equiv="refresh"' in page.text:
+                page = self.get(address)
+            return 'http-equiv="refresh"' not in page.text
+
+        wait_for(has_ended)
+        return page
 
     def sign_in(self, role: str, name: str | None = None) -> Browser:
         """Create a key of this role and sign in with it."""

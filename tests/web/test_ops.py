@@ -32,7 +32,7 @@ from bindings.store import schema
 from bindings.web import app, problems
 from bindings.web.api import openapi, ops_routes
 from bindings.web.api import routes as api
-from tests.service.harness import A, B, C, D, wait_for
+from tests.service.harness import A, B, C, D, hold_answers, wait_for
 from tests.store.databases import name_of
 from tests.web.conftest import run
 
@@ -236,13 +236,12 @@ def test_metrics_carry_no_phone_and_no_id(running: Running) -> None:
         assert secret not in text
 
 
-@pytest.mark.alone
 def test_hanging_binds_do_not_delay_a_lookup_and_further_binds_are_busy(
     running: Running, simulator: Simulator
 ) -> None:
     """P8, without its figures: `make bench` has those."""
     limit = running.service.settings.bind_limit
-    simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, rate=1.0, seconds=4.0))
+    answers = hold_answers(simulator, times=limit)
     statuses: list[int] = []
     lock = threading.Lock()
 
@@ -260,6 +259,7 @@ def test_hanging_binds_do_not_delay_a_lookup_and_further_binds_are_busy(
     assert (refused.status_code, refused.json()["code"]) == (503, "busy")
     assert int(refused.headers["Retry-After"]) > 0
     assert statuses == [], "all of this happened while they hung"
+    answers.set()
     for thread in hanging:
         thread.join(300)
     assert statuses == [201] * limit

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from bindings.cli.root import root
 from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.web.api import openapi
-from tests.service.harness import APP, KEY, POOL, SECRET, C, D, in_threads, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, C, D, hold_answers, in_threads, wait_for
 from tests.web.conftest import BIND
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
         "BINDINGS_PROVIDER_API_KEY": KEY,
         "BINDINGS_PROVIDER_API_SECRET": SECRET,
         "BINDINGS_PROVIDER_APP_ID": APP,
-        "BINDINGS_PROVIDER_TIMEOUT_S": "5",
+        "BINDINGS_PROVIDER_TIMEOUT_S": "20",
         "BINDINGS_SCAN_CALLS_PER_S": "1000",
     }
     return Host(environment=plain | settings, folder=folder)
@@ -258,10 +258,13 @@ def test_generated_client_can_use_the_api(host: Host, generated: ModuleType) -> 
 # Shutdown.
 
 
-def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, int]], list[threading.Thread]]:
+def in_flight(
+    replica: Replica, simulator: Simulator
+) -> tuple[list[tuple[str, int]], list[threading.Thread], threading.Event]:
     """Start a bind that hangs at the provider and a request that waits for events.
 
-    Returns the list to which each adds its name and status at its end, and their threads.
+    Returns the list to which each adds its name and status at its end, their threads, and an event to set when
+    the provider shall answer.
     """
     ended: list[tuple[str, int]] = []
 
@@ -271,7 +274,7 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
         except requests.ConnectionError:
             ended.append((name, 0))
 
-    simulator.script(Fault(kind=FaultKind.DELAY_BEFORE, times=1, seconds=3.0, on=Call.BIND))
+    provider_answer = hold_answers(simulator)
     threads = [threading.Thread(target=run, args=("bind", replica.bind))]
     threads[0].start()
     wait_for(lambda: simulator.counts.received.get("bind", 0) == 1)
@@ -287,15 +290,15 @@ def in_flight(replica: Replica, simulator: Simulator) -> tuple[list[tuple[str, i
 
     threads.append(threading.Thread(target=wait))
     threads[1].start()
-    return ended, threads
+    return ended, threads, provider_answer
 
 
-@pytest.mark.alone
 def test_sigterm_settles_sent_binds_and_answers_waiting_requests(host: Host, simulator: Simulator) -> None:
     with host.serving() as replica:
-        ended, threads = in_flight(replica, simulator)
+        ended, threads, provider_answer = in_flight(replica, simulator)
         replica.process.send_signal(signal.SIGTERM)
         wait_for(lambda: ended == [("events", 200)])
+        provider_answer.set()
         for thread in threads:
             thread.join(300)
         assert ended == [("events", 200), ("bind", 201)]
@@ -303,10 +306,9 @@ def test_sigterm_settles_sent_binds_and_answers_waiting_requests(host: Host, sim
     assert "serve: stopped" in host.printed[-1]
 
 
-@pytest.mark.alone
 def test_second_signal_ends_the_process_and_recover_settles_the_bind(host: Host, simulator: Simulator) -> None:
     with host.serving("--no-scheduler") as replica:
-        ended, threads = in_flight(replica, simulator)
+        ended, threads, _ = in_flight(replica, simulator)
         replica.process.send_signal(signal.SIGTERM)
         wait_for(lambda: ended == [("events", 200)])
         replica.process.send_signal(signal.SIGTERM)
