@@ -10,6 +10,8 @@ WORKERS ?= 4  # tests that run at a time; they mostly wait, so this may exceed t
 UV := $(shell command -v uv 2>/dev/null)
 # Trust the certificate authorities of the system, which may include a private one of the network.
 export UV_SYSTEM_CERTS := true
+# Compile each module once, not in each of the many processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
@@ -21,7 +23,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	  || { echo "bindings needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
 ifneq ($(UV),)
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
 	@$(PYTHON) -m venv --clear $(VENV) 2>/dev/null \
