@@ -6,7 +6,7 @@ bindings that this actor requested. Changes nothing; every query is safe to repe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -59,14 +59,11 @@ class Investigation:
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
     ) -> NumberAt:
         """Return the holders of a phone or middle number at `at` (aware); `party` is the other phone, if known."""
-        margin = timedelta(seconds=WINDOW_S)
-        bindings = self._database.read(
-            number_history.bindings_between, number, party=party, since=at - margin, until=at + margin
-        )
-        visible = [binding for binding in bindings if actor in (None, binding.actor)]
-        result = trace.classify(visible, at=at, window_s=WINDOW_S)
+        result = self._trace(number, at, party, WINDOW_S, actor)
         if result.holders:
             return NumberAt(trace=result, previous_binding=None, next_binding=None)
+        if party is not None:
+            result = replace(result, other_holders=self._trace(number, at, None, 0.0, actor).holders)
         nearest = self._database.read(number_history.nearest, number, party=party, at=at, actor=actor)
         near_ids = {miss.binding.id for miss in result.near_misses}
         distant = [binding for binding in nearest if binding.id not in near_ids]
@@ -77,6 +74,16 @@ class Investigation:
             previous_binding=max(earlier, key=trace.earliest_end, default=None),
             next_binding=min(later, key=trace.earliest_start, default=None),
         )
+
+    def _trace(
+        self, number: Phone, at: datetime, party: Phone | None, window_s: float, actor: str | None
+    ) -> Trace:
+        margin = timedelta(seconds=window_s)
+        bindings = self._database.read(
+            number_history.bindings_between, number, party=party, since=at - margin, until=at + margin
+        )
+        visible = [binding for binding in bindings if actor in (None, binding.actor)]
+        return trace.classify(visible, at=at, window_s=window_s)
 
     def number_history(
         self, number: Phone, *, actor: str | None = None, cursor: str | None = None, limit: int = 50

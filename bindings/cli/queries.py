@@ -13,10 +13,10 @@ from bindings.domain import serialization
 from bindings.domain.search_filters import HELP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from bindings.cli.options import RawValue
-    from bindings.domain.binding import Binding, NearMiss, Trace
+    from bindings.domain.binding import Binding, NearMiss, Trace, TraceHolder
 
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
@@ -134,8 +134,7 @@ def trace(
     with context.open_service(as_json=as_json) as service:
         with options.report_missing(at=at):
             result = service.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
-        ids = [holder.id for holder in result.holders] + [miss.id for miss in result.near_misses]
-        context.record_reveal(service, ids, reveal_reason)
+        context.record_reveal(service, [binding.id for binding in result.bindings], reveal_reason)
     if as_json:
         output.emit(_trace_to_dict(result), revealed=reveal_reason is not None)
     else:
@@ -221,21 +220,30 @@ def _format_detail(detail: dict[str, Any]) -> str:
 
 def _trace_to_dict(result: Trace) -> dict[str, Any]:
     return {
-        "holders": [
-            serialization.fields(holder.binding) | {"certainty": holder.certainty} for holder in result.holders
-        ],
+        "holders": _holders_to_dicts(result.holders),
         "near_misses": [
             serialization.fields(miss.binding)
             | {"relation": miss.relation, "at": miss.at, "offset_s": miss.offset_s}
             for miss in result.near_misses
         ],
+        "other_holders": _holders_to_dicts(result.other_holders),
     }
+
+
+def _holders_to_dicts(holders: Iterable[TraceHolder]) -> list[dict[str, Any]]:
+    return [serialization.fields(holder.binding) | {"certainty": holder.certainty} for holder in holders]
 
 
 def _show_trace(result: Trace, *, revealed: bool) -> None:
     if result.holders:
         certainty = {"CERTAINTY": [holder.certainty.value for holder in result.holders]}
         output.bindings([holder.binding for holder in result.holders], revealed=revealed, extra=certainty)
+    elif result.other_holders:
+        count = len(result.other_holders)
+        output.message(
+            f"No binding with that party had this middle number at that time. {count} with other parties had it:"
+            " check the party (digits with country code), or leave out --party."
+        )
     else:
         output.message("No binding had this middle number at that time.")
     if not result.near_misses:

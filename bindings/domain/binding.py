@@ -263,10 +263,20 @@ class NearMiss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """The bindings that had a middle number at an instant, and those that had it shortly before or after."""
+    """The bindings that had a middle number at an instant, and those that had it shortly before or after.
+
+    `other_holders` had it at that instant, but not with the given party; empty unless no holder has that party.
+    """
 
     holders: tuple[TraceHolder, ...]
     near_misses: tuple[NearMiss, ...]
+    other_holders: tuple[TraceHolder, ...] = ()
+
+    @property
+    def bindings(self) -> list[Binding]:
+        """Return the bindings of every part."""
+        holders = (*self.holders, *self.other_holders)
+        return [holder.binding for holder in holders] + [miss.binding for miss in self.near_misses]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ except the exports, which stream from one snapshot. Arguments are checked here; 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -97,15 +98,21 @@ class Queries:
         number, instant, by_party, window = validation.trace(
             middle_number=middle_number, at=at, party=party, window_s=window_s
         )
-        margin = timedelta(seconds=window)
+        result = self._trace(number, instant, by_party, window)
+        if result.holders or by_party is None:
+            return result
+        return replace(result, other_holders=self._trace(number, instant, None, 0.0).holders)
+
+    def _trace(self, number: str, at: datetime, party: Phone | None, window_s: float) -> Trace:
+        margin = timedelta(seconds=window_s)
         candidates = self._database.read(
             queries.bindings_with_middle_number,
             middle_number=number,
-            party=by_party,
-            since=instant - margin,
-            until=instant + margin,
+            party=party,
+            since=at - margin,
+            until=at + margin,
         )
-        return trace.classify(candidates, at=instant, window_s=window)
+        return trace.classify(candidates, at=at, window_s=window_s)
 
     def search(self, filters: SearchFilters, *, size: int, position: tuple[datetime, str] | None) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first, from the row after `position`."""

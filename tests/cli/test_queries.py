@@ -150,7 +150,17 @@ def test_history_prints_every_event_without_a_phone(shell: Shell) -> None:
 def test_trace_prints_the_holder_and_its_certainty(shell: Shell) -> None:
     bound = shell.bind().json
     trace = shell.run("trace", MIDDLE, "--at", seconds_from_now(1), "--json").json
-    assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": []}
+    assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": [], "other_holders": []}
+
+
+def test_trace_with_the_wrong_party_says_that_the_number_had_other_holders(shell: Shell) -> None:
+    bound = shell.bind().json
+    arguments = ["trace", MIDDLE, "--at", seconds_from_now(1), "--party", f"91{A}"]
+    trace = shell.run(*arguments, "--json").json
+    assert trace == {"holders": [], "near_misses": [], "other_holders": [bound | {"certainty": "certain"}]}
+    assert "1 with other parties had it" in shell.run(*arguments).err
+    shell.run("trace", MIDDLE, *arguments[2:], "--reveal", "--reason", "complaint 118")
+    assert shell.run("history", bound["id"], "--json").json["data"][-1]["kind"] == "revealed"
 
 
 def test_trace_prints_near_misses(shell: Shell) -> None:
@@ -163,7 +173,11 @@ def test_trace_prints_near_misses(shell: Shell) -> None:
     assert (miss["id"], miss["relation"]) == (bound["id"], "began")
     assert 20 < miss["offset_s"] <= 31
     assert miss["at"].endswith("Z")
-    assert shell.run(*arguments, "--window-s", "5", "--json").json == {"holders": [], "near_misses": []}
+    assert shell.run(*arguments, "--window-s", "5", "--json").json == {
+        "holders": [],
+        "near_misses": [],
+        "other_holders": [],
+    }
     assert "began" in shell.run(*arguments).out
 
 

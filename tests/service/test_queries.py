@@ -173,6 +173,20 @@ def test_trace_returns_near_misses_and_filters_by_party(harness: ServiceHarness)
     assert harness.service.trace(middle_number=number, at=between, window_s=5).near_misses == ()
 
 
+def test_trace_returns_the_holders_that_do_not_have_the_party(harness: ServiceHarness) -> None:
+    harness.simulator.change(pool_size=1)
+    first, second = harness.bind(A, B), harness.bind(C, D)
+    number, at = str(first.middle_number_a), harness.clock() + timedelta(seconds=10)
+    assert second.middle_number_a == number
+    assert harness.service.trace(middle_number=number, at=at, party=A).other_holders == ()
+    assert harness.service.trace(middle_number=number, at=at).other_holders == ()
+    missed = harness.service.trace(middle_number=number, at=at, party=E)
+    assert (missed.holders, {holder.id for holder in missed.other_holders}) == ((), {first.id, second.id})
+    assert {binding.id for binding in missed.bindings} == {first.id, second.id}
+    over = max(first.held_until, second.held_until)
+    assert harness.service.trace(middle_number=number, at=over, party=E).other_holders == ()
+
+
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 def test_trace_at_the_limits_of_the_calendar_returns_or_raises_invalid_request(
     harness: ServiceHarness, at: str

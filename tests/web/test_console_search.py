@@ -96,7 +96,7 @@ def test_middle_number_with_a_time_shows_its_holder_with_masked_phones(running: 
         assert A not in page
         assert B not in page
     assert (
-        "No binding at this time"
+        "No binding with this party at this time"
         in browser.submit("/find", {"q": binding.middle_number_a, "time": "now", "party": C}).text
     )
 
@@ -151,8 +151,26 @@ def test_empty_fields_of_a_refined_search_keep_their_values(running: Running) ->
     path = browser.post("/find", {"q": A, "time": "now", "party": B}).headers["Location"]
     refined = {"search_id": path.rpartition("/")[2], "time": "now"}
     assert f"/bindings/{binding.id}" in browser.submit("/find", refined).text
-    assert "No binding at this time" in browser.submit("/find", refined | {"party": C}).text
+    assert "No binding with this party at this time" in browser.submit("/find", refined | {"party": C}).text
     assert f"/bindings/{binding.id}" in browser.submit("/find", refined | {"any_party": "1"}).text
+
+
+def test_party_that_no_holder_has_does_not_hide_the_holders(running: Running) -> None:
+    binding = bind(running.service)
+    browser = Browser(running).sign_in("auditor")
+    path = browser.post("/find", {"q": binding.middle_number_a, "time": "now", "party": C}).headers["Location"]
+    page = browser.get(path).text
+    assert "No binding with this party at this time" in page
+    assert "1 binding with other parties had this number at that time." in page
+    assert "No earlier binding" not in page
+    assert str(binding.middle_number_a) in page  # a middle number is not masked
+    shown = {"search_id": path.rpartition("/")[2], "time": "now", "any_party": "1"}
+    assert f"/bindings/{binding.id}" in browser.submit("/find", shown).text
+    running.service.unbind(binding.id)
+    later = {"q": str(binding.middle_number_a), "time": "2027-01-01 00:00", "party": C}
+    page = browser.submit("/find", later).text
+    assert "with other parties" not in page
+    assert "No earlier binding with this party is recorded." in page
 
 
 def test_search_is_unavailable_after_it_expires_and_then_deleted_by_retention(

@@ -154,7 +154,11 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
     assert running.post("/v1/lookup", {"phone": C}, rides).json()["data"] == []
     assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [own]
     at = {"middle_number": other["middle_number_a"], "at": other["answered_at"], "party": C}
-    assert running.post("/v1/trace", at, rides).json() == {"holders": [], "near_misses": []}
+    assert running.post("/v1/trace", at, rides).json() == {
+        "holders": [],
+        "near_misses": [],
+        "other_holders": [],
+    }
     wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
     events = running.get("/v1/events", rides).json()["data"]
     assert {event["binding_id"] for event in events} == {own["id"]}

@@ -453,8 +453,7 @@ def _trace(
     service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
 ) -> dict[str, Any]:
     result = service.trace(**fields)
-    bindings = [holder.binding for holder in result.holders] + [miss.binding for miss in result.near_misses]
-    return trace_json(result, principal, revealed=_record_reveal(service, bindings, reveal_reason))
+    return trace_json(result, principal, revealed=_record_reveal(service, result.bindings, reveal_reason))
 
 
 @get(

@@ -63,6 +63,10 @@ class TraceResponse(Struct):
 
     holders: list[TraceHolder]
     near_misses: list[NearMiss]
+    other_holders: Annotated[
+        list[TraceHolder],
+        Meta(description="If no holder has the party: those that had the number then, with other parties."),
+    ]
 
 
 class Problem(Struct, kw_only=True):

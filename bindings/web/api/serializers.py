@@ -12,7 +12,7 @@ from bindings.domain.phone import Phone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bindings.domain.binding import Binding, Event, Trace
+    from bindings.domain.binding import Binding, Event, Trace, TraceHolder
     from bindings.web.auth import Principal
 
 
@@ -61,11 +61,7 @@ def redact_events(events: Iterable[Event], principal: Principal) -> list[Event]:
 def trace_json(trace: Trace, principal: Principal, *, revealed: bool) -> dict[str, Any]:
     """Return a trace for the principal, without the bindings that the principal may not view."""
     return {
-        "holders": [
-            {"binding": binding_json(holder.binding, principal, revealed=revealed), "certainty": holder.certainty}
-            for holder in trace.holders
-            if principal.can_view(holder.binding)
-        ],
+        "holders": _holders_json(trace.holders, principal, revealed=revealed),
         "near_misses": [
             {
                 "binding": binding_json(miss.binding, principal, revealed=revealed),
@@ -76,4 +72,13 @@ def trace_json(trace: Trace, principal: Principal, *, revealed: bool) -> dict[st
             for miss in trace.near_misses
             if principal.can_view(miss.binding)
         ],
+        "other_holders": _holders_json(trace.other_holders, principal, revealed=revealed),
     }
+
+
+def _holders_json(holders: Iterable[TraceHolder], principal: Principal, *, revealed: bool) -> list[dict[str, Any]]:
+    return [
+        {"binding": binding_json(holder.binding, principal, revealed=revealed), "certainty": holder.certainty}
+        for holder in holders
+        if principal.can_view(holder.binding)
+    ]

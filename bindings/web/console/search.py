@@ -95,6 +95,7 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     )
     holders = number_at.trace.holders
     bindings = [binding for binding, _ in _bindings_with_relation(number_at)]
+    bindings += [holder.binding for holder in number_at.trace.other_holders]
     return context.render(
         "number_at.html",
         search=search,
