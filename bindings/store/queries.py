@@ -238,14 +238,21 @@ def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dic
 
 
 def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:
-    """Return (requested_at, sent_at, answered_at) of those of the newest `limit` bindings that have them."""
+    """Return (requested_at, sent_at, answered_at) of those of the newest `limit` binds that were answered.
+
+    An adopted binding was not: its `answered_at`, after `settle_by`, is when a scan saw it.
+    """
     newest = (
-        select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at)
+        select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at, bindings.c.settle_by)
         .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
         .limit(limit)
     )
     rows = connection.execute(newest).all()
-    return [(row.requested_at, row.sent_at, row.answered_at) for row in rows if row.answered_at and row.sent_at]
+    return [
+        (row.requested_at, row.sent_at, row.answered_at)
+        for row in rows
+        if row.answered_at and row.sent_at and row.answered_at < row.settle_by
+    ]
 
 
 def open_apps(connection: Connection) -> list[str]:

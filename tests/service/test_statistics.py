@@ -201,6 +201,20 @@ def test_overview_shows_replicas_provider_latency_and_next_scan(harness: Service
     assert next_scan(harness.service.runtime) is None, "no replica has scanned for three intervals"
 
 
+def test_latency_does_not_count_a_binding_that_a_scan_adopted(harness: ServiceHarness) -> None:
+    harness.bind(A, B)
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        harness.bind(C, D)
+    harness.clock.advance(400)
+    assert harness.service.reconcile().adopted == 1
+    for _ in range(2):
+        shown = build_overview(harness.service.runtime).latency
+        assert shown is not None
+        assert (shown.calls, shown.p99_s < 60) == (1, True)
+        harness.service.unbind(str(unknown.value.binding_id))
+
+
 def test_latency_percentiles_of_answered_calls_are_exact(harness: ServiceHarness) -> None:
     now = harness.clock()
     calls = [(now, now, now + timedelta(milliseconds=ms)) for ms in range(1, 101)]
