@@ -15,7 +15,7 @@ from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Page
-from bindings.domain.serialization import FORMATS
+from bindings.domain.serialization import FORMATS, to_plain
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
 from bindings.store.access_log import Export
@@ -68,6 +68,22 @@ class AccessLog:
                 events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
 
         self._database.write(work)
+
+    def record_reveal_of_period(self, *, since: datetime | None, until: datetime | None, reason: str) -> None:
+        """Record that the bindings requested from `since` to before `until` are about to be exported in full.
+
+        One event for all of them; `Investigation.reveals_of` knows which bindings it covers. Not safe to repeat.
+        """
+        start, end = to_plain(since), to_plain(until)
+        detail = {
+            "reason": validation.reason(reason),
+            "what": f"export of bindings from {start or '-'} to {end or '-'}",
+            "from": start,
+            "to": end,
+        }
+        self._database.write(
+            lambda tx: events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
+        )
 
     def start_export(self, *, view: str, narrowed: dict[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
         """Record that a list is about to be exported, and return the export's id. Not safe to repeat.

@@ -7,7 +7,7 @@ bindings that this actor requested. Changes nothing; every query is safe to repe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain import trace
@@ -17,7 +17,7 @@ from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Sequence
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
@@ -100,8 +100,22 @@ class Investigation:
         visible = tuple(refusal for refusal in refusals if actor in (None, refusal.actor))
         return NameMatches(bindings=tuple(bindings), refusals=visible)
 
-    def reveals_of(self, binding_ids: list[str]) -> list[Event]:
-        """Return the reveals of full phones of these bindings, newest first."""
-        if not binding_ids:
+    def reveals_of(self, bindings: Sequence[Binding]) -> list[Event]:
+        """Return the newest reveals of full phones of these bindings, and exports in full of their periods."""
+        if not bindings:
             return []
-        return self._database.read(number_history.reveals_of, binding_ids, limit=MAX_REVEALS)
+        ids, since = [binding.id for binding in bindings], min(binding.requested_at for binding in bindings)
+        reveals = self._database.read(number_history.reveals_of, ids, limit=MAX_REVEALS)
+        exports = self._database.read(number_history.reveals_of_periods, since=since, limit=MAX_REVEALS)
+        reveals += [export for export in exports if any(_contains(export, binding) for binding in bindings)]
+        return sorted(reveals, key=lambda reveal: reveal.at, reverse=True)[:MAX_REVEALS]
+
+
+def _contains(export: Event, binding: Binding) -> bool:
+    """Return whether an export of a period may contain a binding; older ones do not tell their period."""
+    requested_at, start, end = binding.requested_at, export.detail.get("from"), export.detail.get("to")
+    return (
+        requested_at <= export.at
+        and (start is None or datetime.fromisoformat(start) <= requested_at)
+        and (end is None or requested_at < datetime.fromisoformat(end))
+    )

@@ -69,12 +69,11 @@ def bindings(
     from bindings.validation import requests as validation
 
     chosen_format = _row_format(row_format, as_json=as_json)
-    validation.period(since=since, until=until)  # before the reveal is recorded
+    period = validation.period(since=since, until=until)  # before the reveal is recorded
     revealed = reveal_reason is not None
     with context.open_service(as_json=as_json, connect=True) as service:
         if reveal_reason is not None:
-            period = f"from {since or '-'} to {until or '-'}"
-            service.reveal([], reason=reveal_reason, what=f"export of bindings {period}")
+            service.access_log.record_reveal_of_period(since=period[0], until=period[1], reason=reveal_reason)
         rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
         _write(rows, field_names(Binding), chosen_format, path, noun="bindings")
 

@@ -106,6 +106,13 @@ def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) ->
     return [to_event(row) for row in connection.execute(statement.order_by(events.c.at.desc()).limit(limit))]
 
 
+def reveals_of_periods(connection: Connection, *, since: datetime, limit: int) -> list[Event]:
+    """Return the exports of a whole period in full, made at or after `since`, newest first."""
+    conditions = (is_kind(EventKind.REVEALED), events.c.at >= since, events.c.binding_id.is_(None))
+    statement = select(*EVENT_COLUMNS).where(*conditions).order_by(events.c.at.desc(), events.c.position.desc())
+    return [to_event(row) for row in connection.execute(statement.limit(limit))]
+
+
 def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement[bool]) -> list[Binding]:
     branches = (select(*COLUMNS).where(_column_is(column, number), *conditions) for column in _COLUMNS)
     return _unique(connection.execute(union_all(*branches)))

@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -32,6 +33,7 @@ from bindings.store.database import Database
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
 from bindings.validation.fields import position_after
+from bindings.web.api.samples import BINDING
 from tests.service.harness import Clock
 from tests.store.test_reserve import TERMS, request, reserved
 
@@ -467,7 +469,8 @@ def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url:
             ways = explained(service, lambda: list_page(limit=50), table_name)  # noqa: B023
             ways |= explained(service, lambda: list_page(cursor=cursor, limit=50), table_name)  # noqa: B023
             assert ways <= {index, index + WHOLE}, (table_name, ways)
-        ways = explained(service, lambda: service.investigation.reveals_of([str(uuid7()), str(uuid7())]), "events")
+        bindings = [replace(BINDING, id=str(uuid7()), requested_at=at[-1]) for _ in range(2)]
+        ways = explained(service, lambda: service.investigation.reveals_of(bindings), "events")
         # The last is the index of a binding and a sequence.
         expected = ("binding_id", "revealed", "sqlite_autoindex_events_1")
         assert all(any(name in way for name in expected) for way in ways), ways

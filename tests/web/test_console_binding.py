@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -160,11 +161,29 @@ def test_number_history_shows_all_bindings_anomalies_and_reveals(running: Runnin
     assert "2 bindings" in page
     assert "Overlap" in page
     assert A not in page
-    assert "were never shown in full" in page
+    assert "No reveal and no export in full of these bindings is recorded." in page
     browser.post(f"/bindings/{second.id}/reveal", REASON)
     page = browser.get(f"/bindings/{first.id}/numbers/phone_a").text
     assert "complaint 118" in page
     assert browser.get(f"/bindings/{first.id}/numbers/nothing").status_code == 404
+
+
+def test_number_history_names_the_exports_in_full_of_its_bindings(running: Running) -> None:
+    binding = bind(running.service)
+    browser = Browser(running).sign_in("investigator")
+    after = (binding.requested_at + timedelta(microseconds=1)).isoformat()
+    for form in ({"to": binding.requested_at.isoformat()}, {"from": after}, {"what": "events"}, {"masked": ""}):
+        reason = {} if "masked" in form else {"reason": "other period"}
+        assert browser.post("/exports", form | reason).status_code == 200
+    page = browser.get(f"/bindings/{binding.id}/numbers/phone_a").text
+    assert "No reveal and no export in full of these bindings is recorded." in page
+    exports: tuple[dict[str, str], ...] = ({}, {"from": binding.requested_at.isoformat()}, {"to": after})
+    for number, form in enumerate(exports):
+        assert browser.post("/exports", form | {"reason": f"regulator audit {number}"}).status_code == 200
+    page = browser.get(f"/bindings/{binding.id}/numbers/phone_a").text
+    assert all(f"regulator audit {number}" in page for number in range(len(exports)))
+    assert "export of bindings from - to -" in page
+    assert "other period" not in page
 
 
 def test_search_for_a_number_without_a_time_shows_its_history(running: Running) -> None:

@@ -142,9 +142,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         if view == "events":
             return service.export_events(since=since, until=until)
         if reason is not None:
-            service.reveal(
-                [], reason=reason, what=f"export of bindings from {narrowed['from']} to {narrowed['to']}"
-            )
+            service.access_log.record_reveal_of_period(since=since, until=until, reason=reason)
         return service.export_bindings(since=since, until=until)
 
     columns = field_names(Event if view == "events" else Binding)

@@ -106,7 +106,7 @@ async def _history_page(context: PageContext, number: Phone) -> PageResponse:
         page = service.investigation.number_history(
             number, actor=context.actor_filter, cursor=cursor, limit=PER_PAGE
         )
-        return page, service.investigation.reveals_of([binding.id for binding in page.data])
+        return page, service.investigation.reveals_of(page.data)
 
     page, reveals = await context.run_read(read)
     return context.render(
