@@ -368,7 +368,7 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
             sentence="the provider refused the request's timestamp",
             error=ProviderAccountRefused,
             message="the provider refused the request's timestamp as too old or too new; no binding was created"
-            " and the phones are free. The next request is stamped by the provider's clock",
+            " and the phones are free. Keep this host's clock on NTP",
             retry_after_s=DEFAULT_RETRY_S,
         ),
         Reason.IN_USE: ReasonInfo(

@@ -49,11 +49,12 @@ class Reply:
     """A complete HTTP response.
 
     `sent` and `answered` are monotonic seconds: before the first byte of the request, and after the last one of
-    the response. `date` and `retry_after` are its headers.
+    the response. `date`, `age` and `retry_after` are its headers.
     """
 
     http_status: int
     date: str | None
+    age: str | None
     retry_after: str | None
     body: bytes
     sent: float
@@ -272,6 +273,7 @@ def _exchange(
     return Reply(
         http_status=response.status_code,
         date=response.headers.get("Date"),
+        age=response.headers.get("Age"),
         retry_after=response.headers.get("Retry-After"),
         body=content,
         sent=attempt.sent,

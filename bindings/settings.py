@@ -98,6 +98,7 @@ class Settings(BaseModel):
     provider_app_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     provider_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
     provider_zone: Annotated[timezone, BeforeValidator(_zone)] = timezone(timedelta(hours=8))
+    ignore_provider_date: bool = False
     timestamp_tolerance_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     guard_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
     conflict_policy: Literal["literal", "strict"] = "literal"
@@ -135,6 +136,7 @@ class SettingsValues(TypedDict, total=False):
     provider_app_id: str | None
     provider_timeout_s: float
     provider_zone: timezone | str
+    ignore_provider_date: bool | str
     timestamp_tolerance_s: float
     guard_s: float | None
     conflict_policy: str
@@ -216,4 +218,6 @@ def _masked_text(name: str, value: Any) -> str:
         return str(value).removeprefix("UTC") or "+00:00"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else str(value)

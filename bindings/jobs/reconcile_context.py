@@ -116,6 +116,6 @@ class ReconcileContext:
         return self.guard(int(min(remaining_s, MAX_EXPIRE_S)))
 
     def clock_tolerance(self) -> ClockTolerance:
-        """Return how far an instant of the list may be wrong, by the skew as measured now."""
+        """Return how far an instant of the list may be wrong, by the provider's clock as known now."""
         tolerance_s = self.runtime.settings.timestamp_tolerance_s
-        return ClockTolerance.of(skew_s=self.client.skew_s, tolerance_s=tolerance_s)
+        return ClockTolerance.of(skew_s=self.client.clock.allowance_s, tolerance_s=tolerance_s)

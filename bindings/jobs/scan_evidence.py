@@ -34,10 +34,10 @@ class ClockTolerance:
     timestamp_age: timedelta
 
     @classmethod
-    def of(cls, *, skew_s: float | None, tolerance_s: float) -> ClockTolerance:
-        """Return the tolerance for a measured skew to the provider and the configured tolerance, in seconds."""
+    def of(cls, *, skew_s: float, tolerance_s: float) -> ClockTolerance:
+        """Return the tolerance for a skew to the provider and the configured age of a timestamp, in seconds."""
         return cls(
-            error=timedelta(seconds=READING_ERROR_S + abs(skew_s or 0.0)),
+            error=timedelta(seconds=READING_ERROR_S + skew_s),
             timestamp_age=timedelta(seconds=tolerance_s),
         )
 

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 WARN_SKEW_S = 30.0
 MAX_SKEW_S = 60.0
+WARN_INTERVAL_S = 60.0
 SLOW_DRIFT_S = 1.0
 CLOCK_RECHECK_S = 10.0  # while a clock is wrong, measure it again this often
 RETRY_AFTER_S = 2
@@ -56,6 +57,7 @@ class BindAdmission(ForkSensitive):
         self._anchor: tuple[float, float] | None = None  # the database's clock, and monotonic time then
         self._step_s = 0.0
         self._rechecked_at = float("-inf")
+        self._warned_at = float("-inf")
         self.watch_forks()
 
     def after_fork_in_child(self) -> None:
@@ -81,9 +83,11 @@ class BindAdmission(ForkSensitive):
 
     def clock_error(self) -> str | None:
         """Return why no bind may be sent, by the clocks as last read, or None if they are close enough."""
-        to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
+        to_provider = 0.0 if self._client is None else self._client.clock.believed_skew_s or 0.0
         if abs(to_provider) > MAX_SKEW_S:
-            return f"this host's clock and the provider's are {abs(to_provider):.0f} s apart"
+            return (
+                f"the provider's clock is {to_provider:+.0f} s from this host's, by its refusals and Date header"
+            )
         return self.database_clock_error()
 
     @property
@@ -122,16 +126,22 @@ class BindAdmission(ForkSensitive):
         error = self.clock_error()
         if error is not None:
             raise Busy(f"{error}; nothing was sent", retry_after_s=round(CLOCK_RECHECK_S))
-        skew_s, other_clock = self._largest_skew()
-        if skew_s > WARN_SKEW_S:
-            _log.warning("this host's clock and the %s's are %.0f s apart", other_clock, skew_s)
+        self._warn_of_skew(client)
+
+    def _warn_of_skew(self, client: ProviderClient) -> None:
+        """Log a skew that does not stop binds, at most once a minute."""
+        skews = {
+            "the database's clock": abs(self._database_skew_s),
+            "the provider's Date header": abs(client.clock.measured_skew_s or 0.0),
+        }
+        other, skew_s = max(skews.items(), key=lambda item: item[1])
+        now = self._clock.monotonic()
+        if skew_s > WARN_SKEW_S and now > self._warned_at + WARN_INTERVAL_S:
+            self._warned_at = now
+            _log.warning("this host's clock and %s are %.0f s apart; binds go on", other, skew_s)
 
     def _recheck_due(self) -> bool:
         return self._clock.monotonic() > self._rechecked_at + CLOCK_RECHECK_S
-
-    def _largest_skew(self) -> tuple[float, str]:
-        to_provider = 0.0 if self._client is None else self._client.skew_s or 0.0
-        return max((abs(to_provider), "provider"), (abs(self._database_skew_s), "database"))
 
 
 @contextmanager

@@ -144,4 +144,5 @@ def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | N
         zone=settings.provider_zone,
         wall=clock.wall,
         monotonic=clock.monotonic,
+        ignore_date=settings.ignore_provider_date,
     )

@@ -16,10 +16,8 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy
 from bindings.http_transport import NotSent, Unknown
-from bindings.lifecycle.admission import MAX_SKEW_S, WARN_SKEW_S
-from bindings.monitoring import circuit_checks
+from bindings.monitoring import circuit_checks, clock_checks
 from bindings.monitoring.check import Check, Level
-from bindings.provider import statuses
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import account, deliveries, job_runs, pools, queries, reports, schema_version
@@ -84,7 +82,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         sweep_age_s=None if last_expire is None else seconds_since(last_expire),
         sweep_lag_s=seconds_since(overdue),
         open_circuits=frozenset() if client is None else client.circuits.open_calls(),
-        provider_skew_s=None if client is None else client.skew_s,
+        provider_skew_s=None if client is None else client.clock.measured_skew_s,
         connections_in_use=database.connections_in_use(),
         pool_use=max(
             (pool.live / pool.capacity for pool in all_pools if pool.live and pool.capacity), default=None
@@ -215,7 +213,7 @@ def _database_clock(database: Database) -> Check:
     before = SYSTEM_CLOCK.wall()
     database_time = database.clock().timestamp()
     skew_s = database_time - (before + SYSTEM_CLOCK.wall()) / 2
-    return _clock("database_clock", "the database's", skew_s)
+    return clock_checks.of_database(skew_s)
 
 
 def _scope(database: Database, config: Settings) -> Check:
@@ -267,12 +265,13 @@ def provider_checks(client: ProviderClient, app_id: str, *, bind_accepted_at: da
         if isinstance(page, Refused) and page.refusal is Refusal.CLOCK:
             rejected = page
             page = client.page(app_id=app_id, current=1, size=1)  # its timestamp follows the clock just measured
-            return [_provider(page), *_access(client, page, None), _timestamp_rejected(client, rejected)]
+            clock = clock_checks.of_refused_timestamp(client, rejected)
+            return [_provider(page), *_access(client, page, None), clock]
         access = _access(client, page, bind_accepted_at)
     except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
         return [_failed_check("provider", error), *skipped]
-    return [_provider(page), *access, _provider_clock(client)]
+    return [_provider(page), *access, _provider_clock(client, page)]
 
 
 def _access(client: ProviderClient, page: PageOutcome, bind_accepted_at: datetime | None) -> list[Check]:
@@ -300,11 +299,18 @@ def _opened_provider(config: Settings, bind_accepted_at: datetime | None) -> lis
         api_secret=secret.get_secret_value(),
         timeout_s=config.provider_timeout_s,
         zone=config.provider_zone,
+        ignore_date=config.ignore_provider_date,
     )
     try:
         return provider_checks(client, app_id, bind_accepted_at=bind_accepted_at)
     finally:
         client.close()
+
+
+def _provider_clock(client: ProviderClient, page: PageOutcome) -> Check:
+    if isinstance(page, ProviderPage | Refused):
+        return clock_checks.of_provider(client, page)
+    return _skipped("provider_clock", because="provider")
 
 
 def _provider(page: PageOutcome) -> Check:
@@ -321,33 +327,7 @@ def _provider(page: PageOutcome) -> Check:
             assert_never(page)
 
 
-def _provider_clock(client: ProviderClient) -> Check:
-    if client.skew_s is None:
-        return _skipped("provider_clock", because="provider")
-    return _clock("provider_clock", "the provider's", client.skew_s)
-
-
-def _timestamp_rejected(client: ProviderClient, refused: Refused) -> Check:
-    apart = "" if client.skew_s is None else f", the clocks are {abs(client.skew_s):.0f} s apart"
-    return Check(
-        name="provider_clock",
-        level=Level.RED,
-        seen=f"status {refused.status}: {statuses.meaning(refused.status)}{apart}",
-        todo="set this host's clock (NTP)",
-    )
-
-
 # Helpers.
-
-
-def _clock(name: str, owner: str, skew_s: float) -> Check:
-    observed = f"{owner} clock is {skew_s:+z.1f} s from this host's"
-    if abs(skew_s) > MAX_SKEW_S:
-        todo = f"set the clock that is wrong (NTP): past {MAX_SKEW_S:.0f} s binds are refused"
-        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
-    if abs(skew_s) > WARN_SKEW_S:
-        return Check(name=name, level=Level.WARN, seen=observed, todo="set the clock that is wrong (NTP)")
-    return Check(name=name, level=Level.OK, seen=observed)
 
 
 def _run_check(name: str, probe: Callable[[], Check]) -> Check:

@@ -1,8 +1,8 @@
 """The client of the provider's API: sign a call, send it once, and classify the response.
 
-The classification of responses (docs/reference/provider-api.md#5-how-an-answer-is-classified) and the measurement
-of the provider's clock belong here. Sockets are in `http_transport`, field names in `wire`, status codes in
-`statuses`. Invariant: no phone, key or secret appears in a log line, a reason or an exception.
+The classification of responses (docs/reference/provider-api.md#5-how-an-answer-is-classified) belongs here. The
+provider's clock is in `clock`, sockets are in `http_transport`, field names in `wire`, status codes in `statuses`.
+ Invariant: no phone, key or secret appears in a log line, a reason or an exception.
 
 Which responses are believed:
 
@@ -18,9 +18,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +26,7 @@ from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
 from bindings.provider.circuit import CircuitBreaker, Circuits
+from bindings.provider.clock import ProviderClock
 from bindings.provider.outcome import BindSucceeded, Refused, UnbindNotFound, UnbindSucceeded
 
 if TYPE_CHECKING:
@@ -46,18 +44,9 @@ _log = logging.getLogger(__name__)
 
 _OK = 200
 _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
-_MIN_CORRECTED_SKEW_S = 2.0
 
 Data = TypeVar("Data")
 Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome")
-
-
-@dataclass(frozen=True, slots=True)
-class _Skew:
-    """The provider's clock minus this host's, and the largest error of that, in seconds."""
-
-    seconds: float
-    error: float
 
 
 class ProviderClient:
@@ -68,7 +57,8 @@ class ProviderClient:
     seconds. Creating a client opens no connection.
 
     Every call returns its outcome and raises nothing. Each call records its outcome in its own one of `circuits`;
-    the caller decides whether to call while that circuit is open.
+    the caller decides whether to call while that circuit is open. `clock` decides what Date headers mean for the
+    timestamps; with `ignore_date`, nothing.
     """
 
     def __init__(
@@ -82,6 +72,7 @@ class ProviderClient:
         tls: ssl.SSLContext | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        ignore_date: bool = False,
     ) -> None:
         self.circuits = Circuits(monotonic=monotonic)
         self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
@@ -92,18 +83,9 @@ class ProviderClient:
         self._zone = zone
         uses_tls = self._base_url.lower().startswith("https:")
         self._tls = (tls or http_transport.tls_context()) if uses_tls else None
-        self._wall = wall
+        self.clock = ProviderClock(wall=wall, monotonic=monotonic, ignore_date=ignore_date)
         self._monotonic = monotonic
-        self._skew: _Skew | None = None  # replaced as a whole, so that it needs no lock
         self._closed = False
-
-    @property
-    def skew_s(self) -> float | None:
-        """Return the provider's clock minus this host's, in seconds, by the newest response, or None.
-
-        Accurate to half a second (the header has whole seconds) plus half of the duration of the call.
-        """
-        return None if self._skew is None else self._skew.seconds
 
     def bind(self, request: BindRequest, *, send_before: float) -> BindOutcome:
         """Request a binding, once. Not safe to repeat for the same intent: the binding may have been created.
@@ -150,7 +132,8 @@ class ProviderClient:
         if self._closed:
             return NotSent(reason="the client is closed")
         deadline = self._monotonic() + self._timeout_s
-        headers = signing.headers(api_key=self._api_key, api_secret=self._api_secret, timestamp=self._timestamp())
+        stamp = self.clock.timestamp()
+        headers = signing.headers(api_key=self._api_key, api_secret=self._api_secret, timestamp=stamp.seconds)
         # Sign, then check, in this order: a process that is paused between the two sends nothing, and one that is
         # paused after them sends a timestamp taken before `send_before`. Never sign again for this call.
         if self._monotonic() > send_before:
@@ -165,24 +148,9 @@ class ProviderClient:
             monotonic=self._monotonic,
             tls=self._tls,
         )
-        if isinstance(response, Reply):
-            self._measure_skew(response)
+        if isinstance(response, Reply) and not isinstance(envelope := _envelope(response), Unknown):
+            self.clock.observe(response, envelope.status, stamp)
         return response
-
-    def _timestamp(self) -> int:
-        """Return the Unix time by the provider's clock; this host's, if the two hardly differ."""
-        skew = self._skew
-        if skew is None or abs(skew.seconds) <= max(_MIN_CORRECTED_SKEW_S, skew.error):
-            return int(self._wall())
-        return int(self._wall() + skew.seconds)
-
-    def _measure_skew(self, reply: Reply) -> None:
-        provider_time = _parse_date(reply.date)
-        if provider_time is None:
-            return
-        half = (self._monotonic() - reply.sent) / 2
-        # The header is cut to whole seconds: on average it is half a second behind.
-        self._skew = _Skew(seconds=provider_time + 0.5 - (self._wall() - half), error=0.5 + half)
 
     def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
         circuit.record(outcome)
@@ -268,13 +236,3 @@ def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unkn
 
 def _incomplete(error: wire.Malformed, envelope: wire.Envelope, reply: Reply) -> Unknown:
     return Unknown(reason=f"success without its data: {error}", status=envelope.status, sent=reply.sent)
-
-
-def _parse_date(header: str | None) -> float | None:
-    """Return the instant of a Date header in Unix seconds; None if there is none or it cannot be parsed."""
-    try:
-        date = parsedate_to_datetime(header or "")
-        # "-0000" gives a naive value; HTTP dates are always UTC.
-        return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

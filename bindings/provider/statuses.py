@@ -73,7 +73,7 @@ STATUSES: tuple[Status, ...] = (
         meaning="timestamp expired",
         effect=_NO_BINDING,
         cause="this host's clock and the provider's differed too much, or the request took too long to arrive",
-        remedy="synchronise this host's clock (NTP); the next request is stamped by the provider's clock",
+        remedy="synchronise this host's clock (NTP); the provider's Date header may correct the next timestamp",
         responsible=ResponsibleParty.HOST,
         refusal=Refusal.CLOCK,
     ),

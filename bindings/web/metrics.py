@@ -146,7 +146,7 @@ class _Gauges:
         self._sweep_lag = gauge("sweep_lag_seconds", "Seconds since the oldest expiry that is not processed")
         self._circuit = gauge("circuit_open", "1 while the provider refuses this call to the account", "call")
         self._skew = gauge(
-            "provider_skew_seconds", "Seconds by which the provider's clock is ahead of this host's"
+            "provider_skew_seconds", "Seconds by which the provider's Date header is ahead of this host's clock"
         )
         self._up = gauge(
             "database_up", "0 if the database did not answer the last refresh of these metrics, else 1"

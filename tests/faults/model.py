@@ -163,7 +163,7 @@ class System:
         assert client is not None
         self.client = client
         self._address = client._base_url
-        client._wall = self._wall
+        client.clock._wall = self._wall
         database: Any = self.database
         self._begin = database._transaction
         database._transaction = self._transaction

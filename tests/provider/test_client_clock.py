@@ -1,4 +1,4 @@
-"""The stamp and signature of a call, the provider's clock, the circuit, and what is logged."""
+"""The timestamp and signature of a call, the circuits, and what is logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,21 +28,12 @@ from tests.provider.sockets import (
 )
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from bindings.provider.client import ProviderClient
     from tests.provider.sockets import Script
 
 NOW = 1_800_000_000.0
-
-
-def dated(offset_s: float) -> Script:
-    return says(answer(headers=f"Date: {formatdate(NOW + offset_s, usegmt=True)}\r\n"))
-
-
-def stamps(server: Server) -> list[int]:
-    return [int(header(request, "Timestamp") or "") for request in server.requests]
 
 
 def test_bind_is_sent_exactly_as_documented() -> None:
@@ -63,55 +53,6 @@ def test_bind_is_sent_exactly_as_documented() -> None:
         1,
         "4luaKsL2",
     ]
-
-
-def test_skew_is_none_without_a_response() -> None:
-    with Server(resets()) as server:
-        provider = client(server.url)
-        assert provider.skew_s is None
-        bind(provider)
-        assert provider.skew_s is None
-
-
-@pytest.mark.parametrize("offset", [90, -90, 30 * 365 * 86_400])
-def test_next_timestamp_is_corrected_by_the_measured_skew(offset: int) -> None:
-    with Server(dated(offset)) as server:
-        provider = client(server.url, wall=lambda: NOW)
-        bind(provider)
-        assert provider.skew_s == pytest.approx(offset + 0.5, abs=0.3)
-        bind(provider)
-        assert stamps(server) == [NOW, pytest.approx(NOW + offset, abs=1)]
-
-
-@pytest.mark.parametrize("offset", [-2, -1, 0, 1])
-def test_skew_within_the_error_is_not_corrected(offset: int) -> None:
-    with Server(dated(offset)) as server:
-        provider = client(server.url, wall=lambda: NOW)
-        bind(provider)
-        bind(provider)
-        assert stamps(server) == [NOW, NOW]
-
-
-def test_skew_is_that_of_the_newest_response_of_any_call() -> None:
-    dates = iter([90, 20])
-
-    def script(connection: socket.socket, server: Server) -> None:
-        stamp = formatdate(NOW + next(dates), usegmt=True)
-        says(http(b"busy", status=503, headers=f"Date: {stamp}\r\n"))(connection, server)
-
-    with Server(script) as server:
-        provider = client(server.url, wall=lambda: NOW)
-        bind(provider)
-        provider.page(app_id="a", current=1, size=1)
-        assert provider.skew_s == pytest.approx(20.5, abs=0.3)
-
-
-@pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Foo 2026 00:00:00 GMT", "", "Thu, 01 Jan 99999 0:0:0"])
-def test_invalid_date_header_leaves_the_skew_unmeasured(date: str) -> None:
-    with Server(says(answer(headers=f"Date: {date}\r\n"))) as server:
-        provider = client(server.url)
-        assert isinstance(bind(provider), BindSucceeded)
-        assert provider.skew_s is None
 
 
 CALLS: dict[str, Callable[[ProviderClient], object]] = {

@@ -161,9 +161,21 @@ def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness
 
 
 @pytest.mark.parametrize("off_s", [120, -120])
-def test_provider_clock_more_than_a_minute_off_stops_binds(harness: ServiceHarness, off_s: int) -> None:
+def test_provider_clock_that_accepts_the_timestamps_does_not_stop_binds(
+    harness: ServiceHarness, off_s: int
+) -> None:
     harness.simulator.change(clock_offset_s=off_s)
-    harness.bind(A, B)  # the first response reveals the offset
+    for phone_a, phone_b in ((A, B), (C, D)):
+        assert harness.bind(phone_a, phone_b).state is State.ACTIVE
+
+
+@pytest.mark.parametrize("off_s", [400, -400])
+def test_provider_clock_that_refuses_the_timestamps_stops_binds_until_it_is_right(
+    harness: ServiceHarness, off_s: int
+) -> None:
+    harness.simulator.change(clock_offset_s=off_s)
+    with pytest.raises(errors.ProviderAccountRefused, match="timestamp"):
+        harness.bind(A, B)
     rows = len(harness.service.search().data)
     with pytest.raises(errors.Busy, match="provider") as busy:
         harness.bind(C, D)
@@ -172,6 +184,15 @@ def test_provider_clock_more_than_a_minute_off_stops_binds(harness: ServiceHarne
     harness.simulator.change(clock_offset_s=0)
     harness.service.runtime.admission._rechecked_at = float("-inf")  # the offset is measured again after a while
     assert harness.bind(C, D).state is State.ACTIVE
+
+
+def test_refused_timestamp_alone_stops_no_bind_if_the_date_is_ignored(harness: ServiceHarness) -> None:
+    service = harness.open(ignore_provider_date=True)
+    harness.simulator.change(clock_offset_s=400)
+    with pytest.raises(errors.ProviderAccountRefused):
+        service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
+    harness.simulator.change(clock_offset_s=0)
+    assert service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
 
 
 def test_database_clock_more_than_a_minute_off_stops_binds_before_they_are_sent(harness: ServiceHarness) -> None:
