@@ -271,12 +271,32 @@ class OutcomeUnknown(BindingsError):
 
 
 class Busy(BindingsError):
-    """The service is temporarily unavailable; nothing was sent to the provider. Try again shortly."""
+    """The service is temporarily unavailable; nothing was sent to the provider. Try again shortly.
+
+    `todo` is what the operator can do about the cause, if the message names one that does not pass by itself.
+    """
 
     code = "busy"
     http_status = 503
     safe_to_retry = True
     remedy = "Try again {retry}; if it persists, `bindings doctor` says what is wrong."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        binding_id: str | None = None,
+        retry_after_s: int | None = None,
+        todo: str | None = None,
+    ) -> None:
+        super().__init__(message, binding_id=binding_id, retry_after_s=retry_after_s)
+        self.todo = todo
+
+    def next_step(self) -> str:
+        """Return `todo` and when to try again; `remedy` if there is no `todo`."""
+        if self.todo is None:
+            return super().next_step()
+        return f"{self.todo[0].upper()}{self.todo[1:]}; try again {self._retry_text()}."
 
 
 class SchemaOutOfDate(BindingsError):

@@ -7,6 +7,7 @@ webhooks in `webhooks`.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from bindings.settings import Settings, SettingsValues
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
+
+# A program that has configured no logging must not get our warnings on its stderr.
+logging.getLogger("bindings").addHandler(logging.NullHandler())
 
 
 class BindingService:

@@ -111,6 +111,7 @@ class Settings(BaseModel):
     on_orphan: Literal["hold", "release", "observe"] = "hold"
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
+    pool_size: Annotated[int, Field(ge=1, le=1_000)] = 32
     retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -149,6 +150,7 @@ class SettingsValues(TypedDict, total=False):
     on_orphan: str
     on_drift: str
     bind_limit: int
+    pool_size: int
     retention_days: int | None
     rate_limit: int
     pool_low_share: float

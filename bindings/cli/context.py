@@ -40,16 +40,15 @@ def actor() -> str:
 def configure_logging(*, as_json: bool) -> None:
     """Keep log lines out of the output that a program parses.
 
-    Our warnings are shown to a person. With `as_json`, stderr has nothing but the problem object. Retries of reads
-    are not logged at all.
+    Our warnings are shown to a person. With `as_json`, stderr has nothing but the problem object.
     """
     import logging
 
-    import stamina.instrumentation
-
-    stamina.instrumentation.set_on_retry_hooks(())  # the default hook prints to stdout if structlog is installed
+    root, stderr = logging.getLogger(), logging.lastResort
     if as_json:
-        logging.getLogger().addHandler(logging.NullHandler())
+        root.addHandler(logging.NullHandler())
+    if stderr is not None:
+        (root.removeHandler if as_json else root.addHandler)(stderr)
 
 
 @contextmanager

@@ -29,7 +29,9 @@ def scheduler(*, as_json: bool) -> None:
     with context.open_service(as_json=as_json, connect=True) as service:
         from bindings import scheduler as timers
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if not as_json:
+            line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+            logging.basicConfig(level=logging.INFO, format=line, force=True)
         logging.getLogger("apscheduler").setLevel(logging.WARNING)  # INFO logs every run of every job
         output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
         timers.run(service)

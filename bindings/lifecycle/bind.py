@@ -23,7 +23,8 @@ from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
 from bindings.store import account, events, holds, reserve, settle
 from bindings.store.bindings import BindingLost, find
-from bindings.store.database import RETRY_BUDGET_S, ConstraintViolated
+from bindings.store.database import RETRY_BUDGET_S
+from bindings.store.failures import ConstraintViolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +155,19 @@ def _full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.
 
 
 def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Binding:
-    """Record the outcome and return the binding; if the database is away, `recover` settles it later."""
+    """Record the outcome and return the binding; if the database fails, `recover` settles it later."""
+    intent = send_clock.intent
+    try:
+        return runtime.rollback_detector.remember(_record_outcome(runtime, send_clock, outcome))
+    except BindingLost as error:
+        raise _handle_rollback_during_call(runtime, send_clock, outcome) from error
+    except (errors.Busy, ConstraintViolated) as failure:
+        _log.error("bind %s: %s, but not recorded (%s): left to recover", intent.id, outcome.label, failure)
+        message = f"the provider was called, but its answer could not be recorded ({failure}); it will be resolved"
+        raise errors.OutcomeUnknown(message, binding=intent) from failure
+
+
+def _record_outcome(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Binding:
     intent = send_clock.intent
 
     def work(tx: Transaction) -> Binding:
@@ -163,7 +176,7 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
         return settled
 
     try:
-        settled = runtime.database.write(
+        return runtime.database.write(
             work,
             budget_s=SETTLE_BUDGET_S,
             attempt_timeout_s=SETTLE_ATTEMPT_S,
@@ -171,13 +184,6 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
             if isinstance(outcome, BindSucceeded)
             else None,
         )
-        return runtime.rollback_detector.remember(settled)
-    except BindingLost as error:
-        raise _handle_rollback_during_call(runtime, send_clock, outcome) from error
-    except errors.Busy as busy:
-        _log.error("bind %s: %s, but the database is away: left to recover", intent.id, outcome.label)
-        message = "the provider was called, but its answer could not be recorded; it will be resolved"
-        raise errors.OutcomeUnknown(message, binding=intent) from busy
     except ConstraintViolated as violated:
         if violated.constraint not in settle.BIND_ID_TAKEN:
             raise
@@ -290,7 +296,10 @@ def _replayed_binding(runtime: Runtime, replay: reserve.Replayed) -> Binding:
         raise errors.IdempotencyMismatch(binding_id=replay.binding.id)
     binding = replay.binding
     if binding.state is State.PENDING:
-        binding = _await_settled(runtime, binding)
+        try:
+            binding = _await_settled(runtime, binding)
+        except errors.Busy as busy:  # the first call may have been sent
+            raise errors.OutcomeUnknown(binding=binding) from busy
     match binding.state:
         case State.PENDING | State.IN_DOUBT | State.FAILED:
             error = _error_for(runtime, binding)

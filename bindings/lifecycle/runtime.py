@@ -88,7 +88,8 @@ def open_runtime(
     Without `connect` that happens at the first read or write, so that arguments are checked before any I/O. Raises
     `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
     """
-    database = Database(settings.database_url.get_secret_value(), clock=clock)
+    url = settings.database_url.get_secret_value()
+    database = Database(url, pool_size=settings.pool_size, clock=clock)
     runtime = new_runtime(settings, database, caller=caller, clock=clock)
     if not connect:
         database.defer(lambda: _check_database(runtime))

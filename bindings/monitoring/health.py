@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 from bindings import settings
 from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
-from bindings.errors import BindingsError, Busy
+from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring import circuit_checks, clock_checks
 from bindings.monitoring.check import Check, Level
@@ -23,6 +23,7 @@ from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import account, deliveries, job_runs, pools, queries, reports, schema_version
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
+from bindings.store.failures import schema_todo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -205,8 +206,12 @@ def _check_connection(database: Database) -> Check:
 
 def _schema(database: Database) -> Check:
     version = schema_version.read(database)
-    level = Level.OK if version.accepted else Level.RED
-    return Check(name="schema", level=level, seen=version.describe(), todo=version.remedy())
+    level, observed, todo = Level.OK if version.accepted else Level.RED, version.describe(), version.remedy()
+    if version.upgradable and database.postgres:
+        schema = database.read(schema_version.schema_without_create)
+        if schema is not None:
+            observed, todo = f"{observed}, and permission is denied for schema {schema}", schema_todo(schema)
+    return Check(name="schema", level=level, seen=observed, todo=todo)
 
 
 def _database_clock(database: Database) -> Check:
@@ -217,7 +222,12 @@ def _database_clock(database: Database) -> Check:
 
 
 def _scope(database: Database, config: Settings) -> Check:
-    account.register_scope(database, config.scope)
+    try:
+        account.register_scope(database, config.scope)
+    except InvalidRequest as refusal:
+        todo = "set BINDINGS_SCOPE to the name that the database was created with"
+        of_scope = any(error.field == "BINDINGS_SCOPE" for error in refusal.field_errors)
+        return Check(name="scope", level=Level.RED, seen=str(refusal), todo=todo if of_scope else None)
     return Check(name="scope", level=Level.OK, seen=f"{config.scope}, as recorded in the database")
 
 
@@ -338,21 +348,22 @@ def _run_check(name: str, probe: Callable[[], Check]) -> Check:
 
 
 def _failed_check(name: str, error: Exception) -> Check:
-    """Return a check that failed to run. Only our own messages are shown; others may contain a password."""
+    """Return a check that failed to run, with advice only if the error itself has some.
+
+    Only our own messages are shown; others may contain a password.
+    """
+    todo = None
     match error:
+        case Busy():
+            observed, todo = f"not checked: {error}", error.todo
         case BindingsError():
             observed = str(error)
         case ModuleNotFoundError(name=str(module)):
             observed = f"the module {module} is not installed"
+            todo = "PostgreSQL needs the extra `postgres`" if module == "psycopg" else None
         case _:
             observed = f"failed with {type(error).__name__}"
-    return Check(name=name, level=Level.RED, seen=observed, todo=_TODO_BY_NAME.get(name))
-
-
-_TODO_BY_NAME = {
-    "database": "check BINDINGS_DATABASE_URL and that the database runs; PostgreSQL needs the extra `postgres`",
-    "scope": "set BINDINGS_SCOPE to the name that the database was created with",
-}
+    return Check(name=name, level=Level.RED, seen=observed, todo=todo)
 
 
 def _skipped(name: str, *, because: str) -> Check:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-import stamina
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -36,13 +35,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.pool import QueuePool
 
 from bindings.clock import SYSTEM_CLOCK
-from bindings.errors import Busy
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
-from bindings.store.engine import make_engine, set_deadline
+from bindings.store.engine import POOL_SIZE, Connections, set_deadline
+from bindings.store.failures import READ_ONLY, DatabaseWaitTimeout, explain
+from bindings.store.retry import with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +57,6 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 LONGEST_TRY_S = 35.0  # past the longest statement timeout that a job sets
-READ_ONLY = "25006"  # the SQLSTATE of a server that accepts no writes
 RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
 
 # The instant of the running transaction, if the deciding clock is not the server's own.
@@ -96,14 +94,6 @@ class SqlDialect:
     def insert(self) -> Callable[[Table], Any]:
         """The dialect's INSERT, with ON CONFLICT."""
         return postgresql.insert if self.postgres else sqlite.insert
-
-
-class ConstraintViolated(Exception):
-    """A write violated a constraint and was rolled back; `constraint` is its name, or its columns on SQLite."""
-
-    def __init__(self, constraint: str) -> None:
-        super().__init__(f"the write violated {constraint} and was rolled back")
-        self.constraint = constraint
 
 
 class Transaction:
@@ -172,28 +162,42 @@ class Database:
     clocks of this host.
     """
 
-    def __init__(self, url: str, *, read_clock: ReadClock | None = None, clock: HostClock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = POOL_SIZE,
+        read_clock: ReadClock | None = None,
+        clock: HostClock = SYSTEM_CLOCK,
+    ) -> None:
+        self._url = url
+        self._pool_size = pool_size
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
-        self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
         self._checking = False
-        self._engine = make_engine(url)
-        self._reader = make_engine(url, autocommit=True)
+        self._open()
         self.postgres = self._engine.dialect.name == "postgresql"
-        # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
-        self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        if self.postgres:
-            event.listen(self._engine, "handle_error", self._drop_read_only_connections)
         self._read_clock = read_clock if read_clock is not None or self.postgres else self._host_time
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
-        # SQLite's own lock lets the threads of a process starve each other; this one is fair.
-        self._one_writer = nullcontext() if self.postgres else threading.Lock()
         # A scalar subquery is evaluated once per statement, so that an index lookup can use it.
         self.now: ColumnElement[datetime] = (
             select(func.clock_timestamp(type_=Instant)).scalar_subquery()
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
+
+    def _open(self) -> None:
+        """Make the engines, their limits and the locks of this process; nothing has connected yet."""
+        self._writes = Connections(self._url, self._pool_size)
+        self._reads = Connections(self._url, self._pool_size, autocommit=True)
+        self._engine, self._reader = self._writes.engine, self._reads.engine
+        # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
+        self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        if self._engine.dialect.name == "postgresql":
+            event.listen(self._engine, "handle_error", self._drop_read_only_connections)
+        self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
+        # SQLite's own lock lets the threads of a process starve each other; this one is fair.
+        self._one_writer = threading.Lock()
 
     def defer(self, check: Callable[[], None]) -> None:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
@@ -230,11 +234,13 @@ class Database:
         in AUTOCOMMIT, committed in the same round trip. If it returns None it has changed nothing, and `work`
         runs.
 
-        After a serialization failure, a deadlock or a lost connection the whole work runs again, with jitter,
-        within `budget_s` seconds; also after a COMMIT whose response was lost, and then the first attempt may have
-        committed. With `attempt_timeout_s` no attempt waits longer than that for the server, nor past the budget;
-        without it an attempt may outlast the budget. Raises `Busy` when the budget is used up (an earlier attempt
-        may still commit, when a standby is back), `ConstraintViolated` if the database rejected a value.
+        After a failure that may pass, as a lost connection, the whole work runs again, with jitter, within
+        `budget_s` seconds; also after a COMMIT whose response was lost, and then the first attempt may have
+        committed. Every wait for a connection or a lock ends with the budget. With `attempt_timeout_s` no attempt
+        waits longer than that for the server's response, nor past the budget; without it an attempt may outlast
+        the budget. Raises `Busy` with the cause when the budget is used up (an earlier attempt may still commit,
+        when a standby is back) or if the failure will not pass, `ConstraintViolated` if the database rejected a
+        value.
         """
         self.run_deferred_check()
         budget_ends_at = time.monotonic() + budget_s
@@ -244,30 +250,32 @@ class Database:
             if attempt_timeout_s is not None:
                 give_up_at = min(give_up_at, budget_ends_at)
             if autocommit_first is not None and attempt == 1 and self.postgres:
-                with self._autocommit_transaction(give_up_at) as transaction:
+                with self._autocommit_transaction(budget_ends_at, give_up_at) as transaction:
                     result = autocommit_first(transaction)
                 if result is not None:
                     return result
-            with self._transaction(attempt, give_up_at) as transaction:
+            with self._transaction(attempt, budget_ends_at, give_up_at) as transaction:
                 return work(transaction)
 
-        return _with_retry(attempt_write, budget_s=budget_s)
+        return with_retry(attempt_write, ends_at=budget_ends_at, url=self._engine.url)
 
     def read(
         self, query: Callable[Concatenate[Connection, Params], Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """Return `query(connection, *args, **kwargs)`, run in AUTOCOMMIT: each statement is one round trip.
 
-        A lost connection repeats the whole query. Safe to repeat; `Busy` if the database does not answer.
+        A failure that may pass repeats the whole query, for at most 4 s. Safe to repeat; `Busy` with the cause if
+        the database does not answer.
         """
         self.run_deferred_check()
+        budget_ends_at = time.monotonic() + RETRY_BUDGET_S
 
         def attempt_read(_attempt: int) -> Result:
-            with self._reader.connect() as connection:
-                set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
+            with self._reads.connect(budget_ends_at) as connection:
+                set_deadline(connection, time.monotonic() + LONGEST_TRY_S if self.postgres else budget_ends_at)
                 return query(connection, *args, **kwargs)
 
-        return _with_retry(attempt_read, budget_s=RETRY_BUDGET_S, attempts=3)
+        return with_retry(attempt_read, ends_at=budget_ends_at, url=self._engine.url)
 
     def run_outside_transaction(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
         """Run statements that PostgreSQL allows in no transaction; `Busy` if a lock is not free in `lock_wait`.
@@ -275,44 +283,44 @@ class Database:
         Not retried: the statements that ran before the failure stay committed.
         """
         self.run_deferred_check()
+        now = time.monotonic()
         try:
-            with self._reader.connect() as connection:
-                set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
+            with self._reads.connect(now + RETRY_BUDGET_S) as connection:
+                set_deadline(connection, now + LONGEST_TRY_S)
                 connection.execute(select(func.set_config("lock_timeout", lock_wait, literal_column("false"))))
                 try:
                     work(connection)
                 finally:
                     connection.execute(text("RESET lock_timeout"))
-        except exc.DBAPIError as error:
-            raise _map_error(error) from error
+        except (exc.DBAPIError, DatabaseWaitTimeout) as error:
+            raise explain(error, self._engine.url).error() from error
 
     @contextmanager
     def stream(self) -> Iterator[Connection]:
         """Provide a connection whose results arrive in batches, in one read-only snapshot; for exports."""
         self.run_deferred_check()
-        engine = self._engine if self.postgres else self._reader
+        connections = self._writes if self.postgres else self._reads
         try:
-            with engine.connect() as connection:
+            with connections.connect(time.monotonic() + RETRY_BUDGET_S) as connection:
                 set_deadline(connection, math.inf)
                 if self.postgres:
                     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
                 yield connection.execution_options(yield_per=1_000)
-        except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise _map_error(error) from error
+        except (exc.DBAPIError, DatabaseWaitTimeout) as error:
+            raise explain(error, self._engine.url).error() from error
 
     def clock(self) -> datetime:
         """Return the reading of the deciding clock. A round trip on PostgreSQL."""
         return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
 
     def connections_in_use(self) -> int:
-        """Return how many connections of this process's pools are in use."""
-        pools = (self._engine.pool, self._reader.pool)
-        return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+        """Return how many connections of this process are in use, or were dropped and still work at the server."""
+        return self._writes.count + self._reads.count
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
-        self._reader.dispose()
+        self._writes.close()
+        self._reads.close()
 
     def _drop_read_only_connections(self, context: ExceptionContext) -> None:
         """Drop every connection to a server that accepts no writes any more: new ones go to the primary.
@@ -331,8 +339,8 @@ class Database:
         return Transaction(connection, self.dialect, attempt=attempt, started_at=self._host_clock.monotonic())
 
     @contextmanager
-    def _autocommit_transaction(self, give_up_at: float) -> Iterator[Transaction]:
-        with self._autocommit_writer.connect() as connection:
+    def _autocommit_transaction(self, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
+        with self._writes.connect(wait_until, engine=self._autocommit_writer) as connection:
             set_deadline(connection, give_up_at)
             transaction = self._new_transaction(connection, attempt=1)
             if self._read_clock is not None:
@@ -340,73 +348,29 @@ class Database:
             yield transaction
 
     @contextmanager
-    def _transaction(self, attempt: int, give_up_at: float) -> Iterator[Transaction]:
-        with self._one_writer, self._engine.connect() as connection, connection.begin():
-            set_deadline(connection, give_up_at)
-            if attempt > 1 and self.postgres:
-                # An earlier attempt may have committed here and on no standby, if an operator cancelled its wait.
-                # A COMMIT that has written waits until a standby has everything before it; one that only read does
-                # not.
-                connection.execute(_WRITE_SOMETHING)
-            transaction = self._new_transaction(connection, attempt=attempt)
-            if self._read_clock is not None:
-                _INSTANT.set(self._read_clock())  # not before the write lock is held
-            yield transaction
+    def _transaction(self, attempt: int, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
+        with self._writer_lock(wait_until), self._writes.connect(wait_until) as connection:
+            set_deadline(connection, give_up_at if self.postgres else wait_until)
+            with connection.begin():
+                if attempt > 1 and self.postgres:
+                    # An earlier attempt may have committed here and on no standby, if an operator cancelled its
+                    # wait. A COMMIT that has written waits until a standby has everything before it; one that only
+                    # read does not.
+                    connection.execute(_WRITE_SOMETHING)
+                transaction = self._new_transaction(connection, attempt=attempt)
+                if self._read_clock is not None:
+                    _INSTANT.set(self._read_clock())  # not before the write lock is held
+                yield transaction
 
-
-def _with_retry(run: Callable[[int], Result], *, budget_s: float, attempts: int = 1_000) -> Result:
-    """Return `run(attempt)`; attempts that fail with a transient error are repeated, with jitter."""
-    started = time.monotonic()
-    try:
-        # Outside of the loop: `retry_context` costs more than taking a pooled connection.
-        return run(1)
-    except (exc.DBAPIError, exc.TimeoutError) as error:
-        if not _is_transient(error):
-            raise _map_error(error) from error
-        first = error
-    remaining_s = started + budget_s - time.monotonic()
-    if remaining_s <= 0:
-        raise _map_error(first) from first
-    try:
-        for attempt in stamina.retry_context(
-            on=_is_transient,
-            attempts=attempts - 1,
-            timeout=remaining_s,
-            wait_initial=0.02,
-            wait_max=0.5,
-            wait_jitter=0.1,
-        ):
-            with attempt:
-                return run(attempt.num + 1)
-    except (exc.DBAPIError, exc.TimeoutError) as error:
-        raise _map_error(error) from error
-    raise AssertionError("unreachable: the last attempt raises")
-
-
-def _is_transient(error: Exception) -> bool:
-    """Return True if the whole transaction may be tried again; only such errors are retried."""
-    if isinstance(error, exc.TimeoutError):  # no free connection in the pool; that wait outlasts most budgets
-        return True
-    if not isinstance(error, exc.DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    state: str | None = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        return state in {"40001", "40P01", "55P03", READ_ONLY} or state[:2] in {"08", "57"}
-    # Without a state: psycopg could not connect or lost the server; SQLite's lock was not free in time.
-    return isinstance(error, exc.OperationalError) and not _is_missing_table(error)
-
-
-def _is_missing_table(error: exc.OperationalError) -> bool:
-    return "no such" in str(error.orig)
-
-
-def _map_error(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
-    """Return the product's exception for an error of SQLAlchemy, or the error itself if there is none."""
-    if isinstance(error, exc.TimeoutError) or _is_transient(error):
-        return Busy("the database did not answer in time; nothing more was done", retry_after_s=2)
-    if isinstance(error, exc.IntegrityError):
-        name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        return ConstraintViolated(name or str(error.orig).rpartition(": ")[2])
-    return error
+    @contextmanager
+    def _writer_lock(self, wait_until: float) -> Iterator[None]:
+        """Hold the write lock of this process (SQLite); raises `DatabaseWaitTimeout` at `wait_until`."""
+        if self.postgres:
+            yield
+            return
+        if not self._one_writer.acquire(timeout=max(0.0, wait_until - time.monotonic())):
+            raise DatabaseWaitTimeout("the write lock of this process was not free in time")
+        try:
+            yield
+        finally:
+            self._one_writer.release()

@@ -3,51 +3,83 @@
 `statement_timeout` does not bound a COMMIT that waits for a synchronous standby, and a machine that is frozen
 does not answer at all. Only the client can end such a wait, and only by dropping the connection: it is then in
 doubt whether the work was committed. A wait that an operator cancels on the server reports success although no
-standby has the commit, so that success is an error here. Nothing here knows SQLAlchemy; only `engine` uses this.
+standby has the commit, so that success is an error here.
+
+A statement inside an open transaction is cancelled at the server first, so that it does not wait on there. A
+COMMIT or an AUTOCOMMIT statement never is: a cancelled wait for a standby would commit it on this server alone.
+Its connection counts (`connection_limit`) until the server has closed it. What a connection returns after a cancel
+is not read. Nothing here knows SQLAlchemy; only `engine` uses this.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import capabilities, waiting
+from psycopg.pq import TransactionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from psycopg.abc import PQGen
 
+    from bindings.store.connection_limit import ConnectionLimit
+
 Response = TypeVar("Response")
 
 _POLL_S = 0.1  # how late a wait may end
+_CANCEL_S = 1.0  # how long the server may take to accept a cancel request
 _NOT_REPLICATED = ("01000", "SyncRepWaitForLSN")  # the warning's state and C function: the same in every language
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
     """A connection that is dropped in a wait when the monotonic clock passes `give_up_at`."""
 
+    limit: ConnectionLimit | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.give_up_at = math.inf
+        self._committing = False
         self._unreplicated: list[bool] = []
         self.add_notice_handler(partial(_note_unreplicated, self._unreplicated))
 
-    def wait(self, gen: PQGen[Response], *args: Any, **kwargs: Any) -> Response:
+    def wait(self, gen: PQGen[Response], *_args: Any, **_kwargs: Any) -> Response:
         """Wait for the server's response, not past `give_up_at`.
 
-        Raises `OperationalError` at the deadline, and if the server committed without waiting for a standby.
+        Raises `OperationalError` at the deadline, and if the server committed without waiting for a standby. After
+        any exception that ends the wait early, a signal's too, the connection is closed.
         """
-        if self.give_up_at == math.inf:
-            response = super().wait(gen, *args, **kwargs)
-        else:
-            response = super().wait(self._bounded(gen), _POLL_S)
+        try:
+            response = waiting.wait(self._bounded(gen), self.pgconn.socket, interval=_POLL_S)
+        except BaseException:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # the response was not read
+                self._give_up()
+            raise
         if self._unreplicated:
-            self._drop()
+            self.close()
             raise psycopg.OperationalError("committed on this server, but perhaps on no standby")
         return response
+
+    def commit(self) -> None:
+        """Commit the transaction; a wait for that is never cancelled at the server."""
+        self._committing = True
+        try:
+            super().commit()
+        finally:
+            self._committing = False
+
+    def close(self) -> None:
+        """Close the connection; it counts until the server has closed it too."""
+        if self.limit is None or self.closed:
+            super().close()
+        else:
+            self.limit.drop(self.pgconn.socket, super().close)
 
     def _bounded(self, gen: PQGen[Response]) -> Generator[Any, Any, Response]:
         try:
@@ -56,15 +88,18 @@ class DeadlineConnection(psycopg.Connection[Any]):
                 ready = yield waits_for
                 if not ready and time.monotonic() >= self.give_up_at:
                     gen.close()
-                    self._drop()
                     raise psycopg.OperationalError("the server did not answer in time")
                 waits_for = gen.send(ready)
         except StopIteration as end:
             response: Response = end.value
             return response
 
-    def _drop(self) -> None:
-        self.pgconn.finish()  # never a cancel request: see the head of this module
+    def _give_up(self) -> None:
+        if not self.autocommit and not self._committing and capabilities.has_cancel_safe():
+            # Without that capability a cancel request may itself wait without end.
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=_CANCEL_S)
+        self.close()
 
 
 def _note_unreplicated(unreplicated: list[bool], warning: psycopg.errors.Diagnostic) -> None:

@@ -1,24 +1,36 @@
 """Engines: connections to SQLite and PostgreSQL, and what holds for each of them.
 
-The URL, the pool, the timeouts, the settings of a new connection, and that no error text shows a value. Every wait
-of a connection ends: on PostgreSQL by the deadline of `set_deadline`, on SQLite, for the write lock, by the busy
-timeout. A transaction on SQLite takes that lock when it begins.
+The URL, the pool and its limit, the timeouts, the settings of a new connection, and that no error text shows a
+value. Every wait of a connection ends at the deadline of `set_deadline`: on PostgreSQL that for the server's
+response, on SQLite that for the lock of the file. A transaction on SQLite takes that lock when it begins.
 
 What runs on a connection, and what is retried, is in `database`. Nothing here knows a table.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+from bindings.errors import FieldError, InvalidRequest
+from bindings.store.connection_limit import ConnectionLimit
+from bindings.store.failures import URL_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy.engine import ExceptionContext
 
-BUSY_TIMEOUT_S = 20  # SQLite's lock is unfair: waits of 6 s were measured under load
+POOL_SIZE = 32  # of each engine
+BUSY_TIMEOUT_S = 20  # SQLite, until `set_deadline` sets another one
 # Keepalives end the wait for a response of an unreachable host, tcp_user_timeout (ms) that for sent data.
 KEEPALIVE = {
     "keepalives_idle": 5,
@@ -28,7 +40,7 @@ KEEPALIVE = {
 }
 CONNECT_TIMEOUT_S = 4
 STALE_PLAN = "0A000", "26000"  # "cached plan must not change result type"; "prepared statement does not exist"
-POOL = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 5, "pool_recycle": 1_800}
+RECYCLE_S = 1_800
 SQLITE_PRAGMAS = (
     f"busy_timeout = {BUSY_TIMEOUT_S * 1_000}",
     "journal_mode = WAL",
@@ -39,38 +51,100 @@ SQLITE_PRAGMAS = (
 _BEGIN_SESSION = "SELECT pg_backend_pid() FROM set_config('TimeZone', 'UTC', false)"
 
 
-def make_engine(url: str, *, autocommit: bool = False) -> Engine:
-    """Return an engine for `url`; it has not connected yet."""
+class Connections:
+    """The connections of one engine: at most `size` at the server, including dropped ones. Thread-safe."""
+
+    def __init__(self, url: str, size: int, *, autocommit: bool = False) -> None:
+        several_servers = not isinstance(_driver_url(url).query.get("host", ""), str)
+        self._url = url
+        self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
+        self.engine = make_engine(url, autocommit=autocommit, size=size, limit=self._limit)
+
+    @property
+    def count(self) -> int:
+        """Return how many connections are in use, or were dropped and still work at the server."""
+        return self._limit.count
+
+    @contextmanager
+    def connect(self, wait_until: float, *, engine: Engine | None = None) -> Iterator[Connection]:
+        """Lend a connection, of `engine` if it shares the pool; `DatabaseWaitTimeout` if none is free in time."""
+        self._limit.acquire(wait_until)
+        try:
+            with (engine or self.engine).connect() as connection:
+                yield connection
+        finally:
+            self._limit.release()
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self.engine.dispose()
+        self._limit.close()
+
+    def _find_server(self) -> None:
+        with suppress(exc.SQLAlchemyError):
+            make_engine(self._url, size=0, limit=self._limit).connect().close()
+
+
+def make_engine(
+    url: str, *, autocommit: bool = False, size: int = POOL_SIZE, limit: ConnectionLimit | None = None
+) -> Engine:
+    """Return an engine for `url`; it has not connected yet. `limit` counts the connections that are dropped.
+
+    With a `size` of 0 each connection is closed after its use.
+    """
     target = _driver_url(url)
     if target.get_backend_name() == "sqlite":
-        return _sqlite_engine(target, autocommit=autocommit)
+        return _sqlite_engine(target, autocommit=autocommit, size=size)
     engine = create_engine(
         target,
         hide_parameters=True,
         connect_args={"prepare_threshold": None} | _timeouts(target),  # until `_connect` knows the server
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         skip_autocommit_rollback=autocommit,
-        **POOL,
+        **_pool(size),
     )
     event.listen(engine, "handle_error", _redact_error)
     event.listen(engine, "handle_error", _drop_on_stale_plan)
-    event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "do_connect", partial(_connect, limit))
     return engine
 
 
 def set_deadline(connection: Connection, instant: float) -> None:
-    """End every wait of this connection at `instant` (monotonic clock); PostgreSQL only."""
+    """End every wait of this connection at `instant` (monotonic clock)."""
     raw: Any = connection.connection.driver_connection
     if hasattr(raw, "give_up_at"):
         raw.give_up_at = instant
+    elif instant < math.inf:
+        _set_busy_timeout(connection, raw, instant - time.monotonic())
 
 
-def _connect(_dialect: Any, _record: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _set_busy_timeout(connection: Connection, raw: Any, seconds: float) -> None:
+    """Set how long SQLite waits for the lock of its file, in steps of 0.1 s, if it is not set already."""
+    tenths = max(0, math.ceil(10 * seconds))
+    if connection.info.get("busy_timeout") != tenths:
+        raw.execute(f"PRAGMA busy_timeout = {100 * tenths}")
+        connection.info["busy_timeout"] = tenths
+
+
+def _pool(size: int) -> dict[str, Any]:
+    """Return the options of a pool that keeps half of its connections open, and opens the others under load."""
+    if not size:
+        return {"poolclass": NullPool}
+    core = (size + 1) // 2
+    return {"pool_size": core, "max_overflow": size - core, "pool_timeout": 1, "pool_recycle": RECYCLE_S}
+
+
+def _connect(
+    limit: ConnectionLimit | None, _dialect: Any, _record: Any, args: list[Any], kwargs: dict[str, Any]
+) -> Any:
     from psycopg.types.string import TextLoader
 
     from bindings.store.deadline_connection import DeadlineConnection
 
     connection = DeadlineConnection.connect(*args, **kwargs)
+    if limit is not None:
+        connection.limit = limit
+        limit.opened(connection.pgconn.socket)
     connection.adapters.register_loader("uuid", TextLoader)  # ids are text here: no object is made for each
     # Instants arrive in UTC: from a named zone the driver and `Instant` would both convert each of them, which is
     # a quarter of the time of an export. Not a startup option: poolers reject those, and keep this setting.
@@ -111,7 +185,7 @@ def _drop_on_stale_plan(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
+def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -119,7 +193,7 @@ def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT_S},
         skip_autocommit_rollback=autocommit,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
-        **POOL,
+        **_pool(size),
     )
 
     @event.listens_for(engine, "connect")
@@ -141,6 +215,14 @@ def _begin_immediate(connection: Connection) -> None:
 
 def _driver_url(url: str) -> URL:
     """Return the URL for SQLAlchemy; libpq's list of hosts (`db1:5432,db2:5432`) is accepted too."""
+    try:
+        return _parse_url(url)
+    except (exc.ArgumentError, ValueError):
+        # Without its cause: that may repeat a part of the password.
+        raise InvalidRequest([FieldError(URL_VARIABLE, "is not the URL of a database")]) from None
+
+
+def _parse_url(url: str) -> URL:
     scheme, _, location = url.partition("://")
     if scheme.startswith("sqlite"):
         return make_url(url)

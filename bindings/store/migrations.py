@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import exc
+
 from bindings.store import schema_version
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
+from bindings.store.failures import explain
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -20,11 +23,13 @@ def upgrade(database_url: str) -> str:
     """Run the missing migrations and return the revision that was reached.
 
     Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait. Nothing is run
-    on a schema that is newer than this version; raises `SchemaOutOfDate` if this version cannot work on it.
+    on a schema that is newer than this version; raises `SchemaOutOfDate` if this version cannot work on it,
+    `InvalidRequest` for the database of another program, and `Busy` with the cause if the database fails. Each
+    migration is done as a whole or not at all.
     """
     from alembic import command
 
-    version = current(database_url)
+    version = _upgradable(database_url)
     if version.revision is not None and version.newer:
         version.require()
         return version.revision
@@ -35,6 +40,8 @@ def upgrade(database_url: str) -> str:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
+    except exc.DBAPIError as error:
+        raise explain(error, engine.url).error() from error
     finally:
         engine.dispose()
     return HEAD
@@ -47,6 +54,21 @@ def current(database_url: str) -> SchemaVersion:
         return schema_version.read(database)
     finally:
         database.close()
+
+
+def _upgradable(database_url: str) -> SchemaVersion:
+    """Return the version of the schema; `InvalidRequest` if it is that of another program."""
+    database = Database(database_url)
+    try:
+        tables = database.read(schema_version.own_table_names)  # first: another replica may be migrating
+        version = schema_version.read(database)
+    finally:
+        database.close()
+    if version.foreign:
+        version.require()
+    if version.revision is None and tables:
+        raise schema_version.another_program(f"it has the tables {', '.join(tables)}")
+    return version
 
 
 def scripts() -> Path:

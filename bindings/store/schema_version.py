@@ -6,18 +6,23 @@ the migration that made it has recorded in `schema_info` that code of this versi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 
-from bindings.errors import SchemaOutOfDate
-from bindings.store.schema import HEAD, schema_info
+from bindings.errors import FieldError, InvalidRequest, SchemaOutOfDate
+from bindings.store.failures import URL_VARIABLE
+from bindings.store.schema import HEAD, metadata, schema_info
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.store.database import Database
+
+_OWN_REVISION = re.compile(r"\d{4}")
+_CREATE_PERMISSION = text("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +37,19 @@ class SchemaVersion:
     readable_from: str | None = None
 
     @property
+    def foreign(self) -> bool:
+        """Return whether the revision is one of another program."""
+        return self.revision is not None and not _OWN_REVISION.fullmatch(self.revision)
+
+    @property
     def newer(self) -> bool:
         """Return whether the schema is newer than the one that this code needs."""
-        return self.revision is not None and self.revision > HEAD
+        return self.revision is not None and not self.foreign and self.revision > HEAD
+
+    @property
+    def upgradable(self) -> bool:
+        """Return whether the migrations of this code can bring the schema to what it needs."""
+        return not (self.accepted or self.newer or self.foreign)
 
     @property
     def accepted(self) -> bool:
@@ -49,6 +64,8 @@ class SchemaVersion:
             return f"at {HEAD}, as this version needs"
         if self.accepted:
             return f"at {self.revision}: newer than this version needs ({HEAD}), which can work on it"
+        if self.foreign:
+            return f"that of another program: its alembic_version is {self.revision!r}"
         if self.newer:
             return f"at {self.revision}: too new for this version, which needs {HEAD}"
         return f"at {self.revision or 'nothing'}, this version needs {HEAD}"
@@ -57,10 +74,14 @@ class SchemaVersion:
         """Return what to do if the schema is not accepted, else None."""
         if self.accepted:
             return None
+        if self.foreign:
+            return f"give bindings a database of its own in {URL_VARIABLE}"
         return "install a newer version of bindings" if self.newer else "run `bindings db upgrade`"
 
     def require(self) -> None:
-        """Raise `SchemaOutOfDate` unless this code can work on the schema."""
+        """Raise `SchemaOutOfDate` unless this code can work on the schema, `InvalidRequest` if it is foreign."""
+        if self.foreign:
+            raise another_program(f"its alembic_version is {self.revision!r}")
         if not self.accepted:
             raise SchemaOutOfDate(f"the database schema is {self.describe()}; {self.remedy()}")
 
@@ -79,3 +100,20 @@ def read(database: Database) -> SchemaVersion:
         return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
 
     return database.read(query)
+
+
+def own_table_names(connection: Connection) -> list[str]:
+    """Return which tables of this product exist, by name alone."""
+    return sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
+
+
+def schema_without_create(connection: Connection) -> str | None:
+    """Return the schema in which the user of the URL may not create tables; None if it may (PostgreSQL)."""
+    row: Any = connection.execute(_CREATE_PERMISSION).one()
+    return None if row[1] else row[0] or "public"
+
+
+def another_program(evidence: str) -> InvalidRequest:
+    """Return the error for a database whose tables are not ours."""
+    message = f"names a database of another program: {evidence}; give bindings a database of its own"
+    return InvalidRequest([FieldError(URL_VARIABLE, message)])

@@ -69,7 +69,7 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in ("apscheduler", "stamina", "urllib3", "uvicorn.access"):
+    for name in ("apscheduler", "urllib3", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

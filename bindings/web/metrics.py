@@ -167,7 +167,9 @@ class _Gauges:
             "binds_in_flight", "Binds, unbinds and reconciliations that run in this process"
         )
         self._reads = gauge("questions_in_flight", "Reads of the database that run or wait in this process")
-        self._pool = gauge("database_connections_in_use", "Connections of this process's pools that are in use")
+        self._pool = gauge(
+            "database_connections_in_use", "Connections in use, or dropped and not yet closed by the server"
+        )
 
     def set_database(self, values: HealthMetrics) -> None:
         self._up.set(1)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+from sqlalchemy.engine import make_url
 
 from bindings.monitoring import health
+from tests.store.failing import failing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bindings.provider.simulator import Simulator
     from tests.cli.conftest import Shell
+    from tests.store.databases import Server
 
 NAMES = ["settings", *health.DATABASE_CHECKS, *health.PROVIDER_CHECKS]
 
@@ -132,6 +136,34 @@ def test_unreachable_database_is_red_and_the_provider_is_still_checked(shell: Sh
     assert "BINDINGS_DATABASE_URL" in checks["database"]["todo"]
     assert checks["account"]["level"] == "ok"
     assert "hunter2" not in shell.results[-1].out
+
+
+@pytest.mark.postgres
+def test_check_that_the_database_did_not_allow_gives_no_advice_of_its_own(shell: Shell, postgres_url: str) -> None:
+    """Not to change the scope: whether it is wrong is not known."""
+    shell.set(database_url=postgres_url)
+    with failing(postgres_url, "53100", when="INSERT ON account"):
+        scope = checks_of(shell, code=1)["scope"]
+    assert scope["seen"].startswith("not checked: the disk of the database server is full")
+    assert scope["todo"] == "free space on the server"
+
+
+@pytest.mark.postgres
+def test_missing_permission_to_upgrade_is_named(shell: Shell, postgres_server: Server) -> None:
+    url = postgres_server.create()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("REVOKE CREATE ON SCHEMA public FROM public")  # as it is since PostgreSQL 15
+        admin.execute("CREATE ROLE plain_reader LOGIN")
+        try:
+            shell.set(
+                database_url=make_url(url).set(username="plain_reader").render_as_string(hide_password=False)
+            )
+            schema = checks_of(shell, code=1)["schema"]
+        finally:
+            admin.execute("DROP ROLE plain_reader")
+    assert "permission is denied for schema public" in schema["seen"]
+    assert "GRANT CREATE ON SCHEMA public" in schema["todo"]
+    postgres_server.drop(url)
 
 
 def test_file_that_is_not_a_database_is_red(shell: Shell, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
 CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
+CONNECTIONS = "tests/faults/test_connection_limit.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -310,6 +311,27 @@ BUGS: tuple[Bug, ...] = (
         replace_body("return open_apps(connection)"),
         tests=RESTORE,
         detected_by="every_application and sqlite",
+    ),
+    bug(
+        "a_waiting_commit_is_cancelled",
+        "bindings.store.deadline_connection:DeadlineConnection.commit",
+        replace_body("super().commit()"),
+        tests=CONNECTIONS,
+        detected_by="waiting_commits_are_left_alone",
+    ),
+    bug(
+        "a_waiting_statement_is_not_cancelled",
+        "bindings.store.deadline_connection:DeadlineConnection._give_up",
+        replace_body("self.close()"),
+        tests=CONNECTIONS,
+        detected_by="is_cancelled_at_the_server",
+    ),
+    bug(
+        "a_dropped_connection_does_not_count",
+        "bindings.store.connection_limit:ConnectionLimit._count_dropped",
+        replace_body("return 0"),
+        tests=CONNECTIONS,
+        detected_by="waiting_commits_are_left_alone",
     ),
 )
 

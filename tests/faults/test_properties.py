@@ -26,13 +26,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-import bindings.store.database
+import bindings.store.retry
 from bindings import errors, failpoints
 from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, State
 from bindings.domain.conflict import Policy
 from bindings.domain.phone import Phone
 from bindings.provider.simulator import Simulator
-from bindings.store import events, reserve
+from bindings.store import events, failures, reserve
 from bindings.store.database import Database
 from tests.faults.model import Request, Stop, System
 from tests.faults.test_kill import LIMIT_S, report
@@ -758,13 +758,13 @@ def test_I1_concurrent_axb_and_axxb_on_a_shared_phone_get_one_refusal(replicas: 
 
 def test_pairs_in_opposite_order_never_deadlock(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     sql_states: list[str] = []
-    transient = bindings.store.database._is_transient
+    explain = failures.explain
 
-    def record_state(error: Exception) -> bool:
+    def record_state(error: Any, url: Any) -> Any:
         sql_states.append(str(getattr(getattr(error, "orig", None), "sqlstate", None)))
-        return transient(error)
+        return explain(error, url)
 
-    monkeypatch.setattr(bindings.store.database, "_is_transient", record_state)
+    monkeypatch.setattr(bindings.store.retry, "explain", record_state)
     rng = random.Random(1)
 
     def bind_and_unbind(service: BindingService, names: tuple[str, ...]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import exc, text, update
+from sqlalchemy import text, update
 
 from bindings import errors
 from bindings.domain.binding import State
 from bindings.store import account
-from bindings.store.database import ConstraintViolated
+from bindings.store.failures import ConstraintViolated
 from bindings.store.schema import account as account_table
 from tests.service.harness import APP, A, B, C, D
 
@@ -69,7 +69,7 @@ def test_reports_are_append_only_and_listed_newest_first_in_pages(harness: Servi
     assert [report.id for report in (*page.data, *second_page.data)] == report_ids[::-1]
     assert second_page.next_cursor is None
     for change in ("UPDATE reports SET actor = 'x'", "DELETE FROM reports"):
-        with pytest.raises((exc.DBAPIError, ConstraintViolated), match="append-only"):
+        with pytest.raises((errors.Busy, ConstraintViolated), match="append-only"):
             harness.database.write(lambda tx, change=change: tx.connection.execute(text(change)))  # type: ignore[misc]
 
 

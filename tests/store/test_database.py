@@ -15,8 +15,9 @@ from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events, job_runs, schema_version
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
-from bindings.store.database import ConstraintViolated, Database
+from bindings.store.database import Database
 from bindings.store.engine import SQLITE_PRAGMAS, make_engine
+from bindings.store.failures import ConstraintViolated
 from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table

@@ -1,0 +1,303 @@
+"""Every failure of the database is a `Busy` that names its cause, or is tried again if it may pass."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sqlite3
+import threading
+import traceback
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from bindings.domain.binding import Caller, EventKind
+from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
+from bindings.store import events, migrations, schema_version
+from bindings.store.database import Database
+from bindings.store.deadline_connection import DeadlineConnection
+from tests.service.harness import in_threads
+from tests.store.databases import free_port, name_of
+from tests.store.failing import failing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from bindings.store.database import Transaction
+    from tests.store.databases import Server
+
+CALLER = Caller(actor="test")
+PASSWORD = "hunter2"
+MAY_PASS = ["08006", "40001", "40P01", "53100", "53200", "53300", "53400", "55006", "55P03", "57014", "58030"]
+WILL_NOT_PASS = ["42501", "XX001", "54000", "55000", "P0001", "0A001", "28000"]
+
+
+def write_event(tx: Transaction) -> None:
+    events.append_without_binding(tx, EventKind.REVEALED, CALLER, {})
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Database]:
+    database = Database(url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def count_events(url: str) -> int:
+    with opened(url) as database:
+        count = database.read(
+            lambda connection: connection.execute(text("SELECT count(*) FROM events")).scalar_one()
+        )
+    return int(count)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("state", MAY_PASS)
+def test_failure_that_may_pass_is_tried_again(postgres_url: str, state: str) -> None:
+    with failing(postgres_url, state, times=2), opened(postgres_url) as database:
+        database.write(write_event)
+    assert count_events(postgres_url) == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("state", MAY_PASS)
+def test_failure_that_does_not_pass_in_time_is_busy(postgres_url: str, state: str) -> None:
+    with failing(postgres_url, state), opened(postgres_url) as database:
+        with pytest.raises(Busy, match="nothing more was done") as busy:
+            database.write(write_event, budget_s=0.1)
+        assert busy.value.todo
+        assert database.connections_in_use() == 0
+    assert count_events(postgres_url) == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("state", WILL_NOT_PASS)
+def test_failure_that_will_not_pass_is_busy_after_one_attempt(postgres_url: str, state: str) -> None:
+    attempts: list[int] = []
+
+    def work(tx: Transaction) -> None:
+        attempts.append(tx.attempt)
+        write_event(tx)
+
+    with failing(postgres_url, state), opened(postgres_url) as database, pytest.raises(Busy) as busy:
+        database.write(work)
+    assert attempts == [1]
+    assert busy.value.todo
+    assert busy.value.retry_after_s == 30
+
+
+def counted(before_attempt: Callable[[int], None]) -> Callable[..., DeadlineConnection]:
+    """Return a `connect` that calls `before_attempt` with the number of each attempt, and then connects."""
+    connect, numbers = DeadlineConnection.connect, itertools.count(1)
+
+    def count_and_connect(*arguments: Any, **options: Any) -> DeadlineConnection:
+        before_attempt(next(numbers))
+        return connect(*arguments, **options)
+
+    return count_and_connect
+
+
+def _with(url: str, **parts: object) -> str:
+    return make_url(url).set(**parts).render_as_string(hide_password=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("parts", "cause"),
+    [
+        ({"username": "no_such_role"}, "no role of the name in BINDINGS_DATABASE_URL"),
+        ({"database": "no_such_database"}, "no database of the name in BINDINGS_DATABASE_URL"),
+        ({"host": "no-such-host.invalid"}, "the host in BINDINGS_DATABASE_URL is not known"),
+        ({"query": {"sslmode": "require"}}, "do not agree on TLS"),
+        ({"query": {"colour": "blue"}}, "BINDINGS_DATABASE_URL has a parameter that the driver does not accept"),
+    ],
+    ids=["role", "database", "host", "tls", "parameter"],
+)
+def test_connection_that_will_never_be_made_names_its_cause_and_the_variable(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, parts: dict[str, object], cause: str
+) -> None:
+    attempts: list[int] = []
+    with opened(_with(postgres_url, password=PASSWORD, **parts)) as database:
+        monkeypatch.setattr(DeadlineConnection, "connect", counted(attempts.append))
+        with pytest.raises(Busy, match=cause) as busy:
+            schema_version.read(database)
+    assert len(attempts) == 1
+    assert busy.value.todo
+    printed = "".join(traceback.format_exception(busy.value)) + busy.value.next_step() + str(busy.value.problem())
+    assert PASSWORD not in printed
+
+
+def test_url_that_cannot_be_read_names_the_variable_and_no_part_of_it() -> None:
+    with pytest.raises(InvalidRequest, match="BINDINGS_DATABASE_URL is not the URL of a database") as refusal:
+        Database(f"postgresql://u:{PASSWORD}@h:port/db")
+    assert PASSWORD not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.postgres
+def test_read_waits_for_a_database_that_accepts_connections_later(
+    postgres_server: Server, postgres_template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on for as many attempts as the budget allows."""
+    url = postgres_server.create(template=postgres_template)
+    attempts: list[int] = []
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin, opened(url) as database:
+        admin.execute(allow.format(sql.Identifier(name_of(url)), sql.Literal(False)))
+
+        def allow_at_the_fifth(attempt: int) -> None:
+            attempts.append(attempt)
+            if attempt == 5:
+                admin.execute(allow.format(sql.Identifier(name_of(url)), sql.Literal(True)))
+
+        monkeypatch.setattr(DeadlineConnection, "connect", counted(allow_at_the_fifth))
+        schema_version.read(database).require()
+    assert attempts == [1, 2, 3, 4, 5]
+    postgres_server.drop(url)
+
+
+@pytest.mark.postgres
+def test_server_that_does_not_run_is_busy_with_the_reason(postgres_url: str) -> None:
+    with opened(_with(postgres_url, port=free_port())) as database, pytest.raises(Busy) as busy:
+        database.write(write_event, budget_s=0.1)
+    assert "the server in BINDINGS_DATABASE_URL does not accept connections: Connection refused" in str(busy.value)
+
+
+# SQLite.
+
+
+def test_full_disk_of_an_sqlite_file_is_named(sqlite_url: str) -> None:
+    with opened(sqlite_url) as database:
+
+        def work(tx: Transaction) -> None:
+            pages = tx.connection.execute(text("PRAGMA page_count")).scalar()
+            tx.connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+            for _ in range(1_000):
+                write_event(tx)
+
+        with pytest.raises(Busy, match="the disk of the SQLite file is full"):
+            database.write(work)
+    assert count_events(sqlite_url) == 0
+
+
+def test_sqlite_file_that_cannot_be_written_is_named(sqlite_url: str) -> None:
+    with opened(sqlite_url) as database:
+
+        def work(tx: Transaction) -> None:
+            tx.connection.execute(text("PRAGMA query_only = 1"))
+            write_event(tx)
+
+        with pytest.raises(Busy, match="the SQLite file cannot be written"):
+            database.write(work)
+
+
+def _text_file(folder: Path) -> Path:
+    file = folder / "text.db"
+    file.write_text("not a database, but long enough to be looked at\n" * 40)
+    return file
+
+
+def _damaged_file(folder: Path, template: Path) -> Path:
+    file = folder / "damaged.db"
+    shutil.copyfile(template, file)
+    with closing(sqlite3.connect(file)) as connection:
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with file.open("r+b") as pages:
+        pages.seek(size)
+        pages.write(b"\xff" * (file.stat().st_size - size))
+    return file
+
+
+def test_file_that_is_no_usable_database_is_named(tmp_path: Path, sqlite_template: Path) -> None:
+    causes = {
+        _text_file(tmp_path): "is not an SQLite database",
+        _damaged_file(tmp_path, sqlite_template): "the SQLite file is damaged",
+        tmp_path / "no" / "such" / "file.db": "the folder in BINDINGS_DATABASE_URL does not exist",
+        tmp_path: "BINDINGS_DATABASE_URL names a folder",
+    }
+    for file, cause in causes.items():
+        with opened(f"sqlite:///{file}") as database, pytest.raises(Busy, match=cause):
+            database.write(write_event)
+
+
+def test_lock_of_another_process_delays_no_caller_beyond_its_budget(sqlite_url: str) -> None:
+    """Neither in SQLite's own wait, nor in the queue of this process before it: the lock outlasts every call."""
+    with closing(sqlite3.connect(make_url(sqlite_url).database or "", isolation_level=None)) as backup:
+        backup.execute("BEGIN IMMEDIATE")
+        with opened(sqlite_url) as database:
+            calls = [lambda: database.write(write_event, budget_s=0.3)] * 8
+            refusals = in_threads(*calls)
+            assert [type(refusal) for refusal in refusals] == [Busy] * 8
+            assert {"another process holds the lock", "the write lock of this process"} >= {
+                " ".join(str(refusal).split(" ")[: 5 if "another" in str(refusal) else 6]) for refusal in refusals
+            }
+            backup.execute("COMMIT")
+            database.write(write_event)
+    assert count_events(sqlite_url) == 1
+
+
+# Another program's tables, and other releases.
+
+
+def test_database_of_another_program_is_refused_by_name(empty_database_url: str) -> None:
+    with opened(empty_database_url) as database:
+        database.write(lambda tx: tx.connection.execute(text("CREATE TABLE events (id integer)")))
+        with pytest.raises(
+            InvalidRequest, match=r"BINDINGS_DATABASE_URL names a database of another program.*events"
+        ):
+            migrations.upgrade(empty_database_url)
+        assert schema_version.read(database).revision is None
+
+
+def test_migrations_of_another_program_are_refused_by_name(empty_database_url: str) -> None:
+    with opened(empty_database_url) as database:
+
+        def migrate(tx: Transaction) -> None:
+            tx.connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32))"))
+            tx.connection.execute(text("INSERT INTO alembic_version VALUES ('1c9f8a7b6d5e')"))
+
+        database.write(migrate)
+        for call in (
+            lambda: schema_version.read(database).require(),
+            lambda: migrations.upgrade(empty_database_url),
+        ):
+            with pytest.raises(InvalidRequest, match="BINDINGS_DATABASE_URL names a database of another program"):
+                call()
+
+
+def test_schema_of_a_newer_release_says_so(database_url: str) -> None:
+    with opened(database_url) as database:
+        change = "UPDATE alembic_version SET version_num = '{}'"
+        head = schema_version.read(database).revision
+        database.write(lambda tx: tx.connection.execute(text(change.format("9999"))))
+        try:
+            for call in (
+                lambda: schema_version.read(database).require(),
+                lambda: migrations.upgrade(database_url),
+            ):
+                with pytest.raises(SchemaOutOfDate, match="too new"):
+                    call()
+        finally:
+            database.write(lambda tx: tx.connection.execute(text(change.format(head))))
+
+
+@pytest.mark.postgres
+def test_role_without_permission_on_its_schema_learns_what_to_grant(postgres_server: Server) -> None:
+    url, role = postgres_server.create(), f"plain_{threading.get_native_id()}"
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute("REVOKE CREATE ON SCHEMA public FROM public")  # as it is since PostgreSQL 15
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        try:
+            with pytest.raises(Busy, match="permission denied for schema public") as busy:
+                migrations.upgrade(_with(url, username=role))
+        finally:
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+    assert "GRANT CREATE ON SCHEMA public" in busy.value.next_step()
+    postgres_server.drop(url)
