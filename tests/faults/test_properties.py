@@ -36,7 +36,7 @@ from bindings.store import events, failures, reserve
 from bindings.store.database import Database
 from tests.faults.model import Request, Stop, System
 from tests.faults.test_kill import LIMIT_S, report
-from tests.service.harness import APP, POOL, Clock, assert_sound, service_at
+from tests.service.harness import APP, POOL, Clock, assert_sound, service_at, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -702,11 +702,11 @@ def run_concurrently(*works: Callable[[], Any]) -> list[Any]:
     barrier = threading.Barrier(len(works))
 
     def begin(work: Callable[[], Any]) -> Any:
-        barrier.wait(10)
+        barrier.wait(300)
         return work()
 
     with ThreadPoolExecutor(len(works)) as threads:
-        return [running.result(60) for running in [threads.submit(begin, work) for work in works]]
+        return [running.result(300) for running in [threads.submit(begin, work) for work in works]]
 
 
 def wait_for_both_at(place: str, *, wait_s: float = 0.7) -> None:
@@ -742,7 +742,7 @@ def test_I1_concurrent_axb_and_axxb_on_a_shared_phone_get_one_refusal(replicas: 
             with suppress(threading.BrokenBarrierError):
                 barrier.wait(0.7)
         elif name == "bind.before_send":
-            second_done.wait(5)
+            second_done.wait(300)
 
     def bind(service: BindingService, *arguments: str) -> Any:
         result = replicas.bind(service, *arguments)
@@ -793,13 +793,13 @@ def test_phone_locks_are_taken_in_one_order_for_either_role(postgres_url: str) -
             thread.start()
         query = "SELECT count(*) FILTER (WHERE granted), count(*) FROM pg_locks WHERE locktype = 'advisory'"
         query += " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 300
         granted = total = 0
         while total < 3 and time.monotonic() < deadline:
             granted, total = watcher.execute(query).fetchone() or (0, 0)
         holder.rollback()
         for thread in waiting:
-            thread.join(10)
+            thread.join(300)
     database.close()
     assert (granted, total) == (1, 3)
 
@@ -828,10 +828,16 @@ def test_second_writer_begins_after_the_first_has_committed(sqlite_url: str) -> 
         return second_started.wait(0.4)
 
     assert not first.write(work)
-    waiting.join(10)
+    waiting.join(300)
     assert second_started.is_set()
     first.close()
     second.close()
+
+
+_WAITING_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 @pytest.mark.postgres
@@ -842,10 +848,10 @@ def test_clock_is_read_after_the_lock_is_acquired(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as holder, ThreadPoolExecutor(1) as threads:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
         reading = threads.submit(database.write, partial(intend, P, Q))
-        time.sleep(0.5)
+        wait_for(lambda: holder.execute(_WAITING_FOR_A_LOCK).fetchone() == (1,))
         (released,) = holder.execute("SELECT clock_timestamp()").fetchone() or (None,)
         holder.rollback()
-        assert reading.result(10).binding.requested_at >= released
+        assert reading.result(300).binding.requested_at >= released
     database.close()
 
 
@@ -859,19 +865,19 @@ def test_feed_waits_for_a_transaction_that_started_earlier(postgres_url: str) ->
     def slow(tx: Transaction) -> None:
         events.append_without_binding(tx, EventKind.HELD, caller, {"n": 0})
         written.set()
-        release.wait(10)
+        release.wait(300)
 
     def read(after: tuple[int, int]) -> list[Event]:
         return database.read(events.feed, after=after, limit=10)
 
     running = threading.Thread(target=database.write, args=(slow,))
     running.start()
-    written.wait(10)
+    written.wait(300)
     database.write(lambda tx: events.append_without_binding(tx, EventKind.HELD, caller, {"n": 1}))
     feed = read((0, 0))
     release.set()
-    running.join(10)
-    deadline = time.monotonic() + 30  # a transaction of any database on this server may delay the feed
+    running.join(300)
+    deadline = time.monotonic() + 300  # a transaction of any database on this server may delay the feed
     while len(feed) < 2 and time.monotonic() < deadline:
         tx, position = feed[-1].cursor.split("-") if feed else ("0", "0")
         feed += read((int(tx), int(position)))
@@ -898,7 +904,7 @@ def test_I5_expire_during_an_unbind_ends_no_binding_twice(replicas: Replicas, da
             wait_for_end_or_lock(expired, database_url)  # the row is locked, its change is not visible yet
 
     def expire() -> int:
-        unbinding.wait(10)
+        unbinding.wait(300)
         replicas.clock.advance(61)
         try:
             return replicas.second.expire_due().expired
@@ -934,13 +940,13 @@ def test_concurrent_outcome_recovery_and_scan_agree(replicas: Replicas, seed: in
     def hook(name: str) -> None:
         if name == "bind.after_answer" and threading.current_thread().name == "binder":
             answered.set()
-            settle.wait(10)
+            settle.wait(300)
 
     results: list[Any] = []
     binder = threading.Thread(name="binder", target=lambda: results.append(replicas.bind(replicas.first, P, Q)))
     failpoints.install(hook)
     binder.start()
-    answered.wait(10)
+    answered.wait(300)
     replicas.clock.advance(12.1)
     works = [
         replicas.first.recover,
@@ -956,7 +962,7 @@ def test_concurrent_outcome_recovery_and_scan_agree(replicas: Replicas, seed: in
         return work()
 
     run_concurrently(*(partial(run_after, work, wait_s) for work, wait_s in zip(works, waits, strict=True)))
-    binder.join(10)
+    binder.join(300)
     assert isinstance(results[0], Binding)
     row = replicas.first.get(results[0].id)
     assert row.state is State.ACTIVE

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.processes
 
 INTERVAL_S = 1.0
-SOON_S = 3 * INTERVAL_S + 8.0  # three intervals, and a margin for a busy machine
+SOON_S = 300.0  # far below the hour that a timer on the wall clock would wait after a jump back
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 DAY_S = 86_400.0
 
@@ -101,7 +101,7 @@ def test_R7_expire_job_that_raises_is_reported_stalled_and_is_retried(
         monkeypatch.setattr(Maintenance, "expire_due", raise_at_first)
         with Scheduler(service) as scheduler:
             wait_for(lambda: scheduler.stalled() == ["expire"])
-            assert len(calls) > 3, "it is retried meanwhile"
+            wait_for(lambda: len(calls) > 3)
             repaired.set()
             wait_for(lambda: not scheduler.stalled())
 
@@ -167,7 +167,7 @@ class Timer:
             self.lines.append((float(at), event))
 
     def end(self) -> int:
-        """Send SIGTERM; return the exit code, or minus SIGKILL if it does not end within ten seconds."""
+        """Send SIGTERM; return the exit code, or minus SIGKILL if it does not end."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(300)
@@ -206,7 +206,7 @@ def timer(experiment: Experiment, method: str) -> Iterator[tuple[Timer, SharedCl
         }
     running = Timer({k: v for k, v in settings.items() if v is not None}, experiment.folder, environment)
     try:
-        assert running.await_sweep(0.0, within_s=30) is not None
+        assert running.await_sweep(0.0, within_s=SOON_S) is not None
         yield running, wall
     finally:
         running.close()
