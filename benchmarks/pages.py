@@ -112,7 +112,7 @@ def _signed_in_browser(service: BindingService) -> Iterator[Browser]:
     """Serve the console on this machine and yield a signed-in browser; revoke its key at the end."""
     structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())  # structlog prints by default
     listening_socket = server.listen("127.0.0.1", 0)
-    app_state = AppState(service, loopback=True)
+    app_state = AppState(service, local_admin=True)
     uvicorn = server.Server(app_state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [listening_socket]}, daemon=True)
     thread.start()

@@ -26,13 +26,18 @@ DEFAULT_PORT = 8_000
 @click.option(
     "--no-scheduler", is_flag=True, help="Run no jobs in this process; run `bindings scheduler` elsewhere."
 )
+@click.option(
+    "--local-admin",
+    is_flag=True,
+    help="For development: direct requests of this host need no key until one exists, and act as admin.",
+)
 @options.as_json
-def serve(*, host: str, port: RawValue, no_scheduler: bool, as_json: bool) -> None:
+def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, as_json: bool) -> None:
     """Serve HTTP for backend applications, and the console, until SIGTERM or Ctrl-C.
 
-    Requests in flight complete before the process exits. If no key exists, it listens on loopback only and treats
-    callers as admin. The first page is the console, /docs is the documentation of the API, and /readyz tells
-    load balancers if this replica can serve. Needs the extra `server`.
+    Requests in flight complete before the process exits. Callers need a key (`bindings keys create`). The first
+    page is the console, /docs is the documentation of the API, and /readyz tells load balancers if this replica
+    can serve. Needs the extra `server`.
     """
     from bindings.validation.requests import FieldErrors
 
@@ -47,6 +52,15 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, as_json: bool) -> No
             if as_json:
                 output.emit({"url": url, "scheduler": not no_scheduler})
             output.message(f"serve: console on {url}, docs on {url}/docs; SIGTERM or Ctrl-C ends it")
+            if not local_admin and not service.api_keys.any_exist():
+                output.message("serve: no API key exists; create one with `bindings keys create`")
 
-        server.serve(service, host=host, port=port, scheduler=not no_scheduler, listening=listening)
+        server.serve(
+            service,
+            host=host,
+            port=port,
+            scheduler=not no_scheduler,
+            local_admin=local_admin,
+            listening=listening,
+        )
     output.message("serve: stopped")

@@ -1,8 +1,9 @@
 """Authentication of requests, and what a role may see.
 
 Whether a key is valid is cached for a few seconds, so that a lookup costs no second query; hence a revoked key
-still works for that long on a replica that has just seen it. Until the first key is created, and on a loopback
-address only, every client of this host is an admin. Once any key was created, every request must authenticate.
+still works for that long on a replica that has just seen it. Every request must authenticate, with one exception
+for development: with `serve --local-admin`, until the first key is created, a direct request of this host acts as
+admin.
 
 An app is not shown what belongs to other actors, on any way: as a row, as the holder of a phone, as a replay of an
 idempotency key, or in the detail of an event.
@@ -33,7 +34,18 @@ CACHE_S = 5.0
 MAX_CACHED = 10_000
 RECORD_USE_EVERY_S = 60.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+# Headers that a proxy adds: with one of them, a request comes from another host.
+FORWARDED = (
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "x-forwarded-",
+    "x-envoy-",
+    "x-amzn-",
+    "cf-",
+)
 OTHER_BINDINGS = ("met", "own")  # fields of an event's detail that name other bindings
 
 
@@ -79,17 +91,17 @@ LOCAL = Principal(actor="local", role=Role.ADMIN)
 class Authenticator:
     """Finds the principal of a request, and limits its rate. For the event loop's thread only.
 
-    `loopback` is whether only this host can reach the service; `rate_limit` is in requests per second and applies
-    to keys without a limit of their own.
+    `local_admin` is whether a direct request of this host needs no key as long as none exists. `rate_limit` is in
+    requests per second and applies to keys without a limit of their own.
     """
 
     def __init__(
-        self, keys: ApiKeys, sessions: Sessions, executors: Executors, *, loopback: bool, rate_limit: int
+        self, keys: ApiKeys, sessions: Sessions, executors: Executors, *, local_admin: bool, rate_limit: int
     ) -> None:
         self._keys = keys
         self._sessions = sessions
         self._executors = executors
-        self._loopback = loopback
+        self._local_admin = local_admin
         self._rate_limit = rate_limit
         self._cache: dict[str, tuple[float, Principal | None]] = {}
         self._use_recorded_at: dict[str, float] = {}
@@ -138,14 +150,16 @@ class Authenticator:
             raise problems.Unauthenticated("the key is not valid any more; nothing was done")
 
     async def _authenticate_local(self, headers: Mapping[str, str]) -> Principal:
-        if not self._loopback or await self._any_key_exists():
+        if not self._local_admin or await self._any_key_exists():
             raise problems.Unauthenticated
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
         # A page of another site may resolve its own name to this address, or post to it; and a proxy forwards
         # requests of other hosts.
         origin = headers.get("origin", "").partition("://")[2]
         cross_origin = "origin" in headers and origin != headers.get("host")
-        if host not in LOOPBACK or cross_origin or any(name in headers for name in FORWARDED):
+        other_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        forwarded = any(name.lower().startswith(FORWARDED) for name in headers)
+        if host not in LOOPBACK or cross_origin or other_site or forwarded:
             raise problems.Unauthenticated(
                 "without any key only direct requests to 127.0.0.1 or localhost are accepted:"
                 " create a key with `bindings keys create`"

@@ -81,20 +81,23 @@ def serve(
     host: str,
     port: int,
     scheduler: bool,
+    local_admin: bool,
     listening: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `listening` is called with the URL as soon as the socket is open.
 
-    Raises `InvalidRequest` if the service cannot listen on the address, or if the address is reachable from other
-    hosts and no key was ever created: every client would be an admin.
+    `local_admin`: direct requests of this host need no key as long as none exists. Raises `InvalidRequest` if the
+    service cannot listen on the address, or if other hosts could become such an admin.
     """
-    loopback = is_loopback(host)
-    if not loopback and not service.api_keys.any_exist():
-        message = "is reachable from other hosts: create a key first with `bindings keys create`, or use 127.0.0.1"
-        raise InvalidRequest([FieldError("host", message)])
+    if local_admin and not is_loopback(host):
+        message = "cannot be used on an address that other hosts can reach: create a key, or use 127.0.0.1"
+        raise InvalidRequest([FieldError("local_admin", message)])
+    if local_admin and service.settings.trusted_proxies:
+        message = "cannot be used with BINDINGS_TRUSTED_PROXIES: every client of the proxy would be an admin"
+        raise InvalidRequest([FieldError("local_admin", message)])
     listener = listen(host, port)
     log_config.configure()
-    app_state = AppState(service, loopback=loopback)
+    app_state = AppState(service, local_admin=local_admin)
     if scheduler:
         app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
     with listener, app_state.scheduler or nullcontext():

@@ -28,9 +28,9 @@ Result = TypeVar("Result")
 
 
 class AppState:
-    """The parts of one process. `loopback` is whether only this host can reach it."""
+    """The parts of one process. `local_admin`: see `Authenticator`."""
 
-    def __init__(self, service: BindingService, *, loopback: bool) -> None:
+    def __init__(self, service: BindingService, *, local_admin: bool) -> None:
         self.service = service
         self.scheduler: Scheduler | None = None
         self.executors = Executors(bind_limit=service.settings.bind_limit)
@@ -41,7 +41,7 @@ class AppState:
             service.api_keys,
             service.sessions,
             self.executors,
-            loopback=loopback,
+            local_admin=local_admin,
             rate_limit=service.settings.rate_limit,
         )
         self.proxies = TrustedProxies(service.settings.trusted_proxies)

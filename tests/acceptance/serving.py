@@ -58,7 +58,7 @@ class Replica(Command):
     """A running `bindings serve`; `url` is its address after `started` was called."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str, port: int = 0) -> None:
-        super().__init__(log, environment, "serve", "--json", "--port", str(port), *arguments)
+        super().__init__(log, environment, "serve", "--local-admin", "--json", "--port", str(port), *arguments)
         self.url = f"http://127.0.0.1:{port}"
 
     def started(self) -> Self:

@@ -60,12 +60,12 @@ def _no_read_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "READ_DEADLINE_S", 300.0)
 
 
-def run(service: BindingService, *, loopback: bool = True) -> Iterator[Running]:
+def run(service: BindingService, *, local_admin: bool = True) -> Iterator[Running]:
     """Serve in a thread of this process until the test ends."""
     if not structlog.is_configured():  # by default it prints to a stream that pytest swaps while it runs
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
-    app_state = AppState(service, loopback=loopback)
+    app_state = AppState(service, local_admin=local_admin)
     uvicorn = server.Server(app_state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ from bindings.domain.phone import mask
 from bindings.domain.roles import Role
 from bindings.errors import InvalidRequest, NotFound
 from bindings.provider.simulator import Fault, FaultKind
+from bindings.service import BindingService
 from bindings.web import server
 from tests.service.harness import A, B, C, D, wait_for
 from tests.web.conftest import run
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.provider.simulator import Simulator
-    from bindings.service import BindingService
     from tests.web.conftest import Running
 
 UNKNOWN_ID = "01993b1e-7c5a-7d52-9b6e-2f1c8a4d7e90"
@@ -47,27 +47,45 @@ def test_revoking_the_last_key_does_not_restore_local_access(running: Running) -
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Host": "bindings.example"}, {"X-Forwarded-For": "203.0.113.7"}, {"Forwarded": "for=203.0.113.7"}],
-    ids=["another name", "proxied", "proxied too"],
+    [
+        {"Host": "bindings.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        *(
+            {name: "203.0.113.7"}
+            for name in ("X-Forwarded-For", "X-Forwarded-Port", "Forwarded", "Via", "X-Real-IP", "X-Client-IP")
+        ),
+        *({name: "203.0.113.7"} for name in ("True-Client-IP", "CF-Connecting-IP", "Cf-Ray", "X-Amzn-Trace-Id")),
+    ],
+    ids=str,
 )
 def test_without_keys_other_sites_and_proxies_are_refused(running: Running, headers: dict[str, str]) -> None:
     assert running.get("/v1/bindings", headers).status_code == 401
 
 
-def test_public_address_is_not_served_without_a_key(service: BindingService) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        server.serve(service, host="0.0.0.0", port=0, scheduler=False, listening=print)
-    assert [fault.field for fault in refused.value.field_errors] == ["host"]
+@pytest.mark.parametrize(
+    ("host", "proxies"), [("0.0.0.0", ""), ("127.0.0.1", "127.0.0.1")], ids=["other hosts", "a proxy"]
+)
+def test_local_admin_is_refused_where_other_hosts_could_be_it(
+    own_database_url: str, host: str, proxies: str
+) -> None:
+    environment = {"BINDINGS_DATABASE_URL": own_database_url, "BINDINGS_TRUSTED_PROXIES": proxies}
+    with BindingService.open(environment=environment) as service, pytest.raises(InvalidRequest) as refused:
+        server.serve(service, host=host, port=0, scheduler=False, local_admin=True, listening=print)
+    assert [fault.field for fault in refused.value.field_errors] == ["local_admin"]
 
 
 @pytest.fixture
-def reachable(service: BindingService) -> Iterator[Running]:
-    """Run a service that is not restricted to loopback, before any key exists."""
-    yield from run(service, loopback=False)
+def locked(service: BindingService) -> Iterator[Running]:
+    """Run a service without `--local-admin`, before any key exists."""
+    yield from run(service, local_admin=False)
 
 
-def test_public_address_refuses_requests_without_a_key(reachable: Running) -> None:
-    assert reachable.get("/v1/bindings").status_code == 401
+def test_every_request_needs_a_key_also_before_one_exists(locked: Running) -> None:
+    for path in ("/v1/bindings", "/metrics"):
+        assert locked.get(path).status_code == 401
+    assert locked.get("/overview", {"Accept": "text/html"}, allow_redirects=False).status_code == 303
+    assert locked.get("/livez").status_code == 200
 
 
 @pytest.mark.parametrize(
