@@ -192,7 +192,10 @@ class BindingService:
         return binding_calls.bind(self.runtime, request, own_key=own_key)
 
     def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
-        """End a binding early and return it. Safe to repeat; one that has ended is returned without a call.
+        """End a binding early and return it. Safe to repeat.
+
+        One that has ended is returned without a call, unless a scan found it alive at the provider: then it is
+        unbound there, and its phones are free.
 
         Once the request is committed, lookups no longer return the binding. Raises `OutcomeUnknown` if the
         provider gave no clear answer, or if the binding itself is still pending or in doubt: the request stays

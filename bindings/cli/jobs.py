@@ -26,6 +26,7 @@ REPORT_COUNTS = (
     "absent",
     "ghosts",
     "orphans",
+    "revenants",
     "drifted",
     "holds_ended",
     "observed",
@@ -199,23 +200,10 @@ def reports(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
 
 
 def _show_result(result: ReconcileResult) -> None:
+    counts = [name for name in REPORT_COUNTS if name != "observed"]  # a remark says it
     output.table(
-        ["SCANS", "ADOPTED", "ABSENT", "GHOSTS", "ORPHANS", "DRIFTED", "HOLDS ENDED", "UNRESOLVED"],
-        [
-            [
-                str(number)
-                for number in (
-                    result.scans,
-                    result.adopted,
-                    result.absent,
-                    result.ghosts,
-                    result.orphans,
-                    result.drifted,
-                    result.holds_ended,
-                    result.unresolved,
-                )
-            ]
-        ],
+        [name.upper().replace("_", " ") for name in counts],
+        [[str(getattr(result, name)) for name in counts]],
     )
     for remark in _remarks(result):
         output.message(output.escape_unprintable(remark))
@@ -239,6 +227,10 @@ def _remarks(result: ReconcileResult) -> list[str]:
         remarks.append(f"{result.odd_rows} rows of the list are odd, so no binding is proved absent: {causes}.")
     elif result.failures:
         remarks.append(f"{result.failures} rows could not be handled: {'; '.join(result.faults)}.")
+    if result.revenants:
+        remarks.append(
+            f"{result.revenants} ended here but live at the provider: `bindings unbind ID` ends it there."
+        )
     if result.observed:
         remarks.append(f"{result.observed} only observed, as BINDINGS_ON_... says: `bindings reports` lists them.")
     if result.unresolved:

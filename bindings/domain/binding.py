@@ -205,7 +205,8 @@ class Holder:
 
     `id` is that of the binding that holds it, or None if the holder is not one of our bindings (`foreign`);
     `actor` is the one that requested it. `retry_after_s` is the time until `held_until`, at least 1 s. `why` is
-    "binding", or the reason of the hold.
+    "binding", or the reason of the hold; "orphan" with an `id` is a binding that has ended here and lives at the
+    provider.
     """
 
     id: str | None

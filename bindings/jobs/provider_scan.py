@@ -51,9 +51,10 @@ class Scan:
 
     `started_at` and `ended_at` are database instants. `bind_ids` are those of all rows; `unknown_rows` those whose
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
-    `listed` the phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the
-    provider's documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `error` says why the
-    scan ended early, or is None.
+    `ended_here` the live ones whose binding has ended here, and holds its phones for a shorter time; `listed` the
+    phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the provider's
+    documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `error` says why the scan ended
+    early, or is None.
     """
 
     app_id: str
@@ -63,6 +64,7 @@ class Scan:
     bind_ids: set[str] = field(default_factory=set)
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
+    ended_here: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     odd_rows: dict[OddRow, None] = field(default_factory=dict)
     unknown_odd_rows: list[OddRow] = field(default_factory=list)
@@ -97,6 +99,8 @@ class Scan:
         if binding is None:
             self.unknown_rows.append(row)
             return
+        if binding.state.terminal and row.ends_at > max(self.started_at, binding.held_until):
+            self.ended_here.append((row, binding))
         if binding.expires_at is None:
             return
         deviation = (row.ends_at - binding.expires_at).total_seconds()

@@ -5,15 +5,16 @@ Each case is counted and reported; where something changes, an event is written:
 - adopted: a binding in doubt that exactly one row of the list matches, and no other doubt of that pair;
 - absent: a binding in doubt that two proof scans missed while it would have been listed;
 - orphan: a row that matches no binding here; its phones are held until it ends;
+- revenant: a live row whose binding has ended here; its phones are held until it ends, as for an orphan;
 - ghost: an active binding that two proof scans missed; it ends as gone at the provider;
 - drift: a known row that ends sooner (brought forward), later (held longer) or has other middle numbers;
 - hold_ended: a hold that the list explains or denies;
 - odd_row: a row that does not match the provider's documents; while one is listed, no absence is proved;
 - failure: a row or binding whose handling failed; the others are handled.
 
-Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows`, what an odd row
-leads to in `reconcile_odd_rows`, what a missing row leads to in `reconcile_absences`, what counts as proof in
-`scan_evidence`.
+Here is the order of scans, and the report. What a row of the list leads to is in `reconcile_rows` and
+`reconcile_orphans`, what an odd row leads to in `reconcile_odd_rows`, what a missing row leads to in
+`reconcile_absences`, what counts as proof in `scan_evidence`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class ReconcileResult:
     absent: int = 0
     ghosts: int = 0
     orphans: int = 0
+    revenants: int = 0
     drifted: int = 0
     holds_ended: int = 0
     observed: int = 0

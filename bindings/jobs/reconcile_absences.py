@@ -13,6 +13,8 @@ from bindings.store import holds, queries, settle
 from bindings.store.bindings import get
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Connection
 
     from bindings.domain.binding import Binding
@@ -24,25 +26,29 @@ if TYPE_CHECKING:
 
 def needs_second_scan(context: ReconcileContext, scan: Scan) -> bool:
     """Return True if a second scan could prove something that the first one left open."""
-    tolerance = context.clock_tolerance()
+    tolerance = context.tolerance
     return bool(
-        _live_bindings_seen(context, scan).missing
+        _live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at).missing
         or any(
             scan_evidence.absence_provable(doubt, scan, scan, tolerance)
             for doubt in context.unsettled(scan.app_id)
         )
-        or _unlisted_holds(context, scan.app_id, scan.bind_ids)
+        or _unlisted_holds(context, scan.app_id, scan.bind_ids, scan.listed)
     )
 
 
 def apply_absences(context: ReconcileContext, first: Scan, second: Scan, findings: Findings) -> None:
     """Act on what both scans missed: end ghosts; if there are none, fail absent doubts and end denied holds."""
+    since, until = first.started_at, second.ended_at
     ghosts = scan_evidence.ghosts(
-        first, second, _live_bindings_seen(context, first), _live_bindings_seen(context, second)
+        first,
+        second,
+        _live_bindings_seen(context, first, since=since, until=until),
+        _live_bindings_seen(context, second, since=since, until=until),
     )
     if ghosts is None:
         return
-    app_id, tolerance = first.app_id, context.clock_tolerance()
+    app_id, tolerance = first.app_id, context.tolerance
     for binding_id in sorted(ghosts):
         with findings.isolate("ghost", app_id, binding_id=binding_id):
             if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
@@ -57,14 +63,19 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
         with findings.isolate("absence", app_id, binding_id=doubt.id):
             if _fail_absent(context, doubt):
                 findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
-    denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids)
+    denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids, first.listed | second.listed)
     context.end_holds(denied, "denied", app_id, findings)
 
 
-def _live_bindings_seen(context: ReconcileContext, scan: Scan) -> LiveBindingsListed:
+def _live_bindings_seen(
+    context: ReconcileContext, scan: Scan, *, since: datetime, until: datetime
+) -> LiveBindingsListed:
+    """Return which bindings a scan lists of those that must be in a list read between `since` and `until`."""
+
     def query(connection: Connection) -> LiveBindingsListed:
         missing, listed_count = set(), 0
-        live = queries.must_be_listed(connection, scan.app_id, since=scan.started_at, until=scan.ended_at)
+        answered_before = since - scan_evidence.LIST_LAG
+        live = queries.must_be_listed(connection, scan.app_id, since=answered_before, until=until)
         for binding_id, bind_id in live:
             if bind_id in scan.bind_ids:
                 listed_count += 1
@@ -99,11 +110,14 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
     return runtime.database.write(work).reason == Reason.GONE_AT_PROVIDER
 
 
-def _unlisted_holds(context: ReconcileContext, app_id: str, listed_bind_ids: set[str]) -> list[holds.Hold]:
+def _unlisted_holds(
+    context: ReconcileContext, app_id: str, listed_bind_ids: set[str], listed_phones: set[str]
+) -> list[holds.Hold]:
+    """Return the holds that no live row explains. `listed_phones` are the keys of refused phones in live rows."""
     return [
         hold
         for hold in context.live_holds(app_id)
         # Refused again after a denial: what holds the phone is in no list that this account can read.
-        if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1)
+        if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1 and hold.phone.key not in listed_phones)
         or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in listed_bind_ids)
     ]

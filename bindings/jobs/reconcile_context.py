@@ -40,12 +40,16 @@ class Actions:
 
 @dataclass(kw_only=True, slots=True)
 class Findings:
-    """The counts of `ReconcileResult`, the cases of the report, and the faults of scans, so far."""
+    """The counts of `ReconcileResult`, the cases of the report, and the faults of scans, so far.
+
+    `would_hold` are the keys of phones that this run would hold if it were no dry run.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     cases: list[dict[str, Any]] = field(default_factory=list)
     scan_faults: list[str] = field(default_factory=list)
     zone_misfit_s: float = 0.0
+    would_hold: set[str] = field(default_factory=set)
 
     def record(self, case: str, app_id: str, *, action: str = "", **facts: object) -> None:
         """Count a case and add it to the report; `facts` are ids and instants, never a phone.
@@ -98,6 +102,11 @@ class ReconcileContext:
         now = self.runtime.database.clock()
         return self.runtime.database.read(holds.live, self.runtime.settings.scope, now, app_id=app_id)
 
+    def bind_ids_to_release(self, app_id: str) -> set[str]:
+        """Return the provider ids of late successes, which `recover` unbinds."""
+        live = self.live_holds(app_id)
+        return {str(hold.bind_id) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
+
     def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str, findings: Findings) -> None:
         """End these holds (not in a dry run) and record each."""
         runtime = self.runtime
@@ -115,7 +124,8 @@ class ReconcileContext:
         remaining_s = max(0.0, (ends_at - now).total_seconds())
         return self.guard(int(min(remaining_s, MAX_EXPIRE_S)))
 
-    def clock_tolerance(self) -> ClockTolerance:
+    @property
+    def tolerance(self) -> ClockTolerance:
         """Return how far an instant of the list may be wrong, by the provider's clock as known now."""
         tolerance_s = self.runtime.settings.timestamp_tolerance_s
         return ClockTolerance.of(skew_s=self.client.clock.allowance_s, tolerance_s=tolerance_s)

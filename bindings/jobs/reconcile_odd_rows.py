@@ -50,7 +50,7 @@ def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> 
 
 
 def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> None:
-    error = context.clock_tolerance().error
+    error = context.tolerance.error
     if not row.phones or (row.ends_at is not None and row.ends_at + error < scan.ended_at):
         return
 

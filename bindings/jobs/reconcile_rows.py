@@ -1,7 +1,7 @@
-"""Acts on the rows of one scan: adopts doubts, holds orphans, follows drift, and ends holds that a row explains.
+"""Acts on the rows of one scan: adopts doubts, follows drift, and passes on orphans and revenants.
 
-One scan is enough for these. What a missing row leads to is in `reconcile_absences`; which row fits which binding
-is decided in `scan_evidence`.
+One scan is enough for these. What a missing row leads to is in `reconcile_absences`, holds are in
+`reconcile_orphans`; which row fits which binding is decided in `scan_evidence`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
-from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
-from bindings.store import holds, queries, settle
+from bindings.jobs.reconcile_orphans import end_explained_holds, handle_orphan, handle_revenant
+from bindings.store import queries, settle
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
     """Act on every row of a scan that differs from what is recorded here, or is unknown here."""
-    tolerance = context.clock_tolerance()
+    tolerance = context.tolerance
     for row, binding in scan.differing:
         with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
             _apply_drift(context, row, binding, tolerance, findings)
@@ -40,12 +40,22 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
                 findings.record(
                     "adopted", scan.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
-    for row in unknown_rows:
+    owed_bind_ids = context.bind_ids_to_release(scan.app_id)
+
+    def holds_phones(row: ProviderBinding) -> bool:
+        matches_unsettled = any(scan_evidence.same_pair(row, intent) for intent in unsettled)
+        is_live = not scan_evidence.has_ended(row, scan.ended_at, tolerance)
+        return is_live and not matches_unsettled and row.bind_id not in owed_bind_ids
+
+    for row in filter(holds_phones, unknown_rows):
         with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
-            matches_unsettled = any(scan_evidence.same_pair(row, intent) for intent in unsettled)
-            if not scan_evidence.has_ended(row, scan.ended_at, tolerance) and not matches_unsettled:
-                _handle_orphan(context, row, scan.app_id, tolerance, findings)
-    _end_explained_holds(context, scan, set(bindings_by_bind_id), findings)
+            handle_orphan(context, row, scan.app_id, findings)
+    for row, binding in scan.ended_here:
+        with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
+            if holds_phones(row):
+                handle_revenant(context, row, binding, scan, findings)
+    living = {bind_id for bind_id, binding in bindings_by_bind_id.items() if not binding.state.terminal}
+    end_explained_holds(context, scan, living, findings)
 
 
 def _adopt(context: ReconcileContext, doubt: Binding, row: ProviderBinding, tolerance: ClockTolerance) -> bool:
@@ -77,60 +87,6 @@ def _adopt(context: ReconcileContext, doubt: Binding, row: ProviderBinding, tole
     return adopted is not None
 
 
-def _handle_orphan(
-    context: ReconcileContext,
-    row: ProviderBinding,
-    app_id: str,
-    tolerance: ClockTolerance,
-    findings: Findings,
-) -> None:
-    """Hold the phones of an unknown row; if it matches an ended intent, that is recorded as its origin."""
-    ended = context.runtime.database.read(queries.ended_without_bind_id, app_id, row)
-    origin = next((intent for intent in ended if scan_evidence.matches_intent(row, intent, tolerance)), None)
-    origin_id = None if origin is None else origin.id
-    action = context.actions.orphan
-    is_new = context.observe_only(action) or _hold(context, row, app_id, origin_id, tolerance)
-    if action == "release" and not context.dry_run:
-        _release(context, row, app_id)
-    if is_new:
-        findings.record(
-            "orphans", app_id, action=action, bind_id=row.bind_id, origin_id=origin_id, ends_at=row.ends_at
-        )
-
-
-def _hold(
-    context: ReconcileContext,
-    row: ProviderBinding,
-    app_id: str,
-    origin_id: str | None,
-    tolerance: ClockTolerance,
-) -> bool:
-    def work(tx: Transaction) -> bool:
-        return holds.hold_orphan(
-            tx,
-            context.runtime.caller,
-            phones=(row.phone_a, row.phone_b),
-            scope=context.runtime.settings.scope,
-            app_id=app_id,
-            bind_id=row.bind_id,
-            origin_id=origin_id,
-            held_until=row.ends_at + tolerance.error + context.guard_after(row.ends_at, tx.instant()),
-        )
-
-    return context.runtime.database.write(work)
-
-
-def _release(context: ReconcileContext, row: ProviderBinding, app_id: str) -> None:
-    runtime = context.runtime
-    outcome = context.client.unbind(app_id=app_id, bind_id=row.bind_id)
-    if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-        released = [hold for hold in context.live_holds(app_id) if hold.bind_id == row.bind_id]
-        guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
-        runtime.database.write(
-            lambda tx: holds.end_holds(tx, runtime.caller, released, reason="released", guard_s=guard_s)
-        )
-
-
 def _apply_drift(
     context: ReconcileContext,
     row: ProviderBinding,
@@ -159,16 +115,3 @@ def _apply_drift(
     runtime.database.write(
         lambda tx: settle.apply_drift(tx, binding, runtime.caller, expires_at=earlier_end, held_until=later_hold)
     )
-
-
-def _end_explained_holds(
-    context: ReconcileContext, scan: Scan, known_bind_ids: set[str], findings: Findings
-) -> None:
-    """End holds whose cause is now known: a row of the list, or a binding that is recorded here after all."""
-    explained = [
-        hold
-        for hold in context.live_holds(scan.app_id)
-        if (hold.why is holds.HoldReason.REFUSED and hold.phone.key in scan.listed)
-        or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id in known_bind_ids)
-    ]
-    context.end_holds(explained, "explained", scan.app_id, findings)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
-from bindings.lifecycle.unbind import finish_unbind
+from bindings.lifecycle.unbind import NotRecorded, finish_unbind
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries
 
@@ -88,7 +88,7 @@ def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]
                 unbound += 1
             case NotSent() | Refused(refusal=Refusal.ACCOUNT | Refusal.CLOCK):
                 break
-            case Unknown() | Refused():
+            case Unknown() | Refused() | NotRecorded():
                 pass
     return unbound, len(unbinding) - unbound
 

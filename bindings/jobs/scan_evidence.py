@@ -1,9 +1,9 @@
 """What scans prove. Pure functions of rows and bindings; nothing is read and nothing is written.
 
-A row that is listed is evidence immediately. A row that is missing proves something only in two proof scans: in
-opposite order and with different page sizes, both complete and without odd rows, both listing at least one of our
-live bindings, and in agreement about which live bindings are missing. They prove a ghost; and, if no live binding
-is missing, that an in-doubt binding is absent.
+A row that is listed is evidence immediately, except about what has changed within the list's lag. A row that is
+missing proves something only in two proof scans: in opposite order and with different page sizes, both complete
+and without odd rows, both listing at least one of our live bindings, and in agreement about which live bindings
+are missing. They prove a ghost; and, if no live binding is missing, that an in-doubt binding is absent.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import ProviderBinding
 
 READING_ERROR_S = 2.0  # expireTime is cut to whole seconds, and so is the Date that the skew comes from
+LIST_LAG = timedelta(seconds=60)  # how long the provider's list may take to show a change
 ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more
 
 
@@ -59,6 +60,18 @@ def matches_intent(row: ProviderBinding, intent: Binding, tolerance: ClockTolera
 def has_ended(row: ProviderBinding, at: datetime, tolerance: ClockTolerance) -> bool:
     """Return True if a row is past its end; the provider may list such rows, but they hold no phone."""
     return row.ends_at + tolerance.error < at
+
+
+def is_revenant(row: ProviderBinding, binding: Binding, scan_started_at: datetime) -> bool:
+    """Return True if a live row holds the phones of its binding, which has ended here.
+
+    Not if the binding's own hold covers the end of the row. An unbind less than the list's lag before the scan, or
+    during it, may not be in the list yet; an end by time does not depend on the list.
+    """
+    is_covered = binding.held_until >= row.ends_at
+    ended_at = binding.ended_at if binding.state is State.UNBOUND else None
+    may_be_stale = ended_at is not None and ended_at > scan_started_at - LIST_LAG
+    return binding.state.terminal and not is_covered and not may_be_stale
 
 
 def adoptions(
@@ -137,5 +150,5 @@ def longer_hold(
     """Return until when the phones must be held, if the provider's list has a later end (I4); else None."""
     held_until = row.ends_at + tolerance.error + guard
     late = row.ends_at - tolerance.error > (binding.expires_at or row.ends_at)
-    holds_phones = binding.state in (State.ACTIVE, State.EXPIRED)
-    return held_until if holds_phones and late and held_until > binding.held_until else None
+    is_active = binding.state is State.ACTIVE
+    return held_until if is_active and late and held_until > binding.held_until else None

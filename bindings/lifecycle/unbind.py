@@ -1,11 +1,14 @@
 """Unbind: commit the request, call the provider, record a clear answer.
 
 An unbind is safe to repeat at the provider, so one without a clear answer is repeated by `recover` until it has
-one. From the commit of the request on, lookups do not return the binding. No SQL and no HTTP here.
+one. From the commit of the request on, lookups do not return the binding. For a binding that has ended here the
+provider is called only if a scan found it alive there (a revenant): the binding stays as it is, and the hold of
+its phones ends. No SQL and no HTTP here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from bindings import errors
@@ -13,7 +16,7 @@ from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
-from bindings.store import settle
+from bindings.store import holds, settle
 from bindings.store.bindings import BindingLost
 from bindings.store.database import RETRY_BUDGET_S
 
@@ -27,11 +30,18 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 2
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotRecorded:
+    """The provider has ended the binding, but the database could not record it: `recover` calls again."""
+
+    reason: str
+
+
 def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     """Commit the request to unbind, call the provider, and return the binding. Safe to repeat.
 
-    A binding that has ended is returned without a call. Raises `NotFound`, or, with the request recorded,
-    `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
+    A binding that has ended is returned without a call, unless a scan found it alive at the provider. Raises
+    `NotFound`, or, with the request recorded, `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
     """
     client = runtime.require_client()
 
@@ -45,7 +55,7 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     if binding is None:
         raise errors.NotFound(binding_id=binding_id)
     if binding.state.terminal:
-        return binding
+        return _end_at_provider(runtime, client, binding)
     if binding.state is not State.ACTIVE:
         message = "whether the binding exists is not known yet; it will be unbound as soon as it is"
         raise errors.OutcomeUnknown(message, binding=binding)
@@ -55,7 +65,33 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     raise _error_for(outcome, binding)
 
 
-def finish_unbind(runtime: Runtime, client: ProviderClient, binding: Binding) -> tuple[Binding, UnbindOutcome]:
+def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding) -> Binding:
+    """Unbind what a scan found of a binding that has ended here, end its holds, and return the binding."""
+    now = runtime.database.clock()
+    held = runtime.database.read(holds.of_ended_binding, binding, now)
+    if not held:
+        return binding
+    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    match outcome:
+        case UnbindSucceeded():
+            guard_s = 0.0
+        case UnbindNotFound():
+            guard_s = runtime.settings.guard_for(0)
+        case Refused() | NotSent() | Unknown():
+            raise _error_for(outcome, binding, what_happens="its phones stay held; unbind it again")
+    try:
+        runtime.database.write(
+            lambda tx: holds.end_holds(tx, runtime.caller, held, reason="unbound", guard_s=guard_s)
+        )
+    except errors.Busy as busy:
+        message = "the provider has ended the binding, but that could not be recorded; unbind it again"
+        raise errors.OutcomeUnknown(message, binding=binding) from busy
+    return binding
+
+
+def finish_unbind(
+    runtime: Runtime, client: ProviderClient, binding: Binding
+) -> tuple[Binding, UnbindOutcome | NotRecorded]:
     """Call the provider for a binding whose request to unbind is committed, and record a clear answer.
 
     Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer
@@ -80,24 +116,32 @@ def finish_unbind(runtime: Runtime, client: ProviderClient, binding: Binding) ->
     try:
         settled = runtime.database.write(work)
     except errors.Busy:
-        return binding, Unknown(reason="the provider answered, but the database is away")
+        return binding, NotRecorded(reason="the database is away")
     except BindingLost:
-        return binding, Unknown(reason="the provider answered, but the database has lost the binding")
+        return binding, NotRecorded(reason="the database has lost the binding")
     hit("unbind.after_settle")
     return settled, outcome
 
 
-def _error_for(outcome: Unknown | NotSent | Refused, binding: Binding) -> errors.BindingsError:
-    """Return the error of an unbind that was not confirmed; its request is recorded and stays."""
+def _error_for(
+    outcome: Unknown | NotSent | Refused | NotRecorded,
+    binding: Binding,
+    *,
+    what_happens: str = "the unbind is recorded and will be repeated",
+) -> errors.BindingsError:
+    """Return the error of an unbind that is not recorded as confirmed, and what happens to it now."""
     match outcome:
+        case NotRecorded():
+            message = f"the provider has ended the binding, but {outcome.reason}; {what_happens}"
+            return errors.OutcomeUnknown(message, binding=binding)
         case Unknown():
-            message = "the provider gave no clear answer to the unbind; it will be repeated until it does"
+            message = f"the provider gave no clear answer to the unbind; {what_happens}"
             return errors.OutcomeUnknown(message, binding=binding)
         case NotSent():
-            message = "the provider could not be reached; the unbind is recorded and will be repeated"
+            message = f"the provider could not be reached; {what_happens}"
             return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
         case Refused():
-            message = "the provider refused the unbind; it is recorded and will be repeated"
+            message = f"the provider refused the unbind; {what_happens}"
             of_account = outcome.refusal in (Refusal.ACCOUNT, Refusal.CLOCK)
             error_class = errors.ProviderAccountRefused if of_account else errors.ProviderRefused
             return error_class(

@@ -20,7 +20,7 @@ from bindings.monitoring import circuit_checks, clock_checks
 from bindings.monitoring.check import Check, Level
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, deliveries, job_runs, pools, queries, reports, schema_version
+from bindings.store import account, deliveries, holds, job_runs, pools, queries, reports, schema_version
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
 from bindings.store.failures import schema_todo
@@ -60,6 +60,8 @@ class HealthMetrics:
     connections_in_use: int
     pool_use: float | None
     pools_low: int
+    orphans: int
+    revenants: int
     deliveries_pending: int
     deliveries_dead: int
 
@@ -73,6 +75,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
     overdue = database.read(queries.longest_overdue, database.now)
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     all_pools = database.read(pools.list_all)
+    orphans, revenants = database.read(holds.count_orphans, runtime.settings.scope, now)
 
     def seconds_since(then: datetime | None) -> float:
         return 0.0 if then is None else max(0.0, (now - then).total_seconds())
@@ -89,6 +92,8 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
             (pool.live / pool.capacity for pool in all_pools if pool.live and pool.capacity), default=None
         ),
         pools_low=sum(pool.low_at is not None for pool in all_pools),
+        orphans=orphans,
+        revenants=revenants,
         deliveries_pending=backlog[DeliveryState.PENDING],
         deliveries_dead=backlog[DeliveryState.DEAD],
     )
@@ -163,10 +168,11 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
         _run_check("restore", lambda: _restore(database)),
         _run_check("sweep", lambda: _sweep(database, config)),
         _run_check("doubts", lambda: _doubts(database)),
+        _run_check("orphans", lambda: _orphans(database, config)),
     ]
 
 
-DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts")
+DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts", "orphans")
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
@@ -260,6 +266,21 @@ def _doubts(database: Database) -> Check:
     observed = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
     todo = "`bindings doubts` lists them, `bindings reconcile` resolves them"
     return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
+
+
+def _orphans(database: Database, config: Settings) -> Check:
+    orphans, revenants = database.read(holds.count_orphans, config.scope, database.clock())
+    if not orphans and not revenants:
+        return Check(name="orphans", level=Level.OK, seen="no phone is held for a binding that is not active here")
+    observed = (
+        f"the provider's list has {orphans} binding(s) that are not ours and {revenants} that ended here;"
+        " their phones are held"
+    )
+    todo = (
+        "`bindings reports --json` names them; `bindings unbind ID` ends one that ended here at the provider too;"
+        " BINDINGS_ON_ORPHAN=release ends all"
+    )
+    return Check(name="orphans", level=Level.WARN, seen=observed, todo=todo)
 
 
 # The provider.

@@ -1,9 +1,10 @@
 """Holds: phones that the provider holds for something else than one of our bindings.
 
-A hold has one of three reasons: a scan of the provider's list saw a binding that is not ours (`orphan`), the
-provider refused a phone that was free here (`refused`), or a success arrived for a binding that had ended
-(`late_success`). A hold never shortens another one; it ends by time, or when a scan proves that the provider holds
-nothing. Its events belong to no binding; their detail names the binding that it came from, if there is one.
+A hold has one of three reasons: a scan of the provider's list saw a binding that is not ours, or one that has
+ended here (`orphan`); the provider refused a phone that was free here (`refused`); or a success arrived for a
+binding that had ended (`late_success`). A hold never shortens another one; it ends by time, or when a scan proves
+that the provider holds nothing. Its events belong to no binding; their detail names the binding that it came from,
+if there is one.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, select, update
 from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
 from bindings.store import events, sql
+from bindings.store.column_types import Instant
+from bindings.store.schema import bindings
 from bindings.store.schema import holds as table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.phone import Phone
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 FIRST_REFUSAL_S = 60  # doubled with each further refusal ...
 LONGEST_REFUSAL_S = 3_600  # ... up to this
 MAX_STRIKES = 6  # 60 s x 2**6 is longer than the longest
+FIRST_AFTER_UNBIND_S = 2  # the same after our own unbind, which the provider may take seconds to carry out ...
+LONGEST_AFTER_UNBIND_S = 60
+FIRST_STRIKE_AFTER_UNBIND = -5  # ... counted in strikes from here to 0: 2 s x 2**5 is longer than the longest
 
 
 class HoldReason(StrEnum):
@@ -70,11 +76,35 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
     return [_to_hold(row) for row in connection.execute(statement)]
 
 
-def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> int:
+def of_ended_binding(connection: Connection, binding: Binding, now: datetime) -> list[Hold]:
+    """Return the holds in force of what the provider still has under the bind_id of a binding."""
+    statement = select(*_COLUMNS).where(
+        *_of_bind_id((binding.phone_a, binding.phone_b), binding.app_id, binding.bind_id),
+        table.c.held_until > now,
+        table.c.scope == binding.scope,
+    )
+    return [_to_hold(row) for row in connection.execute(statement)]
+
+
+def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[int, int]:
+    """Return how many orphans and how many revenants hold phones at `now`."""
+    is_origin = and_(bindings.c.id == table.c.origin_id, bindings.c.bind_id == table.c.bind_id)
+    in_force = (
+        select(table.c.app_id, table.c.bind_id, bindings.c.id.label("origin"))
+        .select_from(table.outerjoin(bindings, is_origin))
+        .where(table.c.held_until > now, table.c.scope == scope, table.c.why == HoldReason.ORPHAN)
+        .distinct()
+        .subquery()
+    )
+    total, revenants = connection.execute(select(func.count(), func.count(in_force.c.origin))).one()
+    return total - revenants, revenants
+
+
+def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime, *, just_unbound: bool) -> int:
     """Hold both phones of a binding that the provider refused as in use; return for how many seconds.
 
     60 s for the first refusal, doubled with each repeated one up to an hour, until a scan finds the cause or
-    proves that there is none.
+    proves that there is none. From 2 s to 60 s if one of the phones was `just_unbound`.
     """
     seconds = 0
     for phone in (binding.phone_a, binding.phone_b):
@@ -82,10 +112,9 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
         earlier = tx.connection.execute(
             select(table.c.strikes, table.c.held_until).where(unexplained)
         ).one_or_none()
-        strikes = 1
-        if earlier is not None and earlier.held_until > now - timedelta(seconds=LONGEST_REFUSAL_S):
-            strikes = min(earlier.strikes + 1, MAX_STRIKES + 1)
-        wait = min(FIRST_REFUSAL_S * 2 ** (strikes - 1), LONGEST_REFUSAL_S)
+        age_s = float("inf") if earlier is None else (now - earlier.held_until).total_seconds()
+        strikes = _next_strike(None if earlier is None else earlier.strikes, age_s, just_unbound=just_unbound)
+        wait = _wait_s(strikes)
         seconds = max(seconds, wait)
         _put(
             tx,
@@ -102,6 +131,23 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
     detail = {"why": HoldReason.REFUSED, "origin_id": binding.id, "seconds": seconds}
     events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return seconds
+
+
+def _next_strike(strikes: int | None, age_s: float, *, just_unbound: bool) -> int:
+    """Return the strikes of a refusal after an earlier hold with `strikes`, which ended `age_s` seconds ago."""
+    if strikes is not None and strikes < 0 and age_s < LONGEST_AFTER_UNBIND_S:
+        return strikes + 1
+    if just_unbound:
+        return FIRST_STRIKE_AFTER_UNBIND
+    if strikes is None or age_s >= LONGEST_REFUSAL_S:
+        return 1
+    return min(max(strikes, 0), MAX_STRIKES) + 1
+
+
+def _wait_s(strikes: int) -> int:
+    if strikes > 0:
+        return min(FIRST_REFUSAL_S << (strikes - 1), LONGEST_REFUSAL_S)
+    return min(FIRST_AFTER_UNBIND_S << (strikes - FIRST_STRIKE_AFTER_UNBIND), LONGEST_AFTER_UNBIND_S)
 
 
 def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
@@ -129,12 +175,21 @@ def hold_orphan(
     bind_id: str,
     origin_id: str | None,
     held_until: datetime,
+    released_since: datetime | None = None,
 ) -> bool:
-    """Hold the phones of a listed binding that is not ours; return False if it was recorded already.
+    """Hold the phones of a listed binding until its end; return False if a hold of it was in force already.
 
-    `phones` are both phones, or those that could be read.
+    `phones` are both phones, or those that could be read. Does nothing if a hold of it has ended after
+    `released_since`: the list may be older than that.
     """
-    added = _put_all(
+    now = tx.instant()
+    newest_end = tx.connection.execute(
+        select(func.max(table.c.held_until, type_=Instant)).where(*_of_bind_id(phones, app_id, bind_id))
+    ).scalar()
+    in_force = newest_end is not None and newest_end > now
+    if released_since is not None and newest_end is not None and released_since < newest_end <= now:
+        return False
+    _put_all(
         tx,
         phones=phones,
         scope=scope,
@@ -143,12 +198,12 @@ def hold_orphan(
         bind_id=bind_id,
         origin_id=origin_id,
         held_until=held_until,
-        created_at=tx.instant(),
+        created_at=now,
     )
-    if added:
+    if not in_force:
         detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id}
         events.append_without_binding(tx, EventKind.HELD, caller, detail)
-    return added
+    return not in_force
 
 
 def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
@@ -169,19 +224,15 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
 
 def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> bool:
     """Hold the phones of a provider binding; return False if a hold of it was there before."""
-    bind_id, app_id = values["bind_id"], values["app_id"]
-    recorded = tx.connection.execute(
-        select(table.c.id)
-        .where(
-            or_(*(table.c.phone == phone for phone in phones)),
-            table.c.bind_id == bind_id,
-            table.c.app_id == app_id,
-        )
-        .limit(1)
-    ).first()
+    of_bind_id = _of_bind_id(phones, values["app_id"], values["bind_id"])
+    recorded = tx.connection.execute(select(table.c.id).where(*of_bind_id).limit(1)).first()
     for phone in phones:
         _put(tx, phone=phone, strikes=0, **values)
     return recorded is None
+
+
+def _of_bind_id(phones: tuple[Phone, ...], app_id: object, bind_id: object) -> tuple[ColumnElement[bool], ...]:
+    return table.c.phone.in_(phones), table.c.bind_id == bind_id, table.c.app_id == app_id
 
 
 def _put(tx: Transaction, **values: object) -> None:

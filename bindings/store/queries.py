@@ -219,11 +219,11 @@ def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBind
 def must_be_listed(
     connection: Connection, app_id: str, *, since: datetime, until: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield (id, bind_id) of bindings that the provider must have listed all the time from `since` to `until`."""
+    """Yield (id, bind_id) of bindings that were answered by `since` and live until after `until`."""
     statement = select(bindings.c.id, bindings.c.bind_id).where(
         in_state(State.ACTIVE),
         bindings.c.app_id == app_id,
-        bindings.c.answered_at < since,
+        bindings.c.answered_at <= since,
         bindings.c.expires_at > until,
         bindings.c.unbind_requested_at.is_(None),
     )

@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, bindparam, literal_column, null, select, union
+from sqlalchemy import String, and_, bindparam, literal_column, null, select, union
 
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
@@ -21,6 +21,7 @@ from bindings.store import account, events, rollback_detection
 from bindings.store.bindings import COLUMNS, FIELDS, find, in_state, new_value, to_binding, to_json_value
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
+from bindings.store.holds import HoldReason
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
@@ -163,11 +164,12 @@ def holders(connection: Connection, request: BindRequest, limits: BindLimits, no
     phones = [request.phone_a, request.phone_b]
     pair = {phone.key for phone in phones}
     conflicting = [
-        _holder(row, now)
+        row
         for row in find_holding_rows(connection, phones, limits.scope, now)
         if row.id is None or conflicts(limits.policy, row, request.mode, pair)
     ]
-    return sorted(conflicting, key=lambda holder: holder.held_until, reverse=True)
+    named = _with_origins(connection, conflicting, phones, limits.scope, now)
+    return sorted((_holder(row, now) for row in named), key=lambda holder: holder.held_until, reverse=True)
 
 
 def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: set[str]) -> bool:
@@ -220,9 +222,32 @@ def find_holding_rows(
 
 def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
     """Return another holder of a binding's phones, our binding before a hold, or None if there is none."""
-    rows = find_holding_rows(connection, (binding.phone_a, binding.phone_b), binding.scope, now)
-    other_holders = [_holder(row, now) for row in rows if row.id != binding.id]
+    phones = (binding.phone_a, binding.phone_b)
+    rows = [row for row in find_holding_rows(connection, phones, binding.scope, now) if row.id != binding.id]
+    other_holders = [_holder(row, now) for row in _with_origins(connection, rows, phones, binding.scope, now)]
     return min(other_holders, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
+
+
+def _with_origins(
+    connection: Connection, rows: Sequence[Row[Any]], phones: Sequence[Phone], scope: str, now: datetime
+) -> list[Row[Any]]:
+    """Return the rows; the holds of revenants name our binding that lives at the provider."""
+    if all(row.why != HoldReason.ORPHAN for row in rows):
+        return list(rows)
+    is_origin = and_(bindings.c.id == holds.c.origin_id, bindings.c.bind_id == holds.c.bind_id)
+    columns = (bindings.c[name] for name in ("id", "actor", "reference", "mode", "state"))
+    statement = (
+        select(*columns, holds.c.held_until, holds.c.why)
+        .select_from(holds.outerjoin(bindings, is_origin))
+        .where(
+            holds.c.phone.in_(phones),
+            holds.c.held_until > now,
+            holds.c.scope == scope,
+            holds.c.why == HoldReason.ORPHAN,
+        )
+        .distinct()
+    )
+    return [row for row in rows if row.why != HoldReason.ORPHAN] + list(connection.execute(statement))
 
 
 def _holder(row: Row[Any], now: datetime) -> Holder:

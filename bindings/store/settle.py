@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import update
+from sqlalchemy import and_, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events, holds, pools
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from bindings.domain import conflict
     from bindings.domain.binding import Binding, Caller
+    from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
 
+RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
 # The constraint that is violated if another binding has the provider's bindId: its name, and its columns on
 # SQLite.
@@ -182,8 +184,28 @@ def settle_in_use(
         ended_at=NOW,
     )
     if failed is not None and not forbidden:
-        holds.hold_refused(tx, intent, caller, now)
+        holds.hold_refused(tx, intent, caller, now, just_unbound=_just_unbound(tx, phones, intent.scope, now))
     return failed or get(tx, intent.id)
+
+
+def _just_unbound(tx: Transaction, phones: list[Phone], scope: str, now: datetime) -> bool:
+    """Return True if the provider has just confirmed our unbind of one of the phones: that is no drift."""
+    since = now - timedelta(seconds=RELEASE_S)
+    confirmed = select(bindings.c.id).where(
+        or_(bindings.c.phone_a.in_(phones), bindings.c.phone_b.in_(phones)),
+        bindings.c.scope == scope,
+        bindings.c.held_until > since,
+        or_(
+            and_(bindings.c.reason == Reason.ASKED, bindings.c.ended_at > since),
+            # Confirmed after it had expired: only the confirmation ends its hold early.
+            and_(
+                bindings.c.state == State.EXPIRED,
+                bindings.c.unbind_requested_at.is_not(None),
+                bindings.c.held_until <= now,
+            ),
+        ),
+    )
+    return tx.connection.execute(confirmed.limit(1)).first() is not None
 
 
 def settle_unknown(
@@ -254,7 +276,7 @@ def apply_drift(
             binding.id,
             EventKind.DRIFTED,
             caller,
-            from_states=(State.ACTIVE, State.EXPIRED),
+            from_states=(State.ACTIVE,),
             condition="held_shorter",
             detail={"held_until": to_json_value(held_until), "was": to_json_value(binding.held_until)},
             held_until=held_until,

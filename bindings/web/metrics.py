@@ -155,6 +155,8 @@ class _Gauges:
             "pool_use_ratio", "Live bindings divided by the capacity, of the fullest pool whose capacity is known"
         )
         self._pools_low = gauge("pools_low", "Pools that are low on middle numbers")
+        self._orphans = gauge("orphans_held", "Bindings at the provider that are not ours and hold phones")
+        self._revenants = gauge("revenants_held", "Bindings that ended here and hold phones at the provider")
         self._waiting = gauge(
             "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
         )
@@ -183,6 +185,8 @@ class _Gauges:
         self._pool.set(values.connections_in_use)
         self._pool_use.set(values.pool_use or 0.0)
         self._pools_low.set(values.pools_low)
+        self._orphans.set(values.orphans)
+        self._revenants.set(values.revenants)
         self._waiting.set(values.deliveries_pending)
         self._dead.set(values.deliveries_dead)
 

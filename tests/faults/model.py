@@ -501,7 +501,8 @@ class System:
             if request.decided == "-35":
                 at = request.at - self.lag_s
                 strangers = [entry for entry in self.simulator.ledger if entry.foreign and entry.expires_at > at]
-                explained = any({entry.phone_a, entry.phone_b} & pair for entry in strangers)
+                unbound = [entry for entry in self.simulator.ledger if entry.unbound_at and entry.unbound_at > at]
+                explained = any({entry.phone_a, entry.phone_b} & pair for entry in strangers + unbound)
                 assert explained, "-35 because of our own binding"
 
     def _check_ledger(self, rows: dict[str, Binding]) -> None:

@@ -188,6 +188,7 @@ def test_control_plane_shows_the_ledger_the_requests_and_the_counts(clock: Clock
         "unbound_at": None,
         "foreign": False,
         "vanished": False,
+        "restored": False,
     }
     (request,) = control(simulator, "GET", "requests").json["data"]
     assert (request["path"], request["call"], request["answered"]) == (wire.BIND_PATH, "bind", "0")

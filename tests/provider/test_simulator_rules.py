@@ -213,6 +213,40 @@ def test_a_conflict_outlasts_the_expiry_by_the_release_lag(clock: Clock, simulat
     assert bind(simulator, A, C).status == "0"
 
 
+def test_a_conflict_outlasts_an_unbind_by_the_release_lag(clock: Clock, simulator: Simulator) -> None:
+    simulator.change(release_lag_s=5)
+    unbind(simulator, bind(simulator, A, B).data[wire.BIND_ID])
+    assert listed(page(simulator)) == []
+    assert bind(simulator, A, C).status == "-35"
+    clock.now += 5
+    assert bind(simulator, A, C).status == "0"
+
+
+def test_restored_binding_is_listed_and_holds_its_phones_again(clock: Clock, simulator: Simulator) -> None:
+    bind_id = bind(simulator, A, B, expire_s=60).data[wire.BIND_ID]
+    unbind(simulator, bind_id)
+    restored = simulator.restore_binding(bind_id)
+    assert (restored.bind_id, restored.restored, restored.unbound_at) == (bind_id, True, None)
+    assert listed(page(simulator)) == [bind_id]
+    assert bind(simulator, A, C).status == "-35"
+    with pytest.raises(KeyError):
+        simulator.restore_binding(bind_id)
+    clock.now += 61
+    assert bind(simulator, A, C).status == "0"
+
+
+def test_late_list_shows_changes_after_its_lag(clock: Clock, simulator: Simulator) -> None:
+    simulator.change(list_lag_s=10)
+    bind_id = bind(simulator, A, B, expire_s=600).data[wire.BIND_ID]
+    assert listed(page(simulator)) == []
+    clock.now += 10
+    assert listed(page(simulator)) == [bind_id]
+    unbind(simulator, bind_id)
+    assert listed(page(simulator)) == [bind_id]
+    clock.now += 10
+    assert listed(page(simulator)) == []
+
+
 def test_release_lag_that_is_set_later_holds_expired_bindings_again(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 61
@@ -282,10 +316,7 @@ def test_requested_pools_are_listed(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("kind", [int, str])
-def test_unbind_accepts_the_id_as_text_or_number_and_frees_the_phones_immediately(
-    simulator: Simulator, kind: type
-) -> None:
-    simulator.change(release_lag_s=60)
+def test_unbind_accepts_the_id_as_text_or_number_and_frees_the_phones(simulator: Simulator, kind: type) -> None:
     bind_id = bind(simulator, A, B).data[wire.BIND_ID]
     assert unbind(simulator, kind(bind_id)).json == {"status": "0", "reason": "success", "data": None}
     assert bind(simulator, A, C).status == "0"

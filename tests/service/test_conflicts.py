@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Mode, State
-from tests.service.harness import POOL, A, B, C, D, E, ServiceHarness, feed_has_caught_up
+from tests.service.harness import POOL, A, B, C, D, E, ServiceHarness, feed_has_caught_up, wait_for
 
 PAIRS = {"shares A": (A, C), "shares B": (C, B), "shares A as B": (C, A), "same pair": (A, B), "swapped": (B, A)}
 
@@ -150,6 +150,63 @@ def test_foreign_hold_doubles_while_the_provider_keeps_refusing(harness: Service
         waits.append(holder.retry_after_s)
         harness.clock.at = holder.held_until
     assert waits == [60, 120, 240]
+
+
+@pytest.mark.parametrize("shared", ["pair", "one phone"])
+def test_minus_35_right_after_our_unbind_holds_for_seconds(harness: ServiceHarness, shared: str) -> None:
+    harness.simulator.change(release_lag_s=3)
+    harness.service.unbind(harness.bind(A, B).id)
+    other = B if shared == "pair" else C
+    waits = []
+    for _ in range(2):
+        with pytest.raises(errors.PhoneInUseAtProvider) as excinfo:
+            harness.bind(A, other)
+        assert excinfo.value.status == "-35"
+        waits.append(excinfo.value.retry_after_s)
+        harness.clock.advance(waits[-1] or 0)
+    assert waits == [2, 4]
+    assert harness.bind(A, other).state is State.ACTIVE
+
+
+def test_hold_after_our_unbind_doubles_to_a_minute_while_the_provider_keeps_refusing(
+    harness: ServiceHarness,
+) -> None:
+    harness.simulator.change(release_lag_s=300)
+    harness.service.unbind(harness.bind(A, B).id)
+    waits = []
+    for _ in range(8):
+        with pytest.raises(errors.PhoneInUseAtProvider) as excinfo:
+            harness.bind(A, B)
+        waits.append(excinfo.value.retry_after_s)
+        harness.clock.advance(waits[-1] or 0)
+    assert waits == [2, 4, 8, 16, 32, 60, 60, 120], "after two minutes the unbind explains it no longer"
+
+
+def test_minus_35_long_after_our_unbind_is_drift(harness: ServiceHarness) -> None:
+    harness.simulator.change(release_lag_s=300)
+    harness.service.unbind(harness.bind(A, B).id)
+    harness.clock.advance(11)
+    with pytest.raises(errors.PhoneInUseAtProvider) as excinfo:
+        harness.bind(A, B)
+    assert excinfo.value.retry_after_s == 60
+
+
+def test_minus_35_after_an_unbind_confirmed_past_the_end_holds_for_seconds(
+    harness: ServiceHarness,
+) -> None:
+    binding = harness.bind(A, B, expire_s=60)
+    harness.simulator.script("delay", times=1, on="unbind", seconds=0.3)
+    pausing = threading.Thread(target=harness.service.unbind, args=(binding.id,))
+    pausing.start()
+    wait_for(lambda: harness.received("unbind") == 1)
+    harness.clock.advance(61)
+    harness.service.expire_due()
+    pausing.join(10)
+    assert harness.kinds(binding)[-1] is EventKind.UNBIND_CONFIRMED
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider) as excinfo:
+        harness.bind(A, B)
+    assert excinfo.value.retry_after_s == 2
 
 
 def test_minus_35_under_a_mismatched_policy_names_our_own_binding(harness: ServiceHarness) -> None:

@@ -78,6 +78,7 @@ def test_I4_doubt_without_a_binding_keeps_its_phones_until_absence_is_proved(
 ) -> None:
     service = harness.open(provider_timeout_s=LIMIT_S, timestamp_tolerance_s=1)
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")  # the witness
+    harness.clock.advance(60)  # from then on the list must have it
     doubt = doubtful(harness, service, fault)
     counts = service.reconcile()
     assert (counts.absent, counts.unresolved) == (0, 1), "too early: the request may still be accepted"
@@ -123,6 +124,7 @@ def _doubt_with_witness(harness: ServiceHarness, *, witness: bool = True) -> tup
     service = harness.open(provider_timeout_s=LIMIT_S, timestamp_tolerance_s=1)
     if witness:
         service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")
+        harness.clock.advance(60)  # from then on the list must have it
     doubt = doubtful(harness, service, "reset_before")
     harness.clock.advance(30)
     return service, doubt

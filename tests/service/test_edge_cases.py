@@ -26,11 +26,11 @@ def test_I4_scan_that_misses_a_live_binding_concludes_no_absence(harness: Servic
     doubt = excinfo.value.binding.id
     for entry in harness.simulator.ledger.entries()[1:]:
         harness.simulator.remove_binding(entry.bind_id)
-    harness.clock.advance(60)
+    harness.clock.advance(61)
     first = service.reconcile()
     assert (first.ghosts, first.absent, service.get(doubt).state) == (1, 0, State.IN_DOUBT)
     assert service.get(hidden.id).state is State.UNBOUND
-    harness.clock.advance(60)
+    harness.clock.advance(61)
     second = service.reconcile()
     assert (second.absent, service.get(doubt).state) == (1, State.FAILED)
 

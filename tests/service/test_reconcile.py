@@ -34,7 +34,7 @@ def test_equal_lists_change_nothing(harness: ServiceHarness) -> None:
 def test_ghost_ends_after_two_scans_missed_it(harness: ServiceHarness) -> None:
     ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
     harness.simulator.remove_binding(str(ghost.bind_id))
-    harness.clock.advance(60)
+    harness.clock.advance(61)
     counts = harness.service.reconcile()
     assert (counts.ghosts, counts.scans) == (1, 2)
     ended = harness.service.get(ghost.id)
@@ -79,7 +79,7 @@ def test_hold_of_an_orphan_ends_when_two_scans_miss_it(harness: ServiceHarness) 
     entry = harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=3_600)
     harness.service.reconcile()
     harness.simulator.remove_binding(entry.bind_id)
-    harness.clock.advance(60)
+    harness.clock.advance(61)
     assert harness.service.reconcile().holds_ended == 2
     assert harness.bind(A, C).state is State.ACTIVE
 
@@ -115,10 +115,11 @@ def test_own_expired_rows_that_stay_listed_change_nothing(harness: ServiceHarnes
 
 def test_hold_after_minus_35_ends_when_the_list_has_no_such_binding(harness: ServiceHarness) -> None:
     harness.bind(E, F)
+    harness.clock.advance(10)
     harness.simulator.script("refuse:-35", times=1, on="bind")
     with pytest.raises(errors.PhoneInUseAtProvider):
         harness.bind(A, B)
-    harness.clock.advance(10)
+    harness.clock.advance(51)
     harness.service.reconcile()
     assert harness.bind(A, B).state is State.ACTIVE
 
@@ -158,7 +159,7 @@ def test_dry_run_counts_and_writes_nothing(harness: ServiceHarness) -> None:
     harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
         harness.bind("9188067711", "9188067712")
-    harness.clock.advance(60)
+    harness.clock.advance(61)
     before = list(harness.service.export_bindings()), len(harness.all_kinds())
     counts = harness.service.reconcile(dry_run=True)
     assert (counts.ghosts, counts.orphans, counts.adopted, counts.dry_run) == (1, 1, 1, True)

@@ -53,7 +53,7 @@ def test_observed_ghost_stays_active(harness: ServiceHarness) -> None:
     observer = harness.open(on_ghost="observe")
     witness, ghost = harness.bind(A, B), harness.bind(C, D)
     harness.simulator.remove_binding(int(ghost.bind_id or 0))
-    harness.clock.advance(10)
+    harness.clock.advance(61)
     counts = observer.reconcile()
     assert (counts.ghosts, counts.observed) == (0, 1)
     assert observer.get(ghost.id).state is observer.get(witness.id).state is State.ACTIVE

@@ -252,6 +252,13 @@ CASES: tuple[dict[str, object], ...] = (
     },
     {"case": "orphans", "action": "release", "app_id": "a", "bind_id": "8", "held_until": "9999-12-31T23:59:59Z"},
     {"case": "orphans", "origin_id": "b-4", "bind_id": "9"},
+    {
+        "case": "revenants",
+        "action": "hold",
+        "binding_id": "b-6",
+        "bind_id": "10",
+        "ends_at": "2026-03-01T00:00:00Z",
+    },
     {"case": "drifted", "binding_id": "b-5", "difference_s": -3.5, "middle_number": None},
     {"case": "of_a_later_release", "action": "unknown", "reasons": ["a", 1], "more": {"a": 1}},
     {"case": "orphans"},
@@ -296,6 +303,24 @@ def test_page_of_a_report_of_a_real_ghost_and_orphan(harness: ServiceHarness, co
     assert {case["case"] for case in report.cases} == {"ghosts", "orphans"}
     page = browser.get(f"/reports/{report.id}")
     assert (page.status_code, binding.id in page.text, str(foreign.bind_id) in page.text) == (200, True, True)
+
+
+def test_revenant_is_shown_in_its_report_in_the_list_of_reports_and_on_the_overview(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = harness.bind(A, B)
+    harness.bind(E, F)
+    harness.service.unbind(binding.id)
+    harness.simulator.restore_binding(str(binding.bind_id))
+    harness.clock.advance(61)
+    harness.service.reconcile()
+    browser = Browser(console).sign_in("auditor")
+    (report,) = harness.service.reports().data
+    page = browser.get(f"/reports/{report.id}")
+    assert (page.status_code, binding.id in page.text, "Revenants" in page.text) == (200, True, True)
+    assert '"case": "revenants"' in browser.get(f"/reports/{report.id}/download").text
+    assert '<th scope="col" class="num">Revenants</th>' in browser.get("/reports").text
+    assert "1 that ended here" in Browser(console).sign_in("admin").get("/overview").text
 
 
 def test_long_list_continues_on_further_pages_without_loss(

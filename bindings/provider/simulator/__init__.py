@@ -73,6 +73,7 @@ class Simulator:
         zone: tzinfo = ZONE,
         timestamp_tolerance_s: float = 300.0,
         release_lag_s: float = 0.0,
+        list_lag_s: float = 0.0,
         pool_size: int = 20,
         max_concurrency: int = 100_000,
         seed: int = 0,
@@ -89,6 +90,7 @@ class Simulator:
             policy=Policy(policy),
             timestamp_tolerance_s=timestamp_tolerance_s,
             release_lag_s=release_lag_s,
+            list_lag_s=list_lag_s,
             pool_size=pool_size,
             max_concurrency=max_concurrency,
         )
@@ -241,6 +243,16 @@ class Simulator:
         replaces what was set.
         """
         self._world.rules.list_as(int(bind_id), hidden=hidden, replaced=values or {})
+
+    def restore_binding(self, bind_id: int | str) -> Entry:
+        """Take back the unbind or removal of a binding: a revenant to the product.
+
+        Raises KeyError if none has that id, or if it is live or past its expiry.
+        """
+        entry = self._world.rules.restore_binding(int(bind_id))
+        if entry is None:
+            raise KeyError(bind_id)
+        return entry
 
     def plant(self, **fields: Any) -> Entry:
         """Call `add_foreign_binding`. Deprecated: the old name, kept for one release."""

@@ -20,6 +20,7 @@ ACCOUNT_STATUSES = frozenset(status.code for status in statuses.STATUSES if stat
 _MINIMUM = {
     "timestamp_tolerance_s": 0,
     "release_lag_s": 0,
+    "list_lag_s": 0,
     "pool_size": 1,
     "max_concurrency": 1,
     "max_page_rows": 1,
@@ -32,12 +33,12 @@ class Behaviour:
 
     `policy`: when -35 is returned. `account_status`: the status of every call with a valid signature, or None.
     `timestamp_tolerance_s`: by how much a timestamp may differ, either way. `release_lag_s`: how long -35 is still
-    returned after an expiry. `clock_offset_s`: added to the clock, for everything that the simulator does.
-    `pool_size` and `max_concurrency`: the middle numbers of a pool, and the bindings that each serves at a time.
-    `shuffle_pages`: every page query has a different order of rows. `list_expired`: rows stay listed after their
-    expiry. `max_page_rows`: a page never has more rows than that, also for a larger size (None: as many as it
-    asks for). `total_offset`: added to the total of the list. `end_form`: how the list writes an end, one of
-    `instants.FORMS`.
+    returned after an expiry or an unbind. `clock_offset_s`: added to the clock, for everything that the simulator
+    does. `pool_size` and `max_concurrency`: the middle numbers of a pool, and the bindings that each serves at a
+    time. `shuffle_pages`: every page query has a different order of rows. `list_expired`: rows stay listed after
+    their expiry. `max_page_rows`: a page never has more rows than that, also for a larger size (None: as many as
+    it asks for). `total_offset`: added to the total of the list. `end_form`: how the list writes an end, one of
+    `instants.FORMS`. `list_lag_s`: the list is as it was so many seconds ago.
     """
 
     policy: Policy = Policy.LITERAL
@@ -52,9 +53,10 @@ class Behaviour:
     max_page_rows: int | None = None
     total_offset: int = 0
     end_form: str = "local"
+    list_lag_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("timestamp_tolerance_s", "release_lag_s", "clock_offset_s"):
+        for name in ("timestamp_tolerance_s", "release_lag_s", "list_lag_s", "clock_offset_s"):
             _check(name, getattr(self, name), int | float)
         for name in ("pool_size", "max_concurrency", "total_offset"):
             _check(name, getattr(self, name), int)

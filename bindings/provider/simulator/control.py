@@ -49,7 +49,7 @@ class _NotFoundError(Exception):
 
 
 def answer(world: SimulatorState, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
-    """Answer a control call. Safe to repeat, except for POST to faults and foreign."""
+    """Answer a control call. Safe to repeat, except for POST to faults, foreign and restored."""
     try:
         return HTTPStatus.OK, _json(_answer(world, method, path, body))
     except _NotFoundError as error:
@@ -118,6 +118,13 @@ def _add_foreign_binding(ask: _ControlRequest) -> Any:
     return asdict(ask.world.rules.add_foreign_binding(foreign_request(**ask.fields)))
 
 
+def _restore_binding(ask: _ControlRequest) -> Any:
+    entry = ask.world.rules.restore_binding(int(ask.fields["bind_id"]))
+    if entry is None:
+        raise _NotFoundError("no binding with that id has ended before its expiry")
+    return asdict(entry)
+
+
 def _remove_binding(world: SimulatorState, bind_id: str) -> Any:
     entry = world.rules.remove_binding(int(bind_id))
     if entry is None:
@@ -162,4 +169,5 @@ _ROUTES: dict[tuple[str, str], Callable[[_ControlRequest], Any]] = {
     ("GET", "settings"): _conditions,
     ("POST", "settings"): _change,
     ("POST", "foreign"): _add_foreign_binding,
+    ("POST", "restored"): _restore_binding,
 }

@@ -1,7 +1,8 @@
 """The ledger: every binding that the simulated provider has accepted, and the middle numbers in use.
 
 Only bookkeeping: no HTTP, no status codes, and no clock (the caller passes the time). The acceptance tests compare
-the product with the ledger, so an entry is never deleted: it ends, by an unbind, by its expiry, or `vanished`.
+the product with the ledger, so an entry is never deleted: it ends, by an unbind, by its expiry, or `vanished`. If
+it lives again (`restored`), that is a second entry with the same id.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Entry:
     """One accepted binding. Instants are Unix seconds by the simulator's clock; phones are digits.
 
     `foreign` entries were added by `add_foreign_binding`, without a call of the provider. `vanished` ones were
-    ended by `remove_binding`, without an unbind; `unbound_at` is then the instant of that. The repr contains no
-    phone.
+    ended by `remove_binding`, without an unbind; `unbound_at` is then the instant of that. `restored` ones live
+    again after `restore_binding`; `accepted_at` is then the instant of that. The repr contains no phone.
     """
 
     bind_id: int
@@ -44,6 +45,7 @@ class Entry:
     unbound_at: float | None = None
     foreign: bool = False
     vanished: bool = False
+    restored: bool = False
 
     @property
     def ended_at(self) -> float:
@@ -70,14 +72,15 @@ class Overlap:
 class Ledger:
     """Every accepted binding, and an index of those that still hold their phones. Thread-safe.
 
-    An entry *holds* its phones and its places on middle numbers from its acceptance until its unbind, or until the
-    release lag has passed after its expiry. `lock` is the only lock of the simulator's rules: hold it across a
-    decision and the write that follows from it.
+    An entry *holds* its phones and its places on middle numbers from its acceptance until the release lag has
+    passed after its unbind or its expiry; a vanished one until it vanished. `lock` is the only lock of the
+    simulator's rules: hold it across a decision and the write that follows from it.
     """
 
     def __init__(self, first_bind_id: int = FIRST_BIND_ID) -> None:
         self.lock = threading.RLock()
         self._entries: dict[int, Entry] = {}
+        self._earlier: list[Entry] = []  # what `_entries` had before a restoration
         self._ids = itertools.count(first_bind_id)
         self._lag_s = 0.0
         self._released_at = float("-inf")  # the latest end that was processed
@@ -90,12 +93,12 @@ class Ledger:
         return iter(self.entries())
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return every entry, in the order of acceptance."""
+        """Return every entry, in the order of acceptance; before them the ended ones that were restored."""
         with self.lock:
-            return tuple(self._entries.values())
+            return (*self._earlier, *self._entries.values())
 
     def get(self, bind_id: int) -> Entry | None:
-        """Return the entry with that id, also if it has ended; None if there is none."""
+        """Return the newest entry with that id, also if it has ended; None if there is none."""
         return self._entries.get(bind_id)
 
     def live(self, at: float) -> tuple[Entry, ...]:
@@ -117,9 +120,11 @@ class Ledger:
                 self._hold(entry)
         self._lag_s = lag_s
         while self._due and self._due[0][0] + lag_s <= now:
-            expires_at, bind_id = heapq.heappop(self._due)
-            self._released_at = max(self._released_at, expires_at + lag_s)
-            self._release(bind_id)
+            ended_at, bind_id = heapq.heappop(self._due)
+            self._released_at = max(self._released_at, ended_at + lag_s)
+            held = self._held.get(bind_id)
+            if held is not None and held.ended_at == ended_at:
+                self._release(bind_id)
 
     def held(self) -> Iterable[Entry]:
         """Return the entries that hold their phones now."""
@@ -160,11 +165,22 @@ class Ledger:
         return entry
 
     def end(self, entry: Entry, *, at: float, vanished: bool = False) -> Entry:
-        """End an entry at the instant `at`, and return it; its phones are free immediately."""
+        """End an entry at the instant `at`, and return it; its phones are free after the release lag."""
         self._release(entry.bind_id)
         ended = replace(entry, unbound_at=at, vanished=vanished)
         self._entries[entry.bind_id] = ended
+        if self._lag_s > 0:
+            self._hold(ended)
         return ended
+
+    def restore(self, entry: Entry, *, at: float) -> Entry:
+        """Let an ended entry live again from the instant `at` until its expiry, and return the new entry."""
+        self._earlier.append(entry)
+        self._release(entry.bind_id)
+        restored = replace(entry, accepted_at=at, unbound_at=None, vanished=False, restored=True)
+        self._entries[entry.bind_id] = restored
+        self._hold(restored)
+        return restored
 
     def pick(
         self, numbers: Sequence[str], *, mode: Mode, phone_a: str, phone_b: str, max_concurrency: int
@@ -199,17 +215,17 @@ class Ledger:
         self._due: list[tuple[float, int]] = []
 
     def _hold(self, entry: Entry) -> None:
-        if entry.unbound_at is not None:
+        if entry.vanished:
             return
         self._held[entry.bind_id] = entry
         for phone in (entry.phone_a, entry.phone_b):
             self._of_phone.setdefault(phone, {})[entry.bind_id] = entry
         self._load.update({entry.middle_number_a, entry.middle_number_b})
-        heapq.heappush(self._due, (entry.expires_at, entry.bind_id))
+        heapq.heappush(self._due, (entry.ended_at, entry.bind_id))
 
     def _release(self, bind_id: int) -> None:
         entry = self._held.pop(bind_id, None)
-        if entry is None:  # unbound before it expired
+        if entry is None:  # released already
             return
         for phone in (entry.phone_a, entry.phone_b):
             held = self._of_phone[phone]

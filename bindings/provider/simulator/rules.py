@@ -145,6 +145,15 @@ class Rules:
             self._replaced[bind_id] = dict(replaced)
             self._hidden = self._hidden | {bind_id} if hidden else self._hidden - {bind_id}
 
+    def restore_binding(self, bind_id: int) -> Entry | None:
+        """Take back the unbind or removal of a binding; None if no binding with that id has ended early."""
+        with self.ledger.lock:
+            now = self._advance()
+            entry = self.ledger.get(bind_id)
+            if entry is None or entry.unbound_at is None or entry.expires_at <= now:
+                return None
+            return self.ledger.restore(entry, at=now)
+
     def _advance(self) -> float:
         now = self.now()
         self.ledger.advance(now, lag_s=self.conditions.release_lag_s)
@@ -263,14 +272,24 @@ class Rules:
         )
 
     def _listed(self, app_id: str, now: float) -> list[Entry]:
-        if self.conditions.list_expired:
-            rows = [e for e in self.ledger.entries() if e.app_id == app_id and e.unbound_at is None]
-        else:
-            rows = [e for e in self.ledger.held() if e.app_id == app_id and e.expires_at > now]
-        rows = [entry for entry in rows if entry.bind_id not in self._hidden]
+        shown_at = now - self.conditions.list_lag_s
+        rows = [
+            entry
+            for entry in self._entries_at(shown_at)
+            if entry.app_id == app_id and entry.bind_id not in self._hidden
+        ]
         if self.conditions.shuffle_pages:
             self._random.shuffle(rows)
         return rows
+
+    def _entries_at(self, at: float) -> list[Entry]:
+        """Return the entries that the list had at that instant."""
+        if self.conditions.list_expired:
+            entries = [entry for entry in self.ledger.entries() if entry.accepted_at <= at]
+            return [entry for entry in entries if entry.unbound_at is None or entry.unbound_at > at]
+        if self.conditions.list_lag_s == 0:
+            return [entry for entry in self.ledger.held() if entry.ended_at > at]
+        return list(self.ledger.live(at))
 
     def _list_pools(self, request: wire.PoolsRequest) -> dict[str, Any]:
         first = (request.current - 1) * request.size
