@@ -38,14 +38,11 @@ install: $(STAMP)  ## create .venv from the locked requirements
 demo: $(STAMP)  ## run the product on SQLite with a simulated provider; needs no account
 	@$(BIN)/bindings demo
 
-# Runs most tests in parallel, then those marked `alone` one by one. pytest exits with 5 if it selected no test.
 test: $(STAMP)  ## run all tests, on SQLite and PostgreSQL (except soak and browser tests)
-	@$(BIN)/python -m pytest -m "not soak and not browser and not alone" -n $(WORKERS) --dist worksteal $(TESTS); parallel=$$?; \
-	$(BIN)/python -m pytest -m "not soak and not browser and alone" $(TESTS); alone=$$?; \
-	case $$parallel$$alone in 00|05|50) ;; *) exit 1;; esac
+	@$(BIN)/python -m pytest -m "not soak and not browser" -n $(WORKERS) --dist worksteal $(TESTS)
 
 test-fast: $(STAMP)  ## run unit and service tests on SQLite only (under two minutes)
-	@$(BIN)/python -m pytest -m "not postgres and not soak and not browser and not alone and not processes" \
+	@$(BIN)/python -m pytest -m "not postgres and not soak and not browser and not processes" \
 	  -n $(WORKERS) --dist worksteal tests/unit tests/service
 
 soak: $(STAMP)  ## run the long tests: repeated kills, large property tests, failovers
