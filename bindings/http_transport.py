@@ -72,12 +72,17 @@ class NotSent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unknown:
-    """The server may or may not have acted. `status` is the provider's, if it returned one."""
+    """The server may or may not have acted.
+
+    `status` is the provider's, if it returned one; `http_status` is that of a complete response that no answer of
+    the provider's has.
+    """
 
     label: ClassVar[str] = "unknown"  # of the metrics' label `outcome`, as in `provider.outcome`
 
     reason: str
     status: str | None = None
+    http_status: int | None = None
     sent: float | None = None
 
 

@@ -13,7 +13,16 @@ from datetime import timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,10 +72,25 @@ def _supported_database(value: SecretStr) -> SecretStr:
     return value
 
 
-def _base_url(value: str) -> str:
+def _path_prefix(value: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
+        raise ValueError("must be empty, or a path such as /v3 without a slash at its end")
+    return value
+
+
+def _base_url(value: str, info: ValidationInfo) -> str:
+    """Refuse an address that has the path of the API in it: each call would go to a path with both."""
     if not re.match(r"https?://[^/?#@\s]+[^?#@\s]*$", value):
         raise ValueError("must be an http:// or https:// address without user, query or fragment")
-    return value.rstrip("/")
+    address = value.rstrip("/")
+    prefix = re.escape(info.data.get("provider_path_prefix", ""))
+    api_path = rf"(?P<path>{prefix}(/number(/.*)?)?|/number(/.*)?)"
+    match = re.fullmatch(rf"(?P<host>https?://[^/]+)(?P<base>.*?)/*{api_path}", address, re.IGNORECASE)
+    if match is not None and match["path"]:
+        # The rest of a path may be a secret of a gateway; a host is none.
+        remedy = "leave that out" if match["base"] else f"it must be {match['host']}"
+        raise ValueError(f"ends in {match['path']}, which is part of the path of each call: {remedy}")
+    return address
 
 
 def _networks(value: Any) -> Any:
@@ -92,7 +116,8 @@ class Settings(BaseModel):
     )
 
     database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
-    provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"
+    provider_path_prefix: Annotated[str, AfterValidator(_path_prefix)] = "/v3"
+    provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"  # checked with the prefix
     provider_api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
     provider_api_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
     provider_app_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -131,6 +156,7 @@ class SettingsValues(TypedDict, total=False):
     """The settings that `load` and `BindingService.open` take by name; each as in `Settings`, or as its text."""
 
     database_url: str
+    provider_path_prefix: str
     provider_url: str
     provider_api_key: str | None
     provider_api_secret: str | None

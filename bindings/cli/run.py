@@ -67,8 +67,8 @@ def demo(*, as_json: bool) -> None:
 def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: bool) -> None:
     """Run a local provider that behaves as documented, with faults on demand.
 
-    Takes key, secret, zone and timestamp tolerance from the BINDINGS_... variables if they are set; otherwise it
-    uses the sample account of the provider's documentation. Stop it with SIGTERM or Ctrl-C.
+    Takes key, secret, path prefix, zone and timestamp tolerance from the BINDINGS_... variables if they are set;
+    otherwise it uses the sample account of the provider's documentation. Stop it with SIGTERM or Ctrl-C.
     """
     from bindings.validation import requests as validation
 
@@ -93,6 +93,7 @@ def _simulator(config: Settings, *, port: RawValue, faults: tuple[str, ...], pol
     key, secret = config.provider_api_key, config.provider_api_secret
     simulated = Simulator(
         port=port,
+        path_prefix=config.provider_path_prefix,
         policy=policy,
         api_key=API_KEY if key is None else key.get_secret_value(),
         api_secret=API_SECRET if secret is None else secret.get_secret_value(),

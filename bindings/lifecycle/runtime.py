@@ -139,6 +139,7 @@ def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | N
         return None
     return ProviderClient(
         base_url=settings.provider_url,
+        path_prefix=settings.provider_path_prefix,
         api_key=key.get_secret_value(),
         api_secret=secret.get_secret_value(),
         timeout_s=settings.provider_timeout_s,

@@ -326,6 +326,7 @@ def _opened_provider(config: Settings, bind_accepted_at: datetime | None) -> lis
         return [Check(name="provider", level=Level.WARN, seen=observed, todo=todo), *skipped]
     client = ProviderClient(
         base_url=config.provider_url,
+        path_prefix=config.provider_path_prefix,
         api_key=key.get_secret_value(),
         api_secret=secret.get_secret_value(),
         timeout_s=config.provider_timeout_s,

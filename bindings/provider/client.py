@@ -52,9 +52,10 @@ Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome | 
 class ProviderClient:
     """Calls the provider with one account. Thread-safe, and safe across fork: calls share no connection.
 
-    `timeout_s` bounds each call as a whole; `zone` is the time zone of the provider's times. `tls` replaces the
-    trusted certificate authorities (with a private one, for instance). `wall` and `monotonic` are the clocks, in
-    seconds. Creating a client opens no connection.
+    `path_prefix` stands between `base_url` and the path of each call. `timeout_s` bounds each call as a whole;
+    `zone` is the time zone of the provider's times. `tls` replaces the trusted certificate authorities (with a
+    private one, for instance). `wall` and `monotonic` are the clocks, in seconds. Creating a client opens no
+    connection.
 
     Every call returns its outcome and raises nothing. Each call records its outcome in its own one of `circuits`;
     the caller decides whether to call while that circuit is open. `clock` decides what Date headers mean for the
@@ -65,6 +66,7 @@ class ProviderClient:
         self,
         *,
         base_url: str,
+        path_prefix: str,
         api_key: str,
         api_secret: str,
         timeout_s: float,
@@ -76,7 +78,7 @@ class ProviderClient:
     ) -> None:
         self.circuits = Circuits(monotonic=monotonic)
         self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
-        self._base_url = base_url.rstrip("/")
+        self._base_url = base_url.rstrip("/") + path_prefix
         self._api_key = api_key
         self._api_secret = api_secret
         self._timeout_s = timeout_s
@@ -219,11 +221,17 @@ def _envelope(reply: Reply) -> wire.Envelope | Unknown:
     try:
         envelope = wire.read_envelope(reply.body)
     except wire.Malformed as error:
-        return Unknown(reason=f"HTTP {reply.http_status} without an envelope: {error}", sent=reply.sent)
+        reason = f"HTTP {reply.http_status} without an envelope: {error}"
+        return Unknown(reason=reason, http_status=reply.http_status, sent=reply.sent)
     is_refusal = statuses.refusal(envelope.status) is not None
     if reply.http_status == _OK or (is_refusal and reply.http_status in _DEFINITE_REFUSALS):
         return envelope
-    return Unknown(reason=f"HTTP {reply.http_status}", status=envelope.status, sent=reply.sent)
+    return Unknown(
+        reason=f"HTTP {reply.http_status}",
+        status=envelope.status,
+        http_status=reply.http_status,
+        sent=reply.sent,
+    )
 
 
 def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unknown:

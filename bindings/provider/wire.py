@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime, tzinfo
 
-BIND_PATH = "/v3/number/pns/bind"
-UNBIND_PATH = "/v3/number/pns/unbind"
-PAGE_PATH = "/v3/number/pns/queryBindPage"
-POOLS_PATH = "/v3/number/queryNumberPool"
+PATH_PREFIX = "/v3"  # of the documented API; the same API is offered without it under another brand
+BIND_PATH = "/number/pns/bind"
+UNBIND_PATH = "/number/pns/unbind"
+PAGE_PATH = "/number/pns/queryBindPage"
+POOLS_PATH = "/number/queryNumberPool"
 
 STATUS = "status"
 REASON = "reason"

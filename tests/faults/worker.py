@@ -418,7 +418,7 @@ def warm() -> None:
     fields = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
     request = validation.bind_request(phone_a="9188067701", phone_b="9188067799", **fields)
     client = ProviderClient(
-        base_url="http://127.0.0.1:1", api_key="", api_secret="", timeout_s=1.0, zone=UTC
+        base_url="http://127.0.0.1:1", path_prefix="", api_key="", api_secret="", timeout_s=1.0, zone=UTC
     )  # refused: no server listens there
     client.bind(request, send_before=time.monotonic() + 1)
 

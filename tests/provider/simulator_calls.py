@@ -62,6 +62,11 @@ def signed(stamp: float, *, key: str = KEY, secret: str = SECRET) -> dict[str, s
     return signing.headers(api_key=key, api_secret=secret, timestamp=int(stamp))
 
 
+def prefixed(path: str) -> str:
+    """Return the path of a call as it is documented, for one of the paths of `wire`; any other path as it is."""
+    return wire.PATH_PREFIX + path if path.startswith("/number/") else path
+
+
 def send(
     simulator: Simulator,
     path: str,
@@ -73,7 +78,7 @@ def send(
 ) -> Answer:
     connection = connect(simulator, timeout=timeout)
     try:
-        connection.request(method, path, body, signed(simulator.now()) if headers is None else headers)
+        connection.request(method, prefixed(path), body, signed(simulator.now()) if headers is None else headers)
         reply = connection.getresponse()
         return Answer(code=reply.status, headers=dict(reply.getheaders()), body=reply.read())
     finally:

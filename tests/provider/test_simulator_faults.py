@@ -13,7 +13,20 @@ import pytest
 from bindings.provider import wire
 from bindings.provider.simulator import Call, Fault, FaultKind, Simulator, parse_fault
 from bindings.provider.simulator.replies import REDIRECT_TARGET
-from tests.provider.simulator_calls import A, B, C, Clock, D, bind, bind_body, connect, page, signed, unbind
+from tests.provider.simulator_calls import (
+    A,
+    B,
+    C,
+    Clock,
+    D,
+    bind,
+    bind_body,
+    connect,
+    page,
+    prefixed,
+    signed,
+    unbind,
+)
 from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
@@ -81,7 +94,7 @@ def test_lost_reply_closes_the_connection_without_a_byte(simulator: Simulator) -
     fields = signed(simulator.now()) | {"Host": host, "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     with socket.create_connection((host, int(port)), timeout=5) as raw:
-        raw.sendall(f"POST {wire.BIND_PATH} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        raw.sendall(f"POST {prefixed(wire.BIND_PATH)} HTTP/1.1\r\n{head}\r\n".encode() + body)
         assert raw.recv(1_024) == b""
     assert len(simulator.ledger) == 1
 

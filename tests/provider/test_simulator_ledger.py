@@ -28,6 +28,7 @@ from tests.provider.simulator_calls import (
     control,
     listed,
     page,
+    prefixed,
     send,
     signed,
     unbind,
@@ -107,7 +108,7 @@ def test_sixty_four_open_connections_are_served_concurrently(simulator: Simulato
         codes = []
         for round_ in range(3):
             body = bind_body(f"9188{n:04d}{round_}", f"9199{n:04d}{round_}")
-            connection.request("POST", wire.BIND_PATH, body, signed(simulator.now()))
+            connection.request("POST", prefixed(wire.BIND_PATH), body, signed(simulator.now()))
             reply = connection.getresponse()
             reply.read()
             codes.append(reply.status)
@@ -191,7 +192,7 @@ def test_control_plane_shows_the_ledger_the_requests_and_the_counts(clock: Clock
         "restored": False,
     }
     (request,) = control(simulator, "GET", "requests").json["data"]
-    assert (request["path"], request["call"], request["answered"]) == (wire.BIND_PATH, "bind", "0")
+    assert (request["path"], request["call"], request["answered"]) == ("/v3/number/pns/bind", "bind", "0")
     assert control(simulator, "GET", "counts").json == {
         "received": {"bind": 1},
         "decided": {"bind": {"0": 1}},

@@ -410,7 +410,7 @@ def test_unknown_path_or_method_gets_no_envelope(simulator: Simulator) -> None:
 def test_request_is_recorded_with_its_headers_body_and_status(simulator: Simulator) -> None:
     bind(simulator, A, B)
     (request,) = simulator.requests
-    assert (request.method, request.path, request.call) == ("POST", wire.BIND_PATH, "bind")
+    assert (request.method, request.path, request.call) == ("POST", "/v3/number/pns/bind", "bind")
     assert request.headers["api-key"] == "bDqJFiq9"
     assert request.body.encode() == bind_body(A, B, app_id=APP_ID)
     assert (request.decided, request.answered, request.fault) == ("0", "0", None)

@@ -203,3 +203,62 @@ def test_settings_are_frozen() -> None:
 
 def test_open_takes_every_setting_by_name() -> None:
     assert SettingsValues.__annotations__.keys() == Settings.model_fields.keys()
+
+
+ADDRESS = "https://api.laaffic.com"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v3",
+        "/v3/",
+        "/V3",
+        "//v3",
+        "/v3/number",
+        "/v3/number/pns/bind",
+        "/v3/number/queryNumberPool/",
+        "/number/pns",
+    ],
+)
+def test_base_address_with_the_path_of_the_api_is_refused_with_the_right_one(path: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"BINDINGS_PROVIDER_URL": ADDRESS + path})
+    ((variable, message),) = refused.value.faults
+    assert variable == "BINDINGS_PROVIDER_URL"
+    assert message.endswith(f"it must be {ADDRESS}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [ADDRESS, f"{ADDRESS}/", f"{ADDRESS}/gateway", f"{ADDRESS}/api-v3", f"{ADDRESS}/v3/eu", "http://number:8080"],
+)
+def test_base_address_with_another_path_is_accepted(address: str) -> None:
+    assert load({"BINDINGS_PROVIDER_URL": address}).provider_url == address.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:hunter2@api.laaffic.com",
+        "https://api.laaffic.com?key=hunter2",
+        "https://api.laaffic.com#hunter2",
+        "https://api.laaffic.com/hunter2/v3",
+        "https://hunter2@api.laaffic.com/v3",
+    ],
+)
+def test_refused_base_address_is_not_repeated_where_it_may_carry_a_secret(address: str) -> None:
+    with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_URL") as refused:
+        load({"BINDINGS_PROVIDER_URL": address})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_path_prefix_is_checked_and_belongs_to_the_path_of_the_api() -> None:
+    assert load({}).provider_path_prefix == "/v3"
+    no_prefix = {"BINDINGS_PROVIDER_PATH_PREFIX": "", "BINDINGS_PROVIDER_URL": f"{ADDRESS}/v3"}
+    assert load(no_prefix).provider_path_prefix == ""
+    with pytest.raises(SettingsError, match=f"it must be {ADDRESS}"):
+        load({"BINDINGS_PROVIDER_PATH_PREFIX": "/api", "BINDINGS_PROVIDER_URL": f"{ADDRESS}/api"})
+    for prefix in ("v3", "/v3/", "/", "/v 3", "/v3?", "https://x/v3"):
+        with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_PATH_PREFIX"):
+            load({"BINDINGS_PROVIDER_PATH_PREFIX": prefix})

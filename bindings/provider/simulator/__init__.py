@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bindings.domain.conflict import Policy
 from bindings.fork_safety import ProcessMark
+from bindings.provider import wire
 from bindings.provider.simulator.conditions import Behaviour
 from bindings.provider.simulator.control import SimulatorState, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
@@ -55,10 +56,11 @@ class Simulator:
     """A provider on a local port. Thread-safe; a context manager.
 
     `clock` returns Unix seconds; inject one to let bindings expire without sleeping. `seed` determines which calls
-    a fault with a rate is injected into. `port=0` takes any free port. Ids count from `first_bind_id`; with a
-    database that was used with another simulator, choose one above its ids. `api_key`, `api_secret` and `app_ids`
-    (None: any) say which calls are accepted, `zone` is the time zone of the list; every other argument is a field
-    of `Behaviour`. A forked child can call it by its URL; the object belongs to the process that made it.
+    a fault with a rate is injected into. `port=0` takes any free port; `path_prefix` begins the path of each call.
+    Ids count from `first_bind_id`; with a database that was used with another simulator, choose one above its ids.
+    `api_key`, `api_secret` and `app_ids` (None: any) say which calls are accepted, `zone` is the time zone of the
+    list; every other argument is a field of `Behaviour`. A forked child can call it by its URL; the object
+    belongs to the process that made it.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Simulator:
         *,
         port: int = 0,
         host: str = "127.0.0.1",
+        path_prefix: str = wire.PATH_PREFIX,
         api_key: str = API_KEY,
         api_secret: str = API_SECRET,
         app_ids: Iterable[str] | None = None,
@@ -97,6 +100,7 @@ class Simulator:
         rules = Rules(account=account, conditions=conditions, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
         self._state = SimulatorState(rules=rules, faults=FaultScript(seed=seed), journal=RequestLog())
         self._host = host
+        self._path_prefix = path_prefix
         self._port = port
         self._listener: Listener | None = None
         self._stopped = threading.Event()
@@ -109,7 +113,9 @@ class Simulator:
         """
         if self._listener is not None:
             raise RuntimeError("the simulator is already listening")
-        self._listener = Listener(host=self._host, port=self._port, world=self._world)
+        self._listener = Listener(
+            host=self._host, port=self._port, path_prefix=self._path_prefix, world=self._world
+        )
         self._port = self._listener.port
         self._stopped.clear()
         self._listener.start()

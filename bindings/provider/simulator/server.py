@@ -55,8 +55,9 @@ class Listener(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 1_024
 
-    def __init__(self, *, host: str, port: int, world: SimulatorState) -> None:
+    def __init__(self, *, host: str, port: int, path_prefix: str, world: SimulatorState) -> None:
         self.world = world
+        self.calls = {path_prefix + path: call for path, call in CALLS.items()}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
@@ -169,7 +170,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _provider(self, body: bytes) -> None:
         world = self.server.world
-        call = CALLS.get(self.path) if self.command == "POST" else None
+        call = self.server.calls.get(self.path) if self.command == "POST" else None
         fault = None if call is None else world.faults.next_fault(call)
         request = self._received(call, fault, body)
         number = world.journal.add(request)
