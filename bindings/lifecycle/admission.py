@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy, ProviderAccountRefused
 from bindings.fork_safety import ForkSensitive
+from bindings.provider.circuit import describe
+from bindings.provider.outcome import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
     from bindings.clock import HostClock
-    from bindings.provider.circuit import CircuitBreaker
+    from bindings.provider.circuit import CircuitBreaker, CircuitOpen
     from bindings.provider.client import ProviderClient
     from bindings.store.database import Database
 
@@ -153,15 +155,21 @@ def _closed_circuit(circuit: CircuitBreaker) -> Iterator[None]:
     """
     rejection = circuit.check()
     if rejection is not None:
-        raise ProviderAccountRefused(
-            "the provider refused this account a moment ago; nothing was sent; see `bindings doctor`",
-            status=rejection.refusal.status,
-            reason=rejection.refusal.reason,
-            retry_after_s=max(1, round(rejection.retry_in_s)),
-        )
-    is_trial = circuit.refusal is not None
+        raise _circuit_error(rejection)
+    is_trial = circuit.cause is not None
     try:
         yield
     finally:
         if is_trial:
             circuit.release_trial()
+
+
+def _circuit_error(rejection: CircuitOpen) -> Busy | ProviderAccountRefused:
+    cause, retry_after_s = rejection.cause, max(1, round(rejection.retry_in_s))
+    if isinstance(cause, Refused):
+        message = "the provider refused this account a moment ago; nothing was sent; see `bindings doctor`"
+        return ProviderAccountRefused(
+            message, status=cause.status, reason=cause.reason, retry_after_s=retry_after_s
+        )
+    message = f"binds wait, because binds met {describe(cause)}, which does not say whether they were made"
+    return Busy(f"{message}; nothing was sent; see `bindings doctor`", retry_after_s=retry_after_s)

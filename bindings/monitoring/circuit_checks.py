@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
+from bindings.provider.circuit import describe
 from bindings.provider.outcome import ProviderPage, ProviderPools, Refusal, Refused
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ACCESS_CHECKS = ("account", "list", "pools")
 CIRCUIT_CHECKS = ("account", "unbinds", "list", "pools")
-_NOT_REFUSED = "not refused"
 _UNBINDS = "the phones stay held until the end of their binding; `bindings recover` repeats the unbinds"
 _LIST = "binds still work; doubts are resolved by time only, and foreign bindings are not seen"
 _POOLS = "binds still work; the capacity of a pool is learned from -41 only"
@@ -36,9 +36,9 @@ def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:
     circuits = client.circuits
     return (
         _binds(circuits.bind),
-        _without("unbinds", circuits.unbind.refusal, _UNBINDS),
-        _without("list", circuits.page.refusal, _LIST),
-        _without("pools", circuits.pools.refusal, _POOLS),
+        _without("unbinds", circuits.unbind.cause, _UNBINDS),
+        _without("list", circuits.page.cause, _LIST),
+        _without("pools", circuits.pools.cause, _POOLS),
     )
 
 
@@ -55,8 +55,8 @@ def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | Non
         observed = f"a bind of {bind_accepted_at:%Y-%m-%d %H:%M:%SZ} was accepted; only the list is refused"
         return Check(name="account", level=Level.OK, seen=observed)
     wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
-    todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else statuses.todo(page.status)
-    return Check(name="account", level=Level.RED, seen=_status(page), todo=todo)
+    todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else _todo(page)
+    return Check(name="account", level=Level.RED, seen=describe(page), todo=todo)
 
 
 def of_list(page: ProviderPage | Refused) -> Check:
@@ -78,23 +78,28 @@ def of_pools(outcome: PoolsOutcome) -> Check:
 
 
 def _binds(circuit: CircuitBreaker) -> Check:
-    refusal = circuit.refusal
-    if refusal is None:
+    cause = circuit.cause
+    if cause is None:
         return Check(name="account", level=Level.OK, seen="binds are not refused")
-    todo = statuses.todo(refusal.status)
     if circuit.half_open:
         # Not red: a replica without traffic has no bind for the trial call, and would stay red.
-        observed = f"binds were refused, {_status(refusal)}; the next bind tries again"
-        return Check(name="account", level=Level.WARN, seen=observed, todo=todo)
-    return Check(name="account", level=Level.RED, seen=f"binds are refused, {_status(refusal)}", todo=todo)
+        observed = f"binds met {describe(cause)}; the next bind tries again"
+        return Check(name="account", level=Level.WARN, seen=observed, todo=_todo(cause))
+    return Check(
+        name="account", level=Level.RED, seen=f"binds wait: they met {describe(cause)}", todo=_todo(cause)
+    )
 
 
-def _without(name: str, refusal: Refused | None, consequence: str) -> Check:
-    if refusal is None:
-        return Check(name=name, level=Level.OK, seen=_NOT_REFUSED)
-    remedy = statuses.todo(refusal.status)
-    return Check(name=name, level=Level.WARN, seen=f"refused, {_status(refusal)}", todo=f"{remedy}; {consequence}")
+def _without(name: str, cause: Refused | Unknown | None, consequence: str) -> Check:
+    if cause is None:
+        return Check(name=name, level=Level.OK, seen="not refused")
+    observed = f"refused, {describe(cause)}"
+    return Check(name=name, level=Level.WARN, seen=observed, todo=f"{_todo(cause)}; {consequence}")
 
 
-def _status(refusal: Refused) -> str:
-    return f"status {refusal.status}: {statuses.meaning(refusal.status)}"
+def _todo(cause: Refused | Unknown) -> str | None:
+    if isinstance(cause, Refused):
+        return statuses.todo(cause.status)
+    if cause.http_status is None:
+        return "ask the provider what this status means, and whether it has created a binding"
+    return "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX"

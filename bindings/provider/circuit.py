@@ -3,6 +3,10 @@
 Each call has a circuit of its own, because an account may be allowed to bind and not to read the list. Only the
 decision whether to call belongs here, no call. A circuit opens at the first refusal of the account, because the
 next request would be refused too; it never opens for a refusal that concerns a single request.
+
+The circuit of binds also opens when two binds in a row met the same undocumented status, or were answered by
+something that is not the provider's API (a wrong address). Each such bind is in doubt and holds its phones for its
+whole life, so no third one is sent.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from bindings.fork_safety import ForkSafeLock
 from bindings.http_transport import NotSent, Unknown
+from bindings.provider import statuses
 from bindings.provider.outcome import (
     BindSucceeded,
     ProviderPage,
@@ -28,15 +33,18 @@ if TYPE_CHECKING:
 
     from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
+CALLS = ("bind", "unbind", "page", "pools")
 RETRY_AFTER_S = 30.0
 QUERY_RETRY_AFTER_S = 600.0  # no caller waits for a query, and some accounts never get that permission
+MAX_UNCLEAR_RETRY_S = 600.0  # each trial call leaves a doubt, so the wait doubles
+_WRONG_ADDRESS = frozenset({301, 302, 307, 308, 404})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CircuitOpen:
-    """Why a call is rejected: the last refusal of the account, and the seconds until the next trial call."""
+    """Why a call is rejected: the outcome that opened the circuit, and the seconds until the next trial call."""
 
-    refusal: Refused
+    cause: Refused | Unknown
     retry_in_s: float
 
 
@@ -44,51 +52,59 @@ class CircuitBreaker:
     """The circuit breaker of one call: closed, open, or half-open. Thread-safe, in memory.
 
     Closed: every call is let through. Open: calls are rejected. Half-open: `retry_after_s` seconds have passed
-    since the refusal or the last trial call, and the next caller is let through as the trial call. Call `check()`
-    before a call to the provider and `record()` with its outcome. `monotonic` reads a clock in seconds.
+    since the circuit opened or since the last trial call, and the next caller is let through as the trial call.
+    Call `check()` before a call to the provider and `record()` with its outcome. With `opens_on_unclear` the
+    circuit opens at a repeated unclear outcome too, and each unclear trial call doubles the wait. `monotonic`
+    reads a clock in seconds.
     """
 
     def __init__(
-        self, *, retry_after_s: float = RETRY_AFTER_S, monotonic: Callable[[], float] = time.monotonic
+        self,
+        *,
+        retry_after_s: float = RETRY_AFTER_S,
+        opens_on_unclear: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._retry_after_s = retry_after_s
+        self._opens_on_unclear = opens_on_unclear
         self._monotonic = monotonic
         self._lock = ForkSafeLock()
-        self._refusal: Refused | None = None
+        self._cause: Refused | Unknown | None = None
+        self._wait_s = retry_after_s
         self._next_trial = 0.0
         self._trial_is_open = False  # a caller was let through, and no outcome was recorded since
+        self._last_unclear: str | None = None
 
     @property
-    def refusal(self) -> Refused | None:
-        """Return the refusal that opened the circuit; None if it is closed. Does not use up the trial call."""
-        return self._refusal
+    def cause(self) -> Refused | Unknown | None:
+        """Return the outcome that opened the circuit; None if it is closed. Does not use up the trial call."""
+        return self._cause
 
     @property
     def half_open(self) -> bool:
         """Return whether the next caller would be the trial call. Does not use it up."""
-        return self._refusal is not None and self._monotonic() >= self._next_trial
+        return self._cause is not None and self._monotonic() >= self._next_trial
 
     @property
     def rejects(self) -> bool:
         """Return whether a call would be rejected now. Does not use up the trial call."""
-        return self._refusal is not None and not self.half_open
+        return self._cause is not None and not self.half_open
 
     def check(self) -> CircuitOpen | None:
         """Return None if the call may be made; otherwise why it is rejected.
 
-        While the circuit is open, one caller per `retry_after_s` is let through as the trial call. If its outcome
-        is never recorded, there is another trial call after the same time: a lost caller cannot keep the circuit
-        open.
+        While the circuit is open, one caller per wait is let through as the trial call. If its outcome is never
+        recorded, there is another trial call after the same time: a lost caller cannot keep the circuit open.
         """
         with self._lock:
-            if self._refusal is None:
+            if self._cause is None:
                 return None
             now = self._monotonic()
             if now >= self._next_trial:
-                self._next_trial = now + self._retry_after_s  # other callers are rejected meanwhile
+                self._next_trial = now + self._wait_s  # other callers are rejected meanwhile
                 self._trial_is_open = True
                 return None
-            return CircuitOpen(refusal=self._refusal, retry_in_s=self._next_trial - now)
+            return CircuitOpen(cause=self._cause, retry_in_s=self._next_trial - now)
 
     def release_trial(self) -> None:
         """Let the next caller make the trial call, if the one that was let through has made no call."""
@@ -100,11 +116,9 @@ class CircuitBreaker:
     def record(self, outcome: BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome) -> None:
         """Open the circuit at a refusal of the account; close it at any other definite outcome."""
         with self._lock:
-            self._trial_is_open = False
             match outcome:
                 case Refused(refusal=Refusal.ACCOUNT):
-                    self._refusal = outcome
-                    self._next_trial = self._monotonic() + self._retry_after_s
+                    self._open(outcome, self._retry_after_s)
                 case (
                     BindSucceeded()
                     | UnbindSucceeded()
@@ -113,25 +127,53 @@ class CircuitBreaker:
                     | ProviderPools()
                     | Refused()
                 ):
-                    self._refusal = None
-                case NotSent() | Unknown():
+                    self._cause = self._last_unclear = None
+                case Unknown():
+                    self._record_unclear(outcome)
+                case NotSent():
                     pass
                 case _:
                     assert_never(outcome)
+            self._trial_is_open = False
 
+    def _record_unclear(self, outcome: Unknown) -> None:
+        unclear, last = _repeatable(outcome), self._last_unclear
+        self._last_unclear = unclear
+        if not self._opens_on_unclear or unclear is None or unclear != last:
+            return
+        is_trial = self._trial_is_open and isinstance(self._cause, Unknown)
+        self._open(outcome, min(2 * self._wait_s, MAX_UNCLEAR_RETRY_S) if is_trial else self._retry_after_s)
 
-CALLS = ("bind", "unbind", "page", "pools")
+    def _open(self, cause: Refused | Unknown, wait_s: float) -> None:
+        self._cause, self._wait_s = cause, wait_s
+        self._next_trial = self._monotonic() + wait_s
 
 
 class Circuits:
     """The circuit breakers of one client, one for each of `CALLS`."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.bind = CircuitBreaker(monotonic=monotonic)
+        self.bind = CircuitBreaker(opens_on_unclear=True, monotonic=monotonic)
         self.unbind = CircuitBreaker(monotonic=monotonic)
         self.page = CircuitBreaker(retry_after_s=QUERY_RETRY_AFTER_S, monotonic=monotonic)
         self.pools = CircuitBreaker(retry_after_s=QUERY_RETRY_AFTER_S, monotonic=monotonic)
 
     def open_calls(self) -> frozenset[str]:
         """Return the calls whose circuit is not closed."""
-        return frozenset(call for call in CALLS if getattr(self, call).refusal is not None)
+        return frozenset(call for call in CALLS if getattr(self, call).cause is not None)
+
+
+def describe(cause: Refused | Unknown) -> str:
+    """Return what opened a circuit, in words."""
+    if isinstance(cause, Refused):
+        return f"status {cause.status}: {statuses.meaning(cause.status)}"
+    return f"{_repeatable(cause)} twice in a row"
+
+
+def _repeatable(outcome: Unknown) -> str | None:
+    """Return what the next bind would meet again; None for an outcome that passes, such as a lost response."""
+    if outcome.status is not None and statuses.find(outcome.status) is not None:
+        return None
+    if outcome.http_status in _WRONG_ADDRESS:
+        return f"HTTP {outcome.http_status} without the documented envelope"
+    return None if outcome.status is None else f"the undocumented status {outcome.status}"

@@ -69,6 +69,15 @@ STATUSES: tuple[Status, ...] = (
         refusal=Refusal.ACCOUNT,
     ),
     Status(
+        code="-13",
+        meaning="account locked",
+        effect=_ACCOUNT,
+        cause="the provider has locked the account",
+        remedy="have the account unlocked by the provider",
+        responsible=ResponsibleParty.ACCOUNT,
+        refusal=Refusal.ACCOUNT,
+    ),
+    Status(
         code=CLOCK,
         meaning="timestamp expired",
         effect=_NO_BINDING,

@@ -5,7 +5,14 @@ import threading
 import pytest
 
 from bindings.http_transport import NotSent, Unknown
-from bindings.provider.circuit import QUERY_RETRY_AFTER_S, RETRY_AFTER_S, CircuitBreaker, Circuits
+from bindings.provider.circuit import (
+    MAX_UNCLEAR_RETRY_S,
+    QUERY_RETRY_AFTER_S,
+    RETRY_AFTER_S,
+    CircuitBreaker,
+    Circuits,
+    describe,
+)
 from bindings.provider.outcome import (
     BindOutcome,
     BindSucceeded,
@@ -48,7 +55,7 @@ def opened(circuit: CircuitBreaker) -> CircuitBreaker:
 
 def test_new_circuit_is_closed(circuit: CircuitBreaker) -> None:
     assert circuit.check() is None
-    assert circuit.refusal is None
+    assert circuit.cause is None
 
 
 def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
@@ -58,9 +65,9 @@ def test_account_refusal_opens_the_circuit_and_calls_are_rejected_with_it(
     clock.now += 10
     rejection = circuit.check()
     assert rejection is not None
-    assert rejection.refusal == DISABLED
+    assert rejection.cause == DISABLED
     assert rejection.retry_in_s == 20
-    assert circuit.refusal == DISABLED
+    assert circuit.cause == DISABLED
 
 
 @pytest.mark.parametrize("refusal", [refusal for refusal in Refusal if refusal is not Refusal.ACCOUNT])
@@ -92,7 +99,7 @@ def test_indefinite_outcome_neither_opens_nor_closes_the_circuit(
 def test_definite_outcome_closes_the_circuit(circuit: CircuitBreaker, outcome: Outcome) -> None:
     opened(circuit).record(outcome)
     assert circuit.check() is None
-    assert circuit.refusal is None
+    assert circuit.cause is None
 
 
 def test_half_open_circuit_lets_one_trial_call_through_and_rejects_the_others(
@@ -130,7 +137,7 @@ def test_refused_trial_call_restarts_the_wait(circuit: CircuitBreaker, clock: Cl
     circuit.record(second_refusal)
     rejection = circuit.check()
     assert rejection is not None
-    assert rejection.refusal == second_refusal
+    assert rejection.cause == second_refusal
     assert rejection.retry_in_s == 30
 
 
@@ -170,3 +177,75 @@ def test_queries_are_tried_again_later_than_binds_and_unbinds(clock: Clock) -> N
     clock.now += QUERY_RETRY_AFTER_S - RETRY_AFTER_S
     assert (circuits.page.rejects, circuits.pools.rejects) == (False, False)
     assert circuits.open_calls() == {"bind", "unbind", "page", "pools"}, "half-open is not closed"
+
+
+UNDOCUMENTED = Unknown(reason="unknown status", status="-99", sent=1.0)
+NO_SUCH_PATH = Unknown(reason="HTTP 404 without an envelope", http_status=404, sent=1.0)
+MOVED = Unknown(reason="HTTP 302 without an envelope", http_status=302, sent=1.0)
+PASSING = (
+    Unknown(reason="system anomaly", status="-18", sent=1.0),
+    Unknown(reason="HTTP 502 without an envelope", http_status=502, sent=1.0),
+    Unknown(reason="HTTP 404", status="-35", http_status=404, sent=1.0),
+    Unknown(reason="read: timed out", sent=1.0),
+)
+
+
+@pytest.fixture
+def bind_circuit(clock: Clock) -> CircuitBreaker:
+    return Circuits(monotonic=clock).bind
+
+
+@pytest.mark.parametrize("unclear", [UNDOCUMENTED, NO_SUCH_PATH, MOVED], ids=["status", "404", "302"])
+def test_same_unclear_outcome_of_two_binds_in_a_row_opens_their_circuit(
+    bind_circuit: CircuitBreaker, unclear: Unknown
+) -> None:
+    bind_circuit.record(unclear)
+    assert bind_circuit.check() is None
+    bind_circuit.record(NotSent(reason="connect: connection refused"))  # nothing was answered in between
+    bind_circuit.record(unclear)
+    rejection = bind_circuit.check()
+    assert rejection is not None
+    assert rejection.cause == unclear
+    assert "twice in a row" in describe(rejection.cause)
+    bind_circuit.record(SUCCEEDED)
+    assert bind_circuit.check() is None
+
+
+@pytest.mark.parametrize("between", [SUCCEEDED, MOVED, *PASSING])
+def test_unclear_outcomes_with_another_answer_in_between_open_nothing(
+    bind_circuit: CircuitBreaker, between: Outcome
+) -> None:
+    for outcome in (UNDOCUMENTED, between, UNDOCUMENTED):
+        bind_circuit.record(outcome)
+    assert bind_circuit.check() is None
+
+
+@pytest.mark.parametrize("outcome", PASSING)
+def test_outcomes_that_pass_by_themselves_never_open_the_circuit(
+    bind_circuit: CircuitBreaker, outcome: Unknown
+) -> None:
+    for _ in range(5):
+        bind_circuit.record(outcome)
+    assert bind_circuit.check() is None
+
+
+def test_only_the_circuit_of_binds_opens_for_an_unclear_outcome(clock: Clock) -> None:
+    circuits = Circuits(monotonic=clock)
+    for circuit in (circuits.unbind, circuits.page, circuits.pools):
+        for _ in range(3):
+            circuit.record(UNDOCUMENTED)
+    assert circuits.open_calls() == frozenset()
+
+
+def test_each_unclear_trial_doubles_the_wait_up_to_ten_minutes(bind_circuit: CircuitBreaker, clock: Clock) -> None:
+    bind_circuit.record(UNDOCUMENTED)
+    bind_circuit.record(UNDOCUMENTED)
+    waits = []
+    for _ in range(7):
+        rejection = bind_circuit.check()
+        assert rejection is not None
+        waits.append(rejection.retry_in_s)
+        clock.now += rejection.retry_in_s
+        assert bind_circuit.check() is None
+        bind_circuit.record(UNDOCUMENTED)
+    assert waits == [30, 60, 120, 240, 480, MAX_UNCLEAR_RETRY_S, MAX_UNCLEAR_RETRY_S]

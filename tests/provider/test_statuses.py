@@ -20,6 +20,7 @@ from bindings.provider.outcome import (
     [
         ("-1", Refusal.ACCOUNT),
         ("-2", Refusal.ACCOUNT),
+        ("-13", Refusal.ACCOUNT),
         ("-16", Refusal.CLOCK),
         ("-22", Refusal.REQUEST),
         ("-29", Refusal.ACCOUNT),
@@ -39,7 +40,7 @@ def test_other_statuses_are_not_refusals(code: str) -> None:
 
 
 def test_every_documented_status_is_in_the_table_once() -> None:
-    documented = {"0", "-1", "-2", "-16", "-18", "-22", "-24", "-29", "-30", "-31", "-35", "-41"}
+    documented = {"0", "-1", "-2", "-13", "-16", "-18", "-22", "-24", "-29", "-30", "-31", "-35", "-41"}
     assert sorted(status.code for status in statuses.STATUSES) == sorted(documented)
 
 

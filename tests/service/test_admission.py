@@ -15,16 +15,16 @@ from bindings.clock import HostClock
 from bindings.domain.binding import State
 from bindings.jobs.registry import RECONCILE
 from bindings.jobs.runner import JobRunner
+from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, ServiceHarness, hold_answers, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, G, H, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from bindings.provider.circuit import Circuits
-    from bindings.provider.simulator import Simulator
 
 
-@pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
+@pytest.mark.parametrize("status", ["-1", "-2", "-13", "-29", "-30", "-31"])
 def test_account_refusal_opens_the_circuit_for_every_bind(harness: ServiceHarness, status: str) -> None:
     harness.simulator.change(account_status=status)
     with pytest.raises(errors.ProviderAccountRefused) as first:
@@ -96,7 +96,7 @@ def test_each_process_tries_again_by_itself(harness: ServiceHarness) -> None:
     assert circuits(other).open_calls() == frozenset()
 
 
-@pytest.mark.parametrize("status", ["-1", "-2", "-29", "-30", "-31"])
+@pytest.mark.parametrize("status", ["-1", "-2", "-13", "-29", "-30", "-31"])
 def test_account_that_may_not_read_the_list_binds_and_unbinds(harness: ServiceHarness, status: str) -> None:
     harness.simulator.script(f"refuse:{status}", rate=1.0, on="page")
     harness.simulator.script(f"refuse:{status}", rate=1.0, on="pools")
@@ -106,6 +106,70 @@ def test_account_that_may_not_read_the_list_binds_and_unbinds(harness: ServiceHa
         binding = harness.bind(first, second)
         assert harness.service.unbind(binding.id).state is State.UNBOUND
     assert circuits(harness.service).open_calls() == {"page", "pools"}
+
+
+PHONES = [(A, B), (C, D), (E, F), (G, H), ("9188067708", "9188067709")]
+
+
+def kinds_of_failure(service: BindingService) -> list[type[BaseException] | None]:
+    """Bind five pairs of phones and return how each bind failed."""
+    outcomes: list[type[BaseException] | None] = []
+    for phone_a, phone_b in PHONES:
+        try:
+            service.bind(phone_a=phone_a, phone_b=phone_b, pool_number=POOL, expire_s=259_200, mode="AXB")
+            outcomes.append(None)
+        except errors.BindingsError as error:
+            outcomes.append(type(error))
+    return outcomes
+
+
+@pytest.mark.parametrize("fault", ["refuse:-99", "redirect"])
+def test_same_unclear_answer_to_two_binds_stops_the_next_before_they_hold_phones(
+    harness: ServiceHarness, fault: str
+) -> None:
+    harness.simulator.script(fault, rate=1.0, on="bind")
+    assert kinds_of_failure(harness.service) == [errors.OutcomeUnknown] * 2 + [errors.Busy] * 3
+    assert (harness.received("bind"), len(harness.service.doubts())) == (2, 2)
+    harness.simulator.clear_faults()
+    circuits(harness.service).bind._next_trial = 0.0  # as if half a minute had passed
+    assert harness.bind(E, F).state is State.ACTIVE
+    assert harness.bind(G, H).state is State.ACTIVE
+
+
+def test_address_without_the_api_makes_two_doubts_and_no_more(harness: ServiceHarness) -> None:
+    service = harness.open(provider_url=harness.simulator.url + "/elsewhere")
+    assert kinds_of_failure(service) == [errors.OutcomeUnknown] * 2 + [errors.Busy] * 3
+    assert len(service.doubts()) == 2
+
+
+def test_account_of_another_brand_without_a_path_prefix(harness: ServiceHarness) -> None:
+    with Simulator(path_prefix="", clock=harness.clock.unix) as other_brand:
+        service = harness.open(provider_url=other_brand.url + "/api", provider_path_prefix="")
+        assert kinds_of_failure(service)[0] is errors.OutcomeUnknown, "no call of the API is below /api"
+        service = harness.open(provider_url=other_brand.url, provider_path_prefix="")
+        binding = service.bind(
+            phone_a="919000000001", phone_b="919000000002", pool_number=POOL, expire_s=60, mode="AXB"
+        )
+        assert service.unbind(binding.id).state is State.UNBOUND
+        service.reconcile()
+        service.count_pools()
+        assert {"bind", "unbind", "page", "pools"} <= other_brand.counts.received.keys()
+        assert {request.path for request in other_brand.requests if request.call == "bind"} == {"/number/pns/bind"}
+
+
+@pytest.mark.parametrize("fault", ["anomaly_before", "bad_gateway", "lost_reply", "garbage"])
+def test_unclear_answers_that_pass_by_themselves_stop_no_bind(harness: ServiceHarness, fault: str) -> None:
+    harness.simulator.script(fault, rate=1.0, on="bind")
+    assert kinds_of_failure(harness.service) == [errors.OutcomeUnknown] * 5
+
+
+@pytest.mark.parametrize("fault", ["refuse:-99", "redirect", "refuse:-1"])
+def test_answers_of_the_list_never_stop_a_bind(harness: ServiceHarness, fault: str) -> None:
+    harness.simulator.script(fault, rate=1.0, on="page")
+    harness.simulator.script("refuse:-99", times=1, on="bind")
+    for _ in range(3):
+        harness.service.reconcile()
+    assert kinds_of_failure(harness.service) == [errors.OutcomeUnknown, None, None, None, None]
 
 
 def test_refused_unbind_stops_no_bind(harness: ServiceHarness) -> None:

@@ -103,7 +103,7 @@ def test_refused_account_gets_traffic_again_for_a_trial(running: Running, simula
     running.service.runtime.client.circuits.bind._next_trial = 0.0  # half a minute later
     assert red(running) == [], "without traffic no bind would try"
     assert running.bind().status_code == 201
-    assert running.service.runtime.client.circuits.bind.refusal is None
+    assert running.service.runtime.client.circuits.bind.cause is None
 
 
 def test_refused_list_warns_and_takes_no_replica_out_of_service(running: Running, simulator: Simulator) -> None:
@@ -123,6 +123,22 @@ def test_refused_list_warns_and_takes_no_replica_out_of_service(running: Running
         "page": 1,
         "pools": 1,
     }
+
+
+def test_binds_that_wait_for_an_undocumented_status_are_refused_as_busy(
+    running: Running, simulator: Simulator
+) -> None:
+    JobRunner(running.service.runtime).run(EXPIRE)
+    simulator.script(Fault(kind=FaultKind.REFUSE, rate=1.0, status="-99", on=Call.BIND))
+    assert [running.bind(phone_b=phone).status_code for phone in (C, D)] == [202, 409]
+    assert running.bind(phone_a=B, phone_b=D).status_code == 202
+    waiting = running.bind(phone_a="9188067711", phone_b="9188067712")
+    assert (waiting.status_code, waiting.json()["code"], waiting.json()["safe_to_retry"]) == (503, "busy", True)
+    assert int(waiting.headers["Retry-After"]) in range(25, 31)
+    assert "status -99" in waiting.json()["detail"]
+    assert red(running) == ["account"]
+    assert running.post("/v1/lookup", {"phone": A}).status_code == 200
+    assert samples(running)['bindings_circuit_open{call="bind"}'] == 1
 
 
 def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Running, simulator: Simulator) -> None:
