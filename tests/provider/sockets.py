@@ -190,7 +190,12 @@ def answer(*, http_status: int = 200, headers: str = "", **changed: object) -> b
 
 
 def client(url: str, **options: Any) -> ProviderClient:
-    defaults: dict[str, Any] = {"api_key": KEY, "api_secret": SECRET, "timeout_s": ANSWERED_S, "path_prefix": "/v3"}
+    defaults: dict[str, Any] = {
+        "api_key": KEY,
+        "api_secret": SECRET,
+        "timeout_s": ANSWERED_S,
+        "path_prefix": "/v3",
+    }
     zone = timezone(timedelta(hours=8))
     return ProviderClient(base_url=url, zone=zone, **(defaults | options))
 

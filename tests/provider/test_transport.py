@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import threading
 import time
@@ -99,6 +100,54 @@ def test_next_address_of_a_name_is_used_if_one_refuses(monkeypatch: pytest.Monke
         assert server.posts == 1
 
 
+@pytest.mark.parametrize("dead", [1, 3])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_living_address_is_used_if_those_before_it_do_not_answer(
+    full: int, monkeypatch: pytest.MonkeyPatch, dead: int, scheme: str
+) -> None:
+    with Server(says(answer()), tls=server_tls() if scheme == "https" else None) as server:
+        port = int(server.url.rpartition(":")[2])
+        lookup = socket.getaddrinfo
+        addresses = [lookup("127.0.0.1", number, type=socket.SOCK_STREAM)[0] for number in [full] * dead + [port]]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        assert isinstance(bind(client(f"{scheme}://localhost", tls=client_tls(), timeout_s=30)), BindSucceeded)
+        assert server.posts == 1
+
+
+def test_call_with_little_time_still_tries_the_second_address(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = (full, closed_port())
+    addresses = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
+    tried: list[int] = []
+    begin = socket.socket.connect
+
+    def connect(self: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[1])
+        begin(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(http_transport, "NEXT_ADDRESS_S", 60.0)  # longer than the whole call may take
+    assert isinstance(bind(client("http://provider.test", timeout_s=2)), NotSent)
+    assert tried == list(ports)
+
+
+def test_only_the_address_that_answers_first_gets_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(says(answer())) as first, Server(says(answer())) as second:
+        ports = [int(server.url.rpartition(":")[2]) for server in (first, second)]
+        addresses = [socket.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        assert isinstance(bind(client("http://provider.test")), BindSucceeded)
+        assert (first.posts, second.posts) == (1, 0)
+
+
+@pytest.mark.parametrize("addresses", [[], [(99, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))]])
+def test_name_without_a_usable_address_is_not_sent(monkeypatch: pytest.MonkeyPatch, addresses: list[Any]) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    outcome = bind(client("http://provider.test"))
+    assert isinstance(outcome, NotSent)
+    assert outcome.reason.startswith("connect: ")
+
+
 def limit_of(reason: str) -> float:
     return LIMIT_S if "timed out" in reason else ANSWERED_S
 
@@ -113,17 +162,20 @@ class Clock:
         return time.monotonic() + self.pushed
 
 
-def test_addresses_of_a_name_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, addresses = Clock(), socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM) * 5
+def test_addresses_of_a_name_share_one_deadline(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, addresses = Clock(), socket.getaddrinfo("127.0.0.1", full, type=socket.SOCK_STREAM) * 5
+    waits: list[float] = []
 
-    def wait_in_vain(unconnected: socket.socket, _: object) -> None:
-        clock.pushed += unconnected.gettimeout() or 0.0
-        raise TimeoutError
+    def wait_in_vain(_: object, seconds: float) -> list[Any]:
+        waits.append(seconds)
+        clock.pushed += seconds
+        return []
 
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-    monkeypatch.setattr(socket.socket, "connect", wait_in_vain)
+    monkeypatch.setattr(selectors.DefaultSelector, "select", wait_in_vain)
     assert bind(client("http://provider.test", monotonic=clock)) == NotSent(reason="connect: timed out")
-    assert 0 < clock.pushed <= ANSWERED_S
+    assert len(waits) == len(addresses)
+    assert sum(waits) == pytest.approx(ANSWERED_S, abs=1.0)
 
 
 def test_name_lookup_past_the_deadline_is_not_sent(

@@ -18,7 +18,23 @@ from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import reserve
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, E, F, G, H, ServiceHarness, hold_answers, wait_for
+from tests.service.harness import (
+    APP,
+    KEY,
+    POOL,
+    SECRET,
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    G,
+    H,
+    ServiceHarness,
+    hold_answers,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from bindings.provider.circuit import Circuits
