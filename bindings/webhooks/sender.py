@@ -3,8 +3,7 @@
 Each webhook with work has a worker: it turns new events into deliveries, leases those that are due, sends a few at
 a time, and records the results. A result is recorded only after the receiver answered, so that a sender that is
 killed sends again and loses nothing. A worker stops at the first failure, and a receiver that accepted nothing is
-not tried again for a few seconds. A receiver that hangs occupies its own worker only; the run continues with the
-others.
+not tried again for a few seconds. Which worker may start is decided in `lanes`.
 
 A message holds no phone and no middle number, and nothing else that the receiver could not query.
 """
@@ -17,7 +16,7 @@ import random
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -34,6 +33,8 @@ from bindings.jobs.job import Job
 from bindings.store import deliveries, webhooks
 from bindings.store.deliveries import Result
 from bindings.validation import requests as validation
+from bindings.webhooks import lanes
+from bindings.webhooks.lanes import Lanes, Pace
 
 if TYPE_CHECKING:
     import ssl
@@ -53,7 +54,6 @@ JITTER = 0.15  # of a wait, so that deliveries that failed together are not retr
 MAX_WAIT_S = 86_400.0  # also if a receiver's Retry-After is longer
 ATTEMPT_TIMEOUT_S = 10.0  # one attempt, from name resolution to the last byte
 MAX_RESPONSE_BYTES = 4_096  # of the body; only the status matters
-WORKERS = 8  # webhooks at a time
 REQUESTS_PER_WEBHOOK = 4  # at a time
 BATCH = 4 * REQUESTS_PER_WEBHOOK
 WORKER_BUDGET_S = 5.0  # a worker starts no request after this
@@ -159,14 +159,13 @@ class WebhookSender:
         self._database = runtime.database
         self._lease_s = lease_s
         self._tls = http_transport.tls_context()
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="bindings-deliver")
-        self._running: dict[str, Future[Counter[str]]] = {}
+        self._lanes = Lanes(self._work)
         self._backoff_until: dict[str, float] = {}
         self._prune_at = float("-inf")
         self._stopping = threading.Event()
 
     def run(self, *, wait_s: float | None = RUN_WAIT_S) -> DeliverResult:
-        """Start a worker for each webhook with work that has none; wait up to `wait_s` (None: for all workers).
+        """Offer each webhook with work to the lanes; wait up to `wait_s` (None: until all of it is done).
 
         Returns the counts of the workers that have ended. Raises `ForkedProcessError` in a forked child.
         """
@@ -175,11 +174,10 @@ class WebhookSender:
         if now >= self._prune_at:
             prune(self._database)
             self._prune_at = now + PRUNE_INTERVAL_S
-        for webhook_id in self._database.read(deliveries.webhooks_with_work, self._database.now):
-            backing_off = self._backoff_until.get(webhook_id, now) > now
-            if webhook_id not in self._running and not backing_off and not self._stopping.is_set():
-                self._running[webhook_id] = self._pool.submit(self._work, webhook_id)
-        wait(self._running.values(), wait_s)
+        with_work = self._database.read(deliveries.webhooks_with_work, self._database.now)
+        if not self._stopping.is_set():
+            self._lanes.offer(id_ for id_ in with_work if self._backoff_until.get(id_, now) <= now)
+        self._lanes.wait(wait_s)
         return self._collect()
 
     def stop(self) -> None:
@@ -187,7 +185,7 @@ class WebhookSender:
         if not self._process.is_this_process:
             return
         self._stopping.set()
-        self._pool.shutdown(wait=True)
+        self._lanes.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -197,16 +195,14 @@ class WebhookSender:
 
     def _collect(self) -> DeliverResult:
         total: Counter[str] = Counter()
-        for webhook_id, worker in list(self._running.items()):
-            if not worker.done():
-                continue
-            del self._running[webhook_id]
-            error = worker.exception()
-            counts = Counter[str]() if error is not None else worker.result()
-            total.update(counts)
-            if error is not None:  # the text of an exception may carry a value
-                _log.error("webhook %s: the sender failed with %s", webhook_id, type(error).__name__)
-            if error is not None or (not counts["delivered"] and (counts["failed"] or counts["dead"])):
+        for webhook_id, ended in self._lanes.take_ended():
+            failed = isinstance(ended, Exception)
+            if isinstance(ended, Exception):  # the text of an exception may carry a value
+                _log.error("webhook %s: the sender failed with %s", webhook_id, type(ended).__name__)
+            else:
+                total.update(ended)
+                failed = not ended["delivered"] and bool(ended["failed"] or ended["dead"])
+            if failed:
                 self._backoff_until[webhook_id] = time.monotonic() + BACKOFF_AFTER_FAILURE_S
         unfinished = total.pop("unfinished", 0)
         return DeliverResult(**total, finished=not unfinished)
@@ -215,32 +211,48 @@ class WebhookSender:
         """Send to one webhook what is due, until nothing is, it fails, or time is up."""
         counts: Counter[str] = Counter()
         until = time.monotonic() + WORKER_BUDGET_S
-        with ThreadPoolExecutor(REQUESTS_PER_WEBHOOK, thread_name_prefix="bindings-deliver-lane") as lanes:
+        with ThreadPoolExecutor(REQUESTS_PER_WEBHOOK, thread_name_prefix="bindings-request") as requests:
             while not self._out_of_time(until):
                 fanned_out, more = self._fan_out(webhook_id)
                 counts["fanned_out"] += fanned_out
                 batch = self._lease(webhook_id)
                 if batch is None and not more:
                     return counts
-                if batch is not None and not self._send(batch, lanes, until, counts):
+                if batch is not None and not self._send(batch, requests, until, counts):
                     return counts
         counts["unfinished"] += 1
         return counts
 
-    def _send(self, batch: Batch, lanes: ThreadPoolExecutor, until: float, counts: Counter[str]) -> bool:
+    def _send(self, batch: Batch, requests: ThreadPoolExecutor, until: float, counts: Counter[str]) -> bool:
         """Send a batch, a few at a time; release the unsent after a failure. Return False to stop."""
-        for begin in range(0, len(batch.deliveries), REQUESTS_PER_WEBHOOK):
+        unsent = batch.deliveries
+        while unsent:
             if self._out_of_time(until):
-                self._release(batch.deliveries[begin:])
-                return True
-            chunk = batch.deliveries[begin : begin + REQUESTS_PER_WEBHOOK]
-            results = list(lanes.map(lambda delivery: self._attempt(batch.target, delivery), chunk))
+                break
+            silent = self._lanes.pace(batch.target.webhook_id) is Pace.SILENT
+            size = 1 if silent else REQUESTS_PER_WEBHOOK
+            results = self._attempt_all(batch.target, unsent[:size], requests)
+            unsent = unsent[size:]
             self._record(results)
             counts.update(map(_outcome, results))
             if any(result.error is not None for result in results):
-                self._release(batch.deliveries[begin + REQUESTS_PER_WEBHOOK :])
+                self._release(unsent)
                 return False
+        self._release(unsent)
         return True
+
+    def _attempt_all(
+        self, target: Target, chunk: Sequence[Delivery], requests: ThreadPoolExecutor
+    ) -> list[Result]:
+        """Send these at the same time, and tell the lanes how the receiver answers."""
+        attempts = [requests.submit(self._attempt, target, delivery) for delivery in chunk]
+        late = wait(attempts, lanes.PROMPT_S).not_done
+        if late:
+            self._lanes.record(target.webhook_id, Pace.SLOW)
+        results = [attempt.result() for attempt in attempts]
+        answered = all(result.status is not None for result in results)
+        self._lanes.record(target.webhook_id, Pace.PROMPT if not late else Pace.SLOW if answered else Pace.SILENT)
+        return results
 
     def _fan_out(self, webhook_id: str) -> tuple[int, bool]:
         """Create deliveries of the next events; return how many, and True if there may be more events."""
