@@ -19,6 +19,7 @@ from bindings.domain.binding import EventKind, Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
+from bindings.lifecycle.storable import require_storable, storable_outcome
 from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
 from bindings.store import account, events, holds, reserve, settle
@@ -98,6 +99,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         hit("bind.reserve_in_transaction")
         return reserved
 
+    require_storable(runtime.database, request)
     hit("bind.before_reserve")
     reserved = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
     hit("bind.after_reserve")
@@ -169,6 +171,7 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
 
 def _record_outcome(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Binding:
     intent = send_clock.intent
+    outcome = storable_outcome(runtime.database, outcome)
 
     def work(tx: Transaction) -> Binding:
         settled = _apply_outcome(runtime, tx, send_clock, outcome)

@@ -23,6 +23,7 @@ from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import account, deliveries, holds, job_runs, pools, queries, reports, schema_version
 from bindings.store.database import Database
 from bindings.store.deliveries import DeliveryState
+from bindings.store.engine import UTF8
 from bindings.store.failures import schema_todo
 
 if TYPE_CHECKING:
@@ -207,7 +208,12 @@ def _check_connection(database: Database) -> Check:
     database.clock()
     took_ms = (SYSTEM_CLOCK.monotonic() - start) * 1_000
     name = "PostgreSQL" if database.postgres else "SQLite"
-    return Check(name="database", level=Level.OK, seen=f"{name} answers in {took_ms:.0f} ms")
+    observed = f"{name} answers in {took_ms:.0f} ms"
+    if database.encoding != UTF8:
+        observed = f"{observed}; its encoding is {database.encoding}: texts with other characters are refused"
+        todo = "move to a database that was created with ENCODING 'UTF8'"
+        return Check(name="database", level=Level.WARN, seen=observed, todo=todo)
+    return Check(name="database", level=Level.OK, seen=observed)
 
 
 def _schema(database: Database) -> Check:

@@ -39,7 +39,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from bindings.clock import SYSTEM_CLOCK
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
-from bindings.store.engine import POOL_SIZE, Connections, set_deadline
+from bindings.store.engine import POOL_SIZE, Connections, codec_of, set_deadline, text_encoding
 from bindings.store.failures import READ_ONLY, DatabaseWaitTimeout, explain
 from bindings.store.retry import with_retry
 
@@ -175,6 +175,7 @@ class Database:
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
         self._checking = False
+        self._encoding: str | None = None
         self._open()
         self.postgres = self._engine.dialect.name == "postgresql"
         self._read_clock = read_clock if read_clock is not None or self.postgres else self._host_time
@@ -312,6 +313,20 @@ class Database:
     def clock(self) -> datetime:
         """Return the reading of the deciding clock. A round trip on PostgreSQL."""
         return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
+
+    @property
+    def encoding(self) -> str:
+        """Return the name of the encoding in which the database stores text. `Busy` if it cannot be reached."""
+        if self._encoding is None:
+            self._encoding = self.read(text_encoding)
+        return self._encoding
+
+    def storable(self, words: str) -> str:
+        """Return the text with a `?` for each character that the encoding of the database lacks."""
+        if words.isascii():
+            return words
+        codec = codec_of(self.encoding)
+        return words.encode(codec, "replace").decode(codec)
 
     def connections_in_use(self) -> int:
         """Return how many connections of this process are in use, or were dropped and still work at the server."""

@@ -9,6 +9,7 @@ What runs on a connection, and what is retried, is in `database`. Nothing here k
 
 from __future__ import annotations
 
+import codecs
 import math
 import sys
 import time
@@ -41,6 +42,7 @@ KEEPALIVE = {
 CONNECT_TIMEOUT_S = 4
 STALE_PLAN = "0A000", "26000"  # "cached plan must not change result type"; "prepared statement does not exist"
 RECYCLE_S = 1_800
+UTF8 = "UTF8"
 SQLITE_PRAGMAS = (
     f"busy_timeout = {BUSY_TIMEOUT_S * 1_000}",
     "journal_mode = WAL",
@@ -48,7 +50,16 @@ SQLITE_PRAGMAS = (
     "foreign_keys = ON",
     "recursive_triggers = ON",  # otherwise REPLACE would bypass the triggers on events
 )
-_BEGIN_SESSION = "SELECT pg_backend_pid() FROM set_config('TimeZone', 'UTC', false)"
+# What reading and writing values depends on: a database or a role may have other defaults. The server reports a
+# change of each of these, so that a pooler in transaction mode keeps them for this client, and for no other one.
+SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+}
+_SETTINGS = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in SESSION.items())
+_BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}"
 
 
 class Connections:
@@ -118,6 +129,22 @@ def set_deadline(connection: Connection, instant: float) -> None:
         _set_busy_timeout(connection, raw, instant - time.monotonic())
 
 
+def text_encoding(connection: Connection) -> str:
+    """Return the name of the encoding in which the database stores text. No round trip."""
+    if connection.dialect.name == "sqlite":
+        return UTF8
+    raw: Any = connection.connection.driver_connection
+    return str(raw.info.parameter_status("server_encoding"))
+
+
+def codec_of(encoding: str) -> str:
+    """Return Python's codec for an encoding of PostgreSQL; ASCII, which each of them has, if there is none."""
+    try:
+        return codecs.lookup(encoding.replace("WIN", "cp")).name
+    except LookupError:  # SQL_ASCII among others: it stores bytes of any meaning
+        return "ascii"
+
+
 def _set_busy_timeout(connection: Connection, raw: Any, seconds: float) -> None:
     """Set how long SQLite waits for the lock of its file, in steps of 0.1 s, if it is not set already."""
     tenths = max(0, math.ceil(10 * seconds))
@@ -149,7 +176,7 @@ def _connect(
     # Instants arrive in UTC: from a named zone the driver and `Instant` would both convert each of them, which is
     # a quarter of the time of an export. Not a startup option: poolers reject those, and keep this setting.
     connection.set_autocommit(True)
-    [(process,)] = connection.execute(_BEGIN_SESSION).fetchall()
+    [(process, *_)] = connection.execute(_BEGIN_SESSION).fetchall()
     connection.set_autocommit(False)
     # Prepared statements break behind a transaction pooler (psycopg#280), which reports a process id of its own
     # and not the server's. Only `CompiledStatement` prepares: other statements are planned with their values.

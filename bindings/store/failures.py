@@ -82,6 +82,10 @@ def constraint_of(error: exc.IntegrityError) -> str:
 
 # PostgreSQL, connected.
 
+_ENCODING = Failure(
+    "the encoding of the database lacks a character of a text",
+    "move to a database that was created with ENCODING 'UTF8'",
+)
 # By SQLSTATE or its class. Of these the server's message repeats no value: it is shown.
 _STATES: dict[str, Failure] = {
     "08": Failure("the connection to the database was lost", SEE_LOG, may_pass=True),
@@ -115,6 +119,8 @@ _STATES: dict[str, Failure] = {
     ),
     "42P01": Failure("a table is missing in the database", "`bindings doctor` shows the schema"),
     "42703": Failure("a column is missing in the database", "`bindings doctor` shows the schema"),
+    "22P05": _ENCODING,
+    "22021": _ENCODING,
     "XX": Failure("the database server reports damaged data or an internal error", SEE_LOG),
 }
 _SAFE_MESSAGES = {"53", "53100", "42501"}

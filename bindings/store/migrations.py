@@ -9,7 +9,7 @@ from sqlalchemy import exc
 
 from bindings.store import schema_version
 from bindings.store.database import Database
-from bindings.store.engine import make_engine
+from bindings.store.engine import UTF8, make_engine
 from bindings.store.failures import explain
 from bindings.store.schema import HEAD
 
@@ -57,13 +57,16 @@ def current(database_url: str) -> SchemaVersion:
 
 
 def _upgradable(database_url: str) -> SchemaVersion:
-    """Return the version of the schema; `InvalidRequest` if it is that of another program."""
+    """Return the version of the schema. `InvalidRequest` if it is another program's, or a new one not in UTF-8."""
     database = Database(database_url)
     try:
         tables = database.read(schema_version.own_table_names)  # first: another replica may be migrating
         version = schema_version.read(database)
+        encoding = database.encoding
     finally:
         database.close()
+    if version.revision is None and encoding != UTF8:
+        raise schema_version.wrong_encoding(encoding)
     if version.foreign:
         version.require()
     if version.revision is None and tables:

@@ -117,3 +117,9 @@ def another_program(evidence: str) -> InvalidRequest:
     """Return the error for a database whose tables are not ours."""
     message = f"names a database of another program: {evidence}; give bindings a database of its own"
     return InvalidRequest([FieldError(URL_VARIABLE, message)])
+
+
+def wrong_encoding(encoding: str) -> InvalidRequest:
+    """Return the error for a new database whose encoding does not have every character."""
+    message = f"names a database in the encoding {encoding}; create one with ENCODING 'UTF8' TEMPLATE template0"
+    return InvalidRequest([FieldError(URL_VARIABLE, message)])
