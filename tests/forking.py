@@ -10,6 +10,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bindings.fork_safety import ForkedProcessError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,8 +23,13 @@ class ChildResult:
     """What the work in a child returned, or the class and the text of its exception."""
 
     value: Any = None
-    error: str | None = None
+    error: type[BaseException] | None = None
     message: str = ""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Return whether the work was refused because of the fork, with a text that says so."""
+        return self.error is not None and issubclass(self.error, ForkedProcessError) and "forked" in self.message
 
 
 def fork_child(work: Callable[[], Any]) -> Callable[[], ChildResult]:
@@ -55,20 +62,21 @@ def _run_and_exit(work: Callable[[], Any], writing: int) -> None:
     try:
         result = ChildResult(value=work())
     except BaseException as error:  # noqa: BLE001 -- the parent shows it
-        result = ChildResult(error=type(error).__name__, message=str(error))
+        result = ChildResult(error=type(error), message=str(error))
+    pickled = pickle.dumps(result)
     with os.fdopen(writing, "wb") as pipe:
-        pickle.dump(result, pipe)
+        pipe.write(len(pickled).to_bytes(8) + pickled)
     signal.pause()  # an exit here would run the exit functions of the tests; the parent ends this process
 
 
 def _read_result(reading: int) -> ChildResult:
     received = b""
-    while True:
+    # Not to the end of the pipe: another child may have been forked with its other end open.
+    while len(received) < 8 or len(received) < 8 + int.from_bytes(received[:8]):
         ready, _, _ = select.select([reading], [], [], LONGEST_S)
-        if not ready:
-            return ChildResult(error="TimeoutError", message="the child hangs")
-        part = os.read(reading, 65_536)
+        part = os.read(reading, 65_536) if ready else b""
         if not part:
-            result: ChildResult = pickle.loads(received)
-            return result
+            return ChildResult(error=TimeoutError, message="the child hangs, or has died")
         received += part
+    result: ChildResult = pickle.loads(received[8:])
+    return result

@@ -186,16 +186,14 @@ class Queries:
     ) -> Iterator[Binding]:
         """Stream every binding requested in [since, until), oldest first."""
         first, last = validation.period(since=since, until=until)
-        with self._database.stream() as connection:
-            yield from queries.export_bindings(connection, since=first, until=last)
+        yield from self._database.stream(queries.export_bindings, since=first, until=last)
 
     def export_events(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None
     ) -> Iterator[Event]:
         """Stream every event that happened in [since, until), in the feed's order."""
         first, last = validation.period(since=since, until=until)
-        with self._database.stream() as connection:
-            yield from queries.export_events(connection, since=first, until=last)
+        yield from self._database.stream(queries.export_events, since=first, until=last)
 
 
 def _requested_page(rows: Sequence[Binding], size: int) -> Page[Binding]:

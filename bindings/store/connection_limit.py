@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from bindings.fork_safety import ForkSensitive
 from bindings.store.failures import DatabaseWaitTimeout
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _MAX_READ = 65_536
 _READS = 16  # at a time: other callers wait
 
 
-class ConnectionLimit:
+class ConnectionLimit(ForkSensitive):
     """At most `size` connections, in use or dropped and not yet closed by the server. Thread-safe.
 
     With several servers only the dropped connections to the current one count: to the one that the newest
@@ -46,6 +47,11 @@ class ConnectionLimit:
         self._server: Any = None
         self._probe_at = math.inf if find_server is None else 0.0
         self._closed = False
+        self._changed = threading.Condition()
+        self.watch_forks()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the thread that held the lock; the child makes a limit of its own for its connections."""
         self._changed = threading.Condition()
 
     @property

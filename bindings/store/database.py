@@ -27,7 +27,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    event,
     exc,
     func,
     literal_column,
@@ -37,17 +36,18 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bindings.clock import SYSTEM_CLOCK
+from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
-from bindings.store.engine import POOL_SIZE, Connections, codec_of, set_deadline, text_encoding
-from bindings.store.failures import READ_ONLY, DatabaseWaitTimeout, explain
+from bindings.store.engine import POOL_SIZE, codec_of, set_deadline, text_encoding
+from bindings.store.failures import DatabaseWaitTimeout, explain
+from bindings.store.process_connections import ProcessConnections
 from bindings.store.retry import with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Select, Table
-    from sqlalchemy.engine import ExceptionContext
 
     from bindings.clock import HostClock
 
@@ -155,11 +155,11 @@ def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledState
     return CompiledStatement(select(wait, *locks, *reading, _SERVER_NOW))
 
 
-class Database:
-    """The two engines of one database (transactions, and reads in AUTOCOMMIT) and its clock.
+class Database(ProcessConnections):
+    """The transactions and reads of one database, and its clock.
 
-    Thread-safe; not usable across a fork. In tests `read_clock` replaces the deciding clock, and `clock` the
-    clocks of this host.
+    Thread-safe, also in a forked child. In tests `read_clock` replaces the deciding clock, and `clock` the clocks
+    of this host.
     """
 
     def __init__(
@@ -170,14 +170,10 @@ class Database:
         read_clock: ReadClock | None = None,
         clock: HostClock = SYSTEM_CLOCK,
     ) -> None:
-        self._url = url
-        self._pool_size = pool_size
+        super().__init__(url, pool_size)
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
-        self._checking = False
         self._encoding: str | None = None
-        self._open()
-        self.postgres = self._engine.dialect.name == "postgresql"
         self._read_clock = read_clock if read_clock is not None or self.postgres else self._host_time
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # A scalar subquery is evaluated once per statement, so that an index lookup can use it.
@@ -188,17 +184,9 @@ class Database:
         )
 
     def _open(self) -> None:
-        """Make the engines, their limits and the locks of this process; nothing has connected yet."""
-        self._writes = Connections(self._url, self._pool_size)
-        self._reads = Connections(self._url, self._pool_size, autocommit=True)
-        self._engine, self._reader = self._writes.engine, self._reads.engine
-        # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
-        self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        if self._engine.dialect.name == "postgresql":
-            event.listen(self._engine, "handle_error", self._drop_read_only_connections)
+        super()._open()
         self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
-        # SQLite's own lock lets the threads of a process starve each other; this one is fair.
-        self._one_writer = threading.Lock()
+        self._checking = False
 
     def defer(self, check: Callable[[], None]) -> None:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
@@ -206,6 +194,7 @@ class Database:
 
     def run_deferred_check(self) -> None:
         """Run the deferred check now, unless it has passed. Other threads wait until it has."""
+        self.open_in_child()
         if self._deferred_check is not None:
             self._check_once()
 
@@ -296,17 +285,32 @@ class Database:
         except (exc.DBAPIError, DatabaseWaitTimeout) as error:
             raise explain(error, self._engine.url).error() from error
 
-    @contextmanager
-    def stream(self) -> Iterator[Connection]:
-        """Provide a connection whose results arrive in batches, in one read-only snapshot; for exports."""
+    def stream(
+        self,
+        query: Callable[Concatenate[Connection, Params], Iterator[Result]],
+        *args: Params.args,
+        **kwargs: Params.kwargs,
+    ) -> Iterator[Result]:
+        """Yield the rows of `query(connection, ...)`, read in batches in one read-only snapshot; for exports.
+
+        Raises `ForkedProcessError` in a child of the process that began it.
+        """
         self.run_deferred_check()
+        process = ProcessMark()
         connections = self._writes if self.postgres else self._reads
         try:
             with connections.connect(time.monotonic() + RETRY_BUDGET_S) as connection:
                 set_deadline(connection, math.inf)
                 if self.postgres:
                     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-                yield connection.execution_options(yield_per=1_000)
+                rows = query(connection.execution_options(yield_per=1_000), *args, **kwargs)
+                try:
+                    for row in rows:
+                        yield row
+                        process.check("this export", "begin it again in this process")
+                finally:
+                    if not process.is_this_process:
+                        keep_alive(rows)  # with its cursor, which is the parent's
         except (exc.DBAPIError, DatabaseWaitTimeout) as error:
             raise explain(error, self._engine.url).error() from error
 
@@ -327,25 +331,6 @@ class Database:
             return words
         codec = codec_of(self.encoding)
         return words.encode(codec, "replace").decode(codec)
-
-    def connections_in_use(self) -> int:
-        """Return how many connections of this process are in use, or were dropped and still work at the server."""
-        return self._writes.count + self._reads.count
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._writes.close()
-        self._reads.close()
-
-    def _drop_read_only_connections(self, context: ExceptionContext) -> None:
-        """Drop every connection to a server that accepts no writes any more: new ones go to the primary.
-
-        A demotion does not break those connections, and the reader's would go on returning data that no longer
-        changes.
-        """
-        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
-            context.is_disconnect = True
-            self._reader.dispose()
 
     def _host_time(self) -> datetime:
         return datetime.fromtimestamp(self._host_clock.wall(), UTC)
@@ -383,9 +368,10 @@ class Database:
         if self.postgres:
             yield
             return
-        if not self._one_writer.acquire(timeout=max(0.0, wait_until - time.monotonic())):
+        one_writer = self._one_writer
+        if not one_writer.acquire(timeout=max(0.0, wait_until - time.monotonic())):
             raise DatabaseWaitTimeout("the write lock of this process was not free in time")
         try:
             yield
         finally:
-            self._one_writer.release()
+            one_writer.release()

@@ -23,6 +23,8 @@ import psycopg
 from psycopg import capabilities, waiting
 from psycopg.pq import TransactionStatus
 
+from bindings.fork_safety import ProcessMark
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -45,6 +47,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.give_up_at = math.inf
+        self._process = ProcessMark()
         self._committing = False
         self._unreplicated: list[bool] = []
         self.add_notice_handler(partial(_note_unreplicated, self._unreplicated))
@@ -53,8 +56,10 @@ class DeadlineConnection(psycopg.Connection[Any]):
         """Wait for the server's response, not past `give_up_at`.
 
         Raises `OperationalError` at the deadline, and if the server committed without waiting for a standby. After
-        any exception that ends the wait early, a signal's too, the connection is closed.
+        any exception that ends the wait early, a signal's too, the connection is closed. `ForkedProcessError` in a
+        child of the process that connected: nothing is sent then.
         """
+        self._process.check("this connection to the database", "begin again what used it, in this process")
         try:
             response = waiting.wait(self._bounded(gen), self.pgconn.socket, interval=_POLL_S)
         except BaseException:
@@ -75,7 +80,9 @@ class DeadlineConnection(psycopg.Connection[Any]):
             self._committing = False
 
     def close(self) -> None:
-        """Close the connection; it counts until the server has closed it too."""
+        """Close the connection; it counts until the server has closed it too. Without effect in a forked child."""
+        if not self._process.is_this_process:
+            return
         if self.limit is None or self.closed:
             super().close()
         else:

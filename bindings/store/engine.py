@@ -13,7 +13,7 @@ import codecs
 import math
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,17 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 from bindings.errors import FieldError, InvalidRequest
+from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit
 from bindings.store.failures import URL_VARIABLE
+from bindings.store.sqlite_connection import SqliteConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import ExceptionContext
+
+    from bindings.store.fork_gate import ForkGate
 
 POOL_SIZE = 32  # of each engine
 BUSY_TIMEOUT_S = 20  # SQLite, until `set_deadline` sets another one
@@ -65,7 +69,9 @@ _BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}"
 class Connections:
     """The connections of one engine: at most `size` at the server, including dropped ones. Thread-safe."""
 
-    def __init__(self, url: str, size: int, *, autocommit: bool = False) -> None:
+    def __init__(self, url: str, size: int, gate: ForkGate | None, *, autocommit: bool = False) -> None:
+        self._gate = gate
+        self._process = ProcessMark()
         several_servers = not isinstance(_driver_url(url).query.get("host", ""), str)
         self._url = url
         self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
@@ -79,17 +85,27 @@ class Connections:
     @contextmanager
     def connect(self, wait_until: float, *, engine: Engine | None = None) -> Iterator[Connection]:
         """Lend a connection, of `engine` if it shares the pool; `DatabaseWaitTimeout` if none is free in time."""
-        self._limit.acquire(wait_until)
-        try:
-            with (engine or self.engine).connect() as connection:
-                yield connection
-        finally:
-            self._limit.release()
+        with nullcontext() if self._gate is None else self._gate.inside():
+            self._limit.acquire(wait_until)
+            try:
+                connection = (engine or self.engine).connect()
+                try:
+                    yield connection
+                finally:
+                    self._return(connection)
+            finally:
+                self._limit.release()
 
     def close(self) -> None:
         """Close every connection that is not in use."""
         self.engine.dispose()
         self._limit.close()
+
+    def _return(self, connection: Connection) -> None:
+        if self._process.is_this_process:
+            connection.close()
+        else:
+            keep_alive(connection)  # lent before a fork: it is the parent's
 
     def _find_server(self) -> None:
         with suppress(exc.SQLAlchemyError):
@@ -217,7 +233,7 @@ def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
         url,
         hide_parameters=True,
         paramstyle="named",  # a value that is used several times is converted and bound once
-        connect_args={"timeout": BUSY_TIMEOUT_S},
+        connect_args={"timeout": BUSY_TIMEOUT_S, "factory": SqliteConnection},
         skip_autocommit_rollback=autocommit,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
         **_pool(size),

@@ -58,6 +58,7 @@ COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
 CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
+FORK = "tests/service/test_fork.py"
 CONNECTIONS = "tests/faults/test_connection_limit.py"
 RUN_TIMEOUT_S = 300
 
@@ -136,6 +137,20 @@ BUGS: tuple[Bug, ...] = (
         replace(literal("BEGIN IMMEDIATE"), "'BEGIN'"),
         detected_by="second_writer_begins",
         fast=True,
+    ),
+    bug(
+        "child_uses_the_connections_of_its_parent",
+        "bindings.store.process_connections:ProcessConnections.after_fork_in_child",
+        replace_body("pass"),
+        tests=FORK,
+        detected_by="multiprocessing and postgresql",
+    ),
+    bug(
+        "file_stays_open_during_a_fork",
+        "bindings.store.fork_gate:ForkGate.before_fork",
+        replace_body("self._forks += 1"),
+        tests=FORK,
+        detected_by="child_of_a_child and sqlite",
     ),
     bug(
         "no_begin_at_all",

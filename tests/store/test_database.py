@@ -275,8 +275,7 @@ def test_deferred_check_runs_once_before_the_first_use(database: Database, first
         order.append("check")
 
     def stream() -> None:
-        with database.stream():
-            order.append("stream")
+        order.extend(database.stream(lambda _: iter(["stream"])))
 
     uses: dict[str, Callable[[], None]] = {
         "read": lambda: database.read(lambda _: order.append("read")),
