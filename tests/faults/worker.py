@@ -27,11 +27,10 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg  # noqa: F401 -- before the fork, once, like the two that follow
-import sqlalchemy.dialects.postgresql.psycopg
-import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401
+import psycopg  # noqa: F401 -- before the fork, once
 
-from bindings import failpoints
+import bindings.store.deadline_connection  # noqa: F401 -- before the fork, once
+from bindings import failpoints, settings
 from bindings.errors import BindingsError
 from bindings.provider.client import ProviderClient
 from bindings.scheduler import Scheduler
@@ -414,13 +413,14 @@ def run(task: dict[str, Any]) -> int:
 
 
 def warm() -> None:
-    """Import what is imported at first use, once for all workers."""
+    """Import what is imported at first use, once for all workers: a fork is a start without imports."""
     fields = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
     request = validation.bind_request(phone_a="9188067701", phone_b="9188067799", **fields)
     client = ProviderClient(
         base_url="http://127.0.0.1:1", path_prefix="", api_key="", api_secret="", timeout_s=1.0, zone=UTC
     )  # refused: no server listens there
     client.bind(request, send_before=time.monotonic() + 1)
+    settings.load({})
 
 
 class ForkServer:
