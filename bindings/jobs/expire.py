@@ -14,6 +14,7 @@ from bindings.jobs.batches import run_in_batches
 from bindings.store import expiry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from bindings.clock import HostClock
@@ -38,17 +39,20 @@ def expire_due(
     database: Database,
     caller: Caller,
     *,
+    verify_clock: Callable[[datetime], None] | None = None,
     batch: int = BATCH,
     budget_s: float = BUDGET_S,
     clock: HostClock = SYSTEM_CLOCK,
 ) -> ExpireResult:
     """Expire every binding that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    Safe to repeat and to run in several processes at the same time: each binding gets exactly one `expired` event.
+    `verify_clock` gets the deciding clock's reading before each batch, and raises if it cannot be trusted: then
+    nothing more is expired. Safe to repeat and to run in several processes at the same time: each binding gets
+    exactly one `expired` event.
     """
 
     def run_batch(since: datetime) -> tuple[int, datetime]:
-        result = database.write(lambda tx: _expire_batch(tx, caller, batch, since))
+        result = database.write(lambda tx: _expire_batch(tx, caller, batch, since, verify_clock))
         hit("expire.after_batch")
         return result
 
@@ -56,8 +60,16 @@ def expire_due(
     return ExpireResult(expired=expired, batches=batches, finished=finished)
 
 
-def _expire_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
+def _expire_batch(
+    tx: Transaction,
+    caller: Caller,
+    batch: int,
+    since: datetime,
+    verify_clock: Callable[[datetime], None] | None,
+) -> tuple[int, datetime]:
     tx.set_statement_timeout(STATEMENT_TIMEOUT_S)
+    if verify_clock is not None:
+        verify_clock(tx.instant())
     result = expiry.expire(tx, caller, limit=batch, since=since)
     hit("expire.in_transaction")
     return result

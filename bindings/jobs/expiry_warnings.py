@@ -16,6 +16,7 @@ from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_TIMEOUT_S
 from bindings.store import expiry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from bindings.clock import HostClock
@@ -36,18 +37,19 @@ def warn_due(
     database: Database,
     caller: Caller,
     *,
+    verify_clock: Callable[[datetime], None] | None = None,
     batch: int = BATCH,
     budget_s: float = BUDGET_S,
     clock: HostClock = SYSTEM_CLOCK,
 ) -> ExpiryWarningsResult:
     """Write every warning that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    Safe to repeat and to run in several processes at the same time: each binding gets at most one `expires_soon`
-    event.
+    `verify_clock` is as for `expire_due`. Safe to repeat and to run in several processes at the same time: each
+    binding gets at most one `expires_soon` event.
     """
 
     def run_batch(since: datetime) -> tuple[int, datetime]:
-        result = database.write(lambda tx: _warn_batch(tx, caller, batch, since))
+        result = database.write(lambda tx: _warn_batch(tx, caller, batch, since, verify_clock))
         hit("warn.after_batch")
         return result
 
@@ -55,8 +57,16 @@ def warn_due(
     return ExpiryWarningsResult(warned=warned, batches=batches, finished=finished)
 
 
-def _warn_batch(tx: Transaction, caller: Caller, batch: int, since: datetime) -> tuple[int, datetime]:
+def _warn_batch(
+    tx: Transaction,
+    caller: Caller,
+    batch: int,
+    since: datetime,
+    verify_clock: Callable[[datetime], None] | None,
+) -> tuple[int, datetime]:
     tx.set_statement_timeout(STATEMENT_TIMEOUT_S)
+    if verify_clock is not None:
+        verify_clock(tx.instant())
     result = expiry.warn(tx, caller, limit=batch, since=since)
     hit("warn.in_transaction")
     return result

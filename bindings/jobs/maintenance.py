@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.errors import Busy
 from bindings.jobs import expire, expiry_warnings, pool_usage, reconcile, recover, retention, statistics
 from bindings.store import account, sessions
 
@@ -23,14 +22,16 @@ class Maintenance:
         self._runtime = runtime
 
     def expire_due(self) -> expire.ExpireResult:
-        """Mark bindings past their end as expired, and return the counts."""
+        """Mark bindings past their end as expired, and return the counts. `Busy` while the clock is in doubt."""
         runtime = self._runtime
-        return expire.expire_due(runtime.database, runtime.caller, clock=runtime.clock)
+        verify = runtime.clocks.verify
+        return expire.expire_due(runtime.database, runtime.caller, verify_clock=verify, clock=runtime.clock)
 
     def warn_due(self) -> expiry_warnings.ExpiryWarningsResult:
-        """Write the `expires_soon` events that are due, and return the counts."""
+        """Write the `expires_soon` events that are due, and return the counts. `Busy` as for `expire_due`."""
         runtime = self._runtime
-        return expiry_warnings.warn_due(runtime.database, runtime.caller, clock=runtime.clock)
+        verify = runtime.clocks.verify
+        return expiry_warnings.warn_due(runtime.database, runtime.caller, verify_clock=verify, clock=runtime.clock)
 
     def recover(self) -> recover.RecoverResult:
         """Resolve what a crash or a lost reply left open, and return the counts."""
@@ -39,9 +40,11 @@ class Maintenance:
     def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> reconcile.ReconcileResult:
         """Recover, then compare with the provider's list and correct what differs; return the counts.
 
-        Recovers again if bindings were adopted: a request to unbind them may be waiting.
+        Recovers again if bindings were adopted: a request to unbind them may be waiting. `Busy` while the clock is
+        in doubt.
         """
         self._runtime.require_client()
+        self._runtime.clocks.require_trusted_database()
         if not dry_run:
             self.recover()
         result = reconcile.reconcile(self._runtime, dry_run=dry_run, reason=reason)
@@ -67,7 +70,7 @@ class Maintenance:
         """
         runtime = self._runtime
         if not dry_run:
-            self.require_trusted_clock()
+            runtime.clocks.require_trusted_database()
             runtime.database.write(sessions.delete_expired)
         keep_days = runtime.settings.retention_days
         return retention.apply_retention(runtime.database, keep_days, dry_run=dry_run, clock=runtime.clock)
@@ -75,13 +78,3 @@ class Maintenance:
     def mark_restored(self, *, waive: bool = False) -> None:
         """Record that the database was restored: binds wait for a full scan, or with `waive` no longer do."""
         self._runtime.database.write(account.waive_scan if waive else account.require_full_scan)
-
-    def require_trusted_clock(self) -> None:
-        """Raise `Busy` if the database's clock cannot be trusted, as read now."""
-        self._runtime.observe_database_clock()
-        error = self._runtime.admission.database_clock_error()
-        if error is not None:
-            raise Busy(
-                f"{error}: nothing was ended. Correct the clock that is wrong;"
-                " if the database's clock is right now, restart this process"
-            )

@@ -92,6 +92,7 @@ def _fail_absent(context: ReconcileContext, doubt: Binding) -> bool:
     caller = context.runtime.caller
 
     def work(tx: Transaction) -> Binding:
+        context.runtime.clocks.verify(tx.instant())
         status = doubt.provider_status
         return settle.settle_failed(tx, doubt.id, caller, reason=Reason.ABSENT, status=status, detail={})
 
@@ -102,9 +103,11 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
     runtime = context.runtime
 
     def work(tx: Transaction) -> Binding:
+        now = tx.instant()
+        runtime.clocks.verify(now)
         guard_s = runtime.settings.guard_for(get(tx, binding_id).expire_s)
         return settle.settle_unbound(
-            tx, binding_id, runtime.caller, reason=Reason.GONE_AT_PROVIDER, guard_s=guard_s
+            tx, binding_id, runtime.caller, reason=Reason.GONE_AT_PROVIDER, ended_at=now, guard_s=guard_s
         )
 
     return runtime.database.write(work).reason == Reason.GONE_AT_PROVIDER

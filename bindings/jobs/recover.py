@@ -6,12 +6,14 @@ Never sends a bind. An unbind is safe to repeat, so it is repeated until the ans
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
+from bindings.lifecycle.clock_monitor import ClockInDoubt
 from bindings.lifecycle.unbind import NotRecorded, finish_unbind
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries
@@ -41,11 +43,16 @@ class RecoverResult:
 def recover(runtime: Runtime) -> RecoverResult:
     """Run once and return the counts. Without a provider client, only do what the database alone decides.
 
+    While the clock is in doubt no state changes by time, and only unbinds are repeated.
     Safe to repeat and to run in several processes at the same time.
     """
     hit("recover.before")
-    in_doubt = _all_batches(runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH))
-    lapsed = _all_batches(runtime, lambda tx: expiry.lapse(tx, runtime.caller, limit=BATCH))
+    in_doubt = lapsed = 0
+    with suppress(ClockInDoubt):  # an unbind does not depend on the time
+        in_doubt = _all_batches(
+            runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH)
+        )
+        lapsed = _all_batches(runtime, lambda tx: expiry.lapse(tx, runtime.caller, limit=BATCH))
     hit("recover.before_unbinds")
     unbound = unclear = 0
     if runtime.client is not None:
@@ -58,6 +65,7 @@ def recover(runtime: Runtime) -> RecoverResult:
 def _all_batches(runtime: Runtime, run_batch: Callable[[Transaction], int]) -> int:
 
     def work(tx: Transaction) -> int:
+        runtime.clocks.verify(tx.instant())
         changed = run_batch(tx)
         hit("recover.in_transaction")
         return changed
@@ -95,7 +103,7 @@ def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]
 
 def _release_late_successes(runtime: Runtime, client: ProviderClient) -> tuple[int, int]:
     """Unbind what the provider made for bindings that had ended here, and end its holds."""
-    now = runtime.database.clock()
+    now = runtime.clocks.trusted_instant(runtime.database.clock())
     live = runtime.database.read(holds.live, runtime.settings.scope, now)
     late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
     released = 0

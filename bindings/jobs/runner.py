@@ -28,7 +28,7 @@ class JobRunner:
 
     def run(self, job: JobSpec) -> Any:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
-        self._maintenance.require_trusted_clock()
+        self._runtime.clocks.require_trusted_database()
         counts = job.run(self._maintenance)
         if job.heartbeat:
             self._record_heartbeat(job.name)
@@ -40,7 +40,7 @@ class JobRunner:
         A job that reads the provider's list is not run while this process knows that the list is refused. `Busy`
         if the database's clock cannot be trusted.
         """
-        self._maintenance.require_trusted_clock()
+        self._runtime.clocks.require_trusted_database()
         client = self._runtime.client
         if job.reads_list and client is not None and client.circuits.page.rejects:
             return None

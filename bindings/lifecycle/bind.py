@@ -94,7 +94,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
             runtime.limits,
             runtime.caller,
             committed=committed,
-            verify_clock=runtime.admission.verify_database_clock,
+            verify_clock=runtime.clocks.verify,
         )
         hit("bind.reserve_in_transaction")
         return reserved

@@ -47,7 +47,8 @@ def mark_absent(runtime: Runtime, binding_id: str, *, because: str, dry_run: boo
     """Mark an in-doubt binding as failed on an operator's statement, free its phones, and return the change.
 
     A dry run makes the same change and rolls it back. `InvalidRequest` if the binding is not in doubt, or if the
-    provider may still accept its request. Safe to repeat: the second time it changes nothing.
+    provider may still accept its request; `Busy` while the clock is in doubt. Safe to repeat: the second time it
+    changes nothing.
     """
     tolerance_s = runtime.settings.timestamp_tolerance_s
 
@@ -56,7 +57,9 @@ def mark_absent(runtime: Runtime, binding_id: str, *, because: str, dry_run: boo
         if before is None:
             raise NotFound(binding_id=binding_id)
         if before.reason != Reason.VOUCHED:
-            _check(before, tx.instant(), tolerance_s)
+            now = tx.instant()
+            runtime.clocks.verify(now)
+            _check(before, now, tolerance_s)
         after = settle.settle_marked_absent(tx, before, runtime.caller, because=because) or before
         last = events.history(tx.connection, binding_id)[-1]
         result = MarkAbsentResult(before=before, after=after, event=last, dry_run=dry_run)

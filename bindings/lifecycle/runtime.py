@@ -15,6 +15,7 @@ from bindings.clock import SYSTEM_CLOCK, HostClock
 from bindings.domain.conflict import Policy
 from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
+from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.provider.client import ProviderClient
 from bindings.store import account, reserve, schema_version
 from bindings.store.database import Database
@@ -37,6 +38,7 @@ class Runtime:
     database: Database
     client: ProviderClient | None
     limits: reserve.BindLimits
+    clocks: ClockMonitor
     admission: BindAdmission
     rollback_detector: RollbackDetector
     lookups: Lookups
@@ -71,7 +73,7 @@ class Runtime:
 
     def observe_database_clock(self) -> None:
         """Read the database's clock and compare it with this host's. Safe to repeat; `Busy` if it is away."""
-        self.admission.observe_database_clock(self.database.clock(), self.clock.monotonic())
+        self.clocks.observe(self.database.clock())
 
     def close(self) -> None:
         """Close every connection. Calls under way in other threads fail."""
@@ -113,6 +115,7 @@ def new_runtime(
 ) -> Runtime:
     """Build the parts over an open database. Connects to nothing."""
     client = _provider_client(settings, clock)
+    clocks = ClockMonitor(database, client, app_id=settings.provider_app_id, clock=clock)
     return Runtime(
         settings=settings,
         database=database,
@@ -125,7 +128,8 @@ def new_runtime(
             guard_for=settings.guard_for,
             warn_s=settings.warn_s,
         ),
-        admission=BindAdmission(database, client, limit=settings.bind_limit, clock=clock),
+        clocks=clocks,
+        admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
         lookups=Lookups(database.now),
         clock=clock,

@@ -40,13 +40,14 @@ class NotRecorded:
 def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     """Commit the request to unbind, call the provider, and return the binding. Safe to repeat.
 
-    A binding that has ended is returned without a call, unless a scan found it alive at the provider. Raises
-    `NotFound`, or, with the request recorded, `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
+    A binding that has ended is returned without a call, unless a scan found it alive at the provider; one that is
+    only past its end by a clock in doubt has not ended. Raises `NotFound`, or, with the request recorded,
+    `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
     """
     client = runtime.require_client()
 
     def work(tx: Transaction) -> Binding | None:
-        requested = settle.request_unbind(tx, binding_id, runtime.caller, reason)
+        requested = settle.request_unbind(tx, binding_id, runtime.caller, reason, in_doubt=runtime.clocks.in_doubt)
         hit("unbind.request_in_transaction")
         return requested
 
@@ -67,7 +68,7 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
 
 def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding) -> Binding:
     """Unbind what a scan found of a binding that has ended here, end its holds, and return the binding."""
-    now = runtime.database.clock()
+    now = runtime.clocks.trusted_instant(runtime.database.clock())
     held = runtime.database.read(holds.of_ended_binding, binding, now)
     if not held:
         return binding
@@ -98,6 +99,9 @@ def finish_unbind(
     the binding is returned as it was, to be tried again. Safe to repeat.
     """
     outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    if isinstance(outcome, Refused) and outcome.refusal is Refusal.CLOCK:
+        # Now the provider's clock is known, and the timestamp of a second call follows it.
+        outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
     hit("unbind.after_answer")
     match outcome:
         case UnbindSucceeded():
@@ -109,7 +113,10 @@ def finish_unbind(
             return binding, outcome
 
     def work(tx: Transaction) -> Binding:
-        ended = settle.settle_unbound(tx, binding.id, runtime.caller, reason=reason, guard_s=held_s)
+        ended_at = runtime.clocks.trusted_instant(tx.instant())
+        ended = settle.settle_unbound(
+            tx, binding.id, runtime.caller, reason=reason, ended_at=ended_at, guard_s=held_s
+        )
         hit("unbind.settle_in_transaction")
         return ended
 

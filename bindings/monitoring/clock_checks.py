@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.lifecycle.admission import MAX_SKEW_S, WARN_SKEW_S
+from bindings.lifecycle.clock_monitor import MAX_SKEW_S, WARN_SKEW_S
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.outcome import ProviderPage
 
 if TYPE_CHECKING:
+    from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import Refused
 
 _SET_CLOCK = "set the clock that is wrong (NTP)"
+
+
+def of_replica(clocks: ClockMonitor) -> Check:
+    """Return the check of the clocks that this process compares, as last read."""
+    error = clocks.bind_error
+    if error is None:
+        return Check(name="clocks", level=Level.OK, seen="close enough, as last read")
+    if clocks.database_error is not None:
+        observed = f"{error}; binds wait and nothing ends by time until the clocks agree; unbinds are sent"
+        return Check(name="clocks", level=Level.RED, seen=observed, todo=clocks.remedy)
+    if clocks.probe_due:  # not red: a replica without traffic would never measure again
+        observed = f"{error}; the next bind measures again"
+        return Check(name="clocks", level=Level.WARN, seen=observed, todo=clocks.remedy)
+    return Check(name="clocks", level=Level.RED, seen=f"{error}; binds wait", todo=clocks.remedy)
 
 
 def of_database(skew_s: float) -> Check:

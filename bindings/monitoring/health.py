@@ -101,7 +101,10 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
 
 
 def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:
-    """Return the checks of a running replica; it is ready if none is red. Does not call the provider."""
+    """Return the checks of a running replica; it is ready if none is red.
+
+    Calls the provider only while the database's clock is in doubt.
+    """
     checks = (_red_if_old(check) for check in database_checks(runtime.database, runtime.settings))
     return (*checks, *circuit_checks.of_circuits(runtime.client), _clocks(runtime))
 
@@ -113,14 +116,9 @@ def _red_if_old(check: Check) -> Check:
 
 
 def _clocks(runtime: Runtime) -> Check:
-    with suppress(Busy):  # the database is away: another check says so
-        runtime.observe_database_clock()
-    error, todo = runtime.admission.clock_error(), "set the clock that is wrong (NTP)"
-    if error is None:
-        return Check(name="clocks", level=Level.OK, seen="close enough, as last read")
-    if runtime.admission.provider_clock_probe_due:  # a replica without traffic would never measure again
-        return Check(name="clocks", level=Level.WARN, seen=f"{error}; the next bind measures again", todo=todo)
-    return Check(name="clocks", level=Level.RED, seen=error, todo=todo)
+    with suppress(Busy):  # this check says why, or another one if the database is away
+        runtime.clocks.require_trusted_database()
+    return clock_checks.of_replica(runtime.clocks)
 
 
 def run_diagnostics(environment: Mapping[str, str] | None = None) -> tuple[Check, ...]:

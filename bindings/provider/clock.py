@@ -58,6 +58,7 @@ class ProviderClock:
         self._measured: _Skew | None = None
         self._unconfirmed: _Skew | None = None
         self._believed: _Skew | None = None
+        self._contradicted = False
 
     @property
     def measured_skew_s(self) -> float | None:
@@ -66,6 +67,16 @@ class ProviderClock:
         Accurate to half a second (the header has whole seconds) plus half of the duration of the call.
         """
         return None if self._measured is None else self._measured.seconds
+
+    @property
+    def is_witness(self) -> bool:
+        """True if Date headers have come, and no accepted timestamp contradicts them."""
+        return self._measured is not None and not self._contradicted
+
+    def fresh_skew_s(self, *, since: float) -> float | None:
+        """Return the measured skew if it was measured since that reading of the monotonic clock, else None."""
+        skew = self._measured
+        return None if skew is None or skew.measured_at < since else skew.seconds
 
     @property
     def believed_skew_s(self) -> float | None:
@@ -95,6 +106,7 @@ class ProviderClock:
             self._unconfirmed = None
         elif status == statuses.SUCCESS and not stamp.corrected:
             self._believed = self._unconfirmed = None
+            self._contradicted = skew is not None and abs(skew.seconds) > MAX_UNCONFIRMED_S
         elif skew is not None:
             self._confirm(skew)
 

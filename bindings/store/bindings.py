@@ -84,6 +84,7 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
         "unbind_possible": and_(
             bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)
         ),
+        "unbind_not_requested": bindings.c.unbind_requested_at.is_(None),
         "past_end": expires_at <= now,
         "held_longer": bindings.c.held_until > new_value("held_until"),
         "held_shorter": bindings.c.held_until < new_value("held_until"),

@@ -19,6 +19,7 @@ from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from bindings.domain import conflict
@@ -289,25 +290,25 @@ def move_warning(tx: Transaction, binding_id: str, due_at: datetime | None) -> N
     tx.connection.execute(update(bindings).where(*not_written).values(warn_at=due_at))
 
 
-def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str | None) -> Binding | None:
+def request_unbind(
+    tx: Transaction,
+    binding_id: str,
+    caller: Caller,
+    reason: str | None,
+    *,
+    in_doubt: Callable[[datetime], bool] = lambda _: False,
+) -> Binding | None:
     """Record the request to unbind: from the commit on, no lookup returns the binding. None if it is unknown.
 
     A repeated request, or one for an ended binding, changes nothing. A binding that is past its end but not
-    expired by the job yet is expired here.
+    expired by the job yet is expired here, unless `in_doubt` returns True for the clock's reading: then it is to
+    be unbound like any other.
     """
-    row = transition(
-        tx,
-        binding_id,
-        EventKind.UNBIND_REQUESTED,
-        caller,
-        from_states=(*UNSETTLED, State.ACTIVE),
-        condition="unbind_possible",
-        detail={"reason": reason},
-        unbind_requested_at=NOW,
-    )
-    return (
-        row
-        or transition(
+    row = _request_unbind(tx, binding_id, caller, reason, condition="unbind_possible")
+    if row is None and in_doubt(tx.instant()):
+        row = _request_unbind(tx, binding_id, caller, reason, condition="unbind_not_requested")
+    elif row is None:
+        row = transition(
             tx,
             binding_id,
             EventKind.EXPIRED,
@@ -317,7 +318,21 @@ def request_unbind(tx: Transaction, binding_id: str, caller: Caller, reason: str
             state=State.EXPIRED,
             ended_at=bindings.c.expires_at,
         )
-        or find(tx.connection, binding_id)
+    return row or find(tx.connection, binding_id)
+
+
+def _request_unbind(
+    tx: Transaction, binding_id: str, caller: Caller, reason: str | None, *, condition: str
+) -> Binding | None:
+    return transition(
+        tx,
+        binding_id,
+        EventKind.UNBIND_REQUESTED,
+        caller,
+        from_states=(*UNSETTLED, State.ACTIVE),
+        condition=condition,
+        detail={"reason": reason},
+        unbind_requested_at=NOW,
     )
 
 
@@ -327,14 +342,16 @@ def settle_unbound(
     caller: Caller,
     *,
     reason: Reason,
+    ended_at: datetime | None = None,
     guard_s: float = 0.0,
 ) -> Binding:
-    """Record that the provider ended a binding. The phones stay held for `guard_s`, never longer than before.
+    """Record that the provider ended a binding at `ended_at` (None: now), or at the end of its longest life.
 
+    The phones stay held for `guard_s` from then on, never longer than before.
     If the binding has expired meanwhile, it stays expired and its phones are released. Safe to repeat.
     """
     current = get(tx, binding_id)
-    now = min(max(tx.instant(), current.requested_at), current.held_until)
+    now = min(max(ended_at or tx.instant(), current.requested_at), current.held_until)
     held_until = min(current.held_until, now + timedelta(seconds=guard_s))
     row = transition(
         tx,

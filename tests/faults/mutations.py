@@ -217,6 +217,20 @@ BUGS: tuple[Bug, ...] = (
         detected_by="meets_a_jump and sqlite",
     ),
     bug(
+        "expire_under_a_clock_in_doubt",
+        "bindings.jobs.expire:expire_due",
+        assign_parameter("verify_clock", "None"),
+        tests=CLOCK_JUMPS,
+        detected_by="nothing_ends_by_time and library and sqlite",
+    ),
+    bug(
+        "unbind_trusts_a_clock_in_doubt",
+        "bindings.store.settle:request_unbind",
+        assign_parameter("in_doubt", "lambda _: False"),
+        tests=CLOCK_JUMPS,
+        detected_by="unbind_under_a_jumped_clock and sqlite",
+    ),
+    bug(
         "minus_24_frees_immediately",
         "bindings.store.settle:settle_unbound",
         assign_parameter("guard_s", "0.0"),

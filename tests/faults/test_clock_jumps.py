@@ -6,7 +6,7 @@ list shows what it really holds.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from sqlalchemy import update
 
 from bindings import failpoints
 from bindings.domain.binding import State
-from bindings.errors import BindingsError, Busy
+from bindings.errors import BindingsError, Busy, OutcomeUnknown
+from bindings.jobs.registry import EXPIRE, RECONCILE, RECOVER, RETENTION, WARN
+from bindings.jobs.runner import JobRunner
 from bindings.store.schema import bindings
 from tests.faults.test_kill import DATABASES
 
@@ -66,10 +68,11 @@ def bind(service: BindingService, phone_a: str, phone_b: str, mode: str = "AXB")
 
 
 def end_doubt(experiment: Experiment, service: BindingService) -> None:
-    """Let the process read its clock twice, far enough apart to believe it again."""
+    """Let the process compare its clocks twice, far enough apart to believe the database's again."""
     for _ in range(2):
         experiment.clock.advance(AGREE_S)
-        service.runtime.observe_database_clock()
+        with suppress(Busy):
+            service.runtime.clocks.require_trusted_database()
 
 
 @databases
@@ -143,3 +146,99 @@ def test_unbind_confirmed_after_a_jump_ends_within_the_life_of_the_binding(
         assert ended.state is State.UNBOUND
         assert ended.ended_at is not None
         assert bound.requested_at <= ended.ended_at <= ended.held_until <= bound.held_until
+
+
+@databases
+@jumps
+@pytest.mark.parametrize("noticed", [True, False], ids=["noticed before", "noticed by the unbind"])
+def test_unbind_under_a_jumped_clock_makes_its_call(
+    fault_harness: FaultHarness, kind: str, by_s: float, noticed: bool
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        experiment.clock.jump(by_s)
+        if noticed:
+            with pytest.raises(Busy):
+                bind(service, C, D)
+        ended = service.unbind(bound.id, reason="trip ended")
+        assert (ended.state, experiment.simulator.counts.decided["unbind"]["0"]) == (State.UNBOUND, 1)
+        assert not experiment.simulator.ledger.live(experiment.clock.unix())
+        assert ended.ended_at is not None
+        assert bound.requested_at <= ended.ended_at <= ended.held_until <= bound.held_until
+        assert service.unbind(bound.id).state is State.UNBOUND, "safe to repeat"
+        experiment.clock.jump(-by_s)
+        end_doubt(experiment, service)
+        assert service.check(phone_a=A, phone_b=B, mode="AXB") == [], "a confirmed unbind frees the phones"
+
+
+@databases
+@jumps
+def test_unclear_unbind_is_repeated_by_recover_under_a_jumped_clock(
+    fault_harness: FaultHarness, kind: str, by_s: float
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        experiment.clock.jump(by_s)
+        experiment.simulator.script("lost_reply", times=1, on="unbind")
+        with pytest.raises(OutcomeUnknown):
+            service.unbind(bound.id)
+        assert service.get(bound.id).state is State.ACTIVE
+        assert service.recover().unbound == 1
+        assert service.get(bound.id).state is State.UNBOUND
+
+
+@databases
+@pytest.mark.parametrize("by_s", [3_600.0, 365 * 86_400.0])
+@pytest.mark.parametrize("how", ["library", "scheduler"])
+def test_nothing_ends_by_time_under_a_jumped_clock(
+    fault_harness: FaultHarness, kind: str, by_s: float, how: str
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        experiment.simulator.script("lost_reply", times=1, on="bind")
+        with pytest.raises(OutcomeUnknown) as unknown:
+            bind(service, C, D)
+        doubt = unknown.value.binding
+        experiment.clock.jump(by_s)
+        if how == "library":
+            for call in (service.expire_due, service.reconcile, service.maintenance.apply_retention):
+                with pytest.raises(Busy):
+                    call()
+            assert service.recover().lapsed == 0
+            with pytest.raises(Busy):
+                service.mark_absent(doubt.id, reason="not in the provider's list")
+        else:
+            for job in (EXPIRE, WARN, RECOVER, RECONCILE, RETENTION):
+                with pytest.raises(Busy):
+                    JobRunner(service.runtime).run_once_per_period(job, 1.0)
+        assert service.get(bound.id).state is State.ACTIVE
+        assert service.get(doubt.id).state in {State.PENDING, State.IN_DOUBT}
+        experiment.clock.jump(-by_s)
+        end_doubt(experiment, service)
+        assert [holder.id for holder in service.check(phone_a=A, phone_b=B, mode="AXB")] == [bound.id]
+        assert service.reconcile().adopted == 1
+        experiment.assert_sound()
+
+
+@databases
+def test_jump_between_two_batches_of_expire_ends_nothing_more(fault_harness: FaultHarness, kind: str) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        JobRunner(service.runtime).run(EXPIRE)
+        with at_fail_point("expire.after_batch", lambda: None):
+            experiment.clock.jump(3_600.0)
+            with pytest.raises(Busy):
+                service.expire_due()
+        assert service.get(bound.id).state is State.ACTIVE
+
+
+@databases
+def test_other_process_that_was_there_before_the_jump_ends_nothing(fault_harness: FaultHarness, kind: str) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        bound = bind(service, A, B)
+        with experiment.service(clock=experiment.clock.host_clock) as other:
+            experiment.clock.jump(3_600.0)
+            with pytest.raises(Busy):
+                other.expire_due()
+            assert other.unbind(bound.id).state is State.UNBOUND
+        assert not experiment.simulator.ledger.live(experiment.clock.unix())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.domain.binding import Event
-    from bindings.lifecycle.admission import BindAdmission
+    from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.provider.simulator import Entry, Simulator
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
@@ -106,9 +106,18 @@ class ServiceHarness:
 
 
 def service_at(
-    url: str, clock: Clock, provider_url: str, *, host_clock: HostClock | None = None, **settings: Any
+    url: str,
+    clock: Clock,
+    provider_url: str,
+    *,
+    host_clock: HostClock | None = None,
+    accept_jumps: bool = True,
+    **settings: Any,
 ) -> BindingService:
-    """Open a service whose database and wall clock are `clock`; `host_clock` replaces all clocks of the host."""
+    """Open a service whose database and wall clock are `clock`; `host_clock` replaces all clocks of the host.
+
+    Jumps of the clock are accepted, unless the test is about them.
+    """
     values = {
         "provider_url": provider_url,
         "provider_api_key": KEY,
@@ -121,19 +130,20 @@ def service_at(
     config = load({}, database_url=url, **(values | settings))
     database = Database(url, read_clock=clock, clock=host)
     runtime = new_runtime(config, database, caller=Caller(actor="test"), clock=host)
-    _accept_jumps(runtime.admission)
+    if accept_jumps:
+        _accept_jumps(runtime.clocks)
     return BindingService(runtime)
 
 
-def _accept_jumps(admission: BindAdmission) -> None:
+def _accept_jumps(clocks: ClockMonitor) -> None:
     """Accept jumps of the test clock, which outside of tests would stop the binds of a process."""
-    observe = admission.observe_database_clock
+    judge = clocks._judge
 
-    def observe_without_anchor(database_time: datetime, read_at: float) -> None:
-        admission._anchor = None
-        observe(database_time, read_at)
+    def judge_without_anchor(reading: Any) -> None:
+        clocks._anchor = None
+        judge(reading)
 
-    admission.observe_database_clock = observe_without_anchor  # type: ignore[method-assign]
+    clocks._judge = judge_without_anchor  # type: ignore[method-assign]
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:

@@ -262,7 +262,7 @@ def test_provider_clock_that_refuses_the_timestamps_stops_binds_until_it_is_righ
     assert busy.value.retry_after_s
     assert (harness.received("bind"), len(harness.service.search().data)) == (1, rows)
     harness.simulator.change(clock_offset_s=0)
-    harness.service.runtime.admission._rechecked_at = float("-inf")  # the offset is measured again after a while
+    harness.service.runtime.clocks._rechecked_at = float("-inf")  # the offset is measured again after a while
     assert harness.bind(C, D).state is State.ACTIVE
 
 

@@ -22,7 +22,7 @@ from bindings.domain import binding
 from bindings.jobs.job import Job
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
-from bindings.lifecycle.admission import MAX_SKEW_S
+from bindings.lifecycle.clock_monitor import MAX_SKEW_S, RECHECK_S
 from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.circuit import CALLS
 from bindings.provider.simulator import Call, Fault, FaultKind
@@ -80,9 +80,12 @@ def test_wrong_clock_and_another_account_make_replica_not_ready(
     JobRunner(running.service.runtime).run(EXPIRE)
     clock = SimpleNamespace(wall=lambda: time.time() - MAX_SKEW_S - 1, monotonic=time.monotonic)
     with monkeypatch.context() as wrong_clock:
-        wrong_clock.setattr(running.service.runtime.admission, "_clock", clock)
+        wrong_clock.setattr(running.service.runtime.clocks, "_clock", clock)
         assert red(running) == ["clocks"]
-    assert red(running) == [], "a corrected clock is noticed without a bind"
+        clock.wall = time.time
+        assert red(running) == ["clocks"], "one reading that agrees ends no doubt"
+        clock.monotonic = lambda: time.monotonic() + RECHECK_S
+        assert red(running) == [], "a corrected clock is noticed without a bind"
     running.service.runtime.database.write(
         lambda tx: tx.connection.execute(schema.account.update().values(scope="another"))
     )
@@ -148,7 +151,7 @@ def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Runnin
     assert running.bind(phone_a=C, phone_b=D).json()["code"] == "busy"
     assert red(running) == ["clocks"]
     simulator.change(clock_offset_s=0)
-    running.service.runtime.admission._rechecked_at = float("-inf")  # a while later
+    running.service.runtime.clocks._rechecked_at = float("-inf")  # a while later
     assert red(running) == [], "without traffic no bind would measure"
     assert running.bind(phone_a=C, phone_b=D).status_code == 201
 
