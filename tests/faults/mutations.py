@@ -60,6 +60,8 @@ RESTORE = "tests/faults/test_restore.py"
 CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
 FORK = "tests/service/test_fork.py"
 CONNECTIONS = "tests/faults/test_connection_limit.py"
+ADMISSION = "tests/service/test_admission.py"
+LANES = "tests/web/test_lanes.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -361,6 +363,27 @@ BUGS: tuple[Bug, ...] = (
         replace_body("return 0"),
         tests=CONNECTIONS,
         detected_by="waiting_commits_are_left_alone",
+    ),
+    bug(
+        "a_refused_list_stops_binds",
+        "bindings.provider.client:ProviderClient.page",
+        replace(reads("page"), "self.circuits.bind"),
+        tests=ADMISSION,
+        detected_by="may_not_read_the_list and sqlite",
+    ),
+    bug(
+        "an_undocumented_answer_stops_no_bind",
+        "bindings.provider.circuit:_repeatable",
+        replace_body("return None"),
+        tests=ADMISSION,
+        detected_by="same_unclear_answer and sqlite",
+    ),
+    bug(
+        "a_slow_receiver_keeps_its_place",
+        "bindings.webhooks.lanes:Pace.is_slow",
+        replace_body("return False"),
+        tests=LANES,
+        detected_by="frees_its_place",
     ),
 )
 
