@@ -18,12 +18,12 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from bindings.fork_safety import ProcessMark
+from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job
 from bindings.jobs.registry import JOBS, Runs
 from bindings.jobs.runner import JobRunner
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from apscheduler.events import JobEvent
-
     from bindings.lifecycle.runtime import Runtime
     from bindings.service import BindingService
 
 _log = logging.getLogger(__name__)
+# Its warnings repeat what the watchdog says; without a handler they would go to the stderr of a host process.
+logging.getLogger("apscheduler").addHandler(logging.NullHandler())
 
 ACTOR = "scheduler"
 JITTER = 0.1  # of the interval, so that replicas do not run in step
@@ -84,6 +84,7 @@ class Scheduler:
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
+        self._failures = FailureLog(_log)
         self._process = ProcessMark()
         self._stopped = threading.Event()
         self._timer = self._new_timer()
@@ -140,7 +141,6 @@ class Scheduler:
             # A late run still runs, once; by default APScheduler drops it after one second.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        timer.add_listener(_report, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         for job in self._jobs:
             self._add(timer, job)
         return timer
@@ -163,7 +163,12 @@ class Scheduler:
     def _run_once(self, job: Job) -> bool:
         """Run a job and return True if it completed its work."""
         start = time.monotonic()
-        counts = job.run()
+        try:
+            counts = job.run()
+        except Exception as error:  # noqa: BLE001 -- the timer would log a traceback each time
+            self._failures.failed(job.name, error)
+            return True
+        self._failures.succeeded(job.name)
         self._finished[job.name] = time.monotonic()
         _log.debug("%s: %s in %.3f s", job.name, counts, time.monotonic() - start)
         if counts is None:
@@ -186,7 +191,7 @@ class Scheduler:
                 job = by_name[name]
                 if now - self._restarted[name] > STALLED_AFTER * job.interval_s:
                     self._restarted[name] = now
-                    _log.warning("%s: no run has finished for %.0f s", name, self.ages_s()[name])
+                    self._failures.failed(name, f"no run has finished for {STALLED_AFTER:.0f} intervals")
                     self._add(self._timer, job)
 
 
@@ -224,11 +229,3 @@ def _delivery_jobs(runtime: Runtime, on_results: Callable[[str, int], None] | No
     from bindings.webhooks import sender
 
     return [sender.job(runtime, on_results=on_results)]
-
-
-def _report(event: JobEvent) -> None:
-    if event.code == EVENT_JOB_ERROR:
-        # The text of an exception may carry a value; its type and the job's name are enough to find it.
-        _log.error("%s: failed with %s; it runs again", event.job_id, type(event.exception).__name__)
-    else:
-        _log.debug("%s: the previous run has not ended yet", event.job_id)  # the watchdog warns

@@ -32,7 +32,7 @@ def scheduler(*, as_json: bool) -> None:
         if not as_json:
             line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
             logging.basicConfig(level=logging.INFO, format=line, force=True)
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # INFO logs every run of every job
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
         output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
         timers.run(service)
     if as_json:

@@ -69,8 +69,9 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in ("apscheduler", "urllib3", "uvicorn.access"):
+    for name in ("urllib3", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
 
 
 def _as_json(event: EventDict, **_: Any) -> str:

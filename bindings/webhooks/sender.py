@@ -29,6 +29,7 @@ from bindings import errors, http_transport
 from bindings.domain.binding import EventKind
 from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
+from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job
 from bindings.store import deliveries, webhooks
 from bindings.store.deliveries import Result
@@ -161,6 +162,7 @@ class WebhookSender:
         self._tls = http_transport.tls_context()
         self._lanes = Lanes(self._work)
         self._backoff_until: dict[str, float] = {}
+        self._failures = FailureLog(_log, by_subject=True)
         self._prune_at = float("-inf")
         self._stopping = threading.Event()
 
@@ -197,8 +199,8 @@ class WebhookSender:
         total: Counter[str] = Counter()
         for webhook_id, ended in self._lanes.take_ended():
             failed = isinstance(ended, Exception)
-            if isinstance(ended, Exception):  # the text of an exception may carry a value
-                _log.error("webhook %s: the sender failed with %s", webhook_id, type(ended).__name__)
+            if isinstance(ended, Exception):
+                self._failures.failed(f"webhook {webhook_id}", ended)
             else:
                 total.update(ended)
                 failed = not ended["delivered"] and bool(ended["failed"] or ended["dead"])
@@ -278,16 +280,18 @@ class WebhookSender:
         response = post(target, delivery.id, body_of(delivery.event), self._tls)
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
-        outcome = _outcome(result)
-        _log.log(
-            logging.DEBUG if outcome == "delivered" else logging.WARNING,
+        _log.debug(
             "delivery %s: %s (%s) in %.3f s, attempt %d",
             delivery.id,
-            outcome,
+            _outcome(result),
             response.error or response.status,
             response.elapsed_s,
             delivery.attempts,
         )
+        if response.error is None:
+            self._failures.succeeded(f"webhook {target.webhook_id}")
+        else:
+            self._failures.failed(f"webhook {target.webhook_id}", response.error)
         if result.receiver_is_gone:
             _log.warning("webhook %s: disabled, the receiver answered 410", target.webhook_id)
         return result

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bindings.errors import Busy
 from bindings.jobs.expire import ExpireResult
 from bindings.jobs.job import Job
 from bindings.jobs.registry import EXPIRE, WARN
@@ -63,6 +64,29 @@ def test_once_per_period_job_that_never_finishes_logs_a_warning(
     with Scheduler(service, [Job(name="slow", interval_s=0.05, run=run)]):
         assert repeated.wait(300)
     assert "slow: 5 runs in a row ran out of time" in caplog.text
+
+
+def test_job_that_fails_for_a_known_cause_logs_one_line_and_no_traceback(
+    service: BindingService, caplog: pytest.LogCaptureFixture
+) -> None:
+    succeeded, runs = threading.Event(), 0
+
+    def run() -> ExpireResult:
+        nonlocal runs
+        runs += 1
+        if runs < 10:
+            raise Busy("the database is away")
+        succeeded.set()
+        return ExpireResult(expired=0, batches=1, finished=True)
+
+    with Scheduler(service, [Job(name="failing", interval_s=0.05, run=run)]):
+        assert succeeded.wait(300)
+    lines = [record.getMessage() for record in caplog.records if "the database is away" in record.getMessage()]
+    assert lines == [
+        "failing: failed and is tried again: the database is away",
+        "failing: works again after: the database is away (8 more times)",
+    ]
+    assert "Traceback" not in caplog.text
 
 
 def test_heartbeat_of_one_job_does_not_delay_that_of_another(service: BindingService) -> None:
