@@ -114,6 +114,7 @@ class System:
     tolerance_s: float = 2.0
     lag_s: float = 0.0
     swapped: bool = False
+    on_orphan: str = "hold"
     clock: Clock = field(default_factory=Clock)
     sent: list[str] = field(default_factory=list)  # the intents whose request was sent
     keys: dict[str, tuple[Request, str]] = field(default_factory=dict)
@@ -129,6 +130,8 @@ class System:
     position: int = 0
     turn: int = 0
     requests_read: int = 0
+    revenants: set[int] = field(default_factory=set)  # bind_ids that a list hid, or whose unbind was taken back
+    hidden_at: datetime | None = None  # when a list last hid a binding in both scans
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(
@@ -154,6 +157,7 @@ class System:
             host_clock=host_clock(self.clock),
             timestamp_tolerance_s=self.tolerance_s,
             conflict_policy=self.policy.value,
+            on_orphan=self.on_orphan,
             provider_timeout_s=float(CALL_S),
         )
         self.database = self.service.runtime.database
@@ -416,7 +420,8 @@ class System:
         self._read_events()
         for row in rows.values():
             self._check_row(row)
-        overlaps = find_overlaps([entry for entry in entries if not entry.foreign], self.policy)
+        requested = [entry for entry in entries if not entry.foreign and not entry.restored]
+        overlaps = find_overlaps(requested, self.policy)
         assert not overlaps, "I1: two of our bindings hold a phone that they may not share"
         self._check_requests(rows)
         self._check_ledger(rows)
@@ -502,7 +507,9 @@ class System:
                 at = request.at - self.lag_s
                 strangers = [entry for entry in self.simulator.ledger if entry.foreign and entry.expires_at > at]
                 unbound = [entry for entry in self.simulator.ledger if entry.unbound_at and entry.unbound_at > at]
-                explained = any({entry.phone_a, entry.phone_b} & pair for entry in strangers + unbound)
+                revenants = [entry for entry in self.simulator.ledger if entry.bind_id in self.revenants]
+                causes = strangers + unbound + revenants
+                explained = any({entry.phone_a, entry.phone_b} & pair for entry in causes)
                 assert explained, "-35 because of our own binding"
 
     def _check_ledger(self, rows: dict[str, Binding]) -> None:
@@ -522,9 +529,43 @@ class System:
                 strangers = [row for row in rows.values() if self._adopted_instead(row, entry)]
                 assert open_rows or late == pair or strangers, "I2: a binding that is in no row and no hold"
                 holder = max(open_rows, key=lambda row: row.held_until, default=None)
-            if holder is not None:
+            if holder is not None and entry.bind_id not in self.revenants:
                 assert holder.held_until > now, "I4: a phone is free while the provider holds it"
                 assert holder.held_until.timestamp() >= entry.expires_at + self.lag_s, "I4: held too short"
+
+    def hide_for_one_run(self, entry: Entry) -> None:
+        """Reconcile with a list that omits a living binding in both scans: it may end here, as a ghost."""
+        self.hidden.add(entry.bind_id)
+        self.revenants.add(entry.bind_id)
+        self.hidden_at = self.clock.at
+        self.run_job("reconcile")
+        self.hidden.clear()
+
+    def take_back(self, entry: Entry) -> None:
+        """Let the provider take back the unbind of a binding whose phones are free there."""
+        live = {phone for other in self.live() for phone in (other.phone_a, other.phone_b)}
+        if entry.expires_at > self.clock.unix() and not live & {entry.phone_a, entry.phone_b}:
+            self.simulator.restore_binding(entry.bind_id)
+            self.revenants.add(entry.bind_id)
+
+    def reconcile_undisturbed(self) -> None:
+        """Reconcile, and check that what had ended here a minute ago and lives at the provider is held."""
+        self.stop_faults()
+        began_at = self.clock.at
+        if not self.service.reconcile().trusted:
+            return
+        rows, a_minute_before = self.rows().values(), began_at - timedelta(seconds=60)
+        if self.hidden_at is not None and self.hidden_at > a_minute_before:
+            return  # its hold has just ended, as the list seemed to prove: the next run holds it again
+        unsettled = [pair_of(row) for row in rows if row.state in OPEN]
+        held = {(hold.phone.digits, hold.bind_id): hold.held_until.timestamp() for hold in self.held()}
+        for row in rows:
+            entry = self.entry_of(row)
+            if entry is None or not entry.live(self.clock.unix()) or pair_of(row) in unsettled:
+                continue
+            if row.state is State.UNBOUND and row.ended_at is not None and row.ended_at <= a_minute_before:
+                ends = [held.get((phone, row.bind_id), row.held_until.timestamp()) for phone in pair_of(row)]
+                assert min(ends) >= entry.expires_at, "I4: the phones of a living binding are held"
 
     def _adopted_instead(self, row: Binding, entry: Entry) -> bool:
         """Return whether a foreign row of the same pair was adopted instead, which cannot be decided."""
@@ -535,7 +576,8 @@ class System:
         now = self.clock.unix()
         guard = self.guard_s(row.expire_s)
         if row.state is State.UNBOUND:
-            assert entry.ended_at <= now, "ended here while it is live at the provider"
+            is_over = entry.ended_at <= now or entry.bind_id in self.revenants
+            assert is_over, "ended here while it is live at the provider"
         elif row.state in (State.ACTIVE, State.EXPIRED) and entry.unbound_at is None:
             assert row.held_until.timestamp() >= entry.expires_at + guard - 1e-6, "I4: the guard after the end"
 

@@ -186,6 +186,31 @@ BUGS: tuple[Bug, ...] = (
         detected_by="one_scan_of_the_list and sqlite",
     ),
     bug(
+        "a_row_of_an_ended_binding_holds_nothing",
+        "bindings.jobs.scan_evidence:is_revenant",
+        replace_body("return False"),
+        detected_by="living_binding_that_ended_here and sqlite",
+        fast=True,
+    ),
+    bug(
+        "unbind_of_an_ended_binding_makes_no_call",
+        "bindings.lifecycle.unbind:_end_at_provider",
+        replace_body("return binding"),
+        detected_by="living_binding_that_ended_here and sqlite",
+    ),
+    bug(
+        "every_listed_row_explains_a_refusal",
+        "bindings.jobs.reconcile_orphans:_is_held_otherwise",
+        replace_body("return True"),
+        detected_by="outlasts_a_scan_that_holds_nothing_else and sqlite",
+    ),
+    bug(
+        "a_binding_of_this_minute_is_a_ghost",
+        "bindings.jobs.reconcile_absences:_live_bindings_seen",
+        replace(reads("LIST_LAG"), "(since - since)"),
+        detected_by="late_list_does_not_show_yet and sqlite",
+    ),
+    bug(
         "swapped_numbers_stay_swapped",
         "bindings.jobs.reconcile_rows:_adopt",
         replace(compares("phone_b"), "False"),

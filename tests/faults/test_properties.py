@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import bindings.store.retry
 from bindings import errors, failpoints
-from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, State
+from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
 from bindings.domain.conflict import Policy
 from bindings.domain.phone import Phone
 from bindings.provider.simulator import Simulator
@@ -172,6 +172,9 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "shuffle_pages": {"shuffled": (False, True)},
     "plant": {"request": REQUESTS, "beside_a_doubt": true_once_in(2)},
     "vanish": {"which": tuple(range(6))},
+    "hide": {"which": tuple(range(6)), "seconds": (0.0, 61.0, 61.0)},
+    "take_back": {"which": tuple(range(6)), "seconds": (0.0, 4.0, 61.0)},
+    "reconcile_undisturbed": {"seconds": (0.0, 31.7, 61.0)},
 }
 WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "reconcile": 2, "tick": 2}
 
@@ -330,6 +333,29 @@ class Lifecycle(RuleBasedStateMachine):
         live = self.current.live()
         if live:
             self.current.simulator.remove_binding(live[which % len(live)].bind_id)
+
+    @step("hide")
+    def hide(self, which: int, seconds: float) -> None:
+        """Let a list hide one of our own bindings during a whole reconciliation."""
+        self.current.clock.advance(seconds)
+        own = [entry for entry in self.current.own() if self.current._has_pair_alone(entry)]
+        if own:
+            self.current.hide_for_one_run(own[which % len(own)])
+
+    @step("take_back")
+    def take_back(self, which: int, seconds: float) -> None:
+        """Let the provider take back an unbind that it has confirmed."""
+        self.current.clock.advance(seconds)
+        rows = [row for row in self.current.rows().values() if row.reason == Reason.ASKED]
+        entries = [self.current.entry_of(row) for row in sorted(rows, key=lambda row: row.requested_at)]
+        unbound = [entry for entry in entries if entry is not None and entry.unbound_at is not None]
+        if unbound:
+            self.current.take_back(unbound[which % len(unbound)])
+
+    @step("reconcile_undisturbed")
+    def reconcile_undisturbed(self, seconds: float) -> None:
+        self.current.clock.advance(seconds)
+        self.current.reconcile_undisturbed()
 
     @rule(seed=st.integers(0, 2**32 - 1))
     def walk(self, seed: int, steps: int = 8) -> None:
@@ -584,6 +610,58 @@ def test_absence_proved_by_two_scans_frees_the_phones(system: System) -> None:
     assert system.rows()[binding.id].reason == "absent"
     system.check()
     assert isinstance(system.bind(Request(P, Q)), Binding)
+
+
+def end_here_only(system: System, *, hide: bool) -> Binding:
+    """Return a binding that has ended here a minute ago and lives at the provider, and bind a witness."""
+    result = system.bind(Request(P, Q, "AXB", 600))
+    assert isinstance(result, Binding)
+    system.bind(Request(T, U, "AXB", 600))
+    system.clock.advance(61)
+    entry = system.entry_of(result)
+    assert entry is not None
+    if hide:
+        system.hide_for_one_run(entry)
+    else:
+        system.unbind(result.id)
+        system.take_back(entry)
+    system.clock.advance(61)
+    assert system.rows()[result.id].state is State.UNBOUND
+    return result
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_I4_living_binding_that_ended_here_holds_its_phones(system: System, hide: bool) -> None:
+    ended = end_here_only(system, hide=hide)
+    system.reconcile_undisturbed()
+    assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
+    system.check()
+    system.unbind(ended.id)
+    entry = system.entry_of(ended)
+    assert entry is not None
+    assert entry.unbound_at is not None
+    assert isinstance(system.bind(Request(P, R)), Binding)
+
+
+def test_I4_hold_after_minus_35_outlasts_a_scan_that_holds_nothing_else(fresh: Callable[[], str]) -> None:
+    with System(fresh(), on_orphan="observe") as system:
+        end_here_only(system, hide=False)
+        assert isinstance(system.bind(Request(P, R)), errors.PhoneInUseAtProvider)
+        system.service.reconcile()
+        assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
+        assert system.simulator.counts.decided["bind"]["-35"] == 1
+
+
+def test_I4_binding_that_a_late_list_does_not_show_yet_is_not_ended(fresh: Callable[[], str]) -> None:
+    with System(fresh()) as system:
+        system.bind(Request(T, U, "AXB", 600))
+        system.clock.advance(61)
+        system.simulator.change(list_lag_s=40.0)
+        young = system.bind(Request(P, Q))
+        assert isinstance(young, Binding)
+        system.clock.advance(5)
+        assert system.service.reconcile().ghosts == 0
+        system.check()
 
 
 def test_I8_refusal_uses_up_no_key(system: System) -> None:
