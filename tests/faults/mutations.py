@@ -163,7 +163,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "sign_after_the_check",
         "bindings.provider.client:ProviderClient._post",
-        move_before(compares("send_before"), calls("headers")),
+        move_before(compares("send_before"), calls("timestamp")),
         detected_by="signed_too_late and sqlite",
         fast=True,
     ),
