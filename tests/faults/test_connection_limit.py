@@ -42,6 +42,15 @@ def count(observer: psycopg.Connection, query: str) -> int:
 
 
 @contextmanager
+def opened(url: str, *, size: int = SIZE) -> Iterator[Database]:
+    database = Database(url, pool_size=size)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
 def observing(url: str) -> Iterator[psycopg.Connection]:
     """Provide a connection of this test, which no standby delays."""
     with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=local") as observer:
@@ -92,8 +101,7 @@ def cluster() -> Iterator[Cluster]:
 def test_waiting_commits_are_left_alone_and_count(cluster: Cluster, *, several_hosts: bool) -> None:
     """A cancelled commit would be visible at once, and on no standby."""
     url = cluster.primary.url
-    database = Database(cluster.url if several_hosts else url, pool_size=SIZE)
-    with observing(url) as observer:
+    with opened(cluster.url if several_hosts else url) as database, observing(url) as observer:
         before = count(observer, EVENTS)
         database.write(write_event)
         cluster.synchronous("absent")
@@ -111,12 +119,14 @@ def test_waiting_commits_are_left_alone_and_count(cluster: Cluster, *, several_h
         assert count(observer, EVENTS) == before + 1 + SIZE
         assert write_by_all(database) == []
         assert count(observer, EVENTS) == before + 1 + SIZE + CALLERS
-        database.close()
 
 
 def test_statement_that_waits_for_a_lock_is_cancelled_at_the_server(postgres_url: str) -> None:
-    database = Database(postgres_url, pool_size=SIZE)
-    with psycopg.connect(postgres_url) as locker, observing(postgres_url) as observer:
+    with (
+        opened(postgres_url) as database,
+        psycopg.connect(postgres_url) as locker,
+        observing(postgres_url) as observer,
+    ):
         locker.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         with highest_count(postgres_url) as highest:
             refusals = write_by_all(database)
@@ -126,14 +136,12 @@ def test_statement_that_waits_for_a_lock_is_cancelled_at_the_server(postgres_url
         locker.rollback()
         assert write_by_all(database) == []
         assert count(observer, EVENTS) == CALLERS
-    database.close()
 
 
 def test_interrupted_commit_is_not_cancelled(cluster: Cluster) -> None:
     """An exception of a signal handler ends the wait here; the server goes on waiting for its standby."""
     url = cluster.primary.url
-    database = Database(url, pool_size=1)
-    with observing(url) as observer:
+    with opened(url, size=1) as database, observing(url) as observer:
         before = count(observer, EVENTS)
         cluster.synchronous("absent")
         try:
@@ -145,7 +153,6 @@ def test_interrupted_commit_is_not_cancelled(cluster: Cluster) -> None:
         finally:
             cluster.synchronous("")
         wait_for(lambda: count(observer, EVENTS) == before + 1)
-    database.close()
 
 
 @contextmanager

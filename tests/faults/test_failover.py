@@ -242,7 +242,7 @@ def _is_open(row: Binding) -> bool:
     return unbind_pending or row.state in (State.PENDING, State.IN_DOUBT)
 
 
-def _open(database_url: str, provider_url: str) -> BindingService:
+def _open(database_url: str, provider_url: str, *, pool_size: int = 32) -> BindingService:
     return BindingService.open(
         actor="failover",
         database_url=database_url,
@@ -250,6 +250,7 @@ def _open(database_url: str, provider_url: str) -> BindingService:
         provider_api_key=KEY,
         provider_api_secret=SECRET,
         provider_app_id=APP,
+        pool_size=pool_size,
         provider_timeout_s=2.0,
         timestamp_tolerance_s=TOLERANCE_S,
         guard_s=1.0,
@@ -623,7 +624,8 @@ def test_outcome_with_a_frozen_primary_is_recorded_on_the_next_primary(
             cluster._fenced.add(old.name)  # it is killed after the bind
             cluster.promote(cluster.by_received()[-1])
 
-    with _open(cluster.url, provider.url) as service:
+    # Its only connection for writes still waits at the frozen server when the next primary must be found.
+    with _open(cluster.url, provider.url, pool_size=1) as service:
         _bind(service)
         failpoints.install(freeze_and_replace)
         started_at = time.monotonic()
