@@ -131,6 +131,7 @@ class Settings(BaseModel):
     sweep_interval_s: Annotated[float, Field(ge=0.1, le=3_600)] = 1.0
     reconcile_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     scan_calls_per_s: Annotated[float, Field(gt=0, le=1_000)] = 5.0
+    scan_scope: Literal["apps", "account"] = "apps"
     on_doubt: Literal["adopt", "observe"] = "adopt"
     on_ghost: Literal["end", "observe"] = "end"
     on_orphan: Literal["hold", "release", "observe"] = "hold"
@@ -171,6 +172,7 @@ class SettingsValues(TypedDict, total=False):
     sweep_interval_s: float
     reconcile_interval_s: float
     scan_calls_per_s: float
+    scan_scope: str
     on_doubt: str
     on_ghost: str
     on_orphan: str

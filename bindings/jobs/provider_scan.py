@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bindings.jobs.scan_evidence import binding_of
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
@@ -47,7 +48,7 @@ class RateLimiter:
 
 @dataclass(kw_only=True, slots=True)
 class Scan:
-    """What one scan saw.
+    """What one scan saw of an application's list, or of the account's (`app_id` None).
 
     `started_at` and `ended_at` are database instants. `bind_ids` are those of all rows; `unknown_rows` those whose
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
@@ -57,7 +58,7 @@ class Scan:
     early, or is None.
     """
 
-    app_id: str
+    app_id: str | None
     started_at: datetime
     ended_at: datetime
     watched: frozenset[str] = frozenset()
@@ -99,10 +100,12 @@ class Scan:
         if binding is None:
             self.unknown_rows.append(row)
             return
-        if binding.state.terminal and row.ends_at > max(self.started_at, binding.held_until):
-            self.ended_here.append((row, binding))
-        if binding.expires_at is None:
+        if binding.state.terminal:
+            if row.ends_at > max(self.started_at, binding.held_until):
+                self.ended_here.append((row, binding))
             return
+        if binding.expires_at is None or self.app_id not in (None, binding.app_id):
+            return  # that of another application is compared with its own list
         deviation = (row.ends_at - binding.expires_at).total_seconds()
         if len(self.deviations_s) < ZONE_SAMPLE:
             self.deviations_s.append(deviation)
@@ -129,7 +132,7 @@ def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
 def read(
     database: Database,
     provider: ProviderClient,
-    app_id: str,
+    app_id: str | None,
     *,
     rate_limiter: RateLimiter,
     size: int,
@@ -153,7 +156,7 @@ def read(
 
 
 def _pages(
-    provider: ProviderClient, app_id: str, rate_limiter: RateLimiter, size: int, *, backwards: bool
+    provider: ProviderClient, app_id: str | None, rate_limiter: RateLimiter, size: int, *, backwards: bool
 ) -> Iterator[ProviderPage | Refused | NotSent | Unknown]:
     """Yield the first page, for its total, and then all pages in the requested order."""
     first = _page(provider, app_id, rate_limiter, 1, size)
@@ -178,7 +181,7 @@ def _last_page(page: ProviderPage, size: int) -> int:
 
 
 def _page(
-    provider: ProviderClient, app_id: str, rate_limiter: RateLimiter, current: int, size: int
+    provider: ProviderClient, app_id: str | None, rate_limiter: RateLimiter, current: int, size: int
 ) -> ProviderPage | Refused | NotSent | Unknown:
     for _ in range(ATTEMPTS):
         rate_limiter.wait()
@@ -198,8 +201,8 @@ def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
     new_odd_rows = [row for row in page.odd_rows if row not in scan.odd_rows]
     ids = [row.bind_id for row in new_rows]
     ids += [row.bind_id for row in new_odd_rows if row.bind_id is not None]
-    bindings_by_bind_id = database.read(queries.by_bind_ids, scan.app_id, ids) if ids else {}
+    bindings_by_bind_id = database.read(queries.by_bind_ids, ids) if ids else {}
     for row in new_rows:
-        scan.add_row(row, bindings_by_bind_id.get(row.bind_id))
+        scan.add_row(row, binding_of(row, bindings_by_bind_id.get(row.bind_id, ()), scan.app_id))
     for odd_row in new_odd_rows:
         scan.add_odd_row(odd_row, is_known=odd_row.bind_id in bindings_by_bind_id)

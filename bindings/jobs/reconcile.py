@@ -86,17 +86,13 @@ class ReconcileResult:
 
 
 def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> ReconcileResult:
-    """Scan every application, act on what differs, store the report, and return the counts.
+    """Scan every list, act on what differs, store the report, and return the counts.
 
     Safe to repeat, and to run beside anything else. `Busy` if the database is away.
     """
     database, settings = runtime.database, runtime.settings
     started_at = database.clock()
     full_scan_required = account.full_scan_required_since(database) is not None
-    # What a restored database has lost may belong to any application that was ever in use.
-    app_ids = set(database.read(queries.all_apps if full_scan_required else queries.open_apps))
-    if settings.provider_app_id is not None:
-        app_ids.add(settings.provider_app_id)
     actions = Actions(
         doubt=settings.on_doubt,
         ghost=settings.on_ghost,
@@ -107,9 +103,22 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
     context = ReconcileContext(runtime=runtime, client=runtime.require_client(), actions=actions, dry_run=dry_run)
     rate_limiter = provider_scan.RateLimiter(settings.scan_calls_per_s, clock=runtime.clock)
     findings = Findings()
-    for app_id in sorted(app_ids):
+    for app_id in _lists(runtime, full_scan_required=full_scan_required):
         _reconcile_app(context, app_id, rate_limiter, findings)
     return _report(context, findings, started_at=started_at, reason=reason)
+
+
+def _lists(runtime: Runtime, *, full_scan_required: bool) -> list[str] | list[None]:
+    """Return the applications whose lists are to be read; None is the list of the whole account."""
+    database, settings = runtime.database, runtime.settings
+    if settings.scan_scope == "account":
+        return [None]
+    # What a restored database has lost may belong to any application that was ever in use.
+    app_ids = set(database.read(queries.all_apps if full_scan_required else queries.open_apps))
+    app_ids |= database.read(holds.apps, settings.scope, database.clock())
+    if settings.provider_app_id is not None:
+        app_ids.add(settings.provider_app_id)
+    return sorted(app_ids)
 
 
 def _report(
@@ -136,7 +145,7 @@ def _report(
 
 
 def _reconcile_app(
-    context: ReconcileContext, app_id: str, rate_limiter: provider_scan.RateLimiter, findings: Findings
+    context: ReconcileContext, app_id: str | None, rate_limiter: provider_scan.RateLimiter, findings: Findings
 ) -> None:
     findings.counts["apps"] += 1
     first = _scan(context, app_id, rate_limiter, findings, size=FORWARD_SIZE)
@@ -156,7 +165,7 @@ def _reconcile_app(
 
 def _scan(
     context: ReconcileContext,
-    app_id: str,
+    app_id: str | None,
     rate_limiter: provider_scan.RateLimiter,
     findings: Findings,
     *,

@@ -55,14 +55,14 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
                 findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
     if ghosts:
         return  # scans that miss what should be listed prove no other absence; the next ones may
-    rows = first.unknown_rows + second.unknown_rows
+    rows = first.unknown_rows + second.unknown_rows + [row for row, _ in first.ended_here + second.ended_here]
     for doubt in context.unsettled(app_id):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
         if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):
             continue
         with findings.isolate("absence", app_id, binding_id=doubt.id):
             if _fail_absent(context, doubt):
-                findings.record("absent", app_id, action=context.actions.doubt, binding_id=doubt.id)
+                findings.record("absent", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id)
     denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids, first.listed | second.listed)
     context.end_holds(denied, "denied", app_id, findings)
 
@@ -114,7 +114,7 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
 
 
 def _unlisted_holds(
-    context: ReconcileContext, app_id: str, listed_bind_ids: set[str], listed_phones: set[str]
+    context: ReconcileContext, app_id: str | None, listed_bind_ids: set[str], listed_phones: set[str]
 ) -> list[holds.Hold]:
     """Return the holds that no live row explains. `listed_phones` are the keys of refused phones in live rows."""
     return [

@@ -51,18 +51,21 @@ class Findings:
     zone_misfit_s: float = 0.0
     would_hold: set[str] = field(default_factory=set)
 
-    def record(self, case: str, app_id: str, *, action: str = "", **facts: object) -> None:
+    def record(self, case: str, app_id: str | None, *, action: str = "", **facts: object) -> None:
         """Count a case and add it to the report; `facts` are ids and instants, never a phone.
+
+        `app_id` is None if the list was that of the account.
 
         A case that the settings say to observe is counted as `observed`: nothing was done about it.
         """
         self.counts["observed" if action == "observe" else case] += 1
         details = {name: str(value) for name, value in facts.items() if value is not None}
-        self.cases.append({"case": case, "action": action, "app_id": app_id} | details)
+        app = {} if app_id is None else {"app_id": app_id}
+        self.cases.append({"case": case, "action": action} | app | details)
 
     @contextmanager
     def isolate(
-        self, step: str, app_id: str, *, bind_id: str | None = None, binding_id: str | None = None
+        self, step: str, app_id: str | None, *, bind_id: str | None = None, binding_id: str | None = None
     ) -> Iterator[None]:
         """Keep an error in the handling of one row or binding from the others: log, count and name it.
 
@@ -93,21 +96,21 @@ class ReconcileContext:
         """Return True if nothing may be changed for a case with this action."""
         return self.dry_run or action == "observe"
 
-    def unsettled(self, app_id: str) -> list[Binding]:
-        """Return the pending and in-doubt bindings of an application."""
+    def unsettled(self, app_id: str | None) -> list[Binding]:
+        """Return the pending and in-doubt bindings of an application, or of all."""
         return self.runtime.database.read(queries.unsettled, app_id)
 
-    def live_holds(self, app_id: str) -> list[holds.Hold]:
-        """Return the holds of an application that are in force."""
+    def live_holds(self, app_id: str | None) -> list[holds.Hold]:
+        """Return the holds of an application, or of all, that are in force."""
         now = self.runtime.database.clock()
         return self.runtime.database.read(holds.live, self.runtime.settings.scope, now, app_id=app_id)
 
-    def bind_ids_to_release(self, app_id: str) -> set[str]:
+    def bind_ids_to_release(self, app_id: str | None) -> set[str]:
         """Return the provider ids of late successes, which `recover` unbinds."""
         live = self.live_holds(app_id)
         return {str(hold.bind_id) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
 
-    def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str, findings: Findings) -> None:
+    def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str | None, findings: Findings) -> None:
         """End these holds (not in a dry run) and record each."""
         runtime = self.runtime
         if ended and not self.dry_run:

@@ -41,7 +41,7 @@ def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> 
     if context.observe_only(context.actions.orphan):
         return
     unsettled_phones = {
-        phone.key for intent in context.unsettled(scan.app_id) for phone in (intent.phone_a, intent.phone_b)
+        phone.key for intent in context.unsettled(None) for phone in (intent.phone_a, intent.phone_b)
     }
     for row in scan.unknown_odd_rows:
         with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
@@ -61,7 +61,7 @@ def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> N
             context.runtime.caller,
             phones=row.phones,
             scope=context.runtime.settings.scope,
-            app_id=scan.app_id,
+            app_id=scan.app_id or holds.NO_APP,
             bind_id=bind_id,
             origin_id=None,
             held_until=ends_at + error + context.guard_after(ends_at, tx.instant()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.jobs import scan_evidence
-from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
+from bindings.provider.outcome import UnbindSucceeded
 from bindings.store import holds, queries
 from bindings.store.reserve import find_holding_rows
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _LiveRow:
-    """A live row to be held, its application, and our binding that it came from, if it did.
+    """A live row to be held, its application if that is known, and our binding that it came from, if it did.
 
     It is not held again if a hold of it has ended after `released_since`.
     """
@@ -38,16 +38,16 @@ class _LiveRow:
     released_since: datetime | None = None
 
 
-def handle_orphan(context: ReconcileContext, row: ProviderBinding, app_id: str, findings: Findings) -> None:
+def handle_orphan(context: ReconcileContext, row: ProviderBinding, app_id: str | None, findings: Findings) -> None:
     """Hold the phones of an unknown row; if it matches an ended intent, that is recorded as its origin."""
-    ended, tolerance = context.runtime.database.read(queries.ended_without_bind_id, app_id, row), context.tolerance
+    ended, tolerance = context.runtime.database.read(queries.ended_without_bind_id, row), context.tolerance
     origin = next((intent for intent in ended if scan_evidence.matches_intent(row, intent, tolerance)), None)
-    live_row = _LiveRow(row=row, app_id=app_id, origin_id=None if origin is None else origin.id)
+    live_row = _LiveRow(row=row, app_id=app_id or holds.NO_APP, origin_id=None if origin is None else origin.id)
     if _hold_or_release(context, live_row, findings):
         findings.record(
             "orphans",
             app_id,
-            action=context.actions.orphan,
+            action=_action(context, live_row),
             bind_id=row.bind_id,
             origin_id=live_row.origin_id,
             ends_at=row.ends_at,
@@ -70,7 +70,7 @@ def handle_revenant(
         findings.record(
             "revenants",
             binding.app_id,
-            action=context.actions.orphan,
+            action=_action(context, live_row),
             binding_id=binding.id,
             bind_id=row.bind_id,
             ends_at=row.ends_at,
@@ -103,7 +103,7 @@ def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Fi
 
 def _hold_or_release(context: ReconcileContext, live_row: _LiveRow, findings: Findings) -> bool:
     """Act as BINDINGS_ON_ORPHAN says; return True if the case is new."""
-    action, row = context.actions.orphan, live_row.row
+    action, row = _action(context, live_row), live_row.row
     if context.observe_only(action):
         if action == "hold":
             findings.would_hold |= {row.phone_a.key, row.phone_b.key}
@@ -112,6 +112,12 @@ def _hold_or_release(context: ReconcileContext, live_row: _LiveRow, findings: Fi
     if action == "release":
         _release(context, row.bind_id, live_row.app_id)
     return is_new
+
+
+def _action(context: ReconcileContext, live_row: _LiveRow) -> str:
+    """Return what is done with a row: an unbind needs its application, so without one it is held."""
+    action = context.actions.orphan
+    return "hold" if action == "release" and live_row.app_id == holds.NO_APP else action
 
 
 def _hold(tx: Transaction, context: ReconcileContext, live_row: _LiveRow) -> bool:
@@ -130,14 +136,14 @@ def _hold(tx: Transaction, context: ReconcileContext, live_row: _LiveRow) -> boo
 
 
 def _release(context: ReconcileContext, bind_id: str, app_id: str) -> None:
-    """Unbind at the provider what is held, and end its holds if the answer is clear."""
+    """Unbind at the provider what is held, and end its holds if that is confirmed.
+
+    If the provider does not know it, its list and this answer disagree: a later scan decides.
+    """
     runtime = context.runtime
     released = [hold for hold in context.live_holds(app_id) if hold.bind_id == bind_id]
     if not released:
         return
     outcome = context.client.unbind(app_id=app_id, bind_id=bind_id)
-    if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-        guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
-        runtime.database.write(
-            lambda tx: holds.end_holds(tx, runtime.caller, released, reason="released", guard_s=guard_s)
-        )
+    if isinstance(outcome, UnbindSucceeded):
+        runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, released, reason="released"))

@@ -29,16 +29,16 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     for row, binding in scan.differing:
         with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
             _apply_drift(context, row, binding, tolerance, findings)
-    unsettled = context.unsettled(scan.app_id)
-    # Read again: an answer may have settled a binding since its page was compared.
-    ids = [row.bind_id for row in scan.unknown_rows]
-    bindings_by_bind_id = context.runtime.database.read(queries.by_bind_ids, scan.app_id, ids)
-    unknown_rows = [row for row in scan.unknown_rows if row.bind_id not in bindings_by_bind_id]
-    for doubt, row in scan_evidence.adoptions(unknown_rows, unsettled, scan.ended_at, tolerance):
+    unsettled = context.unsettled(None)
+    unsettled_here = [intent for intent in unsettled if scan.app_id in (None, intent.app_id)]
+    unknown_rows, living_ids = _read_again(context, scan)
+    # A bind_id may be used again: the row of an ended binding may be that of a doubt.
+    candidates = unknown_rows + [row for row, _ in scan.ended_here]
+    for doubt, row in scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance):
         with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
             if _adopt(context, doubt, row, tolerance):
                 findings.record(
-                    "adopted", scan.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
+                    "adopted", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
     owed_bind_ids = context.bind_ids_to_release(scan.app_id)
 
@@ -54,8 +54,24 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
         with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
             if holds_phones(row):
                 handle_revenant(context, row, binding, scan, findings)
-    living = {bind_id for bind_id, binding in bindings_by_bind_id.items() if not binding.state.terminal}
-    end_explained_holds(context, scan, living, findings)
+    end_explained_holds(context, scan, living_ids, findings)
+
+
+def _read_again(context: ReconcileContext, scan: Scan) -> tuple[list[ProviderBinding], set[str]]:
+    """Return the rows that are still unknown here, and the ids of those that a living binding has by now.
+
+    An answer may have settled a binding since its page was compared.
+    """
+    ids = [row.bind_id for row in scan.unknown_rows]
+    bindings_by_bind_id = context.runtime.database.read(queries.by_bind_ids, ids)
+    unknown_rows, living_ids = [], set()
+    for row in scan.unknown_rows:
+        binding = scan_evidence.binding_of(row, bindings_by_bind_id.get(row.bind_id, ()), scan.app_id)
+        if binding is None:
+            unknown_rows.append(row)
+        elif not binding.state.terminal:
+            living_ids.add(row.bind_id)
+    return unknown_rows, living_ids
 
 
 def _adopt(context: ReconcileContext, doubt: Binding, row: ProviderBinding, tolerance: ClockTolerance) -> bool:

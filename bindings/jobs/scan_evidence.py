@@ -48,6 +48,25 @@ def same_pair(row: ProviderBinding, binding: Binding) -> bool:
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
 
 
+def binding_of(row: ProviderBinding, candidates: Sequence[Binding], app_id: str | None) -> Binding | None:
+    """Return our binding that a row of an application's list is, or None if the row is not ours.
+
+    `candidates` are our bindings with its bind_id. A bind_id names one living binding of an application, and may
+    be used again: an ended binding, and one of another application, must have the pair of the row too. Without an
+    `app_id` the list is that of the account.
+    """
+    living = [binding for binding in candidates if binding.app_id == app_id and not binding.state.terminal]
+    of_pair = [binding for binding in candidates if same_pair(row, binding)]
+    return next(
+        iter(living),
+        max(
+            of_pair,
+            key=lambda binding: (not binding.state.terminal, binding.app_id == app_id, binding.requested_at),
+            default=None,
+        ),
+    )
+
+
 def matches_intent(row: ProviderBinding, intent: Binding, tolerance: ClockTolerance) -> bool:
     """Return True if a row may be the binding of an intent: its pair, its mode, and an end that it can have."""
     life = timedelta(seconds=intent.expire_s)

@@ -107,10 +107,11 @@ class ProviderClient:
         response = self._post(wire.UNBIND_PATH, wire.unbind_body(request))
         return self._record("unbind", self.circuits.unbind, started_at, _unbind_outcome(response))
 
-    def page(self, *, app_id: str, current: int, size: int) -> PageOutcome:
-        """Read one page of the provider's list; `current` counts from 1, `size` is at most 100.
+    def page(self, *, app_id: str | None, current: int, size: int) -> PageOutcome:
+        """Read one page of the list of an application, or of the account (None); `current` counts from 1.
 
-        Safe to repeat; not retried here. Rows that do not match the documents are the odd rows of the page.
+        `size` is at most 100. Safe to repeat; not retried here. Rows that do not match the documents are the odd
+        rows of the page.
         """
         started_at = self._monotonic()
         request = wire.PageRequest(app_id=app_id, current=current, size=size)

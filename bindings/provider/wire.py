@@ -100,9 +100,9 @@ class UnbindRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageRequest:
-    """The parameters of a query of one application's list; `current`, the page, counts from 1."""
+    """The parameters of a query of an application's list, or of the account's; `current` counts pages from 1."""
 
-    app_id: str
+    app_id: str | None
     current: int
     size: int
 
@@ -153,7 +153,8 @@ def unbind_body(request: UnbindRequest) -> bytes:
 
 def page_body(request: PageRequest) -> bytes:
     """Return the body of a page query; the application is the only filter that the provider has."""
-    return strict_json.dump({CURRENT: request.current, SIZE: request.size, PARAMS: {APP_ID: request.app_id}})
+    filters = {} if request.app_id is None else {APP_ID: request.app_id}
+    return strict_json.dump({CURRENT: request.current, SIZE: request.size, PARAMS: filters})
 
 
 def read_bind(body: bytes) -> BindRequest:
@@ -181,8 +182,9 @@ def read_unbind(body: bytes) -> UnbindRequest:
 def read_page(body: bytes) -> PageRequest:
     """Parse a page query as the provider does; the bounds of a page are not checked here."""
     fields = _object(body)
+    filters = _inner(fields, PARAMS)
     return PageRequest(
-        app_id=_string(_inner(fields, PARAMS), APP_ID),
+        app_id=_string(filters, APP_ID) if APP_ID in filters else None,
         current=_integer(fields, CURRENT),
         size=_integer(fields, SIZE),
     )

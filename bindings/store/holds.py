@@ -14,7 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, func, select, true, update
 from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FIRST_REFUSAL_S = 60  # doubled with each further refusal ...
 LONGEST_REFUSAL_S = 3_600  # ... up to this
+NO_APP = ""  # the application of what a list of the whole account shows
 MAX_STRIKES = 6  # 60 s x 2**6 is longer than the longest
 FIRST_AFTER_UNBIND_S = 2  # the same after our own unbind, which the provider may take seconds to carry out ...
 LONGEST_AFTER_UNBIND_S = 60
@@ -52,7 +53,10 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
-    """One phone that is held, and by which provider binding if that is known. Instants are aware UTC."""
+    """One phone that is held, and by which provider binding if that is known. Instants are aware UTC.
+
+    `app_id` is `NO_APP` if a list of the whole account shows the binding: then it is not known.
+    """
 
     id: str
     phone: Phone
@@ -84,6 +88,13 @@ def of_ended_binding(connection: Connection, binding: Binding, now: datetime) ->
         table.c.scope == binding.scope,
     )
     return [_to_hold(row) for row in connection.execute(statement)]
+
+
+def apps(connection: Connection, scope: str, now: datetime) -> set[str]:
+    """Return the applications that have holds in force of a known provider binding."""
+    in_force = table.c.held_until > now, table.c.scope == scope, table.c.bind_id.is_not(None)
+    statement = select(table.c.app_id).where(*in_force, table.c.app_id != NO_APP).distinct()
+    return set(connection.execute(statement).scalars())
 
 
 def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[int, int]:
@@ -187,6 +198,8 @@ def hold_orphan(
         select(func.max(table.c.held_until, type_=Instant)).where(*_of_bind_id(phones, app_id, bind_id))
     ).scalar()
     in_force = newest_end is not None and newest_end > now
+    if app_id == NO_APP and newest_end is not None and newest_end >= held_until:
+        return False  # perhaps by a hold that has its application
     if released_since is not None and newest_end is not None and released_since < newest_end <= now:
         return False
     _put_all(
@@ -232,7 +245,8 @@ def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) ->
 
 
 def _of_bind_id(phones: tuple[Phone, ...], app_id: object, bind_id: object) -> tuple[ColumnElement[bool], ...]:
-    return table.c.phone.in_(phones), table.c.bind_id == bind_id, table.c.app_id == app_id
+    is_app = true() if app_id == NO_APP else table.c.app_id == app_id
+    return table.c.phone.in_(phones), table.c.bind_id == bind_id, is_app
 
 
 def _put(tx: Transaction, **values: object) -> None:

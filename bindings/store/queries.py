@@ -196,20 +196,23 @@ def _is_unbinding() -> ColumnElement[bool]:
     return and_(in_state(State.ACTIVE), bindings.c.unbind_requested_at.is_not(None))
 
 
-def unsettled(connection: Connection, app_id: str) -> list[Binding]:
-    """Return the bindings of an application that may exist at the provider with a bind_id that is unknown here."""
-    is_app = bindings.c.app_id == app_id
-    branches = (select(*COLUMNS).where(in_state(state), is_app) for state in (State.PENDING, State.IN_DOUBT))
+def unsettled(connection: Connection, app_id: str | None) -> list[Binding]:
+    """Return the bindings of an application (None: of all) whose bind_id, if there is one, is unknown here."""
+    of_app = _of_app(app_id)
+    branches = (select(*COLUMNS).where(in_state(state), *of_app) for state in (State.PENDING, State.IN_DOUBT))
     return run(connection, union_all(*branches))
 
 
-def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBinding) -> list[Binding]:
+def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if app_id is None else [bindings.c.app_id == app_id]
+
+
+def ended_without_bind_id(connection: Connection, row: ProviderBinding) -> list[Binding]:
     """Return the ended bindings without a bind_id of a listed row's pair, newest first: its possible origins."""
     pair = (row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),
         bindings.c.phone_b.in_(pair),
-        bindings.c.app_id == app_id,
         bindings.c.bind_id.is_(None),
         bindings.c.state.in_((State.FAILED, State.LAPSED)),
     )
@@ -217,12 +220,12 @@ def ended_without_bind_id(connection: Connection, app_id: str, row: ProviderBind
 
 
 def must_be_listed(
-    connection: Connection, app_id: str, *, since: datetime, until: datetime
+    connection: Connection, app_id: str | None, *, since: datetime, until: datetime
 ) -> Iterator[tuple[str, str]]:
-    """Yield (id, bind_id) of bindings that were answered by `since` and live until after `until`."""
+    """Yield (id, bind_id) of the bindings (`app_id` None: of all) that live from `since` until after `until`."""
     statement = select(bindings.c.id, bindings.c.bind_id).where(
         in_state(State.ACTIVE),
-        bindings.c.app_id == app_id,
+        *_of_app(app_id),
         bindings.c.answered_at <= since,
         bindings.c.expires_at > until,
         bindings.c.unbind_requested_at.is_(None),
@@ -231,10 +234,34 @@ def must_be_listed(
         yield row.id, str(row.bind_id)
 
 
-def by_bind_ids(connection: Connection, app_id: str, bind_ids: list[str]) -> dict[str, Binding]:
-    """Return our bindings, in any state, by these provider ids."""
-    statement = select(*COLUMNS).where(bindings.c.app_id == app_id, bindings.c.bind_id.in_(bind_ids))
-    return {str(binding.bind_id): binding for binding in run(connection, statement)}
+def by_bind_ids(connection: Connection, bind_ids: list[str]) -> dict[str, list[Binding]]:
+    """Return our bindings, of any application and in any state, by these provider ids."""
+    apps = list(connection.execute(_APPS_WITH_BIND_IDS).scalars())
+    statement = select(*COLUMNS).where(bindings.c.app_id.in_(apps), bindings.c.bind_id.in_(bind_ids))
+    bindings_by_bind_id: dict[str, list[Binding]] = {}
+    for binding in run(connection, statement):
+        bindings_by_bind_id.setdefault(str(binding.bind_id), []).append(binding)
+    return bindings_by_bind_id
+
+
+def _apps_with_bind_ids() -> Select[Any]:
+    """Build the statement for the applications that have provider ids, by one step in the index for each."""
+    next_rows = bindings.alias()
+    apps = (
+        select(func.min(bindings.c.app_id).label("app_id"))
+        .where(bindings.c.bind_id.is_not(None))
+        .cte("apps", recursive=True)
+    )
+    following = (
+        select(func.min(next_rows.c.app_id))
+        .where(next_rows.c.app_id > apps.c.app_id, next_rows.c.bind_id.is_not(None))
+        .scalar_subquery()
+    )
+    apps = apps.union_all(select(following).where(apps.c.app_id.is_not(None)))
+    return select(apps.c.app_id).where(apps.c.app_id.is_not(None))
+
+
+_APPS_WITH_BIND_IDS = _apps_with_bind_ids()
 
 
 def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:

@@ -109,7 +109,7 @@ def unbind(simulator: Simulator, bind_id: Any, *, app_id: str = APP_ID) -> Answe
     return send(simulator, wire.UNBIND_PATH, body)
 
 
-def page(simulator: Simulator, *, current: int = 1, size: int = 100, app_id: str = APP_ID) -> Answer:
+def page(simulator: Simulator, *, current: int = 1, size: int = 100, app_id: str | None = APP_ID) -> Answer:
     body = wire.page_body(wire.PageRequest(app_id=app_id, current=current, size=size))
     return send(simulator, wire.PAGE_PATH, body)
 

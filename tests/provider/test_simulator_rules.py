@@ -247,6 +247,15 @@ def test_late_list_shows_changes_after_its_lag(clock: Clock, simulator: Simulato
     assert listed(page(simulator)) == []
 
 
+def test_list_without_an_application_is_that_of_the_account(clock: Clock, simulator: Simulator) -> None:
+    first = bind(simulator, A, B, app_id="first").data[wire.BIND_ID]
+    second = bind(simulator, C, D, app_id="second").data[wire.BIND_ID]
+    assert listed(page(simulator, app_id="first")) == [first]
+    assert listed(page(simulator, app_id=None)) == [first, second]
+    simulator.change(list_all_apps=True)
+    assert listed(page(simulator, app_id="first")) == [first, second]
+
+
 def test_release_lag_that_is_set_later_holds_expired_bindings_again(clock: Clock, simulator: Simulator) -> None:
     bind(simulator, A, B, expire_s=60)
     clock.now += 61

@@ -39,6 +39,7 @@ class Behaviour:
     their expiry. `max_page_rows`: a page never has more rows than that, also for a larger size (None: as many as
     it asks for). `total_offset`: added to the total of the list. `end_form`: how the list writes an end, one of
     `instants.FORMS`. `list_lag_s`: the list is as it was so many seconds ago.
+    `list_all_apps`: the list has the rows of every application, also if it is asked for those of one.
     """
 
     policy: Policy = Policy.LITERAL
@@ -54,6 +55,7 @@ class Behaviour:
     total_offset: int = 0
     end_form: str = "local"
     list_lag_s: float = 0.0
+    list_all_apps: bool = False
 
     def __post_init__(self) -> None:
         for name in ("timestamp_tolerance_s", "release_lag_s", "list_lag_s", "clock_offset_s"):
@@ -64,7 +66,7 @@ class Behaviour:
             _check("max_page_rows", self.max_page_rows, int)
         if self.end_form not in instants.FORMS:
             raise ValueError("end_form must be one of " + ", ".join(instants.FORMS))
-        for name in ("shuffle_pages", "list_expired"):
+        for name in ("shuffle_pages", "list_expired", "list_all_apps"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false")  # noqa: TRY004 -- one error type for a wrong value
         if self.account_status is not None and self.account_status not in ACCOUNT_STATUSES:

@@ -169,7 +169,8 @@ class Rules:
         if not _within_bounds(request):
             raise _Refused(statuses.PARAMETERS)
         allowed = self._account.app_ids
-        if allowed is not None and not isinstance(request, wire.PoolsRequest) and request.app_id not in allowed:
+        app_id = None if isinstance(request, wire.PoolsRequest) else request.app_id
+        if allowed is not None and app_id is not None and app_id not in allowed:
             raise _Refused(statuses.PARAMETERS)
         return request
 
@@ -271,13 +272,11 @@ class Rules:
             replaced=self._replaced.get(entry.bind_id),
         )
 
-    def _listed(self, app_id: str, now: float) -> list[Entry]:
-        shown_at = now - self.conditions.list_lag_s
-        rows = [
-            entry
-            for entry in self._entries_at(shown_at)
-            if entry.app_id == app_id and entry.bind_id not in self._hidden
-        ]
+    def _listed(self, app_id: str | None, now: float) -> list[Entry]:
+        entries = self._entries_at(now - self.conditions.list_lag_s)
+        rows = [entry for entry in entries if entry.bind_id not in self._hidden]
+        if app_id is not None and not self.conditions.list_all_apps:
+            rows = [entry for entry in rows if entry.app_id == app_id]
         if self.conditions.shuffle_pages:
             self._random.shuffle(rows)
         return rows
