@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,6 @@ from tests.store import databases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.store.databases import Server
 
@@ -72,10 +73,19 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: str) -> Iterator[str]:
+def sqlite_folder() -> Iterator[Path]:
+    """Provide an empty folder for SQLite files, in memory if possible."""
+    with tempfile.TemporaryDirectory(
+        prefix="bindings-", dir=databases.memory_folder(), ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def empty_database_url(request: pytest.FixtureRequest, sqlite_folder: Path, database_kind: str) -> Iterator[str]:
     """Provide a database without tables."""
     if database_kind == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        yield f"sqlite:///{sqlite_folder / 'empty.db'}"
         return
     server: Server = request.getfixturevalue("postgres_server")
     url = server.create()
@@ -86,10 +96,10 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, database_
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, tmp_path: Path, database_kind: str) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, sqlite_folder: Path, database_kind: str) -> Iterator[str]:
     """Provide a new database with the newest schema."""
     if database_kind == "sqlite":
-        file = tmp_path / "bindings.db"
+        file = sqlite_folder / "bindings.db"
         shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
         yield f"sqlite:///{file}"
         return
@@ -126,9 +136,9 @@ def own_database_url(request: pytest.FixtureRequest, sqlite_url: str, database_k
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, sqlite_folder: Path) -> str:
     """Provide a new SQLite database with the newest schema, for tests that do not apply to PostgreSQL."""
-    file = tmp_path / "only.db"
+    file = sqlite_folder / "only.db"
     shutil.copyfile(sqlite_template, file)
     return f"sqlite:///{file}"
 

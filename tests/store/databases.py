@@ -40,6 +40,8 @@ VARIABLE = "BINDINGS_TEST_POSTGRES_URL"
 START_S = 120.0
 NOT_DURABLE = ("-c", "fsync=off", "-c", "full_page_writes=off")  # no test ends the machine
 LOWEST_PORT = 10_000
+MEMORY = Path("/dev/shm")  # no test ends the machine: no SQLite file needs to wait for a disk
+LEAST_MEMORY_BYTES = 2**29  # a container may have much less
 
 _numbers = itertools.count(1)
 
@@ -108,6 +110,13 @@ def find_postgres() -> Server | None:
         if server is not None:
             return server
     return None
+
+
+@cache
+def memory_folder() -> Path | None:
+    """Return a folder in memory for SQLite files, or None if there is none with enough space."""
+    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    return MEMORY if usable and shutil.disk_usage(MEMORY).free >= LEAST_MEMORY_BYTES else None
 
 
 def migrated_file(folder: Path) -> Path:
