@@ -72,7 +72,7 @@ def _running_service(url: str, folder: Path) -> Iterator[tuple[subprocess.Popen[
     started_at = time.monotonic()
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bindings", "serve", "--port", "0", "--json"],
+            [sys.executable, "-m", "bindings", "serve", "--local-admin", "--port", "0", "--json"],
             env=servers.product_environment(BINDINGS_DATABASE_URL=url),
             cwd=folder,
             stdout=subprocess.PIPE,

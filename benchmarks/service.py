@@ -198,7 +198,7 @@ def _product_server(url: str, simulator: Simulator | None = None) -> Iterator[st
             "BINDINGS_PROVIDER_APP_ID": "bench",
             "BINDINGS_PROVIDER_TIMEOUT_S": "120",
         }
-    command = ["-m", "bindings", "serve", "--port", "0", "--no-scheduler", "--json"]
+    command = ["-m", "bindings", "serve", "--local-admin", "--port", "0", "--no-scheduler", "--json"]
     with _process(command, environment) as line:
         yield json.loads(line)["url"]
 

@@ -63,7 +63,7 @@ class Host:
         log = self.folder / f"{uuid4()}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "bindings", "serve", "--port", "0", "--json", *options],
+                [sys.executable, "-m", "bindings", "serve", "--local-admin", "--port", "0", "--json", *options],
                 env=self.environment,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
