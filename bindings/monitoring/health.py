@@ -1,6 +1,7 @@
 """Health checks: one `Check` for each thing that a bind needs, with what was observed and what to do.
 
-Shared by `bindings doctor` and readiness. Every check runs even if others fail; a check that depends on a failed
+One set for `bindings doctor`, the overview and `GET /v1/health`; readiness is the part of it without which this
+replica cannot serve. Every check runs even if others fail; a check that depends on a failed
 one says so. Nothing here raises, changes a binding, or repeats a secret. The provider is asked for one row of its
 list and one of its pools, which changes nothing.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from bindings import settings
@@ -16,7 +18,7 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
-from bindings.monitoring import circuit_checks, clock_checks
+from bindings.monitoring import activity_checks, circuit_checks, clock_checks
 from bindings.monitoring.check import Check, Level
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
@@ -101,12 +103,23 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
 
 
 def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:
-    """Return the checks of a running replica; it is ready if none is red.
+    """Return what this replica needs to serve; it is ready if none is red.
 
+    What the provider allows the account is not part of it: lookups work without it, and no replica is better off.
     Calls the provider only while the database's clock is in doubt.
     """
     checks = (_red_if_old(check) for check in database_checks(runtime.database, runtime.settings))
-    return (*checks, *circuit_checks.of_circuits(runtime.client), _clocks(runtime))
+    return (*checks, _clocks(runtime))
+
+
+def service_checks(runtime: Runtime) -> tuple[Check, ...]:
+    """Return the checks of the service beside those of readiness. Does not call the provider."""
+    return (*circuit_checks.of_circuits(runtime.client), *_activity_checks(runtime.database))
+
+
+def _activity_checks(database: Database) -> list[Check]:
+    """Return the checks of what happened lately, as far as the database can be read."""
+    return [_run_check(name, partial(probe, database)) for name, probe in activity_checks.ACTIVITY_CHECKS.items()]
 
 
 def _red_if_old(check: Check) -> Check:
@@ -154,11 +167,11 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
     """Check that the database answers, fits this version and account, and that the jobs run on it."""
     connection = _run_check("database", lambda: _check_connection(database))
     if connection.level is Level.RED:
-        return [connection, *(_skipped(name, because="database") for name in DATABASE_CHECKS[1:])]
+        return [connection, *(_skipped(name, because="database") for name in STORED_CHECKS[1:])]
     schema = _run_check("schema", lambda: _schema(database))
     clock = _run_check("database_clock", lambda: _database_clock(database))
     if schema.level is Level.RED:
-        return [connection, schema, clock, *(_skipped(name, because="schema") for name in DATABASE_CHECKS[3:])]
+        return [connection, schema, clock, *(_skipped(name, because="schema") for name in STORED_CHECKS[3:])]
     return [
         connection,
         schema,
@@ -171,7 +184,8 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
     ]
 
 
-DATABASE_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts", "orphans")
+STORED_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts", "orphans")
+DATABASE_CHECKS = (*STORED_CHECKS, *activity_checks.ACTIVITY_CHECKS)
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
@@ -184,6 +198,12 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
         return [_failed_check("database", error), *skipped], None
     try:
         checks = database_checks(database, config)
+        unreadable = next((check.name for check in checks[:2] if check.level is Level.RED), None)
+        checks += (
+            _activity_checks(database)
+            if unreadable is None
+            else [_skipped(name, because=unreadable) for name in activity_checks.ACTIVITY_CHECKS]
+        )
         with suppress(Exception):  # without that evidence a refused list is red
             return checks, _bind_accepted_without_list(database)
         return checks, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, or_, select, union_all
 
@@ -280,6 +280,25 @@ def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, 
         for row in rows
         if row.answered_at and row.sent_at and row.answered_at < row.settle_by
     ]
+
+
+class Outcome(NamedTuple):
+    """How a bind ended, or is now."""
+
+    state: State
+    provider_status: str | None
+    reason: str | None
+
+
+def newest_outcomes(connection: Connection, *, since: datetime, limit: int) -> list[Outcome]:
+    """Return how the newest `limit` binds requested at or after `since` ended."""
+    statement = (
+        select(bindings.c.state, bindings.c.provider_status, bindings.c.reason)
+        .where(bindings.c.requested_at >= since)
+        .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
+        .limit(limit)
+    )
+    return [Outcome(State(row.state), row.provider_status, row.reason) for row in connection.execute(statement)]
 
 
 def open_apps(connection: Connection) -> list[str]:

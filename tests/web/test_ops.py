@@ -69,9 +69,6 @@ def test_replica_is_ready_after_a_sweep_and_red_while_a_check_fails(
     assert red(running) == ["restore"]
     running.service.reconcile()
     assert red(running) == []
-    simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
-    running.bind()
-    assert red(running) == ["account"]
 
 
 def test_wrong_clock_and_another_account_make_replica_not_ready(
@@ -97,15 +94,25 @@ def test_other_schema_version_makes_replica_not_ready(running: Running, monkeypa
     assert "schema" in red(running)
 
 
-def test_refused_account_gets_traffic_again_for_a_trial(running: Running, simulator: Simulator) -> None:
+def levels(running: Running) -> dict[str, str]:
+    """Return the level of each check of the service."""
+    answer = running.get("/v1/health").json()
+    named = {check["name"]: check["level"] for check in answer["checks"]}
+    assert answer["level"] == next((level for level in ("red", "warn") if level in named.values()), "ok")
+    return named
+
+
+def test_refused_account_takes_no_replica_out_of_service(running: Running, simulator: Simulator) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
     assert running.bind().status_code == 503
-    assert red(running) == ["account"]
+    assert (red(running), levels(running)["account"]) == ([], "red")
+    assert "Problems found" in running.get("/overview", {"Accept": "text/html"}).text
     assert running.service.runtime.client is not None
     running.service.runtime.client.circuits.bind._next_trial = 0.0  # half a minute later
-    assert red(running) == [], "without traffic no bind would try"
+    assert levels(running)["account"] == "warn", "the next bind tries"
     assert running.bind().status_code == 201
+    assert levels(running)["account"] == "ok"
     assert running.service.runtime.client.circuits.bind.cause is None
 
 
@@ -117,8 +124,8 @@ def test_refused_list_warns_and_takes_no_replica_out_of_service(running: Running
     running.service.count_pools()
     assert red(running) == []
     assert running.bind().status_code == 201
-    levels = {check["name"]: check["level"] for check in running.get("/readyz").json()["checks"]}
-    assert [levels[name] for name in CIRCUIT_CHECKS] == ["ok", "ok", "warn", "warn"]
+    assert [levels(running)[name] for name in CIRCUIT_CHECKS] == ["ok", "ok", "warn", "warn"]
+    assert levels(running)["reconciliation"] == "warn"
     values = samples(running)
     assert {call: values[f'bindings_circuit_open{{call="{call}"}}'] for call in CALLS} == {
         "bind": 0,

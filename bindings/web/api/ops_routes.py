@@ -63,13 +63,13 @@ async def livez() -> ApiResponse:
 )
 async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show whether this replica should get traffic, and if not, why."""
-    all_checks = await checks(request.app.state.app_state)
-    red = [check for check in all_checks if check.level is Level.RED]
+    checks = await readiness_checks(request.app.state.app_state)
+    red = [check for check in checks if check.level is Level.RED]
     if not red:
-        return json_response({"status": "ok", "checks": all_checks})
+        return json_response({"status": "ok", "checks": checks})
     reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
     error = problems.NotReady(f"not ready: {reasons}")
-    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": all_checks}
+    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": checks}
     return Response(
         json_response(body).content,
         status_code=error.http_status,
@@ -78,13 +78,43 @@ async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
     )
 
 
-async def checks(app_state: AppState) -> tuple[Check, ...]:
-    """Return all checks of readiness; those of the database are cached for a second."""
+async def readiness_checks(app_state: AppState) -> tuple[Check, ...]:
+    """Return the checks of readiness; those of the database are cached for a second."""
     checked_at, database_checks = app_state.readiness
     if time.monotonic() > checked_at + READINESS_CACHE_S:
         database_checks = await app_state.executors.run_read(health.readiness_checks, app_state.service.runtime)
         app_state.readiness = (time.monotonic(), database_checks)
     return (*database_checks, *_process_checks(app_state))
+
+
+async def all_checks(app_state: AppState) -> tuple[Check, ...]:
+    """Return the checks of readiness and those of the service, as this replica sees them."""
+    service_checks = await app_state.executors.run_read(health.service_checks, app_state.service.runtime)
+    return (*await readiness_checks(app_state), *service_checks)
+
+
+@get(
+    "/v1/health",
+    before_request=authenticate,
+    permissions=(Permission.READ,),
+    operation=Operation(
+        name="health",
+        summary="Show all checks: of this replica, of the account's circuits, and of what happened lately.",
+        responses={
+            200: ResponseDoc(
+                "The checks, and the level of the worst one.",
+                schemas.Health,
+                {"level": "ok", "checks": [samples.CHECK]},
+            )
+        },
+        problems=AUTH_PROBLEMS,
+        tag="operations",
+    ),
+)
+async def health_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Show all checks; status 200 whatever they say."""
+    checks = await all_checks(request.app.state.app_state)
+    return json_response({"level": health.worst_level(checks), "checks": checks})
 
 
 def _process_checks(app_state: AppState) -> list[Check]:
@@ -161,5 +191,7 @@ def router() -> Router:
         "/docs/static", directories=[str(DOCS / "static")], include_in_schema=False
     )
     return Router(
-        "/", route_handlers=[livez, readyz, metrics_endpoint, document, docs, static], include_in_schema=False
+        "/",
+        route_handlers=[livez, readyz, health_endpoint, metrics_endpoint, document, docs, static],
+        include_in_schema=False,
     )

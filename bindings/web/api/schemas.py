@@ -102,6 +102,13 @@ class Ready(Struct):
     checks: list[dict[str, Any]]
 
 
+class Health(Struct):
+    """All checks, and the level of the worst one."""
+
+    level: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "warn", "red"]})]
+    checks: list[dict[str, Any]]
+
+
 MASKED = {"description": "Masked, except for the actor that sent it, and after a reveal."}
 ACTOR = {"description": "The actor that requested the binding."}
 # For clients, instead of the docstrings of the classes, and in addition to the types of their fields.

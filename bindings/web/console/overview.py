@@ -41,7 +41,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         )
 
     service_overview, statistics, forecasts = await context.run_read(read)
-    checks = await ops_routes.checks(context.app_state)
+    checks = await ops_routes.all_checks(context.app_state)
     counted_times = [forecast.pool.counted_at for forecast in forecasts if forecast.pool.counted_at is not None]
     return context.render(
         "overview.html",
