@@ -1,7 +1,7 @@
 """Checks of what happened lately: the outcomes of binds, the readings of the provider's list, the webhooks.
 
-They go by what is recorded, so they are the same on every replica and call nothing. No replica leaves the load
-balancer because of them: lookups work whatever they say.
+They go by what is recorded, so they are the same on every replica and call nothing. They are no part of readiness:
+lookups work without binds.
 """
 
 from __future__ import annotations

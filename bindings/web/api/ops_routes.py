@@ -112,7 +112,7 @@ async def all_checks(app_state: AppState) -> tuple[Check, ...]:
     ),
 )
 async def health_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
-    """Show all checks; status 200 whatever they say."""
+    """Show all checks; the status is 200 even if some are red."""
     checks = await all_checks(request.app.state.app_state)
     return json_response({"level": health.worst_level(checks), "checks": checks})
 
