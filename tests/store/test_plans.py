@@ -175,8 +175,8 @@ DOUBTS = ("ix_bindings_unsettled", "ix_bindings_in_doubt", "ix_bindings_unbindin
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
 NAMES = {
     "ix_bindings_reference",
-    "uq_bindings_app_id_bind_id",
-    "uq_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
+    "ix_bindings_app_id_bind_id",
+    "ix_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
     "ix_events_request_id",
 }
 SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
