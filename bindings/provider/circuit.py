@@ -37,6 +37,7 @@ CALLS = ("bind", "unbind", "page", "pools")
 RETRY_AFTER_S = 30.0
 QUERY_RETRY_AFTER_S = 600.0  # no caller waits for a query, and some accounts never get that permission
 MAX_UNCLEAR_RETRY_S = 600.0  # each trial call leaves a doubt, so the wait doubles
+FORGOTTEN_AFTER_S = 3_600.0  # without another refusal: nothing is known about a call that was not made since
 _WRONG_ADDRESS = frozenset({301, 302, 307, 308, 404})
 
 
@@ -52,10 +53,10 @@ class CircuitBreaker:
     """The circuit breaker of one call: closed, open, or half-open. Thread-safe, in memory.
 
     Closed: every call is let through. Open: calls are rejected. Half-open: `retry_after_s` seconds have passed
-    since the circuit opened or since the last trial call, and the next caller is let through as the trial call.
-    Call `check()` before a call to the provider and `record()` with its outcome. With `opens_on_unclear` the
-    circuit opens at a repeated unclear outcome too, and each unclear trial call doubles the wait. `monotonic`
-    reads a clock in seconds.
+    since the circuit opened or since the last trial call, and the next caller is let through as the trial call. A
+    circuit that has not opened again for an hour is closed. Call `check()` before a call to the provider and
+    `record()` with its outcome. With `opens_on_unclear` the circuit opens at a repeated unclear outcome too, and
+    each unclear trial call doubles the wait. `monotonic` reads a clock in seconds.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class CircuitBreaker:
         self._lock = ForkSafeLock()
         self._cause: Refused | Unknown | None = None
         self._wait_s = retry_after_s
+        self._opened_at = 0.0
         self._next_trial = 0.0
         self._trial_is_open = False  # a caller was let through, and no outcome was recorded since
         self._last_unclear: str | None = None
@@ -78,17 +80,17 @@ class CircuitBreaker:
     @property
     def cause(self) -> Refused | Unknown | None:
         """Return the outcome that opened the circuit; None if it is closed. Does not use up the trial call."""
-        return self._cause
+        return self._cause if self._monotonic() < self._opened_at + FORGOTTEN_AFTER_S else None
 
     @property
     def half_open(self) -> bool:
         """Return whether the next caller would be the trial call. Does not use it up."""
-        return self._cause is not None and self._monotonic() >= self._next_trial
+        return self.cause is not None and self._monotonic() >= self._next_trial
 
     @property
     def rejects(self) -> bool:
         """Return whether a call would be rejected now. Does not use up the trial call."""
-        return self._cause is not None and not self.half_open
+        return self.cause is not None and not self.half_open
 
     def check(self) -> CircuitOpen | None:
         """Return None if the call may be made; otherwise why it is rejected.
@@ -97,14 +99,14 @@ class CircuitBreaker:
         recorded, there is another trial call after the same time: a lost caller cannot keep the circuit open.
         """
         with self._lock:
-            if self._cause is None:
+            cause, now = self.cause, self._monotonic()
+            if cause is None:
                 return None
-            now = self._monotonic()
             if now >= self._next_trial:
                 self._next_trial = now + self._wait_s  # other callers are rejected meanwhile
                 self._trial_is_open = True
                 return None
-            return CircuitOpen(cause=self._cause, retry_in_s=self._next_trial - now)
+            return CircuitOpen(cause=cause, retry_in_s=self._next_trial - now)
 
     def release_trial(self) -> None:
         """Let the next caller make the trial call, if the one that was let through has made no call."""
@@ -145,8 +147,8 @@ class CircuitBreaker:
         self._open(outcome, min(2 * self._wait_s, MAX_UNCLEAR_RETRY_S) if is_trial else self._retry_after_s)
 
     def _open(self, cause: Refused | Unknown, wait_s: float) -> None:
-        self._cause, self._wait_s = cause, wait_s
-        self._next_trial = self._monotonic() + wait_s
+        self._cause, self._wait_s, self._opened_at = cause, wait_s, self._monotonic()
+        self._next_trial = self._opened_at + wait_s
 
 
 class Circuits:

@@ -6,6 +6,7 @@ import pytest
 
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.circuit import (
+    FORGOTTEN_AFTER_S,
     MAX_UNCLEAR_RETRY_S,
     QUERY_RETRY_AFTER_S,
     RETRY_AFTER_S,
@@ -249,3 +250,15 @@ def test_each_unclear_trial_doubles_the_wait_up_to_ten_minutes(bind_circuit: Cir
         assert bind_circuit.check() is None
         bind_circuit.record(UNDOCUMENTED)
     assert waits == [30, 60, 120, 240, 480, MAX_UNCLEAR_RETRY_S, MAX_UNCLEAR_RETRY_S]
+
+
+def test_circuit_closes_by_time_if_no_call_was_refused_since(clock: Clock) -> None:
+    circuits = Circuits(monotonic=clock)
+    for circuit in (circuits.bind, circuits.unbind, circuits.page, circuits.pools):
+        opened(circuit)
+    clock.now += FORGOTTEN_AFTER_S - 1
+    opened(circuits.page)
+    clock.now += 1
+    assert circuits.open_calls() == {"page"}
+    assert circuits.bind.check() is None
+    assert circuits.bind.check() is None, "a closed circuit has no trial call"
