@@ -488,11 +488,12 @@ def _failure(binding: Binding, cause: str | None, holder: Holder | None) -> Bind
 
 
 def _info(reason: str | None) -> ReasonInfo:
-    """Return the entry of a stored reason; that of a refused request if this version does not know the reason."""
+    """Return the entry of a stored reason; an entry of its own for one that only a later release knows."""
     try:
-        return REASONS[Reason(str(reason))]
+        return REASONS[Reason(reason or Reason.REQUEST)]
     except ValueError:
-        return REASONS[Reason.REQUEST]
+        message = f"the bind failed: {reason}; no binding was created and the phones are free"
+        return ReasonInfo(sentence=str(reason), error=ProviderRefused, message=message)
 
 
 def _unknown_holder(binding: Binding) -> Holder:

@@ -186,13 +186,14 @@ class Event:
     """One event of the append-only history.
 
     `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for an event that belongs
-    to no binding (a hold, a refusal before the call). `cursor` resumes the change feed after this event.
+    to no binding (a hold, a refusal before the call). `kind` is an `EventKind`, or another text if a later release
+    wrote the event. `cursor` resumes the change feed after this event.
     """
 
     cursor: str
     binding_id: str | None
     sequence: int
-    kind: EventKind
+    kind: str
     at: datetime
     actor: str
     request_id: str | None

@@ -66,7 +66,7 @@ class TimeRange(StrEnum):
 class Series:
     """Counts of one kind and code, per bar; `examples` are ids of the newest events."""
 
-    kind: EventKind
+    kind: str
     code: str
     counts: tuple[int, ...]
     first_at: datetime
@@ -112,7 +112,7 @@ def event_statistics(database: Database, span: TimeRange, kinds: Iterable[EventK
 
 
 def _series(event_counts: Sequence[EventCount], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
-    grouped: dict[tuple[EventKind, str], list[EventCount]] = {}
+    grouped: dict[tuple[str, str], list[EventCount]] = {}
     for event_count in event_counts:
         grouped.setdefault((event_count.kind, event_count.code), []).append(event_count)
     series = []

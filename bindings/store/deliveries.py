@@ -43,11 +43,14 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """One event for one webhook. `status` and `error` are those of the last attempt; `attempts` counts them."""
+    """One event for one webhook. `status` and `error` are those of the last attempt; `attempts` counts them.
+
+    `state` is a `DeliveryState`, or another text if a later release wrote it.
+    """
 
     id: str
     webhook_id: str
-    state: DeliveryState
+    state: str
     attempts: int
     created_at: datetime
     next_at: datetime
@@ -304,4 +307,4 @@ def _with_events() -> Select[*tuple[Any, ...]]:
 
 def _to_delivery(row: Any) -> Delivery:
     event = events.to_event(row[len(_COLUMNS) :])
-    return sql.record(Delivery, row, state=DeliveryState(row.state), event=event)
+    return sql.record(Delivery, row, state=sql.member(DeliveryState, row.state), event=event)

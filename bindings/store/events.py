@@ -51,6 +51,7 @@ PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/parti
 
 INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
+_KINDS: dict[str, str] = {kind.value: kind for kind in EventKind}
 
 
 def this_tx(dialect: SqlDialect) -> ColumnElement[int]:
@@ -269,7 +270,7 @@ def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
         cursor=f"{tx}-{position}",
         binding_id=binding_id,
         sequence=sequence,
-        kind=EventKind(kind),
+        kind=_KINDS.get(kind, kind),  # a later release may write further kinds
         at=at,
         actor=actor,
         request_id=request_id,

@@ -56,11 +56,12 @@ class Hold:
     """One phone that is held, and by which provider binding if that is known. Instants are aware UTC.
 
     `app_id` is `NO_APP` if a list of the whole account shows the binding: then it is not known.
+    `why` is a `HoldReason`, or another text if a later release wrote it.
     """
 
     id: str
     phone: Phone
-    why: HoldReason
+    why: str
     app_id: str
     bind_id: str | None
     origin_id: str | None
@@ -271,4 +272,4 @@ def _put(tx: Transaction, **values: object) -> None:
 
 
 def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
-    return sql.record(Hold, row, why=HoldReason(row.why))
+    return sql.record(Hold, row, why=sql.member(HoldReason, row.why))

@@ -52,6 +52,14 @@ def materialized(*branches: Select[Any]) -> CTE:
     return union_all(*branches).cte("candidates").prefix_with("MATERIALIZED")
 
 
+def member(words: type[StrEnum], text: str) -> str:
+    """Return the member of `words` with this value, or the text itself if only a later release knows it."""
+    try:
+        return words(text)
+    except ValueError:
+        return text
+
+
 def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[bool]:
     """Return `column = 'value'` with a literal, not a bound value.
 

@@ -42,7 +42,7 @@ class EventCount:
 
     period_s: int
     began_at: datetime
-    kind: EventKind
+    kind: str
     code: str
     number: int
     examples: list[dict[str, Any]]
@@ -105,7 +105,7 @@ def _code(kind: str, detail: dict[str, Any] | None) -> str:
     if detail is None:
         return ""
     if kind == EventKind.REFUSED:
-        return str(detail.get("held_by") or "unknown")
+        return str(detail.get("held_by") or "unknown")[:32]
     reason, status = detail.get("reason"), detail.get("status")
     if reason == Reason.IN_USE and detail.get("own"):
         return OWN_IN_USE
@@ -175,7 +175,7 @@ def counts_since(
 ) -> list[EventCount]:
     """Return the counts of the periods that began at `instant` or later, oldest first."""
     return [
-        sql.record(EventCount, row, kind=EventKind(row.kind))
+        sql.record(EventCount, row, kind=sql.member(EventKind, row.kind))
         for row in _rows(connection, period_s, since=instant, kinds=kinds)
     ]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Text, cast, delete, func, null, select, update
 
-from bindings.domain.binding import EventKind
 from bindings.store import sql
 from bindings.store.schema import deliveries, webhooks
 from bindings.store.schema import events as events_table
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from bindings.domain.binding import Caller
+    from bindings.domain.binding import Caller, EventKind
     from bindings.store.database import SqlDialect, Transaction
 
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition to the new one
@@ -31,11 +30,14 @@ OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """A receiver of events. `kinds` None: every kind. `disabled_at` None: enabled."""
+    """A receiver of events. `kinds` None: every kind. `disabled_at` None: enabled.
+
+    A kind that only a later release knows is another text than those of `EventKind`.
+    """
 
     id: str
     url: str = field(repr=False)
-    kinds: tuple[EventKind, ...] | None
+    kinds: tuple[str, ...] | None
     created_at: datetime
     created_by: str
     disabled_at: datetime | None
@@ -156,4 +158,4 @@ def _update(tx: Transaction, webhook_id: str, **values: Any) -> Webhook | None:
 
 
 def _to_webhook(row: Row[*tuple[Any, ...]]) -> Webhook:
-    return sql.record(Webhook, row, kinds=None if row.kinds is None else tuple(map(EventKind, row.kinds)))
+    return sql.record(Webhook, row, kinds=None if row.kinds is None else tuple(row.kinds))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bindings import errors
 from bindings.access.api_keys import digest, well_formed
+from bindings.domain import roles
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.rate_limit import TokenBucket
@@ -54,13 +55,13 @@ class Principal:
     """An authenticated caller. The history records its actions under `actor`."""
 
     actor: str
-    role: Role
+    role: str
     key_id: str | None = None
     rate_limit: int | None = None
 
     def has_permission(self, *permissions: Permission) -> bool:
         """Return whether the role has at least one of the permissions."""
-        return any(self.role.allows(permission) for permission in permissions)
+        return any(roles.allows(self.role, permission) for permission in permissions)
 
     def can_view(self, record: Binding | Holder) -> bool:
         """Return whether the record may be shown: to a reader always, to an app if it is its own."""

@@ -68,7 +68,7 @@ DELIVERED_KEPT_S = 7 * 86_400.0
 DEAD_KEPT_S = 30 * 86_400.0
 RESULTS = ("delivered", "failed", "dead")
 
-_TYPES = {
+_TYPES: dict[str, str] = {
     EventKind.HELD: "hold.began",
     EventKind.HOLD_ENDED: "hold.ended",
     EventKind.POOL_LOW: "pool.low",
@@ -355,7 +355,7 @@ def _retry_after_s(header: str | None) -> float | None:
     return min(max(seconds, 0.0), MAX_WAIT_S)
 
 
-def type_of(kind: EventKind) -> str:
+def type_of(kind: str) -> str:
     """Return the `type` of the messages of a kind of event."""
     return _TYPES.get(kind, f"binding.{kind}")
 

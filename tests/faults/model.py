@@ -685,7 +685,7 @@ def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
 
 
 def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # noqa: C901 -- one case per kind
-    detail, following = event.detail, STATE_AFTER.get(event.kind)
+    detail, following = event.detail, STATE_AFTER.get(EventKind(event.kind))
     if following is not None:
         assert following in NEXT_STATES.get(row["state"], ()), f"I5: {row['state']} -> {following}"
         row["state"] = following

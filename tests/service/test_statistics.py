@@ -35,7 +35,7 @@ def count_events(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> E
 
 
 def totals(statistics: EventStatistics) -> dict[tuple[str, str], int]:
-    return {(series.kind.value, series.code): series.total for series in statistics.series}
+    return {(str(series.kind), series.code): series.total for series in statistics.series}
 
 
 def test_every_event_is_counted_by_kind_and_code(harness: ServiceHarness) -> None:

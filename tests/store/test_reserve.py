@@ -77,7 +77,7 @@ def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> se
     return replace(outcome, **changed)
 
 
-def kinds(database: Database, binding: Binding) -> list[EventKind]:
+def kinds(database: Database, binding: Binding) -> list[str]:
     return [event.kind for event in database.read(events.history, binding.id)]
 
 

@@ -90,7 +90,7 @@ def only(harness: ServiceHarness, created: WebhookWithSecret) -> Delivery:
 def states(harness: ServiceHarness, created: WebhookWithSecret) -> list[tuple[str, int]]:
     """Return state and attempts of each delivery, the oldest event first."""
     listed = harness.service.webhooks.deliveries(created.webhook.id, limit=200).data
-    return [(delivery.state.value, delivery.attempts) for delivery in reversed(listed)]
+    return [(str(delivery.state), delivery.attempts) for delivery in reversed(listed)]
 
 
 @pytest.fixture

@@ -75,9 +75,16 @@ def timeline(events: Iterable[Event]) -> list[TimelineEntry]:
     return entries
 
 
-def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one sentence for each kind
-    reason = _reason_text(event.detail.get("reason"))
-    match event.kind:
+def _event_sentence(event: Event) -> str:
+    try:
+        kind = EventKind(event.kind)
+    except ValueError:
+        return f"Recorded by another version of bindings as “{event.kind}”"
+    return _sentence(kind, _reason_text(event.detail.get("reason")))
+
+
+def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0912 -- one for each kind
+    match kind:
         case EventKind.REQUESTED:
             return "Requested; the intent was recorded before the call to the provider"
         case EventKind.ACTIVATED:
@@ -115,7 +122,7 @@ def _event_sentence(event: Event) -> str:  # noqa: C901, PLR0911, PLR0912 -- one
         case EventKind.POOL_LOW:
             return "The pool is running low"
         case _:
-            assert_never(event.kind)
+            assert_never(kind)
 
 
 def _reason_text(reason: object) -> str:

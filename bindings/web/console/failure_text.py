@@ -6,6 +6,8 @@ between them and explains the conflicts that are refused here.
 
 from __future__ import annotations
 
+import re
+
 from bindings.domain.binding import EventKind, Reason
 from bindings.domain.explanation import Explanation, ResponsibleParty
 from bindings.errors import MAYBE_CREATED, NO_BINDING, REASONS
@@ -13,6 +15,8 @@ from bindings.provider import statuses
 from bindings.store.statistics import OWN_IN_USE
 
 _REFUSED_HERE = "no call was made; the response names the holder of the phone and the end of the hold"
+
+_STATUS = re.compile(r"-?\d+")
 
 _OWN_IN_USE = Explanation(
     title="refused because of our own binding",
@@ -54,10 +58,10 @@ _BY_HOLDER = {
 }
 
 
-def explain(kind: EventKind, code: str) -> Explanation:
+def explain(kind: str, code: str) -> Explanation:
     """Explain a code of this event kind; unknown codes get a generic explanation."""
-    if kind is EventKind.REFUSED:
-        return _BY_HOLDER.get(code) or _unknown(code, _REFUSED_HERE)
+    if kind == EventKind.REFUSED:
+        return _BY_HOLDER.get(code) or _unknown_word(code, _REFUSED_HERE)
     if code == OWN_IN_USE:
         return _OWN_IN_USE
     status = statuses.find(code)
@@ -69,14 +73,25 @@ def explain(kind: EventKind, code: str) -> Explanation:
             remedy=status.remedy,
             responsible=status.responsible,
         )
-    explanation = REASONS[Reason(code)].explanation if code in set(Reason) else None
-    return explanation or _unknown(code, MAYBE_CREATED)
+    if code in set(Reason):
+        return REASONS[Reason(code)].explanation or _unknown_word(code, MAYBE_CREATED)
+    return _unknown_status(code) if _STATUS.fullmatch(code) else _unknown_word(code, MAYBE_CREATED)
 
 
-def _unknown(code: str, effect: str) -> Explanation:
+def _unknown_word(code: str, effect: str) -> Explanation:
+    return Explanation(
+        title=f"recorded as “{code}”",
+        effect=effect,
+        cause="another version of bindings recorded this word; this version has no text for it",
+        remedy="see the documentation of the newest version that is in use",
+        responsible=ResponsibleParty.NONE,
+    )
+
+
+def _unknown_status(code: str) -> Explanation:
     return Explanation(
         title=statuses.meaning(code),
-        effect=effect,
+        effect=MAYBE_CREATED,
         cause="the provider's documentation does not list it",
         remedy="ask the provider what it means, with the example",
         responsible=ResponsibleParty.PROVIDER,
