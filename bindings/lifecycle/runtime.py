@@ -6,8 +6,6 @@ connections and limits. No rule of the lifecycle belongs here.
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.provider.client import ProviderClient
-from bindings.store import account, reserve, schema_version
+from bindings.store import account, replicas, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
 from bindings.store.rollback_detection import RollbackDetector
@@ -25,6 +23,7 @@ from bindings.store.rollback_detection import RollbackDetector
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Caller
     from bindings.settings import Settings
+    from bindings.store.replicas import Heartbeat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +41,14 @@ class Runtime:
     admission: BindAdmission
     rollback_detector: RollbackDetector
     lookups: Lookups
+    heartbeat: Heartbeat
     clock: HostClock
     caller: Caller
 
     @property
     def replica(self) -> str:
         """Return the name of this process in `job_runs` and on pages."""
-        return f"{socket.gethostname()}:{os.getpid()}"
+        return replicas.process_name()
 
     def require_client(self) -> ProviderClient:
         """Return the provider client. Raise `InvalidRequest`, naming the missing variables, if there is none."""
@@ -79,6 +79,7 @@ class Runtime:
         """Close every connection. Calls under way in other threads fail."""
         if self.client is not None:
             self.client.close()
+        self.heartbeat.close()
         self.database.close()
 
 
@@ -107,6 +108,8 @@ def open_runtime(
 def _check_database(runtime: Runtime) -> None:
     schema_version.read(runtime.database).require()
     account.register_scope(runtime.database, runtime.settings.scope)
+    runtime.database.write(replicas.record)
+    runtime.database.call_on_use(runtime.heartbeat.on_use)
     runtime.observe_database_clock()
 
 
@@ -132,6 +135,7 @@ def new_runtime(
         admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
         lookups=Lookups(database.now),
+        heartbeat=replicas.Heartbeat(database, clock),
         clock=clock,
         caller=caller,
     )

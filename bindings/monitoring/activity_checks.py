@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
+from bindings.monitoring import replica_check
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.store import deliveries, queries, reports
@@ -101,4 +102,5 @@ ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
     "reconciliation": of_reconciliation,
     "webhooks": of_webhooks,
+    "replicas": replica_check.replicas_at_work,
 }

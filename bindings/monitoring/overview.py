@@ -1,6 +1,6 @@
 """The overview page's data, from the database: the same on every replica.
 
-Latency of the newest provider calls, and which replicas run the jobs. Checks are in `health`, charts in
+Latency of the newest provider calls, and which processes use the database. Checks are in `health`, charts in
 `statistics`.
 """
 
@@ -11,8 +11,8 @@ from datetime import timedelta
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from bindings.monitoring import health
-from bindings.store import job_runs, queries, schema_version
+from bindings.monitoring import health, replica_check
+from bindings.store import job_runs, queries, replicas, schema_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bindings.lifecycle.runtime import Runtime
     from bindings.monitoring.health import HealthMetrics
-    from bindings.store.job_runs import Replica
+    from bindings.store.replicas import Replica
 
 CALLS = 200
 
@@ -50,11 +50,12 @@ class Overview:
 def build_overview(runtime: Runtime) -> Overview:
     """Return the overview. A few index probes and the newest two hundred bindings; safe to repeat."""
     database = runtime.database
+    now = database.clock()
     return Overview(
-        now=database.clock(),
+        now=now,
         metrics=health.health_metrics(runtime),
         latency=latency(database.read(queries.newest_calls, limit=CALLS)),
-        replicas=tuple(database.read(job_runs.replicas)),
+        replicas=tuple(database.read(replicas.seen_since, now - replica_check.RECENT)),
         schema=schema_version.read(database).revision,
     )
 

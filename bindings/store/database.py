@@ -173,6 +173,7 @@ class Database(ProcessConnections):
         super().__init__(url, pool_size)
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
+        self._on_use: Callable[[], None] = _do_nothing
         self._encoding: str | None = None
         self._read_clock = read_clock if read_clock is not None or self.postgres else self._host_time
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
@@ -191,6 +192,10 @@ class Database(ProcessConnections):
     def defer(self, check: Callable[[], None]) -> None:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
         self._deferred_check = check
+
+    def call_on_use(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at each read and write from now on; it must return immediately and must not raise."""
+        self._on_use = callback
 
     def run_deferred_check(self) -> None:
         """Run the deferred check now, unless it has passed. Other threads wait until it has."""
@@ -233,6 +238,7 @@ class Database(ProcessConnections):
         value.
         """
         self.run_deferred_check()
+        self._on_use()
         budget_ends_at = time.monotonic() + budget_s
 
         def attempt_write(attempt: int) -> Result:
@@ -258,6 +264,7 @@ class Database(ProcessConnections):
         the database does not answer.
         """
         self.run_deferred_check()
+        self._on_use()
         budget_ends_at = time.monotonic() + RETRY_BUDGET_S
 
         def attempt_read(_attempt: int) -> Result:
@@ -375,3 +382,7 @@ class Database(ProcessConnections):
             yield
         finally:
             one_writer.release()
+
+
+def _do_nothing() -> None:
+    """Do nothing."""

@@ -7,14 +7,12 @@ are the job's name and the number of the period since 1970.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
 
 from bindings.store import account
-from bindings.store.column_types import Instant
 from bindings.store.schema import passes
 
 if TYPE_CHECKING:
@@ -69,21 +67,6 @@ def record_heartbeat(tx: Transaction, job: str, replica: str) -> None:
             index_elements=["task", "slot"], set_={"finished_at": now, "replica": replica}
         )
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Replica:
-    """A process that ran jobs, and when it last started or finished one."""
-
-    name: str
-    seen_at: datetime
-
-
-def replicas(connection: Connection) -> list[Replica]:
-    """Return the processes in the recorded runs, the most recent first. Reads a few hundred rows."""
-    seen_at = func.max(func.coalesce(passes.c.finished_at, passes.c.started_at, type_=Instant)).label("seen_at")
-    statement = select(passes.c.replica, seen_at).group_by(passes.c.replica).order_by(seen_at.desc())
-    return [Replica(name=name, seen_at=at) for name, at in connection.execute(statement)]
 
 
 def last_started(connection: Connection, job: str) -> datetime | None:

@@ -15,6 +15,7 @@ from bindings.jobs.runner import JobRunner
 from bindings.jobs.statistics import update_statistics
 from bindings.monitoring.overview import build_overview, latency, next_scan
 from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
+from bindings.store import replicas
 from bindings.store.pools import Pool
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pools as pools_table
@@ -190,6 +191,7 @@ def test_overview_shows_replicas_provider_latency_and_next_scan(harness: Service
     assert next_scan(harness.service.runtime) is None
     assert build_overview(harness.service.runtime).latency is None
     harness.bind(A, B)
+    harness.database.write(replicas.record)
     JobRunner(harness.service.runtime).run(EXPIRE)
     JobRunner(harness.service.runtime).run_once_per_period(RECONCILE, 300)
     overview = build_overview(harness.service.runtime)

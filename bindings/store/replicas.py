@@ -1,0 +1,116 @@
+"""The processes that use the database: one row for each, written when it opens a service and once a minute.
+
+A child of a fork is a process of its own, with its own row. A row that is a day old is deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, select
+from uuid_utils import uuid7
+
+from bindings.store import sql
+from bindings.store.schema import replicas
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from bindings.clock import HostClock
+    from bindings.store.database import Database, Transaction
+
+INTERVAL_S = 60.0
+KEPT = timedelta(days=1)
+CLOSE_WAIT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """A process that uses the database. `phone_key_ids` are those of the keys for phones that it has."""
+
+    id: str
+    name: str
+    version: str
+    phone_key_ids: list[str]
+    started_at: datetime
+    seen_at: datetime
+
+
+def seen_since(connection: Connection, instant: datetime) -> list[Replica]:
+    """Return the processes that used the database at `instant` or later, the most recent first."""
+    columns = sql.columns(replicas, Replica)
+    newest = select(*columns).where(replicas.c.seen_at >= instant).order_by(replicas.c.seen_at.desc())
+    return [sql.record(Replica, row) for row in connection.execute(newest)]
+
+
+def record(tx: Transaction) -> None:
+    """Record that this process uses the database now, and delete the rows that are a day old. Safe to repeat."""
+    now = tx.instant()
+    values: dict[str, Any] = {"name": process_name(), "version": _version(), "phone_key_ids": [], "seen_at": now}
+    statement = tx.dialect.insert(replicas).values(id=_process_id(os.getpid()), started_at=now, **values)
+    tx.connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+    tx.connection.execute(delete(replicas).where(replicas.c.seen_at < now - KEPT))
+
+
+def process_name() -> str:
+    """Return the host and the number of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@cache
+def _process_id(pid: int) -> str:  # noqa: ARG001 -- a child of a fork has another number, and so another id
+    return str(uuid7())
+
+
+@cache
+def _version() -> str:
+    try:
+        return metadata.version("bindings")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
+
+
+class Heartbeat:
+    """Records this process once a minute while it uses the database, in a thread of its own.
+
+    So no call waits for it, and none fails because of it. Thread-safe.
+    """
+
+    def __init__(self, database: Database, clock: HostClock) -> None:
+        self._database = database
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._due = clock.monotonic() + INTERVAL_S
+
+    def on_use(self) -> None:
+        """Record the process if that is due. Returns immediately."""
+        now = self._clock.monotonic()
+        if now < self._due and self._pid == os.getpid():
+            return
+        self._due, self._pid = now + INTERVAL_S, os.getpid()  # a second thread here only records it twice
+        self._thread = threading.Thread(target=self._record, name="bindings-heartbeat", daemon=True)
+        with suppress(RuntimeError):  # the interpreter is ending
+            self._thread.start()
+
+    def close(self) -> None:
+        """Record nothing more; wait a second at most for a record that is being written."""
+        self._closed = True
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(CLOSE_WAIT_S)
+
+    def _record(self) -> None:
+        with suppress(Exception):  # the database is away, or is being closed: the next minute has another one
+            if not self._closed:
+                self._database.write(record)
