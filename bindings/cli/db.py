@@ -67,6 +67,33 @@ def restored(*, waive: bool, as_json: bool) -> None:
         click.echo("binds are refused until `bindings reconcile` has compared everything with the provider's list")
 
 
+@db.command()
+@options.as_json
+def moved(*, as_json: bool) -> None:
+    """Continue the change feed and webhooks after the database was loaded into another PostgreSQL cluster.
+
+    A process does the same when it opens the database. Run it if processes went on through the move, and `doctor`
+    says that the feed waits. Safe to repeat. Events that were written since the move are sent to the webhooks; a
+    feed reader that was further on does not get them.
+    """
+    url = _url(as_json=as_json)
+    from bindings.store import cluster_move, migrations
+    from bindings.store.database import Database
+
+    migrations.current(url).require()
+    database = Database(url)
+    try:
+        continued = cluster_move.continue_numbers(database)
+    finally:
+        database.close()
+    if as_json:
+        output.emit({"continued": continued})
+    elif continued:
+        click.echo("the feed and webhooks continue after the events of the cluster before")
+    else:
+        click.echo("nothing to do: new events follow the older ones")
+
+
 def _show(*, as_json: bool) -> SchemaVersion:
     url = _url(as_json=as_json)
     from bindings.store import migrations

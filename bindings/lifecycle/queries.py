@@ -138,7 +138,10 @@ class Queries:
         if after is None:
             return
         if self._database.read(events.is_ahead_of_database, position):
-            message = "this database was restored to an earlier moment; continue from a cursor before it"
+            message = (
+                "is ahead of this database. If it was restored to an earlier moment, continue from a cursor before"
+                " it; if it was loaded into another PostgreSQL cluster, run `bindings db moved`"
+            )
             raise InvalidRequest([FieldError("after", message)])
         deleted_until = self._database.read(events.retention_position)
         if deleted_until is not None and position < deleted_until:

@@ -6,6 +6,7 @@ connections and limits. No rule of the lifecycle belongs here.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.provider.client import ProviderClient
-from bindings.store import account, replicas, reserve, schema_version
+from bindings.store import account, cluster_move, replicas, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
 from bindings.store.rollback_detection import RollbackDetector
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Caller
     from bindings.settings import Settings
     from bindings.store.replicas import Heartbeat
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +112,11 @@ def _check_database(runtime: Runtime) -> None:
     schema_version.read(runtime.database).require()
     account.register_scope(runtime.database, runtime.settings.scope)
     runtime.database.write(replicas.record)
+    if cluster_move.continue_numbers(runtime.database):
+        _log.warning(
+            "the database was loaded into a PostgreSQL cluster that has run fewer transactions than the one"
+            " before: the change feed and webhooks continue after the older events"
+        )
     runtime.database.call_on_use(runtime.heartbeat.on_use)
     runtime.observe_database_clock()
 

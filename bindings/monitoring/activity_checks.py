@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
-from bindings.monitoring import replica_check
+from bindings.monitoring import feed_check, replica_check
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.store import deliveries, queries, reports
@@ -102,5 +102,6 @@ ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
     "reconciliation": of_reconciliation,
     "webhooks": of_webhooks,
+    "feed": feed_check.feed_in_order,
     "replicas": replica_check.replicas_at_work,
 }

@@ -4,7 +4,8 @@ An event is written in the transaction of the change that it records: `ChangeWit
 No event contains a phone.
 
 The order of the feed is (tx, position). A reader sees only events below the oldest running transaction, so an
-event that commits late is waited for and never skipped. `change_tx` of a binding never decreases, so that the
+event that commits late is waited for and never skipped. The number of a transaction is its id in the cluster, and
+`account.tx_offset` (`cluster_move`). `change_tx` of a binding never decreases, so that the
 events of one binding keep their order even if the second writer has the older transaction id.
 """
 
@@ -58,7 +59,23 @@ def this_tx(dialect: SqlDialect) -> ColumnElement[int]:
     """Return the running transaction's number (0 on SQLite, whose one writer makes positions final in order)."""
     if not dialect.postgres:
         return literal_column("0", BigInteger)
-    return cast(cast(func.pg_current_xact_id(), Text), BigInteger)  # xid8 casts to a number only by way of text
+    return _number(func.pg_current_xact_id())
+
+
+def oldest_running() -> ColumnElement[int]:
+    """Return the number below which no running transaction can still write an event (PostgreSQL)."""
+    return _number(func.pg_snapshot_xmin(func.pg_current_snapshot()))
+
+
+def next_tx() -> ColumnElement[int]:
+    """Return the number of the next transaction (PostgreSQL)."""
+    return _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
+
+
+def _number(xid: ColumnElement[Any]) -> ColumnElement[int]:
+    """Return the number of a transaction in the feed: its id, and what the clusters before have counted."""
+    number = cast(cast(xid, Text), BigInteger)  # xid8 casts to a number only by way of text
+    return number + func.coalesce(select(account.c.tx_offset).scalar_subquery(), literal_column("0"))
 
 
 def change_tx(dialect: SqlDialect) -> ColumnElement[int]:
@@ -201,8 +218,7 @@ def retention_position(connection: Connection) -> tuple[int, int] | None:
 def is_ahead_of_database(connection: Connection, position: tuple[int, int]) -> bool:
     """Return True if this database never reached a position of its feed: it was restored to an earlier state."""
     if sql.is_postgres(connection):
-        next_tx = cast(func.pg_snapshot_xmax(func.pg_current_snapshot()), Text)
-        return bool(position[0] >= connection.execute(select(cast(next_tx, BigInteger))).scalar_one())
+        return bool(position[0] >= connection.execute(select(next_tx())).scalar_one())
     newest = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")).scalar()
     return position[1] > (newest or 0)
 
@@ -243,8 +259,7 @@ def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of every final event (no running transaction can still write before it), in feed order."""
     if not postgres:
         return committed_events()
-    oldest_running = cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text)
-    return committed_events().where(events.c.tx < cast(oldest_running, BigInteger))
+    return committed_events().where(events.c.tx < oldest_running())
 
 
 def committed_events() -> Select[*tuple[Any, ...]]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Text, cast, delete, func, null, select, update
+from sqlalchemy import delete, func, null, select, update
 
-from bindings.store import sql
+from bindings.store import events, sql
 from bindings.store.schema import deliveries, webhooks
 from bindings.store.schema import events as events_table
 
@@ -84,7 +84,7 @@ def add(
 def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
     """Return the cursor after all final events; one that commits after a running transaction is sent."""
     if dialect.postgres:
-        return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger), 0
+        return events.oldest_running(), 0
     return 0, select(func.coalesce(func.max(events_table.c.position), 0)).scalar_subquery()
 
 

@@ -6,9 +6,11 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import insert, update
 
 from bindings.service import BindingService
-from bindings.store.schema import HEAD
+from bindings.store.database import Database
+from bindings.store.schema import HEAD, account
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +48,28 @@ def test_commands_work_on_postgresql(shell: Shell, postgres_url: str) -> None:
     assert bound.code == 0
     assert shell.run("lookup", "--phone", "9188067701", "--json").json["data"] == [bound.json]
     assert len(shell.run("export", "bindings", "--json").out.splitlines()) == 1
+    assert shell.run("doctor", "--json").code == 0
+
+
+@pytest.mark.postgres
+def test_db_moved_continues_the_feed_after_a_move_to_another_cluster(shell: Shell, postgres_url: str) -> None:
+    """The cluster before is simulated by an offset, so that its numbers are far above those of this one."""
+    shell.set(database_url=postgres_url)
+    assert shell.run("db", "moved", "--json").json == {"continued": False}
+    database = Database(postgres_url)
+    with_offset = insert(account).values(id=1, scope="default", tx_offset=10**9)
+    database.write(lambda tx: tx.connection.execute(with_offset))
+    assert shell.bind().code == 0
+    database.write(lambda tx: tx.connection.execute(update(account).values(tx_offset=0)))
+    database.close()
+    doctor = shell.run("doctor", "--json")
+    assert doctor.code == 1
+    (feed,) = (check for check in doctor.json["data"] if check["name"] == "feed")
+    assert (feed["level"], feed["todo"]) == ("red", "run `bindings db moved`")
+    moved = shell.run("db", "moved")
+    assert moved.code == 0
+    assert "the feed and webhooks continue" in moved.out
+    assert "nothing to do" in shell.run("db", "moved").out
     assert shell.run("doctor", "--json").code == 0
 
 

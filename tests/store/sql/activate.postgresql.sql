@@ -9,7 +9,10 @@ WITH changed AS (
         held_until=:new_held_until::TIMESTAMP WITH TIME ZONE,
         warn_at=:new_warn_at::TIMESTAMP WITH TIME ZONE, version=(bindings.version +
         :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
-        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
+        SELECT account.tx_offset
+        FROM account
+    ), 0))
     WHERE bindings.id = :of_id::UUID
       AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,

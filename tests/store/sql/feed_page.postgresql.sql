@@ -1,7 +1,10 @@
 SELECT events.tx, events.position, events.binding_id, events.sequence, events.kind, events.at,
     events.actor, events.request_id, events.detail
 FROM events
-WHERE events.tx < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)
+WHERE events.tx < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) + coalesce((
+    SELECT account.tx_offset
+    FROM account
+), 0)
   AND (events.tx, events.position) > (:param_1::INTEGER, :param_2::INTEGER)
   AND events.position >= :position_1::BIGINT
 ORDER BY events.tx, events.position

@@ -2,7 +2,10 @@ WITH changed AS (
     UPDATE bindings
     SET state=:param_1::VARCHAR, ended_at=bindings.held_until, version=(bindings.version +
         :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
-        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
+        SELECT account.tx_offset
+        FROM account
+    ), 0))
     WHERE bindings.id IN (
         SELECT bindings.id
         FROM bindings

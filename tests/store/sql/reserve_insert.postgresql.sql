@@ -15,7 +15,10 @@ WITH changed AS (
         :new_answered_at::TIMESTAMP WITH TIME ZONE, :new_expires_at::TIMESTAMP WITH TIME ZONE,
         :new_held_until::TIMESTAMP WITH TIME ZONE, :new_warn_s::INTEGER,
         :new_unbind_requested_at::TIMESTAMP WITH TIME ZONE, :new_ended_at::TIMESTAMP WITH TIME ZONE,
-        :new_version::INTEGER, CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+        :new_version::INTEGER, (CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
+        SELECT account.tx_offset
+        FROM account
+    ), 0)))
     ON CONFLICT DO NOTHING
     RETURNING bindings.id, bindings.version, bindings.change_tx
 ), logged AS (

@@ -3,7 +3,10 @@ WITH changed AS (
     SET state=:new_state::VARCHAR, provider_status=:new_provider_status::VARCHAR,
         reason=:new_reason::VARCHAR, sent_at=:new_sent_at::TIMESTAMP WITH TIME ZONE,
         version=(bindings.version + :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
-        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
+        SELECT account.tx_offset
+        FROM account
+    ), 0))
     WHERE bindings.id = :of_id::UUID
       AND bindings.state = 'pending'
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,

@@ -18,7 +18,10 @@ WITH due AS MATERIALIZED (
     UPDATE bindings
     SET warn_at=:param_1::TIMESTAMP WITH TIME ZONE, version=(bindings.version +
         :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
-        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT))
+        CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
+        SELECT account.tx_offset
+        FROM account
+    ), 0))
     WHERE bindings.id = ANY (array((
         SELECT due.id
         FROM due
