@@ -97,7 +97,7 @@ class Reason(StrEnum):
     NO_NUMBER = "no_number"
     REQUEST = "request"
     NO_CLEAR_ANSWER = "no_clear_answer"
-    BIND_ID_TAKEN = "bind_id_taken"
+    BIND_ID_TAKEN = "bind_id_taken"  # written by earlier versions
     NOT_SETTLED = "not_settled"
     ASKED = "asked"
     NOT_FOUND = "not_found"

@@ -43,7 +43,6 @@ SETTLE_ATTEMPT_S = 6.0  # of that for one attempt: a frozen primary never answer
 FULL_SCAN_RETRY_S = 30
 REPLAY_POLL_S = 0.05
 
-_DUPLICATE_BIND_ID = "the provider gave a bindId that another binding has"
 _WAS_ACTIVE = (State.ACTIVE, State.EXPIRED, State.UNBOUND)  # the provider made it; it may have ended since
 
 
@@ -170,7 +169,6 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
 
 
 def _record_outcome(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Binding:
-    intent = send_clock.intent
     outcome = storable_outcome(runtime.database, outcome)
 
     def work(tx: Transaction) -> Binding:
@@ -190,17 +188,8 @@ def _record_outcome(runtime: Runtime, send_clock: SendClock, outcome: BindOutcom
     except ConstraintViolated as violated:
         if violated.constraint not in settle.BIND_ID_TAKEN:
             raise
-        return runtime.database.write(
-            lambda tx: settle.settle_unknown(
-                tx,
-                intent.id,
-                runtime.caller,
-                reason=Reason.BIND_ID_TAKEN,
-                status=None,
-                message=_DUPLICATE_BIND_ID,
-                sent_at=None,
-            )
-        )
+        # Another success with this bind_id was recorded at the same moment: now it is the earlier use.
+        return runtime.database.write(work, budget_s=SETTLE_BUDGET_S, attempt_timeout_s=SETTLE_ATTEMPT_S)
 
 
 def _success_statement(

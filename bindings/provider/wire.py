@@ -253,7 +253,7 @@ def read_bound(data: Any) -> Bound:
     """Parse the data of a successful bind. Raises `Malformed` if one of its three fields is missing."""
     fields = _fields(data, DATA)
     return Bound(
-        bind_id=_text(fields, BIND_ID),
+        bind_id=_bind_id(fields, BIND_ID),
         middle_number_a=_number(fields, MIDDLE_NUMBER_A),
         middle_number_b=_number(fields, MIDDLE_NUMBER_B),
     )
@@ -302,7 +302,7 @@ def _total(fields: dict[str, Any]) -> int | None:
 
 def _row(fields: dict[str, Any], zone: tzinfo) -> ProviderBinding:
     return ProviderBinding(
-        bind_id=_text(fields, BIND_ID),
+        bind_id=_bind_id(fields, BIND_ID),
         phone_a=_phone(fields, PHONE_A),
         phone_b=_phone(fields, PHONE_B),
         middle_number_a=_number(fields, MIDDLE_NUMBER_A),
@@ -315,7 +315,7 @@ def _odd_row(record: Any, problem: str, zone: tzinfo) -> OddRow:
     fields: dict[str, Any] = record if isinstance(record, dict) else {}
     phones = (_readable(_phone, fields, name) for name in (PHONE_A, PHONE_B))
     return OddRow(
-        bind_id=_readable(_text, fields, BIND_ID),
+        bind_id=_readable(_bind_id, fields, BIND_ID),
         phones=tuple(phone for phone in phones if phone is not None),
         ends_at=_readable(lambda row, _: _end(row, zone), fields, EXPIRE_TIME),
         problem=problem,
@@ -371,6 +371,14 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
         raise Malformed(f"{name} is not a short printable text")
     return value
+
+
+def _bind_id(fields: dict[str, Any], name: str) -> str:
+    """Return the id of a binding, without spaces around it; 0 and negative numbers are none."""
+    bind_id = _text(fields, name).strip()
+    if bind_id.startswith("-") or not bind_id.strip("0"):
+        raise Malformed(f"{name} cannot be the id of a binding")
+    return bind_id
 
 
 def _number(fields: dict[str, Any], name: str) -> str:

@@ -12,12 +12,12 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, and_, bindparam, or_, select, update
+from sqlalchemy import Column, and_, bindparam, exists, or_, select, update
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
 from bindings.store.column_types import BindingId
-from bindings.store.schema import bindings
+from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +81,7 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """Return a condition on the row that `transition` may name besides the state that the change starts from."""
     now, expires_at = dialect.now_once, bindings.c.expires_at
     conditions = {
+        "bind_id_unused": and_(~_is_used(new_value("bind_id")), ~_is_held(new_value("bind_id"), now)),
         "unbind_possible": and_(
             bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)
         ),
@@ -91,6 +92,24 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
         "ends_later": expires_at > new_value("expires_at"),
     }
     return conditions[name]
+
+
+def _is_used(bind_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that another active binding of the application has the bind_id."""
+    other = bindings.alias("other")
+    return exists().where(
+        other.c.app_id == bindings.c.app_id,
+        other.c.bind_id == bind_id,
+        sql.equals_literal(other.c.state, State.ACTIVE),
+        other.c.id != bindings.c.id,
+    )
+
+
+def _is_held(bind_id: ColumnElement[str], now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition that a hold of the application has the bind_id."""
+    return exists().where(
+        holds.c.app_id == bindings.c.app_id, holds.c.bind_id == bind_id, holds.c.held_until > now
+    )
 
 
 def transition(

@@ -112,6 +112,12 @@ def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[in
     return total - revenants, revenants
 
 
+def with_bind_id(tx: Transaction, app_id: str, bind_id: str) -> list[Hold]:
+    """Return the holds that are in force for a provider binding."""
+    of_binding = table.c.app_id == app_id, table.c.bind_id == bind_id, table.c.held_until > tx.instant()
+    return [_to_hold(row) for row in tx.connection.execute(select(*_COLUMNS).where(*of_binding))]
+
+
 def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime, *, just_unbound: bool) -> int:
     """Hold both phones of a binding that the provider refused as in use; return for how many seconds.
 

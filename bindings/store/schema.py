@@ -197,6 +197,8 @@ holds = Table(
     CheckConstraint("why IN ('orphan', 'refused', 'late_success')", name="why"),
     Index("ix_holds_phone_held_until", "phone", "held_until"),
     Index("ix_holds_held_until", "held_until"),
+    # Each yes of the provider looks for an earlier use of its bind_id.
+    Index("ix_holds_app_id_bind_id", "app_id", "bind_id", **_only("bind_id IS NOT NULL")),
     Index("uq_holds_known", "scope", "phone", "app_id", "bind_id", unique=True, **_only("bind_id IS NOT NULL")),
     Index("uq_holds_unknown", "scope", "phone", unique=True, **_only("bind_id IS NULL")),
     comment="Phones that something other than a binding of ours holds at the provider",

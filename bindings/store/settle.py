@@ -14,7 +14,7 @@ from sqlalchemy import and_, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events, holds, pools
-from bindings.store.bindings import NOW, find, get, to_json_value, transition
+from bindings.store.bindings import NOW, find, get, in_state, to_json_value, transition
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
-# The constraint that is violated if another binding has the provider's bindId: its name, and its columns on
+# The constraint that is violated if another active binding has the provider's bindId: its name, and its columns on
 # SQLite.
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
 
@@ -66,13 +66,17 @@ def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
 
 
 def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding | None:
-    """Record a success for a pending or in-doubt binding, in one statement. None if it is settled already."""
+    """Record a success for a pending or in-doubt binding, in one statement.
+
+    None if it is settled already, or if another active binding or a hold has its bind_id.
+    """
     return transition(
         tx,
         binding_id,
         EventKind.ACTIVATED,
         caller,
         from_states=UNSETTLED,
+        condition="bind_id_unused",
         detail=success.detail(),
         state=State.ACTIVE,
         provider_status=None,
@@ -85,9 +89,12 @@ def settle_success(tx: Transaction, binding_id: str, success: Success, caller: C
     """Record a success and return the binding as recorded. A success for an ended binding is not dropped.
 
     It becomes a hold on both phones, with its origin and a `late_success` event, until `recover` has unbound it.
-    Safe to repeat: the same success twice changes nothing.
+    What the provider made under the same bind_id before is over: it ends here too, and is owed no unbind. Safe to
+    repeat: the same success twice changes nothing.
     """
     row = activate(tx, binding_id, success, caller)
+    if row is None and _end_earlier_use(tx, get(tx, binding_id), success.bind_id, caller):
+        row = activate(tx, binding_id, success, caller)
     if row is not None:
         return row
     current = get(tx, binding_id)
@@ -95,6 +102,16 @@ def settle_success(tx: Transaction, binding_id: str, success: Success, caller: C
         events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, {"bind_id": success.bind_id})
         current = get(tx, binding_id)
     return current
+
+
+def _end_earlier_use(tx: Transaction, intent: Binding, bind_id: str, caller: Caller) -> bool:
+    """End the active binding and the holds that have this bind_id for another intent; False if there are none."""
+    used = bindings.c.app_id == intent.app_id, bindings.c.bind_id == bind_id, in_state(State.ACTIVE)
+    ids = tx.connection.execute(select(bindings.c.id).where(*used, bindings.c.id != intent.id)).scalars().all()
+    for binding_id in ids:
+        settle_unbound(tx, binding_id, caller, reason=Reason.GONE_AT_PROVIDER)
+    earlier = [hold for hold in holds.with_bind_id(tx, intent.app_id, bind_id) if hold.origin_id != intent.id]
+    return bool(ids) or bool(holds.end_holds(tx, caller, earlier, reason="bind_id_used_again"))
 
 
 def settle_failed(

@@ -2,8 +2,9 @@
 
 `schema_info` says of each revision which code can still work on it; every later migration adds its row. `replicas`
 has the processes. A kind of event may be new and up to 32 characters long. A bind_id is unique among the active
-bindings, because the provider may give an id again after its binding has ended. `account.tx_offset` is added to
-every transaction number, after the database was loaded into a cluster that has counted less far.
+bindings, because the provider may give an id again after its binding has ended; holds are found by it too.
+`account.tx_offset` is added to every transaction number, after the database was loaded into a cluster that has
+counted less far.
 
 On PostgreSQL a wider column would build each partial index that names it again, under a lock. So those indexes are
 dropped in the short transaction that widens it, and built afterwards without a lock; until then a search by
@@ -42,7 +43,8 @@ KINDS = (
 CHECK = f"CONSTRAINT ck_events_kind CHECK ({KINDS})"
 PAIR = "CONSTRAINT uq_events_binding_id_sequence UNIQUE (binding_id, sequence)"
 TERMINAL = "kind IN ('failed', 'expired', 'unbound', 'lapsed')"
-BIND_ID, UNIQUE = "ix_bindings_app_id_bind_id", "uq_bindings_app_id_bind_id"
+UNIQUE = "uq_bindings_app_id_bind_id"
+BIND_ID_INDEXES = {"bindings": "ix_bindings_app_id_bind_id", "holds": "ix_holds_app_id_bind_id"}
 COLUMNS = "position, tx, binding_id, sequence, kind, at, actor, request_id, detail"
 PARTIAL_INDEXES = {
     "ix_events_request_id": "(request_id) WHERE request_id IS NOT NULL AND kind <> 'activated'",
@@ -66,8 +68,9 @@ def upgrade() -> None:
             tallies.alter_column("kind", type_=sa.String(32))
     else:
         _widen_kind()
-    _replace_unique("state = 'active'")
-    _replace_index(BIND_ID, "bind_id IS NOT NULL", unique=False)
+    _replace_index("bindings", UNIQUE, "state = 'active'", unique=True)
+    for table, name in BIND_ID_INDEXES.items():
+        _replace_index(table, name, "bind_id IS NOT NULL")
     if not sqlite:
         _attach_indexes()
     instant = sa.String(27) if sqlite else sa.DateTime(timezone=True)
@@ -121,9 +124,10 @@ def downgrade() -> None:
     op.drop_table("schema_info")
     again = "SELECT 1 FROM bindings WHERE bind_id IS NOT NULL GROUP BY app_id, bind_id HAVING count(*) > 1 LIMIT 1"
     if connection.execute(sa.text(again)).scalar() is None:
-        _replace_unique("bind_id IS NOT NULL")
+        _replace_index("bindings", UNIQUE, "bind_id IS NOT NULL", unique=True)
     if connection.dialect.name == "sqlite":
-        op.drop_index(BIND_ID, "bindings")
+        for table, name in BIND_ID_INDEXES.items():
+            op.drop_index(name, table)
         with op.batch_alter_table("tallies") as tallies:
             tallies.alter_column("kind", type_=sa.String(16))
         if connection.execute(sa.text(f"SELECT 1 FROM events WHERE NOT ({KINDS}) LIMIT 1")).scalar() is None:
@@ -132,32 +136,27 @@ def downgrade() -> None:
             )
         return
     with _outside_transaction("0"):
-        op.drop_index(BIND_ID, "bindings", if_exists=True, postgresql_concurrently=True)
+        for table, name in BIND_ID_INDEXES.items():
+            op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
     _lock_events()
     op.execute("ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_kind")
     op.execute(f"ALTER TABLE events ADD {CHECK} NOT VALID")
 
 
-# The index of bind_ids.
+# The indexes of bind_ids.
 
 
-def _replace_unique(where: str) -> None:
-    _replace_index(UNIQUE, where, unique=True)
-
-
-def _replace_index(name: str, where: str, *, unique: bool) -> None:
+def _replace_index(table: str, name: str, where: str, *, unique: bool = False) -> None:
     columns, clause = ["app_id", "bind_id"], sa.text(where)
     if op.get_bind().dialect.name == "sqlite":
-        op.drop_index(name, "bindings", if_exists=True)
-        op.create_index(name, "bindings", columns, unique=unique, sqlite_where=clause)
+        op.drop_index(name, table, if_exists=True)
+        op.create_index(name, table, columns, unique=unique, sqlite_where=clause)
         return
     new = f"{name}_new"
     with _outside_transaction("0"):
-        op.drop_index(new, "bindings", if_exists=True, postgresql_concurrently=True)
-        op.create_index(
-            new, "bindings", columns, unique=unique, postgresql_where=clause, postgresql_concurrently=True
-        )
-        op.drop_index(name, "bindings", if_exists=True, postgresql_concurrently=True)
+        op.drop_index(new, table, if_exists=True, postgresql_concurrently=True)
+        op.create_index(new, table, columns, unique=unique, postgresql_where=clause, postgresql_concurrently=True)
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.execute(f"ALTER INDEX {new} RENAME TO {name}")
 
 

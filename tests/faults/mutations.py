@@ -62,6 +62,7 @@ FORK = "tests/service/test_fork.py"
 CONNECTIONS = "tests/faults/test_connection_limit.py"
 ADMISSION = "tests/service/test_admission.py"
 LANES = "tests/web/test_lanes.py"
+BIND_IDS = "tests/service/test_bind_id_given_again.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -409,6 +410,20 @@ BUGS: tuple[Bug, ...] = (
         replace_body("return False"),
         tests=LANES,
         detected_by="frees_its_place",
+    ),
+    bug(
+        "earlier_use_of_a_bind_id_stays_open",
+        "bindings.store.settle:_end_earlier_use",
+        replace_body("return False"),
+        detected_by="yes_with_the_id and sqlite",
+        tests=BIND_IDS,
+    ),
+    bug(
+        "ended_binding_explains_a_row_of_another_pair",
+        "bindings.jobs.scan_evidence:binding_of",
+        replace(calls("same_pair"), "True"),
+        detected_by="foreign_row_with_the_id and sqlite",
+        tests=BIND_IDS,
     ),
 )
 

@@ -152,6 +152,25 @@ def test_success_without_one_of_its_three_fields_is_malformed(field: str, value:
         wire.read_bound(data)
 
 
+NO_BIND_IDS = [0, -5, "0", "000", "-5", " -5 ", "-", "1\t", "1\n", "x" * 65]
+
+
+@pytest.mark.parametrize("value", NO_BIND_IDS)
+def test_value_that_cannot_be_a_bind_id_is_no_success_and_makes_a_row_odd(value: object) -> None:
+    with pytest.raises(wire.Malformed, match="bindId"):
+        wire.read_bound({"bindId": value, "pnsNumberA": "2", "pnsNumberB": "2"})
+    (odd,) = wire.read_rows(page(ROW | {"bindId": value}), zone=CHINA).odd_rows
+    assert odd.bind_id is None
+    assert odd.problem.startswith("bindId")
+
+
+@pytest.mark.parametrize("value", [1015, "1015", " 1015 "])
+def test_bind_id_is_read_without_the_spaces_around_it(value: object) -> None:
+    assert wire.read_bound({"bindId": value, "pnsNumberA": "2", "pnsNumberB": "2"}).bind_id == "1015"
+    (row,) = wire.read_rows(page(ROW | {"bindId": value}), zone=CHINA).rows
+    assert row.bind_id == "1015"
+
+
 def test_a_page_is_read_with_its_ends_in_utc() -> None:
     (row,) = wire.read_rows(page(ROW | {"bindId": 1002}), zone=CHINA).rows
     assert row == ProviderBinding(

@@ -11,12 +11,12 @@ from sqlalchemy import exc
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Mode, Reason, State
-from bindings.provider.simulator import Simulator
 from bindings.store import settle
 from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
+    from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
     from bindings.store.database import Database, Transaction
 
@@ -178,17 +178,6 @@ def test_stale_timestamp_fails_once_and_the_next_bind_is_corrected(harness: Serv
         harness.bind(A, B)
     assert excinfo.value.status == "-16"
     assert harness.bind(A, B).state is State.ACTIVE
-
-
-def test_bind_id_of_another_binding_puts_the_binding_in_doubt(harness: ServiceHarness) -> None:
-    first = harness.bind(A, B)
-    with Simulator(clock=harness.clock.unix) as other:  # assigns bind ids from the same start
-        replica = harness.open(provider_url=other.url)
-        with pytest.raises(errors.OutcomeUnknown) as excinfo:
-            replica.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB")
-    doubt = harness.service.get(excinfo.value.binding.id)
-    assert (doubt.state, doubt.bind_id) == (State.IN_DOUBT, None)
-    assert harness.service.get(first.id) == first
 
 
 def lose_reply_of_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *, nth: int) -> list[int]:

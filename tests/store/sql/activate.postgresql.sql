@@ -15,6 +15,23 @@ WITH changed AS (
     ), 0))
     WHERE bindings.id = :of_id::UUID
       AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
+      AND NOT (EXISTS (
+        SELECT *
+        FROM bindings AS other
+        WHERE other.app_id = bindings.app_id
+          AND other.bind_id = :new_bind_id::VARCHAR
+          AND other.state = 'active'
+          AND other.id != bindings.id
+    ))
+      AND NOT (EXISTS (
+        SELECT *
+        FROM holds
+        WHERE holds.app_id = bindings.app_id
+          AND holds.bind_id = :new_bind_id::VARCHAR
+          AND holds.held_until > (
+            SELECT clock_timestamp() AS clock_timestamp_1
+        )
+    ))
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
         bindings.app_id, bindings.scope, bindings.reference, bindings.idempotency_key,
         bindings.expire_s, bindings.warn_s, bindings.bind_id, bindings.middle_number_a,

@@ -6,6 +6,21 @@ SET bind_id=:new_bind_id, middle_number_a=:new_middle_number_a,
     version=(bindings.version + :version_1), change_tx=0
 WHERE bindings.id = :of_id
   AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
+  AND NOT (EXISTS (
+    SELECT *
+    FROM bindings AS other
+    WHERE other.app_id = bindings.app_id
+      AND other.bind_id = :new_bind_id
+      AND other.state = 'active'
+      AND other.id != bindings.id
+))
+  AND NOT (EXISTS (
+    SELECT *
+    FROM holds
+    WHERE holds.app_id = bindings.app_id
+      AND holds.bind_id = :new_bind_id
+      AND holds.held_until > :clock
+))
 RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference, idempotency_key,
     expire_s, warn_s, bind_id, middle_number_a, middle_number_b, state, provider_status, reason,
     actor, request_id, requested_at, send_by, settle_by, sent_at, answered_at, expires_at,

@@ -1,0 +1,151 @@
+"""A bind_id names one living binding: the provider may give it again after its binding has ended.
+
+The second provider of these tests begins to count its ids again, as a sandbox does that is set up anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings import errors
+from bindings.domain.binding import Reason, State
+from bindings.provider.simulator import Simulator
+from bindings.store import holds
+from tests.service.harness import APP, A, B, C, D, E, F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.domain.binding import Binding
+    from bindings.service import BindingService
+    from tests.service.harness import ServiceHarness
+
+
+@pytest.fixture
+def again(harness: ServiceHarness) -> Iterator[Simulator]:
+    """Provide a provider that begins with the first id again."""
+    with Simulator(clock=harness.clock.unix, pool_size=200) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def service(harness: ServiceHarness, again: Simulator) -> BindingService:
+    """Open a service that calls that provider, beside the one of the harness."""
+    if not harness.services:
+        harness.open()
+    return harness.open(provider_url=again.url)
+
+
+def bind(service: BindingService, phone_a: str, phone_b: str, **options: object) -> Binding:
+    return service.bind(
+        phone_a=phone_a,
+        phone_b=phone_b,
+        **({"pool_number": "918806", "expire_s": 3_600, "mode": "AXB"} | options),  # type: ignore[arg-type]
+    )
+
+
+def test_id_of_an_ended_binding_may_be_given_again(harness: ServiceHarness, service: BindingService) -> None:
+    first = harness.bind(A, B)
+    harness.service.unbind(first.id)
+    second = bind(service, C, D)
+    assert second.bind_id == first.bind_id
+    assert [found.id for found in service.lookup(phone=C)] == [second.id]
+    assert service.unbind(second.id).state is State.UNBOUND
+    assert {found.id for found in service.search(bind_id=first.bind_id).data} == {first.id, second.id}
+
+
+def test_yes_with_the_id_of_an_active_binding_ends_that_one(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    first = harness.bind(A, B)
+    harness.simulator.script("lost_reply", times=1, on="unbind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.service.unbind(first.id)
+    second = bind(service, C, D)
+    assert (second.state, second.bind_id) == (State.ACTIVE, first.bind_id)
+    ended = service.get(first.id)
+    assert (ended.state, ended.reason) == (State.UNBOUND, Reason.GONE_AT_PROVIDER)
+    assert service.check(phone_a=A, phone_b=B, mode="AXB") == [], "the provider holds its phones no more"
+    service.recover()
+    assert again.counts.received.get("unbind", 0) == 0, "an unbind would end the new binding"
+    assert service.get(second.id).state is State.ACTIVE
+
+
+def test_yes_with_the_id_of_a_hold_ends_the_hold(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    """A late success is owed an unbind, which would end the new binding."""
+    first = harness.bind(A, B)
+    harness.service.unbind(first.id)
+    settled = harness.service.get(first.id)
+
+    def hold(tx: object) -> None:
+        holds.hold_orphan(
+            tx,  # type: ignore[arg-type]
+            harness.service.runtime.caller,
+            phones=(settled.phone_a, settled.phone_b),
+            scope=settled.scope,
+            app_id=settled.app_id,
+            bind_id=str(settled.bind_id),
+            origin_id=first.id,
+            held_until=settled.expires_at or harness.clock(),
+        )
+
+    harness.database.write(hold)
+    assert {holder.why for holder in service.check(phone_a=A, phone_b=B, mode="AXB")} == {"orphan"}
+    second = bind(service, C, D)
+    assert (second.state, second.bind_id) == (State.ACTIVE, first.bind_id)
+    assert service.check(phone_a=A, phone_b=B, mode="AXB") == []
+    service.recover()
+    assert again.counts.received.get("unbind", 0) == 0
+
+
+def test_scan_judges_the_zone_by_living_bindings_and_adopts_a_doubt_beside_them(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    ended = [harness.bind(*pair, expire_s=60) for pair in ((A, B), (C, D))]
+    harness.clock.advance(600)
+    harness.service.expire_due()
+    living = bind(service, A, B)
+    assert living.bind_id == ended[0].bind_id
+    again.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        bind(service, E, F)
+    harness.clock.advance(60)
+    result = service.reconcile()
+    assert (result.zone_misfit_s, result.adopted, result.drifted, result.orphans) == (0.0, 1, 0, 0)
+    adopted = service.get(unknown.value.binding.id)
+    assert (adopted.state, adopted.bind_id) == (State.ACTIVE, ended[1].bind_id)
+    assert service.get(living.id).state is State.ACTIVE
+    assert service.get(ended[0].id).held_until == ended[0].held_until
+
+
+def test_doubt_is_adopted_by_a_row_with_the_id_of_an_ended_binding_of_its_pair(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    first = harness.bind(A, B, expire_s=60)
+    harness.clock.advance(600)
+    harness.service.expire_due()
+    again.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        bind(service, A, B)
+    harness.clock.advance(60)
+    assert service.reconcile().adopted == 1
+    adopted = service.get(unknown.value.binding.id)
+    assert (adopted.state, adopted.bind_id) == (State.ACTIVE, first.bind_id)
+    assert service.get(first.id).held_until == first.held_until
+
+
+def test_foreign_row_with_the_id_of_an_ended_binding_of_another_pair_is_an_orphan(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    first = harness.bind(A, B)
+    harness.service.unbind(first.id)
+    again.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP)
+    harness.clock.advance(120)
+    result = service.reconcile()
+    assert result.orphans == 1
+    assert {holder.why for holder in service.check(phone_a=C, phone_b=D, mode="AXB")} == {"orphan"}
+    assert service.check(phone_a=A, phone_b=B, mode="AXB") == []
