@@ -8,18 +8,17 @@ the numbers of the feed continue, the cursors of webhooks and of feed readers st
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select, text, update
 from uuid_utils import uuid7
 
 from bindings.store import events
+from bindings.store.deliveries import pending_row
 from bindings.store.schema import account, deliveries, tally_marks, webhooks
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sqlalchemy import Connection
 
     from bindings.store.database import Database, Transaction
@@ -112,22 +111,10 @@ def _catch_up(tx: Transaction, numbers: _Numbers) -> None:
             return
         after = written[-1].position
         rows = [
-            _delivery(receiver.id, event.position, now)
+            pending_row(str(uuid7()), receiver.id, event.position, now)
             for receiver in receivers
             for event in written
             if (receiver.kinds is None or event.kind in receiver.kinds) and event.at >= receiver.created_at
         ]
         if rows:
             connection.execute(tx.dialect.insert(deliveries).on_conflict_do_nothing(), rows)
-
-
-def _delivery(webhook_id: str, position: int, now: datetime) -> dict[str, Any]:
-    return {
-        "id": str(uuid7()),
-        "webhook_id": webhook_id,
-        "event_position": position,
-        "state": "pending",
-        "attempts": 0,
-        "created_at": now,
-        "next_at": now,
-    }

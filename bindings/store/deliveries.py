@@ -140,15 +140,7 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
         return 0, False
     now = tx.instant()
     new_deliveries = [
-        {
-            "id": new_id(),
-            "webhook_id": webhook_id,
-            "event_position": events.parse_cursor(event.cursor)[1],
-            "state": DeliveryState.PENDING,
-            "attempts": 0,
-            "created_at": now,
-            "next_at": now,
-        }
+        pending_row(new_id(), webhook_id, events.parse_cursor(event.cursor)[1], now)
         for event in batch
         if row.kinds is None or event.kind in row.kinds
     ]
@@ -158,6 +150,19 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
     move_cursor = update(webhooks_table).where(webhooks_table.c.id == webhook_id)
     tx.connection.execute(move_cursor.values(tx=cursor_tx, position=position))
     return len(new_deliveries), len(batch) == limit
+
+
+def pending_row(delivery_id: str, webhook_id: str, event_position: int, now: datetime) -> dict[str, Any]:
+    """Return the row of a new delivery, which is due now."""
+    return {
+        "id": delivery_id,
+        "webhook_id": webhook_id,
+        "event_position": event_position,
+        "state": DeliveryState.PENDING,
+        "attempts": 0,
+        "created_at": now,
+        "next_at": now,
+    }
 
 
 def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Batch | None:

@@ -68,7 +68,7 @@ def test_I5_every_update_of_a_state_requires_its_transition() -> None:
     ]
     # The first state of an intent, and the states of deliveries, which have no table.
     assert unchecked == [
-        "deliveries.py: fan_out",
+        "deliveries.py: pending_row",
         "deliveries.py: _result_columns",
         "deliveries.py: _reset_to_pending",
         "reserve.py: _new",
