@@ -23,7 +23,8 @@ def replicas_at_work(database: Database) -> Check:
     for replica in recent:
         names_by_version.setdefault(replica.version, []).append(replica.name)
     versions = "; ".join(
-        f"{len(names)} of version {version}: {_first_names(names)}" for version, names in sorted(names_by_version.items())
+        f"{len(names)} of version {version}: {_first_names(names)}"
+        for version, names in sorted(names_by_version.items())
     )
     observed = f"processes in the last {duration(RECENT.total_seconds())}: {versions or 'none'}"
     if len(names_by_version) > 1:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 INTERVAL_S = 60.0
-KEPT = timedelta(days=1)
+RETENTION = timedelta(days=1)
 CLOSE_WAIT_S = 1.0
 
 
@@ -59,7 +59,7 @@ def record(tx: Transaction) -> None:
     values: dict[str, Any] = {"name": process_name(), "version": _version(), "phone_key_ids": [], "seen_at": now}
     statement = tx.dialect.insert(replicas).values(id=_process_id(os.getpid()), started_at=now, **values)
     tx.connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-    tx.connection.execute(delete(replicas).where(replicas.c.seen_at < now - KEPT))
+    tx.connection.execute(delete(replicas).where(replicas.c.seen_at < now - RETENTION))
 
 
 def process_name() -> str:
