@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK, HostClock
@@ -121,13 +122,21 @@ def _check_database(runtime: Runtime) -> None:
     runtime.observe_database_clock()
 
 
+def _treat_as_restored(runtime: Runtime) -> None:
+    """Check the SQLite file that has taken the place of another, and let binds wait for a full reconciliation."""
+    _check_database(runtime)
+    runtime.database.write(account.require_full_scan)
+    runtime.rollback_detector.forget()
+    _log.error("the SQLite file was replaced: binds wait until `bindings reconcile` has completed")
+
+
 def new_runtime(
     settings: Settings, database: Database, *, caller: Caller, clock: HostClock = SYSTEM_CLOCK
 ) -> Runtime:
     """Build the parts over an open database. Connects to nothing."""
     client = _provider_client(settings, clock)
     clocks = ClockMonitor(database, client, app_id=settings.provider_app_id, clock=clock)
-    return Runtime(
+    runtime = Runtime(
         settings=settings,
         database=database,
         client=client,
@@ -147,6 +156,8 @@ def new_runtime(
         clock=clock,
         caller=caller,
     )
+    database.when_replaced = partial(_treat_as_restored, runtime)
+    return runtime
 
 
 def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | None:

@@ -224,6 +224,7 @@ def _bind_accepted_without_list(database: Database) -> datetime | None:
 def _check_connection(database: Database) -> Check:
     start = SYSTEM_CLOCK.monotonic()
     database.clock()
+    database.check_file()
     took_ms = (SYSTEM_CLOCK.monotonic() - start) * 1_000
     name = "PostgreSQL" if database.postgres else "SQLite"
     observed = f"{name} answers in {took_ms:.0f} ms"

@@ -200,6 +200,8 @@ class Database(ProcessConnections):
     def run_deferred_check(self) -> None:
         """Run the deferred check now, unless it has passed. Other threads wait until it has."""
         self.open_in_child()
+        if self._replaced:
+            self._replaced, self._deferred_check = False, self.when_replaced
         if self._deferred_check is not None:
             self._check_once()
 
@@ -321,6 +323,13 @@ class Database(ProcessConnections):
         except (exc.DBAPIError, DatabaseWaitTimeout) as error:
             raise explain(error, self._engine.url).error() from error
 
+    def check_file(self) -> None:
+        """Raise `Busy` unless the SQLite file that is open here is the one at its path."""
+        self.run_deferred_check()
+        if not self.postgres:
+            with self._reads.connect(time.monotonic() + RETRY_BUDGET_S) as connection:
+                self.require_file(connection)
+
     def clock(self) -> datetime:
         """Return the reading of the deciding clock. A round trip on PostgreSQL."""
         return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
@@ -357,6 +366,7 @@ class Database(ProcessConnections):
     @contextmanager
     def _transaction(self, attempt: int, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
         with self._writer_lock(wait_until), self._writes.connect(wait_until) as connection:
+            self.require_file(connection)
             set_deadline(connection, give_up_at if self.postgres else wait_until)
             with connection.begin():
                 if attempt > 1 and self.postgres:

@@ -13,7 +13,7 @@ import codecs
 import math
 import sys
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Connections:
     def __init__(self, url: str, size: int, gate: ForkGate | None, *, autocommit: bool = False) -> None:
         self._gate = gate
         self._process = ProcessMark()
-        several_servers = not isinstance(_driver_url(url).query.get("host", ""), str)
+        several_servers = not isinstance(driver_url(url).query.get("host", ""), str)
         self._url = url
         self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
         self.engine = make_engine(url, autocommit=autocommit, size=size, limit=self._limit)
@@ -85,7 +85,8 @@ class Connections:
     @contextmanager
     def connect(self, wait_until: float, *, engine: Engine | None = None) -> Iterator[Connection]:
         """Lend a connection, of `engine` if it shares the pool; `DatabaseWaitTimeout` if none is free in time."""
-        with nullcontext() if self._gate is None else self._gate.inside():
+        thread = 0 if self._gate is None else self._gate.enter()
+        try:
             self._limit.acquire(wait_until)
             try:
                 connection = (engine or self.engine).connect()
@@ -95,6 +96,9 @@ class Connections:
                     self._return(connection)
             finally:
                 self._limit.release()
+        finally:
+            if self._gate is not None:
+                self._gate.leave(thread)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -119,7 +123,7 @@ def make_engine(
 
     With a `size` of 0 each connection is closed after its use.
     """
-    target = _driver_url(url)
+    target = driver_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, autocommit=autocommit, size=size)
     engine = create_engine(
@@ -244,6 +248,7 @@ def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
         connection.isolation_level = None  # no BEGIN except ours: the driver's loses updates silently
         for pragma in SQLITE_PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        connection.note_wal()
 
     if not autocommit:  # a listener, even an idle one, slows every statement of its engine
         event.listen(engine, "begin", _begin_immediate)
@@ -256,7 +261,7 @@ def _begin_immediate(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _driver_url(url: str) -> URL:
+def driver_url(url: str) -> URL:
     """Return the URL for SQLAlchemy; libpq's list of hosts (`db1:5432,db2:5432`) is accepted too."""
     try:
         return _parse_url(url)

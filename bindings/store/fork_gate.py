@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bindings.fork_safety import ForkSensitive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 LONGEST_WAIT_S = 5.0  # past the longest wait of a write; an export may take longer
 
@@ -28,7 +26,7 @@ class ForkGate(ForkSensitive):
 
     def _open_again(self) -> None:
         self._changed = threading.Condition()
-        self._users: Counter[int] = Counter()  # by thread: a thread that is inside may enter again
+        self._users: dict[int, int] = {}  # by thread: a thread that is inside may enter again
         self._forks = 0
 
     def before_fork(self) -> None:
@@ -36,9 +34,10 @@ class ForkGate(ForkSensitive):
         with self._changed:
             self._forks += 1
             self._changed.wait_for(self._no_other_thread_inside, LONGEST_WAIT_S)
-            unused = not self._users
-        if unused:  # otherwise the file stays open, and a pool that is replaced now would keep it open for longer
-            self._close_idle()
+            if (
+                not self._users
+            ):  # otherwise the file stays open, and a pool that is replaced now would keep it open
+                self._close_idle()  # inside of the lock: another thread that forks waits until they are closed
 
     def after_fork_in_parent(self) -> None:
         """Let threads in again."""
@@ -55,28 +54,21 @@ class ForkGate(ForkSensitive):
         """Never close the connections from now on."""
         self._close_idle = _do_nothing
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Stay inside meanwhile; an export may end in another thread than it began in."""
+    def enter(self) -> int:
+        """Go inside, and return what `leave` needs: an export may end in another thread than it began in."""
         thread = threading.get_ident()
-        self._enter(thread)
-        try:
-            yield
-        finally:
-            self._leave(thread)
-
-    def _enter(self, thread: int) -> None:
         with self._changed:
-            while self._forks and not self._users[thread]:
+            while self._forks and thread not in self._users:
                 self._changed.wait()
-            self._users[thread] += 1
+            self._users[thread] = self._users.get(thread, 0) + 1
+        return thread
 
-    def _leave(self, thread: int) -> None:
+    def leave(self, thread: int) -> None:
+        """Go outside again."""
         with self._changed:
-            if self._users[thread] > 1:
-                self._users[thread] -= 1
-            else:
-                del self._users[thread]
+            uses = self._users.pop(thread, 0)
+            if uses > 1:
+                self._users[thread] = uses - 1
             if self._forks:
                 self._changed.notify_all()
 

@@ -2,31 +2,58 @@
 
 A child never uses, returns or closes a connection of its parent: two processes on one connection read each other's
 answers. What the child inherits is never freed there, since freeing a connection closes it.
+
+On SQLite the file that is open must be the one at the path: before each write, and when a check asks. If it is
+missing, writes are refused until it is back. If another one is there, the former connections are left alone as
+well (closing the last one deletes the -wal file at the path, which may be the new file's), and the new file is
+treated as restored.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy import event
 
+from bindings.errors import Busy
 from bindings.fork_safety import ForkSensitive, keep_alive
-from bindings.store.engine import Connections
+from bindings.store.engine import Connections, driver_url
 from bindings.store.failures import READ_ONLY
 from bindings.store.fork_gate import ForkGate
+from bindings.store.sqlite_connection import MISSING, MIXED, REPLACED, WAL_REPLACED, SqliteConnection, identify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
     from sqlalchemy.engine import ExceptionContext
+
+    from bindings.store.sqlite_connection import FileIdentity
+
+_log = logging.getLogger(__name__)
+
+REMEDIES = {
+    MISSING: "put it back to the path in BINDINGS_DATABASE_URL, or restore a backup to it",
+    REPLACED: "run `bindings reconcile`: until then binds wait, as after a restore",
+    MIXED: "stop every process that uses the database, move the -wal and -shm files away, start them again, and"
+    " run `bindings db restored`",
+    WAL_REPLACED: "stop every process that uses the database, start them again, and run `bindings db restored`",
+}
 
 
 class ProcessConnections(ForkSensitive):
     """The connections of this process: one pool for transactions, one for reads in AUTOCOMMIT. Thread-safe."""
 
     def __init__(self, url: str, pool_size: int) -> None:
-        self._url = url
+        self._url, self._path = _absolute(url)
         self._pool_size = pool_size
         self._inherited = False
+        self._file: FileIdentity | None = None
+        self._replaced = False
+        self.when_replaced: Callable[[], None] | None = None  # called before the first use of another SQLite file
         self._open()
         self.postgres = self._engine.dialect.name == "postgresql"
         self.watch_forks()
@@ -42,8 +69,7 @@ class ProcessConnections(ForkSensitive):
     def after_fork_in_child(self) -> None:
         """Leave the connections to the parent."""
         if not self._inherited:
-            keep_alive(self._writes)
-            keep_alive(self._reads)
+            self._abandon()
         self._inherited = True
         self._reopening = threading.Lock()
 
@@ -59,9 +85,9 @@ class ProcessConnections(ForkSensitive):
 
     def _open(self) -> None:
         """Make the engines, their limits and the locks of this process; nothing has connected yet."""
-        gate = ForkGate(self._close_idle) if self._url.startswith("sqlite") else None
-        self._writes = Connections(self._url, self._pool_size, gate)
-        self._reads = Connections(self._url, self._pool_size, gate, autocommit=True)
+        self._gate = ForkGate(self._close_idle) if self._path is not None else None
+        self._writes = Connections(self._url, self._pool_size, self._gate)
+        self._reads = Connections(self._url, self._pool_size, self._gate, autocommit=True)
         self._engine, self._reader = self._writes.engine, self._reads.engine
         # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
         self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -69,6 +95,46 @@ class ProcessConnections(ForkSensitive):
             event.listen(self._engine, "handle_error", self._drop_read_only_connections)
         # SQLite's own lock lets the threads of a process starve each other; this one is fair.
         self._one_writer = threading.Lock()
+        if self._path is not None:
+            for engine in (self._engine, self._reader):
+                event.listen(engine, "do_connect", self._require_present)
+                event.listen(engine, "connect", self._require_same)
+
+    def require_file(self, connection: Connection) -> None:
+        """Raise `Busy` unless the SQLite file at the path is the one that this connection has open."""
+        raw = connection.connection.driver_connection
+        if not isinstance(raw, SqliteConnection):
+            return
+        change = raw.file_change()
+        if change == REPLACED and raw.file == self._file:
+            self._start_over()
+        if change is not None:
+            _refuse(change)
+
+    def _require_present(self, *_: object) -> None:
+        if self._file is not None and identify(self._path or "") is None:
+            _refuse(MISSING)  # SQLite would create an empty file
+
+    def _require_same(self, raw: SqliteConnection, _record: object) -> None:
+        if self._file is None:
+            self._file = raw.file
+        elif self._file != raw.file:
+            self._start_over()
+            _refuse(REPLACED)
+
+    def _start_over(self) -> None:
+        """Leave the former file, and open the one that is at the path now."""
+        self._abandon()
+        self._file = None
+        self._open()
+        self._replaced = True
+
+    def _abandon(self) -> None:
+        """Never use, close or free the connections that were opened so far."""
+        keep_alive(self._writes)
+        keep_alive(self._reads)
+        if self._gate is not None:
+            self._gate.close_nothing()
 
     def _close_idle(self) -> None:
         self._engine.dispose()
@@ -83,3 +149,17 @@ class ProcessConnections(ForkSensitive):
         if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
             context.is_disconnect = True
             self._reader.dispose()
+
+
+def _absolute(url: str) -> tuple[str, str | None]:
+    """Return the URL with the absolute path of its SQLite file, and that path; None for a server or a URI."""
+    target = driver_url(url)
+    if target.get_backend_name() != "sqlite" or not target.database or target.database.startswith("file:"):
+        return url, None
+    path = str(Path(target.database).absolute())
+    return target.set(database=path).render_as_string(hide_password=False), path
+
+
+def _refuse(change: str) -> NoReturn:
+    _log.error("%s", change)
+    raise Busy(f"{change}; nothing was done", todo=REMEDIES[change])

@@ -1,22 +1,34 @@
-"""A connection to an SQLite file that a forked child never uses, never closes and never frees.
+"""A connection to an SQLite file that knows which file it is, and that a forked child leaves to its parent.
 
-SQLite forbids all three. What it knows of a file, its locks among it, is shared by all connections of a process,
-and a child has a copy of that: while a connection of the parent is in it, new connections of the child to the same
-file would believe locks that the child does not have. So a file that was open at the fork is refused in the child.
-`ForkGate` closes the files before a fork, so that this is rare.
+A file may be moved, deleted or replaced while it is open. A connection goes on with the file that it has opened,
+under any name or none, and what is written there is lost with the process: `file_change` notices it.
+
+A child must not use, close or free a connection of its parent, as SQLite demands. What SQLite knows of a file, its
+locks among it, is shared by all connections of a process, and a child has a copy of that: while a connection of
+the parent is in it, new connections to the same file would believe locks that the child does not have. So a file
+that was open at the fork is refused in the child. `ForkGate` closes the files before a fork, so that this is rare.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from pathlib import Path
-from typing import Any
+import time
+from typing import Any, TypeAlias
 
 from sqlalchemy.exc import DontWrapMixin
 
 from bindings.fork_safety import ForkedProcessError, ForkSensitive, keep_alive
 
-_files_open_at_a_fork: set[Path] = set()
+FileIdentity: TypeAlias = tuple[int, int]  # device and inode
+
+WAL_CHECK_INTERVAL_S = 1.0
+MISSING = "the SQLite file was deleted or moved away while it was open here"
+REPLACED = "another SQLite file is at the path of the one that was open here"
+MIXED = "another SQLite file is at the path of the one that was open here, beside the -wal file of that one"
+WAL_REPLACED = "the -wal file of the SQLite database was deleted or replaced while it was open here"
+
+_files_open_at_a_fork: set[FileIdentity] = set()
 
 
 class FileOpenAtForkError(ForkedProcessError, DontWrapMixin):
@@ -27,34 +39,59 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
     """A connection of the driver, for its argument `factory`."""
 
     def __init__(self, database: str, *args: Any, **kwargs: Any) -> None:
-        self._path = Path(database).resolve()
+        self._path = os.path.abspath(database)  # noqa: PTH100 -- a Path would cost more at each write
         self._inherited = False
         self._closed = True
-        self._check_process()
+        self._require_unshared(identify(self._path))
         super().__init__(database, *args, **kwargs)
+        self.file = identify(self._path)
+        self._wal_path = wal_path(self._path)
+        self._wal: FileIdentity | None = None
+        self._wal_checked_at = 0.0
+        self._has_wal = True
         self._closed = False
         self.watch_forks()
+
+    def note_wal(self) -> None:
+        """Record the -wal file; call it when the connection has opened that."""
+        self._wal_path = wal_path(self._path)
+        self._wal = identify(self._wal_path)
+
+    def file_change(self) -> str | None:
+        """Return what happened to the file at the path since it was opened, or None: it is the open one."""
+        file = identify(self._path)
+        if file != self.file:
+            if file is None:
+                return MISSING
+            # SQLite would apply the former file's -wal to the new file, and damage it.
+            return MIXED if identify(wal_path(self._path)) == self._wal is not None else REPLACED
+        now = time.monotonic()
+        if now >= self._wal_checked_at + WAL_CHECK_INTERVAL_S:
+            self._wal_checked_at = now
+            self._has_wal = self._has_wal and identify(self._wal_path) == self._wal
+        return None if self._has_wal else WAL_REPLACED
 
     def after_fork_in_child(self) -> None:
         """Leave the connection to the parent, and refuse its file in this process."""
         if not self._closed:
             self._inherited = True
-            _files_open_at_a_fork.add(self._path)
+            if self.file is not None:
+                _files_open_at_a_fork.add(self.file)
             keep_alive(self)
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor; every statement begins with this."""
-        self._check_process()
+        self._require_own()
         return super().cursor(*args, **kwargs)
 
     def commit(self) -> None:
         """Commit the transaction, if there is one."""
-        self._check_process()
+        self._require_own()
         super().commit()
 
     def rollback(self) -> None:
         """Roll the transaction back, if there is one."""
-        self._check_process()
+        self._require_own()
         super().rollback()
 
     def close(self) -> None:
@@ -63,9 +100,27 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
             super().close()
             self._closed = True
 
-    def _check_process(self) -> None:
-        if self._path in _files_open_at_a_fork:
+    def _require_own(self) -> None:
+        if self._inherited:
+            self._require_unshared(self.file)
+
+    def _require_unshared(self, file: FileIdentity | None) -> None:
+        if file in _files_open_at_a_fork:
             raise FileOpenAtForkError(
                 "the SQLite file was in use when this process was forked, and SQLite forbids its use here; nothing"
                 " was done: open the service after the fork, or fork while no export and no call is under way"
             )
+
+
+def identify(path: str) -> FileIdentity | None:
+    """Return which file is at the path, or None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 -- as above
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def wal_path(path: str) -> str:
+    """Return the path of the -wal file: SQLite writes it beside the file to which symbolic links lead."""
+    return os.path.realpath(path) + "-wal"

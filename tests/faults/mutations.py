@@ -59,6 +59,7 @@ TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
 CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
 FORK = "tests/service/test_fork.py"
+SQLITE_FILE = "tests/store/test_sqlite_file.py"
 CONNECTIONS = "tests/faults/test_connection_limit.py"
 ADMISSION = "tests/service/test_admission.py"
 LANES = "tests/web/test_lanes.py"
@@ -154,6 +155,13 @@ BUGS: tuple[Bug, ...] = (
         replace_body("self._forks += 1"),
         tests=FORK,
         detected_by="child_of_a_child and sqlite",
+    ),
+    bug(
+        "replaced_file_is_not_noticed",
+        "bindings.store.process_connections:ProcessConnections.require_file",
+        replace_body("pass"),
+        tests=SQLITE_FILE,
+        detected_by="replaced_file_refuses",
     ),
     bug(
         "no_begin_at_all",
