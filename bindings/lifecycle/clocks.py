@@ -38,7 +38,7 @@ class SendClock:
 
     def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
         """Return what a successful bind records: its earliest possible end (I6) and longest possible hold (I4)."""
-        life = timedelta(seconds=self.intent.expire_s)
+        life, guard = timedelta(seconds=self.intent.expire_s), timedelta(seconds=guard_s)
         sent_at = self.sent_at(outcome.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)
         return settle.Success(
@@ -48,6 +48,8 @@ class SendClock:
             sent_at=sent_at,
             answered_at=answered_at,
             expires_at=sent_at + life,
-            held_until=answered_at + life + timedelta(seconds=guard_s),
+            held_until=answered_at + life + guard,
             warn_s=self.intent.warn_s,
+            hold=life + guard,
+            longest_hold=self.intent.held_until,
         )

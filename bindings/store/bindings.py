@@ -7,12 +7,12 @@ themselves are in `reserve`, `settle` and `expiry`. All functions are safe to ru
 
 from __future__ import annotations
 
-from dataclasses import fields
-from datetime import datetime
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, and_, bindparam, exists, or_, select, update
+from sqlalchemy import Column, Interval, and_, bindparam, exists, func, or_, select, update
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
@@ -77,6 +77,17 @@ class _Now:
 NOW = _Now()
 
 
+@dataclass(frozen=True, slots=True)
+class HeldFromRecord:
+    """A value of `held_until`: `hold` from the moment of the change on, but at least until `at_least`.
+
+    It exceeds `at_least` only up to the row's `held_until` before the change.
+    """
+
+    at_least: datetime
+    hold: timedelta
+
+
 def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """Return a condition on the row that `transition` may name besides the state that the change starts from."""
     now, expires_at = dialect.now_once, bindings.c.expires_at
@@ -125,16 +136,21 @@ def transition(
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
-    A value may be a column of the row, or `NOW`. Returns None and writes nothing if the row is in another state or
-    the condition is not met: the caller reads it again and decides. Raises `ValueError` for a change of state that
-    the table of transitions does not have (I5).
+    A value may be a column of the row, `NOW`, or a `HeldFromRecord`, which is also put into the detail. Returns
+    None and writes nothing if the row is in another state or the condition is not met: the caller reads it again
+    and decides. Raises `ValueError` for a change of state that the table of transitions does not have (I5).
     """
     if "state" in values:
         require_transition(from_states, values["state"])
     expressions = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | Column))
     bound = tuple(name for name in values if name not in dict(expressions))
-    statement = _change(tx.dialect, from_states, condition, bound, expressions)
     new_values = {f"new_{name}": values[name] for name in bound}
+    held = values.get("held_until")
+    if isinstance(held, HeldFromRecord):
+        new_values |= {"new_held_until": held.at_least, "hold": held.hold}
+    statement = _change(
+        tx.dialect, from_states, condition, bound, expressions, from_record=isinstance(held, HeldFromRecord)
+    )
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new_values)
     return to_binding(rows[0][:-1]) if rows else None
 
@@ -153,18 +169,26 @@ def _change(
     condition: str | None,
     bound: tuple[str, ...],
     expressions: tuple[tuple[str, _Now | Column[Any]], ...],
+    *,
+    from_record: bool,
 ) -> events.ChangeWithEvents:
-    """Build the statement of a change whose `bound` columns take parameters and the others SQL expressions."""
+    """Build the statement of a change whose `bound` columns take parameters and the others SQL expressions.
+
+    With `from_record`, `held_until` is a `HeldFromRecord`.
+    """
     values: dict[str, Any] = {name: new_value(name) for name in bound}
     now = dialect.clamp(dialect.now, low=bindings.c.requested_at, high=bindings.c.held_until)
     values |= {name: now if isinstance(value, _Now) else value for name, value in expressions}
+    if from_record:
+        longest = func.least(bindings.c.held_until, dialect.now + bindparam("hold", type_=Interval))
+        values["held_until"] = func.greatest(new_value("held_until"), longest)
     statement = update(bindings).where(
         bindings.c.id == bindparam("of_id", type_=BindingId), or_(*(in_state(state) for state in from_states))
     )
     if condition is not None:
         statement = statement.where(_condition(dialect, condition))
     changed = statement.values(values | version_columns(dialect)).returning(*COLUMNS, bindings.c.change_tx)
-    return events.ChangeWithEvents(dialect, changed)
+    return events.ChangeWithEvents(dialect, changed, facts=("held_until",) if from_record else ())
 
 
 def version_columns(dialect: SqlDialect) -> dict[str, Any]:

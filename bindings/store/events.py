@@ -89,8 +89,7 @@ def event_select(
 ) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the columns `INSERT_COLUMNS` of an event; its parameters are those of `event_params`.
 
-    With `facts` the detail is an object of these columns, one for each row, instead of a parameter. An instant is
-    ISO 8601 text in it, with its time zone.
+    With `facts` the detail also has these columns of the row. An instant is ISO 8601 text in it, with a time zone.
     """
     return select(
         change_tx,
@@ -100,13 +99,18 @@ def event_select(
         dialect.now,
         bindparam("event_actor", type_=String),
         bindparam("event_request_id", type_=String),
-        _object(dialect, facts) if facts else bindparam("event_detail", type_=Detail),
+        _with_facts(dialect, facts),
     )
 
 
-def _object(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+def _with_facts(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
+    detail = bindparam("event_detail", type_=Detail)
+    if not facts:
+        return detail
     arguments = [part for name, column in facts.items() for part in (literal_column(f"'{name}'"), column)]
-    return func.jsonb_build_object(*arguments) if dialect.postgres else func.json_object(*arguments)
+    if dialect.postgres:
+        return detail.op("||")(func.jsonb_build_object(*arguments))
+    return func.json_patch(detail, func.json_object(*arguments))
 
 
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
@@ -120,18 +124,25 @@ def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dic
 
 
 class ChangeWithEvents:
-    """A change of bindings together with its events; built once, run often.
+    """A change of bindings together with its events; built once, run often. `facts` are columns for the detail.
 
     `change` must return id, version and change_tx among its columns. On PostgreSQL the change and its events are
     one statement and so one round trip; on SQLite each event is a statement of the same transaction.
     """
 
-    def __init__(self, dialect: SqlDialect, change: ReturningInsert[Any] | ReturningUpdate[Any]) -> None:
+    def __init__(
+        self,
+        dialect: SqlDialect,
+        change: ReturningInsert[Any] | ReturningUpdate[Any],
+        *,
+        facts: tuple[str, ...] = (),
+    ) -> None:
         self._change = change
         self._combined: CompiledStatement | None = None
         if dialect.postgres:
             changed = change.cte("changed")
-            rows = event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version)
+            columns: dict[str, ColumnElement[Any]] = {name: changed.c[name] for name in facts}
+            rows = event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version, **columns)
             log = insert(events).from_select(INSERT_COLUMNS, rows).cte("logged")
             self._combined = CompiledStatement(select(changed).add_cte(log))
 

@@ -6,7 +6,7 @@ leaves them held (I4). A success is never dropped, however late it arrives. All 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from sqlalchemy import and_, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import events, holds, pools
-from bindings.store.bindings import NOW, find, get, in_state, to_json_value, transition
+from bindings.store.bindings import NOW, HeldFromRecord, find, get, in_state, to_json_value, transition
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
+_NO_COLUMNS = {"hold", "longest_hold", "warn_s"}  # of `Success`; the intent has `warn_s` already
 # The constraint that is violated if another active binding has the provider's bindId: its name, and its columns on
 # SQLite.
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
@@ -36,7 +37,12 @@ BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Success:
-    """The data of a successful bind, and the deadlines that follow from it."""
+    """The data of a successful bind, and the deadlines that follow from it.
+
+    `hold` is how long the phones are held from the answer on, `longest_hold` the intent's `held_until`. Until the
+    record of the answer the process may have been suspended without noticing, so the phones are held at least for
+    `hold` from then on, if that is not past `longest_hold`. None: `held_until` is known as it is.
+    """
 
     bind_id: str
     middle_number_a: str
@@ -46,6 +52,14 @@ class Success:
     expires_at: datetime
     held_until: datetime
     warn_s: int | None
+    hold: timedelta | None = None
+    longest_hold: datetime | None = None
+
+    def recorded_at(self, now: datetime) -> Success:
+        """Return the success with the `held_until` that follows if it is recorded at the instant `now`."""
+        if self.hold is None or self.longest_hold is None:
+            return self
+        return replace(self, held_until=max(self.held_until, min(now + self.hold, self.longest_hold)))
 
     def columns(self) -> dict[str, Any]:
         """Return the values by column, with the `warn_at` that follows from them."""
@@ -57,7 +71,7 @@ class Success:
 
     def _facts(self) -> dict[str, Any]:
         names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names if name != "warn_s"}  # the intent has it already
+        return {name: getattr(self, name) for name in names if name not in _NO_COLUMNS}
 
 
 def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
@@ -70,6 +84,11 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
 
     None if it is settled already, or if another active binding or a hold has its bind_id.
     """
+    if not tx.dialect.server_clock:
+        success = success.recorded_at(tx.instant())
+    values = success.columns()
+    if tx.dialect.server_clock and success.hold is not None:
+        values["held_until"] = HeldFromRecord(at_least=success.held_until, hold=success.hold)
     return transition(
         tx,
         binding_id,
@@ -81,7 +100,7 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
         state=State.ACTIVE,
         provider_status=None,
         reason=None,
-        **success.columns(),
+        **values,
     )
 
 

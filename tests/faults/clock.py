@@ -24,7 +24,9 @@ from bindings.clock import HostClock
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SHIFT = struct.Struct("dd")  # for every clock, and by how far the deciding one has jumped
+_SHIFT = struct.Struct(
+    "ddd"
+)  # for every clock; how far the deciding one has jumped; how long the host was suspended
 
 SHIFTED_CLOCK_SQL = """
 CREATE SCHEMA IF NOT EXISTS faults;
@@ -43,7 +45,7 @@ class SharedClock:
         self.file = file
         self._server = server
         if not file.exists():
-            file.write_bytes(_SHIFT.pack(0.0, 0.0))
+            file.write_bytes(_SHIFT.pack(0.0, 0.0, 0.0))
         with file.open("r+b") as opened:
             self._memory = mmap.mmap(opened.fileno(), _SHIFT.size)
 
@@ -57,6 +59,11 @@ class SharedClock:
         """Return how far the deciding clock is ahead of this one, in seconds."""
         return float(_SHIFT.unpack_from(self._memory)[1])
 
+    @property
+    def suspended(self) -> float:
+        """Return for how many seconds the host was suspended without its monotonic clock."""
+        return float(_SHIFT.unpack_from(self._memory)[2])
+
     def unix(self) -> float:
         """Return the time in Unix seconds, without a jump: the provider's clock."""
         return time.time() + self.shift
@@ -67,20 +74,24 @@ class SharedClock:
 
     def monotonic(self) -> float:
         """Return monotonic seconds with the shift, as CLOCK_MONOTONIC continues while a process is stopped."""
-        return time.monotonic() + self.shift
+        return time.monotonic() + self.shift - self.suspended
 
     def advance(self, by_s: float) -> None:
         """Let time pass; call it only while no operation runs that a jump would disturb."""
-        self._set(self.shift + by_s, self.jumped)
+        self._set(self.shift + by_s, self.jumped, self.suspended)
 
     def jump(self, by_s: float) -> None:
         """Set the deciding clock ahead or back; no time passes."""
-        self._set(self.shift, self.jumped + by_s)
+        self._set(self.shift, self.jumped + by_s, self.suspended)
 
-    def _set(self, shift: float, jumped: float) -> None:
+    def suspend(self, for_s: float) -> None:
+        """Let time pass as for a virtual machine that is paused: its monotonic clock stands still."""
+        self._set(self.shift + for_s, self.jumped, self.suspended + for_s)
+
+    def _set(self, shift: float, jumped: float, suspended: float) -> None:
         if self._server is not None:
             shift_server(self._server, shift + jumped)
-        _SHIFT.pack_into(self._memory, 0, shift, jumped)
+        _SHIFT.pack_into(self._memory, 0, shift, jumped, suspended)
 
     @property
     def host_clock(self) -> HostClock:

@@ -267,6 +267,13 @@ BUGS: tuple[Bug, ...] = (
         detected_by="unbind_under_a_jumped_clock and sqlite",
     ),
     bug(
+        "held_from_the_clock_of_the_process_alone",
+        "bindings.store.settle:Success.recorded_at",
+        replace_body("return self"),
+        tests=CLOCK_JUMPS,
+        detected_by="pause_that_no_clock_counted and sqlite",
+    ),
+    bug(
         "minus_24_frees_immediately",
         "bindings.store.settle:settle_unbound",
         assign_parameter("guard_s", "0.0"),

@@ -242,3 +242,32 @@ def test_other_process_that_was_there_before_the_jump_ends_nothing(fault_harness
                 other.expire_due()
             assert other.unbind(bound.id).state is State.UNBOUND
         assert not experiment.simulator.ledger.live(experiment.clock.unix())
+
+
+@databases
+@pytest.mark.parametrize("place", ["bind.after_reserve", "bind.before_send", "bind.after_answer"])
+def test_phones_are_held_past_the_end_at_the_provider_after_a_pause_that_no_clock_counted(
+    fault_harness: FaultHarness, kind: str, place: str
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        with at_fail_point(place, lambda: experiment.clock.suspend(12.0)):
+            bound = bind(service, A, B)
+        [entry] = experiment.simulator.ledger.live(experiment.clock.unix())
+        assert bound.held_until.timestamp() >= entry.ended_at + experiment.rules.guard_s - 0.01
+        assert bound.expires_at is not None
+        assert bound.expires_at.timestamp() <= entry.ended_at
+        experiment.assert_sound()
+
+
+@databases
+@pytest.mark.parametrize("by_s", [3_600.0, 365 * 86_400.0])
+def test_success_recorded_after_a_jump_is_held_for_its_longest_life_at_most(
+    fault_harness: FaultHarness, kind: str, by_s: float
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        with at_fail_point("bind.after_answer", lambda: experiment.clock.jump(by_s)):
+            bound = bind(service, A, B)
+        longest_s = 5.0 + experiment.rules.tolerance_s + LIFE_S + experiment.rules.guard_s
+        assert bound.held_until <= bound.requested_at + timedelta(seconds=longest_s)
+        experiment.clock.jump(-by_s)
+        experiment.assert_sound()

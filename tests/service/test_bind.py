@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,7 +63,9 @@ def test_I6_expires_at_is_never_after_the_end_at_the_provider(service: BindingSe
         assert binding.held_until.timestamp() >= entry.expires_at + 5
         assert binding.sent_at.timestamp() <= entry.accepted_at <= binding.answered_at.timestamp()
         assert binding.expires_at == binding.sent_at + timedelta(seconds=60)
-        assert binding.held_until == binding.answered_at + timedelta(seconds=65)
+        assert binding.answered_at + timedelta(seconds=65) <= binding.held_until
+        activated = service.history(binding.id)[-1]
+        assert datetime.fromisoformat(activated.detail["held_until"]) == binding.held_until, "I7"
 
 
 def _ledger(service: BindingService) -> Simulator:

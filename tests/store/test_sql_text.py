@@ -64,6 +64,8 @@ SUCCESS = settle.Success(
     expires_at=LATER,
     held_until=LATER,
     warn_s=60,
+    hold=timedelta(minutes=1),
+    longest_hold=LATER,
 )
 
 

@@ -6,9 +6,9 @@ WITH changed AS (
         sent_at=:new_sent_at::TIMESTAMP WITH TIME ZONE,
         answered_at=:new_answered_at::TIMESTAMP WITH TIME ZONE,
         expires_at=:new_expires_at::TIMESTAMP WITH TIME ZONE,
-        held_until=:new_held_until::TIMESTAMP WITH TIME ZONE,
-        warn_at=:new_warn_at::TIMESTAMP WITH TIME ZONE, version=(bindings.version +
-        :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
+        held_until=greatest(:new_held_until::TIMESTAMP WITH TIME ZONE, least(bindings.held_until,
+        clock_timestamp() + :hold)), warn_at=:new_warn_at::TIMESTAMP WITH TIME ZONE,
+        version=(bindings.version + :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
         CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
         SELECT account.tx_offset
         FROM account
@@ -44,8 +44,8 @@ WITH changed AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
-        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3,
-        :event_detail::JSONB AS anon_4
+        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3, :event_detail::JSONB
+        || jsonb_build_object('held_until', changed.held_until) AS anon_4
     FROM changed
 )
 SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,

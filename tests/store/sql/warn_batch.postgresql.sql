@@ -40,12 +40,12 @@ WITH due AS MATERIALIZED (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
-        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3,
-        jsonb_build_object('expires_at', changed.expires_at) AS jsonb_build_object_1
+        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3, :event_detail::JSONB
+        || jsonb_build_object('expires_at', changed.expires_at) AS anon_4
     FROM changed
 )
 SELECT count(*) AS count_1, (
     SELECT max(due.deadline) AS max_1
     FROM due
-) AS anon_4
+) AS anon_5
 FROM changed;
