@@ -9,7 +9,7 @@ product's conflict policy nor its replay of events.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,7 @@ from bindings import errors, failpoints
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Event, EventKind, Mode, State
 from bindings.domain.conflict import Policy
+from bindings.lifecycle.clock_monitor import RECHECK_S
 from bindings.provider import signing
 from bindings.provider.simulator import Simulator, find_overlaps, rules
 from bindings.store import bindings as store
@@ -96,10 +97,22 @@ class BindInProgress:
     intent: str | None = None
 
 
-def host_clock(clock: Clock) -> HostClock:
+class JumpingClock(Clock):
+    """The test's clock, of which the database's and the host's wall clock may be `ahead_s` seconds ahead."""
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> datetime:
+        return self.at + timedelta(seconds=self.ahead_s)
+
+    def wall(self) -> float:
+        return self.unix() + self.ahead_s
+
+
+def host_clock(clock: JumpingClock) -> HostClock:
     """Return the host's clocks for the product: they follow the test's clock, and a sleep advances it."""
     return HostClock(
-        wall=clock.unix,
+        wall=clock.wall,
         monotonic=clock.unix,
         sleep=lambda seconds: clock.advance(max(seconds, WAIT_STEP_S)),
     )
@@ -115,7 +128,7 @@ class System:
     lag_s: float = 0.0
     swapped: bool = False
     on_orphan: str = "hold"
-    clock: Clock = field(default_factory=Clock)
+    clock: JumpingClock = field(default_factory=JumpingClock)
     sent: list[str] = field(default_factory=list)  # the intents whose request was sent
     keys: dict[str, tuple[Request, str]] = field(default_factory=dict)
     histories: dict[str, list[Event]] = field(default_factory=dict)
@@ -155,6 +168,7 @@ class System:
             self.clock,
             self.simulator.url,
             host_clock=host_clock(self.clock),
+            accept_jumps=False,
             timestamp_tolerance_s=self.tolerance_s,
             conflict_policy=self.policy.value,
             on_orphan=self.on_orphan,
@@ -199,7 +213,7 @@ class System:
     def _wall(self) -> float:
         pause, self.signing_pause_s = self.signing_pause_s, 0.0
         self.clock.advance(pause)
-        return self.clock.unix()
+        return self.clock.wall()
 
     def _receive_late(self, call: Any, *request: Any) -> Any:
         """Delay a bind in the network, perhaps for longer than its caller waits."""
@@ -371,6 +385,42 @@ class System:
         except Crash:
             return False
         return True
+
+    def act_while_the_clock_is_wrong(self, ahead_s: float, action: str, request: Request, which: int) -> None:
+        """Let the deciding clock jump, act, let it come back, and check what the action did meanwhile."""
+        self.service.runtime.observe_database_clock()
+        before = self.rows()
+        active = [row for row in before.values() if row.is_active(self.clock.at)]
+        self.clock.ahead_s = ahead_s
+        try:
+            match action:
+                case "bind":
+                    result = self.bind(request)
+                    assert isinstance(result, errors.Busy | errors.ProviderAccountRefused), result
+                    assert self.rows() == before, "a bind recorded something by a clock in doubt"
+                case "unbind" if active:
+                    ended = self.unbind(active[which % len(active)].id)
+                    assert isinstance(ended, Binding), ended
+                    assert ended.state is State.UNBOUND, "no call was made, or its result was not recorded"
+                case "recover" | "expire_due" | "reconcile":
+                    with suppress(errors.Busy):
+                        getattr(self.service, action)()
+                case _:
+                    pass
+            by_time = {State.EXPIRED, State.LAPSED, State.FAILED}
+            ended_by_time = [
+                row.id
+                for row in self.rows().values()
+                if row.state in by_time and row.state != before[row.id].state
+            ]
+            assert not ended_by_time, "a binding ended by a clock in doubt"
+        finally:
+            self.clock.ahead_s = 0.0
+        for _ in range(2):
+            self.clock.advance(RECHECK_S + 1)
+            with suppress(errors.Busy):
+                self.service.runtime.clocks.require_trusted_database()
+        assert self.service.runtime.clocks.database_error is None, "the doubt ends when the clocks agree"
 
     # The actual state.
 
@@ -712,8 +762,10 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row["unbind_requested_at"] = within_life
         case EventKind.UNBOUND:
             held_s = 0.0 if detail["reason"] == "asked" else guard_s
-            row["held_until"] = min(row["held_until"], within_life + timedelta(seconds=held_s))
-            row |= {"reason": detail["reason"], "ended_at": within_life}
+            ended_at = _instant(detail["ended_at"])  # while the clock is in doubt not the time of the event
+            assert row["requested_at"] <= ended_at <= row["held_until"]
+            row["held_until"] = min(row["held_until"], ended_at + timedelta(seconds=held_s))
+            row |= {"reason": detail["reason"], "ended_at": ended_at}
         case EventKind.UNBIND_CONFIRMED:
             row["held_until"] = _instant(detail["held_until"])
         case EventKind.DRIFTED:

@@ -169,6 +169,12 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "lying": true_once_in(3),
         "lose": LOST_COMMITS,
     },
+    "jump": {
+        "ahead_s": (3_600.0, 31_536_000.0, -3_600.0),
+        "action": ("bind", "unbind", "unbind", "expire_due", "recover", "reconcile"),
+        "request": REQUESTS,
+        "which": tuple(range(6)),
+    },
     "shuffle_pages": {"shuffled": (False, True)},
     "plant": {"request": REQUESTS, "beside_a_doubt": true_once_in(2)},
     "vanish": {"which": tuple(range(6))},
@@ -309,6 +315,10 @@ class Lifecycle(RuleBasedStateMachine):
         self.current.run_job("reconcile")
         self.current.hidden.clear()
         self.stop_faults()
+
+    @step("jump")
+    def jump(self, ahead_s: float, action: str, request: Request, which: int) -> None:
+        self.current.act_while_the_clock_is_wrong(ahead_s, action, self.free(request, crowded=False), which)
 
     @step("shuffle_pages")
     def shuffle_pages(self, shuffled: bool) -> None:
