@@ -77,8 +77,8 @@ def warn(*, as_json: bool) -> None:
 
 @job_command(
     POOLS,
-    "CAPACITY is the number that the provider lists, or the number in use when the provider last had no number"
-    " left. For a pool that is low, a pool_low event was written.",
+    "CAPACITY is the number in use when the provider last had no number left (-41), until more are in use. For a"
+    " pool that is low, a pool_low event was written.",
 )
 @options.as_json
 def pools(*, as_json: bool) -> None:

@@ -55,9 +55,7 @@ class Maintenance:
     def count_pools(self) -> pool_usage.PoolUsageResult:
         """Count the live bindings of each pool and warn about low ones; return the counts."""
         runtime = self._runtime
-        return pool_usage.count_pools(
-            runtime.database, runtime.client, runtime.caller, share=runtime.settings.pool_low_share
-        )
+        return pool_usage.count_pools(runtime.database, runtime.caller, share=runtime.settings.pool_low_share)
 
     def update_statistics(self) -> statistics.StatisticsResult:
         """Count the events that are not counted yet, and return how many."""

@@ -1,8 +1,8 @@
 """Count the live bindings of each pool, learn its capacity, and warn before it runs out of numbers.
 
-The capacity is what the provider lists, if the account may ask for it; else how many bindings were live when the
-provider last had no number left (-41). A pool is warned about once, and again only after it had room. Does not
-decide whether a bind may start.
+The capacity is how many bindings were live when the provider last had no number left (-41), until more than that
+are live. What the provider's list of pools says (`maxConcurrency`) is no capacity: it may count calls. A pool is
+warned about once, and again only after it had room. Does not decide whether a bind may start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
-from bindings.provider.outcome import ProviderPools
 from bindings.store import pools
 
 if TYPE_CHECKING:
@@ -19,66 +18,40 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Caller
-    from bindings.provider.client import ProviderClient
     from bindings.store.database import Database, Transaction
     from bindings.store.pools import Pool
 
 LOW_HYSTERESIS = 0.1  # of the capacity, below the warning's share: so a pool at it does not warn repeatedly
-PAGE = 100
-MAX_PAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolUsageResult:
-    """What one run saw: pools in use, pools that the provider lists, pools that are low, new warnings."""
+    """What one run saw: pools in use, pools that are low, new warnings."""
 
     pools: int
-    listed: int
     low: int
     warned: int
 
 
-def count_pools(
-    database: Database, client: ProviderClient | None, caller: Caller, *, share: float
-) -> PoolUsageResult:
+def count_pools(database: Database, caller: Caller, *, share: float) -> PoolUsageResult:
     """Count the live bindings of each pool, warn if they reach `share` of its capacity, and return the counts.
 
-    Safe to repeat. Without a client, or if the account may not ask for its pools, only -41 tells a capacity.
+    Safe to repeat.
     """
-    listed = {} if client is None else capacities(client)
     live = database.read(pools.live)
 
     def work(tx: Transaction) -> PoolUsageResult:
-        result = _store(tx, caller, live, listed, share)
+        result = _store(tx, caller, live, share)
         hit("pools.in_transaction")
         return result
 
     return database.write(work)
 
 
-def capacities(client: ProviderClient) -> dict[str, int]:
-    """Return the capacity of each pool by the provider's list; empty if that cannot be read in full.
-
-    A list of pools that the provider refused is not asked for again for a while.
-    """
-    if client.circuits.pools.check() is not None:
-        return {}
-    by_pool: dict[str, int] = {}
-    for current in range(1, MAX_PAGES + 1):
-        page = client.pools(current=current, size=PAGE)
-        if not isinstance(page, ProviderPools):
-            return {}
-        by_pool |= {pool.pool_number: pool.capacity for pool in page.pools}
-        if len(page.pools) < PAGE:
-            return by_pool
-    return by_pool
-
-
 def _store(
     tx: Transaction,
     caller: Caller,
     live: Mapping[tuple[str, str], int],
-    listed: Mapping[str, int],
     share: float,
 ) -> PoolUsageResult:
     stored = pools.lock(tx, live)
@@ -90,7 +63,7 @@ def _store(
     for before in stored:
         name = before.pool_number
         pool = replace(before, live=live.get((before.app_id, name), 0), counted_at=now)
-        pool = with_capacity(pool, before, used.get(name, 0), listed.get(name), now=now, share=share)
+        pool = with_capacity(pool, before, used.get(name, 0), now=now, share=share)
         after.append(pool)
         if before.low_at is None and pool.low_at is not None:
             pools.append_pool_low(tx, caller, pool, cause="share")
@@ -99,21 +72,19 @@ def _store(
     pools.save(tx, in_use)
     pools.delete_unused(tx, set(after).difference(in_use))
     low = sum(pool.low_at is not None for pool in after)
-    return PoolUsageResult(pools=len(in_use), listed=len(listed), low=low, warned=len(warned))
+    return PoolUsageResult(pools=len(in_use), low=low, warned=len(warned))
 
 
-def with_capacity(pool: Pool, before: Pool, used: int, listed: int | None, *, now: datetime, share: float) -> Pool:
+def with_capacity(pool: Pool, before: Pool, used: int, *, now: datetime, share: float) -> Pool:
     """Return the pool with its capacity and whether it is low, by what is `used` of it in all applications.
 
-    A -41 since the last count sets the capacity to what was used then, even if the list says more; once more than
-    that is in use, the pool has grown and that capacity no longer counts.
+    A -41 since the last count sets the capacity to what was used then; once more than that is in use, the pool has
+    grown and its capacity is unknown again.
     """
     refused = before.refused_at
     if refused is not None and (before.counted_at is None or refused >= before.counted_at):
         return replace(pool, capacity=used, low_at=pool.low_at or now)
-    learned = before.capacity if refused is not None and used <= (before.capacity or 0) else None
-    limits = [limit for limit in (learned, listed) if limit is not None]
-    capacity = min(limits, default=None)
+    capacity = before.capacity if refused is not None and used <= (before.capacity or 0) else None
     if not capacity:
         return replace(pool, capacity=capacity, low_at=None)
     threshold = share if pool.low_at is None else share - LOW_HYSTERESIS

@@ -25,7 +25,7 @@ ACCESS_CHECKS = ("account", "list", "pools")
 CIRCUIT_CHECKS = ("account", "unbinds", "list", "pools")
 _UNBINDS = "the phones stay held until the end of their binding; `bindings recover` repeats the unbinds"
 _LIST = "binds still work; doubts are resolved by time only, and foreign bindings are not seen"
-_POOLS = "binds still work; the capacity of a pool is learned from -41 only"
+_POOLS = "binds still work; only `bindings doctor` reads the list of pools"
 
 
 def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:

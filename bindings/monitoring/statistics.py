@@ -181,9 +181,7 @@ def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
     per_hour = _slope_per_hour(levels)
     trend = _trend(pool.live, per_hour)
     if pool.capacity is None:
-        summary = (
-            f"{pool.live:,} live, {trend}; the capacity is not known: the provider has not run out of numbers here"
-        )
+        summary = f"{pool.live:,} live, {trend}; no forecast: the capacity is not known"
         return Forecast(summary=summary, needs_attention=False, per_hour=per_hour)
     free = max(0, pool.capacity - pool.live)
     used = pool.live / pool.capacity if pool.capacity else 1.0

@@ -111,10 +111,9 @@ class ProviderPage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderPool:
-    """One pool of the account. `capacity`: how many bindings fit into all of its numbers together."""
+    """One pool of the account. How many bindings fit into it is in no list."""
 
     pool_number: str
-    capacity: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -282,17 +282,9 @@ def read_pool_list(data: Any) -> ProviderPools:
     records = _fields(data, DATA).get(RECORDS)
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
-    return ProviderPools(pools=tuple(_pool(_fields(record, RECORDS)) for record in records))
-
-
-def _pool(fields: dict[str, Any]) -> ProviderPool:
-    numbers = fields.get(NUMBER_LIST)
-    if not isinstance(numbers, list):
-        raise Malformed(f"{NUMBER_LIST} is not a list")
-    per_number = _text(fields, MAX_CONCURRENCY)
-    if re.fullmatch(r"[0-9]{1,9}", per_number) is None:
-        raise Malformed(f"{MAX_CONCURRENCY} is not a count")
-    return ProviderPool(pool_number=_text(fields, POOL_NUMBER), capacity=int(per_number) * len(numbers))
+    return ProviderPools(
+        pools=tuple(ProviderPool(pool_number=_text(_fields(record, RECORDS), POOL_NUMBER)) for record in records)
+    )
 
 
 def _total(fields: dict[str, Any]) -> int | None:

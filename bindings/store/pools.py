@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class Pool:
     """One pool of one application, as far as it is known.
 
-    `live` bindings were counted at `counted_at`; `capacity` is the maximum: what the provider lists, or what was
-    live when it last had no number left (`refused_at`, -41). `low_at` is when a warning was written; it is cleared
-    when the pool has free numbers again.
+    `live` bindings were counted at `counted_at`; `capacity` is what was live when the provider last had no number
+    left (`refused_at`, -41), None if that never happened or if more has been live since. `low_at` is when a
+    warning was written; it is cleared when the pool has free numbers again.
     """
 
     app_id: str

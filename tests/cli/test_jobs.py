@@ -35,6 +35,10 @@ def test_pools_shows_active_bindings_and_capacity(shell: Shell, simulator: Simul
     simulator.change(pool_size=1, max_concurrency=1)
     shell.bind(A, B)
     (pool,) = shell.run("pools", "--json").json["data"]
+    assert (pool["pool_number"], pool["live"], pool["capacity"]) == ("918806", 1, None)
+    assert shell.run("pools").out.splitlines()[1].split() == ["918806", "4luaKsL2", "1", "unknown"]
+    assert shell.bind(C, D).code == 7
+    (pool,) = shell.run("pools", "--json").json["data"]
     assert (pool["pool_number"], pool["live"], pool["capacity"]) == ("918806", 1, 1)
     assert shell.run("pools").out.splitlines()[1].split() == ["918806", "4luaKsL2", "1", "1", "low"]
 

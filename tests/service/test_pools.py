@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import select
 
 from bindings import errors
-from bindings.domain.binding import EventKind, State
+from bindings.domain.binding import EventKind
 from bindings.jobs.pool_usage import with_capacity
 from bindings.store import events
 from bindings.store.pools import Pool
-from tests.service.harness import APP, NOON, POOL, A, B, in_threads
+from tests.service.harness import APP, NOON, POOL, in_threads
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -40,30 +40,51 @@ def single_pool(harness: ServiceHarness) -> Pool:
     return pool
 
 
-def test_listed_pool_is_announced_once_when_few_numbers_are_left(harness: ServiceHarness) -> None:
-    harness.simulator.change(pool_size=10, max_concurrency=1)
-    bindings = [bind(harness, number) for number in range(8)]
+def run_out(harness: ServiceHarness, number: int) -> None:
+    """Let a bind find no number, and count: what is live then is the capacity."""
+    harness.simulator.script("refuse:-41", times=1, on="bind")
+    with pytest.raises(errors.NoMiddleNumber):
+        bind(harness, number)
+    harness.clock.advance(1)
+    harness.service.count_pools()
+    harness.clock.advance(1)
+
+
+def test_pool_of_known_capacity_is_announced_once_when_few_numbers_are_left(harness: ServiceHarness) -> None:
+    bindings = [bind(harness, number) for number in range(10)]
+    run_out(harness, 40)
+    for binding in bindings[:3]:
+        harness.service.unbind(binding.id)
     assert harness.service.count_pools().low == 0
-    bindings.append(bind(harness, 8))
+    bind(harness, 50)
+    assert harness.service.count_pools().low == 0
+    bind(harness, 51)
     assert [harness.service.count_pools().warned for _ in range(3)] == [1, 0, 0]
     detail = {"app_id": APP, "pool_number": POOL, "live": 9, "capacity": 10, "why": "share"}
-    assert pool_low_details(harness) == [detail]
-    harness.service.unbind(bindings[0].id)
+    assert pool_low_details(harness)[1:] == [detail]
+    harness.service.unbind(bindings[3].id)
     assert harness.service.count_pools().low == 1, "8 of 10 in use is still too few free numbers"
-    harness.service.unbind(bindings[1].id)
+    harness.service.unbind(bindings[4].id)
     assert harness.service.count_pools().low == 0
-    for number in (20, 21):
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 1_000])
+def test_concurrency_in_the_list_of_pools_is_no_capacity(harness: ServiceHarness, max_concurrency: int) -> None:
+    harness.simulator.change(pool_size=4, max_concurrency=max_concurrency)
+    for number in range(4):
         bind(harness, number)
-    assert harness.service.count_pools().warned == 1
-    assert len(pool_low_details(harness)) == 2
+    counts = harness.service.count_pools()
+    assert (counts.pools, counts.low, counts.warned) == (1, 0, 0)
+    assert single_pool(harness).capacity is None
+    assert pool_low_details(harness) == []
+    assert harness.received("pools") == 0, "nothing is read that says nothing"
 
 
 def test_exhausted_pool_is_announced_immediately_and_sets_its_capacity(harness: ServiceHarness) -> None:
-    harness.simulator.script("refuse:-1", rate=1.0, on="pools")
     for number in range(4):
         bind(harness, number)
     harness.service.count_pools()
-    assert single_pool(harness).capacity is None, "an account may not have access to the list of pools"
+    assert single_pool(harness).capacity is None
     for number in (10, 11):
         harness.simulator.script("refuse:-41", times=1, on="bind")
         with pytest.raises(errors.NoMiddleNumber):
@@ -93,14 +114,7 @@ def test_exhausted_pool_is_announced_immediately_and_sets_its_capacity(harness: 
     assert single_pool(harness).capacity is None, "more bindings are live than the capacity, so the pool has grown"
 
 
-def test_refused_list_of_pools_stops_no_bind(harness: ServiceHarness) -> None:
-    harness.simulator.script("refuse:-30", rate=1.0, on="pools")
-    harness.service.count_pools()
-    assert bind(harness, 1).state is State.ACTIVE
-
-
 def test_unused_pool_of_unknown_capacity_is_deleted(harness: ServiceHarness) -> None:
-    harness.simulator.script("bad_gateway", rate=1.0, on="pools")
     binding = bind(harness, 1)
     assert harness.service.count_pools().pools == 1
     harness.service.unbind(binding.id)
@@ -109,11 +123,15 @@ def test_unused_pool_of_unknown_capacity_is_deleted(harness: ServiceHarness) -> 
 
 
 def test_applications_that_share_a_pool_are_counted_together(harness: ServiceHarness) -> None:
-    harness.simulator.change(pool_size=4, max_concurrency=1)
     for number in range(4):
         bind(harness, number, app_id=("one", "two")[number % 2])
+    harness.simulator.script("refuse:-41", times=2, on="bind")
+    for app_id in ("one", "two"):
+        with pytest.raises(errors.NoMiddleNumber):
+            bind(harness, 40, app_id=app_id)
+    harness.clock.advance(1)
     assert harness.service.count_pools().low == 2
-    assert [(pool.app_id, pool.live) for pool in harness.service.pools()] == [("one", 2), ("two", 2)]
+    assert [(pool.live, pool.capacity) for pool in harness.service.pools()] == [(2, 4), (2, 4)]
 
 
 def test_concurrent_refusals_and_counts_announce_a_pool_once(harness: ServiceHarness) -> None:
@@ -131,19 +149,25 @@ def test_concurrent_refusals_and_counts_announce_a_pool_once(harness: ServiceHar
     harness.simulator.clear_faults()
 
 
-def test_capacity_in_the_list_of_pools_does_not_override_a_refusal() -> None:
-    fields: dict[str, Any] = {"app_id": APP, "pool_number": POOL, "counted_at": NOON, "refused_at": None}
+def test_more_in_use_than_the_capacity_disproves_it() -> None:
+    fields: dict[str, Any] = {"app_id": APP, "pool_number": POOL, "counted_at": NOON}
     before = Pool(**fields | {"live": 5, "capacity": 5, "refused_at": NOON.replace(hour=11), "low_at": NOON})
     now = NOON.replace(hour=13)
-    assert with_capacity(before, before, 5, 100, now=now, share=0.9).capacity == 5
-    assert with_capacity(before, before, 6, 100, now=now, share=0.9).capacity == 100
-    assert with_capacity(before, before, 3, 100, now=now, share=0.9).low_at is None
+    assert with_capacity(before, before, 5, now=now, share=0.9).capacity == 5
+    assert with_capacity(before, before, 6, now=now, share=0.9).capacity is None
+    assert with_capacity(before, before, 3, now=now, share=0.9).low_at is None
+    listed_before = Pool(**fields | {"live": 5, "capacity": 6, "refused_at": None, "low_at": NOON})
+    assert with_capacity(listed_before, listed_before, 5, now=now, share=0.9).capacity is None
 
 
 def test_pool_low_share_is_a_setting(harness: ServiceHarness) -> None:
-    harness.simulator.change(pool_size=10, max_concurrency=1)
+    bindings = [bind(harness, number) for number in range(10)]
+    run_out(harness, 40)
+    for binding in bindings:
+        harness.service.unbind(binding.id)
     early = harness.open(pool_low_share=0.2)
-    early.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=600, mode="AXB")
-    assert early.count_pools().warned == 0
-    bind(harness, 1)
+    early.count_pools()
+    bind(harness, 50)
+    assert (early.count_pools().low, early.count_pools().warned) == (0, 0)
+    bind(harness, 51)
     assert early.count_pools().warned == 1

@@ -223,6 +223,17 @@ def test_pools_page_shows_the_use_and_the_forecast(harness: ServiceHarness, cons
     assert "95 of about 100 in use (95%)" in page
 
 
+def test_pools_page_forecasts_nothing_for_a_pool_of_unknown_capacity(
+    harness: ServiceHarness, console: Running
+) -> None:
+    values = {"app_id": "a", "pool_number": "918806", "live": 95, "counted_at": harness.clock()}
+    harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
+    page = Browser(console).sign_in("auditor").get("/pools").text
+    assert "no capacity is known, so there is no forecast" in page
+    assert "is forecast to run out" not in page
+    assert "full in about" not in page
+
+
 def test_each_download_of_a_report_is_the_same_file(harness: ServiceHarness, console: Running) -> None:
     binding = bind_in_doubt(harness)
     harness.service.reconcile(reason="ticket 4711")
