@@ -89,5 +89,5 @@ def _circuit_error(rejection: CircuitOpen) -> Busy | ProviderAccountRefused:
         return ProviderAccountRefused(
             message, status=cause.status, reason=cause.reason, retry_after_s=retry_after_s
         )
-    message = f"binds wait, because binds met {describe(cause)}, which does not say whether they were made"
-    return Busy(f"{message}; nothing was sent; see `bindings doctor`", retry_after_s=retry_after_s)
+    message = f"binds wait, because two met {describe(cause)}; `bindings doubts` lists them; nothing was sent"
+    return Busy(message, retry_after_s=retry_after_s)

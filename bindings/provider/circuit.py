@@ -169,7 +169,7 @@ def describe(cause: Refused | Unknown) -> str:
     """Return what opened a circuit, in words."""
     if isinstance(cause, Refused):
         return f"status {cause.status}: {statuses.meaning(cause.status)}"
-    return f"{_repeatable(cause)} twice in a row"
+    return f"{_repeatable(cause)}, twice in a row"
 
 
 def _repeatable(outcome: Unknown) -> str | None:
