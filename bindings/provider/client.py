@@ -25,7 +25,7 @@ from bindings import http_transport
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
-from bindings.provider.circuit import CircuitBreaker, Circuits
+from bindings.provider.circuit import CircuitBreaker, Circuits, describe
 from bindings.provider.clock import ProviderClock
 from bindings.provider.outcome import BindSucceeded, Refused, UnbindNotFound, UnbindSucceeded
 
@@ -156,7 +156,11 @@ class ProviderClient:
         return response
 
     def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
+        was_closed = circuit.cause is None
         circuit.record(outcome)
+        cause = circuit.cause
+        if was_closed and cause is not None:
+            _log.warning("the circuit of the call %s opens: %s", call, describe(cause))
         status = getattr(outcome, "status", None)
         result = outcome.label if status is None else f"{outcome.label} {status}"
         duration_s = self._monotonic() - started_at

@@ -71,6 +71,15 @@ def test_account_refusal_opens_the_circuit_of_the_call_that_met_it_only(refused:
         assert provider.circuits.open_calls() == {refused}
 
 
+def test_circuit_that_opens_is_logged_once_with_its_call_and_status(caplog: pytest.LogCaptureFixture) -> None:
+    with Server(says(answer(status="-30", data=None, reason="9188067701"))) as server:
+        provider = client(server.url)
+        for _ in range(3):
+            CALLS["page"](provider)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["the circuit of the call page opens: status -30: API key disabled"]
+
+
 @pytest.mark.parametrize("called", CALLS)
 def test_definite_answer_closes_the_circuit_of_its_own_call_only(called: str) -> None:
     with Server(says(answer(status="-22", data=None))) as server:
