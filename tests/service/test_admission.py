@@ -50,7 +50,7 @@ def test_account_refusal_opens_the_circuit_for_every_bind(harness: ServiceHarnes
         harness.bind(C, D)
     assert (first.value.status, second.value.status) == (status, status)
     assert second.value.binding_id is None
-    assert 28 <= (second.value.retry_after_s or 0) <= 30
+    assert 0 < (second.value.retry_after_s or 0) <= 30
     assert harness.received("bind") == 1
     assert len(harness.service.search().data) == rows
 
