@@ -7,10 +7,11 @@ the numbers of the feed continue, the cursors of webhooks and of feed readers st
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from uuid_utils import uuid7
 
 from bindings.store import events
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, Transaction
 
 BATCH = 1_000
-LOCK_WAIT_S = 5
+WRITERS_WAIT_S = 10.0  # for the statements that were under way
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,15 @@ class _Numbers:
         return self.highest >= self.next
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Move:
+    """The offset that was added, the transaction that did it, and the last position of the cluster before."""
+
+    offset: int
+    made_by: int
+    last_position: int
+
+
 def numbers_are_behind(database: Database) -> bool:
     """Return True if new events would stand before older ones: the database was moved. Always False on SQLite."""
     return database.postgres and database.read(_numbers).behind
@@ -48,10 +59,17 @@ def numbers_are_behind(database: Database) -> bool:
 def continue_numbers(database: Database) -> bool:
     """Continue the numbers of this cluster after the recorded ones; return False if they are not behind.
 
-    Safe to repeat, and beside running processes: each event is written before or after. `Busy` if a transaction
-    keeps the table of events locked.
+    Safe to repeat, and beside running processes: what a statement that is under way still writes with a smaller
+    number is sent to the webhooks when it has ended.
     """
-    return numbers_are_behind(database) and database.write(_continue)
+    move = database.write(_continue) if numbers_are_behind(database) else None
+    if move is None:
+        return False
+    give_up_at = time.monotonic() + WRITERS_WAIT_S
+    while database.read(_oldest_running) <= move.made_by and time.monotonic() < give_up_at:
+        time.sleep(POLL_S)
+    database.write(lambda tx: _catch_up(tx, move))
+    return True
 
 
 def _numbers(connection: Connection) -> _Numbers:
@@ -67,43 +85,52 @@ def _numbers(connection: Connection) -> _Numbers:
     return _Numbers(highest=row.highest, next=row.next)
 
 
-def _continue(tx: Transaction) -> bool:
+def _oldest_running(connection: Connection) -> int:
+    return connection.execute(select(events.oldest_running())).scalar_one()
+
+
+def _continue(tx: Transaction) -> _Move | None:
+    """Record the offset; None if another process was first."""
     connection = tx.connection
-    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"))
-    # Running writers commit first; those that wait here read the new offset, in a snapshot that is younger.
-    connection.execute(text("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE"))
+    connection.execute(select(account.c.id).with_for_update())
     numbers = _numbers(connection)
-    if not numbers.behind:  # another process was first
-        return False
-    _catch_up(tx, numbers)
-    missing = numbers.highest + 1 - events.oldest_running()
-    connection.execute(update(account).values(tx_offset=account.c.tx_offset + missing))
-    return True
-
-
-def _catch_up(tx: Transaction, numbers: _Numbers) -> None:
-    """Send the events that were written since the move to the webhooks, whose cursors are further on.
-
-    A webhook that was added since gets none of the older ones: its cursor moves to their end.
-    """
-    connection = tx.connection
+    if not numbers.behind:
+        return None
+    offset = connection.execute(select(numbers.highest + 1 - events.oldest_running())).scalar_one()
     last = connection.execute(
         select(events_table.c.position, events_table.c.at)
         .order_by(events_table.c.tx.desc(), events_table.c.position.desc())
         .limit(1)
     ).one_or_none()
-    if last is None:
-        return
+    connection.execute(update(account).values(tx_offset=account.c.tx_offset + offset))
+    move = _Move(
+        offset=offset,
+        made_by=connection.execute(select(events.this_tx(tx.dialect))).scalar_one(),
+        last_position=0 if last is None else last.position,
+    )
+    if last is not None:
+        since = webhooks.c.created_at > last.at, webhooks.c.tx < numbers.next
+        moved = {"tx": numbers.highest, "position": last.position}
+        connection.execute(update(webhooks).where(*since).values(moved))
+    _catch_up(tx, move)
+    return move
+
+
+def _catch_up(tx: Transaction, move: _Move) -> None:
+    """Send the events that were written since the move to the webhooks, whose cursors are further on.
+
+    A webhook that was added since gets none of the older ones.
+    """
+    connection = tx.connection
     receivers = connection.execute(
         select(webhooks.c.id, webhooks.c.kinds, webhooks.c.created_at).with_for_update()
     ).all()
-    since = webhooks.c.created_at > last.at, webhooks.c.tx < numbers.next
-    connection.execute(update(webhooks).where(*since).values(tx=numbers.highest, position=last.position))
-    after, now = last.position, tx.instant()
+    after, now = move.last_position, tx.instant()
+    next_without_offset = connection.execute(select(events.next_tx() - move.offset)).scalar_one()
     while True:
         written = connection.execute(
             select(events_table.c.position, events_table.c.kind, events_table.c.at)
-            .where(events_table.c.position > after, events_table.c.tx < numbers.next)
+            .where(events_table.c.position > after, events_table.c.tx < next_without_offset)
             .order_by(events_table.c.position)
             .limit(BATCH)
         ).all()

@@ -6,11 +6,13 @@ The cluster before is simulated by an offset: what it wrote has numbers that thi
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select, update
 
+from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest
 from bindings.monitoring import health
 from bindings.monitoring.check import Level
@@ -19,14 +21,16 @@ from bindings.service import BindingService
 from bindings.store import cluster_move, events
 from bindings.store.schema import account
 from bindings.webhooks.sender import deliver_pending
-from tests.service.harness import A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads
+from tests.service.harness import A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads, wait_for
+from tests.store.test_feed import _held_open
+from tests.store.test_roles import restricted
 from tests.web.receivers import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.domain.binding import Event
-    from bindings.store.database import Database
+    from bindings.store.database import Database, Transaction
     from tests.service.harness import Clock
 
 pytestmark = pytest.mark.postgres
@@ -166,6 +170,36 @@ def test_opening_a_moved_database_continues_the_numbers_and_says_so(
         caplog.clear()
     BindingService.open(database_url=before.url).close()
     assert "has run fewer transactions" not in caplog.text
+
+
+def test_role_of_the_service_may_continue_the_numbers(before: ServiceHarness) -> None:
+    """It may neither change nor lock the table of events."""
+    before.bind(A, B)
+    move(before)
+    with restricted(before.url) as url, BindingService.open(database_url=url) as opened:
+        assert feed_check(opened) is Level.OK
+
+
+def test_event_of_a_statement_that_was_under_way_reaches_the_webhooks(
+    before: ServiceHarness, receiver: Receiver
+) -> None:
+    """Its transaction has a number of before, and commits when the numbers have been continued."""
+    before.service.webhooks.add(url=receiver.url)
+    before.bind(A, B)
+    deliver_all(before)
+    delivered = len(receiver.messages)
+    move(before)
+
+    def write(tx: Transaction) -> None:
+        events.append_without_binding(tx, EventKind.HELD, before.service.runtime.caller, {})
+
+    with _held_open(before.database, write):
+        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database))
+        continuing.start()
+        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+    continuing.join(30)
+    deliver_all(before)
+    assert len(set(receiver.ids)) == len(receiver.ids) == delivered + 1
 
 
 def test_no_recorded_event_is_changed(before: ServiceHarness) -> None:
