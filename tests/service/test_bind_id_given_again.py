@@ -5,6 +5,7 @@ The second provider of these tests begins to count its ids again, as a sandbox d
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import Reason, State
 from bindings.provider.simulator import Simulator
-from bindings.store import holds
-from tests.service.harness import APP, A, B, C, D, E, F
+from bindings.store import holds, settle
+from tests.service.harness import APP, A, B, C, D, E, F, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,41 @@ def test_yes_with_the_id_of_a_hold_ends_the_hold(
     assert service.check(phone_a=A, phone_b=B, mode="AXB") == []
     service.recover()
     assert again.counts.received.get("unbind", 0) == 0
+
+
+def test_hold_of_a_late_success_is_owed_no_unbind_when_its_id_is_given_again(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    """The unbind would end the new binding."""
+    first = harness.bind(A, B)
+    harness.service.unbind(first.id)
+    late = settle.Success(
+        bind_id=str(first.bind_id),
+        middle_number_a=str(first.middle_number_a),
+        middle_number_b=str(first.middle_number_b),
+        sent_at=first.requested_at,
+        answered_at=harness.clock(),
+        expires_at=harness.clock() + timedelta(hours=1),
+        held_until=harness.clock() + timedelta(hours=1),
+        warn_s=None,
+    )
+    assert harness.database.write(lambda tx: holds.hold_late_success(tx, first, late))
+    second = bind(service, C, D)
+    assert second.bind_id == first.bind_id
+    service.recover()
+    assert again.counts.received.get("unbind", 0) == 0
+    assert [found.id for found in service.lookup(phone=C)] == [second.id]
+
+
+def test_of_two_simultaneous_successes_with_one_id_one_is_active(
+    harness: ServiceHarness, service: BindingService
+) -> None:
+    bound: list[Binding] = []
+    failures = in_threads(lambda: bound.append(harness.bind(A, B)), lambda: bound.append(bind(service, C, D)))
+    assert failures == []
+    assert len({binding.bind_id for binding in bound}) == 1
+    states = [service.get(binding.id).state for binding in bound]
+    assert sorted(states) == [State.ACTIVE, State.UNBOUND]
 
 
 def test_scan_judges_the_zone_by_living_bindings_and_adopts_a_doubt_beside_them(
