@@ -10,8 +10,11 @@ Nothing here knows what an object is for.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,7 +98,16 @@ def _before_fork() -> None:
         watched_objects = list(_objects)
     for watched in watched_objects:  # without the lock: a thread that one of them waits for may need it
         watched.before_fork()
+    _finish_imports()
     _objects_lock.acquire()
+
+
+def _finish_imports() -> None:
+    """Wait for the imports of other threads: a child would wait without end for the locks of their modules."""
+    for name, module in list(sys.modules.items()):
+        if getattr(getattr(module, "__spec__", None), "_initializing", False):
+            with suppress(ImportError):
+                import_module(name)
 
 
 def _after_fork_in_parent() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,10 +17,12 @@ from bindings.provider.simulator import Simulator
 from bindings.scheduler import Scheduler
 from bindings.webhooks.sender import WebhookSender
 from tests.forking import run_in_child
+from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from bindings.service import BindingService
 
@@ -152,3 +157,33 @@ def test_child_has_every_bind_slot_and_a_name_of_its_own(service: BindingService
     assert run_in_child(use).value not in (None, replica)
     for _ in range(limit):
         admission._slots.release()
+
+
+class LetImportEnd(ForkSensitive):
+    """Lets the module that reads `pipe` go on when the fork begins, and not before."""
+
+    def __init__(self, pipe: Path) -> None:
+        self._pipe = pipe
+        self.watch_forks()
+
+    def before_fork(self) -> None:
+        self._pipe.open("wb").close()
+
+
+def test_fork_waits_for_an_import_of_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of a module that is being imported would never be free in the child."""
+    name, pipe = "imported_at_the_fork", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / f"{name}.py").write_text(
+        f"with open({str(pipe)!r}, 'rb') as pipe:\n    pipe.read()\nREADY = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    thread = threading.Thread(target=importlib.import_module, args=(name,), daemon=True)
+    thread.start()
+    wait_for(lambda: name in sys.modules)
+    let_import_end = LetImportEnd(pipe)
+    child = run_in_child(lambda: importlib.import_module(name).READY)
+    del let_import_end
+    thread.join(60)
+    sys.modules.pop(name)
+    assert (child.value, child.message) == (True, "")
