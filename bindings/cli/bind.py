@@ -79,7 +79,8 @@ def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
     """End a binding early.
 
     Safe to repeat. Exits with 6 if the provider gave no clear response: the unbind request is recorded, the
-    binding is no longer returned as active, and `bindings recover` repeats the call.
+    binding is no longer returned as active, and `bindings recover` repeats the call. A binding that has ended here
+    is ended at the provider too, if a scan found it live there.
     """
     from bindings.errors import OutcomeUnknown
 

@@ -113,10 +113,9 @@ def _summary(error: BindingsError) -> str:
         case errors.ProviderRefused(status=str(status)):
             return f"{error} (status {_explain_status(status, error.reason)})"
         case errors.OutcomeUnknown(binding=binding):
-            return (
-                f"{error}; binding {binding.id} is {binding.state}, its phones are held until"
-                f" {output.format_instant(binding.held_until)}"
-            )
+            until = output.format_instant(binding.held_until)
+            held = "" if binding.state.terminal else f", its phones are held until {until}"
+            return f"{error}; binding {binding.id} is {binding.state}{held}"
         case _:
             return str(error).rstrip(".")
 

@@ -130,7 +130,8 @@ def _record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> 
     """Return the error for a conflict, and record it in a transaction of its own; it uses up no key."""
     detail = {
         "holder_id": holder.id,
-        "held_by": holder.why,
+        # The hold of a binding that ended here names that binding; that of a stranger names none.
+        "held_by": "revenant" if holder.why == holds.HoldReason.ORPHAN and not holder.foreign else holder.why,
         "holder_mode": holder.mode,
         "holder_state": holder.state,
         "mode": request.mode,

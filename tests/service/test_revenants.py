@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import select
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
+from bindings.store.schema import events
 from tests.service.harness import APP, A, B, C, D, E, F
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ def test_I4_live_row_of_an_ended_binding_holds_its_phones_until_its_end(
     assert (holder.id, holder.state, holder.why) == (ended.id, State.UNBOUND, "orphan")
     assert holder.held_until.timestamp() >= harness.entry(ended).expires_at
     assert harness.received("bind") == sent
+    details = select(events.c.detail).where(events.c.kind == EventKind.REFUSED)
+    (refused,) = harness.database.read(lambda connection: connection.execute(details).scalars().all())
+    assert (refused["holder_id"], refused["held_by"]) == (ended.id, "revenant")
     assert harness.service.get(ended.id) == ended, "a binding that has ended stays as it is"
     assert harness.service.reconcile().revenants == 0, "the case is known"
     (case,) = harness.service.reports().data[1].cases

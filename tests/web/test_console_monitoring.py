@@ -331,7 +331,12 @@ def test_revenant_is_shown_in_its_report_in_the_list_of_reports_and_on_the_overv
     assert (page.status_code, binding.id in page.text, "Revenants" in page.text) == (200, True, True)
     assert '"case": "revenants"' in browser.get(f"/reports/{report.id}/download").text
     assert '<th scope="col" class="num">Revenants</th>' in browser.get("/reports").text
-    assert "1 that ended here" in Browser(console).sign_in("admin").get("/overview").text
+    admin = Browser(console).sign_in("admin")
+    assert "1 that ended here" in admin.get("/overview").text
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C)
+    failures = admin.get("/failures/refused/revenant")
+    assert (failures.status_code, "ended here and lives at the provider" in failures.text) == (200, True)
 
 
 def test_long_list_continues_on_further_pages_without_loss(

@@ -41,6 +41,14 @@ _BY_HOLDER = {
         remedy="find out which system uses the account; BINDINGS_ON_ORPHAN=release unbinds such rows",
         responsible=ResponsibleParty.OTHER_SYSTEM,
     ),
+    "revenant": Explanation(
+        title="held by our own binding, which ended here and lives at the provider",
+        effect=_REFUSED_HERE,
+        cause="the provider's list shows a binding as live that has ended here: the list hid it for a while, the"
+        " provider took an unbind back, or the database was restored",
+        remedy="unbind the binding of the example: that ends it at the provider and frees its phones",
+        responsible=ResponsibleParty.PROVIDER,
+    ),
     "refused": Explanation(
         title="held after a -35",
         effect=_REFUSED_HERE,
