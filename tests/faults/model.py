@@ -613,6 +613,8 @@ class System:
             entry = self.entry_of(row)
             if entry is None or not entry.live(self.clock.unix()) or pair_of(row) in unsettled:
                 continue
+            if entry.accepted_at > began_at.timestamp() - self.simulator.conditions.list_lag_s:
+                continue  # the list does not show yet that it was taken back
             if row.state is State.UNBOUND and row.ended_at is not None and row.ended_at <= a_minute_before:
                 ends = [held.get((phone, row.bind_id), row.held_until.timestamp()) for phone in pair_of(row)]
                 assert min(ends) >= entry.expires_at, "I4: the phones of a living binding are held"
@@ -671,7 +673,7 @@ class System:
     def settle_everything(self) -> None:
         """End every fault, settle what is open, let every binding end, and check."""
         self.stop_faults()
-        self.simulator.change(shuffle_pages=False)
+        self.simulator.change(shuffle_pages=False, list_lag_s=0.0)
         self.clock.advance(SEND_WINDOW_S + CALL_S + MARGIN_S + 1)
         self.service.expire_due()
         self.service.reconcile()

@@ -180,6 +180,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "vanish": {"which": tuple(range(6))},
     "hide": {"which": tuple(range(6)), "seconds": (0.0, 61.0, 61.0)},
     "take_back": {"which": tuple(range(6)), "seconds": (0.0, 4.0, 61.0)},
+    "delay_list": {"late": (False, True)},
     "reconcile_undisturbed": {"seconds": (0.0, 31.7, 61.0)},
 }
 WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "reconcile": 2, "tick": 2}
@@ -361,6 +362,12 @@ class Lifecycle(RuleBasedStateMachine):
         unbound = [entry for entry in entries if entry is not None and entry.unbound_at is not None]
         if unbound:
             self.current.take_back(unbound[which % len(unbound)])
+
+    @step("delay_list")
+    def delay_list(self, late: bool) -> None:
+        """Let the list be late, by less than the time in which a request may still be accepted."""
+        lag_s = 0.7 * min(self.current.tolerance_s, 30.0) if late else 0.0
+        self.current.simulator.change(list_lag_s=lag_s)
 
     @step("reconcile_undisturbed")
     def reconcile_undisturbed(self, seconds: float) -> None:
