@@ -255,6 +255,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         {"ix_bindings_requested_at_id" + WHOLE},
         lambda service: service.runtime.database.read(queries.newest_calls, limit=200),
     ),
+    "bindings of a page of the provider's list": (
+        {"ix_bindings_app_id_bind_id"},
+        lambda service: service.runtime.database.read(queries.by_bind_ids, [str(n) for n in range(100)]),
+    ),
     "bindings by id": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
     "first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),
 }
