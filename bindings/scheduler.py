@@ -26,6 +26,7 @@ from bindings.fork_safety import ProcessMark
 from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job
 from bindings.jobs.registry import JOBS, Runs
+from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
 
 if TYPE_CHECKING:
@@ -99,10 +100,16 @@ class Scheduler:
         self._timer.start()
         self._watchdog.start()
 
+    def request_stop(self) -> None:
+        """Let the jobs that are running end after their current page or batch. Callable from any thread."""
+        for job in self._jobs:
+            job.control.stop()
+
     def stop(self) -> None:
-        """Wait for the jobs that are running, and start no more. Safe to repeat; without effect in a child."""
+        """Let the running jobs end, and wait for them. Safe to repeat; without effect in a child."""
         if not self._process.is_this_process or self._stopped.is_set():
             return
+        self.request_stop()
         self._stopped.set()
         self._timer.shutdown(wait=True)
         self._watchdog.join()
@@ -115,13 +122,24 @@ class Scheduler:
         now = time.monotonic()
         return {name: now - finished for name, finished in self._finished.items()}
 
+    def progress_ages_s(self) -> dict[str, float]:
+        """Return the seconds since each job last completed a page, a batch or a run."""
+        self._check_process()
+        now = time.monotonic()
+        return {
+            job.name: now - max(self._finished.get(job.name, now), job.control.progressed_at) for job in self._jobs
+        }
+
     def intervals_s(self) -> dict[str, float]:
         """Return how often each job runs, in seconds."""
         return {job.name: job.interval_s for job in self._jobs}
 
     def stalled(self) -> list[str]:
-        """Return the jobs that have not finished for three intervals; readiness is red while there is one."""
-        ages = self.ages_s()
+        """Return the jobs without progress for three intervals; readiness is red while there is one.
+
+        A run that takes long is not stalled as long as it completes pages or batches.
+        """
+        ages = self.progress_ages_s()
         return [job.name for job in self._jobs if ages[job.name] > STALLED_AFTER * max(job.interval_s, 1.0)]
 
     def __enter__(self) -> Self:
@@ -202,7 +220,7 @@ def run(service: BindingService) -> None:
         signal.signal(number, lambda *_: stop.set())
     with Scheduler(service):
         stop.wait()
-        _log.info("scheduler: stopping; waiting for the jobs that are running")
+        _log.info("scheduler: stopping; the jobs that are running end after their current page or batch")
 
 
 def _scheduled_jobs(runtime: Runtime) -> list[Job]:
@@ -211,13 +229,13 @@ def _scheduled_jobs(runtime: Runtime) -> list[Job]:
     for spec in JOBS:
         if spec.reads_list and runtime.client is None:
             continue
-        interval_s = spec.interval_s(runtime.settings)
+        interval_s, control = spec.interval_s(runtime.settings), RunControl()
         run_job = (
-            partial(runner.run, spec)
+            partial(runner.run, spec, control)
             if spec.runs is Runs.EVERY_REPLICA
-            else partial(runner.run_once_per_period, spec, interval_s)
+            else partial(runner.run_once_per_period, spec, interval_s, control)
         )
-        jobs.append(Job(name=spec.name, interval_s=interval_s, run=run_job))
+        jobs.append(Job(name=spec.name, interval_s=interval_s, run=run_job, control=control))
     return jobs
 
 

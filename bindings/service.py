@@ -18,6 +18,7 @@ from bindings.access.investigation import Investigation
 from bindings.access.sessions import Sessions
 from bindings.clock import SYSTEM_CLOCK
 from bindings.jobs.maintenance import Maintenance
+from bindings.jobs.run_control import RunControl
 from bindings.lifecycle import bind as binding_calls
 from bindings.lifecycle import doubts
 from bindings.lifecycle.queries import Queries
@@ -27,6 +28,7 @@ from bindings.validation import requests as validation
 from bindings.webhooks.endpoints import Webhooks
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from typing import Self, Unpack
@@ -385,13 +387,17 @@ class BindingService:
         """Settle binds and repeat unbinds that a crash or a lost response left open; return the counts."""
         return self.maintenance.recover()
 
-    def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> ReconcileResult:
+    def reconcile(
+        self, *, dry_run: bool = False, reason: str | None = None, stop: threading.Event | None = None
+    ) -> ReconcileResult:
         """Recover, then compare with the provider's own list, correct what differs, and return the counts.
 
         Always scans. With `dry_run` nothing is changed; the result and its report say what would be. The `reason`
-        is stored in the report.
+        is stored in the report. If another thread sets the event `stop`, it ends after the current page, and its
+        result is `stopped`.
         """
-        return self.maintenance.reconcile(dry_run=dry_run, reason=validation.optional_reason(reason))
+        maintenance = Maintenance(self.runtime, RunControl(stop))
+        return maintenance.reconcile(dry_run=dry_run, reason=validation.optional_reason(reason))
 
     def count_pools(self) -> PoolUsageResult:
         """Count the live bindings of each pool, and write a `pool_low` event for each that has become low."""

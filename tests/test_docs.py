@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from bindings.cli import demo
 from bindings.cli.root import root
 from bindings.domain.binding import EventKind, State
 from bindings.errors import BindingsError
+from bindings.jobs.reconcile import ReconcileResult
 from bindings.jobs.registry import JOBS
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
@@ -342,6 +344,12 @@ def test_every_state_and_what_follows_it_is_documented() -> None:
 def test_every_event_kind_is_documented() -> None:
     told = [code(row[0]) for row in rows(REFERENCE / "states.md", "Events")]
     assert sorted(told) == sorted(kind.value for kind in EventKind)
+
+
+def test_every_count_of_a_report_is_documented() -> None:
+    documented = [code(row[0]) for row in rows(REFERENCE / "reports.md", "Counts")]
+    assert set(documented) == {field.name for field in fields(ReconcileResult)} - {"report_id"}
+    assert len(documented) == len(set(documented))
 
 
 def test_every_fault_of_the_simulator_is_documented() -> None:

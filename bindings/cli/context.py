@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Iterator
 
     from bindings.service import BindingService
@@ -24,6 +25,31 @@ def open_service(*, as_json: bool, connect: bool = False) -> Iterator[BindingSer
 
     with BindingService.open(actor=actor(), connect=connect) as service:
         yield service
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM or Ctrl-C sets; a second signal has its usual effect."""
+    import signal
+    import threading
+
+    stop = threading.Event()
+    previous_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+    def request_stop(*_: object) -> None:
+        stop.set()
+        restore()
+
+    for number in previous_handlers:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        restore()
 
 
 def actor() -> str:

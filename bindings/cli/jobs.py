@@ -123,8 +123,9 @@ def recover(*, as_json: bool) -> None:
 
 @job_command(
     RECONCILE,
-    "Exits with 5 if no list could be read completely. Exits with 1 if the provider's times do not match"
-    " BINDINGS_PROVIDER_ZONE; in this case nothing is concluded from the list.",
+    "SIGTERM or Ctrl-C ends it after the current page; its report is stored, and the next run does the rest.",
+    "Exits with 5 if no list could be read completely, or if it was stopped. Exits with 1 if the provider's times"
+    " do not match BINDINGS_PROVIDER_ZONE; in this case nothing is concluded from the list.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @options.as_json
@@ -134,15 +135,16 @@ def reconcile(command: click.Context, *, dry_run: bool, as_json: bool) -> None:
     with (
         context.open_service(as_json=as_json) as service,
         output.spinner("reading the provider's list ...", as_json=as_json),
+        context.stop_on_signal() as stop,
     ):
-        result = service.reconcile(dry_run=dry_run)
+        result = service.reconcile(dry_run=dry_run, stop=stop)
     if as_json:
         output.emit(result)
     else:
         _show_result(result)
     if result.zone_misfit_s:
         command.exit(ZONE_MISMATCH)
-    if result.scans and result.incomplete == result.scans:
+    if result.stopped or (result.scans and result.incomplete == result.scans):
         command.exit(LIST_NOT_READ)
 
 
@@ -215,18 +217,13 @@ def _remarks(result: ReconcileResult) -> list[str]:
         remarks.append("Dry run: nothing was changed; the report is stored.")
     if not result.apps:
         remarks.append("No application to reconcile: set BINDINGS_PROVIDER_APP_ID, or bind first.")
+    if result.stopped:
+        remarks.append("Stopped by a signal: what was not done is left to the next run.")
     if result.zone_misfit_s:
         remarks.append(
             f"The provider's times are {result.zone_misfit_s:+.0f} s from ours: check BINDINGS_PROVIDER_ZONE."
         )
-    if result.incomplete:
-        causes = "; ".join(result.faults) or "rows were missing"
-        remarks.append(f"{result.incomplete} of {result.scans} scans are incomplete: {causes}.")
-    if result.odd_rows:
-        causes = "; ".join(result.faults)
-        remarks.append(f"{result.odd_rows} rows of the list are odd, so no binding is proved absent: {causes}.")
-    elif result.failures:
-        remarks.append(f"{result.failures} rows could not be handled: {'; '.join(result.faults)}.")
+    remarks += _scan_remarks(result)
     if result.revenants:
         remarks.append(
             f"{result.revenants} ended here but live at the provider: `bindings unbind ID` ends it there."
@@ -237,4 +234,16 @@ def _remarks(result: ReconcileResult) -> list[str]:
         remarks.append(
             f"{result.unresolved} unresolved: `bindings doubts` lists them; time resolves them at the latest."
         )
+    return remarks
+
+
+def _scan_remarks(result: ReconcileResult) -> list[str]:
+    remarks = [f"Note: {note}." for note in result.notes]
+    causes = "; ".join(result.faults)
+    if result.incomplete:
+        remarks.append(f"{result.incomplete} of {result.scans} scans are incomplete: {causes}.")
+    elif result.unproved:
+        remarks.append(f"{result.unproved} of {result.scans} scans prove no absence: {causes}.")
+    elif result.failures:
+        remarks.append(f"{result.failures} rows or bindings could not be handled: {causes}.")
     return remarks

@@ -23,7 +23,7 @@ SAMPLE_APP_ID = "4luaKsL2"  # the provider's documented sample; the simulator ta
 @click.command()
 @options.as_json
 def scheduler(*, as_json: bool) -> None:
-    """Run the jobs on their schedules until SIGTERM or Ctrl-C. Running jobs complete before the process exits."""
+    """Run the jobs on their schedules until SIGTERM or Ctrl-C, which end running jobs after a page or batch."""
     import logging
 
     with context.open_service(as_json=as_json, connect=True) as service:

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.clock import HostClock
+    from bindings.jobs.run_control import RunControl
 
 
 def run_in_batches(
-    run_batch: Callable[[datetime], tuple[int, datetime]], *, batch: int, budget_s: float, clock: HostClock
+    run_batch: Callable[[datetime], tuple[int, datetime]],
+    control: RunControl,
+    *,
+    batch: int,
+    budget_s: float,
+    clock: HostClock,
 ) -> tuple[int, int, bool]:
-    """Call `run_batch` until a batch is not full or time is up; return rows, batches, and whether it finished.
+    """Call `run_batch` until a batch is not full; return rows, batches, and whether it finished.
 
+    If time is up or the run is to stop, it returns earlier.
     Each batch starts where the last one ended, in order of time: rows that become due before that are left to the
     next run.
     """
@@ -27,5 +34,6 @@ def run_in_batches(
     while True:
         count, reached = run_batch(reached)
         rows, batches = rows + count, batches + 1
-        if count < batch or clock.monotonic() > deadline:
+        control.record_progress()
+        if count < batch or control.is_stopping() or clock.monotonic() > deadline:
             return rows, batches, count < batch

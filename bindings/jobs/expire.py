@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bindings.clock import SYSTEM_CLOCK
 from bindings.failpoints import hit
 from bindings.jobs.batches import run_in_batches
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import expiry
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def expire_due(
     database: Database,
     caller: Caller,
     *,
+    control: RunControl = UNSTOPPED,
     verify_clock: Callable[[datetime], None] | None = None,
     batch: int = BATCH,
     budget_s: float = BUDGET_S,
@@ -56,7 +58,7 @@ def expire_due(
         hit("expire.after_batch")
         return result
 
-    expired, batches, finished = run_in_batches(run_batch, batch=batch, budget_s=budget_s, clock=clock)
+    expired, batches, finished = run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)
     return ExpireResult(expired=expired, batches=batches, finished=finished)
 
 

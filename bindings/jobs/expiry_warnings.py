@@ -13,6 +13,7 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.failpoints import hit
 from bindings.jobs.batches import run_in_batches
 from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_TIMEOUT_S
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import expiry
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def warn_due(
     database: Database,
     caller: Caller,
     *,
+    control: RunControl = UNSTOPPED,
     verify_clock: Callable[[datetime], None] | None = None,
     batch: int = BATCH,
     budget_s: float = BUDGET_S,
@@ -53,7 +55,7 @@ def warn_due(
         hit("warn.after_batch")
         return result
 
-    warned, batches, finished = run_in_batches(run_batch, batch=batch, budget_s=budget_s, clock=clock)
+    warned, batches, finished = run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)
     return ExpiryWarningsResult(warned=warned, batches=batches, finished=finished)
 
 

@@ -6,8 +6,10 @@ makes its `Job` itself. No timer here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from bindings.jobs.run_control import RunControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +24,12 @@ class Job:
     """A function and how often it runs, in seconds.
 
     `run` returns the counts of one run, or None if another replica has run this period. Counts whose `finished` is
-    False make the scheduler run the job again immediately. `stop` ends, in bounded time, what a run left running.
+    False make the scheduler run the job again immediately. `control` tells a run to stop, and whether it makes
+    progress; `stop` ends, in bounded time, what a run left running.
     """
 
     name: str
     interval_s: float
     run: Callable[[], object]
     stop: Callable[[], object] = _do_nothing
+    control: RunControl = field(default_factory=RunControl)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bindings.jobs import expire, expiry_warnings, pool_usage, reconcile, recover, retention, statistics
+from bindings.jobs.run_control import RunControl
 from bindings.store import account, sessions
 
 if TYPE_CHECKING:
@@ -16,26 +17,40 @@ if TYPE_CHECKING:
 
 
 class Maintenance:
-    """The jobs over one runtime; `BindingService` documents those that a host application may call."""
+    """The jobs over one runtime, until `control` stops them.
 
-    def __init__(self, runtime: Runtime) -> None:
+    `BindingService` documents those that a host application may call.
+    """
+
+    def __init__(self, runtime: Runtime, control: RunControl | None = None) -> None:
         self._runtime = runtime
+        self._control = control or RunControl()
 
     def expire_due(self) -> expire.ExpireResult:
         """Mark bindings past their end as expired, and return the counts. `Busy` while the clock is in doubt."""
         runtime = self._runtime
-        verify = runtime.clocks.verify
-        return expire.expire_due(runtime.database, runtime.caller, verify_clock=verify, clock=runtime.clock)
+        return expire.expire_due(
+            runtime.database,
+            runtime.caller,
+            control=self._control,
+            verify_clock=runtime.clocks.verify,
+            clock=runtime.clock,
+        )
 
     def warn_due(self) -> expiry_warnings.ExpiryWarningsResult:
         """Write the `expires_soon` events that are due, and return the counts. `Busy` as for `expire_due`."""
         runtime = self._runtime
-        verify = runtime.clocks.verify
-        return expiry_warnings.warn_due(runtime.database, runtime.caller, verify_clock=verify, clock=runtime.clock)
+        return expiry_warnings.warn_due(
+            runtime.database,
+            runtime.caller,
+            control=self._control,
+            verify_clock=runtime.clocks.verify,
+            clock=runtime.clock,
+        )
 
     def recover(self) -> recover.RecoverResult:
         """Resolve what a crash or a lost reply left open, and return the counts."""
-        return recover.recover(self._runtime)
+        return recover.recover(self._runtime, self._control)
 
     def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> reconcile.ReconcileResult:
         """Recover, then compare with the provider's list and correct what differs; return the counts.
@@ -47,8 +62,8 @@ class Maintenance:
         self._runtime.clocks.require_trusted_database()
         if not dry_run:
             self.recover()
-        result = reconcile.reconcile(self._runtime, dry_run=dry_run, reason=reason)
-        if result.adopted and not dry_run:
+        result = reconcile.reconcile(self._runtime, control=self._control, dry_run=dry_run, reason=reason)
+        if result.adopted and not (dry_run or result.stopped):
             self.recover()
         return result
 
@@ -59,7 +74,9 @@ class Maintenance:
 
     def update_statistics(self) -> statistics.StatisticsResult:
         """Count the events that are not counted yet, and return how many."""
-        return statistics.update_statistics(self._runtime.database, clock=self._runtime.clock)
+        return statistics.update_statistics(
+            self._runtime.database, control=self._control, clock=self._runtime.clock
+        )
 
     def apply_retention(self, *, dry_run: bool = False) -> retention.RetentionResult:
         """Delete what is older than the settings keep, and expired sessions; return the counts.
@@ -71,7 +88,9 @@ class Maintenance:
             runtime.clocks.require_trusted_database()
             runtime.database.write(sessions.delete_expired)
         keep_days = runtime.settings.retention_days
-        return retention.apply_retention(runtime.database, keep_days, dry_run=dry_run, clock=runtime.clock)
+        return retention.apply_retention(
+            runtime.database, keep_days, control=self._control, dry_run=dry_run, clock=runtime.clock
+        )
 
     def mark_restored(self, *, waive: bool = False) -> None:
         """Record that the database was restored: binds wait for a full scan, or with `waive` no longer do."""

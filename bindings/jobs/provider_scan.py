@@ -1,32 +1,38 @@
 """Read the provider's whole list of one application: a scan.
 
-The list shifts while it is read, its order is not documented, and a page may be missing or wrong. A scan records
-which provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it is complete.
-What that proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not with whole rows.
+The list shifts while it is read, its order is not documented, and a page, its size or the total may be wrong. So a
+scan goes by the rows that pages bring: it ends at an empty page, or at the third page in a row without a new row.
+It records which provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it
+reached the end. What that proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not
+with whole rows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bindings.failpoints import hit
 from bindings.jobs.scan_evidence import binding_of
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     from bindings.clock import HostClock
     from bindings.domain.binding import Binding
     from bindings.http_transport import NotSent, Unknown
+    from bindings.jobs.run_control import RunControl
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import OddRow, ProviderBinding
     from bindings.store.database import Database
 
 ATTEMPTS = 3  # to read one page
+REPEATS = 3  # pages in a row without a new row, after which a list has no more of them
+STOP_CHECK_S = 0.5  # a wait looks that often whether the run is to stop
 ZONE_SAMPLE = 1_000  # rows that decide whether the zone setting fits
 SAME_END_S = 1.0  # the provider cuts its times to whole seconds
 
@@ -39,11 +45,12 @@ class RateLimiter:
         self._next = 0.0
         self._clock = clock
 
-    def wait(self) -> None:
-        """Sleep until the next call is allowed."""
-        now = self._clock.monotonic()
-        self._next = max(self._next, now) + self._interval_s
-        self._clock.sleep(max(0.0, self._next - self._interval_s - now))
+    def wait(self, control: RunControl) -> None:
+        """Sleep until the next call is allowed, or the run is to stop."""
+        due = max(self._next, self._clock.monotonic())
+        self._next = due + self._interval_s
+        while not control.is_stopping() and (left_s := due - self._clock.monotonic()) > 0:
+            self._clock.sleep(min(left_s, STOP_CHECK_S))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,8 +61,9 @@ class Scan:
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
     `ended_here` the live ones whose binding has ended here, and holds its phones for a shorter time; `listed` the
     phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the provider's
-    documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `error` says why the scan ended
-    early, or is None.
+    documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `total` is the largest one that
+    a page had, None if a page had none. `page_rows` is how many rows the first page had, `pages` how many pages
+    had a new row. `error` says why the scan ended before the end of the list, or is None.
     """
 
     app_id: str | None
@@ -70,22 +78,35 @@ class Scan:
     odd_rows: dict[OddRow, None] = field(default_factory=dict)
     unknown_odd_rows: list[OddRow] = field(default_factory=list)
     deviations_s: list[float] = field(default_factory=list)
-    total: int = 0
+    total: int | None = 0
+    page_rows: int = 0
+    pages: int = 0
+    duration_s: float = 0.0
     error: str | None = None
 
     @property
-    def complete(self) -> bool:
-        """True if every page was read, and at least as many different rows were seen as the provider's total."""
-        return self.error is None and len(self.bind_ids) + self._rows_without_id >= self.total
+    def rows(self) -> int:
+        """Return how many different rows were seen."""
+        return len(self.bind_ids) + sum(row.bind_id is None for row in self.odd_rows)
 
     @property
-    def _rows_without_id(self) -> int:
-        return sum(row.bind_id is None for row in self.odd_rows)
+    def complete(self) -> bool:
+        """True if the list was read to its end."""
+        return self.error is None
+
+    @property
+    def total_seen(self) -> bool:
+        """True if at least as many different rows were seen as the provider's total."""
+        return self.total is not None and self.rows >= self.total
 
     @property
     def proves_absence(self) -> bool:
         """True if a binding that is not among the ids was not listed: an odd row may be any binding."""
-        return self.complete and not self.odd_rows
+        return self.complete and self.total_seen and not self.odd_rows
+
+    def page_limit(self, size: int) -> int | None:
+        """Return the largest page of the provider's server if it is smaller than the `size` that was asked for."""
+        return self.page_rows if self.pages > 1 and self.page_rows < size else None
 
     @property
     def deviation_s(self) -> float:
@@ -129,66 +150,130 @@ def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
     return numbers == (binding.middle_number_a, binding.middle_number_b)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListSource:
+    """Where a scan reads: our database, the provider's list, and the limits of the reading."""
+
+    database: Database
+    provider: ProviderClient
+    rate_limiter: RateLimiter
+    clock: HostClock
+    control: RunControl
+    time_limit_s: float = math.inf
+
+
 def read(
-    database: Database,
-    provider: ProviderClient,
+    source: ListSource,
     app_id: str | None,
     *,
-    rate_limiter: RateLimiter,
     size: int,
-    backwards: bool = False,
+    backwards_over: int | None = None,
     watched: frozenset[str] = frozenset(),
 ) -> Scan:
-    """Read every page of `size` rows, from the first to the last or backwards, and return the scan.
+    """Read every page of `size` rows and return the scan.
 
-    Each page is tried three times; a page that cannot be read ends the scan with its `error`.
+    With `backwards_over`, the number of rows that another scan saw, it reads from the last page to the first. Each
+    page is tried three times; a page that cannot be read, the time limit or a stop ends the scan with its `error`.
     """
-    started_at = database.clock()
+    started_at = source.database.clock()
     scan = Scan(app_id=app_id, started_at=started_at, ended_at=started_at, watched=watched)
-    for page in _pages(provider, app_id, rate_limiter, size, backwards=backwards):
-        if not isinstance(page, ProviderPage):
-            scan.error = page.reason
-            break
-        scan.total = max(scan.total, page.total or 0)
-        _compare(database, scan, page)
-    scan.ended_at = database.clock()
+    reading = _Reading(source, scan, size)
+    start = source.clock.monotonic()
+    try:
+        if backwards_over is None:
+            reading.read_forwards(1)
+        else:
+            reading.read_backwards(backwards_over)
+        reading.check_end()
+    except _Unreadable as unreadable:
+        scan.error = str(unreadable)
+    scan.duration_s = source.clock.monotonic() - start
+    scan.ended_at = source.database.clock()
     return scan
 
 
-def _pages(
-    provider: ProviderClient, app_id: str | None, rate_limiter: RateLimiter, size: int, *, backwards: bool
-) -> Iterator[ProviderPage | Refused | NotSent | Unknown]:
-    """Yield the first page, for its total, and then all pages in the requested order."""
-    first = _page(provider, app_id, rate_limiter, 1, size)
-    yield first
-    if not isinstance(first, ProviderPage):
-        return
-    if backwards:
-        for current in range(_last_page(first, size), 0, -1):
-            yield _page(provider, app_id, rate_limiter, current, size)
-        return
-    current, last = 1, _last_page(first, size)
-    while current < last:
-        current += 1
-        page = _page(provider, app_id, rate_limiter, current, size)
-        yield page
-        if isinstance(page, ProviderPage):
-            last = max(last, _last_page(page, size))  # the list grew while it was read
+class _Unreadable(Exception):
+    """The scan cannot go on; the text says why."""
 
 
-def _last_page(page: ProviderPage, size: int) -> int:
-    return -(-(page.total or 0) // size)
+class _Reading:
+    """One scan in progress."""
 
+    def __init__(self, source: ListSource, scan: Scan, size: int) -> None:
+        self._source = source
+        self._scan = scan
+        self._size = size
+        self._new_rows = 0  # of the page that was read last
+        self._doubtful_end: str | None = None
+        self._deadline = source.clock.monotonic() + source.time_limit_s
 
-def _page(
-    provider: ProviderClient, app_id: str | None, rate_limiter: RateLimiter, current: int, size: int
-) -> ProviderPage | Refused | NotSent | Unknown:
-    for _ in range(ATTEMPTS):
-        rate_limiter.wait()
-        page = provider.page(app_id=app_id, current=current, size=size)
-        if isinstance(page, ProviderPage) or _refuses_account(page):
-            break
-    return page
+    def read_forwards(self, current: int) -> int:
+        """Read from this page to the end of the list, and return the last page that had a new row."""
+        last, repeats = current - 1, 0
+        while self._read_page(current):
+            if self._new_rows:
+                last, repeats = current, 0
+            else:
+                repeats += 1
+            if repeats == REPEATS:
+                self._doubtful_end = f"{REPEATS} pages in a row had no new row"
+                break
+            current += 1
+        return last
+
+    def read_backwards(self, expected_rows: int) -> None:
+        """Read the first page for its size, find the last page that has rows, and read from there to the first.
+
+        `expected_rows` is a count of rows that were seen: a total may be wrong.
+        """
+        if not self._read_page(1):
+            return
+        last = max(1, -(-expected_rows // max(1, self._scan.page_rows)))
+        while last > 1 and not self._read_page(last):
+            last //= 2  # the list has become shorter
+        end = self.read_forwards(last + 1)
+        for current in range(last - 1 if end == last else end, 0, -1):
+            self._read_page(current)
+
+    def check_end(self) -> None:
+        """Take an end that was not an empty page for the end of the list only if every row was seen."""
+        scan = self._scan
+        if self._doubtful_end is not None and not scan.total_seen:
+            raise _Unreadable(f"{self._doubtful_end}, after {scan.rows} of {scan.total} rows")
+
+    def _read_page(self, current: int) -> int:
+        """Read a page, compare it with what is recorded here, and return how many rows it has."""
+        page = self._fetch(current)
+        if not isinstance(page, ProviderPage):
+            if current > 1 and isinstance(page, Refused) and page.refusal is Refusal.REQUEST:
+                self._doubtful_end = page.reason  # perhaps because the list has no such page
+                return 0
+            raise _Unreadable(page.reason)
+        scan = self._scan
+        known_before = scan.rows
+        scan.total = None if page.total is None or scan.total is None else max(scan.total, page.total)
+        _compare(self._source.database, scan, page)
+        self._source.control.record_progress()
+        hit("reconcile.after_page")
+        self._new_rows = scan.rows - known_before
+        scan.pages += self._new_rows > 0
+        row_count = len(page.rows) + len(page.odd_rows)
+        if current == 1:
+            scan.page_rows = row_count
+        return row_count
+
+    def _fetch(self, current: int) -> ProviderPage | Refused | NotSent | Unknown:
+        source = self._source
+        for _ in range(ATTEMPTS):
+            source.rate_limiter.wait(source.control)
+            if source.control.is_stopping():
+                raise _Unreadable("it was stopped")
+            if source.clock.monotonic() > self._deadline:
+                raise _Unreadable(f"the list has more rows than can be read in {source.time_limit_s:.0f} s")
+            page = source.provider.page(app_id=self._scan.app_id, current=current, size=self._size)
+            if isinstance(page, ProviderPage) or _refuses_account(page):
+                break
+        return page
 
 
 def _refuses_account(page: ProviderPage | Refused | NotSent | Unknown) -> bool:

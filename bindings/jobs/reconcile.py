@@ -35,22 +35,29 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.jobs.provider_scan import Scan
+    from bindings.jobs.run_control import RunControl
     from bindings.lifecycle.runtime import Runtime
+    from bindings.store.database import Database
 
 _log = logging.getLogger(__name__)
 
 FORWARD_SIZE, BACKWARD_SIZE = 100, 73  # different, so that rows fall on other pages in the second scan
+MIN_TIME_LIMIT_S = 600.0  # of one scan
+TIME_LIMIT_FACTOR = 3  # times the longest scan of the newest reports: a list may grow between two of them
+RECENT_REPORTS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReconcileResult:
     """What one run found over all applications; with `dry_run` nothing was changed.
 
-    `scans` were read, `incomplete` of them not to the end; `faults` says why. `odd_rows` do not match the
-    provider's documents: what else is listed is used, but no binding is proved absent. `failures` are rows and
-    bindings whose handling failed; `faults` names both. `unresolved` doubts stay open;
+    `scans` were read, `incomplete` of them not to the end. `unproved` scans reached the end and prove no absence:
+    the list has fewer rows than it says, or `odd_rows`, which do not match the provider's documents. What they
+    list is used. `failures` are rows and bindings whose handling failed. `faults` says all of that in words,
+    `notes` say what else is remarkable. `scan_s` is how long the longest scan took. `unresolved` doubts stay open;
     `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times
     are from ours if that cannot be drift: BINDINGS_PROVIDER_ZONE is wrong then, and nothing is concluded.
+    `stopped`: the process was asked to end; what was not done is left to the next run.
     `made_good`: this was the full scan that a restored database required, and binds continue. `report_id` names
     the stored report, `reason` is the operator's.
     """
@@ -58,6 +65,7 @@ class ReconcileResult:
     apps: int = 0
     scans: int = 0
     incomplete: int = 0
+    unproved: int = 0
     adopted: int = 0
     absent: int = 0
     ghosts: int = 0
@@ -70,8 +78,11 @@ class ReconcileResult:
     odd_rows: int = 0
     failures: int = 0
     zone_misfit_s: float = 0.0
+    scan_s: float = 0.0
     faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     dry_run: bool = False
+    stopped: bool = False
     made_good: bool = False
     reason: str | None = None
     report_id: str | None = None
@@ -80,13 +91,17 @@ class ReconcileResult:
     def trusted(self) -> bool:
         """True if the whole list was read, its times fit ours, and the cases were acted on.
 
-        An odd row is read like every other: what of it could be read was held.
+        An odd row is read like every other: what of it could be read was held. A total that no scan reaches proves
+        nothing against the rows: two readings agree about them.
         """
-        return bool(self.apps) and not (self.incomplete or self.failures or self.zone_misfit_s or self.dry_run)
+        acted = not (self.dry_run or self.stopped)
+        return acted and bool(self.apps) and not (self.incomplete or self.failures or self.zone_misfit_s)
 
 
-def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> ReconcileResult:
+def reconcile(runtime: Runtime, *, control: RunControl, dry_run: bool, reason: str | None) -> ReconcileResult:
     """Scan every list, act on what differs, store the report, and return the counts.
+
+    A stop ends it within the time of one page or one row; the report says so, and the next run reads again.
 
     Safe to repeat, and to run beside anything else. `Busy` if the database is away.
     """
@@ -100,11 +115,26 @@ def reconcile(runtime: Runtime, *, dry_run: bool, reason: str | None) -> Reconci
         orphan="hold" if full_scan_required else settings.on_orphan,
         drift=settings.on_drift,
     )
-    context = ReconcileContext(runtime=runtime, client=runtime.require_client(), actions=actions, dry_run=dry_run)
-    rate_limiter = provider_scan.RateLimiter(settings.scan_calls_per_s, clock=runtime.clock)
+    context = ReconcileContext(
+        runtime=runtime,
+        client=runtime.require_client(),
+        actions=actions,
+        full_scan_required=full_scan_required,
+        control=control,
+        dry_run=dry_run,
+    )
+    source = provider_scan.ListSource(
+        database=database,
+        provider=context.client,
+        rate_limiter=provider_scan.RateLimiter(settings.scan_calls_per_s, clock=runtime.clock),
+        clock=runtime.clock,
+        control=control,
+        time_limit_s=_time_limit_s(database),
+    )
     findings = Findings()
-    for app_id in _lists(runtime, full_scan_required=full_scan_required):
-        _reconcile_app(context, app_id, rate_limiter, findings)
+    for app_id in control.work_through(_lists(runtime, full_scan_required=full_scan_required)):
+        with findings.isolate("reconciliation", app_id):
+            _reconcile_app(context, app_id, source, findings)
     return _report(context, findings, started_at=started_at, reason=reason)
 
 
@@ -121,6 +151,13 @@ def _lists(runtime: Runtime, *, full_scan_required: bool) -> list[str] | list[No
     return sorted(app_ids)
 
 
+def _time_limit_s(database: Database) -> float:
+    """Return the time limit of one scan. A scan that the limit ended counts too: the next limit is longer."""
+    recent = database.read(reports.newest, before=None, limit=RECENT_REPORTS, cases=False)
+    longest_s = max((float(report.counts.get("scan_s", 0.0)) for report in recent), default=0.0)
+    return max(MIN_TIME_LIMIT_S, TIME_LIMIT_FACTOR * longest_s)
+
+
 def _report(
     context: ReconcileContext, findings: Findings, *, started_at: datetime, reason: str | None
 ) -> ReconcileResult:
@@ -130,6 +167,9 @@ def _report(
     result = ReconcileResult(
         **counts,
         zone_misfit_s=findings.zone_misfit_s,
+        scan_s=round(findings.scan_s, 1),
+        stopped=context.control.is_stopping(),
+        notes=tuple(dict.fromkeys(findings.notes)),
         faults=tuple(dict.fromkeys(findings.scan_faults)),
         dry_run=context.dry_run,
         reason=reason,
@@ -145,46 +185,78 @@ def _report(
 
 
 def _reconcile_app(
-    context: ReconcileContext, app_id: str | None, rate_limiter: provider_scan.RateLimiter, findings: Findings
+    context: ReconcileContext, app_id: str | None, source: provider_scan.ListSource, findings: Findings
 ) -> None:
     findings.counts["apps"] += 1
-    first = _scan(context, app_id, rate_limiter, findings, size=FORWARD_SIZE)
+    first = _scan(context, app_id, source, findings, size=FORWARD_SIZE)
+    if context.control.is_stopping():
+        return
     if abs(first.deviation_s) >= scan_evidence.ZONE_MISFIT_S:
         findings.zone_misfit_s = first.deviation_s
         _log.warning("the provider's times are %+.0f s from ours: check BINDINGS_PROVIDER_ZONE", first.deviation_s)
         return
     hit("reconcile.after_first_scan")
-    apply_rows(context, first, findings)
-    hold_odd_rows(context, first, findings)
+    _apply(context, first, findings)
+    if context.control.is_stopping():
+        return
     if first.proves_absence and needs_second_scan(context, first):
-        second = _scan(context, app_id, rate_limiter, findings, size=BACKWARD_SIZE, backwards=True)
+        second = _scan_again(context, first, source, findings)
         hit("reconcile.after_second_scan")
         apply_absences(context, first, second, findings)
+    elif context.full_scan_required and first.complete and not first.total_seen:
+        _confirm(context, first, source, findings)
     findings.counts["unresolved"] += len(context.unsettled(app_id))
+
+
+def _apply(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
+    apply_rows(context, scan, findings)
+    hold_odd_rows(context, scan, findings)
+
+
+def _confirm(context: ReconcileContext, first: Scan, source: provider_scan.ListSource, findings: Findings) -> None:
+    """Read a list again that has fewer rows than it says: if no row is new, its total is wrong and not its rows.
+
+    Binds wait for this scan, so a wrong total alone must not keep it incomplete.
+    """
+    second = _scan_again(context, first, source, findings)
+    _apply(context, second, findings)
+    if second.complete and not second.bind_ids <= first.bind_ids:
+        findings.counts["incomplete"] += 1
+        findings.scan_faults.append("a second reading of the list had other rows than the first")
+
+
+def _scan_again(
+    context: ReconcileContext, first: Scan, source: provider_scan.ListSource, findings: Findings
+) -> Scan:
+    """Read the list backwards, with a size that makes rows fall on other pages than in the first scan."""
+    page_limit = first.page_limit(FORWARD_SIZE)
+    size = BACKWARD_SIZE if page_limit is None else max(1, page_limit * BACKWARD_SIZE // FORWARD_SIZE)
+    return _scan(context, first.app_id, source, findings, size=size, backwards_over=first.rows)
 
 
 def _scan(
     context: ReconcileContext,
     app_id: str | None,
-    rate_limiter: provider_scan.RateLimiter,
+    source: provider_scan.ListSource,
     findings: Findings,
     *,
     size: int,
-    backwards: bool = False,
+    backwards_over: int | None = None,
 ) -> Scan:
     refused = [hold for hold in context.live_holds(app_id) if hold.why is holds.HoldReason.REFUSED]
-    scan = provider_scan.read(
-        context.runtime.database,
-        context.client,
-        app_id,
-        rate_limiter=rate_limiter,
-        size=size,
-        backwards=backwards,
-        watched=frozenset(hold.phone.key for hold in refused),
-    )
+    watched = frozenset(hold.phone.key for hold in refused)
+    scan = provider_scan.read(source, app_id, size=size, backwards_over=backwards_over, watched=watched)
     findings.counts["scans"] += 1
     findings.counts["incomplete"] += not scan.complete
+    findings.counts["unproved"] += scan.complete and not scan.proves_absence
+    findings.scan_s = max(findings.scan_s, scan.duration_s)
     if scan.error is not None:
         findings.scan_faults.append(scan.error)
+    elif not scan.total_seen:
+        total = "does not say how many" if scan.total is None else f"says that it has {scan.total}"
+        findings.scan_faults.append(f"the list ended after {scan.rows} rows and {total}")
+    page_limit = scan.page_limit(size)
+    if page_limit is not None:
+        findings.notes.append(f"a page of the list has {page_limit} rows at most; {size} were asked for")
     report_odd_rows(scan, findings)
     return scan

@@ -49,20 +49,22 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if ghosts is None:
         return
     app_id, tolerance = first.app_id, context.tolerance
-    for binding_id in sorted(ghosts):
+    for binding_id in context.control.work_through(sorted(ghosts)):
         with findings.isolate("ghost", app_id, binding_id=binding_id):
             if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
                 findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
-    if ghosts:
+    if ghosts or context.control.is_stopping():
         return  # scans that miss what should be listed prove no other absence; the next ones may
     rows = first.unknown_rows + second.unknown_rows + [row for row, _ in first.ended_here + second.ended_here]
-    for doubt in context.unsettled(app_id):
+    for doubt in context.control.work_through(context.unsettled(app_id)):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
         if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):
             continue
         with findings.isolate("absence", app_id, binding_id=doubt.id):
             if _fail_absent(context, doubt):
                 findings.record("absent", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id)
+    if context.control.is_stopping():
+        return
     denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids, first.listed | second.listed)
     context.end_holds(denied, "denied", app_id, findings)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bindings.errors import BindingsError
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Binding
+    from bindings.jobs.run_control import RunControl
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
 
 _log = logging.getLogger(__name__)
+
+HOLD_BATCH = 100  # holds that one transaction writes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +44,7 @@ class Actions:
 
 @dataclass(kw_only=True, slots=True)
 class Findings:
-    """The counts of `ReconcileResult`, the cases of the report, and the faults of scans, so far.
+    """The counts of `ReconcileResult`, the cases of the report, and what is said about the scans, so far.
 
     `would_hold` are the keys of phones that this run would hold if it were no dry run.
     """
@@ -48,6 +52,8 @@ class Findings:
     counts: Counter[str] = field(default_factory=Counter)
     cases: list[dict[str, Any]] = field(default_factory=list)
     scan_faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    scan_s: float = 0.0
     zone_misfit_s: float = 0.0
     would_hold: set[str] = field(default_factory=set)
 
@@ -67,7 +73,7 @@ class Findings:
     def isolate(
         self, step: str, app_id: str | None, *, bind_id: str | None = None, binding_id: str | None = None
     ) -> Iterator[None]:
-        """Keep an error in the handling of one row or binding from the others: log, count and name it.
+        """Keep an error in one row, binding or application from the others: log it, count it and name its place.
 
         An error of the service itself, such as `Busy`, concerns every row and is raised.
         """
@@ -77,7 +83,8 @@ class Findings:
             raise
         except Exception as error:  # noqa: BLE001 -- any error; its text may carry a value of the row
             kind = type(error).__name__
-            subject = f"row {bind_id}" if binding_id is None else f"binding {binding_id}"
+            subject = f"application {app_id or 'of the account'}" if bind_id is None else f"row {bind_id}"
+            subject = subject if binding_id is None else f"binding {binding_id}"
             _log.error("reconcile: %s of %s failed with %s", step, subject, kind)
             self.record("failures", app_id, step=step, error=kind, bind_id=bind_id, binding_id=binding_id)
             self.scan_faults.append(f"{step} of {subject} failed with {kind}")
@@ -90,6 +97,8 @@ class ReconcileContext:
     runtime: Runtime
     client: ProviderClient
     actions: Actions
+    full_scan_required: bool
+    control: RunControl
     dry_run: bool
 
     def observe_only(self, action: str) -> bool:
@@ -111,12 +120,18 @@ class ReconcileContext:
         return {str(hold.bind_id) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
 
     def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str | None, findings: Findings) -> None:
-        """End these holds (not in a dry run) and record each."""
-        runtime = self.runtime
-        if ended and not self.dry_run:
-            runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, ended, reason=reason))
-        for hold in ended:
-            findings.record("holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason)
+        """End these holds in batches (not in a dry run), and record each."""
+        write = self.runtime.database.write
+        end = partial(holds.end_holds, caller=self.runtime.caller, reason=reason)
+        batches = (ended[start : start + HOLD_BATCH] for start in range(0, len(ended), HOLD_BATCH))
+        for batch in self.control.work_through(batches):
+            with findings.isolate("end of holds", app_id, bind_id=batch[0].bind_id):
+                if not self.dry_run:
+                    write(partial(end, holds=batch))
+                for hold in batch:
+                    findings.record(
+                        "holds_ended", app_id, bind_id=hold.bind_id, origin_id=hold.origin_id, reason=reason
+                    )
 
     def guard(self, expire_s: int) -> timedelta:
         """Return how long phones stay held past the end of a binding of this duration."""

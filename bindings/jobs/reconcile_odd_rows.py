@@ -43,7 +43,7 @@ def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> 
     unsettled_phones = {
         phone.key for intent in context.unsettled(None) for phone in (intent.phone_a, intent.phone_b)
     }
-    for row in scan.unknown_odd_rows:
+    for row in context.control.work_through(scan.unknown_odd_rows):
         with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
             if row.bind_id is not None and not unsettled_phones.intersection(phone.key for phone in row.phones):
                 _hold(context, row, row.bind_id, scan)

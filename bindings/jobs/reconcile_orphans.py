@@ -8,14 +8,19 @@ both, so both become a hold until the end that the list shows; the binding that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from bindings.jobs import scan_evidence
+from bindings.errors import BindingsError
+from bindings.failpoints import hit
+from bindings.jobs import reconcile_context, scan_evidence
 from bindings.provider.outcome import UnbindSucceeded
 from bindings.store import holds, queries
 from bindings.store.reserve import find_holding_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from bindings.domain.binding import Binding
@@ -26,55 +31,106 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _LiveRow:
+class LiveRow:
     """A live row to be held, its application if that is known, and our binding that it came from, if it did.
 
-    It is not held again if a hold of it has ended after `released_since`.
+    `case` is what the report calls it. It is not held again if a hold of it has ended after `released_since`.
     """
 
+    case: str
     row: ProviderBinding
     app_id: str
     origin_id: str | None
     released_since: datetime | None = None
 
 
-def handle_orphan(context: ReconcileContext, row: ProviderBinding, app_id: str | None, findings: Findings) -> None:
-    """Hold the phones of an unknown row; if it matches an ended intent, that is recorded as its origin."""
-    ended, tolerance = context.runtime.database.read(queries.ended_without_bind_id, row), context.tolerance
-    origin = next((intent for intent in ended if scan_evidence.matches_intent(row, intent, tolerance)), None)
-    live_row = _LiveRow(row=row, app_id=app_id or holds.NO_APP, origin_id=None if origin is None else origin.id)
-    if _hold_or_release(context, live_row, findings):
-        findings.record(
-            "orphans",
-            app_id,
-            action=_action(context, live_row),
-            bind_id=row.bind_id,
-            origin_id=live_row.origin_id,
-            ends_at=row.ends_at,
-        )
+def orphans_among(
+    context: ReconcileContext, rows: Iterable[ProviderBinding], app_id: str | None, findings: Findings
+) -> Iterator[LiveRow]:
+    """Yield unknown rows as orphans; if one matches an ended intent, that is recorded as its origin."""
+    for row in rows:
+        origin = None
+        with findings.isolate("search for the origin", app_id, bind_id=row.bind_id):
+            ended = context.runtime.database.read(queries.ended_without_bind_id, row)
+            origin = next(
+                (intent for intent in ended if scan_evidence.matches_intent(row, intent, context.tolerance)), None
+            )
+        origin_id = None if origin is None else origin.id
+        yield LiveRow(case="orphans", row=row, app_id=app_id or holds.NO_APP, origin_id=origin_id)
 
 
-def handle_revenant(
-    context: ReconcileContext, row: ProviderBinding, binding: Binding, scan: Scan, findings: Findings
-) -> None:
-    """Hold the phones of a live row whose binding has ended here, unless the list may be older than that end."""
-    if not scan_evidence.is_revenant(row, binding, scan.started_at):
-        return
-    live_row = _LiveRow(
-        row=row,
-        app_id=binding.app_id,
-        origin_id=binding.id,
-        released_since=scan.started_at - scan_evidence.LIST_LAG,
-    )
-    if _hold_or_release(context, live_row, findings):
-        findings.record(
-            "revenants",
-            binding.app_id,
-            action=_action(context, live_row),
-            binding_id=binding.id,
-            bind_id=row.bind_id,
-            ends_at=row.ends_at,
-        )
+def revenants_among(rows: Iterable[tuple[ProviderBinding, Binding]], scan: Scan) -> Iterator[LiveRow]:
+    """Yield the live rows whose binding has ended here, unless the list may be older than that end."""
+    for row, binding in rows:
+        if scan_evidence.is_revenant(row, binding, scan.started_at):
+            yield LiveRow(
+                case="revenants",
+                row=row,
+                app_id=binding.app_id,
+                origin_id=binding.id,
+                released_since=scan.started_at - scan_evidence.LIST_LAG,
+            )
+
+
+def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], findings: Findings) -> None:
+    """Act on live rows as BINDINGS_ON_ORPHAN says, in batches, and record the cases that are new."""
+    for batch in context.control.work_through(_batches(live_rows)):
+        for live_row in _new_in(context, batch, findings):
+            revenant = live_row.case == "revenants"
+            findings.record(
+                live_row.case,
+                None if live_row.app_id == holds.NO_APP else live_row.app_id,
+                action=_action(context, live_row),
+                binding_id=live_row.origin_id if revenant else None,
+                bind_id=live_row.row.bind_id,
+                origin_id=None if revenant else live_row.origin_id,
+                ends_at=live_row.row.ends_at,
+            )
+
+
+def _batches(live_rows: Iterable[LiveRow]) -> Iterator[list[LiveRow]]:
+    remaining = iter(live_rows)
+    while batch := list(islice(remaining, reconcile_context.HOLD_BATCH)):
+        yield batch
+
+
+def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
+    """Hold or release the rows of a batch as the setting says; return those that are new cases."""
+    action = context.actions.orphan
+    if context.observe_only(action):
+        if action == "hold":
+            findings.would_hold |= {
+                phone.key for live_row in batch for phone in (live_row.row.phone_a, live_row.row.phone_b)
+            }
+        return batch
+    new_rows = _hold_batch(context, batch, findings)
+    for live_row in context.control.work_through(batch):
+        if _action(context, live_row) == "release":
+            with findings.isolate("release", live_row.app_id, bind_id=live_row.row.bind_id):
+                _release(context, live_row.row.bind_id, live_row.app_id)
+    return new_rows
+
+
+def _hold_batch(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
+    """Hold the rows in one transaction, or one by one if that fails; return those that were not held before."""
+    write = context.runtime.database.write
+
+    def hold_all(tx: Transaction) -> list[LiveRow]:
+        new_rows = [live_row for live_row in batch if _hold(tx, context, live_row)]
+        hit("reconcile.hold_in_transaction")
+        return new_rows
+
+    try:
+        return write(hold_all)
+    except BindingsError:
+        raise
+    except Exception:  # noqa: BLE001 -- of one row; the next lines find out which
+        new_rows = []
+        for live_row in batch:
+            with findings.isolate("hold", live_row.app_id, bind_id=live_row.row.bind_id):
+                if write(partial(_hold, context=context, live_row=live_row)):
+                    new_rows.append(live_row)
+        return new_rows
 
 
 def end_explained_holds(
@@ -101,26 +157,13 @@ def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Fi
     return hold.phone.key in findings.would_hold or any(row.why != holds.HoldReason.REFUSED for row in rows)
 
 
-def _hold_or_release(context: ReconcileContext, live_row: _LiveRow, findings: Findings) -> bool:
-    """Act as BINDINGS_ON_ORPHAN says; return True if the case is new."""
-    action, row = _action(context, live_row), live_row.row
-    if context.observe_only(action):
-        if action == "hold":
-            findings.would_hold |= {row.phone_a.key, row.phone_b.key}
-        return True
-    is_new = context.runtime.database.write(lambda tx: _hold(tx, context, live_row))
-    if action == "release":
-        _release(context, row.bind_id, live_row.app_id)
-    return is_new
-
-
-def _action(context: ReconcileContext, live_row: _LiveRow) -> str:
+def _action(context: ReconcileContext, live_row: LiveRow) -> str:
     """Return what is done with a row: an unbind needs its application, so without one it is held."""
     action = context.actions.orphan
     return "hold" if action == "release" and live_row.app_id == holds.NO_APP else action
 
 
-def _hold(tx: Transaction, context: ReconcileContext, live_row: _LiveRow) -> bool:
+def _hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool:
     row = live_row.row
     return holds.hold_orphan(
         tx,

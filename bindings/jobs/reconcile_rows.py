@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
-from bindings.jobs.reconcile_orphans import end_explained_holds, handle_orphan, handle_revenant
+from bindings.jobs.reconcile_orphans import (
+    end_explained_holds,
+    hold_live_rows,
+    orphans_among,
+    revenants_among,
+)
 from bindings.store import queries, settle
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
     """Act on every row of a scan that differs from what is recorded here, or is unknown here."""
     tolerance = context.tolerance
-    for row, binding in scan.differing:
+    for row, binding in context.control.work_through(scan.differing):
         with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
             _apply_drift(context, row, binding, tolerance, findings)
     unsettled = context.unsettled(None)
@@ -34,7 +39,8 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     unknown_rows, living_ids = _read_again(context, scan)
     # A bind_id may be used again: the row of an ended binding may be that of a doubt.
     candidates = unknown_rows + [row for row, _ in scan.ended_here]
-    for doubt, row in scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance):
+    adoptions = scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
+    for doubt, row in context.control.work_through(adoptions):
         with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
             if _adopt(context, doubt, row, tolerance):
                 findings.record(
@@ -47,14 +53,12 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
         is_live = not scan_evidence.has_ended(row, scan.ended_at, tolerance)
         return is_live and not matches_unsettled and row.bind_id not in owed_bind_ids
 
-    for row in filter(holds_phones, unknown_rows):
-        with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
-            handle_orphan(context, row, scan.app_id, findings)
-    for row, binding in scan.ended_here:
-        with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
-            if holds_phones(row):
-                handle_revenant(context, row, binding, scan, findings)
-    end_explained_holds(context, scan, living_ids, findings)
+    orphans = orphans_among(context, filter(holds_phones, unknown_rows), scan.app_id, findings)
+    hold_live_rows(context, orphans, findings)
+    ended_here = [(row, binding) for row, binding in scan.ended_here if holds_phones(row)]
+    hold_live_rows(context, revenants_among(ended_here, scan), findings)
+    if not context.control.is_stopping():
+        end_explained_holds(context, scan, living_ids, findings)
 
 
 def _read_again(context: ReconcileContext, scan: Scan) -> tuple[list[ProviderBinding], set[str]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.lifecycle.clock_monitor import ClockInDoubt
 from bindings.lifecycle.unbind import NotRecorded, finish_unbind
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
@@ -40,29 +41,30 @@ class RecoverResult:
     still_unclear: int
 
 
-def recover(runtime: Runtime) -> RecoverResult:
+def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
     """Run once and return the counts. Without a provider client, only do what the database alone decides.
 
-    While the clock is in doubt no state changes by time, and only unbinds are repeated.
+    While the clock is in doubt no state changes by time, and only unbinds are repeated. A stop ends it within the
+    time of one batch or one call; the next run continues.
     Safe to repeat and to run in several processes at the same time.
     """
     hit("recover.before")
-    in_doubt = lapsed = 0
+    in_doubt, lapsed, caller = 0, 0, runtime.caller
     with suppress(ClockInDoubt):  # an unbind does not depend on the time
         in_doubt = _all_batches(
-            runtime, lambda tx: expiry.mark_unsettled_in_doubt(tx, runtime.caller, limit=BATCH)
+            runtime, control, lambda tx: expiry.mark_unsettled_in_doubt(tx, caller, limit=BATCH)
         )
-        lapsed = _all_batches(runtime, lambda tx: expiry.lapse(tx, runtime.caller, limit=BATCH))
+        lapsed = _all_batches(runtime, control, lambda tx: expiry.lapse(tx, caller, limit=BATCH))
     hit("recover.before_unbinds")
     unbound = unclear = 0
     if runtime.client is not None:
-        repeated, still_unclear = _repeat_unbinds(runtime, runtime.client)
-        released, still_held = _release_late_successes(runtime, runtime.client)
+        repeated, still_unclear = _repeat_unbinds(runtime, control, runtime.client)
+        released, still_held = _release_late_successes(runtime, control, runtime.client)
         unbound, unclear = repeated + released, still_unclear + still_held
     return RecoverResult(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
 
 
-def _all_batches(runtime: Runtime, run_batch: Callable[[Transaction], int]) -> int:
+def _all_batches(runtime: Runtime, control: RunControl, run_batch: Callable[[Transaction], int]) -> int:
 
     def work(tx: Transaction) -> int:
         runtime.clocks.verify(tx.instant())
@@ -74,11 +76,12 @@ def _all_batches(runtime: Runtime, run_batch: Callable[[Transaction], int]) -> i
     while True:
         changed = runtime.database.write(work)
         total += changed
-        if changed < BATCH:
+        control.record_progress()
+        if changed < BATCH or control.is_stopping():
             return total
 
 
-def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]:
+def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:
     """Repeat the unbinds that have no clear answer; stop if no other could be sent either.
 
     In random order, so that a few that stay unclear do not keep newer ones from their turn.
@@ -87,7 +90,7 @@ def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]
     random.shuffle(unbinding)
     deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
     unbound = 0
-    for binding in unbinding:
+    for binding in control.work_through(unbinding):
         if runtime.clock.monotonic() > deadline:
             break
         _, outcome = finish_unbind(runtime, client, binding)
@@ -101,13 +104,13 @@ def _repeat_unbinds(runtime: Runtime, client: ProviderClient) -> tuple[int, int]
     return unbound, len(unbinding) - unbound
 
 
-def _release_late_successes(runtime: Runtime, client: ProviderClient) -> tuple[int, int]:
+def _release_late_successes(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:
     """Unbind what the provider made for bindings that had ended here, and end its holds."""
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     live = runtime.database.read(holds.live, runtime.settings.scope, now)
     late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
     released = 0
-    for app_id, bind_id in sorted(late):
+    for app_id, bind_id in control.work_through(sorted(late)):
         outcome = client.unbind(app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
             matching = [hold for hold in live if (hold.app_id, hold.bind_id) == (app_id, bind_id)]

@@ -16,6 +16,7 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.jobs.batches import run_in_batches
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import partitions, retention
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def apply_retention(
     database: Database,
     keep_days: int | None,
     *,
+    control: RunControl = UNSTOPPED,
     dry_run: bool = False,
     budget_s: float = BUDGET_S,
     clock: HostClock = SYSTEM_CLOCK,
@@ -71,7 +73,7 @@ def apply_retention(
     before = None if keep_days is None else now - timedelta(days=keep_days)
     if dry_run:
         return _dry_run(database, before)
-    run = _Run(database, clock, budget_s)
+    run = _Run(database, control, clock, budget_s)
     run.begin_partition(now)
     if keep_days is None:
         return run.result(None)
@@ -103,8 +105,9 @@ def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
 class _Run:
     """One run in progress: what it has done so far."""
 
-    def __init__(self, database: Database, clock: HostClock, budget_s: float) -> None:
+    def __init__(self, database: Database, control: RunControl, clock: HostClock, budget_s: float) -> None:
         self._database = database
+        self._control = control
         self._clock = clock
         self._deadline = clock.monotonic() + budget_s
         self._counts: Counter[str] = Counter()
@@ -163,7 +166,11 @@ class _Run:
             )
 
         deleted, _, self._finished = run_in_batches(
-            run_batch, batch=BATCH, budget_s=self._deadline - self._clock.monotonic(), clock=self._clock
+            run_batch,
+            self._control,
+            batch=BATCH,
+            budget_s=self._deadline - self._clock.monotonic(),
+            clock=self._clock,
         )
         self._counts["bindings"] += deleted
 
@@ -171,9 +178,10 @@ class _Run:
         while self._finished:
             deleted = self._database.write(lambda tx: _after_delete(delete(tx)))
             self._counts[name] += deleted
+            self._control.record_progress()
             if deleted < BATCH:
                 return
-            self._finished = self._clock.monotonic() < self._deadline
+            self._finished = not self._control.is_stopping() and self._clock.monotonic() < self._deadline
 
     def _drop_partitions(self, before: datetime) -> None:
         # Also those that are old enough, and could not be deleted yet.
@@ -188,15 +196,16 @@ class _Run:
             self._counts["partitions_waiting"] = len(ended) - count
             return
         try:
-            for name in unfinished:
+            for name in self._control.work_through(unfinished):
                 partitions.detach(self._database, name)
-            for name in (*unfinished, *detached):
+            for name in self._control.work_through((*unfinished, *detached)):
                 partitions.drop(self._database, name)
-            for partition in droppable:
+            for partition in self._control.work_through(droppable):
                 self._drop(partition)
         except Busy:
             self._finished = False
         else:
+            self._finished &= not self._control.is_stopping()
             self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
     def _drop(self, partition: partitions.DroppablePartition) -> None:

@@ -13,6 +13,7 @@ from bindings.store import job_runs
 
 if TYPE_CHECKING:
     from bindings.jobs.registry import JobSpec
+    from bindings.jobs.run_control import RunControl
     from bindings.lifecycle.runtime import Runtime
 
 HEARTBEAT_INTERVAL_S = 5.0  # a durable write in every run of `expire` would cost more than the run
@@ -23,19 +24,20 @@ class JobRunner:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._maintenance = Maintenance(runtime)
         self._last_heartbeats: dict[str, float] = {}
 
-    def run(self, job: JobSpec) -> Any:
+    def run(self, job: JobSpec, control: RunControl | None = None) -> Any:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
         self._runtime.clocks.require_trusted_database()
-        counts = job.run(self._maintenance)
+        counts = job.run(Maintenance(self._runtime, control))
         if job.heartbeat:
             self._record_heartbeat(job.name)
         return counts
 
-    def run_once_per_period(self, job: JobSpec, period_s: float) -> Any | None:
+    def run_once_per_period(self, job: JobSpec, period_s: float, control: RunControl | None = None) -> Any | None:
         """Run a job unless another replica has claimed this period; return its counts, or None if it was not run.
+
+        A run that was stopped gives its period back: the next process that looks runs the job again.
 
         A job that reads the provider's list is not run while this process knows that the list is refused. `Busy`
         if the database's clock cannot be trusted.
@@ -48,8 +50,11 @@ class JobRunner:
         slot = database.write(lambda tx: job_runs.claim_slot(tx, job.name, period_s, replica))
         if slot is None:
             return None
-        counts = job.run(self._maintenance)
-        database.write(lambda tx: job_runs.finish(tx, job.name, slot, asdict(counts)))
+        counts = job.run(Maintenance(self._runtime, control))
+        if getattr(counts, "stopped", False):
+            database.write(lambda tx: job_runs.release_slot(tx, job.name, slot, replica))
+        else:
+            database.write(lambda tx: job_runs.finish(tx, job.name, slot, asdict(counts)))
         return counts
 
     def _record_heartbeat(self, name: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import statistics
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ class StatisticsResult:
 
 
 def update_statistics(
-    database: Database, *, batch: int = BATCH, budget_s: float = BUDGET_S, clock: HostClock = SYSTEM_CLOCK
+    database: Database,
+    *,
+    control: RunControl = UNSTOPPED,
+    batch: int = BATCH,
+    budget_s: float = BUDGET_S,
+    clock: HostClock = SYSTEM_CLOCK,
 ) -> StatisticsResult:
     """Count every event that is not counted yet, for at most about `budget_s` seconds; return how many.
 
@@ -41,9 +47,10 @@ def update_statistics(
     while True:
         counted = database.write(lambda tx: statistics.count_events(tx, limit=batch))
         total += counted
+        control.record_progress()
         if counted < batch:
             return StatisticsResult(events=total, finished=True)
-        if clock.monotonic() > deadline:
+        if control.is_stopping() or clock.monotonic() > deadline:
             return StatisticsResult(events=total, finished=False)
 
 

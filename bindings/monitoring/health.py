@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import PageOutcome
     from bindings.settings import Settings
 
+SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 MAX_DOUBTS_READ = 200
 NOT_CHECKED = "not checked"
@@ -51,7 +52,8 @@ class HealthMetrics:
     Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`.
 
     `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
-    capacity of the fullest pool; None if no pool's capacity is known.
+    capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
+    reconciliation on a timer took, or has been running.
     """
 
     doubts: int
@@ -63,6 +65,8 @@ class HealthMetrics:
     connections_in_use: int
     pool_use: float | None
     pools_low: int
+    reconcile_s: float
+    reconcile_interval_s: float
     orphans: int
     revenants: int
     deliveries_pending: int
@@ -75,6 +79,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
     now = database.clock()
     doubts = database.read(queries.doubts, database.now, limit=MAX_DOUBTS_READ)
     last_expire = database.read(job_runs.last_finished, "expire")
+    newest_reconcile = database.read(job_runs.newest_run, "reconcile", now)
     overdue = database.read(queries.longest_overdue, database.now)
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     all_pools = database.read(pools.list_all)
@@ -95,6 +100,8 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
             (pool.live / pool.capacity for pool in all_pools if pool.live and pool.capacity), default=None
         ),
         pools_low=sum(pool.low_at is not None for pool in all_pools),
+        reconcile_s=0.0 if newest_reconcile is None else newest_reconcile.seconds,
+        reconcile_interval_s=runtime.settings.reconcile_interval_s,
         orphans=orphans,
         revenants=revenants,
         deliveries_pending=backlog[DeliveryState.PENDING],
@@ -180,11 +187,22 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
         _run_check("restore", lambda: _restore(database)),
         _run_check("sweep", lambda: _sweep(database, config)),
         _run_check("doubts", lambda: _doubts(database)),
+        _run_check("reconcile_duration", lambda: _reconcile(database, config)),
         _run_check("orphans", lambda: _orphans(database, config)),
     ]
 
 
-STORED_CHECKS = ("database", "schema", "database_clock", "scope", "restore", "sweep", "doubts", "orphans")
+STORED_CHECKS = (
+    "database",
+    "schema",
+    "database_clock",
+    "scope",
+    "restore",
+    "sweep",
+    "doubts",
+    "reconcile_duration",
+    "orphans",
+)
 DATABASE_CHECKS = (*STORED_CHECKS, *activity_checks.ACTIVITY_CHECKS)
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
@@ -291,6 +309,18 @@ def _doubts(database: Database) -> Check:
     observed = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
     todo = "`bindings doubts` lists them, `bindings reconcile` resolves them"
     return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
+
+
+def _reconcile(database: Database, config: Settings) -> Check:
+    run = database.read(job_runs.newest_run, "reconcile", database.clock())
+    if run is None:
+        return Check(name="reconcile_duration", level=Level.OK, seen="has not run on a timer yet")
+    took = f"took {duration(run.seconds)}" if run.finished else f"has been running for {duration(run.seconds)}"
+    if run.seconds <= SLOW_AFTER * config.reconcile_interval_s:
+        return Check(name="reconcile_duration", level=Level.OK, seen=f"the last one {took}")
+    observed = f"the last one {took}, which is longer than three intervals"
+    todo = "a long list takes long: raise BINDINGS_RECONCILE_INTERVAL_S, or BINDINGS_SCAN_CALLS_PER_S if allowed"
+    return Check(name="reconcile_duration", level=Level.WARN, seen=observed, todo=todo)
 
 
 def _orphans(database: Database, config: Settings) -> Check:

@@ -7,6 +7,7 @@ are the job's name and the number of the period since 1970.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,12 @@ def finish(tx: Transaction, job: str, slot: int, counts: dict[str, Any]) -> None
     )
 
 
+def release_slot(tx: Transaction, job: str, slot: int, replica: str) -> None:
+    """Give a slot back that this replica has claimed and not finished."""
+    own_run = passes.c.replica == replica, passes.c.finished_at.is_(None)
+    tx.connection.execute(passes.delete().where(passes.c.task == job, passes.c.slot == slot, *own_run))
+
+
 def record_heartbeat(tx: Transaction, job: str, replica: str) -> None:
     """Record that this replica has just finished a job that every replica runs; such a job has one row, slot 0."""
     now = tx.instant()
@@ -73,6 +80,29 @@ def last_started(connection: Connection, job: str) -> datetime | None:
     """Return when any replica last started the job, or None if no run is recorded."""
     newest = select(passes.c.started_at).where(passes.c.task == job).order_by(passes.c.slot.desc()).limit(1)
     return connection.execute(newest).scalar()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """The newest run of a job that is claimed per period: how long it took or has been running."""
+
+    seconds: float
+    finished: bool
+
+
+def newest_run(connection: Connection, job: str, now: datetime) -> Run | None:
+    """Return the newest run of a job, or None if none is recorded."""
+    newest = (
+        select(passes.c.started_at, passes.c.finished_at)
+        .where(passes.c.task == job)
+        .order_by(passes.c.slot.desc())
+        .limit(1)
+    )
+    row = connection.execute(newest).one_or_none()
+    if row is None:
+        return None
+    seconds = ((row.finished_at or now) - row.started_at).total_seconds()
+    return Run(seconds=max(0.0, seconds), finished=row.finished_at is not None)
 
 
 def last_finished(connection: Connection, job: str) -> datetime | None:

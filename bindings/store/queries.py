@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.provider.outcome import ProviderBinding
 
+IDS_PER_STATEMENT = 1_000
 ORIGINS = 20  # possible origins of a row of the provider's list
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
@@ -237,10 +238,12 @@ def must_be_listed(
 def by_bind_ids(connection: Connection, bind_ids: list[str]) -> dict[str, list[Binding]]:
     """Return our bindings, of any application and in any state, by these provider ids."""
     apps = list(connection.execute(_APPS_WITH_BIND_IDS).scalars())
-    statement = select(*COLUMNS).where(bindings.c.app_id.in_(apps), bindings.c.bind_id.in_(bind_ids))
     bindings_by_bind_id: dict[str, list[Binding]] = {}
-    for binding in run(connection, statement):
-        bindings_by_bind_id.setdefault(str(binding.bind_id), []).append(binding)
+    for start in range(0, len(bind_ids), IDS_PER_STATEMENT):  # the databases limit the values of a statement
+        ids = bind_ids[start : start + IDS_PER_STATEMENT]
+        statement = select(*COLUMNS).where(bindings.c.app_id.in_(apps), bindings.c.bind_id.in_(ids))
+        for binding in run(connection, statement):
+            bindings_by_bind_id.setdefault(str(binding.bind_id), []).append(binding)
     return bindings_by_bind_id
 
 

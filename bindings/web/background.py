@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -53,6 +54,11 @@ class ReconcileRuns:
         self._executors = executors
         self._runs: dict[str, ReconcileRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = threading.Event()
+
+    def request_stop(self) -> None:
+        """Let the reconciliation that is running end after its current page. Callable from any thread."""
+        self._stop.set()
 
     def find(self, run_id: str) -> ReconcileRun | None:
         """Return the run with this id, or None if this process does not have it."""
@@ -80,7 +86,7 @@ class ReconcileRuns:
     async def _execute(self, run: ReconcileRun, service: BindingService) -> None:
         try:
             run.result = await self._executors.run_provider_call(
-                service.reconcile, dry_run=run.dry_run, reason=run.reason
+                service.reconcile, dry_run=run.dry_run, reason=run.reason, stop=self._stop
             )
         except BindingsError as error:
             run.fault = str(error)

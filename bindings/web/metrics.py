@@ -155,6 +155,10 @@ class _Gauges:
             "pool_use_ratio", "Live bindings divided by the capacity, of the fullest pool whose capacity is known"
         )
         self._pools_low = gauge("pools_low", "Pools that are low on middle numbers")
+        self._reconcile = gauge(
+            "reconcile_seconds", "Seconds that the newest reconciliation on a timer took, or has been running"
+        )
+        self._reconcile_interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations")
         self._orphans = gauge("orphans_held", "Bindings at the provider that are not ours and hold phones")
         self._revenants = gauge("revenants_held", "Bindings that ended here and hold phones at the provider")
         self._waiting = gauge(
@@ -164,6 +168,9 @@ class _Gauges:
             "webhook_deliveries_dead", "Webhook deliveries that were given up (counted up to 10 000)"
         )
         self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
+        self._progress_age = gauge(
+            "pass_progress_age_seconds", "Seconds since a job last completed a page, a batch or a run", "task"
+        )
         self._interval = gauge("pass_interval_seconds", "Seconds between two runs of a job", "task")
         self._provider_calls = gauge(
             "binds_in_flight", "Binds, unbinds and reconciliations that run in this process"
@@ -185,6 +192,8 @@ class _Gauges:
         self._pool.set(values.connections_in_use)
         self._pool_use.set(values.pool_use or 0.0)
         self._pools_low.set(values.pools_low)
+        self._reconcile.set(values.reconcile_s)
+        self._reconcile_interval.set(values.reconcile_interval_s)
         self._orphans.set(values.orphans)
         self._revenants.set(values.revenants)
         self._waiting.set(values.deliveries_pending)
@@ -198,6 +207,8 @@ class _Gauges:
         if scheduler is not None:
             for job, age_s in scheduler.ages_s().items():
                 self._age.labels(job).set(age_s)
+            for job, age_s in scheduler.progress_ages_s().items():
+                self._progress_age.labels(job).set(age_s)
             for job, interval_s in scheduler.intervals_s().items():
                 self._interval.labels(job).set(interval_s)
         self._provider_calls.set(executors.provider_calls_in_flight)

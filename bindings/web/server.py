@@ -1,8 +1,9 @@
 """The server process: a listening socket, uvicorn, the scheduler, and a graceful shutdown on SIGTERM.
 
-On SIGTERM no new connection is accepted, readiness turns red, requests that wait for events are answered, and
-requests in flight run to their end: a bind that was sent is settled. A second signal ends the process immediately;
-`recover` finishes the calls that were interrupted, as after a crash. What the routes do does not belong here.
+On SIGTERM no new connection is accepted, readiness turns red, requests that wait for events are answered, jobs end
+after their current page or batch, and requests in flight run to their end: a bind that was sent is settled. A
+second signal ends the process immediately; `recover` finishes the calls that were interrupted, as after a crash.
+What the routes do does not belong here.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Server(uvicorn.Server):
             self._captured_signals.clear()
 
     def drain(self) -> None:
-        """Turn readiness red and answer requests that wait for events. Callable from any thread."""
+        """Turn readiness red, answer requests that wait for events, and let jobs end. Callable from any thread."""
+        self._app_state.request_stop()
         asyncio.run_coroutine_threadsafe(self._app_state.notifier.stop(), self._loop)
 
 

@@ -51,6 +51,12 @@ class AppState:
         if service.runtime.client is not None:
             service.runtime.client.on_call = self.metrics.record_provider_call
 
+    def request_stop(self) -> None:
+        """Let the jobs and the console's reconciliation end early: the process ends. Callable from any thread."""
+        self.reconcile_runs.request_stop()
+        if self.scheduler is not None:
+            self.scheduler.request_stop()
+
     async def run_read(
         self,
         query: Callable[Concatenate[BindingService, Params], Result],

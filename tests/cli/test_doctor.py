@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
 from bindings.monitoring import health
+from bindings.store import job_runs
+from bindings.store.database import Database
+from bindings.store.schema import passes
 from tests.store.failing import failing
 
 if TYPE_CHECKING:
@@ -209,6 +215,25 @@ def test_database_of_another_account_is_red(shell: Shell) -> None:
     assert checks_of(shell, code=1)["scope"]["level"] == "red"
     result = shell.run("list", "--json")
     assert (result.code, result.fields) == (2, ["BINDINGS_SCOPE"])
+
+
+def test_reconciliation_that_takes_longer_than_three_intervals_is_a_warning(shell: Shell) -> None:
+    shell.bind()
+    assert checks_of(shell, code=0)["reconcile_duration"]["level"] == "ok"
+    with closing(Database(shell.environment["BINDINGS_DATABASE_URL"])) as database:
+        slot = database.write(lambda tx: job_runs.claim_slot(tx, "reconcile", 300.0, "a-replica"))
+        assert slot is not None
+        checks = checks_of(shell, code=0)
+        assert checks["reconcile_duration"]["level"] == "ok"
+        assert "has been running for" in checks["reconcile_duration"]["seen"]
+        started = update(passes).where(passes.c.task == "reconcile")
+        hour_ago = database.clock() - timedelta(hours=1)
+        database.write(lambda tx: tx.connection.execute(started.values(started_at=hour_ago)))
+        assert checks_of(shell, code=0)["reconcile_duration"]["level"] == "warn"
+        database.write(lambda tx: job_runs.finish(tx, "reconcile", slot, {}))
+        check = checks_of(shell, code=0)["reconcile_duration"]
+    assert (check["level"], check["seen"][:18]) == ("warn", "the last one took ")
+    assert "BINDINGS_SCAN_CALLS_PER_S" in check["todo"]
 
 
 def test_open_doubts_are_a_warning_with_their_number_and_the_oldest(shell: Shell, simulator: Simulator) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import Reason, State
-from bindings.jobs import reconcile_absences, reconcile_rows
+from bindings.jobs import reconcile, reconcile_absences, reconcile_orphans, reconcile_rows
 from bindings.store import account
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
@@ -190,7 +190,7 @@ def test_list_with_ends_in_another_form_is_compared_as_usual(harness: ServiceHar
     assert service.get(doubt).state is State.ACTIVE
 
 
-@pytest.mark.parametrize("step", ["_apply_drift", "_adopt", "handle_orphan", "_end_ghost", "_fail_absent"])
+@pytest.mark.parametrize("step", ["_apply_drift", "_adopt", "_hold", "_end_ghost", "_fail_absent"])
 def test_row_whose_handling_fails_is_named_and_the_others_are_handled(
     harness: ServiceHarness, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,18 +206,18 @@ def test_row_whose_handling_fails_is_named_and_the_others_are_handled(
         harness.simulator.remove_binding(harness.entry(harness.bind("91770000005", "91770000006")).bind_id)
     harness.clock.advance(61)
 
-    def fail(*_: object) -> bool:
+    def fail(*_: object, **__: object) -> bool:
         raise OverflowError("91770000001")
 
-    module = reconcile_absences if step in ("_end_ghost", "_fail_absent") else reconcile_rows
-    monkeypatch.setattr(module, step, fail)
+    modules = {"_hold": reconcile_orphans, "_end_ghost": reconcile_absences, "_fail_absent": reconcile_absences}
+    monkeypatch.setattr(modules.get(step, reconcile_rows), step, fail)
     counts = service.reconcile()
     assert counts.failures == 1
     assert "failed with OverflowError" in counts.faults[0]
     handled = {
         "_apply_drift": counts.drifted,
         "_adopt": counts.adopted,
-        "handle_orphan": counts.orphans,
+        "_hold": counts.orphans,
         "_end_ghost": counts.ghosts,
         "_fail_absent": counts.absent,
     }
@@ -226,3 +226,42 @@ def test_row_whose_handling_fails_is_named_and_the_others_are_handled(
     assert set(handled.values()) == {1}
     (report,) = service.reports().data
     assert "91770000001" not in str(report)
+
+
+def test_row_that_cannot_be_held_keeps_no_other_row_of_its_batch_from_being_held(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        harness.simulator.add_foreign_binding(
+            phone_a=f"9177000000{number}", phone_b=f"9177000001{number}", app_id=APP
+        )
+    unholdable = str(next(iter(harness.simulator.ledger)).bind_id)
+    hold = reconcile_orphans._hold
+
+    def fail_for_one(tx: Any, context: Any, live_row: reconcile_orphans.LiveRow) -> bool:
+        if live_row.row.bind_id == unholdable:
+            raise OverflowError
+        return hold(tx, context, live_row)
+
+    monkeypatch.setattr(reconcile_orphans, "_hold", fail_for_one)
+    counts = harness.service.reconcile()
+    assert (counts.orphans, counts.failures) == (4, 1)
+    assert counts.faults == (f"hold of row {unholdable} failed with OverflowError",)
+
+
+def test_error_in_one_application_keeps_no_other_from_being_reconciled(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.bind(A, B, app_id="a-first")
+    harness.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP)
+    apply = reconcile._apply
+
+    def fail_for_one(context: Any, scan: Any, findings: Any) -> None:
+        if scan.app_id == "a-first":
+            raise OverflowError
+        apply(context, scan, findings)
+
+    monkeypatch.setattr(reconcile, "_apply", fail_for_one)
+    counts = harness.service.reconcile()
+    assert (counts.apps, counts.orphans, counts.failures) == (2, 1, 1)
+    assert counts.faults == ("reconciliation of application a-first failed with OverflowError",)

@@ -84,8 +84,7 @@ def test_use_of_the_database_records_the_process_once_a_minute(
     service: BindingService, monotonic: Monotonic, use: str
 ) -> None:
     old = make_old(service, timedelta(minutes=5))
-    database = service.runtime.database
-    call = database.clock if use == "read" else lambda: database.write(lambda tx: tx.instant())
+    call = service.search if use == "read" else service.expire_due
     call()
     assert [replica.seen_at for replica in recorded(service)] == [old], "not due yet"
     monotonic.ahead_s += INTERVAL_S

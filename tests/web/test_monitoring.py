@@ -144,7 +144,9 @@ def test_metrics_cover_pools_webhooks_and_jobs(busy: Running, simulator: Simulat
     wait_for(lambda: samples(busy)['bindings_webhook_deliveries_total{result="delivered"}'] > 0)
     assert samples(busy)["bindings_webhook_deliveries_dead"] == 0
     tasks = {"expire", "warn", "pools", "recover", "reconcile", "deliver"}
-    assert {f'bindings_pass_age_seconds{{task="{task}"}}' for task in tasks} <= set(values)
+    for name in ("bindings_pass_age_seconds", "bindings_pass_progress_age_seconds"):
+        assert {f'{name}{{task="{task}"}}' for task in tasks} <= set(values)
+    assert values["bindings_reconcile_interval_seconds"] > values["bindings_reconcile_seconds"] >= 0
 
 
 def test_metrics_are_served_without_the_database(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

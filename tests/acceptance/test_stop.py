@@ -1,0 +1,109 @@
+"""SIGTERM in a long reconciliation: each process ends after its current page or row, and the next reads again."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from bindings.provider.simulator import Simulator
+from bindings.service import BindingService
+from tests.acceptance.serving import Command, Replica
+from tests.acceptance.test_processes import _settings_values, settings
+from tests.service.harness import APP, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bindings.store.reports import Report
+
+pytestmark = pytest.mark.processes
+
+ROWS = 100_000
+PAGES = ROWS // 100
+ORPHANS = 3_000
+
+
+def simulator_with(rows: int) -> Simulator:
+    simulator = Simulator(pool_size=1, max_concurrency=10**9)
+    for number in range(rows):
+        simulator.add_foreign_binding(phone_a=f"917{number:08}", phone_b=f"918{number:08}", app_id=APP)
+    return simulator
+
+
+@pytest.fixture(scope="module")
+def long_list() -> Iterator[Simulator]:
+    """Provide a provider whose list takes minutes to read."""
+    with simulator_with(ROWS) as simulator:
+        yield simulator
+
+
+def pages(simulator: Simulator) -> int:
+    return simulator.counts.received.get("page", 0)
+
+
+def newest_report(database_url: str, simulator: Simulator) -> Report:
+    with BindingService.open(**_settings_values(database_url, simulator)) as service:
+        return service.reports().data[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "calls_per_s"),
+    [("scheduler", "1000"), ("scheduler", "1"), ("serve", "1000"), ("reconcile", "1000")],
+)
+def test_sigterm_ends_a_scan_of_a_long_list_and_the_next_process_reads_again(
+    sqlite_url: str, long_list: Simulator, tmp_path: Path, command: str, calls_per_s: str
+) -> None:
+    environment = settings(sqlite_url, long_list, scan_calls_per_s=calls_per_s)
+    arguments = ("serve", "--port", "0") if command == "serve" else (command,)
+    before = pages(long_list)
+    with Command(tmp_path / "log", environment, *arguments) as process:
+        wait_for(lambda: pages(long_list) > before + 1, seconds=300)
+        exit_code = process.end(within_s=300)
+    read = pages(long_list) - before
+    assert read < PAGES / 2
+    assert exit_code == (5 if command == "reconcile" else 0), (tmp_path / "log").read_text()
+    report = newest_report(sqlite_url, long_list)
+    assert (report.counts["stopped"], report.counts["incomplete"], report.counts["orphans"]) == (True, 1, 0)
+    with Command(tmp_path / "log", environment, *arguments) as process:
+        wait_for(lambda: pages(long_list) > before + read + 1, seconds=300)
+        process.end(within_s=300)
+
+
+def test_sigterm_ends_a_reconciliation_that_the_console_started(
+    sqlite_url: str, long_list: Simulator, tmp_path: Path
+) -> None:
+    before = pages(long_list)
+    with Replica(tmp_path / "log", settings(sqlite_url, long_list), "--no-scheduler") as replica:
+        url = replica.started().url
+        session = requests.Session()
+        form = session.get(f"{url}/doubts", timeout=300).text
+        token = form.partition('name="csrf" value="')[2].partition('"')[0]
+        body = {"csrf": token, "reason": "a test", "action": "run"}
+        answer = session.post(f"{url}/doubts/resolve", data=body, headers={"Origin": url}, timeout=300)
+        assert answer.status_code == 200, answer.text
+        wait_for(lambda: pages(long_list) > before + 1, seconds=300)
+        assert replica.end(within_s=300) == 0
+    assert pages(long_list) - before < PAGES / 2
+    assert newest_report(sqlite_url, long_list).counts["stopped"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_writing_of_many_orphans(sqlite_url: str, tmp_path: Path, number: int) -> None:
+    with (
+        simulator_with(ORPHANS) as simulator,
+        BindingService.open(**_settings_values(sqlite_url, simulator)) as service,
+        Command(tmp_path / "log", settings(sqlite_url, simulator), "reconcile") as process,
+    ):
+        first = {"phone_a": "91700000000", "phone_b": "91999999999", "mode": "AXB"}
+        wait_for(lambda: bool(service.check(**first)), seconds=300)
+        process.process.send_signal(number)
+        assert process.process.wait(300) == 5, (tmp_path / "log").read_text()
+        assert "Stopped by a signal" in (tmp_path / "log").read_text()
+        stopped = service.reports().data[0].counts
+        assert stopped["stopped"] is True
+        assert 0 < stopped["orphans"] < ORPHANS
+        assert service.reconcile().orphans == ORPHANS - stopped["orphans"]

@@ -1,0 +1,280 @@
+"""The end of a scan: wrong page sizes and totals, repeated pages, the reverse order, and the time limit."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bindings import errors
+from bindings.clock import SYSTEM_CLOCK
+from bindings.domain.binding import State
+from bindings.domain.phone import Phone
+from bindings.jobs import provider_scan, reconcile
+from bindings.jobs.run_control import RunControl
+from bindings.provider.outcome import ProviderBinding, ProviderPage
+from bindings.provider.simulator import rules
+from bindings.store import account
+from tests.service.harness import APP, NOON, A, B, C, D, E, F, G, H, ServiceHarness
+
+if TYPE_CHECKING:
+    from bindings.provider.wire import PageRequest
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a scan ask for a few rows per page, so that a short list has several pages in both directions."""
+    monkeypatch.setattr(reconcile, "FORWARD_SIZE", 10)
+    monkeypatch.setattr(reconcile, "BACKWARD_SIZE", 7)
+
+
+def add_rows(harness: ServiceHarness, count: int) -> None:
+    for number in range(count):
+        harness.simulator.add_foreign_binding(
+            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
+        )
+
+
+def put_in_doubt(harness: ServiceHarness) -> str:
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as excinfo:
+        harness.bind(A, B)
+    harness.clock.advance(61)
+    return excinfo.value.binding.id
+
+
+def pages_asked(harness: ServiceHarness) -> list[tuple[int, int]]:
+    """Return (page, size) of every page query, in order."""
+    bodies = [json.loads(request.body) for request in harness.simulator.requests if request.call == "page"]
+    return [(body["current"], body["size"]) for body in bodies]
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_list_with_smaller_pages_than_asked_for_is_read_to_its_end(harness: ServiceHarness, rows: int) -> None:
+    harness.simulator.change(max_page_rows=rows)
+    add_rows(harness, 25)
+    doubt = put_in_doubt(harness)
+    counts = harness.service.reconcile()
+    assert (counts.adopted, counts.orphans, counts.incomplete, counts.unproved) == (1, 25, 0, 0)
+    assert harness.service.get(doubt).state is State.ACTIVE
+    assert counts.notes == (f"a page of the list has {rows} rows at most; 10 were asked for",)
+    assert harness.service.reports().data[0].counts["notes"] == list(counts.notes)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_two_scans_of_smaller_pages_prove_a_ghost_with_other_page_borders(harness: ServiceHarness) -> None:
+    harness.simulator.change(max_page_rows=5)
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    add_rows(harness, 20)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.clock.advance(61)
+    assert harness.service.reconcile().ghosts == 1
+    assert {size for _, size in pages_asked(harness)} == {10, 3}
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_full_pages_are_no_note(harness: ServiceHarness) -> None:
+    add_rows(harness, 25)
+    assert harness.service.reconcile().notes == ()
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("offset", [1, 1_000_000, 999_999_000_000])
+def test_total_that_is_too_large_leaves_absence_unproved_and_nothing_else(
+    harness: ServiceHarness, offset: int
+) -> None:
+    ghost, _, _ = harness.bind(C, D), harness.bind(E, F), harness.bind(G, H)
+    add_rows(harness, 20)
+    doubt = put_in_doubt(harness)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.simulator.change(total_offset=offset)
+    counts = harness.service.reconcile()
+    assert (counts.adopted, counts.orphans, counts.ghosts) == (1, 20, 0)
+    assert (counts.incomplete, counts.unproved) == (0, 1)
+    assert counts.faults == (f"the list ended after 23 rows and says that it has {23 + offset}",)
+    assert harness.service.get(doubt).state is State.ACTIVE
+    assert len(pages_asked(harness)) == 4
+    harness.simulator.change(total_offset=0)
+    harness.clock.advance(61)
+    assert harness.service.reconcile().ghosts == 1
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_one_page_with_a_wrong_total_ends_like_every_other(harness: ServiceHarness) -> None:
+    add_rows(harness, 25)
+    harness.simulator.script("wrong_total", times=1, on="page")
+    counts = harness.service.reconcile()
+    assert (counts.orphans, counts.incomplete, counts.unproved) == (25, 0, 1)
+    assert len(pages_asked(harness)) == 4
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("offset", [-1, -24, -1_000])
+def test_total_that_is_too_small_loses_no_row(harness: ServiceHarness, offset: int) -> None:
+    harness.simulator.change(total_offset=offset)
+    add_rows(harness, 24)
+    doubt = put_in_doubt(harness)
+    counts = harness.service.reconcile()
+    assert (counts.adopted, counts.orphans, counts.incomplete) == (1, 24, 0)
+    assert harness.service.get(doubt).state is State.ACTIVE
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_full_scan_after_a_restore_completes_although_the_total_stays_wrong(harness: ServiceHarness) -> None:
+    account.register_scope(harness.database, "default")
+    harness.simulator.change(total_offset=7)
+    add_rows(harness, 25)
+    harness.service.mark_restored()
+    harness.clock.advance(1)
+    counts = harness.service.reconcile()
+    assert (counts.made_good, counts.scans, counts.unproved) == (True, 2, 2)
+    assert harness.bind(A, B).state is State.ACTIVE
+
+
+def test_full_scan_after_a_restore_waits_while_two_readings_differ(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.register_scope(harness.database, "default")
+    harness.simulator.change(total_offset=7)
+    add_rows(harness, 5)
+    harness.service.mark_restored()
+    harness.clock.advance(1)
+
+    def add_before_second(context: object, scan: object, findings: object) -> None:
+        if not harness.simulator.ledger.holders(C):
+            harness.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP)
+        apply(context, scan, findings)  # type: ignore[arg-type]
+
+    apply = reconcile._apply
+    monkeypatch.setattr(reconcile, "_apply", add_before_second)
+    counts = harness.service.reconcile()
+    assert (counts.made_good, counts.incomplete) == (False, 1)
+    assert "other rows" in counts.faults[-1]
+    assert harness.service.check(phone_a=C, phone_b=A, mode="AXB")
+    with pytest.raises(errors.Busy):
+        harness.bind(A, B)
+    assert harness.service.reconcile().made_good
+
+
+def answer_past_the_end(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Let the provider answer a page past the end of the list in another way than with an empty one."""
+    original = rules.Rules._page
+
+    def page(self: rules.Rules, request: PageRequest, now: float) -> dict[str, object]:
+        last = max(1, -(-len(self._listed(request.app_id, now)) // request.size))
+        if request.current > last and answer == "refusal":
+            raise rules._Refused("-22")
+        current = 1 if answer == "first page" else min(request.current, last)
+        return original(self, type(request)(app_id=request.app_id, current=current, size=request.size), now)
+
+    monkeypatch.setattr(rules.Rules, "_page", page)
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize("answer", ["last page", "refusal"])
+def test_list_that_has_no_empty_page_is_read_to_its_end_in_both_directions(
+    harness: ServiceHarness, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_past_the_end(monkeypatch, answer)
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    add_rows(harness, 30)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.clock.advance(61)
+    counts = harness.service.reconcile()
+    assert (counts.orphans, counts.ghosts, counts.incomplete, counts.unproved) == (30, 1, 0, 0)
+    assert len(pages_asked(harness)) < 25
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_list_that_answers_every_page_with_the_first_is_incomplete(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_past_the_end(monkeypatch, "first page")
+    add_rows(harness, 30)
+    counts = harness.service.reconcile()
+    assert (counts.orphans, counts.incomplete) == (10, 1)
+    assert counts.faults == ("3 pages in a row had no new row, after 10 of 30 rows",)
+    assert len(pages_asked(harness)) == 4
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_reverse_scan_begins_at_the_last_page_that_has_rows(harness: ServiceHarness) -> None:
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    add_rows(harness, 25)
+    harness.simulator.remove_binding(str(ghost.bind_id))
+    harness.clock.advance(61)
+    assert harness.service.reconcile().ghosts == 1
+    assert [current for current, size in pages_asked(harness) if size == 10] == [1, 2, 3, 4]
+    assert [current for current, size in pages_asked(harness) if size == 7] == [1, 4, 5, 3, 2, 1]
+
+
+class PagedList:
+    """A list of rows behind the client's `page` method, with pages of at most `limit` rows."""
+
+    def __init__(self, count: int, limit: int, total: int) -> None:
+        self._rows = [_row(number) for number in range(count)]
+        self._limit = limit
+        self._total = total
+
+    def page(self, *, app_id: str, current: int, size: int) -> ProviderPage:  # noqa: ARG002
+        size = min(size, self._limit)
+        return ProviderPage(total=self._total, rows=tuple(self._rows[(current - 1) * size : current * size]))
+
+
+def _row(number: int) -> ProviderBinding:
+    phone = Phone(f"9188{number:06}")
+    return ProviderBinding(
+        bind_id=str(number), phone_a=phone, phone_b=phone, middle_number_a="1", middle_number_b="1", ends_at=NOON
+    )
+
+
+class NoDatabase:
+    """A database without any binding."""
+
+    def clock(self) -> object:
+        return NOON
+
+    def read(self, *_: object) -> dict[str, object]:
+        return {}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    count=st.integers(0, 60),
+    expected=st.integers(0, 200),
+    limit=st.integers(1, 12),
+    size=st.integers(1, 12),
+    total=st.integers(0, 10**12),
+)
+def test_every_row_is_read_in_both_directions_by_any_page_size_total_and_expectation(
+    count: int, expected: int, limit: int, size: int, total: int
+) -> None:
+    source = provider_scan.ListSource(
+        database=NoDatabase(),  # type: ignore[arg-type]
+        provider=PagedList(count, limit, total),  # type: ignore[arg-type]
+        rate_limiter=provider_scan.RateLimiter(1e9, clock=SYSTEM_CLOCK),
+        clock=SYSTEM_CLOCK,
+        control=RunControl(),
+    )
+    for backwards_over in (None, expected):
+        scan = provider_scan.read(source, APP, size=size, backwards_over=backwards_over)
+        assert (scan.complete, scan.rows) == (True, count)
+        assert scan.total_seen == (count >= total)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_time_limit_ends_a_scan_and_grows_with_the_scans_before(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rows(harness, 25)
+    monkeypatch.setattr(reconcile, "MIN_TIME_LIMIT_S", -1.0)
+    counts = harness.service.reconcile()
+    assert (counts.incomplete, counts.orphans) == (1, 0)
+    assert counts.faults == ("the list has more rows than can be read in 0 s",)
+    monkeypatch.undo()
+    assert reconcile._time_limit_s(harness.database) == reconcile.MIN_TIME_LIMIT_S
+    assert harness.service.reconcile().orphans == 25
