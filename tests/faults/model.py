@@ -9,6 +9,7 @@ product's conflict policy nor its replay of events.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -145,6 +146,7 @@ class System:
     requests_read: int = 0
     revenants: set[int] = field(default_factory=set)  # bind_ids that a list hid, or whose unbind was taken back
     hidden_at: datetime | None = None  # when a list last hid a binding in both scans
+    stop_run: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.simulator = Simulator(
@@ -205,6 +207,7 @@ class System:
         """End every fault."""
         self.stops.clear()
         self.hidden.clear()
+        self.stop_run.clear()
         self.lose_commit = 0
         self.signing_pause_s = self.network_s = 0.0
         self.simulator.clear_faults()
@@ -272,10 +275,12 @@ class System:
         assert call.intent not in self.sent, "I3: at most one request for an intent"
         self.sent.append(call.intent)
 
-    def _perform(self, action: str, call: BindInProgress | None) -> None:
+    def _perform(self, action: str, call: BindInProgress | None) -> None:  # noqa: C901 -- one case per action
         match action:
             case "crash":
                 raise Crash
+            case "stop":
+                self.stop_run.set()
             case "sweep":
                 self.service.expire_due()
             case "recover":
@@ -380,8 +385,12 @@ class System:
 
     def run_job(self, name: str) -> bool:
         """Run one job; return False if the process crashed in it."""
+        self.stop_run.clear()
         try:
-            getattr(self.service, name)()
+            if name == "reconcile":
+                self.service.reconcile(stop=self.stop_run)
+            else:
+                getattr(self.service, name)()
         except Crash:
             return False
         return True

@@ -57,6 +57,9 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("bindings", "migrations", "tests", "pyproject.toml", "alembic.ini")
 TESTS = "tests/faults/test_properties.py"
 RESTORE = "tests/faults/test_restore.py"
+SCAN_END = "tests/service/test_scan_end.py"
+ODD_ROWS = "tests/service/test_reconcile_odd_rows.py"
+STOP = "tests/service/test_run_control.py"
 CLOCK_JUMPS = "tests/faults/test_clock_jumps.py"
 FORK = "tests/service/test_fork.py"
 SQLITE_FILE = "tests/store/test_sqlite_file.py"
@@ -191,7 +194,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "absence_after_one_scan",
         "bindings.jobs.reconcile:_reconcile_app",
-        replace(calls("_scan", backwards="True"), "first"),
+        replace(calls("_scan_again"), "first"),
         detected_by="one_scan_of_the_list and sqlite",
     ),
     bug(
@@ -439,6 +442,55 @@ BUGS: tuple[Bug, ...] = (
         replace(calls("same_pair"), "True"),
         detected_by="foreign_row_with_the_id and sqlite",
         tests=BIND_IDS,
+    ),
+    bug(
+        "a_list_shorter_than_its_total_proves_absence",
+        "bindings.jobs.provider_scan:Scan.proves_absence",
+        replace(reads("total_seen"), "True"),
+        tests=SCAN_END,
+        detected_by="too_large_leaves_absence_unproved and sqlite",
+    ),
+    bug(
+        "repeated_pages_are_the_end_of_the_list",
+        "bindings.jobs.provider_scan:_Reading.check_end",
+        replace_body("return None"),
+        tests=SCAN_END,
+        detected_by="answers_every_page_with_the_first and sqlite",
+    ),
+    bug(
+        "an_odd_row_does_not_count_for_absence",
+        "bindings.jobs.provider_scan:Scan.proves_absence",
+        replace(reads("odd_rows"), "()"),
+        tests=ODD_ROWS,
+        detected_by="leaves_ghosts_and_absences_unproved and sqlite",
+    ),
+    bug(
+        "an_odd_row_holds_nothing",
+        "bindings.jobs.reconcile_odd_rows:hold_odd_rows",
+        replace_body("return None"),
+        tests=ODD_ROWS,
+        detected_by="I4_phones_of_an_odd_row and sqlite",
+    ),
+    bug(
+        "one_row_stops_the_reconciliation",
+        "bindings.jobs.reconcile_context:Findings.isolate",
+        replace_body("yield"),
+        tests=ODD_ROWS,
+        detected_by="handling_fails_is_named and sqlite",
+    ),
+    bug(
+        "a_scan_does_not_stop",
+        "bindings.jobs.provider_scan:_Reading._fetch",
+        replace(calls("is_stopping"), "False"),
+        tests=STOP,
+        detected_by="reads_no_further_page and sqlite",
+    ),
+    bug(
+        "the_writing_of_orphans_does_not_stop",
+        "bindings.jobs.run_control:RunControl.work_through",
+        replace(calls("is_stopping"), "False"),
+        tests=STOP,
+        detected_by="leaves_the_others_to_the_next_run and sqlite",
     ),
 )
 

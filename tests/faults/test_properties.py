@@ -31,6 +31,7 @@ from bindings import errors, failpoints
 from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
 from bindings.domain.conflict import Policy
 from bindings.domain.phone import Phone
+from bindings.provider.instants import FORMS
 from bindings.provider.simulator import Simulator
 from bindings.store import events, failures, reserve
 from bindings.store.database import Database
@@ -70,6 +71,7 @@ BIND_FAULTS = (
     "down",
 )
 UNBIND_FAULTS = ("lost_reply", "reset_before", "anomaly_before", "anomaly_after", "bad_gateway_after", "refuse:-1")
+ODD_FIELDS = ("bind_id", "phone_b", "middle_number_a", "ends_at")
 PAGE_FAULTS = ("bad_gateway", "lost_reply", "cut_body", "truncated")
 UNREACHABLE_URL = "http://127.0.0.1:9"
 
@@ -97,7 +99,7 @@ def stops(places: tuple[str, ...], actions: tuple[str, ...]) -> tuple[Stop | Non
     """Return stops, and as many Nones; inside a transaction no other caller can act."""
     choices: list[Stop | None] = []
     for place in places:
-        possible = ("crash", "pause") if place.endswith("in_transaction") else actions
+        possible = ("crash", "stop", "pause") if place.endswith("in_transaction") else actions
         choices += [Stop(place, action, pause) for action in possible for pause in PAUSES_S]
     return (None,) * len(choices) + tuple(choices)
 
@@ -159,10 +161,12 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
             (
                 "reconcile.after_first_scan",
                 "reconcile.after_second_scan",
+                "reconcile.after_page",
                 "reconcile.after_adopt",
                 "reconcile.adopt_in_transaction",
+                "reconcile.hold_in_transaction",
             ),
-            ("crash", "pause", "sweep", "recover", "hidden", "shown"),
+            ("crash", "stop", "pause", "sweep", "recover", "hidden", "shown"),
         ),
         "fault": half_none(PAGE_FAULTS),
         "times": (1, 2, 3, 4),
@@ -175,8 +179,13 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "request": REQUESTS,
         "which": tuple(range(6)),
     },
-    "shuffle_pages": {"shuffled": (False, True)},
-    "plant": {"request": REQUESTS, "beside_a_doubt": true_once_in(2)},
+    "change_list": {
+        "shuffled": (False, True),
+        "total_offset": (0, 0, 0, 1, -1, 1_000_000),
+        "page_rows": (None, None, 1, 2),
+        "form": FORMS,
+    },
+    "plant": {"request": REQUESTS, "beside_a_doubt": true_once_in(2), "odd": half_none(ODD_FIELDS)},
     "vanish": {"which": tuple(range(6))},
     "hide": {"which": tuple(range(6)), "seconds": (0.0, 61.0, 61.0)},
     "take_back": {"which": tuple(range(6)), "seconds": (0.0, 4.0, 61.0)},
@@ -321,23 +330,27 @@ class Lifecycle(RuleBasedStateMachine):
     def jump(self, ahead_s: float, action: str, request: Request, which: int) -> None:
         self.current.act_while_the_clock_is_wrong(ahead_s, action, self.free(request, crowded=False), which)
 
-    @step("shuffle_pages")
-    def shuffle_pages(self, shuffled: bool) -> None:
-        self.current.simulator.change(shuffle_pages=shuffled)
+    @step("change_list")
+    def change_list(self, shuffled: bool, total_offset: int, page_rows: int | None, form: str) -> None:
+        self.current.simulator.change(
+            shuffle_pages=shuffled, total_offset=total_offset, max_page_rows=page_rows, end_form=form
+        )
 
     @step("plant")
-    def plant(self, request: Request, beside_a_doubt: bool) -> None:
-        """Add a foreign binding, in half of the draws with the pair of one of our own in doubt."""
+    def plant(self, request: Request, beside_a_doubt: bool, odd: str | None) -> None:
+        """Add a foreign binding, perhaps with the pair of one of our own in doubt, or listed as an odd row."""
         doubts = [row for row in self.current.rows().values() if row.state is State.IN_DOUBT]
         if doubts and beside_a_doubt:
             request = replace(request, phone_a=doubts[0].phone_b.digits, phone_b=doubts[0].phone_a.digits)
-        self.current.simulator.add_foreign_binding(
+        entry = self.current.simulator.add_foreign_binding(
             phone_a=request.phone_a,
             phone_b=request.phone_b,
             app_id=APP,
             expire_s=request.expire_s,
             mode=request.mode,
         )
+        if odd is not None:
+            self.current.simulator.list_as(entry.bind_id, {odd: None})
 
     @step("vanish")
     def vanish(self, which: int) -> None:

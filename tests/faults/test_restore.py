@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -14,6 +15,7 @@ from sqlalchemy.engine import make_url
 from bindings import failpoints
 from bindings.domain.binding import State
 from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
+from bindings.jobs import scan_evidence
 from tests.faults.test_kill import DATABASES
 
 if TYPE_CHECKING:
@@ -120,7 +122,10 @@ def test_binds_after_a_restore_wait_until_the_provider_list_has_been_read(
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(fault_harness: FaultHarness, kind: str) -> None:
+def test_reconcile_after_a_restore_finds_later_binds_and_unbinds(
+    fault_harness: FaultHarness, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_evidence, "LIST_LAG", timedelta(0))  # the test's bindings are seconds old
     with fault_harness.experiment(kind) as experiment:
         witness, unbound, bound_since = after_a_restore(fault_harness, experiment)
         with experiment.service() as service:

@@ -25,7 +25,7 @@ import urllib.request
 from collections import Counter
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg  # noqa: F401 -- before the fork, once
 
@@ -44,12 +44,25 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
+Step = Literal["bind", "unbind", "time", "sweep", "recover", "reconcile", "foreign", "list"]
 BIND_FAULTS = (
     *("lost_reply", "reset_before", "reset_after", "anomaly_after", "anomaly_before", "bad_gateway", "cut_body"),
     *("bad_gateway_after", "garbage", "truncated", "redirect", "refuse:-41", "refuse:-1"),
 )
 UNBIND_FAULTS = ("lost_reply", "reset_before", "reset_after", "bad_gateway", "cut_body", "garbage")
 LIFETIMES_S = (20, 120, 900, 5_000)
+STEPS: tuple[Step, ...] = (
+    "bind",
+    "bind",
+    "bind",
+    "unbind",
+    "time",
+    "sweep",
+    "recover",
+    "reconcile",
+    "foreign",
+    "list",
+)
 COVERAGE_ROUNDS = 3
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP}
 
@@ -181,7 +194,7 @@ def scenario(worker: Worker) -> None:
 
 def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- one case per kind of step
     rng = worker.rng
-    match rng.choice(("bind", "bind", "bind", "unbind", "time", "sweep", "recover", "reconcile", "foreign")):
+    match rng.choice(STEPS):
         case "bind":
             if rng.random() < 0.4:
                 worker.fault(rng.choice(BIND_FAULTS), "bind")
@@ -206,6 +219,10 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
             if rng.random() < 0.3:
                 worker.control("faults", kind="bad_gateway", times=rng.randint(1, 4), on="page")
             worker.open_service.reconcile()
+        case "list":
+            worker.control(
+                "settings", total_offset=rng.choice((0, 5, 10**6)), max_page_rows=rng.choice((None, 1, 3))
+            )
         case "foreign":
             foreign = {"phone_a": worker.phone(), "phone_b": rng.choice((worker.phone(), phones[0]))}
             worker.control(
@@ -227,6 +244,9 @@ def coverage_round(worker: Worker) -> None:
     for binding_id in (unclear, clear):
         if binding_id:
             worker.unbind(binding_id)
+    app_id = worker.open_service.settings.provider_app_id
+    worker.control("foreign", phone_a=worker.phone(), phone_b=worker.phone(), app_id=app_id, pool_number="918806")
+    worker.control("settings", total_offset=0)
     worker.clock.advance(330)
     worker.open_service.recover()
     worker.open_service.reconcile()
@@ -238,6 +258,7 @@ def coverage_round(worker: Worker) -> None:
 
 def restart(worker: Worker) -> None:
     """Run the jobs of a restart; stop for the oracle; run them again when absence is provable; then finish."""
+    worker.control("settings", total_offset=0)  # while it is wrong, no absence can be proved
     worker.run_jobs()
     _pause()
     worker.clock.advance(worker.task["age_s"])
