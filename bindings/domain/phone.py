@@ -6,6 +6,8 @@ else is guessed. Invariant: only `.digits` returns the full number.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 NATIONAL_DIGITS = (2, 17)  # the fewest and the most that can follow a country calling code
 MAX_DIGITS = 20  # the provider's limit: docs/reference/provider-api.md#1-bind
 
@@ -42,6 +44,11 @@ class Phone:
     def key(self) -> str:
         """Return what equality, locks and indexes compare; the one place to change if phones are stored hashed."""
         return self._digits
+
+    @staticmethod
+    def load_calling_codes() -> None:
+        """Import the list of calling codes: a fork may come while a thread imports it at its first use."""
+        import_module("phonenumbers")
 
     def country_code(self) -> int | None:
         """Return the country calling code, or None if the digits are not an international number."""
