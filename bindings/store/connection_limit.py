@@ -47,7 +47,9 @@ class ConnectionLimit(ForkSensitive):
         self._server: Any = None
         self._probe_at = math.inf if find_server is None else 0.0
         self._closed = False
-        self._changed = threading.Condition()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self.watch_forks()
 
     def after_fork_in_child(self) -> None:
@@ -62,6 +64,10 @@ class ConnectionLimit(ForkSensitive):
 
     def acquire(self, wait_until: float) -> None:
         """Take the right to one connection; raises `DatabaseWaitTimeout` at `wait_until` (monotonic clock)."""
+        with self._lock:
+            if not self._dropped and self._in_use < self._size:
+                self._in_use += 1
+                return
         while not self._take(wait_until):
             try:
                 self._find_server()
@@ -78,15 +84,20 @@ class ConnectionLimit(ForkSensitive):
                 if self._dropped and self._in_use < self._size and time.monotonic() >= self._probe_at:
                     self._probe_at = math.inf  # one caller at a time
                     return False
-                self._changed.wait(min(remaining_s, POLL_S) if self._dropped else remaining_s)
+                self._waiting += 1
+                try:
+                    self._changed.wait(min(remaining_s, POLL_S) if self._dropped else remaining_s)
+                finally:
+                    self._waiting -= 1
             self._in_use += 1
             return True
 
     def release(self) -> None:
         """Return that right."""
-        with self._changed:
+        with self._lock:
             self._in_use -= 1
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def opened(self, file_number: int) -> None:
         """Record the server that a new connection leads to."""

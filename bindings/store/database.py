@@ -271,7 +271,8 @@ class Database(ProcessConnections):
 
         def attempt_read(_attempt: int) -> Result:
             with self._reads.connect(budget_ends_at) as connection:
-                set_deadline(connection, time.monotonic() + LONGEST_TRY_S if self.postgres else budget_ends_at)
+                if self.postgres:
+                    set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
                 return query(connection, *args, **kwargs)
 
         return with_retry(attempt_read, ends_at=budget_ends_at, url=self._engine.url)

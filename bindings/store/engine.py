@@ -13,7 +13,7 @@ import codecs
 import math
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,13 @@ from bindings.store.failures import URL_VARIABLE
 from bindings.store.sqlite_connection import SqliteConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.engine import ExceptionContext
 
     from bindings.store.fork_gate import ForkGate
 
 POOL_SIZE = 32  # of each engine
 BUSY_TIMEOUT_S = 20  # SQLite, until `set_deadline` sets another one
+READ_BUSY_TIMEOUT_S = 1  # for a read, which is tried again; it seldom waits
 # Keepalives end the wait for a response of an unreachable host, tcp_user_timeout (ms) that for sent data.
 KEEPALIVE = {
     "keepalives_idle": 5,
@@ -48,7 +47,6 @@ STALE_PLAN = "0A000", "26000"  # "cached plan must not change result type"; "pre
 RECYCLE_S = 1_800
 UTF8 = "UTF8"
 SQLITE_PRAGMAS = (
-    f"busy_timeout = {BUSY_TIMEOUT_S * 1_000}",
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
@@ -82,38 +80,67 @@ class Connections:
         """Return how many connections are in use, or were dropped and still work at the server."""
         return self._limit.count
 
-    @contextmanager
-    def connect(self, wait_until: float, *, engine: Engine | None = None) -> Iterator[Connection]:
+    def connect(self, wait_until: float, *, engine: Engine | None = None) -> LentConnection:
         """Lend a connection, of `engine` if it shares the pool; `DatabaseWaitTimeout` if none is free in time."""
-        thread = 0 if self._gate is None else self._gate.enter()
-        try:
-            self._limit.acquire(wait_until)
-            try:
-                connection = (engine or self.engine).connect()
-                try:
-                    yield connection
-                finally:
-                    self._return(connection)
-            finally:
-                self._limit.release()
-        finally:
-            if self._gate is not None:
-                self._gate.leave(thread)
+        return LentConnection(engine or self.engine, self._limit, self._gate, self._process, wait_until)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
         self.engine.dispose()
         self._limit.close()
 
-    def _return(self, connection: Connection) -> None:
-        if self._process.is_this_process:
-            connection.close()
-        else:
-            keep_alive(connection)  # lent before a fork: it is the parent's
-
     def _find_server(self) -> None:
         with suppress(exc.SQLAlchemyError):
             make_engine(self._url, size=0, limit=self._limit).connect().close()
+
+
+class LentConnection:
+    """A connection for the duration of a `with` block; a generator would cost more than the connection itself."""
+
+    __slots__ = ("_connection", "_engine", "_gate", "_limit", "_process", "_thread", "_wait_until")
+
+    def __init__(
+        self,
+        engine: Engine,
+        limit: ConnectionLimit,
+        gate: ForkGate | None,
+        process: ProcessMark,
+        wait_until: float,
+    ) -> None:
+        self._engine = engine
+        self._limit = limit
+        self._gate = gate
+        self._process = process
+        self._wait_until = wait_until
+
+    def __enter__(self) -> Connection:
+        if self._gate is not None:
+            self._thread = self._gate.enter()
+        try:
+            self._limit.acquire(self._wait_until)
+            try:
+                self._connection = self._engine.connect()
+            except BaseException:
+                self._limit.release()
+                raise
+        except BaseException:
+            self._leave()
+            raise
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._process.is_this_process:
+                self._connection.close()
+            else:
+                keep_alive(self._connection)  # lent before a fork: it is the parent's
+        finally:
+            self._limit.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._gate is not None:
+            self._gate.leave(self._thread)
 
 
 def make_engine(
@@ -246,7 +273,8 @@ def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # no BEGIN except ours: the driver's loses updates silently
-        for pragma in SQLITE_PRAGMAS:
+        busy_timeout_s = READ_BUSY_TIMEOUT_S if autocommit else BUSY_TIMEOUT_S
+        for pragma in (f"busy_timeout = {busy_timeout_s * 1_000}", *SQLITE_PRAGMAS):
             connection.execute(f"PRAGMA {pragma}")
         connection.note_wal()
 
