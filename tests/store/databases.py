@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 VARIABLE = "BINDINGS_TEST_POSTGRES_URL"
 START_S = 120.0
-NOT_DURABLE = ("-c", "fsync=off", "-c", "full_page_writes=off")  # no test ends the machine
+# No test ends the machine; some open many connections.
+SETTINGS = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300")
 LOWEST_PORT = 10_000
 MEMORY = Path("/dev/shm")  # no test ends the machine: no SQLite file needs to wait for a disk
 LEAST_MEMORY_BYTES = 2**29  # a container may have much less
@@ -160,7 +161,7 @@ def _start(initdb: Path, origin: str) -> Server | None:
     port = free_port()
     serve = [str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), "-h", "127.0.0.1"]
     process = subprocess.Popen(
-        [*serve, "-k", "", *NOT_DURABLE],  # no socket in a folder, whose path may be too long for one
+        [*serve, "-k", "", *SETTINGS],  # no socket in a folder, whose path may be too long for one
         user=user,
         cwd=folder,
         stdout=subprocess.DEVNULL,
