@@ -202,6 +202,10 @@ class Cluster:
     def synchronous(self, names: str) -> None:
         """Set which standbys must have each commit; an empty text means none."""
         _configure(self.primary, synchronous_standby_names=names)
+        self._wait(
+            lambda: self.primary.sql("SELECT current_setting('synchronous_standby_names')") == names,
+            "new sessions to have the setting",
+        )
 
     def kill(self, node: Node) -> None:
         """Kill a node with every backend, as the loss of a machine does, and fence it."""
