@@ -1,15 +1,15 @@
 """Health checks: one `Check` for each thing that a bind needs, with what was observed and what to do.
 
 One set for `bindings doctor`, the overview and `GET /v1/health`; readiness is the part of it without which this
-replica cannot serve. Every check runs even if others fail; a check that depends on a failed
-one says so. Nothing here raises, changes a binding, or repeats a secret. The provider is asked for one row of its
-list and one of its pools, which changes nothing.
+replica cannot serve. Every check runs even if others fail; a check that depends on a failed one says so. Nothing
+here raises, changes a binding, or repeats a secret. The provider is asked for one row of its list and one of its
+pools, which changes nothing.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
@@ -20,11 +20,11 @@ from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring import activity_checks, circuit_checks, clock_checks
 from bindings.monitoring.check import Check, Level
+from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, deliveries, holds, job_runs, pools, queries, reports, schema_version
+from bindings.store import account, holds, job_runs, queries, reports, schema_version
 from bindings.store.database import Database
-from bindings.store.deliveries import DeliveryState
 from bindings.store.engine import UTF8
 from bindings.store.failures import schema_todo
 
@@ -38,75 +38,9 @@ if TYPE_CHECKING:
 
 SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
-MAX_DOUBTS_READ = 200
 NOT_CHECKED = "not checked"
-MAX_DELIVERIES_READ = 10_000
 CALLS_READ = 200
 PROVIDER_SETTINGS = ("provider_api_key", "provider_api_secret", "provider_app_id")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HealthMetrics:
-    """Values to monitor; times in seconds.
-
-    Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`.
-
-    `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
-    capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
-    reconciliation on a timer took, or has been running.
-    """
-
-    doubts: int
-    oldest_doubt_s: float
-    sweep_age_s: float | None
-    sweep_lag_s: float
-    open_circuits: frozenset[str]
-    provider_skew_s: float | None
-    connections_in_use: int
-    pool_use: float | None
-    pools_low: int
-    reconcile_s: float
-    reconcile_interval_s: float
-    orphans: int
-    revenants: int
-    deliveries_pending: int
-    deliveries_dead: int
-
-
-def health_metrics(runtime: Runtime) -> HealthMetrics:
-    """Return the values to monitor. A few index probes; safe to repeat."""
-    database, client = runtime.database, runtime.client
-    now = database.clock()
-    doubts = database.read(queries.doubts, database.now, limit=MAX_DOUBTS_READ)
-    last_expire = database.read(job_runs.last_finished, "expire")
-    newest_reconcile = database.read(job_runs.newest_run, "reconcile", now)
-    overdue = database.read(queries.longest_overdue, database.now)
-    backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
-    all_pools = database.read(pools.list_all)
-    orphans, revenants = database.read(holds.count_orphans, runtime.settings.scope, now)
-
-    def seconds_since(then: datetime | None) -> float:
-        return 0.0 if then is None else max(0.0, (now - then).total_seconds())
-
-    return HealthMetrics(
-        doubts=len(doubts),
-        oldest_doubt_s=seconds_since(doubts[0].requested_at) if doubts else 0.0,
-        sweep_age_s=None if last_expire is None else seconds_since(last_expire),
-        sweep_lag_s=seconds_since(overdue),
-        open_circuits=frozenset() if client is None else client.circuits.open_calls(),
-        provider_skew_s=None if client is None else client.clock.measured_skew_s,
-        connections_in_use=database.connections_in_use(),
-        pool_use=max(
-            (pool.live / pool.capacity for pool in all_pools if pool.live and pool.capacity), default=None
-        ),
-        pools_low=sum(pool.low_at is not None for pool in all_pools),
-        reconcile_s=0.0 if newest_reconcile is None else newest_reconcile.seconds,
-        reconcile_interval_s=runtime.settings.reconcile_interval_s,
-        orphans=orphans,
-        revenants=revenants,
-        deliveries_pending=backlog[DeliveryState.PENDING],
-        deliveries_dead=backlog[DeliveryState.DEAD],
-    )
 
 
 def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:

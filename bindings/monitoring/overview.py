@@ -11,7 +11,8 @@ from datetime import timedelta
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from bindings.monitoring import health, replica_check
+from bindings.monitoring import replica_check
+from bindings.monitoring.health_metrics import health_metrics
 from bindings.store import job_runs, queries, replicas, schema_version
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.lifecycle.runtime import Runtime
-    from bindings.monitoring.health import HealthMetrics
+    from bindings.monitoring.health_metrics import HealthMetrics
     from bindings.store.replicas import Replica
 
 CALLS = 200
@@ -53,7 +54,7 @@ def build_overview(runtime: Runtime) -> Overview:
     now = database.clock()
     return Overview(
         now=now,
-        metrics=health.health_metrics(runtime),
+        metrics=health_metrics(runtime),
         latency=latency(database.read(queries.newest_calls, limit=CALLS)),
         replicas=tuple(database.read(replicas.seen_since, now - replica_check.RECENT)),
         schema=schema_version.read(database).revision,

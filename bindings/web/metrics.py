@@ -20,13 +20,13 @@ from prometheus_client import (
 )
 
 from bindings.errors import BindingsError, PhoneInUse
-from bindings.monitoring.health import health_metrics
+from bindings.monitoring.health_metrics import health_metrics
 from bindings.provider import statuses
 from bindings.provider.circuit import CALLS
 from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
-    from bindings.monitoring.health import HealthMetrics
+    from bindings.monitoring.health_metrics import HealthMetrics
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
     from bindings.web.executors import Executors

@@ -12,6 +12,7 @@ from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
+from bindings.monitoring.health_metrics import health_metrics
 from bindings.store.schema import events
 from tests.service.harness import APP, A, B, C, D, E, F
 
@@ -91,7 +92,7 @@ def test_checks_and_metrics_count_orphans_and_revenants_until_their_holds_end(ha
 
     assert check().level is Level.OK
     harness.service.reconcile()
-    metrics = health.health_metrics(runtime)
+    metrics = health_metrics(runtime)
     assert (metrics.orphans, metrics.revenants) == (1, 1)
     assert (check().level, "1 that ended here" in check().seen) == (Level.WARN, True)
     harness.service.unbind(ended.id)

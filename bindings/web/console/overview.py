@@ -10,7 +10,7 @@ from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.monitoring import overview
 from bindings.monitoring.check import Level
-from bindings.monitoring.health import MAX_DOUBTS_READ
+from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
 from bindings.web.console import charts
