@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import PoolsOutcome
 
 ACCESS_CHECKS = ("account", "list", "pools")
-CIRCUIT_CHECKS = ("account", "unbinds", "list", "pools")
+CIRCUIT_CHECKS = ("account", "unbinds", "list")
 _UNBINDS = "the phones stay held until the end of their binding; `bindings recover` repeats the unbinds"
 _LIST = "binds still work; doubts are resolved by time only, and foreign bindings are not seen"
 _POOLS = "binds still work; only `bindings doctor` reads the list of pools"
@@ -38,7 +38,6 @@ def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:
         _binds(circuits.bind),
         _without("unbinds", circuits.unbind.cause, _UNBINDS),
         _without("list", circuits.page.cause, _LIST),
-        _without("pools", circuits.pools.cause, _POOLS),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from bindings.provider.simulator import parse_fault
+from bindings.store import job_runs
 from bindings.store.engine import make_engine
 from tests.faults import oracle
 from tests.faults.harness import KILLED
@@ -203,8 +204,9 @@ def expire_together(experiment: Experiment, replicas: int, due: int) -> None:
             workers,
             lambda: sum(line["kind"] == "scheduling" for line in experiment.records()) == replicas,
         )
+        database = service.runtime.database
         wait_while_running(
-            experiment, workers, lambda: any(task == "reconcile" for task, _ in claimed_slots(experiment))
+            experiment, workers, lambda: database.read(job_runs.last_finished, "reconcile") is not None
         )
     for worker in workers:
         terminate(worker.pid)

@@ -115,13 +115,11 @@ def test_each_process_tries_again_by_itself(harness: ServiceHarness) -> None:
 @pytest.mark.parametrize("status", ["-1", "-2", "-13", "-29", "-30", "-31"])
 def test_account_that_may_not_read_the_list_binds_and_unbinds(harness: ServiceHarness, status: str) -> None:
     harness.simulator.script(f"refuse:{status}", rate=1.0, on="page")
-    harness.simulator.script(f"refuse:{status}", rate=1.0, on="pools")
     for first, second in ((A, B), (C, D), (E, F)):
         assert not harness.service.reconcile().trusted
-        harness.service.count_pools()
         binding = harness.bind(first, second)
         assert harness.service.unbind(binding.id).state is State.UNBOUND
-    assert circuits(harness.service).open_calls() == {"page", "pools"}
+    assert circuits(harness.service).open_calls() == {"page"}
 
 
 PHONES = [(A, B), (C, D), (E, F), (G, H), ("9188067708", "9188067709")]
@@ -168,8 +166,7 @@ def test_account_of_another_brand_without_a_path_prefix(harness: ServiceHarness)
         )
         assert service.unbind(binding.id).state is State.UNBOUND
         service.reconcile()
-        service.count_pools()
-        assert {"bind", "unbind", "page", "pools"} <= other_brand.counts.received.keys()
+        assert {"bind", "unbind", "page"} <= other_brand.counts.received.keys()
         assert {request.path for request in other_brand.requests if request.call == "bind"} == {"/number/pns/bind"}
 
 
@@ -213,13 +210,6 @@ def test_timer_pauses_reconcile_while_the_list_is_refused_and_a_call_of_the_oper
     circuits(harness.service).page._next_trial = 0.0  # as if ten minutes had passed
     runner.run_once_per_period(RECONCILE, 300.0)
     assert harness.received("page") == 3
-
-
-def test_refused_list_of_pools_is_not_asked_for_at_each_count(harness: ServiceHarness) -> None:
-    harness.simulator.script("refuse:-1", rate=1.0, on="pools")
-    for _ in range(3):
-        harness.service.count_pools()
-    assert harness.received("pools") == 1
 
 
 def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness) -> None:

@@ -116,20 +116,18 @@ def test_refused_account_takes_no_replica_out_of_service(running: Running, simul
 
 def test_refused_list_warns_and_takes_no_replica_out_of_service(running: Running, simulator: Simulator) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
-    for call in (Call.PAGE, Call.POOLS):
-        simulator.script(Fault(kind=FaultKind.REFUSE, rate=1.0, status="-1", on=call))
+    simulator.script(Fault(kind=FaultKind.REFUSE, rate=1.0, status="-1", on=Call.PAGE))
     running.service.reconcile()
-    running.service.count_pools()
     assert red(running) == []
     assert running.bind().status_code == 201
-    assert [levels(running)[name] for name in CIRCUIT_CHECKS] == ["ok", "ok", "warn", "warn"]
+    assert [levels(running)[name] for name in CIRCUIT_CHECKS] == ["ok", "ok", "warn"]
     assert levels(running)["reconciliation"] == "warn"
     values = samples(running)
     assert {call: values[f'bindings_circuit_open{{call="{call}"}}'] for call in CALLS} == {
         "bind": 0,
         "unbind": 0,
         "page": 1,
-        "pools": 1,
+        "pools": 0,
     }
 
 
