@@ -68,11 +68,13 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
 
 def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding) -> Binding:
     """Unbind what a scan found of a binding that has ended here, end its holds, and return the binding."""
+    if binding.bind_id is None:  # a hold without one, after a -35, is of an unknown binding at the provider
+        return binding
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     held = runtime.database.read(holds.of_ended_binding, binding, now)
     if not held:
         return binding
-    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    outcome = client.unbind(app_id=binding.app_id, bind_id=binding.bind_id)
     match outcome:
         case UnbindSucceeded():
             guard_s = 0.0

@@ -60,6 +60,18 @@ def test_phone_in_use_at_the_provider_is_held_until_the_time_in_the_error(harnes
     assert replay.value.holder.held_until == holder.held_until
 
 
+def test_unbind_of_a_refused_bind_makes_no_call_and_leaves_its_phones_held(harness: ServiceHarness) -> None:
+    """Regression: it sent the bindId "None" and ended the holds of the -35, which name no binding."""
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider) as excinfo:
+        harness.bind(A, B)
+    assert harness.service.unbind(str(excinfo.value.binding_id)).state is State.FAILED
+    assert harness.received("unbind") == 0
+    harness.clock.advance(59)
+    with pytest.raises(errors.PhoneInUseAtProvider):
+        harness.bind(A, G)
+
+
 def test_own_binding_that_explains_a_refusal_is_named(harness: ServiceHarness) -> None:
     own_binding = harness.bind(A, B, mode="AXXB")
     harness.simulator.change(policy="strict")
