@@ -12,13 +12,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import weakref
-from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, ModuleType, TracebackType
+
+LONGEST_IMPORT_S = 5.0
+_IMPORT_POLL_S = 0.01
 
 _objects: weakref.WeakSet[ForkSensitive] = weakref.WeakSet()
 _objects_lock = threading.Lock()
@@ -103,11 +105,27 @@ def _before_fork() -> None:
 
 
 def _finish_imports() -> None:
-    """Wait for the imports of other threads: a child would wait without end for the locks of their modules."""
-    for name, module in list(sys.modules.items()):
-        if getattr(getattr(module, "__spec__", None), "_initializing", False):
-            with suppress(ImportError):
-                import_module(name)
+    """Wait for the imports of other threads: a child would wait without end for the locks of their modules.
+
+    For `LONGEST_IMPORT_S` at most: a module may run a whole server while it is imported. What this thread itself
+    imports goes on in the child.
+    """
+    give_up_at = time.monotonic() + LONGEST_IMPORT_S
+    for module in list(sys.modules.values()):
+        if _is_being_imported(module) and not _runs_in_this_thread(module):
+            while _is_being_imported(module) and time.monotonic() < give_up_at:
+                time.sleep(_IMPORT_POLL_S)
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _runs_in_this_thread(module: ModuleType) -> bool:
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 -- the only way to see which code calls
+    while frame is not None and frame.f_globals is not vars(module):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _after_fork_in_parent() -> None:

@@ -53,8 +53,10 @@ class ConnectionLimit(ForkSensitive):
         self.watch_forks()
 
     def after_fork_in_child(self) -> None:
-        """Forget the thread that held the lock; the child makes a limit of its own for its connections."""
-        self._changed = threading.Condition()
+        """Forget the threads that held the lock or waited; the child makes its connections under another limit."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
 
     @property
     def count(self) -> int:
@@ -101,13 +103,17 @@ class ConnectionLimit(ForkSensitive):
 
     def opened(self, file_number: int) -> None:
         """Record the server that a new connection leads to."""
-        with _duplicate(file_number) as connection, self._changed:
+        with suppress(OSError), _duplicate(file_number) as connection, self._changed:  # too many open files
             self._server = _server_of(connection)
             self._changed.notify_all()
 
     def drop(self, file_number: int, finish: Callable[[], None]) -> None:
         """Close a connection by `finish`, and count its socket until the server has closed it too."""
-        duplicate = _duplicate(file_number)
+        try:
+            duplicate = _duplicate(file_number)
+        except OSError:  # this process may open no more files; the connection must be closed all the same
+            finish()
+            return
         server = _server_of(duplicate)
         finish()
         with suppress(OSError):  # the server is gone

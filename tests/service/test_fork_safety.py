@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bindings import errors
+from bindings import errors, fork_safety
 from bindings.fork_safety import ForkSafeLock, ForkSensitive, ProcessMark
 from bindings.provider.simulator import Simulator
 from bindings.scheduler import Scheduler
+from bindings.store.connection_limit import ConnectionLimit
 from bindings.webhooks.sender import WebhookSender
-from tests.forking import run_in_child
+from tests.forking import ChildResult, run_in_child
 from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def held_by_another_thread(lock: AbstractContextManager[None]) -> Iterator[None]:
+def held_by_another_thread(lock: AbstractContextManager[object]) -> Iterator[None]:
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -46,7 +49,7 @@ def held_by_another_thread(lock: AbstractContextManager[None]) -> Iterator[None]
         thread.join()
 
 
-def enter(lock: AbstractContextManager[None]) -> str:
+def enter(lock: AbstractContextManager[object]) -> str:
     with lock:
         return "entered"
 
@@ -187,3 +190,57 @@ def test_fork_waits_for_an_import_of_another_thread(tmp_path: Path, monkeypatch:
     thread.join(60)
     sys.modules.pop(name)
     assert (child.value, child.message) == (True, "")
+
+
+def test_fork_during_an_import_that_does_not_end_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a script may run a server while it is imported, and a fork of another thread waited for it."""
+    monkeypatch.setattr(fork_safety, "LONGEST_IMPORT_S", 0.2)
+    name, pipe = "imported_until_the_end", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / f"{name}.py").write_text(f"with open({str(pipe)!r}, 'rb') as pipe:\n    pipe.read()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    thread = threading.Thread(target=importlib.import_module, args=(name,), daemon=True)
+    thread.start()
+    wait_for(lambda: name in sys.modules)
+    forked: list[ChildResult] = []
+    forking = threading.Thread(target=lambda: forked.append(run_in_child(lambda: "child")), daemon=True)
+    forking.start()
+    try:
+        forking.join(60)
+        assert [child.value for child in forked] == ["child"]
+    finally:
+        pipe.open("wb").close()
+        thread.join(60)
+        sys.modules.pop(name)
+
+
+def test_module_that_forks_while_it_is_imported_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_safety, "LONGEST_IMPORT_S", 3_600.0)
+    name = "forks_at_its_import"
+    (tmp_path / f"{name}.py").write_text(
+        "from tests.forking import ChildResult, run_in_child\nCHILD = run_in_child(lambda: 'child').value\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.import_module(name).CHILD == "child"
+    sys.modules.pop(name)
+
+
+@pytest.mark.parametrize("other_thread", ["waits", "holds the lock"])
+def test_child_returns_a_connection_that_was_lent_before_the_fork(other_thread: str) -> None:
+    """Regression: it waited without end for a thread of the parent, or failed because one waited there."""
+    limit = ConnectionLimit(1)
+    limit.acquire(math.inf)
+    if other_thread == "holds the lock":
+        with held_by_another_thread(limit._lock):
+            child = run_in_child(limit.release)
+        limit.release()
+    else:
+        waiting = threading.Thread(target=lambda: limit.acquire(time.monotonic() + 60))
+        waiting.start()
+        wait_for(lambda: limit._waiting == 1)
+        child = run_in_child(limit.release)
+        limit.release()
+        waiting.join(60)
+    assert (child.error, child.message) == (None, "")
