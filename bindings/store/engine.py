@@ -164,6 +164,7 @@ def make_engine(
     event.listen(engine, "handle_error", _redact_error)
     event.listen(engine, "handle_error", _drop_on_stale_plan)
     event.listen(engine, "do_connect", partial(_connect, limit))
+    event.listen(engine, "connect", _end_setup)  # after SQLAlchemy's own queries on a first connection
     return engine
 
 
@@ -216,6 +217,8 @@ def _connect(
     from bindings.store.deadline_connection import DeadlineConnection
 
     connection = DeadlineConnection.connect(*args, **kwargs)
+    # A pooler accepts a client also while its server is away: without a limit the first query would wait with it.
+    connection.give_up_at = time.monotonic() + CONNECT_TIMEOUT_S
     if limit is not None:
         connection.limit = limit
         limit.opened(connection.pgconn.socket)
@@ -229,6 +232,11 @@ def _connect(
     # and not the server's. Only `CompiledStatement` prepares: other statements are planned with their values.
     connection.prepare_threshold = sys.maxsize if process == connection.info.backend_pid else None
     return connection
+
+
+def _end_setup(connection: Any, _record: Any) -> None:
+    """Let the user of a new connection set its deadline."""
+    connection.give_up_at = math.inf
 
 
 def _timeouts(url: URL) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from sqlalchemy import exc, func, insert, select, text
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
-from bindings.store import events, job_runs, schema_version
+from bindings.store import database as database_module
+from bindings.store import engine, events, job_runs, schema_version
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import Database
@@ -22,6 +23,8 @@ from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
 from bindings.store.schema import passes as passes_table
+from tests.service.harness import in_threads
+from tests.store.silent_server import silent_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +88,25 @@ def test_connection_lost_for_the_whole_budget_raises_busy(database: Database) ->
     with pytest.raises(Busy) as busy:
         database.write(work, budget_s=0.2)
     assert busy.value.retry_after_s
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_server_that_answers_nothing_after_the_login_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Regression: the first query of a new connection waited without end, as with a pooler that is paused."""
+    monkeypatch.setattr(engine, "CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr(database_module, "RETRY_BUDGET_S", 0.5)
+    raised: list[BaseException] = []
+    with silent_server() as url:
+        database = Database(url, pool_size=1)
+        calls = {"read": database.clock, "write": lambda: database.write(write_event, budget_s=0.5)}
+        thread = threading.Thread(target=lambda: raised.extend(in_threads(calls[call])), daemon=True)
+        thread.start()
+        thread.join(60)
+        database.close()
+    assert [type(error) for error in raised] == [Busy]
+    assert "did not answer in time" in str(raised[0])
 
 
 def test_permanent_error_is_not_retried(database: Database) -> None:
