@@ -41,8 +41,9 @@ from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
 from bindings.store.engine import POOL_SIZE, codec_of, set_deadline, text_encoding
 from bindings.store.failures import DatabaseWaitTimeout, explain
-from bindings.store.process_connections import ProcessConnections
+from bindings.store.process_connections import ProcessConnections, refuse
 from bindings.store.retry import with_retry
+from bindings.store.sqlite_connection import REPLACED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,7 @@ class Database(ProcessConnections):
     def _open(self) -> None:
         super()._open()
         self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
-        self._checking = False
+        self._checking_thread: int | None = None
 
     def defer(self, check: Callable[[], None]) -> None:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
@@ -201,21 +202,27 @@ class Database(ProcessConnections):
         """Run the deferred check now, unless it has passed. Other threads wait until it has."""
         self.open_in_child()
         if self._replaced:
-            self._replaced, self._deferred_check = False, self.when_replaced
+            self._deferred_check = self.when_replaced  # first: `_require_checked` reads both without a lock
+            self._replaced = False
         if self._deferred_check is not None:
             self._check_once()
 
     def _check_once(self) -> None:
         with self._deferred_lock:
             check = self._deferred_check
-            if check is None or self._checking:
+            if check is None or self._checking_thread is not None:
                 return
-            self._checking = True
+            self._checking_thread = threading.get_ident()
             try:
                 check()
                 self._deferred_check = None
             finally:
-                self._checking = False
+                self._checking_thread = None
+
+    def _require_checked(self) -> None:
+        """Raise `Busy` in a write that began before the SQLite file was replaced and has the new one open."""
+        if self._replaced or (self._deferred_check is not None and self._checking_thread != threading.get_ident()):
+            refuse(REPLACED)
 
     def write(
         self,
@@ -367,7 +374,9 @@ class Database(ProcessConnections):
     @contextmanager
     def _transaction(self, attempt: int, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
         with self._writer_lock(wait_until), self._writes.connect(wait_until) as connection:
-            self.require_file(connection)
+            if not self.postgres:
+                self.require_file(connection)
+                self._require_checked()
             set_deadline(connection, give_up_at if self.postgres else wait_until)
             with connection.begin():
                 if attempt > 1 and self.postgres:

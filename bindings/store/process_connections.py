@@ -109,18 +109,18 @@ class ProcessConnections(ForkSensitive):
         if change == REPLACED and raw.file == self._file:
             self._start_over()
         if change is not None:
-            _refuse(change)
+            refuse(change)
 
     def _require_present(self, *_: object) -> None:
         if self._file is not None and identify(self._path or "") is None:
-            _refuse(MISSING)  # SQLite would create an empty file
+            refuse(MISSING)  # SQLite would create an empty file
 
     def _require_same(self, raw: SqliteConnection, _record: object) -> None:
         if self._file is None:
             self._file = raw.file
         elif self._file != raw.file:
             self._start_over()
-            _refuse(REPLACED)
+            refuse(REPLACED)
 
     def _start_over(self) -> None:
         """Leave the former file, and open the one that is at the path now."""
@@ -160,6 +160,7 @@ def _absolute(url: str) -> tuple[str, str | None]:
     return target.set(database=path).render_as_string(hide_password=False), path
 
 
-def _refuse(change: str) -> NoReturn:
+def refuse(change: str) -> NoReturn:
+    """Log a change of the SQLite file, and raise `Busy` with what to do about it."""
     _log.error("%s", change)
     raise Busy(f"{change}; nothing was done", todo=REMEDIES[change])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.service import BindingService
 from bindings.store import events
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, in_threads, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,6 +130,35 @@ def test_replaced_file_refuses_the_write_and_then_waits_for_a_reconciliation_as_
     bound = bind(opened, C, D)
     with open_service(sqlite_url, simulator) as later:
         assert later.get(bound).state is State.ACTIVE
+
+
+def test_writes_that_wait_while_the_file_is_replaced_are_refused_too(opened: BindingService, file: Path) -> None:
+    """Regression: after the first refusal those behind it wrote into the new file before it was checked."""
+    copy = copy_of(file)
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold_lock(_: Transaction) -> None:
+        entered.set()
+        leave.wait(60)
+
+    holder = threading.Thread(target=lambda: opened.runtime.database.write(hold_lock))
+    holder.start()
+    assert entered.wait(60)
+    raised: list[BaseException] = []
+    writes = [lambda: write_event(opened)] * 4
+    begun: list[bool] = []
+    opened.runtime.database.call_on_use(lambda: begun.append(True))
+    waiting = threading.Thread(target=lambda: raised.extend(in_threads(*writes)))
+    waiting.start()
+    wait_for(lambda: len(begun) == len(writes))
+    without_wal(file)
+    copy.replace(file)
+    leave.set()
+    for thread in (holder, waiting):
+        thread.join(60)
+    assert [type(error) for error in raised] == [errors.Busy] * 4
+    with pytest.raises(errors.Busy, match="bindings reconcile"):
+        bind(opened, C, D)
 
 
 def test_check_names_the_replaced_file_and_then_the_reconciliation_that_is_needed(
