@@ -279,7 +279,7 @@ class Database(ProcessConnections):
         def attempt_read(_attempt: int) -> Result:
             with self._reads.connect(budget_ends_at) as connection:
                 if self.postgres:
-                    set_deadline(connection, time.monotonic() + LONGEST_TRY_S)
+                    set_deadline(connection, time.monotonic() + LONGEST_TRY_S, only_reads=True)
                 return query(connection, *args, **kwargs)
 
         return with_retry(attempt_read, ends_at=budget_ends_at, url=self._engine.url)

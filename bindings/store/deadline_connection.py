@@ -5,10 +5,10 @@ does not answer at all. Only the client can end such a wait, and only by droppin
 doubt whether the work was committed. A wait that an operator cancels on the server reports success although no
 standby has the commit, so that success is an error here.
 
-A statement inside an open transaction is cancelled at the server first, so that it does not wait on there. A
-COMMIT or an AUTOCOMMIT statement never is: a cancelled wait for a standby would commit it on this server alone.
-Its connection counts (`connection_limit`) until the server has closed it. What a connection returns after a cancel
-is not read. Nothing here knows SQLAlchemy; only `engine` uses this.
+A statement inside an open transaction is cancelled at the server first, so that it does not wait on there; so is a
+read. A COMMIT or a change in AUTOCOMMIT never is: a cancelled wait for a standby would commit it on this server
+alone. Its connection counts (`connection_limit`) until the server has closed it. What a connection returns after a
+cancel is not read. Nothing here knows SQLAlchemy; only `engine` uses this.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.give_up_at = math.inf
+        self.only_reads = False
         self._process = ProcessMark()
         self._committing = False
         self._unreplicated: list[bool] = []
@@ -102,7 +103,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
             return response
 
     def _give_up(self) -> None:
-        if not self.autocommit and not self._committing and capabilities.has_cancel_safe():
+        commits = not self.only_reads and (self.autocommit or self._committing)
+        if not commits and capabilities.has_cancel_safe():
             # Without that capability a cancel request may itself wait without end.
             with suppress(psycopg.Error):
                 self.cancel_safe(timeout=_CANCEL_S)

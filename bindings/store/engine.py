@@ -168,11 +168,15 @@ def make_engine(
     return engine
 
 
-def set_deadline(connection: Connection, instant: float) -> None:
-    """End every wait of this connection at `instant` (monotonic clock)."""
+def set_deadline(connection: Connection, instant: float, *, only_reads: bool = False) -> None:
+    """End every wait of this connection at `instant` (monotonic clock).
+
+    With `only_reads` a statement that is given up is cancelled at the server, also in AUTOCOMMIT (PostgreSQL).
+    """
     raw: Any = connection.connection.driver_connection
     if hasattr(raw, "give_up_at"):
         raw.give_up_at = instant
+        raw.only_reads = only_reads
     elif instant < math.inf:
         _set_busy_timeout(connection, raw, instant - time.monotonic())
 

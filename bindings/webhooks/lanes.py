@@ -52,10 +52,13 @@ class Lanes(Generic[Result]):
         self._slow: set[str] = set()  # running
         self._paces: dict[str, Pace] = {}
         self._ended: list[tuple[str, Result | Exception]] = []
+        self._stopped = False
 
     def offer(self, webhook_ids: Iterable[str]) -> None:
         """Start a worker for each webhook that has none, now or as soon as there is a place in its lane."""
         with self._changed:
+            if self._stopped:
+                return
             for webhook_id in webhook_ids:
                 if webhook_id not in self._fast and webhook_id not in self._slow:
                     self._waiting.setdefault(webhook_id)
@@ -83,8 +86,9 @@ class Lanes(Generic[Result]):
             return ended
 
     def stop(self) -> None:
-        """Start no worker that waits for a place, and wait for those that run. Nothing is offered afterwards."""
+        """Start no worker from now on, also for what is offered afterwards, and wait for those that run."""
         with self._changed:
+            self._stopped = True
             self._waiting.clear()
         self._pool.shutdown(wait=True)
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy
+from bindings.store import database as database_module
 from bindings.store import events, migrations
 from bindings.store.database import Database
 from tests.faults.cluster import Cluster, find_binaries
@@ -136,6 +138,25 @@ def test_statement_that_waits_for_a_lock_is_cancelled_at_the_server(postgres_url
         locker.rollback()
         assert write_by_all(database) == []
         assert count(observer, EVENTS) == CALLERS
+
+
+def test_read_that_is_given_up_is_cancelled_at_the_server(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few slow reports would use up the connections of the lookups for as long as they run."""
+    monkeypatch.setattr(database_module, "LONGEST_TRY_S", 0.3)
+    monkeypatch.setattr(database_module, "RETRY_BUDGET_S", 0.5)
+    with (
+        opened(postgres_url) as database,
+        psycopg.connect(postgres_url) as locker,
+        observing(postgres_url) as observer,
+    ):
+        locker.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Busy):
+            database.read(lambda connection: connection.execute(text(EVENTS)).scalar_one())
+        wait_for(lambda: count(observer, WAITING_FOR_LOCKS) == 0)  # while the lock is still held
+        wait_for(lambda: database.connections_in_use() == 0)
+        locker.rollback()
 
 
 def test_interrupted_commit_is_not_cancelled(cluster: Cluster) -> None:

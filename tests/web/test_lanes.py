@@ -76,6 +76,14 @@ def test_new_receivers_leave_places_to_those_that_are_known_to_answer(two_lanes:
     assert set(work.started) == {*ids("new", NEW_WORKERS), "prompt"}
 
 
+def test_offer_after_the_stop_has_no_effect(two_lanes: Lanes[str]) -> None:
+    """Regression: a run that was just beginning raised RuntimeError, and the webhook counted as running."""
+    two_lanes.stop()
+    two_lanes.offer(["late"])
+    two_lanes.wait(None)
+    assert two_lanes.take_ended() == []
+
+
 def test_slow_receiver_frees_its_place_while_it_is_sent_to(two_lanes: Lanes[str], work: Work) -> None:
     two_lanes.offer(ids("new", NEW_WORKERS + 1))
     wait_for(lambda: len(work.started) == NEW_WORKERS)
