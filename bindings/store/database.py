@@ -36,6 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bindings.clock import SYSTEM_CLOCK
+from bindings.errors import Busy
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
@@ -189,6 +190,7 @@ class Database(ProcessConnections):
         super()._open()
         self._deferred_lock = threading.RLock()  # reentrant: the check itself reads and writes
         self._checking_thread: int | None = None
+        self._failed_check: tuple[float, Busy] | None = None  # when (monotonic clock), and why
 
     def defer(self, check: Callable[[], None]) -> None:
         """Run `check` once before the first read or write; if it raises, again before the next one."""
@@ -199,7 +201,7 @@ class Database(ProcessConnections):
         self._on_use = callback
 
     def run_deferred_check(self) -> None:
-        """Run the deferred check now, unless it has passed. Other threads wait until it has."""
+        """Run the deferred check now, unless it has passed. Other threads wait for it, and get its `Busy` too."""
         self.open_in_child()
         if self._replaced:
             self._deferred_check = self.when_replaced  # first: `_require_checked` reads both without a lock
@@ -208,14 +210,20 @@ class Database(ProcessConnections):
             self._check_once()
 
     def _check_once(self) -> None:
+        began_at = time.monotonic()
         with self._deferred_lock:
             check = self._deferred_check
             if check is None or self._checking_thread is not None:
                 return
+            if self._failed_check is not None and self._failed_check[0] > began_at:
+                raise self._failed_check[1]  # or each thread would wait for the checks of all before it
             self._checking_thread = threading.get_ident()
             try:
                 check()
                 self._deferred_check = None
+            except Busy as busy:
+                self._failed_check = time.monotonic(), busy
+                raise
             finally:
                 self._checking_thread = None
 

@@ -23,7 +23,7 @@ from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
 from bindings.store.schema import passes as passes_table
-from tests.service.harness import in_threads
+from tests.service.harness import in_threads, wait_for
 from tests.store.silent_server import silent_server
 
 if TYPE_CHECKING:
@@ -347,6 +347,46 @@ def test_threads_wait_for_a_deferred_check_that_is_running(database: Database) -
     for thread in threads:
         thread.join(300)
     assert reads == [True, True]
+
+
+class CountedLock:
+    """A reentrant lock that knows how many threads have come to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.comers: list[int] = []
+
+    def __enter__(self) -> None:
+        self.comers.append(threading.get_ident())
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_threads_that_wait_for_a_deferred_check_get_its_error(database: Database) -> None:
+    """Regression: each of them ran it again after the others, so that the last one waited for all of them."""
+    lock, end = CountedLock(), threading.Event()
+    attempts: list[int] = []
+
+    def check() -> None:
+        attempts.append(1)
+        assert end.wait(60)
+        raise Busy("away")
+
+    database._deferred_lock = lock  # type: ignore[assignment]
+    database.defer(check)
+    raised: list[BaseException] = []
+    threads = threading.Thread(target=lambda: raised.extend(in_threads(*[database.clock] * 5)))
+    threads.start()
+    wait_for(lambda: len(lock.comers) == 5)
+    end.set()
+    threads.join(60)
+    assert [type(error) for error in raised] == [Busy] * 5
+    assert len(attempts) == 1
+    with pytest.raises(Busy):
+        database.clock()
+    assert len(attempts) == 2, "a later call runs it again"
 
 
 def test_first_scope_is_recorded_and_a_different_scope_is_rejected(database: Database) -> None:
