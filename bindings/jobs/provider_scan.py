@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median_high, median_low
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
-from bindings.jobs.scan_evidence import binding_of
+from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
@@ -110,8 +110,13 @@ class Scan:
 
     @property
     def deviation_s(self) -> float:
-        """Median of the provider's ends minus the recorded ones, in seconds; 0 if no row is known."""
-        return median(self.deviations_s) if self.deviations_s else 0.0
+        """Median of the provider's ends minus the recorded ones, in seconds; 0 if no row is known.
+
+        Of the two in the middle the smaller one: half of the rows prove nothing about the zone.
+        """
+        if not self.deviations_s:
+            return 0.0
+        return min(median_low(self.deviations_s), median_high(self.deviations_s), key=abs)
 
     def add_row(self, row: ProviderBinding, binding: Binding | None) -> None:
         """Record one row, and the binding here that has its bind_id (None: unknown)."""
@@ -128,7 +133,7 @@ class Scan:
         if binding.expires_at is None or self.app_id not in (None, binding.app_id):
             return  # that of another application is compared with its own list
         deviation = (row.ends_at - binding.expires_at).total_seconds()
-        if len(self.deviations_s) < ZONE_SAMPLE:
+        if len(self.deviations_s) < ZONE_SAMPLE and abs(deviation) <= LONGEST_ZONE_MISFIT_S:
             self.deviations_s.append(deviation)
         if abs(deviation) > SAME_END_S or not same_numbers(row, binding):
             self.differing.append((row, binding))

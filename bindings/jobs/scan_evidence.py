@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Mode, State
+from bindings.store.queries import LONGEST_SPAN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 READING_ERROR_S = 2.0  # expireTime is cut to whole seconds, and so is the Date that the skew comes from
 LIST_LAG = timedelta(seconds=60)  # how long the provider's list may take to show a change
-ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more
+ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more ...
+LONGEST_ZONE_MISFIT_S = 27 * 3_600.0  # ... and no zone moves one by more than the 26 hours between two of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,12 +121,16 @@ def adoptions(
 
 
 def absence_provable(doubt: Binding, first: Scan, second: Scan, tolerance: ClockTolerance) -> bool:
-    """Return True if both scans ran entirely while the binding, if it exists, must have been listed."""
-    made_by = doubt.send_by + tolerance.timestamp_age + tolerance.error
+    """Return True if both scans ran entirely while the binding, if it exists, must have been listed.
+
+    It is made within the age of a timestamp, and listed within the list's lag after that; the age is so long that
+    the longer of the two covers both.
+    """
+    listed_by = doubt.send_by + max(tolerance.timestamp_age, LIST_LAG) + tolerance.error
     listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - tolerance.error
     return (
         doubt.state is State.IN_DOUBT
-        and min(first.started_at, second.started_at) > made_by
+        and min(first.started_at, second.started_at) > listed_by
         and max(first.ended_at, second.ended_at) < listed_until
     )
 
@@ -166,8 +172,11 @@ def shorter_end(row: ProviderBinding, binding: Binding, tolerance: ClockToleranc
 def longer_hold(
     row: ProviderBinding, binding: Binding, guard: timedelta, tolerance: ClockTolerance
 ) -> datetime | None:
-    """Return until when the phones must be held, if the provider's list has a later end (I4); else None."""
-    held_until = row.ends_at + tolerance.error + guard
+    """Return until when the phones must be held, if the provider's list has a later end (I4); else None.
+
+    Not past the longest span of a binding: a trace reads no further. What is listed after that is a revenant.
+    """
+    held_until = min(row.ends_at + tolerance.error + guard, binding.requested_at + LONGEST_SPAN)
     late = row.ends_at - tolerance.error > (binding.expires_at or row.ends_at)
     is_active = binding.state is State.ACTIVE
     return held_until if is_active and late and held_until > binding.held_until else None

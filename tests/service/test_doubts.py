@@ -84,7 +84,7 @@ def test_I4_doubt_without_a_binding_keeps_its_phones_until_absence_is_proved(
     assert (counts.absent, counts.unresolved) == (0, 1), "too early: the request may still be accepted"
     with pytest.raises(errors.PhoneInUse):
         service.bind(phone_a=A, phone_b=C, pool_number=POOL, expire_s=60, mode="AXB")
-    harness.clock.advance(30)
+    harness.clock.advance(70)
     assert service.reconcile().absent == 1
     failed = service.get(doubt.id)
     assert (failed.state, failed.reason, failed.held_until) == (State.FAILED, Reason.ABSENT, harness.clock())
@@ -100,6 +100,22 @@ def test_absence_is_not_proved_while_the_request_may_still_be_accepted(harness: 
     harness.clock.advance(20)
     assert service.reconcile().absent == 1
     assert service.get(doubt.id).state is State.FAILED
+
+
+def test_absence_is_not_proved_while_a_late_list_may_not_show_the_binding_yet(harness: ServiceHarness) -> None:
+    """The list is 60 s late; requests are accepted for a much shorter time."""
+    harness.simulator.change(list_lag_s=59)
+    service = harness.open(provider_timeout_s=LIMIT_S, timestamp_tolerance_s=1)
+    service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")
+    harness.clock.advance(61)
+    doubt = doubtful(harness, service, "lost_reply")
+    wait_for(lambda: len(harness.simulator.ledger) == 2)
+    for seconds in (20, 30, 5):
+        harness.clock.advance(seconds)
+        assert service.reconcile().absent == 0
+        assert service.get(doubt.id).state is State.IN_DOUBT
+    harness.clock.advance(20)
+    assert (service.reconcile().adopted, service.get(doubt.id).state) == (1, State.ACTIVE)
 
 
 def test_absence_is_not_proved_after_the_binding_would_have_ended_and_the_doubt_lapses(
@@ -126,7 +142,7 @@ def _doubt_with_witness(harness: ServiceHarness, *, witness: bool = True) -> tup
         service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")
         harness.clock.advance(60)  # from then on the list must have it
     doubt = doubtful(harness, service, "reset_before")
-    harness.clock.advance(30)
+    harness.clock.advance(70)
     return service, doubt
 
 

@@ -10,6 +10,7 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.jobs import reconcile
+from bindings.store.queries import LONGEST_SPAN
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
 
@@ -213,3 +214,43 @@ def test_clock_skew_to_the_provider_widens_the_match(harness: ServiceHarness) ->
     adopted = harness.service.get(excinfo.value.binding.id)
     assert adopted.expires_at is not None
     assert adopted.expires_at <= adopted.requested_at + timedelta(seconds=3_600)
+
+
+@pytest.mark.parametrize("own_rows", [1, 2])
+def test_end_that_no_zone_explains_neither_stops_the_pass_nor_hides_its_binding_from_a_trace(
+    harness: ServiceHarness, own_rows: int
+) -> None:
+    """A row until the year 9999 holds the phones as long as it is listed, and no longer."""
+    harness.simulator.change(list_expired=True)
+    witness = harness.bind(E, F, expire_s=259_200) if own_rows > 1 else None
+    binding = harness.bind(A, B)
+    harness.simulator.list_as(str(binding.bind_id), {"ends_at": "9999-12-31 00:00:00"})
+    harness.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP)
+    harness.clock.advance(61)
+    counts = harness.service.reconcile()
+    assert (counts.zone_misfit_s, counts.drifted, counts.orphans) == (0.0, 1, 1)
+    traced = harness.service.trace(middle_number=str(binding.middle_number_a), at=harness.clock.at)
+    assert [holder.binding.id for holder in traced.holders] == [binding.id]
+    assert harness.service.reconcile().drifted == 0, "it is held as long as a binding can be"
+    harness.clock.advance(3_600)
+    harness.service.expire_due()
+    assert harness.service.reconcile().revenants == 1
+    held = harness.service.check(phone_a=A, phone_b=G, mode="AXB")
+    assert max(holder.held_until.year for holder in held) == 9999
+    if witness is not None:
+        harness.simulator.list_as(str(binding.bind_id), hidden=True)
+        assert harness.service.reconcile().holds_ended == 2
+        harness.clock.at = binding.requested_at + LONGEST_SPAN
+        assert harness.service.check(phone_a=A, phone_b=G, mode="AXB") == []
+
+
+def test_drift_of_one_of_two_rows_is_no_wrong_time_zone(harness: ServiceHarness) -> None:
+    binding, _ = harness.bind(A, B), harness.bind(E, F)
+    harness.simulator.list_as(str(binding.bind_id), {"ends_at": "2026-03-01 20:30:00"})
+    harness.clock.advance(61)
+    counts = harness.service.reconcile()
+    assert (counts.zone_misfit_s, counts.drifted) == (0.0, 1)
+    moved_to = harness.service.get(binding.id).expires_at
+    assert moved_to is not None
+    assert binding.expires_at is not None
+    assert moved_to < binding.expires_at

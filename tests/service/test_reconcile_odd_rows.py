@@ -204,7 +204,7 @@ def test_row_whose_handling_fails_is_named_and_the_others_are_handled(
         service.bind(phone_a="91770000003", phone_b="91770000004", pool_number=POOL, expire_s=3_600, mode="AXB")
     if step == "_end_ghost":  # a scan that proves a ghost proves no absence
         harness.simulator.remove_binding(harness.entry(harness.bind("91770000005", "91770000006")).bind_id)
-    harness.clock.advance(61)
+    harness.clock.advance(70)
 
     def fail(*_: object, **__: object) -> bool:
         raise OverflowError("91770000001")
