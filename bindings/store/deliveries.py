@@ -94,7 +94,7 @@ def in_state(state: DeliveryState) -> ColumnElement[bool]:
     return sql.equals_literal(deliveries.c.state, state)
 
 
-def webhooks_with_work(connection: Connection, now: ColumnElement[datetime]) -> Sequence[str]:
+def webhooks_with_work(connection: Connection, now: ColumnElement[datetime] | datetime) -> Sequence[str]:
     """Return the ids of enabled webhooks that lag behind the feed or have a due delivery: one query for all."""
     postgres = sql.is_postgres(connection)
     # LIMIT 1 in index order keeps both subqueries to one step in an index, for any estimate of the planner.
@@ -122,12 +122,24 @@ def webhooks_with_work(connection: Connection, now: ColumnElement[datetime]) -> 
     return connection.execute(statement.order_by(webhooks_table.c.id)).scalars().all()
 
 
-def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limit: int) -> tuple[int, bool]:
+def _as_read(at: datetime) -> datetime:
+    return at
+
+
+def fan_out(
+    tx: Transaction,
+    webhook_id: str,
+    new_id: Callable[[], str],
+    *,
+    limit: int,
+    trusted: Callable[[datetime], datetime] = _as_read,
+) -> tuple[int, bool]:
     """Make deliveries of up to `limit` events after a webhook's cursor, and move the cursor.
 
     Returns how many deliveries were made, and whether there may be more events. The cursor moves in the same
     transaction, with its row locked, so that neither a replica nor a crash makes a delivery twice. A row that
-    another replica has locked is skipped.
+    another replica has locked is skipped. `trusted` turns a reading of the clock into the instant to go by, as in
+    `lease` and `record`: what a wrong clock wrote would be due when that clock is right.
     """
     row = tx.connection.execute(
         select(webhooks_table.c.tx, webhooks_table.c.position, webhooks_table.c.kinds)
@@ -138,7 +150,7 @@ def fan_out(tx: Transaction, webhook_id: str, new_id: Callable[[], str], *, limi
     batch = [] if row is None else events.feed(tx.connection, after=(row.tx, row.position), limit=limit)
     if row is None or not batch:
         return 0, False
-    now = tx.instant()
+    now = trusted(tx.instant())
     new_deliveries = [
         pending_row(new_id(), webhook_id, events.parse_cursor(event.cursor)[1], now)
         for event in batch
@@ -165,11 +177,19 @@ def pending_row(delivery_id: str, webhook_id: str, event_position: int, now: dat
     }
 
 
-def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Batch | None:
+def lease(
+    tx: Transaction,
+    webhook_id: str,
+    *,
+    limit: int,
+    lease_s: float,
+    due_at: datetime | None = None,
+    trusted: Callable[[datetime], datetime] = _as_read,
+) -> Batch | None:
     """Lease up to `limit` due deliveries for `lease_s` seconds, the longest due first.
 
     Returns None if none is due or the webhook is disabled. Each lease counts as an attempt, so that a delivery
-    that crashes its sender is given up eventually.
+    that crashes its sender is given up eventually. `due_at` stands for the clock while that is in doubt.
     """
     due = (
         select(deliveries.c.id)
@@ -177,7 +197,7 @@ def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Ba
         .where(
             deliveries.c.webhook_id == webhook_id,
             in_state(DeliveryState.PENDING),
-            deliveries.c.next_at <= tx.dialect.now_once,
+            deliveries.c.next_at <= (tx.dialect.now_once if due_at is None else due_at),
             webhooks_table.c.disabled_at.is_(None),
         )
         .order_by(deliveries.c.next_at, deliveries.c.event_position)
@@ -185,7 +205,7 @@ def lease(tx: Transaction, webhook_id: str, *, limit: int, lease_s: float) -> Ba
         .with_for_update(skip_locked=True, of=deliveries)
     )
     ids = tx.connection.execute(due).scalars().all()
-    now = tx.instant()
+    now = trusted(tx.instant())
     target = webhooks.target(tx.connection, webhook_id, now) if ids else None
     if target is None:
         return None
@@ -210,12 +230,14 @@ def release(tx: Transaction, unsent: Sequence[Delivery]) -> None:
         )
 
 
-def record(tx: Transaction, results: Sequence[Result]) -> None:
+def record(
+    tx: Transaction, results: Sequence[Result], *, trusted: Callable[[datetime], datetime] = _as_read
+) -> None:
     """Record the results of attempts; a delivery that another sender leased meanwhile is left as it is.
 
     A webhook whose receiver answered 410 is disabled in the same transaction.
     """
-    now = tx.instant()
+    now = trusted(tx.instant())
     for result in results:
         tx.connection.execute(
             update(deliveries).where(*_leased(result.delivery)).values(_result_columns(result, now))

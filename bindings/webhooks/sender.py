@@ -158,6 +158,7 @@ class WebhookSender:
     def __init__(self, runtime: Runtime, *, lease_s: float = LEASE_S) -> None:
         self._process = ProcessMark()
         self._database = runtime.database
+        self._clocks = runtime.clocks
         self._lease_s = lease_s
         self._tls = http_transport.tls_context()
         self._lanes = Lanes(self._work)
@@ -176,7 +177,10 @@ class WebhookSender:
         if now >= self._prune_at:
             prune(self._database)
             self._prune_at = now + PRUNE_INTERVAL_S
-        with_work = self._database.read(deliveries.webhooks_with_work, self._database.now)
+        due_at = self._due_at(self._database.clock())
+        with_work = self._database.read(
+            deliveries.webhooks_with_work, self._database.now if due_at is None else due_at
+        )
         if not self._stopping.is_set():
             self._lanes.offer(id_ for id_ in with_work if self._backoff_until.get(id_, now) <= now)
         self._lanes.wait(wait_s)
@@ -258,20 +262,37 @@ class WebhookSender:
 
     def _fan_out(self, webhook_id: str) -> tuple[int, bool]:
         """Create deliveries of the next events; return how many, and True if there may be more events."""
-        return self._database.write(lambda tx: deliveries.fan_out(tx, webhook_id, _new_id, limit=FAN_OUT))
+        trusted = self._clocks.trusted_instant
+        return self._database.write(
+            lambda tx: deliveries.fan_out(tx, webhook_id, _new_id, limit=FAN_OUT, trusted=trusted)
+        )
 
     def _lease(self, webhook_id: str) -> Batch | None:
         """Lease a batch that is due to this sender; None if nothing is."""
-        return self._database.write(
-            lambda tx: deliveries.lease(tx, webhook_id, limit=BATCH, lease_s=self._lease_s)
-        )
+
+        def work(tx: Transaction) -> Batch | None:
+            return deliveries.lease(
+                tx,
+                webhook_id,
+                limit=BATCH,
+                lease_s=self._lease_s,
+                due_at=None if self._clocks.database_error is None else self._due_at(tx.instant()),
+                trusted=self._clocks.trusted_instant,
+            )
+
+        return self._database.write(work)
+
+    def _due_at(self, database_time: datetime) -> datetime | None:
+        """Return the instant that stands for the database's clock while that is in doubt; None if it is not."""
+        instant = self._clocks.trusted_instant(database_time)
+        return None if self._clocks.database_error is None else instant
 
     def _release(self, unsent: Sequence[Delivery]) -> None:
         if unsent:
             self._database.write(lambda tx: deliveries.release(tx, unsent))
 
     def _record(self, results: Sequence[Result]) -> None:
-        self._database.write(lambda tx: deliveries.record(tx, results))
+        self._database.write(lambda tx: deliveries.record(tx, results, trusted=self._clocks.trusted_instant))
 
     def _out_of_time(self, until: float) -> bool:
         return self._stopping.is_set() or time.monotonic() >= until

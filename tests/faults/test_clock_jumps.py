@@ -19,13 +19,17 @@ from bindings.errors import BindingsError, Busy, OutcomeUnknown
 from bindings.jobs.registry import EXPIRE, RECONCILE, RECOVER, RETENTION, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store.schema import bindings
+from bindings.webhooks.sender import RETRIES_S, deliver_pending
 from tests.faults.test_kill import DATABASES
+from tests.service.harness import wait_for
+from tests.web.receivers import Receiver, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bindings.domain.binding import Binding
     from bindings.service import BindingService
+    from bindings.store.deliveries import Delivery
     from tests.faults.harness import Experiment, FaultHarness
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
@@ -271,3 +275,36 @@ def test_success_recorded_after_a_jump_is_held_for_its_longest_life_at_most(
         assert bound.held_until <= bound.requested_at + timedelta(seconds=longest_s)
         experiment.clock.jump(-by_s)
         experiment.assert_sound()
+
+
+@databases
+@jumps
+def test_webhook_that_fails_in_a_jump_is_tried_again_after_its_own_wait(
+    fault_harness: FaultHarness, kind: str, by_s: float
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service), Receiver() as receiver:
+        receiver.answers = lambda _: Reply(status=500)
+        webhook = service.webhooks.add(url=receiver.url, kinds=("activated",)).webhook
+        bind(service, A, B)
+
+        def deliver() -> Delivery:
+            wait_for(lambda: bool(deliver_pending(service.runtime).failed))
+            [delivery] = service.webhooks.deliveries(webhook.id).data
+            return delivery
+
+        before = deliver()
+        experiment.clock.jump(by_s)
+        with suppress(Busy):
+            service.runtime.clocks.require_trusted_database()
+        assert service.runtime.clocks.database_error is not None
+        assert deliver_pending(service.runtime).failed == 0, "its wait is not over"
+        experiment.clock.advance(RETRIES_S[0] * 2)
+        during = deliver()
+        assert during.attempts == before.attempts + 1
+        waits_s = (during.next_at - before.next_at).total_seconds()
+        assert 0 < waits_s < 2 * RETRIES_S[1], "it waits by the clock that was right"
+        experiment.clock.jump(-by_s)
+        end_doubt(experiment, service)
+        receiver.answers = lambda _: Reply()
+        experiment.clock.advance(RETRIES_S[1] * 2)
+        assert deliver_pending(service.runtime).delivered == 1
