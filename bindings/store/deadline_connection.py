@@ -14,6 +14,7 @@ cancel is not read. Nothing here knows SQLAlchemy; only `engine` uses this.
 from __future__ import annotations
 
 import math
+import selectors
 import time
 from contextlib import suppress
 from functools import partial
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 Response = TypeVar("Response")
 
 _POLL_S = 0.1  # how late a wait may end
-_CANCEL_S = 1.0  # how long the server may take to accept a cancel request
+_CANCEL_S = 1.0  # how long the server may take to end a cancelled statement
+_REPEAT_CANCEL_S = 0.05
 _NOT_REPLICATED = ("01000", "SyncRepWaitForLSN")  # the warning's state and C function: the same in every language
 
 
@@ -106,9 +108,19 @@ class DeadlineConnection(psycopg.Connection[Any]):
         commits = not self.only_reads and (self.autocommit or self._committing)
         if not commits and capabilities.has_cancel_safe():
             # Without that capability a cancel request may itself wait without end.
-            with suppress(psycopg.Error):
-                self.cancel_safe(timeout=_CANCEL_S)
+            self._cancel_until_answered()
         self.close()
+
+    def _cancel_until_answered(self) -> None:
+        """Cancel the statement at the server; a request that arrives before the server begins it has no effect."""
+        give_up_at = time.monotonic() + _CANCEL_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pgconn.socket, selectors.EVENT_READ)
+            while (remaining_s := give_up_at - time.monotonic()) > 0:
+                with suppress(psycopg.Error):
+                    self.cancel_safe(timeout=remaining_s)
+                if selector.select(_REPEAT_CANCEL_S):
+                    return
 
 
 def _note_unreplicated(unreplicated: list[bool], warning: psycopg.errors.Diagnostic) -> None:
