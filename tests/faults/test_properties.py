@@ -622,7 +622,7 @@ def test_adopted_row_with_swapped_parties_gives_each_party_its_own_number(
 
 @pytest.mark.parametrize("hide_in_first", [True, False])
 def test_I4_one_scan_of_the_list_proves_no_absence(system: System, hide_in_first: bool) -> None:
-    binding = doubt(system)
+    binding = doubt(system, Request(P, Q, "AXXB", 300))
     bind_id = system.simulator.ledger.entries()[-1].bind_id
     system.clock.advance(72.1)
     system.stops = [Stop("reconcile.after_first_scan", "shown" if hide_in_first else "pause")]
@@ -634,7 +634,7 @@ def test_I4_one_scan_of_the_list_proves_no_absence(system: System, hide_in_first
 
 
 def test_absence_proved_by_two_scans_frees_the_phones(system: System) -> None:
-    binding = doubt(system, fault="anomaly_before")
+    binding = doubt(system, Request(P, Q, "AXXB", 300), fault="anomaly_before")
     system.clock.advance(72.1)
     assert system.service.reconcile().absent == 1
     assert system.rows()[binding.id].reason == "absent"
