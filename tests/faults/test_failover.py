@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ import pytest
 from bindings import failpoints
 from bindings.domain.binding import EventKind, State
 from bindings.errors import BindingsError, Busy, OutcomeUnknown
+from bindings.jobs import scan_evidence
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import migrations
@@ -374,8 +376,9 @@ def _built(binaries: Binaries) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def failover(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Round]]:
+def failover(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Round]]:
     """Return a function that makes a round on the cluster; its processes end with the test."""
+    monkeypatch.setattr(scan_evidence, "LIST_LAG", timedelta(0))  # the simulator's list shows changes at once
     rounds: list[Round] = []
 
     def make(seed: int, **fields: Any) -> Round:

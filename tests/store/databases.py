@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -58,7 +59,7 @@ class Server:
 
     def create(self, *, template: str | None = None) -> str:
         """Create a database and return its URL."""
-        name = f"bindings_test_{os.getpid()}_{next(_numbers)}"
+        name = f"bindings_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_numbers)}"
         copied = sql.SQL("" if template is None else " TEMPLATE {}").format(sql.Identifier(template or ""))
         database = sql.Identifier(name)
         self._run(sql.SQL("CREATE DATABASE {}").format(database) + copied)
