@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 APP = "4luaKsL2"
 KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
-CONNECTIONS = 4  # of each process for writes, and for reads: a server may allow 100 in all
+CONNECTIONS = 8  # of each process for writes, and for reads: a server may allow 100 in all
 KILLED = -signal.SIGKILL
 WAIT_S = 300.0
 MEMORY = Path("/dev/shm")  # processes are killed here, never the machine: no run needs to wait for a disk

@@ -225,7 +225,9 @@ def expire_together(experiment: Experiment, replicas: int, due: int) -> None:
 def test_R8_replicas_that_expire_the_same_backlog_end_each_binding_once(
     fault_harness: FaultHarness, kind: str, replicas: int
 ) -> None:
-    with fault_harness.experiment(kind, sweep_interval_s=0.2, reconcile_interval_s=300.0) as experiment:
+    with fault_harness.experiment(
+        kind, sweep_interval_s=0.2, reconcile_interval_s=300.0, pool_size=3
+    ) as experiment:
         expire_together(experiment, replicas, due=40)
         scans = experiment.simulator.counts.received.get("page", 0)
         assert scans <= 4 * 2, "one scan per slot, for any number of replicas"
