@@ -14,6 +14,7 @@ from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
 from bindings.monitoring import feed_check, replica_check
 from bindings.monitoring.check import Check, Level
+from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ
 from bindings.provider import statuses
 from bindings.store import deliveries, queries, reports
 from bindings.store.deliveries import DeliveryState
@@ -30,7 +31,6 @@ MAX_BINDS = 200
 FEWEST_BINDS = 3  # fewer failures may be the callers' own
 WARN_SHARE = 0.2
 MAX_REPORTS = 20
-MAX_DELIVERIES = 10_000
 
 
 def of_binds(database: Database) -> Check:
@@ -77,7 +77,7 @@ def of_reconciliation(database: Database) -> Check:
 
 def of_webhooks(database: Database) -> Check:
     """Return whether deliveries were given up."""
-    backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES)
+    backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     dead, pending = backlog[DeliveryState.DEAD], backlog[DeliveryState.PENDING]
     if dead == 0:
         return Check(name="webhooks", level=Level.OK, seen=f"{pending} deliveries wait, none was given up")
