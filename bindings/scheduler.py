@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
 import threading
 import time
 from collections import Counter
@@ -213,11 +212,8 @@ class Scheduler:
                     self._add(self._timer, job)
 
 
-def run(service: BindingService) -> None:
-    """Run the scheduler until SIGTERM or SIGINT, then wait for running jobs. Call it from the main thread."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+def run(service: BindingService, stop: threading.Event) -> None:
+    """Run the scheduler until `stop` is set, then wait for the running jobs."""
     with Scheduler(service):
         stop.wait()
         _log.info("scheduler: stopping; the jobs that are running end after their current page or batch")

@@ -33,8 +33,9 @@ def scheduler(*, as_json: bool) -> None:
             line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
             logging.basicConfig(level=logging.INFO, format=line, force=True)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
-        output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
-        timers.run(service)
+        with context.stop_on_signal() as stop:
+            output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
+            timers.run(service, stop)
     if as_json:
         output.emit({"stopped": True})
     output.message("scheduler: stopped")

@@ -13,7 +13,7 @@ import gc
 import ipaddress
 import signal
 import socket
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,14 +43,21 @@ class Server(uvicorn.Server):
     It relies on `capture_signals` and `_captured_signals`, which are private to uvicorn (see `http_protocol`).
     """
 
-    def __init__(self, app_state: AppState) -> None:
+    def __init__(self, app_state: AppState, on_started: Callable[[], None] | None = None) -> None:
         super().__init__(_config(app_state))
         self._app_state = app_state
+        self._on_started = on_started
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal to stop."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept requests, then call `on_started` in a thread: from there on a signal ends everything in order."""
+        await super().startup(sockets)
+        if self._on_started is not None and not self.should_exit:
+            await asyncio.to_thread(self._on_started)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on the first signal; on the second one end the process immediately."""
@@ -86,7 +93,7 @@ def serve(
     local_admin: bool,
     listening: Callable[[str], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `listening` is called with the URL as soon as the socket is open.
+    """Serve until SIGTERM or SIGINT, then drain. `listening` is called with the URL once requests are answered.
 
     `local_admin`: direct requests of this host need no key as long as none exists. Raises `InvalidRequest` if the
     service cannot listen on the address, or if other hosts could become such an admin.
@@ -102,11 +109,16 @@ def serve(
     app_state = AppState(service, local_admin=local_admin)
     if scheduler:
         app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
-    with listener, app_state.scheduler or nullcontext():
-        listening(address(listener))
+    with listener, ExitStack() as jobs:
+
+        def start() -> None:
+            if app_state.scheduler:
+                jobs.enter_context(app_state.scheduler)
+            listening(address(listener))
+
         gc.collect()
         gc.freeze()  # imported modules are permanent: without this every full collection would scan them again
-        Server(app_state).run(sockets=[listener])
+        Server(app_state, start).run(sockets=[listener])
     app_state.executors.close()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +13,7 @@ import requests
 
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
-from tests.acceptance.serving import Command, Replica
+from tests.acceptance.serving import ROOT, Command, Replica
 from tests.acceptance.test_processes import _settings_values, settings
 from tests.service.harness import APP, wait_for
 
@@ -71,6 +74,40 @@ def test_sigterm_ends_a_scan_of_a_long_list_and_the_next_process_reads_again(
     with Command(tmp_path / "log", environment, *arguments) as process:
         wait_for(lambda: pages(long_list) > before + read + 1, seconds=300)
         process.end(within_s=300)
+
+
+SIGNAL_AT_START = """
+import os, signal, sys
+from bindings.service import BindingService
+from bindings.web import server
+
+with BindingService.open() as service:
+    def listening(url):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(url, flush=True)
+
+    server.serve(service, host="127.0.0.1", port=0, scheduler=True, local_admin=True, listening=listening)
+print("ended in order", flush=True)
+"""
+
+
+def test_sigterm_before_the_first_request_ends_the_server_in_order(
+    sqlite_url: str, long_list: Simulator, tmp_path: Path
+) -> None:
+    environment = settings(sqlite_url, long_list)
+    with Command(tmp_path / "log", environment, "db", "upgrade") as process:
+        process.process.wait(300)
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AT_START],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "ended in order"
 
 
 def test_sigterm_ends_a_reconciliation_that_the_console_started(
