@@ -317,7 +317,8 @@ class BindingService:
         """Return the events after the cursor `after`, in the order in which they became final: the change feed.
 
         `next_cursor` is never None: pass it as `after` to continue. An event that commits late is never skipped.
-        Without `after` the feed begins with the oldest event that is kept. `InvalidRequest` if retention has
+        Without `after` the feed begins with the oldest event that is kept; with `after="latest"` the page is empty
+        and its cursor is `feed_end()`. `InvalidRequest` if retention has
         deleted events after the cursor, or if the database was restored to a moment before it.
         """
         return self._queries.events(after=after, limit=limit)
@@ -331,7 +332,11 @@ class BindingService:
         return self._queries.events_for_actor(actor, after=after, limit=limit)
 
     def feed_end(self) -> str:
-        """Return the cursor after the newest event of the change feed; from there only later events follow."""
+        """Return the cursor of the end of the change feed, to read only later events.
+
+        Pass it as `after` to `events`. No event is missed: one that commits after this call is delivered, also if
+        its transaction began before it.
+        """
         return self._queries.feed_end()
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:

@@ -122,6 +122,8 @@ class Queries:
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the change feed after a cursor."""
         position, size = validation.feed(after=after, limit=limit)
+        if after == fields.LATEST:
+            return Page(data=(), next_cursor=self.feed_end())
         self._check_cursor(after, position)
         page = self._database.read(events.feed, after=position, limit=size)
         cursor = page[-1].cursor if page else (after or events.BEGINNING)
@@ -130,6 +132,8 @@ class Queries:
     def events_for_actor(self, actor: str, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the change feed of the bindings that `actor` asked for."""
         position, size = validation.feed(after=after, limit=limit)
+        if after == fields.LATEST:
+            return Page(data=(), next_cursor=self.feed_end())
         self._check_cursor(after, position)
         page, cursor = self._database.read(events.feed_of, actor, after=position, limit=size)
         return Page(data=tuple(page), next_cursor=cursor or after or events.BEGINNING)
@@ -151,7 +155,7 @@ class Queries:
 
     def feed_end(self) -> str:
         """Return the cursor after the newest event of the change feed."""
-        return self._database.read(events.feed_end) or events.BEGINNING
+        return self._database.read(events.feed_end)
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """Return what waits for a clear answer, oldest first."""

@@ -259,11 +259,17 @@ def feed_of(
     return own_events, cursor
 
 
-def feed_end(connection: Connection) -> str | None:
-    """Return the cursor of the newest final event, or None if there is none."""
+def feed_end(connection: Connection) -> str:
+    """Return the cursor of the newest final event; if there is none, the first cursor that the feed accepts.
+
+    Every event that is not final yet comes after it, also one whose transaction has already begun.
+    """
     newest = final_events(postgres=sql.is_postgres(connection)).order_by(None)
     row = connection.execute(newest.order_by(events.c.tx.desc(), events.c.position.desc()).limit(1)).one_or_none()
-    return None if row is None else to_event(row).cursor
+    if row is not None:
+        return to_event(row).cursor
+    deleted_until = retention_position(connection)
+    return BEGINNING if deleted_until is None else f"{deleted_until[0]}-{deleted_until[1]}"
 
 
 def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:

@@ -42,6 +42,7 @@ LIMITS = {
     "name": 64,
 }
 MAX_RATE_LIMIT = 100_000
+LATEST = "latest"  # instead of a cursor: the end of the change feed
 
 
 def single_line(field: str) -> Callable[[Any], str]:
@@ -179,7 +180,7 @@ def feed_position(value: object) -> tuple[int, int]:
     """Return the position in the change feed, (tx, position), from a cursor."""
     match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", str(value))
     if match is None or int(match[1]) >= 2**63:
-        raise ValueError("must be the next_cursor of an earlier page of the feed")
+        raise ValueError(f"must be the next_cursor of an earlier page of the feed, or {LATEST}")
     return int(match[1]), int(match[2])
 
 

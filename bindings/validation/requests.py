@@ -207,9 +207,12 @@ def page(*, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | 
 
 
 def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int, int], int]:
-    """Return the position after which the change feed is read, and the size of the page."""
+    """Return the position after which the change feed is read, and the size of the page.
+
+    `fields.LATEST` is valid and has the position of the beginning: where the feed ends, only the database knows.
+    """
     errors = FieldErrors()
-    position = errors.optional("after", fields.feed_position, after)
+    position = errors.optional("after", fields.feed_position, None if after == fields.LATEST else after)
     size = errors.check("limit", fields.limit, limit)
     errors.check("wait_s", fields.wait_s, wait_s)
     errors.raise_if_any()

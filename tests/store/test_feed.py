@@ -117,6 +117,36 @@ def test_feed_waits_for_a_transaction_that_commits_late(postgres_url: str, clock
     service.close()
 
 
+def test_feed_that_starts_at_latest_has_only_later_events(harness: ServiceHarness) -> None:
+    service = harness.service
+    assert service.events(after="latest").next_cursor == "0-0"
+    harness.bind()
+    feed_has_caught_up(service)
+    pages = service.events(after="latest"), service.events_for_actor("test", after="latest")
+    later = harness.bind(C, D)
+    feed_has_caught_up(service)
+    for page in pages:
+        assert (page.data, page.next_cursor) == ((), pages[0].next_cursor)
+        assert {event.binding_id for event in read_all(service, page.next_cursor)[0]} == {later.id}
+
+
+@pytest.mark.postgres
+def test_feed_that_starts_at_latest_has_an_event_that_commits_late(postgres_url: str, clock: Clock) -> None:
+    service = service_at(postgres_url, clock, "http://127.0.0.1:1")
+    database = service.runtime.database
+    early = reserved(database, request(A, B))
+    feed_has_caught_up(service)
+    with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
+        later = reserved(database, request(E, F))
+        start = service.events(after="latest").next_cursor
+    feed_has_caught_up(service)
+    received, _ = read_all(service, start)
+    assert [event.binding_id for event in received][-1] == later.id
+    assert len(received) == 2
+    assert early.id not in {event.binding_id for event in received}
+    service.close()
+
+
 @pytest.mark.postgres
 def test_events_of_a_binding_keep_order_if_the_older_transaction_writes_second(
     postgres_url: str, clock: Clock

@@ -57,6 +57,17 @@ def test_feed_is_complete_ordered_and_continues_after_the_cursor(running: Runnin
     assert running.get("/v1/events", params={"after": end}).json() == {"data": [], "next_cursor": end}
 
 
+def test_latest_waits_for_the_next_event_and_returns_none_before(running: Running) -> None:
+    running.bind()
+    _, end = everything(running, 2)
+    assert running.get("/v1/events", params={"after": "latest"}).json() == {"data": [], "next_cursor": end}
+    with ThreadPoolExecutor(1) as waiting:
+        call = waiting.submit(running.get, "/v1/events", params={"after": "latest", "wait_s": 30})
+        wait_for(lambda: running.app_state.notifier._waiting == 1)
+        created = running.bind(phone_a=E, phone_b=F).json()
+        assert {event["binding_id"] for event in call.result(300).json()["data"]} == {created["id"]}
+
+
 def test_waiting_requests_are_woken_by_the_next_event(running: Running) -> None:
     running.bind()
     _, end = everything(running, 2)

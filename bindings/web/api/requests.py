@@ -192,8 +192,9 @@ class Feed(RequestModel):
         Annotated[
             str,
             Meta(
-                description="`next_cursor` of the previous page; if left out, the beginning of the feed.",
-                pattern=r"^[0-9]{1,18}-[0-9]{1,18}$",
+                description="`next_cursor` of the previous page, or `latest` for the end of the feed: then only"
+                " later events follow. If left out, the beginning of the feed.",
+                pattern=r"^([0-9]{1,18}-[0-9]{1,18}|latest)$",
             ),
         ]
         | None
