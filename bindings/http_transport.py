@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from urllib3.connectionpool import HTTPConnectionPool
 
-MAX_REPLY_BYTES = 4 * 1024 * 1024  # a page of a hundred rows needs about twenty thousand
 NEXT_ADDRESS_S = 0.25  # after which the next address of a name is tried beside the last one
 _CHUNK = 64 * 1024
 
@@ -103,7 +102,7 @@ class Phase(StrEnum):
 
 
 class _TooLongError(Exception):
-    """The response is longer than `MAX_REPLY_BYTES`."""
+    """The body of the response is longer than the caller accepts."""
 
 
 class _Attempt:
@@ -284,24 +283,31 @@ def post(
     deadline: float,
     monotonic: Clock,
     tls: ssl.SSLContext | None,
-    max_body_bytes: int | None = None,
+    max_body_bytes: int,
+    truncate: bool = False,
 ) -> Reply | NotSent | Unknown:
     """Send one POST and return the whole response, or how far the call got. Never raises, never retries.
 
     `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the name lookup to the last
-    byte. Opens one connection and closes it. With `max_body_bytes` only about that many bytes of the body are
-    read: for a response of which only the status matters.
+    byte. Opens one connection and closes it. A body longer than `max_body_bytes` is an error, or with `truncate`
+    ends there: for a response of which only the status matters.
     """
     attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls)
     try:
-        return _exchange(attempt, url, headers, body, max_body_bytes)
+        return _exchange(attempt, url, headers, body, max_body_bytes, truncate=truncate)
     except Exception as error:  # noqa: BLE001 -- after any error the request may have been sent
         reason = f"{attempt.phase}: {_cause(error)}"
         return NotSent(reason=reason) if attempt.sent is None else Unknown(reason=reason, sent=attempt.sent)
 
 
 def _exchange(
-    attempt: _Attempt, url: str, headers: Mapping[str, str], body: bytes, max_body_bytes: int | None
+    attempt: _Attempt,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    max_body_bytes: int,
+    *,
+    truncate: bool,
 ) -> Reply | Unknown:
     # "identity": a compressed response could be small on the wire and huge in memory.
     fixed_headers = {"Connection": "close", "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -310,7 +316,7 @@ def _exchange(
     try:
         # The deadline overrides this timeout; it only must not be None.
         with adapter.send(request, stream=True, timeout=attempt.remaining()) as response:
-            content = _read_body(response, max_body_bytes)
+            content = _read_body(response, max_body_bytes, truncate=truncate)
             answered = attempt.monotonic()
     finally:
         adapter.close()
@@ -327,13 +333,13 @@ def _exchange(
     )
 
 
-def _read_body(response: requests.Response, max_body_bytes: int | None) -> bytes:
+def _read_body(response: requests.Response, max_bytes: int, *, truncate: bool) -> bytes:
     content = bytearray()
-    for chunk in response.iter_content(_CHUNK if max_body_bytes is None else max_body_bytes):
+    for chunk in response.iter_content(min(_CHUNK, max_bytes)):
         content += chunk
-        if max_body_bytes is not None and len(content) >= max_body_bytes:
+        if truncate and len(content) >= max_bytes:
             break
-        if len(content) > MAX_REPLY_BYTES:
+        if len(content) > max_bytes:
             raise _TooLongError
     return bytes(content)
 

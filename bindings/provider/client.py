@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,13 +32,12 @@ from bindings.provider.outcome import BindSucceeded, Refused, UnbindNotFound, Un
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import tzinfo
 
     from bindings.domain.binding import BindRequest
     from bindings.provider.outcome import BindOutcome, PageOutcome, PoolsOutcome, UnbindOutcome
 
-    Response = Reply | NotSent | Unknown
     CallObserver = Callable[[str, str, float], None]
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,14 @@ _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
 
 Data = TypeVar("Data")
 Outcome = TypeVar("Outcome", bound="BindOutcome | UnbindOutcome | PageOutcome | PoolsOutcome")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """An answer of the provider: its envelope, and the HTTP response that carried it."""
+
+    envelope: wire.Envelope
+    reply: Reply
 
 
 class ProviderClient:
@@ -115,14 +123,15 @@ class ProviderClient:
         """
         started_at = self._monotonic()
         request = wire.PageRequest(app_id=app_id, current=current, size=size)
-        response = self._post(wire.PAGE_PATH, wire.page_body(request))
+        response = self._post(wire.PAGE_PATH, wire.page_body(request), rows=size)
         outcome = _query_outcome(response, partial(wire.read_rows, zone=self._zone))
         return self._record("page", self.circuits.page, started_at, outcome)
 
     def pools(self, *, current: int, size: int) -> PoolsOutcome:
         """Read one page of the account's pools; `current` counts from 1. Safe to repeat. Some accounts lack it."""
         started_at = self._monotonic()
-        response = self._post(wire.POOLS_PATH, wire.pools_body(wire.PoolsRequest(current=current, size=size)))
+        request = wire.PoolsRequest(current=current, size=size)
+        response = self._post(wire.POOLS_PATH, wire.pools_body(request), rows=size)
         return self._record(
             "pools", self.circuits.pools, started_at, _query_outcome(response, wire.read_pool_list)
         )
@@ -131,7 +140,9 @@ class ProviderClient:
         """Send nothing from now on; calls in progress end by themselves. Safe to repeat."""
         self._closed = True
 
-    def _post(self, path: str, body: bytes, *, send_before: float = math.inf) -> Response:
+    def _post(
+        self, path: str, body: bytes, *, rows: int = 0, send_before: float = math.inf
+    ) -> _Answer | NotSent | Unknown:
         if self._closed:
             return NotSent(reason="the client is closed")
         deadline = self._monotonic() + self._timeout_s
@@ -150,10 +161,16 @@ class ProviderClient:
             deadline=deadline,
             monotonic=self._monotonic,
             tls=self._tls,
+            max_body_bytes=wire.max_reply_bytes(rows),
         )
-        if isinstance(response, Reply) and not isinstance(envelope := _envelope(response), Unknown):
-            self.clock.observe(response, envelope.status, stamp)
-        return response
+        if not isinstance(response, Reply):
+            return response
+        secrets = (self._api_key, self._api_secret, headers[signing.SIGN_HEADER])
+        envelope = _envelope(response, secrets)
+        if isinstance(envelope, Unknown):
+            return envelope
+        self.clock.observe(response, envelope.status, stamp)
+        return _Answer(envelope=envelope, reply=response)
 
     def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
         was_closed = circuit.cause is None
@@ -170,61 +187,54 @@ class ProviderClient:
         return outcome
 
 
-def _bind_outcome(response: Response) -> BindOutcome:
-    if not isinstance(response, Reply):
-        return response
-    envelope = _envelope(response)
-    if isinstance(envelope, Unknown):
-        return envelope
-    if envelope.status != statuses.SUCCESS:
-        return _refused_or_unknown(envelope, response)
+def _bind_outcome(answer: _Answer | NotSent | Unknown) -> BindOutcome:
+    if not isinstance(answer, _Answer):
+        return answer
+    if answer.envelope.status != statuses.SUCCESS:
+        return _refused_or_unknown(answer)
     try:
-        bound = wire.read_bound(envelope.data)
+        bound = wire.read_bound(answer.envelope.data)
     except wire.Malformed as error:
-        return _incomplete(error, envelope, response)
+        return _incomplete(error, answer)
     # Whether the middle numbers fit the requested mode is not checked: a contradiction is drift, found by
     # comparing with the provider's list, and no reason to lose a binding that was created.
     return BindSucceeded(
         bind_id=bound.bind_id,
         middle_number_a=bound.middle_number_a,
         middle_number_b=bound.middle_number_b,
-        sent=response.sent,
-        answered=response.answered,
+        sent=answer.reply.sent,
+        answered=answer.reply.answered,
     )
 
 
-def _unbind_outcome(response: Response) -> UnbindOutcome:
-    if not isinstance(response, Reply):
-        return response
-    envelope = _envelope(response)
-    if isinstance(envelope, Unknown):
-        return envelope
-    if envelope.status == statuses.SUCCESS:
+def _unbind_outcome(answer: _Answer | NotSent | Unknown) -> UnbindOutcome:
+    if not isinstance(answer, _Answer):
+        return answer
+    if answer.envelope.status == statuses.SUCCESS:
         return UnbindSucceeded()
-    if envelope.status == statuses.NOT_FOUND:
-        return UnbindNotFound(status=envelope.status)
-    return _refused_or_unknown(envelope, response)
+    if answer.envelope.status == statuses.NOT_FOUND:
+        return UnbindNotFound(status=answer.envelope.status)
+    return _refused_or_unknown(answer)
 
 
-def _query_outcome(response: Response, read: Callable[[Any], Data]) -> Data | Refused | NotSent | Unknown:
+def _query_outcome(
+    answer: _Answer | NotSent | Unknown, read: Callable[[Any], Data]
+) -> Data | Refused | NotSent | Unknown:
     """Return the outcome of a query; that of a success is its data, parsed by `read`."""
-    if not isinstance(response, Reply):
-        return response
-    envelope = _envelope(response)
-    if isinstance(envelope, Unknown):
-        return envelope
-    if envelope.status != statuses.SUCCESS:
-        return _refused_or_unknown(envelope, response)
+    if not isinstance(answer, _Answer):
+        return answer
+    if answer.envelope.status != statuses.SUCCESS:
+        return _refused_or_unknown(answer)
     try:
-        return read(envelope.data)
+        return read(answer.envelope.data)
     except wire.Malformed as error:
-        return _incomplete(error, envelope, response)
+        return _incomplete(error, answer)
 
 
-def _envelope(reply: Reply) -> wire.Envelope | Unknown:
+def _envelope(reply: Reply, secrets: Iterable[str]) -> wire.Envelope | Unknown:
     """Return the envelope, or `Unknown` if its status cannot be believed under this HTTP status."""
     try:
-        envelope = wire.read_envelope(reply.body)
+        envelope = wire.read_envelope(reply.body, secrets=secrets)
     except wire.Malformed as error:
         reason = f"HTTP {reply.http_status} without an envelope: {error}"
         return Unknown(reason=reason, http_status=reply.http_status, sent=reply.sent)
@@ -239,13 +249,15 @@ def _envelope(reply: Reply) -> wire.Envelope | Unknown:
     )
 
 
-def _refused_or_unknown(envelope: wire.Envelope, reply: Reply) -> Refused | Unknown:
+def _refused_or_unknown(answer: _Answer) -> Refused | Unknown:
     """Return the outcome of a status other than success: `Refused` only for a documented refusal."""
-    refusal = statuses.refusal(envelope.status)
+    status = answer.envelope.status
+    refusal = statuses.refusal(status)
     if refusal is None:
-        return Unknown(reason=statuses.meaning(envelope.status), status=envelope.status, sent=reply.sent)
-    return Refused(refusal=refusal, status=envelope.status, reason=envelope.reason)
+        return Unknown(reason=statuses.meaning(status), status=status, sent=answer.reply.sent)
+    return Refused(refusal=refusal, status=status, reason=answer.envelope.reason)
 
 
-def _incomplete(error: wire.Malformed, envelope: wire.Envelope, reply: Reply) -> Unknown:
-    return Unknown(reason=f"success without its data: {error}", status=envelope.status, sent=reply.sent)
+def _incomplete(error: wire.Malformed, answer: _Answer) -> Unknown:
+    reason = f"success without its data: {error}"
+    return Unknown(reason=reason, status=answer.envelope.status, sent=answer.reply.sent)

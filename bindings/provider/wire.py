@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.domain.binding import BindRequest, Mode
-from bindings.domain.phone import Phone, mask
+from bindings.domain.phone import Phone
 from bindings.provider import instants, strict_json
 from bindings.provider.outcome import OddRow, ProviderBinding, ProviderPage, ProviderPool, ProviderPools
+from bindings.provider.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime, tzinfo
 
 PATH_PREFIX = "/v3"  # of the documented API; the same API is offered without it under another brand
@@ -63,7 +64,8 @@ ROW_FIELDS = {
 
 _MAX_TEXT_LENGTH = 64  # of an id; a longer one is not from this provider, and does not fit its column
 _MAX_STATUS_LENGTH = 16
-_MAX_REASON_LENGTH = 200
+_MAX_REPLY_BYTES = 256 * 1024
+_MAX_ROW_BYTES = 4 * 1024
 
 Value = TypeVar("Value")
 
@@ -238,13 +240,24 @@ def pools_data(pools: Sequence[Pool], *, total: int, current: int, size: int) ->
     return {TOTAL: total, SIZE: size, CURRENT: current, PAGES: -(-total // size), RECORDS: records}
 
 
-def read_envelope(body: bytes) -> Envelope:
-    """Parse a reply. Raises `Malformed` for anything but a JSON object with a status."""
+def max_reply_bytes(rows: int = 0) -> int:
+    """Return how long a reply of at most `rows` rows may be; a longer one is not read, and costs no more time.
+
+    A row of the list has about 200 bytes. A pool names its numbers, and is queried by itself.
+    """
+    return _MAX_REPLY_BYTES + rows * _MAX_ROW_BYTES
+
+
+def read_envelope(body: bytes, *, secrets: Iterable[str] = ()) -> Envelope:
+    """Parse a reply; its words are without phones and without `secrets`.
+
+    Raises `Malformed` for anything but a JSON object with a status.
+    """
     fields = _object(body)
     reason = fields.get(REASON)
     return Envelope(
-        status=_sanitize_text(_text(fields, STATUS))[:_MAX_STATUS_LENGTH],
-        reason=_sanitize_text(reason) if isinstance(reason, str) else "",
+        status=redact(_text(fields, STATUS), secrets=secrets)[:_MAX_STATUS_LENGTH],
+        reason=redact(reason, secrets=secrets) if isinstance(reason, str) else "",
         data=fields.get(DATA),
     )
 
@@ -401,9 +414,3 @@ def _phone(fields: dict[str, Any], name: str) -> Phone:
         raise
     except ValueError:
         raise Malformed(f"{name} is not a phone number") from None
-
-
-def _sanitize_text(reason: str) -> str:
-    """Return the provider's text in a form that may be logged: short, printable, and long numbers masked."""
-    text = "".join(char if char.isprintable() else " " for char in reason[:_MAX_REASON_LENGTH])
-    return re.sub(r"[0-9]{6,}", lambda number: mask(number[0]), text)

@@ -343,6 +343,7 @@ def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> W
         monotonic=time.monotonic,
         tls=tls,
         max_body_bytes=MAX_RESPONSE_BYTES,
+        truncate=True,
     )
     elapsed_s = time.monotonic() - start
     if not isinstance(reply, Reply):

@@ -23,13 +23,16 @@ from bindings.provider.outcome import (
 )
 from tests.provider.sockets import (
     ANSWERED_S,
+    KEY,
     LIMIT_S,
+    SECRET,
     SUCCESS,
     Server,
     answer,
     bind,
     client,
     drips,
+    header,
     http,
     resets,
     says,
@@ -38,6 +41,8 @@ from tests.provider.sockets import (
 from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
+    import socket
+
     from tests.provider.sockets import Script
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
@@ -254,3 +259,37 @@ def test_refused_and_unanswered_pages_have_different_outcomes() -> None:
     with Server(says(b"")) as server:
         assert isinstance(client(server.url).page(app_id="a", current=1, size=10), Unknown)
     assert isinstance(client(server.url).page(app_id="a", current=1, size=10), NotSent)
+
+
+def row_of(bind_id: int, *, padding: int = 0) -> dict[str, object]:
+    data = {"bindId": bind_id, "phoneA": "9188067701", "phoneB": "9188067799", "expireTime": "2030-01-01 00:00:00"}
+    return data | {"pnsNumberA": "9188061024", "pnsNumberB": "9188061024", "more": "x" * padding}
+
+
+def test_reply_that_is_longer_than_any_bind_s_is_not_parsed() -> None:
+    fields = {f"k{number}": number for number in range(300_000)}
+    with Server(says(answer(data=fields))) as server:
+        assert bind(client(server.url)).reason == "read: reply too long"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("padding", "accepted"), [(6_000, True), (10_000, False)])
+def test_list_may_be_as_long_as_its_rows_need(padding: int, *, accepted: bool) -> None:
+    rows = [row_of(number, padding=padding) for number in range(1, 101)]
+    with Server(says(answer(data={"records": rows, "total": 100}))) as server:
+        page = client(server.url).page(app_id=None, current=1, size=100)
+    assert isinstance(page, ProviderPage) == accepted
+    if isinstance(page, ProviderPage):
+        assert len(page.rows) == 100
+
+
+@pytest.mark.parametrize("http_status", [200, 500])
+@pytest.mark.parametrize("status", ["-22", "-99"])
+def test_no_outcome_repeats_a_phone_or_a_secret_of_the_call(http_status: int, status: str) -> None:
+    def echo(connection: socket.socket, server: Server) -> None:
+        words = " ".join((KEY, SECRET, header(server.requests[0], "Sign") or "", "+91 880-677-01"))
+        connection.sendall(answer(status=status, reason=words, data=None, http_status=http_status))
+
+    with Server(echo) as server:
+        outcome = repr(bind(client(server.url)))
+        signature = header(server.requests[0], "Sign") or ""
+    assert [word for word in (KEY, SECRET, signature, "880-677", "91880677") if word in outcome] == []
