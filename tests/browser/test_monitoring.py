@@ -78,22 +78,63 @@ def test_role_without_manage_permission_is_offered_no_action_and_refused_it(
     assert console.running.service.get(day.doubt.id).state is State.IN_DOUBT
 
 
+REFRESH_COUNT = "Number(document.getElementById('live').dataset.refreshed || 0)"
+BECOME = (
+    "Object.defineProperty(document, 'visibilityState', {configurable: true, get: () => 'VISIBILITY'});"
+    "document.dispatchEvent(new Event('visibilitychange'));"
+)
+HIDE, SHOW = BECOME.replace("VISIBILITY", "hidden"), BECOME.replace("VISIBILITY", "visible")
+
+
+def wait_for_status(console: Console, text: str) -> None:
+    console.window.wait(f"document.querySelector('.live span').textContent.startsWith('{text}')")
+
+
 def test_overview_refreshes_unless_it_is_paused_or_hidden(console: Console) -> None:
     console.sign_in("auditor")
     console.open("/overview")
     assert console.window.has(".live button")
-    refresh_count = "Number(document.getElementById('live').dataset.refreshed || 0)"
-    hide = (
-        "Object.defineProperty(document, 'visibilityState', {configurable: true, get: () => arguments[0]});"
-        "document.dispatchEvent(new Event('visibilitychange'));"
-    )
-    show = hide.replace("arguments[0]", "'visible'")
-    console.window.run(hide.replace("arguments[0]", "'hidden'"))
-    before = console.window.run(f"return {refresh_count}")
-    console.window.run(show)
-    console.window.wait(f"{refresh_count} === {before} + 1")
+    console.window.run(HIDE)
+    before = console.window.run(f"return {REFRESH_COUNT}")
+    console.window.run(SHOW)
+    console.window.wait(f"{REFRESH_COUNT} === {before} + 1")
     console.window.click(".live button")
     assert "Paused" in console.window.text
-    console.window.run(show)
+    console.window.run(SHOW)
     console.window.run_async("setTimeout(arguments[arguments.length - 1], 300)")
-    assert console.window.run(f"return {refresh_count}") == before + 1
+    assert console.window.run(f"return {REFRESH_COUNT}") == before + 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        ("Promise.reject(new TypeError('no network'))", "No response from the service; trying again"),
+        ("Promise.resolve(new Response('', {status: 503}))", "The service responded with the error 503; trying"),
+    ],
+)
+def test_overview_reports_a_failed_refresh_until_the_next_success(
+    console: Console, failure: str, status: str
+) -> None:
+    console.sign_in("auditor")
+    console.open("/overview")
+    wait_for_status(console, "Refreshes every 10 s")
+    console.window.run(f"window.realFetch = fetch; window.fetch = () => {failure}; {SHOW}")
+    wait_for_status(console, status)
+    console.window.run(f"window.fetch = realFetch; {SHOW}")
+    wait_for_status(console, "Refreshes every 10 s")
+    console.window.wait(f"{REFRESH_COUNT} >= 1")
+
+
+def test_overview_says_that_it_pauses_while_the_focus_is_inside(console: Console) -> None:
+    console.sign_in("auditor")
+    console.open("/overview")
+    console.window.click("#figures summary")
+    wait_for_status(console, "Paused while the focus is inside")
+    before = console.window.run(f"return {REFRESH_COUNT}")
+    console.window.run(SHOW)
+    console.window.run_async("setTimeout(arguments[arguments.length - 1], 300)")
+    assert console.window.run(f"return {REFRESH_COUNT}") == before
+    console.window.run("document.activeElement.blur()")
+    wait_for_status(console, "Refreshes every 10 s")
+    console.window.wait(f"{REFRESH_COUNT} > {before}")
+    assert console.window.run("return document.getElementById('figures').open")

@@ -42,7 +42,8 @@ addEventListener("pageshow", (event) => {
   if (event.persisted && !document.querySelector(".number.full")) location.reload();
 });
 
-// The live part of a page is fetched again periodically while the page is visible and not paused.
+// The live part of a page is fetched again periodically, and the line above it says whether it is. It is not replaced
+// while the focus is inside: that would take the focus away from a reader with a keyboard or a screen reader.
 const live = document.querySelector("[data-live]");
 if (live) {
   const intervalMs = 1000 * Number(live.dataset.live);
@@ -54,51 +55,55 @@ if (live) {
   controls.append(status, button);
   live.before(controls);
   let paused = false;
+  let failure = "";
   let timer = 0;
   let pendingRequest = null;
 
+  const hasFocus = () => live.contains(document.activeElement);
   const stop = () => {
     clearTimeout(timer);
-    timer = 0;
     if (pendingRequest) pendingRequest.abort();
-  };
-  const schedule = () => {
-    stop();
-    if (!paused && document.visibilityState === "visible") timer = setTimeout(refresh, intervalMs);
+    pendingRequest = null;
   };
   const showStatus = () => {
-    status.textContent = paused ? "Paused" : `Refreshes every ${intervalMs / 1000} s while visible`;
+    if (paused) status.textContent = "Paused";
+    else if (hasFocus()) status.textContent = "Paused while the focus is inside";
+    else status.textContent = failure || `Refreshes every ${intervalMs / 1000} s while visible`;
     button.textContent = paused ? "Resume" : "Pause";
   };
+  const schedule = (delayMs) => {
+    stop();
+    showStatus();
+    if (!paused && !hasFocus() && document.visibilityState === "visible") timer = setTimeout(refresh, delayMs);
+  };
+  const replaceWith = (page) => {
+    const fresh = page.getElementById(live.id);
+    const openIds = new Set([...live.querySelectorAll("details[open]")].map((details) => details.id));
+    for (const details of fresh.querySelectorAll("details")) details.open = openIds.has(details.id);
+    live.replaceChildren(...fresh.childNodes);
+    live.dataset.refreshed = String(Number(live.dataset.refreshed || 0) + 1);
+    document.title = page.title;
+  };
   const refresh = async () => {
-    pendingRequest = new AbortController();
+    const request = (pendingRequest = new AbortController());
     try {
-      const response = await fetch(location.href, { headers: { accept: "text/html" }, signal: pendingRequest.signal });
+      const response = await fetch(location.href, { headers: { accept: "text/html" }, signal: request.signal });
       if (response.redirected) return location.reload(); // the session has ended
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      const fresh = page.getElementById(live.id);
-      if (response.ok && fresh && !live.contains(document.activeElement)) {
-        const openIds = new Set([...live.querySelectorAll("details[open]")].map((details) => details.id));
-        for (const details of fresh.querySelectorAll("details")) details.open = openIds.has(details.id);
-        live.replaceChildren(...fresh.childNodes);
-        live.dataset.refreshed = String(Number(live.dataset.refreshed || 0) + 1);
-        document.title = page.title;
-      }
+      const text = await response.text();
+      failure = response.ok ? "" : `The service responded with the error ${response.status}; trying again`;
+      if (response.ok) replaceWith(new DOMParser().parseFromString(text, "text/html"));
     } catch (error) {
-      if (error.name !== "AbortError") status.textContent = "No response from the service; trying again";
+      if (request.signal.aborted) return; // what ended it has scheduled the next one
+      failure = "No response from the service; trying again";
     }
-    pendingRequest = null;
-    schedule();
+    schedule(intervalMs);
   };
   button.addEventListener("click", () => {
     paused = !paused;
-    showStatus();
-    schedule();
+    schedule(paused ? intervalMs : 0);
   });
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible" && !paused) refresh();
-    else stop();
-  });
-  showStatus();
-  schedule();
+  document.addEventListener("visibilitychange", () => schedule(0));
+  live.addEventListener("focusin", () => schedule(intervalMs));
+  live.addEventListener("focusout", () => setTimeout(() => schedule(0))); // by then the next element has the focus
+  schedule(intervalMs);
 }
