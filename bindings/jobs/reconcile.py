@@ -49,7 +49,7 @@ RECENT_REPORTS = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReconcileResult:
-    """What one run found over all applications; with `dry_run` nothing was changed.
+    """What one run found over all applications. With `dry_run` nothing was changed: it counts what a run would do.
 
     `scans` were read, `incomplete` of them not to the end. `unproved` scans reached the end and prove no absence:
     the list has fewer rows than it says, or `odd_rows`, which do not match the provider's documents. What they
@@ -199,13 +199,13 @@ def _reconcile_app(
     _apply(context, first, findings)
     if context.control.is_stopping():
         return
-    if first.proves_absence and needs_second_scan(context, first):
+    if first.proves_absence and needs_second_scan(context, first, findings):
         second = _scan_again(context, first, source, findings)
         hit("reconcile.after_second_scan")
         apply_absences(context, first, second, findings)
     elif context.full_scan_required and first.complete and not first.total_seen:
         _confirm(context, first, source, findings)
-    findings.counts["unresolved"] += len(context.unsettled(app_id))
+    findings.counts["unresolved"] += len(context.still_unsettled(app_id, findings))
 
 
 def _apply(context: ReconcileContext, scan: Scan, findings: Findings) -> None:

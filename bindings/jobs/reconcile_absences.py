@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 
-def needs_second_scan(context: ReconcileContext, scan: Scan) -> bool:
+def needs_second_scan(context: ReconcileContext, scan: Scan, findings: Findings) -> bool:
     """Return True if a second scan could prove something that the first one left open."""
     tolerance = context.tolerance
     return bool(
         _live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at).missing
         or any(
             scan_evidence.absence_provable(doubt, scan, scan, tolerance)
-            for doubt in context.unsettled(scan.app_id)
+            for doubt in context.still_unsettled(scan.app_id, findings)
         )
         or _unlisted_holds(context, scan.app_id, scan.bind_ids, scan.listed)
     )
@@ -56,12 +56,12 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if ghosts or context.control.is_stopping():
         return  # scans that miss what should be listed prove no other absence; the next ones may
     rows = first.unknown_rows + second.unknown_rows + [row for row, _ in first.ended_here + second.ended_here]
-    for doubt in context.control.work_through(context.unsettled(app_id)):
+    for doubt in context.control.work_through(context.still_unsettled(app_id, findings)):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
         if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):
             continue
         with findings.isolate("absence", app_id, binding_id=doubt.id):
-            if _fail_absent(context, doubt):
+            if _fail_absent(context, doubt, findings):
                 findings.record("absent", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id)
     if context.control.is_stopping():
         return
@@ -88,8 +88,10 @@ def _live_bindings_seen(
     return context.runtime.database.read(query)
 
 
-def _fail_absent(context: ReconcileContext, doubt: Binding) -> bool:
+def _fail_absent(context: ReconcileContext, doubt: Binding, findings: Findings) -> bool:
     if context.observe_only(context.actions.doubt):
+        if context.actions.doubt == "adopt":
+            findings.would_settle.add(doubt.id)
         return True
     caller = context.runtime.caller
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+ONCE_PER_BINDING = frozenset({"adopted", "orphans", "revenants", "drifted"})
 HOLD_BATCH = 100  # holds that one transaction writes
 
 
@@ -46,7 +47,8 @@ class Actions:
 class Findings:
     """The counts of `ReconcileResult`, the cases of the report, and what is said about the scans, so far.
 
-    `would_hold` are the keys of phones that this run would hold if it were no dry run.
+    Of a dry run, `would_hold` are the keys of the phones that it would hold, `would_end` the ids of the holds that
+    it would end, and `would_settle` the ids of the doubts that it would settle.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -56,14 +58,22 @@ class Findings:
     scan_s: float = 0.0
     zone_misfit_s: float = 0.0
     would_hold: set[str] = field(default_factory=set)
+    would_end: set[str] = field(default_factory=set)
+    would_settle: set[str] = field(default_factory=set)
+    _recorded: set[tuple[object, ...]] = field(default_factory=set)
 
     def record(self, case: str, app_id: str | None, *, action: str = "", **facts: object) -> None:
         """Count a case and add it to the report; `facts` are ids and instants, never a phone.
 
         `app_id` is None if the list was that of the account.
 
-        A case that the settings say to observe is counted as `observed`: nothing was done about it.
+        A case that the settings say to observe is counted as `observed`: nothing was done about it. A case
+        that a second reading of the list shows again is counted once.
         """
+        key = (case, app_id, facts.get("binding_id"), facts.get("bind_id"))
+        if case in ONCE_PER_BINDING and key in self._recorded:
+            return
+        self._recorded.add(key)
         self.counts["observed" if action == "observe" else case] += 1
         details = {name: str(value) for name, value in facts.items() if value is not None}
         app = {} if app_id is None else {"app_id": app_id}
@@ -109,6 +119,10 @@ class ReconcileContext:
         """Return the pending and in-doubt bindings of an application, or of all."""
         return self.runtime.database.read(queries.unsettled, app_id)
 
+    def still_unsettled(self, app_id: str | None, findings: Findings) -> list[Binding]:
+        """Return the unsettled bindings without those that a dry run would have settled by now."""
+        return [binding for binding in self.unsettled(app_id) if binding.id not in findings.would_settle]
+
     def live_holds(self, app_id: str | None) -> list[holds.Hold]:
         """Return the holds of an application, or of all, that are in force."""
         now = self.runtime.database.clock()
@@ -122,11 +136,14 @@ class ReconcileContext:
     def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str | None, findings: Findings) -> None:
         """End these holds in batches (not in a dry run), and record each."""
         write = self.runtime.database.write
+        ended = [hold for hold in ended if hold.id not in findings.would_end]
         end = partial(holds.end_holds, caller=self.runtime.caller, reason=reason)
         batches = (ended[start : start + HOLD_BATCH] for start in range(0, len(ended), HOLD_BATCH))
         for batch in self.control.work_through(batches):
             with findings.isolate("end of holds", app_id, bind_id=batch[0].bind_id):
-                if not self.dry_run:
+                if self.dry_run:
+                    findings.would_end.update(hold.id for hold in batch)
+                else:
                     write(partial(end, holds=batch))
                 for hold in batch:
                     findings.record(

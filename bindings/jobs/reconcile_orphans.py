@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from sqlalchemy import Connection
+
     from bindings.domain.binding import Binding
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
@@ -97,18 +99,43 @@ def _batches(live_rows: Iterable[LiveRow]) -> Iterator[list[LiveRow]]:
 def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
     """Hold or release the rows of a batch as the setting says; return those that are new cases."""
     action = context.actions.orphan
-    if context.observe_only(action):
+    if action == "observe":
+        return batch
+    if context.dry_run:
         if action == "hold":
             findings.would_hold |= {
                 phone.key for live_row in batch for phone in (live_row.row.phone_a, live_row.row.phone_b)
             }
-        return batch
+        return _would_hold(context, batch)
     new_rows = _hold_batch(context, batch, findings)
     for live_row in context.control.work_through(batch):
         if _action(context, live_row) == "release":
             with findings.isolate("release", live_row.app_id, bind_id=live_row.row.bind_id):
                 _release(context, live_row.row.bind_id, live_row.app_id)
     return new_rows
+
+
+def _would_hold(context: ReconcileContext, batch: list[LiveRow]) -> list[LiveRow]:
+    """Return the rows that a run without the dry run would hold, and that are not held yet."""
+    database = context.runtime.database
+    now = database.clock()
+
+    def query(connection: Connection) -> list[LiveRow]:
+        return [
+            live_row
+            for live_row in batch
+            if holds.would_hold_orphan(
+                connection,
+                now,
+                phones=(live_row.row.phone_a, live_row.row.phone_b),
+                app_id=live_row.app_id,
+                bind_id=live_row.row.bind_id,
+                held_until=_held_until(context, live_row, now),
+                released_since=live_row.released_since,
+            )
+        ]
+
+    return database.read(query)
 
 
 def _hold_batch(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
@@ -173,9 +200,14 @@ def _hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool
         app_id=live_row.app_id,
         bind_id=row.bind_id,
         origin_id=live_row.origin_id,
-        held_until=row.ends_at + context.tolerance.error + context.guard_after(row.ends_at, tx.instant()),
+        held_until=_held_until(context, live_row, tx.instant()),
         released_since=live_row.released_since,
     )
+
+
+def _held_until(context: ReconcileContext, live_row: LiveRow, now: datetime) -> datetime:
+    ends_at = live_row.row.ends_at
+    return ends_at + context.tolerance.error + context.guard_after(ends_at, now)
 
 
 def _release(context: ReconcileContext, bind_id: str, app_id: str) -> None:

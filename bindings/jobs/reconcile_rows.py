@@ -42,7 +42,7 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     adoptions = scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
     for doubt, row in context.control.work_through(adoptions):
         with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
-            if _adopt(context, doubt, row, tolerance):
+            if _adopt(context, doubt, row, tolerance, findings):
                 findings.record(
                     "adopted", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
                 )
@@ -78,8 +78,16 @@ def _read_again(context: ReconcileContext, scan: Scan) -> tuple[list[ProviderBin
     return unknown_rows, living_ids
 
 
-def _adopt(context: ReconcileContext, doubt: Binding, row: ProviderBinding, tolerance: ClockTolerance) -> bool:
+def _adopt(
+    context: ReconcileContext,
+    doubt: Binding,
+    row: ProviderBinding,
+    tolerance: ClockTolerance,
+    findings: Findings,
+) -> bool:
     if context.observe_only(context.actions.doubt):
+        if context.actions.doubt == "adopt":
+            findings.would_settle.add(doubt.id)
         return True
     numbers = (row.middle_number_a, row.middle_number_b)
     if row.phone_a == doubt.phone_b:

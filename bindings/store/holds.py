@@ -201,14 +201,10 @@ def hold_orphan(
     `released_since`: the list may be older than that.
     """
     now = tx.instant()
-    newest_end = tx.connection.execute(
-        select(func.max(table.c.held_until, type_=Instant)).where(*_of_bind_id(phones, app_id, bind_id))
-    ).scalar()
-    in_force = newest_end is not None and newest_end > now
-    if app_id == NO_APP and newest_end is not None and newest_end >= held_until:
-        return False  # perhaps by a hold that has its application
-    if released_since is not None and newest_end is not None and released_since < newest_end <= now:
+    newest_end = _newest_end(tx.connection, phones, app_id, bind_id)
+    if _needs_no_hold(newest_end, now, app_id=app_id, held_until=held_until, released_since=released_since):
         return False
+    in_force = newest_end is not None and newest_end > now
     _put_all(
         tx,
         phones=phones,
@@ -226,6 +222,23 @@ def hold_orphan(
     return not in_force
 
 
+def would_hold_orphan(
+    connection: Connection,
+    now: datetime,
+    *,
+    phones: tuple[Phone, ...],
+    app_id: str,
+    bind_id: str,
+    held_until: datetime,
+    released_since: datetime | None = None,
+) -> bool:
+    """Return what `hold_orphan` would return at `now`, and write nothing."""
+    newest_end = _newest_end(connection, phones, app_id, bind_id)
+    if _needs_no_hold(newest_end, now, app_id=app_id, held_until=held_until, released_since=released_since):
+        return False
+    return newest_end is None or newest_end <= now
+
+
 def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason: str, guard_s: float = 0.0) -> int:
     """End holds that are in force, now or after `guard_s` seconds; return how many."""
     now = tx.instant() + timedelta(seconds=guard_s)
@@ -240,6 +253,27 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
         detail = {"why": hold_reason, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
         events.append_without_binding(tx, EventKind.HOLD_ENDED, caller, detail)
     return len(ended)
+
+
+def _newest_end(connection: Connection, phones: tuple[Phone, ...], app_id: str, bind_id: str) -> datetime | None:
+    newest_end = func.max(table.c.held_until, type_=Instant)
+    return connection.execute(select(newest_end).where(*_of_bind_id(phones, app_id, bind_id))).scalar()
+
+
+def _needs_no_hold(
+    newest_end: datetime | None,
+    now: datetime,
+    *,
+    app_id: str,
+    held_until: datetime,
+    released_since: datetime | None,
+) -> bool:
+    """Return whether the newest hold of a listed binding makes another one superfluous or wrong."""
+    if newest_end is None:
+        return False
+    is_covered = app_id == NO_APP and newest_end >= held_until  # perhaps by a hold that has its application
+    was_released = released_since is not None and released_since < newest_end <= now
+    return is_covered or was_released
 
 
 def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.jobs import reconcile
+from bindings.store import account
 from bindings.store.queries import LONGEST_SPAN
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
@@ -165,6 +166,49 @@ def test_dry_run_counts_and_writes_nothing(harness: ServiceHarness) -> None:
     counts = harness.service.reconcile(dry_run=True)
     assert (counts.ghosts, counts.orphans, counts.adopted, counts.dry_run) == (1, 1, 1, True)
     assert (list(harness.service.export_bindings()), len(harness.all_kinds())) == before
+
+
+def counts_of(result: reconcile.ReconcileResult) -> dict[str, object]:
+    different = {"dry_run", "report_id", "scan_s"}
+    return {name: value for name, value in asdict(result).items() if name not in different}
+
+
+def put_in_doubt(harness: ServiceHarness, fault: str, phone_a: str, phone_b: str) -> None:
+    harness.simulator.script(fault, times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.bind(phone_a, phone_b)
+
+
+@pytest.mark.parametrize("action", ["hold", "release", "observe"])
+@pytest.mark.parametrize("on_doubt", ["adopt", "observe"])
+def test_dry_run_counts_what_the_run_after_it_does(harness: ServiceHarness, action: str, on_doubt: str) -> None:
+    harness.bind(E, F)  # proves that the list is read whole
+    first = harness.simulator.add_foreign_binding(phone_a=G, phone_b=H, app_id=APP)
+    harness.service.reconcile()  # holds the first orphan
+    put_in_doubt(harness, "lost_reply", A, B)
+    put_in_doubt(harness, "lost_reply", C, D)
+    put_in_doubt(harness, "reset_before", "9188067711", "9188067712")
+    harness.simulator.add_foreign_binding(phone_a="9188067713", phone_b="9188067714", app_id=APP)
+    harness.clock.advance(400)
+    service = harness.open(on_orphan=action, on_doubt=on_doubt)
+    dry, real = service.reconcile(dry_run=True), service.reconcile()
+    assert counts_of(dry) == counts_of(real)
+    observes_doubts, observes_orphans = on_doubt == "observe", action == "observe"
+    assert (dry.adopted, dry.absent, dry.unresolved) == ((0, 0, 3) if observes_doubts else (2, 1, 0))
+    assert dry.orphans == (0 if observes_orphans else 1), f"row {first.bind_id} is held already"
+
+
+def test_dry_run_that_reads_a_list_twice_counts_each_case_once(harness: ServiceHarness) -> None:
+    harness.bind(E, F)
+    put_in_doubt(harness, "lost_reply", A, B)
+    harness.simulator.add_foreign_binding(phone_a=G, phone_b=H, app_id=APP)
+    harness.simulator.change(total_offset=50)
+    account.register_scope(harness.database, "default")
+    harness.service.mark_restored()  # requires a full scan, which reads such a list twice
+    harness.clock.advance(61)
+    dry, real = harness.service.reconcile(dry_run=True), harness.service.reconcile()
+    assert (dry.scans, dry.adopted, dry.orphans, dry.unresolved) == (2, 1, 1, 0)
+    assert {**counts_of(dry), "made_good": True} == counts_of(real)
 
 
 @pytest.mark.usefixtures("small_pages")
