@@ -250,12 +250,14 @@ class BindingService:
         phone: str | Phone | None = None,
         middle_number: str | None = None,
         party: str | Phone | None = None,
+        reference: str | None = None,
     ) -> list[Binding]:
-        """Return the active bindings of a phone, or of a middle number (that `party` calls), newest first.
+        """Return the active bindings of a phone, of a middle number (that `party` calls), or of a `reference`.
 
-        A binding past its end is never returned, whether the expire job has run or not.
+        Newest first. A binding past its end is never returned, whether the expire job has run or not, nor one that
+        an unbind was requested for. `Binding.counterpart` and `Binding.middle_number_for` say how to route a call.
         """
-        return self._queries.lookup(phone=phone, middle_number=middle_number, party=party)
+        return self._queries.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None

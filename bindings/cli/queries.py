@@ -63,17 +63,24 @@ def list_(
 @click.option(
     "--party", metavar="DIGITS", help="The phone that calls the middle number. Requires --middle-number."
 )
+@click.option("--reference", metavar="TEXT", help="List the active bindings of this order id.")
 @options.reveal_options
 @options.as_json
 def lookup(
-    *, phone: str | None, middle_number: str | None, party: str | None, reveal_reason: str | None, as_json: bool
+    *,
+    phone: str | None,
+    middle_number: str | None,
+    party: str | None,
+    reference: str | None,
+    reveal_reason: str | None,
+    as_json: bool,
 ) -> None:
     """Show the bindings that are active now, newest first.
 
-    Requires --phone or --middle-number.
+    Requires --phone, --middle-number or --reference.
     """
     with context.open_service(as_json=as_json) as service:
-        active = service.lookup(phone=phone, middle_number=middle_number, party=party)
+        active = service.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
         context.record_reveal(service, (binding.id for binding in active), reveal_reason)
     empty = "No active binding. Use `bindings list` for ended bindings, or `bindings trace` for a given time."
     _show(active, reveal_reason, as_json=as_json, empty=empty)

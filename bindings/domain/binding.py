@@ -11,7 +11,7 @@ from datetime import datetime  # noqa: TC003 -- the HTTP API makes its schemas o
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from bindings.domain.phone import Phone  # noqa: TC001 -- as above
+from bindings.domain.phone import Phone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,6 +179,27 @@ class Binding:
             and self.expires_at > at
             and self.unbind_requested_at is None
         )
+
+    def counterpart(self, phone: str | Phone) -> Phone:
+        """Return the phone of the other party: the one to ring when `phone` calls its middle number.
+
+        Raises ValueError, whose text does not repeat the phone, if it is neither party's.
+        """
+        return self.phone_b if self._is_party_a(phone) else self.phone_a
+
+    def middle_number_for(self, phone: str | Phone) -> str | None:
+        """Return the middle number that the party with this phone sees and calls; None before there is one.
+
+        A call from one party is presented to the other as `middle_number_for(counterpart(caller))`. Raises
+        ValueError as `counterpart` does.
+        """
+        return self.middle_number_a if self._is_party_a(phone) else self.middle_number_b
+
+    def _is_party_a(self, phone: str | Phone) -> bool:
+        number = Phone(phone)
+        if number not in (self.phone_a, self.phone_b):
+            raise ValueError(f"the phone is not a party of binding {self.id}")
+        return number == self.phone_a
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

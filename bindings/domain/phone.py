@@ -15,8 +15,10 @@ MAX_DIGITS = 20  # the provider's limit: docs/reference/provider-api.md#1-bind
 class Phone:
     """A real phone number; `str()` and `repr()` are masked, `.digits` is the number.
 
-    Equal to another Phone, or to a str, of the same digits. Immutable and hashable. Raises ValueError (whose text
-    never repeats the value) for anything but 1-20 ASCII digits with an optional leading "+".
+    Equal to another Phone of the same digits, and to a str of them, with or without a leading "+". Immutable and
+    hashable: in a dict or a set it is found by a Phone or by the digits. Text with a "+" has another hash: make a
+    Phone of it before it is used as a key. Raises ValueError (whose text never repeats the value) for anything but
+    1-20 ASCII digits with an optional leading "+".
     """
 
     __slots__ = ("_digits",)
@@ -67,7 +69,7 @@ class Phone:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Phone):
             return self.key == other.key
-        return self._digits == other if isinstance(other, str) else NotImplemented
+        return self._digits == other.removeprefix("+") if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._digits)

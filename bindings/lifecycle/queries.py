@@ -63,15 +63,18 @@ class Queries:
         phone: str | Phone | None = None,
         middle_number: str | None = None,
         party: str | Phone | None = None,
+        reference: str | None = None,
     ) -> list[Binding]:
-        """Return the active bindings of a phone or of a middle number, newest first."""
-        by_phone, number, by_party = validation.lookup(phone=phone, middle_number=middle_number, party=party)
-        statements = self._runtime.lookups
-        if by_phone is not None:
-            return self._database.read(queries.lookup, statements.by_phone, phone=by_phone)
-        if by_party is not None:
-            return self._database.read(queries.lookup, statements.by_party, middle_number=number, phone=by_party)
-        return self._database.read(queries.lookup, statements.by_middle_number, middle_number=number)
+        """Return the active bindings of a phone, of a middle number or of a reference, newest first."""
+        by = validation.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
+        statements, read = self._runtime.lookups, self._database.read
+        if by.phone is not None:
+            return read(queries.lookup, statements.by_phone, phone=by.phone)
+        if by.reference is not None:
+            return read(queries.lookup, statements.by_reference, reference=by.reference)
+        if by.party is not None:
+            return read(queries.lookup, statements.by_party, middle_number=by.middle_number, phone=by.party)
+        return read(queries.lookup, statements.by_middle_number, middle_number=by.middle_number)
 
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None

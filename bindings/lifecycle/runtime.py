@@ -153,7 +153,7 @@ def new_runtime(
         clocks=clocks,
         admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
-        lookups=Lookups(database.now),
+        lookups=Lookups(database.now, postgres=database.postgres),
         heartbeat=replicas.Heartbeat(database, clock),
         clock=clock,
         caller=caller,

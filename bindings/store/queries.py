@@ -1,9 +1,9 @@
 """Reads of bindings: lookup, trace, search, in doubt, export, counts. Nothing here writes.
 
 The hot statements are built once, run in AUTOCOMMIT as a single statement, and reach their rows by the indexes
-over (phone, held_until) or (middle number, held_until) only: the inner part is MATERIALIZED, so that no planner,
-with statistics or without, can start from the set of live bindings instead. Tests pin the plans; tests/store/sql
-has the text of the statements.
+over (phone, held_until), (middle number, held_until) or (reference, requested_at) only: the inner part is
+MATERIALIZED, so that no planner, with statistics or without, can start from the set of live bindings instead.
+Tests pin the plans; tests/store/sql has the text of the statements.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
@@ -43,33 +44,49 @@ LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 class Lookups:
     """The hot statements, built once for a database with the clock `now`."""
 
-    def __init__(self, now: ColumnElement[datetime]) -> None:
+    def __init__(self, now: ColumnElement[datetime], *, postgres: bool) -> None:
         phone = bindparam("phone", type_=PhoneNumber)
         number = bindparam("middle_number", type_=String)
-        self.by_phone = _active(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
-        self.by_middle_number = _active(now, bindings.c.middle_number_a == number, middle_number_b_is(number))
+        self.by_phone = _active_of_party(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
+        self.by_middle_number = _active_of_party(
+            now, bindings.c.middle_number_a == number, middle_number_b_is(number)
+        )
         # The phone's index is more selective: a middle number may serve thousands of pairs.
-        self.by_party = _active(
+        self.by_party = _active_of_party(
             now,
             and_(bindings.c.phone_a == phone, bindings.c.middle_number_a == number),
             and_(bindings.c.phone_b == phone, bindings.c.middle_number_b == number),
         )
+        # The lower bound keeps the older bindings of a reference that is used again and again from being read.
+        reference = bindparam("reference", type_=String)
+        recent = bindings.c.requested_at > sql.earlier(now, LONGEST_SPAN, postgres=postgres)
+        self.by_reference = _active(now, select(*COLUMNS).where(bindings.c.reference == reference, recent))
 
 
-def _active(
+def _active_of_party(
     now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
 ) -> CompiledStatement:
-    """Build the statement for bindings that are active now, newest first. One that matches twice comes once."""
+    """Build the statement for active bindings by either party. One that matches twice comes once."""
     held = bindings.c.held_until > now
-    candidates = sql.materialized(select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held))
+    return _active(now, select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held))
+
+
+def _active(now: ColumnElement[datetime], *branches: Select[Any]) -> CompiledStatement:
+    """Build the statement for those rows of the branches that are active now, newest first."""
+    candidates = sql.materialized(*branches)
     return CompiledStatement(
         select(*(candidates.c[name] for name in FIELDS))
-        .where(
-            sql.equals_literal(candidates.c.state, State.ACTIVE),
-            candidates.c.expires_at > now,
-            candidates.c.unbind_requested_at.is_(None),
-        )
+        .where(_is_active(candidates.c, now))
         .order_by(candidates.c.requested_at.desc(), candidates.c.id.desc())
+    )
+
+
+def _is_active(columns: ReadOnlyColumnCollection[str, Any], now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition that a caller may rely on a binding now, as `Binding.is_active` has it."""
+    return and_(
+        sql.equals_literal(columns.state, State.ACTIVE),
+        columns.expires_at > now,
+        columns.unbind_requested_at.is_(None),
     )
 
 

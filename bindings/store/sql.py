@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import literal_column, tuple_, union_all
+from sqlalchemy import Interval, func, literal, literal_column, tuple_, union_all
+
+from bindings.store.column_types import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime, timedelta
     from enum import StrEnum
 
     from sqlalchemy import CTE, Column, ColumnElement, Connection, Row, Select, Table
@@ -66,6 +69,13 @@ def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[
     So a partial index over that value also serves if the server plans without values.
     """
     return column == literal_column(f"'{value}'")
+
+
+def earlier(instant: ColumnElement[datetime], span: timedelta, *, postgres: bool) -> ColumnElement[datetime]:
+    """Return the instant `span` before another one; on SQLite rounded to a millisecond."""
+    if postgres:
+        return instant - literal(span, Interval)
+    return func.strftime("%Y-%m-%dT%H:%M:%fZ", instant, f"-{span.total_seconds()} seconds", type_=Instant)
 
 
 def is_postgres(connection: Connection) -> bool:

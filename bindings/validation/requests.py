@@ -10,7 +10,7 @@ imports nothing heavy.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.search_filters import SearchFilters
@@ -108,22 +108,33 @@ def check_request(*, phone_a: object, phone_b: object, mode: object, app_id: obj
     return bind_request(phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id, pool_number="0", expire_s=1)
 
 
-def lookup(
-    *, phone: object, middle_number: object, party: object
-) -> tuple[Phone | None, str | None, Phone | None]:
-    """Return the phone, the middle number and the party of a lookup.
+class LookupFields(NamedTuple):
+    """What a lookup finds bindings by: a phone, a reference, or a middle number and perhaps a party of it."""
 
-    Either the phone or the middle number is required, and not both; a party only goes with a middle number.
+    phone: Phone | None
+    middle_number: str | None
+    party: Phone | None
+    reference: str | None
+
+
+def lookup(
+    *, phone: object = None, middle_number: object = None, party: object = None, reference: object = None
+) -> LookupFields:
+    """Return the arguments of a lookup.
+
+    Exactly one of the phone, the middle number and the reference is required; a party only goes with a middle
+    number.
     """
     errors = FieldErrors()
-    if (phone is None) == (middle_number is None):
-        errors.add("phone", "or middle_number is needed, and not both")
+    if [phone, middle_number, reference].count(None) != 2:  # noqa: PLR2004 -- all but one
+        errors.add("phone", "or middle_number or reference is needed, and only one of them")
     if party is not None and middle_number is None:
         errors.add("party", "must be used with middle_number")
-    checked = (
-        errors.optional("phone", fields.phone, phone),
-        errors.optional("middle_number", fields.middle_number, middle_number),
-        errors.optional("party", fields.phone, party),
+    checked = LookupFields(
+        phone=errors.optional("phone", fields.phone, phone),
+        middle_number=errors.optional("middle_number", fields.middle_number, middle_number),
+        party=errors.optional("party", fields.phone, party),
+        reference=errors.optional("reference", fields.single_line("reference"), reference),
     )
     errors.raise_if_any()
     return checked

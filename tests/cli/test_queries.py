@@ -106,9 +106,10 @@ def test_empty_result_is_reported_on_stderr_only(shell: Shell) -> None:
         assert result.err.strip(), command
 
 
-def test_lookup_finds_by_phone_and_by_middle_number(shell: Shell) -> None:
-    bound = shell.bind().json
+def test_lookup_finds_by_phone_by_middle_number_and_by_reference(shell: Shell) -> None:
+    bound = shell.bind(A, B, "--reference", "order-1").json
     for arguments in (
+        ["--reference", "order-1"],
         ["--phone", A],
         ["--phone", f"+{B}"],
         ["--middle-number", MIDDLE],

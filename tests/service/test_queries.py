@@ -13,6 +13,7 @@ from bindings import errors
 from bindings.domain.binding import Certainty, EventKind, State
 from bindings.domain.phone import Phone
 from bindings.jobs import expire
+from bindings.validation import fields
 from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, ServiceHarness, in_threads
 
 if TYPE_CHECKING:
@@ -62,17 +63,19 @@ def test_sweep_without_time_left_reports_that_it_did_not_finish(harness: Service
 
 
 def test_I6_lookup_hides_a_binding_past_its_end_without_a_sweep(harness: ServiceHarness) -> None:
-    binding = harness.bind(A, B, expire_s=60)
+    binding = harness.bind(A, B, expire_s=60, reference="order-1")
     assert binding.expires_at is not None
     number = str(binding.middle_number_a)
     harness.clock.at = binding.expires_at - MICROSECOND
     assert harness.service.lookup(phone=A) == [binding]
+    assert harness.service.lookup(reference="order-1") == [binding]
     harness.clock.at = binding.expires_at
     assert harness.service.get(binding.id).state is State.ACTIVE
     assert harness.service.lookup(phone=A) == []
     assert harness.service.lookup(phone=B) == []
     assert harness.service.lookup(middle_number=number) == []
     assert harness.service.lookup(middle_number=number, party=A) == []
+    assert harness.service.lookup(reference="order-1") == []
 
 
 def test_lookup_hides_bindings_in_doubt_lapsed_and_failed(harness: ServiceHarness) -> None:
@@ -107,6 +110,52 @@ def test_lookup_by_middle_number_and_party_finds_the_binding_of_that_party(harne
     axb = harness.bind(C, D)
     for party in (C, D):
         assert harness.service.lookup(middle_number=str(axb.middle_number_a), party=party) == [axb]
+
+
+def test_lookup_by_reference_finds_every_active_binding_of_an_order_newest_first(harness: ServiceHarness) -> None:
+    courier = harness.bind(A, B, "AXXB", reference="order-1", expire_s=fields.MAX_EXPIRE_S)
+    harness.clock.advance(fields.MAX_EXPIRE_S - 60)
+    support = harness.bind(C, B, "AXXB", reference="order-1")
+    harness.bind(D, E, "AXXB", reference="order-10")
+    ended = harness.bind(E, F, "AXXB", reference="order-1")
+    harness.service.unbind(ended.id)
+    assert harness.service.lookup(reference="order-1") == [support, courier]
+    assert harness.service.lookup(reference="order") == []
+    harness.clock.advance(120)
+    assert harness.service.lookup(reference="order-1") == [support]
+
+
+def test_lookup_by_reference_hides_a_binding_whose_unbind_has_no_answer(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B, reference="order-1")
+    harness.simulator.script("lost_reply", times=1, on="unbind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.service.unbind(binding.id)
+    assert harness.service.lookup(reference="order-1") == []
+
+
+@pytest.mark.parametrize("mode", ["AXB", "AXXB"])
+def test_binding_names_the_counterpart_of_a_caller_and_the_number_to_present(
+    harness: ServiceHarness, mode: str
+) -> None:
+    binding = harness.bind(A, B, mode)
+    for caller, other, own_number, other_number in (
+        (A, B, binding.middle_number_a, binding.middle_number_b),
+        ("+" + B, A, binding.middle_number_b, binding.middle_number_a),
+    ):
+        counterpart = binding.counterpart(caller)
+        assert counterpart.digits == other
+        assert binding.middle_number_for(caller) == own_number
+        assert binding.middle_number_for(counterpart) == other_number
+
+
+def test_counterpart_of_a_phone_that_is_no_party_is_an_error_without_the_phone(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    for question in (binding.counterpart, binding.middle_number_for):
+        with pytest.raises(ValueError, match=f"not a party of binding {binding.id}") as refused:
+            question(C)
+        assert C not in str(refused.value)
+        with pytest.raises(ValueError, match="must be digits"):
+            question("C")
 
 
 @pytest.mark.parametrize("mode", ["AXB", "AXXB"])

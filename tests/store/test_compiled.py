@@ -95,7 +95,7 @@ def test_invalid_statement_raises_the_error_of_sqlalchemy(database: Database) ->
 def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str, *, pools: bool) -> None:
     with CommitProxy(f"{postgres_url}?sslmode=disable", pools=pools) as proxy:
         database = Database(proxy.url)
-        lookups = Lookups(database.now)
+        lookups = Lookups(database.now, postgres=database.postgres)
         for _ in range(3):
             assert database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A)) == []
         prepared = text("SELECT count(*) FROM pg_prepared_statements")
@@ -107,7 +107,7 @@ def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str,
 def test_lookup_after_a_column_changed_its_type_is_retried(postgres_url: str) -> None:
     """The prepared plans are out of date; on a connection that only reads, nothing else replaces them."""
     database = Database(postgres_url)
-    lookups = Lookups(database.now)
+    lookups = Lookups(database.now, postgres=database.postgres)
 
     def look_up() -> list[Binding]:
         return database.read(lookup, lookups.by_phone, phone=Phone(PHONE_A))
@@ -145,7 +145,7 @@ def test_success_is_recorded_while_lookups_use_all_their_connections(
 
 def test_compiled_statement_makes_less_than_half_of_the_calls_of_sqlalchemy(database: Database) -> None:
     """If a release of SQLAlchemy fails this, `bindings.store.compiled` may no longer be worth its code."""
-    statement = Lookups(database.now).by_phone
+    statement = Lookups(database.now, postgres=database.postgres).by_phone
     values = {"phone": Phone(PHONE_A)}
     with database._reader.connect() as connection:
         compiled = _calls(lambda: statement.fetch_all(connection, values))

@@ -181,7 +181,8 @@ def _recover_unbinds(recorder: _Recorder) -> None:
 
 def _lookup(name: str) -> Callable[[_Recorder], None]:
     def look_up(recorder: _Recorder) -> None:
-        statement = getattr(queries.Lookups(_dialect(recorder).now_once), name)
+        dialect = _dialect(recorder)
+        statement = getattr(queries.Lookups(dialect.now_once, postgres=dialect.postgres), name)
         queries.lookup(cast("Connection", recorder), statement)
 
     return look_up
@@ -236,6 +237,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "lookup_by_phone": (_lookup("by_phone"), 1),
     "lookup_by_middle_number": (_lookup("by_middle_number"), 1),
     "lookup_by_party": (_lookup("by_party"), 1),
+    "lookup_by_reference": (_lookup("by_reference"), 1),
     "search": (_search, 1),
     "trace": (_trace(None), 1),
     "trace_with_party": (_trace(OTHER_PHONE), 1),

@@ -61,9 +61,18 @@ def test_twenty_digits_are_valid_and_a_minimum_can_be_set() -> None:
 
 def test_a_phone_equals_the_same_digits_as_phone_and_as_text() -> None:
     assert Phone("+" + SAMPLE) == Phone(SAMPLE) == SAMPLE
+    assert Phone(SAMPLE) == "+" + SAMPLE
+    assert Phone(SAMPLE) != "++" + SAMPLE
     assert hash(Phone(SAMPLE)) == hash(SAMPLE)
     assert Phone(SAMPLE) != "9188067702"
     assert Phone(SAMPLE) != 9188067701
+
+
+def test_a_dict_finds_a_phone_by_its_digits_as_text() -> None:
+    names = {Phone(SAMPLE): "A"}
+    assert (names[Phone("+" + SAMPLE)], names[SAMPLE]) == ("A", "A")  # type: ignore[index]
+    assert {SAMPLE: "A"}[Phone(SAMPLE)] == "A"  # type: ignore[index]
+    assert len({Phone(SAMPLE), Phone("+" + SAMPLE), SAMPLE}) == 1
 
 
 def test_str_and_repr_mask_at_least_half_of_the_digits() -> None:

@@ -145,8 +145,8 @@ def test_phone_that_begins_with_0_is_refused_by_name_in_every_call(notation: str
             "phone_a",
             lambda: validation.check_request(phone_a=notation, phone_b="9188067799", mode="AXB", app_id="a"),
         ),
-        ("phone", lambda: validation.lookup(phone=notation, middle_number=None, party=None)),
-        ("party", lambda: validation.lookup(phone=None, middle_number="918806", party=notation)),
+        ("phone", lambda: validation.lookup(phone=notation)),
+        ("party", lambda: validation.lookup(middle_number="918806", party=notation)),
         ("party", lambda: validation.trace(middle_number="918806", at=AT, party=notation, window_s=0)),
         ("phone", lambda: validation.filters(limit=50, cursor=None, phone=notation)),
     ]
@@ -157,7 +157,7 @@ def test_phone_that_begins_with_0_is_refused_by_name_in_every_call(notation: str
 
 
 def test_middle_number_may_begin_with_0() -> None:
-    assert validation.lookup(phone=None, middle_number="0755123", party=None)[1] == "0755123"
+    assert validation.lookup(middle_number="0755123").middle_number == "0755123"
     assert validation.trace(middle_number="0755123", at=AT, party=None, window_s=0)[0] == "0755123"
     assert validation.filters(limit=50, cursor=None, middle_number="0755123")[0].middle_number == "0755123"
 
@@ -286,11 +286,15 @@ def test_middle_number_is_1_to_32_digits(invalid: object) -> None:
         ({"phone": "x"}, "phone"),
         ({"middle_number": "x"}, "middle_number"),
         ({"middle_number": "1", "party": "x"}, "party"),
+        ({"reference": "order-1", "party": "1"}, "party"),
+        ({"reference": "order-1", "phone": "1"}, "phone"),
+        ({"reference": "order-1", "middle_number": "1"}, "phone"),
+        ({"reference": ""}, "reference"),
     ],
 )
-def test_lookup_takes_a_phone_or_a_middle_number(arguments: dict[str, str], field: str) -> None:
+def test_lookup_takes_a_phone_a_middle_number_or_a_reference(arguments: dict[str, str], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        validation.lookup(**({"phone": None, "middle_number": None, "party": None} | arguments))
+        validation.lookup(**arguments)
     assert [error.field for error in refused.value.field_errors] == [field]
 
 

@@ -27,9 +27,14 @@ def test_binding_can_be_created_shown_found_and_unbound(running: Running) -> Non
     assert created.headers["Location"] == f"/v1/bindings/{binding['id']}"
     assert (binding["state"], binding["phone_a"], binding["reference"]) == ("active", A, "order-42")
     assert running.get(created.headers["Location"]).json() == binding
-    assert running.post("/v1/lookup", {"phone": A}).json() == {"data": [binding]}
     number = binding["middle_number_a"]
-    assert running.post("/v1/lookup", {"middle_number": number, "party": B}).json() == {"data": [binding]}
+    for fields, route in (
+        ({"phone": f"+{A}"}, {"counterpart": B, "caller_id": binding["middle_number_b"]}),
+        ({"middle_number": number, "party": B}, {"counterpart": A, "caller_id": number}),
+        ({"middle_number": number}, {}),
+        ({"reference": "order-42"}, {}),
+    ):
+        assert running.post("/v1/lookup", fields).json() == {"data": [binding | route]}
     traced = running.post("/v1/trace", {"middle_number": number, "at": binding["answered_at"]}).json()
     assert [(item["binding"]["id"], item["certainty"]) for item in traced["holders"]] == [
         (binding["id"], "certain")
@@ -153,6 +158,7 @@ def test_invalid_bind_lists_all_field_errors_and_does_nothing(running: Running, 
     [
         ("/v1/lookup", {}, ["phone"]),
         ("/v1/lookup", {"phone": A, "middle_number": "1"}, ["phone"]),
+        ("/v1/lookup", {"phone": A, "reference": "order-42"}, ["phone"]),
         ("/v1/trace", {"middle_number": "1", "at": "2026-11-23T14:32:00"}, ["at"]),
         ("/v1/lookup", {"phone": 5, "middle_number": "1"}, ["phone"]),
         ("/v1/lookup", {"middle_number": 5}, ["middle_number"]),

@@ -165,11 +165,12 @@ def test_role_allows_only_its_permissions(running: Running, role: str) -> None:
 
 def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
-    own = running.bind(rides).json()
-    other = running.bind(food, phone_a=C, phone_b=D).json()
+    own = running.bind(rides, reference="order-42").json()
+    other = running.bind(food, phone_a=C, phone_b=D, reference="order-42").json()
     assert (own["phone_a"], own["phone_b"]) == (A, B)
     assert [item["id"] for item in running.get("/v1/bindings", rides).json()["data"]] == [own["id"]]
     assert running.post("/v1/lookup", {"phone": C}, rides).json()["data"] == []
+    assert running.post("/v1/lookup", {"reference": "order-42"}, rides).json()["data"] == [own]
     assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [own]
     at = {"middle_number": other["middle_number_a"], "at": other["answered_at"], "party": C}
     assert running.post("/v1/trace", at, rides).json() == {
@@ -183,19 +184,21 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
 
 
 def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:
-    created = running.bind(running.key("app", "rides")).json()
+    created = running.bind(running.key("app", "rides"), reference="order-42").json()
     auditor = running.key("auditor")
     at = {"middle_number": created["middle_number_a"], "at": created["answered_at"]}
     for answer in (
         running.get(f"/v1/bindings/{created['id']}", auditor),
         running.get("/v1/bindings", auditor),
         running.post("/v1/lookup", {"phone": A}, auditor),
+        running.post("/v1/lookup", {"reference": "order-42"}, auditor),
         running.post("/v1/trace", at, auditor),
         running.post("/v1/bindings/search", {"phone": A}, auditor),
     ):
         assert answer.status_code == 200
         assert mask(A) in answer.text
         assert A not in answer.text
+        assert "counterpart" not in answer.text
         assert created["middle_number_a"] in answer.text
 
 

@@ -135,11 +135,12 @@ class Reveal(RequestModel):
 
 
 class Lookup(RequestModel):
-    """A phone; or a middle number, and optionally the phone that calls it."""
+    """A phone; or a reference; or a middle number, and optionally the phone that calls it."""
 
     phone: PhoneText | None = None
     middle_number: NumberText | None = None
     party: PhoneText | None = None
+    reference: Reference | None = None
     reveal: Reveal | None = None
 
     validate = staticmethod(validation.lookup)

@@ -30,7 +30,14 @@ from bindings.web.api.operations import (
     Operation,
     ResponseDoc,
 )
-from bindings.web.api.serializers import binding_json, bindings_json, json_response, redact_events, trace_json
+from bindings.web.api.serializers import (
+    active_bindings_json,
+    binding_json,
+    bindings_json,
+    json_response,
+    redact_events,
+    trace_json,
+)
 from bindings.web.request import ServiceRequest
 
 if TYPE_CHECKING:
@@ -401,10 +408,12 @@ def _search(
     permissions=OWN_OR_ALL,
     operation=Operation(
         name="lookup",
-        summary="Show the active bindings of a phone, or of a middle number and the phone that calls it.",
+        summary="Show the active bindings of a phone, a reference, or a middle number and its caller.",
         body=requests.Lookup,
         example={"middle_number": samples.BINDING.middle_number_a, "party": samples.BINDING.phone_a.digits},
-        responses={200: ResponseDoc("The active bindings.", schemas.ActiveBindings, {"data": [samples.BINDING]})},
+        responses={
+            200: ResponseDoc("The active bindings.", schemas.ActiveBindings, {"data": [samples.ACTIVE_BINDING]})
+        },
         problems=BODY_PROBLEMS,
     ),
 )
@@ -414,7 +423,9 @@ async def lookup(request: Request[Any, Any, Any]) -> ApiResponse:
     fields = call.body(requests.Lookup)
     reveal_reason = call.pop_reveal(fields)
     bindings, revealed = await call.run_read(_lookup, call.principal, fields, reveal_reason)
-    return json_response({"data": bindings_json(bindings, call.principal, revealed=revealed)})
+    party = fields.get("party") or fields.get("phone")
+    data = active_bindings_json(bindings, call.principal, party=party, revealed=revealed)
+    return json_response({"data": data})
 
 
 def _lookup(

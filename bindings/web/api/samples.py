@@ -18,6 +18,7 @@ from bindings.domain.binding import (
     TraceHolder,
 )
 from bindings.domain.phone import Phone
+from bindings.domain.serialization import fields
 from bindings.monitoring.check import Check, Level
 
 _REQUESTED_AT = datetime(2026, 11, 23, 14, 30, 0, 120_000, tzinfo=UTC)
@@ -58,6 +59,7 @@ BINDING = Binding(
     ended_at=None,
     version=2,
 )
+ACTIVE_BINDING = fields(BINDING) | {"counterpart": BINDING.phone_b, "caller_id": BINDING.middle_number_b}
 IN_DOUBT = replace(
     BINDING,
     state=State.IN_DOUBT,

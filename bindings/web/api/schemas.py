@@ -22,6 +22,21 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 REFERENCE = "#/components/schemas/{name}"
+ROUTE: Json = {
+    "type": "object",
+    "description": "How to connect a call from the phone that the lookup names, if you may see phones in full.",
+    "properties": {
+        "counterpart": {"type": "string", "description": "The phone of the other party: the one to ring."},
+        "caller_id": {"type": "string", "description": "The middle number to present to the counterpart."},
+    },
+}
+
+
+def reference(model: type[Any]) -> Json:
+    """Return a reference to the model's schema."""
+    return {"$ref": REFERENCE.format(name=model.__name__)}
+
+
 Ok = Annotated[str, Meta(extra_json_schema={"const": "ok"})]
 
 
@@ -35,7 +50,7 @@ class Bindings(Struct):
 class ActiveBindings(Struct):
     """The bindings that are active now, newest first."""
 
-    data: list[Binding]
+    data: Annotated[list[Binding], Meta(extra_json_schema={"items": {"allOf": [reference(Binding), ROUTE]}})]
 
 
 class Events(Struct):
@@ -160,11 +175,6 @@ def components(models: Iterable[type[Any]]) -> dict[str, Json]:
     if (problem := schemas.get("Problem")) is not None:
         problem["additionalProperties"] = True
     return schemas
-
-
-def reference(model: type[Any]) -> Json:
-    """Return a reference to the model's schema."""
-    return {"$ref": REFERENCE.format(name=model.__name__)}
 
 
 def _complete_fields(model: type[Any], properties: dict[str, Json], fields: dict[str, Json]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Response
 
 from bindings.domain.phone import Phone
+from bindings.domain.serialization import fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,6 +52,26 @@ def bindings_json(
 ) -> list[msgspec.Raw]:
     """Encode bindings for the principal."""
     return [binding_json(binding, principal, revealed=revealed) for binding in bindings]
+
+
+def active_bindings_json(
+    bindings: Iterable[Binding], principal: Principal, *, party: str | None, revealed: bool = False
+) -> list[msgspec.Raw]:
+    """Encode the bindings of a lookup for the principal.
+
+    If phones are shown in full, with the phone to ring and the caller id to present when `party` calls.
+    """
+    return [_active_binding_json(binding, principal, party, revealed=revealed) for binding in bindings]
+
+
+def _active_binding_json(
+    binding: Binding, principal: Principal, party: str | None, *, revealed: bool
+) -> msgspec.Raw:
+    if party is None or not (revealed or principal.sees_phones(binding)):
+        return binding_json(binding, principal, revealed=revealed)
+    counterpart = binding.counterpart(party)
+    route = {"counterpart": counterpart, "caller_id": binding.middle_number_for(counterpart)}
+    return msgspec.Raw(_IN_FULL.encode(fields(binding) | route))
 
 
 def redact_events(events: Iterable[Event], principal: Principal) -> list[Event]:
