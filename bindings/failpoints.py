@@ -17,6 +17,7 @@ NAMES = (
     "bind.before_reserve",
     "bind.reserve_in_transaction",
     "bind.after_reserve",
+    "bind.refusal_in_transaction",
     "bind.before_send",
     "bind.after_answer",
     "bind.settle_in_transaction",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from bindings.clock import HostClock
-    from bindings.domain.binding import Binding, BindRequest, Event, Holder, Page, Trace
+    from bindings.domain.binding import Binding, BindRequest, Event, Holder, Page, RefusedBind, Trace
     from bindings.domain.phone import Phone
     from bindings.jobs.expire import ExpireResult
     from bindings.jobs.expiry_warnings import ExpiryWarningsResult
@@ -314,6 +314,27 @@ class BindingService:
             limit=limit,
         )
         return self._queries.search(filters, size=size, position=position)
+
+    def search_refusals(
+        self,
+        *,
+        reference: str | None = None,
+        phone: str | Phone | None = None,
+        request_id: str | None = None,
+        actor: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> Page[RefusedBind]:
+        """Return a page of the binds that were refused before the provider was called, newest first.
+
+        They match every filter; `phone` matches either party. Recorded are conflicts and refusals because of the
+        account, but not `Busy`. `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None
+        at the end.
+        """
+        filters, size, position = validation.refusal_filters(
+            reference=reference, phone=phone, request_id=request_id, actor=actor, cursor=cursor, limit=limit
+        )
+        return self._queries.search_refusals(filters, size=size, position=position)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the events after the cursor `after`, in the order in which they became final: the change feed.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
 ZONE_MISMATCH = 1
-DELETED_COUNTS = ("bindings", "events", "holds", "reports", "deliveries", "partitions")
+DELETED_COUNTS = ("bindings", "refusals", "events", "holds", "reports", "deliveries", "partitions")
 REPORT_COUNTS = (
     "scans",
     "adopted",

@@ -246,6 +246,31 @@ class Holder:
         return self.id is None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedBind:
+    """A bind that was refused here before the provider was called; it created no binding.
+
+    `code` is that of the error that the caller got, and `provider_status` the earlier status of the provider for
+    which the account's binds were refused. `holder` is what held a phone, with the end of its hold as known at the
+    refusal (`retry_after_s` is counted from then); its reference and state are those of now. It is None if no
+    phone was held.
+    """
+
+    id: str
+    at: datetime
+    code: str
+    provider_status: str | None
+    mode: Mode
+    phone_a: Phone
+    phone_b: Phone
+    pool_number: str
+    app_id: str
+    reference: str | None
+    actor: str
+    request_id: str | None
+    holder: Holder | None
+
+
 class Certainty(StrEnum):
     """How certain it is that the middle number belonged to a binding at an instant."""
 

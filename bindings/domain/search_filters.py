@@ -35,6 +35,19 @@ class SearchFilters:
     requested_to: datetime | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusalFilters:
+    """What the refused binds of a search match, all of it; a filter that is None matches every one.
+
+    `phone` matches either party.
+    """
+
+    reference: str | None = None
+    phone: Phone | None = None
+    request_id: str | None = None
+    actor: str | None = None
+
+
 HELP = {
     "state": "pending, active, in_doubt, failed, expired, unbound or lapsed.",
     "mode": "AXB or AXXB.",
@@ -47,5 +60,11 @@ HELP = {
     "actor": "Requested by this actor, such as key:NAME.",
     "requested_from": "Requested at or after this time, such as 2026-11-23T14:32:00Z.",
     "requested_to": "Requested before this time.",
+}
+REFUSAL_HELP = {
+    "reference": HELP["reference"],
+    "phone": HELP["phone"],
+    "request_id": "The id of the request.",
+    "actor": HELP["actor"],
 }
 BODY_ONLY = frozenset({"phone", "middle_number", "actor"})  # may identify a person, and URLs are logged

@@ -45,6 +45,7 @@ class RetentionResult:
     kept_from: str | None = None
     bindings: int = 0
     events: int = 0
+    refusals: int = 0
     holds: int = 0
     reports: int = 0
     deliveries: int = 0
@@ -148,6 +149,7 @@ class _Run:
     def delete_expired_data(self, before: datetime) -> None:
         """Delete bindings first: an event must never be deleted before its binding."""
         self._delete_bindings(before)
+        self._batches("refusals", lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
         self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
         self._batches("reports", lambda tx: retention.delete_reports(tx, before, limit=BATCH))
         if self._database.postgres:

@@ -1,6 +1,6 @@
 """Decides whether a bind may start now: the limit of concurrent calls, the circuit breaker, and the clocks.
 
-Checked before the first transaction, so that a bind refused here has written nothing and used up no key. No SQL
+Checked before the first transaction, so that a bind refused here has no intent and has used up no key. No SQL
 here, and the provider's answers are not interpreted here.
 """
 

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, assert_never
 from uuid_utils import uuid7
 
 from bindings import errors
-from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
+from bindings.lifecycle.refusals import record_account_refusal, record_conflict
 from bindings.lifecycle.storable import require_storable, storable_outcome
 from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
-from bindings.store import account, events, holds, reserve, settle
+from bindings.store import account, holds, reserve, settle
 from bindings.store.bindings import BindingLost, find
 from bindings.store.database import RETRY_BUDGET_S
 from bindings.store.failures import ConstraintViolated
@@ -30,7 +31,7 @@ from bindings.store.failures import ConstraintViolated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.domain.binding import Binding, BindRequest, Holder
+    from bindings.domain.binding import Binding, BindRequest
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import BindOutcome
@@ -67,6 +68,8 @@ def bind(runtime: Runtime, request: BindRequest, *, own_key: bool = False) -> Bi
     except (errors.Busy, errors.ProviderAccountRefused) as refusal:
         replay = None if refusal.binding_id else _find_replay(runtime, request)
         if replay is None:
+            if isinstance(refusal, errors.ProviderAccountRefused) and refusal.binding_id is None:
+                record_account_refusal(runtime, request, refusal)
             raise
         outcome = replay
     if isinstance(outcome, reserve.Replayed):
@@ -107,7 +110,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         case reserve.Replayed():
             return reserved
         case reserve.Conflict(holder=holder):
-            raise _record_conflict(runtime, request, holder)
+            raise record_conflict(runtime, request, holder)
         case reserve.FullScanRequired(rollback_detected=rollback_detected):
             raise _full_scan_required(runtime, rollback_detected=rollback_detected)
         case reserve.Reserved(binding=intent):
@@ -121,29 +124,6 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
     if binding.state in _WAS_ACTIVE:
         return binding
     raise _error_for(runtime, binding, cause=getattr(outcome, "reason", None))
-
-
-# Refusals before the call.
-
-
-def _record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
-    """Return the error for a conflict, and record it in a transaction of its own; it uses up no key."""
-    detail = {
-        "holder_id": holder.id,
-        # The hold of a binding that ended here names that binding; that of a stranger names none.
-        "held_by": "revenant" if holder.why == holds.HoldReason.ORPHAN and not holder.foreign else holder.why,
-        "holder_mode": holder.mode,
-        "holder_state": holder.state,
-        "mode": request.mode,
-        "app_id": request.app_id,
-        "reference": request.reference,
-    }
-    with suppress(errors.Busy):  # the refusal holds without its record
-        runtime.database.write(
-            lambda tx: events.append_without_binding(tx, EventKind.REFUSED, runtime.caller, detail)
-        )
-    error_class = errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse
-    return error_class(holder=holder)
 
 
 def _full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.Busy:

@@ -14,7 +14,7 @@ from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import events, pools, queries, reports, reserve
+from bindings.store import events, pools, queries, refusals, reports, reserve
 from bindings.store.bindings import find
 from bindings.validation import fields
 from bindings.validation import requests as validation
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from bindings.domain.binding import Binding, Event, Holder, Trace
+    from bindings.domain.binding import Binding, Event, Holder, RefusedBind, Trace
     from bindings.domain.phone import Phone
-    from bindings.domain.search_filters import SearchFilters
+    from bindings.domain.search_filters import RefusalFilters, SearchFilters
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
@@ -121,6 +121,13 @@ class Queries:
         """Return a page of the bindings that match every filter, newest first, from the row after `position`."""
         rows = self._database.read(queries.search, filters, before=position, limit=size + 1)
         return _requested_page(rows, size)
+
+    def search_refusals(
+        self, filters: RefusalFilters, *, size: int, position: tuple[datetime, str] | None
+    ) -> Page[RefusedBind]:
+        """Return a page of the refused binds that match every filter, newest first, from after `position`."""
+        rows = self._database.read(refusals.search, filters, before=position, limit=size + 1)
+        return Page.of(rows, size, lambda refusal: fields.position_after(refusal.at, refusal.id))
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the change feed after a cursor."""

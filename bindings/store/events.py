@@ -52,6 +52,7 @@ PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/parti
 
 INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
+WITHOUT_BINDING: dict[str, Any] = {"event_binding_id": None, "event_sequence": 0}
 _KINDS: dict[str, str] = {kind.value: kind for kind in EventKind}
 
 
@@ -156,12 +157,13 @@ class ChangeWithEvents:
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             row_params = {"event_binding_id": row.id, "event_sequence": row.version}
-            tx.connection.execute(_event_insert(tx.dialect), event | row_params)
+            tx.connection.execute(event_insert(tx.dialect), event | row_params)
         return rows
 
 
 @cache
-def _event_insert(dialect: SqlDialect) -> Insert:
+def event_insert(dialect: SqlDialect) -> Insert:
+    """Return the INSERT of one event: `event_params` and its binding (or `WITHOUT_BINDING`) are its parameters."""
     row = event_select(
         dialect,
         this_tx(dialect),
@@ -189,8 +191,7 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
-    without_binding = {"event_binding_id": None, "event_sequence": 0}
-    tx.connection.execute(_event_insert(tx.dialect), event_params(kind, caller, detail) | without_binding)
+    tx.connection.execute(event_insert(tx.dialect), event_params(kind, caller, detail) | WITHOUT_BINDING)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:

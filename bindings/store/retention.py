@@ -1,4 +1,4 @@
-"""Deletion by retention: ended bindings, holds, reports, deliveries, and events on SQLite (one table).
+"""Deletion by retention: ended bindings, refused binds, holds, reports, deliveries, and events on SQLite.
 
 The mark in `account` is written first, and never moves back: the triggers let only rows below it be deleted, and
 the feed reports that events below it are deleted. Every function is one small batch and safe to repeat. A binding
@@ -15,7 +15,7 @@ from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, upda
 from bindings.domain.binding import State
 from bindings.store import sql
 from bindings.store.deliveries import DeliveryState, in_state
-from bindings.store.schema import account, bindings, deliveries, events, holds, reports, webhooks
+from bindings.store.schema import account, bindings, deliveries, events, holds, refusals, reports, webhooks
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -81,6 +81,12 @@ def delete_holds(tx: Transaction, before: datetime, *, limit: int) -> int:
     return tx.connection.execute(delete(holds).where(holds.c.id.in_(chosen))).rowcount
 
 
+def delete_refusals(tx: Transaction, before: datetime, *, limit: int) -> int:
+    """Delete binds that were refused before an instant; return how many."""
+    chosen = select(refusals.c.id).where(refusals.c.at < before).order_by(refusals.c.at).limit(limit)
+    return tx.connection.execute(delete(refusals).where(refusals.c.id.in_(chosen))).rowcount
+
+
 def delete_reports(tx: Transaction, before: datetime, *, limit: int) -> int:
     """Delete the reports of reconciliations that ended before an instant; return how many."""
     chosen = select(reports.c.id).where(reports.c.began_at < before, reports.c.finished_at < before)
@@ -133,6 +139,7 @@ def count(connection: Connection, before: datetime) -> dict[str, int]:
     conditions: dict[str, tuple[Any, ColumnElement[bool]]] = {
         "bindings": (bindings, deletable(before)),
         "holds": (holds, holds.c.held_until < before),
+        "refusals": (refusals, refusals.c.at < before),
         "reports": (reports, reports.c.finished_at < before),
     }
     return {

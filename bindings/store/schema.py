@@ -30,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0008"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0009"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -50,6 +50,9 @@ def _only(condition: str) -> dict[str, Any]:
     """Return the options of a partial index over the rows that meet `condition`, for both databases."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
+
+# PostgreSQL looks up the beginning of a text only in an index that compares byte by byte.
+_BYTE_ORDER = {"reference": "varchar_pattern_ops"}
 
 metadata = MetaData(naming_convention=NAMING)
 
@@ -176,7 +179,13 @@ bindings = Table(
         unique=True,
         **_only("idempotency_key IS NOT NULL"),
     ),
-    Index("ix_bindings_reference", "reference", "requested_at", **_only("reference IS NOT NULL")),
+    Index(
+        "ix_bindings_reference",
+        "reference",
+        "requested_at",
+        postgresql_ops=_BYTE_ORDER,
+        **_only("reference IS NOT NULL"),
+    ),
     Index("ix_bindings_requested_at_id", "requested_at", "id"),
     comment="Every binding ever asked for",
 )
@@ -237,6 +246,35 @@ events = Table(
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
     postgresql_partition_by="RANGE (position)",
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", BindingId, primary_key=True, comment="UUIDv7"),
+    Column("at", Instant, nullable=False, comment="database time"),
+    Column("event_position", BigInteger, comment="events.position of its event; none: it has no event"),
+    Column("code", String(32), nullable=False, comment="code of the error that the caller got"),
+    Column("provider_status", String(16), comment="the provider's earlier status, if that is the cause"),
+    Column("mode", String(4), nullable=False, comment="AXB or AXXB"),
+    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A, digits"),
+    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B, digits"),
+    Column("pool_number", String(20), nullable=False, comment="pool that was asked for"),
+    Column("app_id", String(64), nullable=False, comment="the provider's application"),
+    Column("reference", String(255), comment="the caller's order id"),
+    Column("actor", String(128), nullable=False, comment="who asked for the binding"),
+    Column("request_id", String(128), comment="the request that asked for it"),
+    Column("holder_id", BindingId, comment="the binding of ours that held a phone, if one did"),
+    Column("held_by", String(16), comment="binding, or the reason of a hold; none: no phone was held"),
+    Column("held_until", Instant, comment="until when the phone was held, as far as known then"),
+    Index(
+        "ix_refusals_reference", "reference", "at", postgresql_ops=_BYTE_ORDER, **_only("reference IS NOT NULL")
+    ),
+    Index("ix_refusals_phone_a", "phone_a", "at"),
+    Index("ix_refusals_phone_b", "phone_b", "at"),
+    Index("ix_refusals_request_id", "request_id", **_only("request_id IS NOT NULL")),
+    Index("ix_refusals_at_id", "at", "id"),
+    comment="Binds that were refused before the provider was called; rows may be deleted",
 )
 
 reports = Table(

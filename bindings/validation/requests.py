@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
-from bindings.domain.search_filters import SearchFilters
+from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
 
@@ -207,6 +207,28 @@ def filters(
     size, position = _page(errors, limit=limit, cursor=cursor)
     errors.raise_if_any()
     return SearchFilters(**checked), size, position
+
+
+def refusal_filters(
+    *,
+    limit: object,
+    cursor: object,
+    reference: object = None,
+    phone: object = None,
+    request_id: object = None,
+    actor: object = None,
+) -> tuple[RefusalFilters, int, tuple[datetime, str] | None]:
+    """Return the filters of a search of refused binds, the size of the page, and the row before it."""
+    errors = FieldErrors()
+    checked = RefusalFilters(
+        reference=errors.optional("reference", fields.single_line("reference"), reference),
+        phone=errors.optional("phone", fields.phone, phone),
+        request_id=errors.optional("request_id", fields.single_line("request_id"), request_id),
+        actor=errors.optional("actor", fields.single_line("actor"), actor),
+    )
+    size, position = _page(errors, limit=limit, cursor=cursor)
+    errors.raise_if_any()
+    return checked, size, position
 
 
 def page(*, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | None]:

@@ -231,14 +231,16 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
 
 
 def coverage_round(worker: Worker) -> None:
-    """Bind with and without a clear response, unbind with and without one, and run every job."""
+    """Bind with and without a clear response, or a phone that is held; unbind; and run every job."""
     key = f"{worker.task['prefix']}-{worker.tag()}"
     worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
     worker.bind(worker.phone(), worker.phone(), 900, key=key + "-lost")
     worker.fault("reset_before", "bind")
     worker.bind(worker.phone(), worker.phone(), 5_000)
-    clear = worker.bind(worker.phone(), worker.phone(), 900)
+    phone = worker.phone()
+    clear = worker.bind(phone, worker.phone(), 900)
+    worker.bind(phone, worker.phone(), 900)
     unclear = worker.bind(worker.phone(), worker.phone(), 900)
     worker.fault("lost_reply", "unbind")
     for binding_id in (unclear, clear):

@@ -85,6 +85,7 @@ def _schema(engine: Engine) -> dict[str, Any]:
                     index["column_names"],
                     bool(index["unique"]),
                     _plain(_predicate(index)),
+                    index.get("dialect_options", {}).get("postgresql_ops", {}),
                 )
                 for index in inspector.get_indexes(name)
             },

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from sqlalchemy import text
+from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
-from bindings.store import account, holds, partitions
+from bindings.store import account, holds, partitions, refusals
 from tests.service.harness import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
 from tests.store.test_feed import read_all
 from tests.store.test_reserve import fail, request, reserved, success
@@ -219,6 +220,22 @@ def test_holds_and_deliveries_are_deleted_and_unsent_events_are_kept(years: Year
     years.service.webhooks.disable(hook.id)
     assert years.retain().events == (2 if years.database.postgres else 4)
     assert late.id not in years.kept_events()
+
+
+def test_refused_binds_are_deleted_by_their_age(years: Years) -> None:
+    def refuse(reference: str) -> None:
+        refused = request("9100000001", "915500000001", reference=reference)
+        years.database.write(
+            lambda tx: refusals.record(tx, str(uuid7()), refused, CALLER, code="phone-in-use", event_detail={})
+        )
+
+    refuse("order-1")
+    refuse("order-2")
+    years.later(KEEP_DAYS - 1)
+    refuse("order-3")
+    years.later(2)
+    assert (years.retain(dry_run=True).refusals, years.retain().refusals) == (2, 2)
+    assert [refusal.reference for refusal in years.service.search_refusals().data] == ["order-3"]
 
 
 @pytest.mark.postgres

@@ -25,7 +25,7 @@ from sqlalchemy import create_engine
 
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.phone import Phone
-from bindings.domain.search_filters import SearchFilters
+from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.store import (
     account,
     bindings,
@@ -33,12 +33,14 @@ from bindings.store import (
     events,
     expiry,
     queries,
+    refusals,
     reserve,
     rollback_detection,
     settle,
 )
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import SqlDialect, Transaction
+from bindings.web.api.samples import FOREIGN_HOLDER
 from tests.store.test_reserve import TERMS, request
 
 if TYPE_CHECKING:
@@ -141,6 +143,17 @@ def _event_insert(recorder: _Recorder) -> None:
     events.append_without_binding(_transaction(recorder), EventKind.HELD, CALLER, {})
 
 
+def _refusal_record(recorder: _Recorder) -> None:
+    if recorder.dialect.name == "sqlite":
+        recorder.rows = [[(1, NOW)]]
+    tx, holder = _transaction(recorder), FOREIGN_HOLDER
+    refusals.record(tx, ID, request(), CALLER, code="phone-in-use", holder=holder, event_detail={})
+
+
+def _refusals_page(recorder: _Recorder) -> None:
+    refusals.search(cast("Connection", recorder), RefusalFilters(phone=PHONE), before=(NOW, ID), limit=100)
+
+
 def _activate(recorder: _Recorder) -> None:
     settle.activate(_transaction(recorder), ID, SUCCESS, CALLER)
 
@@ -226,6 +239,8 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_check": (_reserve_check, 1),
     "reserve_insert": (_reserve_insert, 1),
     "event_insert": (_event_insert, 1),
+    "refusal_record": (_refusal_record, 2),
+    "refusals_page": (_refusals_page, 1),
     "activate": (_activate, 1),
     "settle_failed": (_settle_failed, 1),
     "settle_unknown": (_settle_unknown, 1),

@@ -1,0 +1,60 @@
+"""Record binds that are refused before the provider is called, so that they are found later.
+
+Recorded are the refusals that say why a bind cannot succeed: a phone is held, or the provider refuses the account.
+`Busy` is not: it says nothing about the bind, and a write for each would add to an overload. A record uses up no
+idempotency key, and the refusal holds without it if the database fails.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from uuid_utils import uuid7
+
+from bindings import errors
+from bindings.failpoints import hit
+from bindings.lifecycle.storable import require_storable
+from bindings.store import holds, refusals
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import BindRequest, Holder
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.store.database import Transaction
+
+
+def record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> errors.PhoneInUse:
+    """Record that a phone of the request is held, with an event, and return the error for the caller."""
+    error = (errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse)(holder=holder)
+    detail = {
+        "holder_id": holder.id,
+        # The hold of a binding that ended here names that binding; that of a stranger names none.
+        "held_by": "revenant" if holder.why == holds.HoldReason.ORPHAN and not holder.foreign else holder.why,
+        "holder_mode": holder.mode,
+        "holder_state": holder.state,
+        "mode": request.mode,
+        "app_id": request.app_id,
+        "reference": request.reference,
+    }
+    _record(runtime, request, code=error.code, holder=holder, event_detail=detail)
+    return error
+
+
+def record_account_refusal(runtime: Runtime, request: BindRequest, error: errors.ProviderAccountRefused) -> None:
+    """Record that the circuit of binds is open; without an event, because events of refusals count conflicts."""
+    with suppress(errors.InvalidRequest, errors.Busy):
+        require_storable(runtime.database, request)
+        _record(runtime, request, code=error.code, provider_status=error.status)
+
+
+def _record(runtime: Runtime, request: BindRequest, **values: Any) -> None:
+    """Record the refusal in a transaction of its own, if the database can."""
+    refusal_id = str(uuid7())
+
+    def work(tx: Transaction) -> bool:
+        recorded = refusals.record(tx, refusal_id, request, runtime.caller, **values)
+        hit("bind.refusal_in_transaction")
+        return recorded
+
+    with suppress(errors.Busy):
+        runtime.database.write(work, autocommit_first=work)

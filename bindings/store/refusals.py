@@ -1,0 +1,142 @@
+"""Binds that were refused before the provider was called: their record, and the search for them.
+
+The history has an event of each conflict, but events name no phone and are deleted only by age. The phones are in
+rows of this table, which may be deleted. A row is written with its event, in one statement where the database can.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Integer, bindparam, insert, literal_column, select, union_all
+
+from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
+from bindings.store import events, sql
+from bindings.store.compiled import CompiledStatement
+from bindings.store.reserve import seconds_until
+from bindings.store.schema import bindings, refusals
+from bindings.store.schema import events as events_table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection, Insert, Row
+
+    from bindings.domain.binding import BindRequest, Caller
+    from bindings.domain.search_filters import RefusalFilters
+    from bindings.store.database import SqlDialect, Transaction
+
+_FROM_EVENT = ("at", "event_position")
+_VALUES = tuple(column.name for column in refusals.c if column.name not in _FROM_EVENT)
+
+
+def record(
+    tx: Transaction,
+    refusal_id: str,
+    request: BindRequest,
+    caller: Caller,
+    *,
+    code: str,
+    provider_status: str | None = None,
+    holder: Holder | None = None,
+    event_detail: dict[str, Any] | None = None,
+) -> bool:
+    """Record a refused bind, with a `refused` event if it has a detail; return True.
+
+    Safe to repeat with the same id: after a COMMIT whose response was lost, the row is found.
+    """
+    if tx.attempt > 1 and _exists(tx.connection, refusal_id):
+        return True
+    names = ("mode", "phone_a", "phone_b", "pool_number", "app_id", "reference")
+    row: dict[str, Any] = {name: getattr(request, name) for name in names} | {
+        "id": refusal_id,
+        "code": code,
+        "provider_status": provider_status,
+        "actor": caller.actor,
+        "request_id": caller.request_id,
+        "holder_id": holder and holder.id,
+        "held_by": holder and holder.why,
+        "held_until": holder and holder.held_until,
+    }
+    values = {f"new_{name}": value for name, value in row.items()}
+    if event_detail is None:
+        tx.connection.execute(_insert_alone(tx.dialect), values)
+        return True
+    event = events.event_params(EventKind.REFUSED, caller, event_detail) | events.WITHOUT_BINDING
+    if tx.dialect.postgres:
+        _insert_with_event(tx.dialect).fetch_all(tx.connection, values | event)
+        return True
+    logged = events.event_insert(tx.dialect).returning(events_table.c.position, events_table.c.at)
+    position, at = tx.connection.execute(logged, event).one()
+    tx.connection.execute(insert(refusals), row | {"at": at, "event_position": position})
+    return True
+
+
+def _exists(connection: Connection, refusal_id: str) -> bool:
+    return connection.execute(select(refusals.c.id).where(refusals.c.id == refusal_id)).scalar() is not None
+
+
+@cache
+def _insert_alone(dialect: SqlDialect) -> Insert:
+    row = select(*_new_values(), dialect.now, literal_column("NULL", Integer))
+    return insert(refusals).from_select([*_VALUES, *_FROM_EVENT], row)
+
+
+@cache
+def _insert_with_event(dialect: SqlDialect) -> CompiledStatement:
+    """Build the statement that writes the event and the row with its position (PostgreSQL)."""
+    written = events.event_insert(dialect).returning(events_table.c.position, events_table.c.at).cte("logged")
+    row = select(*_new_values(), written.c.at, written.c.position)
+    recorded = insert(refusals).from_select([*_VALUES, *_FROM_EVENT], row).returning(refusals.c.id).cte("recorded")
+    return CompiledStatement(select(recorded.c.id))
+
+
+def _new_values() -> list[ColumnElement[Any]]:
+    return [bindparam(f"new_{name}", type_=refusals.c[name].type) for name in _VALUES]
+
+
+def search(
+    connection: Connection, filters: RefusalFilters, *, before: tuple[datetime, str] | None, limit: int
+) -> list[RefusedBind]:
+    """Return up to `limit` refused binds, newest first, from after the position `before` of that order."""
+    order = (refusals.c.at, refusals.c.id)
+    equal = {"reference": filters.reference, "request_id": filters.request_id, "actor": filters.actor}
+    phone = filters.phone
+    conditions = [refusals.c[name] == value for name, value in equal.items() if value is not None]
+    if before is not None:
+        conditions.append(sql.keyset_before(order, before))
+    # One branch for each column of phones: each reads its own index in order and stops after `limit` rows.
+    columns = (refusals.c.phone_a, refusals.c.phone_b)
+    parties = [[]] if phone is None else [[column == phone] for column in columns]
+    newest = [column.desc() for column in order]
+    branches = (
+        select(refusals).where(*conditions, *party).order_by(*newest).limit(limit).subquery() for party in parties
+    )
+    matches = union_all(*map(select, branches)).subquery("matches")
+    statement = (
+        select(
+            matches,
+            *(bindings.c[name].label(f"holder_{name}") for name in ("actor", "reference", "mode", "state")),
+        )
+        .select_from(matches.outerjoin(bindings, bindings.c.id == matches.c.holder_id))
+        .order_by(matches.c.at.desc(), matches.c.id.desc())
+        .limit(limit)
+    )
+    return [_to_refused_bind(row) for row in connection.execute(statement)]
+
+
+def _to_refused_bind(row: Row[*tuple[Any, ...]]) -> RefusedBind:
+    holder = None
+    if row.held_until is not None:
+        holder = Holder(
+            id=row.holder_id,
+            actor=row.holder_actor,
+            reference=row.holder_reference,
+            mode=row.holder_mode and Mode(row.holder_mode),
+            state=row.holder_state and State(row.holder_state),
+            held_until=row.held_until,
+            retry_after_s=seconds_until(row.held_until, row.at),
+            why=row.held_by,
+        )
+    return sql.record(RefusedBind, row, mode=Mode(row.mode), holder=holder)
