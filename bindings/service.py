@@ -87,7 +87,7 @@ class BindingService:
         Connects to the database; without `connect`, at the first call that needs it, after its arguments were
         checked. Raises `SchemaOutOfDate` if the schema does not fit this version, and `InvalidRequest` for a wrong
         setting or another account's database. `actor` is recorded in the history of what is done through this
-        service. `clock` replaces the host's clocks in tests.
+        service, and idempotency keys belong to it: keep its name. `clock` replaces the host's clocks in tests.
         """
         caller = validation.caller(actor=actor, request_id=None)
         checked = validation.settings(environment, **settings)
@@ -166,8 +166,9 @@ class BindingService:
         (0: none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as
         the binding is kept: the same request returns the same binding (or raises its original error again) and
         nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
-        compared). Without a key a repeated call is another bind, which is refused because the first one
-        holds the phones.
+        compared). A key belongs to the `app_id` and to the actor of this service: another actor may use the same
+        text for a bind of its own, and cannot repeat this one. Without a key a repeated call is another bind,
+        which is refused because the first one holds the phones.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind again),
         `ProviderRefused` and its subclasses, `ProviderUnreachable`, `Busy`, `InvalidRequest`.
@@ -185,13 +186,12 @@ class BindingService:
         )
         return self.bind_request(request).binding
 
-    def bind_request(self, request: BindRequest, *, own_key: bool = False) -> BindResult:
+    def bind_request(self, request: BindRequest) -> BindResult:
         """Bind a request that `validation.bind_request` has checked; also return whether it is a replay.
 
-        The same errors and promises as `bind`. With `own_key`, a key that another actor has used is an
-        `IdempotencyMismatch` that names no binding.
+        The same errors and promises as `bind`.
         """
-        return binding_calls.bind(self.runtime, request, own_key=own_key)
+        return binding_calls.bind(self.runtime, request)
 
     def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
         """End a binding early and return it. Safe to repeat.

@@ -55,11 +55,8 @@ class BindResult:
     replayed: bool
 
 
-def bind(runtime: Runtime, request: BindRequest, *, own_key: bool = False) -> BindResult:
-    """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now.
-
-    With `own_key`, a key that another actor has used is an `IdempotencyMismatch` that names no binding.
-    """
+def bind(runtime: Runtime, request: BindRequest) -> BindResult:
+    """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now."""
     client = runtime.require_client()
     runtime.database.run_deferred_check()  # before admission, which goes by the clocks that the check reads
     try:
@@ -73,8 +70,6 @@ def bind(runtime: Runtime, request: BindRequest, *, own_key: bool = False) -> Bi
             raise
         outcome = replay
     if isinstance(outcome, reserve.Replayed):
-        if own_key and outcome.binding.actor != runtime.caller.actor:
-            raise errors.IdempotencyMismatch
         return BindResult(binding=_replayed_binding(runtime, outcome), replayed=True)
     binding = outcome
     if binding.unbind_requested_at is not None and binding.state is State.ACTIVE:
@@ -259,7 +254,7 @@ def _find_replay(runtime: Runtime, request: BindRequest) -> reserve.Replayed | N
     if request.idempotency_key is None:
         return None
     with suppress(errors.Busy):
-        return runtime.database.read(reserve.replay, request)
+        return runtime.database.read(reserve.replay, request, runtime.caller.actor)
     return None
 
 

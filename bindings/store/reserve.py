@@ -18,7 +18,16 @@ from sqlalchemy import String, and_, bindparam, literal_column, null, select, un
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.store import account, events, rollback_detection
-from bindings.store.bindings import COLUMNS, FIELDS, find, in_state, new_value, to_binding, to_json_value
+from bindings.store.bindings import (
+    COLUMNS,
+    FIELDS,
+    find,
+    idempotency_key,
+    in_state,
+    new_value,
+    to_binding,
+    to_json_value,
+)
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.holds import HoldReason
@@ -91,7 +100,7 @@ class Reserved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """The idempotency key was used before, by the same request (`same`) or by a different one."""
+    """The caller has used the idempotency key before, for the same request (`same`) or for a different one."""
 
     binding: Binding
     same: bool
@@ -149,14 +158,25 @@ def reserve(
         verify_clock(now)
     current_holders = holders(tx.connection, request, limits, now)
     if not current_holders and scan_owed_since is None:
-        binding = _new(binding_id, request, limits, caller, now)
-        if _insert(tx, binding, caller):
-            return Reserved(binding=binding)
-    if (replayed := replay(tx.connection, request)) is not None:
-        return replayed
+        recorded = _record(tx, _new(binding_id, request, limits, caller, now), request, caller)
+    else:
+        recorded = replay(tx.connection, request, caller.actor)
+    if recorded is not None:
+        return recorded
     if not current_holders:
         return FullScanRequired(rollback_detected=False)
     return Conflict(holder=current_holders[0])
+
+
+def _record(tx: Transaction, intent: Binding, request: BindRequest, caller: Caller) -> Reserved | Replayed | None:
+    """Insert the intent; or return the earlier binding of its key, or None if only its id is in use already."""
+    for key_column in ("idempotency_key", "duplicate_key"):  # the second if another actor used the key first
+        if _insert(tx, intent, caller, key_column):
+            return Reserved(binding=intent)
+        replayed = replay(tx.connection, request, caller.actor)
+        if replayed is not None or request.idempotency_key is None:
+            return replayed
+    return None
 
 
 def holders(connection: Connection, request: BindRequest, limits: BindLimits, now: datetime) -> list[Holder]:
@@ -282,22 +302,23 @@ def _new(binding_id: str, request: BindRequest, limits: BindLimits, caller: Call
     return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
 
 
-def _insert(tx: Transaction, binding: Binding, caller: Caller) -> bool:
-    """Insert the row and its event; return False if the id or the idempotency key is in use already."""
+def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str) -> bool:
+    """Insert the row, with its key in `key_column`, and its event; return False if the id or the key is in use."""
     values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
     detail = {
         name: to_json_value(getattr(binding, name)) for name in _DETAIL if getattr(binding, name) is not None
     }
-    inserted = _insertion(tx.dialect).run(
+    inserted = _insertion(tx.dialect, key_column).run(
         tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
     )
     return bool(inserted)
 
 
 @cache
-def _insertion(dialect: SqlDialect) -> events.ChangeWithEvents:
+def _insertion(dialect: SqlDialect, key_column: str) -> events.ChangeWithEvents:
     names = (*FIELDS, "fingerprint")
     values: dict[str, Any] = {name: new_value(name) for name in names}
+    values[key_column] = values.pop("idempotency_key")
     statement = (
         dialect.insert(bindings)
         .values(values | {"change_tx": events.this_tx(dialect)})
@@ -326,13 +347,15 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def replay(connection: Connection, request: BindRequest) -> Replayed | None:
-    """Return the earlier binding of the request's idempotency key, or None if there is none."""
+def replay(connection: Connection, request: BindRequest, actor: str) -> Replayed | None:
+    """Return the earlier binding of the request's idempotency key, or None if `actor` has not used the key."""
     if request.idempotency_key is None:
         return None
     row = connection.execute(
         select(*COLUMNS, bindings.c.fingerprint).where(
-            bindings.c.app_id == request.app_id, bindings.c.idempotency_key == request.idempotency_key
+            idempotency_key == request.idempotency_key,
+            bindings.c.app_id == request.app_id,
+            bindings.c.actor == actor,
         )
     ).one_or_none()
     if row is None:

@@ -30,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0009"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0010"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -55,6 +55,8 @@ def _only(condition: str) -> dict[str, Any]:
 _BYTE_ORDER = {"reference": "varchar_pattern_ops"}
 
 metadata = MetaData(naming_convention=NAMING)
+
+KEY = "coalesce(idempotency_key, duplicate_key)"
 
 account = Table(
     "account",
@@ -89,7 +91,12 @@ bindings = Table(
     Column("app_id", String(64), nullable=False, comment="the provider's application"),
     Column("scope", String(64), nullable=False, comment="account within which phones conflict"),
     Column("reference", String(255), comment="the caller's order id"),
-    Column("idempotency_key", String(255), comment="the caller's key; unique per app_id, for ever"),
+    Column(
+        "idempotency_key",
+        String(255),
+        comment="the caller's key, unless another actor of the app_id used it first",
+    ),
+    Column("duplicate_key", String(255), comment="the caller's key, if another actor of the app_id used it first"),
     Column("fingerprint", String(64), comment="hash of the normalised request that used the key"),
     Column("expire_s", Integer, nullable=False, comment="seconds asked for"),
     Column("bind_id", String(64), comment="the provider's id"),
@@ -172,6 +179,16 @@ bindings = Table(
     # The provider may give an id again after its binding has ended.
     Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("state = 'active'")),
     Index("ix_bindings_app_id_bind_id", "app_id", "bind_id", **_only("bind_id IS NOT NULL")),
+    # An idempotency key belongs to its actor. The key comes first, for a search that knows no more.
+    Index(
+        "uq_bindings_idempotency_key_app_id_actor",
+        text(KEY),
+        "app_id",
+        "actor",
+        unique=True,
+        **_only(f"{KEY} IS NOT NULL"),
+    ),
+    # For replicas of the release before, which look a key up by it; the next release drops it and `duplicate_key`.
     Index(
         "uq_bindings_app_id_idempotency_key",
         "app_id",

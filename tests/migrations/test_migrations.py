@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tests.store.databases import Server
 
 ROOT = Path(__file__).parents[2]
+pytestmark = [  # on SQLite; `_expression_indexes` reads them
+    pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index"),
+    pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index"),
+]
 
 
 @pytest.fixture
@@ -89,6 +93,7 @@ def _schema(engine: Engine) -> dict[str, Any]:
                 )
                 for index in inspector.get_indexes(name)
             },
+            "expressions": _expression_indexes(engine, name),
             "checks": {
                 str(check["name"]): _plain(check["sqltext"]) for check in inspector.get_check_constraints(name)
             },
@@ -102,6 +107,16 @@ def _schema(engine: Engine) -> dict[str, Any]:
             ],
         }
     return tables
+
+
+def _expression_indexes(engine: Engine, table: str) -> dict[str, str]:
+    """Return the definitions of the indexes over an expression."""
+    query = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = :name AND indexdef ILIKE '%coalesce%'"
+    if engine.dialect.name == "sqlite":
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :name"
+        query += " AND sql LIKE '%coalesce%'"
+    with engine.connect() as connection:
+        return {name: _plain(sql) for name, sql in connection.execute(text(query), {"name": table})}
 
 
 def _predicate(index: Any) -> str:

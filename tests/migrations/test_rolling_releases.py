@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
+from bindings.domain.binding import Caller
 from bindings.errors import SchemaOutOfDate
 from bindings.service import BindingService
 from bindings.store import migrations, partitions, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
+from bindings.store.reserve import Replayed, Reserved
 from bindings.store.schema import HEAD
 from tests.migrations.test_migrations import ROW, _config, _event, _insert, _migrate
+from tests.service.harness import APP, A, B, C, D, E, F
+from tests.store.test_reserve import request, reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +128,7 @@ def test_revision_0008_is_undone_with_rows_that_only_it_allows(engine: Engine) -
     for number, state in enumerate(("expired", "active")):
         _bind_again(engine, state=state, number=number)
     _event(engine, LONG_KIND, 1)
-    _migrate(engine, "0007")
+    _migrate(engine, "-1")
     assert _scalars(engine, "SELECT kind FROM events") == [LONG_KIND]
     assert len(_scalars(engine, "SELECT id FROM bindings")) == 2
     with pytest.raises(Exception, match=r"(?i)unique"):
@@ -175,6 +180,79 @@ def test_every_partition_keeps_its_indexes_when_the_kind_is_widened(postgres_ser
     database.close()
     engine.dispose()
     postgres_server.drop(url)
+
+
+# Idempotency keys: statements of the release of 0009 beside those of this release.
+
+KEY_ROW = ROW | {"app_id": APP, "idempotency_key": "k", "state": "failed", "ended_at": ROW["requested_at"]}
+
+
+def _bind_by_0009(engine: Engine, actor: str, **changed: Any) -> tuple[bool, list[str]]:
+    """Insert as code of 0009 does; return whether it did, and the actors whose bindings it finds by the key."""
+    row = KEY_ROW | {"id": str(uuid7()), "actor": actor} | changed
+    names = ", ".join(row)
+    insert = (
+        f"INSERT INTO bindings ({names}) VALUES ({', '.join(f':{name}' for name in row)})"
+        " ON CONFLICT DO NOTHING RETURNING id"
+    )
+    find = "SELECT actor FROM bindings WHERE app_id = :app_id AND idempotency_key = :idempotency_key"
+    with engine.begin() as connection:
+        inserted = connection.execute(text(insert), row).scalar() is not None
+        return inserted, list(connection.execute(text(find), row).scalars())
+
+
+def _bind(database: Database, actor: str, phone_a: str = A, phone_b: str = B) -> Any:
+    return reserve(database, request(phone_a, phone_b, idempotency_key="k"), caller=Caller(actor=actor))
+
+
+@pytest.fixture
+def database(empty_database_url: str) -> Iterator[Database]:
+    migrations.upgrade(empty_database_url)
+    database = Database(empty_database_url)
+    yield database
+    database.close()
+
+
+def test_key_that_one_release_used_is_found_by_the_other(engine: Engine, database: Database) -> None:
+    assert _bind_by_0009(engine, "rides") == (True, ["rides"])
+    assert isinstance(_bind(database, "rides"), Replayed)
+    assert _bind_by_0009(engine, "rides") == (False, ["rides"])
+
+
+def test_key_that_this_release_used_is_repeated_at_the_other(engine: Engine, database: Database) -> None:
+    assert isinstance(_bind(database, "rides"), Reserved)
+    assert _bind_by_0009(engine, "rides") == (False, ["rides"])
+    assert isinstance(_bind(database, "food", C, D), Reserved)
+    assert _bind_by_0009(engine, "food") == (False, ["rides"]), "a mismatch there, and no second binding"
+
+
+def test_old_release_makes_no_second_binding_after_the_first_actor_s_is_deleted(
+    engine: Engine, database: Database
+) -> None:
+    assert _bind_by_0009(engine, "rides") == (True, ["rides"])
+    assert isinstance(_bind(database, "food", C, D), Reserved)
+    _delete_bindings_of(engine, "rides")
+    assert _bind_by_0009(engine, "food") == (False, [])
+    assert isinstance(_bind(database, "food", C, D), Replayed)
+
+
+def test_keys_of_a_second_actor_outlast_a_downgrade(engine: Engine, database: Database) -> None:
+    _bind_by_0009(engine, "rides")
+    food, other = _bind(database, "food", C, D).binding, _bind(database, "other", E, F).binding
+    _migrate(engine, "-1")
+    _delete_bindings_of(engine, "rides")
+    assert _bind_by_0009(engine, "other") == (True, ["other"]), "0009 knows no second key"
+    _migrate(engine, HEAD)
+    assert _bind(database, "food", C, D) == Replayed(binding=food, same=True)
+    assert _bind(database, "other", E, F).binding.id != other.id, "the newer binding has the key"
+    assert len(_scalars(engine, "SELECT id FROM bindings")) == 3
+
+
+def _delete_bindings_of(engine: Engine, actor: str) -> None:
+    """Delete ended bindings as retention does."""
+    values = {"actor": actor, "kept_from": "2999-01-01T00:00:00.000000Z"}
+    _execute(engine, "INSERT INTO account (id, scope, kept_from) VALUES (1, 'default', :kept_from)", **values)
+    _execute(engine, "DELETE FROM bindings WHERE actor = :actor", **values)
 
 
 def test_version_before_any_migration_says_so(engine: Engine, empty_database_url: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
 from bindings import errors
 from bindings.domain.binding import Binding, EventKind, State
-from tests.service.harness import POOL, A, B, C, ServiceHarness, wait_for
+from tests.service.harness import POOL, A, B, C, D, E, F, ServiceHarness, wait_for
+
+KEYED: dict[str, Any] = {"pool_number": POOL, "expire_s": 60, "mode": "AXB", "idempotency_key": "order-9"}
 
 
 def test_I8_twenty_concurrent_binds_with_one_key_make_one_call_and_return_equal_bindings(
@@ -149,6 +152,56 @@ def test_key_is_scoped_to_its_application(harness: ServiceHarness) -> None:
     binding = harness.bind(idempotency_key="k")
     other = harness.bind(C, "9188067777", idempotency_key="k", app_id="other")
     assert other.id != binding.id
+
+
+def test_key_belongs_to_its_actor(harness: ServiceHarness) -> None:
+    """Another actor neither uses up the key nor repeats the call; what it does with the text is its own."""
+    rides, food = (harness.service.as_caller(actor=f"key:{name}") for name in ("rides", "food"))
+    first = rides.bind(phone_a=A, phone_b=B, **KEYED)
+    with pytest.raises(errors.PhoneInUse):
+        food.bind(phone_a=A, phone_b=B, **KEYED)
+    second = food.bind(phone_a=C, phone_b=D, **KEYED)
+    assert (first.idempotency_key, second.idempotency_key) == ("order-9", "order-9")
+    assert rides.bind(phone_a=A, phone_b=B, **KEYED) == first
+    assert food.bind(phone_a=C, phone_b=D, **KEYED) == second == food.get(second.id)
+    for service, own in ((rides, first), (food, second)):
+        with pytest.raises(errors.IdempotencyMismatch) as mismatch:
+            service.bind(phone_a=E, phone_b=F, **KEYED)
+        assert mismatch.value.binding_id == own.id
+    assert harness.received("bind") == 2
+
+
+def test_key_that_another_actor_used_is_kept_after_the_end(harness: ServiceHarness) -> None:
+    harness.service.as_caller(actor="key:rides").bind(phone_a=A, phone_b=B, **KEYED)
+    food = harness.service.as_caller(actor="key:food")
+    binding = food.bind(phone_a=C, phone_b=D, **KEYED)
+    ended = food.unbind(binding.id)
+    assert (ended.state, ended.idempotency_key) == (State.UNBOUND, "order-9")
+    assert food.bind(phone_a=C, phone_b=D, **KEYED) == ended
+    assert harness.received("bind") == 2
+
+
+def test_actors_that_use_one_key_at_the_same_time_get_a_binding_each(harness: ServiceHarness) -> None:
+    """The unique index that replicas of the release before need lets one of them in; the others wait for it."""
+    replicas = [harness.service, harness.open()]
+    barrier = threading.Barrier(6)
+    answers: list[tuple[str, str]] = []
+
+    def bind(number: int) -> None:
+        actor = f"key:{number % 3}"
+        service = replicas[number % 2].as_caller(actor=actor)
+        barrier.wait(300)
+        binding = service.bind(phone_a=f"91880688{number % 3}0", phone_b=f"91880688{number % 3}1", **KEYED)
+        answers.append((actor, binding.id))
+
+    threads = [threading.Thread(target=bind, args=(number,), daemon=True) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert len(answers) == 6
+    assert len(set(answers)) == len({binding_id for _, binding_id in answers}) == 3
+    assert harness.received("bind") == 3
 
 
 def test_used_key_returns_its_binding_while_the_circuit_is_open(harness: ServiceHarness) -> None:

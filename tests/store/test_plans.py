@@ -183,6 +183,7 @@ NAMES = {
 }
 SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 HELD_PAIR = request("9100000001", "915500000001")
+KEYED = request("9100000001", "915500000001", idempotency_key="order-1")
 
 CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "lookup by phone": (PHONE, lambda service: service.lookup(phone="9100000042")),
@@ -198,6 +199,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "reserve's holder query": (
         PHONE | HELD,
         lambda service: service.runtime.database.read(reserve.holders, HELD_PAIR, TERMS, datetime.now(UTC)),
+    ),
+    "replay of an idempotency key": (
+        {"uq_bindings_idempotency_key_app_id_actor"},
+        lambda service: service.runtime.database.read(reserve.replay, KEYED, CALLER.actor),
     ),
     "check": (
         PHONE | HELD,

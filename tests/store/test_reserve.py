@@ -47,10 +47,15 @@ def request(a: str = A, b: str = B, mode: Mode = Mode.AXB, **changed: Any) -> Bi
 
 
 def reserve(
-    database: Database, bind_request: BindRequest, *, name: str | None = None, terms: reserving.BindLimits = TERMS
+    database: Database,
+    bind_request: BindRequest,
+    *,
+    name: str | None = None,
+    terms: reserving.BindLimits = TERMS,
+    caller: Caller = CALLER,
 ) -> reserving.Reserved | reserving.Replayed | reserving.Conflict | reserving.FullScanRequired:
     binding_id = name or str(uuid7())
-    return database.write(lambda tx: reserving.reserve(tx, binding_id, bind_request, terms, CALLER))
+    return database.write(lambda tx: reserving.reserve(tx, binding_id, bind_request, terms, caller))
 
 
 def reserved(database: Database, bind_request: BindRequest) -> Binding:

@@ -136,7 +136,11 @@ def _reserve_check(recorder: _Recorder) -> None:
 
 def _reserve_insert(recorder: _Recorder) -> None:
     tx = _transaction(recorder)
-    reserve._insert(tx, reserve._new(ID, request(), TERMS, CALLER, NOW), CALLER)
+    reserve._insert(tx, reserve._new(ID, request(), TERMS, CALLER, NOW), CALLER, "idempotency_key")
+
+
+def _reserve_replay(recorder: _Recorder) -> None:
+    reserve.replay(cast("Connection", recorder), request(idempotency_key="order-1"), CALLER.actor)
 
 
 def _event_insert(recorder: _Recorder) -> None:
@@ -238,6 +242,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_lock": (_reserve_lock, 1),
     "reserve_check": (_reserve_check, 1),
     "reserve_insert": (_reserve_insert, 1),
+    "reserve_replay": (_reserve_replay, 1),
     "event_insert": (_event_insert, 1),
     "refusal_record": (_refusal_record, 2),
     "refusals_page": (_refusals_page, 1),

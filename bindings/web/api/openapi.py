@@ -54,7 +54,8 @@ PARAMETERS: dict[str, Json] = {
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key never binds twice. It belongs permanently to one request of one app_id.",
+        "description": "The same key never binds twice. It belongs permanently to one request of one app_id and of"
+        " the name of your API key.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-~]+$"},
         "example": samples.BINDING.idempotency_key,
     },

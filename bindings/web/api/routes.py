@@ -176,10 +176,9 @@ async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     key = _idempotency_key(request)
     fields = call.body(requests.Bind, header_errors=[INVALID_KEY] if key == "" else [])
     fields["idempotency_key"] = key
-    own_key = not call.principal.has_permission(Permission.READ)
     metrics = call.app_state.metrics
     try:
-        result = await call.app_state.executors.run_provider_call(_bind, call.service, fields, own_key=own_key)
+        result = await call.app_state.executors.run_provider_call(_bind, call.service, fields)
     except errors.OutcomeUnknown as unknown:
         metrics.record_bind_error(unknown)
         return _accepted(unknown, call.principal)
@@ -202,10 +201,10 @@ def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
     return values[0] if len(values) == 1 and KEY.fullmatch(values[0]) else ""
 
 
-def _bind(service: BindingService, fields: dict[str, Any], *, own_key: bool) -> BindResult:
+def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
     app_id = service.runtime.app_id_or_default(fields.get("app_id"))
     try:
-        return service.bind_request(validation.bind_request(**fields | {"app_id": app_id}), own_key=own_key)
+        return service.bind_request(validation.bind_request(**fields | {"app_id": app_id}))
     except InvalidRequest as invalid:  # the client knows the key by the name of its header
         faults = [INVALID_KEY if fault.field == "idempotency_key" else fault for fault in invalid.field_errors]
         raise InvalidRequest(faults) from None

@@ -1,8 +1,8 @@
 WITH candidates AS MATERIALIZED (
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
-        bindings.scope AS scope, bindings.reference AS reference,
-        bindings.idempotency_key AS idempotency_key, bindings.expire_s AS expire_s,
+        bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
+        bindings.duplicate_key) AS idempotency_key, bindings.expire_s AS expire_s,
         bindings.warn_s AS warn_s, bindings.bind_id AS bind_id,
         bindings.middle_number_a AS middle_number_a, bindings.middle_number_b AS middle_number_b,
         bindings.state AS state, bindings.provider_status AS provider_status,
@@ -19,8 +19,8 @@ WITH candidates AS MATERIALIZED (
     UNION ALL
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
-        bindings.scope AS scope, bindings.reference AS reference,
-        bindings.idempotency_key AS idempotency_key, bindings.expire_s AS expire_s,
+        bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
+        bindings.duplicate_key) AS idempotency_key, bindings.expire_s AS expire_s,
         bindings.warn_s AS warn_s, bindings.bind_id AS bind_id,
         bindings.middle_number_a AS middle_number_a, bindings.middle_number_b AS middle_number_b,
         bindings.state AS state, bindings.provider_status AS provider_status,
