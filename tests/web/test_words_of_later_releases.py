@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import State
 from bindings.errors import PhoneInUse, PhoneInUseAtProvider, ProviderRefused, error_for
 from bindings.provider.simulator import Fault, FaultKind, Simulator
-from bindings.store.engine import make_engine
 from bindings.web.console import failure_text
 from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import C, D, ServiceHarness, feed_has_caught_up
 from tests.web.browser import Browser
 from tests.web.conftest import run
+from tests.web.later_release import (
+    CASE,
+    DELIVERY,
+    HELD_BY,
+    KIND,
+    REASON,
+    ROLE,
+    allow_unknown_words,
+    execute,
+    write_event,
+)
 from tests.web.receivers import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.domain.binding import Binding
     from tests.service.harness import Clock
     from tests.web.conftest import Running
-
-KIND, REASON, ROLE, HELD_BY, DELIVERY, CASE = (
-    "moved_to_another_number",
-    "a_reason_of_the_next_release",
-    "supervisor",
-    "a_hold_of_a_new_kind",
-    "parked",
-    "revenants",
-)
-
-
-CHECKS = {"keys": "role", "holds": "why", "deliveries": "state"}
 
 
 @pytest.fixture
@@ -45,9 +41,7 @@ def later(own_database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
     """Services on a database whose lists of words a later release has dropped."""
     with Simulator(clock=clock.unix) as simulator:
         harness = ServiceHarness(url=own_database_url, clock=clock, simulator=simulator)
-        if harness.database.postgres:
-            for table, name in CHECKS.items():
-                execute(harness, f"ALTER TABLE {table} DROP CONSTRAINT ck_{table}_{name}")
+        allow_unknown_words(harness)
         yield harness
         harness.close()
 
@@ -56,31 +50,6 @@ def later(own_database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
 def running(later: ServiceHarness) -> Iterator[Running]:
     """A running service on that database."""
     yield from run(later.service)
-
-
-def execute(harness: ServiceHarness, statement: str, **values: Any) -> None:
-    """Run a statement of the later release."""
-    engine = make_engine(harness.url)
-    with engine.begin() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
-        connection.execute(text(statement), values)
-    engine.dispose()
-
-
-def write_event(harness: ServiceHarness, binding: Binding, kind: str, **detail: Any) -> None:
-    """Write an event of the binding, as the later release does."""
-    tx = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)" if harness.database.postgres else "0"
-    execute(harness, "UPDATE bindings SET version = version + 1 WHERE id = :id", id=binding.id)
-    execute(
-        harness,
-        "INSERT INTO events (tx, binding_id, sequence, kind, at, actor, detail)"
-        f" SELECT {tx}, id, version, :kind, requested_at, 'later', :detail FROM bindings WHERE id = :id",
-        id=binding.id,
-        kind=kind,
-        detail=json.dumps(detail),
-    )
-    feed_has_caught_up(harness.service)
 
 
 def test_event_of_unknown_kind_is_read_everywhere_as_text(later: ServiceHarness, running: Running) -> None:
