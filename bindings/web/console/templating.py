@@ -110,7 +110,7 @@ def instant(template: Context, at: datetime | None, *, precise: bool = False) ->
 @pass_context
 def clock_time(template: Context, at: datetime) -> str:
     """Return the label of an instant on an axis: the date at midnight, else the time of day."""
-    local = at.astimezone(_page_context(template).zone.info)
+    local = time_zones.in_zone(at, _page_context(template).zone)
     if (local.hour, local.minute, local.second) == (0, 0, 0):
         return f"{local:%Y-%m-%d}"
     return f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
@@ -119,7 +119,7 @@ def clock_time(template: Context, at: datetime) -> str:
 @pass_context
 def as_input(template: Context, at: datetime) -> str:
     """Return an instant in the form that the time field of the search accepts, in the chosen zone."""
-    return f"{at.astimezone(_page_context(template).zone.info):%Y-%m-%d %H:%M:%S}"
+    return f"{time_zones.in_zone(at, _page_context(template).zone):%Y-%m-%d %H:%M:%S}"
 
 
 @pass_context

@@ -98,9 +98,17 @@ def _time_error(message: str) -> InvalidRequest:
     return InvalidRequest([FieldError("time", message)])
 
 
+def in_zone(at: datetime, zone: Zone) -> datetime:
+    """Return the same instant as a time in the zone, or unchanged if that is outside of the calendar."""
+    try:
+        return at.astimezone(zone.info)
+    except OverflowError:
+        return at
+
+
 def format_instant(at: datetime, zone: Zone, *, precise: bool = False) -> str:
     """Return date, time and offset of an instant in the zone; `precise` adds milliseconds."""
-    local = at.astimezone(zone.info)
+    local = in_zone(at, zone)
     clock = f"{local:%Y-%m-%d %H:%M:%S}" + (f".{local.microsecond // 1_000:03}" if precise else "")
     return f"{clock} {offset(local)}"
 
