@@ -58,6 +58,11 @@ class ServiceRequest:
         """The service in the principal's name: actor and request id go into the history."""
         return self.app_state.service.as_caller(actor=self.require_principal.actor, request_id=self.request_id)
 
+    def allowed_methods(self) -> set[str]:
+        """Return the methods that the path of the request has."""
+        template, routes = self.request.scope.get("path_template"), self.request.app.routes
+        return {method for route in routes if route.path_format == template for method in route.methods}
+
     async def run_read(
         self,
         query: Callable[Concatenate[BindingService, Params], Result],

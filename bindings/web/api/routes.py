@@ -67,9 +67,8 @@ async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None
     it is answered here, because the framework's own response lists the methods of the path's first handler only.
     """
     if request.method == "OPTIONS":
-        path = request.scope["path_template"]
-        methods = {method for route in request.app.routes if route.path_format == path for method in route.methods}
-        return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(methods))})
+        methods = sorted(ServiceRequest(request).allowed_methods())
+        return Response(None, status_code=204, headers={"Allow": ", ".join(methods)})
     app_state: AppState = request.app.state.app_state
     principal = await app_state.authenticator.authenticate(request.headers)
     request.scope["state"]["principal"] = principal

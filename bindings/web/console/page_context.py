@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from litestar import MediaType, Response
 from litestar.datastructures import Cookie
@@ -73,6 +74,14 @@ class PageContext(ServiceRequest):
     def address(self) -> str:
         """Return the IP address of the browser."""
         return self.app_state.proxies.address(self.request.scope)
+
+    @property
+    def page_address(self) -> str:
+        """Return the path and query of this page, or the path of the page that has the form that was sent."""
+        path, query = quote(self.request.url.path), self.request.url.query
+        if self.request.method == "POST" and "GET" not in self.allowed_methods():
+            return path.rpartition("/")[0] or "/"
+        return f"{path}?{query}" if query else path
 
     @property
     def actor_filter(self) -> str | None:

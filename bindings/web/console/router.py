@@ -71,8 +71,7 @@ def error_page(request: Request[Any, Any, Any], error: BindingsError) -> PageRes
     """Return the page of an error, or a redirect to sign in first and come back to the page."""
     context = PageContext(request)
     if isinstance(error, SignInNeeded):
-        next_path = quote(request.url.path) if request.method == "GET" else "/"
-        return context.redirect(f"/sign-in?next={next_path}")
+        return context.redirect(f"/sign-in?next={quote(context.page_address)}")
     field_errors = error.field_errors if isinstance(error, InvalidRequest) else ()
     return context.render(
         "error.html",
