@@ -46,7 +46,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
 
 @post("/sign-out", open=True, status_code=200)
 async def sign_out(request: Request[Any, Any, Any]) -> PageResponse:
-    """End the session on every replica, whatever its role. Safe to repeat."""
+    """End the session of any role on every replica. Safe to repeat."""
     context = PageContext(request)
     await context.app_state.authenticator.sign_out(context.token)
     response = context.redirect("/sign-in")
