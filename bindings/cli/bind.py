@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--phone-a", metavar="DIGITS", help="First real phone, in international form.")
-@click.option("--phone-b", metavar="DIGITS", help="Second real phone, of the same country.")
+@options.phone_option("--phone-a", help_text="First real phone, in international form.")
+@options.phone_option("--phone-b", help_text="Second real phone, of the same country.")
 @click.option("--pool-number", metavar="POOL", help="Pool that the middle number is taken from.")
 @click.option("--expire-s", type=options.WholeNumber(), help="Lifetime in seconds, 1 to 259200 (72 h).")
 @click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both phones; AXXB: one for each.")
@@ -42,6 +42,9 @@ def bind(
     as_json: bool,
 ) -> None:
     """Bind a middle number to two phones.
+
+    A phone that is - is read from standard input, one per line, so that it stands neither in the list of processes
+    nor in the shell's history: bindings bind --phone-a - --phone-b - ... < phones.txt
 
     With --idempotency-key the command is safe to repeat: the same request returns the same binding. It exits
     with 3 if a phone is held (nothing is sent), and with 6 if the outcome is unknown. In that case it prints the

@@ -41,9 +41,11 @@ def doctor(command: click.Context, *, as_json: bool) -> None:
 @options.as_json
 def config(*, as_json: bool) -> None:
     """Show the effective settings, by variable. Secrets are masked."""
+    from bindings.monitoring import encryption_checks
     from bindings.validation import requests as validation
 
-    effective = validation.settings().effective()
+    loaded = validation.settings()
+    effective = loaded.effective()
     if as_json:
         output.emit(effective)
         return
@@ -51,3 +53,6 @@ def config(*, as_json: bool) -> None:
         ["VARIABLE", "VALUE"],
         [[name, output.escape_unprintable(value) or "-"] for name, value in effective.items()],
     )
+    encryption = encryption_checks.of_provider(loaded)
+    if encryption.todo is not None:
+        output.message(f"warning: {encryption.seen}; {encryption.todo}")

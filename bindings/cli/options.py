@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
+MAX_LINE = 1_000  # characters; a phone has 20 digits
 RawValue: TypeAlias = Any  # an option as it was typed, or None: the service checks its type and its value
 
 
@@ -42,6 +44,37 @@ class Number(click.ParamType[Any]):
             return float(value)
         except ValueError:
             return value
+
+
+class PhoneNumber(click.ParamType[Any]):
+    """A phone. `-` is the next line of standard input: other users of the host see the options of a command."""
+
+    name = "phone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the text of the option, or that of the next line."""
+        if value != "-":
+            return value
+        return _next_line(field="phone" if param is None or param.name is None else param.name)
+
+
+def _next_line(*, field: str) -> str:
+    from bindings.errors import FieldError, InvalidRequest
+
+    if sys.stdin.isatty():
+        click.echo(f"{field}: ", nl=False, err=True)
+    try:
+        line = sys.stdin.readline(MAX_LINE)
+    except UnicodeDecodeError:
+        raise InvalidRequest([FieldError(field, "is -, and standard input is not text in UTF-8")]) from None
+    if not line:
+        raise InvalidRequest([FieldError(field, "is -, and standard input has no line for it")])
+    return line.strip().removeprefix("\ufeff")
+
+
+def phone_option(*names: str, help_text: str) -> Callable[[Command], Command]:
+    """Return an option for a phone, which may be `-`. Each `-` takes a line, in the order of the command line."""
+    return click.option(*names, type=PhoneNumber(), metavar="DIGITS|-", help=help_text)
 
 
 def port(value: object) -> int:

@@ -23,7 +23,12 @@ INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, help_text in reversed(HELP.items()):
-        command = click.option(f"--{name.replace('_', '-')}", help=help_text)(command)
+        flag = f"--{name.replace('_', '-')}"
+        is_phone = name == "phone"
+        option = (
+            options.phone_option(flag, help_text=help_text) if is_phone else click.option(flag, help=help_text)
+        )
+        command = option(command)
     return command
 
 
@@ -58,11 +63,9 @@ def list_(
 
 
 @click.command()
-@click.option("--phone", metavar="DIGITS", help="List the active bindings of this real phone.")
+@options.phone_option("--phone", help_text="List the active bindings of this real phone.")
 @click.option("--middle-number", metavar="DIGITS", help="List the active bindings of this middle number.")
-@click.option(
-    "--party", metavar="DIGITS", help="The phone that calls the middle number. Requires --middle-number."
-)
+@options.phone_option("--party", help_text="The phone that calls the middle number. Requires --middle-number.")
 @click.option("--reference", metavar="TEXT", help="List the active bindings of this order id.")
 @options.reveal_options
 @options.as_json
@@ -114,7 +117,7 @@ def history(binding_id: str, *, as_json: bool) -> None:
 @click.command()
 @click.argument("middle_number")
 @click.option("--at", metavar="TIME", help="The time, with a zone, such as 2026-11-23T14:32:00Z.")
-@click.option("--party", metavar="DIGITS", help="Only bindings of this real phone.")
+@options.phone_option("--party", help_text="Only bindings of this real phone.")
 @click.option(
     "--window-s",
     type=options.Number(),
@@ -149,8 +152,8 @@ def trace(
 
 
 @click.command()
-@click.option("--phone-a", metavar="DIGITS", help="First real phone.")
-@click.option("--phone-b", metavar="DIGITS", help="Second real phone.")
+@options.phone_option("--phone-a", help_text="First real phone.")
+@options.phone_option("--phone-b", help_text="Second real phone.")
 @click.option("--mode", metavar="AXB|AXXB", help="The mode of the bind to check.")
 @click.option("--app-id", help="Application. Default: BINDINGS_PROVIDER_APP_ID.")
 @options.as_json

@@ -28,11 +28,13 @@ def scheduler(*, as_json: bool) -> None:
 
     with context.open_service(as_json=as_json, connect=True) as service:
         from bindings import scheduler as timers
+        from bindings.monitoring import encryption_checks
 
         if not as_json:
             line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
             logging.basicConfig(level=logging.INFO, format=line, force=True)
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
+        encryption_checks.log_warnings(service.runtime)
         with context.stop_on_signal() as stop:
             output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
             timers.run(service, stop)

@@ -9,6 +9,7 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
+from bindings.domain.addresses import sends_in_clear
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
@@ -39,6 +40,8 @@ def add(*, url: RawValue, kinds: tuple[str, ...], as_json: bool) -> None:
     ):
         added = service.webhooks.add(url=url, kinds=kinds or None)
     _show_secret(added, as_json=as_json)
+    if sends_in_clear(added.webhook.url) and not as_json:
+        output.message("Its events are sent to another host in clear: use an https: address.")
 
 
 @webhooks.command("list")

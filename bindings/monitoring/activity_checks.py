@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
-from bindings.monitoring import feed_check, replica_check
+from bindings.monitoring import encryption_checks, feed_check, replica_check
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ
 from bindings.provider import statuses
@@ -102,6 +102,7 @@ ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
     "reconciliation": of_reconciliation,
     "webhooks": of_webhooks,
+    "webhook_encryption": encryption_checks.of_webhooks,
     "feed": feed_check.feed_in_order,
     "replicas": replica_check.replicas_at_work,
 }

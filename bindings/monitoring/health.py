@@ -18,7 +18,7 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
-from bindings.monitoring import activity_checks, circuit_checks, clock_checks
+from bindings.monitoring import activity_checks, circuit_checks, clock_checks, encryption_checks
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
 from bindings.provider.client import ProviderClient
@@ -55,7 +55,11 @@ def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:
 
 def service_checks(runtime: Runtime) -> tuple[Check, ...]:
     """Return the checks of the service beside those of readiness. Does not call the provider."""
-    return (*circuit_checks.of_circuits(runtime.client), *_activity_checks(runtime.database))
+    return (
+        encryption_checks.of_provider(runtime.settings),
+        *circuit_checks.of_circuits(runtime.client),
+        *_activity_checks(runtime.database),
+    )
 
 
 def _activity_checks(database: Database) -> list[Check]:
@@ -79,10 +83,11 @@ def run_diagnostics(environment: Mapping[str, str] | None = None) -> tuple[Check
     """Run every check, from the settings of the environment on; connect, and close what was opened."""
     config, settings_check = load(environment)
     if config is None:
-        skipped_names = (*DATABASE_CHECKS, *PROVIDER_CHECKS)
+        skipped_names = ("provider_encryption", *DATABASE_CHECKS, *PROVIDER_CHECKS)
         return (settings_check, *(_skipped(name, because="settings") for name in skipped_names))
     database_results, bind_accepted_at = _opened_database(config)
-    return (settings_check, *database_results, *_opened_provider(config, bind_accepted_at))
+    encryption = encryption_checks.of_provider(config)
+    return (settings_check, encryption, *database_results, *_opened_provider(config, bind_accepted_at))
 
 
 def worst_level(checks: Sequence[Check]) -> Level:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import signal
 import socket
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
+from bindings.domain.addresses import is_loopback
 from bindings.errors import FieldError, InvalidRequest
+from bindings.monitoring import encryption_checks
 from bindings.scheduler import Scheduler
 from bindings.web import log_config
 from bindings.web.app import application
@@ -106,6 +107,7 @@ def serve(
         raise InvalidRequest([FieldError("local_admin", message)])
     listener = listen(host, port)
     log_config.configure()
+    encryption_checks.log_warnings(service.runtime)
     app_state = AppState(service, local_admin=local_admin)
     if scheduler:
         app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
@@ -142,14 +144,6 @@ def _config(app_state: AppState) -> uvicorn.Config:
 def _protocol(app_state: AppState) -> type[LimitedHttpProtocol]:
     """Return what uvicorn calls for each connection; its type says class, but it only calls it."""
     return cast("type[LimitedHttpProtocol]", partial(LimitedHttpProtocol, open_connections=app_state.connections))
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is reachable from this host only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -63,9 +63,9 @@ class Shell:
             if value is not None:
                 self.environment[variable] = value
 
-    def run(self, *arguments: str) -> CommandResult:
+    def run(self, *arguments: str, stdin: str | bytes = "") -> CommandResult:
         """Run a command in this process, which is fast."""
-        result = CliRunner(env=self.environment).invoke(root, arguments)
+        result = CliRunner(env=self.environment).invoke(root, arguments, input=stdin)
         return self._checked(arguments, result.exit_code, result.stdout, result.stderr)
 
     def program(self, *arguments: str) -> CommandResult:

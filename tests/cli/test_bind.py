@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -260,3 +262,44 @@ def test_unknown_binding_id_exits_with_4(shell: Shell) -> None:
         for command in ("get", "unbind", "history"):
             result = shell.run(command, wrong, "--json")
             assert (result.code, result.problem["code"]) == (4, "not-found")
+
+
+BIND_FROM_STDIN = ("bind", "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB", "--json")
+
+
+def test_phones_of_a_bind_are_read_from_standard_input_in_the_order_of_the_options(shell: Shell) -> None:
+    first = shell.run(*BIND_FROM_STDIN, "--phone-a", "-", "--phone-b", "-", stdin=f"{A}\r\n+{B}\n")
+    assert (first.json["phone_a"], first.json["phone_b"]) == ("91******01", "91******99")
+    second = shell.run(*BIND_FROM_STDIN, "--phone-b", "-", "--phone-a", "-", stdin=f"\ufeff{C}\n{D}")
+    assert (second.json["phone_a"], second.json["phone_b"]) == ("91******03", "91******02")
+    third = shell.run(*BIND_FROM_STDIN, "--phone-a", "-", "--phone-b", B, stdin=A)
+    assert third.code == 3
+
+
+@pytest.mark.parametrize(
+    ("stdin", "fields"),
+    [
+        ("", ["phone_a"]),
+        (f"{A}\n", ["phone_b"]),
+        (f"\n{B}\n", ["phone_a"]),
+        (f"{A} {B}\n{B}\n", ["phone_a"]),
+        ("9" * 5_000 + "\n", ["phone_a", "phone_b"]),
+        (b"\xff\n\xff\n", ["phone_a"]),
+    ],
+)
+def test_standard_input_without_a_phone_names_the_option(
+    shell: Shell, simulator: Simulator, stdin: str | bytes, fields: list[str]
+) -> None:
+    result = shell.run(*BIND_FROM_STDIN, "--phone-a", "-", "--phone-b", "-", stdin=stdin)
+    assert (result.code, result.fields) == (2, fields)
+    assert simulator.requests == ()
+
+
+@pytest.mark.processes
+def test_program_reads_a_phone_from_standard_input(shell: Shell) -> None:
+    command = [sys.executable, "-m", "bindings", "lookup", "--phone", "-", "--json"]
+    environment = dict(shell.whole_environment())
+    program = subprocess.run(
+        command, env=environment, input=A, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert json.loads(program.stdout)["data"] == []

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
+from bindings.domain.addresses import sends_in_clear
 from bindings.monitoring import health
+from bindings.service import BindingService
 from bindings.store import job_runs
 from bindings.store.database import Database
 from bindings.store.schema import passes
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Shell
     from tests.store.databases import Server
 
-NAMES = ["settings", *health.DATABASE_CHECKS, *health.PROVIDER_CHECKS]
+NAMES = ["settings", "provider_encryption", *health.DATABASE_CHECKS, *health.PROVIDER_CHECKS]
 
 
 def checks_of(shell: Shell, *, code: int) -> dict[str, Any]:
@@ -242,3 +244,52 @@ def test_open_doubts_are_a_warning_with_their_number_and_the_oldest(shell: Shell
     checks = checks_of(shell, code=0)
     assert checks["doubts"]["level"] == "warn"
     assert checks["doubts"]["seen"].startswith("1 open, the oldest from ")
+
+
+ELSEWHERE = "http://provider.invalid:9"
+
+
+def test_address_that_sends_in_clear_to_another_host_is_a_warning(shell: Shell) -> None:
+    shell.set(provider_url=ELSEWHERE)
+    shell.run("webhooks", "add", "--url", "http://127.0.0.1:9/hook")
+    in_clear = shell.run("webhooks", "add", "--url", "http://receiver.invalid/hook", "--json").json["id"]
+    disabled = shell.run("webhooks", "add", "--url", "http://receiver.invalid/other", "--json").json["id"]
+    with BindingService.open(environment=shell.environment) as service:
+        service.webhooks.disable(disabled)
+    checks = checks_of(shell, code=1)
+    provider, webhook = checks["provider_encryption"], checks["webhook_encryption"]
+    assert (provider["level"], webhook["level"]) == ("warn", "warn")
+    assert "BINDINGS_PROVIDER_URL is http: to another host" in provider["seen"]
+    assert "phones and the API key" in provider["seen"]
+    assert "5 min (BINDINGS_TIMESTAMP_TOLERANCE_S)" in provider["seen"]
+    assert in_clear in webhook["seen"]
+    assert disabled not in webhook["seen"]
+
+
+def test_config_and_new_webhooks_warn_of_what_is_sent_in_clear(shell: Shell) -> None:
+    assert shell.run("config").err == ""
+    assert "in clear" not in shell.run("webhooks", "add", "--url", "https://receiver.invalid/hook").err
+    shell.set(provider_url=ELSEWHERE)
+    assert "phones and the API key are sent in clear" in shell.run("config").err
+    assert "in clear" in shell.run("webhooks", "add", "--url", "http://receiver.invalid/hook").err
+
+
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("https://api.example.com", False),
+        ("http://api.example.com", True),
+        ("HTTP://api.example.com", True),
+        ("http://10.0.0.8:8080/gateway", True),
+        ("http://127.0.0.1:9000", False),
+        ("http://127.8.8.8", False),
+        ("http://localhost:9000", False),
+        ("http://LOCALHOST", False),
+        ("http://[::1]:9000", False),
+        ("http://[fd00::8]", True),
+        ("http://localhost.example.com", True),
+        ("http://127.0.0.1.example.com", True),
+    ],
+)
+def test_address_sends_in_clear_if_it_is_http_and_of_another_host(url: str, *, in_clear: bool) -> None:
+    assert sends_in_clear(url) == in_clear

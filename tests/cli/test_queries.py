@@ -12,12 +12,17 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from bindings.cli.options import PhoneNumber
+from bindings.cli.root import root
 from bindings.domain.binding import Binding
 from tests.cli.conftest import A, B, C, D
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bindings.provider.simulator import Simulator
     from tests.cli.conftest import Shell
 
@@ -300,3 +305,38 @@ def test_stats_suggests_a_policy_for_unexpected_conflicts(shell: Shell, simulato
     plain = shell.run("stats")
     assert "AXB met AXXB active" in plain.out
     assert "BINDINGS_CONFLICT_POLICY=strict" in plain.err
+
+
+def test_every_option_for_a_phone_reads_standard_input(shell: Shell) -> None:
+    bound = shell.bind().json
+    middle = bound["middle_number_a"]
+    for command in (
+        ["lookup", "--phone", "-"],
+        ["lookup", "--middle-number", middle, "--party", "-"],
+        ["list", "--phone", "-"],
+    ):
+        assert [row["id"] for row in shell.run(*command, "--json", stdin=A).json["data"]] == [bound["id"]], command
+    trace = shell.run("trace", middle, "--at", bound["answered_at"], "--party", "-", "--json", stdin=B).json
+    assert [holder["id"] for holder in trace["holders"]] == [bound["id"]]
+    check = shell.run("check", "--phone-a", "-", "--phone-b", "-", "--mode", "AXB", "--json", stdin=f"{A}\n{C}")
+    assert [holder["id"] for holder in check.json["data"]] == [bound["id"]]
+
+
+def test_every_option_that_names_a_phone_takes_standard_input() -> None:
+    options = [
+        (command.name, option)
+        for command in commands(root)
+        for option in command.params
+        if option.name in {"phone", "phone_a", "phone_b", "party"}
+    ]
+    assert len(options) >= 8
+    assert [name for name, option in options if not isinstance(option.type, PhoneNumber)] == []
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    """Yield every command of a group, and of the groups in it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield from commands(command) if isinstance(command, click.Group) else [command]

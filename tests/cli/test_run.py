@@ -115,3 +115,14 @@ def test_scheduler_expires_bindings_and_ends_on_a_signal(shell: Shell) -> None:
     assert "Traceback" not in err
     (sweep,) = (check for check in shell.run("doctor", "--json").json["data"] if check["name"] == "sweep")
     assert sweep["level"] == "ok"
+
+
+@pytest.mark.parametrize("command", [["scheduler"], ["serve", "--port", "0"]], ids=["scheduler", "serve"])
+def test_process_that_sends_in_clear_says_so_when_it_starts(shell: Shell, command: list[str]) -> None:
+    shell.set(provider_url="http://provider.invalid:9")
+    with running(shell, *command) as program:
+        line = first_line(program.stderr)
+        while "clear" not in line:
+            assert line, "the output ended"
+            line = first_line(program.stderr)
+        assert "phones and the API key are sent in clear" in line
