@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from bindings.clock import HostClock
     from bindings.domain.binding import Binding, BindRequest, Event, Holder, Page, RefusedBind, Trace
+    from bindings.domain.hold import PhoneHold
     from bindings.domain.phone import Phone
     from bindings.jobs.expire import ExpireResult
     from bindings.jobs.expiry_warnings import ExpiryWarningsResult
@@ -259,6 +260,15 @@ class BindingService:
         """
         return self._queries.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
 
+    def holds(self, *, phone: str | Phone | None = None, middle_number: str | None = None) -> list[PhoneHold]:
+        """Return the newest holds of a phone, in force or ended, the latest `held_until` first; at most 50.
+
+        A hold is a phone that the provider holds for something other than a binding in force here: no result of
+        `lookup` and `search` has it. With a middle number instead, the holds in force of bindings with that number
+        that ended here and live at the provider.
+        """
+        return self._queries.holds(phone=phone, middle_number=middle_number)
+
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
     ) -> list[Holder]:
@@ -273,7 +283,10 @@ class BindingService:
         party: str | Phone | None = None,
         window_s: float = 300,
     ) -> Trace:
-        """Return the holders of a middle number at `at` (aware), and near misses within `window_s` seconds."""
+        """Return the holders of a middle number at `at` (aware), and near misses within `window_s` seconds.
+
+        Also the holds within that window, of the party and of bindings with the number (see `Trace`).
+        """
         return self._queries.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
 
     def search(

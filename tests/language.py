@@ -50,6 +50,7 @@ IDENTIFIERS: frozenset[str] = frozenset(
 ALLOWED_NAMES: dict[tuple[str, str], str] = {
     ("domain/binding.py", "Holder.why"): "a public field of Holder, in the Python and the HTTP interface",
     ("domain/binding.py", "Reason.ASKED"): "a stored reason, shown in the Python and the HTTP interface",
+    ("domain/hold.py", "PhoneHold.why"): "the same field as Holder.why",
     ("store/holds.py", "Hold.why"): "the column holds.why",
     ("monitoring/check.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
     ("service.py", "BindingService.reveal.what"): "a public argument",

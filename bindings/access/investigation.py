@@ -1,7 +1,8 @@
 """Queries of an investigation: which bindings had a number, the history of a number, and reveals of its phones.
 
 The caller need not know whether a number is a phone or a middle number. `actor` narrows every result to the
-bindings that this actor requested. Changes nothing; every query is safe to repeat.
+bindings that this actor requested, and other holds to what a conflict check shows. Changes nothing; every query is
+safe to repeat.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from bindings.domain import trace
 from bindings.domain.binding import Page, Trace
-from bindings.store import number_history
+from bindings.domain.hold import visible_holds
+from bindings.store import number_history, phone_holds
 from bindings.validation import fields
 from bindings.validation import requests as validation
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bindings.domain.binding import Binding, Event
+    from bindings.domain.hold import PhoneHold
     from bindings.domain.phone import Phone
     from bindings.store.database import Database
 
@@ -32,8 +35,8 @@ MAX_REVEALS = 50
 class NumberAt:
     """Holders of a number at a time, near misses, and the nearest bindings before and after.
 
-    `ended` is the last binding that ended before that time, `began` the first that began after it, however far
-    away; None if there is none, or if it is in `trace`.
+    `previous_binding` is the last binding that ended before that time, `next_binding` the first that began after
+    it, however far away; None if there is none, or if it is in `trace`. The holds are in `trace`.
     """
 
     trace: Trace
@@ -59,7 +62,8 @@ class Investigation:
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
     ) -> NumberAt:
         """Return the holders of a phone or middle number at `at` (aware); `party` is the other phone, if known."""
-        result = self._trace(number, at, party, WINDOW_S, actor)
+        holds = self._holds_at(number, at, party, actor)
+        result = replace(self._trace(number, at, party, WINDOW_S, actor), holds=holds)
         if result.holders:
             return NumberAt(trace=result, previous_binding=None, next_binding=None)
         if party is not None:
@@ -84,6 +88,28 @@ class Investigation:
         )
         visible = [binding for binding in bindings if actor in (None, binding.actor)]
         return trace.classify(visible, at=at, window_s=window_s)
+
+    def _holds_at(
+        self, number: Phone, at: datetime, party: Phone | None, actor: str | None
+    ) -> tuple[PhoneHold, ...]:
+        margin = timedelta(seconds=WINDOW_S)
+        phones = (number,) if party is None else (number, party)
+        holds = self._database.read(
+            phone_holds.of_number,
+            self._database.now,
+            phones=phones,
+            middle_number=number.digits,
+            since=at - margin,
+            until=at + margin,
+        )
+        return visible_holds(holds, actor, phones)
+
+    def holds_of(self, number: Phone, *, actor: str | None = None) -> tuple[PhoneHold, ...]:
+        """Return the recorded holds of a phone, and those in force of bindings with this middle number."""
+        holds = self._database.read(
+            phone_holds.of_number, self._database.now, phones=(number,), middle_number=number.digits
+        )
+        return visible_holds(holds, actor, (number,))
 
     def number_history(
         self, number: Phone, *, actor: str | None = None, cursor: str | None = None, limit: int = 50

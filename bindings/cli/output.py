@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from bindings.domain.binding import Binding
+    from bindings.domain.hold import PhoneHold
 
 GAP = "  "
 
@@ -99,6 +100,18 @@ def bindings(
         return
     stacked = _prepend(first_columns, (_stacked(binding, revealed=revealed) for binding in records))
     table([*first_columns, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
+
+
+def holds(records: Iterable[PhoneHold]) -> None:
+    """Print holds, each with its cause and its end; phones are masked always."""
+    for hold in records:
+        state = "held" if hold.in_force else "was held"
+        until = f"until {format_instant(hold.held_until)}"
+        click.echo(f"{hold.phone} {state} {until}, first {format_instant(hold.first_held_at)}")
+        for name in ("why", "cause", "binding_id", "bind_id", "app_id", "ends_by"):
+            value = getattr(hold, name)
+            if value is not None:
+                click.echo(f"{GAP}{name.ljust(10)}{GAP}{escape_unprintable(value)}")
 
 
 def _prepend(columns: Mapping[str, Sequence[str]], rows: Iterable[list[str]]) -> Iterator[list[str]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding, NearMiss, Trace, TraceHolder
+    from bindings.domain.hold import PhoneHold
+    from bindings.service import BindingService
 
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
@@ -54,12 +56,16 @@ def get(binding_id: str, *, reveal_reason: str | None, as_json: bool) -> None:
 def list_(
     *, cursor: str | None, limit: RawValue, reveal_reason: str | None, as_json: bool, **filters: RawValue
 ) -> None:
-    """List the bindings that match all given filters, newest first."""
+    """List the bindings that match all given filters, newest first.
+
+    With --phone or --middle-number also the holds of the number: what else the provider holds it for.
+    """
     with context.open_service(as_json=as_json) as service:
         page = service.search(cursor=cursor, limit=limit, **filters)
+        holds = _holds_of(service, filters["phone"], filters["middle_number"])
         context.record_reveal(service, (binding.id for binding in page.data), reveal_reason)
-    empty = "No binding matches. Leave out a filter to see more, or bind: bindings bind --help"
-    _show(page.data, reveal_reason, as_json=as_json, empty=empty, next_cursor=page.next_cursor)
+    empty = "No binding recorded here matches. Leave out a filter to see more, or bind: bindings bind --help"
+    _show(page.data, reveal_reason, as_json=as_json, empty=empty, next_cursor=page.next_cursor, phone_holds=holds)
 
 
 @click.command()
@@ -78,15 +84,18 @@ def lookup(
     reveal_reason: str | None,
     as_json: bool,
 ) -> None:
-    """Show the bindings that are active now, newest first.
+    """Show the bindings that are active now, newest first, and the holds of the number.
 
     Requires --phone, --middle-number or --reference.
     """
     with context.open_service(as_json=as_json) as service:
         active = service.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
+        holds = _holds_of(service, phone if party is None else party, middle_number)
         context.record_reveal(service, (binding.id for binding in active), reveal_reason)
-    empty = "No active binding. Use `bindings list` for ended bindings, or `bindings trace` for a given time."
-    _show(active, reveal_reason, as_json=as_json, empty=empty)
+    empty = (
+        "No active binding is recorded here. `bindings list` shows ended ones, `bindings trace` those of a time."
+    )
+    _show(active, reveal_reason, as_json=as_json, empty=empty, phone_holds=holds)
 
 
 @click.command()
@@ -139,7 +148,8 @@ def trace(
     """Show who had a middle number at a given time, and how certain this is.
 
     "certain": the provider had confirmed the binding and it had not ended. "possible": the bind had been
-    requested, or the binding had ended here while the provider may still have held it.
+    requested, or the binding had ended here while the provider may still have held it. A hold is a phone that the
+    provider holds for something other than a binding in force here.
     """
     with context.open_service(as_json=as_json) as service:
         with options.report_missing(at=at):
@@ -148,7 +158,7 @@ def trace(
     if as_json:
         output.emit(_trace_to_dict(result), revealed=reveal_reason is not None)
     else:
-        _show_trace(result, revealed=reveal_reason is not None)
+        _show_trace(result, revealed=reveal_reason is not None, with_party=party is not None)
 
 
 @click.command()
@@ -201,6 +211,13 @@ def doubts(*, reveal_reason: str | None, as_json: bool) -> None:
         output.message("`bindings reconcile` compares them with the provider's own list.")
 
 
+def _holds_of(service: BindingService, phone: RawValue, middle_number: RawValue) -> list[PhoneHold] | None:
+    """Return the holds of the phone, or else of the middle number; None if neither was given."""
+    if phone is not None:
+        return service.holds(phone=str(phone))
+    return None if middle_number is None else service.holds(middle_number=str(middle_number))
+
+
 def _show(
     records: Sequence[Binding],
     reveal_reason: str | None,
@@ -208,17 +225,29 @@ def _show(
     as_json: bool,
     empty: str,
     next_cursor: str | None = None,
+    phone_holds: list[PhoneHold] | None = None,
 ) -> None:
     revealed = reveal_reason is not None
     if as_json:
-        output.emit_list(records, next_cursor=next_cursor, revealed=revealed)
+        with_holds = {} if phone_holds is None else {"holds": serialization.to_plain(phone_holds)}
+        output.emit({"data": list(records), "next_cursor": next_cursor} | with_holds, revealed=revealed)
         return
-    if not records:
+    if records:
+        output.bindings(records, revealed=revealed)
+    else:
         output.message(empty)
-        return
-    output.bindings(records, revealed=revealed)
     if next_cursor is not None:
         output.message(f"There are more: add --cursor {next_cursor}")
+    if phone_holds is not None:
+        _show_holds(phone_holds, empty="No hold of this number is recorded.")
+
+
+def _show_holds(holds: Sequence[PhoneHold], *, empty: str) -> None:
+    if not holds:
+        output.message(empty)
+        return
+    output.message("\nHolds:")
+    output.holds(holds)
 
 
 def _format_detail(detail: dict[str, Any]) -> str:
@@ -237,6 +266,7 @@ def _trace_to_dict(result: Trace) -> dict[str, Any]:
             for miss in result.near_misses
         ],
         "other_holders": _holders_to_dicts(result.other_holders),
+        "holds": serialization.to_plain(result.holds),
     }
 
 
@@ -244,23 +274,24 @@ def _holders_to_dicts(holders: Iterable[TraceHolder]) -> list[dict[str, Any]]:
     return [serialization.fields(holder.binding) | {"certainty": holder.certainty} for holder in holders]
 
 
-def _show_trace(result: Trace, *, revealed: bool) -> None:
+def _show_trace(result: Trace, *, revealed: bool, with_party: bool) -> None:
     if result.holders:
         certainty = {"CERTAINTY": [holder.certainty.value for holder in result.holders]}
         output.bindings([holder.binding for holder in result.holders], revealed=revealed, extra=certainty)
     elif result.other_holders:
         count = len(result.other_holders)
         output.message(
-            f"No binding with that party had this middle number at that time. {count} with other parties had it:"
-            " check the party (digits with country code), or leave out --party."
+            "No binding recorded here with that party had this middle number at that time."
+            f" {count} with other parties had it: check the party (digits with country code), or omit --party."
         )
     else:
-        output.message("No binding had this middle number at that time.")
-    if not result.near_misses:
-        return
-    output.message("\nNear misses:" if result.holders else "Near misses:")
-    offsets = {"MISSED BY": [_format_offset(miss) for miss in result.near_misses]}
-    output.bindings([miss.binding for miss in result.near_misses], revealed=revealed, extra=offsets)
+        output.message("No binding recorded here had this middle number at that time.")
+    if result.near_misses:
+        output.message("\nNear misses:" if result.holders else "Near misses:")
+        offsets = {"MISSED BY": [_format_offset(miss) for miss in result.near_misses]}
+        output.bindings([miss.binding for miss in result.near_misses], revealed=revealed, extra=offsets)
+    searched = "the party or a binding" if with_party else "a binding"
+    _show_holds(result.holds, empty=f"No hold of {searched} with this number is recorded around that time.")
 
 
 def _format_offset(miss: NearMiss) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime  # noqa: TC003 -- the HTTP API makes its schemas o
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bindings.domain.hold import PhoneHold  # noqa: TC001 -- as above
 from bindings.domain.phone import Phone
 
 if TYPE_CHECKING:
@@ -314,11 +315,15 @@ class Trace:
     """The bindings that had a middle number at an instant, and those that had it shortly before or after.
 
     `other_holders` had it at that instant, but not with the given party; empty unless no holder has that party.
+    `holds` may have been in force within the window of the trace: those of the party, if there is one, and those
+    of bindings with the middle number that ended here and lived on at the provider. Something at the provider
+    that is not recorded here may have had the number too.
     """
 
     holders: tuple[TraceHolder, ...]
     near_misses: tuple[NearMiss, ...]
     other_holders: tuple[TraceHolder, ...] = ()
+    holds: tuple[PhoneHold, ...] = ()
 
     @property
     def bindings(self) -> list[Binding]:

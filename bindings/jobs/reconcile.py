@@ -23,6 +23,7 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
 from bindings.jobs.reconcile_absences import apply_absences, needs_second_scan
@@ -243,7 +244,7 @@ def _scan(
     size: int,
     backwards_over: int | None = None,
 ) -> Scan:
-    refused = [hold for hold in context.live_holds(app_id) if hold.why is holds.HoldReason.REFUSED]
+    refused = [hold for hold in context.live_holds(app_id) if hold.why is HoldReason.REFUSED]
     watched = frozenset(hold.phone.key for hold in refused)
     scan = provider_scan.read(source, app_id, size=size, backwards_over=backwards_over, watched=watched)
     findings.counts["scans"] += 1

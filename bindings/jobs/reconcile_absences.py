@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
+from bindings.domain.hold import HoldReason
 from bindings.jobs import scan_evidence
 from bindings.store import holds, queries, settle
 from bindings.store.bindings import get
@@ -125,6 +126,6 @@ def _unlisted_holds(
         hold
         for hold in context.live_holds(app_id)
         # Refused again after a denial: what holds the phone is in no list that this account can read.
-        if (hold.why is holds.HoldReason.REFUSED and hold.strikes == 1 and hold.phone.key not in listed_phones)
-        or (hold.why is holds.HoldReason.ORPHAN and hold.bind_id not in listed_bind_ids)
+        if (hold.why is HoldReason.REFUSED and hold.strikes == 1 and hold.phone.key not in listed_phones)
+        or (hold.why is HoldReason.ORPHAN and hold.bind_id not in listed_bind_ids)
     ]

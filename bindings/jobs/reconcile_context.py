@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.hold import HoldReason
 from bindings.errors import BindingsError
 from bindings.jobs.scan_evidence import ClockTolerance
 from bindings.store import holds, queries
@@ -131,7 +132,7 @@ class ReconcileContext:
     def bind_ids_to_release(self, app_id: str | None) -> set[str]:
         """Return the provider ids of late successes, which `recover` unbinds."""
         live = self.live_holds(app_id)
-        return {str(hold.bind_id) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
+        return {str(hold.bind_id) for hold in live if hold.why is HoldReason.LATE_SUCCESS}
 
     def end_holds(self, ended: list[holds.Hold], reason: str, app_id: str | None, findings: Findings) -> None:
         """End these holds in batches (not in a dry run), and record each."""

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from bindings.domain.hold import HoldReason
 from bindings.errors import BindingsError
 from bindings.failpoints import hit
 from bindings.jobs import reconcile_context, scan_evidence
@@ -167,9 +168,9 @@ def end_explained_holds(
     explained = [
         hold
         for hold in context.live_holds(scan.app_id)
-        if (hold.why is holds.HoldReason.ORPHAN and hold.bind_id in known_bind_ids)
+        if (hold.why is HoldReason.ORPHAN and hold.bind_id in known_bind_ids)
         or (
-            hold.why is holds.HoldReason.REFUSED
+            hold.why is HoldReason.REFUSED
             and hold.phone.key in scan.listed
             and _is_held_otherwise(context, hold, findings)
         )
@@ -181,7 +182,7 @@ def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Fi
     """Return True if something other than a refusal holds the phone too, or would without the dry run."""
     database, scope = context.runtime.database, context.runtime.settings.scope
     rows = database.read(find_holding_rows, (hold.phone, hold.phone), scope, database.clock())
-    return hold.phone.key in findings.would_hold or any(row.why != holds.HoldReason.REFUSED for row in rows)
+    return hold.phone.key in findings.would_hold or any(row.why != HoldReason.REFUSED for row in rows)
 
 
 def _action(context: ReconcileContext, live_row: LiveRow) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.jobs.run_control import UNSTOPPED, RunControl
@@ -108,7 +109,7 @@ def _release_late_successes(runtime: Runtime, control: RunControl, client: Provi
     """Unbind what the provider made for bindings that had ended here, and end its holds."""
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     live = runtime.database.read(holds.live, runtime.settings.scope, now)
-    late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is holds.HoldReason.LATE_SUCCESS}
+    late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is HoldReason.LATE_SUCCESS}
     released = 0
     for app_id, bind_id in control.work_through(sorted(late)):
         outcome = client.unbind(app_id=app_id, bind_id=bind_id)

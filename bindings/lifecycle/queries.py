@@ -14,7 +14,7 @@ from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import events, pools, queries, refusals, reports, reserve
+from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve
 from bindings.store.bindings import find
 from bindings.validation import fields
 from bindings.validation import requests as validation
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Binding, Event, Holder, RefusedBind, Trace
+    from bindings.domain.hold import PhoneHold
     from bindings.domain.phone import Phone
     from bindings.domain.search_filters import RefusalFilters, SearchFilters
     from bindings.lifecycle.runtime import Runtime
@@ -76,6 +77,16 @@ class Queries:
             return read(queries.lookup, statements.by_party, middle_number=by.middle_number, phone=by.party)
         return read(queries.lookup, statements.by_middle_number, middle_number=by.middle_number)
 
+    def holds(self, *, phone: str | Phone | None = None, middle_number: str | None = None) -> list[PhoneHold]:
+        """Return the recorded holds of a phone, or those in force of bindings with a middle number."""
+        if (phone is None) == (middle_number is None):
+            raise InvalidRequest([FieldError("phone", "or middle_number is needed, and only one of them")])
+        by = validation.lookup(phone=phone, middle_number=middle_number)
+        phones = () if by.phone is None else (by.phone,)
+        return self._database.read(
+            phone_holds.of_number, self._database.now, phones=phones, middle_number=by.middle_number
+        )
+
     def check(
         self, *, phone_a: str | Phone, phone_b: str | Phone, mode: str, app_id: str | None = None
     ) -> list[Holder]:
@@ -101,10 +112,26 @@ class Queries:
         number, instant, by_party, window = validation.trace(
             middle_number=middle_number, at=at, party=party, window_s=window_s
         )
-        result = self._trace(number, instant, by_party, window)
+        result = replace(
+            self._trace(number, instant, by_party, window), holds=self._holds(number, instant, by_party, window)
+        )
         if result.holders or by_party is None:
             return result
         return replace(result, other_holders=self._trace(number, instant, None, 0.0).holders)
+
+    def _holds(self, number: str, at: datetime, party: Phone | None, window_s: float) -> tuple[PhoneHold, ...]:
+        margin = timedelta(seconds=window_s)
+        phones = () if party is None else (party,)
+        return tuple(
+            self._database.read(
+                phone_holds.of_number,
+                self._database.now,
+                phones=phones,
+                middle_number=number,
+                since=at - margin,
+                until=at + margin,
+            )
+        )
 
     def _trace(self, number: str, at: datetime, party: Phone | None, window_s: float) -> Trace:
         margin = timedelta(seconds=window_s)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select, true, update
 from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
+from bindings.domain.hold import HoldReason
 from bindings.store import events, sql
 from bindings.store.column_types import Instant
 from bindings.store.schema import bindings
@@ -41,14 +41,6 @@ MAX_STRIKES = 6  # 60 s x 2**6 is longer than the longest
 FIRST_AFTER_UNBIND_S = 2  # the same after our own unbind, which the provider may take seconds to carry out ...
 LONGEST_AFTER_UNBIND_S = 60
 FIRST_STRIKE_AFTER_UNBIND = -5  # ... counted in strikes from here to 0: 2 s x 2**5 is longer than the longest
-
-
-class HoldReason(StrEnum):
-    """Why a phone is held."""
-
-    ORPHAN = "orphan"
-    REFUSED = "refused"
-    LATE_SUCCESS = "late_success"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from sqlalchemy import String, and_, bindparam, literal_column, null, select, un
 
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
+from bindings.domain.hold import HoldReason
 from bindings.store import account, events, rollback_detection
 from bindings.store.bindings import (
     COLUMNS,
@@ -30,7 +31,6 @@ from bindings.store.bindings import (
 )
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
-from bindings.store.holds import HoldReason
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:

@@ -63,6 +63,11 @@ class Principal:
         """Return whether the role has at least one of the permissions."""
         return any(roles.allows(self.role, permission) for permission in permissions)
 
+    @property
+    def actor_filter(self) -> str | None:
+        """The actor whose records alone may be shown, or None for a reader of all."""
+        return None if self.has_permission(Permission.READ) else self.actor
+
     def can_view(self, record: Binding | Holder) -> bool:
         """Return whether the record may be shown: to a reader always, to an app if it is its own."""
         return self.has_permission(Permission.READ) or record.actor == self.actor

@@ -60,7 +60,7 @@ def test_search_at_a_time_without_a_holder_shows_near_misses(console: Console, d
     at = day.ride.ended_at + timedelta(seconds=60)
     console.find(q=str(day.ride.middle_number_a), time=format_time(at), zone="UTC")
     text = console.window.text
-    assert "No binding at this time" in text
+    assert "No binding recorded here at this time" in text
     assert "The last one ended at" in text
     assert "ended 1 min" in text or "ended 59 s" in text
     assert str(day.reuse.reference) in text
@@ -158,7 +158,7 @@ def test_app_key_sees_only_its_own_bindings(console: Console, day: Day) -> None:
     console.open("/access")
     assert "Not allowed" in console.window.text
     console.find(q=str(day.ride.middle_number_a), time=format_time(day.ride.requested_at + timedelta(minutes=5)))
-    assert "No binding at this time" in console.window.text
+    assert "No binding recorded here at this time" in console.window.text
 
 
 def test_invalid_key_is_refused_and_sign_out_leaves_no_page_in_the_history(console: Console, day: Day) -> None:

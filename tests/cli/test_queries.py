@@ -18,6 +18,7 @@ import pytest
 from bindings.cli.options import PhoneNumber
 from bindings.cli.root import root
 from bindings.domain.binding import Binding
+from bindings.domain.phone import mask
 from tests.cli.conftest import A, B, C, D
 
 if TYPE_CHECKING:
@@ -121,8 +122,32 @@ def test_lookup_finds_by_phone_by_middle_number_and_by_reference(shell: Shell) -
         ["--middle-number", MIDDLE, "--party", A],
     ):
         result = shell.run("lookup", *arguments, "--json")
-        assert result.json == {"data": [bound], "next_cursor": None}
+        holds: dict[str, list[object]] = {} if "--reference" in arguments else {"holds": []}
+        assert result.json == {"data": [bound], "next_cursor": None} | holds
     assert shell.run("lookup", "--middle-number", MIDDLE, "--party", C, "--json").json["data"] == []
+
+
+def test_list_lookup_and_trace_show_the_holds_of_a_phone(shell: Shell, simulator: Simulator) -> None:
+    bind_id = simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id="4luaKsL2", expire_s=3_600).bind_id
+    commands = (
+        ["list", "--phone", C],
+        ["lookup", "--phone", C],
+        ["lookup", "--middle-number", MIDDLE, "--party", C],
+        ["trace", MIDDLE, "--at", seconds_from_now(60), "--party", C],
+    )
+    for command in commands:
+        assert "No hold of" in shell.run(*command).err, command
+    assert shell.run("reconcile", "--json").json["orphans"] == 1
+    for command in commands:
+        (hold,) = shell.run(*command, "--json").json["holds"]
+        assert (hold["phone"], hold["why"], hold["bind_id"]) == (mask(C), "orphan", str(bind_id)), command
+        result = shell.run(*command, "--reveal", "--reason", "complaint 118")
+        assert result.code == 0
+        assert "not recorded here" in result.out
+        assert "ends_by" in result.out
+        assert f"bind_id     {bind_id}" in result.out
+        assert C not in result.out
+        assert "No hold" not in result.err
 
 
 def test_lookup_without_exactly_one_number_is_refused(shell: Shell) -> None:
@@ -156,14 +181,18 @@ def test_history_prints_every_event_without_a_phone(shell: Shell) -> None:
 def test_trace_prints_the_holder_and_its_certainty(shell: Shell) -> None:
     bound = shell.bind().json
     trace = shell.run("trace", MIDDLE, "--at", seconds_from_now(1), "--json").json
-    assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": [], "other_holders": []}
+    assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": [], "other_holders": []} | {
+        "holds": []
+    }
 
 
 def test_trace_with_the_wrong_party_says_that_the_number_had_other_holders(shell: Shell) -> None:
     bound = shell.bind().json
     arguments = ["trace", MIDDLE, "--at", seconds_from_now(1), "--party", f"91{A}"]
     trace = shell.run(*arguments, "--json").json
-    assert trace == {"holders": [], "near_misses": [], "other_holders": [bound | {"certainty": "certain"}]}
+    assert trace == {"holders": [], "near_misses": [], "other_holders": [bound | {"certainty": "certain"}]} | {
+        "holds": []
+    }
     assert "1 with other parties had it" in shell.run(*arguments).err
     shell.run("trace", MIDDLE, *arguments[2:], "--reveal", "--reason", "complaint 118")
     assert shell.run("history", bound["id"], "--json").json["data"][-1]["kind"] == "revealed"
@@ -183,6 +212,7 @@ def test_trace_prints_near_misses(shell: Shell) -> None:
         "holders": [],
         "near_misses": [],
         "other_holders": [],
+        "holds": [],
     }
     assert "began" in shell.run(*arguments).out
 

@@ -9,6 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.hold import HoldReason
 from bindings.lifecycle.doubts import next_steps
 from bindings.store import holds, settle
 from tests.service.harness import A, B, C, D
@@ -120,7 +121,7 @@ def test_scan_after_a_wrong_mark_absent_holds_the_phones_and_names_the_doubt(har
     harness.service.mark_absent(binding.id, reason="wrong")
     assert harness.service.reconcile(reason="ticket 4712").orphans == 1
     live_holds = harness.database.read(holds.live, "default", harness.clock())
-    assert {(hold.why, hold.origin_id) for hold in live_holds} == {(holds.HoldReason.ORPHAN, binding.id)}
+    assert {(hold.why, hold.origin_id) for hold in live_holds} == {(HoldReason.ORPHAN, binding.id)}
     assert harness.service.report(harness.service.reports().data[0].id).counts["reason"] == "ticket 4712"
 
 

@@ -32,6 +32,7 @@ from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
+from bindings.store.schema import holds as holds_table
 from bindings.validation.fields import position_after
 from bindings.web.api.samples import BINDING
 from tests.service.harness import Clock
@@ -170,6 +171,7 @@ def _sqlite_way(detail: str, table: str) -> str | None:
 
 
 HELD = {"ix_holds_phone_held_until"}
+HELD_AT_A_TIME = {"ix_holds_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
 NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
 REFERENCE = {"ix_bindings_reference"}
@@ -209,13 +211,16 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.check(phone_a="9100000001", phone_b="915500000007", mode="AXB"),
     ),
     "search by middle number": (NUMBER, lambda service: service.search(middle_number="9188000042", limit=50)),
-    "trace of now": (NUMBER, lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC))),
+    "trace of now": (
+        NUMBER | HELD_AT_A_TIME | KEYS,
+        lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC)),
+    ),
     "trace of the past": (
-        NUMBER,
+        NUMBER | HELD_AT_A_TIME | KEYS,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC) - timedelta(hours=6)),
     ),
     "trace of a party": (
-        PHONE | NUMBER,
+        PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC), party="9100000042"),
     ),
     "expire": ({"ix_bindings_due", "ix_bindings_due" + WHOLE} | KEYS, lambda service: service.expire_due()),
@@ -238,11 +243,11 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.runtime.database.read(queries.unbinding, limit=100),
     ),
     "holders of a number at a time": (
-        PHONE | NUMBER,
+        PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
         lambda service: service.investigation.number_at(Phone("9188000042"), at=datetime.now(UTC)),
     ),
     "holders of a number at a time without any": (
-        PHONE | NUMBER,
+        PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
         lambda service: service.investigation.number_at(
             Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)
         ),
@@ -406,6 +411,43 @@ def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
         yield plan.get("Index Name", "scan")
     for inner in plan.get("Plans", ()):
         yield from _run_scans(inner)
+
+
+def test_holds_of_a_number_are_read_by_index(own_database_url: str) -> None:
+    """Those of a phone by its index; those of a middle number from the holds in force, by a probe for each."""
+    now = datetime.now(UTC)
+    _fill(own_database_url, now)
+    config = load({}, database_url=own_database_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
+    database = service.runtime.database
+    origins = [binding.id for binding in service.search(limit=200).data]
+    rows = [
+        {
+            "id": str(uuid7()),
+            "scope": "default",
+            "phone": Phone(f"91{number:08}"),
+            "why": "orphan",
+            "app_id": "4luaKsL2",
+            "bind_id": str(number),
+            "origin_id": origins[number % len(origins)],
+            "held_until": now + timedelta(seconds=number - 9_000),
+            "strikes": 0,
+            "created_at": now - timedelta(days=1),
+        }
+        for number in range(10_000)
+    ]
+    database.write(lambda tx: tx.connection.execute(insert(holds_table), rows))
+    for statistics in ("without", "with"):
+        if statistics == "with":
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        for index, numbers in ((HELD, {"phone": "9100000042"}), (HELD_AT_A_TIME, {"middle_number": "9188000042"})):
+            ways = {
+                way
+                for table in ("holds", "bindings")
+                for way in explained(service, lambda: service.holds(**numbers), table)  # noqa: B023
+            }
+            assert index <= ways <= index | KEYS, statistics
+    service.close()
 
 
 def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: str) -> None:

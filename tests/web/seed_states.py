@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from bindings import failpoints
 from bindings.domain.binding import EventKind, Mode, Reason, State
+from bindings.domain.hold import HoldReason
 from bindings.domain.roles import Role
 from bindings.errors import BindingsError
 from bindings.jobs.reconcile import ReconcileResult
@@ -24,7 +25,6 @@ from bindings.jobs.registry import EXPIRE, JOBS
 from bindings.jobs.runner import JobRunner
 from bindings.store import reports, schema, settle
 from bindings.store.deliveries import DeliveryState
-from bindings.store.holds import HoldReason
 from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import APP, POOL, Clock, ServiceHarness, feed_has_caught_up
 from tests.web import later_release

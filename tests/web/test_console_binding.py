@@ -192,7 +192,7 @@ def test_search_for_a_number_without_a_time_shows_its_history(running: Running) 
     page = browser.submit("/find", {"q": A})
     assert page.url.endswith("/history")
     assert f"/bindings/{binding.id}" in page.text
-    assert "No bindings with this number" in browser.submit("/find", {"q": C}).text
+    assert "No binding recorded here has this number" in browser.submit("/find", {"q": C}).text
 
 
 def parse_rows(response: requests.Response) -> list[dict[str, str]]:

@@ -96,7 +96,7 @@ def test_middle_number_with_a_time_shows_its_holder_with_masked_phones(running: 
         assert A not in page
         assert B not in page
     assert (
-        "No binding with this party at this time"
+        "No binding recorded here with this party at this time"
         in browser.submit("/find", {"q": binding.middle_number_a, "time": "now", "party": C}).text
     )
 
@@ -114,7 +114,7 @@ def test_time_without_a_holder_shows_the_previous_and_the_next_binding(running: 
     browser = Browser(running).sign_in("auditor")
     after = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     page = browser.submit("/find", {"q": binding.middle_number_a, "time": after}).text
-    assert "No binding at this time" in page
+    assert "No binding recorded here at this time" in page
     assert "The last one ended at" in page
     before = (datetime.now(UTC) - timedelta(days=2)).isoformat()
     page = browser.submit("/find", {"q": binding.middle_number_a, "time": before}).text
@@ -151,7 +151,8 @@ def test_empty_fields_of_a_refined_search_keep_their_values(running: Running) ->
     path = browser.post("/find", {"q": A, "time": "now", "party": B}).headers["Location"]
     refined = {"search_id": path.rpartition("/")[2], "time": "now"}
     assert f"/bindings/{binding.id}" in browser.submit("/find", refined).text
-    assert "No binding with this party at this time" in browser.submit("/find", refined | {"party": C}).text
+    page = browser.submit("/find", refined | {"party": C}).text
+    assert "No binding recorded here with this party at this time" in page
     assert f"/bindings/{binding.id}" in browser.submit("/find", refined | {"any_party": "1"}).text
 
 
@@ -160,7 +161,7 @@ def test_party_that_no_holder_has_does_not_hide_the_holders(running: Running) ->
     browser = Browser(running).sign_in("auditor")
     path = browser.post("/find", {"q": binding.middle_number_a, "time": "now", "party": C}).headers["Location"]
     page = browser.get(path).text
-    assert "No binding with this party at this time" in page
+    assert "No binding recorded here with this party at this time" in page
     assert "1 binding with other parties had this number at that time." in page
     assert "No earlier binding" not in page
     assert str(binding.middle_number_a) in page  # a middle number is not masked

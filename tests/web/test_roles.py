@@ -177,6 +177,7 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
         "holders": [],
         "near_misses": [],
         "other_holders": [],
+        "holds": [],
     }
     wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
     events = running.get("/v1/events", rides).json()["data"]

@@ -17,6 +17,8 @@ from litestar import Request, Response, Router, get, post
 
 from bindings import errors
 from bindings.domain.binding import Binding
+from bindings.domain.hold import visible_holds
+from bindings.domain.phone import Phone
 from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest
 from bindings.service import BindingService
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
     from bindings.domain.binding import Event, Page
+    from bindings.domain.hold import PhoneHold
     from bindings.lifecycle.bind import BindResult
     from bindings.web.auth import Principal
     from bindings.web.state import AppState
@@ -362,7 +365,7 @@ async def history(request: Request[Any, Any, Any]) -> ApiResponse:
 async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
     """List bindings by filters other than numbers."""
     call = ApiRequest(request)
-    return await _search_response(call, call.query(requests.Filters))
+    return json_response(await _search_page(call, call.query(requests.Filters)))
 
 
 @post(
@@ -374,23 +377,43 @@ async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
         summary="List bindings, newest first, by any filter.",
         body=requests.Search,
         example={"phone": samples.BINDING.phone_a.digits, "state": "active"},
-        responses={200: _PAGE},
+        responses={
+            200: ResponseDoc(
+                "A page of bindings, and the holds of the number.",
+                schemas.SearchResult,
+                {"data": [samples.BINDING], "next_cursor": None, "holds": [samples.HOLD]},
+            )
+        },
         problems=BODY_PROBLEMS,
     ),
 )
 async def search(request: Request[Any, Any, Any]) -> ApiResponse:
-    """List bindings by any filter."""
+    """List bindings by any filter, and holds if a number is given."""
     call = ApiRequest(request)
-    return await _search_response(call, call.body(requests.Search))
+    filters = call.body(requests.Search)
+    page = await _search_page(call, filters)
+    holds = await call.run_read(_holds, call.principal, filters.get("phone"), filters.get("middle_number"))
+    return json_response(page | {"holds": holds})
 
 
-async def _search_response(call: ApiRequest, filters: dict[str, Any]) -> ApiResponse:
+def _holds(
+    service: BindingService, principal: Principal, phone: str | None, middle_number: str | None
+) -> tuple[PhoneHold, ...]:
+    """Return the holds of the phone, or else of the middle number, as the principal may see them."""
+    if phone is not None:
+        return visible_holds(service.holds(phone=phone), principal.actor_filter, (Phone(phone),))
+    if middle_number is not None:
+        return visible_holds(service.holds(middle_number=middle_number), principal.actor_filter, ())
+    return ()
+
+
+async def _search_page(call: ApiRequest, filters: dict[str, Any]) -> dict[str, Any]:
     reveal_reason = call.pop_reveal(filters)
-    if not call.principal.has_permission(Permission.READ):
-        filters["actor"] = call.principal.actor
+    if call.principal.actor_filter is not None:
+        filters["actor"] = call.principal.actor_filter
     page, revealed = await call.run_read(_search, filters, reveal_reason)
     data = bindings_json(page.data, call.principal, revealed=revealed)
-    return json_response({"data": data, "next_cursor": page.next_cursor})
+    return {"data": data, "next_cursor": page.next_cursor}
 
 
 def _search(
@@ -439,14 +462,16 @@ def _lookup(
     permissions=OWN_OR_ALL,
     operation=Operation(
         name="trace",
-        summary="Show which bindings had a middle number at an instant, and which missed it narrowly.",
+        summary="Show which bindings had a middle number at an instant, which missed it narrowly, and the holds.",
         body=requests.Trace,
         example={
             "middle_number": samples.BINDING.middle_number_a,
             "at": "2026-11-23T14:32:00Z",
             "party": samples.BINDING.phone_a.digits,
         },
-        responses={200: ResponseDoc("The holders and the near misses.", schemas.TraceResponse, samples.TRACE)},
+        responses={
+            200: ResponseDoc("The holders, the near misses and the holds.", schemas.TraceResponse, samples.TRACE)
+        },
         problems=BODY_PROBLEMS,
     ),
 )
@@ -462,7 +487,13 @@ def _trace(
     service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
 ) -> dict[str, Any]:
     result = service.trace(**fields)
-    return trace_json(result, principal, revealed=_record_reveal(service, result.bindings, reveal_reason))
+    party = fields.get("party")
+    return trace_json(
+        result,
+        principal,
+        party=None if party is None else Phone(party),
+        revealed=_record_reveal(service, result.bindings, reveal_reason),
+    )
 
 
 @get(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from bindings.domain import hold
 from bindings.domain.binding import (
     Binding,
     Certainty,
@@ -17,6 +18,7 @@ from bindings.domain.binding import (
     Trace,
     TraceHolder,
 )
+from bindings.domain.hold import HoldReason, PhoneHold
 from bindings.domain.phone import Phone
 from bindings.domain.serialization import fields
 from bindings.monitoring.check import Check, Level
@@ -93,6 +95,19 @@ HOLDER = Holder(
 )
 FOREIGN_HOLDER = replace(
     HOLDER, id=None, actor=None, reference=None, mode=None, state=None, retry_after_s=60, why="refused"
+)
+HOLD = PhoneHold(
+    phone=BINDING.phone_a,
+    why=HoldReason.ORPHAN,
+    cause=hold.ORPHAN.cause,
+    in_force=True,
+    first_held_at=_after(0),
+    held_until=BINDING.held_until,
+    ends_by=hold.ORPHAN.ends_by,
+    binding_id=None,
+    actor=None,
+    bind_id="2002",
+    app_id=BINDING.app_id,
 )
 TRACE = Trace(holders=(TraceHolder(binding=BINDING, certainty=Certainty.CERTAIN),), near_misses=())
 CHECK = Check(name="schema", level=Level.OK, seen="as this version needs", todo=None)

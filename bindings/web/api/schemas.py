@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bindings.domain.binding import Binding, Event, Holder, NearMiss, TraceHolder
+from bindings.domain.hold import PhoneHold
 from bindings.errors import FieldError
 
 if TYPE_CHECKING:
@@ -45,6 +46,20 @@ class Bindings(Struct):
 
     data: list[Binding]
     next_cursor: str | None
+
+
+class SearchResult(Struct):
+    """A page of bindings, newest first, and holds if the search is for a number."""
+
+    data: list[Binding]
+    next_cursor: str | None
+    holds: Annotated[
+        list[PhoneHold],
+        Meta(
+            description="Of the phone that is searched for, in force or ended; without one, those in force of"
+            " bindings with the middle number."
+        ),
+    ]
 
 
 class ActiveBindings(Struct):
@@ -81,6 +96,13 @@ class TraceResponse(Struct):
     other_holders: Annotated[
         list[TraceHolder],
         Meta(description="If no holder has the party: those that had the number then, with other parties."),
+    ]
+    holds: Annotated[
+        list[PhoneHold],
+        Meta(
+            description="Holds within the window: of the party, if there is one, and of bindings with the number"
+            " that ended here and lived on at the provider."
+        ),
     ]
 
 
@@ -149,6 +171,23 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
     Holder: (
         "What holds a requested phone. Without an `id` it is not our binding, or you may not see it.",
         {"actor": ACTOR},
+    ),
+    PhoneHold: (
+        (
+            "A phone that the provider holds, or held, for something other than a binding in force here. Of the"
+            " holds of others an app sees only `phone`, `why` and `held_until`, while they are in force."
+        ),
+        {
+            "phone": {"description": "Masked."},
+            "why": {"description": "orphan, refused or late_success; a later version may write others."},
+            "cause": {"description": "The same in words."},
+            "in_force": {"description": "Whether it holds the phone now, by the database's clock."},
+            "first_held_at": {"description": "When it was first recorded."},
+            "ends_by": {"description": "What ends it; null if it is over."},
+            "binding_id": {"description": "The binding recorded here that it comes from."},
+            "actor": ACTOR,
+            "bind_id": {"description": "The provider's id of what it holds the phone for, if it is known."},
+        },
     ),
     TraceHolder: ("A binding that had the middle number.", {}),
     NearMiss: (

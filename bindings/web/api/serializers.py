@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Response
 
+from bindings.domain.hold import visible_holds
 from bindings.domain.phone import Phone
 from bindings.domain.serialization import fields
 
@@ -79,8 +80,11 @@ def redact_events(events: Iterable[Event], principal: Principal) -> list[Event]:
     return [principal.redact_event(event) for event in events]
 
 
-def trace_json(trace: Trace, principal: Principal, *, revealed: bool) -> dict[str, Any]:
-    """Return a trace for the principal, without the bindings that the principal may not view."""
+def trace_json(trace: Trace, principal: Principal, *, party: Phone | None, revealed: bool) -> dict[str, Any]:
+    """Return a trace for the principal, without the bindings that the principal may not view.
+
+    `party` is the phone that the principal gave. The phones of holds stay masked: a reveal is of bindings.
+    """
     return {
         "holders": _holders_json(trace.holders, principal, revealed=revealed),
         "near_misses": [
@@ -94,6 +98,7 @@ def trace_json(trace: Trace, principal: Principal, *, revealed: bool) -> dict[st
             if principal.can_view(miss.binding)
         ],
         "other_holders": _holders_json(trace.other_holders, principal, revealed=revealed),
+        "holds": visible_holds(trace.holds, principal.actor_filter, () if party is None else (party,)),
     }
 
 

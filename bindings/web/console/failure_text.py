@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from bindings.domain import hold
 from bindings.domain.binding import EventKind, Reason
 from bindings.domain.explanation import Explanation, ResponsibleParty
 from bindings.errors import MAYBE_CREATED, NO_BINDING, REASONS
@@ -35,31 +36,30 @@ _BY_HOLDER = {
         responsible=ResponsibleParty.CLIENT,
     ),
     "orphan": Explanation(
-        title="held by a foreign binding that a scan found",
+        title=hold.ORPHAN.title,
         effect=_REFUSED_HERE,
-        cause="another system binds with the same account: the provider's list has a binding that is not ours",
+        cause=hold.ORPHAN.cause,
         remedy="find out which system uses the account; BINDINGS_ON_ORPHAN=release unbinds such rows",
         responsible=ResponsibleParty.OTHER_SYSTEM,
     ),
     "revenant": Explanation(
-        title="held by our own binding, which ended here and lives at the provider",
+        title=hold.REVENANT.title,
         effect=_REFUSED_HERE,
-        cause="the provider's list shows a binding as live that has ended here: the list hid it for a while, the"
-        " provider took an unbind back, or the database was restored",
+        cause=hold.REVENANT.cause,
         remedy="unbind the binding of the example: that ends it at the provider and frees its phones",
         responsible=ResponsibleParty.PROVIDER,
     ),
     "refused": Explanation(
-        title="held after a -35",
+        title=hold.REFUSED.title,
         effect=_REFUSED_HERE,
-        cause="the provider has just refused this phone; it is not tried again until a scan explains the refusal",
+        cause=hold.REFUSED.cause,
         remedy="wait for the next reconciliation, or run one",
         responsible=ResponsibleParty.OTHER_SYSTEM,
     ),
     "late_success": Explanation(
-        title="held by a late success",
+        title=hold.LATE_SUCCESS.title,
         effect=_REFUSED_HERE,
-        cause="the provider reported success for a binding that had ended here; it is being unbound",
+        cause=hold.LATE_SUCCESS.cause,
         remedy="nothing: recover unbinds it",
         responsible=ResponsibleParty.PROVIDER,
     ),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.domain.binding import Event, Page
+    from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
 
 PER_PAGE = 50
@@ -102,18 +103,18 @@ async def _binding_number(context: PageContext) -> Phone:
 async def _history_page(context: PageContext, number: Phone) -> PageResponse:
     cursor = context.request.query_params.get("cursor")
 
-    def read(service: BindingService) -> tuple[Page[Binding], list[Event]]:
-        page = service.investigation.number_history(
-            number, actor=context.actor_filter, cursor=cursor, limit=PER_PAGE
-        )
-        return page, service.investigation.reveals_of(page.data)
+    def read(service: BindingService) -> tuple[Page[Binding], tuple[PhoneHold, ...], list[Event]]:
+        investigation, actor = service.investigation, context.actor_filter
+        page = investigation.number_history(number, actor=actor, cursor=cursor, limit=PER_PAGE)
+        return page, investigation.holds_of(number, actor=actor), investigation.reveals_of(page.data)
 
-    page, reveals = await context.run_read(read)
+    page, holds, reveals = await context.run_read(read)
     return context.render(
         "number.html",
         number=number,
         is_middle_number=is_middle_number(number, list(page.data)),
         bindings=page.data,
+        holds=holds,
         by_id={binding.id: binding for binding in page.data},
         next_cursor=page.next_cursor,
         axis=time_axis.axis_for(page.data),

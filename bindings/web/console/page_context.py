@@ -86,8 +86,7 @@ class PageContext(ServiceRequest):
     @property
     def actor_filter(self) -> str | None:
         """Return the actor whose bindings alone may be shown, or None if the principal may read all."""
-        principal = self.require_principal
-        return None if principal.has_permission(Permission.READ) else principal.actor
+        return self.require_principal.actor_filter
 
     @property
     def require_principal(self) -> Principal:

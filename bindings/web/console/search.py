@@ -103,6 +103,7 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
         is_middle_number=is_middle_number(number, bindings),
         number_at=number_at,
         holders=holders[:MAX_HOLDERS],
+        holds=number_at.trace.holds,
         hidden_holders=len(holders) - MAX_HOLDERS,
     )
 
@@ -212,7 +213,10 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
         return search
 
     def read(service: BindingService) -> Search:
-        if service.investigation.number_history(number, actor=actor, limit=1).data:
+        investigation = service.investigation
+        if investigation.number_history(number, actor=actor, limit=1).data or investigation.holds_of(
+            number, actor=actor
+        ):
             return search
         matches = service.investigation.find_by_name(query, actor=actor)
         if matches.bindings or matches.refusals:

@@ -1,0 +1,99 @@
+"""Reads of holds for answers about a number: those of a phone, and those of bindings with a middle number.
+
+A phone is found by the index over (phone, held_until), whether the hold is in force or has ended. A hold has no
+middle number: that of a binding which ended here and lives at the provider is found from the holds that were in
+force, by one probe for the binding of each. Tests pin the plans. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import literal_column, or_, select, union_all
+
+from bindings.domain import hold
+from bindings.domain.hold import HoldReason, PhoneHold
+from bindings.store import queries, sql
+from bindings.store.holds import NO_APP
+from bindings.store.schema import bindings
+from bindings.store.schema import holds as table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection, Row, Select
+
+    from bindings.domain.binding import Binding
+    from bindings.domain.phone import Phone
+
+MAX_HOLDS = 50
+
+_NAMES = ("id", "phone", "why", "app_id", "bind_id", "origin_id", "held_until", "created_at")
+_COLUMNS = tuple(table.c[name] for name in _NAMES)
+
+
+def of_number(
+    connection: Connection,
+    now: ColumnElement[datetime],
+    *,
+    phones: Sequence[Phone] = (),
+    middle_number: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[PhoneHold]:
+    """Return the newest holds of `phones` and of bindings with `middle_number`, the latest `held_until` first.
+
+    With `since` and `until`, those that may have been in force at some time between the two; without, every
+    recorded hold of the phones, and those of the middle number that are in force at `now`.
+    """
+    before = () if until is None else (table.c.created_at <= until,)
+    after = () if since is None else (table.c.held_until > since,)
+    branches = [_newest(now, table.c.phone == phone, *after, *before) for phone in phones]
+    if middle_number is not None:
+        in_force = table.c.held_until > (now if since is None else since)
+        branches.append(_newest(now, in_force, *before, *_of_revenant_with(middle_number)))
+    rows = {row.id: row for row in connection.execute(union_all(*branches))}
+    newest = sorted(rows.values(), key=lambda row: (row.held_until, row.id), reverse=True)[:MAX_HOLDS]
+    origin_ids = {row.origin_id for row in newest if row.origin_id is not None}
+    origins = {binding.id: binding for binding in queries.by_ids(connection, sorted(origin_ids))}
+    return [_to_phone_hold(row, origins.get(row.origin_id)) for row in newest]
+
+
+def _newest(now: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Return the newest holds of one branch, as a subquery: on SQLite a branch of a union has no ORDER BY."""
+    columns = (*_COLUMNS, (table.c.held_until > now).label("in_force"))
+    order = table.c.held_until.desc(), table.c.id.desc()
+    return select(select(*columns).where(*conditions).order_by(*order).limit(MAX_HOLDS).subquery())
+
+
+def _of_revenant_with(middle_number: str) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that a hold is of a binding that lives at the provider and has this middle number.
+
+    It is a scalar subquery: no planner can begin with the bindings, of which a middle number may have thousands.
+    """
+    has_number = or_(bindings.c.middle_number_a == middle_number, bindings.c.middle_number_b == middle_number)
+    probe = select(has_number).where(bindings.c.id == table.c.origin_id, bindings.c.bind_id == table.c.bind_id)
+    return (
+        table.c.why == literal_column(f"'{HoldReason.ORPHAN}'"),
+        table.c.origin_id.is_not(None),
+        probe.scalar_subquery(),
+    )
+
+
+def _to_phone_hold(row: Row[*tuple[Any, ...]], origin: Binding | None) -> PhoneHold:
+    is_revenant = origin is not None and origin.bind_id is not None and origin.bind_id == row.bind_id
+    explanation = hold.explain(row.why, has_origin=origin is not None, is_revenant=is_revenant)
+    return PhoneHold(
+        phone=row.phone,
+        why=sql.member(HoldReason, row.why),
+        cause=explanation.cause,
+        in_force=bool(row.in_force),
+        first_held_at=row.created_at,
+        held_until=row.held_until,
+        ends_by=explanation.ends_by if row.in_force else None,
+        binding_id=None if origin is None else origin.id,
+        actor=None if origin is None else origin.actor,
+        bind_id=row.bind_id,
+        app_id=row.app_id if row.app_id != NO_APP else None,
+    )
