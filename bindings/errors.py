@@ -5,6 +5,7 @@
     ├── PhoneInUse                one of our bindings holds a phone; no call was made
     │   └── PhoneInUseAtProvider  the phone is held at the provider, but not by one of our bindings
     ├── IdempotencyMismatch       the key was used for another request
+    ├── NotActive                 the binding has ended, or is not active yet; nothing was changed
     ├── NotFound                  no such binding, webhook or delivery
     ├── ProviderRefused           a definite refusal by the provider
     │   ├── ProviderAccountRefused    ... of the account, for every request
@@ -186,6 +187,15 @@ class IdempotencyMismatch(BindingsError):
     http_status = 422
     exit_code = 3
     remedy = "Another request needs another --idempotency-key."
+
+
+class NotActive(BindingsError):
+    """The binding is not active; nothing was changed. Look at its state, or bind again."""
+
+    code = "not-active"
+    http_status = 409
+    exit_code = 3
+    remedy = "`bindings get ID` shows its state; an ended binding needs another bind."
 
 
 class NotFound(BindingsError):

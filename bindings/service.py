@@ -21,6 +21,7 @@ from bindings.jobs.maintenance import Maintenance
 from bindings.jobs.run_control import RunControl
 from bindings.lifecycle import bind as binding_calls
 from bindings.lifecycle import doubts
+from bindings.lifecycle import extend as end_calls
 from bindings.lifecycle.queries import Queries
 from bindings.lifecycle.runtime import open_runtime
 from bindings.lifecycle.unbind import unbind
@@ -160,8 +161,13 @@ class BindingService:
         reference: str | None = None,
         idempotency_key: str | None = None,
         warn_s: int | None = None,
+        max_expire_s: int | None = None,
     ) -> Binding:
         """Lend a middle number to two phones for `expire_s` seconds (1 to 259200) and return the binding.
+
+        With `max_expire_s` (`expire_s` to 259200) it can be extended later: the provider is asked for that time,
+        and what is left of it at the promised end is released by the `recover` job. The price is that the phones
+        of a bind with an unknown outcome may be held for `max_expire_s`.
 
         `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
         (0: none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as
@@ -184,6 +190,7 @@ class BindingService:
             reference=reference,
             idempotency_key=idempotency_key,
             warn_s=warn_s,
+            max_expire_s=max_expire_s,
         )
         return self.bind_request(request).binding
 
@@ -194,18 +201,38 @@ class BindingService:
         """
         return binding_calls.bind(self.runtime, request)
 
-    def unbind(self, binding_id: str, *, reason: str | None = None) -> Binding:
+    def extend(self, binding_id: str, *, expire_s: int, own_only: bool = False) -> Binding:
+        """Move the end of an active binding to `expire_s` seconds from now, and return the binding.
+
+        No call to the provider is made: `bind(max_expire_s=)` has asked for the time. The end never moves to an
+        earlier instant (that is `unbind(after_s=)`). Safe to repeat: a repeated call counts from then. With
+        `own_only` only a binding that this service's actor requested is found.
+
+        Raises `NotActive` if it has ended, is not active yet or is being unbound; `InvalidRequest`, which names
+        the latest possible end, if the provider may end it before; `NotFound`; `Busy`.
+        """
+        checked_id, duration_s = validation.binding_id(binding_id), validation.extension(expire_s=expire_s)
+        actor = self.runtime.caller.actor if own_only else None
+        return end_calls.extend(self.runtime, checked_id, expire_s=duration_s, actor=actor)
+
+    def unbind(self, binding_id: str, *, reason: str | None = None, after_s: int | None = None) -> Binding:
         """End a binding early and return it. Safe to repeat.
 
-        One that has ended is returned without a call, unless a scan found it alive at the provider: then it is
-        unbound there, and its phones are free.
+        With `after_s` (1 to 259200) no call is made now: the end moves to that many seconds from now, if that is
+        sooner, and `extend` can take it back; raises `NotActive`, `NotFound` or `Busy`.
+
+        One that has ended is returned without a call, unless the provider still has it: its promised end came
+        before the provider's, or a scan found it alive there. Then it is unbound there, and its phones are free.
 
         Once the request is committed, lookups no longer return the binding. Raises `OutcomeUnknown` if the
         provider gave no clear answer, or if the binding itself is still pending or in doubt: the request stays
         recorded, and `recover` carries it out. `ProviderUnreachable` and `ProviderAccountRefused` leave it
         recorded too.
         """
-        checked_id, checked_reason = validation.binding_id(binding_id), validation.optional_reason(reason)
+        checked_id = validation.binding_id(binding_id)
+        checked_reason, delay_s = validation.unbind(reason=reason, after_s=after_s)
+        if delay_s is not None:
+            return end_calls.shorten(self.runtime, checked_id, after_s=delay_s, reason=checked_reason)
         return unbind(self.runtime, checked_id, checked_reason)
 
     def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.MarkAbsentResult:

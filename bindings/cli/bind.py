@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 @options.phone_option("--phone-b", help_text="Second real phone, of the same country.")
 @click.option("--pool-number", metavar="POOL", help="Pool that the middle number is taken from.")
 @click.option("--expire-s", type=options.WholeNumber(), help="Lifetime in seconds, 1 to 259200 (72 h).")
+@click.option(
+    "--max-expire-s",
+    type=options.WholeNumber(),
+    help="Longest lifetime in seconds, to which `bindings extend` can extend it. Default: it cannot be extended.",
+)
 @click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both phones; AXXB: one for each.")
 @click.option("--app-id", help="Application. Default: BINDINGS_PROVIDER_APP_ID.")
 @click.option("--reference", help="Your order id.")
@@ -34,6 +39,7 @@ def bind(
     phone_b: RawValue,
     pool_number: RawValue,
     expire_s: RawValue,
+    max_expire_s: RawValue,
     mode: RawValue,
     app_id: str | None,
     reference: str | None,
@@ -67,6 +73,7 @@ def bind(
                 reference=reference,
                 idempotency_key=idempotency_key,
                 warn_s=warn_s,
+                max_expire_s=max_expire_s,
             )
         except OutcomeUnknown as unknown:
             _show(unknown.binding, as_json=as_json)
@@ -76,20 +83,40 @@ def bind(
 
 @click.command()
 @options.binding_id
-@click.option("--reason", metavar="TEXT", help="Reason; recorded in the history.")
+@click.option("--expire-s", type=options.WholeNumber(), help="Seconds to live from now on, 1 to 259200 (72 h).")
 @options.as_json
-def unbind(binding_id: str, *, reason: str | None, as_json: bool) -> None:
-    """End a binding early.
+def extend(binding_id: str, *, expire_s: RawValue, as_json: bool) -> None:
+    """Move the end of an active binding; it never moves to an earlier one.
+
+    The provider is not called: the bind must have asked for the time with --max-expire-s. Safe to repeat. Exits
+    with 3 if the binding is not active.
+    """
+    with context.open_service(as_json=as_json) as service, options.report_missing(expire_s=expire_s):
+        binding = service.extend(binding_id, expire_s=expire_s)
+    _show(binding, as_json=as_json)
+
+
+@click.command()
+@options.binding_id
+@click.option("--reason", metavar="TEXT", help="Reason; recorded in the history.")
+@click.option(
+    "--after-s",
+    type=options.WholeNumber(),
+    help="End it this many seconds from now, if that is sooner. Default: now.",
+)
+@options.as_json
+def unbind(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: bool) -> None:
+    """End a binding early, now or with --after-s later.
 
     Safe to repeat. Exits with 6 if the provider gave no clear response: the unbind request is recorded, the
     binding is no longer returned as active, and `bindings recover` repeats the call. A binding that has ended here
-    is ended at the provider too, if a scan found it live there.
+    is ended at the provider too, if it may live on there.
     """
     from bindings.errors import OutcomeUnknown
 
     with context.open_service(as_json=as_json) as service:
         try:
-            binding = service.unbind(binding_id, reason=reason)
+            binding = service.unbind(binding_id, reason=reason, after_s=after_s)
         except OutcomeUnknown as unknown:
             _show(unknown.binding, as_json=as_json)
             raise

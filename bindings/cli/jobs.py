@@ -114,7 +114,8 @@ def recover(*, as_json: bool) -> None:
     if as_json:
         output.emit(result)
         return
-    click.echo(f"in doubt: {result.in_doubt}  lapsed: {result.lapsed}  unbound: {result.unbound}")
+    counts = f"in doubt: {result.in_doubt}  lapsed: {result.lapsed}  unbound: {result.unbound}"
+    click.echo(f"{counts}  released: {result.released}")
     if result.still_unclear:
         output.message(
             f"{result.still_unclear} unbind(s) have no clear response yet; run the command again later."

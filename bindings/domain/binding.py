@@ -78,6 +78,8 @@ class EventKind(StrEnum):
     HELD = "held"
     HOLD_ENDED = "hold_ended"
     DRIFTED = "drifted"
+    EXTENDED = "extended"
+    SHORTENED = "shortened"
     REVEALED = "revealed"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
@@ -118,7 +120,8 @@ class Caller:
 class BindRequest:
     """A valid and normalised bind request (created by `validation.bind_request`).
 
-    `warn_s` is None for the default setting, and 0 for no warning.
+    `warn_s` is None for the default setting, and 0 for no warning. `max_expire_s` is None if the binding cannot be
+    extended past its first end.
     """
 
     phone_a: Phone
@@ -130,16 +133,24 @@ class BindRequest:
     reference: str | None = None
     idempotency_key: str | None = None
     warn_s: int | None = None
+    max_expire_s: int | None = None
+
+    @property
+    def provider_expire_s(self) -> int:
+        """The seconds for which the provider is asked: at most that long the binding can be extended."""
+        return self.expire_s if self.max_expire_s is None else self.max_expire_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
     """One binding as recorded. Instants are aware UTC; durations are seconds.
 
-    `expires_at` is the earliest instant at which the provider may end it (I6); `held_until` the latest at which it
-    may still hold the phones (I4). `warn_s` seconds before `expires_at` an `expires_soon` event is written (None:
-    no event). `state` is the last recorded state: treat an active binding as ended once `expires_at` has passed or
-    `unbind_requested_at` is set (`is_active`).
+    `expires_at` is the end that the caller was promised. `provider_expires_at` is the earliest instant at which
+    the provider may end it, and never earlier (I6; None: the same instant); `held_until` is the latest at which it
+    may still hold the phones (I4). The provider was asked for `max_expire_s` seconds (None: `expire_s`). `warn_s`
+    seconds before `expires_at` an `expires_soon` event is written (None: no event). `state` is the last recorded
+    state: treat an active binding as ended once `expires_at` has passed or `unbind_requested_at` is set
+    (`is_active`).
     """
 
     id: str
@@ -152,6 +163,7 @@ class Binding:
     reference: str | None
     idempotency_key: str | None
     expire_s: int
+    max_expire_s: int | None
     warn_s: int | None
     bind_id: str | None
     middle_number_a: str | None
@@ -167,10 +179,30 @@ class Binding:
     sent_at: datetime | None
     answered_at: datetime | None
     expires_at: datetime | None
+    provider_expires_at: datetime | None
     held_until: datetime
     unbind_requested_at: datetime | None
     ended_at: datetime | None
     version: int
+
+    @property
+    def provider_expire_s(self) -> int:
+        """The seconds for which the provider was asked."""
+        return self.expire_s if self.max_expire_s is None else self.max_expire_s
+
+    @property
+    def provider_end(self) -> datetime | None:
+        """The earliest instant at which the provider may end it; None if the provider has not made it."""
+        return self.expires_at if self.provider_expires_at is None else self.provider_expires_at
+
+    def is_release_owed(self, at: datetime) -> bool:
+        """Return whether it has expired, but the provider may hold it for longer: it is to be unbound there."""
+        return (
+            self.state is State.EXPIRED
+            and self.provider_expires_at is not None
+            and self.ended_at is not None
+            and self.provider_expires_at > max(self.ended_at, at)
+        )
 
     def is_active(self, at: datetime) -> bool:
         """Return whether a caller may rely on the binding at the instant `at`."""

@@ -130,9 +130,9 @@ class Scan:
             if row.ends_at > max(self.started_at, binding.held_until):
                 self.ended_here.append((row, binding))
             return
-        if binding.expires_at is None or self.app_id not in (None, binding.app_id):
+        if binding.provider_end is None or self.app_id not in (None, binding.app_id):
             return  # that of another application is compared with its own list
-        deviation = (row.ends_at - binding.expires_at).total_seconds()
+        deviation = (row.ends_at - binding.provider_end).total_seconds()
         if len(self.deviations_s) < ZONE_SAMPLE and abs(deviation) <= LONGEST_ZONE_MISFIT_S:
             self.deviations_s.append(deviation)
         if abs(deviation) > SAME_END_S or not same_numbers(row, binding):

@@ -110,7 +110,7 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
     def work(tx: Transaction) -> Binding:
         now = tx.instant()
         runtime.clocks.verify(now)
-        guard_s = runtime.settings.guard_for(get(tx, binding_id).expire_s)
+        guard_s = runtime.guard_s(get(tx, binding_id))
         return settle.settle_unbound(
             tx, binding_id, runtime.caller, reason=Reason.GONE_AT_PROVIDER, ended_at=now, guard_s=guard_s
         )

@@ -93,7 +93,8 @@ def _adopt(
     if row.phone_a == doubt.phone_b:
         numbers = numbers[::-1]
     sent_at = doubt.sent_at or doubt.requested_at
-    guard = context.guard(doubt.expire_s)
+    listed_end = row.ends_at - tolerance.error
+    guard = context.guard(doubt.provider_expire_s)
 
     def work(tx: Transaction) -> Binding | None:
         success = settle.Success(
@@ -102,7 +103,10 @@ def _adopt(
             middle_number_b=numbers[1],
             sent_at=sent_at,
             answered_at=tx.instant(),
-            expires_at=min(sent_at + timedelta(seconds=doubt.expire_s), row.ends_at - tolerance.error),
+            expires_at=min(sent_at + timedelta(seconds=doubt.expire_s), listed_end),
+            provider_expires_at=None
+            if doubt.max_expire_s is None
+            else min(sent_at + timedelta(seconds=doubt.max_expire_s), listed_end),
             held_until=max(doubt.held_until, row.ends_at + tolerance.error + guard),
             warn_s=doubt.warn_s,
         )
@@ -123,7 +127,7 @@ def _apply_drift(
     findings: Findings,
 ) -> None:
     earlier_end = scan_evidence.shorter_end(row, binding, tolerance)
-    later_hold = scan_evidence.longer_hold(row, binding, context.guard(binding.expire_s), tolerance)
+    later_hold = scan_evidence.longer_hold(row, binding, context.guard(binding.provider_expire_s), tolerance)
     other_numbers = not provider_scan.same_numbers(row, binding)
     if earlier_end is None and later_hold is None and not other_numbers:
         return
@@ -141,5 +145,5 @@ def _apply_drift(
         return
     runtime = context.runtime
     runtime.database.write(
-        lambda tx: settle.apply_drift(tx, binding, runtime.caller, expires_at=earlier_end, held_until=later_hold)
+        lambda tx: settle.apply_drift(tx, binding, runtime.caller, provider_end=earlier_end, held_until=later_hold)
     )

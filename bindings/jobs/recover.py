@@ -1,4 +1,4 @@
-"""Resolve what was left open: stale intents, doubts whose time is over, unbinds without a clear answer.
+"""Resolve what was left open: stale intents, doubts whose time is over, unbinds without a clear answer, releases.
 
 Never sends a bind. An unbind is safe to repeat, so it is repeated until the answer is clear.
 """
@@ -16,15 +16,17 @@ from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.lifecycle.clock_monitor import ClockInDoubt
-from bindings.lifecycle.unbind import NotRecorded, finish_unbind
+from bindings.lifecycle.unbind import NotRecorded, finish_unbind, release
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
 
 BATCH = 500
@@ -34,12 +36,16 @@ UNBIND_BUDGET_S = 20.0  # the next run continues; one run must not last forever 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecoverResult:
-    """What one run did: bindings marked in doubt, lapsed, unbinds with a clear answer, unbinds still unclear."""
+    """What one run did: bindings marked in doubt, lapsed, unbinds with a clear answer, unbinds still unclear.
+
+    `released` are expired bindings that were ended at the provider before its own end.
+    """
 
     in_doubt: int
     lapsed: int
     unbound: int
     still_unclear: int
+    released: int = 0
 
 
 def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
@@ -57,12 +63,15 @@ def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
         )
         lapsed = _all_batches(runtime, control, lambda tx: expiry.lapse(tx, caller, limit=BATCH))
     hit("recover.before_unbinds")
-    unbound = unclear = 0
+    unbound = unclear = released = 0
     if runtime.client is not None:
         repeated, still_unclear = _repeat_unbinds(runtime, control, runtime.client)
-        released, still_held = _release_late_successes(runtime, control, runtime.client)
-        unbound, unclear = repeated + released, still_unclear + still_held
-    return RecoverResult(in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear)
+        ended_late, still_held = _release_late_successes(runtime, control, runtime.client)
+        unbound, unclear = repeated + ended_late, still_unclear + still_held
+        released = _release_expired(runtime, control, runtime.client)
+    return RecoverResult(
+        in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear, released=released
+    )
 
 
 def _all_batches(runtime: Runtime, control: RunControl, run_batch: Callable[[Transaction], int]) -> int:
@@ -88,13 +97,31 @@ def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClien
     In random order, so that a few that stay unclear do not keep newer ones from their turn.
     """
     unbinding = runtime.database.read(queries.unbinding, limit=MAX_UNBINDS)
-    random.shuffle(unbinding)
+    unbound = _unbind_each(runtime, control, unbinding, partial(finish_unbind, runtime, client))
+    return unbound, len(unbinding) - unbound
+
+
+def _release_expired(runtime: Runtime, control: RunControl, client: ProviderClient) -> int:
+    """Unbind the expired bindings that the provider would hold for longer; return how many have ended there."""
+    now = runtime.clocks.trusted_instant(runtime.database.clock())
+    expired = runtime.database.read(queries.releases_owed, now, limit=MAX_UNBINDS)
+    return _unbind_each(runtime, control, expired, partial(release, runtime, client))
+
+
+def _unbind_each(
+    runtime: Runtime,
+    control: RunControl,
+    open_bindings: list[Binding],
+    unbind: Callable[[Binding], tuple[Binding, UnbindOutcome | NotRecorded]],
+) -> int:
+    """Unbind these within the budget, and return for how many the answer was clear."""
+    random.shuffle(open_bindings)
     deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
     unbound = 0
-    for binding in control.work_through(unbinding):
+    for binding in control.work_through(open_bindings):
         if runtime.clock.monotonic() > deadline:
             break
-        _, outcome = finish_unbind(runtime, client, binding)
+        _, outcome = unbind(binding)
         match outcome:
             case UnbindSucceeded() | UnbindNotFound():
                 unbound += 1
@@ -102,7 +129,7 @@ def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClien
                 break
             case Unknown() | Refused() | NotRecorded():
                 pass
-    return unbound, len(unbinding) - unbound
+    return unbound
 
 
 def _release_late_successes(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:

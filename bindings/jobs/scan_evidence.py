@@ -71,7 +71,7 @@ def binding_of(row: ProviderBinding, candidates: Sequence[Binding], app_id: str 
 
 def matches_intent(row: ProviderBinding, intent: Binding, tolerance: ClockTolerance) -> bool:
     """Return True if a row may be the binding of an intent: its pair, its mode, and an end that it can have."""
-    life = timedelta(seconds=intent.expire_s)
+    life = timedelta(seconds=intent.provider_expire_s)
     earliest = intent.requested_at + life - tolerance.error
     latest = intent.send_by + tolerance.timestamp_age + life + tolerance.error
     mode = Mode.AXB if row.middle_number_a == row.middle_number_b else Mode.AXXB
@@ -127,7 +127,7 @@ def absence_provable(doubt: Binding, first: Scan, second: Scan, tolerance: Clock
     the longer of the two covers both.
     """
     listed_by = doubt.send_by + max(tolerance.timestamp_age, LIST_LAG) + tolerance.error
-    listed_until = doubt.requested_at + timedelta(seconds=doubt.expire_s) - tolerance.error
+    listed_until = doubt.requested_at + timedelta(seconds=doubt.provider_expire_s) - tolerance.error
     return (
         doubt.state is State.IN_DOUBT
         and min(first.started_at, second.started_at) > listed_by
@@ -162,10 +162,10 @@ def ghosts(
 
 
 def shorter_end(row: ProviderBinding, binding: Binding, tolerance: ClockTolerance) -> datetime | None:
-    """Return the end that callers must see instead, if the provider's list has an earlier one (I6); else None."""
-    if binding.state is not State.ACTIVE or binding.expires_at is None:
+    """Return the end that no promised end may be later than, if the list has an earlier one (I6); else None."""
+    if binding.state is not State.ACTIVE or binding.provider_end is None:
         return None
-    ends_earlier = row.ends_at < binding.expires_at - tolerance.error
+    ends_earlier = row.ends_at < binding.provider_end - tolerance.error
     return row.ends_at - tolerance.error if ends_earlier else None
 
 
@@ -177,6 +177,6 @@ def longer_hold(
     Not past the longest span of a binding: a trace reads no further. What is listed after that is a revenant.
     """
     held_until = min(row.ends_at + tolerance.error + guard, binding.requested_at + LONGEST_SPAN)
-    late = row.ends_at - tolerance.error > (binding.expires_at or row.ends_at)
+    late = row.ends_at - tolerance.error > (binding.provider_end or row.ends_at)
     is_active = binding.state is State.ACTIVE
     return held_until if is_active and late and held_until > binding.held_until else None

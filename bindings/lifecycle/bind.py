@@ -97,6 +97,8 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         return reserved
 
     require_storable(runtime.database, request)
+    if request.max_expire_s is not None:
+        runtime.older_releases.require_none()
     hit("bind.before_reserve")
     reserved = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
     hit("bind.after_reserve")

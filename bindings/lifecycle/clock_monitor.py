@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
@@ -18,8 +18,6 @@ from bindings.errors import Busy
 from bindings.fork_safety import ForkSafeLock
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from bindings.clock import HostClock
     from bindings.provider.client import ProviderClient
     from bindings.store.database import Database
@@ -191,6 +189,19 @@ class ClockMonitor:
             return database_time
         believed = self._anchor.database + (self._clock.monotonic() - self._anchor.monotonic)
         return database_time + timedelta(seconds=believed - database_time.timestamp())
+
+    def expected_instant(self) -> datetime:
+        """Return what the database's clock should read now; it is read only if no reading was trusted yet.
+
+        Raises `ClockInDoubt` if it cannot be trusted.
+        """
+        if self._anchor is None:
+            self.observe(self._database.clock())
+        self._raise_if(self.database_error)
+        if self._anchor is None:
+            raise AssertionError("unreachable: without a doubt a reading is trusted")
+        expected = self._anchor.database + (self._clock.monotonic() - self._anchor.monotonic)
+        return datetime.fromtimestamp(expected, UTC)
 
     def require_trusted_database(self) -> None:
         """Read the database's clock; raise `ClockInDoubt` if it cannot be trusted."""

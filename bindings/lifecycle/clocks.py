@@ -38,7 +38,7 @@ class SendClock:
 
     def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
         """Return what a successful bind records: its earliest possible end (I6) and longest possible hold (I4)."""
-        life, guard = timedelta(seconds=self.intent.expire_s), timedelta(seconds=guard_s)
+        life, guard = timedelta(seconds=self.intent.provider_expire_s), timedelta(seconds=guard_s)
         sent_at = self.sent_at(outcome.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)
         return settle.Success(
@@ -47,7 +47,8 @@ class SendClock:
             middle_number_b=outcome.middle_number_b,
             sent_at=sent_at,
             answered_at=answered_at,
-            expires_at=sent_at + life,
+            expires_at=sent_at + timedelta(seconds=self.intent.expire_s),
+            provider_expires_at=None if self.intent.max_expire_s is None else sent_at + life,
             held_until=answered_at + life + guard,
             warn_s=self.intent.warn_s,
             hold=life + guard,

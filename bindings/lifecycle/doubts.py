@@ -120,7 +120,7 @@ def _steps_in_doubt(
     doubt: Binding, now: datetime, tolerance_s: float, next_scan: datetime | None
 ) -> tuple[ScheduledStep, ...]:
     provable_from = acceptance_deadline(doubt, tolerance_s)
-    provable_until = doubt.requested_at + timedelta(seconds=doubt.expire_s)
+    provable_until = doubt.requested_at + timedelta(seconds=doubt.provider_expire_s)
     lapses = ScheduledStep(
         text="its longest possible lifetime ends: it lapses and its phones are free", at=doubt.held_until
     )

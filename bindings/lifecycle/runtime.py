@@ -17,6 +17,7 @@ from bindings.domain.phone import Phone
 from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
+from bindings.lifecycle.older_releases import OlderReleases
 from bindings.provider.client import ProviderClient
 from bindings.store import account, cluster_move, replicas, reserve, schema_version
 from bindings.store.database import Database
@@ -46,6 +47,7 @@ class Runtime:
     admission: BindAdmission
     rollback_detector: RollbackDetector
     lookups: Lookups
+    older_releases: OlderReleases
     heartbeat: Heartbeat
     clock: HostClock
     caller: Caller
@@ -70,7 +72,7 @@ class Runtime:
 
     def guard_s(self, binding: Binding) -> float:
         """Return how many seconds the phones of a binding stay held past its end."""
-        return self.settings.guard_for(binding.expire_s)
+        return self.settings.guard_for(binding.provider_expire_s)
 
     def app_id_or_default(self, app_id: str | None) -> str | None:
         """Return `app_id`, or the one of the settings if it is None."""
@@ -154,6 +156,7 @@ def new_runtime(
         admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
         lookups=Lookups(database.now, postgres=database.postgres),
+        older_releases=OlderReleases(database, clock),
         heartbeat=replicas.Heartbeat(database, clock),
         clock=clock,
         caller=caller,

@@ -2,8 +2,8 @@
 
 An unbind is safe to repeat at the provider, so one without a clear answer is repeated by `recover` until it has
 one. From the commit of the request on, lookups do not return the binding. For a binding that has ended here the
-provider is called only if a scan found it alive there (a revenant): the binding stays as it is, and the hold of
-its phones ends. No SQL and no HTTP here.
+provider is called only if it may live on there: its promised end came before the provider's, or a scan found it
+alive (a revenant). The binding stays as it is, and its phones are free. No SQL and no HTTP here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
-from bindings.store import holds, settle
+from bindings.store import holds, queries, settle
 from bindings.store.bindings import BindingLost
 from bindings.store.database import RETRY_BUDGET_S
 
@@ -40,9 +40,9 @@ class NotRecorded:
 def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     """Commit the request to unbind, call the provider, and return the binding. Safe to repeat.
 
-    A binding that has ended is returned without a call, unless a scan found it alive at the provider; one that is
-    only past its end by a clock in doubt has not ended. Raises `NotFound`, or, with the request recorded,
-    `OutcomeUnknown`, `ProviderUnreachable` or `ProviderRefused`.
+    A binding that has ended is returned without a call, unless the provider still has it; one that is only past
+    its end by a clock in doubt has not ended. Raises `NotFound`, or, with the request recorded, `OutcomeUnknown`,
+    `ProviderUnreachable` or `ProviderRefused`.
     """
     client = runtime.require_client()
 
@@ -66,11 +66,34 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     raise _error_for(outcome, binding)
 
 
+def release(
+    runtime: Runtime, client: ProviderClient, expired: Binding
+) -> tuple[Binding, UnbindOutcome | NotRecorded]:
+    """Unbind an expired binding whose promised end came before the provider's; otherwise as `finish_unbind`.
+
+    No call is made if the provider has given its bind_id to another binding: that one's would be ended.
+    """
+    if not runtime.database.read(queries.is_bind_id_used_again, expired):
+        return finish_unbind(runtime, client, expired)
+    ended = runtime.database.write(
+        lambda tx: settle.settle_unbound(tx, expired.id, runtime.caller, reason=Reason.GONE_AT_PROVIDER)
+    )
+    return ended, UnbindSucceeded()
+
+
 def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding) -> Binding:
-    """Unbind what a scan found of a binding that has ended here, end its holds, and return the binding."""
+    """Unbind a binding that has ended here where it lives on at the provider, and return it.
+
+    Its release is owed, or a scan found it there; then its holds end.
+    """
     if binding.bind_id is None:  # a hold without one, after a -35, is of an unknown binding at the provider
         return binding
     now = runtime.clocks.trusted_instant(runtime.database.clock())
+    if binding.is_release_owed(now):
+        released, outcome = release(runtime, client, binding)
+        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
+            return released
+        raise _error_for(outcome, binding, what_happens="its release will be repeated")
     held = runtime.database.read(holds.of_ended_binding, binding, now)
     if not held:
         return binding

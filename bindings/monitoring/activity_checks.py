@@ -14,7 +14,7 @@ from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
 from bindings.monitoring import encryption_checks, feed_check, replica_check
 from bindings.monitoring.check import Check, Level
-from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ
+from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ, MAX_RELEASES_READ
 from bindings.provider import statuses
 from bindings.store import deliveries, queries, reports
 from bindings.store.deliveries import DeliveryState
@@ -31,6 +31,7 @@ MAX_BINDS = 200
 FEWEST_BINDS = 3  # fewer failures may be the callers' own
 WARN_SHARE = 0.2
 MAX_REPORTS = 20
+RELEASE_WARN_S = 60.0
 
 
 def of_binds(database: Database) -> Check:
@@ -75,6 +76,19 @@ def of_reconciliation(database: Database) -> Check:
     return Check(name="reconciliation", level=Level.WARN, seen=observed, todo=todo)
 
 
+def of_releases(database: Database) -> Check:
+    """Return whether expired bindings that the provider holds for longer are ended there."""
+    count, oldest = database.read(queries.count_releases_owed, database.now, limit=MAX_RELEASES_READ)
+    if oldest is None:
+        return Check(name="releases", level=Level.OK, seen="none is owed")
+    age_s = (database.clock() - oldest).total_seconds()
+    observed = f"{count} expired bindings are to be ended at the provider, the oldest for {duration(age_s)}"
+    if age_s < RELEASE_WARN_S:
+        return Check(name="releases", level=Level.OK, seen=observed)
+    todo = "the job `recover` ends them: check that a scheduler runs and that the provider answers unbinds"
+    return Check(name="releases", level=Level.WARN, seen=observed, todo=todo)
+
+
 def of_webhooks(database: Database) -> Check:
     """Return whether deliveries were given up."""
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
@@ -101,6 +115,7 @@ def _cause(outcome: Outcome) -> str:
 ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
     "reconciliation": of_reconciliation,
+    "releases": of_releases,
     "webhooks": of_webhooks,
     "webhook_encryption": encryption_checks.of_webhooks,
     "feed": feed_check.feed_in_order,

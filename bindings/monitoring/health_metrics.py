@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 MAX_DOUBTS_READ = 200
 MAX_DELIVERIES_READ = 10_000
+MAX_RELEASES_READ = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HealthMetrics:
     """Values to monitor; times in seconds.
 
-    Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`.
+    Doubts are counted up to `MAX_DOUBTS_READ`, deliveries up to `MAX_DELIVERIES_READ`, and releases that are owed
+    up to `MAX_RELEASES_READ`: expired bindings that the provider may hold for longer.
 
     `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
     capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
@@ -44,6 +46,8 @@ class HealthMetrics:
     reconcile_interval_s: float
     orphans: int
     revenants: int
+    releases_owed: int
+    oldest_release_s: float
     deliveries_pending: int
     deliveries_dead: int
 
@@ -58,6 +62,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
     overdue = database.read(queries.longest_overdue, database.now)
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     all_pools = database.read(pools.list_all)
+    releases, oldest_release = database.read(queries.count_releases_owed, database.now, limit=MAX_RELEASES_READ)
     orphans, revenants = database.read(holds.count_orphans, runtime.settings.scope, now)
 
     def seconds_since(then: datetime | None) -> float:
@@ -79,6 +84,8 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         reconcile_interval_s=runtime.settings.reconcile_interval_s,
         orphans=orphans,
         revenants=revenants,
+        releases_owed=releases,
+        oldest_release_s=seconds_since(oldest_release),
         deliveries_pending=backlog[DeliveryState.PENDING],
         deliveries_dead=backlog[DeliveryState.DEAD],
     )

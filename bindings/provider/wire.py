@@ -141,7 +141,7 @@ def bind_body(request: BindRequest) -> bytes:
             PHONE_A: request.phone_a.digits,
             PHONE_B: request.phone_b.digits,
             POOL_NUMBER: request.pool_number,
-            EXPIRE_S: request.expire_s,
+            EXPIRE_S: request.provider_expire_s,
             BIZ_TYPE: BIZ_TYPES[request.mode],
             APP_ID: request.app_id,
         }

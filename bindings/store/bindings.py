@@ -8,7 +8,6 @@ themselves are in `reserve`, `settle` and `expiry`. All functions are safe to ru
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Connection, Row
 
@@ -93,26 +93,27 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """Return a condition on the row that `transition` may name besides the state that the change starts from."""
     now, expires_at = dialect.now_once, bindings.c.expires_at
     conditions = {
-        "bind_id_unused": and_(~_is_used(new_value("bind_id")), ~_is_held(new_value("bind_id"), now)),
+        "bind_id_unused": and_(~_is_used(new_value("bind_id"), now), ~_is_held(new_value("bind_id"), now)),
         "unbind_possible": and_(
             bindings.c.unbind_requested_at.is_(None), or_(expires_at.is_(None), expires_at > now)
         ),
         "unbind_not_requested": bindings.c.unbind_requested_at.is_(None),
         "past_end": expires_at <= now,
-        "held_longer": bindings.c.held_until > new_value("held_until"),
+        "held_longer_or_release_owed": or_(
+            bindings.c.held_until > new_value("held_until"), bindings.c.provider_expires_at > bindings.c.ended_at
+        ),
         "held_shorter": bindings.c.held_until < new_value("held_until"),
-        "ends_later": expires_at > new_value("expires_at"),
     }
     return conditions[name]
 
 
-def _is_used(bind_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """Return the condition that another active binding of the application has the bind_id."""
+def _is_used(bind_id: ColumnElement[str], now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition that another binding of the application may live at the provider with the bind_id."""
     other = bindings.alias("other")
     return exists().where(
         other.c.app_id == bindings.c.app_id,
         other.c.bind_id == bind_id,
-        sql.equals_literal(other.c.state, State.ACTIVE),
+        or_(sql.equals_literal(other.c.state, State.ACTIVE), release_owed(now, other)),
         other.c.id != bindings.c.id,
     )
 
@@ -207,14 +208,18 @@ def in_state(state: State) -> ColumnElement[bool]:
     return sql.equals_literal(bindings.c.state, state)
 
 
+def release_owed(now: Any, table: Any = bindings) -> ColumnElement[bool]:
+    """Return the condition that an expired binding is to be unbound at the provider, as its index has it."""
+    return and_(
+        sql.equals_literal(table.c.state, State.EXPIRED),
+        table.c.provider_expires_at > table.c.ended_at,
+        table.c.provider_expires_at > now,
+    )
+
+
 def middle_number_b_is(number: Any) -> ColumnElement[bool]:
     """Return the condition that only B's middle number is `number`; one that both share is found as A's.
 
     Written as in the partial index, which serves no other form.
     """
     return and_(bindings.c.middle_number_b == number, bindings.c.middle_number_b != bindings.c.middle_number_a)
-
-
-def to_json_value(value: Any) -> Any:
-    """Return a value as in the detail of an event: an instant as ISO 8601 text."""
-    return value.isoformat() if isinstance(value, datetime) else value

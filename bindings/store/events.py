@@ -139,6 +139,7 @@ class ChangeWithEvents:
         facts: tuple[str, ...] = (),
     ) -> None:
         self._change = change
+        self._facts = facts
         self._combined: CompiledStatement | None = None
         if dialect.postgres:
             changed = change.cte("changed")
@@ -157,6 +158,8 @@ class ChangeWithEvents:
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             row_params = {"event_binding_id": row.id, "event_sequence": row.version}
+            row_facts = {name: sql.to_json_value(getattr(row, name)) for name in self._facts}
+            row_params["event_detail"] = detail | row_facts
             tx.connection.execute(event_insert(tx.dialect), event | row_params)
         return rows
 

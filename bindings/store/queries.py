@@ -18,7 +18,7 @@ from sqlalchemy import String, and_, bindparam, func, or_, select, union_all
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.domain.search_filters import SearchFilters
 from bindings.store import events, sql
-from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, release_owed, to_binding
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings
@@ -208,6 +208,33 @@ def unbinding(connection: Connection, *, limit: int) -> list[Binding]:
     """Return active bindings whose requested unbind is not confirmed yet, the oldest request first."""
     statement = select(*COLUMNS).where(_is_unbinding())
     return run(connection, statement.order_by(bindings.c.unbind_requested_at).limit(limit))
+
+
+def releases_owed(connection: Connection, now: datetime, *, limit: int) -> list[Binding]:
+    """Return expired bindings that the provider may still hold, up to `limit`, the longest expired first."""
+    statement = select(*COLUMNS).where(release_owed(now)).order_by(bindings.c.ended_at).limit(limit)
+    return run(connection, statement)
+
+
+def count_releases_owed(
+    connection: Connection, now: ColumnElement[datetime], *, limit: int
+) -> tuple[int, datetime | None]:
+    """Return how many expired bindings the provider may still hold, up to `limit`, and their earliest end."""
+    expired = select(bindings.c.ended_at).where(release_owed(now)).limit(limit).subquery()
+    count, ended_at = func.count(), func.min(expired.c.ended_at, type_=Instant)
+    row = connection.execute(select(count, ended_at).select_from(expired)).one()
+    return row[0], row[1]
+
+
+def is_bind_id_used_again(connection: Connection, binding: Binding) -> bool:
+    """Return True if another active binding of the application has the bind_id: an unbind would end that one."""
+    statement = select(bindings.c.id).where(
+        bindings.c.app_id == binding.app_id,
+        bindings.c.bind_id == binding.bind_id,
+        in_state(State.ACTIVE),
+        bindings.c.id != binding.id,
+    )
+    return connection.execute(statement.limit(1)).first() is not None
 
 
 def _is_unbinding() -> ColumnElement[bool]:

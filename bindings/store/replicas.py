@@ -19,7 +19,7 @@ from sqlalchemy import delete, select
 from uuid_utils import uuid7
 
 from bindings.store import sql
-from bindings.store.schema import replicas
+from bindings.store.schema import HEAD, replicas
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,12 +36,16 @@ CLOSE_WAIT_S = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replica:
-    """A process that uses the database. `phone_key_ids` are those of the keys for phones that it has."""
+    """A process that uses the database. `phone_key_ids` are those of the keys for phones that it has.
+
+    `schema_revision` is the revision that its code was made for; None: one before this was recorded.
+    """
 
     id: str
     name: str
     version: str
     phone_key_ids: list[str]
+    schema_revision: str | None
     started_at: datetime
     seen_at: datetime
 
@@ -53,10 +57,25 @@ def seen_since(connection: Connection, instant: datetime) -> list[Replica]:
     return [sql.record(Replica, row) for row in connection.execute(newest)]
 
 
+def older_than(connection: Connection, revision: str, instant: datetime) -> list[Replica]:
+    """Return the processes that used the database at `instant` or later with code made for an older revision."""
+    return [
+        replica
+        for replica in seen_since(connection, instant)
+        if replica.schema_revision is None or replica.schema_revision < revision
+    ]
+
+
 def record(tx: Transaction) -> None:
     """Record that this process uses the database now, and delete the rows that are a day old. Safe to repeat."""
     now = tx.instant()
-    values: dict[str, Any] = {"name": process_name(), "version": _version(), "phone_key_ids": [], "seen_at": now}
+    values: dict[str, Any] = {
+        "name": process_name(),
+        "version": _version(),
+        "phone_key_ids": [],
+        "schema_revision": HEAD,
+        "seen_at": now,
+    }
     statement = tx.dialect.insert(replicas).values(id=_process_id(os.getpid()), started_at=now, **values)
     tx.connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     tx.connection.execute(delete(replicas).where(replicas.c.seen_at < now - RETENTION))

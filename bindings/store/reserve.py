@@ -27,11 +27,11 @@ from bindings.store.bindings import (
     in_state,
     new_value,
     to_binding,
-    to_json_value,
 )
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings, holds
+from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +52,7 @@ _DETAIL = (
     "app_id",
     "reference",
     "expire_s",
+    "max_expire_s",
     "warn_s",
     "send_by",
     "settle_by",
@@ -75,7 +76,10 @@ class BindLimits:
     warn_s: int | None
 
     def lifetimes(self, at: datetime, expire_s: int) -> dict[str, datetime]:
-        """Return the deadlines of an intent that is recorded at the instant `at`, by column."""
+        """Return the deadlines of an intent that is recorded at the instant `at`, by column.
+
+        `expire_s` are the seconds that the provider is asked for.
+        """
         send_by = at + timedelta(seconds=SEND_WINDOW_S)
         return {
             "requested_at": at,
@@ -298,7 +302,7 @@ def _new(binding_id: str, request: BindRequest, limits: BindLimits, caller: Call
     requested = {field.name: getattr(request, field.name) for field in fields(request)}
     initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
     origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": limits.warning(request)}
-    deadlines = limits.lifetimes(now, request.expire_s)
+    deadlines = limits.lifetimes(now, request.provider_expire_s)
     return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
 
 
@@ -332,7 +336,8 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
     """Return a keyless digest to compare requests with the same idempotency key, or None if there is no key.
 
     `warn_s` is not in it: it does not concern the provider, its default may change between two attempts of one
-    request, and the digests of older versions do not have it. The value of the first attempt is used.
+    request, and the digests of older versions do not have it. The value of the first attempt is used. Older
+    versions know no `max_expire_s`: it is in it only if it was given.
     """
     if request.idempotency_key is None:
         return None
@@ -344,6 +349,8 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
         "mode": request.mode,
         "reference": request.reference,
     }
+    if request.max_expire_s is not None:
+        values["max_expire_s"] = request.max_expire_s
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

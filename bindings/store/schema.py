@@ -30,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0010"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0011"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -80,6 +80,8 @@ account = Table(
     comment="Which provider account this database belongs to",
 )
 
+RELEASE_OWED = "state = 'expired' AND provider_expires_at > ended_at"
+
 bindings = Table(
     "bindings",
     metadata,
@@ -99,6 +101,7 @@ bindings = Table(
     Column("duplicate_key", String(255), comment="the caller's key, if another actor of the app_id used it first"),
     Column("fingerprint", String(64), comment="hash of the normalised request that used the key"),
     Column("expire_s", Integer, nullable=False, comment="seconds asked for"),
+    Column("max_expire_s", Integer, comment="seconds that the provider was asked for; none: expire_s"),
     Column("bind_id", String(64), comment="the provider's id"),
     Column("middle_number_a", String(32), comment="what A sees and calls"),
     Column("middle_number_b", String(32), comment="what B sees and calls"),
@@ -117,7 +120,12 @@ bindings = Table(
     Column("settle_by", Instant, nullable=False, comment="a pending binding past this is in doubt"),
     Column("sent_at", Instant, comment="not later than the first byte of the request"),
     Column("answered_at", Instant, comment="not earlier than the answer"),
-    Column("expires_at", Instant, comment="earliest instant at which the provider may end it"),
+    Column("expires_at", Instant, comment="end that the caller was promised"),
+    Column(
+        "provider_expires_at",
+        Instant,
+        comment="earliest instant at which the provider may end it; none: expires_at",
+    ),
     Column(
         "held_until",
         Instant,
@@ -175,6 +183,8 @@ bindings = Table(
         "unbind_requested_at",
         **_only("state = 'active' AND unbind_requested_at IS NOT NULL"),
     ),
+    # An expired binding that the provider may still hold: it is to be unbound there.
+    Index("ix_bindings_release_owed", "provider_expires_at", **_only(RELEASE_OWED)),
     Index("ix_bindings_warn_at", "warn_at", **_only("state = 'active' AND warn_at IS NOT NULL")),
     # The provider may give an id again after its binding has ended.
     Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("state = 'active'")),
@@ -495,6 +505,7 @@ replicas = Table(
     Column("name", String(128), nullable=False, comment="host and process"),
     Column("version", String(32), nullable=False, comment="version of the code"),
     Column("phone_key_ids", Detail, nullable=False, comment="ids of the keys for phones that the process has"),
+    Column("schema_revision", String(32), comment="revision that its code was made for; none: before 0011"),
     Column("started_at", Instant, nullable=False, comment="database time of its first use of the database"),
     Column("seen_at", Instant, nullable=False, comment="when it last used the database; good to a minute"),
     Index("ix_replicas_seen_at", "seen_at"),

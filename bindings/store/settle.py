@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
-from bindings.store import events, holds, pools
-from bindings.store.bindings import NOW, HeldFromRecord, find, get, in_state, to_json_value, transition
+from bindings.store import end_changes, events, holds, pools
+from bindings.store.bindings import NOW, HeldFromRecord, find, get, in_state, release_owed, transition
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
+from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,7 @@ class Success:
     expires_at: datetime
     held_until: datetime
     warn_s: int | None
+    provider_expires_at: datetime | None = None
     hold: timedelta | None = None
     longest_hold: datetime | None = None
 
@@ -67,7 +69,7 @@ class Success:
 
     def detail(self) -> dict[str, str]:
         """Return the values as in an event's detail: enough to replay the row (I7)."""
-        return {name: to_json_value(value) for name, value in self._facts().items()}
+        return {name: to_json_value(value) for name, value in self._facts().items() if value is not None}
 
     def _facts(self) -> dict[str, Any]:
         names = (field.name for field in fields(self))
@@ -124,8 +126,12 @@ def settle_success(tx: Transaction, binding_id: str, success: Success, caller: C
 
 
 def _end_earlier_use(tx: Transaction, intent: Binding, bind_id: str, caller: Caller) -> bool:
-    """End the active binding and the holds that have this bind_id for another intent; False if there are none."""
-    used = bindings.c.app_id == intent.app_id, bindings.c.bind_id == bind_id, in_state(State.ACTIVE)
+    """End the bindings and holds that live at the provider under this bind_id for another intent; False if none.
+
+    One that has expired here is owed no release any more.
+    """
+    living = or_(in_state(State.ACTIVE), release_owed(tx.instant()))
+    used = bindings.c.app_id == intent.app_id, bindings.c.bind_id == bind_id, living
     ids = tx.connection.execute(select(bindings.c.id).where(*used, bindings.c.id != intent.id)).scalars().all()
     for binding_id in ids:
         settle_unbound(tx, binding_id, caller, reason=Reason.GONE_AT_PROVIDER)
@@ -291,22 +297,15 @@ def apply_drift(
     binding: Binding,
     caller: Caller,
     *,
-    expires_at: datetime | None,
+    provider_end: datetime | None,
     held_until: datetime | None,
 ) -> None:
     """Follow the provider's list to the safe side: end earlier (I6), hold longer (I4); never the opposite."""
-    if expires_at is not None:
-        transition(
-            tx,
-            binding.id,
-            EventKind.DRIFTED,
-            caller,
-            from_states=(State.ACTIVE,),
-            condition="ends_later",
-            detail={"expires_at": to_json_value(expires_at), "was": to_json_value(binding.expires_at)},
-            expires_at=expires_at,
-        )
-        move_warning(tx, binding.id, warn_at(expires_at, binding.warn_s))
+    if provider_end is not None:
+        detail = {"was": to_json_value(binding.expires_at)}
+        narrowed = end_changes.narrow(tx, binding.id, caller, provider_end=provider_end, detail=detail)
+        if narrowed is not None and narrowed.expires_at is not None:
+            move_warning(tx, binding.id, warn_at(narrowed.expires_at, binding.warn_s))
     if held_until is not None:
         transition(
             tx,
@@ -384,7 +383,7 @@ def settle_unbound(
     """Record that the provider ended a binding at `ended_at` (None: now), or at the end of its longest life.
 
     The phones stay held for `guard_s` from then on, never longer than before.
-    If the binding has expired meanwhile, it stays expired and its phones are released. Safe to repeat.
+    If the binding has expired, it stays expired, its phones are released and no release is owed. Safe to repeat.
     """
     current = get(tx, binding_id)
     now = min(max(ended_at or tx.instant(), current.requested_at), current.held_until)
@@ -401,15 +400,28 @@ def settle_unbound(
         ended_at=now,
         held_until=held_until,
     )
-    if row is None and current.held_until > held_until:
-        row = transition(
-            tx,
-            binding_id,
-            EventKind.UNBIND_CONFIRMED,
-            caller,
-            from_states=(State.EXPIRED,),
-            condition="held_longer",
-            detail={"reason": reason, "held_until": to_json_value(held_until)},
-            held_until=held_until,
-        )
+    if row is None:
+        row = _confirm_unbind(tx, get(tx, binding_id), caller, reason=reason, held_until=held_until)
     return row or get(tx, binding_id)
+
+
+def _confirm_unbind(
+    tx: Transaction, expired: Binding, caller: Caller, *, reason: Reason, held_until: datetime
+) -> Binding | None:
+    """Record that an expired binding has ended at the provider too. None if it changes nothing."""
+    held = min(expired.held_until, held_until)
+    detail = {"reason": reason, "held_until": to_json_value(held)}
+    values: dict[str, Any] = {"held_until": held}
+    if expired.provider_expires_at is not None:
+        detail["provider_expires_at"] = to_json_value(expired.ended_at)
+        values["provider_expires_at"] = expired.ended_at
+    return transition(
+        tx,
+        expired.id,
+        EventKind.UNBIND_CONFIRMED,
+        caller,
+        from_states=(State.EXPIRED,),
+        condition="held_longer_or_release_owed",
+        detail=detail,
+        **values,
+    )

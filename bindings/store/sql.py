@@ -8,6 +8,7 @@ after a position in the order of the list, and needs no OFFSET.
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Interval, func, literal, literal_column, tuple_, union_all
@@ -16,7 +17,7 @@ from bindings.store.column_types import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
     from enum import StrEnum
 
     from sqlalchemy import CTE, Column, ColumnElement, Connection, Row, Select, Table
@@ -81,3 +82,8 @@ def earlier(instant: ColumnElement[datetime], span: timedelta, *, postgres: bool
 def is_postgres(connection: Connection) -> bool:
     """Return True for PostgreSQL, False for SQLite."""
     return connection.dialect.name == "postgresql"
+
+
+def to_json_value(value: Any) -> Any:
+    """Return a value as in the detail of an event: an instant as ISO 8601 text."""
+    return value.isoformat() if isinstance(value, datetime) else value

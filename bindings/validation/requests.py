@@ -71,6 +71,7 @@ def bind_request(
     reference: object = None,
     idempotency_key: object = None,
     warn_s: object = None,
+    max_expire_s: object = None,
 ) -> BindRequest:
     """Return the arguments of a bind as a request that can be sent to the provider."""
     errors = FieldErrors()
@@ -84,6 +85,9 @@ def bind_request(
     lead_time_s = errors.optional("warn_s", fields.warn_s, warn_s)
     if lead_time_s and duration_s and lead_time_s >= duration_s:
         errors.add("warn_s", "must be less than expire_s")
+    longest_s = errors.optional("max_expire_s", fields.expire_s, max_expire_s)
+    if longest_s and duration_s and longest_s < duration_s:
+        errors.add("max_expire_s", "must be at least expire_s")
     errors.raise_if_any()
     if phones is None or checked_pool is None or duration_s is None or checked_mode is None or checked_app is None:
         raise AssertionError("unreachable: each missing value is a field error")
@@ -97,7 +101,25 @@ def bind_request(
         reference=checked_reference,
         idempotency_key=checked_key,
         warn_s=lead_time_s,
+        max_expire_s=longest_s,
     )
+
+
+def extension(*, expire_s: object) -> int:
+    """Return from now until when a binding is to live, in seconds."""
+    errors = FieldErrors()
+    duration_s = errors.check("expire_s", fields.expire_s, expire_s)
+    errors.raise_if_any()
+    return duration_s or 0
+
+
+def unbind(*, reason: object, after_s: object) -> tuple[str | None, int | None]:
+    """Return the reason of an unbind, and in how many seconds it is to come; None: now."""
+    errors = FieldErrors()
+    checked_reason = errors.optional("reason", fields.single_line("reason"), reason)
+    delay_s = errors.optional("after_s", fields.expire_s, after_s)
+    errors.raise_if_any()
+    return checked_reason, delay_s
 
 
 def check_request(*, phone_a: object, phone_b: object, mode: object, app_id: object) -> BindRequest:

@@ -161,6 +161,12 @@ class _Gauges:
         self._reconcile_interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations")
         self._orphans = gauge("orphans_held", "Bindings at the provider that are not ours and hold phones")
         self._revenants = gauge("revenants_held", "Bindings that ended here and hold phones at the provider")
+        self._releases = gauge(
+            "releases_owed", "Expired bindings that the provider may hold for longer (counted up to 10 000)"
+        )
+        self._release_age = gauge(
+            "release_oldest_seconds", "Time since the promised end of the oldest of them; 0 if there is none"
+        )
         self._waiting = gauge(
             "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
         )
@@ -196,6 +202,8 @@ class _Gauges:
         self._reconcile_interval.set(values.reconcile_interval_s)
         self._orphans.set(values.orphans)
         self._revenants.set(values.revenants)
+        self._releases.set(values.releases_owed)
+        self._release_age.set(values.oldest_release_s)
         self._waiting.set(values.deliveries_pending)
         self._dead.set(values.deliveries_dead)
 

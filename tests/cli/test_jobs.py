@@ -44,7 +44,13 @@ def test_pools_shows_active_bindings_and_capacity(shell: Shell, simulator: Simul
 
 
 def test_recover_without_open_operations_does_nothing(shell: Shell) -> None:
-    assert shell.run("recover", "--json").json == {"in_doubt": 0, "lapsed": 0, "unbound": 0, "still_unclear": 0}
+    assert shell.run("recover", "--json").json == {
+        "in_doubt": 0,
+        "lapsed": 0,
+        "unbound": 0,
+        "still_unclear": 0,
+        "released": 0,
+    }
     assert shell.run("recover").code == 0
 
 

@@ -48,6 +48,7 @@ INSTANTS = {
     "sent_at",
     "answered_at",
     "expires_at",
+    "provider_expires_at",
     "held_until",
     "unbind_requested_at",
     "ended_at",
@@ -456,7 +457,7 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         (
             *("state", "bind_id", "middle_number_a", "middle_number_b", "reason", "provider_status"),
             *("sent_at", "answered_at", "expires_at", "held_until", "unbind_requested_at", "ended_at"),
-            *("warn_s", "warn_at"),
+            *("warn_s", "warn_at", "max_expire_s", "provider_expires_at"),
         )
     )
     for event in history:
@@ -469,7 +470,7 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _derived_columns(  # noqa: C901, PLR0911 -- one case per kind
+def _derived_columns(  # noqa: C901, PLR0911, PLR0912 -- one case per kind
     row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], event: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the columns that an event changes besides those in its detail."""
@@ -484,7 +485,11 @@ def _derived_columns(  # noqa: C901, PLR0911 -- one case per kind
             return {"provider_status": None, "reason": None} | _warning(row)
         case "adopted":
             return {"reason": "adopted"} | _warning(row)
-        case "drifted" if row["warn_at"] is not None:
+        case "drifted" | "shortened" if row["warn_at"] is not None:
+            return {"reason": _reason_before(history, event)} | _warning(row)
+        case "drifted" | "shortened":
+            return {"reason": _reason_before(history, event)}
+        case "extended":
             return _warning(row)
         case "expires_soon":
             return {"warn_at": None}

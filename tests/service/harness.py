@@ -220,6 +220,7 @@ REPLAYED = (
     "sent_at",
     "answered_at",
     "expires_at",
+    "provider_expires_at",
     "held_until",
 )
 FORWARD = {
@@ -269,7 +270,7 @@ def _assert_replays(binding: Binding, history: list[Event]) -> None:
     assert binding.state is state, "the state of the row equals the replay of its events"
     for name in ("bind_id", "middle_number_a", "middle_number_b", "provider_status", "reason"):
         assert getattr(binding, name) == row[name], f"{name} equals the replay of the events"
-    for name in ("sent_at", "answered_at", "expires_at"):
+    for name in ("sent_at", "answered_at", "expires_at", "provider_expires_at"):
         replayed = None if row[name] is None else datetime.fromisoformat(row[name])
         assert getattr(binding, name) == replayed, f"{name} equals the replay of the events"
     unbind_requested = any(event.kind is EventKind.UNBIND_REQUESTED for event in history)
@@ -286,8 +287,8 @@ def _replayed(row: dict[str, Any], event: Event) -> dict[str, Any]:
             return updated | {"reason": "adopted"}
         case EventKind.FAILED | EventKind.IN_DOUBT:
             return updated | {"provider_status": event.detail["status"]}
-        case EventKind.DRIFTED:
-            return row | {"expires_at": updated["expires_at"]}
+        case EventKind.DRIFTED | EventKind.EXTENDED | EventKind.SHORTENED | EventKind.UNBIND_CONFIRMED:
+            return row | {name: updated[name] for name in ("expires_at", "provider_expires_at")}
         case kind if kind in FORWARD:
             return updated
         case _:

@@ -127,6 +127,23 @@ def test_hold_of_a_late_success_is_owed_no_unbind_when_its_id_is_given_again(
     assert [found.id for found in service.lookup(phone=C)] == [second.id]
 
 
+def test_expired_binding_is_owed_no_release_when_its_id_is_given_again(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    """The release would end the new binding."""
+    first = harness.bind(A, B, expire_s=60, max_expire_s=3_600)
+    harness.clock.advance(61)
+    assert service.expire_due().expired == 1
+    assert service.get(first.id).is_release_owed(harness.clock())
+    second = bind(service, C, D)
+    assert second.bind_id == first.bind_id
+    assert not service.get(first.id).is_release_owed(harness.clock())
+    assert service.check(phone_a=A, phone_b=B, mode="AXB") == []
+    assert service.recover().released == 0
+    service.unbind(first.id)
+    assert again.counts.received.get("unbind", 0) == 0
+
+
 def test_of_two_simultaneous_successes_with_one_id_one_is_active(
     harness: ServiceHarness, service: BindingService
 ) -> None:

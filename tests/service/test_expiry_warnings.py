@@ -62,7 +62,7 @@ def test_default_lead_time_applies_to_binds_without_one_that_last_longer(harness
 
 def move_end(harness: ServiceHarness, binding: Binding, at: datetime) -> None:
     by = harness.service.runtime.caller
-    harness.database.write(lambda tx: settle.apply_drift(tx, binding, by, expires_at=at, held_until=None))
+    harness.database.write(lambda tx: settle.apply_drift(tx, binding, by, provider_end=at, held_until=None))
 
 
 @pytest.mark.parametrize("warn_s", [600, 601, -1, 1.5, True, "60", 10**12])

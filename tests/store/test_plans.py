@@ -238,6 +238,12 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
         lambda service: service.runtime.database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
     ),
+    "releases owed": (
+        {"ix_bindings_release_owed"},
+        lambda service: service.runtime.database.read(
+            queries.releases_owed, service.runtime.database.clock(), limit=100
+        ),
+    ),
     "open unbinds": (
         {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # the index has only them
         lambda service: service.runtime.database.read(queries.unbinding, limit=100),

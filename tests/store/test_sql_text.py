@@ -30,6 +30,7 @@ from bindings.store import (
     account,
     bindings,
     deliveries,
+    end_changes,
     events,
     expiry,
     queries,
@@ -162,6 +163,14 @@ def _activate(recorder: _Recorder) -> None:
     settle.activate(_transaction(recorder), ID, SUCCESS, CALLER)
 
 
+def _extend(recorder: _Recorder) -> None:
+    end_changes.extend(_transaction(recorder), ID, CALLER, expire_s=60, now=NOW, actor=None)
+
+
+def _releases_owed(recorder: _Recorder) -> None:
+    queries.releases_owed(cast("Connection", recorder), NOW, limit=500)
+
+
 def _settle_failed(recorder: _Recorder) -> None:
     with suppress(bindings.BindingLost):
         settle.settle_failed(_transaction(recorder), ID, CALLER, reason=Reason.REQUEST, status="-1", detail={})
@@ -247,6 +256,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "refusal_record": (_refusal_record, 2),
     "refusals_page": (_refusals_page, 1),
     "activate": (_activate, 1),
+    "extend": (_extend, 1),
     "settle_failed": (_settle_failed, 1),
     "settle_unknown": (_settle_unknown, 1),
     "expire_batch": (_expire, 2),
@@ -254,6 +264,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "recover_unsettled_batch": (_mark_unsettled, 1),
     "recover_lapsed_batch": (_lapse, 1),
     "recover_unbinds": (_recover_unbinds, 1),
+    "recover_releases": (_releases_owed, 1),
     "lookup_by_phone": (_lookup("by_phone"), 1),
     "lookup_by_middle_number": (_lookup("by_middle_number"), 1),
     "lookup_by_party": (_lookup("by_party"), 1),

@@ -20,7 +20,8 @@ def binding(name: str, start: datetime, end: datetime, **changes: Any) -> Bindin
         scope="s", reference=name, idempotency_key=None, expire_s=3_600, bind_id=name, middle_number_a="99",
         middle_number_b="99", state=State.EXPIRED, provider_status=None, reason=None, actor="x", request_id=None,
         requested_at=start, send_by=start, settle_by=start, sent_at=start, answered_at=start, expires_at=end,
-        held_until=end, unbind_requested_at=None, ended_at=end, version=3, warn_s=None,
+        held_until=end, unbind_requested_at=None, ended_at=end, version=3, warn_s=None, max_expire_s=None,
+        provider_expires_at=None,
     )  # fmt: skip
     return replace(template, **changes)
 

@@ -89,6 +89,18 @@ class Bind(RequestModel):
     pool_number: PoolText
     expire_s: Annotated[int, Meta(description="Seconds to live, at most 72 h.", ge=1, le=MAX_EXPIRE_S)]
     mode: ModeText
+    max_expire_s: (
+        Annotated[
+            int,
+            Meta(
+                description="Seconds for which the provider is asked, at least expire_s: until then the binding"
+                " can be extended. If left out, it cannot be extended.",
+                ge=1,
+                le=MAX_EXPIRE_S,
+            ),
+        ]
+        | None
+    ) = None
     app_id: AppId | None = None
     reference: Reference | None = None
     warn_s: (
@@ -108,11 +120,30 @@ class Bind(RequestModel):
 
 
 class Unbind(RequestModel):
-    """Why a binding is ended early."""
+    """Why a binding is ended early, and when."""
 
     reason: ReasonText | None = None
+    after_s: (
+        Annotated[
+            int,
+            Meta(
+                description="Seconds from now at which it ends, if that is sooner; if left out, it ends now.",
+                ge=1,
+                le=MAX_EXPIRE_S,
+            ),
+        ]
+        | None
+    ) = None
 
-    validate = staticmethod(lambda *, reason: validation.optional_reason(reason))
+    validate = staticmethod(validation.unbind)
+
+
+class Extend(RequestModel):
+    """Until when a binding is to live."""
+
+    expire_s: Annotated[int, Meta(description="Seconds to live, from now on.", ge=1, le=MAX_EXPIRE_S)]
+
+    validate = staticmethod(validation.extension)
 
 
 class Check(RequestModel):

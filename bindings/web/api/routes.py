@@ -226,12 +226,16 @@ def _location(binding: Binding) -> dict[str, str]:
     permissions=(Permission.BIND,),
     operation=Operation(
         name="unbind",
-        summary="End a binding early. Safe to repeat; a binding that has ended is returned unchanged.",
+        summary="End a binding early, now or after_s seconds from now. Safe to repeat.",
         body=requests.Unbind,
         needs_body=False,
         example={"reason": "trip ended"},
         responses={
-            200: ResponseDoc("The binding has ended.", Binding, samples.UNBOUND),
+            200: ResponseDoc(
+                "The binding has ended; or it is active, with the end that after_s asked for.",
+                Binding,
+                samples.UNBOUND,
+            ),
             202: ResponseDoc(
                 "The provider gave no clear answer; the unbind is recorded and will be retried.",
                 Binding,
@@ -239,25 +243,50 @@ def _location(binding: Binding) -> dict[str, str]:
                 headers=("Location",),
             ),
         },
-        problems=(*BODY_PROBLEMS, *PROVIDER_PROBLEMS, errors.NotFound),
+        problems=(*BODY_PROBLEMS, *PROVIDER_PROBLEMS, errors.NotFound, errors.NotActive),
     ),
 )
 async def unbind(request: Request[Any, Any, Any]) -> ApiResponse:
     """End a binding early."""
     call = ApiRequest(request)
     binding_id = call.binding_id()
-    reason = call.body(requests.Unbind).get("reason")
+    fields = call.body(requests.Unbind)
     try:
-        binding = await call.app_state.executors.run_provider_call(_unbind, call, binding_id, reason)
+        binding = await call.app_state.executors.run_provider_call(_unbind, call, binding_id, fields)
     except errors.OutcomeUnknown as unknown:
         return _accepted(unknown, call.principal)
     return json_response(binding_json(binding, call.principal))
 
 
-def _unbind(call: ApiRequest, binding_id: str, reason: str | None) -> Binding:
+def _unbind(call: ApiRequest, binding_id: str, fields: dict[str, Any]) -> Binding:
     service = call.service
     call.visible(service.get(binding_id))
-    return service.unbind(binding_id, reason=reason)
+    return service.unbind(binding_id, **fields)
+
+
+@post(
+    "/bindings/{binding_id:str}/extend",
+    status_code=200,
+    permissions=(Permission.BIND,),
+    operation=Operation(
+        name="extend",
+        summary="Move the end of an active binding; the provider is not called. Safe to repeat.",
+        body=requests.Extend,
+        example={"expire_s": 1800},
+        responses={
+            200: ResponseDoc("The binding, with its new end; never an earlier one.", Binding, samples.BINDING)
+        },
+        problems=(*BODY_PROBLEMS, errors.NotFound, errors.NotActive),
+    ),
+)
+async def extend(request: Request[Any, Any, Any]) -> ApiResponse:
+    """Extend a binding."""
+    call = ApiRequest(request)
+    binding_id = call.binding_id()
+    fields = call.body(requests.Extend)
+    own_only = not call.principal.has_permission(Permission.READ)
+    binding = await call.run_read(BindingService.extend, binding_id, own_only=own_only, **fields)
+    return json_response(binding_json(binding, call.principal))
 
 
 @post(
@@ -553,5 +582,18 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 
 def router() -> Router:
     """Return the router of all calls under /v1."""
-    handlers = [bind, unbind, check, get_binding, reveal, history, list_bindings, search, lookup, trace, events]
+    handlers = [
+        bind,
+        unbind,
+        extend,
+        check,
+        get_binding,
+        reveal,
+        history,
+        list_bindings,
+        search,
+        lookup,
+        trace,
+        events,
+    ]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

@@ -160,7 +160,11 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
             "middle_number_b": {"description": "The number that B sees and calls."},
             "actor": ACTOR,
             "settle_by": {"description": "A pending binding past this is in doubt."},
-            "expires_at": {"description": "The earliest instant at which the provider may end it."},
+            "max_expire_s": {"description": "Seconds that the provider was asked for; null: expire_s."},
+            "expires_at": {"description": "The end that you were promised; extend moves it."},
+            "provider_expires_at": {
+                "description": "The earliest instant at which the provider may end it; null: expires_at."
+            },
             "held_until": {"description": "The latest instant at which the provider may hold the phones."},
         },
     ),

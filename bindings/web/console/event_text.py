@@ -115,6 +115,10 @@ def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0
             return "A hold ended"
         case EventKind.DRIFTED:
             return "The provider's list differs from this record"
+        case EventKind.EXTENDED:
+            return "Extended: its end was moved to a later instant"
+        case EventKind.SHORTENED:
+            return "Shortened: its end was moved to an earlier instant"
         case EventKind.REVEALED:
             return "Full phones were shown"
         case EventKind.EXPIRES_SOON:
@@ -151,7 +155,9 @@ def _details(event: Event) -> tuple[tuple[str, str], ...]:
         and value is not None
         and not isinstance(value, list | dict)
     ]
-    if event.kind in (EventKind.UNBIND_REQUESTED, EventKind.REVEALED) and detail.get("reason"):
+    if event.kind in (EventKind.UNBIND_REQUESTED, EventKind.SHORTENED, EventKind.REVEALED) and detail.get(
+        "reason"
+    ):
         details.insert(0, ("reason", str(detail["reason"])))
     if detail.get("because"):
         details.insert(0, ("reason", str(detail["because"])))

@@ -6,6 +6,7 @@ WITH changed AS (
         sent_at=:new_sent_at::TIMESTAMP WITH TIME ZONE,
         answered_at=:new_answered_at::TIMESTAMP WITH TIME ZONE,
         expires_at=:new_expires_at::TIMESTAMP WITH TIME ZONE,
+        provider_expires_at=:new_provider_expires_at::TIMESTAMP WITH TIME ZONE,
         held_until=greatest(:new_held_until::TIMESTAMP WITH TIME ZONE, least(bindings.held_until,
         clock_timestamp() + :hold)), warn_at=:new_warn_at::TIMESTAMP WITH TIME ZONE,
         version=(bindings.version + :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
@@ -20,7 +21,10 @@ WITH changed AS (
         FROM bindings AS other
         WHERE other.app_id = bindings.app_id
           AND other.bind_id = :new_bind_id::VARCHAR
-          AND other.state = 'active'
+          AND (other.state = 'active' OR other.state = 'expired' AND other.provider_expires_at >
+            other.ended_at AND other.provider_expires_at > (
+            SELECT clock_timestamp() AS clock_timestamp_1
+        ))
           AND other.id != bindings.id
     ))
       AND NOT (EXISTS (
@@ -34,12 +38,13 @@ WITH changed AS (
     ))
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
         bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
-        bindings.duplicate_key) AS idempotency_key, bindings.expire_s, bindings.warn_s,
-        bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b, bindings.state,
-        bindings.provider_status, bindings.reason, bindings.actor, bindings.request_id,
-        bindings.requested_at, bindings.send_by, bindings.settle_by, bindings.sent_at,
-        bindings.answered_at, bindings.expires_at, bindings.held_until,
-        bindings.unbind_requested_at, bindings.ended_at, bindings.version, bindings.change_tx
+        bindings.duplicate_key) AS idempotency_key, bindings.expire_s, bindings.max_expire_s,
+        bindings.warn_s, bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b,
+        bindings.state, bindings.provider_status, bindings.reason, bindings.actor,
+        bindings.request_id, bindings.requested_at, bindings.send_by, bindings.settle_by,
+        bindings.sent_at, bindings.answered_at, bindings.expires_at, bindings.provider_expires_at,
+        bindings.held_until, bindings.unbind_requested_at, bindings.ended_at, bindings.version,
+        bindings.change_tx
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
@@ -50,9 +55,9 @@ WITH changed AS (
 )
 SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,
     changed.app_id, changed.scope, changed.reference, changed.idempotency_key, changed.expire_s,
-    changed.warn_s, changed.bind_id, changed.middle_number_a, changed.middle_number_b,
-    changed.state, changed.provider_status, changed.reason, changed.actor, changed.request_id,
-    changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at, changed.answered_at,
-    changed.expires_at, changed.held_until, changed.unbind_requested_at, changed.ended_at,
-    changed.version, changed.change_tx
+    changed.max_expire_s, changed.warn_s, changed.bind_id, changed.middle_number_a,
+    changed.middle_number_b, changed.state, changed.provider_status, changed.reason, changed.actor,
+    changed.request_id, changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at,
+    changed.answered_at, changed.expires_at, changed.provider_expires_at, changed.held_until,
+    changed.unbind_requested_at, changed.ended_at, changed.version, changed.change_tx
 FROM changed;

@@ -1,0 +1,60 @@
+"""Promised ends: a binding may end here before it ends at the provider, and be extended until then.
+
+Only columns that may be empty and an index with few rows are added: no row is rewritten. `replicas` records which
+revision the code of a process was made for; code of an older release leaves it empty. On PostgreSQL the index is
+built without a lock and hence outside a transaction; an interrupted migration is repeated.
+
+Revision ID: 0011
+Revises: 0010
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+READABLE_FROM = "0008"
+INDEX = "ix_bindings_release_owed"
+OWED = "state = 'expired' AND provider_expires_at > ended_at"
+
+
+def upgrade() -> None:
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    instant = sa.String(27) if sqlite else sa.DateTime(timezone=True)
+    of_bindings = (
+        sa.Column("max_expire_s", sa.Integer, comment="seconds that the provider was asked for; none: expire_s"),
+        sa.Column(
+            "provider_expires_at",
+            instant,
+            comment="earliest instant at which the provider may end it; none: expires_at",
+        ),
+    )
+    for column in of_bindings:
+        op.add_column("bindings", column, if_not_exists=not sqlite)
+    revision_of_code = sa.Column(
+        "schema_revision", sa.String(32), comment="revision that its code was made for; none: before 0011"
+    )
+    op.add_column("replicas", revision_of_code, if_not_exists=not sqlite)
+    if sqlite:
+        op.execute(f"CREATE INDEX {INDEX} ON bindings (provider_expires_at) WHERE {OWED}")
+    else:
+        op.execute("COMMENT ON COLUMN bindings.expires_at IS 'end that the caller was promised'")
+        with op.get_context().autocommit_block():
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {INDEX}")  # of an interrupted build
+            op.execute(f"CREATE INDEX CONCURRENTLY {INDEX} ON bindings (provider_expires_at) WHERE {OWED}")
+    op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
+
+
+def downgrade() -> None:
+    op.execute(f"DELETE FROM schema_info WHERE revision = '{revision}'")
+    op.drop_index(INDEX, "bindings")
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute("COMMENT ON COLUMN bindings.expires_at IS 'earliest instant at which the provider may end it'")
+    op.drop_column("replicas", "schema_revision")
+    op.drop_column("bindings", "provider_expires_at")
+    op.drop_column("bindings", "max_expire_s")
