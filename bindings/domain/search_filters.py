@@ -59,7 +59,7 @@ HELP = {
     "app_id": "The application.",
     "actor": "Requested by this actor, such as key:NAME.",
     "requested_from": "Requested at or after this time, such as 2026-11-23T14:32:00Z.",
-    "requested_to": "Requested before this time.",
+    "requested_to": "Requested before this time, which must be later than the start.",
 }
 REFUSAL_HELP = {
     "reference": HELP["reference"],

@@ -226,6 +226,7 @@ def filters(
     }
     errors = FieldErrors()
     checked = {name: errors.optional(name, FILTER_CHECKS[name], value) for name, value in values.items()}
+    _check_order(errors, "requested_from", checked["requested_from"], "requested_to", checked["requested_to"])
     size, position = _page(errors, limit=limit, cursor=cursor)
     errors.raise_if_any()
     return SearchFilters(**checked), size, position
@@ -277,9 +278,10 @@ def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int
 def period(*, since: object, until: object) -> tuple[datetime | None, datetime | None]:
     """Return the start and the end of an export's period; its fields are called `from` and `to`."""
     errors = FieldErrors()
-    checked = errors.optional("from", fields.instant, since), errors.optional("to", fields.instant, until)
+    start, end = errors.optional("from", fields.instant, since), errors.optional("to", fields.instant, until)
+    _check_order(errors, "from", start, "to", end)
     errors.raise_if_any()
-    return checked
+    return start, end
 
 
 def reason(value: object) -> str:
@@ -371,6 +373,15 @@ def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | N
     size = errors.check("limit", fields.limit, limit)
     errors.raise_if_any()
     return checked_state, position, size or fields.MAX_LIMIT
+
+
+def _check_order(
+    errors: FieldErrors, start_field: str, start: datetime | None, end_field: str, end: datetime | None
+) -> None:
+    """Add an error for both fields if a period ends at or before its start, so that it contains no instant."""
+    if start is not None and end is not None and end <= start:
+        errors.add(start_field, f"must be earlier than {end_field}")
+        errors.add(end_field, f"must be later than {start_field}")
 
 
 def _page(errors: FieldErrors, *, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | None]:

@@ -325,6 +325,16 @@ def test_wrong_filters_of_a_search_are_reported_together() -> None:
     assert {error.field for error in refused.value.field_errors} == {*wrong, "limit", "cursor"}
 
 
+@pytest.mark.parametrize("end", ["2026-11-02T00:00:00Z", "2026-11-01T00:00:00Z"])
+def test_period_that_contains_no_instant_is_refused_by_both_its_fields(end: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        validation.filters(limit=1, cursor=None, requested_from="2026-11-02T00:00:00Z", requested_to=end)
+    assert [error.field for error in refused.value.field_errors] == ["requested_from", "requested_to"]
+    with pytest.raises(InvalidRequest) as refused:
+        validation.period(since="2026-11-02T00:00:00Z", until=end)
+    assert str(refused.value) == "from must be earlier than to; to must be later than from"
+
+
 PAGING = {"cursor", "limit"}
 
 
