@@ -1,10 +1,12 @@
 """export: bindings or events as CSV or NDJSON, streamed; memory use does not grow with the number of rows.
 
-A file is written completely or not at all, and only its owner can read it.
+A file is written completely or not at all, and only its owner can read it. Every export is in the access log, with
+the number of rows and the SHA-256 of what was written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import sys
@@ -20,7 +22,10 @@ from bindings.domain.serialization import FORMATS, batches, field_names, format_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
     from typing import TextIO
+
+    from bindings.service import BindingService
 
 PROGRESS_ROWS = 1_000
 
@@ -45,7 +50,9 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Write to FILE. If the export fails, no file is written.",
         ),
         click.option("--format", "row_format", metavar="csv|ndjson", help="Default: csv; with --json: ndjson."),
-        click.option("--to", "until", metavar="TIME", help="Only before this time."),
+        click.option(
+            "--to", "until", metavar="TIME", help="Only before this time; later than --from."
+        ),
         click.option("--from", "since", metavar="TIME", help="Only at or after this time."),
     ):
         command = option(command)
@@ -75,7 +82,8 @@ def bindings(
         if reveal_reason is not None:
             service.access_log.record_reveal_of_period(since=period[0], until=period[1], reason=reveal_reason)
         rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
-        _write(rows, field_names(Binding), chosen_format, path, noun="bindings")
+        with _recorded(service, "bindings", period, chosen_format, reveal_reason) as record:
+            _write(rows, field_names(Binding), chosen_format, path, record, noun="bindings")
 
 
 @export.command()
@@ -88,10 +96,11 @@ def events(
     from bindings.validation import requests as validation
 
     chosen_format = _row_format(row_format, as_json=as_json)
-    validation.period(since=since, until=until)  # before the file is created
+    period = validation.period(since=since, until=until)  # before the file is created
     with context.open_service(as_json=as_json, connect=True) as service:
         rows = map(to_plain, service.export_events(since=since, until=until))
-        _write(rows, field_names(Event), chosen_format, path, noun="events")
+        with _recorded(service, "events", period, chosen_format, None) as record:
+            _write(rows, field_names(Event), chosen_format, path, record, noun="events")
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
@@ -103,20 +112,55 @@ def _row_format(option: str | None, *, as_json: bool) -> str:
     raise InvalidRequest([FieldError("format", "must be csv or ndjson; with --json it must be ndjson")])
 
 
+class _Record:
+    """The number of rows and the SHA-256 of an export, for its manifest."""
+
+    def __init__(self) -> None:
+        self.row_count = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, text: str, row_count: int = 0) -> str:
+        """Count a text that is about to be written, and return it."""
+        self.digest.update(text.encode())
+        self.row_count += row_count
+        return text
+
+
+@contextmanager
+def _recorded(
+    service: BindingService,
+    view: str,
+    period: tuple[datetime | None, datetime | None],
+    row_format: str,
+    reason: str | None,
+) -> Iterator[_Record]:
+    """Record an export in the access log before it starts, and its size and hash after it has ended."""
+    log, (since, until) = service.access_log, period
+    narrowed = {"from": to_plain(since), "to": to_plain(until)}
+    export_id = log.start_export(view=view, narrowed=narrowed, format=row_format, reason=reason)
+    record = _Record()
+    yield record
+    log.finish_export(export_id, row_count=record.row_count, sha256=record.digest.hexdigest())
+
+
 def _write(
-    rows: Iterable[dict[str, Any]], names: list[str], row_format: str, path: str | None, *, noun: str
+    rows: Iterable[dict[str, Any]],
+    names: list[str],
+    row_format: str,
+    path: str | None,
+    record: _Record,
+    *,
+    noun: str,
 ) -> None:
     with _destination(path) as out:
-        out.write(header_line(names, row_format))
-        count = 0
+        out.write(record.add(header_line(names, row_format)))
         for batch in batches(rows, PROGRESS_ROWS):
-            out.write(format_lines(batch, names, row_format))
-            count += len(batch)
+            out.write(record.add(format_lines(batch, names, row_format), len(batch)))
             if path and sys.stderr.isatty():
-                click.echo(f"\r{count:,} {noun} so far", err=True, nl=False)
-    if path and count >= PROGRESS_ROWS and sys.stderr.isatty():
+                click.echo(f"\r{record.row_count:,} {noun} so far", err=True, nl=False)
+    if path and record.row_count >= PROGRESS_ROWS and sys.stderr.isatty():
         click.echo("\r", err=True, nl=False)
-    output.message(f"{count} {noun} exported{f' to {path}' if path else ''}")
+    output.message(f"{record.row_count} {noun} exported{f' to {path}' if path else ''}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import stat
@@ -103,6 +104,30 @@ def test_wrong_period_is_refused_before_the_reveal_is_recorded(shell: Shell, tmp
     assert (result.code, result.fields) == (2, ["from", "to"])
     assert not target.exists()
     assert shell.run("stats", "--json").json["by_event"] == {}
+
+
+@pytest.mark.parametrize("command", ["bindings", "events"])
+def test_period_that_ends_before_it_starts_is_refused(shell: Shell, tmp_path: Path, command: str) -> None:
+    target = tmp_path / "out.csv"
+    for end in ("2026-11-02T00:00:00Z", "2026-11-01T00:00:00Z"):
+        period = ["--from", "2026-11-02T00:00:00Z", "--to", end]
+        result = shell.run("export", command, *period, "-o", str(target), "--json")
+        assert (result.code, result.fields) == (2, ["from", "to"])
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("command", ["bindings", "events"])
+def test_export_is_recorded_with_its_rows_and_hash(shell: Shell, tmp_path: Path, command: str) -> None:
+    shell.bind()
+    at, target = shell.bind(C, D).json["requested_at"], tmp_path / "out.csv"
+    shell.run("export", command, "--from", at, "-o", str(target))
+    with BindingService.open(database_url=shell.environment["BINDINGS_DATABASE_URL"]) as service:
+        (entry,) = service.access_log.entries().data
+        export = service.access_log.get_export(str(entry.export_id))
+    assert (export.view, export.filter["from"], export.filter["to"]) == (command, at, None)
+    assert export.row_count == len(rows_of_csv(target.read_text(encoding="utf-8")))
+    assert export.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert (entry.actor.startswith("cli:"), entry.complete, entry.reason) == (True, True, None)
 
 
 def test_period_of_an_export_is_half_open(shell: Shell) -> None:
