@@ -216,7 +216,7 @@ def _scope(database: Database, config: Settings) -> Check:
         todo = "set BINDINGS_SCOPE to the name that the database was created with"
         of_scope = any(error.field == "BINDINGS_SCOPE" for error in refusal.field_errors)
         return Check(name="scope", level=Level.RED, seen=str(refusal), todo=todo if of_scope else None)
-    return Check(name="scope", level=Level.OK, seen=f"{config.scope}, as recorded in the database")
+    return Check(name="scope", level=Level.OK, seen=f"recorded in the database: {config.scope}")
 
 
 def _restore(database: Database) -> Check:

@@ -29,6 +29,7 @@ TREND = timedelta(hours=2)
 STEADY_SHARE_PER_HOUR = 0.01  # of what is live: a smaller change per hour counts as steady
 FULL = 0.9
 SOON_S = 6 * 3_600
+LONGEST_FORECAST_S = 7 * 86_400  # a line through two hours says nothing about a later time
 
 
 class TimeRange(StrEnum):
@@ -163,15 +164,23 @@ class Forecast:
 
 
 def pool_forecasts(database: Database) -> list[PoolForecast]:
-    """Return every pool, the one with the most live bindings first. Two small reads; safe to repeat."""
+    """Return every pool, the fullest first, then those of unknown capacity by what is live in them.
+
+    Two small reads; safe to repeat.
+    """
     now = database.clock()
-    all_pools = sorted(database.read(pools.list_all), key=lambda pool: -(pool.live or 0))
+    all_pools = database.read(pools.list_all)
     levels = database.read(statistics.levels, since=now - TREND)
     forecasts = []
     for pool in all_pools:
         pool_levels = tuple(levels.get((pool.app_id, pool.pool_number), ()))
         forecasts.append(PoolForecast(pool=pool, levels=pool_levels, forecast=forecast(pool, pool_levels)))
-    return forecasts
+    return sorted(forecasts, key=_emptiness)
+
+
+def _emptiness(entry: PoolForecast) -> tuple[bool, float, int]:
+    used = entry.forecast.used
+    return used is None, -(used or 0.0), -(entry.pool.live or 0)
 
 
 def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
@@ -197,8 +206,12 @@ def forecast(pool: Pool, levels: Sequence[tuple[datetime, int]]) -> Forecast:
     if per_hour is None or per_hour <= STEADY_SHARE_PER_HOUR * max(pool.live, 1):
         return Forecast(summary=head, needs_attention=used >= FULL, per_hour=per_hour, used=used)
     full_in_s = free / per_hour * 3_600
+    if full_in_s > LONGEST_FORECAST_S:
+        outlook = f"not full within {duration(LONGEST_FORECAST_S)} at this rate"
+    else:
+        outlook = f"full in about {duration(full_in_s)}"
     return Forecast(
-        summary=f"{head}: full in about {duration(full_in_s)}",
+        summary=f"{head}: {outlook}",
         needs_attention=used >= FULL or full_in_s <= SOON_S,
         per_hour=per_hour,
         used=used,

@@ -174,6 +174,7 @@ def test_pool_without_observations_has_no_known_size_and_no_trend(harness: Servi
         (200, 0, "steady; full", True),
         (250, 0, "250 of about 200", True),
         (20, 2, "growing by 2 per hour: full in about 3 d", False),
+        (20, 1, "growing by 1 per hour: not full within 7 d at this rate", False),
     ],
 )
 def test_forecast_summarizes_use_and_trend(
