@@ -50,9 +50,7 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Write to FILE. If the export fails, no file is written.",
         ),
         click.option("--format", "row_format", metavar="csv|ndjson", help="Default: csv; with --json: ndjson."),
-        click.option(
-            "--to", "until", metavar="TIME", help="Only before this time; later than --from."
-        ),
+        click.option("--to", "until", metavar="TIME", help="Only before this time; later than --from."),
         click.option("--from", "since", metavar="TIME", help="Only at or after this time."),
     ):
         command = option(command)

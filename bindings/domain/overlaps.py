@@ -1,8 +1,8 @@
 """Anomalies among the bindings of a number: overlaps, and quick reuse of a middle number. Pure.
 
-Two bindings overlap if they may have existed at the same time and share a phone. A middle number is reused quickly
-if another pair got it shortly after the end of a binding: the former pair may still call it, and reach the new
-one.
+Two bindings overlap if they may have existed at the same time and share a phone; the conflict policy allows some
+of these pairs. A middle number is reused quickly if another pair got it shortly after the end of a binding: the
+former pair may still call it, and reach the new one.
 """
 
 from __future__ import annotations
@@ -13,22 +13,28 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
+from bindings.domain.conflict import conflicts
 from bindings.domain.trace import earliest_end, earliest_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bindings.domain.binding import Binding
+    from bindings.domain.conflict import Policy
 
 QUICK_REUSE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:
-    """Two bindings that may have existed at the same time, with a phone in common."""
+    """Two bindings that may have existed at the same time, with a phone in common.
+
+    `allowed`: the conflict policy permits the second bind beside the first one.
+    """
 
     first: Binding
     second: Binding
+    allowed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,27 +47,39 @@ class Reuse:
     gap_s: float
 
 
-def find_anomalies(bindings: Iterable[Binding]) -> list[Overlap | Reuse]:
+def find_anomalies(bindings: Iterable[Binding], policy: Policy) -> list[Overlap | Reuse]:
     """Return the anomalies among these bindings, in the order of their starts."""
     ordered = sorted(
         (binding for binding in bindings if binding.state is not State.FAILED),
         key=lambda binding: (earliest_start(binding), binding.id),
     )
-    anomalies = [_anomaly(first, second) for first, second in combinations(ordered, 2)]
+    anomalies = [_anomaly(first, second, policy) for first, second in combinations(ordered, 2)]
     return [anomaly for anomaly in anomalies if anomaly is not None]
 
 
-def _anomaly(first: Binding, second: Binding) -> Overlap | Reuse | None:
+def _anomaly(first: Binding, second: Binding, policy: Policy) -> Overlap | Reuse | None:
     shared = {first.phone_a, first.phone_b} & {second.phone_a, second.phone_b}
     if (
         shared
         and earliest_start(second) < first.held_until
         and (first.ended_at is None or earliest_start(second) < first.ended_at)
     ):
-        return Overlap(first=first, second=second)
+        return Overlap(first=first, second=second, allowed=_is_allowed(first, second, policy))
     gap = earliest_start(second) - earliest_end(first)
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
     reused = min((number for number in numbers if number is not None), default=None)
     if reused is None or len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
         return None
     return Reuse(first=first, second=second, middle_number=reused, gap_s=gap.total_seconds())
+
+
+def _is_allowed(first: Binding, second: Binding, policy: Policy) -> bool:
+    """Return whether the policy permits the second bind, by what was known of the first one when it was made."""
+    was_created = first.answered_at is not None and first.answered_at <= earliest_start(second)
+    return not conflicts(
+        policy,
+        held=first.mode,
+        state=State.ACTIVE if was_created else State.IN_DOUBT,
+        requested=second.mode,
+        same_pair={first.phone_a, first.phone_b} == {second.phone_a, second.phone_b},
+    )

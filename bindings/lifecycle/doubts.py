@@ -79,7 +79,7 @@ def _check(doubt: Binding, now: datetime, tolerance_s: float) -> None:
     until = acceptance_deadline(doubt, tolerance_s)
     if now <= until:
         message = (
-            f"is too young: the provider may still accept its request until {_clock_time(until)}; try after that"
+            f"is too young: the provider may still accept its request until {_utc_time(until)}; try after that"
         )
         raise InvalidRequest([FieldError("id", message)])
 
@@ -136,5 +136,5 @@ def _steps_in_doubt(
     return (ScheduledStep(text=adopted, at=scan), proof, lapses)
 
 
-def _clock_time(instant: datetime) -> str:
-    return instant.strftime("%H:%M:%SZ")
+def _utc_time(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -88,7 +88,7 @@ def _uncounted(mark: tuple[int, int], *, postgres: bool) -> Select[Any]:
 def _sum_up(rows: Sequence[Row[Any]], *, now: datetime) -> dict[tuple[Any, ...], _Sum]:
     sums: dict[tuple[Any, ...], _Sum] = {}
     for row in rows:
-        code = _code(row.kind, row.code_detail)
+        code = code_of(row.kind, row.code_detail)
         for period_s, retention in KEPT_FOR.items():
             period_start = _floor(row.at, period_s)
             if period_start < now - retention:
@@ -100,7 +100,7 @@ def _sum_up(rows: Sequence[Row[Any]], *, now: datetime) -> dict[tuple[Any, ...],
     return sums
 
 
-def _code(kind: str, detail: dict[str, Any] | None) -> str:
+def code_of(kind: str, detail: dict[str, Any] | None) -> str:
     """Return the code that a page groups by: the provider's status, or our reason if there is no status."""
     if detail is None:
         return ""

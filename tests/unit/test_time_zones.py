@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -38,6 +38,12 @@ def test_text_that_is_not_an_instant_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         time_zones.parse(text, time_zones.zone("Europe/Berlin"), NOW)
     assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize(("zone", "hours"), [("UTC", 0), ("Asia/Kolkata", -5.5), ("-03:00", 3)])
+def test_date_alone_is_the_midnight_at_its_start_where_dates_are_accepted(zone: str, hours: float) -> None:
+    parsed = time_zones.parse("2026-11-24", time_zones.zone(zone), NOW, date_alone=True)
+    assert parsed == datetime(2026, 11, 24, tzinfo=UTC) + timedelta(hours=hours)
 
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "+15:00", "+5:3", "Asia", "a" * 300, "\x00"])

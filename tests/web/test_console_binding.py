@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,8 +19,10 @@ from bindings.domain.binding import EventKind
 from bindings.domain.phone import mask
 from bindings.errors import NoMiddleNumber
 from bindings.provider.simulator import Fault, FaultKind
+from bindings.web.console import security
+from bindings.web.console.page_context import EXPORT_COOKIE, REVEAL_COOKIE
 from tests.service.harness import POOL, A, B, C, D
-from tests.web.browser import Browser
+from tests.web.browser import HTML, Browser
 
 if TYPE_CHECKING:
     import requests
@@ -79,23 +82,49 @@ def test_binding_that_the_provider_refused_shows_the_response(running: Running, 
 def test_reveal_is_recorded_and_shows_the_phones_once(running: Running) -> None:
     binding = bind(running.service)
     browser = Browser(running).sign_in("investigator", "eve")
-    revealed = browser.post(f"/bindings/{binding.id}/reveal", REASON)
-    assert revealed.status_code == 200
+    response = browser.post(f"/bindings/{binding.id}/reveal", REASON)
+    assert (response.status_code, response.headers["Location"]) == (303, f"/bindings/{binding.id}")
+    assert not any(phone in str(response.headers) for phone in (A, B))
+    revealed = browser.get(response.headers["Location"])
     assert A in revealed.text
     assert B in revealed.text
     reveals = [event for event in running.service.history(binding.id) if event.kind is EventKind.REVEALED]
     assert [(event.actor, event.detail["reason"], bool(event.request_id)) for event in reveals] == [
         ("key:eve", "complaint 118", True)
     ]
-    next_page = browser.get(f"/bindings/{binding.id}").text
-    assert A not in next_page
-    assert "complaint 118" in next_page
+    reloaded = browser.get(f"/bindings/{binding.id}").text
+    assert A not in reloaded
+    assert "complaint 118" in reloaded
+    assert len(running.service.history(binding.id)) == 3, "a reload records no second reveal"
+
+
+def test_proof_of_a_reveal_serves_its_session_its_binding_its_role_and_a_minute_only(running: Running) -> None:
+    binding, other = bind(running.service), bind(running.service, phone_a=C, phone_b=D)
+    eve, mallory = Browser(running).sign_in("investigator", "eve"), Browser(running).sign_in("investigator")
+    eve.post(f"/bindings/{binding.id}/reveal", REASON)
+    cookie = next(cookie for cookie in eve.session.cookies if cookie.name == REVEAL_COOKIE)
+    assert (cookie.path, A in str(cookie.value)) == (f"/bindings/{binding.id}", False)
+    proof = {"Cookie": f"{REVEAL_COOKIE}={cookie.value}; {security.COOKIE}="}
+    for browser, shown in ((eve, binding), (eve, other), (mallory, binding)):
+        token = str(browser.session.cookies[security.COOKIE])
+        page = running.get(f"/bindings/{shown.id}", HTML | {"Cookie": proof["Cookie"] + token})
+        assert page.status_code == 200
+        assert ("Shown in full once" in page.text) == (browser is eve and shown is binding)
+    token = str(eve.session.cookies[security.COOKIE])
+    past, future = int(time.time()) - 1, int(time.time()) + 1_000
+    assert security.is_reveal_proof(token, "id", security.reveal_proof(token, "id", future), future)
+    assert not security.is_reveal_proof(token, "id", security.reveal_proof(token, "id", past), past + 1)
+    for forged in ("", ".", "1e9.x", f"{future}.", security.reveal_proof(token, "id", past)):
+        assert not security.is_reveal_proof(token, "id", forged, past + 1)
 
 
 def test_reveal_without_a_reason_shows_and_records_nothing(running: Running) -> None:
     binding = bind(running.service)
-    response = Browser(running).sign_in("investigator").post(f"/bindings/{binding.id}/reveal", {"reason": " "})
-    assert (response.status_code, "Reason" in response.text, A in response.text) == (422, True, False)
+    browser = Browser(running).sign_in("investigator")
+    for reason in (" ", "x" * 256):
+        response = browser.post(f"/bindings/{binding.id}/reveal", {"reason": reason})
+        assert (response.status_code, "Reason" in response.text, A in response.text) == (422, True, False)
+        assert f'value="{reason.strip()}"' in response.text, "the form keeps the reason"
     assert running.service.history(binding.id)[-1].kind is EventKind.ACTIVATED
 
 
@@ -118,8 +147,8 @@ ROUTES: list[tuple[str, str, dict[str, str] | None]] = [
 ALLOWED = {
     "app": [200, 404, 404, 404, 404, 404, 403, 404, 403, 403, 403, 403, 403],
     "auditor": [200, 200, 200, 200, 200, 200, 403, 403, 200, 200, 200, 200, 403],
-    "investigator": [200] * 13,
-    "admin": [200] * 13,
+    "investigator": [200] * 6 + [303] + [200] * 6,
+    "admin": [200] * 6 + [303] + [200] * 6,
 }
 
 
@@ -156,10 +185,13 @@ def test_number_history_shows_all_bindings_anomalies_and_reveals(running: Runnin
     service = running.service
     first = bind(service, mode="AXXB", reference="order-1")
     second = bind(service, phone_b=C, mode="AXXB", reference="order-2")  # the same phone at the same time
+    bind(service, phone_a=C, phone_b=D, mode="AXXB", reference="order-3")
     browser = Browser(running).sign_in("investigator")
     page = browser.get(f"/bindings/{first.id}/numbers/phone_a").text
     assert "2 bindings" in page
-    assert "Overlap" in page
+    assert "1 overlap that the conflict policy in force allows" in page
+    assert "which the conflict policy in force does not allow" not in page
+    assert page.index(">order-2</a> <span") < page.index(">order-1</a> <span"), "the newest start is first"
     assert A not in page
     assert "No reveal and no export in full of these bindings is recorded." in page
     browser.post(f"/bindings/{second.id}/reveal", REASON)
@@ -225,6 +257,51 @@ def test_export_has_the_rows_of_the_page_masked_and_a_correct_manifest(running: 
     assert manifest["sha256"] == hashlib.sha256(response.content).hexdigest()
     assert (manifest["row_count"], manifest["phones"], manifest["format"]) == (3, "masked", kind)
     assert manifest["filter"]["number"] == mask(A)
+    assert manifest["file"] in response.headers["Content-Disposition"]
+
+
+def test_manifest_has_a_middle_number_in_full_and_the_start_of_a_period_first(running: Running) -> None:
+    binding = bind(running.service)
+    browser = Browser(running).sign_in("auditor")
+    number = str(binding.middle_number_a)
+    search_path = browser.post("/find", {"q": number, "time": "now"}).headers["Location"]
+    for path in (
+        f"/bindings/{binding.id}/numbers/middle_number_a/export",
+        f"{search_path}/export",
+        f"{search_path}/history/export",
+    ):
+        assert get_manifest(browser, browser.post(path))["filter"]["middle_number"] == number, path
+    response = browser.post("/exports", {"from": "2026-11-01", "to": "2026-12-01 12:00"})
+    page = browser.get(re.findall("/exports/[^>]+", response.headers["Link"])[0]).text
+    assert page.index("<dt>From</dt>") < page.index("<dt>To</dt>")
+    assert "2026-11-01 00:00:00" in page
+
+
+def test_export_page_names_the_last_export_and_keeps_what_was_entered_on_an_error(running: Running) -> None:
+    browser = Browser(running).sign_in("investigator")
+    assert "Last export" not in browser.get("/exports").text
+    response = browser.post("/exports", {"what": "events"})
+    export_id = browser.session.cookies[EXPORT_COOKIE]
+    assert f"</exports/{export_id}>" in response.headers["Link"]
+    page = browser.get("/exports").text
+    assert "Last export of this browser: events" in page
+    assert f'href="/exports/{export_id}"' in page
+    form = {"what": "events", "from": "2026-11-02", "to": "soon", "format": "ndjson", "reason": "audit 7"}
+    refused = browser.post("/exports", form)
+    assert refused.status_code == 422
+    for text in (
+        'value="events" checked',
+        'value="2026-11-02"',
+        'value="soon"',
+        'value="ndjson" checked',
+        "audit 7",
+    ):
+        assert text in refused.text
+    for end in ("2026-11-02", "2026-11-01 10:00"):
+        reversed_period = browser.post("/exports", form | {"to": end})
+        assert reversed_period.status_code == 422
+        assert "<strong>From</strong> must be earlier than to" in reversed_period.text
+        assert "<strong>To</strong> must be later than from" in reversed_period.text
 
 
 def test_export_with_full_phones_is_recorded_at_each_binding(running: Running) -> None:

@@ -127,10 +127,23 @@ def test_mark_absent_is_refused_while_the_provider_may_accept_the_request(
 ) -> None:
     binding = bind_in_doubt(harness, age_s=60)
     admin = Browser(console).sign_in("admin")
-    response = admin.post(f"/doubts/{binding.id}/absent", {"reason": "ticket 4711", "action": "run"})
-    assert response.status_code == 422
-    assert "is too young" in response.text
-    assert 'value="ticket 4711"' in response.text, "the form keeps the reason"
+    admin.post("/zone", {"zone": "Asia/Kolkata"})
+    path, possible_from = f"/doubts/{binding.id}/absent", "2026-03-01 17:35:05 +05:30"
+    assert path not in admin.get("/doubts").text, "the link is not offered before it can work"
+    assert possible_from in admin.get("/doubts").text
+    for page in (admin.get(path), admin.post(path, {"reason": "ticket 4711", "action": "run"})):
+        assert page.status_code == (200 if page.request.method == "GET" else 422)
+        assert "Not yet possible: the provider may still accept the request until" in page.text
+        assert possible_from in page.text
+        assert 'name="reason"' not in page.text
+        assert "<strong>id</strong>" not in page.text
+    harness.clock.advance(250)
+    assert path in admin.get("/doubts").text
+    assert admin.post(path, {"reason": "x" * 256, "action": "run"}).status_code == 422
+    assert f'value="{"x" * 256}"' in admin.post(path, {"reason": "x" * 256, "action": "run"}).text
+    active = harness.bind(C, D)
+    refused = admin.post(f"/doubts/{active.id}/absent", {"reason": "ticket 4711", "action": "run"})
+    assert (refused.status_code, "This binding is active, not in doubt" in refused.text) == (422, True)
 
 
 def test_dry_run_then_run_resolves_the_doubt_and_creates_two_reports(
@@ -182,6 +195,9 @@ def test_failures_are_grouped_by_code_with_explanation_and_examples(
     page = browser.get("/failures?span=1h").text
     assert "<strong>1</strong> conflict refused here" in page
     assert "<strong>1</strong> unexpected -35" in page
+    for state, code in (("failed", "-41"), ("in_doubt", "-99")):
+        binding = next(each for each in harness.service.search(state=state).data if each.provider_status == code)
+        assert f'href="/failures/{state}/{code}"' in browser.get(f"/bindings/{binding.id}").text
     for link in ("failed/-41", "failed/-35", "in_doubt/-99", "refused/binding"):
         assert f"/failures/{link}?span=1h" in page, link
         assert "Open" in browser.get(f"/failures/{link}?span=1h").text, link
@@ -211,14 +227,24 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
     page = overview_page()
     assert "In operation, with warnings" in page
     assert "1 open" in page
+    assert page.count('resolves them.</span> <a href="/doubts">Doubts</a>') == 2
+    assert "Recorded in the database: default." in page, "a value keeps its case"
 
 
 def test_pools_page_shows_the_use_and_the_forecast(harness: ServiceHarness, console: Running) -> None:
     now = harness.clock()
     values = {"app_id": "a", "pool_number": "918806", "live": 95, "counted_at": now, "capacity": 100}
-    harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(values)))
+    others = (
+        {"pool_number": "918807", "live": 900, "capacity": 9_000},
+        {"pool_number": "918808", "live": 70, "capacity": None},
+        {"pool_number": "918809", "live": 1, "capacity": 2},
+    )
+    rows = [values, *(values | other for other in others)]
+    harness.database.write(lambda tx: tx.connection.execute(insert(pools).values(rows)))
     browser = Browser(console).sign_in("auditor")
     page = browser.get("/pools").text
+    order = [page.index(f'<th scope="row">{pool}') for pool in ("918806", "918809", "918807", "918808")]
+    assert order == sorted(order), "the fullest is first, those of unknown capacity are last"
     assert "1 pool may run out of numbers" in page
     assert "95 of about 100 in use (95%)" in page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,9 @@ def test_invalid_field_is_named_in_the_error(running: Running, form: dict[str, s
     response = Browser(running).post("/find", form)
     assert response.status_code == 422
     assert f"<strong>{label}</strong>" in response.text
-    assert A not in response.text
+    for text in form.values():
+        assert f'value="{text}"' in response.text, "the form keeps what was entered"
+    assert A not in "".join(response.headers.values())
 
 
 def test_app_key_finds_only_its_own_bindings_with_full_phones(running: Running) -> None:
@@ -221,3 +224,33 @@ def test_app_key_finds_only_its_own_bindings_with_full_phones(running: Running) 
     assert binding.id not in other.submit("/find", form).text
     for name in (binding.id, binding.bind_id, "order-42", "req-1"):
         assert binding.id not in other.post("/find", {"q": name}).headers["Location"]
+
+
+def test_refined_search_keeps_its_values_on_an_error(running: Running) -> None:
+    binding = bind(running.service)
+    browser = Browser(running).sign_in("auditor")
+    search_id = browser.post("/find", {"q": A, "time": "now"}).headers["Location"].rpartition("/")[2]
+    refused = browser.post("/find", {"search_id": search_id, "time": "25:00"})
+    assert refused.status_code == 422
+    assert f'name="search_id" value="{search_id}"' in refused.text
+    assert mask(A) in refused.text
+    assert A not in refused.text
+    assert f"/bindings/{binding.id}" in browser.submit("/find", {"search_id": search_id, "time": "now"}).text
+
+
+@pytest.mark.parametrize("time", ["", "now"])
+def test_reference_that_is_also_a_number_in_use_is_offered_beside_it(running: Running, time: str) -> None:
+    number = str(bind(running.service).middle_number_a)
+    named = bind(running.service, phone_a=C, phone_b=D, reference=number)
+    browser = Browser(running).sign_in("auditor")
+    page = browser.submit("/find", {"q": number, "time": time})
+    assert "Middle number" in page.text
+    link = re.search(r'href="(/find/[^"]+/names)"', page.text)
+    assert link
+    matches = browser.get(link[1]).text
+    assert f"/bindings/{named.id}" in matches
+    export = re.search(r'action="(/find/[^"]+/names/export)"', matches)
+    assert export
+    assert named.id in browser.post(export[1]).text
+    other = browser.submit("/find", {"q": A, "time": time}).text
+    assert "/names" not in other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
@@ -119,6 +120,38 @@ def test_sign_in_with_invalid_keys_is_rate_limited_and_with_valid_keys_is_not(ru
     assert [response.status_code for response in responses] == [401] * ATTEMPTS + [429]
     assert responses[-1].headers["Retry-After"]
     assert browser.post("/sign-in", {"key": key}).status_code == 429
+
+
+def test_query_string_survives_sign_in_and_a_change_of_the_zone(running: Running) -> None:
+    key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
+    browser = Browser(running)
+    for path in ("/failures?span=7d", "/access?cursor=W10&x=a%26b", "/failures/failed/a%20b?span=1h"):
+        address = browser.get(path).headers["Location"]
+        shown = re.search(r'name="next" value="([^"]+)"', browser.get(address).text)
+        assert shown
+        assert html.unescape(shown[1]) == path
+        assert browser.post("/sign-in", {"key": key, "next": path}).headers["Location"] == path
+        page = browser.get(path)
+        for next_path in set(re.findall(r'name="next" value="([^"]+)"', page.text)):
+            assert html.unescape(next_path) == path
+            changed = browser.post("/zone", {"zone": "Asia/Kolkata", "next": html.unescape(next_path)})
+            assert changed.headers["Location"] == path
+        browser.post("/sign-out")
+
+
+def test_error_page_keeps_the_navigation_of_a_browser_that_is_signed_in(running: Running) -> None:
+    visitor, app = Browser(running), Browser(running).sign_in("app")
+    auditor = Browser(running).sign_in("auditor")
+    for path in ("/nothing", "/bindings/1/nothing"):
+        assert 'href="/access"' in auditor.get(path).text
+        assert "Find" in app.get(path).text
+        assert 'href="/access"' not in app.get(path).text
+        assert "<nav" not in visitor.get(path).text
+        assert auditor.get(path).status_code == 404
+    page = auditor.get("/nothing").text
+    csrf = re.search(r'name="csrf" value="([0-9a-f]{64})"', page)
+    assert csrf
+    assert auditor.post("/zone", {"csrf": csrf[1], "zone": "UTC"}).status_code == 303
 
 
 PAGES = ["/", "/sign-in", "/nothing/here", "/find/unknown"]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get, post
 
 from bindings import errors
-from bindings.domain.binding import Event
+from bindings.domain.binding import Event, EventKind
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
 from bindings.errors import InvalidRequest
+from bindings.store.statistics import code_of
 from bindings.validation import requests as validation
 from bindings.web.api import serializers
 from bindings.web.console import event_text, time_axis
@@ -23,27 +24,29 @@ if TYPE_CHECKING:
 
 @get("/bindings/{binding_id:str}", permissions=OWN_OR_ALL)
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
-    """Show a binding, its phones masked unless the principal requested it."""
+    """Show a binding. Its phones are masked unless the principal requested it, or has just revealed them."""
     context = PageContext(request)
     binding, events = await _binding_and_events(context)
-    return _binding_page(context, binding, events)
+    revealed = context.has_permission(Permission.REVEAL) and context.was_revealed(binding.id)
+    response = _binding_page(context, binding, events, revealed=revealed)
+    return context.clear_reveal_cookie(response, binding.id) if revealed else response
 
 
 @post("/bindings/{binding_id:str}/reveal", permissions=(Permission.REVEAL,), status_code=200)
 async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
-    """Record the reason, then show the phones in full, in this response only.
+    """Record the reason, and redirect to the binding's page, which shows the phones in full once.
 
-    Not safe to repeat: each request records a reveal.
+    Not safe to repeat: each request records a reveal. A reload of the page records none and shows none.
     """
     context = PageContext(request)
     binding, events = await _binding_and_events(context)
     try:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
-        return _binding_page(context, binding, events, status=422, field_errors=error.field_errors)
+        values = {"field_errors": error.field_errors, "reason": context.form.get("reason", "")}
+        return _binding_page(context, binding, events, status=422, **values)
     await context.run_read(lambda service: service.reveal([binding.id], reason=reason))
-    events = await context.run_read(lambda service: service.history(binding.id))
-    return _binding_page(context, binding, events, revealed=True)
+    return context.set_reveal_cookie(context.redirect(f"/bindings/{binding.id}"), binding.id)
 
 
 @get("/bindings/{binding_id:str}/raw", permissions=OWN_OR_ALL)
@@ -90,11 +93,14 @@ def _binding_page(
     context: PageContext, binding: Binding, events: list[Event], *, status: int = 200, **values: Any
 ) -> PageResponse:
     overdue = binding.expires_at is not None and binding.expires_at <= context.now
-    template_values: dict[str, Any] = {"field_errors": (), "revealed": False} | values
+    template_values: dict[str, Any] = {"field_errors": (), "revealed": False, "reason": ""} | values
+    outcome = next((event for event in reversed(events) if event.kind == binding.state), None)
+    is_explained = outcome is not None and outcome.kind in (EventKind.FAILED, EventKind.IN_DOUBT)
     return context.render(
         "binding.html",
         status=status,
         binding=binding,
+        failure_code=code_of(outcome.kind, outcome.detail) if outcome is not None and is_explained else None,
         timeline=event_text.timeline(events),
         status_sentence=event_text.status_sentence(binding, overdue=overdue),
         axis=time_axis.axis_for([binding]),

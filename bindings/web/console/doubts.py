@@ -65,7 +65,7 @@ async def reconcile_run(request: Request[Any, Any, Any]) -> PageResponse:
 async def mark_absent_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Explain what marking a binding absent means, and ask for the reason."""
     context = PageContext(request)
-    return _mark_absent_page(context, await get_visible_binding(context))
+    return await _mark_absent_page(context, await get_visible_binding(context))
 
 
 @post("/doubts/{binding_id:str}/absent", permissions=(Permission.MANAGE,), status_code=200)
@@ -79,9 +79,11 @@ async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
             lambda service: service.mark_absent(binding.id, reason=reason, dry_run=dry_run)
         )
     except InvalidRequest as error:
-        return _mark_absent_page(context, binding, status=422, field_errors=error.field_errors, reason=reason)
+        binding = await get_visible_binding(context)  # as it is now: the page says why it cannot be marked
+        reason_errors = [field_error for field_error in error.field_errors if field_error.field == "reason"]
+        return await _mark_absent_page(context, binding, status=422, field_errors=reason_errors, reason=reason)
     if dry_run:
-        return _mark_absent_page(context, binding, result=result, reason=reason)
+        return await _mark_absent_page(context, binding, result=result, reason=reason)
     return context.redirect(f"/bindings/{binding.id}")
 
 
@@ -105,20 +107,35 @@ async def _doubts_page(
         "doubts.html",
         status=status,
         field_errors=field_errors,
+        reason=context.form.get("reason", ""),
         is_first_page=after is None,
         bindings=page.data,
         next_cursor=page.next_cursor,
         now=now,
         next_scan=next_scan,
         next_steps={binding.id: next_steps(binding, now, settings, next_scan) for binding in page.data},
+        acceptance_deadlines={binding.id: _acceptance_deadline(context, binding) for binding in page.data},
         calls_provider=context.app_state.service.runtime.client is not None,
         active_run=context.app_state.reconcile_runs.running,
     )
 
 
-def _mark_absent_page(context: PageContext, binding: Binding, *, status: int = 200, **values: Any) -> PageResponse:
-    deadline = acceptance_deadline(binding, context.app_state.service.settings.timestamp_tolerance_s)
+async def _mark_absent_page(
+    context: PageContext, binding: Binding, *, status: int = 200, **values: Any
+) -> PageResponse:
+    """Return the form, or why the binding cannot be marked now: it is not in doubt, or it is too early."""
+    deadline = _acceptance_deadline(context, binding)
+    now = await context.run_read(lambda service: service.runtime.database.clock())
     template_values: dict[str, Any] = {"field_errors": (), "result": None, "reason": ""} | values
     return context.render(
-        "mark_absent.html", status=status, binding=binding, acceptance_deadline=deadline, **template_values
+        "mark_absent.html",
+        status=status,
+        binding=binding,
+        acceptance_deadline=deadline,
+        is_too_early=now <= deadline,
+        **template_values,
     )
+
+
+def _acceptance_deadline(context: PageContext, binding: Binding) -> datetime:
+    return acceptance_deadline(binding, context.app_state.service.settings.timestamp_tolerance_s)

@@ -15,7 +15,7 @@ from litestar.response import Stream
 from bindings.domain.binding import Binding, Event
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import batches, field_names, fields, format_lines, header_line, to_plain
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.service import BindingService
+    from bindings.store.access_log import Export
 
 BATCH = 1_000
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
@@ -63,7 +64,7 @@ async def stream_export(
             in_full = reason is not None or is_own or context.actor_filter is not None
             yield to_plain(record, revealed=in_full)
 
-    name = f"{view.replace(' ', '-')}-{export_id}.{file_format}"
+    name = file_name(export_id, view, file_format)
     chunks = _file_chunks(context, export_id, batches(rows(), BATCH), columns, file_format)
     response: PageResponse = Stream(
         chunks,
@@ -73,7 +74,12 @@ async def stream_export(
         },
         media_type=MEDIA_TYPES[file_format],
     )
-    return context.add_headers(response)
+    return context.set_export_cookie(context.add_headers(response), export_id)
+
+
+def file_name(export_id: str, view: str, file_format: str) -> str:
+    """Return the name under which a browser saves an export."""
+    return f"{view.replace(' ', '-')}-{export_id}.{file_format}"
 
 
 async def _file_chunks(
@@ -111,18 +117,42 @@ def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
     field_errors: list[FieldError] = []
     for field in ("from", "to"):
         try:
-            ends.append(time_zones.parse(context.form.get(field, ""), context.zone, context.now))
+            text = context.form.get(field, "")
+            ends.append(time_zones.parse(text, context.zone, context.now, date_alone=True))
         except InvalidRequest as error:
             field_errors += [FieldError(field, field_error.message) for field_error in error.field_errors]
     if field_errors:
         raise InvalidRequest(field_errors)
-    return ends[0], ends[1]
+    return validation.period(since=ends[0], until=ends[1])
 
 
 @get("/exports", permissions=(Permission.READ,))
 async def form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the form for exporting a period."""
-    return PageContext(request).render("exports.html", field_errors=())
+    return await _period_page(PageContext(request))
+
+
+async def _period_page(
+    context: PageContext, *, status: int = 200, field_errors: tuple[FieldError, ...] = ()
+) -> PageResponse:
+    """Return the form, with what was entered in it if it has errors, and the last export of this browser."""
+    return context.render(
+        "exports.html",
+        status=status,
+        field_errors=field_errors,
+        form_values=context.form,
+        last_export=await _last_export(context),
+    )
+
+
+async def _last_export(context: PageContext) -> Export | None:
+    export_id = context.last_export_id
+    if export_id is None:
+        return None
+    try:
+        return await context.run_read(lambda service: service.access_log.get_export(export_id))
+    except NotFound:
+        return None
 
 
 @post("/exports", permissions=(Permission.READ,), status_code=200)
@@ -135,7 +165,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         if context.form.get("reason"):
             validation.reason(context.form["reason"])
     except InvalidRequest as error:
-        return context.render("exports.html", status=422, field_errors=error.field_errors)
+        return await _period_page(context, status=422, field_errors=error.field_errors)
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Iterator[Any]:
@@ -157,7 +187,14 @@ async def manifest(request: Request[Any, Any, Any]) -> PageResponse:
     export = await context.run_read(lambda service: service.access_log.get_export(export_id))
     if context.actor_filter not in (None, export.actor):
         raise problems.NoSuchPath("there is no such export")
+    saved_as = file_name(export.id, export.view, export.format)
     if request.query_params.get("as") == "json":
-        content = fields(export) | {"phones": "masked" if export.reason is None else "in full"}
+        content = fields(export) | {"file": saved_as, "phones": "masked" if export.reason is None else "in full"}
         return context.add_headers(Response(serializers.json_response(content).content, media_type=MediaType.JSON))
-    return context.render("export.html", export=export)
+    return context.render("export.html", export=export, saved_as=saved_as, filter_values=_filter_values(export))
+
+
+def _filter_values(export: Export) -> list[tuple[str, Any]]:
+    """Return the names and values of the filter: the start of a period before its end."""
+    names = sorted(export.filter, key=lambda name: (name == "to", name))
+    return [(name, export.filter[name]) for name in names if export.filter[name] is not None]

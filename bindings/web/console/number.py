@@ -12,18 +12,22 @@ from litestar import Request, get, post
 from bindings import errors
 from bindings.domain import overlaps
 from bindings.domain.binding import Binding
+from bindings.domain.conflict import Policy
+from bindings.domain.overlaps import Overlap, Reuse
 from bindings.domain.phone import Phone
 from bindings.domain.serialization import field_names
+from bindings.domain.trace import earliest_start
 from bindings.validation.fields import MAX_LIMIT
 from bindings.web.console import time_axis
 from bindings.web.console.binding import get_visible_binding
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
-from bindings.web.console.search import is_middle_number, load_search
+from bindings.web.console.search import is_middle_number, load_search, names_path, number_filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.access.sessions import Search
     from bindings.domain.binding import Event, Page
     from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
@@ -43,7 +47,9 @@ async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResp
 async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number that was searched for."""
     context = PageContext(request)
-    return await _history_page(context, await _searched_number(context))
+    search_id = request.path_params["search_id"]
+    search = await load_search(context, search_id)
+    return await _history_page(context, _number_of(search), names_path=names_path(search, search_id))
 
 
 @post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", permissions=OWN_OR_ALL, status_code=200)
@@ -58,7 +64,8 @@ async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageRespo
 async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number that was searched for."""
     context = PageContext(request)
-    return await _export(context, await _searched_number(context), {})
+    search = await load_search(context, request.path_params["search_id"])
+    return await _export(context, _number_of(search), {})
 
 
 async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
@@ -77,14 +84,13 @@ async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any])
     return await stream_export(
         context,
         view="number history",
-        narrowed=narrowed | {"number": str(number)},
+        narrowed=narrowed | await number_filter(context, number),
         columns=field_names(Binding),
         read=read,
     )
 
 
-async def _searched_number(context: PageContext) -> Phone:
-    search = await load_search(context, context.request.path_params["search_id"])
+def _number_of(search: Search) -> Phone:
     if search.number is None:
         raise errors.NotFound("this search was not for a number")
     return search.number
@@ -100,7 +106,12 @@ async def _binding_number(context: PageContext) -> Phone:
     return number if isinstance(number, Phone) else Phone(number)
 
 
-async def _history_page(context: PageContext, number: Phone) -> PageResponse:
+def _is_allowed_overlap(anomaly: Overlap | Reuse) -> bool:
+    return isinstance(anomaly, Overlap) and anomaly.allowed
+
+
+async def _history_page(context: PageContext, number: Phone, *, names_path: str | None = None) -> PageResponse:
+    """Return the page of a number. `names_path` leads to what has the number as its name, if anything has."""
     cursor = context.request.query_params.get("cursor")
 
     def read(service: BindingService) -> tuple[Page[Binding], tuple[PhoneHold, ...], list[Event]]:
@@ -109,16 +120,19 @@ async def _history_page(context: PageContext, number: Phone) -> PageResponse:
         return page, investigation.holds_of(number, actor=actor), investigation.reveals_of(page.data)
 
     page, holds, reveals = await context.run_read(read)
+    anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))
     return context.render(
         "number.html",
         number=number,
+        names_path=names_path,
         is_middle_number=is_middle_number(number, list(page.data)),
-        bindings=page.data,
+        bindings=sorted(page.data, key=lambda binding: (earliest_start(binding), binding.id), reverse=True),
         holds=holds,
         by_id={binding.id: binding for binding in page.data},
         next_cursor=page.next_cursor,
         axis=time_axis.axis_for(page.data),
-        anomalies=overlaps.find_anomalies(page.data),
+        anomalies=[anomaly for anomaly in anomalies if not _is_allowed_overlap(anomaly)],
+        allowed_overlaps=list(filter(_is_allowed_overlap, anomalies)),
         reveals=reveals,
         revealed=False,
     )

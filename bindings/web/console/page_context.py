@@ -32,6 +32,10 @@ PageResponse = Response[Any]
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 ZONE_COOKIE = "bindings_zone"
 ZONE_COOKIE_AGE_S = 365 * 24 * 3_600
+EXPORT_COOKIE = "bindings_export"
+EXPORT_COOKIE_AGE_S = 3_600
+REVEAL_COOKIE = "bindings_reveal"
+REVEAL_COOKIE_AGE_S = 60
 HSTS = "max-age=31536000"
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -148,6 +152,59 @@ class PageContext(ServiceRequest):
             max_age=ZONE_COOKIE_AGE_S,
             httponly=True,
             samesite="lax",
+            secure=self.over_tls,
+        )
+        response.set_cookie(cookie)
+        return response
+
+    def set_export_cookie(self, response: PageResponse, export_id: str) -> PageResponse:
+        """Let the page that an export was started from name its manifest. Return the same response.
+
+        A download leaves the page as it is, so the script of the page reads this cookie.
+        """
+        response.set_cookie(
+            Cookie(
+                key=EXPORT_COOKIE,
+                value=export_id,
+                max_age=EXPORT_COOKIE_AGE_S,
+                samesite="strict",
+                secure=self.over_tls,
+            )
+        )
+        return response
+
+    @property
+    def last_export_id(self) -> str | None:
+        """Return the id of the export that this browser started last, if it was recently."""
+        return self.request.cookies.get(EXPORT_COOKIE)
+
+    def set_reveal_cookie(self, response: PageResponse, binding_id: str) -> PageResponse:
+        """Let the next page of the binding show its phones in full, once. Return the same response.
+
+        The cookie is a proof for this session and this binding that the reveal is recorded, and contains no phone.
+        """
+        proof = security.reveal_proof(self.token, binding_id, int(self.now.timestamp()) + REVEAL_COOKIE_AGE_S)
+        return self._set_reveal_cookie(response, binding_id, proof, REVEAL_COOKIE_AGE_S)
+
+    def was_revealed(self, binding_id: str) -> bool:
+        """Return whether the browser has the proof of a recorded reveal of the binding."""
+        proof = self.request.cookies.get(REVEAL_COOKIE, "")
+        return security.is_reveal_proof(self.token, binding_id, proof, int(self.now.timestamp()))
+
+    def clear_reveal_cookie(self, response: PageResponse, binding_id: str) -> PageResponse:
+        """Remove the proof of a reveal, because the response shows the phones. Return the same response."""
+        return self._set_reveal_cookie(response, binding_id, "", 0)
+
+    def _set_reveal_cookie(
+        self, response: PageResponse, binding_id: str, value: str, max_age: int
+    ) -> PageResponse:
+        cookie = Cookie(
+            key=REVEAL_COOKIE,
+            value=value,
+            path=f"/bindings/{binding_id}",
+            max_age=max_age,
+            httponly=True,
+            samesite="strict",
             secure=self.over_tls,
         )
         response.set_cookie(cookie)

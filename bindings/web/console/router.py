@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from litestar import Router
+from litestar import MediaType, Router
 from litestar.datastructures import CacheControlHeader
+from litestar.response import Stream
 from litestar.static_files import create_static_files_router
 
 from bindings.errors import BindingsError, InvalidRequest
@@ -26,9 +27,11 @@ from bindings.web.console import (
     templating,
 )
 from bindings.web.console.page_context import PageContext, PageResponse
-from bindings.web.console.security import SignInNeeded, page_guard
+from bindings.web.console.security import SignInNeeded, authenticate_page, page_guard, read_token
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from litestar import Request
 
 YEAR_S = 365 * 24 * 3_600
@@ -40,7 +43,7 @@ def router() -> Router:
         "/",
         route_handlers=[
             *(sign_in.form, sign_in.sign_in, sign_in.sign_out, sign_in.zone),
-            *(search.home, search.find, search.results, search.export),
+            *(search.home, search.find, search.results, search.results_by_name, search.export),
             *(binding.show, binding.reveal, binding.raw, binding.export),
             *(number.history_of_binding_number, number.export_of_binding_number),
             *(number.history_of_search, number.export_of_search),
@@ -72,6 +75,23 @@ def error_page(request: Request[Any, Any, Any], error: BindingsError) -> PageRes
     context = PageContext(request)
     if isinstance(error, SignInNeeded):
         return context.redirect(f"/sign-in?next={quote(context.page_address)}")
+    if context.principal is not None:
+        return _error_page(context, error)
+    if "token" not in context.state:
+        read_token(request)
+
+    async def body() -> AsyncIterator[str]:
+        # No route, so no guard has found the principal, and a handler of errors cannot wait for it.
+        await authenticate_page(request)
+        yield _error_page(context, error).content
+
+    response: PageResponse = Stream(
+        body(), status_code=error.http_status, media_type=MediaType.HTML, headers=problems.headers(error)
+    )
+    return context.add_headers(response)
+
+
+def _error_page(context: PageContext, error: BindingsError) -> PageResponse:
     field_errors = error.field_errors if isinstance(error, InvalidRequest) else ()
     return context.render(
         "error.html",

@@ -52,23 +52,42 @@ async def home(request: Request[Any, Any, Any]) -> PageResponse:
     latest: tuple[Binding, ...] = ()
     if context.has_permission(Permission.READ):
         latest = (await context.run_read(lambda service: service.search(limit=LATEST_BINDINGS))).data
-    return context.render("find.html", form_values={}, field_errors=(), latest=latest)
+    return _find_page(context, latest=latest)
+
+
+def _find_page(
+    context: PageContext,
+    *,
+    status: int = 200,
+    refined: Search | None = None,
+    latest: tuple[Binding, ...] = (),
+    field_errors: tuple[FieldError, ...] = (),
+) -> PageResponse:
+    """Return the search form, with what was entered in it if it has errors, so that it can be corrected."""
+    search_id = context.form.get("search_id")
+    return context.render(
+        "find.html",
+        status=status,
+        form_values=context.form,
+        search=refined if search_id else None,
+        search_id=search_id,
+        field_errors=field_errors,
+        latest=latest,
+    )
 
 
 @post("/find", permissions=OWN_OR_ALL, status_code=200)
 async def find(request: Request[Any, Any, Any]) -> PageResponse:
     """Store the search and redirect to its results, or to the binding if exactly one has the name."""
     context = PageContext(request)
+    refined = await _refined_search(context)
     try:
         zone = time_zones.zone(context.form.get("zone", context.zone.name))
-        search = _parse_form(context, zone, await _refined_search(context))
+        search = _parse_form(context, zone, refined)
         search = await _resolve_ambiguous_number(context, search)
     except InvalidRequest as error:
-        form_values = {name: context.form.get(name, "") for name in ("time", "zone")}
-        return context.render(
-            "find.html", status=422, form_values=form_values, field_errors=error.field_errors, latest=()
-        )
-    if search.words is not None and (binding_id := await _single_match(context, search.words)) is not None:
+        return _find_page(context, status=422, refined=refined, field_errors=error.field_errors)
+    if search.number is None and (binding_id := await _single_match(context, str(search.words))) is not None:
         return context.set_zone_cookie(context.redirect(f"/bindings/{binding_id}"), zone)
     token = context.token
     search_id = await context.run_read(lambda service: service.sessions.save_search(token, search))
@@ -83,10 +102,7 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     search = await load_search(context, search_id)
     actor = context.actor_filter
     if search.number is None:
-        matches = await context.run_read(
-            lambda service: service.investigation.find_by_name(str(search.words), actor=actor)
-        )
-        return context.render("search_matches.html", search=search, search_id=search_id, matches=matches)
+        return await _matches_page(context, search)
     if search.at is None:
         return context.redirect(f"/find/{search_id}/history")
     number, at, party = search.number, search.at, search.party
@@ -100,6 +116,7 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
         "number_at.html",
         search=search,
         search_id=search_id,
+        names_path=names_path(search, search_id),
         is_middle_number=is_middle_number(number, bindings),
         number_at=number_at,
         holders=holders[:MAX_HOLDERS],
@@ -108,11 +125,31 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-@post("/find/{search_id:str}/export", permissions=OWN_OR_ALL, status_code=200)
+@get("/find/{search_id:str}/names", permissions=OWN_OR_ALL)
+async def results_by_name(request: Request[Any, Any, Any]) -> PageResponse:
+    """Show what has the entered number as its name: a reference may be a number that is in use, too."""
+    context = PageContext(request)
+    return await _matches_page(context, await load_search(context, request.path_params["search_id"]))
+
+
+async def _matches_page(context: PageContext, search: Search) -> PageResponse:
+    if search.words is None:
+        raise errors.NotFound("this search was for a number only")
+    name, actor = search.words, context.actor_filter
+    matches = await context.run_read(lambda service: service.investigation.find_by_name(name, actor=actor))
+    path = context.request.url.path
+    return context.render("search_matches.html", search=search, path=path, matches=matches)
+
+
+@post(
+    ["/find/{search_id:str}/export", "/find/{search_id:str}/names/export"], permissions=OWN_OR_ALL, status_code=200
+)
 async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the results: each binding, with its relation to the search."""
     context = PageContext(request)
     search = await load_search(context, request.path_params["search_id"])
+    if request.url.path.endswith("/names/export"):
+        search = Search(words=search.words)
     number, at, actor = search.number, search.at, context.actor_filter
 
     def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
@@ -128,7 +165,9 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         for binding, relation in rows:
             yield {"relation": relation} | fields(binding)
 
-    narrowed = {"words": search.words, "number": number, "party": search.party, "at": at}
+    narrowed: dict[str, Any] = {"words": search.words}
+    if number is not None:
+        narrowed = await number_filter(context, number) | {"party": search.party, "at": at}
     columns = ["relation", *field_names(Binding)]
     return await stream_export(
         context, view="search results", narrowed=to_plain(narrowed), columns=columns, read=read
@@ -158,6 +197,21 @@ def is_middle_number(number: Phone, bindings: list[Binding]) -> bool:
     return any(digits in (binding.middle_number_a, binding.middle_number_b) for binding in bindings)
 
 
+def names_path(search: Search, search_id: str) -> str | None:
+    """Return the path of the page of what has the number as its name, or None if nothing has."""
+    return None if search.words is None else f"/find/{search_id}/names"
+
+
+async def number_filter(context: PageContext, number: Phone) -> dict[str, Any]:
+    """Return the number of an export as its manifest has it: a middle number in full, a phone masked."""
+    page = await context.run_read(
+        lambda service: service.investigation.number_history(number, actor=context.actor_filter)
+    )
+    if is_middle_number(number, list(page.data)):
+        return {"middle_number": number.digits}
+    return {"number": str(number)}
+
+
 async def _refined_search(context: PageContext) -> Search:
     """Return the search that this form refines: empty fields keep its values, so the page needs no phone in it."""
     search_id = context.form.get("search_id")
@@ -179,7 +233,7 @@ def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) ->
         at = None
     if field_errors:
         raise InvalidRequest(field_errors)
-    return search if search.words is not None else replace(search, at=at, party=party)
+    return search if search.number is None else replace(search, at=at, party=party)
 
 
 def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) -> Search:
@@ -205,6 +259,8 @@ def _parse_number(text: str, field: str, field_errors: list[FieldError]) -> Phon
 async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Search:
     """Return a search by name instead if no binding has the number and a binding or a refusal has the name.
 
+    If both exist, the search is by number and by name: the page of the number links to that of the name.
+
     A middle number may begin with 0, a phone may not: `InvalidRequest` says so if neither a binding nor a refusal
     has what was entered.
     """
@@ -214,12 +270,12 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
 
     def read(service: BindingService) -> Search:
         investigation = service.investigation
-        if investigation.number_history(number, actor=actor, limit=1).data or investigation.holds_of(
-            number, actor=actor
-        ):
-            return search
-        matches = service.investigation.find_by_name(query, actor=actor)
-        if matches.bindings or matches.refusals:
+        matches = investigation.find_by_name(query, actor=actor)
+        has_name = bool(matches.bindings or matches.refusals)
+        history = investigation.number_history(number, actor=actor, limit=1)
+        if history.data or investigation.holds_of(number, actor=actor):
+            return replace(search, words=query if has_name else None)
+        if has_name:
             return Search(words=query)
         try:
             phone(number)

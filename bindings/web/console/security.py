@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -53,8 +54,8 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
     """
     if isinstance(connection, Request) and connection.method == "OPTIONS":
         return  # the framework lists the methods and runs no handler
+    read_token(connection)
     state = connection.scope["state"]
-    state["token"], state["token_is_new"] = _token(connection)
     if isinstance(connection, Request) and connection.method == "POST":
         state["form"] = await _form(connection)
     if route.opt.get(OPEN):
@@ -70,9 +71,30 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         raise problems.Forbidden("the role of your key does not allow this page; nothing was done")
 
 
+async def authenticate_page(request: Request[Any, Any, Any]) -> None:
+    """Find the principal of a page that no route serves, if the browser has a session. The token must be read."""
+    state, app_state = request.scope["state"], request.app.state.app_state
+    with suppress(BindingsError):
+        state["principal"] = await app_state.authenticator.authenticate_session(state["token"], request.headers)
+
+
 def csrf_token(token: str) -> str:
     """Return the CSRF token that a form must carry, derived from the session token."""
     return hmac.new(token.encode(), b"bindings console form", hashlib.sha256).hexdigest()
+
+
+def reveal_proof(token: str, binding_id: str, until: int) -> str:
+    """Return a proof that this session has recorded a reveal of the binding; valid until a Unix time."""
+    message = f"bindings console reveal {binding_id} {until}".encode()
+    return f"{until}.{hmac.new(token.encode(), message, hashlib.sha256).hexdigest()}"
+
+
+def is_reveal_proof(token: str, binding_id: str, proof: str, now: int) -> bool:
+    """Return whether the text is a proof of `reveal_proof` that is still valid at a Unix time."""
+    until = proof.partition(".")[0]
+    if not re.fullmatch(r"[0-9]{1,12}", until) or int(until) < now:
+        return False
+    return hmac.compare_digest(proof.encode(), reveal_proof(token, binding_id, int(until)).encode())
 
 
 def cookie_name(*, over_tls: bool) -> str:
@@ -83,10 +105,12 @@ def cookie_name(*, over_tls: bool) -> str:
     return f"__Host-{COOKIE}" if over_tls else COOKIE
 
 
-def _token(connection: ASGIConnection[Any, Any, Any, Any]) -> tuple[str, bool]:
-    app_state: AppState = connection.app.state.app_state
+def read_token(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
+    """Put the session token of the browser into the state of the request, or a new one if it has none."""
+    state, app_state = connection.scope["state"], connection.app.state.app_state
     token = connection.cookies.get(cookie_name(over_tls=app_state.proxies.over_tls(connection.scope)), "")
-    return (token, False) if TOKEN.match(token) else (new_token(), True)
+    state["token_is_new"] = not TOKEN.match(token)
+    state["token"] = new_token() if state["token_is_new"] else token
 
 
 async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Parsing and formatting of times in the zone that the user chose; the output names the zone. Pure functions.
 
-A time without a date is the most recent one that the clock showed. A time that a clock shows twice or never
+A time without a date is the most recent one that the clock showed; a date without a time is its midnight, where a
+field accepts dates. A time that a clock shows twice or never
 (when summer time ends or begins) is ambiguous: it is refused with the advice to add its offset.
 """
 
@@ -15,6 +16,7 @@ from bindings.errors import FieldError, InvalidRequest
 
 OFFSET = re.compile(r"(?:UTC)?([+-])(\d{1,2}):?([0-5]\d)?\Z")
 NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 CLOCK = re.compile(r"(?:(\d{4}-\d{2}-\d{2})[T ]+)?(\d{1,2}):(\d{2})(?::(\d{2}))?\Z")
 MAX_OFFSET_HOURS = 14
 UTC_NAME = "UTC"
@@ -49,13 +51,18 @@ def zone(text: str) -> Zone:
     raise InvalidRequest([FieldError("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")])
 
 
-def parse(text: str, zone: Zone, now: datetime) -> datetime | None:
-    """Return the instant that the user typed, or None if the text is empty. Raise `InvalidRequest` if invalid."""
+def parse(text: str, zone: Zone, now: datetime, *, date_alone: bool = False) -> datetime | None:
+    """Return the instant that the user typed, or None if the text is empty. Raise `InvalidRequest` if invalid.
+
+    With `date_alone`, a date without a time is accepted as the midnight at its start.
+    """
     text = text.strip()
     if not text:
         return None
     if text.lower() == "now":
         return now
+    if date_alone and DATE.match(text):
+        text = f"{text} 00:00"
     try:
         at = _parse_wall_clock(text, zone, now) or datetime.fromisoformat(text)
     except ValueError:

@@ -15,8 +15,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-const zone = document.querySelector("#zone[data-guess]");
-if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || zone.value;
+for (const zone of document.querySelectorAll("[name=zone][data-guess]")) {
+  zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || zone.value;
+}
 
 // Only one menu is open at a time; Escape closes it.
 const menus = document.querySelectorAll("details.menu");
@@ -41,6 +42,25 @@ addEventListener("pagehide", () => {
 addEventListener("pageshow", (event) => {
   if (event.persisted && !document.querySelector(".number.full")) location.reload();
 });
+
+// A download leaves the page as it is: say what was exported as soon as its response has set the cookie.
+const lastExport = () => (document.cookie.match(/(?:^|; )bindings_export=([0-9a-f-]{36})/) || [])[1];
+for (const status of document.querySelectorAll("[data-exported]")) {
+  let poll = 0;
+  status.closest("form").addEventListener("submit", () => {
+    const before = lastExport();
+    status.textContent = "";
+    clearInterval(poll);
+    poll = setInterval(() => {
+      if (lastExport() === before) return;
+      clearInterval(poll);
+      const link = document.createElement("a");
+      link.href = `/exports/${lastExport()}`;
+      link.textContent = "Manifest of this export";
+      status.append("The export has started and is recorded in the access log. ", link, " (filter, rows, SHA-256)");
+    }, 200);
+  });
+}
 
 // The live part of a page is fetched again periodically, and the line above it says whether it is. It is not replaced
 // while the focus is inside: that would take the focus away from a reader with a keyboard or a screen reader.
