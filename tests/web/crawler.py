@@ -16,6 +16,7 @@ import requests
 
 from tests.web.browser import HTML
 from tests.web.pages import Form, Page
+from tests.web.seed_states import NUMBER_AS_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -221,6 +222,8 @@ class Crawl:
         for name, value in (*form.choices, *form.buttons):
             yield filled | {name: value}
         yield filled
+        if "q" in form.inputs:
+            yield filled | {"q": NUMBER_AS_NAME}
 
 
 def _wrong_bodies(example: dict[str, Any]) -> Iterator[dict[str, Any]]:

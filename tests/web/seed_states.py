@@ -23,6 +23,7 @@ from bindings.errors import BindingsError
 from bindings.jobs.reconcile import ReconcileResult
 from bindings.jobs.registry import EXPIRE, JOBS
 from bindings.jobs.runner import JobRunner
+from bindings.provider.simulator.rules import middle_numbers
 from bindings.store import reports, schema, settle
 from bindings.store.deliveries import DeliveryState
 from bindings.webhooks.sender import deliver_pending
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from bindings.provider.simulator import Entry, Simulator
     from bindings.service import BindingService
 
+NUMBER_AS_NAME = middle_numbers(POOL, 20)[0]  # a middle number that is also a reference
 NAMES = (
     "<script>alert(1)</script>",
     "\"><img src=x onerror='alert(1)'>&amp;{{7*7}}",
@@ -275,6 +277,7 @@ class _Seed:
         for role in (*Role, later_release.ROLE):
             self.bind(actor=f"key:{role}", reference=f"of {role}")
         self.doubt("garbage", reference=NAMES[4])
+        self.bind(reference=NUMBER_AS_NAME)
         unclear = self.bind(reference="unclear unbind")
         self.simulator.script("lost_reply", times=1, on="unbind")
         with suppress(BindingsError):
