@@ -115,13 +115,14 @@ class AccessLog:
 
     def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
         """Return a page of the access log, newest first."""
+        size, _ = validation.page(cursor=None, limit=limit)  # its cursor has two positions
         last_reveal, last_export = _Cursor.decode(cursor)
-        reveals = self._database.read(access_log.list_reveals, before=last_reveal, limit=limit + 1)
-        exports = self._database.read(access_log.list_exports, before=last_export, limit=limit + 1)
+        reveals = self._database.read(access_log.list_reveals, before=last_reveal, limit=size + 1)
+        exports = self._database.read(access_log.list_exports, before=last_export, limit=size + 1)
         rows: list[Event | Export] = [*reveals, *exports]
         rows.sort(key=_timestamp, reverse=True)
-        page = rows[:limit]
-        next_cursor = _Cursor.encode(page, last_reveal, last_export) if len(rows) > limit else None
+        page = rows[:size]
+        next_cursor = _Cursor.encode(page, last_reveal, last_export) if len(rows) > size else None
         return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
 
 
@@ -185,7 +186,7 @@ class _Cursor:
             return (
                 None
                 if last_reveal is None
-                else (fields.instant(last_reveal[0]), fields.event_position(last_reveal[1])),
+                else (fields.instant(last_reveal[0]), fields.event_position(str(last_reveal[1]))),
                 None
                 if last_export is None
                 else (fields.instant(last_export[0]), validation.identifier(last_export[1], "export")),

@@ -196,7 +196,8 @@ class Queries:
 
     def doubts(self, *, limit: int = 200) -> list[Binding]:
         """Return what waits for a clear answer, oldest first."""
-        return self._database.read(queries.doubts, self._database.now, limit=limit)
+        size, _ = validation.page(cursor=None, limit=limit)
+        return self._database.read(queries.doubts, self._database.now, limit=size)
 
     def open_doubts(self, *, cursor: str | None = None, limit: int = 50) -> Page[Binding]:
         """Return `doubts`, a page at a time."""

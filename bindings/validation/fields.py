@@ -163,7 +163,7 @@ def instant(value: object) -> datetime:
 def page_position(value: object) -> tuple[datetime, str]:
     """Return the row after which a page starts, as (time, id), from its cursor (keyset pagination)."""
     try:
-        text = str(value)
+        text = _cursor_text(value)
         decoded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
         at, _, last_id = decoded.partition(" ")
         return instant(at), str(uuid.UUID(last_id))
@@ -178,7 +178,7 @@ def position_after(last_at: datetime, last_id: str) -> str:
 
 def feed_position(value: object) -> tuple[int, int]:
     """Return the position in the change feed, (tx, position), from a cursor."""
-    match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", str(value))
+    match = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,18})", _cursor_text(value))
     if match is None or int(match[1]) >= 2**63:
         raise ValueError(f"must be the next_cursor of an earlier page of the feed, or {LATEST}")
     return int(match[1]), int(match[2])
@@ -224,6 +224,13 @@ def delivery_state(value: object) -> str:
 
 def event_position(value: object) -> int:
     """Return the position of an event, from the cursor of a list."""
-    if not re.fullmatch(r"[0-9]{1,18}", str(value)):
+    text = _cursor_text(value)
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("must be the next_cursor of an earlier page")
-    return int(str(value))
+    return int(text)
+
+
+def _cursor_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text: the next_cursor of an earlier page")  # noqa: TRY004 -- as for other values
+    return value

@@ -370,3 +370,24 @@ def commands(group: click.Group) -> Iterator[click.Command]:
         command = group.get_command(context, name)
         assert command is not None
         yield from commands(command) if isinstance(command, click.Group) else [command]
+
+
+FORGED = ["", "x", "-1", "0", "201", "9" * 19, "1e400", "nan", "A" * 5_000, "MDAwMS0wMS0wMVQwMDowMDowMFogeA"]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (command, option)
+        for command in ("list", "reports", "webhooks deliveries")
+        for option in ("--cursor", "--limit")
+    ],
+)
+def test_forged_cursor_or_limit_is_refused_by_name(shell: Shell, command: str, option: str) -> None:
+    shell.bind()
+    webhook = [shell.run("webhooks", "add", "--url", "http://127.0.0.1:9/", "--json").json["id"]]
+    arguments = command.split() + (webhook if command.startswith("webhooks") else [])
+    for value in FORGED:
+        result = shell.run(*arguments, f"{option}={value}", "--json")
+        if result.code:
+            assert (result.code, result.fields) == (2, [option.removeprefix("--")]), value
