@@ -23,7 +23,7 @@ from bindings.lifecycle import bind as binding_calls
 from bindings.lifecycle import doubts
 from bindings.lifecycle import extend as end_calls
 from bindings.lifecycle.queries import Queries
-from bindings.lifecycle.runtime import open_runtime
+from bindings.lifecycle.runtime import Runtime, open_runtime
 from bindings.lifecycle.unbind import unbind
 from bindings.validation import requests as validation
 from bindings.webhooks.endpoints import Webhooks
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from bindings.jobs.retention import RetentionResult
     from bindings.jobs.statistics import StatisticsResult
     from bindings.lifecycle.bind import BindResult
-    from bindings.lifecycle.runtime import Runtime
     from bindings.settings import Settings, SettingsValues
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
@@ -66,6 +65,8 @@ class BindingService:
     """
 
     def __init__(self, runtime: Runtime) -> None:
+        if not isinstance(runtime, Runtime):
+            raise TypeError("open a BindingService with BindingService.open(...) or BindingService.from_env()")
         self.runtime = runtime
         self._queries = Queries(runtime)
 
@@ -101,7 +102,10 @@ class BindingService:
         return type(self)(replace(self.runtime, caller=caller))
 
     def close(self) -> None:
-        """Close every connection. Calls under way in other threads fail."""
+        """Close every connection; later calls are `Busy` and do nothing. Safe to repeat.
+
+        A call under way in another thread may fail: what it had begun is recorded, and `recover` settles it.
+        """
         self.runtime.close()
 
     def __enter__(self) -> Self:

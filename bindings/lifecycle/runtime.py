@@ -83,7 +83,10 @@ class Runtime:
         self.clocks.observe(self.database.clock())
 
     def close(self) -> None:
-        """Close every connection. Calls under way in other threads fail."""
+        """Close every connection; later calls are `Busy` and do nothing. Safe to repeat.
+
+        A call under way in another thread may fail: what it had begun is recorded, and `recover` settles it.
+        """
         if self.client is not None:
             self.client.close()
         self.heartbeat.close()

@@ -374,9 +374,6 @@ def _failed_check(name: str, error: Exception) -> Check:
             observed, todo = f"not checked: {error}", error.todo
         case BindingsError():
             observed = str(error)
-        case ModuleNotFoundError(name=str(module)):
-            observed = f"the module {module} is not installed"
-            todo = "PostgreSQL needs the extra `postgres`" if module == "psycopg" else None
         case _:
             observed = f"failed with {type(error).__name__}"
     return Check(name=name, level=Level.RED, seen=observed, todo=todo)

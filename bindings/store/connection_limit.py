@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from bindings.errors import Busy
 from bindings.fork_safety import ForkSensitive
 from bindings.store.failures import DatabaseWaitTimeout
 
@@ -64,10 +65,18 @@ class ConnectionLimit(ForkSensitive):
         with self._changed:
             return self._in_use + self._count_dropped()
 
+    @property
+    def closed(self) -> bool:
+        """Return whether `close` was called."""
+        return self._closed
+
     def acquire(self, wait_until: float) -> None:
-        """Take the right to one connection; raises `DatabaseWaitTimeout` at `wait_until` (monotonic clock)."""
+        """Take the right to one connection; raises `DatabaseWaitTimeout` at `wait_until` (monotonic clock).
+
+        Raises `Busy` after `close`.
+        """
         with self._lock:
-            if not self._dropped and self._in_use < self._size:
+            if not self._dropped and self._in_use < self._size and not self._closed:
                 self._in_use += 1
                 return
         while not self._take(wait_until):
@@ -79,7 +88,9 @@ class ConnectionLimit(ForkSensitive):
     def _take(self, wait_until: float) -> bool:
         """Wait for the right to one connection; return False if the caller must look for another server first."""
         with self._changed:
-            while self._in_use + (self._count_dropped() if self._dropped else 0) >= self._size:
+            while self._closed or self._in_use + (self._count_dropped() if self._dropped else 0) >= self._size:
+                if self._closed:
+                    raise Busy("the service is closed; nothing was done", todo="open another one")
                 remaining_s = wait_until - time.monotonic()
                 if remaining_s <= 0:
                     raise DatabaseWaitTimeout(self._explanation())
@@ -126,9 +137,10 @@ class ConnectionLimit(ForkSensitive):
                 self._dropped.append((server, duplicate))
 
     def close(self) -> None:
-        """Count no dropped connection from now on."""
+        """Give no right to a connection, and count no dropped one, from now on."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
             for _, dropped in self._dropped:
                 dropped.close()
             self._dropped.clear()

@@ -15,12 +15,14 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
+from bindings.domain.extras import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit
@@ -85,9 +87,9 @@ class Connections:
         return LentConnection(engine or self.engine, self._limit, self._gate, self._process, wait_until)
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
-        self.engine.dispose()
+        """Lend no connection from now on; close those that are not in use, and the others at their return."""
         self._limit.close()
+        self.engine.dispose()
 
     def _find_server(self) -> None:
         with suppress(exc.SQLAlchemyError):
@@ -131,6 +133,8 @@ class LentConnection:
     def __exit__(self, *_: object) -> None:
         try:
             if self._process.is_this_process:
+                if self._limit.closed:
+                    self._connection.invalidate()  # its pool would keep it open
                 self._connection.close()
             else:
                 keep_alive(self._connection)  # lent before a fork: it is the parent's
@@ -153,6 +157,9 @@ def make_engine(
     target = driver_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, autocommit=autocommit, size=size)
+    if find_spec("psycopg") is None:
+        hint = install_hint("postgres")
+        raise InvalidRequest([FieldError(URL_VARIABLE, f"needs the extra `postgres`, which is missing: {hint}")])
     engine = create_engine(
         target,
         hide_parameters=True,

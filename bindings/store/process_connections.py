@@ -78,10 +78,10 @@ class ProcessConnections(ForkSensitive):
         return 0 if self._inherited else self._writes.count + self._reads.count
 
     def close(self) -> None:
-        """Close every connection of this process."""
-        if not self._inherited:
-            self._writes.close()
-            self._reads.close()
+        """Close the connections of this process, those in use at their return. Every later use is `Busy`."""
+        self.open_in_child()
+        self._writes.close()
+        self._reads.close()
 
     def _open(self) -> None:
         """Make the engines, their limits and the locks of this process; nothing has connected yet."""
