@@ -22,33 +22,65 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bindings import errors
-    from bindings.domain.binding import Binding, Event, Holder, Mode, Page, State, Trace
+    from bindings.domain.binding import (
+        Binding,
+        Certainty,
+        Event,
+        EventKind,
+        Holder,
+        Mode,
+        NearMiss,
+        Page,
+        State,
+        Trace,
+        TraceHolder,
+    )
     from bindings.domain.phone import Phone
     from bindings.errors import BindingsError
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
+    from bindings.store.deliveries import Delivery
+    from bindings.store.pools import Pool
+    from bindings.store.reports import Report
+    from bindings.store.webhooks import Webhook
 
 __all__ = [
     "Binding",
     "BindingService",
     "BindingsError",
+    "Certainty",
+    "Delivery",
     "Event",
+    "EventKind",
     "Holder",
     "Mode",
+    "NearMiss",
     "Page",
     "Phone",
+    "Pool",
+    "Report",
     "Scheduler",
     "State",
     "Trace",
+    "TraceHolder",
+    "Webhook",
     "errors",
 ]
 
+_VALUES = (
+    *("Binding", "Certainty", "Event", "EventKind", "Holder", "Mode"),
+    *("NearMiss", "Page", "State", "Trace", "TraceHolder"),
+)
 _MODULES = {
     "BindingService": "service",
     "BindingsError": "errors",
+    "Delivery": "store.deliveries",
     "Phone": "domain.phone",
+    "Pool": "store.pools",
+    "Report": "store.reports",
     "Scheduler": "scheduler",
-} | dict.fromkeys(("Binding", "Event", "Holder", "Mode", "Page", "State", "Trace"), "domain.binding")
+    "Webhook": "store.webhooks",
+} | dict.fromkeys(_VALUES, "domain.binding")
 
 
 def __getattr__(name: str) -> Any:
@@ -57,3 +89,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'bindings' has no attribute {name!r}")
     return getattr(import_module(f"bindings.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -26,6 +26,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass
+from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -124,7 +125,10 @@ class InvalidRequest(BindingsError):
 
 
 class PhoneInUse(BindingsError):
-    """A phone is held by another binding; nothing was sent and nothing was written. Wait, or end that binding."""
+    """A phone is held; nothing was sent and no binding was created. Wait, or end the binding that holds it.
+
+    As text it also names the holder and until when it holds the phone.
+    """
 
     code = "phone-in-use"
     http_status = 409
@@ -135,6 +139,19 @@ class PhoneInUse(BindingsError):
     def __init__(self, message: str | None = None, *, holder: Holder, binding_id: str | None = None) -> None:
         super().__init__(message, binding_id=binding_id, retry_after_s=holder.retry_after_s)
         self.holder = holder
+
+    def __str__(self) -> str:
+        if self.args[0] != _first_line(type(self)):
+            return super().__str__()
+        until = self.holder.held_until.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
+        return f"{super().__str__()}: {self._describe_holder()}, until {until.replace('+00:00', 'Z')}"
+
+    def _describe_holder(self) -> str:
+        if self.holder.id is None:
+            is_hidden = self.holder.why == "binding"
+            return "by another application" if is_hidden else f"by none of our bindings ({self.holder.why})"
+        reference = f"reference {self.holder.reference}" if self.holder.reference else "no reference"
+        return f"by binding {self.holder.id} ({reference}, {self.holder.mode}, {self.holder.state})"
 
     def problem(self) -> dict[str, Any]:
         """Return the problem object with the `holder`."""
@@ -473,7 +490,7 @@ def error_for(binding: Binding, *, cause: str | None = None, holder: Holder | No
         return OutcomeUnknown(binding=binding)
     error = _failure(binding, cause, holder)
     if binding.idempotency_key is not None:
-        error.args = (f"{error}. The idempotency key of this bind is used up: try again with a new one",)
+        error.args = (f"{error.args[0]}. The idempotency key of this bind is used up: try again with a new one",)
     return error
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 from datetime import timedelta, timezone
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
 
@@ -199,7 +200,7 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
     try:
         settings = Settings(**values)
     except ValidationError as invalid:
-        faults += [(_variable(str(error["loc"][0])), _message(error)) for error in invalid.errors()]
+        faults += [_fault(error) for error in invalid.errors()]
     if settings is None or faults:
         raise SettingsError(tuple(sorted(set(faults))))
     return settings
@@ -229,8 +230,13 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
     return values, faults
 
 
-def _message(error: Any) -> str:
-    return str(error["msg"]).removeprefix("Value error, ")
+def _fault(error: Any) -> tuple[str, str]:
+    """Return the name to report, and what is wrong with it; an unknown name is that of an argument."""
+    name = str(error["loc"][0])
+    if error["type"] != "extra_forbidden":
+        return _variable(name), str(error["msg"]).removeprefix("Value error, ")
+    similar = get_close_matches(name, Settings.model_fields, n=1)
+    return name, "is not a setting" + (f"; did you mean {similar[0]}?" if similar else "")
 
 
 def _variable(field: str) -> str:

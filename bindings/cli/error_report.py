@@ -103,12 +103,12 @@ def _summary(error: BindingsError) -> str:
         case errors.PhoneInUseAtProvider(holder=holder):
             return (
                 f"the provider holds a phone for something that is not in this database ({holder.why})"
-                f" until {output.format_instant(holder.held_until)}; nothing was sent or written"
+                f" until {output.format_instant(holder.held_until)}; nothing was sent and no binding was created"
             )
         case errors.PhoneInUse(holder=holder):
             return (
                 f"a phone is held by binding {holder.id} ({_describe_holder(holder)}) until"
-                f" {output.format_instant(holder.held_until)}; the provider was not called and nothing was written"
+                f" {output.format_instant(holder.held_until)}; nothing was sent and no binding was created"
             )
         case errors.ProviderRefused(status=str(status)):
             return f"{error} (status {_explain_status(status, error.reason)})"

@@ -131,7 +131,7 @@ def test_bind_of_held_phone_prints_two_lines_without_json(shell: Shell) -> None:
     )
     assert (result.code, result.out) == (3, "")
     happened, todo = result.err.splitlines()
-    for part in (held["id"], "order-1", "AXB", "active", "Z;", "nothing was written"):
+    for part in (held["id"], "order-1", "AXB", "active", "Z;", "no binding was created"):
         assert part in happened
     assert "Try again in 36" in todo
     assert f"bindings unbind {held['id']}" in todo

@@ -97,11 +97,6 @@ def test_variable_that_only_resembles_a_kubernetes_service_is_refused(variable: 
         load({variable: value})
 
 
-def test_unknown_argument_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match="BINDINGS_GARD_S"):
-        load({}, gard_s=1)
-
-
 def test_argument_overrides_the_environment_unless_it_is_none() -> None:
     environment = {"BINDINGS_SCOPE": "from-environment"}
     assert load(environment, scope="given").scope == "given"
@@ -262,3 +257,15 @@ def test_path_prefix_is_checked_and_belongs_to_the_path_of_the_api() -> None:
     for prefix in ("v3", "/v3/", "/", "/v 3", "/v3?", "https://x/v3"):
         with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_PATH_PREFIX"):
             load({"BINDINGS_PROVIDER_PATH_PREFIX": prefix})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("databse_url", "did you mean database_url?"), ("colour", "is not a setting")]
+)
+def test_unknown_argument_is_named_as_it_was_written(name: str, hint: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({}, **{name: "hunter2"})
+    assert refused.value.faults[0][0] == name
+    assert hint in str(refused.value)
+    assert "BINDINGS" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
