@@ -21,6 +21,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from bindings.domain.extras import install_hint
 from bindings.fork_safety import ProcessMark
 from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job
@@ -238,7 +239,8 @@ def _scheduled_jobs(runtime: Runtime) -> list[Job]:
 def _delivery_jobs(runtime: Runtime, on_results: Callable[[str, int], None] | None) -> list[Job]:
     """Return the job that sends webhook deliveries; none, with a warning, if the signing library is missing."""
     if find_spec("standardwebhooks") is None:
-        _log.warning("this process sends no webhook deliveries: install bindings[server]")
+        hint = install_hint("server")
+        _log.warning("this process sends no webhook deliveries, the extra `server` is not installed: %s", hint)
         return []
     from bindings.webhooks import sender
 

@@ -170,7 +170,8 @@ def test_sql_is_written_in_the_store_only() -> None:
 def test_public_names_of_the_package_are_few_and_importable() -> None:
     import bindings
 
-    assert 8 <= len(bindings.__all__) <= 12
+    assert 8 <= len(bindings.__all__) <= 20
+    assert set(bindings.__all__) <= set(dir(bindings))
     assert all(getattr(bindings, name) is not None for name in bindings.__all__)
     with pytest.raises(AttributeError):
         _ = bindings.not_a_public_name
@@ -234,6 +235,12 @@ TEXTS = sorted(
     )
     if path.suffix in {".py", ".html", ".js", ".md"} and path.is_file() and THIRD_PARTY not in path.parents
 )
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=[str(path.relative_to(ROOT)) for path in TEXTS])
+def test_no_text_installs_by_a_name_that_is_another_project_s_on_an_index(path: Path) -> None:
+    by_name = re.compile(r"bindings\[[a-z]+\]|(pip|uv) (install|add) ['\"]?bindings")
+    assert by_name.findall(path.read_text(encoding="utf-8")) == []
 
 
 def _lines(findings: list[language.Finding], place: str) -> list[str]:

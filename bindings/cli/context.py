@@ -80,14 +80,16 @@ def configure_logging(*, as_json: bool) -> None:
 @contextmanager
 def require_extra(extra: str) -> Iterator[None]:
     """Raise `InvalidRequest` that names the extra to install if one of its libraries is missing."""
+    from bindings.domain.extras import install_hint
     from bindings.errors import FieldError, InvalidRequest
 
     try:
         yield
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] == "bindings":
+        library = (missing.name or "").partition(".")[0]
+        if library == "bindings":
             raise
-        message = f"is not installed ({missing.name} is missing): pip install 'bindings[{extra}]'"
+        message = f"is not installed ({library} is missing): {install_hint(extra)}"
         raise InvalidRequest([FieldError(f"the extra `{extra}`", message)]) from None
 
 

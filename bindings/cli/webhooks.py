@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 import click
@@ -77,8 +76,8 @@ def list_(*, as_json: bool) -> None:
 @click.pass_context
 def test_(command: click.Context, webhook_id: str, *, as_json: bool) -> None:
     """Send a signed test message now. Exits with 5 if the receiver did not accept it."""
-    _require_signing_library()
-    from bindings.webhooks import sender
+    with context.require_extra("server"):
+        from bindings.webhooks import sender
 
     with context.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
         response = sender.send_test(service.runtime, webhook_id)
@@ -184,14 +183,6 @@ def remove(webhook_id: str, *, as_json: bool) -> None:
         output.emit({"removed": webhook_id})
     else:
         click.echo("removed")
-
-
-def _require_signing_library() -> None:
-    """Raise `InvalidRequest` that names the extra to install if the signing library is missing."""
-    from bindings.errors import FieldError, InvalidRequest
-
-    if importlib.util.find_spec("standardwebhooks") is None:
-        raise InvalidRequest([FieldError("webhooks", "need the extra `server`: install bindings[server]")])
 
 
 def _check_redeliver_options(delivery_id: str | None, *, dead: bool, webhook: str | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -80,10 +80,14 @@ def test_test_message_without_the_signing_library_names_the_extra(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webhook = add(shell, "https://example.com/")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name in ("standardwebhooks", *(name for name in sys.modules if name.startswith("standardwebhooks."))):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "bindings.webhooks.sender", raising=False)
+    monkeypatch.delattr("bindings.webhooks.sender", raising=False)
     result = shell.run("webhooks", "test", webhook["id"])
     assert result.code == 2
-    assert "bindings[server]" in result.err
+    assert "the extra `server` is not installed (standardwebhooks is missing)" in result.err
+    assert "pip install '.[server]'" in result.err
 
 
 @pytest.mark.processes
