@@ -239,7 +239,7 @@ def test_old_release_makes_no_second_binding_after_the_first_actor_s_is_deleted(
 def test_keys_of_a_second_actor_outlast_a_downgrade(engine: Engine, database: Database) -> None:
     _bind_by_0009(engine, "rides")
     food, other = _bind(database, "food", C, D).binding, _bind(database, "other", E, F).binding
-    _migrate(engine, "-1")
+    _migrate(engine, "0009")
     _delete_bindings_of(engine, "rides")
     assert _bind_by_0009(engine, "other") == (True, ["other"]), "0009 knows no second key"
     _migrate(engine, HEAD)
