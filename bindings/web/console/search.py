@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, get, post
 
 from bindings import errors
-from bindings.access.investigation import NameMatches
+from bindings.access.investigation import MAX_NAME_MATCHES, NameMatches
 from bindings.access.sessions import Search
 from bindings.domain.binding import Binding
 from bindings.domain.phone import MAX_DIGITS, Phone
@@ -138,7 +138,9 @@ async def _matches_page(context: PageContext, search: Search) -> PageResponse:
     name, actor = search.words, context.actor_filter
     matches = await context.run_read(lambda service: service.investigation.find_by_name(name, actor=actor))
     path = context.request.url.path
-    return context.render("search_matches.html", search=search, path=path, matches=matches)
+    return context.render(
+        "search_matches.html", search=search, path=path, matches=matches, max_matches=MAX_NAME_MATCHES
+    )
 
 
 @post(

@@ -1,0 +1,418 @@
+"""Every sentence of the pages Find, its results and Access log, with the conditions under which it is shown.
+
+Each condition is rendered once. A sentence must be on the pages of its conditions and on no other page, and each
+page must have no sentence that is not in the table: so a new one is added here, with its conditions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings import errors
+from bindings.domain.conflict import Policy
+from tests.service.harness import POOL, A, B, C, D, E, F
+from tests.web.browser import Browser
+from tests.web.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from bindings.domain.binding import Binding
+    from tests.service.harness import ServiceHarness
+    from tests.web.conftest import Running
+
+pytestmark = pytest.mark.usefixtures("database_kind")
+
+G, HELD = "9188067771", "9188067791"
+NEVER_USED = "9188067779"
+
+FIND = {"find: nothing stored", "find: bindings", "find: of an application", "find: wrong input"}
+MATCHES = {
+    "name: two bindings",
+    "name: too many bindings",
+    "name: refused",
+    "name: nothing",
+    "name: of an application",
+}
+HELD_AT = {"at: certain", "at: two holders", "at: too many holders", "at: possible"}
+PARTY_AT = {"at: other party", "at: party before"}
+NOT_HELD_AT = {"at: ended before", "at: begins later", "at: never used", "at: hold only"} | PARTY_AT
+AT = HELD_AT | NOT_HELD_AT
+LISTED = {
+    "number: masked phone",
+    "number: middle number",
+    "number: allowed overlap",
+    "number: forbidden overlap",
+    "number: quick re-use",
+    "number: first page",
+    "number: revealed",
+    "number: of an application",
+}
+NUMBER = LISTED | {"number: never used", "number: hold only"}
+REFERENCE = {"at: reference", "number: reference"}
+LOGGED = {"access: entries"}
+ACCESS = LOGGED | {"access: nothing"}
+RESULTS = MATCHES | AT | NUMBER | REFERENCE
+OF_APPLICATION = {"name: of an application", "number: of an application"}
+WITH_FORM = FIND | MATCHES | AT | {"at: reference"}
+MASKED_EXPORT = {"number: revealed"}
+
+
+@dataclass(eq=False)
+class Sentence:
+    """A sentence as a regular expression, and the conditions under which it is shown."""
+
+    text: str
+    conditions: set[str]
+
+
+SENTENCES = (
+    # The form of a search.
+    Sentence("Find a binding", FIND),
+    Sentence(
+        r"Number or name is required: an id, a reference or a number, of at most 255 characters",
+        {"find: wrong input"},
+    ),
+    Sentence(
+        r"Middle number, phone, binding id, the provider.s bindId, reference, or request id\. Press /"
+        r" to get here\.",
+        WITH_FORM,
+    ),
+    Sentence(r"14:32, 2026-11-23 14:32, or now\. Empty: any time\.", WITH_FORM),
+    Sentence(r"Phone of the complainant: one middle number serves many pairs\.", WITH_FORM),
+    Sentence("Latest bindings", {"find: bindings"}),
+    Sentence("No bindings yet", {"find: nothing stored"}),
+    Sentence(
+        r"Bindings appear here after an application has bound two phones, through the library or POST"
+        r" /v1/bindings\."
+        r" To try the product first, run bindings demo\.",
+        {"find: nothing stored"},
+    ),
+    # Results.
+    Sentence("Find", RESULTS),
+    Sentence(r"Only bindings that key:\w+ requested are searched\.", OF_APPLICATION),
+    # ... for a name.
+    Sentence("order-\\d+|req-\\d", MATCHES),
+    Sentence(r"\d+ bindings? with this reference, bindId or request id, newest first\.", {"name: two bindings"}),
+    Sentence(
+        r"The newest \d+ bindings with this reference, bindId or request id; there may be more\.",
+        {"name: too many bindings"},
+    ),
+    Sentence("Refused before the call", {"name: refused"}),
+    Sentence(
+        r"This request created no binding: the phone was in use, and the provider was not called\.",
+        {"name: refused"},
+    ),
+    Sentence("No matches", {"name: nothing", "name: of an application"}),
+    Sentence(
+        r"No binding has this id, bindId or reference, and no request has this id\. The match is"
+        r" exact\. Write a phone"
+        r" or a middle number in digits, with its country code\.",
+        {"name: nothing", "name: of an application"},
+    ),
+    Sentence("New search", MATCHES),
+    # ... for a number at a time.
+    Sentence("One binding had this number", {"at: certain", "at: possible", "at: reference"}),
+    Sentence(r"\d+ bindings had this number", {"at: two holders", "at: too many holders"}),
+    Sentence("No binding recorded here with this party at this time", PARTY_AT),
+    Sentence("No binding recorded here at this time", NOT_HELD_AT - PARTY_AT),
+    Sentence(r"(Middle number|Number) \S+ at TIME( with the party \S+)?\.", AT | {"at: reference"}),
+    Sentence(
+        r"\d+ bindings? with other parties had this number at that time\. Check the party \(digits"
+        r" with country code\)\.",
+        {"at: other party"},
+    ),
+    Sentence(r"The last one ended at TIME\.", {"at: ended before", "at: party before"}),
+    Sentence(r"No earlier binding is recorded\.", {"at: begins later", "at: never used", "at: hold only"}),
+    Sentence(
+        r"\d+ more are not shown\. One middle number serves many pairs: enter the phone of the complainant\.",
+        {"at: too many holders"},
+    ),
+    Sentence(r"Reference \S+ · requested by \S+ · \S+", HELD_AT | {"at: reference"}),
+    Sentence(
+        r"Possible: the time is outside the observed lifetime \(provider.s response to earliest"
+        r" end\), but the provider"
+        r" may have held the binding then\.",
+        {"at: possible"},
+    ),
+    Sentence("Near misses", {"at: ended before", "at: begins later", "at: party before"}),
+    Sentence("No bindings before or after", {"at: other party", "at: never used", "at: hold only"}),
+    Sentence(
+        r"No binding of this number( with that party)? is recorded before or after that time, and no"
+        r" hold around it\."
+        r" Check the digits \(with country code\) and the time zone: the time was read as TIME\.",
+        {"at: other party", "at: never used"},
+    ),
+    Sentence(
+        r"No binding of this number is recorded before or after that time\. Check the digits \(with"
+        r" country code\) and the"
+        r" time zone: the time was read as TIME\.",
+        {"at: hold only"},
+    ),
+    Sentence("All bindings of this number on one time axis, and its holds", AT | {"at: reference"}),
+    Sentence("Refine the search", AT | {"at: reference"}),
+    # ... for a number without a time.
+    Sentence(r"(Middle number|Phone) [0-9*]+", NUMBER | {"number: reference"}),
+    Sentence(r"The number is also a reference, a bindId or a request id: show what has this name\.", REFERENCE),
+    Sentence("No binding recorded here has this number", {"number: never used", "number: hold only"}),
+    Sentence(
+        r"No binding recorded here and no hold has this number\. Check the digits: with country code,"
+        r" without a leading"
+        r" zero\.",
+        {"number: never used"},
+    ),
+    Sentence(
+        r"No binding has it as a phone or as a middle number, but a hold has it: see below\.",
+        {"number: hold only"},
+    ),
+    Sentence("Holds", {"number: hold only", "at: hold only"}),
+    Sentence(
+        r"Phones that the provider holds, or held, for something other than a binding in force here\."
+        r" A bind of such a"
+        r" phone is refused\.",
+        {"number: hold only", "at: hold only"},
+    ),
+    Sentence(r"\d+ bindings? on this page, newest start first\.", LISTED | {"number: reference"}),
+    Sentence(r"The pages are in the order of “held until”\.", {"number: first page"}),
+    Sentence(
+        r"One middle number serves many pairs at the same time\.",
+        {"number: middle number", "number: quick re-use", "number: reference"},
+    ),
+    Sentence(r"Quick re-use: \d+ passed from \S+ to \S+ after \d+ min\.", {"number: quick re-use"}),
+    Sentence(
+        r"Overlap: \S+ and \S+ share a phone and may have existed at the same time, which the"
+        r" conflict policy in force"
+        r" does not allow\.",
+        {"number: forbidden overlap"},
+    ),
+    Sentence(r"\d+ overlaps? that the conflict policy in force allows?", {"number: allowed overlap"}),
+    Sentence(r"\S+ and \S+ share a phone and may have existed at the same time\.", {"number: allowed overlap"}),
+    Sentence(
+        r"(lifetime )?(failed, or outcome never known )?may still be held by the provider",
+        LISTED | {"number: reference"},
+    ),
+    Sentence("Reveals", (LISTED | {"number: reference"}) - OF_APPLICATION),
+    Sentence(
+        r"Not recorded: an application sees the phones of its own bindings in full\.",
+        (LISTED | {"number: reference"}) - OF_APPLICATION,
+    ),
+    Sentence(
+        r"No reveal and no export in full of these bindings is recorded\.",
+        (LISTED | {"number: reference"}) - OF_APPLICATION - {"number: revealed"},
+    ),
+    # The access log.
+    Sentence("Access log: reveals and exports", ACCESS),
+    Sentence("No reveals or exports yet", {"access: nothing"}),
+    Sentence(
+        r"Each reveal of full phones and each export is listed here with actor, time and reason; entries cannot be"
+        r" changed\. Phones are revealed on the page of a binding, with a key of the role investigator or admin\.",
+        {"access: nothing"},
+    ),
+    # On every page that can be exported, and on those that continue.
+    Sentence("Older", {"number: first page"}),
+    Sentence(
+        r"Empty: phones are masked\. The export and the reason are recorded in the access log\.", MASKED_EXPORT
+    ),
+)
+
+
+class _Texts(HTMLParser):
+    """Collects the texts of headings, paragraphs, list items and summaries in the main part of a page."""
+
+    ELEMENTS = ("h1", "h2", "p", "li", "summary")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._in_main = False
+        self._open: list[str] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 -- of the parser
+        self._in_main |= tag == "main"
+        if self._in_main and tag in self.ELEMENTS:
+            self._open = []
+        if tag == "time" and self._open is not None:
+            self._open.append("TIME\0")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "time" and self._open is not None:
+            self._open = [*self._open[: self._open.index("TIME\0")], "TIME"]
+        if tag in self.ELEMENTS and self._open is not None:
+            self.texts.append(" ".join("".join(self._open).split()))
+            self._open = None
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self._open.append(data)
+
+
+def texts_of(page: str) -> list[str]:
+    parser = _Texts()
+    parser.feed(page)
+    return [text for text in parser.texts if text not in ("", "Export this list")]
+
+
+@pytest.fixture
+def console(harness: ServiceHarness) -> Iterator[Running]:
+    """A running service on the clock of the test harness."""
+    yield from run(harness.service)
+
+
+@dataclass
+class Pages:
+    """The page of each condition; the methods render them in the order of time."""
+
+    harness: ServiceHarness
+    console: Running
+    monkeypatch: pytest.MonkeyPatch
+    pages: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.auditor = Browser(self.console).sign_in("auditor")
+
+    def a_day_later(self) -> datetime:
+        """Advance the clock, and sign in again: sessions have ended by then."""
+        now = self.harness.clock.advance(86_400)
+        self.auditor = Browser(self.console).sign_in("auditor")
+        return now
+
+    def find(self, query: str, *, at: datetime | None = None, party: str = "") -> str:
+        form = {"q": query, "time": "" if at is None else at.isoformat(), "party": party}
+        return self.auditor.submit("/find", form).text
+
+    def empty(self) -> None:
+        self.pages["find: nothing stored"] = self.auditor.get("/").text
+        self.pages["access: nothing"] = self.auditor.get("/access").text
+        self.pages["number: never used"] = self.find(NEVER_USED)
+        self.pages["at: never used"] = self.find(NEVER_USED, at=self.harness.clock())
+
+    def one_holder(self) -> Binding:
+        before = self.harness.clock()
+        self.a_day_later()
+        first = self.harness.bind(A, B, "AXXB", reference="order-1")
+        now, number = self.harness.clock.advance(10), str(first.middle_number_a)
+        self.pages["at: certain"] = self.find(number, at=now)
+        self.pages["at: other party"] = self.find(number, at=now, party=D)
+        self.pages["at: begins later"] = self.find(A, at=before)
+        self.pages["number: masked phone"] = self.find(B)
+        self.pages["number: middle number"] = self.find(number)
+        with pytest.raises(errors.PhoneInUse):
+            self.harness.service.as_caller(actor="key:food", request_id="req-2").bind(
+                phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB"
+            )
+        self.pages["name: refused"] = self.find("req-2")
+        self.harness.simulator.add_foreign_binding(app_id=first.app_id, phone_a=HELD, phone_b=G)
+        self.harness.service.reconcile()
+        self.pages["number: hold only"] = self.find(HELD)
+        self.pages["at: hold only"] = self.find(HELD, at=self.harness.clock())
+        return first
+
+    def two_holders(self, first: Binding) -> None:
+        second = self.harness.bind(A, C, "AXXB", reference="order-2")
+        now = self.harness.clock.advance(10)
+        self.pages["at: two holders"] = self.find(A, at=now)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("bindings.web.console.search.MAX_HOLDERS", 1)
+            self.pages["at: too many holders"] = self.find(A, at=now)
+        self.pages["number: allowed overlap"] = self.find(A)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("bindings.web.console.number.PER_PAGE", 1)
+            self.pages["number: first page"] = self.find(A)
+        with self.monkeypatch.context() as patch:
+            patch.setattr("bindings.web.console.number.Policy", lambda _name: Policy.STRICT)
+            self.pages["number: forbidden overlap"] = self.find(A)
+        assert first.expires_at is not None
+        self.pages["at: possible"] = self.find(B, at=first.expires_at + timedelta(seconds=5))
+        for binding in (first, second):
+            self.harness.service.unbind(binding.id)
+        later = self.a_day_later()
+        self.pages["at: ended before"] = self.find(A, at=later)
+        self.pages["at: party before"] = self.find(A, at=later, party=B)
+
+    def shared_names(self, first: Binding) -> None:
+        number = str(first.middle_number_a)
+        self.harness.bind(C, D, reference=number)
+        self.pages["number: reference"] = self.find(number)
+        self.pages["at: reference"] = self.find(number, at=first.requested_at + timedelta(seconds=5))
+        self.harness.bind(E, F, "AXXB", reference="order-5")
+        self.harness.bind(E, "9188067797", "AXXB", reference="order-5")
+        self.pages["name: two bindings"] = self.find("order-5")
+        self.harness.bind(E, "9188067798", "AXXB", reference="order-5")
+        with self.monkeypatch.context() as patch:
+            patch.setattr("bindings.access.investigation.MAX_NAME_MATCHES", 2)
+            patch.setattr("bindings.web.console.search.MAX_NAME_MATCHES", 2)
+            self.pages["name: too many bindings"] = self.find("order-5")
+        self.pages["name: nothing"] = self.find("order-6")
+        self.pages["find: bindings"] = self.auditor.get("/").text
+        self.pages["find: wrong input"] = self.find("")
+
+    def re_used_number(self) -> None:
+        self.harness.simulator.change(pool_size=1)
+        pair = self.harness.bind("9188067793", "9188067794", pool_number="918807", reference="order-3")
+        self.harness.service.unbind(pair.id)
+        self.harness.clock.advance(60)
+        self.harness.bind("9188067795", "9188067796", pool_number="918807", reference="order-4")
+        self.pages["number: quick re-use"] = self.find(str(pair.middle_number_a))
+        self.harness.simulator.change(pool_size=20)
+
+    def other_roles(self, first: Binding) -> None:
+        app = Browser(self.console).sign_in("app", "rides")
+        self.harness.service.as_caller(actor="key:rides").bind(
+            phone_a="9188067781", phone_b="9188067782", pool_number=POOL, expire_s=60, mode="AXXB"
+        )
+        self.pages["find: of an application"] = app.get("/").text
+        self.pages["name: of an application"] = app.submit("/find", {"q": "order-5"}).text
+        self.pages["number: of an application"] = app.submit("/find", {"q": "9188067781"}).text
+        investigator = Browser(self.console).sign_in("investigator")
+        investigator.post(f"/bindings/{first.id}/reveal", {"reason": "complaint 118"})
+        self.pages["number: revealed"] = investigator.submit("/find", {"q": B}).text
+        self.pages["access: entries"] = self.auditor.get("/access").text
+
+    def render(self) -> dict[str, str]:
+        """Render every page and return them by condition."""
+        self.empty()
+        first = self.one_holder()
+        self.two_holders(first)
+        self.shared_names(first)
+        self.re_used_number()
+        self.other_roles(first)
+        return self.pages
+
+
+def sentences_in(text: str) -> tuple[set[Sentence], str]:
+    """Return the sentences that a text consists of, and the rest that is none of them."""
+    sentences: set[Sentence] = set()
+    while text:
+        matches = [(sentence, re.match(rf"{sentence.text}(?: |$)", text)) for sentence in SENTENCES]
+        lengths = {sentence: match.end() for sentence, match in matches if match}
+        if not lengths:
+            break
+        sentence = max(lengths, key=lambda each: lengths[each])
+        sentences.add(sentence)
+        text = text[lengths[sentence] :]
+    return sentences, text
+
+
+def test_each_sentence_is_shown_under_its_conditions_and_no_others(
+    harness: ServiceHarness, console: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = Pages(harness, console, monkeypatch).render()
+    assert set(pages) == FIND | MATCHES | AT | NUMBER | REFERENCE | ACCESS
+    wrong = []
+    for name, page in pages.items():
+        shown: set[Sentence] = set()
+        for text in texts_of(page):
+            sentences, rest = sentences_in(text)
+            shown |= sentences
+            wrong += [f"{name}: not in the table: {rest}"] * bool(rest)
+        for sentence in SENTENCES:
+            if (sentence in shown) != (name in sentence.conditions):
+                wrong.append(f"{name}: {'shown' if sentence in shown else 'missing'}: {sentence.text}")
+    assert not wrong, "\n".join(wrong)
