@@ -114,6 +114,9 @@ def test_exported_history_matches_its_manifest(console: Console, day: Day, downl
     console.window.click("details.export summary")
     console.window.click("details.export button")
     file = _downloaded(downloads)
+    console.window.wait("document.body.innerText.includes('The export has started and is recorded')")
+    manifest = console.window.run("return document.querySelector('[data-exported] a').pathname")
+    assert manifest.removeprefix("/exports/") in file.name
     rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
     assert day.ride.id in {row["id"] for row in rows}
     assert RIDER not in file.read_text()
