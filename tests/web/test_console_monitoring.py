@@ -354,9 +354,13 @@ def test_revenant_is_shown_in_its_report_in_the_list_of_reports_and_on_the_overv
     browser = Browser(console).sign_in("auditor")
     (report,) = harness.service.reports().data
     page = browser.get(f"/reports/{report.id}")
-    assert (page.status_code, binding.id in page.text, "Revenants" in page.text) == (200, True, True)
+    assert (page.status_code, binding.id in page.text, "ended here, active at the provider" in page.text) == (
+        200,
+        True,
+        True,
+    )
     assert '"case": "revenants"' in browser.get(f"/reports/{report.id}/download").text
-    assert '<th scope="col" class="num">Revenants</th>' in browser.get("/reports").text
+    assert '<th scope="col" class="num">Ended here, active at the provider</th>' in browser.get("/reports").text
     admin = Browser(console).sign_in("admin")
     assert "1 that ended here" in admin.get("/overview").text
     with pytest.raises(errors.PhoneInUse):

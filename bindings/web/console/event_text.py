@@ -80,7 +80,7 @@ def _event_sentence(event: Event) -> str:
         kind = EventKind(event.kind)
     except ValueError:
         return f"Recorded by another version of bindings as “{event.kind}”"
-    return _sentence(kind, _reason_text(event.detail.get("reason")))
+    return _sentence(kind, reason_text(event.detail.get("reason")))
 
 
 def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0912 -- one for each kind
@@ -129,7 +129,8 @@ def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0
             assert_never(kind)
 
 
-def _reason_text(reason: object) -> str:
+def reason_text(reason: object) -> str:
+    """Return why a binding is in its state, in words; an unknown reason is returned as it is recorded."""
     try:
         return REASONS[Reason(str(reason))].sentence
     except ValueError:
@@ -173,7 +174,7 @@ def status_sentence(binding: Binding, *, overdue: bool) -> str:  # noqa: PLR0911
         case State.PENDING:
             return "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
         case State.IN_DOUBT:
-            return f"It is not known whether the binding exists: {_reason_text(binding.reason)}."
+            return f"It is not known whether the binding exists: {reason_text(binding.reason)}."
         case State.ACTIVE if binding.unbind_requested_at is not None:
             return "An unbind was requested; the provider has not responded clearly and will be asked again."
         case State.ACTIVE:
@@ -185,11 +186,11 @@ def status_sentence(binding: Binding, *, overdue: bool) -> str:  # noqa: PLR0911
         case State.FAILED:
             meaning = _MEANING.get(str(binding.provider_status))
             status = f" (status {binding.provider_status}, {meaning})" if meaning else ""
-            return f"No binding was created: {_reason_text(binding.reason)}{status}."
+            return f"No binding was created: {reason_text(binding.reason)}{status}."
         case State.EXPIRED:
             return "It ended because its lifetime was over."
         case State.UNBOUND:
-            return f"It ended early: {_reason_text(binding.reason)}."
+            return f"It ended early: {reason_text(binding.reason)}."
         case State.LAPSED:
             return "It stayed in doubt until its longest possible lifetime was over."
         case _:

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup
 
 from bindings.domain.roles import Permission
-from bindings.web.console import time_zones
+from bindings.web.console import event_text, time_zones
 
 if TYPE_CHECKING:
     from jinja2.runtime import Context
@@ -53,6 +53,16 @@ NAV_ITEMS = (
 )
 
 
+# The cases of a reconciliation, in words.
+CASE_LABELS = {
+    "ghosts": "missing at the provider",
+    "orphans": "unknown here",
+    "revenants": "ended here, active at the provider",
+    "drifted": "differs at the provider",
+    "unresolved": "still in doubt",
+}
+
+
 def render(template: str, **values: Any) -> str:
     """Return the HTML of a page."""
     return _templates().get_template(template).render(values)
@@ -76,6 +86,8 @@ def _templates() -> Environment:
         "detail": format_detail,
         "as_input": as_input,
         "code_name": code_name,
+        "case_label": case_label,
+        "reason": event_text.reason_text,
         "sentence": sentence,
     }
     environment.globals |= {
@@ -150,6 +162,11 @@ def _page_context(template: Context) -> PageContext:
 def code_name(code: str) -> str:
     """Return a status of the provider unchanged, and one of our own codes as prose."""
     return code if code.startswith("-") else humanize(code)
+
+
+def case_label(case: str) -> str:
+    """Return a case of a reconciliation, or the name of a count of its report, as prose."""
+    return CASE_LABELS.get(case) or humanize(case)
 
 
 def sentence(text: str) -> Markup:
