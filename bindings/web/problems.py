@@ -99,7 +99,7 @@ class RateLimited(BindingsError):
 
 
 class NotReady(BindingsError):
-    """This replica should not get traffic; `checks` lists the reasons."""
+    """This replica should not get traffic; `checks` names what fails, for a key that reads with details."""
 
     code = "not-ready"
     http_status = 503

@@ -317,6 +317,30 @@ def test_export_with_full_phones_is_recorded_at_each_binding(running: Running) -
     assert A not in page
 
 
+def test_hash_of_a_file_with_full_phones_is_hidden_from_roles_that_see_masks(running: Running) -> None:
+    service = running.service
+    created = running.bind(running.key("app", "rides")).json()
+    auditor = Browser(running).sign_in("auditor", "anna")
+    eve = Browser(running).sign_in("investigator", "eve")
+    rides = Browser(running).sign_in("app", "rides")
+    number = f"/bindings/{created['id']}/numbers/phone_a/export"
+    for browser, form in ((eve, REASON), (rides, {})):
+        response = browser.post(number, form)
+        assert A in response.text
+        link = response.headers["Link"].partition(">")[0].removeprefix("<")
+        digest = hashlib.sha256(response.content).hexdigest()
+        for path in (link, f"{link}?as=json", "/access"):
+            assert digest not in auditor.get(path).text
+        assert auditor.get(f"{link}?as=json").json()["sha256"] is None
+        assert digest in eve.get(link).text
+        assert eve.get(f"{link}?as=json").json()["sha256"] == digest
+    assert rides.get(f"{link}?as=json").json()["sha256"] == digest
+    assert rides.get(f"{link}?as=json").json()["filter"]["phones of own bindings"] == "in full"
+    events = eve.post(f"/bindings/{created['id']}/export")
+    assert get_manifest(auditor, events)["sha256"] == hashlib.sha256(events.content).hexdigest()
+    assert service.access_log.get_export(link.rpartition("/")[2]).sha256 == digest
+
+
 def test_search_results_are_exported_with_the_relation_of_each_binding(running: Running) -> None:
     binding = bind(running.service, reference="order-42")
     bind(running.service, phone_a=C, phone_b=D, reference="order-42")

@@ -69,6 +69,21 @@ def test_replica_is_ready_after_a_sweep_and_red_while_a_check_fails(running: Run
     assert red(running) == []
 
 
+def test_readiness_without_a_key_that_reads_tells_only_the_names_of_failing_checks(running: Running) -> None:
+    app, auditor = running.key("app"), running.key("auditor")
+    for ready in (False, True):
+        if ready:
+            JobRunner(running.service.runtime).run(EXPIRE)
+        running.app_state.readiness = (float("-inf"), ())
+        for headers in (None, app, {"Authorization": "Bearer x"}):
+            answer = running.get("/readyz", headers)
+            assert answer.status_code == (200 if ready else 503)
+            assert answer.json()["checks"] == ([] if ready else [{"name": "sweep", "level": "red"}])
+            assert ready or answer.json()["detail"] == "not ready: sweep"
+        checks = running.get("/readyz", auditor).json()["checks"]
+        assert {"database", "schema", "scope"} <= {check["name"] for check in checks if check["seen"]}
+
+
 def test_wrong_clock_and_another_account_make_replica_not_ready(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from litestar import MediaType, Request, Response, Router, get
 from litestar.static_files import create_static_files_router
 
 from bindings.domain.roles import Permission
+from bindings.errors import BindingsError
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.web import metrics, problems
@@ -54,7 +55,11 @@ async def livez() -> ApiResponse:
         name="readyz",
         summary="Show whether this replica should get traffic.",
         responses={
-            200: ResponseDoc("The replica is ready.", schemas.Ready, {"status": "ok", "checks": [samples.CHECK]})
+            200: ResponseDoc(
+                "The replica is ready. Without a key of a role that reads, `checks` is empty.",
+                schemas.Ready,
+                {"status": "ok", "checks": [samples.CHECK]},
+            )
         },
         problems=(*COMMON_PROBLEMS, problems.NotReady),
         open=True,
@@ -62,20 +67,35 @@ async def livez() -> ApiResponse:
     ),
 )
 async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
-    """Show whether this replica should get traffic, and if not, why."""
+    """Show whether this replica should get traffic; what was observed is shown to roles that read only."""
     checks = await readiness_checks(request.app.state.app_state)
     red = [check for check in checks if check.level is Level.RED]
+    if await _may_read(request):
+        shown: list[Any] = list(checks)
+        reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
+    else:
+        shown = [{"name": check.name, "level": check.level} for check in red]
+        reasons = ", ".join(check.name for check in red)
     if not red:
-        return json_response({"status": "ok", "checks": checks})
-    reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
+        return json_response({"status": "ok", "checks": shown})
     error = problems.NotReady(f"not ready: {reasons}")
-    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": checks}
+    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": shown}
     return Response(
         json_response(body).content,
         status_code=error.http_status,
         headers=problems.headers(error),
         media_type=problems.MEDIA_TYPE,
     )
+
+
+async def _may_read(request: Request[Any, Any, Any]) -> bool:
+    """Return whether the request has a key of a role that reads. A probe with an invalid key is answered too."""
+    app_state: AppState = request.app.state.app_state
+    try:
+        principal = await app_state.authenticator.authenticate(request.headers)
+    except BindingsError:
+        return False
+    return principal.has_permission(Permission.READ)
 
 
 async def readiness_checks(app_state: AppState) -> tuple[Check, ...]:

@@ -133,7 +133,7 @@ class Alive(Struct):
 
 
 class Ready(Struct):
-    """The replica is ready; `checks` lists what was checked."""
+    """The replica is ready; `checks` lists what was checked, for a key of a role that reads."""
 
     status: Ok
     checks: list[dict[str, Any]]
