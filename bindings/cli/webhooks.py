@@ -28,7 +28,13 @@ def webhooks() -> None:
 
 @webhooks.command()
 @click.option("--url", metavar="URL", help="URL that events are sent to, http or https.")
-@click.option("--kind", "kinds", metavar="KIND", multiple=True, help="Send only this kind. May be repeated.")
+@click.option(
+    "--kind",
+    "kinds",
+    metavar="KIND",
+    multiple=True,
+    help="Send only this kind. May be repeated. Default: all but revealed.",
+)
 @options.as_json
 def add(*, url: RawValue, kinds: tuple[str, ...], as_json: bool) -> None:
     """Add a webhook. It receives events from now on. Its secret is shown only once."""
@@ -60,7 +66,7 @@ def list_(*, as_json: bool) -> None:
                 [
                     webhook.id,
                     output.escape_unprintable(webhook.url),
-                    "all" if webhook.kinds is None else " ".join(webhook.kinds),
+                    "all but revealed" if webhook.kinds is None else " ".join(webhook.kinds),
                     _state(webhook),
                     output.format_instant(webhook.created_at),
                     output.escape_unprintable(webhook.created_by),

@@ -7,13 +7,14 @@ the lease; if it dies, they become due again. A result counts only if its lease 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
 
+from bindings.domain.binding import EventKind
 from bindings.store import events, sql, webhooks
 from bindings.store.schema import deliveries
 from bindings.store.schema import events as events_table
@@ -154,7 +155,7 @@ def fan_out(
     new_deliveries = [
         pending_row(new_id(), webhook_id, events.parse_cursor(event.cursor)[1], now)
         for event in batch
-        if row.kinds is None or event.kind in row.kinds
+        if webhooks.is_sent(event.kind, row.kinds)
     ]
     if new_deliveries:
         tx.connection.execute(tx.dialect.insert(deliveries).on_conflict_do_nothing(), new_deliveries)
@@ -217,7 +218,18 @@ def lease(
     rows = tx.connection.execute(
         _with_events().where(deliveries.c.id.in_(ids)).order_by(deliveries.c.event_position)
     )
-    return Batch(target=target, deliveries=tuple(_to_delivery(row) for row in rows))
+    leased = [_to_delivery(row) for row in rows]
+    if not webhooks.is_sent(EventKind.REVEALED, target.kinds):
+        leased = _without_reveals(tx.connection, leased)
+    return Batch(target=target, deliveries=tuple(leased))
+
+
+def _without_reveals(connection: Connection, leased: list[Delivery]) -> list[Delivery]:
+    """Return the deliveries with the `sequence` of their events not counting reveals; a reveal itself stays."""
+    renumbered = {
+        event.cursor: event for event in events.without_reveals(connection, [row.event for row in leased])
+    }
+    return [replace(delivery, event=renumbered.get(delivery.event.cursor, delivery.event)) for delivery in leased]
 
 
 def release(tx: Transaction, unsent: Sequence[Delivery]) -> None:

@@ -11,6 +11,7 @@ events of one binding keep their order even if the second writer has the older t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -243,8 +244,9 @@ def feed_of(
 ) -> tuple[list[Event], str | None]:
     """Return the next events of bindings that `actor` requested, and the cursor up to which the feed was read.
 
-    At most `STRETCH` events are read, so that an actor with few bindings costs no more than others. The cursor is
-    None if there was no event to read.
+    Reveals are left out, and `sequence` does not count them (`without_reveals`). At most `STRETCH` events are
+    read, so that an actor with few bindings costs no more than others. The cursor is None if there was no event to
+    read.
     """
     postgres = sql.is_postgres(connection)
     stretch = (
@@ -256,11 +258,31 @@ def feed_of(
     cursor = None
     for row in rows:
         cursor = f"{row.tx}-{row.position}"
-        if row[-1] == actor:
+        if row[-1] == actor and row.kind != EventKind.REVEALED:
             own_events.append(to_event(row[:-1]))
         if len(own_events) == limit:
             break
-    return own_events, cursor
+    return without_reveals(connection, own_events), cursor
+
+
+def without_reveals(connection: Connection, page: Sequence[Event]) -> list[Event]:
+    """Return the events other than reveals; their `sequence` counts as if there had been no reveals.
+
+    So a gap does not tell that a binding was investigated. Safe to repeat: an event always gets the same number.
+    """
+    ids = {event.binding_id for event in page if event.sequence > 2}  # noqa: PLR2004 -- `requested` comes first
+    reveals = select(events.c.binding_id, events.c.sequence).where(
+        events.c.binding_id.in_(ids), is_kind(EventKind.REVEALED)
+    )
+    sequences: dict[str, list[int]] = {}
+    for binding_id, sequence in connection.execute(reveals) if ids else ():
+        sequences.setdefault(binding_id, []).append(sequence)
+    return [
+        replace(event, sequence=event.sequence - sum(number < event.sequence for number in hidden))
+        for event in page
+        for hidden in [sequences.get(str(event.binding_id), [])]
+        if event.kind != EventKind.REVEALED
+    ]
 
 
 def feed_end(connection: Connection) -> str:

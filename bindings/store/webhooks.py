@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, null, select, update
 
+from bindings.domain.binding import EventKind
 from bindings.store import events, sql
 from bindings.store.schema import deliveries, webhooks
 from bindings.store.schema import events as events_table
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row
 
-    from bindings.domain.binding import Caller, EventKind
+    from bindings.domain.binding import Caller
     from bindings.store.database import SqlDialect, Transaction
 
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition to the new one
@@ -30,7 +31,7 @@ OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition t
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """A receiver of events. `kinds` None: every kind. `disabled_at` None: enabled.
+    """A receiver of events. `kinds` None: every kind but `revealed`. `disabled_at` None: enabled.
 
     A kind that only a later release knows is another text than those of `EventKind`.
     """
@@ -46,10 +47,11 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """The URL of a webhook and the secrets that sign its deliveries: two within a day of a rotation."""
+    """The URL and kinds of a webhook, and the secrets that sign its deliveries: two within a day of a rotation."""
 
     webhook_id: str
     url: str = field(repr=False)
+    kinds: tuple[str, ...] | None
     secrets: tuple[str, ...] = field(repr=False)
 
 
@@ -139,13 +141,28 @@ def remove(tx: Transaction, webhook_id: str) -> bool:
 
 def target(connection: Connection, webhook_id: str, now: datetime) -> Target | None:
     """Return the URL and secrets of a webhook, disabled or not, or None if it is unknown."""
-    columns = (webhooks.c.url, webhooks.c.secret, webhooks.c.old_secret, webhooks.c.old_secret_until)
+    columns = (
+        webhooks.c.url,
+        webhooks.c.kinds,
+        webhooks.c.secret,
+        webhooks.c.old_secret,
+        webhooks.c.old_secret_until,
+    )
     row = connection.execute(select(*columns).where(webhooks.c.id == webhook_id)).one_or_none()
     if row is None:
         return None
     old_is_valid = row.old_secret is not None and row.old_secret_until > now
     secrets = (row.secret, row.old_secret) if old_is_valid else (row.secret,)
-    return Target(webhook_id=webhook_id, url=row.url, secrets=secrets)
+    kinds = None if row.kinds is None else tuple(row.kinds)
+    return Target(webhook_id=webhook_id, url=row.url, kinds=kinds, secrets=secrets)
+
+
+def is_sent(kind: str, kinds: Sequence[str] | None) -> bool:
+    """Return whether a webhook with these `kinds` gets events of a kind.
+
+    Reveals are sent only to a webhook that names them: others may belong to those who are investigated.
+    """
+    return kind != EventKind.REVEALED if kinds is None else kind in kinds
 
 
 def _enabled(webhook_id: str) -> Any:

@@ -6,7 +6,7 @@ for development: with `serve --local-admin`, until the first key is created, a d
 admin.
 
 An app is not shown what belongs to other actors, on any way: as a row, as the holder of a phone, as a replay of an
-idempotency key, or in the detail of an event.
+idempotency key, or in the detail of an event. It does not learn who investigates its bindings, nor why.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bindings import errors
+from bindings import errors, scheduler
 from bindings.access.api_keys import digest, well_formed
 from bindings.domain import roles
+from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bindings.access.api_keys import ApiKeys
     from bindings.access.sessions import Sessions
@@ -48,6 +49,7 @@ FORWARDED = (
     "cf-",
 )
 OTHER_BINDINGS = ("met", "own")  # fields of an event's detail that name other bindings
+OTHER_ACTOR = "other"  # shown to an app instead of the name of another caller
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +84,32 @@ class Principal:
             return holder
         return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
 
+    def redact_binding(self, binding: Binding) -> Binding:
+        """Return the binding; for an app `version` is 0, because it counts reveals too."""
+        return binding if self.has_permission(Permission.READ) else replace(binding, version=0)
+
     def redact_event(self, event: Event) -> Event:
-        """Return the event; an app does not see which other bindings its detail names."""
-        if self.has_permission(Permission.READ) or not event.detail.keys() & set(OTHER_BINDINGS):
+        """Return the event; an app does not see which other caller acted and why, nor other bindings."""
+        if self.has_permission(Permission.READ):
             return event
-        return replace(
-            event, detail={name: value for name, value in event.detail.items() if name not in OTHER_BINDINGS}
-        )
+        is_own = event.actor in (self.actor, scheduler.ACTOR)
+        hidden = OTHER_BINDINGS if is_own else (*OTHER_BINDINGS, *_reason_fields(event))
+        detail = {name: value for name, value in event.detail.items() if name not in hidden}
+        if is_own:
+            return replace(event, detail=detail)
+        return replace(event, actor=OTHER_ACTOR, request_id=None, detail=detail)
+
+    def redact_history(self, history: Sequence[Event]) -> list[Event]:
+        """Return the events of a binding, in order; an app sees no reveals, and `sequence` does not count them."""
+        if self.has_permission(Permission.READ):
+            return list(history)
+        visible_events, reveals = [], 0
+        for event in history:
+            if event.kind == EventKind.REVEALED:
+                reveals += 1
+            else:
+                visible_events.append(replace(self.redact_event(event), sequence=event.sequence - reveals))
+        return visible_events
 
 
 LOCAL = Principal(actor="local", role=Role.ADMIN)
@@ -208,6 +229,11 @@ class Authenticator:
         bucket = self._buckets.setdefault(str(principal.key_id), TokenBucket())
         if not bucket.take(float(principal.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
+
+
+def _reason_fields(event: Event) -> tuple[str, ...]:
+    """Return the fields of an event's detail in which its actor gives reasons in its own words."""
+    return ("because", "reason") if event.kind == EventKind.UNBIND_REQUESTED else ("because",)
 
 
 def _bearer_token(headers: Mapping[str, str]) -> str:

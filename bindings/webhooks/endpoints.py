@@ -47,10 +47,10 @@ class Webhooks:
         self._caller = runtime.caller
 
     def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
-        """Add an endpoint that gets later events at `url` (http or https): those of `kinds`, or all.
+        """Add an endpoint that gets later events at `url` (http or https): those of `kinds`.
 
-        Not safe to repeat: each call adds another webhook. An event committed earlier may be sent if it was not
-        yet final in the feed.
+        Without `kinds` all are sent but `revealed`. Not safe to repeat: each call adds another webhook. An event
+        committed earlier may be sent if it was not yet final in the feed.
         """
         checked_url, checked_kinds = validation.webhook(url=url, kinds=kinds)
         webhook_id, secret = str(uuid7()), _new_secret()

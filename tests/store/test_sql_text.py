@@ -41,6 +41,7 @@ from bindings.store import (
 )
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import SqlDialect, Transaction
+from bindings.store.webhooks import Target
 from bindings.web.api.samples import FOREIGN_HOLDER
 from tests.store.test_reserve import TERMS, request
 
@@ -234,7 +235,8 @@ def _feed_page(recorder: _Recorder) -> None:
 
 def _lease_deliveries(recorder: _Recorder) -> None:
     recorder.rows = [[ID]]
-    with mock.patch("bindings.store.webhooks.target", return_value=object()):
+    target = Target(webhook_id=ID, url="", kinds=None, secrets=())
+    with mock.patch("bindings.store.webhooks.target", return_value=target):
         deliveries.lease(_transaction(recorder), ID, limit=50, lease_s=60.0)
 
 

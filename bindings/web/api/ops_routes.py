@@ -71,15 +71,15 @@ async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
     checks = await readiness_checks(request.app.state.app_state)
     red = [check for check in checks if check.level is Level.RED]
     if await _may_read(request):
-        shown: list[Any] = list(checks)
+        visible_checks: list[Any] = list(checks)
         reasons = "; ".join(f"{check.name}: {check.seen}" for check in red)
     else:
-        shown = [{"name": check.name, "level": check.level} for check in red]
+        visible_checks = [{"name": check.name, "level": check.level} for check in red]
         reasons = ", ".join(check.name for check in red)
     if not red:
-        return json_response({"status": "ok", "checks": shown})
+        return json_response({"status": "ok", "checks": visible_checks})
     error = problems.NotReady(f"not ready: {reasons}")
-    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": shown}
+    body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": visible_checks}
     return Response(
         json_response(body).content,
         status_code=error.http_status,

@@ -37,7 +37,6 @@ from bindings.web.api.serializers import (
     binding_json,
     bindings_json,
     json_response,
-    redact_events,
     trace_json,
 )
 from bindings.web.request import ServiceRequest
@@ -377,7 +376,7 @@ async def history(request: Request[Any, Any, Any]) -> ApiResponse:
     binding_id = call.binding_id()
     call.visible(await call.run_read(BindingService.get, binding_id))
     events = await call.run_read(BindingService.history, binding_id)
-    return json_response({"data": redact_events(events, call.principal), "next_cursor": None})
+    return json_response({"data": call.principal.redact_history(events), "next_cursor": None})
 
 
 @get(
@@ -554,7 +553,8 @@ async def events(request: Request[Any, Any, Any]) -> ApiResponse:
             break
         await call.app_state.authenticator.ensure_still_valid(call.principal, request.headers)
         page = await call.run_read(_read_feed, call.principal, after, fields["limit"])
-    return json_response({"data": redact_events(page.data, call.principal), "next_cursor": page.next_cursor})
+    data = [call.principal.redact_event(event) for event in page.data]
+    return json_response({"data": data, "next_cursor": page.next_cursor})
 
 
 def _read_feed(service: BindingService, principal: Principal, after: str | None, limit: int) -> Page[Event]:

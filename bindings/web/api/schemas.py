@@ -159,6 +159,7 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
             "middle_number_a": {"description": "The number that A sees and calls."},
             "middle_number_b": {"description": "The number that B sees and calls."},
             "actor": ACTOR,
+            "version": {"description": "The number of its events; 0 for the role app, which does not see all."},
             "settle_by": {"description": "A pending binding past this is in doubt."},
             "max_expire_s": {"description": "Seconds that the provider was asked for; null: expire_s."},
             "expires_at": {"description": "The end that you were promised; extend moves it."},
@@ -170,7 +171,12 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
     ),
     Event: (
         "One entry of the append-only history. It never carries a phone.",
-        {"sequence": {"description": "Counts the events of a binding from 1 without a gap."}},
+        {
+            "sequence": {
+                "description": "Counts the events of a binding from 1 without a gap; for an app without reveals."
+            },
+            "actor": {"description": "For the role app `other`, if it is another caller."},
+        },
     ),
     Holder: (
         "What holds a requested phone. Without an `id` it is not our binding, or you may not see it.",

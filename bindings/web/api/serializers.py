@@ -14,7 +14,7 @@ from bindings.domain.serialization import fields
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bindings.domain.binding import Binding, Event, Trace, TraceHolder
+    from bindings.domain.binding import Binding, Trace, TraceHolder
     from bindings.web.auth import Principal
 
 
@@ -45,7 +45,7 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 def binding_json(binding: Binding, principal: Principal, *, revealed: bool = False) -> msgspec.Raw:
     """Encode a binding for the principal; phones in full if `revealed` or if the principal sent them."""
     encoder = _IN_FULL if revealed or principal.sees_phones(binding) else _MASKED
-    return msgspec.Raw(encoder.encode(binding))
+    return msgspec.Raw(encoder.encode(principal.redact_binding(binding)))
 
 
 def bindings_json(
@@ -72,12 +72,7 @@ def _active_binding_json(
         return binding_json(binding, principal, revealed=revealed)
     counterpart = binding.counterpart(party)
     route = {"counterpart": counterpart, "caller_id": binding.middle_number_for(counterpart)}
-    return msgspec.Raw(_IN_FULL.encode(fields(binding) | route))
-
-
-def redact_events(events: Iterable[Event], principal: Principal) -> list[Event]:
-    """Return the events as the principal may see them."""
-    return [principal.redact_event(event) for event in events]
+    return msgspec.Raw(_IN_FULL.encode(fields(principal.redact_binding(binding)) | route))
 
 
 def trace_json(trace: Trace, principal: Principal, *, party: Phone | None, revealed: bool) -> dict[str, Any]:

@@ -86,7 +86,7 @@ async def get_visible_binding(context: PageContext) -> Binding:
 async def _binding_and_events(context: PageContext) -> tuple[Binding, list[Event]]:
     binding = await get_visible_binding(context)
     history = await context.run_read(lambda service: service.history(binding.id))
-    return binding, serializers.redact_events(history, context.require_principal)
+    return binding, context.require_principal.redact_history(history)
 
 
 def _binding_page(

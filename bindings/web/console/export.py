@@ -67,7 +67,8 @@ async def stream_export(
             is_own = isinstance(record, Binding) and context.sees_phones(record)
             # With an actor filter (role app) every row belongs to the principal.
             in_full = reason is not None or is_own or context.actor_filter is not None
-            yield to_plain(record, revealed=in_full)
+            row = context.require_principal.redact_binding(record) if isinstance(record, Binding) else record
+            yield to_plain(row, revealed=in_full)
 
     name = file_name(export_id, view, file_format)
     chunks = _file_chunks(context, export_id, batches(rows(), BATCH), columns, file_format)

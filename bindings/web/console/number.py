@@ -117,7 +117,8 @@ async def _history_page(context: PageContext, number: Phone, *, names_path: str 
     def read(service: BindingService) -> tuple[Page[Binding], tuple[PhoneHold, ...], list[Event]]:
         investigation, actor = service.investigation, context.actor_filter
         page = investigation.number_history(number, actor=actor, cursor=cursor, limit=PER_PAGE)
-        return page, investigation.holds_of(number, actor=actor), investigation.reveals_of(page.data)
+        reveals = [] if actor is not None else investigation.reveals_of(page.data)
+        return page, investigation.holds_of(number, actor=actor), reveals
 
     page, holds, reveals = await context.run_read(read)
     anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))

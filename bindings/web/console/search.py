@@ -165,7 +165,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         if reason is not None and rows:
             service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
         for binding, relation in rows:
-            yield {"relation": relation} | fields(binding)
+            yield {"relation": relation} | fields(context.require_principal.redact_binding(binding))
 
     narrowed: dict[str, Any] = {"words": search.words}
     if number is not None:
