@@ -96,6 +96,10 @@ class ApiKeys:
         key, stored_hash = row
         return key if hmac.compare_digest(stored_hash, hashed) else None
 
+    def valid_digests(self) -> frozenset[str]:
+        """Return the SHA-256 of every key that is valid now."""
+        return self._database.read(keys.valid_digests, self._database.now)
+
     def record_use(self, key_id: str) -> None:
         """Record that a key was used, to the minute. Safe to repeat."""
         self._database.write(lambda tx: keys.record_use(tx, key_id))

@@ -46,6 +46,10 @@ class Sessions:
             self._database.write(lambda tx: sessions.record_use(tx, hashed))
         return key
 
+    def valid_digests(self) -> frozenset[str]:
+        """Return the SHA-256 of the tokens of all sessions that have not expired."""
+        return self._database.read(sessions.valid_digests, self._database.now)
+
     def end(self, token: str) -> None:
         """End a session on every replica, and delete its searches. Safe to repeat."""
         self._database.write(lambda tx: sessions.end(tx, digest(token)))

@@ -53,7 +53,7 @@ def list_(*, as_json: bool) -> None:
         return
     if not records:
         output.message(
-            "No key: `bindings serve` treats callers of this host as admin. Create one: bindings keys create"
+            "No key exists. Create one: bindings keys create. Until then `bindings serve` prints a sign-in link."
         )
         return
     output.table(

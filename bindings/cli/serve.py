@@ -35,8 +35,9 @@ DEFAULT_PORT = 8_000
 def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, as_json: bool) -> None:
     """Serve HTTP for backend applications, and the console, until SIGTERM or Ctrl-C.
 
-    Requests in flight complete before the process exits. Callers need a key (`bindings keys create`). The first
-    page is the console, /docs is the documentation of the API, and /readyz tells load balancers if this replica
+    Requests in flight complete before the process exits. Callers need a key (`bindings keys create`). Until one
+    exists, a link that can be used once is printed to sign in to the console on this host. The first page is the
+    console, /docs is the documentation of the API, and /readyz tells load balancers if this replica
     can serve. Needs the extra `server`.
     """
     from bindings.validation.requests import FieldErrors
@@ -48,12 +49,20 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
         with context.require_extra("server"):
             from bindings.web import server
 
-        def listening(url: str) -> None:
+        def listening(url: str, sign_in_url: str | None) -> None:
             if as_json:
-                output.emit({"url": url, "scheduler": not no_scheduler})
+                output.emit({"url": url, "scheduler": not no_scheduler, "sign_in_url": sign_in_url})
             output.message(f"serve: console on {url}, docs on {url}/docs; SIGTERM or Ctrl-C ends it")
-            if not local_admin and not service.api_keys.any_exist():
-                output.message("serve: no API key exists; create one with `bindings keys create`")
+            if service.api_keys.any_exist():
+                return
+            output.message("serve: no API key exists; create one with `bindings keys create`")
+            if sign_in_url is not None and not as_json:
+                output.message(f"serve: until then sign in on this host, once, within 10 minutes: {sign_in_url}")
+            if local_admin:
+                output.message(
+                    "serve: until then every program that can connect is admin (--local-admin): put no proxy and"
+                    " no port forward in front"
+                )
 
         server.serve(
             service,

@@ -73,6 +73,14 @@ def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]
     return None if row is None else (to_key(row), row.hash)
 
 
+def valid_digests(connection: Connection, now: ColumnElement[datetime]) -> frozenset[str]:
+    """Return the digests of all keys that are valid now."""
+    not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+    return frozenset(
+        connection.execute(select(keys.c.hash).where(keys.c.revoked_at.is_(None), not_expired)).scalars()
+    )
+
+
 def record_use(tx: Transaction, key_id: str) -> None:
     """Record that the key is in use, at most once a minute."""
     now = tx.instant()

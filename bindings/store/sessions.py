@@ -66,6 +66,11 @@ def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]
     return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_INTERVAL
 
 
+def valid_digests(connection: Connection, now: ColumnElement[datetime]) -> frozenset[str]:
+    """Return the digests of all sessions that have not expired; the key of one may have been revoked."""
+    return frozenset(connection.execute(select(sessions.c.hash).where(sessions.c.expires_at > now)).scalars())
+
+
 def record_use(tx: Transaction, digest: str) -> None:
     """Record that a session is in use, at most once a minute."""
     now = tx.instant()

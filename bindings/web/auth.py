@@ -1,9 +1,9 @@
 """Authentication of requests, and what a role may see.
 
 Whether a key is valid is cached for a few seconds, so that a lookup costs no second query; hence a revoked key
-still works for that long on a replica that has just seen it. Every request must authenticate, with one exception
-for development: with `serve --local-admin`, until the first key is created, a direct request of this host acts as
-admin.
+still works for that long on a replica that has just seen it. Every request must authenticate. Until the first key
+is created, a direct request of this host is the admin's with the session of the link that `serve` prints
+(`first_sign_in`), or with `serve --local-admin`, which is for development.
 
 An app is not shown what belongs to other actors, on any way: as a row, as the holder of a phone, as a replay of an
 idempotency key, or in the detail of an event. It does not learn who investigates its bindings, nor why.
@@ -13,41 +13,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bindings import errors, scheduler
-from bindings.access.api_keys import digest, well_formed
+from bindings.access.api_keys import digest
 from bindings.domain import roles
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
+from bindings.web.credentials import CredentialLookup
+from bindings.web.proxies import is_direct
 from bindings.web.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from litestar.connection import ASGIConnection
 
     from bindings.access.api_keys import ApiKeys
     from bindings.access.sessions import Sessions
     from bindings.domain.binding import Binding, Event, Holder
     from bindings.store.keys import Key
     from bindings.web.executors import Executors
+    from bindings.web.first_sign_in import FirstSignIn
+    from bindings.web.state import AppState
+
+    Connection = ASGIConnection[Any, Any, Any, Any]
 
 CACHE_S = 5.0
-MAX_CACHED = 10_000
 RECORD_USE_EVERY_S = 60.0
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# Headers that a proxy adds: with one of them, a request comes from another host.
-FORWARDED = (
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
-    "x-forwarded-",
-    "x-envoy-",
-    "x-amzn-",
-    "cf-",
-)
 OTHER_BINDINGS = ("met", "own")  # fields of an event's detail that name other bindings
 OTHER_ACTOR = "other"  # shown to an app instead of the name of another caller
 
@@ -118,79 +112,107 @@ LOCAL = Principal(actor="local", role=Role.ADMIN)
 class Authenticator:
     """Finds the principal of a request, and limits its rate. For the event loop's thread only.
 
-    `local_admin` is whether a direct request of this host needs no key as long as none exists. `rate_limit` is in
-    requests per second and applies to keys without a limit of their own.
+    `local_admin` is whether a direct request of this host needs no key as long as none exists. `first_sign_in` is
+    None if there is no link to sign in without a key. `rate_limit` is in requests per second and applies to keys
+    without a limit of their own.
     """
 
     def __init__(
-        self, keys: ApiKeys, sessions: Sessions, executors: Executors, *, local_admin: bool, rate_limit: int
+        self,
+        keys: ApiKeys,
+        sessions: Sessions,
+        executors: Executors,
+        *,
+        local_admin: bool,
+        first_sign_in: FirstSignIn | None,
+        rate_limit: int,
     ) -> None:
         self._keys = keys
         self._sessions = sessions
         self._executors = executors
+        self._key_lookup = CredentialLookup(executors, keys.authenticate, keys.valid_digests)
+        self._session_lookup = CredentialLookup(executors, sessions.authenticate, sessions.valid_digests)
         self._local_admin = local_admin
+        self._first_sign_in = first_sign_in
         self._rate_limit = rate_limit
-        self._cache: dict[str, tuple[float, Principal | None]] = {}
+        self._cache: dict[str, tuple[float, Principal]] = {}
         self._use_recorded_at: dict[str, float] = {}
         self._key_exists = False
         self._key_exists_checked_at = float("-inf")
         self._buckets: dict[str, TokenBucket] = {}
 
-    async def authenticate(self, headers: Mapping[str, str]) -> Principal:
+    async def authenticate(self, connection: Connection) -> Principal:
         """Return the principal of an API request; raises `Unauthenticated` or `RateLimited`."""
-        if "authorization" not in headers:
-            return await self._authenticate_local(headers)
-        principal = await self._find_principal(_bearer_token(headers))
+        if "authorization" not in connection.headers:
+            return await self._authenticate_local(connection)
+        principal = await self._find_principal(_bearer_token(connection.headers), connection)
         if principal is None:
             raise problems.Unauthenticated("the key is unknown, expired or revoked; nothing was done")
         self._limit_rate(principal)
         return principal
 
-    async def authenticate_session(self, token: str, headers: Mapping[str, str]) -> Principal:
-        """Return the principal of a console page by its session token; raises as `authenticate` does.
+    async def authenticate_session(self, token: str | None, connection: Connection) -> Principal:
+        """Return the principal of a console page by its session token, if any; raises as `authenticate` does.
 
         A session is read from the database each time: signing out, or revoking its key, ends it immediately on
         every replica.
         """
-        key = await self._executors.run_read(self._sessions.authenticate, token)
+        if token is None:
+            return await self._authenticate_local(connection)
+        if self._first_sign_in is not None and self._first_sign_in.opened(token):
+            return await self._authenticate_first_session(connection)
+        try:
+            key = await self._session_lookup.find(token, client_address(connection))
+        except problems.RateLimited:
+            key = None  # it is certain that the session is not valid: the browser may sign in again
         if key is None:
-            return await self._authenticate_local(headers)
+            return await self._authenticate_local(connection)
         principal = _principal(key)
         self._limit_rate(principal)
         await self._record_use(principal, time.monotonic())
         return principal
 
-    async def sign_in(self, key: str) -> str | None:
-        """Create a session for the key and return its token, or None if the key is not valid."""
-        principal = await self._find_principal(key.strip())
+    async def sign_in(self, key: str, connection: Connection) -> str | None:
+        """Create a session for the key and return its token, or None if the key is not valid.
+
+        Raises `RateLimited` after too many failed attempts; a valid key is never refused.
+        """
+        principal = await self._find_principal(key.strip(), connection)
         if principal is None:
             return None
         return await self._executors.run_read(self._sessions.create, str(principal.key_id))
+
+    async def sign_in_first(self, link_token: str, connection: Connection) -> str | None:
+        """Return the token of a new admin session for the link that `serve` printed, or None if it is not valid.
+
+        Raises `Unauthenticated` unless the request comes directly from this host.
+        """
+        _require_direct(connection)
+        if self._first_sign_in is None or await self._executors.run_read(self._keys.any_exist):
+            return None
+        return self._first_sign_in.redeem(link_token)
 
     async def sign_out(self, token: str) -> None:
         """End a session. Safe to repeat."""
         await self._executors.run_read(self._sessions.end, token)
 
-    async def ensure_still_valid(self, principal: Principal, headers: Mapping[str, str]) -> None:
+    async def ensure_still_valid(self, principal: Principal, connection: Connection) -> None:
         """Raise `Unauthenticated` if the principal's key was revoked while the request waited."""
-        if principal.key_id is not None and await self._find_principal(_bearer_token(headers)) is None:
+        if principal.key_id is None:
+            return
+        if await self._find_principal(_bearer_token(connection.headers), connection) is None:
             raise problems.Unauthenticated("the key is not valid any more; nothing was done")
 
-    async def _authenticate_local(self, headers: Mapping[str, str]) -> Principal:
+    async def _authenticate_local(self, connection: Connection) -> Principal:
         if not self._local_admin or await self._any_key_exists():
             raise problems.Unauthenticated
-        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]").lower()
-        # A page of another site may resolve its own name to this address, or post to it; and a proxy forwards
-        # requests of other hosts.
-        origin = headers.get("origin", "").partition("://")[2]
-        cross_origin = "origin" in headers and origin != headers.get("host")
-        other_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        forwarded = any(name.lower().startswith(FORWARDED) for name in headers)
-        if host not in LOOPBACK or cross_origin or other_site or forwarded:
-            raise problems.Unauthenticated(
-                "without any key only direct requests to 127.0.0.1 or localhost are accepted:"
-                " create a key with `bindings keys create`"
-            )
+        _require_direct(connection)
+        return LOCAL
+
+    async def _authenticate_first_session(self, connection: Connection) -> Principal:
+        if await self._executors.run_read(self._keys.any_exist):  # not cached: the first key ends it immediately
+            raise problems.Unauthenticated
+        _require_direct(connection)
         return LOCAL
 
     async def _any_key_exists(self) -> bool:
@@ -199,20 +221,17 @@ class Authenticator:
             self._key_exists_checked_at = time.monotonic()
         return self._key_exists
 
-    async def _find_principal(self, key: str) -> Principal | None:
+    async def _find_principal(self, key: str, connection: Connection) -> Principal | None:
         """Return the principal of a valid key, or None; from the cache if the key was read within `CACHE_S`."""
         name, now = digest(key), time.monotonic()
         entry = self._cache.get(name)
         if entry is None or now > entry[0] + CACHE_S:
-            if not well_formed(key):
+            valid_key = await self._key_lookup.find(key, client_address(connection))
+            if valid_key is None:
+                self._cache.pop(name, None)
                 return None
-            valid_key = await self._executors.run_read(self._keys.authenticate, key)
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            entry = (now, None if valid_key is None else _principal(valid_key))
-            self._cache[name] = entry
-        if entry[1] is not None:
-            await self._record_use(entry[1], now)
+            entry = self._cache[name] = (now, _principal(valid_key))
+        await self._record_use(entry[1], now)
         return entry[1]
 
     async def _record_use(self, principal: Principal, now: float) -> None:
@@ -234,6 +253,21 @@ class Authenticator:
 def _reason_fields(event: Event) -> tuple[str, ...]:
     """Return the fields of an event's detail in which its actor gives reasons in its own words."""
     return ("because", "reason") if event.kind == EventKind.UNBIND_REQUESTED else ("because",)
+
+
+def _require_direct(connection: Connection) -> None:
+    """Raise `Unauthenticated` unless the request comes directly from this host."""
+    if not is_direct(connection.scope, connection.headers):
+        raise problems.Unauthenticated(
+            "without a key only direct requests of this host to 127.0.0.1 or localhost are accepted, not those of"
+            " a proxy or of a page of another site: create a key with `bindings keys create`"
+        )
+
+
+def client_address(connection: Connection) -> str:
+    """Return the IP address of the client, as far as trusted proxies report it."""
+    app_state: AppState = connection.app.state.app_state
+    return app_state.proxies.address(connection.scope)
 
 
 def _bearer_token(headers: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ class UnsupportedMediaType(BindingsError):
 
 
 class RateLimited(BindingsError):
-    """This key has reached its rate limit; nothing was done."""
+    """This key has reached its rate limit, or this address sent too many invalid keys; nothing was done."""
 
     code = "rate-limited"
     http_status = 429

@@ -18,6 +18,52 @@ if TYPE_CHECKING:
 UNKNOWN = "unknown"
 
 
+LOOPBACK_NAME = "localhost"
+# Headers that proxies, load balancers and content delivery networks add, by how their names begin.
+FORWARDING_HEADERS = (
+    "akamai-",
+    "cdn-",
+    "cf-",
+    "client-ip",
+    "cloudfront-",
+    "fastly-",
+    "fly-",
+    "forwarded",
+    "proxy-",
+    "remote-",
+    "ssl-client-",
+    "tailscale-",
+    "true-client-",
+    "via",
+    "x-akamai-",
+    "x-amz",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-client-",
+    "x-cloud-trace-",
+    "x-cluster-",
+    "x-envoy-",
+    "x-forward",
+    "x-google-",
+    "x-haproxy-",
+    "x-host",
+    "x-nf-",
+    "x-ngrok-",
+    "x-nginx-",
+    "x-original-",
+    "x-proxy",
+    "x-real-",
+    "x-remote-",
+    "x-request-start",
+    "x-scheme",
+    "x-ssl-",
+    "x-traefik-",
+    "x-varnish",
+    "x-vercel-",
+)
+
+
 class TrustedProxies:
     """The proxies in front of this service, by address or network."""
 
@@ -44,6 +90,37 @@ class TrustedProxies:
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)
+
+
+def is_direct(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    """Return whether a request comes directly from a program of this host, as far as a request can tell.
+
+    Not from a proxy (nginx speaks HTTP/1.0 by default), and not from a page of another site, which may resolve its
+    own name to this address or send a form to it. A forwarded TCP connection looks like a direct one.
+    """
+    host = headers.get("host", "")
+    origin = headers.get("origin")
+    return (
+        _is_loopback(_peer(scope))
+        and _is_loopback(_host_name(host))
+        and scope["http_version"] == "1.1"
+        and (origin is None or origin.partition("://")[2] == host)
+        and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+        and not any(name.lower().startswith(FORWARDING_HEADERS) for name in headers)
+    )
+
+
+def _host_name(host: str) -> str:
+    """Return the name or address in a Host header, without the port."""
+    name, bracket, _ = host.removeprefix("[").partition("]")
+    return name if bracket else host.partition(":")[0].lower()
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == LOOPBACK_NAME
 
 
 def _peer(scope: Mapping[str, Any]) -> str:

@@ -40,8 +40,8 @@ class TokenBucket:
         self._tokens += 1
 
 
-class SignInLimiter:
-    """Limits failed attempts to sign in: few from one address, and not too many from all addresses together."""
+class AttemptLimiter:
+    """Limits failed attempts to authenticate: few from one address, and not too many from all together."""
 
     def __init__(self) -> None:
         self._overall = TokenBucket()
@@ -58,7 +58,7 @@ class SignInLimiter:
         )
 
     def refund(self, address: str) -> None:
-        """Take an attempt back: its key was valid."""
+        """Take an attempt back: it did not fail."""
         self._overall.give_back()
         if (bucket := self._by_site.get(_site(address))) is not None:
             bucket.give_back()

@@ -24,6 +24,7 @@ from bindings.monitoring import encryption_checks
 from bindings.scheduler import Scheduler
 from bindings.web import log_config
 from bindings.web.app import application
+from bindings.web.first_sign_in import FirstSignIn
 from bindings.web.http_protocol import LimitedHttpProtocol
 from bindings.web.state import AppState
 
@@ -92,9 +93,12 @@ def serve(
     port: int,
     scheduler: bool,
     local_admin: bool,
-    listening: Callable[[str], None],
+    listening: Callable[[str, str | None], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `listening` is called with the URL once requests are answered.
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    `listening` is called once requests are answered, with the URL of the service, and the link for the first
+    sign-in: None if there is a key, or if other hosts could use the link.
 
     `local_admin`: direct requests of this host need no key as long as none exists. Raises `InvalidRequest` if the
     service cannot listen on the address, or if other hosts could become such an admin.
@@ -108,7 +112,9 @@ def serve(
     listener = listen(host, port)
     log_config.configure()
     encryption_checks.log_warnings(service.runtime)
-    app_state = AppState(service, local_admin=local_admin)
+    is_first = not local_admin and is_loopback(host) and not service.settings.trusted_proxies
+    first_sign_in = FirstSignIn() if is_first and not service.api_keys.any_exist() else None
+    app_state = AppState(service, local_admin=local_admin, first_sign_in=first_sign_in)
     if scheduler:
         app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
     with listener, ExitStack() as jobs:
@@ -116,7 +122,8 @@ def serve(
         def start() -> None:
             if app_state.scheduler:
                 jobs.enter_context(app_state.scheduler)
-            listening(address(listener))
+            url = address(listener)
+            listening(url, None if first_sign_in is None else url + first_sign_in.path)
 
         gc.collect()
         gc.freeze()  # imported modules are permanent: without this every full collection would scan them again

@@ -14,7 +14,6 @@ from bindings.web.executors import Executors
 from bindings.web.long_poll import FeedNotifier
 from bindings.web.metrics import Metrics
 from bindings.web.proxies import TrustedProxies
-from bindings.web.rate_limit import SignInLimiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,15 +21,18 @@ if TYPE_CHECKING:
     from bindings.monitoring.check import Check
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
+    from bindings.web.first_sign_in import FirstSignIn
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
 class AppState:
-    """The parts of one process. `local_admin`: see `Authenticator`."""
+    """The parts of one process. `local_admin` and `first_sign_in`: see `Authenticator`."""
 
-    def __init__(self, service: BindingService, *, local_admin: bool) -> None:
+    def __init__(
+        self, service: BindingService, *, local_admin: bool, first_sign_in: FirstSignIn | None = None
+    ) -> None:
         self.service = service
         self.scheduler: Scheduler | None = None
         self.executors = Executors(bind_limit=service.settings.bind_limit)
@@ -42,11 +44,11 @@ class AppState:
             service.sessions,
             self.executors,
             local_admin=local_admin,
+            first_sign_in=first_sign_in,
             rate_limit=service.settings.rate_limit,
         )
         self.proxies = TrustedProxies(service.settings.trusted_proxies)
         self.connections = Connections(self.proxies)
-        self.sign_in_limiter = SignInLimiter()
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
         if service.runtime.client is not None:
             service.runtime.client.on_call = self.metrics.record_provider_call

@@ -82,7 +82,7 @@ from bindings.service import BindingService
 from bindings.web import server
 
 with BindingService.open() as service:
-    def listening(url):
+    def listening(url, sign_in_url):
         os.kill(os.getpid(), signal.SIGTERM)
         print(url, flush=True)
 

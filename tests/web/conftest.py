@@ -20,6 +20,8 @@ from tests.service.harness import APP, KEY, POOL, SECRET, A, B, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.web.first_sign_in import FirstSignIn
+
 BIND = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
 
 
@@ -60,12 +62,14 @@ def _no_read_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "READ_DEADLINE_S", 300.0)
 
 
-def run(service: BindingService, *, local_admin: bool = True) -> Iterator[Running]:
+def run(
+    service: BindingService, *, local_admin: bool = True, first_sign_in: FirstSignIn | None = None
+) -> Iterator[Running]:
     """Serve in a thread of this process until the test ends."""
     if not structlog.is_configured():  # by default it prints to a stream that pytest swaps while it runs
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     opened = server.listen("127.0.0.1", 0)
-    app_state = AppState(service, local_admin=local_admin)
+    app_state = AppState(service, local_admin=local_admin, first_sign_in=first_sign_in)
     uvicorn = server.Server(app_state)
     thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
     thread.start()

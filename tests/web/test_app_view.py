@@ -43,7 +43,7 @@ def investigate(running: Running, binding_id: str) -> None:
     assert running.post(f"/v1/bindings/{binding_id}/reveal", {"reason": REASON}, eve).status_code == 200
     assert running.post("/v1/bindings/search", reveal, eve).status_code == 200
     browser = Browser(running).sign_in("investigator", "eve")
-    assert browser.post(f"/bindings/{binding_id}/reveal", {"reason": REASON}).status_code == 200
+    assert browser.submit(f"/bindings/{binding_id}/reveal", {"reason": REASON}).status_code == 200
     assert browser.post("/exports", {"reason": REASON}).status_code == 200
     assert running.post(f"/v1/bindings/{binding_id}/unbind", {"reason": REASON}, eve).status_code == 200
     assert running.post(f"/v1/bindings/{binding_id}/reveal", {"reason": REASON}, eve).status_code == 200

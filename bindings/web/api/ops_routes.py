@@ -92,7 +92,7 @@ async def _may_read(request: Request[Any, Any, Any]) -> bool:
     """Return whether the request has a key of a role that reads. A probe with an invalid key is answered too."""
     app_state: AppState = request.app.state.app_state
     try:
-        principal = await app_state.authenticator.authenticate(request.headers)
+        principal = await app_state.authenticator.authenticate(request)
     except BindingsError:
         return False
     return principal.has_permission(Permission.READ)

@@ -72,7 +72,7 @@ async def authenticate(request: Request[Any, Any, Any]) -> Response[None] | None
         methods = sorted(ServiceRequest(request).allowed_methods())
         return Response(None, status_code=204, headers={"Allow": ", ".join(methods)})
     app_state: AppState = request.app.state.app_state
-    principal = await app_state.authenticator.authenticate(request.headers)
+    principal = await app_state.authenticator.authenticate(request)
     request.scope["state"]["principal"] = principal
     if not principal.has_permission(*request.route_handler.opt["permissions"]):
         raise problems.Forbidden
@@ -551,7 +551,7 @@ async def events(request: Request[Any, Any, Any]) -> ApiResponse:
         after = str(page.next_cursor)
         if not await _until_disconnected(request, notifier.wait(after, remaining_s)):
             break
-        await call.app_state.authenticator.ensure_still_valid(call.principal, request.headers)
+        await call.app_state.authenticator.ensure_still_valid(call.principal, request)
         page = await call.run_read(_read_feed, call.principal, after, fields["limit"])
     data = [call.principal.redact_event(event) for event in page.data]
     return json_response({"data": data, "next_cursor": page.next_cursor})

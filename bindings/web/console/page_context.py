@@ -75,11 +75,6 @@ class PageContext(ServiceRequest):
         return self.app_state.proxies.over_tls(self.request.scope)
 
     @property
-    def address(self) -> str:
-        """Return the IP address of the browser."""
-        return self.app_state.proxies.address(self.request.scope)
-
-    @property
     def page_address(self) -> str:
         """Return the path and query of this page, or the path of the page that has the form that was sent."""
         path, query = quote(self.request.url.path), self.request.url.query

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
     from litestar.handlers import BaseRouteHandler
 
+    from bindings.web.auth import Principal
     from bindings.web.state import AppState
 
 COOKIE = "bindings_session"
@@ -60,11 +61,8 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         state["form"] = await _form(connection)
     if route.opt.get(OPEN):
         return
-    app_state: AppState = connection.app.state.app_state
     try:
-        state["principal"] = principal = await app_state.authenticator.authenticate_session(
-            state["token"], connection.headers
-        )
+        state["principal"] = principal = await _authenticate(connection)
     except problems.Unauthenticated:
         raise SignInNeeded from None
     if not principal.has_permission(*route.opt["permissions"]):
@@ -73,9 +71,16 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
 
 async def authenticate_page(request: Request[Any, Any, Any]) -> None:
     """Find the principal of a page that no route serves, if the browser has a session. The token must be read."""
-    state, app_state = request.scope["state"], request.app.state.app_state
+    state = request.scope["state"]
     with suppress(BindingsError):
-        state["principal"] = await app_state.authenticator.authenticate_session(state["token"], request.headers)
+        state["principal"] = await _authenticate(request)
+
+
+async def _authenticate(connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    app_state: AppState = connection.app.state.app_state
+    state = connection.scope["state"]
+    token: str | None = None if state["token_is_new"] else state["token"]
+    return await app_state.authenticator.authenticate_session(token, connection)
 
 
 def csrf_token(token: str) -> str:

@@ -8,7 +8,8 @@ import structlog
 from litestar import Request, get, post
 
 from bindings.errors import InvalidRequest
-from bindings.web import problems
+from bindings.web import first_sign_in, problems
+from bindings.web.auth import client_address
 from bindings.web.console import time_zones
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
@@ -17,10 +18,11 @@ _log = structlog.get_logger("bindings.web")
 
 @get("/sign-in", open=True)
 async def form(request: Request[Any, Any, Any]) -> PageResponse:
-    """Show the sign-in form."""
-    return PageContext(request).render(
-        "sign_in.html", next_path=_safe_redirect(request.query_params.get("next", "/"))
-    )
+    """Show the sign-in form, or start the first session with the link that `serve` printed."""
+    context = PageContext(request)
+    if first_sign_in.PARAMETER in request.query_params:
+        return await _sign_in_by_link(context)
+    return context.render("sign_in.html", next_path=_safe_redirect(request.query_params.get("next", "/")))
 
 
 @post("/sign-in", open=True, status_code=200)
@@ -28,15 +30,11 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
     """Start a session with a fresh token (prevents session fixation), or show why the key is not valid."""
     context = PageContext(request)
     next_path = _safe_redirect(context.form.get("next", "/"))
-    limiter, address = context.app_state.sign_in_limiter, context.address
-    if not limiter.take(address):
-        raise problems.RateLimited("too many sign-in attempts; nothing was done", retry_after_s=10)
-    token = await context.app_state.authenticator.sign_in(context.form.get("key", ""))
+    token = await context.app_state.authenticator.sign_in(context.form.get("key", ""), request)
     if token is None:
-        _log.warning("sign-in refused", address=address)
+        _log.warning("sign-in refused", address=client_address(request))
         message = "This key is not known, has expired, or was revoked."
         return context.render("sign_in.html", status=401, next_path=next_path, error=message)
-    limiter.refund(address)
     if not context.request.scope["state"]["token_is_new"]:
         await context.app_state.authenticator.sign_out(context.token)
     response = context.redirect(next_path)
@@ -64,6 +62,24 @@ async def zone(request: Request[Any, Any, Any]) -> PageResponse:
     except InvalidRequest as error:
         return context.render("zone.html", status=422, field_errors=error.field_errors, next_path=next_path)
     return context.set_zone_cookie(context.redirect(next_path), new_zone)
+
+
+async def _sign_in_by_link(context: PageContext) -> PageResponse:
+    """Start an admin session with the link that `serve` printed: once, soon, and while no key exists."""
+    request = context.request
+    if "prefetch" in request.headers.get("sec-purpose", ""):
+        raise problems.Forbidden("a link that can be used once is not opened in advance; nothing was done")
+    link_token = request.query_params[first_sign_in.PARAMETER]
+    token = await context.app_state.authenticator.sign_in_first(link_token, request)
+    if token is None:
+        message = (
+            "This link was used before, is older than ten minutes, or a key exists by now. Sign in with a key, or"
+            " restart the service for another link."
+        )
+        return context.render("sign_in.html", status=401, next_path="/", error=message)
+    response = context.redirect("/")
+    context.set_session_cookie(response, token)
+    return response
 
 
 def _safe_redirect(path: str) -> str:
