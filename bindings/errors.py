@@ -13,6 +13,7 @@
     ├── ProviderUnreachable       the request was not sent; nothing was done
     ├── OutcomeUnknown            the provider may have acted; the binding is recorded as in doubt
     ├── Busy                      temporarily unavailable: too many calls, a clock or the database is at fault
+    │   └── ClockInDoubt          ... because a clock has jumped, or two clocks differ by more than a minute
     └── SchemaOutOfDate           this version cannot work on the database's schema
 
 The first line of a class's docstring is the default message: what happened, the state now, and what to do. Each
@@ -326,6 +327,12 @@ class Busy(BindingsError):
         return f"{self.todo[0].upper()}{self.todo[1:]}; try again {self._retry_text()}."
 
 
+class ClockInDoubt(Busy):
+    """A clock cannot be trusted now; nothing was done. Set the clock that is wrong (NTP), then try again."""
+
+    remedy = "Try again {retry}; `bindings doctor` shows the clocks."
+
+
 class SchemaOutOfDate(BindingsError):
     """The database schema is older than this version needs, or too new for it. Run `bindings db upgrade`."""
 
@@ -364,13 +371,14 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
         Reason.NEVER_SENT: ReasonInfo(
             sentence="the request was never sent",
             error=ProviderUnreachable,
-            message="the provider could not be reached; the request was never sent and the phones are free",
+            message="the request was never sent to the provider, and the phones are free",
             retry_after_s=DEFAULT_RETRY_S,
             explanation=Explanation(
                 title="never sent",
                 effect=NO_BINDING,
-                cause="the provider was not reached: name resolution, the network, TLS, or an unreliable clock",
-                remedy="check BINDINGS_PROVIDER_URL, the network and the clocks: `bindings doctor`",
+                cause="the provider was not reached (name resolution, the network, TLS), or the process was paused"
+                " or its database slow until it was too late to send",
+                remedy="check BINDINGS_PROVIDER_URL, the network and the load of this host: `bindings doctor`",
                 responsible=ResponsibleParty.HOST,
             ),
         ),

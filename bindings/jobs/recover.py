@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bindings.domain.hold import HoldReason
+from bindings.errors import ClockInDoubt
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.lifecycle.clock_monitor import ClockInDoubt
 from bindings.lifecycle.unbind import NotRecorded, finish_unbind, release
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
-from bindings.errors import Busy
+from bindings.errors import ClockInDoubt
 from bindings.fork_safety import ForkSafeLock
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ RECHECK_S = 10.0  # while a clock is in doubt: between two measurements, and bet
 
 _WAITS = "binds wait and nothing ends by time until the clocks agree"
 _SET_CLOCK = "set the clock that is wrong (NTP)"
-
-
-class ClockInDoubt(Busy):
-    """A clock cannot be trusted now; nothing was done. Set the clock that is wrong, then try again."""
 
 
 @dataclass(frozen=True, slots=True)

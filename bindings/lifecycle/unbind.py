@@ -147,8 +147,8 @@ def finish_unbind(
 
     try:
         settled = runtime.database.write(work)
-    except errors.Busy:
-        return binding, NotRecorded(reason="the database is away")
+    except errors.Busy as busy:
+        return binding, NotRecorded(reason=f"that could not be recorded ({busy})")
     except BindingLost:
         return binding, NotRecorded(reason="the database has lost the binding")
     hit("unbind.after_settle")
@@ -170,7 +170,7 @@ def _error_for(
             message = f"the provider gave no clear answer to the unbind; {what_happens}"
             return errors.OutcomeUnknown(message, binding=binding)
         case NotSent():
-            message = f"the provider could not be reached; {what_happens}"
+            message = f"the unbind was not sent ({outcome.reason}); {what_happens}"
             return errors.ProviderUnreachable(message, binding_id=binding.id, retry_after_s=RETRY_AFTER_S)
         case Refused():
             message = f"the provider refused the unbind; {what_happens}"

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+TOO_LATE = "too late to send: this process was paused, or its database was slow; the provider was not called"
 _OK = 200
 _DEFINITE_REFUSALS = frozenset({200, 400, 401, 403})
 
@@ -151,7 +152,7 @@ class ProviderClient:
         # Sign, then check, in this order: a process that is paused between the two sends nothing, and one that is
         # paused after them sends a timestamp taken before `send_before`. Never sign again for this call.
         if self._monotonic() > send_before:
-            return NotSent(reason="too late to send")
+            return NotSent(reason=TOO_LATE)
         if path == wire.BIND_PATH:
             hit("bind.before_send")
         response = http_transport.post(

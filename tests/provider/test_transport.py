@@ -16,6 +16,7 @@ import pytest
 from bindings import http_transport
 from bindings.domain.phone import Phone
 from bindings.http_transport import NotSent, Unknown
+from bindings.provider.client import TOO_LATE
 from bindings.provider.outcome import BindSucceeded
 from tests.provider.sockets import (
     ANSWERED_S,
@@ -202,14 +203,14 @@ def test_process_paused_while_signing_sends_nothing() -> None:
 
     with Server(says(answer())) as server:
         outcome = bind(client(server.url, monotonic=clock, wall=paused_wall))
-        assert outcome == NotSent(reason="too late to send")
+        assert outcome == NotSent(reason=TOO_LATE)
         assert server.requests == []
 
 
 def test_bind_after_send_before_is_not_sent() -> None:
     with Server(says(answer())) as server:
         outcome = client(server.url).bind(REQUEST, send_before=time.monotonic() - 0.001)
-        assert outcome == NotSent(reason="too late to send")
+        assert outcome == NotSent(reason=TOO_LATE)
         assert server.requests == []
 
 

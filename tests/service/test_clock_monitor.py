@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from bindings.clock import HostClock
-from bindings.lifecycle.clock_monitor import RECHECK_S, ClockInDoubt, ClockMonitor
+from bindings.errors import ClockInDoubt
+from bindings.lifecycle.clock_monitor import RECHECK_S, ClockMonitor
 
 if TYPE_CHECKING:
     from bindings.provider.client import ProviderClient
@@ -205,3 +206,7 @@ def test_clock_in_doubt_says_what_happened_what_holds_and_what_to_do() -> None:
     for part in ("jumped by +3600 s", "nothing was done", "nothing ends by time", "NTP"):
         assert part in str(raised.value)
     assert raised.value.retry_after_s
+    problem = raised.value.problem()
+    assert (problem["code"], problem["status"], problem["may_have_acted"]) == ("busy", 503, False)
+    assert "clock" in problem["title"]
+    assert "bindings doctor" in raised.value.next_step()

@@ -58,6 +58,7 @@ TABLE: list[tuple[type[errors.BindingsError], str, int, int]] = [
     (errors.ProviderUnreachable, "provider-unreachable", 503, 5),
     (errors.OutcomeUnknown, "outcome-unknown", 202, 6),
     (errors.Busy, "busy", 503, 1),
+    (errors.ClockInDoubt, "busy", 503, 1),
     (errors.SchemaOutOfDate, "schema-out-of-date", 503, 1),
 ]
 
