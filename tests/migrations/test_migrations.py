@@ -349,7 +349,8 @@ def _migrate(engine: Engine, to: str) -> None:
     with engine.connect() as connection:
         config = _config()
         config.attributes["connection"] = connection
-        (command.downgrade if to == "-1" else command.upgrade)(config, to)
+        current = MigrationContext.configure(connection).get_current_revision() or ""
+        (command.downgrade if to == "-1" or to < current else command.upgrade)(config, to)
         connection.commit()
 
 
