@@ -42,6 +42,8 @@ def application(app_state: AppState) -> RequestMiddleware:
 
 
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
+    if isinstance(error, problems.ConcurrencyLimited):
+        request.app.state.app_state.metrics.record_concurrency_limited(error.limit_name)
     if router.wants_page(request):
         return router.error_page(request, error)
     return Response(

@@ -86,7 +86,7 @@ class ReconcileRuns:
     async def _execute(self, run: ReconcileRun, service: BindingService) -> None:
         try:
             run.result = await self._executors.run_provider_call(
-                service.reconcile, dry_run=run.dry_run, reason=run.reason, stop=self._stop
+                run.actor, service.reconcile, dry_run=run.dry_run, reason=run.reason, stop=self._stop
             )
         except BindingsError as error:
             run.fault = str(error)

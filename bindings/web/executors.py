@@ -2,18 +2,19 @@
 
 A bind may wait for as long as the provider takes; a hundred of them must not delay one lookup. Provider calls
 past the limit are refused immediately instead of waiting in a queue. A read has a deadline: its thread cannot be
-stopped, but the database's own time limits end its statement.
+stopped, but the database's own time limits end its statement. No caller (the actor of its key) takes more than its
+share of either. Readiness has threads of its own, so that probes are answered while all others are in use.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bindings.errors import Busy
+from bindings.web.shares import RETRY_AFTER_S, FairThreads, Shares, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-READ_THREADS = 16  # as many as the database's pool has connections
-MAX_READS = 512  # running or waiting
+READ_THREADS = 16
+MAX_READS = 1_024  # running or waiting; one caller's share is not less than its share of long polls
 READ_DEADLINE_S = 10.0
+PROBE_THREADS = 2
 THREADS_PER_PROVIDER_CALL = 2  # half of the threads may wait for another request with the same idempotency key
-RETRY_AFTER_S = 2
+UNAUTHENTICATED = ""  # the caller of a read before its key is known
 
 
 class Executors:
@@ -35,52 +37,93 @@ class Executors:
     """
 
     def __init__(self, *, bind_limit: int) -> None:
-        self._max_provider_calls = bind_limit * THREADS_PER_PROVIDER_CALL
-        self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="bindings-read")
-        self._provider_threads = ThreadPoolExecutor(
-            self._max_provider_calls, thread_name_prefix="bindings-provider"
-        )
-        self.reads_in_flight = 0
-        self.provider_calls_in_flight = 0
+        max_provider_calls = bind_limit * THREADS_PER_PROVIDER_CALL
+        # The library itself limits the calls that are sent. A caller that has none may still repeat a used key.
+        self._binds = Shares("binds", bind_limit, reserve=max_provider_calls - bind_limit)
+        self._provider_calls = Shares("provider calls", max_provider_calls)
+        self._reads = Shares("reads", MAX_READS)
+        self._read_threads = FairThreads(READ_THREADS, thread_name="bindings-read")
+        self._probe_threads = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="bindings-probe")
+        self._provider_threads = ThreadPoolExecutor(max_provider_calls, thread_name_prefix="bindings-provider")
+
+    @property
+    def reads_in_flight(self) -> int:
+        """How many reads run or wait."""
+        return self._reads.in_use
+
+    @property
+    def provider_calls_in_flight(self) -> int:
+        """How many binds, unbinds and reconciliations run."""
+        return self._provider_calls.in_use
 
     async def run_read(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Return what a read of the database returns; raise `Busy` if too many wait, or if it takes too long."""
-        if self.reads_in_flight >= MAX_READS:
-            raise Busy("too many requests are waiting in this process", retry_after_s=RETRY_AFTER_S)
-        self.reads_in_flight += 1
-        try:
-            running = _submit(self._read_threads, partial(function, *args, **kwargs))
-            return await asyncio.wait_for(running, READ_DEADLINE_S)
-        except TimeoutError:
-            raise Busy("the database took too long to answer", retry_after_s=RETRY_AFTER_S) from None
-        finally:
-            self.reads_in_flight -= 1
+        """Return what a read returns that is made for no known caller; all of these are one caller's."""
+        return await self.run_read_for(UNAUTHENTICATED, function, *args, **kwargs)
 
-    async def run_provider_call(
+    async def run_read_for(
+        self, caller: str, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Return what a read of the database returns.
+
+        Raises `ConcurrencyLimited` past the caller's share, and `Busy` if too many wait, or if it takes too long.
+        """
+        self._reads.take(caller)
+        try:
+            async with asyncio.timeout(READ_DEADLINE_S):
+                return await self._read_threads.run(caller, partial(function, *args, **kwargs))
+        except TimeoutError:
+            raise _slow_database() from None
+        finally:
+            self._reads.give_back(caller)
+
+    async def run_probe(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
-        """Return what a bind, unbind or reconciliation returns, however long the provider takes.
+        """Return what a read for a probe returns, however many callers wait; `Busy` if it takes too long."""
+        running = submit(self._probe_threads, partial(function, *args, **kwargs))
+        try:
+            return await asyncio.wait_for(running, READ_DEADLINE_S)
+        except TimeoutError:
+            raise _slow_database() from None
 
-        It runs to its end even if the request is cancelled. Raise `Busy` immediately past the limit.
-        """
-        if self.provider_calls_in_flight >= self._max_provider_calls:
-            raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)
-        self.provider_calls_in_flight += 1
-        running = _submit(self._provider_threads, partial(function, *args, **kwargs))
-        running.add_done_callback(self._provider_call_ended)  # also after a disconnect: the thread is still busy
+    async def run_bind(
+        self, caller: str, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Return what a bind returns, as `run_provider_call` does; a caller also has a share of the binds only."""
+        self._binds.take(caller)
+        try:
+            running = self._start_provider_call(caller, partial(function, *args, **kwargs))
+        except BaseException:
+            self._binds.give_back(caller)
+            raise
+        running.add_done_callback(lambda _: self._binds.give_back(caller))
         return await asyncio.shield(running)
 
-    def _provider_call_ended(self, _: asyncio.Future[Result]) -> None:
-        self.provider_calls_in_flight -= 1
+    async def run_provider_call(
+        self, caller: str, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Return what an unbind or reconciliation returns, however long the provider takes.
+
+        It runs to its end even if the request is cancelled. Raises `ConcurrencyLimited` immediately past the
+        caller's share, and `Busy` past the limit.
+        """
+        return await asyncio.shield(self._start_provider_call(caller, partial(function, *args, **kwargs)))
+
+    def _start_provider_call(self, caller: str, call: Callable[[], Result]) -> asyncio.Future[Result]:
+        self._provider_calls.take(caller)
+        running = submit(self._provider_threads, call)
+        # Also after a disconnect: the thread is still busy.
+        running.add_done_callback(lambda _: self._provider_calls.give_back(caller))
+        return running
 
     def close(self) -> None:
         """Wait for the calls that run. Call it outside of the event loop, or when no call is in flight."""
         self._provider_threads.shutdown(wait=True)
-        self._read_threads.shutdown(wait=True)
+        self._read_threads.close()
+        self._probe_threads.shutdown(wait=True)
 
 
-def _submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> asyncio.Future[Result]:
-    context = contextvars.copy_context()  # carries the request id for log lines
-    return asyncio.get_running_loop().run_in_executor(threads, context.run, call)
+def _slow_database() -> Busy:
+    return Busy("the database took too long to answer", retry_after_s=RETRY_AFTER_S)

@@ -10,7 +10,8 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from bindings.errors import BindingsError, Busy
+from bindings.errors import BindingsError
+from bindings.web.shares import Shares
 
 if TYPE_CHECKING:
     from bindings.service import BindingService
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 READ_EVERY_S = 0.2
 MAX_WAITING = 1_000
-RETRY_AFTER_S = 2
 
 
 class FeedNotifier:
@@ -28,19 +28,22 @@ class FeedNotifier:
         self._service = service
         self._executors = executors
         self._changed = asyncio.Condition()
-        self._waiting = 0
+        self._places = Shares("long polls", MAX_WAITING)
         self._end: str | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.stopping = False
 
-    async def wait(self, after: str, seconds: float) -> None:
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._places.in_use
+
+    async def wait(self, caller: str, after: str, seconds: float) -> None:
         """Return when there are events after the cursor, after `seconds`, or at shutdown.
 
-        Raises `Busy` if too many requests wait.
+        Raises `ConcurrencyLimited` if the caller's share of the requests waits, `Busy` if too many wait.
         """
-        if self._waiting >= MAX_WAITING:
-            raise Busy("too many requests wait for events in this process", retry_after_s=RETRY_AFTER_S)
-        self._waiting += 1
+        self._places.take(caller)
         try:
             if self._watcher is None or self._watcher.done():
                 self._end = None
@@ -49,7 +52,7 @@ class FeedNotifier:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait_for(lambda: self._has_news(after)), seconds)
         finally:
-            self._waiting -= 1
+            self._places.give_back(caller)
 
     async def stop(self) -> None:
         """Wake all waiting requests; called at shutdown."""
@@ -60,9 +63,9 @@ class FeedNotifier:
         return self.stopping or (self._end is not None and _position(self._end) > _position(after))
 
     async def _watch(self) -> None:
-        while self._waiting and not self.stopping:
+        while self._places.in_use and not self.stopping:
             with suppress(BindingsError):  # the database is not reachable: try again
-                self._end = await self._executors.run_read(self._service.feed_end)
+                self._end = await self._executors.run_probe(self._service.feed_end)
                 await self._notify_all()
             await asyncio.sleep(READ_EVERY_S)
 

@@ -76,6 +76,12 @@ class Metrics:
         )
         for result in RESULTS:  # present from the first scrape on, so that a rate has a start
             self._deliveries.labels(result)
+        self._concurrency_limited = Counter(
+            "bindings_concurrency_limited",
+            "Requests refused because their caller had its share of a limit of this process in flight, by limit",
+            ("limit",),
+            registry=self.registry,
+        )
         self._gauges = _Gauges(self.registry)
         self._refreshed_at = float("-inf")
 
@@ -100,6 +106,10 @@ class Metrics:
     def record_deliveries(self, result: str, count: int) -> None:
         """Count attempts to deliver an event."""
         self._deliveries.labels(result).inc(count)
+
+    def record_concurrency_limited(self, limit: str) -> None:
+        """Count a request that was refused because its caller had its share of a limit in flight."""
+        self._concurrency_limited.labels(limit).inc()
 
     def needs_refresh(self) -> bool:
         """Return whether a scrape should read the database again."""

@@ -98,6 +98,34 @@ class RateLimited(BindingsError):
     safe_to_retry = True
 
 
+class ConcurrencyLimited(BindingsError):
+    """This caller has its share of a limit in flight; nothing was done. Try again when one of its calls has ended.
+
+    `limit_name` is what is limited, in the plural: a label of the metric that counts these errors.
+    """
+
+    code = "concurrency-limited"
+    http_status = 429
+    safe_to_retry = True
+
+    def __init__(
+        self,
+        limit_name: str = "requests",
+        *,
+        held: int | None = None,
+        limit: int | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        message = None
+        if held is not None:
+            message = (
+                f"this caller has {held} {limit_name} in flight in this process, its share of the limit of"
+                f" {limit}; nothing was done; try again when one of them has ended"
+            )
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit_name = limit_name
+
+
 class NotReady(BindingsError):
     """This replica should not get traffic; `checks` names what fails, for a key that reads with details."""
 

@@ -69,5 +69,6 @@ class ServiceRequest:
         *args: Params.args,
         **kwargs: Params.kwargs,
     ) -> Result:
-        """Return `query(service, ...)`, run on a thread for reads; raises as `Executors.run_read` does."""
-        return await self.app_state.executors.run_read(query, self.service, *args, **kwargs)
+        """Return `query(service, ...)`, run on a thread for reads; raises as `Executors.run_read_for` does."""
+        caller = self.require_principal.actor
+        return await self.app_state.executors.run_read_for(caller, query, self.service, *args, **kwargs)

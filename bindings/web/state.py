@@ -5,7 +5,7 @@ One instance lives as long as the process. No request's data belongs here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from bindings.web.auth import Authenticator
 from bindings.web.background import ReconcileRuns
@@ -16,15 +16,10 @@ from bindings.web.metrics import Metrics
 from bindings.web.proxies import TrustedProxies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bindings.monitoring.check import Check
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
     from bindings.web.first_sign_in import FirstSignIn
-
-Params = ParamSpec("Params")
-Result = TypeVar("Result")
 
 
 class AppState:
@@ -58,12 +53,3 @@ class AppState:
         self.reconcile_runs.request_stop()
         if self.scheduler is not None:
             self.scheduler.request_stop()
-
-    async def run_read(
-        self,
-        query: Callable[Concatenate[BindingService, Params], Result],
-        *args: Params.args,
-        **kwargs: Params.kwargs,
-    ) -> Result:
-        """Return `query(service, ...)`, run on a thread for reads; raises as `Executors.run_read` does."""
-        return await self.executors.run_read(query, self.service, *args, **kwargs)

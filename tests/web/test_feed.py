@@ -12,7 +12,7 @@ import pytest
 from bindings.domain.binding import Caller, EventKind
 from bindings.store import events
 from bindings.store.database import Database
-from bindings.web import long_poll
+from bindings.web.shares import Shares
 from tests.service.harness import A, B, C, D, E, F, wait_for
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_latest_waits_for_the_next_event_and_returns_none_before(running: Runnin
     assert running.get("/v1/events", params={"after": "latest"}).json() == {"data": [], "next_cursor": end}
     with ThreadPoolExecutor(1) as waiting:
         call = waiting.submit(running.get, "/v1/events", params={"after": "latest", "wait_s": 30})
-        wait_for(lambda: running.app_state.notifier._waiting == 1)
+        wait_for(lambda: running.app_state.notifier.waiting == 1)
         created = running.bind(phone_a=E, phone_b=F).json()
         assert {event["binding_id"] for event in call.result(300).json()["data"]} == {created["id"]}
 
@@ -73,7 +73,7 @@ def test_waiting_requests_are_woken_by_the_next_event(running: Running) -> None:
     _, end = everything(running, 2)
     with ThreadPoolExecutor(4) as waiting:
         calls = [waiting.submit(running.get, "/v1/events", params={"after": end, "wait_s": 30}) for _ in range(4)]
-        wait_for(lambda: running.app_state.notifier._waiting == 4)
+        wait_for(lambda: running.app_state.notifier.waiting == 4)
         created = running.bind(phone_a=E, phone_b=F).json()
         for call in calls:
             assert {event["binding_id"] for event in call.result(300).json()["data"]} == {created["id"]}
@@ -94,15 +94,15 @@ def test_shutdown_wakes_waiting_requests(running: Running) -> None:
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_for(lambda: running.app_state.notifier._waiting == 1)
+    wait_for(lambda: running.app_state.notifier.waiting == 1)
     running.uvicorn.drain()
     waiting.join(300)
     assert answers == [200]
     assert running.get("/readyz").status_code == 503
 
 
-def test_wait_past_the_limit_is_busy(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_poll, "MAX_WAITING", 0)
+def test_wait_past_the_limit_is_busy(running: Running) -> None:
+    running.app_state.notifier._places = Shares("long polls", 0)
     end = running.service.feed_end()
     answer = running.get("/v1/events", params={"after": end, "wait_s": 5})
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")

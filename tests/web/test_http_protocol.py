@@ -339,11 +339,11 @@ def hold_without_end(running: Running, count: int) -> list[socket.socket]:
     """Open connections whose requests wait for events."""
     after = running.get("/v1/events").json()["next_cursor"]
     running.session.close()
-    waiting_before = running.app_state.notifier._waiting
+    waiting_before = running.app_state.notifier.waiting
     held = [connect(running) for _ in range(count)]
     for connection in held:
         connection.sendall(get(f"/v1/events?after={after}&wait_s=30"))
-    wait_for(lambda: running.app_state.notifier._waiting == waiting_before + count)
+    wait_for(lambda: running.app_state.notifier.waiting == waiting_before + count)
     return held
 
 
@@ -412,8 +412,8 @@ def test_disconnect_frees_the_place_of_a_waiting_request(listening: Running) -> 
     after = listening.get("/v1/events").json()["next_cursor"]
     with connect(listening) as waiting:
         waiting.sendall(get(f"/v1/events?after={after}&wait_s=30"))
-        wait_for(lambda: listening.app_state.notifier._waiting == 1)
-    wait_for(lambda: listening.app_state.notifier._waiting == 0)
+        wait_for(lambda: listening.app_state.notifier.waiting == 1)
+    wait_for(lambda: listening.app_state.notifier.waiting == 0)
     with connect(listening) as half:
         half.sendall(request(b"{", JSON, "Content-Length: 10"))
         half.shutdown(socket.SHUT_RDWR)

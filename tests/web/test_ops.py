@@ -32,7 +32,7 @@ from bindings.store import schema
 from bindings.web import app, problems
 from bindings.web.api import openapi, ops_routes
 from bindings.web.api import routes as api
-from tests.service.harness import A, B, C, D, hold_answers, wait_for
+from tests.service.harness import A, B, C, D, wait_for
 from tests.store.databases import name_of
 from tests.web.conftest import run
 
@@ -271,35 +271,6 @@ def test_metrics_carry_no_phone_and_no_id(running: Running) -> None:
     text = running.get("/metrics").text
     for secret in (A, B, created["id"], created["middle_number_a"], "order-42", "BREW", "local"):
         assert secret not in text
-
-
-def test_hanging_binds_do_not_delay_a_lookup_and_further_binds_are_busy(
-    running: Running, simulator: Simulator
-) -> None:
-    """P8, without its figures: `make bench` has those."""
-    limit = running.service.settings.bind_limit
-    answers = hold_answers(simulator, times=limit)
-    statuses: list[int] = []
-    lock = threading.Lock()
-
-    def bind(number: int) -> None:
-        answer = running.bind(phone_a=f"91880{number:04}1", phone_b=f"91880{number:04}2")
-        with lock:
-            statuses.append(answer.status_code)
-
-    hanging = [threading.Thread(target=bind, args=(number,)) for number in range(limit)]
-    for thread in hanging:
-        thread.start()
-    wait_for(lambda: simulator.counts.received.get("bind", 0) == limit)
-    assert running.post("/v1/lookup", {"phone": A}).status_code == 200
-    refused = running.bind()
-    assert (refused.status_code, refused.json()["code"]) == (503, "busy")
-    assert int(refused.headers["Retry-After"]) > 0
-    assert statuses == [], "all of this happened while they hung"
-    answers.set()
-    for thread in hanging:
-        thread.join(300)
-    assert statuses == [201] * limit
 
 
 def test_slow_read_is_busy(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,7 +314,7 @@ def test_key_revoked_during_a_wait_is_refused(running: Running, monkeypatch: pyt
         target=lambda: answers.append(running.get(f"/v1/events?after={after}&wait_s=20", auditor).status_code)
     )
     waiting.start()
-    wait_for(lambda: running.app_state.notifier._waiting == 1)
+    wait_for(lambda: running.app_state.notifier.waiting == 1)
     (key,) = (key for key in running.service.api_keys.list() if key.role is Role.AUDITOR)
     running.service.api_keys.revoke(key.id)
     assert running.bind(admin).status_code == 201

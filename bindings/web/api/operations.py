@@ -52,6 +52,7 @@ AUTH_PROBLEMS: tuple[type[BindingsError], ...] = (
     problems.Unauthenticated,
     problems.Forbidden,
     problems.RateLimited,
+    problems.ConcurrencyLimited,
 )
 QUERY_PROBLEMS: tuple[type[BindingsError], ...] = (*AUTH_PROBLEMS, errors.InvalidRequest)
 BODY_PROBLEMS: tuple[type[BindingsError], ...] = (

@@ -102,7 +102,7 @@ async def readiness_checks(app_state: AppState) -> tuple[Check, ...]:
     """Return the checks of readiness; those of the database are cached for a second."""
     checked_at, database_checks = app_state.readiness
     if time.monotonic() > checked_at + READINESS_CACHE_S:
-        database_checks = await app_state.executors.run_read(health.readiness_checks, app_state.service.runtime)
+        database_checks = await app_state.executors.run_probe(health.readiness_checks, app_state.service.runtime)
         app_state.readiness = (time.monotonic(), database_checks)
     return (*database_checks, *_process_checks(app_state))
 
@@ -167,7 +167,7 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show the metrics in Prometheus' text format."""
     app_state: AppState = request.app.state.app_state
     if app_state.metrics.needs_refresh():
-        await app_state.run_read(app_state.metrics.refresh_from_database)
+        await app_state.executors.run_probe(app_state.metrics.refresh_from_database, app_state.service)
     app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
     return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 

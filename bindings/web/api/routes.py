@@ -179,7 +179,7 @@ async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     fields["idempotency_key"] = key
     metrics = call.app_state.metrics
     try:
-        result = await call.app_state.executors.run_provider_call(_bind, call.service, fields)
+        result = await call.app_state.executors.run_bind(call.principal.actor, _bind, call.service, fields)
     except errors.OutcomeUnknown as unknown:
         metrics.record_bind_error(unknown)
         return _accepted(unknown, call.principal)
@@ -251,7 +251,9 @@ async def unbind(request: Request[Any, Any, Any]) -> ApiResponse:
     binding_id = call.binding_id()
     fields = call.body(requests.Unbind)
     try:
-        binding = await call.app_state.executors.run_provider_call(_unbind, call, binding_id, fields)
+        binding = await call.app_state.executors.run_provider_call(
+            call.principal.actor, _unbind, call, binding_id, fields
+        )
     except errors.OutcomeUnknown as unknown:
         return _accepted(unknown, call.principal)
     return json_response(binding_json(binding, call.principal))
@@ -549,7 +551,7 @@ async def events(request: Request[Any, Any, Any]) -> ApiResponse:
     deadline = loop.time() + fields["wait_s"]
     while not page.data and (remaining_s := deadline - loop.time()) > 0 and not notifier.stopping:
         after = str(page.next_cursor)
-        if not await _until_disconnected(request, notifier.wait(after, remaining_s)):
+        if not await _until_disconnected(request, notifier.wait(call.principal.actor, after, remaining_s)):
             break
         await call.app_state.authenticator.ensure_still_valid(call.principal, request)
         page = await call.run_read(_read_feed, call.principal, after, fields["limit"])

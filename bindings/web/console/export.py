@@ -97,6 +97,7 @@ async def _file_chunks(
 ) -> AsyncIterator[bytes]:
     """Yield the file in chunks; each batch is read on a thread of the read pool."""
     executors, service = context.app_state.executors, context.service
+    caller = context.require_principal.actor
     digest, row_count = hashlib.sha256(), 0
     try:
         chunk = header_line(columns, file_format).encode()
@@ -104,17 +105,17 @@ async def _file_chunks(
             digest.update(chunk)
             if chunk:
                 yield chunk
-            batch = await executors.run_read(lambda: next(row_batches, None))
+            batch = await executors.run_read_for(caller, lambda: next(row_batches, None))
             if batch is None:
                 break
             row_count += len(batch)
             chunk = format_lines(batch, columns, file_format).encode()
     finally:
-        await executors.run_read(
-            row_batches.close
+        await executors.run_read_for(
+            caller, row_batches.close
         )  # also if the browser disconnected: this ends the database read
-    await executors.run_read(
-        lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
+    await executors.run_read_for(
+        caller, lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
     )
 
 
