@@ -330,6 +330,12 @@ def test_document_describes_every_error() -> None:
     assert real - documented == elsewhere
 
 
+def test_every_refusal_that_may_pass_says_when_to_try_again() -> None:
+    for kind in {kind for operation in openapi.operations().values() for kind in operation.problems}:
+        if kind.http_status in (408, 429, 503) or issubclass(kind, errors.PhoneInUse):
+            assert int(problems.headers(openapi._sample_error(kind))["Retry-After"]) > 0, kind
+
+
 def test_options_lists_every_method_of_a_path(running: Running) -> None:
     for path in {path for _, path in openapi.operations()}:
         methods = {method.upper() for method, documented_path in openapi.operations() if documented_path == path}
