@@ -110,6 +110,23 @@ def test_every_test_that_is_named_as_a_proof_exists(page: Path) -> None:
             assert f"def {text}(" in source, f"{text} is not in {target}"
 
 
+def promises() -> dict[str, list[str]]:
+    """The rows of the list of promises, by page."""
+    text = (ROOT / "docs" / "maintainers" / "promises.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## (\S+\.md)\n\n.*\n\|---\|---\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
+    assert len(sections) == text.count("\n## ")
+    return {page: rows.splitlines() for page, rows in sections}
+
+
+@pytest.mark.parametrize("page", promises())
+def test_every_promise_stands_in_its_page_and_names_a_test(page: str) -> None:
+    text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+    for row in promises()[page]:
+        match = re.fullmatch(r"\| ([^|]+) \| \[test_.*\) \|", row)
+        assert match, f"not a sentence and its tests: {row}"
+        assert match[1] in text, f"{page} no longer says: {match[1]}"
+
+
 def test_each_invariant_is_proved_by_a_test_of_its_number() -> None:
     text = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^\*\*(I\d)\. (.*?)(?=^\*\*I\d|^## )", text, re.MULTILINE | re.DOTALL))
