@@ -241,7 +241,8 @@ class Event:
 
     `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for an event that belongs
     to no binding (a hold, a refusal before the call). `kind` is an `EventKind`, or another text if a later release
-    wrote the event. `cursor` resumes the change feed after this event.
+    wrote the event. `cursor` resumes the change feed after this event. `reference` is that of the binding, read
+    with the event and not stored in it: None without a binding, and once the binding is deleted.
     """
 
     cursor: str
@@ -252,6 +253,7 @@ class Event:
     actor: str
     request_id: str | None
     detail: dict[str, Any]
+    reference: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

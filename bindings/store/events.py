@@ -1,7 +1,7 @@
 """The append-only history: the functions that write events, and the change feed.
 
 An event is written in the transaction of the change that it records: `ChangeWithEvents` makes both one statement.
-No event contains a phone.
+No event contains a phone, nor a reference of its binding: `COLUMNS` reads that with it, because it may be erased.
 
 The order of the feed is (tx, position). A reader sees only events below the oldest running transaction, so an
 event that commits late is waited for and never skipped. The number of a transaction is its id in the cluster, and
@@ -52,7 +52,11 @@ STRETCH = 1_000  # events that one read of `feed_of` looks at
 PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
 INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
-COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
+# One probe of the primary key for each event: a planner cannot make a scan of it, as it could of a join.
+REFERENCE = (
+    select(bindings.c.reference).where(bindings.c.id == events.c.binding_id).scalar_subquery().label("reference")
+)
+COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]), REFERENCE)
 WITHOUT_BINDING: dict[str, Any] = {"event_binding_id": None, "event_sequence": 0}
 _KINDS: dict[str, str] = {kind.value: kind for kind in EventKind}
 
@@ -323,7 +327,7 @@ def is_kind(kind: EventKind) -> ColumnElement[bool]:
 
 def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
     """Return an event from its row (the columns `COLUMNS`)."""
-    tx, position, binding_id, sequence, kind, at, actor, request_id, detail = row
+    tx, position, binding_id, sequence, kind, at, actor, request_id, detail, reference = row
     return Event(
         cursor=f"{tx}-{position}",
         binding_id=binding_id,
@@ -333,4 +337,5 @@ def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
         actor=actor,
         request_id=request_id,
         detail=detail,
+        reference=reference,
     )

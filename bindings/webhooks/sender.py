@@ -383,9 +383,13 @@ def type_of(kind: str) -> str:
 
 
 def body_of(event: Event) -> bytes:
-    """Return the message of an event: the same bytes in every attempt, without phones and middle numbers."""
+    """Return the message of an event, without phones and middle numbers.
+
+    The same bytes in every attempt, unless the binding is deleted meanwhile: then `reference` is null.
+    """
     data: dict[str, Any] = {
         "binding_id": event.binding_id,
+        "reference": event.reference,
         "sequence": event.sequence,
         "kind": event.kind,
         "at": _instant(event.at),

@@ -14,7 +14,7 @@ from bindings.domain.binding import Certainty, EventKind, State
 from bindings.domain.phone import Phone
 from bindings.jobs import expire
 from bindings.validation import fields
-from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, ServiceHarness, in_threads
+from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -243,6 +243,28 @@ def test_trace_at_the_limits_of_the_calendar_returns_or_raises_invalid_request(
     binding = harness.bind()
     with suppress(errors.InvalidRequest):
         assert harness.service.trace(middle_number=str(binding.middle_number_a), at=at).holders == ()
+
+
+def test_every_event_is_read_with_the_reference_of_its_binding(harness: ServiceHarness) -> None:
+    binding, without = harness.bind(A, B, reference="order-42"), harness.bind(C, D)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, E, reference="order-43")
+    harness.service.unbind(binding.id)
+    feed_has_caught_up(harness.service)
+    expected = {binding.id: "order-42", without.id: None, None: None}
+    service, actor = harness.service, binding.actor
+    for events in (
+        service.history(binding.id),
+        service.events().data,
+        service.events_for_actor(actor).data,
+        list(service.export_events()),
+    ):
+        assert events
+        assert [event.reference for event in events] == [expected[event.binding_id] for event in events]
+    later = [event for event in service.history(binding.id) if event.kind != EventKind.REQUESTED]
+    assert not any("order-42" in str(event.detail) for event in later), (
+        "it is read with the event, not stored in it"
+    )
 
 
 def bind_many(harness: ServiceHarness, count: int) -> list[Binding]:

@@ -12,6 +12,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -454,6 +455,39 @@ def test_holds_of_a_number_are_read_by_index(own_database_url: str) -> None:
             }
             assert index <= ways <= index | KEYS, statistics
     service.close()
+
+
+EVENT_READS: dict[str, Callable[[BindingService], object]] = {
+    "feed": lambda service: service.events(limit=100),
+    "feed of an actor": lambda service: service.events_for_actor("test", limit=100),
+    "history": lambda service: service.history(service.search(limit=1).data[0].id),
+    "export": lambda service: list(service.export_events()),
+    "deliveries": lambda service: service.webhooks.deliveries(service.webhooks.list()[0].id),
+}
+
+
+@pytest.mark.parametrize("statistics", ["without", "with"])
+def test_reference_of_each_event_is_read_by_the_primary_key(filled_url: str, statistics: str) -> None:
+    config = load({}, database_url=filled_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(filled_url), caller=CALLER))
+    database = service.runtime.database
+    try:
+        ids = [binding.id for binding in service.export_bindings()][:2_000]
+        event_row = {"sequence": 1, "kind": "requested", "at": datetime.now(UTC), "actor": "test", "detail": {}}
+        rows = [event_row | {"binding_id": binding_id} for binding_id in ids]
+        database.write(lambda tx: tx.connection.execute(insert(events_table), rows))
+        service.webhooks.add(url="http://127.0.0.1:1/")
+        if statistics == "with":
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        for name, call in EVENT_READS.items():
+            ways = {
+                way for way in explained(service, partial(call, service)) if "bindings" in way or way == "scan"
+            }
+            ways -= {"ix_bindings_requested_at_id" + WHOLE}  # the search for a binding with a history
+            assert ways, name
+            assert ways <= KEYS, (name, ways)
+    finally:
+        service.close()
 
 
 def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: str) -> None:

@@ -109,7 +109,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_delivery_is_signed_and_holds_only_the_event(harness: ServiceHarness, receiver: Receiver) -> None:
     created = add_webhook(harness, receiver)
-    bound = harness.bind()
+    bound = harness.bind(reference="order-42")
     assert deliver_all(harness) == DeliverResult(fanned_out=2, delivered=2)
     message_by_type = {message.verified(created.secret)["type"]: message for message in receiver.messages}
     assert set(message_by_type) == {"binding.requested", "binding.activated"}
@@ -120,6 +120,7 @@ def test_delivery_is_signed_and_holds_only_the_event(harness: ServiceHarness, re
         "timestamp": "2026-03-01T12:00:00Z",
         "data": {
             "binding_id": bound.id,
+            "reference": "order-42",
             "sequence": 2,
             "kind": "activated",
             "at": "2026-03-01T12:00:00Z",
@@ -178,7 +179,14 @@ def test_expiry_warning_is_delivered(harness: ServiceHarness, receiver: Receiver
     assert (body["type"], body["data"]["binding_id"]) == ("binding.expires_soon", binding.id)
     assert body["data"]["expires_at"].endswith("Z")
     assert datetime.fromisoformat(body["data"]["expires_at"]) == binding.expires_at
-    assert body["data"].keys() - {"expires_at"} == {"binding_id", "sequence", "kind", "at", "cursor"}
+    assert body["data"].keys() - {"expires_at"} == {
+        "binding_id",
+        "reference",
+        "sequence",
+        "kind",
+        "at",
+        "cursor",
+    }
 
 
 def test_expiry_warning_of_an_earlier_version_is_delivered(harness: ServiceHarness) -> None:

@@ -84,6 +84,7 @@ EVENT = Event(
     actor=BINDING.actor,
     request_id=BINDING.request_id,
     detail={"bind_id": BINDING.bind_id},
+    reference=BINDING.reference,
 )
 HOLDER = Holder(
     id=BINDING.id,

@@ -176,6 +176,7 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
                 "description": "Counts the events of a binding from 1 without a gap; for an app without reveals."
             },
             "actor": {"description": "For the role app `other`, if it is another caller."},
+            "reference": {"description": "The binding's; null without a binding, and once it is deleted."},
         },
     ),
     Holder: (

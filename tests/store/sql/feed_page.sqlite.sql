@@ -1,5 +1,9 @@
 SELECT events.tx, events.position, events.binding_id, events.sequence, events.kind, events.at,
-    events.actor, events.request_id, events.detail
+    events.actor, events.request_id, events.detail, (
+    SELECT bindings.reference
+    FROM bindings
+    WHERE bindings.id = events.binding_id
+) AS reference
 FROM events
 WHERE events.tx = :tx_1
   AND events.position > :position_1

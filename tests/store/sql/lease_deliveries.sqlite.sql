@@ -15,7 +15,11 @@ WHERE deliveries.id IN (:id_1_1);
 SELECT deliveries.id, deliveries.webhook_id, deliveries.state, deliveries.attempts,
     deliveries.created_at, deliveries.next_at, deliveries.finished_at, deliveries.status,
     deliveries.error, events.tx, events.position, events.binding_id, events.sequence, events.kind,
-    events.at, events.actor, events.request_id, events.detail
+    events.at, events.actor, events.request_id, events.detail, (
+    SELECT bindings.reference
+    FROM bindings
+    WHERE bindings.id = events.binding_id
+) AS reference
 FROM deliveries
 JOIN events ON events.position = deliveries.event_position
 WHERE deliveries.id IN (:id_1_1)
