@@ -57,7 +57,7 @@ class ApiKeys:
         rate_limit: int | None = None,
         expires_at: datetime | str | None = None,
     ) -> CreatedKey:
-        """Create a key for `name` with a role: app, auditor, investigator or admin.
+        """Create a key for `name` with a role: app, auditor, investigator, admin or router.
 
         Two keys may share a name, for rotation: create the second, distribute it, revoke the first. `rate_limit`
         is in requests per second and replica. Not safe to repeat: each call creates another key.

@@ -19,7 +19,7 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", metavar="TEXT", help="Name of the client; recorded in the history as key:NAME.")
-@click.option("--role", metavar="ROLE", help="app, auditor, investigator or admin.")
+@click.option("--role", metavar="ROLE", help="app, auditor, investigator, admin or router.")
 @click.option("--rate-limit", type=options.WholeNumber(), help="Requests per second per replica.")
 @click.option("--expires-at", metavar="TIME", help="Expiry time, such as 2027-01-31T00:00:00Z.")
 @options.as_json
@@ -27,8 +27,9 @@ def create(*, name: RawValue, role: RawValue, rate_limit: RawValue, expires_at: 
     """Create an API key and print it. Only its hash is stored: it cannot be shown again.
 
     Role app binds, looks up, and sees its own bindings; auditor reads everything, with phones masked;
-    investigator also reveals phones, for a recorded reason; admin does everything. To rotate a key, create a
-    second one with the same name, distribute it, and revoke the first.
+    investigator also reveals phones, for a recorded reason; admin does everything; router looks up the active
+    bindings of all applications with full phones, and nothing else. To rotate a key, create a second one with the
+    same name, distribute it, and revoke the first.
     """
     with context.open_service(as_json=as_json) as service, options.report_missing(name=name, role=role):
         created = service.api_keys.create(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)

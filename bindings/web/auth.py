@@ -65,12 +65,13 @@ class Principal:
         return None if self.has_permission(Permission.READ) else self.actor
 
     def can_view(self, record: Binding | Holder) -> bool:
-        """Return whether the record may be shown: to a reader always, to an app if it is its own."""
-        return self.has_permission(Permission.READ) or record.actor == self.actor
+        """Return whether the record may be shown: to a reader or a router always, to an app if it is its own."""
+        return self.has_permission(Permission.READ, Permission.ROUTE) or record.actor == self.actor
 
     def sees_phones(self, binding: Binding) -> bool:
-        """Return whether phones are shown in full without a reveal: only to the actor that sent them."""
-        return self.has_permission(Permission.BIND) and binding.actor == self.actor
+        """Return whether phones are shown in full without a reveal: to their sender, and to a router."""
+        own = self.has_permission(Permission.BIND) and binding.actor == self.actor
+        return own or self.has_permission(Permission.ROUTE)
 
     def redact_holder(self, holder: Holder) -> Holder:
         """Return the holder; of another actor's binding only `held_until`, `retry_after_s` and `why` stay."""
@@ -175,11 +176,14 @@ class Authenticator:
     async def sign_in(self, key: str, connection: Connection) -> str | None:
         """Create a session for the key and return its token, or None if the key is not valid.
 
-        Raises `RateLimited` after too many failed attempts; a valid key is never refused.
+        Raises `RateLimited` after too many failed attempts; a valid key is never refused for
+        that. Raises `Forbidden` for a key whose role allows no page.
         """
         principal = await self._find_principal(key.strip(), connection)
         if principal is None:
             return None
+        if not principal.has_permission(Permission.BIND, Permission.READ):
+            raise problems.Forbidden("the role of this key does not allow the console; nothing was done")
         return await self._executors.run_read(self._sessions.create, str(principal.key_id))
 
     async def sign_in_first(self, link_token: str, connection: Connection) -> str | None:

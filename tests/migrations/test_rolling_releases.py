@@ -156,6 +156,32 @@ def test_positions_are_not_given_again_after_the_table_of_events_is_rebuilt(engi
     assert max(_scalars(engine, "SELECT position FROM events")) == last + 1
 
 
+KEY = (
+    "INSERT INTO keys (id, name, role, hash, prefix, created_at, created_by) VALUES"
+    " ('0190b5a0-0000-7000-8000-00000000000{number}', 'a', '{role}', '{number}', 'bnd_', '2026-03-01', 'test')"
+)
+SESSION = (
+    "INSERT INTO sessions (hash, key_id, began_at, seen_at, expires_at) SELECT 's', id, created_at, created_at,"
+    " created_at FROM keys WHERE role = 'auditor'"
+)
+
+
+def test_revision_0012_keeps_keys_and_sessions_and_accepts_roles_of_later_releases(engine: Engine) -> None:
+    """After a downgrade the list of roles is there again, unless a key has another role."""
+    _migrate(engine, "0011")
+    _execute(engine, KEY.format(number=1, role="auditor"), SESSION)
+    _migrate(engine, "0012")
+    _migrate(engine, "-1")
+    with pytest.raises(Exception, match=r"(?i)check constraint"):
+        _execute(engine, KEY.format(number=2, role="router"))
+    _migrate(engine, "0012")
+    _execute(engine, KEY.format(number=2, role="router"))
+    _migrate(engine, "-1")
+    assert _scalars(engine, "SELECT role FROM keys ORDER BY id") == ["auditor", "router"]
+    _migrate(engine, "0012")
+    assert _scalars(engine, "SELECT role FROM keys JOIN sessions ON key_id = keys.id") == ["auditor"]
+
+
 OF_EVENTS = (
     "FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid IN (SELECT CAST('events' AS regclass)"
     " UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass))"

@@ -22,7 +22,7 @@ KIND, REASON, ROLE, HELD_BY, DELIVERY, CASE = (
     "parked",
     "revenants",
 )
-CHECKS = {"keys": "role", "holds": "why", "deliveries": "state"}
+CHECKS = {"holds": "why", "deliveries": "state"}
 
 
 def allow_unknown_words(harness: ServiceHarness) -> None:

@@ -32,7 +32,7 @@ def test_local_browser_needs_no_key_until_a_key_exists(running: Running) -> None
 
 
 @pytest.mark.parametrize("role", ["app", "auditor", "investigator", "admin"])
-def test_sign_in_with_a_key_of_any_role_redirects_to_the_requested_page(running: Running, role: str) -> None:
+def test_sign_in_with_a_key_redirects_to_the_requested_page(running: Running, role: str) -> None:
     key = running.key(role, "eve")["Authorization"].removeprefix("Bearer ")
     browser = Browser(running)
     response = browser.post("/sign-in", {"key": f" {key} ", "next": "/bindings/1"})
@@ -50,6 +50,14 @@ def test_sign_in_does_not_redirect_to_another_site(running: Running, target: str
     assert Browser(running).get(f"/sign-in?{urlencode({'next': target})}").status_code == 200
     key = running.key("auditor")["Authorization"].removeprefix("Bearer ")
     assert Browser(running).post("/sign-in", {"key": key, "next": target}).headers["Location"] == "/"
+
+
+def test_sign_in_with_the_key_of_a_router_is_refused(running: Running) -> None:
+    key = running.key("router")["Authorization"].removeprefix("Bearer ")
+    browser = Browser(running)
+    response = browser.post("/sign-in", {"key": key})
+    assert (response.status_code, "role of this key" in response.text, key in response.text) == (403, True, False)
+    assert browser.get("/").headers["Location"] == "/sign-in?next=/"
 
 
 def test_sign_in_with_an_unknown_key_is_refused_without_echoing_the_key(running: Running) -> None:

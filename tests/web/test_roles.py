@@ -17,6 +17,7 @@ from bindings.errors import InvalidRequest, NotFound
 from bindings.provider.simulator import Fault, FaultKind
 from bindings.service import BindingService
 from bindings.web import server
+from bindings.web.api import openapi
 from tests.service.harness import A, B, C, D, wait_for
 from tests.web.conftest import run
 
@@ -129,6 +130,7 @@ ALLOWED = {
     "auditor": [403, 200, 200, 200, 200, 200, 403, 200, 403, 403, 403, 200, 200, 403],
     "investigator": [403, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 403],
     "admin": [422, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 200],
+    "router": [403, 403, 403, 403, 403, 403, 403, 200, 403, 403, 403, 403, 403, 403],
 }
 
 
@@ -183,6 +185,37 @@ def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:
         assert A not in answer.text
         assert "counterpart" not in answer.text
         assert created["middle_number_a"] in answer.text
+
+
+def test_router_looks_up_the_bindings_of_all_callers_with_full_phones(running: Running) -> None:
+    created = running.bind(running.key("app", "rides"), mode="AXXB", reference="order-42").json()
+    router = running.key("router")
+    route = {"counterpart": B, "caller_id": created["middle_number_b"]}
+    by_party = {"middle_number": created["middle_number_a"], "party": f"+{A}"}
+    assert running.post("/v1/lookup", by_party, router).json() == {"data": [created | route]}
+    assert running.post("/v1/lookup", {"phone": A}, router).json() == {"data": [created | route]}
+    assert running.post("/v1/lookup", {"reference": "order-42"}, router).json() == {"data": [created]}
+    history = running.service.history(created["id"])
+    assert EventKind.REVEALED not in {event.kind for event in history}
+
+
+def test_router_is_refused_by_every_other_call_of_the_document(running: Running) -> None:
+    router = running.key("router")
+    refused = {
+        (method, path)
+        for (method, path), operation in openapi.operations().items()
+        if not operation.open and path != "/v1/lookup"
+    }
+    assert len(refused) > 10
+    for method, path in refused:
+        url = running.url + path.format(binding_id=UNKNOWN_ID)
+        assert running.session.request(method, url, headers=router, timeout=30).status_code == 403, path
+
+
+def test_admin_sees_the_phones_of_other_callers_only_by_a_reveal(running: Running) -> None:
+    running.bind(running.key("app", "rides"))
+    answer = running.post("/v1/lookup", {"phone": A}, running.key("admin", "ops"))
+    assert (answer.status_code, mask(A) in answer.text, A in answer.text) == (200, True, False)
 
 
 def test_reveal_records_actor_and_reason_before_phones_are_shown(running: Running) -> None:

@@ -127,6 +127,9 @@ def test_key_of_unknown_role_is_listed_and_allowed_nothing(later: ServiceHarness
         assert running.get(path, headers).status_code == 403, path
         assert running.get(path, admin).status_code == 200, path
     assert running.bind(headers).status_code == 403
+    assert running.post("/v1/lookup", {"phone": C}, headers).status_code == 403
+    key = headers["Authorization"].removeprefix("Bearer ")
+    assert Browser(running).post("/sign-in", {"key": key}).status_code == 403
 
 
 def test_hold_of_unknown_reason_holds_its_phone_and_is_left_alone(later: ServiceHarness, running: Running) -> None:

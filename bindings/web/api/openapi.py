@@ -32,8 +32,8 @@ ABOUT = """Lend a middle number to two people for a limited time, and know at ev
 
 Every error is a problem object with a stable `code`; `may_have_acted` and `safe_to_retry` say what happened and
 whether the same call may be repeated. A response of 202 means that the provider gave no clear answer: the binding
-is recorded and is being resolved; do not request it again. Phones are masked, except for the actor that sent
-them."""
+is recorded and is being resolved; do not request it again. Phones are masked, except for the actor that sent them
+and for a router."""
 
 HEADERS: dict[str, Json] = {
     "Location": {"description": "The path of the binding.", "schema": {"type": "string"}},

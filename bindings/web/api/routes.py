@@ -456,7 +456,7 @@ def _search(
 @post(
     "/lookup",
     status_code=200,
-    permissions=OWN_OR_ALL,
+    permissions=(*OWN_OR_ALL, Permission.ROUTE),
     operation=Operation(
         name="lookup",
         summary="Show the active bindings of a phone, a reference, or a middle number and its caller.",

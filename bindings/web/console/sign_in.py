@@ -30,7 +30,12 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
     """Start a session with a fresh token (prevents session fixation), or show why the key is not valid."""
     context = PageContext(request)
     next_path = _safe_redirect(context.form.get("next", "/"))
-    token = await context.app_state.authenticator.sign_in(context.form.get("key", ""), request)
+    try:
+        token = await context.app_state.authenticator.sign_in(context.form.get("key", ""), request)
+    except problems.Forbidden:
+        _log.warning("sign-in refused: role", address=client_address(request))
+        message = "The role of this key does not allow the console."
+        return context.render("sign_in.html", status=403, next_path=next_path, error=message)
     if token is None:
         _log.warning("sign-in refused", address=client_address(request))
         message = "This key is not known, has expired, or was revoked."
