@@ -324,10 +324,12 @@ class BindingService:
         self,
         *,
         state: str | None = None,
+        active: bool | None = None,
         mode: str | None = None,
         phone: str | Phone | None = None,
         middle_number: str | None = None,
         reference: str | None = None,
+        idempotency_key: str | None = None,
         bind_id: str | None = None,
         pool_number: str | None = None,
         app_id: str | None = None,
@@ -339,15 +341,19 @@ class BindingService:
     ) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first.
 
+        `state` is the state as recorded, so one recorded as active may be past its end, or asked to end; `active`
+        is True for the bindings that `lookup` would return now, and False for all others.
         `actor` is the actor that requested the binding, at or after `requested_from` and before `requested_to`.
         `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None at the end.
         """
         filters, size, position = validation.filters(
             state=state,
+            active=active,
             mode=mode,
             phone=phone,
             middle_number=middle_number,
             reference=reference,
+            idempotency_key=idempotency_key,
             bind_id=bind_id,
             pool_number=pool_number,
             app_id=app_id,

@@ -46,7 +46,7 @@ class NumberAt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NameMatches:
-    """What matches a name: bindings by reference, bind_id or request id, and refusals that made no binding."""
+    """Bindings by reference, idempotency key, bind_id or request id, and refusals that made no binding."""
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Event, ...]
@@ -120,7 +120,7 @@ class Investigation:
         return Page.of(rows, size, lambda binding: fields.position_after(binding.held_until, binding.id))
 
     def find_by_name(self, text: str, *, actor: str | None = None) -> NameMatches:
-        """Return what has this text as its reference, bind_id or request id, newest first."""
+        """Return what has this text as its reference, idempotency key, bind_id or request id, newest first."""
         bindings = self._database.read(number_history.find_by_name, text, actor=actor, limit=MAX_NAME_MATCHES)
         refusals = self._database.read(number_history.refusals_of_request, text, limit=MAX_NAME_MATCHES)
         visible = tuple(refusal for refusal in refusals if actor in (None, refusal.actor))

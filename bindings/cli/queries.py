@@ -10,7 +10,7 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
-from bindings.domain.search_filters import HELP
+from bindings.domain.search_filters import FLAGS, HELP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,10 +25,11 @@ INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, help_text in reversed(HELP.items()):
-        flag = f"--{name.replace('_', '-')}"
-        is_phone = name == "phone"
+        flag, is_switch = f"--{name.replace('_', '-')}", name in FLAGS
         option = (
-            options.phone_option(flag, help_text=help_text) if is_phone else click.option(flag, help=help_text)
+            options.phone_option(flag, help_text=help_text)
+            if name == "phone"
+            else click.option(flag, help=help_text, is_flag=is_switch, flag_value=is_switch or None, default=None)
         )
         command = option(command)
     return command

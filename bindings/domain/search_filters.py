@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 class SearchFilters:
     """What the bindings of a search match, all of it; a filter that is None matches every binding.
 
+    `state` is the state as recorded; `active` is whether a caller may rely on the binding now, as in a lookup.
     `phone` and `middle_number` match either party. The time of the request is in [requested_from, requested_to).
     """
 
     state: State | None = None
+    active: bool | None = None
     mode: Mode | None = None
     phone: Phone | None = None
     middle_number: str | None = None
     reference: str | None = None
+    idempotency_key: str | None = None
     bind_id: str | None = None
     pool_number: str | None = None
     app_id: str | None = None
@@ -49,11 +52,13 @@ class RefusalFilters:
 
 
 HELP = {
-    "state": "pending, active, in_doubt, failed, expired, unbound or lapsed.",
+    "state": "State as recorded: pending, active, in_doubt, failed, expired, unbound or lapsed.",
+    "active": "Only bindings that are active now, as in a lookup; one recorded as active may be past its end.",
     "mode": "AXB or AXXB.",
     "phone": "A real phone, as A or as B.",
     "middle_number": "A middle number of either party.",
     "reference": "Your order id.",
+    "idempotency_key": "The key that the bind was sent with.",
     "bind_id": "The provider's id.",
     "pool_number": "The pool.",
     "app_id": "The application.",
@@ -67,4 +72,6 @@ REFUSAL_HELP = {
     "request_id": "The id of the request.",
     "actor": HELP["actor"],
 }
-BODY_ONLY = frozenset({"phone", "middle_number", "actor"})  # may identify a person, and URLs are logged
+FLAGS = frozenset({"active"})  # on the command line
+# They may identify a person, and URLs are logged.
+BODY_ONLY = frozenset({"phone", "middle_number", "idempotency_key", "actor"})

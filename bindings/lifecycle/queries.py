@@ -146,7 +146,7 @@ class Queries:
 
     def search(self, filters: SearchFilters, *, size: int, position: tuple[datetime, str] | None) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first, from the row after `position`."""
-        rows = self._database.read(queries.search, filters, before=position, limit=size + 1)
+        rows = self._database.read(queries.search, filters, self._database.now, before=position, limit=size + 1)
         return _requested_page(rows, size)
 
     def search_refusals(

@@ -12,7 +12,7 @@ from sqlalchemy import and_, func, or_, select, union_all
 
 from bindings.domain.binding import EventKind, State
 from bindings.store import sql
-from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, to_binding
+from bindings.store.bindings import COLUMNS, FIELDS, idempotency_key, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
 from bindings.store.events import is_kind, to_event
@@ -81,10 +81,11 @@ def history(
 
 
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
-    """Return up to `limit` bindings with this reference or bind_id, or changed by the request with this id."""
+    """Return up to `limit` bindings with this reference, key or bind_id, or changed by this request."""
     changed_by_request = select(events.c.binding_id).where(_of_request(words), events.c.binding_id.is_not(None))
     conditions = (
         bindings.c.reference == words,
+        idempotency_key == words,
         and_(bindings.c.app_id.in_(select(_apps())), bindings.c.bind_id == words),
         bindings.c.id.in_(changed_by_request),
     )

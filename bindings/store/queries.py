@@ -13,12 +13,19 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import String, and_, bindparam, func, or_, select, union_all
+from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
 
 from bindings.domain.binding import EventKind, Reason, State
-from bindings.domain.search_filters import SearchFilters
 from bindings.store import events, sql
-from bindings.store.bindings import COLUMNS, FIELDS, in_state, middle_number_b_is, release_owed, to_binding
+from bindings.store.bindings import (
+    COLUMNS,
+    FIELDS,
+    idempotency_key,
+    in_state,
+    middle_number_b_is,
+    release_owed,
+    to_binding,
+)
 from bindings.store.column_types import Instant, PhoneNumber
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
+    from bindings.domain.search_filters import SearchFilters
     from bindings.provider.outcome import ProviderBinding
 
 IDS_PER_STATEMENT = 1_000
@@ -142,10 +150,16 @@ _BETWEEN_WITH_PARTY = _between(
 
 
 def search(
-    connection: Connection, filters: SearchFilters, *, before: tuple[datetime, str] | None, limit: int
+    connection: Connection,
+    filters: SearchFilters,
+    now: ColumnElement[datetime],
+    *,
+    before: tuple[datetime, str] | None,
+    limit: int,
 ) -> list[Binding]:
     """Return up to `limit` bindings, newest first, from after the position `before` of that order."""
-    statement = select(*COLUMNS).where(*_conditions(filters)).limit(limit)
+    conditions = _conditions(filters, now, postgres=sql.is_postgres(connection))
+    statement = select(*COLUMNS).where(*conditions).limit(limit)
     statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
     if before is not None:
         statement = statement.where(sql.keyset_before((bindings.c.requested_at, bindings.c.id), before))
@@ -155,19 +169,34 @@ def search(
 _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "phone": lambda phone: or_(bindings.c.phone_a == phone, bindings.c.phone_b == phone),
     "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
+    "idempotency_key": lambda key: idempotency_key == key,
     "requested_from": lambda at: bindings.c.requested_at >= at,
     "requested_to": lambda at: bindings.c.requested_at < at,
 }
 
 
-def _conditions(filters: SearchFilters) -> list[ColumnElement[bool]]:
+def _conditions(
+    filters: SearchFilters, now: ColumnElement[datetime], *, postgres: bool
+) -> list[ColumnElement[bool]]:
     """Return the condition of each filter that is set: the one above, or equality with the column of its name."""
+    special = _FILTER_CONDITIONS | {"active": lambda active: _activity(now, active=active, postgres=postgres)}
     values = ((field.name, getattr(filters, field.name)) for field in fields(filters))
     return [
-        _FILTER_CONDITIONS[name](value) if name in _FILTER_CONDITIONS else bindings.c[name] == value
+        special[name](value) if name in special else bindings.c[name] == value
         for name, value in values
         if value is not None
     ]
+
+
+def _activity(now: ColumnElement[datetime], *, active: bool, postgres: bool) -> ColumnElement[bool]:
+    """Return the condition that a binding is active now, or is not.
+
+    An active one was requested not long ago: so a page of few is not looked for in the whole history.
+    """
+    if not active:
+        return not_(_is_active(bindings.c, now))
+    recent = bindings.c.requested_at > sql.earlier(now, LONGEST_SPAN, postgres=postgres)
+    return and_(_is_active(bindings.c, now), recent)
 
 
 def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:
@@ -364,8 +393,11 @@ def export_bindings(
     connection: Connection, *, since: datetime | None, until: datetime | None
 ) -> Iterator[Binding]:
     """Yield every binding requested in [since, until), oldest first, in batches: memory stays constant."""
-    conditions = _conditions(SearchFilters(requested_from=since, requested_to=until))
-    statement = select(*COLUMNS).where(*conditions).order_by(bindings.c.requested_at, bindings.c.id)
+    statement = select(*COLUMNS).order_by(bindings.c.requested_at, bindings.c.id)
+    if since is not None:
+        statement = statement.where(bindings.c.requested_at >= since)
+    if until is not None:
+        statement = statement.where(bindings.c.requested_at < until)
     with connection.execute(statement) as rows:  # also closed if the caller stops early
         for row in rows:
             yield to_binding(row)

@@ -111,6 +111,13 @@ def state(value: object) -> State:
         raise ValueError(f"must be one of {', '.join(State)}") from None
 
 
+def boolean(value: object) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004 -- `FieldErrors` catches ValueError
+    return value
+
+
 def role(value: object) -> Role:
     """Return the role of this name, for an API key."""
     try:

@@ -181,10 +181,12 @@ def trace(
 # `BindingService.search` and to the models in `web.api.requests`; a test compares these places.
 FILTER_CHECKS: dict[str, Callable[[Any], Any]] = {
     "state": fields.state,
+    "active": fields.boolean,
     "mode": fields.mode,
     "phone": fields.phone,
     "middle_number": fields.middle_number,
     "reference": fields.single_line("reference"),
+    "idempotency_key": fields.single_line("idempotency_key"),
     "bind_id": fields.single_line("bind_id"),
     "pool_number": fields.pool_number,
     "app_id": fields.single_line("app_id"),
@@ -199,10 +201,12 @@ def filters(
     limit: object,
     cursor: object,
     state: object = None,
+    active: object = None,
     mode: object = None,
     phone: object = None,
     middle_number: object = None,
     reference: object = None,
+    idempotency_key: object = None,
     bind_id: object = None,
     pool_number: object = None,
     app_id: object = None,
@@ -213,10 +217,12 @@ def filters(
     """Return the filters of a search, the size of the page, and the row before it (None: the first page)."""
     values = {
         "state": state,
+        "active": active,
         "mode": mode,
         "phone": phone,
         "middle_number": middle_number,
         "reference": reference,
+        "idempotency_key": idempotency_key,
         "bind_id": bind_id,
         "pool_number": pool_number,
         "app_id": app_id,

@@ -44,7 +44,7 @@ def test_get_prints_the_fields_of_a_binding(shell: Shell) -> None:
 
 
 def test_list_filters_and_pages(shell: Shell) -> None:
-    first = shell.bind(A, B, "--reference", "order-1").json
+    first = shell.bind(A, B, "--reference", "order-1", "--idempotency-key", "order-1/1").json
     second = shell.bind(C, D, "--reference", "order-2", mode="AXXB").json
     page = shell.run("list", "--limit", "1", "--json").json
     assert [row["id"] for row in page["data"]] == [second["id"]]
@@ -52,6 +52,7 @@ def test_list_filters_and_pages(shell: Shell) -> None:
     assert ([row["id"] for row in second_page["data"]], second_page["next_cursor"]) == ([first["id"]], None)
     for option, value, ids in (
         ("--reference", "order-1", [first["id"]]),
+        ("--idempotency-key", "order-1/1", [first["id"]]),
         ("--mode", "AXXB", [second["id"]]),
         ("--phone", C, [second["id"]]),
         ("--middle-number", "1", []),
@@ -66,6 +67,8 @@ def test_list_filters_and_pages(shell: Shell) -> None:
     ):
         rows = shell.run("list", option, value, "--json").json["data"]
         assert [row["id"] for row in rows] == ids, option
+    shell.run("unbind", second["id"])
+    assert [row["id"] for row in shell.run("list", "--active", "--json").json["data"]] == [first["id"]]
 
 
 def test_list_with_wrong_filters_names_all_of_them(shell: Shell) -> None:

@@ -320,6 +320,7 @@ def test_every_search_filter_selects_and_filters_combine(harness: ServiceHarness
         "mode": ("AXB", [binding for binding in bindings if binding.mode == "AXB"]),
         "phone": (bindings[5].phone_b, [bindings[5]]),
         "reference": ("order-1", [binding for binding in bindings if binding.reference == "order-1"]),
+        "active": (True, [binding for binding in bindings if binding is not bindings[3]]),
         "bind_id": (bindings[7].bind_id, [bindings[7]]),
         "pool_number": (POOL, bindings),
         "app_id": ("other", [binding for binding in bindings if binding.app_id == "other"]),
@@ -345,6 +346,41 @@ def test_every_search_filter_selects_and_filters_combine(harness: ServiceHarness
     }
 
 
+def test_search_for_active_bindings_goes_by_the_rule_of_lookup_and_for_a_state_by_the_record(
+    harness: ServiceHarness,
+) -> None:
+    ended = harness.bind(A, B, expire_s=60)
+    active = harness.bind(C, D, expire_s=600)
+    harness.simulator.script("refuse:-22", times=1, on="bind")
+    with pytest.raises(errors.ProviderRefused):
+        harness.bind(E, F)
+    assert ended.expires_at is not None
+    harness.clock.at = ended.expires_at
+    search = harness.service.search
+    assert search(state="active").data == (active, ended)
+    assert search(active=True).data == (active,)
+    assert search(active=True, phone=A).data == ()
+    failed, *others = search(active=False).data
+    assert (failed.state, others) == (State.FAILED, [ended])
+    harness.simulator.script("lost_reply", times=1, on="unbind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.service.unbind(active.id)
+    assert search(active=True).data == ()
+    assert len(search(active=False).data) == 3
+
+
+def test_search_by_idempotency_key_finds_the_bindings_of_every_actor_and_application(
+    harness: ServiceHarness,
+) -> None:
+    first = harness.bind(A, B, idempotency_key="order-1/1")
+    other_app = harness.bind(C, D, app_id="other", idempotency_key="order-1/1")
+    harness.bind(E, F, idempotency_key="order-1/2")
+    search = harness.service.search
+    assert search(idempotency_key="order-1/1").data == (other_app, first)
+    assert search(idempotency_key="order-1/1", app_id="other").data == (other_app,)
+    assert search(idempotency_key="order-1").data == ()
+
+
 @pytest.mark.parametrize("instant", ["0999-01-01T00:00:00Z", "9999-12-31T00:00:00Z"])
 def test_requested_from_out_of_range_is_refused_on_both_databases(harness: ServiceHarness, instant: str) -> None:
     """SQLite compares text, and as text the year 999 would sort after 2026."""
@@ -354,7 +390,7 @@ def test_requested_from_out_of_range_is_refused_on_both_databases(harness: Servi
 
 @pytest.mark.parametrize(
     "params",
-    [{"limit": 0}, {"limit": 201}, {"cursor": "x"}, {"requested_from": "2026-03-01T12:00:00"}],
+    [{"limit": 0}, {"limit": 201}, {"cursor": "x"}, {"requested_from": "2026-03-01T12:00:00"}, {"active": "yes"}],
 )
 def test_search_with_an_invalid_filter_is_refused(harness: ServiceHarness, params: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidRequest):

@@ -179,6 +179,7 @@ REFERENCE = {"ix_bindings_reference"}
 DOUBTS = ("ix_bindings_unsettled", "ix_bindings_in_doubt", "ix_bindings_unbinding")
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
 NAMES = {
+    "uq_bindings_idempotency_key_app_id_actor",
     "ix_bindings_reference",
     "ix_bindings_app_id_bind_id",
     "ix_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
@@ -279,6 +280,14 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "bindings of a page of the provider's list": (
         {"ix_bindings_app_id_bind_id"},
         lambda service: service.runtime.database.read(queries.by_bind_ids, [str(n) for n in range(100)]),
+    ),
+    "search by idempotency key": (
+        {"uq_bindings_idempotency_key_app_id_actor"},
+        lambda service: service.search(idempotency_key="order-42/1"),
+    ),
+    "search of active bindings": (
+        {"ix_bindings_requested_at_id", "ix_bindings_due"},
+        lambda service: service.search(active=True, limit=50),
     ),
     "bindings by id": (KEYS, lambda service: service.get_many([str(uuid7()), str(uuid7())])),
     "first page of all": ({"ix_bindings_requested_at_id" + WHOLE}, lambda service: service.search(limit=50)),

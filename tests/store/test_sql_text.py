@@ -216,8 +216,11 @@ def _lookup(name: str) -> Callable[[_Recorder], None]:
 
 
 def _search(recorder: _Recorder) -> None:
-    filters = SearchFilters(state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW)
-    queries.search(cast("Connection", recorder), filters, before=(NOW, ID), limit=100)
+    filters = SearchFilters(
+        active=True, state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW
+    )
+    now = _dialect(recorder).now_once
+    queries.search(cast("Connection", recorder), filters, now, before=(NOW, ID), limit=100)
 
 
 def _trace(party: Phone | None) -> Callable[[_Recorder], None]:

@@ -55,6 +55,17 @@ def test_next_page_starts_after_the_previous_page(running: Running) -> None:
     first = running.get("/v1/bindings?limit=2&state=active").json()
     second = running.get(f"/v1/bindings?limit=2&state=active&cursor={first['next_cursor']}").json()
     assert (len(first["data"]), len(second["data"]), second["next_cursor"]) == (2, 1, None)
+    ended = running.post(f"/v1/bindings/{second['data'][0]['id']}/unbind").json()
+    for address, ids in (
+        ("active=true", [item["id"] for item in first["data"]]),
+        ("active=false", [ended["id"]]),
+    ):
+        assert [item["id"] for item in running.get(f"/v1/bindings?{address}").json()["data"]] == ids
+    for wrong in ("1", "True", ""):
+        refused = running.get(f"/v1/bindings?active={wrong}")
+        assert [(error["field"], error["message"]) for error in refused.json()["errors"]] == [
+            ("active", "must be true or false")
+        ]
     matches = running.post("/v1/bindings/search", {"phone": "9188067720"}).json()["data"]
     assert [item["id"] for item in matches] == [first["data"][0]["id"]]
 
@@ -159,6 +170,8 @@ def test_invalid_bind_lists_all_field_errors_and_does_nothing(running: Running, 
         ("/v1/lookup", {}, ["phone"]),
         ("/v1/lookup", {"phone": A, "middle_number": "1"}, ["phone"]),
         ("/v1/lookup", {"phone": A, "reference": "order-42"}, ["phone"]),
+        ("/v1/bindings/search", {"active": "true"}, ["active"]),
+        ("/v1/bindings/search", {"active": []}, ["active"]),
         ("/v1/trace", {"middle_number": "1", "at": "2026-11-23T14:32:00"}, ["at"]),
         ("/v1/lookup", {"phone": 5, "middle_number": "1"}, ["phone"]),
         ("/v1/lookup", {"middle_number": 5}, ["middle_number"]),

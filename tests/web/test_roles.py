@@ -149,13 +149,18 @@ def test_role_allows_only_its_permissions(running: Running, role: str) -> None:
 
 def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> None:
     rides, food = running.key("app", "rides"), running.key("app", "food")
-    own = running.bind(rides, reference="order-42").json()
-    other = running.bind(food, phone_a=C, phone_b=D, reference="order-42").json()
+    key = {"Idempotency-Key": "order-42/1"}
+    own = running.bind(rides | key, reference="order-42").json()
+    other = running.bind(food | key, phone_a=C, phone_b=D, reference="order-42").json()
     assert (own["phone_a"], own["phone_b"]) == (A, B)
     assert [item["id"] for item in running.get("/v1/bindings", rides).json()["data"]] == [own["id"]]
     assert running.post("/v1/lookup", {"phone": C}, rides).json()["data"] == []
     assert running.post("/v1/lookup", {"reference": "order-42"}, rides).json()["data"] == [own]
     assert running.post("/v1/bindings/search", {"actor": "key:food"}, rides).json()["data"] == [own]
+    by_key = {"idempotency_key": "order-42/1"}
+    assert running.post("/v1/bindings/search", by_key, rides).json()["data"] == [own]
+    matches = running.post("/v1/bindings/search", by_key, running.key("auditor")).json()["data"]
+    assert [item["id"] for item in matches] == [other["id"], own["id"]]
     at = {"middle_number": other["middle_number_a"], "at": other["answered_at"], "party": C}
     assert running.post("/v1/trace", at, rides).json() == {
         "holders": [],

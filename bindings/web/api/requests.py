@@ -54,7 +54,10 @@ ModeText = Annotated[
 ]
 StateText = Annotated[
     str,
-    Meta(description="The state of the binding.", extra_json_schema={"enum": [state.value for state in State]}),
+    Meta(
+        description="The state as recorded; one recorded as active may be past its end: see `active`.",
+        extra_json_schema={"enum": [state.value for state in State]},
+    ),
 ]
 InstantText = Annotated[
     str,
@@ -68,6 +71,8 @@ Reference = Annotated[str, _line("reference", "Your order id.")]
 AppId = Annotated[
     str, _line("app_id", "The provider's application; if left out, the one that the service is configured with.")
 ]
+IdempotencyKey = Annotated[str, _line("idempotency_key", "The key that the bind was sent with.")]
+Active = Annotated[bool, Meta(description="True: active now, as in a lookup. False: all others.")]
 BindId = Annotated[str, _line("bind_id", "The provider's id of the binding.")]
 Actor = Annotated[str, _line("actor", "The actor that requested the binding.")]
 ReasonText = Annotated[str, _line("reason", "The reason; it is recorded in the history.")]
@@ -195,6 +200,7 @@ class Filters(RequestModel):
     """What a binding must match: all of the filters. Without any filter every binding matches."""
 
     state: StateText | None = None
+    active: Active | None = None
     mode: ModeText | None = None
     reference: Reference | None = None
     bind_id: BindId | None = None
@@ -213,6 +219,7 @@ class Search(Filters):
 
     phone: PhoneText | None = None
     middle_number: NumberText | None = None
+    idempotency_key: IdempotencyKey | None = None
     actor: Actor | None = None
     reveal: Reveal | None = None
 
@@ -265,7 +272,7 @@ def read_body(
 
 def read_query(model: type[RequestModel], parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return the parameters of a query, with defaults, as arguments; raises as `read_body` does."""
-    values = {name: _QUERY_NUMBERS.get(name, str)(texts[0]) for name, texts in parameters.items()}
+    values = {name: _QUERY_TYPES.get(name, str)(texts[0]) for name, texts in parameters.items()}
     _check_names(model, values, [name for name, texts in parameters.items() if len(texts) > 1])
     return _defaults(model) | values
 
@@ -335,6 +342,8 @@ def _type_error(types: tuple[Any, ...], value: object) -> str | None:
         return "must be an object"
     if str in types:
         return None if isinstance(value, str) else "must be text"
+    if bool in types:
+        return None if isinstance(value, bool | str) else "must be true or false"
     return "must be a number" if isinstance(value, dict | list) else None
 
 
@@ -362,6 +371,11 @@ def _integer(text: str) -> int | str:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else text
 
 
+def _boolean(text: str) -> bool | str:
+    """Return True or False, or the text for validation to refuse."""
+    return {"true": True, "false": False}.get(text, text)
+
+
 def _decimal(text: str) -> float | str:
     """Return the number, or the text for validation to refuse."""
     try:
@@ -370,4 +384,4 @@ def _decimal(text: str) -> float | str:
         return text
 
 
-_QUERY_NUMBERS: dict[str, Callable[[str], Any]] = {"limit": _integer, "wait_s": _decimal}
+_QUERY_TYPES: dict[str, Callable[[str], Any]] = {"active": _boolean, "limit": _integer, "wait_s": _decimal}

@@ -8,10 +8,18 @@ SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.
     bindings.unbind_requested_at, bindings.ended_at, bindings.version
 FROM bindings
 WHERE bindings.state = :state_1::VARCHAR
+  AND bindings.state = 'active'
+  AND bindings.expires_at > (
+    SELECT clock_timestamp() AS clock_timestamp_1
+)
+  AND bindings.unbind_requested_at IS NULL
+  AND bindings.requested_at > (
+    SELECT clock_timestamp() AS clock_timestamp_1
+) - :param_1
   AND (bindings.phone_a = :phone_a_1::VARCHAR OR bindings.phone_b = :phone_b_1::VARCHAR)
   AND (bindings.middle_number_a = :middle_number_a_1::VARCHAR OR bindings.middle_number_b =
     :middle_number_b_1::VARCHAR AND bindings.middle_number_b != bindings.middle_number_a)
   AND bindings.requested_at >= :requested_at_1::TIMESTAMP WITH TIME ZONE
-  AND (bindings.requested_at, bindings.id) < (:param_1::TIMESTAMP WITH TIME ZONE, :param_2::UUID)
+  AND (bindings.requested_at, bindings.id) < (:param_2::TIMESTAMP WITH TIME ZONE, :param_3::UUID)
 ORDER BY bindings.requested_at DESC, bindings.id DESC
-LIMIT :param_3::INTEGER;
+LIMIT :param_4::INTEGER;

@@ -8,6 +8,10 @@ SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.
     bindings.unbind_requested_at, bindings.ended_at, bindings.version
 FROM bindings
 WHERE bindings.state = :state_1
+  AND bindings.state = 'active'
+  AND bindings.expires_at > :clock
+  AND bindings.unbind_requested_at IS NULL
+  AND bindings.requested_at > strftime(:strftime_1, :clock, :strftime_2)
   AND (bindings.phone_a = :phone_a_1 OR bindings.phone_b = :phone_b_1)
   AND (bindings.middle_number_a = :middle_number_a_1 OR bindings.middle_number_b =
     :middle_number_b_1 AND bindings.middle_number_b != bindings.middle_number_a)
