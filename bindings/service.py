@@ -329,6 +329,7 @@ class BindingService:
         phone: str | Phone | None = None,
         middle_number: str | None = None,
         reference: str | None = None,
+        reference_prefix: str | None = None,
         idempotency_key: str | None = None,
         bind_id: str | None = None,
         pool_number: str | None = None,
@@ -353,6 +354,7 @@ class BindingService:
             phone=phone,
             middle_number=middle_number,
             reference=reference,
+            reference_prefix=reference_prefix,
             idempotency_key=idempotency_key,
             bind_id=bind_id,
             pool_number=pool_number,
@@ -369,6 +371,7 @@ class BindingService:
         self,
         *,
         reference: str | None = None,
+        reference_prefix: str | None = None,
         phone: str | Phone | None = None,
         request_id: str | None = None,
         actor: str | None = None,
@@ -377,12 +380,18 @@ class BindingService:
     ) -> Page[RefusedBind]:
         """Return a page of the binds that were refused before the provider was called, newest first.
 
-        They match every filter; `phone` matches either party. Recorded are conflicts and refusals because of the
-        account, but not `Busy`. `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None
-        at the end.
+        They match every filter; `phone` matches either party, `reference_prefix` the beginning of a reference.
+        Recorded are conflicts and refusals because of the account, but not `Busy`. `limit` is 1 to 200. Pass
+        `next_cursor` as `cursor` for the next page; it is None at the end.
         """
         filters, size, position = validation.refusal_filters(
-            reference=reference, phone=phone, request_id=request_id, actor=actor, cursor=cursor, limit=limit
+            reference=reference,
+            reference_prefix=reference_prefix,
+            phone=phone,
+            request_id=request_id,
+            actor=actor,
+            cursor=cursor,
+            limit=limit,
         )
         return self._queries.search_refusals(filters, size=size, position=position)
 

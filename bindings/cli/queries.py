@@ -10,29 +10,36 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
-from bindings.domain.search_filters import FLAGS, HELP
+from bindings.domain.search_filters import FLAGS, HELP, REFUSAL_HELP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bindings.cli.options import RawValue
-    from bindings.domain.binding import Binding, NearMiss, Trace, TraceHolder
+    from bindings.domain.binding import Binding, Holder, NearMiss, Trace, TraceHolder
     from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
 
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
 
-def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
-    for name, help_text in reversed(HELP.items()):
-        flag, is_switch = f"--{name.replace('_', '-')}", name in FLAGS
-        option = (
-            options.phone_option(flag, help_text=help_text)
-            if name == "phone"
-            else click.option(flag, help=help_text, is_flag=is_switch, flag_value=is_switch or None, default=None)
-        )
-        command = option(command)
-    return command
+def _filter_options(help_texts: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds an option for each filter."""
+
+    def add_options(command: Callable[..., None]) -> Callable[..., None]:
+        for name, help_text in reversed(list(help_texts.items())):
+            flag, is_switch = f"--{name.replace('_', '-')}", name in FLAGS
+            option = (
+                options.phone_option(flag, help_text=help_text)
+                if name == "phone"
+                else click.option(
+                    flag, help=help_text, is_flag=is_switch, flag_value=is_switch or None, default=None
+                )
+            )
+            command = option(command)
+        return command
+
+    return add_options
 
 
 @click.command()
@@ -49,7 +56,7 @@ def get(binding_id: str, *, reveal_reason: str | None, as_json: bool) -> None:
 
 
 @click.command("list")
-@_filter_options
+@_filter_options(HELP)
 @options.cursor
 @click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
 @options.reveal_options
@@ -65,8 +72,57 @@ def list_(
         page = service.search(cursor=cursor, limit=limit, **filters)
         holds = _holds_of(service, filters["phone"], filters["middle_number"])
         context.record_reveal(service, (binding.id for binding in page.data), reveal_reason)
-    empty = "No binding recorded here matches. Leave out a filter to see more, or bind: bindings bind --help"
+    empty = "No binding recorded here matches. `bindings refusals` lists binds that were refused before the call."
     _show(page.data, reveal_reason, as_json=as_json, empty=empty, next_cursor=page.next_cursor, phone_holds=holds)
+
+
+@click.command()
+@_filter_options(REFUSAL_HELP)
+@options.cursor
+@click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
+@options.as_json
+def refusals(*, cursor: str | None, limit: RawValue, as_json: bool, **filters: RawValue) -> None:
+    """List binds that were refused before the provider was called, newest first.
+
+    A phone was held, or the provider refuses the account. A bind that was refused because the service was busy is
+    not recorded. Phones are masked.
+    """
+    with context.open_service(as_json=as_json) as service:
+        page = service.search_refusals(cursor=cursor, limit=limit, **filters)
+    if as_json:
+        output.emit_list(page.data, next_cursor=page.next_cursor)
+        return
+    if not page.data:
+        output.message(_nothing_refused(filters))
+        return
+    rows = [
+        [
+            output.format_instant(refusal.at),
+            refusal.code,
+            f"{refusal.phone_a} {refusal.phone_b}",
+            refusal.mode,
+            _holder_id(refusal.holder),
+            output.format_instant(None if refusal.holder is None else refusal.holder.held_until),
+            output.escape_unprintable(refusal.actor),
+            output.escape_unprintable(refusal.reference or "-"),
+        ]
+        for refusal in page.data
+    ]
+    output.table(["AT", "ERROR", "PHONES", "MODE", "HELD BY", "HELD UNTIL", "BY", "REFERENCE"], rows)
+    _point_to_next_page(page.next_cursor)
+
+
+def _nothing_refused(filters: Mapping[str, RawValue]) -> str:
+    """Return a message that names the filters, but not their values: one is a phone."""
+    names = [f"--{name.replace('_', '-')}" for name in REFUSAL_HELP if filters[name] is not None]
+    matching = f" matches {' and '.join(names)}" if names else " is recorded"
+    return f"No bind that was refused before the call{matching}. `bindings list` lists bindings, failed ones too."
+
+
+def _holder_id(holder: Holder | None) -> str:
+    if holder is None:
+        return "-"
+    return holder.id or f"not in this database ({holder.why})"
 
 
 @click.command()
@@ -184,7 +240,7 @@ def check(*, phone_a: RawValue, phone_b: RawValue, mode: RawValue, app_id: str |
         return
     rows = [
         [
-            holder.id or f"not in this database ({holder.why})",
+            _holder_id(holder),
             holder.state or "-",
             holder.mode or "-",
             output.format_instant(holder.held_until),
@@ -237,10 +293,14 @@ def _show(
         output.bindings(records, revealed=revealed)
     else:
         output.message(empty)
-    if next_cursor is not None:
-        output.message(f"There are more: add --cursor {next_cursor}")
+    _point_to_next_page(next_cursor)
     if phone_holds is not None:
         _show_holds(phone_holds, empty="No hold of this number is recorded.")
+
+
+def _point_to_next_page(next_cursor: str | None) -> None:
+    if next_cursor is not None:
+        output.message(f"There are more: add --cursor {next_cursor}")
 
 
 def _show_holds(holds: Sequence[PhoneHold], *, empty: str) -> None:

@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Query": {
         "get": "queries:get",
         "list": "queries:list_",
+        "refusals": "queries:refusals",
         "lookup": "queries:lookup",
         "history": "queries:history",
         "trace": "queries:trace",

@@ -29,6 +29,7 @@ class SearchFilters:
     phone: Phone | None = None
     middle_number: str | None = None
     reference: str | None = None
+    reference_prefix: str | None = None
     idempotency_key: str | None = None
     bind_id: str | None = None
     pool_number: str | None = None
@@ -46,6 +47,7 @@ class RefusalFilters:
     """
 
     reference: str | None = None
+    reference_prefix: str | None = None
     phone: Phone | None = None
     request_id: str | None = None
     actor: str | None = None
@@ -58,6 +60,7 @@ HELP = {
     "phone": "A real phone, as A or as B.",
     "middle_number": "A middle number of either party.",
     "reference": "Your order id.",
+    "reference_prefix": "The beginning of your order id.",
     "idempotency_key": "The key that the bind was sent with.",
     "bind_id": "The provider's id.",
     "pool_number": "The pool.",
@@ -68,6 +71,7 @@ HELP = {
 }
 REFUSAL_HELP = {
     "reference": HELP["reference"],
+    "reference_prefix": HELP["reference_prefix"],
     "phone": HELP["phone"],
     "request_id": "The id of the request.",
     "actor": HELP["actor"],

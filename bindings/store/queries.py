@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
@@ -179,7 +180,10 @@ def _conditions(
     filters: SearchFilters, now: ColumnElement[datetime], *, postgres: bool
 ) -> list[ColumnElement[bool]]:
     """Return the condition of each filter that is set: the one above, or equality with the column of its name."""
-    special = _FILTER_CONDITIONS | {"active": lambda active: _activity(now, active=active, postgres=postgres)}
+    special = _FILTER_CONDITIONS | {
+        "active": lambda active: _activity(now, active=active, postgres=postgres),
+        "reference_prefix": partial(sql.starts_with, bindings.c.reference, postgres=postgres),
+    }
     values = ((field.name, getattr(filters, field.name)) for field in fields(filters))
     return [
         special[name](value) if name in special else bindings.c[name] == value

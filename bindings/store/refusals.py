@@ -104,6 +104,9 @@ def search(
     equal = {"reference": filters.reference, "request_id": filters.request_id, "actor": filters.actor}
     phone = filters.phone
     conditions = [refusals.c[name] == value for name, value in equal.items() if value is not None]
+    if filters.reference_prefix is not None:
+        postgres = sql.is_postgres(connection)
+        conditions.append(sql.starts_with(refusals.c.reference, filters.reference_prefix, postgres=postgres))
     if before is not None:
         conditions.append(sql.keyset_before(order, before))
     # One branch for each column of phones: each reads its own index in order and stops after `limit` rows.

@@ -7,11 +7,12 @@ after a position in the order of the list, and needs no OFFSET.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Interval, func, literal, literal_column, tuple_, union_all
+from sqlalchemy import Interval, and_, func, literal, literal_column, tuple_, union_all
 
 from bindings.store.column_types import Instant
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import CTE, Column, ColumnElement, Connection, Row, Select, Table
 
 Record = TypeVar("Record")
+
+LAST_CHARACTER = "\U0010ffff"  # sorts after every other, and is not a character of any text
 
 
 def columns(table: Table, record_type: type[Any]) -> tuple[Column[Any], ...]:
@@ -77,6 +80,16 @@ def earlier(instant: ColumnElement[datetime], span: timedelta, *, postgres: bool
     if postgres:
         return instant - literal(span, Interval)
     return func.strftime("%Y-%m-%dT%H:%M:%fZ", instant, f"-{span.total_seconds()} seconds", type_=Instant)
+
+
+def starts_with(column: ColumnElement[Any], prefix: str, *, postgres: bool) -> ColumnElement[bool]:
+    """Return the condition that a text begins with `prefix`, exactly, in the form that an index serves.
+
+    PostgreSQL uses an index in byte order for LIKE; the LIKE of SQLite ignores case and uses none.
+    """
+    if postgres:
+        return column.like(re.sub(r"([\\%_])", r"\\\1", prefix) + "%")
+    return and_(column >= prefix, column < prefix + LAST_CHARACTER)
 
 
 def is_postgres(connection: Connection) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bindings.access.api_keys import ApiKeys
     from bindings.access.sessions import Sessions
-    from bindings.domain.binding import Binding, Event, Holder
+    from bindings.domain.binding import Binding, Event, Holder, RefusedBind
     from bindings.store.keys import Key
     from bindings.web.executors import Executors
     from bindings.web.first_sign_in import FirstSignIn
@@ -68,7 +68,7 @@ class Principal:
         """Return whether the record may be shown: to a reader or a router always, to an app if it is its own."""
         return self.has_permission(Permission.READ, Permission.ROUTE) or record.actor == self.actor
 
-    def sees_phones(self, binding: Binding) -> bool:
+    def sees_phones(self, binding: Binding | RefusedBind) -> bool:
         """Return whether phones are shown in full without a reveal: to their sender, and to a router."""
         own = self.has_permission(Permission.BIND) and binding.actor == self.actor
         return own or self.has_permission(Permission.ROUTE)

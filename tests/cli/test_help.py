@@ -23,6 +23,7 @@ OPERATION = [
     "pools",
     "recover",
     "reconcile",
+    "refusals",
     "reports",
     "retention",
     "doubts",

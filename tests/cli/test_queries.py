@@ -273,6 +273,33 @@ def test_stats_counts_bindings_and_explains_statuses(shell: Shell, simulator: Si
     assert "conflicts, before the provider was called" in table
 
 
+def test_refusals_are_listed_by_reference_phone_and_actor_with_masked_phones(shell: Shell) -> None:
+    first = shell.bind(A, B, "--reference", "order-1").json
+    assert shell.bind(A, C, "--reference", "order-2").code == 3
+    (refusal,) = shell.run("refusals", "--json").json["data"]
+    assert (refusal["code"], refusal["reference"], refusal["holder"]["id"]) == (
+        "phone-in-use",
+        "order-2",
+        first["id"],
+    )
+    for option, value, count in (
+        ("--reference", "order-2", 1),
+        ("--reference", "order-1", 0),
+        ("--reference-prefix", "order", 1),
+        ("--phone", C, 1),
+        ("--phone", D, 0),
+        ("--actor", first["actor"], 1),
+        ("--request-id", "unknown", 0),
+    ):
+        assert len(shell.run("refusals", option, value, "--json").json["data"]) == count, option
+    table = shell.run("refusals", "--phone", C)
+    assert "phone-in-use" in table.out
+    assert first["id"] in table.out
+    nothing = shell.run("refusals", "--phone", D, "--reference", "order-2")
+    assert nothing.err.startswith("No bind that was refused before the call matches --reference and --phone.")
+    assert shell.run("refusals", "--phone", "0123").code == 2
+
+
 REVEALING = ("get", "list", "lookup", "trace", "doubts", "export")
 
 

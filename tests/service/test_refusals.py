@@ -72,6 +72,19 @@ def test_refused_bind_is_found_by_reference_phone_request_and_actor(harness: Ser
     assert references(service, actor="key:rides") == ["order-43"]
 
 
+def test_references_are_found_by_their_beginning_exactly(harness: ServiceHarness) -> None:
+    names = ["a_1", "a_12", "a%1", "ab1", "A_1", "a\\1", "a", "b", "a\U0010fffd", "\U0010fffd1"]
+    for number, name in enumerate(names):
+        phones = f"9155{number:06}", f"9166{number:06}"
+        harness.bind(*phones, reference=name)
+        refuse(harness.service, *phones, reference=name)
+    for prefix in (*names, "\\", "%", "_"):
+        expected = sorted(name for name in names if name.startswith(prefix))
+        bound = harness.service.search(reference_prefix=prefix).data
+        assert sorted(str(binding.reference) for binding in bound) == expected, prefix
+        assert sorted(map(str, references(harness.service, reference_prefix=prefix))) == expected, prefix
+
+
 def test_refused_binds_are_paged_newest_first(harness: ServiceHarness) -> None:
     harness.bind(A, B)
     for number in range(5):

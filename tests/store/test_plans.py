@@ -217,6 +217,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         NUMBER | HELD_AT_A_TIME | KEYS,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC)),
     ),
+    "search by the beginning of a reference": (
+        REFERENCE,
+        lambda service: service.search(reference_prefix="order-4242"),
+    ),
     "trace of the past": (
         NUMBER | HELD_AT_A_TIME | KEYS,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC) - timedelta(hours=6)),

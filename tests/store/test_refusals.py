@@ -62,6 +62,7 @@ def service(own_database_url: str) -> Iterator[BindingService]:
     [
         ({}, {"ix_refusals_at_id", "ix_refusals_at_id" + WHOLE}),
         ({"reference": "order-42"}, {"ix_refusals_reference"}),
+        ({"reference_prefix": "order-42"}, {"ix_refusals_reference"}),
         ({"phone": "9100000042"}, PARTIES),
         ({"phone": "917"}, PARTIES),
         ({"request_id": "request-42"}, {"ix_refusals_request_id"}),

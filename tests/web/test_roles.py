@@ -18,7 +18,7 @@ from bindings.provider.simulator import Fault, FaultKind
 from bindings.service import BindingService
 from bindings.web import server
 from bindings.web.api import openapi
-from tests.service.harness import A, B, C, D, wait_for
+from tests.service.harness import A, B, C, D, E, wait_for
 from tests.web.conftest import run
 
 if TYPE_CHECKING:
@@ -171,6 +171,27 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
     wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
     events = running.get("/v1/events", rides).json()["data"]
     assert {event["binding_id"] for event in events} == {own["id"]}
+
+
+def test_app_sees_its_own_refused_binds_and_their_holders_only_if_they_are_its_own(running: Running) -> None:
+    rides, food = running.key("app", "rides"), running.key("app", "food")
+    own = running.bind(rides, reference="ride-1").json()
+    running.bind(food, phone_a=C, phone_b=D)
+    assert running.bind(rides, phone_b=E, reference="ride-2").status_code == 409
+    assert running.bind(rides, phone_a=C, phone_b=E, reference="ride-3").status_code == 409
+    assert running.bind(food, phone_a=A, phone_b=E, reference="food-4").status_code == 409
+    route = "/v1/refusals/search"
+    shown = running.post(route, {"actor": "key:food"}, rides).json()["data"]
+    assert [(item["reference"], item["phone_b"]) for item in shown] == [("ride-3", E), ("ride-2", E)]
+    assert [item["holder"]["id"] for item in shown] == [None, own["id"]]
+    assert (shown[0]["holder"]["actor"], shown[1]["holder"]["reference"]) == (None, "ride-1")
+    assert running.post(route, {"reference": "food-4"}, rides).json() == {"data": [], "next_cursor": None}
+    assert running.post(route, {"phone": E, "reference_prefix": "ride"}, rides).json()["data"] == shown
+    auditor = running.post(route, {"phone": E}, running.key("auditor"))
+    assert [item["reference"] for item in auditor.json()["data"]] == ["food-4", "ride-3", "ride-2"]
+    assert E not in auditor.text
+    assert mask(E) in auditor.text
+    assert running.post(route, {"phone": E, "reveal": {"reason": "x"}}, running.key("admin")).status_code == 422
 
 
 def test_auditor_sees_all_bindings_with_masked_phones(running: Running) -> None:

@@ -68,6 +68,7 @@ InstantText = Annotated[
 ]
 Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=MAX_LIMIT)]
 Reference = Annotated[str, _line("reference", "Your order id.")]
+ReferencePrefix = Annotated[str, _line("reference", "The beginning of your order id.")]
 AppId = Annotated[
     str, _line("app_id", "The provider's application; if left out, the one that the service is configured with.")
 ]
@@ -203,6 +204,7 @@ class Filters(RequestModel):
     active: Active | None = None
     mode: ModeText | None = None
     reference: Reference | None = None
+    reference_prefix: ReferencePrefix | None = None
     bind_id: BindId | None = None
     pool_number: PoolText | None = None
     app_id: AppId | None = None
@@ -222,6 +224,20 @@ class Search(Filters):
     idempotency_key: IdempotencyKey | None = None
     actor: Actor | None = None
     reveal: Reveal | None = None
+
+
+class Refusals(RequestModel):
+    """What a refused bind must match: all of the filters. Without any filter every one matches."""
+
+    reference: Reference | None = None
+    reference_prefix: ReferencePrefix | None = None
+    phone: PhoneText | None = None
+    request_id: Annotated[str, _line("request_id", "The id of the request.")] | None = None
+    actor: Actor | None = None
+    cursor: Cursor | None = None
+    limit: Limit = 50
+
+    validate = staticmethod(validation.refusal_filters)
 
 
 class Feed(RequestModel):

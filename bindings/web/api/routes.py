@@ -37,6 +37,7 @@ from bindings.web.api.serializers import (
     binding_json,
     bindings_json,
     json_response,
+    refused_binds_json,
     trace_json,
 )
 from bindings.web.request import ServiceRequest
@@ -454,6 +455,35 @@ def _search(
 
 
 @post(
+    "/refusals/search",
+    status_code=200,
+    permissions=OWN_OR_ALL,
+    operation=Operation(
+        name="search_refusals",
+        summary="List binds that were refused before the provider was called, newest first.",
+        body=requests.Refusals,
+        example={"reference": samples.REFUSED_BIND.reference},
+        responses={
+            200: ResponseDoc(
+                "A page of refused binds.",
+                schemas.RefusedBinds,
+                {"data": [samples.REFUSED_BIND], "next_cursor": None},
+            )
+        },
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def search_refusals(request: Request[Any, Any, Any]) -> ApiResponse:
+    """List refused binds."""
+    call = ApiRequest(request)
+    filters = call.body(requests.Refusals)
+    if not call.principal.has_permission(Permission.READ):
+        filters["actor"] = call.principal.actor
+    page = await call.run_read(BindingService.search_refusals, **filters)
+    return json_response({"data": refused_binds_json(page.data, call.principal), "next_cursor": page.next_cursor})
+
+
+@post(
     "/lookup",
     status_code=200,
     permissions=(*OWN_OR_ALL, Permission.ROUTE),
@@ -584,18 +614,6 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 
 def router() -> Router:
     """Return the router of all calls under /v1."""
-    handlers = [
-        bind,
-        unbind,
-        extend,
-        check,
-        get_binding,
-        reveal,
-        history,
-        list_bindings,
-        search,
-        lookup,
-        trace,
-        events,
-    ]
+    reads = [check, get_binding, history, list_bindings, search, search_refusals, lookup, trace, events]
+    handlers = [bind, unbind, extend, reveal, *reads]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

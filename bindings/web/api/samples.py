@@ -14,6 +14,7 @@ from bindings.domain.binding import (
     Holder,
     Mode,
     Reason,
+    RefusedBind,
     State,
     Trace,
     TraceHolder,
@@ -111,6 +112,21 @@ HOLD = PhoneHold(
     actor=None,
     bind_id="2002",
     app_id=BINDING.app_id,
+)
+REFUSED_BIND = RefusedBind(
+    id="01993b1e-8d11-7c0a-8a52-6f3d0b9e5c71",
+    at=_after(60),
+    code="phone-in-use",
+    provider_status=None,
+    mode=Mode.AXB,
+    phone_a=BINDING.phone_a,
+    phone_b=Phone("9188067702"),
+    pool_number=BINDING.pool_number,
+    app_id=BINDING.app_id,
+    reference="order-43",
+    actor=BINDING.actor,
+    request_id="8c1f6c1e-order-43",
+    holder=replace(HOLDER, retry_after_s=3577),
 )
 TRACE = Trace(holders=(TraceHolder(binding=BINDING, certainty=Certainty.CERTAIN),), near_misses=())
 CHECK = Check(name="schema", level=Level.OK, seen="as this version needs", todo=None)

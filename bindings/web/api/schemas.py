@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-from bindings.domain.binding import Binding, Event, Holder, NearMiss, TraceHolder
+from bindings.domain.binding import Binding, Event, Holder, NearMiss, RefusedBind, TraceHolder
 from bindings.domain.hold import PhoneHold
 from bindings.errors import FieldError
 
@@ -60,6 +60,13 @@ class SearchResult(Struct):
             " bindings with the middle number."
         ),
     ]
+
+
+class RefusedBinds(Struct):
+    """A page of refused binds, newest first; `next_cursor` is null at the end."""
+
+    data: list[RefusedBind]
+    next_cursor: str | None
 
 
 class ActiveBindings(Struct):
@@ -147,6 +154,7 @@ class Health(Struct):
 
 
 MASKED = {"description": "Masked, except for the actor that sent it, and after a reveal."}
+OWN_ONLY = {"description": "Masked, except for the actor that sent it."}
 ACTOR = {"description": "The actor that requested the binding."}
 # For clients, instead of the docstrings of the classes, and in addition to the types of their fields.
 DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
@@ -198,6 +206,16 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
             "binding_id": {"description": "The binding recorded here that it comes from."},
             "actor": ACTOR,
             "bind_id": {"description": "The provider's id of what it holds the phone for, if it is known."},
+        },
+    ),
+    RefusedBind: (
+        "A bind that was refused before the provider was called; it created no binding. `Busy` is not recorded.",
+        {
+            "code": {"description": "The code of the error that the caller got."},
+            "provider_status": {"description": "The provider's earlier status, if the account was refused."},
+            "phone_a": OWN_ONLY,
+            "phone_b": OWN_ONLY,
+            "actor": {"description": "The actor that requested the bind."},
         },
     ),
     TraceHolder: ("A binding that had the middle number.", {}),

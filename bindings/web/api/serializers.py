@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from bindings.domain.serialization import fields
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from bindings.domain.binding import Binding, Trace, TraceHolder
+    from bindings.domain.binding import Binding, RefusedBind, Trace, TraceHolder
     from bindings.web.auth import Principal
 
 
@@ -73,6 +74,16 @@ def _active_binding_json(
     counterpart = binding.counterpart(party)
     route = {"counterpart": counterpart, "caller_id": binding.middle_number_for(counterpart)}
     return msgspec.Raw(_IN_FULL.encode(fields(principal.redact_binding(binding)) | route))
+
+
+def refused_binds_json(refused: Iterable[RefusedBind], principal: Principal) -> list[msgspec.Raw]:
+    """Encode refused binds for the principal, without what it may not see of their holders."""
+    encoded = []
+    for bind in refused:
+        holder = None if bind.holder is None else principal.redact_holder(bind.holder)
+        encoder = _IN_FULL if principal.sees_phones(bind) else _MASKED
+        encoded.append(msgspec.Raw(encoder.encode(replace(bind, holder=holder))))
+    return encoded
 
 
 def trace_json(trace: Trace, principal: Principal, *, party: Phone | None, revealed: bool) -> dict[str, Any]:
