@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from bindings.domain import trace
 from bindings.domain.binding import Page, Trace
 from bindings.domain.hold import visible_holds
-from bindings.store import number_history, phone_holds
+from bindings.domain.search_filters import RefusalFilters, SearchFilters
+from bindings.store import number_history, phone_holds, queries, refusals
 from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bindings.domain.binding import Binding, Event
+    from bindings.domain.binding import Binding, Event, RefusedBind
     from bindings.domain.hold import PhoneHold
     from bindings.domain.phone import Phone
     from bindings.store.database import Database
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 WINDOW_S = 600.0
 MAX_NAME_MATCHES = 50
 MAX_REVEALS = 50
+MAX_REFUSALS = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,10 +48,21 @@ class NumberAt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NameMatches:
-    """Bindings by reference, idempotency key, bind_id or request id, and refusals that made no binding."""
+    """What matches a name: bindings by reference, idempotency key, bind_id or request id, and refused binds.
 
-    bindings: tuple[Binding, ...]
-    refusals: tuple[Event, ...]
+    Refused binds match by reference or request id. `refusal_events` are refusals of a request that an earlier
+    version recorded, as events only. With `by_beginning` nothing has exactly this name, and the references of
+    these begin with it.
+    """
+
+    bindings: tuple[Binding, ...] = ()
+    refusals: tuple[RefusedBind, ...] = ()
+    refusal_events: tuple[Event, ...] = ()
+    by_beginning: bool = False
+
+    def __bool__(self) -> bool:
+        """Return whether anything matches."""
+        return bool(self.bindings or self.refusals or self.refusal_events)
 
 
 class Investigation:
@@ -120,11 +133,32 @@ class Investigation:
         return Page.of(rows, size, lambda binding: fields.position_after(binding.held_until, binding.id))
 
     def find_by_name(self, text: str, *, actor: str | None = None) -> NameMatches:
-        """Return what has this text as its reference, idempotency key, bind_id or request id, newest first."""
-        bindings = self._database.read(number_history.find_by_name, text, actor=actor, limit=MAX_NAME_MATCHES)
-        refusals = self._database.read(number_history.refusals_of_request, text, limit=MAX_NAME_MATCHES)
-        visible = tuple(refusal for refusal in refusals if actor in (None, refusal.actor))
-        return NameMatches(bindings=tuple(bindings), refusals=visible)
+        """Return what has this text as its reference, idempotency key, bind_id or request id, newest first.
+
+        If there is nothing: what has a reference that begins with it. At most `MAX_NAME_MATCHES` of each.
+        """
+        read, limit = self._database.read, MAX_NAME_MATCHES
+        exact = NameMatches(
+            bindings=tuple(read(number_history.find_by_name, text, actor=actor, limit=limit)),
+            refusals=tuple(read(refusals.find_by_name, text, actor=actor, limit=limit)),
+        )
+        if not exact.refusals:
+            events = read(number_history.refusals_of_request, text, limit=limit)
+            exact = replace(exact, refusal_events=tuple(event for event in events if actor in (None, event.actor)))
+        if exact:
+            return exact
+        similar = SearchFilters(reference_prefix=text, actor=actor)
+        similar_refusals = RefusalFilters(reference_prefix=text, actor=actor)
+        return NameMatches(
+            bindings=tuple(read(queries.search, similar, self._database.now, before=None, limit=limit)),
+            refusals=tuple(read(refusals.search, similar_refusals, before=None, limit=limit)),
+            by_beginning=True,
+        )
+
+    def refusals_of(self, phone: Phone, *, actor: str | None = None) -> tuple[RefusedBind, ...]:
+        """Return the newest refused binds of a phone, at most `MAX_REFUSALS`."""
+        filters = RefusalFilters(phone=phone, actor=actor)
+        return tuple(self._database.read(refusals.search, filters, before=None, limit=MAX_REFUSALS))
 
     def reveals_of(self, bindings: Sequence[Binding]) -> list[Event]:
         """Return the newest reveals of full phones of these bindings, and exports in full of their periods."""

@@ -280,6 +280,11 @@ class Holder:
         """Return whether the phone is held at the provider, but not by one of our bindings."""
         return self.id is None
 
+    @property
+    def held_by(self) -> str:
+        """Return `why`, or "revenant" for a binding that has ended here and lives at the provider."""
+        return "revenant" if self.why == "orphan" and not self.foreign else self.why
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedBind:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from bindings import errors
-from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.lifecycle.storable import require_storable
 from bindings.store import refusals
@@ -29,8 +28,7 @@ def record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> e
     error = (errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse)(holder=holder)
     detail = {
         "holder_id": holder.id,
-        # The hold of a binding that ended here names that binding; that of a stranger names none.
-        "held_by": "revenant" if holder.why == HoldReason.ORPHAN and not holder.foreign else holder.why,
+        "held_by": holder.held_by,
         "holder_mode": holder.mode,
         "holder_state": holder.state,
         "mode": request.mode,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, insert, literal_column, select, union_all
+from sqlalchemy import Integer, and_, bindparam, insert, literal_column, select, true, union_all
 
 from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
 from bindings.store import events, sql
@@ -19,6 +19,7 @@ from bindings.store.schema import bindings, refusals
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Insert, Row
@@ -100,28 +101,44 @@ def search(
     connection: Connection, filters: RefusalFilters, *, before: tuple[datetime, str] | None, limit: int
 ) -> list[RefusedBind]:
     """Return up to `limit` refused binds, newest first, from after the position `before` of that order."""
-    order = (refusals.c.at, refusals.c.id)
     equal = {"reference": filters.reference, "request_id": filters.request_id, "actor": filters.actor}
-    phone = filters.phone
     conditions = [refusals.c[name] == value for name, value in equal.items() if value is not None]
     if filters.reference_prefix is not None:
         postgres = sql.is_postgres(connection)
         conditions.append(sql.starts_with(refusals.c.reference, filters.reference_prefix, postgres=postgres))
     if before is not None:
-        conditions.append(sql.keyset_before(order, before))
-    # One branch for each column of phones: each reads its own index in order and stops after `limit` rows.
+        conditions.append(sql.keyset_before((refusals.c.at, refusals.c.id), before))
     columns = (refusals.c.phone_a, refusals.c.phone_b)
-    parties = [[]] if phone is None else [[column == phone] for column in columns]
-    newest = [column.desc() for column in order]
+    parties = [true()] if filters.phone is None else [column == filters.phone for column in columns]
+    return _newest(connection, conditions, parties, limit)
+
+
+def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[RefusedBind]:
+    """Return up to `limit` refused binds with this reference, or of the request with this id, newest first."""
+    by_reference, by_request = refusals.c.reference == words, refusals.c.request_id == words
+    names = [by_reference, and_(by_request, refusals.c.reference.is_distinct_from(words))]
+    return _newest(connection, [] if actor is None else [refusals.c.actor == actor], names, limit)
+
+
+def _newest(
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    alternatives: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> list[RefusedBind]:
+    """Return up to `limit` refused binds that meet all conditions and one of the alternatives, newest first.
+
+    No two alternatives hold for one row. Each is a branch that reads its own index as far as the page goes.
+    """
+    order = (refusals.c.at.desc(), refusals.c.id.desc())
     branches = (
-        select(refusals).where(*conditions, *party).order_by(*newest).limit(limit).subquery() for party in parties
+        select(refusals).where(*conditions, alternative).order_by(*order).limit(limit).subquery()
+        for alternative in alternatives
     )
     matches = union_all(*map(select, branches)).subquery("matches")
+    holder = (bindings.c[name].label(f"holder_{name}") for name in ("actor", "reference", "mode", "state"))
     statement = (
-        select(
-            matches,
-            *(bindings.c[name].label(f"holder_{name}") for name in ("actor", "reference", "mode", "state")),
-        )
+        select(matches, *holder)
         .select_from(matches.outerjoin(bindings, bindings.c.id == matches.c.holder_id))
         .order_by(matches.c.at.desc(), matches.c.id.desc())
         .limit(limit)

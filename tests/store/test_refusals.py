@@ -79,3 +79,9 @@ def test_each_filter_reads_its_own_index(
     assert ways
     ways |= explained(service, lambda: service.search_refusals(cursor=cursor, limit=2, **filters), "refusals")
     assert ways <= indexes | HOLDER, ways
+
+
+def test_name_is_found_by_the_indexes_of_references_and_requests(service: BindingService) -> None:
+    for name in ("order-42", "request-42", "order-19"):
+        ways = explained(service, lambda: service.investigation.find_by_name(name), "refusals")  # noqa: B023
+        assert ways <= {"ix_refusals_reference", "ix_refusals_request_id"} | HOLDER, (name, ways)

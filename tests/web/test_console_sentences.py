@@ -13,9 +13,11 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import delete
 
 from bindings import errors
 from bindings.domain.conflict import Policy
+from bindings.store.schema import refusals
 from tests.service.harness import POOL, A, B, C, D, E, F
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -32,12 +34,15 @@ pytestmark = pytest.mark.usefixtures("database_kind")
 
 G, HELD = "9188067771", "9188067791"
 NEVER_USED = "9188067779"
+REFUSED_PHONE = "9188067784"
 
 FIND = {"find: nothing stored", "find: bindings", "find: of an application", "find: wrong input"}
 MATCHES = {
     "name: two bindings",
     "name: too many bindings",
     "name: refused",
+    "name: refused by an earlier version",
+    "name: beginning",
     "name: nothing",
     "name: of an application",
 }
@@ -55,7 +60,9 @@ LISTED = {
     "number: revealed",
     "number: of an application",
 }
-NUMBER = LISTED | {"number: never used", "number: hold only"}
+NUMBER = LISTED | {"number: never used", "number: hold only", "number: refused only"}
+REFUSED = {"name: refused", "number: refused only"}
+NO_NAME = {"name: nothing", "name: of an application"}
 REFERENCE = {"at: reference", "number: reference"}
 LOGGED = {"access: entries"}
 ACCESS = LOGGED | {"access: nothing"}
@@ -99,23 +106,46 @@ SENTENCES = (
     Sentence("Find", RESULTS),
     Sentence(r"Only bindings that key:\w+ requested are searched\.", OF_APPLICATION),
     # ... for a name.
-    Sentence("order-\\d+|req-\\d", MATCHES),
-    Sentence(r"\d+ bindings? with this reference, bindId or request id, newest first\.", {"name: two bindings"}),
+    Sentence("order(-\\d+)?|req-\\d", MATCHES),
     Sentence(
-        r"The newest \d+ bindings with this reference, bindId or request id; there may be more\.",
+        r"\d+ bindings? with this reference, idempotency key, bindId or request id, newest first\.",
+        {"name: two bindings"},
+    ),
+    Sentence(
+        r"The newest \d+ bindings with this reference, idempotency key, bindId or request id; there may be more\.",
         {"name: too many bindings"},
     ),
-    Sentence("Refused before the call", {"name: refused"}),
     Sentence(
-        r"This request created no binding: the phone was in use, and the provider was not called\.",
-        {"name: refused"},
+        r"Nothing has exactly this name\. These references begin with it, at most 50 of bindings and of refused"
+        r" binds\.",
+        {"name: beginning"},
     ),
-    Sentence("No matches", {"name: nothing", "name: of an application"}),
+    Sentence("Refused before the call", REFUSED | {"name: refused by an earlier version"}),
     Sentence(
-        r"No binding has this id, bindId or reference, and no request has this id\. The match is"
-        r" exact\. Write a phone"
-        r" or a middle number in digits, with its country code\.",
-        {"name: nothing", "name: of an application"},
+        r"Binds that created no binding: the provider was not called\. Newest first, at most 50\.",
+        REFUSED,
+    ),
+    Sentence(
+        r"This request created no binding: the phone was in use, and the provider was not called\. An earlier"
+        r" version recorded it, without its phones\.",
+        {"name: refused by an earlier version"},
+    ),
+    Sentence("No matches", NO_NAME),
+    Sentence(
+        r"No binding has the id, bindId, idempotency key or request id “order-6” or a reference that begins so,"
+        r" and no recorded refused bind has it as its request id or as the beginning of its reference\.",
+        {"name: nothing"},
+    ),
+    Sentence(
+        r"No binding of yours has the id, bindId, idempotency key or request id “order-5” or a reference that"
+        r" begins so, and no recorded refused bind of yours has it as its request id or as the"
+        r" beginning of its reference\.",
+        {"name: of an application"},
+    ),
+    Sentence(
+        r"Binds that were refused because the service was busy are not recorded\. Write a phone or a middle number"
+        r" in digits, with its country code\.",
+        NO_NAME,
     ),
     Sentence("New search", MATCHES),
     # ... for a number at a time.
@@ -161,11 +191,17 @@ SENTENCES = (
     # ... for a number without a time.
     Sentence(r"(Middle number|Phone) [0-9*]+", NUMBER | {"number: reference"}),
     Sentence(r"The number is also a reference, a bindId or a request id: show what has this name\.", REFERENCE),
-    Sentence("No binding recorded here has this number", {"number: never used", "number: hold only"}),
     Sentence(
-        r"No binding recorded here and no hold has this number\. Check the digits: with country code,"
-        r" without a leading"
-        r" zero\.",
+        "No binding recorded here has this number",
+        {"number: never used", "number: hold only", "number: refused only"},
+    ),
+    Sentence(
+        r"No binding has it as a phone or as a middle number, but a refused bind has it: see below\.",
+        {"number: refused only"},
+    ),
+    Sentence(
+        r"No binding and no refused bind recorded here and no hold has this number\. Check the digits: with"
+        r" country code, without a leading zero\.",
         {"number: never used"},
     ),
     Sentence(
@@ -303,13 +339,16 @@ class Pages:
         self.pages["at: begins later"] = self.find(A, at=before)
         self.pages["number: masked phone"] = self.find(B)
         self.pages["number: middle number"] = self.find(number)
-        with pytest.raises(errors.PhoneInUse):
-            self.harness.service.as_caller(actor="key:food", request_id="req-2").bind(
-                phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB"
-            )
-        self.pages["name: refused"] = self.find("req-2")
         self.harness.simulator.add_foreign_binding(app_id=first.app_id, phone_a=HELD, phone_b=G)
         self.harness.service.reconcile()
+        with pytest.raises(errors.PhoneInUse):
+            self.harness.service.as_caller(actor="key:food", request_id="req-2").bind(
+                phone_a=HELD, phone_b=REFUSED_PHONE, pool_number=POOL, expire_s=60, mode="AXB"
+            )
+        self.pages["name: refused"] = self.find("req-2")
+        self.pages["number: refused only"] = self.find(REFUSED_PHONE)
+        self.harness.database.write(lambda tx: tx.connection.execute(delete(refusals)))
+        self.pages["name: refused by an earlier version"] = self.find("req-2")
         self.pages["number: hold only"] = self.find(HELD)
         self.pages["at: hold only"] = self.find(HELD, at=self.harness.clock())
         return first
@@ -349,6 +388,7 @@ class Pages:
             patch.setattr("bindings.access.investigation.MAX_NAME_MATCHES", 2)
             patch.setattr("bindings.web.console.search.MAX_NAME_MATCHES", 2)
             self.pages["name: too many bindings"] = self.find("order-5")
+        self.pages["name: beginning"] = self.find("order")
         self.pages["name: nothing"] = self.find("order-6")
         self.pages["find: bindings"] = self.auditor.get("/").text
         self.pages["find: wrong input"] = self.find("")

@@ -87,7 +87,10 @@ def test_search_trace_and_pages_show_the_hold_of_a_phone_without_bindings(
 
 def test_answers_about_a_number_without_holds_say_what_was_searched(running: Running) -> None:
     browser = Browser(running).sign_in("auditor")
-    assert "No binding recorded here and no hold has this number." in browser.submit("/find", {"q": D}).text
+    assert (
+        "No binding and no refused bind recorded here and no hold has this number."
+        in browser.submit("/find", {"q": D}).text
+    )
     page = browser.submit("/find", {"q": D, "time": "now"}).text
     assert "is recorded before or after that time, and no hold around it" in page
     assert running.post("/v1/bindings/search", {"phone": D}, running.key("auditor")).json()["holds"] == []

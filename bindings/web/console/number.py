@@ -18,7 +18,7 @@ from bindings.domain.phone import Phone
 from bindings.domain.serialization import field_names
 from bindings.domain.trace import earliest_start
 from bindings.validation.fields import MAX_LIMIT
-from bindings.web.console import time_axis
+from bindings.web.console import refusals, time_axis
 from bindings.web.console.binding import get_visible_binding
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.access.sessions import Search
-    from bindings.domain.binding import Event, Page
+    from bindings.domain.binding import Event, Page, RefusedBind
     from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
 
@@ -114,13 +114,17 @@ async def _history_page(context: PageContext, number: Phone, *, names_path: str 
     """Return the page of a number. `names_path` leads to what has the number as its name, if anything has."""
     cursor = context.request.query_params.get("cursor")
 
-    def read(service: BindingService) -> tuple[Page[Binding], tuple[PhoneHold, ...], list[Event]]:
+    def read(
+        service: BindingService,
+    ) -> tuple[Page[Binding], tuple[PhoneHold, ...], tuple[RefusedBind, ...], list[Event]]:
         investigation, actor = service.investigation, context.actor_filter
         page = investigation.number_history(number, actor=actor, cursor=cursor, limit=PER_PAGE)
+        holds = investigation.holds_of(number, actor=actor)
+        refused = investigation.refusals_of(number, actor=actor)
         reveals = [] if actor is not None else investigation.reveals_of(page.data)
-        return page, investigation.holds_of(number, actor=actor), reveals
+        return page, holds, refused, reveals
 
-    page, holds, reveals = await context.run_read(read)
+    page, holds, refused, reveals = await context.run_read(read)
     anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))
     return context.render(
         "number.html",
@@ -134,6 +138,7 @@ async def _history_page(context: PageContext, number: Phone, *, names_path: str 
         axis=time_axis.axis_for(page.data),
         anomalies=[anomaly for anomaly in anomalies if not _is_allowed_overlap(anomaly)],
         allowed_overlaps=list(filter(_is_allowed_overlap, anomalies)),
+        refusals=refusals.rows(context, refused),
         reveals=reveals,
         revealed=False,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from litestar import Request
 
-    from bindings.domain.binding import Binding
+    from bindings.domain.binding import Binding, RefusedBind
     from bindings.web.auth import Principal
 
 PageResponse = Response[Any]
@@ -98,7 +98,7 @@ class PageContext(ServiceRequest):
         """Return whether the principal's role has the permission; False without a principal."""
         return self.principal is not None and self.principal.has_permission(permission)
 
-    def sees_phones(self, binding: Binding) -> bool:
+    def sees_phones(self, binding: Binding | RefusedBind) -> bool:
         """Return whether the principal sees the binding's phones in full without a reveal."""
         return self.require_principal.sees_phones(binding)
 

@@ -23,7 +23,7 @@ from bindings.domain.text import has_control_characters
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.validation.fields import phone
-from bindings.web.console import time_zones
+from bindings.web.console import refusals, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
@@ -139,7 +139,12 @@ async def _matches_page(context: PageContext, search: Search) -> PageResponse:
     matches = await context.run_read(lambda service: service.investigation.find_by_name(name, actor=actor))
     path = context.request.url.path
     return context.render(
-        "search_matches.html", search=search, path=path, matches=matches, max_matches=MAX_NAME_MATCHES
+        "search_matches.html",
+        search=search,
+        path=path,
+        matches=matches,
+        max_matches=MAX_NAME_MATCHES,
+        refusals=refusals.rows(context, matches.refusals),
     )
 
 
@@ -259,12 +264,11 @@ def _parse_number(text: str, field: str, field_errors: list[FieldError]) -> Phon
 
 
 async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Search:
-    """Return a search by name instead if no binding has the number and a binding or a refusal has the name.
+    """Return a search by name instead if nothing has the number and a binding or a refused bind has the name.
 
     If both exist, the search is by number and by name: the page of the number links to that of the name.
 
-    A middle number may begin with 0, a phone may not: `InvalidRequest` says so if neither a binding nor a refusal
-    has what was entered.
+    A middle number may begin with 0, a phone may not: `InvalidRequest` says so if nothing has what was entered.
     """
     number, query, actor = search.number, context.form.get("q"), context.actor_filter
     if number is None or not query:
@@ -273,11 +277,14 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
     def read(service: BindingService) -> Search:
         investigation = service.investigation
         matches = investigation.find_by_name(query, actor=actor)
-        has_name = bool(matches.bindings or matches.refusals)
-        history = investigation.number_history(number, actor=actor, limit=1)
-        if history.data or investigation.holds_of(number, actor=actor):
+        if (
+            investigation.number_history(number, actor=actor, limit=1).data
+            or investigation.holds_of(number, actor=actor)
+            or investigation.refusals_of(number, actor=actor)
+        ):
+            has_name = matches and not matches.by_beginning
             return replace(search, words=query if has_name else None)
-        if has_name:
+        if matches:
             return Search(words=query)
         try:
             phone(number)
@@ -289,7 +296,7 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
 
 
 async def _single_match(context: PageContext, name: str) -> str | None:
-    """Return the id of the binding if exactly one has this name and no refusal has it, else None."""
+    """Return the id of the binding if exactly one has this name and no refused bind has it, else None."""
     actor = context.actor_filter
 
     def read(service: BindingService) -> NameMatches:
@@ -297,8 +304,9 @@ async def _single_match(context: PageContext, name: str) -> str | None:
             binding = service.get(validation.binding_id(name))
         except errors.NotFound:
             return service.investigation.find_by_name(name, actor=actor)
-        return NameMatches(bindings=(binding,) if actor in (None, binding.actor) else (), refusals=())
+        return NameMatches(bindings=(binding,) if actor in (None, binding.actor) else ())
 
     matches = await context.run_read(read)
-    is_single = len(matches.bindings) == 1 and not matches.refusals
+    refused = matches.refusals or matches.refusal_events
+    is_single = len(matches.bindings) == 1 and not refused and not matches.by_beginning
     return matches.bindings[0].id if is_single else None

@@ -23,7 +23,7 @@ from bindings.web.console import event_text, time_zones
 if TYPE_CHECKING:
     from jinja2.runtime import Context
 
-    from bindings.domain.binding import Binding
+    from bindings.domain.binding import Binding, RefusedBind
     from bindings.domain.phone import Phone
     from bindings.web.console.page_context import PageContext
 
@@ -146,7 +146,7 @@ def format_detail(template: Context, value: object) -> str | Markup:
 
 
 @pass_context
-def phone(template: Context, number: Phone, binding: Binding) -> Markup:
+def phone(template: Context, number: Phone, binding: Binding | RefusedBind) -> Markup:
     """Return a phone of the binding: in full if it was revealed or the principal may see it, else masked."""
     in_full = template.get("revealed", False) or _page_context(template).sees_phones(binding)
     return Markup('<span class="number{}">{}</span>').format(
