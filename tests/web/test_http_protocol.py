@@ -408,6 +408,34 @@ def test_an_address_with_many_connections_makes_room_for_others() -> None:
     assert not greedy[5].closed
 
 
+@pytest.mark.parametrize("proxy", [False, True], ids=["client", "named proxy"])
+def test_idle_connections_of_one_address_keep_no_probe_out(
+    listening: Running, monkeypatch: pytest.MonkeyPatch, proxy: bool
+) -> None:
+    """An address opens more connections than the process may have; each asks once, and then says nothing."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 40)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_OF_ADDRESS", 10)
+    if proxy:
+        proxies = TrustedProxies((ip_network("127.0.0.1/32"),))
+        monkeypatch.setattr(listening.app_state.connections, "_proxies", proxies)
+    kept_alive = get("/livez").replace(b"Connection: close\r\n", b"")
+    held = [connect(listening) for _ in range(41)]
+    for connection in held:
+        with suppress(ConnectionError):
+            connection.sendall(kept_alive)
+            connection.recv(65_536)
+    open_connections = listening.app_state.connections
+    wait_for(lambda: open_connections._count == (40 if proxy else 10))
+    for address in ("127.0.0.1", "127.0.0.2"):
+        host, port = listening.url.removeprefix("http://").split(":")
+        for probe in ("/livez", "/readyz"):
+            with socket.create_connection((host, int(port)), timeout=300, source_address=(address, 0)) as other:
+                other.sendall(get(probe))
+                answer = read_until_closed(other)
+            assert status(answer) == 200 or b'"not-ready"' in answer
+    close_all(listening, held)
+
+
 def test_disconnect_frees_the_place_of_a_waiting_request(listening: Running) -> None:
     after = listening.get("/v1/events").json()["next_cursor"]
     with connect(listening) as waiting:
