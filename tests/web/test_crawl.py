@@ -99,7 +99,7 @@ def crawl_all(crawl: Crawl, states: SeededStates, routes: set[tuple[str, str]]) 
     crawl.call_api(openapi.document(), ids=[own, ids[0], "01890000-0000-7000-8000-000000000000", "x", "9" * 200])
     for path in UNKNOWN_PATHS:
         crawl.send("GET", path)
-    for path in sorted({path for _, path in routes}):
+    for path in sorted({path for _, path in routes}) if crawl.role in (Role.ADMIN, str(None)) else ():
         for method in METHODS:
             crawl.send(method, re.sub(r"\{\w+\}", own, path), reveals=crawl.may_reveal)
     crawl.sign_out()
