@@ -90,9 +90,22 @@ def is_revenant(row: ProviderBinding, binding: Binding, scan_started_at: datetim
     during it, may not be in the list yet; an end by time does not depend on the list.
     """
     is_covered = binding.held_until >= row.ends_at
-    ended_at = binding.ended_at if binding.state is State.UNBOUND else None
-    may_be_stale = ended_at is not None and ended_at > scan_started_at - LIST_LAG
+    unbound_at = _unbound_at(binding)
+    may_be_stale = unbound_at is not None and unbound_at > scan_started_at - LIST_LAG
     return binding.state.terminal and not is_covered and not may_be_stale
+
+
+def _unbound_at(binding: Binding) -> datetime | None:
+    """Return when an unbind ended a binding at the provider, or slightly later; None if it ended there by time.
+
+    The release of an expired binding is recorded only as its end to the hold of the phones, which otherwise
+    lasts until after the longest possible lifetime.
+    """
+    if binding.state is State.UNBOUND:
+        return binding.ended_at
+    life = timedelta(seconds=binding.provider_expire_s)
+    is_released = binding.state is State.EXPIRED and binding.held_until < binding.requested_at + life
+    return binding.held_until if is_released else None
 
 
 def adoptions(

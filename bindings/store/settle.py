@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, exists, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import end_changes, events, holds, pools
 from bindings.store.bindings import NOW, HeldFromRecord, find, get, in_state, release_owed, transition
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
+from bindings.store.schema import events as events_table
 from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
@@ -234,6 +235,9 @@ def settle_in_use(
 def _just_unbound(tx: Transaction, phones: list[Phone], scope: str, now: datetime) -> bool:
     """Return True if the provider has just confirmed our unbind of one of the phones: that is no drift."""
     since = now - timedelta(seconds=RELEASE_S)
+    confirmation = exists().where(
+        events_table.c.binding_id == bindings.c.id, events_table.c.kind == EventKind.UNBIND_CONFIRMED
+    )
     confirmed = select(bindings.c.id).where(
         or_(bindings.c.phone_a.in_(phones), bindings.c.phone_b.in_(phones)),
         bindings.c.scope == scope,
@@ -243,8 +247,8 @@ def _just_unbound(tx: Transaction, phones: list[Phone], scope: str, now: datetim
             # Confirmed after it had expired: only the confirmation ends its hold early.
             and_(
                 bindings.c.state == State.EXPIRED,
-                bindings.c.unbind_requested_at.is_not(None),
                 bindings.c.held_until <= now,
+                confirmation,
             ),
         ),
     )
