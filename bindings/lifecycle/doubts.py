@@ -108,7 +108,7 @@ def next_steps(
         case State.PENDING:
             return (ScheduledStep(text="recover marks it in doubt; a scan then looks for it", at=None),)
         case State.ACTIVE:
-            ends = ScheduledStep(text="it ends by time, unbound or not", at=binding.expires_at)
+            ends = ScheduledStep(text="it ends at the provider by time, unbound or not", at=binding.provider_end)
             return (ScheduledStep(text="recover repeats the unbind at the provider", at=None), ends)
         case State.IN_DOUBT:
             return _steps_in_doubt(binding, now, config.timestamp_tolerance_s, next_scan)

@@ -12,7 +12,7 @@ from bindings.domain.binding import EventKind, Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.lifecycle.doubts import next_steps
 from bindings.store import holds, settle
-from tests.service.harness import A, B, C, D
+from tests.service.harness import A, B, C, D, E, F
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -155,3 +155,5 @@ def test_next_steps_of_a_doubt_say_what_the_next_scan_can_still_do(harness: Serv
     assert overdue.at == soon, "an overdue scan is expected immediately"
     active = harness.bind(C, D)
     assert next_steps(active, soon, config, None)[-1].at == active.expires_at
+    promised_less = harness.bind(E, F, max_expire_s=7_200)
+    assert next_steps(promised_less, soon, config, None)[-1].at == promised_less.provider_expires_at
