@@ -184,6 +184,8 @@ NAMES = {
     "ix_bindings_app_id_bind_id",
     "ix_bindings_app_id_bind_id" + WHOLE,  # the lowest application: one row of it
     "ix_events_request_id",
+    "ix_refusals_reference",
+    "ix_refusals_request_id",
 }
 SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 HELD_PAIR = request("9100000001", "915500000001")
