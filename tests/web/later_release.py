@@ -20,7 +20,7 @@ KIND, REASON, ROLE, HELD_BY, DELIVERY, CASE = (
     "supervisor",
     "a_hold_of_a_new_kind",
     "parked",
-    "revenants",
+    "a_case_of_a_later_release",
 )
 CHECKS = {"holds": "why", "deliveries": "state"}
 
