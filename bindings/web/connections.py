@@ -20,11 +20,14 @@ class Connection(Protocol):
     """An open connection of a client."""
 
     def close_idle(self) -> None:
-        """Close the connection; it has no request."""
+        """Close the connection, which waits for its client."""
 
 
 class Connections:
-    """The open connections of a process. A connection is idle from its start, and from the end of a response."""
+    """The open connections of a process.
+
+    A connection is idle while it waits for its client: for a complete request, or until a response is read.
+    """
 
     def __init__(self, proxies: TrustedProxies) -> None:
         self._proxies = proxies
@@ -56,11 +59,11 @@ class Connections:
                 del self._open[address]
 
     def set_busy(self, connection: Connection) -> None:
-        """Note that the connection has a request."""
+        """Note that the connection has a complete request."""
         self._idle.pop(connection, None)
 
     def set_idle(self, connection: Connection, address: str) -> None:
-        """Note that the response was sent."""
+        """Note that the connection waits for its client."""
         if connection in self._open.get(address, {}):
             self._idle.pop(connection, None)
             self._idle[connection] = address

@@ -91,7 +91,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = False
         self._received = 0
-        self._open_connections.set_busy(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -99,11 +98,25 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._received -= len(body)
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """Note that the request is complete: from here on the client waits for the response."""
+        super().on_message_complete()
+        self._update_idle()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read the response."""
+        super().pause_writing()
+        self._update_idle()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read a part of the response."""
+        super().resume_writing()
+        self._update_idle()
+
     def on_response_complete(self) -> None:
         """Wait for the rest of a head that began before the previous response was sent."""
         super().on_response_complete()
-        if self.cycle.response_complete:
-            self._open_connections.set_idle(self, self._address)
+        self._update_idle()
         if self._in_head and not self.transport.is_closing():
             self._start_timer()
 
@@ -116,9 +129,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
 
     def close_idle(self) -> None:
-        """Close the connection: others need its place."""
+        """Close the connection: others need its place. Bytes that the client has not read are discarded."""
         self._stop_timer()
-        self.transport.close()
+        self.transport.abort()
+
+    def _update_idle(self) -> None:
+        """Note whether this connection waits for its client: for a request, the rest of a body, or to be read."""
+        awaits_body = self.cycle is not None and self.cycle.more_body and not self.pipeline
+        has_request = self.cycle is not None and not self.cycle.response_complete
+        if has_request and not awaits_body and not self.flow.write_paused:
+            self._open_connections.set_busy(self)
+        else:
+            self._open_connections.set_idle(self, self._address)
 
     def _start_timer(self) -> None:
         self._timer = self.loop.call_later(HEAD_DEADLINE_S, self._on_deadline)

@@ -11,7 +11,7 @@ import socket
 import threading
 from contextlib import suppress
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -54,7 +54,7 @@ def chunked(*parts: bytes) -> bytes:
 
 BODIES: dict[str, tuple[bytes, int, str]] = {
     "cut off": (posted(GOOD[:-1]), 400, "malformed"),
-    "nested too deep": (posted(b'{"phone_a": ' * 5_000), 400, "malformed"),
+    "nested too deep": (posted(b'{"phone_a": ' * 1_300), 400, "malformed"),
     "nested a little": (posted(b'{"phone_a": ' * 100 + b"1" + b"}" * 100), 422, "invalid-request"),
     "a value nested deeply": (posted(GOOD.replace(b'"AXB"', b"[" * 400 + b"]" * 400)), 422, "invalid-request"),
     "an integer of thousands of digits": (posted(b'{"expire_s": %s}' % (b"1" * 5_000)), 400, "malformed"),
@@ -73,11 +73,15 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "a byte too large": (posted(b" " * (MAX_BODY - 1) + b"{}", path="/v1/lookup"), 413, "too-large"),
     "far too large": (posted(b" " * 4_000_000, path="/v1/lookup"), 413, "too-large"),
     "chunks, as large as they may be": (
-        chunked(*[b" " * 1_024] * 63, b" " * 1_022, b"{}"),
+        chunked(*[b" " * 1_024] * (MAX_BODY // 1_024 - 1), b" " * 1_022, b"{}"),
         422,
         "invalid-request",
     ),
-    "chunks, a byte too large": (chunked(*[b" " * 1_024] * 63, b" " * 1_023, b"{}"), 413, "too-large"),
+    "chunks, a byte too large": (
+        chunked(*[b" " * 1_024] * (MAX_BODY // 1_024 - 1), b" " * 1_023, b"{}"),
+        413,
+        "too-large",
+    ),
     "a byte in each chunk": (chunked(*[b" "] * 9_000, b"{}"), 422, "invalid-request"),
     "compressed": (posted(gzip.compress(GOOD), "Content-Encoding: gzip"), 415, "unsupported-media-type"),
 }
@@ -210,8 +214,8 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
 
 
 def test_many_unknown_or_repeated_names_are_counted_after_the_first_ten(listening: Running) -> None:
-    unknown = json.dumps({f"x{'a' * (number % 9)}{chr(97 + number % 26)}{number}": 1 for number in range(3_000)})
-    repeated = "{" + ", ".join(f'"n{number}": 1, "n{number}": 2' for number in range(1_500)) + "}"
+    unknown = json.dumps({f"x{'a' * (number % 9)}{chr(97 + number % 26)}{number}": 1 for number in range(700)})
+    repeated = "{" + ", ".join(f'"n{number}": 1, "n{number}": 2' for number in range(400)) + "}"
     query = "&".join(f"n{number}=1" for number in range(2_000))
     for sent in (
         posted(unknown.encode(), path="/v1/lookup"),
@@ -382,6 +386,37 @@ def test_connection_that_was_idle_the_longest_gives_its_place_to_a_new_one(
     close_all(listening, [*held, first, second])
 
 
+@pytest.mark.parametrize("limit", ["MAX_CONNECTIONS", "MAX_CONNECTIONS_OF_ADDRESS"])
+@pytest.mark.parametrize("waits", ["for the rest of a body", "for the rest of a second body", "to be read"])
+def test_connection_that_waits_for_its_client_gives_its_place_to_a_new_one(
+    listening: Running, monkeypatch: pytest.MonkeyPatch, limit: str, waits: str
+) -> None:
+    """Such a connection costs its client nothing: it must not keep others out, health probes above all."""
+    kept_alive = get("/openapi.json").replace(b"Connection: close\r\n", b"")
+    half_a_body = request(b"{", JSON, "Content-Length: 10")
+    sent = {
+        "for the rest of a body": half_a_body,
+        "for the rest of a second body": get("/livez").replace(b"Connection: close\r\n", b"") + half_a_body,
+        "to be read": kept_alive * 200,
+    }[waits]
+    held = hold_without_end(listening, 1)
+    monkeypatch.setattr(connections, limit, 2)
+    slow = connect(listening)
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+    slow.sendall(sent)
+    wait_for(lambda: len(waiting_for_client(listening)) == 1)
+    assert status(speak(listening, get("/livez"))) == 200
+    wait_for(lambda: not waiting_for_client(listening))
+    close_all(listening, [*held, slow])
+
+
+def waiting_for_client(running: Running) -> list[Any]:
+    """Return the connections that have an incomplete body, or a response that the client does not read."""
+    open_connections: list[Any] = list(running.uvicorn.server_state.connections)
+    with_request = [each for each in open_connections if each.cycle is not None]
+    return [each for each in with_request if each.cycle.more_body or each.flow.write_paused]
+
+
 def test_an_address_with_many_connections_makes_room_for_others() -> None:
     class Client:
         closed = False
@@ -471,7 +506,10 @@ def test_uvicorn_has_the_parts_of_its_protocol_that_are_overridden() -> None:
         "on_header": ["self", "name", "value"],
         "on_headers_complete": ["self"],
         "on_body": ["self", "body"],
+        "on_message_complete": ["self"],
         "on_response_complete": ["self"],
+        "pause_writing": ["self"],
+        "resume_writing": ["self"],
         "send_400_response": ["self", "msg"],
         "_unsupported_upgrade_warning": ["self"],
     }
@@ -489,8 +527,8 @@ def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
         return set(vars(protocol)), set(re.findall(r"self\.(\w+) = ", inspect.getsource(RequestResponseCycle)))
 
     protocol, cycle = asyncio.run(attributes())
-    assert {"client", "cycle", "transport", "loop"} <= protocol
-    assert {"response_complete", "keep_alive"} <= cycle
+    assert {"client", "cycle", "transport", "loop", "pipeline", "flow"} <= protocol
+    assert {"response_complete", "keep_alive", "more_body"} <= cycle
 
 
 def test_uvicorn_calls_the_hook_for_an_unsupported_upgrade_and_for_a_malformed_head() -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("database_kind")
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"nonsense", b"\xff\xfe{}", b'{"phone_a": "\xff"}', b"[" * 60_000, b"{} {}", b"\x00"],
+    [b"", b"{", b"nonsense", b"\xff\xfe{}", b'{"phone_a": "\xff"}', b"[" * 15_000, b"{} {}", b"\x00"],
 )
 def test_body_that_is_not_json_is_refused(running: Running, body: bytes) -> None:
     answer = speak(running, request(body, JSON, f"Content-Length: {len(body)}"))
