@@ -1,4 +1,4 @@
-"""Checks of what happened lately: the outcomes of binds, the readings of the provider's list, the webhooks.
+"""Checks of what happened lately: outcomes of binds, ends, pools, readings of the provider's list, webhooks.
 
 They go by what is recorded, so they are the same on every replica and call nothing. They are no part of readiness:
 lookups work without binds.
@@ -15,12 +15,13 @@ from bindings.domain.serialization import duration
 from bindings.monitoring import encryption_checks, feed_check, replica_check
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ, MAX_RELEASES_READ
+from bindings.monitoring.statistics import pool_forecasts
 from bindings.provider import statuses
 from bindings.store import deliveries, queries, reports
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from bindings.store.database import Database
     from bindings.store.queries import Outcome
@@ -31,18 +32,23 @@ MAX_BINDS = 200
 FEWEST_BINDS = 3  # fewer failures may be the callers' own
 WARN_SHARE = 0.2
 MAX_REPORTS = 20
+LAG_WARN_S = 30.0  # the alert BindingsSweepLags has the same number
+MAX_POOLS = 5
 RELEASE_WARN_S = 60.0
+MANY_PENDING = 1_000  # deliveries; the alert BindingsDeliveriesPile has the same number
+_UNKNOWN_OUTCOMES = (State.IN_DOUBT, State.LAPSED)
 
 
 def of_binds(database: Database) -> Check:
     """Return whether the binds of the last minutes succeeded."""
     outcomes = database.read(queries.newest_outcomes, since=database.clock() - PERIOD, limit=MAX_BINDS)
     settled = [outcome for outcome in outcomes if outcome.state is not State.PENDING]
-    failures = [outcome for outcome in settled if outcome.state in (State.FAILED, State.IN_DOUBT)]
+    failures = [outcome for outcome in settled if outcome.state in (State.FAILED, *_UNKNOWN_OUTCOMES)]
     period = f"in the last {duration(PERIOD.total_seconds())}"
     if not settled:
-        return Check(name="binds", level=Level.OK, seen=f"none {period}")
-    observed = f"{len(settled) - len(failures)} of {len(settled)} succeeded {period}"
+        return Check(name="binds", level=Level.OK, seen=f"none has a result {period}")
+    newest = "the newest " if len(outcomes) == MAX_BINDS else ""
+    observed = f"{len(settled) - len(failures)} of {newest}{len(settled)} succeeded {period}"
     if len(settled) < FEWEST_BINDS or len(failures) < WARN_SHARE * len(settled):
         return Check(name="binds", level=Level.OK, seen=observed)
     cause, count = Counter(map(_cause, failures)).most_common(1)[0]
@@ -50,30 +56,37 @@ def of_binds(database: Database) -> Check:
         name="binds",
         level=Level.RED if len(failures) == len(settled) else Level.WARN,
         seen=f"{observed}; most frequent: {cause} ({count})",
-        todo="`bindings list --state failed` and `bindings doubts` list them with their causes",
+        todo="`bindings list --state failed` and `bindings doubts` list those that failed or are in doubt",
     )
 
 
 def of_reconciliation(database: Database) -> Check:
     """Return whether the last reconciliation could read the provider's list."""
-    runs = [report for report in _newest_reports(database) if not report.counts.get("dry_run")]
+    reports_read = database.read(reports.newest, before=None, limit=MAX_REPORTS, cases=False)
+    runs = [report for report in reports_read if not report.counts.get("dry_run")]
     newest = runs[0] if runs else None
     if newest is None:
-        return Check(name="reconciliation", level=Level.OK, seen="none is recorded")
+        observed = f"none is among the newest {MAX_REPORTS} reports"
+        return Check(name="reconciliation", level=Level.OK, seen=observed)
     age = duration((database.clock() - newest.finished_at).total_seconds())
     if newest.counts.get("zone_misfit_s"):
         observed = f"the one of {age} ago concluded nothing: the times of the list do not fit ours"
         todo = "check BINDINGS_PROVIDER_ZONE"
         return Check(name="reconciliation", level=Level.RED, seen=observed, todo=todo)
-    if not newest.counts.get("incomplete"):
+    if _read_everything(newest):
         return Check(name="reconciliation", level=Level.OK, seen=f"the one of {age} ago read all that it needed")
-    failed = next((number for number, report in enumerate(runs) if not report.counts.get("incomplete")), len(runs))
-    more = " or more" if failed == MAX_REPORTS else ""
-    observed = f"the last {failed}{more} could not read the provider's list in full, the newest {age} ago"
+    unread = next((number for number, report in enumerate(runs) if _read_everything(report)), len(runs))
+    more = " or more" if unread == len(runs) and len(reports_read) == MAX_REPORTS else ""
+    observed = f"the last {unread}{more} did not read and handle the whole list, the newest {age} ago"
     todo = (
-        "`bindings reports` has the reasons; until one does, doubts end by time and foreign bindings are not seen"
+        "`bindings reports` has the reasons; until one does, doubts may stay open and foreign bindings be unseen"
     )
     return Check(name="reconciliation", level=Level.WARN, seen=observed, todo=todo)
+
+
+def _read_everything(report: Report) -> bool:
+    """Return whether a run read its lists to the end and handled every row."""
+    return not any(report.counts.get(count) for count in ("incomplete", "failures", "stopped"))
 
 
 def of_releases(database: Database) -> Check:
@@ -82,30 +95,63 @@ def of_releases(database: Database) -> Check:
     if oldest is None:
         return Check(name="releases", level=Level.OK, seen="none is owed")
     age_s = (database.clock() - oldest).total_seconds()
-    observed = f"{count} expired bindings are to be ended at the provider, the oldest for {duration(age_s)}"
+    more = " or more" if count == MAX_RELEASES_READ else ""
+    waiting = f"{count}{more} expired binding(s) wait to be ended at the provider"
+    observed = f"{waiting}, the oldest for {duration(age_s)}"
     if age_s < RELEASE_WARN_S:
         return Check(name="releases", level=Level.OK, seen=observed)
     todo = "the job `recover` ends them: check that a scheduler runs and that the provider answers unbinds"
     return Check(name="releases", level=Level.WARN, seen=observed, todo=todo)
 
 
+def of_sweep_lag(database: Database) -> Check:
+    """Return whether ended bindings are recorded as expired in time."""
+    ended_at = database.read(queries.longest_overdue, database.now)
+    if ended_at is None:
+        return Check(name="sweep_lag", level=Level.OK, seen="every ended binding is recorded as expired")
+    lag_s = (database.clock() - ended_at).total_seconds()
+    observed = f"the oldest ended binding that is not recorded as expired ended {duration(lag_s)} ago"
+    if lag_s <= LAG_WARN_S:
+        return Check(name="sweep_lag", level=Level.OK, seen=observed)
+    todo = "its event is late: check that a scheduler runs, and how fast the database writes"
+    return Check(name="sweep_lag", level=Level.WARN, seen=observed, todo=todo)
+
+
+def of_middle_numbers(database: Database) -> Check:
+    """Return whether pools are low on middle numbers, or will be soon."""
+    low = [
+        f"pool {entry.pool.pool_number}: {entry.forecast.summary}"
+        for entry in pool_forecasts(database)
+        if entry.pool.low_at is not None or entry.forecast.needs_attention
+    ]
+    if not low:
+        return Check(name="middle_numbers", level=Level.OK, seen="no pool is known to be low")
+    more = f"; {len(low) - MAX_POOLS} more pool(s)" if len(low) > MAX_POOLS else ""
+    todo = "have numbers added to the pool, or bind from another one; `bindings pools` shows all"
+    return Check(name="middle_numbers", level=Level.WARN, seen="; ".join(low[:MAX_POOLS]) + more, todo=todo)
+
+
 def of_webhooks(database: Database) -> Check:
-    """Return whether deliveries were given up."""
+    """Return whether deliveries are dead, or many pending."""
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     dead, pending = backlog[DeliveryState.DEAD], backlog[DeliveryState.PENDING]
-    if dead == 0:
-        return Check(name="webhooks", level=Level.OK, seen=f"{pending} deliveries wait, none was given up")
-    todo = "`bindings webhooks redeliver` sends them again when the receiver works"
-    return Check(name="webhooks", level=Level.WARN, seen=f"{dead} deliveries were given up", todo=todo)
+    counts = f"deliveries: {_count(pending)} pending, {_count(dead)} dead"
+    if dead:
+        todo = "`bindings webhooks redeliver` sends the dead ones again: run it when the receiver works"
+        return Check(name="webhooks", level=Level.WARN, seen=counts, todo=todo)
+    if pending > MANY_PENDING:
+        todo = "`bindings webhooks list` names the receivers: check that they answer, and that a scheduler runs"
+        return Check(name="webhooks", level=Level.WARN, seen=counts, todo=todo)
+    return Check(name="webhooks", level=Level.OK, seen=counts)
 
 
-def _newest_reports(database: Database) -> Sequence[Report]:
-    return database.read(reports.newest, before=None, limit=MAX_REPORTS, cases=False)
+def _count(deliveries_read: int) -> str:
+    return f"{deliveries_read} or more" if deliveries_read == MAX_DELIVERIES_READ else str(deliveries_read)
 
 
 def _cause(outcome: Outcome) -> str:
     """Return why a bind failed, in words."""
-    if outcome.state is State.IN_DOUBT:
+    if outcome.state in _UNKNOWN_OUTCOMES:
         return "no clear answer of the provider"
     if outcome.provider_status is not None:
         return f"status {outcome.provider_status}, {statuses.meaning(outcome.provider_status)}"
@@ -114,6 +160,8 @@ def _cause(outcome: Outcome) -> str:
 
 ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
+    "sweep_lag": of_sweep_lag,
+    "middle_numbers": of_middle_numbers,
     "reconciliation": of_reconciliation,
     "releases": of_releases,
     "webhooks": of_webhooks,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+from bindings.domain.binding import Reason
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.circuit import describe
 from bindings.provider.outcome import ProviderPage, ProviderPools, Refusal, Refused
+from bindings.store import queries, reports
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from bindings.provider.circuit import CircuitBreaker
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import PoolsOutcome
+    from bindings.store.database import Database
 
 ACCESS_CHECKS = ("account", "list", "pools")
+CALLS_READ = 200
 CIRCUIT_CHECKS = ("account", "unbinds", "list")
-_UNBINDS = "the phones stay held until the end of their binding; `bindings recover` repeats the unbinds"
-_LIST = "binds still work; doubts are resolved by time only, and foreign bindings are not seen"
-_POOLS = "binds still work; only `bindings doctor` reads the list of pools"
+_CLOSED = "the circuit is closed in this process"
+_UNBINDS = "until then phones stay held until their bindings end; `bindings recover` repeats the unbinds"
+_LIST = "binds do not need the list; until it can be read no scan resolves a doubt or finds bindings of others"
+_POOLS = "binds do not need the list of pools: only `bindings doctor` reads it"
 
 
 def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:
@@ -36,9 +41,25 @@ def of_circuits(client: ProviderClient | None) -> tuple[Check, ...]:
     circuits = client.circuits
     return (
         _binds(circuits.bind),
-        _without("unbinds", circuits.unbind.cause, _UNBINDS),
-        _without("list", circuits.page.cause, _LIST),
+        _of_circuit("unbinds", circuits.unbind.cause, _UNBINDS),
+        _of_circuit("list", circuits.page.cause, _LIST),
     )
+
+
+def bind_accepted_without_list(database: Database) -> datetime | None:
+    """Return when the newest accepted bind was requested, if the list could not be read before it; else None.
+
+    None as well if the account was refused to a later bind.
+    """
+    calls = database.read(queries.newest_calls, limit=CALLS_READ)
+    if not calls:
+        return None
+    accepted_at = calls[0][0]
+    later = database.read(queries.newest_outcomes, since=accepted_at, limit=CALLS_READ)
+    if any(outcome.reason == Reason.ACCOUNT for outcome in later):
+        return None
+    before = database.read(reports.newest, before=(accepted_at, ""), limit=1, cases=False)
+    return accepted_at if before and before[0].counts["incomplete"] else None
 
 
 def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | None) -> Check:
@@ -48,10 +69,10 @@ def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | Non
     was none.
     """
     if isinstance(page, ProviderPage):
-        listed = "" if page.total is None else f"; {page.total} binding(s) listed"
-        return Check(name="account", level=Level.OK, seen=f"accepted{listed}")
+        listed = "" if page.total is None else f": {page.total} binding(s)"
+        return Check(name="account", level=Level.OK, seen=f"the provider answers with its list{listed}")
     if page.refusal is Refusal.ACCOUNT and bind_accepted_at is not None:
-        observed = f"a bind of {bind_accepted_at:%Y-%m-%d %H:%M:%SZ} was accepted; only the list is refused"
+        observed = f"a bind of {bind_accepted_at:%Y-%m-%d %H:%M:%SZ} was accepted, although the list was refused"
         return Check(name="account", level=Level.OK, seen=observed)
     wrong_app = page.refusal is Refusal.REQUEST  # nothing else in this request is configured
     todo = "check BINDINGS_PROVIDER_APP_ID" if wrong_app else _todo(page)
@@ -60,16 +81,16 @@ def of_account(page: ProviderPage | Refused, *, bind_accepted_at: datetime | Non
 
 def of_list(page: ProviderPage | Refused) -> Check:
     """Return whether the account may read the provider's list."""
-    return _without("list", page if isinstance(page, Refused) else None, _LIST)
+    return _of_answer("list", page if isinstance(page, Refused) else None, _LIST)
 
 
 def of_pools(outcome: PoolsOutcome) -> Check:
     """Return whether the account may read its pools."""
     match outcome:
         case ProviderPools():
-            return _without("pools", None, _POOLS)
+            return _of_answer("pools", None, _POOLS)
         case Refused():
-            return _without("pools", outcome, _POOLS)
+            return _of_answer("pools", outcome, _POOLS)
         case NotSent() | Unknown():
             return Check(name="pools", level=Level.WARN, seen=f"no clear answer: {outcome.reason}", todo=_POOLS)
         case _:
@@ -79,7 +100,7 @@ def of_pools(outcome: PoolsOutcome) -> Check:
 def _binds(circuit: CircuitBreaker) -> Check:
     cause = circuit.cause
     if cause is None:
-        return Check(name="account", level=Level.OK, seen="binds are not refused")
+        return Check(name="account", level=Level.OK, seen=_CLOSED)
     if circuit.half_open:
         # Not red: a replica without traffic has no bind for the trial call, and would stay red.
         observed = f"binds met {describe(cause)}; the next bind tries again"
@@ -89,9 +110,19 @@ def _binds(circuit: CircuitBreaker) -> Check:
     )
 
 
-def _without(name: str, cause: Refused | Unknown | None, consequence: str) -> Check:
+def _of_circuit(name: str, cause: Refused | Unknown | None, consequence: str) -> Check:
     if cause is None:
+        return Check(name=name, level=Level.OK, seen=_CLOSED)
+    return _refused(name, cause, consequence)
+
+
+def _of_answer(name: str, outcome: Refused | None, consequence: str) -> Check:
+    if outcome is None:
         return Check(name=name, level=Level.OK, seen="not refused")
+    return _refused(name, outcome, consequence)
+
+
+def _refused(name: str, cause: Refused | Unknown, consequence: str) -> Check:
     observed = f"refused, {describe(cause)}"
     return Check(name=name, level=Level.WARN, seen=observed, todo=f"{_todo(cause)}; {consequence}")
 

@@ -66,5 +66,5 @@ def of_refused_timestamp(client: ProviderClient, refused: Refused) -> Check:
         name="provider_clock",
         level=Level.RED,
         seen=f"status {refused.status}: {statuses.meaning(refused.status)}{apart}",
-        todo="set this host's clock (NTP)",
+        todo="compare this host's clock with NTP; if it is right, the provider's is wrong: ask the provider",
     )

@@ -20,10 +20,10 @@ from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring import activity_checks, circuit_checks, clock_checks, encryption_checks
 from bindings.monitoring.check import Check, Level
-from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
+from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, holds, job_runs, queries, reports, schema_version
+from bindings.store import account, holds, job_runs, queries, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import UTF8
 from bindings.store.failures import schema_todo
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 NOT_CHECKED = "not checked"
-CALLS_READ = 200
 PROVIDER_SETTINGS = ("provider_api_key", "provider_api_secret", "provider_app_id")
 
 
@@ -103,7 +102,7 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Settings | None,
     except settings.SettingsError as error:
         names = ", ".join(dict.fromkeys(variable for variable, _ in error.faults))
         return None, Check(name="settings", level=Level.RED, seen=str(error), todo=f"correct {names}")
-    return config, Check(name="settings", level=Level.OK, seen="all of them can be used")
+    return config, Check(name="settings", level=Level.OK, seen="every variable has the required form")
 
 
 # The database.
@@ -162,20 +161,10 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
             else [_skipped(name, because=unreadable) for name in activity_checks.ACTIVITY_CHECKS]
         )
         with suppress(Exception):  # without that evidence a refused list is red
-            return checks, _bind_accepted_without_list(database)
+            return checks, circuit_checks.bind_accepted_without_list(database)
         return checks, None
     finally:
         database.close()
-
-
-def _bind_accepted_without_list(database: Database) -> datetime | None:
-    """Return when the newest accepted bind was requested, if the list could not be read before it; else None."""
-    calls = database.read(queries.newest_calls, limit=CALLS_READ)
-    if not calls:
-        return None
-    accepted_at = calls[0][0]
-    before = database.read(reports.newest, before=(accepted_at, ""), limit=1, cases=False)
-    return accepted_at if before and before[0].counts["incomplete"] else None
 
 
 def _check_connection(database: Database) -> Check:
@@ -229,9 +218,10 @@ def _restore(database: Database) -> Check:
 
 def _sweep(database: Database, config: Settings) -> Check:
     last = database.read(job_runs.last_finished, "expire")
-    todo = "run `bindings scheduler` (or `bindings expire` once): no process marks ended bindings as expired"
+    todo = "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired"
     if last is None:
-        return Check(name="sweep", level=Level.WARN, seen="the expire job has never finished", todo=todo)
+        observed = "no finished run of the expire job is recorded"
+        return Check(name="sweep", level=Level.WARN, seen=observed, todo=todo)
     age_s = (database.clock() - last).total_seconds()
     observed = f"the expire job last finished {duration(age_s)} ago"
     if age_s > max(OLD_RUN_S, 10 * config.sweep_interval_s):
@@ -241,38 +231,46 @@ def _sweep(database: Database, config: Settings) -> Check:
 
 def _doubts(database: Database) -> Check:
     doubts = database.read(queries.doubts, database.now, limit=MAX_DOUBTS_READ)
-    if not doubts:
+    opened_at = oldest_opening(doubts)
+    if opened_at is None:
         return Check(name="doubts", level=Level.OK, seen="none open")
-    age_s = (database.clock() - doubts[0].requested_at).total_seconds()
+    age_s = (database.clock() - opened_at).total_seconds()
     more = " or more" if len(doubts) == MAX_DOUBTS_READ else ""
     observed = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
-    todo = "`bindings doubts` lists them, `bindings reconcile` resolves them"
+    todo = (
+        "`bindings doubts` lists them; `bindings reconcile` searches the provider's list for them, and"
+        " `bindings recover` repeats unbinds"
+    )
     return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
 
 
 def _reconcile(database: Database, config: Settings) -> Check:
     run = database.read(job_runs.newest_run, "reconcile", database.clock())
     if run is None:
-        return Check(name="reconcile_duration", level=Level.OK, seen="has not run on a timer yet")
-    took = f"took {duration(run.seconds)}" if run.finished else f"has been running for {duration(run.seconds)}"
+        return Check(name="reconcile_duration", level=Level.OK, seen="no run on a timer is recorded")
+    took = duration(run.seconds)
+    observed = f"the last one took {took}" if run.finished else f"the last one began {took} ago, has not finished"
     if run.seconds <= SLOW_AFTER * config.reconcile_interval_s:
-        return Check(name="reconcile_duration", level=Level.OK, seen=f"the last one {took}")
-    observed = f"the last one {took}, which is longer than three intervals"
-    todo = "a long list takes long: raise BINDINGS_RECONCILE_INTERVAL_S, or BINDINGS_SCAN_CALLS_PER_S if allowed"
+        return Check(name="reconcile_duration", level=Level.OK, seen=observed)
+    todo = (
+        "if its process runs, the list is long: raise BINDINGS_RECONCILE_INTERVAL_S, or BINDINGS_SCAN_CALLS_PER_S"
+        " if the provider allows it; if not, start `bindings scheduler`"
+    )
+    observed = f"{observed}: longer than three intervals"
     return Check(name="reconcile_duration", level=Level.WARN, seen=observed, todo=todo)
 
 
 def _orphans(database: Database, config: Settings) -> Check:
     orphans, revenants = database.read(holds.count_orphans, config.scope, database.clock())
     if not orphans and not revenants:
-        return Check(name="orphans", level=Level.OK, seen="no phone is held for a binding that is not active here")
+        return Check(name="orphans", level=Level.OK, seen="no hold for an orphan or a revenant is in force")
     observed = (
-        f"the provider's list has {orphans} binding(s) that are not ours and {revenants} that ended here;"
+        f"scans of the provider's list saw {orphans} binding(s) that are not ours and {revenants} that ended here;"
         " their phones are held"
     )
     todo = (
         "`bindings reports --json` names them; `bindings unbind ID` ends one that ended here at the provider too;"
-        " BINDINGS_ON_ORPHAN=release ends all"
+        " with BINDINGS_ON_ORPHAN=release a reconciliation ends all, also those of other systems"
     )
     return Check(name="orphans", level=Level.WARN, seen=observed, todo=todo)
 
@@ -344,10 +342,10 @@ def _provider(page: PageOutcome) -> Check:
         case ProviderPage() | Refused():
             return Check(name="provider", level=Level.OK, seen="answers")
         case NotSent():
-            todo = "check BINDINGS_PROVIDER_URL and the network (no proxy is used); no bind can be sent"
+            todo = "check BINDINGS_PROVIDER_URL and the network (no proxy is used); meanwhile binds fail unsent"
             return Check(name="provider", level=Level.RED, seen=f"not reached: {page.reason}", todo=todo)
         case Unknown():
-            todo = "check BINDINGS_PROVIDER_URL; if it is right, the provider has an outage and binds end in doubt"
+            todo = "check BINDINGS_PROVIDER_URL; if it is right, ask the provider: binds met by this are in doubt"
             return Check(name="provider", level=Level.RED, seen=f"no clear answer: {page.reason}", todo=todo)
         case _:
             assert_never(page)

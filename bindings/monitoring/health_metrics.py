@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.domain.binding import State
 from bindings.store import deliveries, holds, job_runs, pools, queries
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
 
 MAX_DOUBTS_READ = 200
@@ -30,7 +33,7 @@ class HealthMetrics:
 
     `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
     capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
-    reconciliation on a timer took, or has been running.
+    reconciliation on a timer took, or how long ago it began if it has not finished.
     """
 
     doubts: int
@@ -52,6 +55,19 @@ class HealthMetrics:
     deliveries_dead: int
 
 
+def oldest_opening(doubts: Sequence[Binding]) -> datetime | None:
+    """Return since when the oldest of these binds and unbinds is open; None if there is none."""
+    return min(
+        (
+            binding.unbind_requested_at
+            if binding.state is State.ACTIVE and binding.unbind_requested_at is not None
+            else binding.requested_at
+            for binding in doubts
+        ),
+        default=None,
+    )
+
+
 def health_metrics(runtime: Runtime) -> HealthMetrics:
     """Return the values to monitor. A few index probes; safe to repeat."""
     database, client = runtime.database, runtime.client
@@ -70,7 +86,7 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
 
     return HealthMetrics(
         doubts=len(doubts),
-        oldest_doubt_s=seconds_since(doubts[0].requested_at) if doubts else 0.0,
+        oldest_doubt_s=seconds_since(oldest_opening(doubts)),
         sweep_age_s=None if last_expire is None else seconds_since(last_expire),
         sweep_lag_s=seconds_since(overdue),
         open_circuits=frozenset() if client is None else client.circuits.open_calls(),

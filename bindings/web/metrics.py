@@ -150,8 +150,8 @@ class _Gauges:
         def gauge(name: str, description: str, *labels: str) -> Gauge:
             return Gauge(f"bindings_{name}", description, labels, registry=registry)
 
-        self._doubts = gauge("doubts_open", "Bindings whose outcome is not known yet (counted up to 200)")
-        self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest binding in doubt; 0 if there is none")
+        self._doubts = gauge("doubts_open", "Binds and unbinds whose outcome is not known (counted up to 200)")
+        self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest of them; 0 if there is none")
         self._sweep_age = gauge("sweep_age_seconds", "Seconds since a sweep last finished at any replica")
         self._sweep_lag = gauge("sweep_lag_seconds", "Seconds since the oldest expiry that is not processed")
         self._circuit = gauge("circuit_open", "1 while the provider refuses this call to the account", "call")
@@ -159,14 +159,14 @@ class _Gauges:
             "provider_skew_seconds", "Seconds by which the provider's Date header is ahead of this host's clock"
         )
         self._up = gauge(
-            "database_up", "0 if the database did not answer the last refresh of these metrics, else 1"
+            "database_up", "0 if the database could not be read by the last refresh of these metrics, else 1"
         )
         self._pool_use = gauge(
             "pool_use_ratio", "Live bindings divided by the capacity, of the fullest pool whose capacity is known"
         )
         self._pools_low = gauge("pools_low", "Pools that are low on middle numbers")
         self._reconcile = gauge(
-            "reconcile_seconds", "Seconds that the newest reconciliation on a timer took, or has been running"
+            "reconcile_seconds", "Seconds that the newest reconciliation on a timer took, or since its start"
         )
         self._reconcile_interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations")
         self._orphans = gauge("orphans_held", "Bindings at the provider that are not ours and hold phones")
@@ -180,9 +180,7 @@ class _Gauges:
         self._waiting = gauge(
             "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
         )
-        self._dead = gauge(
-            "webhook_deliveries_dead", "Webhook deliveries that were given up (counted up to 10 000)"
-        )
+        self._dead = gauge("webhook_deliveries_dead", "Webhook deliveries that are dead (counted up to 10 000)")
         self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
         self._progress_age = gauge(
             "pass_progress_age_seconds", "Seconds since a job last completed a page, a batch or a run", "task"

@@ -86,7 +86,7 @@ def test_refused_list_is_a_warning_once_a_bind_was_accepted_without_it(shell: Sh
     checks = checks_of(shell, code=0)
     assert (checks["account"]["level"], checks["list"]["level"]) == ("ok", "warn")
     assert "status -1" in checks["list"]["seen"]
-    assert "binds still work" in checks["list"]["todo"]
+    assert "binds do not need the list" in checks["list"]["todo"]
 
 
 def test_account_refused_after_its_list_was_read_is_red(shell: Shell, simulator: Simulator) -> None:
@@ -227,7 +227,7 @@ def test_reconciliation_that_takes_longer_than_three_intervals_is_a_warning(shel
         assert slot is not None
         checks = checks_of(shell, code=0)
         assert checks["reconcile_duration"]["level"] == "ok"
-        assert "has been running for" in checks["reconcile_duration"]["seen"]
+        assert "has not finished" in checks["reconcile_duration"]["seen"]
         started = update(passes).where(passes.c.task == "reconcile")
         hour_ago = database.clock() - timedelta(hours=1)
         database.write(lambda tx: tx.connection.execute(started.values(started_at=hour_ago)))

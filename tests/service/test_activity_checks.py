@@ -35,14 +35,14 @@ def fail_binds(harness: ServiceHarness, fault: str) -> None:
 
 
 def test_binds_that_all_fail_are_red_and_name_the_cause(harness: ServiceHarness) -> None:
-    assert seen(of_binds(harness.database)) == (Level.OK, "none in the last 15 min")
+    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 15 min")
     fail_binds(harness, "refuse:-41")
     level, text = seen(of_binds(harness.database))
     assert level is Level.RED
     assert text.startswith("0 of 3 succeeded in the last 15 min; most frequent: status -41, ")
     assert text.endswith("(3)")
     harness.clock.advance(16 * 60)
-    assert seen(of_binds(harness.database)) == (Level.OK, "none in the last 15 min")
+    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 15 min")
 
 
 def test_binds_without_a_clear_answer_are_red(harness: ServiceHarness) -> None:
@@ -69,7 +69,7 @@ def test_binds_that_succeed_are_ok(harness: ServiceHarness) -> None:
 
 
 def test_list_that_cannot_be_read_is_a_warning_until_it_was_read(harness: ServiceHarness) -> None:
-    assert seen(of_reconciliation(harness.database)) == (Level.OK, "none is recorded")
+    assert seen(of_reconciliation(harness.database)) == (Level.OK, "none is among the newest 20 reports")
     harness.bind(A, B)
     harness.simulator.script("bad_gateway", rate=1.0, on="page")
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_list_that_cannot_be_read_is_a_warning_until_it_was_read(harness: Servic
     level, text = seen(of_reconciliation(harness.database))
     assert (level, text) == (
         Level.WARN,
-        "the last 2 could not read the provider's list in full, the newest 60 s ago",
+        "the last 2 did not read and handle the whole list, the newest 60 s ago",
     )
     harness.simulator.clear_faults()
     harness.service.reconcile()
@@ -97,7 +97,7 @@ def test_times_that_do_not_fit_are_red_and_name_the_setting(harness: ServiceHarn
 
 
 def test_webhooks_are_ok_without_dead_letters(harness: ServiceHarness) -> None:
-    assert seen(of_webhooks(harness.database)) == (Level.OK, "0 deliveries wait, none was given up")
+    assert seen(of_webhooks(harness.database)) == (Level.OK, "deliveries: 0 pending, 0 dead")
 
 
 def test_outcome_of_a_pending_bind_is_not_counted(harness: ServiceHarness) -> None:

@@ -376,7 +376,7 @@ def test_releases_that_wait_are_reported(harness: ServiceHarness) -> None:
     harness.clock.advance(RELEASE_WARN_S)
     check = of_releases(database)
     assert check.level is Level.WARN
-    assert check.seen.startswith("1 expired bindings are to be ended at the provider, the oldest for ")
+    assert check.seen.startswith("1 expired binding(s) wait to be ended at the provider, the oldest for ")
     metrics = health_metrics(harness.service.runtime)
     assert (metrics.releases_owed, metrics.oldest_release_s >= RELEASE_WARN_S) == (1, True)
     harness.service.recover()

@@ -225,9 +225,9 @@ def test_overview_shows_whether_there_are_problems(running: Running, simulator: 
     with pytest.raises(errors.OutcomeUnknown):
         service.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=60, mode="AXB")
     page = overview_page()
-    assert "In operation, with warnings" in page
+    assert "Warnings found" in page
     assert "1 open" in page
-    assert page.count('resolves them.</span> <a href="/doubts">Doubts</a>') == 2
+    assert page.count('repeats unbinds.</span> <a href="/doubts">Doubts</a>') == 2
     assert "Recorded in the database: default." in page, "a value keeps its case"
 
 

@@ -144,8 +144,11 @@ def _process_checks(app_state: AppState) -> list[Check]:
     if app_state.scheduler is not None:
         stalled = app_state.scheduler.stalled()
         level = Level.RED if stalled else Level.OK
-        text = f"stalled: {', '.join(stalled)}" if stalled else "every job finishes in time"
-        process_checks.append(Check(name="scheduler", level=level, seen=text))
+        text = f"stalled: {', '.join(stalled)}" if stalled else "no job is stalled"
+        todo = (
+            "the log names the cause if a run has failed; the watchdog starts the job again" if stalled else None
+        )
+        process_checks.append(Check(name="scheduler", level=level, seen=text, todo=todo))
     return process_checks
 
 

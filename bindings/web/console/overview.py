@@ -51,7 +51,6 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         charts=_charts(statistics),
         red_checks=_with_level(Level.RED, checks),
         warning_checks=_with_level(Level.WARN, checks),
-        low_pools=[forecast for forecast in forecasts if forecast.forecast.needs_attention],
         checks=checks,
         active=sum(forecast.pool.live or 0 for forecast in forecasts) if counted_times else None,
         counted_at=min(counted_times, default=None),
