@@ -26,7 +26,7 @@ def replicas_at_work(database: Database) -> Check:
         f"{len(names)} of version {version}: {_first_names(names)}"
         for version, names in sorted(names_by_version.items())
     )
-    observed = f"processes in the last {duration(RECENT.total_seconds())}: {versions or 'none'}"
+    observed = f"processes recorded in the last {duration(RECENT.total_seconds())}: {versions or 'none'}"
     if len(names_by_version) > 1:
         todo = "after an upgrade, replace the processes of the older version"
         return Check(name="replicas", level=Level.WARN, seen=observed, todo=todo)

@@ -55,7 +55,7 @@ STATUSES: tuple[Status, ...] = (
         meaning="account authentication failed",
         effect=_ACCOUNT,
         cause="the key or the secret is wrong, or one of them was changed only at the provider",
-        remedy="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET: one of them is wrong",
+        remedy="check BINDINGS_PROVIDER_API_KEY and BINDINGS_PROVIDER_API_SECRET",
         responsible=ResponsibleParty.ACCOUNT,
         refusal=Refusal.ACCOUNT,
     ),
