@@ -322,6 +322,7 @@ def test_document_describes_every_error() -> None:
     elsewhere = {
         errors.BindingsError,
         errors.OutcomeUnknown,  # the answer 202
+        errors.ClockInDoubt,  # it is a Busy, and documented as one
         errors.SchemaOutOfDate,  # readiness tells of it
         problems.NoSuchPath,  # of no path
         problems.MethodNotAllowed,
