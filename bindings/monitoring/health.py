@@ -345,7 +345,7 @@ def _provider(page: PageOutcome) -> Check:
             todo = "check BINDINGS_PROVIDER_URL and the network (no proxy is used); meanwhile binds fail unsent"
             return Check(name="provider", level=Level.RED, seen=f"not reached: {page.reason}", todo=todo)
         case Unknown():
-            todo = "check BINDINGS_PROVIDER_URL; if it is right, ask the provider; a bind with this result is in doubt"
+            todo = "check BINDINGS_PROVIDER_URL; if it is right, ask the provider: binds may be in doubt"
             return Check(name="provider", level=Level.RED, seen=f"no clear answer: {page.reason}", todo=todo)
         case _:
             assert_never(page)
