@@ -7,6 +7,7 @@ the product works, later and with less to say.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
+from uuid import UUID
 
 from bindings.domain.binding import Reason
 from bindings.http_transport import NotSent, Unknown
@@ -58,7 +59,7 @@ def bind_accepted_without_list(database: Database) -> datetime | None:
     later = database.read(queries.newest_outcomes, since=accepted_at, limit=CALLS_READ)
     if any(outcome.reason == Reason.ACCOUNT for outcome in later):
         return None
-    before = database.read(reports.newest, before=(accepted_at, ""), limit=1, cases=False)
+    before = database.read(reports.newest, before=(accepted_at, str(UUID(int=0))), limit=1, cases=False)
     return accepted_at if before and before[0].counts["incomplete"] else None
 
 
