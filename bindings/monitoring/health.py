@@ -187,7 +187,7 @@ def _schema(database: Database) -> Check:
     if version.upgradable and database.postgres:
         schema = database.read(schema_version.schema_without_create)
         if schema is not None:
-            observed, todo = f"{observed}, and permission is denied for schema {schema}", schema_todo(schema)
+            observed, todo = f"{observed}; permission is denied for schema {schema}", schema_todo(schema)
     return Check(name="schema", level=level, seen=observed, todo=todo)
 
 

@@ -155,7 +155,9 @@ def test_check_names_the_processes_by_version(service: BindingService) -> None:
         return next(check for check in checks if check.name == "replicas")
 
     version = replicas._version()
-    assert check().seen == f"processes in the last 3 min: 1 of version {version}: {service.runtime.replica}"
+    assert (
+        check().seen == f"processes recorded in the last 3 min: 1 of version {version}: {service.runtime.replica}"
+    )
     assert check().level is Level.OK
     database = service.runtime.database
     now = database.clock()

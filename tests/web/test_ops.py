@@ -162,6 +162,11 @@ def test_binds_that_wait_for_an_undocumented_status_are_refused_as_busy(
     assert samples(running)['bindings_circuit_open{call="bind"}'] == 1
 
 
+def checks(running: Running) -> dict[str, Any]:
+    """Return the checks of readiness by name."""
+    return {check["name"]: check for check in running.get("/readyz").json()["checks"]}
+
+
 def test_wrong_provider_clock_is_measured_again_by_the_next_bind(running: Running, simulator: Simulator) -> None:
     JobRunner(running.service.runtime).run(EXPIRE)
     simulator.change(clock_offset_s=2 * MAX_SKEW_S, timestamp_tolerance_s=MAX_SKEW_S)
@@ -180,8 +185,15 @@ def test_stalled_job_makes_replica_not_ready_until_it_ends(running: Running) -> 
     running.app_state.scheduler = Scheduler(running.service, [stuck])
     with running.app_state.scheduler:
         wait_for(lambda: red(running) == [])
+        assert checks(running)["scheduler"]["seen"] == "no job is stalled"
+        assert "process" not in checks(running)
         wait_for(lambda: red(running) == ["scheduler"])
         assert "stalled: stuck" in running.get("/readyz").json()["detail"]
+        todo = "the log names the cause if a run has failed; the watchdog starts the job again"
+        assert checks(running)["scheduler"]["todo"] == todo
+        running.app_state.notifier.stopping = True
+        assert checks(running)["process"]["seen"] == "is stopping"
+        running.app_state.notifier.stopping = False
         go_on.set()
         wait_for(lambda: red(running) == [])
 
