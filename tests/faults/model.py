@@ -21,8 +21,10 @@ from bindings import errors, failpoints
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Event, EventKind, Mode, State
 from bindings.domain.conflict import Policy
+from bindings.jobs.registry import RECOVER
 from bindings.lifecycle.clock_monitor import RECHECK_S
 from bindings.provider import signing
+from bindings.provider.circuit import RETRY_AFTER_S
 from bindings.provider.simulator import Simulator, find_overlaps, rules
 from bindings.store import bindings as store
 from bindings.store import events, holds
@@ -71,6 +73,7 @@ class Request:
     mode: str = "AXB"
     expire_s: int = 60
     key: str | None = None
+    max_expire_s: int | None = None
 
     @property
     def pair(self) -> frozenset[str]:
@@ -318,6 +321,7 @@ class System:
                 phone_b=request.phone_b,
                 pool_number=POOL,
                 expire_s=request.expire_s,
+                max_expire_s=request.max_expire_s,
                 mode=request.mode,
                 idempotency_key=request.key,
             )
@@ -383,6 +387,46 @@ class System:
         assert binding.state in TERMINAL
         return binding
 
+    def extend(self, binding_id: str, expire_s: int) -> Binding | errors.BindingsError | None:
+        """Extend and check the result; return it, or None if the process crashed."""
+        before, called_at = self.rows()[binding_id], self.clock.at
+        result = self._move_end(before, lambda: self.service.extend(binding_id, expire_s=expire_s))
+        if isinstance(result, Binding):
+            assert result.expires_at is not None
+            assert result.expires_at >= called_at + timedelta(seconds=expire_s), "extended by less than asked"
+        elif isinstance(result, errors.InvalidRequest):
+            latest = before.provider_expires_at or before.expires_at
+            assert latest is not None
+            assert latest < self.clock.at + timedelta(seconds=expire_s), "refused before the provider's end"
+        return result
+
+    def shorten(self, binding_id: str, after_s: int) -> Binding | errors.BindingsError | None:
+        """Shorten and check the result; return it, or None if the process crashed."""
+        before = self.rows()[binding_id]
+        result = self._move_end(before, lambda: self.service.unbind(binding_id, after_s=after_s))
+        if isinstance(result, Binding):
+            assert result.expires_at is not None
+            assert result.expires_at <= self.clock.at + timedelta(seconds=after_s), "shortened by less than asked"
+        return result
+
+    def _move_end(self, before: Binding, move: Callable[[], Binding]) -> Binding | errors.BindingsError | None:
+        was_active = before.is_active(self.clock.at)
+        result: Binding | errors.BindingsError
+        try:
+            result = move()
+        except errors.BindingsError as error:
+            result = error
+        except Crash:
+            return None
+        if not isinstance(result, Binding):
+            refused = isinstance(result, errors.NotActive)
+            assert not (refused and before.is_active(self.clock.at)), "an active binding was refused"
+            return result
+        assert was_active, "the end of a binding moved that was over"
+        self.returned.append(result)
+        self._check_end_and_numbers(result)
+        return result
+
     def run_job(self, name: str) -> bool:
         """Run one job; return False if the process crashed in it."""
         self.stop_run.clear()
@@ -411,6 +455,10 @@ class System:
                     ended = self.unbind(active[which % len(active)].id)
                     assert isinstance(ended, Binding), ended
                     assert ended.state is State.UNBOUND, "no call was made, or its result was not recorded"
+                case "extend" if active:
+                    refused = self.extend(active[which % len(active)].id, request.expire_s)
+                    assert isinstance(refused, errors.Busy), refused
+                    assert self.rows() == before, "an end moved by a clock in doubt"
                 case "recover" | "expire_due" | "reconcile":
                     with suppress(errors.Busy):
                         getattr(self.service, action)()
@@ -507,7 +555,7 @@ class System:
         assert before is None or before == row.state or before not in TERMINAL, "I5: a terminal state changed"
         self.states[row.id] = row.state
         full = row.requested_at + timedelta(
-            seconds=SEND_WINDOW_S + self.tolerance_s + row.expire_s + self.guard_s(row.expire_s)
+            seconds=SEND_WINDOW_S + self.tolerance_s + asked_s(row) + self.guard_s(asked_s(row))
         )
         assert row.send_by == row.requested_at + timedelta(seconds=SEND_WINDOW_S)
         assert row.settle_by == row.send_by + timedelta(seconds=CALL_S + MARGIN_S)
@@ -523,7 +571,7 @@ class System:
 
     def _check_replay(self, row: Binding, history: list[Event]) -> None:
         """I5 and I7: the row equals the replay of its events, by an implementation of the test's own."""
-        replayed = replay(history, self.guard_s(row.expire_s))
+        replayed = replay(history, self.guard_s(asked_s(row)))
         actual = {name: getattr(row, name) for name in replayed}
         assert replayed == actual, "I7: the row equals its events"
 
@@ -532,13 +580,14 @@ class System:
         assert entry is not None, "the provider never gave this bindId"
         end = binding.expires_at
         assert end is not None
-        assert end.timestamp() <= entry.expires_at + 1e-6, "I6: a later end than the ledger's"
+        latest = max(end, binding.provider_expires_at or end)
+        assert latest.timestamp() <= entry.expires_at + 1e-6, "I6: a later end than the ledger's"
         numbers = (binding.middle_number_a, binding.middle_number_b)
         real = (entry.number_of(binding.phone_a.digits), entry.number_of(binding.phone_b.digits))
         assert numbers == real, "a party has the other party's middle number"
         if binding.reason == "adopted":
-            low = binding.requested_at + timedelta(seconds=binding.expire_s)
-            high = binding.send_by + timedelta(seconds=self.tolerance_s + binding.expire_s)
+            low = binding.requested_at + timedelta(seconds=asked_s(binding))
+            high = binding.send_by + timedelta(seconds=self.tolerance_s + asked_s(binding))
             assert low.timestamp() - 3.6 <= entry.expires_at <= high.timestamp() + 4.6, "outside of the window"
             assert entry.mode is binding.mode
             assert pair_of(binding) == {entry.phone_a, entry.phone_b}
@@ -624,7 +673,8 @@ class System:
                 continue
             if entry.accepted_at > began_at.timestamp() - self.simulator.conditions.list_lag_s:
                 continue  # the list does not show yet that it was taken back
-            if row.state is State.UNBOUND and row.ended_at is not None and row.ended_at <= a_minute_before:
+            unbound_at = row.ended_at if row.state is State.UNBOUND else row.held_until
+            if row.state in (State.UNBOUND, State.EXPIRED) and unbound_at and unbound_at <= a_minute_before:
                 ends = [held.get((phone, row.bind_id), row.held_until.timestamp()) for phone in pair_of(row)]
                 assert min(ends) >= entry.expires_at, "I4: the phones of a living binding are held"
 
@@ -635,18 +685,32 @@ class System:
 
     def _check_end(self, row: Binding, entry: Entry) -> None:
         now = self.clock.unix()
-        guard = self.guard_s(row.expire_s)
+        guard = self.guard_s(asked_s(row))
+        if row.expires_at is not None:
+            ends = (row.expires_at, row.provider_expires_at or row.expires_at)
+            assert max(ends).timestamp() <= entry.expires_at + 1e-6, "I6: a later end than the ledger's"
         if row.state is State.UNBOUND:
             is_over = entry.ended_at <= now or entry.bind_id in self.revenants
             assert is_over, "ended here while it is live at the provider"
-        elif row.state in (State.ACTIVE, State.EXPIRED) and entry.unbound_at is None:
+        elif (
+            row.state in (State.ACTIVE, State.EXPIRED)
+            and entry.unbound_at is None
+            and entry.bind_id not in self.revenants
+        ):
             assert row.held_until.timestamp() >= entry.expires_at + guard - 1e-6, "I4: the guard after the end"
 
     def _check_keys(self, rows: dict[str, Binding]) -> None:
         for row in rows.values():
             if row.idempotency_key is None:
                 continue
-            request = Request(row.phone_a.digits, row.phone_b.digits, row.mode, row.expire_s, row.idempotency_key)
+            request = Request(
+                row.phone_a.digits,
+                row.phone_b.digits,
+                row.mode,
+                row.expire_s,
+                row.idempotency_key,
+                row.max_expire_s,
+            )
             assert self.keys.setdefault(row.idempotency_key, (request, row.id)) == (request, row.id), "I8"
 
     def _check_lookups(self, rows: dict[str, Binding], *, all_lookups: bool) -> None:
@@ -692,6 +756,7 @@ class System:
         bind_ids |= {row.bind_id for row in rows}
         for entry in self.own():
             assert str(entry.bind_id) in bind_ids or entry.bind_id in undecidable, "I2: not found by a scan"
+        self._check_releases()
         self.clock.advance(
             max((row.held_until for row in rows), default=self.clock.at).timestamp() - self.clock.unix() + 1
         )
@@ -700,6 +765,27 @@ class System:
         self.check()
         assert all(row.state in TERMINAL for row in self.rows().values()), "every binding ends"
         self._check_feed()
+
+    def _check_releases(self) -> None:
+        """Let each promised end come; two intervals of `recover` later the provider has ended the binding too."""
+        self.clock.advance(RETRY_AFTER_S)  # an account error of the run stops calls for that long
+        within = 2 * timedelta(seconds=RECOVER.interval_s(self.service.settings))
+        provider_ends = {row.id: row.provider_expires_at or row.expires_at for row in self.rows().values()}
+        for end in sorted({row.expires_at for row in self.rows().values() if row.expires_at is not None}):
+            self.clock.at = max(self.clock.at, end)
+            for _ in range(2):
+                self.clock.at += within / 2
+                self.service.expire_due()
+                self.service.recover()
+            self.check(all_lookups=False)
+            for row in self.rows().values():
+                entry, provider_end = self.entry_of(row), provider_ends[row.id]
+                if row.state is not State.EXPIRED or entry is None or entry.bind_id in self.revenants:
+                    continue
+                assert row.ended_at is not None
+                assert provider_end is not None
+                is_due = row.ended_at + within <= min(self.clock.at, provider_end)
+                assert not (is_due and entry.live(self.clock.unix())), "an expired binding was not released"
 
     def _check_feed(self) -> None:
         feed: list[Event] = []
@@ -725,6 +811,11 @@ def _do_not_sync(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
+def asked_s(row: Binding) -> int:
+    """Return the seconds that the provider was asked for."""
+    return row.max_expire_s or row.expire_s
+
+
 def pair_of(row: Binding) -> frozenset[str]:
     return frozenset((row.phone_a.digits, row.phone_b.digits))
 
@@ -740,6 +831,7 @@ def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
     row |= {"state": State.PENDING, "requested_at": first.at, "mode": Mode(first.detail["mode"])}
     row |= {name: _instant(first.detail[name]) for name in ("send_by", "settle_by", "held_until")}
     row |= {name: first.detail[name] for name in ("expire_s", "app_id", "pool_number")}
+    row |= {"max_expire_s": first.detail.get("max_expire_s"), "provider_expires_at": None}
     assert row["app_id"] == APP
     for later in history[1:]:
         _apply_event(row, later, guard_s)
@@ -757,6 +849,7 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row |= {name: detail[name] for name in ("bind_id", "middle_number_a", "middle_number_b")}
             names = ("sent_at", "answered_at", "expires_at", "held_until")
             row |= {name: _instant(detail[name]) for name in names}
+            row |= _moved_ends(detail)
             adopted = event.kind is EventKind.ADOPTED
             row["reason"] = "adopted" if adopted else None
             row["provider_status"] = row["provider_status"] if adopted else None
@@ -780,10 +873,18 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row |= {"reason": detail["reason"], "ended_at": ended_at}
         case EventKind.UNBIND_CONFIRMED:
             row["held_until"] = _instant(detail["held_until"])
+            row |= _moved_ends(detail)
         case EventKind.DRIFTED:
-            row |= {name: _instant(detail[name]) for name in ("expires_at", "held_until") if name in detail}
+            row |= _moved_ends(detail)
+            row |= {"held_until": _instant(detail["held_until"])} if "held_until" in detail else {}
+        case EventKind.EXTENDED | EventKind.SHORTENED:
+            row |= _moved_ends(detail)
         case _:
             pass
+
+
+def _moved_ends(detail: dict[str, Any]) -> dict[str, datetime]:
+    return {name: _instant(detail[name]) for name in ("expires_at", "provider_expires_at") if detail.get(name)}
 
 
 def _instant(text: str) -> datetime:

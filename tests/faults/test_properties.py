@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import bindings.store.retry
 from bindings import errors, failpoints
-from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, Reason, State
+from bindings.domain.binding import Binding, BindRequest, Caller, EventKind, Mode, State
 from bindings.domain.conflict import Policy
 from bindings.domain.phone import Phone
 from bindings.provider.instants import FORMS
@@ -79,10 +79,10 @@ PAIRS = tuple(itertools.permutations(PHONES, 2))
 PAUSES_S = (0.0, 0.4, 2.5, 7.3, 12.1, 31.7, 68.2, 400.0)
 LOST_COMMITS = (0,) * 9 + (1, 2, 3)
 REQUESTS = tuple(
-    Request(*pair, mode, expire_s)
+    Request(*pair, mode, expire_s, max_expire_s=max_expire_s)
     for pair in PAIRS
     for mode in ("AXB", "AXXB")
-    for expire_s in (60, 60, 60, 60, 20, 600)
+    for expire_s, max_expire_s in (*[(60, None)] * 3, (20, None), (600, None), (60, 600), (20, 300), (60, 90))
 )
 
 
@@ -145,6 +145,18 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
         "lose": LOST_COMMITS,
     },
+    "extend": {
+        "which": tuple(range(12)),
+        "expire_s": (7, 35, 70, 250, 500),
+        "stop": stops(("extend.in_transaction",), ()),
+        "lose": LOST_COMMITS,
+    },
+    "shorten": {
+        "which": tuple(range(12)),
+        "after_s": (1, 7, 35, 250),
+        "stop": stops(("shorten.in_transaction",), ()),
+        "lose": LOST_COMMITS,
+    },
     "tick": {"seconds": (0.4, 7.3, 12.1, 31.7, 68.2)},
     "sweep": {"stop": stops(("expire.after_batch", "expire.in_transaction"), ("crash", "pause"))},
     "recover": {
@@ -175,7 +187,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "jump": {
         "ahead_s": (3_600.0, 31_536_000.0, -3_600.0),
-        "action": ("bind", "unbind", "unbind", "expire_due", "recover", "reconcile"),
+        "action": ("bind", "unbind", "unbind", "extend", "expire_due", "recover", "reconcile"),
         "request": REQUESTS,
         "which": tuple(range(6)),
     },
@@ -192,7 +204,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "delay_list": {"late": (False, True)},
     "reconcile_undisturbed": {"seconds": (0.0, 31.7, 61.0)},
 }
-WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "reconcile": 2, "tick": 2}
+WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "extend": 2, "reconcile": 2, "tick": 2}
 
 
 def step(name: str) -> Callable[[Step], Step]:
@@ -292,6 +304,27 @@ class Lifecycle(RuleBasedStateMachine):
         self.current.unbind(rows[which % len(rows)].id)
         self.stop_faults()
 
+    def active(self, which: int) -> Binding | None:
+        """Return one of the bindings that are recorded as active, which may be over or about to be unbound."""
+        rows = [row for row in self.current.rows().values() if row.state is State.ACTIVE]
+        return rows[which % len(rows)] if rows else None
+
+    @step("extend")
+    def extend(self, which: int, expire_s: int, stop: Stop | None, lose: int) -> None:
+        if (binding := self.active(which)) is not None:
+            self.stop_at(stop)
+            self.current.lose_commit = lose
+            self.current.extend(binding.id, expire_s)
+            self.stop_faults()
+
+    @step("shorten")
+    def shorten(self, which: int, after_s: int, stop: Stop | None, lose: int) -> None:
+        if (binding := self.active(which)) is not None:
+            self.stop_at(stop)
+            self.current.lose_commit = lose
+            self.current.shorten(binding.id, after_s)
+            self.stop_faults()
+
     @step("tick")
     def tick(self, seconds: float) -> None:
         self.current.clock.advance(seconds)
@@ -370,7 +403,7 @@ class Lifecycle(RuleBasedStateMachine):
     def take_back(self, which: int, seconds: float) -> None:
         """Let the provider take back an unbind that it has confirmed."""
         self.current.clock.advance(seconds)
-        rows = [row for row in self.current.rows().values() if row.reason == Reason.ASKED]
+        rows = [row for row in self.current.rows().values() if row.state in (State.UNBOUND, State.EXPIRED)]
         entries = [self.current.entry_of(row) for row in sorted(rows, key=lambda row: row.requested_at)]
         unbound = [entry for entry in entries if entry is not None and entry.unbound_at is not None]
         if unbound:
@@ -597,6 +630,35 @@ def test_I4_unbind_that_finds_no_binding_holds_the_phones_for_the_guard_time(fre
         system.check()
         assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
         system.check()
+
+
+def test_I6_binding_is_extended_no_further_than_the_provider_keeps_it(system: System) -> None:
+    binding = system.bind(Request(P, Q, "AXB", 60, max_expire_s=90))
+    assert isinstance(binding, Binding)
+    system.clock.advance(1)
+    assert isinstance(system.extend(binding.id, 90), errors.InvalidRequest)
+    assert isinstance(system.extend(binding.id, 89), Binding)
+
+
+def test_binding_past_its_promised_end_is_not_extended(system: System) -> None:
+    binding = system.bind(Request(P, Q, "AXB", 60, max_expire_s=600))
+    assert isinstance(binding, Binding)
+    system.clock.advance(60)
+    assert isinstance(system.extend(binding.id, 60), errors.NotActive)
+    assert isinstance(system.shorten(binding.id, 1), errors.NotActive)
+    assert isinstance(system.unbind(binding.id), Binding)
+    assert isinstance(system.extend(binding.id, 60), errors.NotActive)
+
+
+def test_I4_rest_of_the_time_after_a_promised_end_is_released(system: System) -> None:
+    assert isinstance(system.bind(Request(P, Q, "AXB", 60, max_expire_s=600)), Binding)
+    system.clock.advance(61)
+    system.service.expire_due()
+    system.check()
+    assert isinstance(system.bind(Request(P, R)), errors.PhoneInUse)
+    system.service.recover()
+    assert not system.own()
+    assert isinstance(system.bind(Request(P, R)), Binding)
 
 
 def test_I2_row_that_ends_outside_the_window_is_not_adopted(system: System) -> None:
