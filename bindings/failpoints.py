@@ -22,6 +22,8 @@ NAMES = (
     "bind.after_answer",
     "bind.settle_in_transaction",
     "bind.after_settle",
+    "extend.in_transaction",
+    "shorten.in_transaction",
     "unbind.request_in_transaction",
     "unbind.after_request",
     "unbind.after_answer",

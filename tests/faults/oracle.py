@@ -365,7 +365,8 @@ def _no_phone_is_held_too_long(case: _Case) -> Iterator[Violation]:
     """R1: no binding stays open after its time, and no hold is longer than the longest possible life."""
     rules = case.rules
     for row in case.evidence.rows:
-        longest = SEND_WINDOW_S + rules.tolerance_s + row["expire_s"] + rules.guard_s + rules.reading_error_s
+        life_s = row["max_expire_s"] or row["expire_s"]
+        longest = SEND_WINDOW_S + rules.tolerance_s + life_s + rules.guard_s + rules.reading_error_s
         if row["held_until"] > row["requested_at"] + longest:
             yield Violation(
                 invariant="R1", subject=row["id"], problem="held longer than its longest possible life"
@@ -406,7 +407,7 @@ def _no_end_is_reported_too_late(case: _Case) -> Iterator[Violation]:
         row = case.by_bind_id.get(str(entry.bind_id))
         if row is None:
             continue
-        reported = [row["expires_at"]]
+        reported = [row["expires_at"], row["provider_expires_at"] or row["expires_at"]]
         reported += [
             seconds(e["detail"]["expires_at"]) for e in case.history[row["id"]] if "expires_at" in e["detail"]
         ]
@@ -419,13 +420,23 @@ def _no_end_is_reported_too_late(case: _Case) -> Iterator[Violation]:
             late = max(reported) - entry.expires_at
             yield Violation(invariant="I6", subject=row["id"], problem=f"reported {late:.3f} s too late")
         if entry.unbound_at is not None and not entry.vanished:
-            requested_at = row["unbind_requested_at"]
-            if requested_at is None or requested_at > entry.unbound_at + ROUNDING_S:
+            begun_at = [row["unbind_requested_at"], row["ended_at"] if row["state"] == "expired" else None]
+            if all(at is None or at > entry.unbound_at + ROUNDING_S for at in begun_at):
                 yield Violation(
                     invariant="I6",
                     subject=row["id"],
-                    problem="unbound at the provider before it was requested here",
+                    problem="unbound at the provider before it was requested or expired here",
                 )
+
+
+def _every_promised_end_is_released(case: _Case) -> Iterator[Violation]:
+    """R1: when all jobs have run, the provider holds no expired binding until an end of its own."""
+    for row in case.evidence.rows if case.evidence.settled else ():
+        provider_end = row["provider_expires_at"]
+        if row["state"] == "expired" and provider_end is not None:
+            left_s = provider_end - max(row["ended_at"], case.evidence.now)
+            if left_s > ROUNDING_S:
+                yield Violation(invariant="R1", subject=row["id"], problem=f"not released, {left_s:.0f} s left")
 
 
 def _rows_replay(case: _Case) -> Iterator[Violation]:
@@ -516,17 +527,15 @@ def _reason_before(history: Sequence[Mapping[str, Any]], event: Mapping[str, Any
 
 
 def _warnings_are_written_once_and_in_time(case: _Case) -> Iterator[Violation]:
-    """I5: at most one warning, only while active and without an unbind request, and not before it was due."""
+    """I5: at most one warning of each end, only while active and not to be unbound, and not before it was due."""
     for binding_id, history in case.history.items():
         kinds = [event["kind"] for event in history]
-        if "expires_soon" not in kinds:
-            continue
-        at = kinds.index("expires_soon")
-        if kinds.count("expires_soon") > 1 or {"unbind_requested", *TERMINAL} & set(kinds[:at]):
-            yield Violation(invariant="I5", subject=binding_id, problem=f"warned wrongly: {kinds}")
-        due = replay(history[:at])["warn_at"]
-        if due is None or history[at]["at"] < due - ROUNDING_S:
-            yield Violation(invariant="I5", subject=binding_id, problem="warned before it was due")
+        for at in (index for index, kind in enumerate(kinds) if kind == "expires_soon"):
+            due = replay(history[:at])["warn_at"]
+            if due is None or {"unbind_requested", *TERMINAL} & set(kinds[:at]):
+                yield Violation(invariant="I5", subject=binding_id, problem=f"warned wrongly: {kinds}")
+            elif history[at]["at"] < due - ROUNDING_S:
+                yield Violation(invariant="I5", subject=binding_id, problem="warned before it was due")
 
 
 def _keys_and_responses_are_kept(case: _Case) -> Iterator[Violation]:
@@ -562,6 +571,7 @@ CHECKS = (
     _no_phone_is_held_too_long,
     _states_only_move_forward,
     _no_end_is_reported_too_late,
+    _every_promised_end_is_released,
     _rows_replay,
     _warnings_are_written_once_and_in_time,
     _keys_and_responses_are_kept,

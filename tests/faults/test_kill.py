@@ -29,6 +29,12 @@ TESTED_ELSEWHERE = (
     *(name for name in failpoints.NAMES if name.startswith("retention.")),
 )  # test_retention
 SCENARIO_POINTS = tuple(name for name in failpoints.NAMES if name not in TESTED_ELSEWHERE)
+RELEASE_POINTS = (
+    "recover.before_unbinds",
+    "unbind.after_answer",
+    "unbind.settle_in_transaction",
+    "unbind.after_settle",
+)
 SEEDS = 1  # `make soak` runs many
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -49,6 +55,18 @@ def test_R1_process_killed_at_a_fail_point_leaves_nothing_unknown_and_nothing_st
     for seed in range(SEEDS):
         with fault_harness.experiment(kind, seed=seed) as experiment:
             kill_once(experiment, name)
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("name", RELEASE_POINTS)
+def test_R1_process_killed_during_a_release_leaves_it_to_the_next_one(
+    fault_harness: FaultHarness, kind: str, name: str
+) -> None:
+    with fault_harness.experiment(kind) as experiment:
+        assert experiment.run("release", hook=(name, 1, "KILL")) == KILLED
+        experiment.assert_recovery()
+        entries = experiment.simulator.ledger.entries()
+        assert [entry.bind_id for entry in entries if entry.unbound_at is None] == []
 
 
 @pytest.mark.parametrize("kind", DATABASES)

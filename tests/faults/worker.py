@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
-Step = Literal["bind", "unbind", "time", "sweep", "recover", "reconcile", "foreign", "list"]
+Step = Literal["bind", "unbind", "move", "time", "sweep", "recover", "reconcile", "foreign", "list"]
 BIND_FAULTS = (
     *("lost_reply", "reset_before", "reset_after", "anomaly_after", "anomaly_before", "bad_gateway", "cut_body"),
     *("bad_gateway_after", "garbage", "truncated", "redirect", "refuse:-41", "refuse:-1"),
@@ -56,6 +56,7 @@ STEPS: tuple[Step, ...] = (
     "bind",
     "bind",
     "unbind",
+    "move",
     "time",
     "sweep",
     "recover",
@@ -64,6 +65,7 @@ STEPS: tuple[Step, ...] = (
     "list",
 )
 COVERAGE_ROUNDS = 3
+RELEASES = 3
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP}
 
 
@@ -120,6 +122,7 @@ class Worker:
         mode: str = "AXB",
         key: str | None = None,
         warn_s: int | None = None,
+        max_expire_s: int | None = None,
     ) -> str:
         """Bind, and record the request and the response; return the binding's id, or '' if there is none."""
         request = {
@@ -130,6 +133,7 @@ class Worker:
             "mode": mode,
             "idempotency_key": key,
             "warn_s": warn_s,
+            "max_expire_s": max_expire_s,
         }
         self.record(kind="request", request=request)
         return self.send(request)
@@ -171,12 +175,25 @@ class Worker:
         else:
             self.record(kind="unbound", id=ended.id, state=ended.state)
 
+    def extend(self, binding_id: str, expire_s: int) -> None:
+        self._move_end(lambda: self.open_service.extend(binding_id, expire_s=expire_s), binding_id)
+
+    def shorten(self, binding_id: str, after_s: int) -> None:
+        self._move_end(lambda: self.open_service.unbind(binding_id, after_s=after_s), binding_id)
+
+    def _move_end(self, move: Callable[[], Binding], binding_id: str) -> None:
+        try:
+            self.record_bound(move(), None)
+        except BindingsError as error:
+            self.record(kind="not_moved", id=binding_id, error=type(error).__name__)
+
     def run_jobs(self) -> None:
-        """Run what a restarted process runs first: recover, reconcile, warn and expire, once each."""
+        """Run what a restarted process runs first, and recover again: it releases what has just expired."""
         self.open_service.recover()
         counts = self.open_service.reconcile()
         self.open_service.warn_due()
         self.open_service.expire_due()
+        self.open_service.recover()
         self.record(kind="reconciled", adopted=counts.adopted, absent=counts.absent, orphans=counts.orphans)
 
 
@@ -192,7 +209,7 @@ def scenario(worker: Worker) -> None:
         coverage_round(worker)
 
 
-def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- one case per kind of step
+def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0912 -- one case per kind
     rng = worker.rng
     match rng.choice(STEPS):
         case "bind":
@@ -201,13 +218,19 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
             key = f"{worker.task['prefix']}-{rng.randrange(1_000_000)}" if rng.random() < 0.5 else None
             a, b = rng.sample(phones, 2)
             life, mode = rng.choice(LIFETIMES_S), rng.choice(("AXB", "AXXB"))
-            worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)))
+            longest = rng.choice((None, 2 * life))
+            worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)), max_expire_s=longest)
         case "unbind":
             live = worker.open_service.search(state="active").data
             if live:
                 if rng.random() < 0.4:
                     worker.fault(rng.choice(UNBIND_FAULTS), "unbind")
                 worker.unbind(rng.choice(live).id)
+        case "move":
+            live = worker.open_service.search(state="active").data
+            if live:
+                move = rng.choice((worker.extend, worker.shorten))
+                move(rng.choice(live).id, rng.choice((5, 60, 900, 4_000)))
         case "time":
             worker.clock.advance(rng.choice((1, 7, 30, 330, 6_000)))
         case "sweep":
@@ -231,7 +254,7 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901 -- on
 
 
 def coverage_round(worker: Worker) -> None:
-    """Bind with and without a clear response, or a phone that is held; unbind; and run every job."""
+    """Bind with and without a clear response, or a phone that is held; move ends; unbind; and run every job."""
     key = f"{worker.task['prefix']}-{worker.tag()}"
     worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
@@ -246,6 +269,10 @@ def coverage_round(worker: Worker) -> None:
     for binding_id in (unclear, clear):
         if binding_id:
             worker.unbind(binding_id)
+    promised_less = worker.bind(worker.phone(), worker.phone(), 400, max_expire_s=5_000, warn_s=100)
+    if promised_less:
+        worker.extend(promised_less, 900)
+        worker.shorten(promised_less, 700)
     app_id = worker.open_service.settings.provider_app_id
     worker.control("foreign", phone_a=worker.phone(), phone_b=worker.phone(), app_id=app_id, pool_number="918806")
     worker.control("settings", total_offset=0)
@@ -256,6 +283,16 @@ def coverage_round(worker: Worker) -> None:
     worker.open_service.warn_due()
     worker.open_service.count_pools()
     worker.open_service.expire_due()
+    worker.open_service.recover()
+
+
+def release(worker: Worker) -> None:
+    """Let promised ends come, and release the bindings at the provider."""
+    for _ in range(RELEASES):
+        worker.bind(worker.phone(), worker.phone(), 60, max_expire_s=5_000)
+    worker.clock.advance(61)
+    worker.open_service.expire_due()
+    worker.open_service.recover()
 
 
 def restart(worker: Worker) -> None:
@@ -397,7 +434,19 @@ def print_lines(worker: Worker) -> None:
 
 TASKS: dict[str, Callable[[Worker], None]] = {
     task.__name__: task
-    for task in (scenario, restart, run_binds, run_unbind, run_job, migrate, load, same_key, schedule, print_lines)
+    for task in (
+        scenario,
+        release,
+        restart,
+        run_binds,
+        run_unbind,
+        run_job,
+        migrate,
+        load,
+        same_key,
+        schedule,
+        print_lines,
+    )
 }
 
 
