@@ -55,6 +55,35 @@ def test_minus_35_right_after_a_release_holds_for_seconds(harness: ServiceHarnes
     assert (refused.value.status, refused.value.retry_after_s) == ("-35", 2)
 
 
+def test_no_release_is_sent_where_the_bind_id_is_another_binding_s_by_now(harness: ServiceHarness) -> None:
+    expired = expire(harness, bind(harness))
+    harness.simulator.remove_binding(str(expired.bind_id))
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        bind(harness, C, D)
+    created = harness.simulator.ledger.entries()[-1]
+    harness.simulator.list_as(created.bind_id, {"bind_id": expired.bind_id})
+    harness.clock.advance(20)
+    harness.simulator.script("lost_reply", times=1, on="unbind")  # of the release that precedes the scan
+    assert harness.service.reconcile().adopted == 1
+    harness.service.recover()
+    assert harness.received("unbind") == 1
+    assert not is_held(harness)
+
+
+def test_scan_that_lists_an_earlier_end_bounds_every_extension(harness: ServiceHarness) -> None:
+    binding = bind(harness)
+    bind(harness, C, D)
+    harness.simulator.list_as(str(binding.bind_id), {"ends_at": "2026-03-01 22:00:00"})  # 14:00 UTC
+    harness.clock.advance(LAG_S)
+    assert harness.service.reconcile().drifted == 1
+    assert harness.service.get(binding.id).expires_at == binding.expires_at
+    with pytest.raises(errors.InvalidRequest, match="may end the binding at 2026-03-01T13:59"):
+        harness.service.extend(binding.id, expire_s=2 * HOUR)
+    extended = harness.service.extend(binding.id, expire_s=HOUR + 1_800)
+    assert _end(extended) > _end(binding)
+
+
 def test_hundreds_of_extended_bindings_each_expire_once_at_the_new_end_and_are_released_soon(
     harness: ServiceHarness,
 ) -> None:
