@@ -67,6 +67,8 @@ CONNECTIONS = "tests/faults/test_connection_limit.py"
 ADMISSION = "tests/service/test_admission.py"
 LANES = "tests/web/test_lanes.py"
 BIND_IDS = "tests/service/test_bind_id_given_again.py"
+EXTEND = "tests/service/test_extend.py"
+RELEASE = "tests/service/test_release.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -491,6 +493,107 @@ BUGS: tuple[Bug, ...] = (
         replace(calls("is_stopping"), "False"),
         tests=STOP,
         detected_by="leaves_the_others_to_the_next_run and sqlite",
+    ),
+    bug(
+        "moved_end_loses_the_end_of_the_provider",
+        "bindings.store.end_changes:_movement",
+        insert_before(calls("update"), "values.pop('provider_expires_at')"),
+        tests=EXTEND,
+        detected_by="older_release_keeps_the_provider_end and sqlite",
+    ),
+    bug(
+        "drift_narrows_only_the_promised_end",
+        "bindings.store.end_changes:_narrowing",
+        insert_before(calls("update"), "values.pop('provider_expires_at')"),
+        tests=EXTEND,
+        detected_by="drift_narrows_both_ends and sqlite",
+    ),
+    bug(
+        "drift_narrows_only_the_end_of_the_provider",
+        "bindings.store.end_changes:_narrowing",
+        insert_before(calls("update"), "values.pop('expires_at')"),
+        tests=EXTEND,
+        detected_by="drift_narrows_both_ends and sqlite",
+    ),
+    bug(
+        "drift_is_measured_from_the_promised_end",
+        "bindings.jobs.scan_evidence:shorter_end",
+        replace(compares("ends_at"), "row.ends_at < binding.expires_at"),
+        tests=RELEASE,
+        detected_by="lists_an_earlier_end and sqlite",
+    ),
+    bug(
+        "release_stays_owed_after_its_confirmation",
+        "bindings.store.settle:_confirm_unbind",
+        replace(compares("provider_expires_at"), "False"),
+        tests=EXTEND,
+        detected_by="is_not_asked_for_again and sqlite",
+    ),
+    bug(
+        "extend_past_the_end_of_the_provider",
+        "bindings.store.end_changes:_movement",
+        replace(compares("PROVIDER_END"), "new_end > expires_at"),
+        detected_by="extended_no_further_than_the_provider and sqlite",
+    ),
+    bug(
+        "extend_of_a_binding_past_its_end",
+        "bindings.store.end_changes:_movement",
+        replace(compares("now"), "in_state(State.ACTIVE)"),
+        detected_by="past_its_promised_end_is_not_extended and sqlite",
+    ),
+    bug(
+        "extend_of_a_binding_that_is_to_be_unbound",
+        "bindings.store.end_changes:_movement",
+        replace(reads("unbind_requested_at"), "bindings.c.ended_at"),
+        detected_by="to_be_unbound_is_not_extended and sqlite",
+    ),
+    bug(
+        "unbind_after_the_promised_end_releases_nothing",
+        "bindings.lifecycle.unbind:_end_at_provider",
+        replace(calls("is_release_owed"), "False"),
+        tests=EXTEND,
+        detected_by="unbind_at_or_after_the_promised_end and sqlite",
+    ),
+    bug(
+        "recover_releases_nothing",
+        "bindings.jobs.recover:_release_expired",
+        replace_body("return 0"),
+        detected_by="a_promised_end_is_released and sqlite",
+    ),
+    bug(
+        "release_ends_the_binding_that_has_the_id_now",
+        "bindings.lifecycle.unbind:release",
+        replace(calls("read"), "False"),
+        tests=RELEASE,
+        detected_by="id_is_another_binding_s and sqlite",
+    ),
+    bug(
+        "released_binding_of_a_late_list_is_held",
+        "bindings.jobs.scan_evidence:_unbound_at",
+        replace(compares("EXPIRED"), "False"),
+        tests=RELEASE,
+        detected_by="late_list_still_shows and sqlite",
+    ),
+    bug(
+        "adopted_binding_loses_the_end_of_the_provider",
+        "bindings.jobs.reconcile_rows:_adopt",
+        replace(compares("max_expire_s"), "True"),
+        tests=EXTEND,
+        detected_by="adopted_binding_keeps_both_ends and sqlite",
+    ),
+    bug(
+        "doubt_is_looked_for_with_the_promised_lifetime",
+        "bindings.jobs.scan_evidence:matches_intent",
+        replace(reads("provider_expire_s"), "intent.expire_s"),
+        tests=EXTEND,
+        detected_by="adopted_binding_keeps_both_ends and sqlite",
+    ),
+    bug(
+        "processes_of_older_releases_are_not_looked_for",
+        "bindings.lifecycle.older_releases:OlderReleases.require_none",
+        replace_body("return None"),
+        tests=EXTEND,
+        detected_by="older_release_is_at_work and sqlite",
     ),
 )
 

@@ -650,6 +650,14 @@ def test_binding_past_its_promised_end_is_not_extended(system: System) -> None:
     assert isinstance(system.extend(binding.id, 60), errors.NotActive)
 
 
+def test_binding_that_is_to_be_unbound_is_not_extended(system: System) -> None:
+    binding = system.bind(Request(P, Q, "AXB", 60, max_expire_s=600))
+    assert isinstance(binding, Binding)
+    system.simulator.script("lost_reply", times=1, on="unbind")
+    assert isinstance(system.unbind(binding.id), errors.OutcomeUnknown)
+    assert isinstance(system.extend(binding.id, 120), errors.NotActive)
+
+
 def test_I4_rest_of_the_time_after_a_promised_end_is_released(system: System) -> None:
     assert isinstance(system.bind(Request(P, Q, "AXB", 60, max_expire_s=600)), Binding)
     system.clock.advance(61)
