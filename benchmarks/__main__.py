@@ -32,6 +32,7 @@ from benchmarks import (
     data,
     disk_space,
     export,
+    extend,
     growth,
     lag,
     lookup,
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results")
 FAILED = "failed"
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-# The measure of each target. P3 includes P9, P7 includes P8, and `burst` belongs to P5. Register a new measure
-# here.
+# The measure of each target. P3 includes P9, P5 includes P17, P7 includes P8, and `burst` belongs to P5. Register
+# a new measure here.
 MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
     "P1": lookup.postgres,
     "P2": lookup.sqlite,
@@ -74,6 +75,7 @@ MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
     "P12": start.measure,
     "P13": comparisons.measure,
     "P14": pages.measure,
+    "P16": extend.measure,
     "cost": cpu_cost.measure,
     "space": disk_space.measure,
     "retention": retention.measure,

@@ -154,15 +154,20 @@ class BenchDatabase:
     execute: Callable[[str], Any]
     dialect: Dialect
 
-    def add_due(self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000) -> int:
+    def add_due(
+        self, count: int, *, after_s: float = -3_600.0, over_s: int = 3_000, provider_after_s: int | None = None
+    ) -> int:
         """Add `count` active bindings that end, evenly spread, in the `over_s` seconds from now + `after_s` on.
 
-        Return the first of their consecutive row numbers (see `binding_id`).
+        The provider ends them `provider_after_s` seconds from now (None: at their ends). Return the first of their
+        consecutive row numbers (see `binding_id`).
         """
         at = int(time.time())
         first = _reserve_numbers(count)
         ends = f"{at + after_s} + (n % {count}) * {over_s / count}"
         times = {"requested_at": f"{at} - 7200", "expires_at": ends, "ended_at": "NULL"}
+        if provider_after_s is not None:
+            times["provider_expires_at"] = f"{at + provider_after_s}"
         pair = "CAST(50000000000 + n AS text)", "CAST(70000000000 + n AS text)"
         self.execute(_insert(self.dialect, "active", pair, times) + self.dialect.numbers(first, count))
         return first
@@ -371,6 +376,9 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
         "expires_at": dialect.instant(expires),
         "held_until": dialect.instant(f"{expires} + 864"),
         "ended_at": ended if ended == "NULL" else dialect.instant(ended),
+        "provider_expires_at": (
+            dialect.instant(times["provider_expires_at"]) if "provider_expires_at" in times else "NULL"
+        ),
         "version": "2" if ended == "NULL" else "3",
     }
     columns, row = ", ".join(values), ", ".join(values.values())

@@ -1,5 +1,7 @@
 """P5: the expiry job (`jobs.expire`) against a hand-written statement in batches of the same size.
 
+P17: the job when every binding is to be released at the provider afterwards, against when none is.
+
 Each side gets newly added due rows in each round. On SQLite the baseline runs the two statements of a batch in one
 transaction, with the same durability as the product.
 """
@@ -54,16 +56,41 @@ SQLITE = (
 )
 
 
+PROVIDER_AFTER_S = 120  # long enough for a round: until then a release is owed
 BATCHES = (100, 300, 1_000, 3_000, 10_000)
 
 
 def measure(context: BenchContext) -> list[Result]:
-    """Return P5 on each available database, and the rate by batch size."""
+    """Return P5 on each available database, the rate by batch size, and P17."""
     results = [_sqlite(context.sqlite(), context.sizes)]
     if context.optional_server is None:
         return results
     bench_db = context.postgres()
-    return [_postgres(bench_db, context.sizes), *results, _batches(bench_db, context.sizes)]
+    sizes = context.sizes
+    return [_postgres(bench_db, sizes), *results, _batches(bench_db, sizes), _releases(bench_db, sizes)]
+
+
+def _releases(bench_db: BenchDatabase, sizes: Sizes) -> Result:
+    """Return P17 on PostgreSQL."""
+    database = Database(bench_db.url)
+
+    def sweep() -> int:
+        return expire.expire_due(database, Caller(actor="bench"), budget_s=60).expired
+
+    def side(provider_after_s: int | None) -> Callable[[int], Sample]:
+        def run_round(_: int) -> Sample:
+            bench_db.add_due(sizes.due, provider_after_s=provider_after_s)
+            return _timed(sweep, sizes.due)
+
+        return run_round
+
+    try:
+        side(None)(0)  # connects and compiles the statement
+        rounds = interleave(ROUNDS, side(PROVIDER_AFTER_S), side(None))
+    finally:
+        database.close()
+    target = Target(id="P17", title="sweep with every binding to be released", bound=0.8, at_most=False)
+    return Result(target=target, rounds=rounds, note=per_second(rounds, "rows"))
 
 
 def _batches(bench_db: BenchDatabase, sizes: Sizes) -> Result:

@@ -55,7 +55,7 @@ def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("targets", "lines"),
     [
-        ("P1,P5,P6", {"P1": 3, "P5": 3, "P6": 1}),
+        ("P1,P5,P6", {"P1": 3, "P5": 3, "P17": 1, "P6": 1}),
         ("P3,vacuum", {"P3": 6, "P9": 1, "P5": 2}),
         ("churn,updates", {"vacuum": 17}),
         ("P4,cost,space", {"P4": 4, "cost": 3, "space": 4}),
@@ -65,6 +65,7 @@ def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> N
         ("P10,P11", {"P10": 2, "P11": 2}),
         ("P13", {"P13": 2}),
         ("P14", {"P14": 14}),
+        ("P16", {"P16": 1}),
     ],
 )
 def test_quick_run_with_a_server_measures_every_target(
