@@ -10,15 +10,14 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.addresses import is_loopback
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bindings.settings import Network
 
 UNKNOWN = "unknown"
-
-
-LOOPBACK_NAME = "localhost"
 # Headers that proxies, load balancers and content delivery networks add, by how their names begin.
 FORWARDING_HEADERS = (
     "akamai-",
@@ -101,8 +100,8 @@ def is_direct(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
     host = headers.get("host", "")
     origin = headers.get("origin")
     return (
-        _is_loopback(_peer(scope))
-        and _is_loopback(_host_name(host))
+        is_loopback(_peer(scope))
+        and is_loopback(_host_name(host))
         and scope["http_version"] == "1.1"
         and (origin is None or origin.partition("://")[2] == host)
         and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
@@ -114,13 +113,6 @@ def _host_name(host: str) -> str:
     """Return the name or address in a Host header, without the port."""
     name, bracket, _ = host.removeprefix("[").partition("]")
     return name if bracket else host.partition(":")[0].lower()
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == LOOPBACK_NAME
 
 
 def _peer(scope: Mapping[str, Any]) -> str:
