@@ -80,8 +80,8 @@ def bindings(
         if reveal_reason is not None:
             service.access_log.record_reveal_of_period(since=period[0], until=period[1], reason=reveal_reason)
         rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
-        with _recorded(service, "bindings", period, chosen_format, reveal_reason) as record:
-            _write(rows, field_names(Binding), chosen_format, path, record, noun="bindings")
+        with _record_export(service, "bindings", period, chosen_format, reveal_reason) as written:
+            _write(rows, field_names(Binding), chosen_format, path, written, noun="bindings")
 
 
 @export.command()
@@ -97,8 +97,8 @@ def events(
     period = validation.period(since=since, until=until)  # before the file is created
     with context.open_service(as_json=as_json, connect=True) as service:
         rows = map(to_plain, service.export_events(since=since, until=until))
-        with _recorded(service, "events", period, chosen_format, None) as record:
-            _write(rows, field_names(Event), chosen_format, path, record, noun="events")
+        with _record_export(service, "events", period, chosen_format, None) as written:
+            _write(rows, field_names(Event), chosen_format, path, written, noun="events")
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
@@ -110,7 +110,7 @@ def _row_format(option: str | None, *, as_json: bool) -> str:
     raise InvalidRequest([FieldError("format", "must be csv or ndjson; with --json it must be ndjson")])
 
 
-class _Record:
+class _WrittenFile:
     """The number of rows and the SHA-256 of an export, for its manifest."""
 
     def __init__(self) -> None:
@@ -125,20 +125,20 @@ class _Record:
 
 
 @contextmanager
-def _recorded(
+def _record_export(
     service: BindingService,
     view: str,
     period: tuple[datetime | None, datetime | None],
     row_format: str,
     reason: str | None,
-) -> Iterator[_Record]:
+) -> Iterator[_WrittenFile]:
     """Record an export in the access log before it starts, and its size and hash after it has ended."""
     log, (since, until) = service.access_log, period
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
     export_id = log.start_export(view=view, narrowed=narrowed, format=row_format, reason=reason)
-    record = _Record()
-    yield record
-    log.finish_export(export_id, row_count=record.row_count, sha256=record.digest.hexdigest())
+    written = _WrittenFile()
+    yield written
+    log.finish_export(export_id, row_count=written.row_count, sha256=written.digest.hexdigest())
 
 
 def _write(
@@ -146,19 +146,19 @@ def _write(
     names: list[str],
     row_format: str,
     path: str | None,
-    record: _Record,
+    written: _WrittenFile,
     *,
     noun: str,
 ) -> None:
     with _destination(path) as out:
-        out.write(record.add(header_line(names, row_format)))
+        out.write(written.add(header_line(names, row_format)))
         for batch in batches(rows, PROGRESS_ROWS):
-            out.write(record.add(format_lines(batch, names, row_format), len(batch)))
+            out.write(written.add(format_lines(batch, names, row_format), len(batch)))
             if path and sys.stderr.isatty():
-                click.echo(f"\r{record.row_count:,} {noun} so far", err=True, nl=False)
-    if path and record.row_count >= PROGRESS_ROWS and sys.stderr.isatty():
+                click.echo(f"\r{written.row_count:,} {noun} so far", err=True, nl=False)
+    if path and written.row_count >= PROGRESS_ROWS and sys.stderr.isatty():
         click.echo("\r", err=True, nl=False)
-    output.message(f"{record.row_count} {noun} exported{f' to {path}' if path else ''}")
+    output.message(f"{written.row_count} {noun} exported{f' to {path}' if path else ''}")
 
 
 @contextmanager

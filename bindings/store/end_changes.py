@@ -55,7 +55,7 @@ def extend(
     rows = _movement(tx.dialect, _Change.EXTEND).run(
         tx, EventKind.EXTENDED, caller, {"expire_s": expire_s}, **values
     )
-    return _moved(tx, rows, _Change.EXTEND)
+    return _to_binding(tx, rows, _Change.EXTEND)
 
 
 def shorten(
@@ -66,7 +66,7 @@ def shorten(
     rows = _movement(tx.dialect, _Change.SHORTEN).run(
         tx, EventKind.SHORTENED, caller, {"after_s": after_s, "reason": reason}, **values
     )
-    return _moved(tx, rows, _Change.SHORTEN)
+    return _to_binding(tx, rows, _Change.SHORTEN)
 
 
 def narrow(
@@ -86,7 +86,8 @@ def _values(tx: Transaction, binding_id: str, now: datetime, seconds: int) -> di
     return {"of_id": binding_id} | bounds | end
 
 
-def _moved(tx: Transaction, rows: Sequence[Row[Any]], change: _Change) -> Binding | None:
+def _to_binding(tx: Transaction, rows: Sequence[Row[Any]], change: _Change) -> Binding | None:
+    """Return the binding whose end was moved, or None if none was; on SQLite also move its warning."""
     if not rows:
         return None
     binding = to_binding(rows[0][:-1])

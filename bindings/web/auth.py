@@ -160,7 +160,7 @@ class Authenticator:
         """
         if token is None:
             return await self._authenticate_local(connection)
-        if self._first_sign_in is not None and self._first_sign_in.opened(token):
+        if self._first_sign_in is not None and self._first_sign_in.has_opened(token):
             return await self._authenticate_first_session(connection)
         try:
             key = await self._session_lookup.find(token, client_address(connection))

@@ -37,7 +37,7 @@ class FirstSignIn:
         self._session = _Secret(session_token, SESSION_LIFETIME_S)
         return session_token
 
-    def opened(self, session_token: str) -> bool:
+    def has_opened(self, session_token: str) -> bool:
         """Return whether the link has opened this session, and it has not expired."""
         return self._session is not None and self._session.matches(session_token)
 
