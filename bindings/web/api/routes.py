@@ -477,8 +477,8 @@ async def search_refusals(request: Request[Any, Any, Any]) -> ApiResponse:
     """List refused binds."""
     call = ApiRequest(request)
     filters = call.body(requests.Refusals)
-    if not call.principal.has_permission(Permission.READ):
-        filters["actor"] = call.principal.actor
+    if call.principal.actor_filter is not None:
+        filters["actor"] = call.principal.actor_filter
     page = await call.run_read(BindingService.search_refusals, **filters)
     return json_response({"data": refused_binds_json(page.data, call.principal), "next_cursor": page.next_cursor})
 
