@@ -471,7 +471,10 @@ class BindingService:
         return self.maintenance.warn_due()
 
     def recover(self) -> RecoverResult:
-        """Settle binds and repeat unbinds that a crash or a lost response left open; return the counts."""
+        """Settle what a crash or a lost response left open, release expired bindings, and return the counts.
+
+        Released are expired bindings that the provider would hold until a later end of its own.
+        """
         return self.maintenance.recover()
 
     def reconcile(

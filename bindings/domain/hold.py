@@ -121,13 +121,13 @@ def visible_holds(holds: Iterable[PhoneHold], actor: str | None, phones: Iterabl
         return tuple(holds)
     known_phones = {phone.key for phone in phones}
     return tuple(
-        hold if hold.actor == actor else _redacted(hold)
+        hold if hold.actor == actor else _redact(hold)
         for hold in holds
         if hold.actor == actor or (hold.in_force and hold.phone.key in known_phones)
     )
 
 
-def _redacted(hold: PhoneHold) -> PhoneHold:
+def _redact(hold: PhoneHold) -> PhoneHold:
     return replace(
         hold,
         cause=_NOT_VISIBLE,

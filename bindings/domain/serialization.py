@@ -1,8 +1,8 @@
 """Serialization of records: plain JSON values, and lines of CSV and NDJSON. Pure.
 
 Phones are masked unless the caller passes `revealed=True`, and records the reveal before. CSV is for spreadsheets:
-it begins with the mark of UTF-8, and no text in it is read as a formula, a number or a date,
-with any list separator. Codes and ids are written as they are.
+it begins with the mark of UTF-8, and no text in it is read as a formula, a number or a date, with any list
+separator. Codes and ids are written as they are.
 """
 
 from __future__ import annotations

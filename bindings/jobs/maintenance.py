@@ -49,7 +49,7 @@ class Maintenance:
         )
 
     def recover(self) -> recover.RecoverResult:
-        """Resolve what a crash or a lost reply left open, and return the counts."""
+        """Resolve what a crash or a lost reply left open, release expired bindings, and return the counts."""
         return recover.recover(self._runtime, self._control)
 
     def reconcile(self, *, dry_run: bool = False, reason: str | None = None) -> reconcile.ReconcileResult:

@@ -106,7 +106,7 @@ def bind_request(
 
 
 def extension(*, expire_s: object) -> int:
-    """Return from now until when a binding is to live, in seconds."""
+    """Return how many seconds a binding is to live from now on."""
     errors = FieldErrors()
     duration_s = errors.check("expire_s", fields.expire_s, expire_s)
     errors.raise_if_any()
@@ -114,7 +114,7 @@ def extension(*, expire_s: object) -> int:
 
 
 def unbind(*, reason: object, after_s: object) -> tuple[str | None, int | None]:
-    """Return the reason of an unbind, and in how many seconds it is to come; None: now."""
+    """Return the reason of an unbind, and in how many seconds the binding is to end; None: now."""
     errors = FieldErrors()
     checked_reason = errors.optional("reason", fields.single_line("reason"), reason)
     delay_s = errors.optional("after_s", fields.expire_s, after_s)

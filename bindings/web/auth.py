@@ -80,7 +80,7 @@ class Principal:
         return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
 
     def redact_binding(self, binding: Binding) -> Binding:
-        """Return the binding; for an app `version` is 0, because it counts reveals too."""
+        """Return the binding; for an app or a router `version` is 0, because it counts reveals too."""
         return binding if self.has_permission(Permission.READ) else replace(binding, version=0)
 
     def redact_event(self, event: Event) -> Event:
@@ -176,8 +176,8 @@ class Authenticator:
     async def sign_in(self, key: str, connection: Connection) -> str | None:
         """Create a session for the key and return its token, or None if the key is not valid.
 
-        Raises `RateLimited` after too many failed attempts; a valid key is never refused for
-        that. Raises `Forbidden` for a key whose role allows no page.
+        Raises `RateLimited` after too many failed attempts, but never for a valid key; and `Forbidden` for a key
+        whose role allows no page.
         """
         principal = await self._find_principal(key.strip(), connection)
         if principal is None:

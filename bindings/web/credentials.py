@@ -57,18 +57,18 @@ class CredentialLookup:
         try:
             key = await self._executors.run_read(self._find, credential)
         except BindingsError:
-            self._succeeded(address, is_counted=is_counted)  # it is not known to be wrong
+            self._refund(address, is_counted=is_counted)  # it is not known to be wrong
             raise
         if key is None:
             self._valid.discard(hashed)
             return None
-        self._succeeded(address, is_counted=is_counted)
+        self._refund(address, is_counted=is_counted)
         if len(self._valid) >= MAX_REMEMBERED:
             self._valid.clear()
         self._valid.add(hashed)
         return key
 
-    def _succeeded(self, address: str, *, is_counted: bool) -> None:
+    def _refund(self, address: str, *, is_counted: bool) -> None:
         if is_counted:
             self._limiter.refund(address)
 
@@ -76,8 +76,7 @@ class CredentialLookup:
         """Return whether a digest is one of a valid credential; one query a second answers for all callers."""
         async with self._refreshing:
             if time.monotonic() > self._refreshed_at + REFRESH_S:
-                self._refreshed_at = (
-                    time.monotonic()
-                )  # also if the query fails: the next caller must not repeat it
+                # Also if the query fails: the next caller must not repeat it.
+                self._refreshed_at = time.monotonic()
                 self._valid = set(await self._executors.run_read(self._read_valid_digests))
         return hashed in self._valid

@@ -167,7 +167,7 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
             "middle_number_a": {"description": "The number that A sees and calls."},
             "middle_number_b": {"description": "The number that B sees and calls."},
             "actor": ACTOR,
-            "version": {"description": "The number of its events; 0 for the role app, which does not see all."},
+            "version": {"description": "The number of its events; for the roles app and router 0."},
             "settle_by": {"description": "A pending binding past this is in doubt."},
             "max_expire_s": {"description": "Seconds that the provider was asked for; null: expire_s."},
             "expires_at": {"description": "The end that you were promised; extend moves it."},

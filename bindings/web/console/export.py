@@ -111,9 +111,8 @@ async def _file_chunks(
             row_count += len(batch)
             chunk = format_lines(batch, columns, file_format).encode()
     finally:
-        await executors.run_read_for(
-            caller, row_batches.close
-        )  # also if the browser disconnected: this ends the database read
+        # Also if the browser has disconnected: this ends the read of the database.
+        await executors.run_read_for(caller, row_batches.close)
     await executors.run_read_for(
         caller, lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
     )

@@ -1,8 +1,8 @@
 """Parsing and formatting of times in the zone that the user chose; the output names the zone. Pure functions.
 
-A time without a date is the most recent one that the clock showed; a date without a time is its midnight, where a
-field accepts dates. A time that a clock shows twice or never
-(when summer time ends or begins) is ambiguous: it is refused with the advice to add its offset.
+A time without a date is the most recent one that the clock showed; a date without a time is its midnight, if the
+field accepts dates. A time that a clock shows twice or never (when summer time ends or begins) is ambiguous: it is
+refused with the advice to add its offset.
 """
 
 from __future__ import annotations
