@@ -65,7 +65,7 @@ class BindingsError(Exception):
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
     may_have_acted: ClassVar[bool] = False
-    safe_to_retry: ClassVar[bool] = False
+    safe_to_retry: bool = False
     remedy: ClassVar[str] = ""  # what to do, with commands; `{retry}` and `{holder}` are filled in by `next_step`
 
     def __init__(
@@ -234,7 +234,7 @@ class ProviderRefused(BindingsError):
     code = "provider-refused"
     http_status = 502
     exit_code = 5
-    remedy = "Change the request before trying again, with a new idempotency key."
+    remedy = "Change the request before trying again."
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class NoMiddleNumber(ProviderRefused):
     http_status = 503
     exit_code = 7
     safe_to_retry = True
-    remedy = "Try again {retry} with a new idempotency key, or use another pool."
+    remedy = "Try again {retry}, or use another pool."
 
 
 class ProviderUnreachable(BindingsError):
@@ -280,7 +280,7 @@ class ProviderUnreachable(BindingsError):
     http_status = 503
     exit_code = 5
     safe_to_retry = True
-    remedy = "Run `bindings doctor`, then try again {retry} with a new idempotency key."
+    remedy = "Run `bindings doctor`, then try again {retry}."
 
 
 class OutcomeUnknown(BindingsError):
@@ -489,16 +489,18 @@ BIND_FAILURES: tuple[type[BindingsError], ...] = tuple(
 def error_for(binding: Binding, *, cause: str | None = None, holder: Holder | None = None) -> BindingsError:
     """Return the exception for a binding that did not become active.
 
-    It is the same for the first caller and for one who repeats the idempotency key: a binding that failed has used
-    up its key, and the message says so. `cause` is the text of the outcome, if this call made one: the provider's
-    own words, or why the request was not sent. `holder` is the holder of a phone that the provider reported as in
-    use.
+    It is the same for the first caller and for those who repeat the idempotency key meanwhile. A bind has used up
+    its key if its absence was proved or stated by an operator, or if its unbind was requested: the message says
+    so, and the same call is not safe to retry. `cause` is the text of the outcome, if this call made one: the
+    provider's own words, or why the request was not sent. `holder` is the holder of a phone that the provider
+    reported as in use.
     """
     if binding.state is not State.FAILED:
         return OutcomeUnknown(binding=binding)
     error = _failure(binding, cause, holder)
     if binding.idempotency_key is not None:
         error.args = (f"{error.args[0]}. The idempotency key of this bind is used up: try again with a new one",)
+        error.safe_to_retry, error.retry_after_s = False, None
     return error
 
 

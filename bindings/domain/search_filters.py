@@ -61,7 +61,7 @@ HELP = {
     "middle_number": "A middle number of either party.",
     "reference": "Your order id.",
     "reference_prefix": "The beginning of your order id.",
-    "idempotency_key": "The key that the bind was sent with.",
+    "idempotency_key": "The key that the bind was sent with, also if it was given back.",
     "bind_id": "The provider's id.",
     "pool_number": "The pool.",
     "app_id": "The application.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, Interval, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, or_, select, update
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import Connection, Row
 
     from bindings.domain.binding import Caller, EventKind
     from bindings.store.database import SqlDialect, Transaction
@@ -138,13 +138,14 @@ def transition(
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
-    A value may be a column of the row, `NOW`, or a `HeldFromRecord`, which is also put into the detail. Returns
-    None and writes nothing if the row is in another state or the condition is not met: the caller reads it again
-    and decides. Raises `ValueError` for a change of state that the table of transitions does not have (I5).
+    A value may be an expression of columns of the row, `NOW`, or a `HeldFromRecord`, which is also put into the
+    detail. Returns None and writes nothing if the row is in another state or the condition is not met: the caller
+    reads it again and decides. Raises `ValueError` for a change of state that the table of transitions does not
+    have (I5).
     """
     if "state" in values:
         require_transition(from_states, values["state"])
-    expressions = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | Column))
+    expressions = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | ColumnElement))
     bound = tuple(name for name in values if name not in dict(expressions))
     new_values = {f"new_{name}": values[name] for name in bound}
     held = values.get("held_until")
@@ -170,7 +171,7 @@ def _change(
     from_states: tuple[State, ...],
     condition: str | None,
     bound: tuple[str, ...],
-    expressions: tuple[tuple[str, _Now | Column[Any]], ...],
+    expressions: tuple[tuple[str, _Now | ColumnElement[Any]], ...],
     *,
     from_record: bool,
 ) -> events.ChangeWithEvents:

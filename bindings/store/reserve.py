@@ -61,6 +61,7 @@ _DETAIL = (
 
 SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
 SETTLE_MARGIN_S = 1.0  # past the call's own timeout
+ATTEMPTS = 3
 LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot be sent in time need not wait longer
 
 
@@ -160,21 +161,35 @@ def reserve(
         return Reserved(binding=earlier)
     if verify_clock is not None:
         verify_clock(now)
-    current_holders = holders(tx.connection, request, limits, now)
-    if not current_holders and scan_owed_since is None:
-        recorded = _record(tx, _new(binding_id, request, limits, caller, now), request, caller)
-    else:
-        recorded = replay(tx.connection, request, caller.actor)
-    if recorded is not None:
-        return recorded
+    for _ in range(ATTEMPTS):
+        current_holders = holders(tx.connection, request, limits, now)
+        if not current_holders and scan_owed_since is None:
+            recorded = _record(tx, _new(binding_id, request, limits, caller, now), request, caller)
+        else:
+            recorded = replay(tx.connection, request, caller.actor)
+        if recorded is not None:
+            return recorded
+        if not _may_be_own_intent(current_holders, request, caller):
+            break
     if not current_holders:
         return FullScanRequired(rollback_detected=False)
     return Conflict(holder=current_holders[0])
 
 
+def _may_be_own_intent(current_holders: list[Holder], request: BindRequest, caller: Caller) -> bool:
+    """Return whether a holder may be an earlier intent of the request's key that has failed since it was read.
+
+    A failure frees the key: then neither the holder nor the earlier intent is there any more.
+    """
+    return request.idempotency_key is not None and any(
+        holder.state is State.PENDING and holder.actor == caller.actor for holder in current_holders
+    )
+
+
 def _record(tx: Transaction, intent: Binding, request: BindRequest, caller: Caller) -> Reserved | Replayed | None:
     """Insert the intent; or return the earlier binding of its key, or None if only its id is in use already."""
-    for key_column in ("idempotency_key", "duplicate_key"):  # the second if another actor used the key first
+    # In the second column if another actor used the key first; again if the key was freed before it was read.
+    for key_column in ("idempotency_key", "duplicate_key") * ATTEMPTS:
         if _insert(tx, intent, caller, key_column):
             return Reserved(binding=intent)
         replayed = replay(tx.connection, request, caller.actor)

@@ -29,7 +29,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0012"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0013"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -98,6 +98,7 @@ bindings = Table(
         comment="the caller's key, unless another actor of the app_id used it first",
     ),
     Column("duplicate_key", String(255), comment="the caller's key, if another actor of the app_id used it first"),
+    Column("freed_key", String(255), comment="the caller's key, if it may be used again: no binding was created"),
     Column("fingerprint", String(64), comment="hash of the normalised request that used the key"),
     Column("expire_s", Integer, nullable=False, comment="seconds asked for"),
     Column("max_expire_s", Integer, comment="seconds that the provider was asked for; none: expire_s"),
@@ -197,6 +198,7 @@ bindings = Table(
         unique=True,
         **_only(f"{KEY} IS NOT NULL"),
     ),
+    Index("ix_bindings_freed_key", "freed_key", **_only("freed_key IS NOT NULL")),
     # For replicas of the release before, which look a key up by it; the next release drops it and `duplicate_key`.
     Index(
         "uq_bindings_app_id_idempotency_key",

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, exists, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.store import end_changes, events, holds, pools
-from bindings.store.bindings import NOW, HeldFromRecord, find, get, in_state, release_owed, transition
+from bindings.store.bindings import (
+    NOW,
+    HeldFromRecord,
+    find,
+    get,
+    idempotency_key,
+    in_state,
+    release_owed,
+    transition,
+)
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
@@ -31,6 +41,11 @@ if TYPE_CHECKING:
 
 RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
+# Reasons for which certainly no binding was created. A proof of absence and an operator's statement may be wrong:
+# then two bindings would have the key.
+FREES_KEY = frozenset(
+    {Reason.NEVER_SENT, Reason.ACCOUNT, Reason.CLOCK, Reason.IN_USE, Reason.NO_NUMBER, Reason.REQUEST}
+)
 _NO_COLUMNS = {"hold", "longest_hold", "warn_s"}  # of `Success`; the intent has `warn_s` already
 # The constraint that is violated if another active binding has the provider's bindId: its name, and its columns on
 # SQLite.
@@ -150,20 +165,41 @@ def settle_failed(
     detail: dict[str, Any],
 ) -> Binding:
     """Record a definite failure and release the phones. Safe to repeat."""
-    row = transition(
+    return _fail(tx, binding_id, caller, reason=reason, status=status, detail=detail) or get(tx, binding_id)
+
+
+def _fail(
+    tx: Transaction, binding_id: str, caller: Caller, *, reason: str, status: str | None, detail: dict[str, Any]
+) -> Binding | None:
+    """Record a definite failure; None if the binding is settled already.
+
+    If it is certain that no binding was created, the idempotency key may be used again; but not if an unbind was
+    requested meanwhile, because a retry of the bind must not bring back what that was to end.
+    """
+    fail = partial(
+        transition,
         tx,
         binding_id,
         EventKind.FAILED,
         caller,
         from_states=UNSETTLED,
-        detail=detail | {"reason": reason, "status": status},
         state=State.FAILED,
         provider_status=status,
         reason=reason,
         held_until=NOW,
         ended_at=NOW,
     )
-    return row or get(tx, binding_id)
+    detail = detail | {"reason": reason, "status": status}
+    row = None
+    if reason in FREES_KEY:
+        row = fail(
+            detail=detail | {"key_freed": True},
+            condition="unbind_not_requested",
+            freed_key=idempotency_key,
+            idempotency_key=None,
+            duplicate_key=None,
+        )
+    return row or fail(detail=detail)
 
 
 def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
@@ -214,19 +250,8 @@ def settle_in_use(
     forbidden = [
         holder for row, holder in zip(rows, holders, strict=True) if conflicts(policy, row, intent.mode, pair)
     ]
-    failed = transition(
-        tx,
-        intent.id,
-        EventKind.FAILED,
-        caller,
-        from_states=UNSETTLED,
-        detail={"reason": Reason.IN_USE, "status": status, "mode": intent.mode, "met": holders, "own": forbidden},
-        state=State.FAILED,
-        provider_status=status,
-        reason=Reason.IN_USE,
-        held_until=NOW,
-        ended_at=NOW,
-    )
+    detail = {"mode": intent.mode, "met": holders, "own": forbidden}
+    failed = _fail(tx, intent.id, caller, reason=Reason.IN_USE, status=status, detail=detail)
     if failed is not None and not forbidden:
         holds.hold_refused(tx, intent, caller, now, just_unbound=_just_unbound(tx, phones, intent.scope, now))
     return failed or get(tx, intent.id)

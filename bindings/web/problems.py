@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2  # if the error itself has no time
 FIELD_NAME = re.compile(r"[A-Za-z_.-]{1,64}")
+REPLAYED_HEADER = "Idempotent-Replayed"
 MAX_NAMED = 10  # names in one error; the others are counted
 UNKNOWN_FIELD = "is not a field of this request"
 
@@ -148,10 +149,17 @@ def body(error: BindingsError, request_id: str) -> bytes:
 
 
 def headers(error: BindingsError) -> Headers:
-    """Return the headers that go with an error. Every 408, 409 for a phone, 429 and 503 has a Retry-After."""
+    """Return the headers that go with an error.
+
+    Every 408, 409 for a phone, 429 and 503 has a Retry-After, unless its idempotency key is used up.
+    """
     result: Headers = {}
-    if error.retry_after_s is not None or error.http_status in (408, 429, 503) or isinstance(error, PhoneInUse):
+    has_time = error.http_status in (408, 429, 503) or isinstance(error, PhoneInUse)
+    key_used_up = error.binding_id is not None and not error.safe_to_retry
+    if error.retry_after_s is not None or (has_time and not key_used_up):
         result["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+    if error.replayed:
+        result[REPLAYED_HEADER] = "true"
     if isinstance(error, Unauthenticated):
         result["WWW-Authenticate"] = "Bearer"
     return result

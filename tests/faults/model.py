@@ -43,6 +43,7 @@ _ALL_ROWS = select(*store.COLUMNS).order_by(binding_table.c.id)
 SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
 WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
 OPEN = (State.PENDING, State.IN_DOUBT)
+FREES_KEY = ("never_sent", "account", "clock", "in_use", "no_number", "request")
 TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
 NEXT_STATES = {
     State.PENDING: {State.ACTIVE, State.IN_DOUBT, State.FAILED},
@@ -311,6 +312,7 @@ class System:
 
     def bind(self, request: Request) -> Binding | errors.BindingsError | None:
         """Bind and check the result; return it, or None if the process crashed."""
+        self._forget_freed_keys(self.rows())
         used = None if request.key is None else self.keys.get(request.key)
         call = BindInProgress(request)
         self.calls.append(call)
@@ -699,7 +701,18 @@ class System:
         ):
             assert row.held_until.timestamp() >= entry.expires_at + guard - 1e-6, "I4: the guard after the end"
 
+    def _forget_freed_keys(self, rows: dict[str, Binding]) -> None:
+        """Forget the keys that may be used again: of intents for which the provider certainly made nothing."""
+        for key, (_, binding_id) in list(self.keys.items()):
+            row = rows.get(binding_id)
+            if row is not None and row.idempotency_key is None:
+                assert row.state is State.FAILED, "I8: a key is free though its binding may exist"
+                assert row.reason in FREES_KEY, "I8: a key is free though its binding may exist"
+                assert row.unbind_requested_at is None, "I8: a key is free though its unbind was requested"
+                del self.keys[key]
+
     def _check_keys(self, rows: dict[str, Binding]) -> None:
+        self._forget_freed_keys(rows)
         for row in rows.values():
             if row.idempotency_key is None:
                 continue

@@ -303,9 +303,30 @@ BUGS: tuple[Bug, ...] = (
         insert_before(
             calls("Conflict"),
             "if request.idempotency_key is not None:\n"
-            "    _insert(tx, _new(binding_id, request, limits, caller, now), caller)",
+            "    _insert(tx, _new(binding_id, request, limits, caller, now), caller, 'idempotency_key')",
         ),
         detected_by="refusal_uses_up_no_key and sqlite",
+    ),
+    bug(
+        "a_proved_absence_frees_the_key",
+        "bindings.store.settle:_fail",
+        replace(compares("FREES_KEY"), "True"),
+        tests="tests/service/test_idempotency.py",
+        detected_by="uses_up_the_key and sqlite",
+    ),
+    bug(
+        "key_of_what_was_to_be_unbound_is_freed",
+        "bindings.store.settle:_fail",
+        replace(literal("unbind_not_requested"), "None"),
+        tests="tests/service/test_idempotency.py",
+        detected_by="keeps_its_key_when_it_is_refused and sqlite",
+    ),
+    bug(
+        "freed_key_is_taken_for_a_conflict",
+        "bindings.store.reserve:_may_be_own_intent",
+        replace_body("return False"),
+        tests="tests/service/test_idempotency.py",
+        detected_by="freed_before_it_is_read and postgresql",
     ),
     bug(
         "bind_is_sent_again",

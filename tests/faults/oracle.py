@@ -550,7 +550,7 @@ def _keys_and_responses_are_kept(case: _Case) -> Iterator[Violation]:
                 invariant="I3", subject=line["id"], problem="returned to a caller, and not in the database"
             )
             continue
-        if line.get("key"):
+        if line.get("key") and row["freed_key"] is None:
             of_key.setdefault(line["key"], set()).add(line["id"])
         if line.get("bind_id") and row["bind_id"] != line["bind_id"]:
             yield Violation(

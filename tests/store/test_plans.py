@@ -288,7 +288,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.runtime.database.read(queries.by_bind_ids, [str(n) for n in range(100)]),
     ),
     "search by idempotency key": (
-        {"uq_bindings_idempotency_key_app_id_actor"},
+        {"uq_bindings_idempotency_key_app_id_actor", "ix_bindings_freed_key"},
         lambda service: service.search(idempotency_key="order-42/1"),
     ),
     "search of active bindings": (

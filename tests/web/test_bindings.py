@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bindings import errors
 from bindings.provider.simulator import Fault, FaultKind
+from bindings.web import problems
+from bindings.web.api import samples
 from tests.service.harness import A, B, C, D, in_threads, wait_for
 from tests.web.conftest import BIND
 from tests.web.wire import connect, posted
@@ -127,15 +130,25 @@ def test_key_of_another_request_is_refused(running: Running) -> None:
     assert (mismatch.status_code, mismatch.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_replay_of_failed_bind_returns_the_same_problem(running: Running, simulator: Simulator) -> None:
+def test_key_of_a_refused_bind_may_be_used_again(running: Running, simulator: Simulator) -> None:
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-41"))
     key = {"Idempotency-Key": "order-10/1"}
     first, second = running.bind(headers=key), running.bind(headers=key)
-    assert (first.status_code, first.json()["code"]) == (503, "no-middle-number")
-    assert (second.status_code, second.json()["code"]) == (503, "no-middle-number")
-    assert first.json()["provider_status"] == second.json()["provider_status"] == "-41"
-    assert int(second.headers["Retry-After"]) > 0
-    assert simulator.counts.received["bind"] == 1
+    assert (first.status_code, first.json()["code"], first.json()["safe_to_retry"]) == (
+        503,
+        "no-middle-number",
+        True,
+    )
+    assert int(first.headers["Retry-After"]) > 0
+    assert (second.status_code, second.json()["state"]) == (201, "active")
+    assert {"Idempotent-Replayed"} & {*first.headers, *second.headers} == set()
+    assert simulator.counts.received["bind"] == 2
+
+
+def test_problem_of_a_key_that_is_used_up_names_no_time_and_says_that_it_is_replayed() -> None:
+    error = errors.ProviderUnreachable(binding_id=samples.BINDING.id)
+    error.safe_to_retry, error.replayed = False, True
+    assert problems.headers(error) == {"Idempotent-Replayed": "true"}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ ApiResponse = Response[bytes]
 KEY_HEADER = "Idempotency-Key"
 KEY = re.compile(r"[!-~]{1,255}")
 INVALID_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible ASCII characters")
-REPLAYED_HEADER = "Idempotent-Replayed"
 OWN_OR_ALL = (Permission.BIND, Permission.READ)
 
 _BINDING = ResponseDoc("The binding.", Binding, samples.BINDING)
@@ -155,13 +154,13 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
                 "Bound by an earlier call with this key.",
                 Binding,
                 samples.BINDING,
-                headers=("Location", REPLAYED_HEADER),
+                headers=("Location", problems.REPLAYED_HEADER),
             ),
             202: ResponseDoc(
                 "The outcome is not known yet; it is being resolved. Do not bind again.",
                 Binding,
                 samples.IN_DOUBT,
-                headers=("Location", REPLAYED_HEADER),
+                headers=("Location", problems.REPLAYED_HEADER),
             ),
         },
         problems=(
@@ -191,7 +190,7 @@ async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
         raise
     metrics.record_bind(replayed=result.replayed)
     call.state["binding_id"] = result.binding.id
-    status, headers = (200, {REPLAYED_HEADER: "true"}) if result.replayed else (201, {})
+    status, headers = (200, {problems.REPLAYED_HEADER: "true"}) if result.replayed else (201, {})
     return json_response(binding_json(result.binding, call.principal), status, headers | _location(result.binding))
 
 
@@ -213,7 +212,7 @@ def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
 
 
 def _accepted(unknown: errors.OutcomeUnknown, principal: Principal) -> ApiResponse:
-    headers = {REPLAYED_HEADER: "true"} if unknown.replayed else {}
+    headers = {problems.REPLAYED_HEADER: "true"} if unknown.replayed else {}
     return json_response(binding_json(unknown.binding, principal), 202, headers | _location(unknown.binding))
 
 

@@ -1,6 +1,8 @@
 WITH changed AS (
     UPDATE bindings
-    SET state=:new_state::VARCHAR, provider_status=:new_provider_status::VARCHAR,
+    SET idempotency_key=:new_idempotency_key::VARCHAR, duplicate_key=:new_duplicate_key::VARCHAR,
+        freed_key=coalesce(bindings.idempotency_key, bindings.duplicate_key),
+        state=:new_state::VARCHAR, provider_status=:new_provider_status::VARCHAR,
         reason=:new_reason::VARCHAR, held_until=least(greatest(clock_timestamp(),
         bindings.requested_at), bindings.held_until), ended_at=least(greatest(clock_timestamp(),
         bindings.requested_at), bindings.held_until), version=(bindings.version +
@@ -11,6 +13,7 @@ WITH changed AS (
     ), 0))
     WHERE bindings.id = :of_id::UUID
       AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
+      AND bindings.unbind_requested_at IS NULL
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
         bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
         bindings.duplicate_key) AS idempotency_key, bindings.expire_s, bindings.max_expire_s,
