@@ -374,7 +374,7 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
         "sent_at": dialect.instant(requested),
         "answered_at": dialect.instant(f"{requested} + 1"),
         "expires_at": dialect.instant(expires),
-        "held_until": dialect.instant(f"{expires} + 864"),
+        "held_until": dialect.instant(f"{times.get('provider_expires_at', expires)} + 864"),
         "ended_at": ended if ended == "NULL" else dialect.instant(ended),
         "provider_expires_at": (
             dialect.instant(times["provider_expires_at"]) if "provider_expires_at" in times else "NULL"
