@@ -20,12 +20,16 @@ from prometheus_client import (
 )
 
 from bindings.errors import BindingsError, PhoneInUse
+from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.provider import statuses
 from bindings.provider.circuit import CALLS
 from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bindings.monitoring.check import Check
     from bindings.monitoring.health_metrics import HealthMetrics
     from bindings.scheduler import Scheduler
     from bindings.service import BindingService
@@ -82,6 +86,12 @@ class Metrics:
             ("limit",),
             registry=self.registry,
         )
+        self._check_levels = Gauge(
+            "bindings_check_level",
+            "Level of each check of GET /v1/health: 0 ok, 1 warn, 2 red",
+            ("check",),
+            registry=self.registry,
+        )
         self._gauges = _Gauges(self.registry)
         self._refreshed_at = float("-inf")
 
@@ -129,6 +139,12 @@ class Metrics:
     def refresh_from_process(self, executors: Executors, scheduler: Scheduler | None) -> None:
         """Set the gauges of this process."""
         self._gauges.set_process(executors, scheduler)
+
+    def set_checks(self, checks: Sequence[Check]) -> None:
+        """Set the levels of the checks; a check that is not among them has no level any more."""
+        self._check_levels.clear()
+        for check in checks:
+            self._check_levels.labels(check.name).set(list(Level).index(check.level))
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

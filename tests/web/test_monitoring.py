@@ -13,6 +13,8 @@ import pytest
 
 from bindings.domain.binding import Mode
 from bindings.errors import BindingsError
+from bindings.monitoring import activity_checks, health
+from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
 from bindings.web import middleware
@@ -20,6 +22,7 @@ from bindings.webhooks import sender
 from tests.acceptance.serving import Replica
 from tests.service.harness import A, B, C, wait_for
 from tests.store.databases import free_port
+from tests.web.browser import Browser
 from tests.web.receivers import Receiver
 from tests.web.test_ops import samples
 
@@ -115,6 +118,7 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "provider_status": {"none", "other", *(status.code for status in STATUSES)},
         "call": {"bind", "unbind", "page", "pools"},
         "result": set(sender.RESULTS),
+        "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
         "task": {"expire", "warn", "tally", "pools", "recover", "reconcile", "retention", "deliver"},
     }
     for sample in samples(busy):
@@ -148,6 +152,28 @@ def test_metrics_cover_pools_webhooks_and_jobs(busy: Running, simulator: Simulat
     for name in ("bindings_pass_age_seconds", "bindings_pass_progress_age_seconds"):
         assert {f'{name}{{task="{task}"}}' for task in tasks} <= set(values)
     assert values["bindings_reconcile_interval_seconds"] > values["bindings_reconcile_seconds"] >= 0
+
+
+def test_checks_are_the_same_on_every_surface(running: Running) -> None:
+    """The health call, the metrics and the overview show one set; `bindings doctor` has all that it can see."""
+    checks = running.get("/v1/health").json()["checks"]
+    levels = {check["name"]: ("ok", "warn", "red").index(check["level"]) for check in checks}
+    shown = {name: value for name, value in samples(running).items() if name.startswith("bindings_check_level")}
+    assert shown == {f'bindings_check_level{{check="{name}"}}': level for name, level in levels.items()}
+    page = Browser(running).sign_in("auditor").get("/overview").text
+    assert re.findall(r'<tr><th scope="row">([^<]+)</th><td><span class="state', page) == [
+        name.replace("_", " ") for name in levels
+    ]
+    of_this_process = {"clocks", "account", "unbinds", "list"}
+    assert set(levels) - of_this_process == {*health.DATABASE_CHECKS, "provider_encryption"}
+
+
+def test_thresholds_of_the_alerts_are_those_of_the_checks() -> None:
+    alerts = dict(re.findall(r"- alert: (\w+)\n +expr: (.+)", ALERTS.read_text()))
+    assert alerts["BindingsSweepLags"].endswith(f" > {activity_checks.LAG_WARN_S:.0f}")
+    assert alerts["BindingsSweepDead"].endswith(f" > {health.OLD_RUN_S:.0f}")
+    assert alerts["BindingsDeliveriesPile"].endswith(f" > {activity_checks.MANY_PENDING}")
+    assert f" > {health.SLOW_AFTER:.0f} * " in alerts["BindingsReconcileSlow"]
 
 
 def test_metrics_are_served_without_the_database(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

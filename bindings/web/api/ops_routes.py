@@ -171,6 +171,7 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     app_state: AppState = request.app.state.app_state
     if app_state.metrics.needs_refresh():
         await app_state.executors.run_probe(app_state.metrics.refresh_from_database, app_state.service)
+        app_state.metrics.set_checks(await all_checks(app_state))
     app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
     return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
