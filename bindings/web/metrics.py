@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 REFRESH_EVERY_S = 5.0
+LIMITS = ("binds", "provider calls", "reads", "long polls")
 FAST = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 
@@ -86,6 +87,8 @@ class Metrics:
             ("limit",),
             registry=self.registry,
         )
+        for limit in LIMITS:
+            self._concurrency_limited.labels(limit)
         self._check_levels = Gauge(
             "bindings_check_level",
             "Level of each check of GET /v1/health: 0 ok, 1 warn, 2 red",

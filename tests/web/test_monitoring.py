@@ -17,7 +17,7 @@ from bindings.monitoring import activity_checks, health
 from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
-from bindings.web import middleware
+from bindings.web import metrics, middleware
 from bindings.webhooks import sender
 from tests.acceptance.serving import Replica
 from tests.service.harness import A, B, C, wait_for
@@ -72,13 +72,13 @@ def expressions() -> list[str]:
 
 
 def test_dashboard_and_alerts_use_existing_metrics_and_labels(busy: Running) -> None:
-    metrics = series(busy)
+    labels_by_metric = series(busy)
     assert len(expressions()) > 30
     for expression in expressions():
         names = re.findall(r"\bbindings_\w+", expression)
         assert names or expression.startswith("up{"), expression
-        assert set(names) <= set(metrics), expression
-        labels = {"le", *(label for name in names for label in metrics[name])}
+        assert set(names) <= set(labels_by_metric), expression
+        labels = {"le", *(label for name in names for label in labels_by_metric[name])}
         grouped = [
             label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")
         ]
@@ -89,8 +89,8 @@ def test_dashboard_and_alerts_use_existing_metrics_and_labels(busy: Running) -> 
 def test_every_metric_and_every_alert_is_documented(busy: Running) -> None:
     page = (HOME / "monitor.md").read_text()
     documented = set(re.findall(r"`(bindings_\w+)`", page))
-    metrics = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
-    assert documented == metrics
+    names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in series(busy)}
+    assert documented == names
     alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
     assert re.findall(r"^\| `(Bindings\w+)`", page, re.MULTILINE) == alerts
     assert len(set(alerts)) == len(alerts)
@@ -118,6 +118,7 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "provider_status": {"none", "other", *(status.code for status in STATUSES)},
         "call": {"bind", "unbind", "page", "pools"},
         "result": set(sender.RESULTS),
+        "limit": set(metrics.LIMITS),
         "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
         "task": {"expire", "warn", "tally", "pools", "recover", "reconcile", "retention", "deliver"},
     }
