@@ -14,24 +14,20 @@ from typing import TYPE_CHECKING
 from bindings.domain.hold import HoldReason
 from bindings.errors import ClockInDoubt
 from bindings.failpoints import hit
-from bindings.http_transport import NotSent, Unknown
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.lifecycle.unbind import NotRecorded, finish_unbind, release
-from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
+from bindings.lifecycle.unbind import finish_unbind, release, unbind_each
+from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
-    from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
 
 BATCH = 500
 MAX_UNBINDS = 1_000
-UNBIND_BUDGET_S = 20.0  # the next run continues; one run must not last forever against a slow provider
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,39 +93,17 @@ def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClien
     In random order, so that a few that stay unclear do not keep newer ones from their turn.
     """
     unbinding = runtime.database.read(queries.unbinding, limit=MAX_UNBINDS)
-    unbound = _unbind_each(runtime, control, unbinding, partial(finish_unbind, runtime, client))
-    return unbound, len(unbinding) - unbound
+    random.shuffle(unbinding)
+    ended = unbind_each(runtime, control.work_through(unbinding), partial(finish_unbind, runtime, client))
+    return len(ended), len(unbinding) - len(ended)
 
 
 def _release_expired(runtime: Runtime, control: RunControl, client: ProviderClient) -> int:
     """Unbind the expired bindings that the provider would hold for longer; return how many have ended there."""
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     expired = runtime.database.read(queries.releases_owed, now, limit=MAX_UNBINDS)
-    return _unbind_each(runtime, control, expired, partial(release, runtime, client))
-
-
-def _unbind_each(
-    runtime: Runtime,
-    control: RunControl,
-    open_bindings: list[Binding],
-    unbind: Callable[[Binding], tuple[Binding, UnbindOutcome | NotRecorded]],
-) -> int:
-    """Unbind these within the budget, and return for how many the answer was clear."""
-    random.shuffle(open_bindings)
-    deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
-    unbound = 0
-    for binding in control.work_through(open_bindings):
-        if runtime.clock.monotonic() > deadline:
-            break
-        _, outcome = unbind(binding)
-        match outcome:
-            case UnbindSucceeded() | UnbindNotFound():
-                unbound += 1
-            case NotSent() | Refused(refusal=Refusal.ACCOUNT | Refusal.CLOCK):
-                break
-            case Unknown() | Refused() | NotRecorded():
-                pass
-    return unbound
+    random.shuffle(expired)
+    return len(unbind_each(runtime, control.work_through(expired), partial(release, runtime, client)))
 
 
 def _release_late_successes(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from bindings.store.bindings import BindingLost
 from bindings.store.database import RETRY_BUDGET_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
 
 RETRY_AFTER_S = 2
+UNBIND_BUDGET_S = 20.0  # a run must not last forever against a slow provider; the next run continues
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +156,31 @@ def finish_unbind(
         return binding, NotRecorded(reason="the database has lost the binding")
     hit("unbind.after_settle")
     return settled, outcome
+
+
+def unbind_each(
+    runtime: Runtime,
+    open_bindings: Iterable[Binding],
+    unbind_one: Callable[[Binding], tuple[Binding, UnbindOutcome | NotRecorded]],
+) -> list[Binding]:
+    """Unbind these within the budget, and return those for which the answer was clear, as they are now.
+
+    Ends early if the provider cannot be reached or refuses the account: none of the others could be unbound.
+    """
+    deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
+    ended: list[Binding] = []
+    for binding in open_bindings:
+        if runtime.clock.monotonic() > deadline:
+            break
+        current, outcome = unbind_one(binding)
+        match outcome:
+            case UnbindSucceeded() | UnbindNotFound():
+                ended.append(current)
+            case NotSent() | Refused(refusal=Refusal.ACCOUNT | Refusal.CLOCK):
+                break
+            case Unknown() | Refused() | NotRecorded():
+                pass
+    return ended
 
 
 def _error_for(
