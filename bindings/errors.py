@@ -6,6 +6,7 @@
     │   └── PhoneInUseAtProvider  the phone is held at the provider, but not by one of our bindings
     ├── IdempotencyMismatch       the key was used for another request
     ├── NotActive                 the binding has ended, or is not active yet; nothing was changed
+    ├── SelectionChanged          bindings were added since the dry run; nothing was changed
     ├── NotFound                  no such binding, webhook or delivery
     ├── ProviderRefused           a definite refusal by the provider
     │   ├── ProviderAccountRefused    ... of the account, for every request
@@ -214,6 +215,15 @@ class NotActive(BindingsError):
     http_status = 409
     exit_code = 3
     remedy = "`bindings get ID` shows its state; an ended binding needs another bind."
+
+
+class SelectionChanged(BindingsError):
+    """Bindings were added to the selection since the dry run; nothing was changed. Run the dry run again."""
+
+    code = "selection-changed"
+    http_status = 409
+    exit_code = 3
+    remedy = "Run it again with --dry-run, look at the list, and pass its token."
 
 
 class NotFound(BindingsError):

@@ -29,6 +29,8 @@ NAMES = (
     "unbind.after_answer",
     "unbind.settle_in_transaction",
     "unbind.after_settle",
+    "unbind_all.requests_in_transaction",
+    "unbind_all.after_requests",
     "expire.in_transaction",
     "expire.after_batch",
     "warn.in_transaction",

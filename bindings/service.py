@@ -25,6 +25,7 @@ from bindings.lifecycle import extend as end_calls
 from bindings.lifecycle.queries import Queries
 from bindings.lifecycle.runtime import Runtime, open_runtime
 from bindings.lifecycle.unbind import unbind
+from bindings.lifecycle.unbind_all import list_open, unbind_all
 from bindings.validation import requests as validation
 from bindings.webhooks.endpoints import Webhooks
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from bindings.jobs.retention import RetentionResult
     from bindings.jobs.statistics import StatisticsResult
     from bindings.lifecycle.bind import BindResult
+    from bindings.lifecycle.unbind_all import ReleaseResult
     from bindings.settings import Settings, SettingsValues
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
@@ -238,6 +240,43 @@ class BindingService:
         if delay_s is not None:
             return end_calls.shorten(self.runtime, checked_id, after_s=delay_s, reason=checked_reason)
         return unbind(self.runtime, checked_id, checked_reason)
+
+    def unbind_all(
+        self,
+        *,
+        phone: str | Phone | None = None,
+        middle_number: str | None = None,
+        reference: str | None = None,
+        reason: str,
+        dry_run: bool = False,
+        token: str | None = None,
+        own_only: bool = False,
+    ) -> ReleaseResult:
+        """End every binding of a phone, a middle number or a `reference` that is active, pending or in doubt.
+
+        With `dry_run` nothing is changed: the result lists the bindings and has a token. With that `token` a later
+        call ends no others, and raises `SelectionChanged` if there are others; fewer are accepted. One transaction
+        records the requests with the `reason`; from then on no lookup returns the bindings. Then the provider is
+        called, for at most 20 seconds; `recover` makes the other calls, repeats those without a clear answer, and
+        ends what is pending or in doubt as soon as it is known to exist. A pending or in-doubt binding has no
+        middle number yet. A call acts on at most 1,000 bindings (see `ReleaseResult.more`). With `own_only` only
+        bindings that this service's actor requested are selected.
+
+        Safe to repeat: a repeated call also calls the provider again for what is still unclear. Raises
+        `InvalidRequest` or `Busy`.
+        """
+        selection, checked_reason, checked_token = validation.unbind_all(
+            phone=phone,
+            middle_number=middle_number,
+            reference=reference,
+            reason=reason,
+            dry_run=dry_run,
+            token=token,
+        )
+        actor = self.runtime.caller.actor if own_only else None
+        if dry_run:
+            return list_open(self.runtime, selection, actor=actor)
+        return unbind_all(self.runtime, selection, reason=checked_reason, token=checked_token, actor=actor)
 
     def mark_absent(self, binding_id: str, *, reason: str, dry_run: bool = False) -> doubts.MarkAbsentResult:
         """Mark an in-doubt binding as failed on an operator's statement, with the reason.

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from bindings.domain.binding import EventKind, Mode, State
 from bindings.domain.phone import Phone
 from bindings.domain.roles import Role
+from bindings.domain.selection import SelectionToken
 from bindings.domain.text import has_control_characters
 
 if TYPE_CHECKING:
@@ -189,6 +190,14 @@ def feed_position(value: object) -> tuple[int, int]:
     if match is None or int(match[1]) >= 2**63:
         raise ValueError(f"must be the next_cursor of an earlier page of the feed, or {LATEST}")
     return int(match[1]), int(match[2])
+
+
+def selection_token(value: object) -> SelectionToken:
+    """Return the token of a dry run of `unbind_all`."""
+    try:
+        return SelectionToken.decode(_cursor_text(value))
+    except ValueError:
+        raise ValueError("must be the token of a dry run") from None
 
 
 def url(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
+from bindings.domain.selection import Selection
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import EventKind
     from bindings.domain.phone import Phone
     from bindings.domain.roles import Role
+    from bindings.domain.selection import SelectionToken
     from bindings.settings import Settings
 
 Value = TypeVar("Value")
@@ -122,6 +124,25 @@ def unbind(*, reason: object, after_s: object) -> tuple[str | None, int | None]:
     return checked_reason, delay_s
 
 
+def unbind_all(
+    *, phone: object, middle_number: object, reference: object, reason: object, dry_run: object, token: object
+) -> tuple[Selection, str, SelectionToken | None]:
+    """Return what is to be unbound, the reason, and the token of the dry run before (None: there was none)."""
+    errors = FieldErrors()
+    _require_one(errors, phone=phone, middle_number=middle_number, reference=reference)
+    selection = Selection(
+        phone=errors.optional("phone", fields.phone, phone),
+        middle_number=errors.optional("middle_number", fields.middle_number, middle_number),
+        reference=errors.optional("reference", fields.single_line("reference"), reference),
+    )
+    checked_reason = errors.check("reason", fields.single_line("reason"), reason)
+    checked_token = errors.optional("token", fields.selection_token, token)
+    if errors.check("dry_run", fields.boolean, dry_run) and token is not None:
+        errors.add("token", "must not be used with dry_run")
+    errors.raise_if_any()
+    return selection, checked_reason or "", checked_token
+
+
 def check_request(*, phone_a: object, phone_b: object, mode: object, app_id: object) -> BindRequest:
     """Return the arguments of `check` as a bind request.
 
@@ -148,8 +169,7 @@ def lookup(
     number.
     """
     errors = FieldErrors()
-    if [phone, middle_number, reference].count(None) != 2:  # noqa: PLR2004 -- all but one
-        errors.add("phone", "or middle_number or reference is needed, and only one of them")
+    _require_one(errors, phone=phone, middle_number=middle_number, reference=reference)
     if party is not None and middle_number is None:
         errors.add("party", "must be used with middle_number")
     checked = LookupFields(
@@ -384,6 +404,11 @@ def deliveries(*, state: object, cursor: object, limit: object) -> tuple[str | N
     size = errors.check("limit", fields.limit, limit)
     errors.raise_if_any()
     return checked_state, position, size or fields.MAX_LIMIT
+
+
+def _require_one(errors: FieldErrors, *, phone: object, middle_number: object, reference: object) -> None:
+    if [phone, middle_number, reference].count(None) != 2:  # noqa: PLR2004 -- all but one
+        errors.add("phone", "or middle_number or reference is needed, and only one of them")
 
 
 def _check_order(

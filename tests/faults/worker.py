@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
-Step = Literal["bind", "unbind", "move", "time", "sweep", "recover", "reconcile", "foreign", "list"]
+Step = Literal["bind", "unbind", "unbind_all", "move", "time", "sweep", "recover", "reconcile", "foreign", "list"]
 BIND_FAULTS = (
     *("lost_reply", "reset_before", "reset_after", "anomaly_after", "anomaly_before", "bad_gateway", "cut_body"),
     *("bad_gateway_after", "garbage", "truncated", "redirect", "refuse:-41", "refuse:-1"),
@@ -57,6 +57,7 @@ STEPS: tuple[Step, ...] = (
     "bind",
     "unbind",
     "move",
+    "unbind_all",
     "time",
     "sweep",
     "recover",
@@ -187,6 +188,16 @@ class Worker:
         except BindingsError as error:
             self.record(kind="not_moved", id=binding_id, error=type(error).__name__)
 
+    def unbind_all(self, phone: str) -> None:
+        try:
+            result = self.open_service.unbind_all(phone=phone, reason="test")
+        except BindingsError as error:
+            self.record(kind="unbind_failed", id=None, error=type(error).__name__)
+            return
+        for binding in result.bindings:
+            if binding.state.terminal:
+                self.record(kind="unbound", id=binding.id, state=binding.state)
+
     def run_jobs(self) -> None:
         """Run what a restarted process runs first, and recover again: it releases what has just expired."""
         self.open_service.recover()
@@ -231,6 +242,10 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0
             if live:
                 move = rng.choice((worker.extend, worker.shorten))
                 move(rng.choice(live).id, rng.choice((5, 60, 900, 4_000)))
+        case "unbind_all":
+            if rng.random() < 0.4:
+                worker.fault(rng.choice(UNBIND_FAULTS), "unbind")
+            worker.unbind_all(rng.choice(phones))
         case "time":
             worker.clock.advance(rng.choice((1, 7, 30, 330, 6_000)))
         case "sweep":
@@ -273,6 +288,9 @@ def coverage_round(worker: Worker) -> None:
     if promised_less:
         worker.extend(promised_less, 900)
         worker.shorten(promised_less, 700)
+    released = worker.phone()
+    worker.bind(released, worker.phone(), 900)
+    worker.unbind_all(released)
     app_id = worker.open_service.settings.provider_app_id
     worker.control("foreign", phone_a=worker.phone(), phone_b=worker.phone(), app_id=app_id, pool_number="918806")
     worker.control("settings", total_offset=0)

@@ -28,7 +28,7 @@ from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, expiry, job_runs, partitions, queries, reserve
+from bindings.store import events, expiry, job_runs, open_bindings, partitions, queries, reserve
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import events as events_table
@@ -191,6 +191,12 @@ SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 HELD_PAIR = request("9100000001", "915500000001")
 KEYED = request("9100000001", "915500000001", idempotency_key="order-1")
 
+
+def _unbind_all(service: BindingService, name: str, value: str) -> object:
+    selection: dict[str, Any] = {name: value}
+    return service.unbind_all(**selection, reason="r", dry_run=True)
+
+
 CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "lookup by phone": (PHONE, lambda service: service.lookup(phone="9100000042")),
     "lookup of a phone without bindings": (PHONE, lambda service: service.lookup(phone="915")),
@@ -202,6 +208,18 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "lookup by reference": (REFERENCE, lambda service: service.lookup(reference="order-42")),
     "lookup of a reference without bindings": (REFERENCE, lambda service: service.lookup(reference="order-x")),
+    "open bindings of a phone": (PHONE, lambda service: _unbind_all(service, "phone", "9100000042")),
+    "open bindings of a middle number": (
+        NUMBER,
+        lambda service: _unbind_all(service, "middle_number", "9188000042"),
+    ),
+    "open bindings of a reference": (REFERENCE, lambda service: _unbind_all(service, "reference", "order-42")),
+    "requests to unbind": (
+        KEYS,
+        lambda service: service.runtime.database.write(
+            lambda tx: open_bindings.request_unbinds(tx, [str(uuid7()) for _ in range(100)], CALLER, "r")
+        ),
+    ),
     "reserve's holder query": (
         PHONE | HELD,
         lambda service: service.runtime.database.read(reserve.holders, HELD_PAIR, TERMS, datetime.now(UTC)),

@@ -26,6 +26,7 @@ from sqlalchemy import create_engine
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
+from bindings.domain.selection import Selection
 from bindings.store import (
     account,
     bindings,
@@ -33,6 +34,7 @@ from bindings.store import (
     end_changes,
     events,
     expiry,
+    open_bindings,
     queries,
     refusals,
     reserve,
@@ -168,6 +170,21 @@ def _extend(recorder: _Recorder) -> None:
     end_changes.extend(_transaction(recorder), ID, CALLER, expire_s=60, now=NOW, actor=None)
 
 
+def _open_bindings(
+    phone: Phone | None = None, middle_number: str | None = None, reference: str | None = None
+) -> Callable[[_Recorder], None]:
+    selection = Selection(phone=phone, middle_number=middle_number, reference=reference)
+
+    def find(recorder: _Recorder) -> None:
+        open_bindings.find(cast("Connection", recorder), selection, NOW, actor="key:rides", limit=1_001)
+
+    return find
+
+
+def _request_unbinds(recorder: _Recorder) -> None:
+    open_bindings.request_unbinds(_transaction(recorder), [ID], CALLER, "order closed")
+
+
 def _releases_owed(recorder: _Recorder) -> None:
     queries.releases_owed(cast("Connection", recorder), NOW, limit=500)
 
@@ -262,6 +279,10 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "refusals_page": (_refusals_page, 1),
     "activate": (_activate, 1),
     "extend": (_extend, 1),
+    "open_by_phone": (_open_bindings(phone=PHONE), 1),
+    "open_by_middle_number": (_open_bindings(middle_number="9188067700"), 1),
+    "open_by_reference": (_open_bindings(reference="order-42"), 1),
+    "request_unbinds": (_request_unbinds, 1),
     "settle_failed": (_settle_failed, 1),
     "settle_unknown": (_settle_unknown, 1),
     "expire_batch": (_expire, 2),

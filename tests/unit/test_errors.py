@@ -51,6 +51,7 @@ TABLE: list[tuple[type[errors.BindingsError], str, int, int]] = [
     (errors.PhoneInUseAtProvider, "phone-in-use-at-provider", 409, 3),
     (errors.IdempotencyMismatch, "idempotency-mismatch", 422, 3),
     (errors.NotActive, "not-active", 409, 3),
+    (errors.SelectionChanged, "selection-changed", 409, 3),
     (errors.NotFound, "not-found", 404, 4),
     (errors.ProviderRefused, "provider-refused", 502, 5),
     (errors.ProviderAccountRefused, "provider-account", 503, 5),

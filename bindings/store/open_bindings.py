@@ -1,0 +1,98 @@
+"""Open bindings (pending, in doubt or active) of a phone, a middle number or a reference, and requests to unbind.
+
+Each is one statement for any number of bindings. The bindings are reached by the indexes of lookups.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, any_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from bindings.domain.binding import EventKind, State
+from bindings.store import events, sql
+from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding, version_columns
+from bindings.store.column_types import BindingId, Detail
+from bindings.store.queries import LONGEST_SPAN, run
+from bindings.store.schema import bindings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from bindings.domain.binding import Binding, Caller
+    from bindings.domain.selection import Selection
+    from bindings.store.database import SqlDialect, Transaction
+
+OPEN_STATES = (State.PENDING, State.IN_DOUBT, State.ACTIVE)
+
+
+def find(
+    connection: Connection, selection: Selection, now: datetime, *, actor: str | None, limit: int
+) -> list[Binding]:
+    """Return up to `limit` open bindings of the selection at the instant `now`, those of `actor` (None: of any).
+
+    First those that no unbind was requested for, the oldest first. An active binding past its end is not open.
+    """
+    candidates = sql.materialized(*(select(*COLUMNS).where(branch) for branch in _branches(selection, now)))
+    columns = candidates.c
+    statement = select(*(columns[name] for name in FIELDS)).where(
+        columns.state.in_(OPEN_STATES), or_(columns.expires_at.is_(None), columns.expires_at > now)
+    )
+    if actor is not None:
+        statement = statement.where(columns.actor == actor)
+    order = columns.unbind_requested_at.is_not(None), columns.requested_at, columns.id
+    return run(connection, statement.order_by(*order).limit(limit))
+
+
+def _branches(selection: Selection, now: datetime) -> Sequence[ColumnElement[bool]]:
+    held = bindings.c.held_until > now
+    if selection.phone is not None:
+        return and_(bindings.c.phone_a == selection.phone, held), and_(bindings.c.phone_b == selection.phone, held)
+    if selection.middle_number is not None:
+        number = selection.middle_number
+        return and_(bindings.c.middle_number_a == number, held), and_(middle_number_b_is(number), held)
+    recent = bindings.c.requested_at > now - LONGEST_SPAN
+    return (and_(bindings.c.reference == selection.reference, recent, held),)
+
+
+def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller, reason: str) -> list[Binding]:
+    """Record a request to unbind for those of these bindings that are open and have none; return those.
+
+    From the commit on, no lookup returns them. Safe to repeat.
+    """
+    if not binding_ids:
+        return []
+    rows = _requests(tx.dialect).run(
+        tx, EventKind.UNBIND_REQUESTED, caller, {"reason": reason}, of_ids=list(binding_ids)
+    )
+    return [to_binding(row[:-1]) for row in rows]
+
+
+@cache
+def _requests(dialect: SqlDialect) -> events.ChangeWithEvents:
+    if dialect.postgres:
+        selected: ColumnElement[bool] = bindings.c.id == any_(bindparam("of_ids", type_=ARRAY(BindingId)))
+    else:
+        ids = func.json_each(bindparam("of_ids", type_=Detail)).table_valued("value")
+        selected = bindings.c.id.in_(select(ids.c.value))
+    values: dict[str, Any] = {
+        "unbind_requested_at": dialect.clamp(dialect.now, low=bindings.c.requested_at, high=bindings.c.held_until)
+    }
+    statement = (
+        update(bindings)
+        .where(
+            selected,
+            bindings.c.ended_at.is_(
+                None
+            ),  # not by state: an index of all open ones might seem cheaper to a planner
+            bindings.c.unbind_requested_at.is_(None),
+        )
+        .values(values | version_columns(dialect))
+        .returning(*COLUMNS, bindings.c.change_tx)
+    )
+    return events.ChangeWithEvents(dialect, statement)

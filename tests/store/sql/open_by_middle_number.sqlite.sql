@@ -1,0 +1,54 @@
+WITH candidates AS MATERIALIZED (
+    SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
+        bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
+        bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
+        bindings.duplicate_key) AS idempotency_key, bindings.expire_s AS expire_s,
+        bindings.max_expire_s AS max_expire_s, bindings.warn_s AS warn_s,
+        bindings.bind_id AS bind_id, bindings.middle_number_a AS middle_number_a,
+        bindings.middle_number_b AS middle_number_b, bindings.state AS state,
+        bindings.provider_status AS provider_status, bindings.reason AS reason,
+        bindings.actor AS actor, bindings.request_id AS request_id,
+        bindings.requested_at AS requested_at, bindings.send_by AS send_by,
+        bindings.settle_by AS settle_by, bindings.sent_at AS sent_at,
+        bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
+        bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
+        bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
+        bindings.version AS version
+    FROM bindings
+    WHERE bindings.middle_number_a = :middle_number_a_1
+      AND bindings.held_until > :held_until_1
+    UNION ALL
+    SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
+        bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
+        bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
+        bindings.duplicate_key) AS idempotency_key, bindings.expire_s AS expire_s,
+        bindings.max_expire_s AS max_expire_s, bindings.warn_s AS warn_s,
+        bindings.bind_id AS bind_id, bindings.middle_number_a AS middle_number_a,
+        bindings.middle_number_b AS middle_number_b, bindings.state AS state,
+        bindings.provider_status AS provider_status, bindings.reason AS reason,
+        bindings.actor AS actor, bindings.request_id AS request_id,
+        bindings.requested_at AS requested_at, bindings.send_by AS send_by,
+        bindings.settle_by AS settle_by, bindings.sent_at AS sent_at,
+        bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
+        bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
+        bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
+        bindings.version AS version
+    FROM bindings
+    WHERE bindings.middle_number_b = :middle_number_b_1
+      AND bindings.middle_number_b != bindings.middle_number_a
+      AND bindings.held_until > :held_until_1
+)
+SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
+    candidates.pool_number, candidates.app_id, candidates.scope, candidates.reference,
+    candidates.idempotency_key, candidates.expire_s, candidates.max_expire_s, candidates.warn_s,
+    candidates.bind_id, candidates.middle_number_a, candidates.middle_number_b, candidates.state,
+    candidates.provider_status, candidates.reason, candidates.actor, candidates.request_id,
+    candidates.requested_at, candidates.send_by, candidates.settle_by, candidates.sent_at,
+    candidates.answered_at, candidates.expires_at, candidates.provider_expires_at,
+    candidates.held_until, candidates.unbind_requested_at, candidates.ended_at, candidates.version
+FROM candidates
+WHERE candidates.state IN (:state_1_1, :state_1_2, :state_1_3)
+  AND (candidates.expires_at IS NULL OR candidates.expires_at > :expires_at_1)
+  AND candidates.actor = :actor_1
+ORDER BY candidates.unbind_requested_at IS NOT NULL, candidates.requested_at, candidates.id
+LIMIT :param_1 OFFSET :param_2;
