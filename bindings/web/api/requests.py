@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_h
 from msgspec import NODEFAULT, Meta, Struct, structs
 
 from bindings.domain.binding import Mode, State
+from bindings.domain.selection import MAX_TOKEN
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.validation.fields import LIMITS, MAX_EXPIRE_S, MAX_LIMIT, MAX_WAIT_S, MAX_WINDOW_S
@@ -142,6 +143,29 @@ class Unbind(RequestModel):
     ) = None
 
     validate = staticmethod(validation.unbind)
+
+
+class UnbindAll(RequestModel):
+    """A phone, a middle number or a reference whose bindings are all ended, and why."""
+
+    reason: ReasonText
+    phone: PhoneText | None = None
+    middle_number: NumberText | None = None
+    reference: Reference | None = None
+    dry_run: Annotated[bool, Meta(description="True: only list the bindings; nothing is changed.")] = False
+    token: (
+        Annotated[
+            str,
+            Meta(
+                description="The token of a dry run: end no binding that it did not list.",
+                max_length=MAX_TOKEN,
+                pattern=r"^[A-Za-z0-9_-]+$",
+            ),
+        ]
+        | None
+    ) = None
+
+    validate = staticmethod(validation.unbind_all)
 
 
 class Extend(RequestModel):

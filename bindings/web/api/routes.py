@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request, Response, Router, get, post
 
 from bindings import errors
+from bindings.domain import serialization
 from bindings.domain.binding import Binding
 from bindings.domain.hold import visible_holds
 from bindings.domain.phone import Phone
@@ -263,6 +264,42 @@ def _unbind(call: ApiRequest, binding_id: str, fields: dict[str, Any]) -> Bindin
     service = call.service
     call.visible(service.get(binding_id))
     return service.unbind(binding_id, **fields)
+
+
+@post(
+    "/bindings/unbind",
+    status_code=200,
+    permissions=(Permission.BIND,),
+    operation=Operation(
+        name="unbind_all",
+        summary="End all bindings of a phone, a middle number or a reference. Safe to repeat.",
+        body=requests.UnbindAll,
+        example={"reference": "order-42", "reason": "order closed"},
+        responses={
+            200: ResponseDoc(
+                "All have ended; or nothing was changed, if it was a dry run.",
+                schemas.UnbindAllResult,
+                samples.UNBIND_ALL,
+            ),
+            202: ResponseDoc(
+                "Not all have ended yet; the unbinds are recorded and will be retried.",
+                schemas.UnbindAllResult,
+                samples.UNBIND_ALL | {"confirmed": 0, "unclear": 1, "bindings": [samples.BINDING]},
+            ),
+        },
+        problems=(*BODY_PROBLEMS, errors.SelectionChanged),
+    ),
+)
+async def unbind_all(request: Request[Any, Any, Any]) -> ApiResponse:
+    """End all bindings of a phone, a middle number or a reference."""
+    call = ApiRequest(request)
+    fields = call.body(requests.UnbindAll)
+    own_only = not call.principal.has_permission(Permission.READ)
+    result = await call.app_state.executors.run_provider_call(
+        call.principal.actor, call.service.unbind_all, own_only=own_only, **fields
+    )
+    bindings = bindings_json(result.bindings, call.principal)
+    return json_response(serialization.fields(result) | {"bindings": bindings}, 202 if result.unclear else 200)
 
 
 @post(
@@ -614,5 +651,5 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 def router() -> Router:
     """Return the router of all calls under /v1."""
     reads = [check, get_binding, history, list_bindings, search, search_refusals, lookup, trace, events]
-    handlers = [bind, unbind, extend, reveal, *reads]
+    handlers = [bind, unbind, unbind_all, extend, reveal, *reads]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

@@ -76,6 +76,7 @@ IN_DOUBT = replace(
     expires_at=None,
 )
 UNBOUND = replace(BINDING, state=State.UNBOUND)
+UNBIND_ALL = {"requested": 1, "confirmed": 1, "unclear": 0, "bindings": [UNBOUND], "token": None, "more": False}
 EVENT = Event(
     cursor="7412-118",
     binding_id=BINDING.id,

@@ -75,6 +75,17 @@ class ActiveBindings(Struct):
     data: Annotated[list[Binding], Meta(extra_json_schema={"items": {"allOf": [reference(Binding), ROUTE]}})]
 
 
+class UnbindAllResult(Struct):
+    """What a call to end all bindings of a phone, a middle number or a reference has done, or would do."""
+
+    requested: Annotated[int, Meta(description="For how many an unbind is recorded; 0 in a dry run.")]
+    confirmed: Annotated[int, Meta(description="Of these: how many the provider has confirmed.")]
+    unclear: Annotated[int, Meta(description="Of these: how many have not ended yet; the unbind is retried.")]
+    bindings: list[Binding]
+    token: Annotated[str | None, Meta(description="Of a dry run: for a call that ends no other bindings.")]
+    more: Annotated[bool, Meta(description="Whether there are others, past the 1000 of one call: repeat it.")]
+
+
 class Events(Struct):
     """Events in the order in which they became final; `next_cursor` is never null: use it for the next call."""
 
