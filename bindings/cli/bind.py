@@ -11,6 +11,9 @@ from bindings.cli import context, options, output
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding
+    from bindings.lifecycle.unbind_all import ReleaseResult
+
+UNCLEAR = 6  # exit code, as for one unbind without a clear answer
 
 
 @click.command()
@@ -97,21 +100,78 @@ def extend(binding_id: str, *, expire_s: RawValue, as_json: bool) -> None:
 
 
 @click.command()
-@options.binding_id
-@click.option("--reason", metavar="TEXT", help="Reason; recorded in the history.")
+@click.argument("binding_id", metavar="[ID]", required=False)
+@options.phone_option("--phone", help_text="End all bindings of this real phone instead of one by its id.")
+@click.option("--middle-number", metavar="DIGITS", help="End all bindings of this middle number.")
+@click.option("--reference", metavar="TEXT", help="End all bindings of this order id.")
+@click.option("--reason", metavar="TEXT", help="Reason; recorded in the history. Without an ID it is required.")
 @click.option(
     "--after-s",
     type=options.WholeNumber(),
-    help="End it this many seconds from now, if that is sooner. Default: now.",
+    help="End it this many seconds from now, if that is sooner. Default: now. Only with an ID.",
 )
+@click.option("--dry-run", is_flag=True, help="Only list the bindings, and print a token. Not with an ID.")
+@click.option("--token", help="Token of a dry run: end no binding that it did not list. Not with an ID.")
 @options.as_json
-def unbind(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: bool) -> None:
-    """End a binding early, now or with --after-s later.
+@click.pass_context
+def unbind(
+    command: click.Context,
+    binding_id: str | None,
+    *,
+    phone: RawValue,
+    middle_number: str | None,
+    reference: str | None,
+    reason: str | None,
+    after_s: RawValue,
+    dry_run: bool,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """End one binding early, or all bindings of a phone, a middle number or an order id.
 
     Safe to repeat. Exits with 6 if the provider gave no clear response: the unbind request is recorded, the
     binding is no longer returned as active, and `bindings recover` repeats the call. A binding that has ended here
     is ended at the provider too, if it may live on there.
+
+    Without an ID all bindings that are active, pending or in doubt are ended, at most 1000 by one command. Exits
+    with 3 if there are others than those that the dry run of the token listed; then nothing is changed.
     """
+    selection = {"phone": phone, "middle_number": middle_number, "reference": reference}
+    for_all = selection | {"dry_run": dry_run or None, "token": token}
+    _refuse_mixed(binding_id, for_one={"after_s": after_s}, for_all=for_all)
+    if binding_id is not None:
+        _unbind_one(binding_id, reason=reason, after_s=after_s, as_json=as_json)
+        return
+    with context.open_service(as_json=as_json) as service, options.report_missing(reason=reason):
+        result = service.unbind_all(
+            phone=phone,
+            middle_number=middle_number,
+            reference=reference,
+            reason=reason or "",
+            dry_run=dry_run,
+            token=token,
+        )
+    if as_json:
+        output.emit(result)
+    else:
+        _show_all(result)
+    if result.unclear:
+        command.exit(UNCLEAR)
+
+
+def _refuse_mixed(binding_id: str | None, *, for_one: dict[str, RawValue], for_all: dict[str, RawValue]) -> None:
+    """Raise `InvalidRequest` unless the options go together: with the id of one binding, or without an id."""
+    from bindings.errors import FieldError, InvalidRequest
+
+    refused, rule = (for_one, "needs an ID") if binding_id is None else (for_all, "must not be used with an ID")
+    errors = [FieldError(name, rule) for name, value in refused.items() if value is not None]
+    if binding_id is None and all(value is None for value in for_all.values()):
+        errors.append(FieldError("ID", "is needed, or --phone, --middle-number or --reference"))
+    if errors:
+        raise InvalidRequest(errors)
+
+
+def _unbind_one(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: bool) -> None:
     from bindings.errors import OutcomeUnknown
 
     with context.open_service(as_json=as_json) as service:
@@ -121,6 +181,24 @@ def unbind(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: b
             _show(unknown.binding, as_json=as_json)
             raise
     _show(binding, as_json=as_json)
+
+
+def _show_all(result: ReleaseResult) -> None:
+    if result.bindings:
+        output.bindings(result.bindings)
+    else:
+        output.message("No binding of it is active, pending or in doubt.")
+    if result.token is None:
+        click.echo(f"requested: {result.requested}  confirmed: {result.confirmed}  unclear: {result.unclear}")
+    else:
+        output.message("Dry run: nothing was changed. To end these bindings and no others, pass the token:")
+        click.echo(f"token: {result.token}")
+    if result.unclear:
+        output.message(
+            "Unclear ones have not ended yet; the requests are recorded, and `bindings recover` goes on."
+        )
+    if result.more:
+        output.message("There are more bindings than one command ends: run it again for the others.")
 
 
 @click.command("mark-absent")

@@ -303,3 +303,51 @@ def test_program_reads_a_phone_from_standard_input(shell: Shell) -> None:
         command, env=environment, input=A, capture_output=True, text=True, timeout=300, check=True
     )
     assert json.loads(program.stdout)["data"] == []
+
+
+def test_unbind_of_all_bindings_lists_them_in_a_dry_run_and_takes_its_token(
+    shell: Shell, simulator: Simulator
+) -> None:
+    bound = shell.bind(A, B).json
+    by_phone = ("unbind", "--phone", "-", "--reason", "complaint 118")
+    listed = shell.run(*by_phone, "--dry-run", "--json", stdin=f"{A}\n").json
+    assert ([row["id"] for row in listed["bindings"]], listed["requested"]) == ([bound["id"]], 0)
+    shown = shell.run(*by_phone, "--dry-run", stdin=f"{A}\n")
+    assert f"token: {listed['token']}" in shown.out
+    assert bound["id"] in shown.out
+    empty = shell.run("unbind", "--phone", C, "--reason", "x", "--dry-run", "--json").json["token"]
+    refused = shell.run(*by_phone, "--token", empty, "--json", stdin=f"{A}\n")
+    assert (refused.code, refused.problem["code"]) == (3, "selection-changed")
+    assert "unbind" not in simulator.counts.received
+    done = shell.run(*by_phone, "--token", listed["token"], stdin=f"{A}\n")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "requested: 1  confirmed: 1  unclear: 0")
+    assert shell.run(*by_phone, stdin=f"{A}\n").err == "No binding of it is active, pending or in doubt.\n"
+
+
+def test_unbind_of_all_bindings_exits_with_6_if_an_answer_is_unclear(shell: Shell, simulator: Simulator) -> None:
+    number = shell.bind().json["middle_number_a"]
+    simulator.script("lost_reply", times=1, on="unbind")
+    result = shell.run("unbind", "--middle-number", number, "--reason", "x", "--json")
+    assert (result.code, result.json["requested"], result.json["unclear"]) == (6, 1, 1)
+    assert shell.run("recover", "--json").json["unbound"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        ((), ["ID"]),
+        (("--after-s", "5"), ["after_s", "ID"]),
+        (("x", "--reference", "order-42"), ["reference"]),
+        (("x", "--dry-run", "--token", "AQ"), ["dry_run", "token"]),
+        (("--reference", "order-42", "--after-s", "5"), ["after_s"]),
+        (("--reference", "order-42"), ["reason"]),
+        (("--dry-run",), ["phone", "reason"]),
+        (("--reference", "order-42", "--phone", A, "--reason", "x"), ["phone"]),
+    ],
+)
+def test_options_of_unbind_that_do_not_go_together_are_named(
+    shell: Shell, simulator: Simulator, arguments: tuple[str, ...], fields: list[str]
+) -> None:
+    result = shell.run("unbind", *arguments, "--json")
+    assert (result.code, result.fields) == (2, fields)
+    assert simulator.requests == ()
