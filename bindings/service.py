@@ -177,11 +177,12 @@ class BindingService:
 
         `reference` is the caller's order id. `warn_s` seconds before the end an `expires_soon` event is written
         (0: none; None: as the settings say). With an `idempotency_key` the call is safe to repeat for as long as
-        the binding is kept: the same request returns the same binding (or raises its original error again) and
-        nothing is sent twice; another request with that key is an `IdempotencyMismatch` (`warn_s` is not
-        compared). A key belongs to the `app_id` and to the actor of this service: another actor may use the same
-        text for a bind of its own, and cannot repeat this one. Without a key a repeated call is another bind,
-        which is refused because the first one holds the phones.
+        the binding is kept: the same request returns the same binding, and no second one is created; another
+        request with that key is an `IdempotencyMismatch` (`warn_s` is not compared). A bind that was definitely
+        refused or never sent gives its key back: the same call is then a new attempt. A key belongs to the
+        `app_id` and to the actor of this service: another actor may use the same text for a bind of its own, and
+        cannot repeat this one. Without a key a repeated call is another bind, which is refused because the first
+        one holds the phones.
 
         Raises `PhoneInUse` (nothing sent), `OutcomeUnknown` (recorded and being resolved: do not bind again),
         `ProviderRefused` and its subclasses, `ProviderUnreachable`, `Busy`, `InvalidRequest`.

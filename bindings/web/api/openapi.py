@@ -54,8 +54,8 @@ PARAMETERS: dict[str, Json] = {
     "Idempotency-Key": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "The same key never binds twice. It belongs permanently to one request of one app_id and of"
-        " the name of your API key.",
+        "description": "The same key never binds twice. It belongs to one request of one app_id and of the"
+        " name of your API key, unless that was definitely refused or never sent.",
         "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[!-~]+$"},
         "example": samples.BINDING.idempotency_key,
     },
