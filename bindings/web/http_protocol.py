@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HEAD_DEADLINE_S = 10.0
 MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
 MAX_BYTES_AROUND_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
 RETRY_AFTER_S = 2
 
@@ -83,8 +84,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
         A proxy applies its rules to the head only: a key or an address in a trailer would bypass them.
         """
-        if self._in_head:
-            super().on_header(name, value)
+        if not self._in_head:
+            return
+        if len(self.headers) == MAX_HEADERS:
+            self._refuse(problems.HeadTooLarge())
+            raise problems.HeadTooLarge  # it ends the parsing; uvicorn catches it
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request: from here on `middleware` limits it."""

@@ -178,7 +178,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
-    """Refuse a head that is too large, or that two servers may parse in two ways."""
+    """Refuse a head that is too large, has too many fields, or may be parsed by two servers in two ways."""
     names = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
     if len(names) != len(set(names)):
         raise problems.Malformed("a header that must not be repeated is repeated; nothing was done")
@@ -189,6 +189,8 @@ def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
         raise problems.HeadTooLarge
     if INVALID_PATH.search(scope["path"].encode(errors="replace")):
         raise problems.NoSuchPath
+    if scope["query_string"].count(b"&") >= problems.MAX_FIELDS:
+        raise problems.too_many_fields("query")
 
 
 async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:

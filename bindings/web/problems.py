@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bindings.errors import BindingsError, FieldError, PhoneInUse
+from bindings.errors import BindingsError, FieldError, InvalidRequest, PhoneInUse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2  # if the error itself has no time
 FIELD_NAME = re.compile(r"[A-Za-z_.-]{1,64}")
 REPLAYED_HEADER = "Idempotent-Replayed"
+MAX_FIELDS = 64  # of a body, a form or a query: more than any call has
 MAX_NAMED = 10  # names in one error; the others are counted
 UNKNOWN_FIELD = "is not a field of this request"
 
@@ -78,7 +79,7 @@ class TooLarge(BindingsError):
 
 
 class HeadTooLarge(BindingsError):
-    """The path and the headers are larger than 32 KiB; nothing was done."""
+    """The path and the headers are larger than 32 KiB, or there are more than 100 headers; nothing was done."""
 
     code = "head-too-large"
     http_status = 431
@@ -170,8 +171,13 @@ def safe_field_name(field: str) -> str:
     return field if FIELD_NAME.fullmatch(field) else "(unnamed)"
 
 
+def too_many_fields(place: str) -> InvalidRequest:
+    """Return the error for a body or a query with more fields than any request has; they are not looked at."""
+    return InvalidRequest([FieldError(place, f"must have at most {MAX_FIELDS} fields")])
+
+
 def name_errors(names: Sequence[str], message: str) -> list[FieldError]:
-    """Return an error for each of the first ten names, and one for all others: a client may send thousands."""
+    """Return an error for each of the first ten names, and one for all others: there may be dozens."""
     errors = [FieldError(safe_field_name(name), message) for name in names[:MAX_NAMED]]
     if len(names) > MAX_NAMED:
         errors.append(FieldError("(others)", f"{message}: {len(names) - MAX_NAMED} more names"))

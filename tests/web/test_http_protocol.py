@@ -214,9 +214,9 @@ def test_type_errors_and_value_errors_are_listed_together(listening: Running) ->
 
 
 def test_many_unknown_or_repeated_names_are_counted_after_the_first_ten(listening: Running) -> None:
-    unknown = json.dumps({f"x{'a' * (number % 9)}{chr(97 + number % 26)}{number}": 1 for number in range(700)})
-    repeated = "{" + ", ".join(f'"n{number}": 1, "n{number}": 2' for number in range(400)) + "}"
-    query = "&".join(f"n{number}=1" for number in range(2_000))
+    unknown = json.dumps({f"x{'a' * (number % 9)}{chr(97 + number % 26)}{number}": 1 for number in range(64)})
+    repeated = "{" + ", ".join(f'"n{number}": 1, "n{number}": 2' for number in range(32)) + "}"
+    query = "&".join(f"n{number}=1" for number in range(64))
     for sent in (
         posted(unknown.encode(), path="/v1/lookup"),
         posted(repeated.encode(), path="/v1/lookup"),
@@ -225,7 +225,7 @@ def test_many_unknown_or_repeated_names_are_counted_after_the_first_ten(listenin
     ):
         answer = speak(listening, sent)
         assert problem(answer)["status"] == 422
-        assert len(problem(answer)["errors"]) <= 25
+        assert 11 <= len(problem(answer)["errors"]) <= 25
         assert len(answer) < 8_192
 
 

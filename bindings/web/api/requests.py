@@ -297,7 +297,8 @@ def read_body(
     """Return the fields of a body, with defaults, as arguments for the service. An optional field may be null.
 
     Raises `Malformed` if the body is not JSON, and `InvalidRequest` with every field error if a name or a type is
-    wrong: then the values are checked too, and `header_errors` are listed with them.
+    wrong: then the values are checked too, and `header_errors` are listed with them. A body with too many fields
+    is refused without a look at them.
     """
     repeated: list[str] = []
     values = _parse_json(raw or b"{}", repeated)
@@ -318,9 +319,17 @@ def read_query(model: type[RequestModel], parameters: Mapping[str, Sequence[str]
 
 
 def _parse_json(raw: bytes, repeated: list[str]) -> Any:
-    """Return the value of a JSON text, and add repeated names to `repeated`: parsers disagree which one wins."""
+    """Return the value of a JSON text, and add repeated names to `repeated`: parsers disagree which one wins.
+
+    The parsing ends as soon as there are too many fields, each object counted as one more.
+    """
+    size = 0
 
     def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal size
+        size += 1 + len(pairs)
+        if size > 1 + problems.MAX_FIELDS:
+            raise problems.too_many_fields("body")
         values = dict(pairs)
         if len(values) < len(pairs):
             repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 COOKIE = "bindings_session"
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 CSRF = "csrf"
-MAX_FIELDS = 64
 OPEN = "open"  # the route option of pages that need no session
 
 
@@ -123,7 +122,9 @@ async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:
     if not _is_same_origin(request):
         raise CsrfError
     try:
-        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(
+            (await request.body()).decode(), keep_blank_values=True, max_num_fields=problems.MAX_FIELDS
+        )
     except ValueError:
         raise problems.Malformed("the form cannot be read; nothing was done") from None
     fields = {name: value.strip() for name, value in pairs}
