@@ -14,6 +14,14 @@ class Level(StrEnum):
     RED = "red"
 
 
+class ServiceLevel(StrEnum):
+    """The level of the service. `degraded`: binds work, but some fail or a check is red; `failing`: binds fail."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILING = "failing"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """The result of one check: `seen` is what was observed, `todo` what to do about it, if anything.

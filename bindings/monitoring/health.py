@@ -19,7 +19,7 @@ from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
 from bindings.monitoring import activity_checks, circuit_checks, clock_checks, encryption_checks
-from bindings.monitoring.check import Check, Level
+from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import PageOutcome
     from bindings.settings import Settings
 
+CHECKS_WITHOUT_EFFECT_ON_BINDS = {"feed", "reconciliation", "scheduler", "sweep"}  # binds work while one is red
 SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 NOT_CHECKED = "not checked"
@@ -93,6 +94,15 @@ def worst_level(checks: Sequence[Check]) -> Level:
     """Return the level of the worst check."""
     levels = {check.level for check in checks}
     return next((level for level in (Level.RED, Level.WARN) if level in levels), Level.OK)
+
+
+def service_level(checks: Sequence[Check]) -> ServiceLevel:
+    """Return the level of the service: only checks that are red, and warnings about failed binds, lower it."""
+    red = {check.name for check in checks if check.level is Level.RED}
+    if red - CHECKS_WITHOUT_EFFECT_ON_BINDS:
+        return ServiceLevel.FAILING
+    some_fail = any(check.name == "binds" and check.level is Level.WARN for check in checks)
+    return ServiceLevel.DEGRADED if red or some_fail else ServiceLevel.OK
 
 
 def load(environment: Mapping[str, str] | None = None) -> tuple[Settings | None, Check]:

@@ -23,6 +23,8 @@ from bindings.jobs.job import Job
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.clock_monitor import MAX_SKEW_S, RECHECK_S
+from bindings.monitoring import health
+from bindings.monitoring.check import Check, Level
 from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.circuit import CALLS
 from bindings.provider.simulator import Call, Fault, FaultKind
@@ -111,8 +113,27 @@ def levels(running: Running) -> dict[str, str]:
     """Return the level of each check of the service."""
     answer = running.get("/v1/health").json()
     named = {check["name"]: check["level"] for check in answer["checks"]}
-    assert answer["level"] == next((level for level in ("red", "warn") if level in named.values()), "ok")
+    assert all(check.keys() == {"name", "level", "message", "action"} for check in answer["checks"])
     return named
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({}, "ok"),
+        ({"doubts": "warn", "account": "warn"}, "ok"),
+        ({"binds": "warn"}, "degraded"),
+        ({"sweep": "red", "doubts": "warn"}, "degraded"),
+        ({"reconciliation": "red"}, "degraded"),
+        ({"binds": "red"}, "failing"),
+        ({"account": "red", "sweep": "red"}, "failing"),
+        ({"clocks": "red"}, "failing"),
+        ({"restore": "red"}, "failing"),
+    ],
+)
+def test_level_of_the_service_is_failing_only_if_binds_fail(named: dict[str, str], expected: str) -> None:
+    checks = [Check(name=name, level=Level(level), seen="") for name, level in named.items()]
+    assert health.service_level(checks) == expected
 
 
 def test_refused_account_takes_no_replica_out_of_service(running: Running, simulator: Simulator) -> None:
@@ -120,6 +141,7 @@ def test_refused_account_takes_no_replica_out_of_service(running: Running, simul
     simulator.script(Fault(kind=FaultKind.REFUSE, times=1, status="-30"))
     assert running.bind().status_code == 503
     assert (red(running), levels(running)["account"]) == ([], "red")
+    assert running.get("/v1/health").json()["level"] == "failing"
     assert "Problems found" in running.get("/overview", {"Accept": "text/html"}).text
     assert running.service.runtime.client is not None
     running.service.runtime.client.circuits.bind._next_trial = 0.0  # half a minute later

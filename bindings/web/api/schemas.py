@@ -158,9 +158,12 @@ class Ready(Struct):
 
 
 class Health(Struct):
-    """All checks, and the level of the worst one."""
+    """The level of the service, and all checks: each has `name`, `level` (ok, warn, red), `message`, `action`.
 
-    level: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "warn", "red"]})]
+    `failing`: binds fail; `degraded`: they work, but some fail or a check is red; `ok`: neither.
+    """
+
+    level: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "failing"]})]
     checks: list[dict[str, Any]]
 
 
