@@ -376,11 +376,10 @@ def _insert(dialect: Dialect, state: str, pair: tuple[str, str], times: dict[str
         "expires_at": dialect.instant(expires),
         "held_until": dialect.instant(f"{times.get('provider_expires_at', expires)} + 864"),
         "ended_at": ended if ended == "NULL" else dialect.instant(ended),
-        "provider_expires_at": (
-            dialect.instant(times["provider_expires_at"]) if "provider_expires_at" in times else "NULL"
-        ),
         "version": "2" if ended == "NULL" else "3",
     }
+    if "provider_expires_at" in times:  # earlier schemas have no such column
+        values["provider_expires_at"] = dialect.instant(times["provider_expires_at"])
     columns, row = ", ".join(values), ", ".join(values.values())
     return f"INSERT INTO bindings ({columns}) SELECT {row} FROM "
 

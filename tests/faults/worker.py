@@ -31,7 +31,7 @@ import psycopg  # noqa: F401 -- before the fork, once
 
 import bindings.store.deadline_connection  # noqa: F401 -- before the fork, once
 from bindings import failpoints, settings
-from bindings.errors import BindingsError
+from bindings.errors import BindingsError, Busy
 from bindings.provider.client import ProviderClient
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
@@ -401,9 +401,13 @@ def load(worker: Worker) -> None:
     for thread in threads:
         thread.start()
     while time.monotonic() < until:
-        worker.open_service.expire_due()
-        worker.open_service.recover()
-        worker.open_service.reconcile()
+        for run_job in (
+            worker.open_service.expire_due,
+            worker.open_service.recover,
+            worker.open_service.reconcile,
+        ):
+            with contextlib.suppress(Busy):  # no connection was free in time: the next round runs it
+                run_job()
         time.sleep(0.2)
     for thread in threads:
         thread.join()

@@ -108,7 +108,7 @@ def _administer(service: BindingService) -> None:
 def _deliver(service: BindingService) -> None:
     hooks = service.webhooks
     feed_has_caught_up(service)
-    webhook_id = hooks.add(url="https://example.com/").webhook.id
+    webhook_id = hooks.add(url="https://example.com/", kinds=["revealed"]).webhook.id
     service.reveal([], reason="drill", what="export")
     feed_has_caught_up(service)
     assert deliveries.fan_out(service, webhook_id)[0] == 1

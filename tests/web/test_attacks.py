@@ -129,7 +129,7 @@ def test_work_and_answer_for_a_heavy_body_do_not_grow_with_it(
     for module in ("bindings.web.api.requests", "bindings.web.problems"):
         monkeypatch.setattr(f"{module}.FieldError", make_error)
     answer = speak(running, posted(body.encode(), f"Authorization: {key['Authorization']}", path="/v1/lookup"))
-    assert problem(answer)["status"] == 422
+    assert problem(answer)["status"] in (413, 422)
     assert len(made) <= 25
     assert len(answer) < 8_192
 
