@@ -66,7 +66,7 @@ def test_I5_every_update_of_a_state_requires_its_transition() -> None:
         and _sets_a_state(function)
         and not _calls(function) & {"transition", "require_transition"}
     ]
-    # The first state of an intent, the states of deliveries, which have no table, and those of holders in an event.
+    # The first state of an intent; the states of deliveries, which have no table; those of holders in an event.
     assert unchecked == [
         "deliveries.py: pending_row",
         "deliveries.py: _result_columns",
