@@ -29,27 +29,43 @@ def open_service(*, as_json: bool, connect: bool = False) -> Iterator[BindingSer
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or Ctrl-C sets; a second signal has its usual effect."""
+    """Yield an event that SIGTERM or Ctrl-C sets; a second signal has its usual effect.
+
+    A thread sets the event, woken through the interpreter's wake-up descriptor. A handler could not do so: it runs
+    in the main thread, which may hold the event's lock at that moment, and not at all while the main thread waits
+    and another thread received the signal.
+    """
     import signal
+    import socket
     import threading
 
     stop = threading.Event()
     previous_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
 
-    def restore() -> None:
+    def restore(*_: object) -> None:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
-    def request_stop(*_: object) -> None:
-        stop.set()
-        restore()
+    def set_on_signal() -> None:
+        while number := receiver.recv(1):
+            if ord(number) in previous_handlers:
+                stop.set()
 
+    waker = threading.Thread(target=set_on_signal, name="bindings-signals", daemon=True)
+    previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     for number in previous_handlers:
-        signal.signal(number, request_stop)
+        signal.signal(number, restore)
+    waker.start()
     try:
         yield stop
     finally:
         restore()
+        signal.set_wakeup_fd(previous_descriptor)
+        sender.close()
+        waker.join()
+        receiver.close()
 
 
 def actor() -> str:

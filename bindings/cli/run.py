@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -77,11 +75,9 @@ def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: 
 
     config = validation.settings()
     simulated = _simulator(config, port=port, faults=faults, policy=policy)
-    for number in (signal.SIGTERM, signal.SIGINT):  # a background job of a shell ignores SIGINT by default
-        signal.signal(number, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), _listening(simulated):
+    with context.stop_on_signal() as stop, _listening(simulated):
         _announce(simulated, config, as_json=as_json)
-        simulated.serve_forever()
+        stop.wait()
 
 
 def _simulator(config: Settings, *, port: RawValue, faults: tuple[str, ...], policy: str) -> Simulator:
@@ -151,7 +147,3 @@ def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:
     output.message(f"simulator: listening on {simulated.url}; SIGTERM or Ctrl-C ends it. To use it:")
     for name, value in environment.items():
         output.message(f"  export {name}={value}")
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

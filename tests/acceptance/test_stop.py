@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +21,6 @@ from tests.service.harness import APP, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from bindings.store.reports import Report
 
@@ -108,6 +109,49 @@ def test_sigterm_before_the_first_request_ends_the_server_in_order(
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "ended in order"
+
+
+def other_threads(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid]
+
+
+def signal_to_another_thread(pid: int) -> None:
+    """Deliver SIGTERM to a thread that is not the main one, which goes on waiting: the system may do so."""
+    wait_for(lambda: bool(other_threads(pid)), seconds=300)
+    if ctypes.CDLL(None, use_errno=True).tgkill(pid, other_threads(pid)[0], signal.SIGTERM):
+        raise OSError(ctypes.get_errno(), "tgkill")
+
+
+@pytest.mark.parametrize("command", ["scheduler", "serve", "simulator"])
+def test_sigterm_that_another_thread_receives_ends_the_process_in_order(
+    sqlite_url: str, tmp_path: Path, command: str
+) -> None:
+    log = tmp_path / "log"
+    with Simulator() as simulator:
+        arguments = ("serve", "--port", "0") if command == "serve" else (command,)
+        with Command(log, settings(sqlite_url, simulator), *arguments) as process:
+            wait_for(lambda: "SIGTERM or Ctrl-C ends it" in log.read_text(), seconds=300)
+            signal_to_another_thread(process.process.pid)
+            assert process.process.wait(300) == 0, log.read_text()
+
+
+SIGNAL_UNDER_THE_LOCK = """
+import os, signal
+from bindings.cli.context import stop_on_signal
+
+with stop_on_signal() as stop:
+    with stop._cond:  # the main thread is about to wait
+        os.kill(os.getpid(), signal.SIGTERM)
+    stop.wait()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+print("ended in order")
+"""
+
+
+def test_signal_while_the_main_thread_holds_the_lock_of_the_event_sets_it() -> None:
+    program = [sys.executable, "-c", SIGNAL_UNDER_THE_LOCK]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.stdout == "ended in order\n", ended.stderr
 
 
 def test_sigterm_ends_a_reconciliation_that_the_console_started(

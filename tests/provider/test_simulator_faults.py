@@ -296,16 +296,6 @@ def test_stopped_simulator_restarts_on_its_port_with_its_ledger(simulator: Simul
     assert bind(simulator, A, B).status == "-35"
 
 
-def test_serve_forever_returns_after_stop() -> None:
-    simulator = Simulator().start()
-    serving = threading.Thread(target=simulator.serve_forever)
-    serving.start()
-    assert bind(simulator, A, B).status == "0"
-    simulator.stop()
-    serving.join(300)
-    assert not serving.is_alive()
-
-
 def test_url_needs_a_start_and_a_second_start_is_refused(simulator: Simulator) -> None:
     with pytest.raises(RuntimeError):
         _ = Simulator().url

@@ -10,7 +10,6 @@ fault injection, `replies` and `server` the HTTP, `journal` the recorded request
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from datetime import timedelta, timezone
@@ -103,7 +102,6 @@ class Simulator:
         self._path_prefix = path_prefix
         self._port = port
         self._listener: Listener | None = None
-        self._stopped = threading.Event()
         self._process = ProcessMark()
 
     def start(self) -> Self:
@@ -117,7 +115,6 @@ class Simulator:
             host=self._host, port=self._port, path_prefix=self._path_prefix, world=self._world
         )
         self._port = self._listener.port
-        self._stopped.clear()
         self._listener.start()
         return self
 
@@ -128,16 +125,6 @@ class Simulator:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.stop()
-        self._stopped.set()
-
-    def serve_forever(self) -> None:
-        """Listen until `stop` is called from another thread, or KeyboardInterrupt is raised in this one."""
-        if self._listener is None:
-            self.start()
-        try:
-            self._stopped.wait()
-        finally:
-            self.stop()
 
     def __enter__(self) -> Self:
         return self.start() if self._listener is None else self
