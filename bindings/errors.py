@@ -294,16 +294,20 @@ class ProviderUnreachable(BindingsError):
 
 
 class OutcomeUnknown(BindingsError):
-    """The provider gave no clear answer and may have acted; this is being resolved. Do not bind again."""
+    """The provider gave no clear answer and may have acted; this is being resolved. Do not bind again.
+
+    `binding` is what is recorded. `retry_after_s` is the time after which to ask for it again (with `get`, or with
+    the same call and the same key); None if no scheduler has run recently.
+    """
 
     code = "outcome-unknown"
     http_status = 202
     exit_code = 6
     may_have_acted = True
-    remedy = "Do not bind again; `bindings reconcile` resolves it."
+    remedy = "Do not bind again: the outcome may be known {retry}, and `bindings reconcile` resolves it."
 
-    def __init__(self, message: str | None = None, *, binding: Binding) -> None:
-        super().__init__(message, binding_id=binding.id)
+    def __init__(self, message: str | None = None, *, binding: Binding, retry_after_s: int | None = None) -> None:
+        super().__init__(message, binding_id=binding.id, retry_after_s=retry_after_s)
         self.binding = binding
         self.status = binding.provider_status
 

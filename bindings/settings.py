@@ -149,6 +149,11 @@ class Settings(BaseModel):
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
         return min(60.0, max(5.0, 0.01 * expire_s)) if self.guard_s is None else self.guard_s
 
+    @property
+    def recover_interval_s(self) -> float:
+        """Return how often the scheduler runs recover, in seconds."""
+        return 10.0
+
     def effective(self) -> dict[str, str]:
         """Return the value of each variable as text, with secrets and the database password masked."""
         return {_variable(name): _masked_text(name, getattr(self, name)) for name in type(self).model_fields}

@@ -67,7 +67,7 @@ RECOVER = JobSpec(
     name="recover",
     summary="Settle binds and repeat unbinds that a crash or a lost response left open, without a scan.",
     run=lambda maintenance: maintenance.recover(),
-    interval_s=lambda _: 10.0,
+    interval_s=lambda settings: settings.recover_interval_s,
     runs=Runs.ONE_REPLICA,
     command="recover",
 )

@@ -20,6 +20,7 @@ from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
 from bindings.lifecycle.refusals import record_account_refusal, record_conflict
+from bindings.lifecycle.resolution_times import add_retry_after
 from bindings.lifecycle.storable import require_storable, storable_outcome
 from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
@@ -57,6 +58,11 @@ class BindResult:
 
 def bind(runtime: Runtime, request: BindRequest) -> BindResult:
     """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now."""
+    with add_retry_after(runtime):
+        return _bind_or_replay(runtime, request)
+
+
+def _bind_or_replay(runtime: Runtime, request: BindRequest) -> BindResult:
     client = runtime.require_client()
     runtime.database.run_deferred_check()  # before admission, which goes by the clocks that the check reads
     try:

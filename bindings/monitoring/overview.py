@@ -7,13 +7,12 @@ Latency of the newest provider calls, and which processes use the database. Chec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from bindings.monitoring import replica_check
 from bindings.monitoring.health_metrics import health_metrics
-from bindings.store import job_runs, queries, replicas, schema_version
+from bindings.store import queries, replicas, schema_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +69,3 @@ def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | N
     return Latency(
         calls=len(durations_s), since=calls[-1][0], until=calls[0][0], p50_s=percentiles[49], p99_s=percentiles[98]
     )
-
-
-def next_scan(runtime: Runtime) -> datetime | None:
-    """Return when the scheduler will reconcile next, or None if no scheduler has done so recently."""
-    database = runtime.database
-    last = database.read(job_runs.last_started, "reconcile")
-    interval = timedelta(seconds=runtime.settings.reconcile_interval_s)
-    if last is None or database.clock() > last + 3 * interval:
-        return None
-    return last + interval

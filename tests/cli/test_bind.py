@@ -180,6 +180,10 @@ def test_bind_with_unknown_outcome_prints_the_binding_and_warns_against_binding_
     assert (result.code, result.json["state"]) == (6, "in_doubt")
     assert result.problem["may_have_acted"] is True
     assert "do not bind again" in result.problem["detail"].lower()
+    simulator.script("lost_reply", times=1, on="unbind")
+    bound = shell.bind(C, D).json["id"]
+    unbind = shell.run("unbind", bound)
+    assert (unbind.code, "the outcome may be known in 10 s" in unbind.err) == (6, True)
 
 
 def test_replay_of_in_doubt_bind_exits_with_6_and_sends_nothing(shell: Shell, simulator: Simulator) -> None:

@@ -13,7 +13,8 @@ from bindings.domain.binding import EventKind
 from bindings.jobs.registry import EXPIRE, RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.jobs.statistics import update_statistics
-from bindings.monitoring.overview import build_overview, latency, next_scan
+from bindings.lifecycle.resolution_times import next_scan
+from bindings.monitoring.overview import build_overview, latency
 from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
 from bindings.store import replicas
 from bindings.store.pools import Pool

@@ -14,7 +14,7 @@ from litestar import Request, get, post
 from bindings.domain.roles import Permission
 from bindings.errors import InvalidRequest, NotFound
 from bindings.lifecycle.doubts import acceptance_deadline, next_steps
-from bindings.monitoring import overview
+from bindings.lifecycle.resolution_times import next_scan
 from bindings.validation import requests as validation
 from bindings.web.console.binding import get_visible_binding
 from bindings.web.console.page_context import PageContext, PageResponse
@@ -99,9 +99,9 @@ async def _doubts_page(
 
     def read(service: BindingService) -> tuple[datetime, datetime | None, Any]:
         page = service.open_doubts(cursor=after, limit=PER_PAGE)
-        return service.runtime.database.clock(), overview.next_scan(service.runtime), page
+        return service.runtime.database.clock(), next_scan(service.runtime), page
 
-    now, next_scan, page = await context.run_read(read)
+    now, scan_at, page = await context.run_read(read)
     settings = context.app_state.service.settings
     return context.render(
         "doubts.html",
@@ -112,8 +112,8 @@ async def _doubts_page(
         bindings=page.data,
         next_cursor=page.next_cursor,
         now=now,
-        next_scan=next_scan,
-        next_steps={binding.id: next_steps(binding, now, settings, next_scan) for binding in page.data},
+        next_scan=scan_at,
+        next_steps={binding.id: next_steps(binding, now, settings, scan_at) for binding in page.data},
         acceptance_deadlines={binding.id: _acceptance_deadline(context, binding) for binding in page.data},
         calls_provider=context.app_state.service.runtime.client is not None,
         active_run=context.app_state.reconcile_runs.running,
