@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
+from bindings.jobs.registry import RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Fault, FaultKind
 from bindings.web import problems
 from bindings.web.api import samples
@@ -90,6 +92,7 @@ def test_held_phone_is_a_conflict_with_its_holder_and_without_a_call(
 
 
 def test_unknown_outcome_returns_202_and_is_replayed_by_its_key(running: Running, simulator: Simulator) -> None:
+    JobRunner(running.service.runtime).run_once_per_period(RECONCILE, 300)  # so that a next scan is known
     simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
     key = {"Idempotency-Key": "order-7/1"}
     unclear = running.bind(headers=key)
@@ -98,10 +101,15 @@ def test_unknown_outcome_returns_202_and_is_replayed_by_its_key(running: Running
     replay = running.bind(headers=key)
     assert (replay.status_code, replay.json()["id"]) == (202, unclear.json()["id"])
     assert replay.headers["Idempotent-Replayed"] == "true"
+    for answer in (unclear, replay):
+        assert 0 < int(answer.headers["Retry-After"]) <= 300
     running.service.reconcile()
     adopted = running.bind(headers=key)
     assert (adopted.status_code, adopted.json()["state"]) == (200, "active")
     assert simulator.counts.received["bind"] == 1
+    simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1), on="unbind")
+    unbind = running.post(f"/v1/bindings/{adopted.json()['id']}/unbind")
+    assert (unbind.status_code, unbind.headers["Retry-After"]) == (202, "10")
 
 
 def test_R5_twenty_callers_with_one_key_get_one_binding(running: Running, simulator: Simulator) -> None:

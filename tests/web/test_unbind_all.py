@@ -47,7 +47,7 @@ def test_unclear_answer_is_202_with_the_bindings(running: Running, simulator: Si
     running.bind()
     simulator.script("lost_reply", times=1, on="unbind")
     accepted = unbind_all(running, REASON | {"phone": A})
-    assert (accepted.status_code, accepted.json()["unclear"]) == (202, 1)
+    assert (accepted.status_code, accepted.json()["unclear"], accepted.headers["Retry-After"]) == (202, 1, "10")
     assert accepted.json()["bindings"][0]["unbind_requested_at"] is not None
     assert unbind_all(running, REASON | {"phone": A}).json()["confirmed"] == 1
 

@@ -42,7 +42,7 @@ HEADERS: dict[str, Json] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {
-        "description": "Seconds after which another attempt makes sense.",
+        "description": "Seconds after which another attempt makes sense; after a 202, to ask for the binding.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "X-Request-ID": {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request, Response, Router, get, post
@@ -161,7 +162,7 @@ def _record_reveal(service: BindingService, bindings: Iterable[Binding], reason:
                 "The outcome is not known yet; it is being resolved. Do not bind again.",
                 Binding,
                 samples.IN_DOUBT,
-                headers=("Location", problems.REPLAYED_HEADER),
+                headers=("Location", "Retry-After", problems.REPLAYED_HEADER),
             ),
         },
         problems=(
@@ -213,7 +214,7 @@ def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
 
 
 def _accepted(unknown: errors.OutcomeUnknown, principal: Principal) -> ApiResponse:
-    headers = {problems.REPLAYED_HEADER: "true"} if unknown.replayed else {}
+    headers = problems.headers(unknown)
     return json_response(binding_json(unknown.binding, principal), 202, headers | _location(unknown.binding))
 
 
@@ -240,7 +241,7 @@ def _location(binding: Binding) -> dict[str, str]:
                 "The provider gave no clear answer; the unbind is recorded and will be retried.",
                 Binding,
                 samples.BINDING,
-                headers=("Location",),
+                headers=("Location", "Retry-After"),
             ),
         },
         problems=(*BODY_PROBLEMS, *PROVIDER_PROBLEMS, errors.NotFound, errors.NotActive),
@@ -285,6 +286,7 @@ def _unbind(call: ApiRequest, binding_id: str, fields: dict[str, Any]) -> Bindin
                 "Not all have ended yet; the unbinds are recorded and will be retried.",
                 schemas.UnbindAllResult,
                 samples.UNBIND_ALL | {"confirmed": 0, "unclear": 1, "bindings": [samples.BINDING]},
+                headers=("Retry-After",),
             ),
         },
         problems=(*BODY_PROBLEMS, errors.SelectionChanged),
@@ -298,8 +300,10 @@ async def unbind_all(request: Request[Any, Any, Any]) -> ApiResponse:
     result = await call.app_state.executors.run_provider_call(
         call.principal.actor, call.service.unbind_all, own_only=own_only, **fields
     )
-    bindings = bindings_json(result.bindings, call.principal)
-    return json_response(serialization.fields(result) | {"bindings": bindings}, 202 if result.unclear else 200)
+    body = serialization.fields(result) | {"bindings": bindings_json(result.bindings, call.principal)}
+    if not result.unclear:
+        return json_response(body)
+    return json_response(body, 202, {"Retry-After": str(ceil(call.service.settings.recover_interval_s))})
 
 
 @post(
