@@ -194,7 +194,7 @@ class _Seed:
         """A doubt that lapses, one that an operator ends although the provider made it, and one never settled."""
         lapsing = self.doubt("reset_before", expire_s=60)
         wrong = self.doubt(reference=NAMES[2])
-        with _dies_at("bind.after_reserve"), suppress(_DiedError):
+        with dies_at("bind.after_reserve"), suppress(DiedError):
             self.bind(reference="never settled")
         self.clock.at = max(lapsing.held_until, self.clock.at + timedelta(seconds=700))
         self.service.recover()
@@ -283,7 +283,7 @@ class _Seed:
         with suppress(BindingsError):
             self.service.unbind(unclear.id, reason=NAMES[3])
         self.clock.advance(60)
-        with _dies_at("bind.after_reserve"), suppress(_DiedError):
+        with dies_at("bind.after_reserve"), suppress(DiedError):
             self.bind(reference="pending")
         self.fail("refuse:-22")
         self.fail("refuse:-41")
@@ -358,17 +358,17 @@ class _Seed:
         self.service.update_statistics()
 
 
-class _DiedError(BaseException):
+class DiedError(BaseException):
     """Stands for the end of the process."""
 
 
 @contextmanager
-def _dies_at(name: str) -> Iterator[None]:
+def dies_at(name: str) -> Iterator[None]:
     """Let the process of a call end at a fail point."""
 
     def die(point: str) -> None:
         if point == name:
-            raise _DiedError
+            raise DiedError
 
     failpoints.install(die)
     try:

@@ -28,7 +28,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     binding, events = await _binding_and_events(context)
     revealed = context.has_permission(Permission.REVEAL) and context.was_revealed(binding.id)
-    response = _binding_page(context, binding, events, revealed=revealed)
+    response = await _binding_page(context, binding, events, revealed=revealed)
     return context.clear_reveal_cookie(response, binding.id) if revealed else response
 
 
@@ -44,7 +44,7 @@ async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
         values = {"field_errors": error.field_errors, "reason": context.form.get("reason", "")}
-        return _binding_page(context, binding, events, status=422, **values)
+        return await _binding_page(context, binding, events, status=422, **values)
     await context.run_read(lambda service: service.reveal([binding.id], reason=reason))
     return context.set_reveal_cookie(context.redirect(f"/bindings/{binding.id}"), binding.id)
 
@@ -89,10 +89,10 @@ async def _binding_and_events(context: PageContext) -> tuple[Binding, list[Event
     return binding, context.require_principal.redact_history(history)
 
 
-def _binding_page(
+async def _binding_page(
     context: PageContext, binding: Binding, events: list[Event], *, status: int = 200, **values: Any
 ) -> PageResponse:
-    overdue = binding.expires_at is not None and binding.expires_at <= context.now
+    now = await context.run_read(lambda service: service.runtime.database.clock())
     template_values: dict[str, Any] = {"field_errors": (), "revealed": False, "reason": ""} | values
     outcome = next((event for event in reversed(events) if event.kind == binding.state), None)
     is_explained = outcome is not None and outcome.kind in (EventKind.FAILED, EventKind.IN_DOUBT)
@@ -100,9 +100,10 @@ def _binding_page(
         "binding.html",
         status=status,
         binding=binding,
+        now=now,
         failure_code=code_of(outcome.kind, outcome.detail) if outcome is not None and is_explained else None,
         timeline=event_text.timeline(events),
-        status_sentence=event_text.status_sentence(binding, overdue=overdue),
+        status_sentence=event_text.status_sentence(binding, now),
         axis=time_axis.axis_for([binding]),
         **template_values,
     )

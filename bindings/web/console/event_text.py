@@ -14,6 +14,7 @@ from bindings.provider.statuses import STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from bindings.domain.binding import Binding, Event
 
@@ -27,6 +28,7 @@ _HIDDEN_DETAILS = frozenset(
         "app_id",
         "reference",
         "expire_s",
+        "after_s",
         "send_by",
         "settle_by",
         "sent_at",
@@ -80,19 +82,19 @@ def _event_sentence(event: Event) -> str:
         kind = EventKind(event.kind)
     except ValueError:
         return f"Recorded by another version of bindings as “{event.kind}”"
-    return _sentence(kind, reason_text(event.detail.get("reason")))
+    return _sentence(kind, event.detail.get("reason"))
 
 
-def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0912 -- one for each kind
+def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, PLR0912 -- one for each kind
     match kind:
         case EventKind.REQUESTED:
             return "Requested; the intent was recorded before the call to the provider"
         case EventKind.ACTIVATED:
             return "The provider created the binding"
         case EventKind.FAILED:
-            return f"Failed: {reason}"
+            return f"Failed: {reason_text(reason)}"
         case EventKind.IN_DOUBT:
-            return f"In doubt: {reason}"
+            return f"In doubt: {reason_text(reason)}"
         case EventKind.ADOPTED:
             return "Found in the provider's list and adopted"
         case EventKind.EXPIRED:
@@ -100,9 +102,9 @@ def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0
         case EventKind.UNBIND_REQUESTED:
             return "Unbind requested; from then on it was not offered as active"
         case EventKind.UNBOUND:
-            return f"Ended early: {reason}"
+            return f"Ended early: {reason_text(reason)}"
         case EventKind.UNBIND_CONFIRMED:
-            return "The provider confirmed the unbind after the binding had ended"
+            return _confirmation_sentence(reason)
         case EventKind.LAPSED:
             return "Lapsed: it was in doubt until its longest possible lifetime was over"
         case EventKind.REFUSED:
@@ -116,9 +118,9 @@ def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0
         case EventKind.DRIFTED:
             return "The provider's list differs from this record"
         case EventKind.EXTENDED:
-            return "Extended: its end was moved to a later instant"
+            return "Extended: its promised end was moved to a later time"
         case EventKind.SHORTENED:
-            return "Shortened: its end was moved to an earlier instant"
+            return "Shortened: its promised end was moved to an earlier time"
         case EventKind.REVEALED:
             return "Full phones were shown"
         case EventKind.EXPIRES_SOON:
@@ -127,6 +129,15 @@ def _sentence(kind: EventKind, reason: str) -> str:  # noqa: C901, PLR0911, PLR0
             return "The pool is running low"
         case _:
             assert_never(kind)
+
+
+def _confirmation_sentence(reason: object) -> str:
+    """Return how a binding that had ended here has ended at the provider."""
+    if reason == Reason.ASKED:
+        return "The provider confirmed the unbind after the binding had ended here"
+    if reason in (Reason.NOT_FOUND, Reason.GONE_AT_PROVIDER):
+        return "The provider no longer had the binding, which had ended here before"
+    return "The binding, which had ended here before, ended at the provider too"
 
 
 def reason_text(reason: object) -> str:
@@ -165,23 +176,31 @@ def _details(event: Event) -> tuple[tuple[str, str], ...]:
     return tuple(details)
 
 
-def status_sentence(binding: Binding, *, overdue: bool) -> str:  # noqa: PLR0911 -- one sentence for each state
-    """Return one sentence about why the binding ended, or what happens next.
-
-    `overdue`: the binding's `expires_at` has passed.
-    """
+def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- one sentence for each state
+    """Return why the binding ended, or what happens next, as of the instant `at`."""
+    unbind_is_requested = binding.unbind_requested_at is not None
+    to_be_unbound = (
+        " An unbind was requested; it is made as soon as the binding is known to exist."
+        if unbind_is_requested
+        else ""
+    )
     match binding.state:
         case State.PENDING:
-            return "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
+            return (
+                "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
+                + to_be_unbound
+            )
         case State.IN_DOUBT:
-            return f"It is not known whether the binding exists: {reason_text(binding.reason)}."
-        case State.ACTIVE if binding.unbind_requested_at is not None:
-            return "An unbind was requested; the provider has not responded clearly and will be asked again."
+            return f"It is not known whether the binding exists: {reason_text(binding.reason)}." + to_be_unbound
+        case State.ACTIVE if unbind_is_requested:
+            return (
+                "An unbind was requested; the provider has not confirmed it yet, and will be asked until it does."
+            )
         case State.ACTIVE:
             return (
-                "Its lifetime is over; the next expire job records the end."
-                if overdue
-                else "It is active until its lifetime is over."
+                "It is active until its promised end."
+                if binding.is_active(at)
+                else "Its lifetime is over; the next expire job records the end."
             )
         case State.FAILED:
             meaning = _MEANING.get(str(binding.provider_status))
