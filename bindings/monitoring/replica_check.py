@@ -14,21 +14,26 @@ if TYPE_CHECKING:
 
 RECENT = timedelta(minutes=3)  # a process records itself once a minute
 MAX_NAMES = 5  # of processes that the check lists
+BEFORE_REVISIONS = "before 0011"  # such code records no revision
 
 
 def replicas_at_work(database: Database) -> Check:
-    """Name the processes of the last minutes by version; a warning if there is more than one version."""
+    """Name the processes of the last minutes by version and schema; a warning if these differ.
+
+    The schema is the revision that the code was made for: two builds of one version number may differ in it.
+    """
     recent = database.read(replicas.seen_since, database.clock() - RECENT)
-    names_by_version: dict[str, list[str]] = {}
+    names_by_version: dict[tuple[str, str], list[str]] = {}
     for replica in recent:
-        names_by_version.setdefault(replica.version, []).append(replica.name)
+        version = replica.version, replica.schema_revision or BEFORE_REVISIONS
+        names_by_version.setdefault(version, []).append(replica.name)
     versions = "; ".join(
-        f"{len(names)} of version {version}: {_first_names(names)}"
-        for version, names in sorted(names_by_version.items())
+        f"{len(names)} of version {version} for schema {revision}: {_first_names(names)}"
+        for (version, revision), names in sorted(names_by_version.items())
     )
     observed = f"processes recorded in the last {duration(RECENT.total_seconds())}: {versions or 'none'}"
     if len(names_by_version) > 1:
-        todo = "after an upgrade, replace the processes of the older version"
+        todo = "after an upgrade, replace the processes with the lower version or schema"
         return Check(name="replicas", level=Level.WARN, seen=observed, todo=todo)
     return Check(name="replicas", level=Level.OK, seen=observed)
 

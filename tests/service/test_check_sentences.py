@@ -679,16 +679,23 @@ def disabled_webhook_in_clear(world: World) -> None:
 @condition(
     "replicas",
     "warn",
-    "after an upgrade, replace the processes of the older version",
+    "after an upgrade, replace the processes with the lower version or schema",
     "processes recorded in the last {}: {}",
-    "{} of version {}: {}",
+    "{} of version {} for schema {}: {}",
+    "before 0011",
 )
 def processes_of_two_versions(world: World) -> None:
     world.replica(version="0.0.1", seen_s_ago=179)
     world.replica(version="0.0.2", seen_s_ago=0)
 
 
-@condition("replicas", "ok", "processes recorded in the last {}: {}", "{} of version {}: {}")
+@condition(
+    "replicas",
+    "ok",
+    "processes recorded in the last {}: {}",
+    "{} of version {} for schema {}: {}",
+    "before 0011",
+)
 def older_process_that_has_ended(world: World) -> None:
     world.replica(version="0.0.1", seen_s_ago=181)
     world.replica(version="0.0.2", seen_s_ago=0)

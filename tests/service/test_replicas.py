@@ -19,6 +19,7 @@ from bindings.service import BindingService
 from bindings.store import replicas
 from bindings.store.engine import make_engine
 from bindings.store.replicas import INTERVAL_S, Replica
+from bindings.store.schema import HEAD
 from bindings.store.schema import replicas as table
 from tests.service.harness import wait_for
 
@@ -149,29 +150,34 @@ def test_row_that_is_a_day_old_is_deleted(service: BindingService) -> None:
     assert ids == [replicas._process_id(os.getpid())]
 
 
-def test_check_names_the_processes_by_version(service: BindingService) -> None:
+def test_check_names_the_processes_by_version_and_schema(service: BindingService) -> None:
     def check() -> Check:
         checks = health.service_checks(service.runtime)
         return next(check for check in checks if check.name == "replicas")
 
     version = replicas._version()
-    assert (
-        check().seen == f"processes recorded in the last 3 min: 1 of version {version}: {service.runtime.replica}"
-    )
+    own = f"1 of version {version} for schema {HEAD}: {service.runtime.replica}"
+    assert check().seen == f"processes recorded in the last 3 min: {own}"
     assert check().level is Level.OK
     database = service.runtime.database
     now = database.clock()
+    others = (
+        ("other:7", "9.9", now),
+        ("before:9", version, now),
+        ("gone:8", version, now - timedelta(minutes=4)),
+    )
     rows = [
         {
             "id": f"0190b5a0-0000-7000-8000-00000000000{number}",
             "name": name,
-            "version": "9.9",
+            "version": row_version,
             "phone_key_ids": [],
             "started_at": now,
             "seen_at": seen_at,
         }
-        for number, (name, seen_at) in enumerate((("other:7", now), ("gone:8", now - timedelta(minutes=4))))
+        for number, (name, row_version, seen_at) in enumerate(others)
     ]
     database.write(lambda tx: tx.connection.execute(table.insert(), rows))
     assert check().level is Level.WARN
-    assert check().seen.endswith("; 1 of version 9.9: other:7")
+    of_this_version = f"{own}; 1 of version {version} for schema before 0011: before:9"
+    assert check().seen.endswith(f": {of_this_version}; 1 of version 9.9 for schema before 0011: other:7")
