@@ -42,10 +42,10 @@ class OlderReleases:
         if older:
             names = ", ".join(sorted(replica.name for replica in older)[:MAX_NAMES])
             raise Busy(
-                f"processes of an older release use the database ({names}), which cannot handle a promised end; "
+                f"processes of an older version use the database ({names}), which cannot handle a promised end; "
                 "nothing was done",
                 retry_after_s=round(RECENT.total_seconds()),
-                todo="stop the processes of the older release, and wait for three minutes",
+                todo="stop the processes of the older version, and wait for three minutes",
             )
         with self._lock:
             self._absent_until = self._clock.monotonic() + RECHECK_S

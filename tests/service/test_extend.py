@@ -305,14 +305,14 @@ def test_nothing_moves_while_the_clock_is_in_doubt(harness: ServiceHarness) -> N
     assert harness.kinds(binding)[-1] is EventKind.ACTIVATED
 
 
-def test_calls_are_refused_while_a_process_of_an_older_release_is_at_work(harness: ServiceHarness) -> None:
+def test_calls_are_refused_while_a_process_of_an_older_version_is_at_work(harness: ServiceHarness) -> None:
     binding = bind(harness)
     harness.database.write(replicas.record)
     harness.database.write(
         lambda tx: tx.connection.execute(text("UPDATE replicas SET schema_revision = NULL, name = 'old-host:7'"))
     )
     service = harness.open()
-    refused = pytest.raises(errors.Busy, match=r"older release use the database \(old-host:7\)")
+    refused = pytest.raises(errors.Busy, match=r"older version use the database \(old-host:7\)")
     with refused:
         service.extend(binding.id, expire_s=2 * HOUR)
     with refused:
