@@ -156,6 +156,14 @@ def test_every_page_under_docs_names_its_audience_first(page: Path) -> None:
 
 
 @every_page
+def test_no_line_of_prose_is_longer_than_120_characters(page: Path) -> None:
+    """Rows of tables and lines without a place to break are as long as they must be."""
+    if page.name != "CHANGELOG.md":
+        lines = prose(page).splitlines()
+        assert not [line for line in lines if len(line) > 120 and " " in line.strip() and line[0] not in "|!"]
+
+
+@every_page
 def test_no_page_names_a_place_on_somebodys_machine(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"(?:/home/|/root/|/Users/|/tmp/|/work/)\S*", text)
@@ -373,6 +381,12 @@ def test_every_fault_of_the_simulator_is_documented() -> None:
     page = ROOT / "docs" / "how-to" / "test-with-the-simulator.md"
     told = {code(row[0]): row[2] == "yes" for row in rows(page, "As a separate process")}
     assert told == {kind.value: kind.acts for kind in FaultKind}
+
+
+def test_upgrade_page_says_of_each_migration_what_is_lost_if_it_is_undone() -> None:
+    table = rows(ROOT / "docs" / "how-to" / "upgrade.md", "Undo migrations")
+    revisions = {path.name[:4] for path in (ROOT / "migrations" / "versions").glob("*.py")}
+    assert [row[0] for row in table] == sorted((each for each in revisions if each >= "0008"), reverse=True)
 
 
 # HTTP.

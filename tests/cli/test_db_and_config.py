@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,11 +11,13 @@ from sqlalchemy import insert, update
 
 from bindings.service import BindingService
 from bindings.store.database import Database
+from bindings.store.replicas import seen_since
 from bindings.store.schema import HEAD, account
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bindings.store.replicas import Replica
     from tests.cli.conftest import Shell
 
 
@@ -38,6 +41,20 @@ def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_pa
     }
     assert shell.run("db", "check").code == 0
     assert shell.run("list", "--json").code == 0
+
+
+def test_commands_count_as_processes_except_doctor_and_those_of_the_schema(shell: Shell) -> None:
+    for words in (("doctor",), ("db", "upgrade"), ("db", "check"), ("db", "current"), ("list",)):
+        assert [replica.version for replica in _replicas(shell)] == [], words
+        shell.run(*words)
+    assert len(_replicas(shell)) == 1
+
+
+def _replicas(shell: Shell) -> list[Replica]:
+    database = Database(shell.environment["BINDINGS_DATABASE_URL"])
+    recent = database.read(seen_since, database.clock() - timedelta(minutes=3))
+    database.close()
+    return recent
 
 
 @pytest.mark.postgres

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,15 @@ from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller
 from bindings.errors import SchemaOutOfDate
+from bindings.monitoring import health
+from bindings.monitoring.check import Level
 from bindings.service import BindingService
 from bindings.store import migrations, partitions, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
 from bindings.store.reserve import Replayed, Reserved
 from bindings.store.schema import HEAD
-from tests.migrations.test_migrations import ROW, _config, _event, _insert, _migrate
+from tests.migrations.test_migrations import ROOT, ROW, _config, _environment, _event, _insert, _migrate
 from tests.service.harness import APP, A, B, C, D, E, F
 from tests.store.test_reserve import request, reserve
 
@@ -63,7 +67,10 @@ def test_newer_schema_that_this_code_can_work_on_is_accepted(
     empty_database_url: str, engine: Engine, readable_from: str
 ) -> None:
     migrations.upgrade(empty_database_url)
-    _make_newer(engine, readable_from=readable_from)
+    with BindingService.open(database_url=empty_database_url) as service:
+        _make_newer(engine, readable_from=readable_from)
+        checks = {check.name: check for check in health.readiness_checks(service.runtime)}
+        assert checks["schema"].level is Level.OK, checks["schema"]
     BindingService.open(database_url=empty_database_url).close()
     assert migrations.upgrade(empty_database_url) == NEWER, "an older release migrates nothing"
     assert migrations.current(empty_database_url).describe() == (
@@ -105,6 +112,29 @@ def test_each_migration_records_which_code_can_work_on_it(engine: Engine) -> Non
     assert recording[-1] not in (
         _scalars(engine, "SELECT revision FROM schema_info") if len(recording) > 1 else []
     )
+
+
+def test_code_of_each_revision_from_0008_on_can_work_on_all_newer_ones(engine: Engine) -> None:
+    _migrate(engine, HEAD)
+    later = f"SELECT readable_from FROM schema_info WHERE revision > '{FIRST_WITH_INFO}'"
+    assert set(_scalars(engine, later)) == {FIRST_WITH_INFO}
+
+
+def test_alembic_undoes_migrations_from_a_checkout(empty_database_url: str, engine: Engine) -> None:
+    """The provider's end of a binding is lost with the column of 0011; its phones stay held as long as before."""
+    migrations.upgrade(empty_database_url)
+    promised = {"state": "active", "max_expire_s": 3600, "provider_expires_at": "2026-03-01T13:00:00.000000Z"}
+    answered = {"bind_id": "1001", "middle_number_a": "918806", "middle_number_b": "918806"}
+    _insert(engine, ROW | promised | answered | {"expires_at": "2026-03-01T12:01:00.000000Z"})
+    held_until = _scalars(engine, "SELECT held_until FROM bindings")
+    undo = [sys.executable, "-m", "alembic", "downgrade", "0010"]
+    subprocess.run(undo, cwd=ROOT, env=_environment(empty_database_url), check=True, timeout=300)
+    assert migrations.current(empty_database_url).revision == "0010"
+    with pytest.raises(SchemaOutOfDate, match="run `bindings db upgrade`"):
+        BindingService.open(database_url=empty_database_url)
+    migrations.upgrade(empty_database_url)
+    assert _scalars(engine, "SELECT held_until FROM bindings") == held_until
+    assert _scalars(engine, "SELECT provider_expires_at FROM bindings") == [None]
 
 
 def _bind_again(engine: Engine, *, state: str, number: int) -> None:
