@@ -67,6 +67,42 @@ def test_without_a_longest_time_nothing_differs(harness: ServiceHarness) -> None
         harness.service.extend(binding.id, expire_s=HOUR)
 
 
+@pytest.mark.parametrize(
+    ("change_at_min", "change", "active_min", "held_min"),
+    [
+        pytest.param(25, {"extend": 3600}, 85, 85, id="extended"),
+        pytest.param(15, {"unbind": 600}, 25, 25, id="shortened"),
+        pytest.param(15, {"unbind": None}, 15, 15, id="unbound"),
+        pytest.param(0, {}, 30, 240, id="without a scheduler"),
+    ],
+)
+def test_binding_is_active_and_held_as_drawn_in_the_how_to(
+    harness: ServiceHarness, change_at_min: int, change: dict[str, Any], active_min: int, held_min: int
+) -> None:
+    """The rows of docs/images/ends.svg: a binding of 1800 s for which the provider was asked for 14400 s."""
+    service = harness.service
+    binding = bind(harness, expire_s=1800, max_expire_s=14400)
+    if active_min > change_at_min > 0:
+        harness.clock.advance(change_at_min * 60 - 1)
+    if "extend" in change:
+        service.extend(binding.id, expire_s=change["extend"])
+    elif "unbind" in change:
+        service.unbind(binding.id, after_s=change["unbind"])
+    if active_min > change_at_min:
+        harness.clock.advance((active_min - change_at_min) * 60 - 2)
+        assert [active.id for active in service.lookup(phone=A)] == [binding.id]
+        harness.clock.advance(4)
+    assert service.lookup(phone=A) == []
+    if held_min == active_min:
+        service.expire_due()
+        service.recover()
+    else:
+        harness.clock.advance((held_min - active_min) * 60 - 8)
+        assert is_held(harness)
+        harness.clock.advance(8 + 60)  # the longest guard
+    assert not is_held(harness)
+
+
 def test_extend_moves_the_end_without_a_call(harness: ServiceHarness) -> None:
     binding = bind(harness)
     calls = sum(harness.simulator.counts.received.values())
