@@ -6,6 +6,7 @@
     │   └── PhoneInUseAtProvider  the phone is held at the provider, but not by one of our bindings
     ├── IdempotencyMismatch       the key was used for another request
     ├── NotActive                 the binding has ended, or is not active yet; nothing was changed
+    │   └── AlreadyReplaced           ... because another binding has taken over
     ├── SelectionChanged          bindings were added since the dry run; nothing was changed
     ├── NotFound                  no such binding, webhook or delivery
     ├── ProviderRefused           a definite refusal by the provider
@@ -60,6 +61,8 @@ class BindingsError(Exception):
     `code` is stable and the same in Python, on the command line and over HTTP. `binding_id` names the recorded
     binding, if there is one. `retry_after_s` is the time after which another attempt makes sense, or None if none
     does. `replayed` is True if this is an earlier call's error, which the idempotency key of this call returned.
+    `predecessor_ended` is set by a replace that has begun: True if the binding to be replaced has ended at the
+    provider, False if that is not confirmed; it is offered no more in either case. None: nothing was replaced.
     """
 
     code: ClassVar[str] = "error"
@@ -76,6 +79,7 @@ class BindingsError(Exception):
         self.binding_id = binding_id
         self.retry_after_s = retry_after_s
         self.replayed = False
+        self.predecessor_ended: bool | None = None
 
     def problem(self) -> dict[str, Any]:
         """Return the error as a problem object (RFC 9457), for the command line and for HTTP."""
@@ -92,6 +96,8 @@ class BindingsError(Exception):
             body["binding_id"] = self.binding_id
         if self.retry_after_s is not None:
             body["retry_after_s"] = self.retry_after_s
+        if self.predecessor_ended is not None:
+            body["predecessor_ended"] = self.predecessor_ended
         return body
 
     def next_step(self) -> str:
@@ -215,6 +221,21 @@ class NotActive(BindingsError):
     http_status = 409
     exit_code = 3
     remedy = "`bindings get ID` shows its state; an ended binding needs another bind."
+
+
+class AlreadyReplaced(NotActive):
+    """The binding was replaced by another one already; nothing was changed. Replace that one."""
+
+    code = "already-replaced"
+    remedy = "Replace its successor: `bindings get ID` shows it as replaced_by."
+
+    def __init__(self, message: str | None = None, *, binding_id: str, successor_id: str) -> None:
+        super().__init__(message, binding_id=binding_id)
+        self.successor_id = successor_id
+
+    def problem(self) -> dict[str, Any]:
+        """Return the problem object with the id of the successor as `replaced_by`."""
+        return super().problem() | {"replaced_by": self.successor_id}
 
 
 class SelectionChanged(BindingsError):
@@ -488,6 +509,7 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
             ),
         ),
         Reason.ASKED: ReasonInfo(sentence="unbind requested, and confirmed by the provider"),
+        Reason.REPLACED: ReasonInfo(sentence="unbound to be replaced, and confirmed by the provider"),
         Reason.NOT_FOUND: ReasonInfo(sentence="unbind requested; the provider no longer had the binding"),
         Reason.GONE_AT_PROVIDER: ReasonInfo(sentence="the provider no longer had the binding"),
         Reason.ADOPTED: ReasonInfo(sentence="found in the provider's list"),

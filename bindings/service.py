@@ -23,6 +23,7 @@ from bindings.lifecycle import bind as binding_calls
 from bindings.lifecycle import doubts
 from bindings.lifecycle import extend as end_calls
 from bindings.lifecycle.queries import Queries
+from bindings.lifecycle.replace import replace_binding
 from bindings.lifecycle.runtime import Runtime, open_runtime
 from bindings.lifecycle.unbind import unbind
 from bindings.lifecycle.unbind_all import list_open, unbind_all
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from bindings.settings import Settings, SettingsValues
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
+    from bindings.validation.requests import Replacement
 
 # A program that has configured no logging must not get our warnings on its stderr.
 logging.getLogger("bindings").addHandler(logging.NullHandler())
@@ -221,6 +223,60 @@ class BindingService:
         checked_id, duration_s = validation.binding_id(binding_id), validation.extension(expire_s=expire_s)
         actor = self.runtime.caller.actor if own_only else None
         return end_calls.extend(self.runtime, checked_id, expire_s=duration_s, actor=actor)
+
+    def replace(
+        self,
+        binding_id: str,
+        *,
+        phone_a: str | Phone | None = None,
+        phone_b: str | Phone | None = None,
+        mode: str | None = None,
+        pool_number: str | None = None,
+        expire_s: int | None = None,
+        max_expire_s: int | None = None,
+        reference: str | None = None,
+        idempotency_key: str | None = None,
+        force: bool = False,
+        own_only: bool = False,
+    ) -> Binding:
+        """End a binding, let a new one take over, and return that successor; the phones are never free in between.
+
+        What is left out is as in the binding that is replaced (its `expire_s` counts from now; an idempotency key
+        is never taken over). So replace without another phone is a renewal past 72 hours, and with one a change of
+        party. The provider ends the old binding before it makes the new one: nobody can be called for the time
+        between, which the successor's `activated` event has as `gap_s`, and the middle numbers may change.
+
+        Replaced can be an active or expired binding, and one that was ended by an earlier replace whose successors
+        have all failed. With `force` also if the provider had no number left in the pool less than a minute ago.
+        With an `idempotency_key` the call is safe to repeat: the same call returns the same successor, and one
+        that was definitely refused or never sent is begun anew. With `own_only` only a binding that this service's
+        actor requested is found.
+
+        Raises `PhoneInUse`, `NotActive`, `AlreadyReplaced`, `NoMiddleNumber`, `Busy`, `InvalidRequest`, `NotFound`
+        if nothing was changed. An error whose `predecessor_ended` is not None came later: the old binding is
+        offered no more. Then `OutcomeUnknown` names the old binding if its end is not confirmed, and the successor
+        if that was sent; after the other errors of `bind` the same call with the same key goes on.
+        """
+        changes = validation.replacement(
+            phone_a=phone_a,
+            phone_b=phone_b,
+            mode=mode,
+            pool_number=pool_number,
+            expire_s=expire_s,
+            max_expire_s=max_expire_s,
+            reference=reference,
+            idempotency_key=idempotency_key,
+            force=force,
+        )
+        return self.replace_request(binding_id, changes, own_only=own_only).binding
+
+    def replace_request(self, binding_id: str, changes: Replacement, *, own_only: bool = False) -> BindResult:
+        """Replace with changes that `validation.replacement` has checked; also return whether it is a replay.
+
+        The same errors and promises as `replace`.
+        """
+        actor = self.runtime.caller.actor if own_only else None
+        return replace_binding(self.runtime, validation.binding_id(binding_id), changes, actor=actor)
 
     def unbind(self, binding_id: str, *, reason: str | None = None, after_s: int | None = None) -> Binding:
         """End a binding early and return it. Safe to repeat.

@@ -80,6 +80,8 @@ class EventKind(StrEnum):
     DRIFTED = "drifted"
     EXTENDED = "extended"
     SHORTENED = "shortened"
+    REPLACED = "replaced"
+    CLEARED = "cleared"
     REVEALED = "revealed"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
@@ -103,6 +105,7 @@ class Reason(StrEnum):
     BIND_ID_TAKEN = "bind_id_taken"  # written by earlier versions
     NOT_SETTLED = "not_settled"
     ASKED = "asked"
+    REPLACED = "replaced"
     NOT_FOUND = "not_found"
     GONE_AT_PROVIDER = "gone_at_provider"
     ADOPTED = "adopted"
@@ -121,7 +124,7 @@ class BindRequest:
     """A valid and normalised bind request (created by `validation.bind_request`).
 
     `warn_s` is None for the default setting, and 0 for no warning. `max_expire_s` is None if the binding cannot be
-    extended past its first end.
+    extended past its first end. `replaces` is the id of the binding that a replace ends first, None for a bind.
     """
 
     phone_a: Phone
@@ -134,6 +137,7 @@ class BindRequest:
     idempotency_key: str | None = None
     warn_s: int | None = None
     max_expire_s: int | None = None
+    replaces: str | None = None
 
     @property
     def provider_expire_s(self) -> int:
@@ -151,6 +155,10 @@ class Binding:
     seconds before `expires_at` an `expires_soon` event is written (None: no event). `state` is the last recorded
     state: treat an active binding as ended once `expires_at` has passed or `unbind_requested_at` is set
     (`is_active`).
+
+    A replace links two bindings: the successor has `replaces`, the predecessor `replaced_by`, which names the
+    newest successor, also if that one failed. A successor with `waits_for` has not been sent: the provider must
+    confirm the end of this predecessor first.
     """
 
     id: str
@@ -162,6 +170,9 @@ class Binding:
     scope: str
     reference: str | None
     idempotency_key: str | None
+    replaces: str | None
+    replaced_by: str | None
+    waits_for: str | None
     expire_s: int
     max_expire_s: int | None
     warn_s: int | None

@@ -17,7 +17,7 @@ from bindings.failpoints import hit
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.lifecycle.unbind import finish_unbind, release, unbind_each
 from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
-from bindings.store import expiry, holds, queries
+from bindings.store import expiry, holds, queries, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,8 @@ MAX_UNBINDS = 1_000
 class RecoverResult:
     """What one run did: bindings marked in doubt, lapsed, unbinds with a clear answer, unbinds still unclear.
 
-    `released` are expired bindings that were ended at the provider before its own end.
+    `released` are expired bindings that were ended at the provider before its own end. `never_sent` are successors
+    whose replace stopped before they were sent.
     """
 
     in_doubt: int
@@ -42,6 +43,7 @@ class RecoverResult:
     unbound: int
     still_unclear: int
     released: int = 0
+    never_sent: int = 0
 
 
 def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
@@ -52,8 +54,9 @@ def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
     Safe to repeat and to run in several processes at the same time.
     """
     hit("recover.before")
-    in_doubt, lapsed, caller = 0, 0, runtime.caller
+    in_doubt, lapsed, never_sent, caller = 0, 0, 0, runtime.caller
     with suppress(ClockInDoubt):  # an unbind does not depend on the time
+        never_sent = _end_overdue_successors(runtime, control)
         in_doubt = _all_batches(
             runtime, control, lambda tx: expiry.mark_unsettled_in_doubt(tx, caller, limit=BATCH)
         )
@@ -66,7 +69,12 @@ def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
         unbound, unclear = repeated + ended_late, still_unclear + still_held
         released = _release_expired(runtime, control, runtime.client)
     return RecoverResult(
-        in_doubt=in_doubt, lapsed=lapsed, unbound=unbound, still_unclear=unclear, released=released
+        in_doubt=in_doubt,
+        lapsed=lapsed,
+        unbound=unbound,
+        still_unclear=unclear,
+        released=released,
+        never_sent=never_sent,
     )
 
 
@@ -85,6 +93,23 @@ def _all_batches(runtime: Runtime, control: RunControl, run_batch: Callable[[Tra
         control.record_progress()
         if changed < BATCH or control.is_stopping():
             return total
+
+
+def _end_overdue_successors(runtime: Runtime, control: RunControl) -> int:
+    """End the successors that have waited too long for their predecessor; they were never sent."""
+    now = runtime.database.clock()
+    runtime.clocks.verify(now)
+    overdue = runtime.database.read(queries.overdue_successors, now, limit=BATCH)
+    ended = 0
+    for binding_id in control.work_through(overdue):
+
+        def work(tx: Transaction, binding_id: str = binding_id) -> bool:
+            was_waiting = settle.end_waiting(tx, binding_id, runtime.caller) is not None
+            hit("recover.end_waiting_in_transaction")
+            return was_waiting
+
+        ended += runtime.database.write(work)
+    return ended
 
 
 def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
+from bindings.lifecycle.older_releases import PROMISED_ENDS
 from bindings.lifecycle.refusals import record_account_refusal, record_conflict
 from bindings.lifecycle.resolution_times import add_retry_after
 from bindings.lifecycle.storable import require_storable, storable_outcome
@@ -58,16 +59,32 @@ class BindResult:
 
 def bind(runtime: Runtime, request: BindRequest) -> BindResult:
     """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now."""
+    return admit(runtime, request, _bind)
+
+
+def admit(
+    runtime: Runtime,
+    request: BindRequest,
+    call: Callable[[Runtime, ProviderClient, BindRequest], Binding | reserve.Replayed],
+) -> BindResult:
+    """Run a call that may make a binding if binds are admitted now; otherwise replay the request's key.
+
+    An error of `call` that has a `binding_id` is its own and no reason to replay.
+    """
     with add_retry_after(runtime):
-        return _bind_or_replay(runtime, request)
+        return _admit(runtime, request, call)
 
 
-def _bind_or_replay(runtime: Runtime, request: BindRequest) -> BindResult:
+def _admit(
+    runtime: Runtime,
+    request: BindRequest,
+    call: Callable[[Runtime, ProviderClient, BindRequest], Binding | reserve.Replayed],
+) -> BindResult:
     client = runtime.require_client()
     runtime.database.run_deferred_check()  # before admission, which goes by the clocks that the check reads
     try:
         with runtime.admission.slot(request.app_id):
-            outcome = _bind(runtime, client, request)
+            outcome = call(runtime, client, request)
     except (errors.Busy, errors.ProviderAccountRefused) as refusal:
         replay = None if refusal.binding_id else _find_replay(runtime, request)
         if replay is None:
@@ -104,7 +121,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
 
     require_storable(runtime.database, request)
     if request.max_expire_s is not None:
-        runtime.older_releases.require_none()
+        runtime.older_releases.require_none(PROMISED_ENDS)
     hit("bind.before_reserve")
     reserved = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
     hit("bind.after_reserve")
@@ -115,21 +132,27 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         case reserve.Conflict(holder=holder):
             raise record_conflict(runtime, request, holder)
         case reserve.FullScanRequired(rollback_detected=rollback_detected):
-            raise _full_scan_required(runtime, rollback_detected=rollback_detected)
+            raise full_scan_required(runtime, rollback_detected=rollback_detected)
         case reserve.Reserved(binding=intent):
             runtime.rollback_detector.remember(intent)
         case _:
             assert_never(reserved)
-    outcome = client.bind(request, send_before=before + reserve.SEND_WINDOW_S)
+    return send(runtime, client, request, SendClock(intent=intent, before=before, after=after))
+
+
+def send(runtime: Runtime, client: ProviderClient, request: BindRequest, send_clock: SendClock) -> Binding:
+    """Send the request of a committed intent once, and record the outcome. Raises if no binding was made."""
+    outcome = client.bind(request, send_before=send_clock.before + reserve.SEND_WINDOW_S)
     hit("bind.after_answer")
-    binding = _settle(runtime, SendClock(intent=intent, before=before, after=after), outcome)
+    binding = _settle(runtime, send_clock, outcome)
     hit("bind.after_settle")
     if binding.state in _WAS_ACTIVE:
         return binding
     raise _error_for(runtime, binding, cause=getattr(outcome, "reason", None))
 
 
-def _full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.Busy:
+def full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.Busy:
+    """Return the error of a bind that waits for a full scan; log a rollback that was detected by it."""
     if rollback_detected:
         _log_rollback(runtime)
     message = "the database was restored to an earlier state: binds wait until `bindings reconcile` has completed"
@@ -295,5 +318,6 @@ def _await_settled(runtime: Runtime, binding: Binding) -> Binding:
         stored = runtime.database.read(find, binding.id)
         if stored is None:
             raise errors.NotFound(binding_id=binding.id)
+        deadline += (stored.settle_by - binding.settle_by).total_seconds()  # later once a successor is cleared
         binding = stored
     return binding

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bindings.domain.takeover import takeover_detail
 from bindings.store import settle
 
 if TYPE_CHECKING:
@@ -21,16 +22,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Predecessor:
+    """The binding that a successor takes over from, and the instant at which its end was confirmed."""
+
+    binding: Binding
+    ended_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SendClock:
     """A committed intent, and this process's monotonic clock before and after its transaction.
 
     The database read its clock somewhere between the two. Counting from `after` gives an instant that is never too
-    late, counting from `before` one that is never too early.
+    late, counting from `before` one that is never too early. `predecessor` is that of a successor.
     """
 
     intent: Binding
     before: float
     after: float
+    predecessor: Predecessor | None = None
 
     def sent_at(self, sent: float) -> datetime:
         """Return the database instant of a monotonic reading, or one slightly earlier."""
@@ -53,4 +63,13 @@ class SendClock:
             warn_s=self.intent.warn_s,
             hold=life + guard,
             longest_hold=self.intent.held_until,
+            takeover=self._takeover(outcome, answered_at),
         )
+
+    def _takeover(self, outcome: BindSucceeded, answered_at: datetime) -> dict[str, Any] | None:
+        """Return what the event of a successor's success says of the takeover; None without a predecessor."""
+        if self.predecessor is None:
+            return None
+        numbers = {self.intent.phone_a: outcome.middle_number_a, self.intent.phone_b: outcome.middle_number_b}
+        gap = (self.predecessor.ended_at, answered_at)
+        return takeover_detail(self.predecessor.binding, numbers, gap=gap)

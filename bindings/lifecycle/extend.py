@@ -14,6 +14,7 @@ from bindings import errors
 from bindings.domain.binding import State
 from bindings.errors import FieldError, InvalidRequest
 from bindings.failpoints import hit
+from bindings.lifecycle.older_releases import PROMISED_ENDS
 from bindings.store import end_changes
 from bindings.store.bindings import find
 from bindings.store.database import RETRY_BUDGET_S
@@ -75,7 +76,7 @@ def _move_end(
     actor: str | None,
 ) -> Binding:
     """Run `move`, one statement; if it has changed nothing, find out why, and try again if nothing explains it."""
-    runtime.older_releases.require_none()
+    runtime.older_releases.require_none(PROMISED_ENDS)
     now = runtime.clocks.expected_instant()
     for _ in range(ATTEMPTS):
         attempt = partial(move, now)
@@ -96,11 +97,12 @@ def _read_again(runtime: Runtime, binding_id: str, actor: str | None) -> tuple[B
     now = runtime.database.clock()
     runtime.clocks.verify(now)
     if not binding.is_active(now):
-        raise errors.NotActive(_why_not_active(binding), binding_id=binding.id)
+        raise errors.NotActive(why_not_active(binding), binding_id=binding.id)
     return binding, now
 
 
-def _why_not_active(binding: Binding) -> str:
+def why_not_active(binding: Binding) -> str:
+    """Return why a call that needs an active binding has changed nothing."""
     if binding.state is not State.ACTIVE:
         return f"the binding is {binding.state.value.replace('_', ' ')}; nothing was changed"
     if binding.unbind_requested_at is not None:

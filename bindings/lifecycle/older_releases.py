@@ -1,8 +1,9 @@
 """Refuses what processes of an older release would misread, as long as one of them uses the database.
 
 They take the promised end of a binding for the provider's, so a binding that can be extended would be adopted with
-the wrong end, or never be released. Each process records the revision of the schema that its code was made for
-(`store.replicas`); one of an older release records none.
+the wrong end, or never be released; and they take a successor that waits for its predecessor for one that may have
+been sent. Each process records the revision of the schema that its code was made for (`store.replicas`); one of an
+older release than 0011 records none.
 """
 
 from __future__ import annotations
@@ -18,34 +19,38 @@ if TYPE_CHECKING:
     from bindings.clock import HostClock
     from bindings.store.database import Database
 
-FIRST_REVISION = "0011"  # of code that knows promised ends
+PROMISED_ENDS = "0011"  # the first revision of code that knows promised ends ...
+SUCCESSORS = "0014"  # ... and that knows successors
 RECENT = timedelta(seconds=3 * replicas.INTERVAL_S)
 RECHECK_S = 60.0
 MAX_NAMES = 3
 
 
 class OlderReleases:
-    """The processes of older releases that use one database. Thread-safe; one read a minute."""
+    """The processes of older releases that use one database. Thread-safe; one read a minute for each revision."""
 
     def __init__(self, database: Database, clock: HostClock) -> None:
         self._database = database
         self._clock = clock
         self._lock = ForkSafeLock()
-        self._absent_until = float("-inf")
+        self._absent_until: dict[str, float] = {}
 
-    def require_none(self) -> None:
-        """Raise `Busy`, naming them, if processes of an older release have used the database in three minutes."""
+    def require_none(self, first_revision: str) -> None:
+        """Raise `Busy`, naming them, if processes with code of before this revision are at work.
+
+        They are if they have used the database in three minutes.
+        """
         with self._lock:
-            if self._clock.monotonic() < self._absent_until:
+            if self._clock.monotonic() < self._absent_until.get(first_revision, float("-inf")):
                 return
-        older = self._database.read(replicas.older_than, FIRST_REVISION, self._database.clock() - RECENT)
+        older = self._database.read(replicas.older_than, first_revision, self._database.clock() - RECENT)
         if older:
             names = ", ".join(sorted(replica.name for replica in older)[:MAX_NAMES])
             raise Busy(
-                f"processes of an older version use the database ({names}), which cannot handle a promised end; "
-                "nothing was done",
+                f"processes of an older version use the database ({names}), which cannot handle the result of this"
+                " call; nothing was done",
                 retry_after_s=round(RECENT.total_seconds()),
                 todo="stop the processes of the older version, and wait for three minutes",
             )
         with self._lock:
-            self._absent_until = self._clock.monotonic() + RECHECK_S
+            self._absent_until[first_revision] = self._clock.monotonic() + RECHECK_S

@@ -67,7 +67,11 @@ def _request_and_unbind(runtime: Runtime, binding_id: str, reason: str | None) -
     if binding.state.terminal:
         return _end_at_provider(runtime, client, binding)
     if binding.state is not State.ACTIVE:
-        message = "whether the binding exists is not known yet; it will be unbound as soon as it is"
+        message = (
+            "whether the binding exists is not known yet; it will be unbound as soon as it is"
+            if binding.waits_for is None
+            else "the binding has not been sent to the provider, and will not be: it ends as never sent"
+        )
         raise errors.OutcomeUnknown(message, binding=binding)
     binding, outcome = finish_unbind(runtime, client, binding)
     if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
@@ -132,19 +136,11 @@ def finish_unbind(
     Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer
     the binding is returned as it was, to be tried again. Safe to repeat.
     """
-    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
-    if isinstance(outcome, Refused) and outcome.refusal is Refusal.CLOCK:
-        # Now the provider's clock is known, and the timestamp of a second call follows it.
-        outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    outcome = call_provider(client, binding)
     hit("unbind.after_answer")
-    match outcome:
-        case UnbindSucceeded():
-            reason, held_s = Reason.ASKED, 0.0
-        case UnbindNotFound():
-            # The provider may refuse the phones for a while after it has dropped the binding.
-            reason, held_s = Reason.NOT_FOUND, runtime.guard_s(binding)
-        case Refused() | NotSent() | Unknown():
-            return binding, outcome
+    if not isinstance(outcome, UnbindSucceeded | UnbindNotFound):
+        return binding, outcome
+    reason, held_s = confirmation(runtime, binding, outcome)
 
     def work(tx: Transaction) -> Binding:
         ended_at = runtime.clocks.trusted_instant(tx.instant())
@@ -162,6 +158,25 @@ def finish_unbind(
         return binding, NotRecorded(reason="the database has lost the binding")
     hit("unbind.after_settle")
     return settled, outcome
+
+
+def call_provider(client: ProviderClient, binding: Binding) -> UnbindOutcome:
+    """Ask the provider to end a binding, a second time if it refuses the timestamp, and return its answer."""
+    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    if isinstance(outcome, Refused) and outcome.refusal is Refusal.CLOCK:
+        # Now the provider's clock is known, and the timestamp of a second call follows it.
+        outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    return outcome
+
+
+def confirmation(
+    runtime: Runtime, binding: Binding, outcome: UnbindSucceeded | UnbindNotFound
+) -> tuple[Reason, float]:
+    """Return the reason that a confirmed end is recorded with, and for how many seconds the phones stay held."""
+    if isinstance(outcome, UnbindNotFound):
+        # The provider may refuse the phones for a while after it has dropped the binding.
+        return Reason.NOT_FOUND, runtime.guard_s(binding)
+    return Reason.ASKED if binding.replaced_by is None else Reason.REPLACED, 0.0
 
 
 def unbind_each(

@@ -103,6 +103,15 @@ def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
             bindings.c.held_until > new_value("held_until"), bindings.c.provider_expires_at > bindings.c.ended_at
         ),
         "held_shorter": bindings.c.held_until < new_value("held_until"),
+        "waiting": bindings.c.waits_for.is_not(None),
+        "waiting_and_unbind_not_requested": and_(
+            bindings.c.waits_for.is_not(None), bindings.c.unbind_requested_at.is_(None)
+        ),
+        "waiting_in_time": and_(
+            bindings.c.waits_for.is_not(None),
+            bindings.c.unbind_requested_at.is_(None),
+            bindings.c.settle_by > new_value("requested_at"),
+        ),
     }
     return conditions[name]
 

@@ -127,7 +127,7 @@ class Transaction:
         `timeout_s` for one lock.
         """
         if not self.dialect.postgres:
-            return self.instant(), self.connection.execute(_select_all(reading), values).one()
+            return self.instant(), self.connection.execute(_select_all(reading), values).one() if reading else ()
         values |= {"wait": f"{timeout_s}s"} | {f"key_{index}": key for index, key in enumerate(sorted(keys))}
         ((*locked, now),) = _locks(len(keys), reading).fetch_all(self.connection, values)
         return (now if self.dialect.server_clock else self.instant()), locked[1 + len(keys) :]

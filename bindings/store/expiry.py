@@ -124,7 +124,8 @@ def _batch(
 def mark_unsettled_in_doubt(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """Move up to `limit` pending bindings past `settle_by` to in_doubt; return how many.
 
-    The process that reserved them stopped before it recorded a result.
+    The process that reserved them stopped before it recorded a result. A waiting successor was not sent: it is not
+    in doubt.
     """
     detail = {"reason": Reason.NOT_SETTLED, "status": None}
     statement = _overdue(tx.dialect, State.PENDING, "settle_by", State.IN_DOUBT)
@@ -142,7 +143,7 @@ def _overdue(dialect: SqlDialect, from_state: State, deadline: str, to_state: St
     require_transition((from_state,), to_state)
     overdue = (
         select(bindings.c.id)
-        .where(in_state(from_state), bindings.c[deadline] <= dialect.now_once)
+        .where(in_state(from_state), bindings.c[deadline] <= dialect.now_once, bindings.c.waits_for.is_(None))
         .order_by(bindings.c[deadline])
         .limit(bindparam("overdue_limit", type_=Integer))
         .with_for_update(skip_locked=True)  # not on SQLite, where the transaction has the write lock

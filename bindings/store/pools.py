@@ -45,6 +45,12 @@ class Pool:
 
 
 _COLUMNS = sql.columns(pools, Pool)
+# When the provider last had no number left in the pool :of_pool_number of :of_app_id.
+REFUSED_AT = (
+    select(pools.c.refused_at)
+    .where(pools.c.app_id == bindparam("of_app_id"), pools.c.pool_number == bindparam("of_pool_number"))
+    .scalar_subquery()
+)
 
 
 def list_all(connection: Connection) -> list[Pool]:

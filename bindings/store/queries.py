@@ -217,8 +217,8 @@ def doubts(
 ) -> list[Binding]:
     """Return bindings whose outcome is open, oldest first: in doubt, unsettled, or with an unconfirmed unbind."""
     conditions = (
-        in_state(State.IN_DOUBT),
-        and_(in_state(State.PENDING), bindings.c.settle_by <= now),
+        and_(in_state(State.IN_DOUBT), bindings.c.waits_for.is_(None)),
+        and_(in_state(State.PENDING), bindings.c.settle_by <= now, bindings.c.waits_for.is_(None)),
         _is_unbinding(),
     )
     # MATERIALIZED: otherwise a planner may search the whole history, oldest first, for such rows.
@@ -270,13 +270,23 @@ def is_bind_id_used_again(connection: Connection, binding: Binding) -> bool:
     return connection.execute(statement.limit(1)).first() is not None
 
 
+def overdue_successors(connection: Connection, now: datetime, *, limit: int) -> list[str]:
+    """Return the ids of successors that still wait for their predecessor past `settle_by`, up to `limit`."""
+    waiting = bindings.c.waits_for.is_not(None), bindings.c.ended_at.is_(None), bindings.c.settle_by <= now
+    statement = select(bindings.c.id).where(*waiting).order_by(bindings.c.settle_by).limit(limit)
+    return list(connection.execute(statement).scalars())
+
+
 def _is_unbinding() -> ColumnElement[bool]:
     return and_(in_state(State.ACTIVE), bindings.c.unbind_requested_at.is_not(None))
 
 
 def unsettled(connection: Connection, app_id: str | None) -> list[Binding]:
-    """Return the bindings of an application (None: of all) whose bind_id, if there is one, is unknown here."""
-    of_app = _of_app(app_id)
+    """Return the bindings of an application (None: of all) whose bind_id, if there is one, is unknown here.
+
+    A waiting successor was not sent, so it has none.
+    """
+    of_app = [*_of_app(app_id), bindings.c.waits_for.is_(None)]
     branches = (select(*COLUMNS).where(in_state(state), *of_app) for state in (State.PENDING, State.IN_DOUBT))
     return run(connection, union_all(*branches))
 

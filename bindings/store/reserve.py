@@ -34,7 +34,7 @@ from bindings.store.schema import bindings, holds
 from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
@@ -51,6 +51,8 @@ _DETAIL = (
     "pool_number",
     "app_id",
     "reference",
+    "replaces",
+    "waits_for",
     "expire_s",
     "max_expire_s",
     "warn_s",
@@ -147,13 +149,10 @@ def reserve(
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
     the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
     """
+    reading = (account.SCAN_OWED_SINCE, rollback_detection.VERSION)
+    known_id = binding_id if committed is None else committed.id
     phones = (request.phone_a, request.phone_b)
-    now, (scan_owed_since, version) = tx.lock(
-        [_lock_key(limits.scope, phone.key) for phone in phones],
-        timeout_s=LOCK_TIMEOUT_S,
-        reading=(account.SCAN_OWED_SINCE, rollback_detection.VERSION),
-        known_id=binding_id if committed is None else committed.id,
-    )
+    now, (scan_owed_since, version) = lock_phones(tx, limits.scope, phones, reading, known_id=known_id)
     if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx)
         return FullScanRequired(rollback_detected=True)
@@ -164,7 +163,7 @@ def reserve(
     for _ in range(ATTEMPTS):
         current_holders = holders(tx.connection, request, limits, now)
         if not current_holders and scan_owed_since is None:
-            recorded = _record(tx, _new(binding_id, request, limits, caller, now), request, caller)
+            recorded = record(tx, new_intent(binding_id, request, limits, caller, now), request, caller)
         else:
             recorded = replay(tx.connection, request, caller.actor)
         if recorded is not None:
@@ -186,7 +185,15 @@ def _may_be_own_intent(current_holders: list[Holder], request: BindRequest, call
     )
 
 
-def _record(tx: Transaction, intent: Binding, request: BindRequest, caller: Caller) -> Reserved | Replayed | None:
+def lock_phones(
+    tx: Transaction, scope: str, phones: Iterable[Phone], reading: tuple[ColumnElement[Any], ...], **values: object
+) -> tuple[datetime, Sequence[Any]]:
+    """Wait for the locks of these phones; return the clock's reading after that, and what `reading` selects."""
+    keys = {_lock_key(scope, phone.key) for phone in phones}
+    return tx.lock(list(keys), timeout_s=LOCK_TIMEOUT_S, reading=reading, **values)
+
+
+def record(tx: Transaction, intent: Binding, request: BindRequest, caller: Caller) -> Reserved | Replayed | None:
     """Insert the intent; or return the earlier binding of its key, or None if only its id is in use already."""
     # In the second column if another actor used the key first; again if the key was freed before it was read.
     for key_column in ("idempotency_key", "duplicate_key") * ATTEMPTS:
@@ -199,7 +206,10 @@ def _record(tx: Transaction, intent: Binding, request: BindRequest, caller: Call
 
 
 def holders(connection: Connection, request: BindRequest, limits: BindLimits, now: datetime) -> list[Holder]:
-    """Return the holders that conflict with the request at the instant `now`, the longest first."""
+    """Return the holders that conflict with the request at the instant `now`, the longest first.
+
+    The binding that a replace ends first is no holder, nor is what the provider still has of it.
+    """
     phones = [request.phone_a, request.phone_b]
     pair = {phone.key for phone in phones}
     conflicting = [
@@ -208,7 +218,8 @@ def holders(connection: Connection, request: BindRequest, limits: BindLimits, no
         if row.id is None or conflicts(limits.policy, row, request.mode, pair)
     ]
     named = _with_origins(connection, conflicting, phones, limits.scope, now)
-    return sorted((_holder(row, now) for row in named), key=lambda holder: holder.held_until, reverse=True)
+    current = [_holder(row, now) for row in named if row.id is None or row.id != request.replaces]
+    return sorted(current, key=lambda holder: holder.held_until, reverse=True)
 
 
 def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: set[str]) -> bool:
@@ -262,7 +273,8 @@ def find_holding_rows(
 def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
     """Return another holder of a binding's phones, our binding before a hold, or None if there is none."""
     phones = (binding.phone_a, binding.phone_b)
-    rows = [row for row in find_holding_rows(connection, phones, binding.scope, now) if row.id != binding.id]
+    own_ids = (binding.id, binding.replaces or binding.id)
+    rows = [row for row in find_holding_rows(connection, phones, binding.scope, now) if row.id not in own_ids]
     other_holders = [_holder(row, now) for row in _with_origins(connection, rows, phones, binding.scope, now)]
     return min(other_holders, key=lambda holder: (holder.foreign, -holder.retry_after_s), default=None)
 
@@ -312,7 +324,10 @@ def _lock_key(scope: str, phone: str) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def _new(binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime) -> Binding:
+def new_intent(
+    binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime
+) -> Binding:
+    """Return the pending binding of a request that is recorded at the instant `now`."""
     unset = dict.fromkeys(FIELDS)
     requested = {field.name: getattr(request, field.name) for field in fields(request)}
     initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
@@ -352,11 +367,11 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
 
     `warn_s` is not in it: it does not concern the provider, its default may change between two attempts of one
     request, and the digests of older versions do not have it. The value of the first attempt is used. Older
-    versions know no `max_expire_s`: it is in it only if it was given.
+    versions know no `max_expire_s` and no `replaces`: these are in it only if they are set.
     """
     if request.idempotency_key is None:
         return None
-    values = {
+    values: dict[str, Any] = {
         "phone_a": request.phone_a.key,
         "phone_b": request.phone_b.key,
         "pool_number": request.pool_number,
@@ -364,8 +379,8 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
         "mode": request.mode,
         "reference": request.reference,
     }
-    if request.max_expire_s is not None:
-        values["max_expire_s"] = request.max_expire_s
+    later_fields = {"max_expire_s": request.max_expire_s, "replaces": request.replaces}
+    values |= {name: value for name, value in later_fields.items() if value is not None}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

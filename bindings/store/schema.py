@@ -29,7 +29,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0013"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0014"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -100,6 +100,9 @@ bindings = Table(
     Column("duplicate_key", String(255), comment="the caller's key, if another actor of the app_id used it first"),
     Column("freed_key", String(255), comment="the caller's key, if it may be used again: no binding was created"),
     Column("fingerprint", String(64), comment="hash of the normalised request that used the key"),
+    Column("replaces", BindingId, comment="the binding that was ended for this one"),
+    Column("replaced_by", BindingId, comment="the newest binding that this one was ended for"),
+    Column("waits_for", BindingId, comment="not sent until the end of this binding is confirmed"),
     Column("expire_s", Integer, nullable=False, comment="seconds asked for"),
     Column("max_expire_s", Integer, comment="seconds that the provider was asked for; none: expire_s"),
     Column("bind_id", String(64), comment="the provider's id"),
@@ -185,6 +188,8 @@ bindings = Table(
     ),
     # An expired binding that the provider may still hold: it is to be unbound there.
     Index("ix_bindings_release_owed", "provider_expires_at", **_only(RELEASE_OWED)),
+    # A successor that is not sent in time is ended.
+    Index("ix_bindings_waiting", "settle_by", **_only("waits_for IS NOT NULL AND ended_at IS NULL")),
     Index("ix_bindings_warn_at", "warn_at", **_only("state = 'active' AND warn_at IS NOT NULL")),
     # The provider may give an id again after its binding has ended.
     Index("uq_bindings_app_id_bind_id", "app_id", "bind_id", unique=True, **_only("state = 'active'")),

@@ -31,7 +31,7 @@ from bindings.store.schema import events as events_table
 from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from bindings.domain import conflict
@@ -46,7 +46,7 @@ UNSETTLED = (State.PENDING, State.IN_DOUBT)
 FREES_KEY = frozenset(
     {Reason.NEVER_SENT, Reason.ACCOUNT, Reason.CLOCK, Reason.IN_USE, Reason.NO_NUMBER, Reason.REQUEST}
 )
-_NO_COLUMNS = {"hold", "longest_hold", "warn_s"}  # of `Success`; the intent has `warn_s` already
+_NO_COLUMNS = {"hold", "longest_hold", "warn_s", "takeover"}  # of `Success`; the intent has `warn_s` already
 # The constraint that is violated if another active binding has the provider's bindId: its name, and its columns on
 # SQLite.
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
@@ -59,6 +59,7 @@ class Success:
     `hold` is how long the phones are held from the answer on, `longest_hold` the intent's `held_until`. Until the
     record of the answer the process may have been suspended without noticing, so the phones are held at least for
     `hold` from then on, if that is not past `longest_hold`. None: `held_until` is known as it is.
+    `takeover` is what the event says of a successor (`domain.takeover`).
     """
 
     bind_id: str
@@ -72,6 +73,7 @@ class Success:
     provider_expires_at: datetime | None = None
     hold: timedelta | None = None
     longest_hold: datetime | None = None
+    takeover: Mapping[str, Any] | None = None
 
     def recorded_at(self, now: datetime) -> Success:
         """Return the success with the `held_until` that follows if it is recorded at the instant `now`."""
@@ -83,9 +85,10 @@ class Success:
         """Return the values by column, with the `warn_at` that follows from them."""
         return self._facts() | {"warn_at": warn_at(self.expires_at, self.warn_s)}
 
-    def detail(self) -> dict[str, str]:
-        """Return the values as in an event's detail: enough to replay the row (I7)."""
-        return {name: to_json_value(value) for name, value in self._facts().items() if value is not None}
+    def detail(self) -> dict[str, Any]:
+        """Return the values as in an event's detail: enough to replay the row (I7), and the takeover."""
+        facts = {name: to_json_value(value) for name, value in self._facts().items() if value is not None}
+        return facts | dict(self.takeover or {})
 
     def _facts(self) -> dict[str, Any]:
         names = (field.name for field in fields(self))
@@ -168,10 +171,29 @@ def settle_failed(
     return _fail(tx, binding_id, caller, reason=reason, status=status, detail=detail) or get(tx, binding_id)
 
 
-def _fail(
-    tx: Transaction, binding_id: str, caller: Caller, *, reason: str, status: str | None, detail: dict[str, Any]
+def end_waiting(
+    tx: Transaction, binding_id: str, caller: Caller, *, predecessor_ended: bool | None = None
 ) -> Binding | None:
-    """Record a definite failure; None if the binding is settled already.
+    """Record that a successor that waits for its predecessor is never sent; None if it waits no more.
+
+    Only its own caller may do so before `settle_by`: past it no caller sends it. In doubt it was never sent
+    either: code of an older release takes it for an intent whose process stopped.
+    """
+    detail = {} if predecessor_ended is None else {"predecessor_ended": predecessor_ended}
+    return _fail(tx, binding_id, caller, reason=Reason.NEVER_SENT, status=None, detail=detail, waiting=True)
+
+
+def _fail(
+    tx: Transaction,
+    binding_id: str,
+    caller: Caller,
+    *,
+    reason: str,
+    status: str | None,
+    detail: dict[str, Any],
+    waiting: bool = False,
+) -> Binding | None:
+    """Record a definite failure; None if the binding is settled already, or `waiting` and waits for none.
 
     If it is certain that no binding was created, the idempotency key may be used again; but not if an unbind was
     requested meanwhile, because a retry of the bind must not bring back what that was to end.
@@ -188,18 +210,19 @@ def _fail(
         reason=reason,
         held_until=NOW,
         ended_at=NOW,
+        waits_for=None,
     )
     detail = detail | {"reason": reason, "status": status}
     row = None
     if reason in FREES_KEY:
         row = fail(
             detail=detail | {"key_freed": True},
-            condition="unbind_not_requested",
+            condition="waiting_and_unbind_not_requested" if waiting else "unbind_not_requested",
             freed_key=idempotency_key,
             idempotency_key=None,
             duplicate_key=None,
         )
-    return row or fail(detail=detail)
+    return row or fail(detail=detail, condition="waiting" if waiting else None)
 
 
 def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, because: str) -> Binding | None:
@@ -218,6 +241,7 @@ def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, bec
         reason=Reason.VOUCHED,
         held_until=NOW,
         ended_at=NOW,
+        waits_for=None,
     )
 
 
@@ -236,7 +260,8 @@ def settle_in_use(
 
     The event names our other bindings that hold the phones (`met`: the evidence on the policy), and those of them
     that the policy forbids (`own`: the intent should have been refused here, which must never happen). If none of
-    our bindings explains it, both phones are held for a while, so that the next bind is refused here.
+    our bindings explains it, both phones are held for a while, so that the next bind is refused here; not those of
+    a successor, because the provider may not have carried out the unbind of its predecessor yet.
     """
     now = min(max(tx.instant(), intent.requested_at), intent.settle_by)  # a clock that jumps must not hold longer
     phones = [intent.phone_a, intent.phone_b]
@@ -244,7 +269,7 @@ def settle_in_use(
     rows = [
         row
         for row in find_holding_rows(tx.connection, phones, intent.scope, now)
-        if row.id not in (None, intent.id)
+        if row.id not in (None, intent.id, intent.replaces)
     ]
     holders = [{"id": row.id, "mode": row.mode, "state": row.state} for row in rows]
     forbidden = [
@@ -252,7 +277,7 @@ def settle_in_use(
     ]
     detail = {"mode": intent.mode, "met": holders, "own": forbidden}
     failed = _fail(tx, intent.id, caller, reason=Reason.IN_USE, status=status, detail=detail)
-    if failed is not None and not forbidden:
+    if failed is not None and not forbidden and intent.replaces is None:
         holds.hold_refused(tx, intent, caller, now, just_unbound=_just_unbound(tx, phones, intent.scope, now))
     return failed or get(tx, intent.id)
 
@@ -268,7 +293,7 @@ def _just_unbound(tx: Transaction, phones: list[Phone], scope: str, now: datetim
         bindings.c.scope == scope,
         bindings.c.held_until > since,
         or_(
-            and_(bindings.c.reason == Reason.ASKED, bindings.c.ended_at > since),
+            and_(bindings.c.reason.in_((Reason.ASKED, Reason.REPLACED)), bindings.c.ended_at > since),
             # Confirmed after it had expired: only the confirmation ends its hold early.
             and_(
                 bindings.c.state == State.EXPIRED,
@@ -372,17 +397,22 @@ def request_unbind(
     if row is None and in_doubt(tx.instant()):
         row = _request_unbind(tx, binding_id, caller, reason, condition="unbind_not_requested")
     elif row is None:
-        row = transition(
-            tx,
-            binding_id,
-            EventKind.EXPIRED,
-            caller,
-            from_states=(State.ACTIVE,),
-            condition="past_end",
-            state=State.EXPIRED,
-            ended_at=bindings.c.expires_at,
-        )
+        row = expire_past_end(tx, binding_id, caller)
     return row or find(tx.connection, binding_id)
+
+
+def expire_past_end(tx: Transaction, binding_id: str, caller: Caller) -> Binding | None:
+    """Expire an active binding that is past its end and not expired by the job yet; None if it is not."""
+    return transition(
+        tx,
+        binding_id,
+        EventKind.EXPIRED,
+        caller,
+        from_states=(State.ACTIVE,),
+        condition="past_end",
+        state=State.EXPIRED,
+        ended_at=bindings.c.expires_at,
+    )
 
 
 def _request_unbind(

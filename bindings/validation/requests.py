@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from bindings.domain.binding import EventKind
+    from bindings.domain.binding import Binding, EventKind, Mode
     from bindings.domain.phone import Phone
     from bindings.domain.roles import Role
     from bindings.domain.selection import SelectionToken
@@ -74,8 +74,12 @@ def bind_request(
     idempotency_key: object = None,
     warn_s: object = None,
     max_expire_s: object = None,
+    replaces: str | None = None,
 ) -> BindRequest:
-    """Return the arguments of a bind as a request that can be sent to the provider."""
+    """Return the arguments of a bind as a request that can be sent to the provider.
+
+    `replaces` is the id of the predecessor, as the database has it.
+    """
     errors = FieldErrors()
     phones = _phone_pair(errors, phone_a, phone_b)
     checked_pool = errors.check("pool_number", fields.pool_number, pool_number)
@@ -104,6 +108,76 @@ def bind_request(
         idempotency_key=checked_key,
         warn_s=lead_time_s,
         max_expire_s=longest_s,
+        replaces=replaces,
+    )
+
+
+class Replacement(NamedTuple):
+    """What the successor of a binding is to have; None: what the predecessor has (no idempotency key)."""
+
+    phone_a: Phone | None
+    phone_b: Phone | None
+    mode: Mode | None
+    pool_number: str | None
+    expire_s: int | None
+    max_expire_s: int | None
+    reference: str | None
+    idempotency_key: str | None
+    force: bool
+
+
+def replacement(
+    *,
+    phone_a: object = None,
+    phone_b: object = None,
+    mode: object = None,
+    pool_number: object = None,
+    expire_s: object = None,
+    max_expire_s: object = None,
+    reference: object = None,
+    idempotency_key: object = None,
+    force: object = False,
+) -> Replacement:
+    """Return the arguments of a replace; how they go together with the predecessor, `successor_request` checks."""
+    errors = FieldErrors()
+    checked = Replacement(
+        phone_a=errors.optional("phone_a", fields.phone, phone_a),
+        phone_b=errors.optional("phone_b", fields.phone, phone_b),
+        mode=errors.optional("mode", fields.mode, mode),
+        pool_number=errors.optional("pool_number", fields.pool_number, pool_number),
+        expire_s=errors.optional("expire_s", fields.expire_s, expire_s),
+        max_expire_s=errors.optional("max_expire_s", fields.expire_s, max_expire_s),
+        reference=errors.optional("reference", fields.single_line("reference"), reference),
+        idempotency_key=errors.optional("idempotency_key", fields.single_line("idempotency_key"), idempotency_key),
+        force=bool(errors.check("force", fields.boolean, force)),
+    )
+    errors.raise_if_any()
+    return checked
+
+
+def successor_request(predecessor: Binding, changes: Replacement) -> BindRequest:
+    """Return the request of the successor: what is left out is the predecessor's.
+
+    With `expire_s` alone the longest time is at least that. The predecessor's warning is dropped if the successor
+    is too short for it.
+    """
+    expire_s = changes.expire_s or predecessor.expire_s
+    max_expire_s = changes.max_expire_s
+    if max_expire_s is None and predecessor.max_expire_s is not None:
+        max_expire_s = max(predecessor.max_expire_s, expire_s)
+    warn_s = predecessor.warn_s or 0
+    return bind_request(
+        phone_a=changes.phone_a or predecessor.phone_a,
+        phone_b=changes.phone_b or predecessor.phone_b,
+        pool_number=changes.pool_number or predecessor.pool_number,
+        expire_s=expire_s,
+        mode=changes.mode or predecessor.mode,
+        app_id=predecessor.app_id,
+        reference=changes.reference or predecessor.reference,
+        idempotency_key=changes.idempotency_key,
+        warn_s=warn_s if warn_s < expire_s else 0,
+        max_expire_s=max_expire_s,
+        replaces=predecessor.id,
     )
 
 

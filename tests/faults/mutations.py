@@ -303,7 +303,7 @@ BUGS: tuple[Bug, ...] = (
         insert_before(
             calls("Conflict"),
             "if request.idempotency_key is not None:\n"
-            "    _insert(tx, _new(binding_id, request, limits, caller, now), caller, 'idempotency_key')",
+            "    _insert(tx, new_intent(binding_id, request, limits, caller, now), caller, 'idempotency_key')",
         ),
         detected_by="refusal_uses_up_no_key and sqlite",
     ),

@@ -155,7 +155,7 @@ def _value(name: str, value: Any) -> Any:
         return None
     if name in INSTANTS:
         return seconds(value)
-    if name in ("id", "binding_id", "origin_id"):
+    if name in ("id", "binding_id", "origin_id", "replaces", "replaced_by", "waits_for"):
         return str(value)
     return json.loads(value) if name == "detail" and isinstance(value, str) else value
 
@@ -469,6 +469,7 @@ def replay(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             *("state", "bind_id", "middle_number_a", "middle_number_b", "reason", "provider_status"),
             *("sent_at", "answered_at", "expires_at", "held_until", "unbind_requested_at", "ended_at"),
             *("warn_s", "warn_at", "max_expire_s", "provider_expires_at"),
+            *("requested_at", "send_by", "settle_by", "replaces", "replaced_by", "waits_for"),
         )
     )
     for event in history:
@@ -486,12 +487,19 @@ def _derived_columns(  # noqa: C901, PLR0911, PLR0912 -- one case per kind
 ) -> dict[str, Any]:
     """Return the columns that an event changes besides those in its detail."""
     detail = event["detail"]
-    within_life = min(max(event["at"], history[0]["at"]), row["held_until"])
+    within_life = min(max(event["at"], row["requested_at"] or history[0]["at"]), row["held_until"])
     match event["kind"]:
+        case "requested":
+            return {"requested_at": event["at"]}
+        case "cleared":
+            return {"waits_for": None}
+        case "replaced" if "unbind_requested" in detail:
+            return {"unbind_requested_at": within_life}
         case "in_doubt":
             return {"provider_status": detail["status"]}
         case "failed":
-            return {"provider_status": detail["status"], "held_until": within_life, "ended_at": within_life}
+            ended = {"held_until": within_life, "ended_at": within_life, "waits_for": None}
+            return {"provider_status": detail["status"]} | ended
         case "activated":
             return {"provider_status": None, "reason": None} | _warning(row)
         case "adopted":
@@ -532,7 +540,7 @@ def _warnings_are_written_once_and_in_time(case: _Case) -> Iterator[Violation]:
         kinds = [event["kind"] for event in history]
         for at in (index for index, kind in enumerate(kinds) if kind == "expires_soon"):
             due = replay(history[:at])["warn_at"]
-            if due is None or {"unbind_requested", *TERMINAL} & set(kinds[:at]):
+            if due is None or {"unbind_requested", "replaced", *TERMINAL} & set(kinds[:at]):
                 yield Violation(invariant="I5", subject=binding_id, problem=f"warned wrongly: {kinds}")
             elif history[at]["at"] < due - ROUNDING_S:
                 yield Violation(invariant="I5", subject=binding_id, problem="warned before it was due")

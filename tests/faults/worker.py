@@ -508,7 +508,7 @@ def run(task: dict[str, Any]) -> int:
 
 def warm() -> None:
     """Import what is imported at first use, once for all workers: a fork is a start without imports."""
-    fields = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
+    fields: dict[str, Any] = {"pool_number": "1", "expire_s": 1, "mode": "AXB", "app_id": "a"}
     request = validation.bind_request(phone_a="9188067701", phone_b="9188067799", **fields)
     client = ProviderClient(
         base_url="http://127.0.0.1:1", path_prefix="", api_key="", api_secret="", timeout_s=1.0, zone=UTC

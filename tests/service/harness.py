@@ -222,6 +222,9 @@ REPLAYED = (
     "expires_at",
     "provider_expires_at",
     "held_until",
+    "replaces",
+    "replaced_by",
+    "waits_for",
 )
 FORWARD = {
     EventKind.REQUESTED: State.PENDING,
@@ -268,28 +271,38 @@ def _assert_replays(binding: Binding, history: list[Event]) -> None:
             state = next_state
         row = _replayed(row, event)
     assert binding.state is state, "the state of the row equals the replay of its events"
-    for name in ("bind_id", "middle_number_a", "middle_number_b", "provider_status", "reason"):
+    for name in (
+        *("bind_id", "middle_number_a", "middle_number_b", "provider_status", "reason"),
+        *("replaces", "replaced_by", "waits_for"),
+    ):
         assert getattr(binding, name) == row[name], f"{name} equals the replay of the events"
     for name in ("sent_at", "answered_at", "expires_at", "provider_expires_at"):
         replayed = None if row[name] is None else datetime.fromisoformat(row[name])
         assert getattr(binding, name) == replayed, f"{name} equals the replay of the events"
-    unbind_requested = any(event.kind is EventKind.UNBIND_REQUESTED for event in history)
+    unbind_requested = any(
+        event.kind is EventKind.UNBIND_REQUESTED or "unbind_requested" in event.detail for event in history
+    )
     assert (binding.unbind_requested_at is not None) == unbind_requested
 
 
 def _replayed(row: dict[str, Any], event: Event) -> dict[str, Any]:
     """Return the row after an event."""
     updated = row | {name: value for name, value in event.detail.items() if name in REPLAYED}
+    status = {"provider_status": event.detail.get("status")}
+    derived: dict[str, dict[str, Any]] = {
+        EventKind.ACTIVATED: {"provider_status": None, "reason": None},
+        EventKind.ADOPTED: {"reason": "adopted"},
+        EventKind.IN_DOUBT: status,
+        EventKind.FAILED: status | {"waits_for": None},
+        EventKind.CLEARED: {"waits_for": None},
+        EventKind.REPLACED: {},
+    }
     match event.kind:
-        case EventKind.ACTIVATED:
-            return updated | {"provider_status": None, "reason": None}
-        case EventKind.ADOPTED:
-            return updated | {"reason": "adopted"}
-        case EventKind.FAILED | EventKind.IN_DOUBT:
-            return updated | {"provider_status": event.detail["status"]}
+        case EventKind.REQUESTED:
+            return row | {name: updated[name] for name in ("replaces", "waits_for")}
         case EventKind.DRIFTED | EventKind.EXTENDED | EventKind.SHORTENED | EventKind.UNBIND_CONFIRMED:
             return row | {name: updated[name] for name in ("expires_at", "provider_expires_at")}
-        case kind if kind in FORWARD:
-            return updated
+        case kind if kind in derived or kind in FORWARD:
+            return updated | derived.get(kind, {})
         case _:
-            return row  # requests, late responses and reveals change none of these columns
+            return row  # late responses and reveals change none of these columns

@@ -140,7 +140,7 @@ def _reserve_check(recorder: _Recorder) -> None:
 
 def _reserve_insert(recorder: _Recorder) -> None:
     tx = _transaction(recorder)
-    reserve._insert(tx, reserve._new(ID, request(), TERMS, CALLER, NOW), CALLER, "idempotency_key")
+    reserve._insert(tx, reserve.new_intent(ID, request(), TERMS, CALLER, NOW), CALLER, "idempotency_key")
 
 
 def _reserve_replay(recorder: _Recorder) -> None:

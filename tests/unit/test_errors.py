@@ -51,6 +51,7 @@ TABLE: list[tuple[type[errors.BindingsError], str, int, int]] = [
     (errors.PhoneInUseAtProvider, "phone-in-use-at-provider", 409, 3),
     (errors.IdempotencyMismatch, "idempotency-mismatch", 422, 3),
     (errors.NotActive, "not-active", 409, 3),
+    (errors.AlreadyReplaced, "already-replaced", 409, 3),
     (errors.SelectionChanged, "selection-changed", 409, 3),
     (errors.NotFound, "not-found", 404, 4),
     (errors.ProviderRefused, "provider-refused", 502, 5),
@@ -74,6 +75,8 @@ def example(kind: type[errors.BindingsError]) -> errors.BindingsError:
         return kind(holder=HOLDER)
     if issubclass(kind, errors.OutcomeUnknown):
         return kind(binding=failed("x", state=State.IN_DOUBT))
+    if issubclass(kind, errors.AlreadyReplaced):
+        return kind(binding_id=ID, successor_id=ID)
     return kind()
 
 

@@ -24,7 +24,7 @@ def binding(name: str, start: datetime, end: datetime, **changes: Any) -> Bindin
         middle_number_b="99", state=State.EXPIRED, provider_status=None, reason=None, actor="x", request_id=None,
         requested_at=start, send_by=start, settle_by=start, sent_at=start, answered_at=start, expires_at=end,
         held_until=end, unbind_requested_at=None, ended_at=end, version=3, warn_s=None, max_expire_s=None,
-        provider_expires_at=None,
+        provider_expires_at=None, replaces=None, replaced_by=None, waits_for=None,
     )  # fmt: skip
     return replace(template, **changes)
 

@@ -121,6 +121,10 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
             return "Extended: its promised end was moved to a later time"
         case EventKind.SHORTENED:
             return "Shortened: its promised end was moved to an earlier time"
+        case EventKind.REPLACED:
+            return "Replaced: another binding takes over, and this one is offered no more"
+        case EventKind.CLEARED:
+            return "Cleared to be sent: the end of the binding that it replaces is confirmed"
         case EventKind.REVEALED:
             return "Full phones were shown"
         case EventKind.EXPIRES_SOON:
@@ -133,7 +137,7 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
 
 def _confirmation_sentence(reason: object) -> str:
     """Return how a binding that had ended here has ended at the provider."""
-    if reason == Reason.ASKED:
+    if reason in (Reason.ASKED, Reason.REPLACED):
         return "The provider confirmed the unbind after the binding had ended here"
     if reason in (Reason.NOT_FOUND, Reason.GONE_AT_PROVIDER):
         return "The provider no longer had the binding, which had ended here before"

@@ -5,6 +5,7 @@ WHERE bindings.id IN (
     FROM bindings
     WHERE bindings.state = 'in_doubt'
       AND bindings.held_until <= :clock
+      AND bindings.waits_for IS NULL
     ORDER BY bindings.held_until
     LIMIT :overdue_limit OFFSET :param_1
 )

@@ -1,11 +1,12 @@
 SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
     bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
-    bindings.duplicate_key) AS idempotency_key, bindings.expire_s, bindings.max_expire_s,
-    bindings.warn_s, bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b,
-    bindings.state, bindings.provider_status, bindings.reason, bindings.actor, bindings.request_id,
-    bindings.requested_at, bindings.send_by, bindings.settle_by, bindings.sent_at,
-    bindings.answered_at, bindings.expires_at, bindings.provider_expires_at, bindings.held_until,
-    bindings.unbind_requested_at, bindings.ended_at, bindings.version
+    bindings.duplicate_key) AS idempotency_key, bindings.replaces, bindings.replaced_by,
+    bindings.waits_for, bindings.expire_s, bindings.max_expire_s, bindings.warn_s, bindings.bind_id,
+    bindings.middle_number_a, bindings.middle_number_b, bindings.state, bindings.provider_status,
+    bindings.reason, bindings.actor, bindings.request_id, bindings.requested_at, bindings.send_by,
+    bindings.settle_by, bindings.sent_at, bindings.answered_at, bindings.expires_at,
+    bindings.provider_expires_at, bindings.held_until, bindings.unbind_requested_at,
+    bindings.ended_at, bindings.version
 FROM bindings
 WHERE bindings.state = 'expired'
   AND bindings.provider_expires_at > bindings.ended_at

@@ -13,6 +13,7 @@ WITH changed AS (
           AND bindings.settle_by <= (
             SELECT clock_timestamp() AS clock_timestamp_1
         )
+          AND bindings.waits_for IS NULL
         ORDER BY bindings.settle_by
         LIMIT :overdue_limit::INTEGER
         FOR UPDATE SKIP LOCKED

@@ -5,6 +5,7 @@ WHERE bindings.id IN (
     FROM bindings
     WHERE bindings.state = 'pending'
       AND bindings.settle_by <= :clock
+      AND bindings.waits_for IS NULL
     ORDER BY bindings.settle_by
     LIMIT :overdue_limit OFFSET :param_1
 )

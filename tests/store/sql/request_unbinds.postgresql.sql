@@ -12,11 +12,12 @@ WITH changed AS (
       AND bindings.unbind_requested_at IS NULL
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
         bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
-        bindings.duplicate_key) AS idempotency_key, bindings.expire_s, bindings.max_expire_s,
-        bindings.warn_s, bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b,
-        bindings.state, bindings.provider_status, bindings.reason, bindings.actor,
-        bindings.request_id, bindings.requested_at, bindings.send_by, bindings.settle_by,
-        bindings.sent_at, bindings.answered_at, bindings.expires_at, bindings.provider_expires_at,
+        bindings.duplicate_key) AS idempotency_key, bindings.replaces, bindings.replaced_by,
+        bindings.waits_for, bindings.expire_s, bindings.max_expire_s, bindings.warn_s,
+        bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b, bindings.state,
+        bindings.provider_status, bindings.reason, bindings.actor, bindings.request_id,
+        bindings.requested_at, bindings.send_by, bindings.settle_by, bindings.sent_at,
+        bindings.answered_at, bindings.expires_at, bindings.provider_expires_at,
         bindings.held_until, bindings.unbind_requested_at, bindings.ended_at, bindings.version,
         bindings.change_tx
 ), logged AS (
@@ -28,10 +29,11 @@ WITH changed AS (
     FROM changed
 )
 SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,
-    changed.app_id, changed.scope, changed.reference, changed.idempotency_key, changed.expire_s,
-    changed.max_expire_s, changed.warn_s, changed.bind_id, changed.middle_number_a,
-    changed.middle_number_b, changed.state, changed.provider_status, changed.reason, changed.actor,
-    changed.request_id, changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at,
-    changed.answered_at, changed.expires_at, changed.provider_expires_at, changed.held_until,
+    changed.app_id, changed.scope, changed.reference, changed.idempotency_key, changed.replaces,
+    changed.replaced_by, changed.waits_for, changed.expire_s, changed.max_expire_s, changed.warn_s,
+    changed.bind_id, changed.middle_number_a, changed.middle_number_b, changed.state,
+    changed.provider_status, changed.reason, changed.actor, changed.request_id,
+    changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at, changed.answered_at,
+    changed.expires_at, changed.provider_expires_at, changed.held_until,
     changed.unbind_requested_at, changed.ended_at, changed.version, changed.change_tx
 FROM changed;

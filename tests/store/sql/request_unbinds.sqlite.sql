@@ -8,7 +8,8 @@ WHERE bindings.id IN (
   AND bindings.ended_at IS NULL
   AND bindings.unbind_requested_at IS NULL
 RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference,
-    coalesce(idempotency_key, duplicate_key) AS idempotency_key, expire_s, max_expire_s, warn_s,
-    bind_id, middle_number_a, middle_number_b, state, provider_status, reason, actor, request_id,
-    requested_at, send_by, settle_by, sent_at, answered_at, expires_at, provider_expires_at,
-    held_until, unbind_requested_at, ended_at, version, change_tx;
+    coalesce(idempotency_key, duplicate_key) AS idempotency_key, replaces, replaced_by, waits_for,
+    expire_s, max_expire_s, warn_s, bind_id, middle_number_a, middle_number_b, state,
+    provider_status, reason, actor, request_id, requested_at, send_by, settle_by, sent_at,
+    answered_at, expires_at, provider_expires_at, held_until, unbind_requested_at, ended_at,
+    version, change_tx;

@@ -1,14 +1,16 @@
 UPDATE bindings
 SET idempotency_key=:new_idempotency_key, duplicate_key=:new_duplicate_key,
-    freed_key=coalesce(bindings.idempotency_key, bindings.duplicate_key), state=:new_state,
-    provider_status=:new_provider_status, reason=:new_reason, held_until=min(max(:clock,
-    bindings.requested_at), bindings.held_until), ended_at=min(max(:clock, bindings.requested_at),
-    bindings.held_until), version=(bindings.version + :version_1), change_tx=0
+    freed_key=coalesce(bindings.idempotency_key, bindings.duplicate_key), waits_for=:new_waits_for,
+    state=:new_state, provider_status=:new_provider_status, reason=:new_reason,
+    held_until=min(max(:clock, bindings.requested_at), bindings.held_until),
+    ended_at=min(max(:clock, bindings.requested_at), bindings.held_until), version=(bindings.version
+    + :version_1), change_tx=0
 WHERE bindings.id = :of_id
   AND (bindings.state = 'pending' OR bindings.state = 'in_doubt')
   AND bindings.unbind_requested_at IS NULL
 RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference,
-    coalesce(idempotency_key, duplicate_key) AS idempotency_key, expire_s, max_expire_s, warn_s,
-    bind_id, middle_number_a, middle_number_b, state, provider_status, reason, actor, request_id,
-    requested_at, send_by, settle_by, sent_at, answered_at, expires_at, provider_expires_at,
-    held_until, unbind_requested_at, ended_at, version, change_tx;
+    coalesce(idempotency_key, duplicate_key) AS idempotency_key, replaces, replaced_by, waits_for,
+    expire_s, max_expire_s, warn_s, bind_id, middle_number_a, middle_number_b, state,
+    provider_status, reason, actor, request_id, requested_at, send_by, settle_by, sent_at,
+    answered_at, expires_at, provider_expires_at, held_until, unbind_requested_at, ended_at,
+    version, change_tx;

@@ -1,0 +1,305 @@
+"""Replace: end a binding and let a successor take over, so that the phones are never free in between.
+
+The provider has no such call. The first transaction takes the predecessor out of service and records the successor
+as a pending binding that waits; then the predecessor is unbound; the second transaction records that and clears
+the successor, which is sent like any bind. Only the caller that committed the first one goes on. If it stops,
+`recover` ends the successor once it has waited too long: it was never sent. No SQL and no HTTP here.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from uuid_utils import uuid7
+
+from bindings import errors
+from bindings.domain.binding import Reason, State
+from bindings.failpoints import hit
+from bindings.lifecycle.bind import admit, full_scan_required, send
+from bindings.lifecycle.clocks import Predecessor, SendClock
+from bindings.lifecycle.extend import why_not_active
+from bindings.lifecycle.older_releases import SUCCESSORS
+from bindings.lifecycle.refusals import record_conflict
+from bindings.lifecycle.storable import require_storable
+from bindings.lifecycle.unbind import call_provider, confirmation
+from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
+from bindings.store import account, holds, queries, reserve, settle, successors
+from bindings.store.bindings import BindingLost, find
+from bindings.store.database import RETRY_BUDGET_S
+from bindings.validation.requests import Replacement, successor_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from bindings.domain.binding import Binding, BindRequest
+    from bindings.lifecycle.bind import BindResult
+    from bindings.lifecycle.runtime import Runtime
+    from bindings.provider.client import ProviderClient
+    from bindings.store.database import Transaction
+    from bindings.store.holds import Hold
+
+ATTEMPTS = 3
+STEPS_S = 5.0  # for the two transactions, besides the call that ends the predecessor
+FIRST_PAUSE_S = 0.2  # between two calls for the end of the predecessor; doubled each time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Takeover:
+    """A recorded takeover, and the readings of the monotonic clock before its transaction and at its end."""
+
+    successor: Binding
+    predecessor: Binding
+    ends_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ConfirmedEnd:
+    """How the end of the predecessor is recorded; `reason` None: it had ended, and no call was made."""
+
+    reason: Reason | None
+    guard_s: float = 0.0
+    holds: Sequence[Hold] = ()
+    ended_at: datetime | None = None  # None: when it is recorded
+
+
+def replace_binding(runtime: Runtime, binding_id: str, changes: Replacement, *, actor: str | None) -> BindResult:
+    """End the binding, bind its successor, and return that; or replay the idempotency key.
+
+    `actor`: only a binding that this actor requested exists (None: any). Safe to repeat with an idempotency key.
+    Errors that have `predecessor_ended` come after the predecessor was taken out of service.
+    """
+    predecessor = runtime.database.read(find, binding_id)
+    if predecessor is None or actor not in (None, predecessor.actor):
+        raise errors.NotFound(binding_id=binding_id)
+    request = successor_request(predecessor, changes)
+
+    def call(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
+        return _replace(runtime, client, request, predecessor, force=changes.force)
+
+    try:
+        return admit(runtime, request, call)
+    except errors.BindingsError as error:
+        if error.replayed:
+            error.predecessor_ended = _has_ended(runtime, predecessor.id)
+        raise
+
+
+def _has_ended(runtime: Runtime, binding_id: str) -> bool:
+    current = runtime.database.read(find, binding_id)
+    return current is not None and current.state.terminal
+
+
+def _replace(
+    runtime: Runtime, client: ProviderClient, request: BindRequest, predecessor: Binding, *, force: bool
+) -> Binding | reserve.Replayed:
+    require_storable(runtime.database, request)
+    runtime.older_releases.require_none(SUCCESSORS)
+    takeover = _begin(runtime, request, predecessor, force=force)
+    if isinstance(takeover, reserve.Replayed):
+        return takeover
+    end = _end_predecessor(runtime, client, takeover)
+    if end is None:
+        raise _not_confirmed(runtime, takeover)
+    send_clock = _clear(runtime, takeover, end)
+    try:
+        return send(runtime, client, request, send_clock)
+    except errors.BindingsError as error:
+        error.predecessor_ended = True
+        raise
+
+
+# Begin.
+
+
+def _begin(
+    runtime: Runtime, request: BindRequest, predecessor: Binding, *, force: bool
+) -> _Takeover | reserve.Replayed:
+    """Commit the takeover; raise the error of what forbids it, before anything is lost."""
+    successor_id = str(uuid7())
+    wait_s = runtime.settings.provider_timeout_s + STEPS_S
+    attempts_began: list[float] = []
+    committed = runtime.rollback_detector.newest()
+
+    def work(tx: Transaction) -> successors.Outcome:
+        attempts_began.append(tx.started_at)
+        begun = successors.begin(
+            tx,
+            successor_id,
+            request,
+            runtime.limits,
+            runtime.caller,
+            predecessor=predecessor,
+            wait_s=wait_s,
+            force=force,
+            committed=committed,
+            verify_clock=runtime.clocks.verify,
+        )
+        hit("replace.begin_in_transaction")
+        return begun
+
+    hit("replace.before_begin")
+    begun = _repeat_if_changed(runtime, work)
+    hit("replace.after_begin")
+    match begun:
+        case successors.Begun(successor=successor, predecessor=current):
+            runtime.rollback_detector.remember(successor)
+            return _Takeover(successor=successor, predecessor=current, ends_at=attempts_began[0] + wait_s)
+        case reserve.Replayed():
+            return begun
+        case reserve.Conflict(holder=holder):
+            raise record_conflict(runtime, request, holder)
+        case reserve.FullScanRequired(rollback_detected=rollback_detected):
+            raise full_scan_required(runtime, rollback_detected=rollback_detected)
+        case successors.NotReplaceable(binding=binding):
+            raise errors.NotActive(why_not_active(binding), binding_id=binding.id)
+        case successors.HasSuccessor(successor=successor):
+            raise errors.AlreadyReplaced(binding_id=predecessor.id, successor_id=successor.id)
+        case successors.PoolExhausted(retry_after_s=retry_after_s):
+            message = "the pool had no middle number available less than a minute ago; nothing was replaced"
+            raise errors.NoMiddleNumber(message, retry_after_s=retry_after_s)
+        case _:
+            assert_never(begun)
+
+
+def _repeat_if_changed(runtime: Runtime, work: Callable[[Transaction], successors.Outcome]) -> successors.Outcome:
+    for _ in range(ATTEMPTS):
+        with suppress(successors.PredecessorChanged):
+            return runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    raise errors.Busy("other calls change this binding all the time; nothing was replaced")
+
+
+# End the predecessor.
+
+
+def _end_predecessor(runtime: Runtime, client: ProviderClient, takeover: _Takeover) -> _ConfirmedEnd | None:
+    """Have the provider end the predecessor; None if that is not confirmed in the time of the takeover."""
+    current, pause_s = takeover.predecessor, FIRST_PAUSE_S
+    while True:
+        if current.state.terminal:
+            known_end = _known_end(runtime, current)
+            if known_end is not None:
+                return known_end
+        outcome = call_provider(client, current)
+        hit("replace.after_unbind")
+        if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
+            reason, guard_s = confirmation(runtime, current, outcome)
+            return _ConfirmedEnd(reason=reason, guard_s=guard_s, holds=_holds_of(runtime, current))
+        is_hopeless = isinstance(outcome, Refused) and outcome.refusal is Refusal.ACCOUNT
+        if is_hopeless or runtime.clock.monotonic() + pause_s >= takeover.ends_at:
+            return None
+        runtime.clock.sleep(pause_s)
+        pause_s *= 2
+        current = runtime.database.read(find, current.id) or current
+
+
+def _known_end(runtime: Runtime, ended: Binding) -> _ConfirmedEnd | None:
+    """Return the end of a binding that certainly is not at the provider any more; None if it may be."""
+    if runtime.database.read(queries.is_bind_id_used_again, ended):
+        return _ConfirmedEnd(reason=Reason.GONE_AT_PROVIDER, ended_at=ended.ended_at)
+    now = runtime.clocks.trusted_instant(runtime.database.clock())
+    may_live = ended.state is State.EXPIRED and ended.held_until > now
+    if may_live or runtime.database.read(holds.of_ended_binding, ended, now):
+        return None
+    return _ConfirmedEnd(reason=None, ended_at=ended.ended_at)
+
+
+def _holds_of(runtime: Runtime, binding: Binding) -> Sequence[Hold]:
+    """Return the holds of what the provider still had of a binding that has ended here."""
+    if not binding.state.terminal:
+        return ()
+    return runtime.database.read(holds.of_ended_binding, binding, runtime.database.clock())
+
+
+def _not_confirmed(runtime: Runtime, takeover: _Takeover) -> errors.OutcomeUnknown:
+    """End the successor unsent, and return the error that names the predecessor."""
+
+    def work(tx: Transaction) -> Binding | None:
+        ended = settle.end_waiting(tx, takeover.successor.id, runtime.caller, predecessor_ended=False)
+        hit("replace.end_waiting_in_transaction")
+        return ended
+
+    with suppress(errors.Busy):  # otherwise `recover` ends it
+        runtime.database.write(work)
+    message = (
+        "the provider has not confirmed the end of the binding to be replaced: its unbind is recorded and will be"
+        " repeated; its successor was not sent"
+    )
+    error = errors.OutcomeUnknown(message, binding=takeover.predecessor)
+    error.predecessor_ended = False
+    return error
+
+
+# Clear.
+
+
+def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClock:
+    """Record the end of the predecessor, and let the successor be sent; raises if it may not be any more."""
+    attempts_began: list[float] = []
+
+    def work(tx: Transaction) -> Binding:
+        attempts_began.append(tx.started_at)
+
+        def settle_predecessor(now: datetime) -> None:
+            if end.reason is not None:
+                ended_at = runtime.clocks.trusted_instant(now)
+                predecessor_id = takeover.predecessor.id
+                settle.settle_unbound(
+                    tx, predecessor_id, runtime.caller, reason=end.reason, ended_at=ended_at, guard_s=end.guard_s
+                )
+            holds.end_holds(tx, runtime.caller, end.holds, reason="unbound", guard_s=end.guard_s)
+
+        cleared = successors.clear(
+            tx,
+            takeover.successor,
+            settle_predecessor,
+            runtime.limits,
+            runtime.caller,
+            in_doubt=runtime.clocks.in_doubt,
+        )
+        hit("replace.clear_in_transaction")
+        return cleared
+
+    try:
+        successor = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    except BindingLost as error:
+        raise _handle_rollback(runtime, takeover) from error
+    except errors.Busy as busy:
+        message = f"the predecessor has ended, but that could not be recorded ({busy}); its successor was not sent"
+        raise _unsent(errors.Busy(message, binding_id=takeover.successor.id)) from busy
+    hit("replace.after_clear")
+    if successor.waits_for is not None:
+        message = (
+            "the predecessor has ended; its successor was not sent, because the clock of the database is in doubt"
+        )
+        raise _unsent(errors.ClockInDoubt(message, binding_id=successor.id))
+    if successor.state is not State.PENDING:
+        raise _unsent(errors.error_for(successor, cause="the end of its predecessor was confirmed too late"))
+    runtime.rollback_detector.remember(successor)
+    ended_at = end.ended_at or successor.requested_at
+    return SendClock(
+        intent=successor,
+        before=attempts_began[0],
+        after=runtime.clock.monotonic(),
+        predecessor=Predecessor(binding=takeover.predecessor, ended_at=ended_at),
+    )
+
+
+def _unsent(error: errors.BindingsError) -> errors.BindingsError:
+    """Return the error of a takeover whose predecessor has ended and whose successor was not sent."""
+    error.predecessor_ended = True
+    return error
+
+
+def _handle_rollback(runtime: Runtime, takeover: _Takeover) -> errors.BindingsError:
+    """Let binds wait for a full scan, and return the error of a takeover that the database has lost."""
+    runtime.rollback_detector.forget()
+    with suppress(errors.Busy):
+        runtime.database.write(account.require_full_scan)
+    message = (
+        "the database has lost the takeover: it was restored to an earlier state; the predecessor has ended, and"
+        " its successor was not sent; binds wait until `bindings reconcile` has completed"
+    )
+    return _unsent(errors.Busy(message, binding_id=takeover.successor.id))
