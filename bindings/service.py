@@ -243,8 +243,8 @@ class BindingService:
 
         What is left out is as in the binding that is replaced (its `expire_s` counts from now; an idempotency key
         is never taken over). So replace without another phone is a renewal past 72 hours, and with one a change of
-        party. The provider ends the old binding before it makes the new one: in between, for `gap_s` seconds in the
-        successor's `activated` event, no call is connected, and the middle numbers may change.
+        party. The provider ends the old binding before it makes the new one: in between, for `gap_s` seconds in
+        the `activated` event of the successor, no call is connected, and the middle numbers may change.
 
         Replaced can be an active or expired binding, and one that was ended by an earlier replace whose successors
         have all failed. With `force` also if the provider had no number left in the pool less than a minute ago.
