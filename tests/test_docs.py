@@ -156,6 +156,15 @@ def test_every_page_under_docs_names_its_audience_first(page: Path) -> None:
 
 
 @every_page
+def test_each_thing_has_the_word_of_the_glossary(page: Path) -> None:
+    """A version is a state of the code, a release the unbind of an expired binding; it has a lifetime."""
+    if page.name != "CHANGELOG.md":
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"(?i)\b(?:older|newer|newest|old|new|later|previous|two) releases?\b", text)
+        assert not re.findall(r"(?i)\blife\b", text)
+
+
+@every_page
 def test_no_line_of_prose_is_longer_than_120_characters(page: Path) -> None:
     """Rows of tables and lines without a place to break are as long as they must be."""
     if page.name != "CHANGELOG.md":
