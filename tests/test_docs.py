@@ -18,7 +18,8 @@ import pytest
 from bindings import errors
 from bindings.cli import demo
 from bindings.cli.root import root
-from bindings.domain.binding import EventKind, State
+from bindings.domain.binding import EventKind, Mode, State
+from bindings.domain.conflict import Policy, conflicts
 from bindings.errors import BindingsError
 from bindings.jobs.reconcile import ReconcileResult
 from bindings.jobs.registry import JOBS
@@ -396,6 +397,17 @@ def test_upgrade_page_says_of_each_migration_what_is_lost_if_it_is_undone() -> N
     table = rows(ROOT / "docs" / "how-to" / "upgrade.md", "Undo migrations")
     revisions = {path.name[:4] for path in (ROOT / "migrations" / "versions").glob("*.py")}
     assert [row[0] for row in table] == sorted((each for each in revisions if each >= "0008"), reverse=True)
+
+
+def test_page_of_modes_says_what_the_conflict_policy_refuses() -> None:
+    table = rows(ROOT / "docs" / "how-to" / "choose-a-mode.md", "What a second bind of a phone gets")
+    verdicts = {"accepted": False, "refused": True}
+    held_by_row = ((Mode.AXB, State.ACTIVE), (Mode.AXXB, State.ACTIVE), (Mode.AXXB, State.IN_DOUBT))
+    for (mode, state), (_, *cells) in zip(held_by_row, table, strict=True):
+        for cell, asked, same in zip(cells, (Mode.AXB, Mode.AXXB, Mode.AXXB), (False, False, True), strict=True):
+            refused = conflicts(Policy.LITERAL, held=mode, state=state, requested=asked, same_pair=same)
+            assert verdicts[cell] is refused, (mode, state, asked, same)
+            assert conflicts(Policy.STRICT, held=mode, state=state, requested=asked, same_pair=same)
 
 
 # HTTP.
