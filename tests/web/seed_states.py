@@ -315,12 +315,12 @@ class _Seed:
         for values in details:
             later_release.write_event(harness, self.bind(), later_release.KIND, **values)
         for kind in EventKind:  # with a detail that this release does not write, and without any
-            binding = self.bind()
+            binding = self.bind(max_expire_s=7_200)  # one of the newest, on which the crawl tries the forms
             later_release.write_event(harness, binding, kind, reason=MARKUP, expires_at="soon", said=NAMES[1])
             execute = "UPDATE bindings SET reason = :reason WHERE id = :id"
             later_release.execute(harness, execute, reason=later_release.REASON, id=binding.id)
         for reason in Reason:
-            binding = self.bind()
+            binding = self.bind(max_expire_s=7_200)
             values = {"reason": reason, "id": binding.id, "status": "-77"}
             change = "UPDATE bindings SET reason = :reason, provider_status = :status WHERE id = :id"
             later_release.execute(harness, change, **values)

@@ -1,4 +1,4 @@
-"""The ends of a binding on its page, in every state: promised, the provider's own, and that of the hold."""
+"""The ends of a binding on its page: the promised one, the provider's own and that of the hold; and its forms."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import html
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
 from bindings.domain.binding import State
-from bindings.errors import BindingsError
-from tests.service.harness import A, B
+from bindings.errors import BindingsError, OutcomeUnknown
+from bindings.store import replicas
+from tests.service.harness import POOL, A, B, C, D
 from tests.web.browser import Browser
 from tests.web.conftest import run
 from tests.web.seed_states import DiedError, dies_at
@@ -34,6 +37,7 @@ EXPIRED = "It ended because its lifetime was over."
 IN_DOUBT = "It is not known whether the binding exists: the provider gave no clear answer."
 NO_NUMBER = "the provider's pool had no middle number available"
 PENDING = "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
+WAITING = "It has not been sent: it waits until the provider has ended the binding that it replaces."
 TO_BE_UNBOUND = "An unbind was requested; it is made as soon as the binding is known to exist."
 UNBINDING = "An unbind was requested; the provider has not confirmed it yet, and will be asked until it does."
 OWED = (
@@ -55,6 +59,12 @@ CONDITIONS: dict[str, tuple[str, dict[str, str], str]] = {
     "pending": (PENDING, OF_ACTIVE, "Requested; the intent was recorded before the call to the provider"),
     "pending, to be unbound": (
         f"{PENDING} {TO_BE_UNBOUND}",
+        OF_ACTIVE,
+        "Unbind requested; from then on it was not offered as active",
+    ),
+    "waiting": (WAITING, OF_ACTIVE, "Requested; the intent was recorded before the call to the provider"),
+    "waiting, to be unbound": (
+        f"{WAITING} An unbind was requested, so it will not be sent.",
         OF_ACTIVE,
         "Unbind requested; from then on it was not offered as active",
     ),
@@ -153,6 +163,16 @@ class Conditions:
         self.harness.simulator.script("refuse:-41", times=1, on="bind")
         self.show("failed", self.bind())
 
+    def waiting(self) -> None:
+        predecessor = self.harness.bind(C, D)
+        with dies_at("replace.after_begin"), suppress(DiedError):
+            self.harness.service.replace(predecessor.id)
+        successor_id = self.harness.service.get(predecessor.id).replaced_by
+        waiting = self.harness.service.get(str(successor_id))
+        self.show("waiting", waiting)
+        self.unbind(waiting)
+        self.show("waiting, to be unbound", waiting)
+
     def active(self) -> None:
         binding, service = self.bind(), self.harness.service
         self.show("active", binding)
@@ -198,7 +218,7 @@ def test_each_end_has_a_row_and_the_sentence_is_true_in_every_state(
     harness: ServiceHarness, console: Running
 ) -> None:
     conditions = Conditions(harness, console)
-    for step in (conditions.unsettled, conditions.active, conditions.expired):
+    for step in (conditions.waiting, conditions.unsettled, conditions.active, conditions.expired):
         step()
     assert set(conditions.shown) == set(CONDITIONS)
     assert {binding.state for binding, *_ in conditions.shown.values()} == set(State)
@@ -210,3 +230,148 @@ def test_each_end_has_a_row_and_the_sentence_is_true_in_every_state(
         assert rows_of(page) == {label: to_text(getattr(binding, name)) for label, name in rows.items()}, condition
         assert re.findall(r"<p><strong>([^<]+)</strong> <code", page)[-1] == event, condition
     assert "reason arrived" in conditions.shown["shortened"][2]
+
+
+EXTEND, UNBIND = "/bindings/{id}/extend", "/bindings/{id}/unbind"
+REASON = {"reason": "order cancelled", "when": "now"}
+LATER = REASON | {"when": "later", "amount": "10", "unit": "minutes"}
+
+
+def bind(harness: ServiceHarness, phone_a: str = A, phone_b: str = B, **values: Any) -> Binding:
+    caller = harness.service.as_caller(actor="key:rides")
+    options: dict[str, Any] = {"pool_number": POOL, "expire_s": HOUR, "max_expire_s": 4 * HOUR, "mode": "AXB"}
+    return caller.bind(phone_a=phone_a, phone_b=phone_b, **options | values)
+
+
+def test_form_extends_shortens_and_ends_and_the_page_shows_it(harness: ServiceHarness, console: Running) -> None:
+    binding = bind(harness)
+    browser = Browser(console).sign_in("admin", "ops")
+    page = browser.get(f"/bindings/{binding.id}").text
+    assert "Latest possible:" in page
+    assert "disabled" not in page
+    for path, form, seconds in (
+        (EXTEND, {"amount": "2", "unit": "hours"}, 2 * HOUR),
+        (UNBIND, LATER, 600),
+        (EXTEND, {"amount": "90", "unit": "minutes"}, 5_400),
+    ):
+        answer = browser.post(path.format(id=binding.id), form)
+        assert (answer.status_code, answer.headers["Location"]) == (303, f"/bindings/{binding.id}")
+        expires_at = harness.service.get(binding.id).expires_at
+        assert expires_at == harness.clock() + timedelta(seconds=seconds)
+        assert to_text(expires_at) == rows_of(browser.get(answer.headers["Location"]).text)[PROMISED]
+    assert harness.received("unbind") == 0
+    assert browser.post(f"/bindings/{binding.id}/unbind", REASON).status_code == 303
+    page = browser.get(f"/bindings/{binding.id}").text
+    assert "It cannot be extended now. It has ended." in page
+    assert 'action="/bindings/' not in page.partition("<h2>Lifetime")[2].partition("<h2>History")[0]
+    history = harness.service.history(binding.id)[2:]
+    kinds = ["extended", "shortened", "extended", "unbind_requested", "unbound"]
+    assert [event.kind for event in history] == kinds
+    assert {event.actor for event in history} == {"key:ops"}
+    assert [history[index].detail["reason"] for index in (1, 3)] == ["order cancelled"] * 2
+
+
+SECONDS, TIME = "Seconds from now</strong> ", "Time from now</strong> "
+WRONG: tuple[tuple[str, dict[str, str], str], ...] = (
+    (EXTEND, {"amount": "5", "unit": "hours"}, SECONDS + "must be at most 14"),
+    (
+        EXTEND,
+        {"amount": "5", "unit": "minutes"},
+        TIME + "must be longer: the promised end is 2026",
+    ),
+    (
+        EXTEND,
+        {"amount": "4", "unit": "days"},
+        SECONDS + "must be a whole number of seconds from 1",
+    ),
+    (
+        EXTEND,
+        {"amount": "0", "unit": "days"},
+        SECONDS + "must be a whole number of seconds from 1",
+    ),
+    (EXTEND, {"amount": "-1", "unit": "hours"}, TIME + "must be a whole number, with a unit"),
+    (EXTEND, {"amount": "1", "unit": "weeks"}, TIME + "must be a whole number, with a unit"),
+    (UNBIND, LATER | {"amount": "3", "unit": "hours"}, TIME + "must be shorter: the promised end"),
+    (UNBIND, LATER | {"amount": "soon"}, TIME + "must be a whole number, with a unit"),
+    (UNBIND, LATER | {"reason": " "}, "Reason</strong>"),
+    (UNBIND, REASON | {"when": ""}, "When</strong> must be now or later"),
+)
+
+
+def test_wrong_input_changes_nothing_and_is_kept(harness: ServiceHarness, console: Running) -> None:
+    binding = bind(harness)
+    browser = Browser(console).sign_in("admin")
+    for path, form, message in WRONG:
+        page = browser.post(path.format(id=binding.id), form)
+        assert (page.status_code, message in page.text) == (422, True), (form, page.text)
+        for name in ("amount", "reason"):
+            assert f'value="{form.get(name, "").strip()}"' in page.text, form
+        if form.get("unit", "weeks") != "weeks":
+            assert f'value="{form["unit"]}" selected' in page.text
+        assert ('value="later" checked' in page.text) == (form.get("when") == "later")
+    assert harness.service.get(binding.id) == binding
+
+
+def test_form_says_why_it_cannot_be_sent_and_an_error_what_to_do(
+    harness: ServiceHarness, console: Running
+) -> None:
+    fixed, gone = bind(harness, max_expire_s=None), bind(harness, C, D)
+    browser = Browser(console).sign_in("admin")
+    page = browser.get(f"/bindings/{fixed.id}").text
+    assert "It cannot be extended now. Its promised end is the provider&#39;s own end." in page
+    assert page.count(" disabled") == 1
+    harness.service.unbind(gone.id)
+    refused = browser.post(f"/bindings/{gone.id}/extend", {"amount": "17", "unit": "hours"})
+    assert (refused.status_code, 'value="17"' in refused.text) == (409, True)
+    assert "The binding is unbound; nothing was changed." in refused.text
+    harness.database.write(replicas.record)
+    older = text("UPDATE replicas SET schema_revision = NULL, name = 'old-host:7'")
+    harness.database.write(lambda tx: tx.connection.execute(older))
+    console.service.runtime.older_releases._absent_until.clear()
+    for path, form in ((EXTEND, {"amount": "17", "unit": "seconds"}), (UNBIND, LATER | {"amount": "17"})):
+        busy = browser.post(path.format(id=fixed.id), form)
+        assert (busy.status_code, 'value="17"' in busy.text) == (503, True)
+        assert "Stop the processes of the older version, and wait for three minutes; try again" in busy.text
+        assert int(busy.headers["Retry-After"]) == 180
+    page = browser.get(f"/bindings/{fixed.id}").text
+    assert "Its end cannot be moved to a later time now. Processes of an older version use the database" in page
+    assert browser.post(f"/bindings/{fixed.id}/unbind", REASON).status_code == 303, "it is ended all the same"
+    assert harness.service.get(fixed.id).state is State.UNBOUND
+
+
+def test_unclear_unbind_is_recorded_and_the_page_says_so(harness: ServiceHarness, console: Running) -> None:
+    binding = bind(harness)
+    browser = Browser(console).sign_in("admin")
+    harness.simulator.script("lost_reply", times=1, on="unbind")
+    page = browser.submit(f"/bindings/{binding.id}/unbind", REASON)
+    assert (page.status_code, UNBINDING in page.text) == (200, True)
+    assert "It cannot be ended now. An unbind was requested, and nothing takes that back." in page.text
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(OutcomeUnknown) as unknown:
+        bind(harness, C, D)
+    doubt = unknown.value.binding
+    page = browser.submit(f"/bindings/{doubt.id}/unbind", REASON)
+    assert (page.status_code, TO_BE_UNBOUND in page.text) == (200, True)
+
+
+def test_form_needs_the_permission_to_unbind_the_binding_and_a_csrf_token(
+    harness: ServiceHarness, console: Running
+) -> None:
+    binding = bind(harness)
+    forms = ((EXTEND, {"amount": "2", "unit": "hours"}), (UNBIND, LATER))
+    expected = {"auditor": (403, False), "investigator": (403, False), "app": (404, False), "admin": (303, True)}
+    for role, (status, has_forms) in expected.items():
+        browser = Browser(console).sign_in(role)
+        page = browser.get(f"/bindings/{binding.id}").text
+        assert (f'action="/bindings/{binding.id}/extend"' in page) == has_forms, role
+        for path, form in forms:
+            forged = browser.post(path.format(id=binding.id), form | {"csrf": "0" * 64})
+            foreign = browser.post(path.format(id=binding.id), form, {"Origin": "https://example.com"})
+            assert (forged.status_code, foreign.status_code) == (403, 403)
+            if role != "admin":
+                assert browser.post(path.format(id=binding.id), form).status_code == status, role
+    assert harness.service.get(binding.id) == binding
+    owner = Browser(console).sign_in("app", "rides")
+    for path, form in forms:
+        assert owner.post(path.format(id=binding.id), form).status_code == 303
+    assert len(harness.service.history(binding.id)) == 4

@@ -1,4 +1,8 @@
-"""The page of one binding: its data, its history, and its full phones if a reason is given and recorded."""
+"""The page of one binding: its data, its history, its full phones for a reason that is recorded, and its end.
+
+The forms that move the end redirect to the page, which then shows the new end or the request to unbind. If one is
+refused, the page says why and what to do, and the form has what was entered.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,19 @@ from bindings import errors
 from bindings.domain.binding import Event, EventKind
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
-from bindings.errors import InvalidRequest
+from bindings.errors import BindingsError, FieldError, InvalidRequest
+from bindings.service import BindingService
 from bindings.store.statistics import code_of
 from bindings.validation import requests as validation
+from bindings.web import problems
 from bindings.web.api import serializers
-from bindings.web.console import event_text, time_axis
+from bindings.web.console import end_forms, event_text, time_axis, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bindings.domain.binding import Binding
 
 
@@ -43,10 +51,48 @@ async def reveal(request: Request[Any, Any, Any]) -> PageResponse:
     try:
         reason = validation.reason(context.form.get("reason", ""))
     except InvalidRequest as error:
-        values = {"field_errors": error.field_errors, "reason": context.form.get("reason", "")}
-        return await _binding_page(context, binding, events, status=422, **values)
+        reason = context.form.get("reason", "")
+        return await _binding_page(context, binding, events, error=error, reason=reason)
     await context.run_read(lambda service: service.reveal([binding.id], reason=reason))
     return context.set_reveal_cookie(context.redirect(f"/bindings/{binding.id}"), binding.id)
+
+
+@post("/bindings/{binding_id:str}/extend", permissions=(Permission.BIND,), status_code=200)
+async def extend(request: Request[Any, Any, Any]) -> PageResponse:
+    """Move the promised end to a later time, and redirect to the binding's page. Safe to repeat."""
+    context = PageContext(request)
+    binding = await get_visible_binding(context)
+    try:
+        expire_s = end_forms.extension(context.form)
+        extended = await context.run_read(BindingService.extend, binding.id, expire_s=expire_s)
+        _require_moved(context, binding, extended, "longer")
+    except BindingsError as error:
+        return await _refused_form(context, "extend", error)
+    return context.redirect(f"/bindings/{binding.id}")
+
+
+@post("/bindings/{binding_id:str}/unbind", permissions=(Permission.BIND,), status_code=200)
+async def unbind(request: Request[Any, Any, Any]) -> PageResponse:
+    """End the binding now or later, and redirect to its page. Safe to repeat.
+
+    The page also says if the unbind is recorded, but not confirmed by the provider yet.
+    """
+    context = PageContext(request)
+    binding = await get_visible_binding(context)
+    try:
+        reason, after_s = end_forms.early_end(context.form)
+        actor, call = context.require_principal.actor, context.service.unbind
+        shortened = await context.app_state.executors.run_provider_call(
+            actor, call, binding.id, reason=reason, after_s=after_s
+        )
+        if after_s is not None:
+            _require_moved(context, binding, shortened, "shorter")
+    except (errors.OutcomeUnknown, errors.ProviderUnreachable, errors.ProviderRefused) as error:
+        if (await get_visible_binding(context)).unbind_requested_at is None:
+            return await _refused_form(context, "unbind", error)
+    except BindingsError as error:
+        return await _refused_form(context, "unbind", error)
+    return context.redirect(f"/bindings/{binding.id}")
 
 
 @get("/bindings/{binding_id:str}/raw", permissions=OWN_OR_ALL)
@@ -89,21 +135,51 @@ async def _binding_and_events(context: PageContext) -> tuple[Binding, list[Event
     return binding, context.require_principal.redact_history(history)
 
 
+def _require_moved(context: PageContext, before: Binding, after: Binding, comparative: str) -> None:
+    """Raise `InvalidRequest` if a call has not moved the end, because the time should be longer or shorter."""
+    if after.expires_at is not None and after.expires_at == before.expires_at:
+        end = time_zones.format_instant(after.expires_at, context.zone)
+        message = f"must be {comparative}: the promised end is {end}; nothing was changed"
+        raise InvalidRequest([FieldError("amount", message)])
+
+
+async def _refused_form(context: PageContext, name: str, error: BindingsError) -> PageResponse:
+    """Return the page of the binding as it is now, with the error and what was entered."""
+    binding, events = await _binding_and_events(context)
+    return await _binding_page(context, binding, events, error=error, entered={name: context.form})
+
+
 async def _binding_page(
-    context: PageContext, binding: Binding, events: list[Event], *, status: int = 200, **values: Any
+    context: PageContext,
+    binding: Binding,
+    events: list[Event],
+    *,
+    error: BindingsError | None = None,
+    **values: Any,
 ) -> PageResponse:
-    now = await context.run_read(lambda service: service.runtime.database.clock())
-    template_values: dict[str, Any] = {"field_errors": (), "revealed": False, "reason": ""} | values
+    """Return the page; with the `error` of a form that was sent, if there is one."""
+    may_unbind = context.has_permission(Permission.BIND)
+
+    def read(service: BindingService) -> tuple[datetime, end_forms.Obstacles | None]:
+        now = service.runtime.database.clock()
+        return now, end_forms.obstacles(service.runtime, binding, now) if may_unbind else None
+
+    now, obstacles = await context.run_read(read)
+    defaults: dict[str, Any] = {"entered": {}, "revealed": False, "reason": ""}
     outcome = next((event for event in reversed(events) if event.kind == binding.state), None)
     is_explained = outcome is not None and outcome.kind in (EventKind.FAILED, EventKind.IN_DOUBT)
     return context.render(
         "binding.html",
-        status=status,
+        status=200 if error is None else error.http_status,
+        headers=None if error is None else problems.headers(error),
+        error=error,
         binding=binding,
         now=now,
+        obstacles=obstacles,
+        units=tuple(end_forms.UNITS),
         failure_code=code_of(outcome.kind, outcome.detail) if outcome is not None and is_explained else None,
         timeline=event_text.timeline(events),
         status_sentence=event_text.status_sentence(binding, now),
         axis=time_axis.axis_for([binding]),
-        **template_values,
+        **defaults | values,
     )

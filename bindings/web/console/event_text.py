@@ -189,6 +189,12 @@ def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- 
         else ""
     )
     match binding.state:
+        case State.PENDING | State.IN_DOUBT if binding.waits_for is not None:
+            never_sent = " An unbind was requested, so it will not be sent." if unbind_is_requested else ""
+            return (
+                "It has not been sent: it waits until the provider has ended the binding that it replaces."
+                + never_sent
+            )
         case State.PENDING:
             return (
                 "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
