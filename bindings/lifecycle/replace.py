@@ -76,8 +76,18 @@ def replace_binding(runtime: Runtime, binding_id: str, changes: Replacement, *, 
         raise errors.NotFound(binding_id=binding_id)
     request = successor_request(predecessor, changes)
 
+    try:
+        return _replace_or_replay(runtime, request, predecessor, force=changes.force)
+    except errors.OutcomeUnknown as error:
+        if not error.replayed or error.binding.waits_for is None:
+            raise
+    # The call that made this successor has stopped. Its time is over: it was never sent, and another call ends it.
+    return _replace_or_replay(runtime, request, predecessor, force=changes.force)
+
+
+def _replace_or_replay(runtime: Runtime, request: BindRequest, predecessor: Binding, *, force: bool) -> BindResult:
     def call(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
-        return _replace(runtime, client, request, predecessor, force=changes.force)
+        return _replace(runtime, client, request, predecessor, force=force)
 
     try:
         return admit(runtime, request, call)
