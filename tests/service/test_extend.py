@@ -360,6 +360,23 @@ def test_calls_are_refused_while_a_process_of_an_older_version_is_at_work(harnes
     assert service.extend(binding.id, expire_s=2 * HOUR).version == binding.version + 1
 
 
+def test_replace_alone_is_refused_beside_code_that_knows_promised_ends_and_no_successors(
+    harness: ServiceHarness,
+) -> None:
+    binding = bind(harness)
+    harness.database.write(replicas.record)
+    harness.database.write(
+        lambda tx: tx.connection.execute(text("UPDATE replicas SET schema_revision = '0013', name = 'old-host:7'"))
+    )
+    service = harness.open()
+    assert service.extend(binding.id, expire_s=2 * HOUR).version == binding.version + 1
+    with pytest.raises(errors.Busy, match=r"older version use the database \(old-host:7\)"):
+        service.replace(binding.id)
+    assert service.get(binding.id).replaced_by is None
+    harness.clock.advance(181)
+    assert service.replace(binding.id).replaces == binding.id
+
+
 def test_concurrent_extensions_end_at_the_latest(harness: ServiceHarness) -> None:
     binding = bind(harness)
     durations = [HOUR + 60 * step for step in range(1, 9)]
