@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
@@ -51,25 +51,43 @@ LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 
 
 class Lookups:
-    """The hot statements, built once for a database with the clock `now`."""
+    """The hot statements for a database with the clock `now`, each built once, at its first use."""
 
     def __init__(self, now: ColumnElement[datetime], *, postgres: bool) -> None:
+        self._now = now
+        self._postgres = postgres
+
+    @cached_property
+    def by_phone(self) -> CompiledStatement:
+        """Active bindings of :phone."""
+        phone = bindparam("phone", type_=PhoneNumber)
+        return _active_of_party(self._now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
+
+    @cached_property
+    def by_middle_number(self) -> CompiledStatement:
+        """Active bindings with :middle_number."""
+        number = bindparam("middle_number", type_=String)
+        return _active_of_party(self._now, bindings.c.middle_number_a == number, middle_number_b_is(number))
+
+    @cached_property
+    def by_party(self) -> CompiledStatement:
+        """Active bindings in which :phone has :middle_number."""
         phone = bindparam("phone", type_=PhoneNumber)
         number = bindparam("middle_number", type_=String)
-        self.by_phone = _active_of_party(now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
-        self.by_middle_number = _active_of_party(
-            now, bindings.c.middle_number_a == number, middle_number_b_is(number)
-        )
         # The phone's index is more selective: a middle number may serve thousands of pairs.
-        self.by_party = _active_of_party(
-            now,
+        return _active_of_party(
+            self._now,
             and_(bindings.c.phone_a == phone, bindings.c.middle_number_a == number),
             and_(bindings.c.phone_b == phone, bindings.c.middle_number_b == number),
         )
-        # The lower bound keeps the older bindings of a reference that is used again and again from being read.
+
+    @cached_property
+    def by_reference(self) -> CompiledStatement:
+        """Active bindings of :reference."""
         reference = bindparam("reference", type_=String)
-        recent = bindings.c.requested_at > sql.earlier(now, LONGEST_SPAN, postgres=postgres)
-        self.by_reference = _active(now, select(*COLUMNS).where(bindings.c.reference == reference, recent))
+        # The lower bound keeps the older bindings of a reference that is used again and again from being read.
+        recent = bindings.c.requested_at > sql.earlier(self._now, LONGEST_SPAN, postgres=self._postgres)
+        return _active(self._now, select(*COLUMNS).where(bindings.c.reference == reference, recent))
 
 
 def _active_of_party(
