@@ -30,7 +30,7 @@ from bindings.service import BindingService
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.context import ForkServerProcess
 
     from benchmarks.bench_context import BenchContext
     from benchmarks.data import BenchDatabase, Sizes
@@ -134,9 +134,9 @@ def _receive(pipe: Connection, seconds: float) -> tuple[int, float, float]:
 
 @contextmanager
 def _fleet(url: str, *, processes: int, threads: int) -> Iterator[_Fleet]:
-    context = get_context("spawn")
+    context = get_context("forkserver")  # which imports everything once
     pipes: list[Connection] = []
-    started: list[SpawnProcess] = []
+    started: list[ForkServerProcess] = []
     try:
         for _ in range(processes):
             parent_pipe, child_pipe = context.Pipe()
