@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -50,6 +51,12 @@ def template(address: str) -> str:
     return ID.sub("{id}", address.partition("?")[0])
 
 
+@lru_cache(maxsize=1)
+def parsed(text: str) -> Page:
+    """Return the page, parsed once for the checks of a response and for what follows from it."""
+    return Page(text)
+
+
 @dataclass(kw_only=True)
 class Crawl:
     """What one role has visited. `hidden_phones` may not stand in any response, except after a reveal."""
@@ -70,6 +77,9 @@ class Crawl:
     _submitted: set[tuple[str, ...]] = field(default_factory=set)
     _queue: deque[str] = field(default_factory=deque)
     _forms: deque[tuple[tuple[str, ...], Form, str]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.session.trust_env = False
 
     def send(self, method: str, address: str, *, reveals: bool = False, **options: Any) -> requests.Response:
         """Send one request, without redirects, and check the response."""
@@ -94,7 +104,7 @@ class Crawl:
         if not reveals:
             self.problems += [f"{place}: shows the phone {phone}" for phone in _in(text, self.hidden_phones)]
         if text and response.headers.get("Content-Type", "").startswith("text/html"):
-            page = Page(text)
+            page = parsed(text)
             self.problems += [f"{place}: {error}" for error in page.errors]
             addresses += page.links + page.loaded + [form.action for form in page.forms]
         self.problems += [
@@ -170,7 +180,7 @@ class Crawl:
             self._found(urljoin(address, response.headers["Location"]))
         if not response.headers.get("Content-Type", "").startswith("text/html"):
             return
-        page = Page(response.text)
+        page = parsed(response.text)
         for link in (
             *page.links,
             *page.loaded,
