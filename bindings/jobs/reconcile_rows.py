@@ -7,8 +7,9 @@ One scan is enough for these. What a missing row leads to is in `reconcile_absen
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bindings.domain.takeover import takeover_detail
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
 from bindings.jobs.reconcile_orphans import (
@@ -18,6 +19,7 @@ from bindings.jobs.reconcile_orphans import (
     revenants_among,
 )
 from bindings.store import queries, settle
+from bindings.store.bindings import find
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -109,6 +111,7 @@ def _adopt(
             else min(sent_at + timedelta(seconds=doubt.max_expire_s), listed_end),
             held_until=max(doubt.held_until, row.ends_at + tolerance.error + guard),
             warn_s=doubt.warn_s,
+            takeover=_takeover(tx, doubt, numbers),
         )
         adopted = settle.adopt(tx, doubt.id, context.runtime.caller, success)
         hit("reconcile.adopt_in_transaction")
@@ -117,6 +120,14 @@ def _adopt(
     adopted = context.runtime.database.write(work)
     hit("reconcile.after_adopt")
     return adopted is not None
+
+
+def _takeover(tx: Transaction, doubt: Binding, numbers: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return what the event says of a takeover; None for a binding without a predecessor that is recorded here."""
+    predecessor = None if doubt.replaces is None else find(tx.connection, doubt.replaces)
+    if predecessor is None:
+        return None
+    return takeover_detail(predecessor, dict(zip((doubt.phone_a, doubt.phone_b), numbers, strict=True)))
 
 
 def _apply_drift(

@@ -462,4 +462,7 @@ def test_lost_reply_of_the_successor_is_a_doubt_that_a_scan_adopts(harness: Serv
     assert harness.service.reconcile().adopted == 1
     successor = successor_of(harness, binding)
     assert successor.state is State.ACTIVE
+    (adopted,) = (event for event in harness.service.history(successor.id) if event.kind == EventKind.ADOPTED)
+    changed = successor.middle_number_a != binding.middle_number_a
+    assert (adopted.detail["middle_number_changed"], "gap_s" in adopted.detail) == (changed, False)
     assert harness.service.replace(binding.id, phone_b=C, idempotency_key="k") == successor
