@@ -241,6 +241,10 @@ class Experiment:
         """Return every recorded bind request."""
         return [line["request"] for line in self.records() if line["kind"] == "request"]
 
+    def replace_requests(self) -> list[dict[str, Any]]:
+        """Return every recorded replace request."""
+        return [line["request"] for line in self.records() if line["kind"] == "replace_request"]
+
     def judge(self, *, settled: bool = False, over: bool = False) -> list[Violation]:
         """Return the violations that the oracle finds."""
         evidence = oracle.gather(
@@ -258,7 +262,11 @@ class Experiment:
         """Assert soundness after a restart, when absence is provable, and after every binding has ended."""
         self.simulator.clear_faults()
         restarted = self.start(
-            "restart", requests=self.bind_requests(), age_s=self.rules.tolerance_s + 15, beyond_s=30_000
+            "restart",
+            requests=self.bind_requests(),
+            replaces=self.replace_requests(),
+            age_s=self.rules.tolerance_s + 15,
+            beyond_s=30_000,
         )
         for settled in (False, True):
             assert self.wait_until_stopped(restarted), self.log(restarted)

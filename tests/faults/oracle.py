@@ -2,14 +2,15 @@
 
 Shares no code with the product. It reads the tables with the plain drivers, folds the events with a table of its
 own, and takes the simulator's ledger and request log as the truth. A verdict is a list of violations; an empty
-list is good. Binds are identified by their pool number, which is unique in a run: it is the only field that both
-the request and the row have.
+list is good. Binds are identified by their pool number: it is the only field that both the request and the row
+have, and only a repeated call has that of an earlier one.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import sqlite3
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -214,7 +215,6 @@ class _Case:
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
         self.rules = evidence.rules
-        self.by_tag = {row["pool_number"]: row for row in evidence.rows}
         self.by_id = {row["id"]: row for row in evidence.rows}
         self.by_bind_id = {row["bind_id"]: row for row in evidence.rows if row["bind_id"] is not None}
         self.holds_of: dict[str, list[Mapping[str, Any]]] = {}
@@ -227,12 +227,41 @@ class _Case:
                 self.history.setdefault(event["binding_id"], []).append(event)
         for events in self.history.values():
             events.sort(key=lambda event: int(event["sequence"]))
+        self.reserved_at = {
+            binding_id: events[0]["at"] if events else self.by_id[binding_id]["requested_at"]
+            for binding_id, events in self.history.items()
+            if binding_id in self.by_id
+        }
         self.own_entries = [entry for entry in evidence.entries if not entry.foreign]
+        self.rows_of_tag: dict[str, list[Mapping[str, Any]]] = {}
+        for row in sorted(evidence.rows, key=self.sendable_at):
+            self.rows_of_tag.setdefault(row["pool_number"], []).append(row)
         self.posts: dict[str, list[RecordedRequest]] = {}
+        self.strays: list[str] = []  # the tags of requests without a row
         for request in evidence.requests:
             if request.call == "bind":
                 tag = json.loads(request.body)["poolNumber"]
-                self.posts.setdefault(tag, []).append(request)
+                sent = self.row_at(tag, request.at)
+                if sent is None:
+                    self.strays.append(tag)
+                else:
+                    self.posts.setdefault(sent["id"], []).append(request)
+
+    def sendable_at(self, row: Mapping[str, Any]) -> float:
+        """Return the instant from which the intent may be sent; infinity for a successor that was not cleared."""
+        kinds = {event["kind"] for event in self.history[row["id"]]}
+        waits = row["replaces"] is not None and "cleared" not in kinds
+        return math.inf if waits else float(row["requested_at"])
+
+    def row_at(self, tag: str, at: float) -> Mapping[str, Any] | None:
+        """Return the row that a request with this tag was sent for: a repeated call has the tag of the first."""
+        rows = self.rows_of_tag.get(tag, [])
+        sendable = [row for row in rows if self.sendable_at(row) <= at + ROUNDING_S]
+        return (sendable or rows)[-1] if rows else None
+
+    def row_of_entry(self, entry: Entry) -> Mapping[str, Any] | None:
+        """Return the row of what the provider made: with its bind_id, or sent at that time."""
+        return self.by_bind_id.get(str(entry.bind_id)) or self.row_at(entry.pool_number, entry.accepted_at)
 
 
 def _entries_overlap(case: _Case) -> Iterator[Violation]:
@@ -261,18 +290,15 @@ def _no_bind_is_refused_for_our_binding(case: _Case) -> Iterator[Violation]:
             yield Violation(
                 invariant="I1", subject=event["binding_id"], problem="-35 because of our own binding (own_35)"
             )
-    for tag, posts in case.posts.items():
+    for row_id, posts in case.posts.items():
         for post in posts:
-            if post.decided == "-35" and (holder := _holder_at(case, tag, post.at)) is not None:
+            if post.decided == "-35" and (holder := _holder_at(case, case.by_id[row_id], post.at)) is not None:
                 yield Violation(
-                    invariant="I1", subject=tag, problem=f"-35: {holder.bind_id} is our own and held a phone"
+                    invariant="I1", subject=row_id, problem=f"-35: {holder.bind_id} is our own and held a phone"
                 )
 
 
-def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
-    row = case.by_tag.get(tag)
-    if row is None:
-        return None
+def _holder_at(case: _Case, row: Mapping[str, Any], at: float) -> Entry | None:
     phones = {row["phone_a"], row["phone_b"]}
     for entry in case.own_entries:
         if (
@@ -285,18 +311,19 @@ def _holder_at(case: _Case, tag: str, at: float) -> Entry | None:
 
 
 def _rows_overlap(case: _Case) -> Iterator[Violation]:
-    """I1: no intent was reserved while our own row held the phone."""
+    """I1: no intent was reserved while our own row held the phone, except a successor beside its predecessor."""
     by_phone: dict[str, list[Mapping[str, Any]]] = {}
     for row in case.evidence.rows:
         for phone in (row["phone_a"], row["phone_b"]):
             by_phone.setdefault(phone, []).append(row)
     for group in by_phone.values():
         open_rows: list[Mapping[str, Any]] = []
-        for later in sorted(group, key=lambda row: (row["requested_at"], row["id"])):
-            open_rows = [row for row in open_rows if row["held_until"] > later["requested_at"] + ROUNDING_S]
+        for later in sorted(group, key=lambda row: (case.reserved_at[row["id"]], row["id"])):
+            reserved_at = case.reserved_at[later["id"]]
+            open_rows = [row for row in open_rows if row["held_until"] > reserved_at + ROUNDING_S]
             for earlier in open_rows:
                 same_pair = {earlier["phone_a"], earlier["phone_b"]} == {later["phone_a"], later["phone_b"]}
-                if earlier["mode"] == "AXB" or same_pair:
+                if later["replaces"] != earlier["id"] and (earlier["mode"] == "AXB" or same_pair):
                     yield Violation(
                         invariant="I1",
                         subject=later["id"],
@@ -305,13 +332,59 @@ def _rows_overlap(case: _Case) -> Iterator[Violation]:
             open_rows.append(later)
 
 
+def _successors_take_over(case: _Case) -> Iterator[Violation]:
+    """I1: one successor at a time, never at the provider beside its predecessor; no phone is free in between."""
+    living: dict[str, list[str]] = {}
+    entry_of = {row["id"]: entry for entry in case.own_entries if (row := case.row_of_entry(entry)) is not None}
+    for row in case.evidence.rows:
+        predecessor = case.by_id.get(row["replaces"] or "")
+        if predecessor is None:
+            continue
+        history = case.history[row["id"]]
+        cleared = next((event for event in history if event["kind"] == "cleared"), None)
+        before, after = entry_of.get(predecessor["id"]), entry_of.get(row["id"])
+        problems = {
+            "sent before it was cleared": cleared is None and row["id"] in case.posts,
+            "cleared after its own hold": cleared is not None
+            and cleared["at"] > seconds(history[0]["detail"]["held_until"]) + ROUNDING_S,
+            "recorded after the hold of its predecessor": row["state"] == "active"
+            and predecessor["ended_at"] is not None
+            and predecessor["state"] == "unbound"
+            and case.reserved_at[row["id"]] > predecessor["ended_at"] + ROUNDING_S
+            and not _was_replaced_before(case, row),
+            "at the provider beside its predecessor": before is not None
+            and after is not None
+            and after.accepted_at < before.ended_at,
+            "waits although it has ended": row["state"] in TERMINAL
+            and row["state"] != "lapsed"
+            and row["waits_for"] is not None,
+        }
+        for problem in (problem for problem, is_so in problems.items() if is_so):
+            yield Violation(invariant="I1", subject=row["id"], problem=f"successor: {problem}")
+        if row["state"] != "failed":
+            living.setdefault(predecessor["id"], []).append(row["id"])
+    for predecessor_id, successors in living.items():
+        if len(successors) > 1:
+            yield Violation(invariant="I1", subject=predecessor_id, problem=f"successors: {successors}")
+
+
+def _was_replaced_before(case: _Case, successor: Mapping[str, Any]) -> bool:
+    """Return whether an earlier successor of the same binding has failed: then that may have ended already."""
+    return any(
+        row["replaces"] == successor["replaces"]
+        and row["id"] != successor["id"]
+        and case.reserved_at[row["id"]] <= case.reserved_at[successor["id"]]
+        for row in case.evidence.rows
+    )
+
+
 def _every_binding_of_the_provider_is_known(case: _Case) -> Iterator[Violation]:
     """I2: every entry has its row; if it is live and all jobs have run, its bind_id is known too."""
     for entry in case.own_entries:
         bind_id = str(entry.bind_id)
         if bind_id in case.by_bind_id or bind_id in case.holds_of:
             continue
-        row = case.by_tag.get(entry.pool_number)
+        row = case.row_of_entry(entry)
         if row is None:
             yield Violation(invariant="I2", subject=bind_id, problem="made by the provider, and in no row")
         elif row["state"] == "failed":
@@ -326,11 +399,10 @@ def _every_binding_of_the_provider_is_known(case: _Case) -> Iterator[Violation]:
 
 def _one_post_for_one_committed_intent(case: _Case) -> Iterator[Violation]:
     """I3: every POST has its row, made before it; no row has two."""
-    for tag, posts in case.posts.items():
-        row = case.by_tag.get(tag)
-        if row is None:
-            yield Violation(invariant="I3", subject=tag, problem="sent without a committed intent")
-            continue
+    for tag in case.strays:
+        yield Violation(invariant="I3", subject=tag, problem="sent without a committed intent")
+    for row_id, posts in case.posts.items():
+        row = case.by_id[row_id]
         if len(posts) > 1:
             yield Violation(invariant="I3", subject=row["id"], problem=f"{len(posts)} POSTs")
         if posts[0].at < row["requested_at"] - ROUNDING_S:
@@ -342,7 +414,7 @@ def _one_post_for_one_committed_intent(case: _Case) -> Iterator[Violation]:
 def _phones_stay_held(case: _Case) -> Iterator[Violation]:
     """I4: our row or a hold covers the whole life of every entry."""
     for entry in case.own_entries:
-        row = case.by_bind_id.get(str(entry.bind_id)) or case.by_tag.get(entry.pool_number)
+        row = case.row_of_entry(entry)
         periods = [(row["requested_at"], row["held_until"])] if row is not None else []
         for phone in (entry.phone_a, entry.phone_b):
             held = [
@@ -572,6 +644,7 @@ def _keys_and_responses_are_kept(case: _Case) -> Iterator[Violation]:
 CHECKS = (
     _entries_overlap,
     _rows_overlap,
+    _successors_take_over,
     _no_bind_is_refused_for_our_binding,
     _every_binding_of_the_provider_is_known,
     _one_post_for_one_committed_intent,

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import failpoints
+from tests.faults import oracle
 from tests.faults.harness import KILLED
+from tests.faults.worker import PLAIN_BINDS
 
 if TYPE_CHECKING:
     from tests.faults.harness import Experiment, FaultHarness
@@ -35,6 +37,7 @@ RELEASE_POINTS = (
     "unbind.settle_in_transaction",
     "unbind.after_settle",
 )
+TAKEOVER_POINTS = tuple(name for name in SCENARIO_POINTS if "replace." in name or "end_waiting" in name)
 SEEDS = 1  # `make soak` runs many
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -48,7 +51,7 @@ def kill_once(experiment: Experiment, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-@pytest.mark.parametrize("name", SCENARIO_POINTS)
+@pytest.mark.parametrize("name", [name for name in SCENARIO_POINTS if name not in TAKEOVER_POINTS])
 def test_R1_process_killed_at_a_fail_point_leaves_nothing_unknown_and_nothing_stuck(
     fault_harness: FaultHarness, kind: str, name: str
 ) -> None:
@@ -67,6 +70,31 @@ def test_R1_process_killed_during_a_release_leaves_it_to_the_next_one(
         experiment.assert_recovery()
         entries = experiment.simulator.ledger.entries()
         assert [entry.bind_id for entry in entries if entry.unbound_at is None] == []
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_R1_processes_killed_during_a_replace_leave_one_successor_for_each_key(
+    fault_harness: FaultHarness, kind: str
+) -> None:
+    """A repeated call makes the successor if it certainly was not sent; otherwise it returns the same one."""
+    sent_by_then = {"replace.after_clear": ["failed"], "bind.after_answer": ["expired"]}  # maybe; certainly
+    with fault_harness.experiment(kind) as experiment:
+        killed_at: dict[str, str] = {}
+        for name in (*TAKEOVER_POINTS, "bind.after_answer"):
+            nth = 1 + (PLAIN_BINDS if name == "bind.after_answer" else 0)
+            process = experiment.start("take_over", hook=(name, nth, "KILL"))
+            assert experiment.wait(process) == KILLED, name
+            killed_at[process.prefix] = name
+        requests = experiment.replace_requests()
+        experiment.assert_recovery()
+        rows = oracle.read_tables(experiment.url)["bindings"]
+        for request in requests:
+            key = request["idempotency_key"]
+            successors = [row for row in rows if row["replaces"] == request["binding_id"]]
+            of_key = [row["state"] for row in successors if row["idempotency_key"] == key]
+            never_sent = [row["reason"] for row in successors if row["freed_key"] == key]
+            assert of_key == sent_by_then.get(killed_at.get(key, ""), ["expired"]), (killed_at, key, successors)
+            assert set(never_sent) <= {"never_sent"}, (killed_at, key, successors)
 
 
 @pytest.mark.parametrize("kind", DATABASES)

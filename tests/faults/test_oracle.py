@@ -154,6 +154,47 @@ def refuse_for_our_binding(evidence: Evidence) -> None:
     evidence.requests = [*evidence.requests, refused]
 
 
+def successor(evidence: Evidence) -> dict[str, Any]:
+    """Return the row of a binding that took over from another one."""
+    return next(dict(row) for row in evidence.rows if row["replaces"] is not None and row["bind_id"] is not None)
+
+
+def take_over_too_early(evidence: Evidence) -> None:
+    row, entries = successor(evidence), {entry.bind_id: entry for entry in evidence.entries}
+    before = next(other for other in evidence.rows if other["id"] == row["replaces"])
+    ended_at = entries[int(before["bind_id"])].ended_at
+    evidence.entries = [
+        replace(entry, accepted_at=ended_at - 1) if str(entry.bind_id) == row["bind_id"] else entry
+        for entry in evidence.entries
+    ]
+
+
+def send_a_waiting_successor(evidence: Evidence) -> None:
+    row = successor(evidence)
+    evidence.events = [
+        dict(event) | {"kind": "warned"}
+        if (event["binding_id"], event["kind"]) == (row["id"], "cleared")
+        else event
+        for event in evidence.events
+    ]
+
+
+def clear_after_the_wait(evidence: Evidence) -> None:
+    row = successor(evidence)
+    waited_until = {"held_until": "2020-01-01T00:00:00+00:00"}
+    evidence.events = [
+        dict(event) | {"detail": event["detail"] | waited_until}
+        if (event["binding_id"], event["kind"]) == (row["id"], "requested")
+        else event
+        for event in evidence.events
+    ]
+
+
+def add_a_second_successor(evidence: Evidence) -> None:
+    twin = successor(evidence) | {"id": "twin", "pool_number": "twin", "bind_id": None}
+    evidence.rows = [*evidence.rows, twin]
+
+
 CORRUPTIONS: list[tuple[str, Callable[[Evidence], None]]] = [
     ("I1", overlap),
     ("I1", reserve_twice),
@@ -191,6 +232,23 @@ def test_corrupted_evidence_is_reported_with_its_invariant(
 ) -> None:
     corrupt(evidence)
     assert invariant in {violation.invariant for violation in oracle.judge(evidence)}
+
+
+@pytest.mark.parametrize(
+    ("problem", "corrupt"),
+    [
+        ("at the provider beside its predecessor", take_over_too_early),
+        ("sent before it was cleared", send_a_waiting_successor),
+        ("cleared after its own hold", clear_after_the_wait),
+        ("successors: [", add_a_second_successor),
+    ],
+)
+def test_corrupted_takeover_is_reported(
+    evidence: Evidence, problem: str, corrupt: Callable[[Evidence], None]
+) -> None:
+    corrupt(evidence)
+    found = [violation for violation in oracle.judge(evidence) if problem in violation.problem]
+    assert {violation.invariant for violation in found} == {"I1"}
 
 
 def test_retention_that_deletes_too_soon_is_a_violation_and_in_time_is_not(evidence: Evidence) -> None:

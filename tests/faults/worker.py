@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
 
-Step = Literal["bind", "unbind", "unbind_all", "move", "time", "sweep", "recover", "reconcile", "foreign", "list"]
+Step = Literal[
+    "bind", "replace", "unbind", "unbind_all", "move", "time", "sweep", "recover", "reconcile", "foreign", "list"
+]
 BIND_FAULTS = (
     *("lost_reply", "reset_before", "reset_after", "anomaly_after", "anomaly_before", "bad_gateway", "cut_body"),
     *("bad_gateway_after", "garbage", "truncated", "redirect", "refuse:-41", "refuse:-1"),
@@ -55,6 +57,7 @@ STEPS: tuple[Step, ...] = (
     "bind",
     "bind",
     "bind",
+    "replace",
     "unbind",
     "move",
     "unbind_all",
@@ -67,7 +70,13 @@ STEPS: tuple[Step, ...] = (
 )
 COVERAGE_ROUNDS = 3
 RELEASES = 3
+PLAIN_BINDS = 4  # of `take_over`, before it replaces
+TAKEOVER_S = 11  # longer than a successor waits for its predecessor
 SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP}
+
+
+class Abandoned(BaseException):
+    """Ends a call of the product in the middle, as the end of its process would."""
 
 
 class Worker:
@@ -156,6 +165,56 @@ class Worker:
         self.record_bound(binding, key)
         return binding.id
 
+    def replace(self, binding_id: str, *, phone_b: str | None = None, key: str | None = None) -> str:
+        """Replace a binding, and record the request and the response; return the successor's id or ''."""
+        request = {
+            "binding_id": binding_id,
+            "phone_b": phone_b,
+            "pool_number": self.tag(),
+            "idempotency_key": key,
+        }
+        self.record(kind="replace_request", request=request)
+        return self.send_replace(request)
+
+    def send_replace(self, request: dict[str, Any]) -> str:
+        """Send a recorded replace request, for the first time or again; return the successor's id or ''."""
+        key = request["idempotency_key"]
+        try:
+            successor = self.open_service.replace(**request)
+        except BindingsError as error:
+            successor_id = None if error.binding_id == request["binding_id"] else error.binding_id
+            self.record(
+                kind="not_replaced",
+                id=successor_id,
+                key=key,
+                error=type(error).__name__,
+                predecessor_ended=error.predecessor_ended,
+            )
+            return successor_id or ""
+        self.record_bound(successor, key)
+        return successor.id
+
+    def successor_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the phones and the mode of the successor that a replace request asks for."""
+        replaced = self.open_service.get(request["binding_id"])
+        phone_b = request["phone_b"] or replaced.phone_b
+        return {"phone_a": replaced.phone_a, "phone_b": phone_b, "mode": replaced.mode}
+
+    def abandon_replace(self, binding_id: str, *, key: str | None = None) -> None:
+        """Replace a binding by a call that ends as soon as the takeover is committed: its successor waits."""
+        hook = failpoints._hook
+
+        def abandon(name: str) -> None:
+            if hook is not None:
+                hook(name)
+            if name == "replace.after_begin":
+                raise Abandoned
+
+        failpoints.install(abandon)
+        with contextlib.suppress(Abandoned):
+            self.replace(binding_id, key=key)
+        failpoints.install(hook)
+
     def record_bound(self, binding: Binding, key: str | None) -> None:
         """Record that a binding was returned to a caller."""
         expires_at = None if binding.expires_at is None else binding.expires_at.isoformat()
@@ -231,6 +290,15 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0
             life, mode = rng.choice(LIFETIMES_S), rng.choice(("AXB", "AXXB"))
             longest = rng.choice((None, 2 * life))
             worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)), max_expire_s=longest)
+        case "replace":
+            if rng.random() < 0.4:
+                on, faults = rng.choice((("bind", BIND_FAULTS), ("unbind", UNBIND_FAULTS)))
+                worker.fault(rng.choice(faults), on)
+            ended_or_live = worker.open_service.search(state=rng.choice(("active", "active", "expired"))).data
+            if ended_or_live:
+                key = f"{worker.task['prefix']}-{rng.randrange(1_000_000)}" if rng.random() < 0.5 else None
+                replaced = rng.choice(ended_or_live).id
+                worker.replace(replaced, phone_b=rng.choice((None, worker.phone(), *phones)), key=key)
         case "unbind":
             live = worker.open_service.search(state="active").data
             if live:
@@ -269,7 +337,7 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0
 
 
 def coverage_round(worker: Worker) -> None:
-    """Bind with and without a clear response, or a phone that is held; move ends; unbind; and run every job."""
+    """Bind with and without a clear response, or a held phone; move ends; replace; unbind; and run every job."""
     key = f"{worker.task['prefix']}-{worker.tag()}"
     worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
@@ -291,9 +359,16 @@ def coverage_round(worker: Worker) -> None:
     released = worker.phone()
     worker.bind(released, worker.phone(), 900)
     worker.unbind_all(released)
+    replaced = worker.bind(worker.phone(), worker.phone(), 900)
+    if replaced:
+        worker.replace(replaced, phone_b=worker.phone(), key=key + "-replace")
     app_id = worker.open_service.settings.provider_app_id
     worker.control("foreign", phone_a=worker.phone(), phone_b=worker.phone(), app_id=app_id, pool_number="918806")
     worker.control("settings", total_offset=0)
+    abandoned, unconfirmed = (worker.bind(worker.phone(), worker.phone(), 900) for _ in range(2))
+    worker.abandon_replace(abandoned, key=key + "-abandoned")
+    worker.fault("refuse:-1", "unbind")
+    worker.replace(unconfirmed, key=key + "-unconfirmed")
     worker.clock.advance(330)
     worker.open_service.recover()
     worker.open_service.reconcile()
@@ -311,6 +386,20 @@ def release(worker: Worker) -> None:
     worker.clock.advance(61)
     worker.open_service.expire_due()
     worker.open_service.recover()
+
+
+def take_over(worker: Worker) -> None:
+    """Replace a binding by another party; one whose end is not confirmed; and one by a call that stops."""
+    plain, abandoned, unconfirmed, _witness = (
+        worker.bind(worker.phone(), worker.phone(), 20_000) for _ in range(PLAIN_BINDS)
+    )
+    key = worker.task["prefix"]
+    worker.replace(plain, phone_b=worker.phone(), key=key)
+    worker.abandon_replace(abandoned, key=key + "-abandoned")
+    worker.clock.advance(TAKEOVER_S)
+    worker.open_service.recover()
+    worker.fault("refuse:-1", "unbind")
+    worker.replace(unconfirmed, phone_b=worker.phone(), key=key + "-unconfirmed")
 
 
 def restart(worker: Worker) -> None:
@@ -334,10 +423,13 @@ def finish(worker: Worker) -> None:
     for request in requests:
         if request["idempotency_key"]:
             worker.send(request)
+    for request in worker.task["replaces"]:
+        if request["idempotency_key"]:
+            worker.send_replace(request)
     worker.clock.advance(worker.task["beyond_s"])
     worker.run_jobs()
     worker.run_jobs()  # an unbind in doubt may have been repeated only by the first run
-    for request in requests:
+    for request in [*requests, *map(worker.successor_request, worker.task["replaces"])]:
         holders = worker.open_service.check(**{name: request[name] for name in ("phone_a", "phone_b", "mode")})
         if holders:
             worker.record(kind="stuck", holder=str(holders[0].id), why=holders[0].why)
@@ -459,6 +551,7 @@ TASKS: dict[str, Callable[[Worker], None]] = {
     for task in (
         scenario,
         release,
+        take_over,
         restart,
         run_binds,
         run_unbind,
