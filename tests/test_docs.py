@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 import pytest
+from sqlalchemy import make_url
 
 from bindings import errors
 from bindings.cli import demo
@@ -26,6 +27,7 @@ from bindings.jobs.registry import JOBS
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
+from bindings.store.engine import _timeouts as connection_timeouts
 from bindings.web import problems
 from bindings.web.api import openapi
 from tests.web.conftest import alone
@@ -114,14 +116,25 @@ def test_every_test_that_is_named_as_a_proof_exists(page: Path) -> None:
 def promises() -> dict[str, list[str]]:
     """The rows of the list of promises, by page."""
     text = (ROOT / "docs" / "maintainers" / "promises.md").read_text(encoding="utf-8")
-    sections = re.findall(r"^## (\S+\.md)\n\n.*\n\|---\|---\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
+    sections = re.findall(r"^## (.+)\n\n.*\n\|---\|---\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
     assert len(sections) == text.count("\n## ")
     return {page: rows.splitlines() for page, rows in sections}
 
 
+def text_of(page: str) -> str:
+    """The text of a page, of the help of every command, or of the OpenAPI document; without line breaks."""
+    if page == "Help of the command line":
+        text = "\n".join(command.help or "" for command in commands().values())
+    elif page == "OpenAPI document":
+        text = openapi.document_bytes().decode().replace("\\n", " ")
+    else:
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return " ".join(text.split())
+
+
 @pytest.mark.parametrize("page", promises())
 def test_every_promise_stands_in_its_page_and_names_a_test(page: str) -> None:
-    text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
+    text = text_of(page)
     for row in promises()[page]:
         match = re.fullmatch(r"\| ([^|]+) \| \[test_.*\) \|", row)
         assert match, f"not a sentence and its tests: {row}"
@@ -333,6 +346,15 @@ def test_every_default_is_the_documented_one() -> None:
 def test_no_page_names_a_variable_that_does_not_exist(page: Path) -> None:
     named = set(re.findall(r"\bBINDINGS_(?!TEST)[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
     assert named <= variables() | files()
+
+
+def test_defaults_of_a_url_with_several_hosts_are_the_documented_ones() -> None:
+    text = prose(ROOT / "docs" / "how-to" / "high-availability.md")
+    [sentence] = re.findall(r"these are the defaults; the URL may override them: (.*?)\. A host", text, re.DOTALL)
+    documented = dict(re.findall(r"`(\w+)=([\w-]+)`", sentence))
+    hosts = "postgresql://bindings@/bindings?host=db1:5432&host=db2:5432"
+    assert {name: str(value) for name, value in connection_timeouts(make_url(hosts)).items()} == documented
+    assert "connect_timeout" not in connection_timeouts(make_url(f"{hosts}&connect_timeout=9"))
 
 
 # Tables of the reference.

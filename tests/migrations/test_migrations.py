@@ -522,4 +522,7 @@ def test_growing_tables_have_autovacuum_settings(engine: Engine) -> None:
     query = "SELECT relname FROM pg_class WHERE array_to_string(reloptions, ' ') LIKE '%autovacuum%'"
     with engine.connect() as connection:
         tables = set(connection.execute(text(query)).scalars())
+        of_bindings = text("SELECT reloptions FROM pg_class WHERE relname = 'bindings'")
+        options = connection.execute(of_bindings).scalar_one()
     assert tables == {"bindings", "events_start"}
+    assert "autovacuum_vacuum_scale_factor=0.01" in options

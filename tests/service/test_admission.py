@@ -225,6 +225,7 @@ def test_bind_above_the_limit_is_refused_without_waiting(harness: ServiceHarness
     assert thread.is_alive(), "the refused bind did not wait for the other one"
     assert busy.value.retry_after_s
     assert service.lookup(phone=C) == []
+    assert service.search_refusals().data == ()
     answer.set()
     thread.join(300)
     assert service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE

@@ -72,6 +72,7 @@ def test_phones_of_an_orphan_are_held_until_it_ends(harness: ServiceHarness) -> 
     assert harness.service.reconcile().orphans == 0, "the orphan is already known"
     assert harness.all_kinds().count(EventKind.HELD) == 1
     (holder, *_) = harness.service.check(phone_a=A, phone_b=C, mode="AXB")
+    assert holder.id is None
     harness.clock.at = holder.held_until
     assert harness.bind(A, C).state is State.ACTIVE
 
