@@ -98,8 +98,12 @@ def _replace_or_replay(runtime: Runtime, request: BindRequest, predecessor: Bind
 
 
 def _has_ended(runtime: Runtime, binding_id: str) -> bool:
-    current = runtime.database.read(find, binding_id)
-    return current is not None and current.state.terminal
+    """Return whether a binding has certainly ended at the provider; False if the database cannot be read."""
+    with suppress(errors.Busy):
+        current = runtime.database.read(find, binding_id)
+        now = runtime.clocks.trusted_instant(runtime.database.clock())
+        return current is not None and current.state.terminal and not current.is_release_owed(now)
+    return False
 
 
 def _replace(
@@ -151,7 +155,10 @@ def _begin(
         return begun
 
     hit("replace.before_begin")
-    begun = _repeat_if_changed(runtime, work)
+    try:
+        begun = _repeat_if_changed(runtime, work)
+    except BindingLost as error:  # deleted since it was read
+        raise errors.NotFound(binding_id=predecessor.id) from error
     hit("replace.after_begin")
     match begun:
         case successors.Begun(successor=successor, predecessor=current):
@@ -259,7 +266,8 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
                 settle.settle_unbound(
                     tx, predecessor_id, runtime.caller, reason=end.reason, ended_at=ended_at, guard_s=end.guard_s
                 )
-            holds.end_holds(tx, runtime.caller, end.holds, reason="unbound", guard_s=end.guard_s)
+            if end.holds:
+                holds.end_holds(tx, runtime.caller, end.holds, reason="unbound", guard_s=end.guard_s)
 
         cleared = successors.clear(
             tx,

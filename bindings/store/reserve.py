@@ -199,7 +199,7 @@ def record(tx: Transaction, intent: Binding, request: BindRequest, caller: Calle
     for key_column in ("idempotency_key", "duplicate_key") * ATTEMPTS:
         if _insert(tx, intent, caller, key_column):
             return Reserved(binding=intent)
-        replayed = replay(tx.connection, request, caller.actor)
+        replayed = replay(tx.connection, request, intent.actor)
         if replayed is not None or request.idempotency_key is None:
             return replayed
     return None

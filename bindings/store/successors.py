@@ -82,7 +82,9 @@ def begin(
     """Record the takeover, or return why it cannot be; then nothing is lost yet.
 
     The phones of both bindings are locked, and the request is checked against everything except the predecessor.
-    The successor waits for at most `wait_s` seconds. `force`: also if its pool had no number left just now.
+    The successor waits for at most `wait_s` seconds. It and its key belong to the actor of the predecessor: so an
+    application still sees its order after an admin has replaced a party. `force`: also if its pool had no number
+    left just now.
 
     Safe to repeat with the same `successor_id`, as `reserve.reserve`. Raises `PredecessorChanged`.
     """
@@ -102,7 +104,8 @@ def begin(
     if tx.attempt > 1 and (earlier := find(tx.connection, successor_id)) is not None:
         return Begun(successor=earlier, predecessor=get(tx, predecessor.id))
     verify_clock(now)
-    if (replayed := _replay(tx, request, caller, now)) is not None:
+    owner = replace(caller, actor=predecessor.actor)
+    if (replayed := _replay(tx, request, caller, now, owner=owner)) is not None:
         return replayed
     current = _expired_if_past_end(tx, get(tx, predecessor.id), caller, now)
     refusal = _why_not_replaceable(tx, current, caller, now) or _why_not_now(
@@ -117,7 +120,7 @@ def begin(
         return refusal
     wait_until = now + timedelta(seconds=wait_s)
     successor = replace(
-        reserve.new_intent(successor_id, request, limits, caller, now),
+        reserve.new_intent(successor_id, request, limits, owner, now),
         waits_for=current.id,
         send_by=now,
         settle_by=wait_until,
@@ -132,11 +135,13 @@ def begin(
     return Begun(successor=successor, predecessor=linked)
 
 
-def _replay(tx: Transaction, request: BindRequest, caller: Caller, now: datetime) -> Replayed | None:
+def _replay(
+    tx: Transaction, request: BindRequest, caller: Caller, now: datetime, *, owner: Caller
+) -> Replayed | None:
     """Return the earlier binding of the request's key; one that waits past its time is ended and frees the key."""
-    replayed = reserve.replay(tx.connection, request, caller.actor)
+    replayed = reserve.replay(tx.connection, request, owner.actor)
     if replayed is not None and _end_overdue(tx, replayed.binding, caller, now) is not None:
-        return reserve.replay(tx.connection, request, caller.actor)
+        return reserve.replay(tx.connection, request, owner.actor)
     return replayed
 
 

@@ -16,6 +16,7 @@ from bindings.lifecycle import replace as replacing
 from bindings.store import expiry, holds
 from bindings.store.schema import bindings
 from tests.service.harness import (
+    POOL,
     A,
     B,
     C,
@@ -218,6 +219,17 @@ def test_phones_and_key_are_not_free_in_between(harness: ServiceHarness, point: 
     assert len(seen) == expected or point == "replace.after_unbind"
     assert harness.service.lookup(phone=A) == [successor]
     assert len(harness.simulator.ledger) == 2 + (expected == 3)
+
+
+def test_application_keeps_the_binding_that_an_admin_replaces(harness: ServiceHarness) -> None:
+    rides = harness.service.as_caller(actor="key:rides")
+    binding = rides.bind(phone_a=A, phone_b=B, pool_number=POOL, expire_s=HOUR, mode="AXB")
+    successor = harness.service.as_caller(actor="key:admin").replace(binding.id, phone_b=C, idempotency_key="k")
+    assert successor.actor == "key:rides"
+    assert [event.actor for event in harness.service.history(successor.id)] == ["key:admin"] * 3
+    assert rides.replace(binding.id, phone_b=C, idempotency_key="k", own_only=True) == successor
+    again = rides.replace(successor.id, phone_b=B, own_only=True)
+    assert (again.actor, again.state) == ("key:rides", State.ACTIVE)
 
 
 def test_two_callers_with_one_key_get_one_successor(harness: ServiceHarness) -> None:
