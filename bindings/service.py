@@ -250,7 +250,7 @@ class BindingService:
         have all failed. With `force` also if the provider had no number left in the pool less than a minute ago.
         With an `idempotency_key` the call is safe to repeat: the same call returns the same successor, and one
         that was definitely refused or never sent is begun anew. With `own_only` only a binding that this service's
-        actor requested is found.
+        actor requested is found. The successor and its key belong to the actor of the old binding.
 
         Raises `PhoneInUse`, `NotActive`, `AlreadyReplaced`, `NoMiddleNumber`, `Busy`, `InvalidRequest`, `NotFound`
         if nothing was changed. An error whose `predecessor_ended` is not None came later: the old binding is
