@@ -1,4 +1,4 @@
-"""P1 and P2: `lookup(phone=)` against the same query on an open connection of the bare driver.
+"""P1 and P2: `lookup` by phone and by reference against the same query on an open connection of the bare driver.
 
 The baseline uses psycopg with the query prepared, as the product does, and returns plain tuples; on SQLite its
 instants remain text.
@@ -51,6 +51,12 @@ def _query(now: str, phone: str) -> str:
 
 
 POSTGRES = _query("(SELECT clock_timestamp())", "%(phone)s")
+POSTGRES_BY_REFERENCE = f"""
+    SELECT {COLUMNS} FROM bindings
+    WHERE reference = %(reference)s AND requested_at > (SELECT clock_timestamp()) - interval '5 days'
+        AND state = 'active' AND expires_at > (SELECT clock_timestamp()) AND unbind_requested_at IS NULL
+    ORDER BY requested_at DESC, id DESC
+"""
 SQLITE = _query(":now", ":phone")
 
 
@@ -62,8 +68,15 @@ def postgres(context: BenchContext) -> list[Result]:
         def baseline(phone: str) -> list[tuple[object, ...]]:
             return connection.execute(POSTGRES, {"phone": phone}, prepare=True).fetchall()  # as the product does
 
+        def reference_baseline(reference: str) -> list[tuple[object, ...]]:
+            return connection.execute(POSTGRES_BY_REFERENCE, {"reference": reference}, prepare=True).fetchall()
+
         target = Target(id="P1", title="lookup on PostgreSQL", bound=1.8)
-        return _compare(target, bench_db, context.sizes, baseline)
+        by_reference = Target(id="P1", title="lookup by reference on PostgreSQL", bound=1.6)
+        return [
+            *_compare(target, bench_db, context.sizes, baseline),
+            _compare_references(by_reference, bench_db, context.sizes, reference_baseline),
+        ]
 
 
 def sqlite(context: BenchContext) -> list[Result]:
@@ -90,17 +103,40 @@ def _compare(
             return service.lookup(phone=phone)
 
         for rows in ROWS:
-            phones = _phones(bench_db, rows)
-            for phone in phones:  # warms both up, and checks that both return the same rows
-                bindings = product(phone)
-                baseline_ids = [str(row[0]) for row in baseline(phone)]
-                if [binding.id for binding in bindings] != baseline_ids or len(bindings) != rows:
-                    raise AssertionError(f"{phone}: the two sides differ")
-            samples = [random.sample(phones, min(sizes.lookups, len(phones))) for _ in range(sizes.rounds)]
-            rounds = interleave(sizes.rounds, _timed_round(product, samples), _timed_round(baseline, samples))
             target_of_rows = replace(target, title=f"{target.title}, {rows} row{'s' if rows > 1 else ''}")
-            results.append(Result(target=target_of_rows, rounds=rounds, note=microseconds(rounds)))
+            phones = _phones(bench_db, rows)
+            results.append(_measure(target_of_rows, phones, sizes, product, baseline, rows=rows))
     return results
+
+
+def _compare_references(
+    target: Target, bench_db: BenchDatabase, sizes: Sizes, baseline: Callable[[str], list[tuple[object, ...]]]
+) -> Result:
+    newest = f"SELECT reference FROM bindings WHERE state = 'active' ORDER BY requested_at DESC LIMIT {PHONES}"
+    references = [str(row[0]) for row in bench_db.execute(newest).fetchall()]
+    with BindingService.open(database_url=bench_db.url) as service:
+        return _measure(
+            target, references, sizes, lambda reference: service.lookup(reference=reference), baseline, rows=1
+        )
+
+
+def _measure(
+    target: Target,
+    keys: list[str],
+    sizes: Sizes,
+    product: Callable[[str], list[Binding]],
+    baseline: Callable[[str], list[tuple[object, ...]]],
+    *,
+    rows: int,
+) -> Result:
+    """Return the times of both sides for random samples of the keys, each of which has this many rows."""
+    for key in keys:  # warms both up, and checks that both return the same rows
+        bindings = product(key)
+        if [binding.id for binding in bindings] != [str(row[0]) for row in baseline(key)] or len(bindings) != rows:
+            raise AssertionError(f"{key}: the two sides differ")
+    samples = [random.sample(keys, min(sizes.lookups, len(keys))) for _ in range(sizes.rounds)]
+    rounds = interleave(sizes.rounds, _timed_round(product, samples), _timed_round(baseline, samples))
+    return Result(target=target, rounds=rounds, note=microseconds(rounds))
 
 
 def _timed_round(work: Callable[[str], object], samples: list[list[str]]) -> Callable[[int], Sample]:
