@@ -278,6 +278,15 @@ def test_every_option_is_documented_and_no_other(name: str) -> None:
     assert documented_commands().get(name) == options_of(commands()[name])
 
 
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_sentence_of_the_help_of_a_command_is_in_its_section(name: str) -> None:
+    section = prose(REFERENCE / "command-line.md").split(f"### `{name}`\n")[1].split("\n##")[0]
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(section.split())).replace("`", "")
+    for paragraph in (commands()[name].help or "").replace("`", "").split("\n\n"):
+        for sentence in re.split(r"(?<=\.) (?=[A-Z])", " ".join(paragraph.split())):
+            assert sentence.rstrip(".") in text, f"the help says: {sentence}"
+
+
 def typed(page: Path) -> list[list[str]]:
     """Every command line in the shell blocks of a page, and every `bindings ...` in its prose, as words."""
     lines = [

@@ -65,7 +65,10 @@ WARN = JobSpec(
 )
 RECOVER = JobSpec(
     name="recover",
-    summary="Settle binds and repeat unbinds that a crash or a lost response left open, without a scan.",
+    summary=(
+        "Settle binds, repeat unbinds that a crash or a lost response left open, and end expired bindings that the"
+        " provider holds for longer, without a scan."
+    ),
     run=lambda maintenance: maintenance.recover(),
     interval_s=lambda settings: settings.recover_interval_s,
     runs=Runs.ONE_REPLICA,
