@@ -157,6 +157,13 @@ def test_every_page_under_docs_can_be_reached_from_its_index(page: Path) -> None
         assert page in linked
 
 
+def test_every_page_outside_of_the_decisions_can_be_reached_from_the_readme() -> None:
+    linked = {(ROOT / target).resolve() for _, target in LINK.findall(prose(ROOT / "README.md"))}
+    decisions = ROOT / "docs" / "maintainers" / "decisions"
+    pages = {page for page in PAGES if page.is_relative_to(ROOT / "docs") and page.parent != decisions}
+    assert pages <= linked
+
+
 # What the pages look like.
 
 

@@ -50,6 +50,7 @@ def test_recover_without_open_operations_does_nothing(shell: Shell) -> None:
         "unbound": 0,
         "still_unclear": 0,
         "released": 0,
+        "never_sent": 0,
     }
     assert shell.run("recover").code == 0
 
