@@ -270,6 +270,12 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
             queries.releases_owed, service.runtime.database.clock(), limit=100
         ),
     ),
+    "successors that have waited too long": (
+        {"ix_bindings_waiting", "ix_bindings_waiting" + WHOLE},
+        lambda service: service.runtime.database.read(
+            queries.overdue_successors, service.runtime.database.clock(), limit=100
+        ),
+    ),
     "open unbinds": (
         {"ix_bindings_unbinding", "ix_bindings_unbinding" + WHOLE},  # the index has only them
         lambda service: service.runtime.database.read(queries.unbinding, limit=100),
