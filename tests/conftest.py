@@ -100,7 +100,7 @@ def database_url(request: pytest.FixtureRequest, sqlite_folder: Path, database_k
     """Provide a new database with the newest schema."""
     if database_kind == "sqlite":
         file = sqlite_folder / "bindings.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
+        shutil.copy(request.getfixturevalue("sqlite_template"), file)  # with its mode
         yield f"sqlite:///{file}"
         return
     server: Server = request.getfixturevalue("postgres_server")
@@ -139,7 +139,7 @@ def own_database_url(request: pytest.FixtureRequest, sqlite_url: str, database_k
 def sqlite_url(sqlite_template: Path, sqlite_folder: Path) -> str:
     """Provide a new SQLite database with the newest schema, for tests that do not apply to PostgreSQL."""
     file = sqlite_folder / "only.db"
-    shutil.copyfile(sqlite_template, file)
+    shutil.copy(sqlite_template, file)
     return f"sqlite:///{file}"
 
 

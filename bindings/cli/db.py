@@ -37,14 +37,43 @@ def upgrade(*, as_json: bool) -> None:
 @options.as_json
 def current(*, as_json: bool) -> None:
     """Show the schema revision of the database."""
-    _show(as_json=as_json)
+    url = _url(as_json=as_json)
+    from bindings.store import migrations
+
+    version = migrations.current(url)
+    if as_json:
+        output.emit(_summary(version))
+    else:
+        click.echo(f"schema {version.describe()}")
 
 
 @db.command()
 @options.as_json
 def check(*, as_json: bool) -> None:
-    """Exit with 1 unless this version can work on the database's schema."""
-    _show(as_json=as_json).require()
+    """Exit with 1 unless this version can work on the database's schema.
+
+    Warns if the modes of the database's files allow other users; that does not change the exit code.
+    """
+    url = _url(as_json=as_json)
+    from bindings.monitoring import protection_checks
+    from bindings.monitoring.check import Level
+    from bindings.store import migrations
+    from bindings.store.database import Database
+
+    version = migrations.current(url)
+    database = Database(url)
+    try:
+        checks = protection_checks.of_database(database)
+    finally:
+        database.close()
+    if as_json:
+        output.emit({**_summary(version), "checks": checks})
+    else:
+        click.echo(f"schema {version.describe()}")
+        for result in checks:
+            if result.level is not Level.OK:
+                output.message(f"warning: {output.escape_unprintable(f'{result.seen}; {result.todo}')}")
+    version.require()
 
 
 @db.command()
@@ -92,18 +121,6 @@ def moved(*, as_json: bool) -> None:
         click.echo("the feed and webhooks continue after the events of the cluster before")
     else:
         click.echo("nothing to do: new events follow the older ones")
-
-
-def _show(*, as_json: bool) -> SchemaVersion:
-    url = _url(as_json=as_json)
-    from bindings.store import migrations
-
-    version = migrations.current(url)
-    if as_json:
-        output.emit(_summary(version))
-    else:
-        click.echo(f"schema {version.describe()}")
-    return version
 
 
 def _summary(version: SchemaVersion) -> dict[str, object]:

@@ -7,28 +7,37 @@ A child must not use, close or free a connection of its parent, as SQLite demand
 locks among it, is shared by all connections of a process, and a child has a copy of that: while a connection of
 the parent is in it, new connections to the same file would believe locks that the child does not have. So a file
 that was open at the fork is refused in the child. `ForkGate` closes the files before a fork, so that this is rare.
+
+A new file is for its owner only, before it has a row. SQLite gives the -wal and -shm files the mode of the file.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy.exc import DontWrapMixin
 
-from bindings.fork_safety import ForkedProcessError, ForkSensitive, keep_alive
+from bindings.fork_safety import ForkedProcessError, ForkSafeLock, ForkSensitive, keep_alive
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 FileIdentity: TypeAlias = tuple[int, int]  # device and inode
 
 WAL_CHECK_INTERVAL_S = 1.0
+OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 MISSING = "the SQLite file was deleted or moved away while it was open here"
 REPLACED = "another SQLite file is at the path of the one that was open here"
 MIXED = "another SQLite file is at the path of the one that was open here, beside the -wal file of that one"
 WAL_REPLACED = "the -wal file of the SQLite database was deleted or replaced while it was open here"
 
 _files_open_at_a_fork: set[FileIdentity] = set()
+_creation_lock = ForkSafeLock()
 
 
 class FileOpenAtForkError(ForkedProcessError, DontWrapMixin):
@@ -43,6 +52,8 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
         self._inherited = False
         self._closed = True
         self._require_unshared(identify(self._path))
+        if database not in ("", ":memory:") and not kwargs.get("uri"):
+            _create_for_owner(os.path.realpath(self._path))
         super().__init__(database, *args, **kwargs)
         self.file = identify(self._path)
         self._wal_path = wal_path(self._path)
@@ -110,6 +121,38 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
                 "the SQLite file was in use when this process was forked, and SQLite forbids its use here; nothing"
                 " was done: open the service after the fork, or fork while no export and no call is under way"
             )
+
+
+def _create_for_owner(path: str) -> None:
+    """Create an empty file that only its owner may open, with any umask; without effect if there is a file.
+
+    SQLite reports why a file cannot be created.
+    """
+    with _creation_lock, suppress(OSError):  # closing the file would drop SQLite's locks of another connection
+        if identify(path) is None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
+            try:
+                if hasattr(os, "fchmod"):  # not on Windows
+                    os.fchmod(descriptor, OWNER_ONLY)
+            finally:
+                os.close(descriptor)
+
+
+def files_open_to_others(connection: Connection) -> dict[str, int]:
+    """Return the mode of each file of the SQLite database that allows more than its owner, by path.
+
+    Empty on Windows, where the mode does not say who may open a file.
+    """
+    if os.name == "nt":
+        return {}
+    main = next(row.file for row in connection.exec_driver_sql("PRAGMA database_list") if row.name == "main")
+    modes: dict[str, int] = {}
+    for path in (main, f"{main}-wal", f"{main}-shm"):
+        with suppress(OSError):
+            mode = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116 -- as above
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                modes[path] = mode
+    return modes
 
 
 def identify(path: str) -> FileIdentity | None:

@@ -125,6 +125,7 @@ IN_USE = "{} of about {} in use ({}), {}"
 @condition("webhooks", "ok", "deliveries: {} pending, {} dead")
 @condition("feed", "ok", "new events follow the older ones")
 @condition("replicas", "ok", "processes recorded in the last {}: {}")
+@condition("file_modes", "ok", "no SQLite file has a mode that allows other users")
 def new_database(world: World) -> None:
     """Change nothing."""
 
@@ -830,6 +831,10 @@ def provider_without_a_date(world: World) -> Sequence[Check]:
 
 # The other tests that hold a sentence, by file.
 ELSEWHERE = {
+    "the modes of the database's files, which have phones and secrets, allow other users: {}": (
+        "tests/store/test_file_modes.py"
+    ),
+    "run `chmod 600 {}`": "tests/store/test_file_modes.py",
     "{}; permission is denied for schema {}": "tests/cli/test_doctor.py",
     "is stopping": "tests/web/test_ops.py",
     "no job is stalled": "tests/web/test_ops.py",
