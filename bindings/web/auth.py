@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors, scheduler
 from bindings.access.api_keys import digest
 from bindings.domain import roles
-from bindings.domain.binding import EventKind
+from bindings.domain.binding import Binding, EventKind
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.credentials import CredentialLookup
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bindings.access.api_keys import ApiKeys
     from bindings.access.sessions import Sessions
-    from bindings.domain.binding import Binding, Event, Holder, RefusedBind
+    from bindings.domain.binding import Event, Holder, RefusedBind
     from bindings.store.keys import Key
     from bindings.web.executors import Executors
     from bindings.web.first_sign_in import FirstSignIn
@@ -69,9 +69,18 @@ class Principal:
         return self.has_permission(Permission.READ, Permission.ROUTE) or record.actor == self.actor
 
     def sees_phones(self, binding: Binding | RefusedBind) -> bool:
-        """Return whether phones are shown in full without a reveal: to their sender, and to a router."""
-        own = self.has_permission(Permission.BIND) and binding.actor == self.actor
-        return own or self.has_permission(Permission.ROUTE)
+        """Return whether phones are shown in full without a reveal: to their sender, and to a router.
+
+        A replace takes phones over from the predecessor, which a caller that acts on all bindings has not sent: to
+        it those of a successor are masked, and those of a refused request, which may have been a replace.
+        """
+        if self.has_permission(Permission.ROUTE):
+            return True
+        if not self.has_permission(Permission.BIND) or binding.actor != self.actor:
+            return False
+        return not self.has_permission(Permission.READ) or (
+            isinstance(binding, Binding) and binding.replaces is None
+        )
 
     def redact_holder(self, holder: Holder) -> Holder:
         """Return the holder; of another actor's binding only `held_until`, `retry_after_s` and `why` stay."""

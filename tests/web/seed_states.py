@@ -100,6 +100,7 @@ def create(url: str, simulator: Simulator, clock: SeedClock) -> SeededStates:
         seed.deliveries,
         seed.jobs,
         seed.recent_bindings,
+        seed.replaced_bindings,
         seed.access,
         seed.words_of_a_later_release,
         seed.statistics,
@@ -287,6 +288,20 @@ class _Seed:
             self.bind(reference="pending")
         self.fail("refuse:-22")
         self.fail("refuse:-41")
+
+    def replaced_bindings(self) -> None:
+        """An order that was replaced twice, with a successor that failed, and one whose takeover has stopped."""
+        self.clock.advance(61)  # since a pool had no number left
+        service = self.service.as_caller(actor="key:app", request_id="req-2")
+        first = self.bind(reference="replaced order", warn_s=60)
+        second = service.replace(first.id, phone_b=self.pair("key:app")["phone_b"])
+        self.simulator.script("refuse:-22", times=1, on="bind")
+        with suppress(BindingsError):
+            service.replace(second.id, mode=Mode.AXXB)
+        service.replace(second.id, mode=Mode.AXXB)
+        waiting = self.bind(reference=NAMES[2])
+        with dies_at("replace.after_begin"), suppress(DiedError):
+            service.replace(waiting.id)
 
     def access(self) -> None:
         """Reveals and exports, with and without a reason, finished and not."""

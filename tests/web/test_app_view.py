@@ -142,7 +142,7 @@ def test_response_does_not_tell_if_what_may_not_be_seen_exists(running: Running,
     report_id = running.service.reports().data[0].id
     headers, unknown = running.key(role, "rides"), str(uuid7())
     session = Browser(running).sign_in(role, "rides").session
-    hidden = [("post", f"/v1/bindings/{{}}/{call}", created["id"]) for call in ("unbind", "reveal")]
+    hidden = [("post", f"/v1/bindings/{{}}/{call}", created["id"]) for call in ("unbind", "reveal", "replace")]
     hidden += [("post", "/bindings/{}/reveal", created["id"]), ("post", "/doubts/{}/absent", created["id"])]
     hidden += [("get", "/doubts/{}/absent", created["id"])]
     if role == "app":
@@ -153,7 +153,7 @@ def test_response_does_not_tell_if_what_may_not_be_seen_exists(running: Running,
         hidden += [("get", "/reports/{}", report_id), ("get", "/reports/{}/download", report_id)]
     for method, path, known in hidden:
         caller = running.session if path.startswith("/v1") else session
-        body = {"reason": "x"} if method == "post" and path.startswith("/v1") else None
+        body = {"reason": "x"} if path.endswith(("/unbind", "/reveal")) and path.startswith("/v1") else None
         answers = [
             caller.request(method, running.url + path.format(name), headers=headers, timeout=300, json=body)
             for name in (known, unknown)

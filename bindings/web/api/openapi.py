@@ -200,6 +200,8 @@ def _sample_error(kind: type[BindingsError]) -> BindingsError:
         return kind(holder=samples.FOREIGN_HOLDER, status=statuses.IN_USE)
     if issubclass(kind, errors.PhoneInUse):
         return kind(holder=samples.HOLDER)
+    if issubclass(kind, errors.AlreadyReplaced):
+        return kind(binding_id=samples.BINDING.id, successor_id=samples.SUCCESSOR.id)
     if issubclass(kind, errors.ProviderRefused):
         status = _sample_status(kind)
         return kind(status=status, reason=statuses.meaning(status))

@@ -126,6 +126,35 @@ class Bind(RequestModel):
     validate = staticmethod(lambda **values: validation.bind_request(**_with_any_app_id(values)))
 
 
+class Replace(RequestModel):
+    """What the successor of a binding is to have; what is left out is as in the binding that is replaced."""
+
+    phone_a: PhoneText | None = None
+    phone_b: PhoneText | None = None
+    pool_number: PoolText | None = None
+    expire_s: (
+        Annotated[int, Meta(description="Seconds to live, counted from now.", ge=1, le=MAX_EXPIRE_S)] | None
+    ) = None
+    mode: ModeText | None = None
+    max_expire_s: (
+        Annotated[
+            int,
+            Meta(description="Seconds for which the provider is asked, at least expire_s.", ge=1, le=MAX_EXPIRE_S),
+        ]
+        | None
+    ) = None
+    reference: Reference | None = None
+    force: Annotated[
+        bool,
+        Meta(
+            description="True: end the binding also if the provider had no number left in the pool less than a"
+            " minute ago. Then there may be no successor."
+        ),
+    ] = False
+
+    validate = staticmethod(validation.replacement)
+
+
 class Unbind(RequestModel):
     """Why a binding is ended early, and when."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from litestar import Request, Response, Router, get, post
 
@@ -45,7 +46,7 @@ from bindings.web.api.serializers import (
 from bindings.web.request import ServiceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from bindings.domain.binding import Event, Page
     from bindings.domain.hold import PhoneHold
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from bindings.web.state import AppState
 
 ApiResponse = Response[bytes]
+Params = ParamSpec("Params")
 
 KEY_HEADER = "Idempotency-Key"
 KEY = re.compile(r"[!-~]{1,255}")
@@ -179,9 +181,40 @@ async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     key = _idempotency_key(request)
     fields = call.body(requests.Bind, header_errors=[INVALID_KEY] if key == "" else [])
     fields["idempotency_key"] = key
+    return await _run_bind(call, _bind, call.service, fields)
+
+
+def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
+    """Return the key, None if there is none, or an empty text if it is not valid: the service then refuses it."""
+    values = request.headers.getall(KEY_HEADER, [])
+    if not values:
+        return None
+    return values[0] if len(values) == 1 and KEY.fullmatch(values[0]) else ""
+
+
+def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
+    app_id = service.runtime.app_id_or_default(fields.get("app_id"))
+    with _key_named_as_header():
+        return service.bind_request(validation.bind_request(**fields | {"app_id": app_id}))
+
+
+@contextmanager
+def _key_named_as_header() -> Iterator[None]:
+    """Give an error of the idempotency key the name of its header: the client knows it by that."""
+    try:
+        yield
+    except InvalidRequest as invalid:
+        faults = [INVALID_KEY if fault.field == "idempotency_key" else fault for fault in invalid.field_errors]
+        raise InvalidRequest(faults) from None
+
+
+async def _run_bind(
+    call: ApiRequest, function: Callable[Params, BindResult], *args: Params.args, **kwargs: Params.kwargs
+) -> ApiResponse:
+    """Run a call that makes a binding, count its outcome, and return the response; raise its error, redacted."""
     metrics = call.app_state.metrics
     try:
-        result = await call.app_state.executors.run_bind(call.principal.actor, _bind, call.service, fields)
+        result = await call.app_state.executors.run_bind(call.principal.actor, function, *args, **kwargs)
     except errors.OutcomeUnknown as unknown:
         metrics.record_bind_error(unknown)
         return _accepted(unknown, call.principal)
@@ -196,30 +229,77 @@ async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     return json_response(binding_json(result.binding, call.principal), status, headers | _location(result.binding))
 
 
-def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
-    """Return the key, None if there is none, or an empty text if it is not valid: the service then refuses it."""
-    values = request.headers.getall(KEY_HEADER, [])
-    if not values:
-        return None
-    return values[0] if len(values) == 1 and KEY.fullmatch(values[0]) else ""
-
-
-def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
-    app_id = service.runtime.app_id_or_default(fields.get("app_id"))
-    try:
-        return service.bind_request(validation.bind_request(**fields | {"app_id": app_id}))
-    except InvalidRequest as invalid:  # the client knows the key by the name of its header
-        faults = [INVALID_KEY if fault.field == "idempotency_key" else fault for fault in invalid.field_errors]
-        raise InvalidRequest(faults) from None
-
-
 def _accepted(unknown: errors.OutcomeUnknown, principal: Principal) -> ApiResponse:
-    headers = problems.headers(unknown)
-    return json_response(binding_json(unknown.binding, principal), 202, headers | _location(unknown.binding))
+    """Return the binding whose outcome is not known; of a replace, with whether the predecessor has ended."""
+    extra = None
+    if unknown.predecessor_ended is not None:
+        extra = {"predecessor_ended": unknown.predecessor_ended, "detail": str(unknown)}
+    body = binding_json(unknown.binding, principal, extra=extra)
+    return json_response(body, 202, problems.headers(unknown) | _location(unknown.binding))
 
 
 def _location(binding: Binding) -> dict[str, str]:
     return {"Location": f"/v1/bindings/{binding.id}"}
+
+
+@post(
+    "/bindings/{binding_id:str}/replace",
+    permissions=(Permission.BIND,),
+    operation=Operation(
+        name="replace",
+        summary="End a binding and let a new one take over: another party, or a renewal. Its phones are never free"
+        " in between. With an Idempotency-Key it is safe to repeat.",
+        body=requests.Replace,
+        needs_body=False,
+        example={"phone_b": samples.SUCCESSOR.phone_b.digits},
+        headers=(KEY_HEADER,),
+        responses={
+            201: ResponseDoc(
+                "Replaced: this is the successor. Its middle numbers may differ.",
+                Binding,
+                samples.SUCCESSOR,
+                headers=("Location",),
+            ),
+            200: ResponseDoc(
+                "Replaced by an earlier call with this key.",
+                Binding,
+                samples.SUCCESSOR,
+                headers=("Location", problems.REPLAYED_HEADER),
+            ),
+            202: ResponseDoc(
+                "The outcome is not known yet. If the body has the id of the address, it is the predecessor, whose"
+                " end is not confirmed and which is offered no more: repeat the same call. Otherwise it is the"
+                " successor, which is being resolved: do not bind again.",
+                schemas.UnclearReplace,
+                samples.UNCLEAR_REPLACE,
+                headers=("Location", "Retry-After", problems.REPLAYED_HEADER),
+            ),
+        },
+        problems=(
+            *BODY_PROBLEMS,
+            errors.NotFound,
+            errors.NotActive,
+            errors.AlreadyReplaced,
+            errors.PhoneInUse,
+            errors.IdempotencyMismatch,
+            *errors.BIND_FAILURES,
+        ),
+    ),
+)
+async def replace(request: Request[Any, Any, Any]) -> ApiResponse:
+    """End a binding and let a successor take over."""
+    call = ApiRequest(request)
+    binding_id = call.binding_id()
+    key = _idempotency_key(request)
+    fields = call.body(requests.Replace, header_errors=[INVALID_KEY] if key == "" else [])
+    fields["idempotency_key"] = key
+    own_only = not call.principal.has_permission(Permission.READ)
+    return await _run_bind(call, _replace, call.service, binding_id, fields, own_only=own_only)
+
+
+def _replace(service: BindingService, binding_id: str, fields: dict[str, Any], *, own_only: bool) -> BindResult:
+    with _key_named_as_header():
+        return service.replace_request(binding_id, validation.replacement(**fields), own_only=own_only)
 
 
 @post(
@@ -655,5 +735,5 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 def router() -> Router:
     """Return the router of all calls under /v1."""
     reads = [check, get_binding, history, list_bindings, search, search_refusals, lookup, trace, events]
-    handlers = [bind, unbind, unbind_all, extend, reveal, *reads]
+    handlers = [bind, replace, unbind, unbind_all, extend, reveal, *reads]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

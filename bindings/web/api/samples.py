@@ -79,6 +79,21 @@ IN_DOUBT = replace(
     expires_at=None,
 )
 UNBOUND = replace(BINDING, state=State.UNBOUND)
+SUCCESSOR = replace(
+    BINDING,
+    id="01993b22-0f1e-7b04-8e5d-4c77a1b2d3f5",
+    phone_b=Phone("9188067788"),
+    idempotency_key="order-42/2",
+    replaces=BINDING.id,
+    bind_id="1003",
+    middle_number_a="9188061025",
+    middle_number_b="9188061025",
+)
+UNCLEAR_REPLACE = fields(replace(BINDING, replaced_by=SUCCESSOR.id, unbind_requested_at=_after(1200))) | {
+    "predecessor_ended": False,
+    "detail": "the provider has not confirmed the end of the binding to be replaced: its unbind is recorded and"
+    " will be repeated; its successor was not sent",
+}
 UNBIND_ALL = {"requested": 1, "confirmed": 1, "unclear": 0, "bindings": [UNBOUND], "token": None, "more": False}
 EVENT = Event(
     cursor="7412-118",

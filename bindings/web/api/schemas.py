@@ -86,6 +86,13 @@ class UnbindAllResult(Struct):
     more: Annotated[bool, Meta(description="Whether there are others, past the 1000 of one call: repeat it.")]
 
 
+class UnclearReplace(Struct):
+    """The binding whose outcome is not known: the predecessor (the id of the address) or its successor."""
+
+    predecessor_ended: Annotated[bool, Meta(description="Whether the end of the predecessor is confirmed.")]
+    detail: Annotated[str, Meta(description="What happened, and what is the state now.")]
+
+
 class Events(Struct):
     """Events in the order in which they became final; `next_cursor` is never null: use it for the next call."""
 
@@ -137,6 +144,14 @@ class Problem(Struct, kw_only=True):
     safe_to_retry: Annotated[bool, Meta(description="Whether the same call may be repeated unchanged.")]
     binding_id: str | None = None
     retry_after_s: int | None = None
+    predecessor_ended: Annotated[
+        bool | None,
+        Meta(
+            description="Of a replace that has begun: whether the predecessor has ended; if false, its end is not"
+            " confirmed yet. Without this field nothing was changed."
+        ),
+    ] = None
+    replaced_by: Annotated[str | None, Meta(description="Of already-replaced: the id of the successor.")] = None
     errors: list[FieldError] | None = None
     holder: Holder | None = None
     provider_status: str | None = None
@@ -182,6 +197,11 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
             "middle_number_b": {"description": "The number that B sees and calls."},
             "actor": ACTOR,
             "version": {"description": "The number of its events; for the roles app and router 0."},
+            "replaces": {"description": "The id of its predecessor, which a replace has ended for it."},
+            "replaced_by": {"description": "The id of its newest successor, also if that one has failed."},
+            "waits_for": {
+                "description": "The predecessor whose end is not recorded yet: until then it is not sent."
+            },
             "settle_by": {"description": "A pending binding past this is in doubt."},
             "max_expire_s": {"description": "Seconds that the provider was asked for; null: expire_s."},
             "expires_at": {"description": "The end that you were promised; extend moves it."},
@@ -254,6 +274,8 @@ def components(models: Iterable[type[Any]]) -> dict[str, Json]:
         if (schema := schemas.get(model.__name__)) is not None:
             schema["description"] = description
             _complete_fields(model, schema["properties"], fields)
+    if (unclear := schemas.get("UnclearReplace")) is not None:
+        schemas["UnclearReplace"] = {"allOf": [reference(Binding), unclear]}
     if (problem := schemas.get("Problem")) is not None:
         problem["additionalProperties"] = True
     return schemas

@@ -43,10 +43,16 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     )
 
 
-def binding_json(binding: Binding, principal: Principal, *, revealed: bool = False) -> msgspec.Raw:
-    """Encode a binding for the principal; phones in full if `revealed` or if the principal sent them."""
+def binding_json(
+    binding: Binding, principal: Principal, *, revealed: bool = False, extra: dict[str, Any] | None = None
+) -> msgspec.Raw:
+    """Encode a binding for the principal; phones in full if `revealed` or if the principal sent them.
+
+    `extra` are further fields of the object.
+    """
     encoder = _IN_FULL if revealed or principal.sees_phones(binding) else _MASKED
-    return msgspec.Raw(encoder.encode(principal.redact_binding(binding)))
+    redacted = principal.redact_binding(binding)
+    return msgspec.Raw(encoder.encode(fields(redacted) | extra if extra else redacted))
 
 
 def bindings_json(
@@ -73,7 +79,7 @@ def _active_binding_json(
         return binding_json(binding, principal, revealed=revealed)
     counterpart = binding.counterpart(party)
     route = {"counterpart": counterpart, "caller_id": binding.middle_number_for(counterpart)}
-    return msgspec.Raw(_IN_FULL.encode(fields(principal.redact_binding(binding)) | route))
+    return binding_json(binding, principal, revealed=revealed, extra=route)
 
 
 def refused_binds_json(refused: Iterable[RefusedBind], principal: Principal) -> list[msgspec.Raw]:
