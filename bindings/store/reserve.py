@@ -189,7 +189,7 @@ def lock_phones(
     tx: Transaction, scope: str, phones: Iterable[Phone], reading: tuple[ColumnElement[Any], ...], **values: object
 ) -> tuple[datetime, Sequence[Any]]:
     """Wait for the locks of these phones; return the clock's reading after that, and what `reading` selects."""
-    keys = {_lock_key(scope, phone.key) for phone in phones}
+    keys = dict.fromkeys(_lock_key(scope, phone.key) for phone in phones)
     return tx.lock(list(keys), timeout_s=LOCK_TIMEOUT_S, reading=reading, **values)
 
 
