@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.processes
 
-ROWS = 100_000
+ROWS = 20_000
 PAGES = ROWS // 100
-ORPHANS = 3_000
+ORPHANS = 1_000
 
 
 def simulator_with(rows: int) -> Simulator:
@@ -40,8 +40,9 @@ def simulator_with(rows: int) -> Simulator:
 
 @pytest.fixture(scope="module")
 def long_list() -> Iterator[Simulator]:
-    """Provide a provider whose list takes minutes to read."""
+    """Provide a provider whose list takes 20 s to read at any rate."""
     with simulator_with(ROWS) as simulator:
+        simulator.script("delay", rate=1.0, on="page", seconds=20 / PAGES)
         yield simulator
 
 
