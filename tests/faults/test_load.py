@@ -66,7 +66,7 @@ def run_load(fault_harness: FaultHarness, kind: str, *, seconds: float, seed: in
 def test_R2_sixty_four_threads_on_fifty_phones_get_no_refusal_for_our_own_bindings(
     fault_harness: FaultHarness, kind: str
 ) -> None:
-    counts = run_load(fault_harness, kind, seconds=10.0, seed=1)
+    counts = run_load(fault_harness, kind, seconds=4.0, seed=1)
     assert counts["bound"] > 50
     assert counts["unbound"] > 5
 
@@ -130,7 +130,7 @@ def run_faulty_load(fault_harness: FaultHarness, kind: str, *, seconds: float, s
 def test_R1_R2_load_with_a_failing_provider_and_killed_processes_is_sound(
     fault_harness: FaultHarness, kind: str
 ) -> None:
-    counts = run_faulty_load(fault_harness, kind, seconds=6.0, seed=1)
+    counts = run_faulty_load(fault_harness, kind, seconds=4.0, seed=1)
     assert counts["killed"] > 0
     assert counts["bind 0"] > 5
 
