@@ -640,11 +640,10 @@ def run(folder: Path, tests: str, *, detected_by: str) -> subprocess.CompletedPr
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
         "BINDINGS_TEST_NO_SHRINK": "1",
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # importing them takes longer than detecting a bug
     }
     command = [sys.executable, "-m", "pytest", tests, "-k", detected_by, "-m", "not soak", "-x", "-q"]
     return subprocess.run(
-        [*command, "-p", "pytest_timeout", "-p", "no:cacheprovider", "--no-header", "--tb=short"],
+        [*command, "-p", "no:cacheprovider", "--no-header", "--tb=short"],
         cwd=folder,
         env=environment,
         capture_output=True,
