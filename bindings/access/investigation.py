@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from bindings.domain import trace
+from bindings.domain import selection, trace
 from bindings.domain.binding import Page, Trace
 from bindings.domain.hold import visible_holds
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
@@ -153,6 +153,14 @@ class Investigation:
             bindings=tuple(read(queries.search, similar, self._database.now, before=None, limit=limit)),
             refusals=tuple(read(refusals.search, similar_refusals, before=None, limit=limit)),
             by_beginning=True,
+        )
+
+    def unbinds_of_request(self, request_id: str, *, actor: str | None = None) -> tuple[Binding, ...]:
+        """Return the bindings whose unbind this request has requested, as they are now, the oldest first."""
+        return tuple(
+            self._database.read(
+                number_history.unbinds_of_request, request_id, actor=actor, limit=selection.MAX_BINDINGS
+            )
         )
 
     def refusals_of(self, phone: Phone, *, actor: str | None = None) -> tuple[RefusedBind, ...]:

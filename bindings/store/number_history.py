@@ -95,6 +95,14 @@ def find_by_name(connection: Connection, words: str, *, actor: str | None, limit
     return sorted(unique, key=lambda binding: (binding.requested_at, binding.id), reverse=True)[:limit]
 
 
+def unbinds_of_request(connection: Connection, request_id: str, *, actor: str | None, limit: int) -> list[Binding]:
+    """Return up to `limit` bindings whose unbind this request has requested, the oldest first."""
+    requested = select(events.c.binding_id).where(_of_request(request_id), is_kind(EventKind.UNBIND_REQUESTED))
+    statement = select(*COLUMNS).where(bindings.c.id.in_(requested), *_requested_by(actor))
+    order = bindings.c.requested_at, bindings.c.id
+    return [to_binding(row) for row in connection.execute(statement.order_by(*order).limit(limit))]
+
+
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
     """Return the events of a request that made no binding: refusals before the provider was called."""
     statement = select(*EVENT_COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))

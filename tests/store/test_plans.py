@@ -299,6 +299,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         lambda service: service.investigation.number_history(Phone("9188000042"), cursor=SECOND_PAGE),
     ),
     "find by name": (NAMES | KEYS, lambda service: service.investigation.find_by_name("29999")),
+    "unbinds of a request": (
+        {"ix_events_request_id"} | KEYS,
+        lambda service: service.investigation.unbinds_of_request(str(uuid7())),
+    ),
     "page of open outcomes": (
         {name + way for name in DOUBTS for way in ("", WHOLE)},  # these indexes have only open ones
         lambda service: service.open_doubts(limit=50),

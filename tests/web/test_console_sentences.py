@@ -1,4 +1,4 @@
-"""Every sentence of the pages Find, its results and Access log, with the conditions under which it is shown.
+"""Every sentence of the pages Find, its results, Access log and unbind all, with the conditions of each.
 
 Each condition is rendered once. A sentence must be on the pages of its conditions and on no other page, and each
 page must have no sentence that is not in the table: so a new one is added here, with its conditions.
@@ -7,10 +7,10 @@ page must have no sentence that is not in the table: so a new one is added here,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import delete
@@ -21,6 +21,7 @@ from bindings.store.schema import refusals
 from tests.service.harness import POOL, A, B, C, D, E, F
 from tests.web.browser import Browser
 from tests.web.conftest import run
+from tests.web.pages import Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,13 @@ REFERENCE = {"at: reference", "number: reference"}
 LOGGED = {"access: entries"}
 ACCESS = LOGGED | {"access: nothing"}
 RESULTS = MATCHES | AT | NUMBER | REFERENCE
+FORM = {"unbind all: form", "unbind all: nothing", "unbind all: wrong input", "unbind all: of an application"}
+LISTED_TO_END = {"unbind all: listed", "unbind all: more", "unbind all: grown"}
+UNBIND_ALL = FORM | LISTED_TO_END | {"unbind all: no account"}
+OPEN_UNBINDS = {"unbinds: not done", "unbinds: not done, of an application"}
+UNBINDS = OPEN_UNBINDS | {"unbinds: done", "unbinds: none"}
 OF_APPLICATION = {"name: of an application", "number: of an application"}
+OWN_ONLY = OF_APPLICATION | {"unbind all: of an application", "unbinds: not done, of an application"}
 WITH_FORM = FIND | MATCHES | AT | {"at: reference"}
 MASKED_EXPORT = {"number: revealed"}
 
@@ -103,8 +110,8 @@ SENTENCES = (
         {"find: nothing stored"},
     ),
     # Results.
-    Sentence("Find", RESULTS),
-    Sentence(r"Only bindings that key:\w+ requested are searched\.", OF_APPLICATION),
+    Sentence("Find", RESULTS | UNBIND_ALL | UNBINDS),
+    Sentence(r"Only bindings that key:\w+ requested are searched\.", OWN_ONLY),
     # ... for a name.
     Sentence("order(-\\d+)?|req-\\d", MATCHES),
     Sentence(
@@ -243,6 +250,66 @@ SENTENCES = (
         r"No reveal and no export in full of these bindings is recorded\.",
         (LISTED | {"number: reference"}) - OF_APPLICATION - {"number: revealed"},
     ),
+    # The pages that end all bindings.
+    Sentence(r"End all bindings of this phone…", {"number: of an application"}),
+    Sentence(r"End all bindings of the (phone|middle number|reference) \S+", UNBIND_ALL),
+    Sentence(r"Reason must be text of 1 to 255 characters", {"unbind all: wrong input"}),
+    Sentence(
+        r"Lists every binding of the \w+ that is active, pending or in doubt; none is ended until you confirm\."
+        r" The actor, the time and the reason are then recorded in the history of each\.",
+        FORM,
+    ),
+    Sentence(
+        r"Nothing to end: no binding of the reference is active, pending or in doubt\.", {"unbind all: nothing"}
+    ),
+    Sentence(
+        r"Nothing to end: no binding of the reference is active, pending or in doubt that key:\w+ requested\.",
+        {"unbind all: of an application"},
+    ),
+    Sentence(
+        r"No binding can be ended now\. This process has no provider account: set BINDINGS_PROVIDER_API_KEY and"
+        r" BINDINGS_PROVIDER_API_SECRET\.",
+        {"unbind all: no account"},
+    ),
+    Sentence(
+        r"Bindings were added since the dry run, so nothing was changed\. This is the list as it is now\.",
+        {"unbind all: grown"},
+    ),
+    Sentence("What would be ended", LISTED_TO_END),
+    Sentence(r"\d bindings?\.", {"unbind all: listed", "unbind all: grown"}),
+    Sentence(
+        r"1 binding, and there are more: one call ends at most 1\. Repeat it for the others\.",
+        {"unbind all: more"},
+    ),
+    Sentence(r"For \d of them the unbind was requested before, and is not confirmed yet\.", {"unbind all: grown"}),
+    Sentence(r"This was a dry run; nothing has changed yet\.", LISTED_TO_END),
+    Sentence(
+        r"The request to unbind and the reason “order cancelled” are recorded for all of them at the same time\."
+        r" From then on no lookup returns them, and nothing takes that back\. Then the provider is called for up"
+        r" to 20 seconds; the job recover makes the other calls\.",
+        LISTED_TO_END,
+    ),
+    Sentence(r"\d unbinds? requested, \d done", UNBINDS),
+    Sentence(
+        r"No binding of this request is left to be ended: each has ended, or was never created\.",
+        {"unbinds: done"},
+    ),
+    Sentence(
+        r"The request \S+ has requested no unbind of a binding that is recorded here: each of its bindings had"
+        r" ended, or its unbind was requested before\.",
+        {"unbinds: none"},
+    ),
+    Sentence(
+        r"\d of \d (has|have) not ended yet; no lookup returns (it|them) any more\. The job recover calls the"
+        r" provider until it confirms\. A binding that is pending or in doubt is ended as soon as it is known to"
+        r" exist\.",
+        OPEN_UNBINDS,
+    ),
+    Sentence(
+        r"Reload this page to see what is done by then; Doubts has the next step of each\.", {"unbinds: not done"}
+    ),
+    Sentence(r"Reload this page to see what is done by then\.", {"unbinds: not done, of an application"}),
+    Sentence(r"Request id \S+", UNBINDS),
     # The access log.
     Sentence("Access log: reveals and exports", ACCESS),
     Sentence("No reveals or exports yet", {"access: nothing"}),
@@ -415,6 +482,50 @@ class Pages:
         self.pages["number: revealed"] = investigator.submit("/find", {"q": B}).text
         self.pages["access: entries"] = self.auditor.get("/access").text
 
+    def unbind_all(self, first: Binding) -> None:
+        """End the bindings of an order; the forms are those of the page of its reference."""
+        service = self.harness.service
+        admin, app = (Browser(self.console).sign_in(role, f"{role}_2") for role in ("admin", "app"))
+        form = {"reason": "order cancelled"}
+
+        def bind(phone_a: str, phone_b: str) -> None:
+            caller = service.as_caller(actor="key:app_2")
+            values: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXXB"}
+            caller.bind(phone_a=phone_a, phone_b=phone_b, reference="order-8", **values)
+
+        bind("9188067761", "9188067762")
+        bind("9188067763", "9188067764")
+        path = admin.post("/find", {"q": "order-8"}).headers["Location"] + "/unbind"
+        own_path = app.post("/find", {"q": "order-8"}).headers["Location"] + "/unbind"
+        self.pages["unbind all: form"] = admin.get(f"/bindings/{first.id}/numbers/phone_a/unbind").text
+        self.pages["unbind all: wrong input"] = admin.post(path).text
+        self.pages["unbind all: listed"] = listed = admin.post(path, form).text
+        with self.monkeypatch.context() as patch:
+            patch.setattr("bindings.lifecycle.unbind_all.MAX_BINDINGS", 1)
+            patch.setattr("bindings.web.console.unbind_all.MAX_BINDINGS", 1)
+            self.pages["unbind all: more"] = admin.post(path, form).text
+        with self.monkeypatch.context() as patch:
+            patch.setattr(service, "runtime", replace(service.runtime, client=None))
+            self.pages["unbind all: no account"] = admin.get(path).text
+        self.harness.simulator.script("reset_before", times=2, on="unbind")
+        ended = self.confirm(admin, path, listed)
+        self.pages["unbinds: not done"] = admin.get(ended).text
+        self.pages["unbinds: not done, of an application"] = app.get(ended).text
+        bind("9188067765", "9188067766")
+        self.pages["unbind all: grown"] = self.confirm(admin, path, listed)
+        service.recover()
+        self.pages["unbinds: done"] = admin.get(ended).text
+        self.pages["unbinds: none"] = admin.get("/unbinds/unknown").text
+        service.unbind_all(reference="order-8", reason="order cancelled")
+        self.pages["unbind all: nothing"] = admin.post(path, form).text
+        self.pages["unbind all: of an application"] = app.post(own_path, form).text
+
+    def confirm(self, browser: Browser, path: str, listed: str) -> str:
+        """Confirm a dry run; return the path of the result, or the page if it is refused."""
+        (fields,) = (form.fields for form in Page(listed).forms if form.action == path)
+        response = browser.post(path, fields | {"action": "run"})
+        return response.headers.get("Location") or response.text
+
     def render(self) -> dict[str, str]:
         """Render every page and return them by condition."""
         self.empty()
@@ -423,6 +534,7 @@ class Pages:
         self.shared_names(first)
         self.re_used_number()
         self.other_roles(first)
+        self.unbind_all(first)
         return self.pages
 
 
@@ -444,7 +556,7 @@ def test_each_sentence_is_shown_under_its_conditions_and_no_others(
     harness: ServiceHarness, console: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = Pages(harness, console, monkeypatch).render()
-    assert set(pages) == FIND | MATCHES | AT | NUMBER | REFERENCE | ACCESS
+    assert set(pages) == FIND | MATCHES | AT | NUMBER | REFERENCE | ACCESS | UNBIND_ALL | UNBINDS
     wrong = []
     for name, page in pages.items():
         shown: set[Sentence] = set()

@@ -46,7 +46,7 @@ async def resolve(request: Request[Any, Any, Any]) -> PageResponse:
         context.service,
         actor=context.require_principal.actor,
         reason=reason,
-        dry_run=_is_dry_run(context),
+        dry_run=context.is_dry_run,
     )
     return context.redirect(f"/doubts/resolve/{run.id}")
 
@@ -73,7 +73,7 @@ async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
     """Mark a binding absent and redirect to it, or show what would change (dry run)."""
     context = PageContext(request)
     binding = await get_visible_binding(context)
-    reason, dry_run = context.form.get("reason", ""), _is_dry_run(context)
+    reason, dry_run = context.form.get("reason", ""), context.is_dry_run
     try:
         result = await context.run_read(
             lambda service: service.mark_absent(binding.id, reason=reason, dry_run=dry_run)
@@ -85,11 +85,6 @@ async def mark_absent(request: Request[Any, Any, Any]) -> PageResponse:
     if dry_run:
         return await _mark_absent_page(context, binding, result=result, reason=reason)
     return context.redirect(f"/bindings/{binding.id}")
-
-
-def _is_dry_run(context: PageContext) -> bool:
-    """Return whether the form asks for a dry run: it does unless it says "run"."""
-    return context.form.get("action") != "run"
 
 
 async def _doubts_page(

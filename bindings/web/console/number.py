@@ -40,7 +40,7 @@ NUMBER_FIELDS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
 async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number of a binding."""
     context = PageContext(request)
-    return await _history_page(context, await _binding_number(context))
+    return await _history_page(context, await binding_number(context), unbind_path=f"{request.url.path}/unbind")
 
 
 @get("/find/{search_id:str}/history", permissions=OWN_OR_ALL)
@@ -49,14 +49,19 @@ async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     search_id = request.path_params["search_id"]
     search = await load_search(context, search_id)
-    return await _history_page(context, _number_of(search), names_path=names_path(search, search_id))
+    return await _history_page(
+        context,
+        _number_of(search),
+        names_path=names_path(search, search_id),
+        unbind_path=f"/find/{search_id}/unbind",
+    )
 
 
 @post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number of a binding."""
     context = PageContext(request)
-    number, path = await _binding_number(context), request.path_params
+    number, path = await binding_number(context), request.path_params
     return await _export(context, number, {"binding_id": path["binding_id"], "which": path["number_field"]})
 
 
@@ -66,6 +71,16 @@ async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     search = await load_search(context, request.path_params["search_id"])
     return await _export(context, _number_of(search), {})
+
+
+async def binding_number(context: PageContext) -> Phone:
+    """Return the number that the path names by a binding and a field. Raise `NotFound` if there is none."""
+    binding = await get_visible_binding(context)
+    number_field = context.request.path_params["number_field"]
+    number = getattr(binding, number_field) if number_field in NUMBER_FIELDS else None
+    if number is None:
+        raise errors.NotFound("this binding has no such number")
+    return number if isinstance(number, Phone) else Phone(number)
 
 
 async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
@@ -96,21 +111,13 @@ def _number_of(search: Search) -> Phone:
     return search.number
 
 
-async def _binding_number(context: PageContext) -> Phone:
-    """Return the number that the path names by a binding and a field. Raise `NotFound` if there is none."""
-    binding = await get_visible_binding(context)
-    number_field = context.request.path_params["number_field"]
-    number = getattr(binding, number_field) if number_field in NUMBER_FIELDS else None
-    if number is None:
-        raise errors.NotFound("this binding has no such number")
-    return number if isinstance(number, Phone) else Phone(number)
-
-
 def _is_allowed_overlap(anomaly: Overlap | Reuse) -> bool:
     return isinstance(anomaly, Overlap) and anomaly.allowed
 
 
-async def _history_page(context: PageContext, number: Phone, *, names_path: str | None = None) -> PageResponse:
+async def _history_page(
+    context: PageContext, number: Phone, *, unbind_path: str, names_path: str | None = None
+) -> PageResponse:
     """Return the page of a number. `names_path` leads to what has the number as its name, if anything has."""
     cursor = context.request.query_params.get("cursor")
 
@@ -130,6 +137,7 @@ async def _history_page(context: PageContext, number: Phone, *, names_path: str 
         "number.html",
         number=number,
         names_path=names_path,
+        unbind_path=unbind_path,
         is_middle_number=is_middle_number(number, list(page.data)),
         bindings=sorted(page.data, key=lambda binding: (earliest_start(binding), binding.id), reverse=True),
         holds=holds,

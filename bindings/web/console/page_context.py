@@ -83,6 +83,11 @@ class PageContext(ServiceRequest):
         return f"{path}?{query}" if query else path
 
     @property
+    def is_dry_run(self) -> bool:
+        """Return whether the form asks for a dry run: it does unless it says "run"."""
+        return self.form.get("action") != "run"
+
+    @property
     def actor_filter(self) -> str | None:
         """Return the actor whose bindings alone may be shown, or None if the principal may read all."""
         return self.require_principal.actor_filter

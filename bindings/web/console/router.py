@@ -25,6 +25,7 @@ from bindings.web.console import (
     search,
     sign_in,
     templating,
+    unbind_all,
 )
 from bindings.web.console.page_context import PageContext, PageResponse
 from bindings.web.console.security import SignInNeeded, authenticate_page, page_guard, read_token
@@ -47,6 +48,7 @@ def router() -> Router:
             *(binding.show, binding.reveal, binding.raw, binding.export, binding.extend, binding.unbind),
             *(number.history_of_binding_number, number.export_of_binding_number),
             *(number.history_of_search, number.export_of_search),
+            *(unbind_all.show_form, unbind_all.unbind_all, unbind_all.show_result),
             *(access_log.access_log, access_log.export),
             *(export.form, export.export_period, export.manifest),
             *(overview.show, failures.show, failures.failure, pools.show),
