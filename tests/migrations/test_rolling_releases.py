@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -120,12 +121,22 @@ def test_code_of_each_revision_from_0008_on_can_work_on_all_newer_ones(engine: E
     assert set(_scalars(engine, later)) == {FIRST_WITH_INFO}
 
 
+def _documented_query(engine: Engine) -> str:
+    """Return the query of the how-to for the bindings that undoing 0011 affects."""
+    page = (ROOT / "docs" / "how-to" / "upgrade.md").read_text(encoding="utf-8")
+    [query] = re.findall(r"```sql\n(SELECT id, state FROM bindings\n.*?);\n```", page, re.DOTALL)
+    [instead] = re.findall(r"On SQLite, write `(strftime\(.*?\))`", page)
+    return str(query.replace("now()", instead) if engine.dialect.name == "sqlite" else query).replace(":", r"\:")
+
+
 def test_alembic_undoes_migrations_from_a_checkout(empty_database_url: str, engine: Engine) -> None:
     """The provider's end of a binding is lost with the column of 0011; its phones stay held as long as before."""
     migrations.upgrade(empty_database_url)
     promised = {"state": "active", "max_expire_s": 3600, "provider_expires_at": "2026-03-01T13:00:00.000000Z"}
     answered = {"bind_id": "1001", "middle_number_a": "918806", "middle_number_b": "918806"}
-    _insert(engine, ROW | promised | answered | {"expires_at": "2026-03-01T12:01:00.000000Z"})
+    instants = {"expires_at": "2026-03-01T12:01:00.000000Z", "held_until": "2999-03-01T13:01:00.000000Z"}
+    _insert(engine, ROW | promised | answered | instants)
+    assert _scalars(engine, _documented_query(engine)) == [ROW["id"]]
     held_until = _scalars(engine, "SELECT held_until FROM bindings")
     undo = [sys.executable, "-m", "alembic", "downgrade", "0010"]
     subprocess.run(undo, cwd=ROOT, env=_environment(empty_database_url), check=True, timeout=300)
