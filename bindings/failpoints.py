@@ -53,6 +53,7 @@ NAMES = (
     "reconcile.adopt_in_transaction",
     "reconcile.after_adopt",
     "reconcile.after_second_scan",
+    "look.after_pages",
     "retention.before_begin",
     "retention.in_transaction",
     "retention.after_mark",

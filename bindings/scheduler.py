@@ -28,6 +28,7 @@ from bindings.jobs.job import Job
 from bindings.jobs.registry import JOBS, Runs
 from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
+from bindings.lifecycle.resolution_times import JITTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,6 @@ _log = logging.getLogger(__name__)
 logging.getLogger("apscheduler").addHandler(logging.NullHandler())
 
 ACTOR = "scheduler"
-JITTER = 0.1  # of the interval, so that replicas do not run in step
 STALLED_AFTER = 3.0  # intervals without a finished run
 UNFINISHED_RUNS = 5  # in a row, before a warning about the backlog
 

@@ -154,6 +154,14 @@ class Settings(BaseModel):
         """Return how often the scheduler runs recover, in seconds."""
         return 10.0
 
+    @property
+    def look_interval_s(self) -> float:
+        """Return how often the scheduler looks for young doubts, in seconds.
+
+        A job without progress for three intervals counts as stalled, and one call of the provider may take long.
+        """
+        return max(5.0, self.provider_timeout_s / 2)
+
     def effective(self) -> dict[str, str]:
         """Return the value of each variable as text, with secrets and the database password masked."""
         return {_variable(name): _masked_text(name, getattr(self, name)) for name in type(self).model_fields}

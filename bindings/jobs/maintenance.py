@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.jobs import expire, expiry_warnings, pool_usage, reconcile, recover, retention, statistics
+from bindings.jobs import expire, expiry_warnings, look, pool_usage, reconcile, recover, retention, statistics
+from bindings.jobs.provider_lists import ProviderLists
 from bindings.jobs.run_control import RunControl
 from bindings.store import account, sessions
 
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 
 class Maintenance:
-    """The jobs over one runtime, until `control` stops them.
+    """The jobs over one runtime, until `control` stops them. `lists` is what earlier runs remembered.
 
     `BindingService` documents those that a host application may call.
     """
 
-    def __init__(self, runtime: Runtime, control: RunControl | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, control: RunControl | None = None, lists: ProviderLists | None = None
+    ) -> None:
         self._runtime = runtime
         self._control = control or RunControl()
+        self._lists = lists or ProviderLists(runtime.settings.scan_calls_per_s, runtime.clock)
 
     def expire_due(self) -> expire.ExpireResult:
         """Mark bindings past their end as expired, and return the counts. `Busy` while the clock is in doubt."""
@@ -62,10 +66,20 @@ class Maintenance:
         self._runtime.clocks.require_trusted_database()
         if not dry_run:
             self.recover()
-        result = reconcile.reconcile(self._runtime, control=self._control, dry_run=dry_run, reason=reason)
+        result = reconcile.reconcile(
+            self._runtime, self._lists, control=self._control, dry_run=dry_run, reason=reason
+        )
         if result.adopted and not (dry_run or result.stopped):
             self.recover()
         return result
+
+    def is_look_due(self) -> bool:
+        """Return whether the provider's list may show a young doubt that no whole scan has looked for."""
+        return bool(look.due_lists(self._runtime, self._lists))
+
+    def look(self) -> look.LookResult:
+        """Adopt young doubts that a few pages of the provider's list show; return the counts."""
+        return look.look(self._runtime, self._lists, self._control)
 
     def count_pools(self) -> pool_usage.PoolUsageResult:
         """Count the live bindings of each pool and warn about low ones; return the counts."""

@@ -1,15 +1,19 @@
-"""Read the provider's whole list of one application: a scan.
+"""Read the provider's whole list of one application: a scan; or a few of its pages: a partial scan.
 
 The list shifts while it is read, its order is not documented, and a page, its size or the total may be wrong. So a
 scan goes by the rows that pages bring: it ends at an empty page, or at the third page in a row without a new row.
 It records which provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it
 reached the end. What that proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not
 with whole rows.
+
+A partial scan reads the pages near the newest of our bindings. Where those are in the list is learned from what is
+read: by each scan for the next one, and by a partial scan from its first pages.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 from statistics import median_high, median_low
 from typing import TYPE_CHECKING
@@ -20,6 +24,7 @@ from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from bindings.clock import HostClock
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import OddRow, ProviderBinding
     from bindings.store.database import Database
 
-ATTEMPTS = 3  # to read one page
 REPEATS = 3  # pages in a row without a new row, after which a list has no more of them
 STOP_CHECK_S = 0.5  # a wait looks that often whether the run is to stop
 ZONE_SAMPLE = 1_000  # rows that decide whether the zone setting fits
@@ -38,19 +42,41 @@ SAME_END_S = 1.0  # the provider cuts its times to whole seconds
 
 
 class RateLimiter:
-    """Spaces page queries evenly, so that they stay within a number of calls per second."""
+    """Spaces page queries evenly, so that they stay within a number of calls per second. Thread-safe."""
 
     def __init__(self, calls_per_s: float, *, clock: HostClock) -> None:
         self._interval_s = 1 / calls_per_s
         self._next = 0.0
         self._clock = clock
+        self._lock = threading.Lock()
 
     def wait(self, control: RunControl) -> None:
-        """Sleep until the next call is allowed, or the run is to stop."""
-        due = max(self._next, self._clock.monotonic())
-        self._next = due + self._interval_s
+        """Sleep until the next call is allowed, or the run is to stop. A wait counts as progress of the run."""
+        with self._lock:
+            due = max(self._next, self._clock.monotonic())
+            self._next = due + self._interval_s
         while not control.is_stopping() and (left_s := due - self._clock.monotonic()) > 0:
             self._clock.sleep(min(left_s, STOP_CHECK_S))
+            control.record_progress()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewestPlace:
+    """Where the newest of our bindings was in a list: on `page`, which began at row `first_row` of `rows`."""
+
+    requested_at: datetime
+    page: int
+    first_row: int
+    rows: int
+
+    def page_now(self, rows: int, page_rows: int) -> int:
+        """Return the page that has this place in a list of `rows` with `page_rows` on a page, as far as known.
+
+        The list has changed since: the place is counted from the end of the list that is nearer.
+        """
+        from_end = self.rows - self.first_row
+        first_row = self.first_row if self.first_row < from_end else max(0, rows - from_end)
+        return first_row // page_rows + 1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,13 +89,15 @@ class Scan:
     phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the provider's
     documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `total` is the largest one that
     a page had, None if a page had none. `page_rows` is how many rows the first page had, `pages` how many pages
-    had a new row. `error` says why the scan ended before the end of the list, or is None.
+    had a new row, `pages_read` how many were read. `newest` is where the newest of our bindings was seen, or None.
+    `partial`: only a few pages were to be read. `error` says why the scan ended sooner than intended, or is None.
     """
 
     app_id: str | None
     started_at: datetime
     ended_at: datetime
     watched: frozenset[str] = frozenset()
+    partial: bool = False
     bind_ids: set[str] = field(default_factory=set)
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
@@ -81,6 +109,8 @@ class Scan:
     total: int | None = 0
     page_rows: int = 0
     pages: int = 0
+    pages_read: int = 0
+    newest: NewestPlace | None = None
     duration_s: float = 0.0
     error: str | None = None
 
@@ -92,7 +122,7 @@ class Scan:
     @property
     def complete(self) -> bool:
         """True if the list was read to its end."""
-        return self.error is None
+        return self.error is None and not self.partial
 
     @property
     def total_seen(self) -> bool:
@@ -157,7 +187,10 @@ def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListSource:
-    """Where a scan reads: our database, the provider's list, and the limits of the reading."""
+    """Where a scan reads: our database, the provider's list, and the limits of the reading.
+
+    A page that cannot be read is tried `attempts` times in all.
+    """
 
     database: Database
     provider: ProviderClient
@@ -165,6 +198,7 @@ class ListSource:
     clock: HostClock
     control: RunControl
     time_limit_s: float = math.inf
+    attempts: int = 3
 
 
 def read(
@@ -177,19 +211,52 @@ def read(
 ) -> Scan:
     """Read every page of `size` rows and return the scan.
 
-    With `backwards_over`, the number of rows that another scan saw, it reads from the last page to the first. Each
-    page is tried three times; a page that cannot be read, the time limit or a stop ends the scan with its `error`.
+    With `backwards_over`, the number of rows that another scan saw, it reads from the last page to the first. A
+    page that cannot be read, the time limit or a stop ends the scan with its `error`.
     """
-    started_at = source.database.clock()
-    scan = Scan(app_id=app_id, started_at=started_at, ended_at=started_at, watched=watched)
-    reading = _Reading(source, scan, size)
-    start = source.clock.monotonic()
-    try:
+
+    def read_all(reading: _Reading) -> None:
         if backwards_over is None:
             reading.read_forwards(1)
         else:
             reading.read_backwards(backwards_over)
         reading.check_end()
+
+    now = source.database.clock()
+    return _run(source, Scan(app_id=app_id, started_at=now, ended_at=now, watched=watched), size, read_all)
+
+
+def read_part(
+    source: ListSource,
+    app_id: str | None,
+    *,
+    size: int,
+    max_pages: int,
+    near: NewestPlace | None,
+    newer_counts: Sequence[int],
+    is_enough: Callable[[Scan], bool],
+) -> Scan:
+    """Read up to `max_pages` pages of `size` rows and return the partial scan.
+
+    It reads the first page, the page of the place `near`, and the last page; then the pages on which a list by
+    time has the rows that are older than so many of our bindings as `newer_counts` say; then those next to them.
+    It ends as soon as `is_enough` returns True.
+    """
+
+    def read_few(reading: _Reading) -> None:
+        for current in reading.pages_near_newest(near, newer_counts):
+            reading.read_page(current)
+            if reading.scan.pages_read == max_pages or is_enough(reading.scan):
+                return
+
+    now = source.database.clock()
+    return _run(source, Scan(app_id=app_id, started_at=now, ended_at=now, partial=True), size, read_few)
+
+
+def _run(source: ListSource, scan: Scan, size: int, read_pages: Callable[[_Reading], None]) -> Scan:
+    start = source.clock.monotonic()
+    try:
+        read_pages(_Reading(source, scan, size))
     except _Unreadable as unreadable:
         scan.error = str(unreadable)
     scan.duration_s = source.clock.monotonic() - start
@@ -206,8 +273,9 @@ class _Reading:
 
     def __init__(self, source: ListSource, scan: Scan, size: int) -> None:
         self._source = source
-        self._scan = scan
+        self.scan = scan
         self._size = size
+        self._row_counts: dict[int, int] = {}  # of each page that was read
         self._new_rows = 0  # of the page that was read last
         self._doubtful_end: str | None = None
         self._deadline = source.clock.monotonic() + source.time_limit_s
@@ -215,7 +283,7 @@ class _Reading:
     def read_forwards(self, current: int) -> int:
         """Read from this page to the end of the list, and return the last page that had a new row."""
         last, repeats = current - 1, 0
-        while self._read_page(current):
+        while self.read_page(current):
             if self._new_rows:
                 last, repeats = current, 0
             else:
@@ -231,33 +299,80 @@ class _Reading:
 
         `expected_rows` is a count of rows that were seen: a total may be wrong.
         """
-        if not self._read_page(1):
+        if not self.read_page(1):
             return
-        last = max(1, -(-expected_rows // max(1, self._scan.page_rows)))
-        while last > 1 and not self._read_page(last):
+        last = max(1, -(-expected_rows // max(1, self.scan.page_rows)))
+        while last > 1 and not self.read_page(last):
             last //= 2  # the list has become shorter
         end = self.read_forwards(last + 1)
         for current in range(last - 1 if end == last else end, 0, -1):
-            self._read_page(current)
+            self.read_page(current)
+
+    def pages_near_newest(self, near: NewestPlace | None, newer_counts: Sequence[int]) -> Iterator[int]:
+        """Yield pages to read: the first, that of the place `near`, the last, then those that are expected.
+
+        Each is decided by the pages that were read before it: rows are expected as many rows inwards from the
+        newest of our bindings as `newer_counts` say, or from both ends if none was seen. It ends when every page
+        is read; a total may be wrong, so only an empty page is the end.
+        """
+        yield 1
+        page_rows = max(1, self.scan.page_rows)
+        total = self.scan.total or (0 if near is None else near.rows)
+        last = max(1, -(-total // page_rows))
+        learned = last if near is None else min(near.page_now(total, page_rows), last)
+        for current in (learned, last):
+            if current not in self._row_counts:
+                yield current
+        if last > 1 and not self._row_counts.get(last) and last - 1 not in self._row_counts:
+            yield last - 1
+        distances = {count // page_rows for count in newer_counts} or {0}
+        while True:
+            empty = [current for current, count in self._row_counts.items() if not count]
+            newest = [] if self.scan.newest is None else [self.scan.newest.page]
+            bases = newest or ([1] if empty else [1, last])
+            starts = [
+                base + distance if base - 1 <= last - base else base - distance
+                for distance in distances
+                for base in bases
+            ]
+            limit = min(empty, default=None)
+            unread = [current for current in self._near(starts) if limit is None or current < limit]
+            if not unread:
+                unread = [current for current in self._near([1]) if limit is None or current < limit]
+            if not unread:
+                return
+            yield min(unread, key=lambda current: min(abs(current - start) for start in starts))
+
+    def _near(self, starts: Iterable[int]) -> Iterator[int]:
+        """Yield the nearest page before and after each of `starts` that was not read."""
+        for start in starts:
+            for step in (1, -1):
+                current = max(1, start)
+                while current in self._row_counts:
+                    current += step
+                if current > 0:
+                    yield current
 
     def check_end(self) -> None:
         """Take an end that was not an empty page for the end of the list only if every row was seen."""
-        scan = self._scan
+        scan = self.scan
         if self._doubtful_end is not None and not scan.total_seen:
             raise _Unreadable(f"{self._doubtful_end}, after {scan.rows} of {scan.total} rows")
 
-    def _read_page(self, current: int) -> int:
+    def read_page(self, current: int) -> int:
         """Read a page, compare it with what is recorded here, and return how many rows it has."""
         page = self._fetch(current)
+        self.scan.pages_read += 1
         if not isinstance(page, ProviderPage):
             if current > 1 and isinstance(page, Refused) and page.refusal is Refusal.REQUEST:
                 self._doubtful_end = page.reason  # perhaps because the list has no such page
+                self._row_counts[current] = 0
                 return 0
             raise _Unreadable(page.reason)
-        scan = self._scan
+        scan = self.scan
         known_before = scan.rows
         scan.total = None if page.total is None or scan.total is None else max(scan.total, page.total)
-        _compare(self._source.database, scan, page)
+        newest = _compare(self._source.database, scan, page)
         self._source.control.record_progress()
         hit("reconcile.after_page")
         self._new_rows = scan.rows - known_before
@@ -265,17 +380,22 @@ class _Reading:
         row_count = len(page.rows) + len(page.odd_rows)
         if current == 1:
             scan.page_rows = row_count
+        self._row_counts[current] = row_count
+        if newest is not None and (scan.newest is None or newest > scan.newest.requested_at):
+            first_row = (current - 1) * max(self._row_counts.values())
+            rows = max(first_row + row_count, page.total or 0)
+            scan.newest = NewestPlace(requested_at=newest, page=current, first_row=first_row, rows=rows)
         return row_count
 
     def _fetch(self, current: int) -> ProviderPage | Refused | NotSent | Unknown:
         source = self._source
-        for _ in range(ATTEMPTS):
+        for _ in range(source.attempts):
             source.rate_limiter.wait(source.control)
             if source.control.is_stopping():
                 raise _Unreadable("it was stopped")
             if source.clock.monotonic() > self._deadline:
                 raise _Unreadable(f"the list has more rows than can be read in {source.time_limit_s:.0f} s")
-            page = source.provider.page(app_id=self._scan.app_id, current=current, size=self._size)
+            page = source.provider.page(app_id=self.scan.app_id, current=current, size=self._size)
             if isinstance(page, ProviderPage) or _refuses_account(page):
                 break
         return page
@@ -285,14 +405,22 @@ def _refuses_account(page: ProviderPage | Refused | NotSent | Unknown) -> bool:
     return isinstance(page, Refused) and page.refusal is Refusal.ACCOUNT
 
 
-def _compare(database: Database, scan: Scan, page: ProviderPage) -> None:
-    """Compare a page with what is recorded here; read after the page, so that no binding is missed."""
+def _compare(database: Database, scan: Scan, page: ProviderPage) -> datetime | None:
+    """Compare a page with what is recorded here; read after the page, so that no binding is missed.
+
+    Returns when the newest of our bindings among its new rows was requested; None if there is none.
+    """
     new_rows = [row for row in page.rows if row.bind_id not in scan.bind_ids]
     new_odd_rows = [row for row in page.odd_rows if row not in scan.odd_rows]
     ids = [row.bind_id for row in new_rows]
     ids += [row.bind_id for row in new_odd_rows if row.bind_id is not None]
     bindings_by_bind_id = database.read(queries.by_bind_ids, ids) if ids else {}
+    newest = None
     for row in new_rows:
-        scan.add_row(row, binding_of(row, bindings_by_bind_id.get(row.bind_id, ()), scan.app_id))
+        binding = binding_of(row, bindings_by_bind_id.get(row.bind_id, ()), scan.app_id)
+        scan.add_row(row, binding)
+        if binding is not None and (newest is None or binding.requested_at > newest):
+            newest = binding.requested_at
     for odd_row in new_odd_rows:
         scan.add_odd_row(odd_row, is_known=odd_row.bind_id in bindings_by_bind_id)
+    return newest

@@ -35,6 +35,7 @@ from bindings.store import account, holds, queries, reports
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from bindings.jobs.provider_lists import ProviderLists
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.run_control import RunControl
     from bindings.lifecycle.runtime import Runtime
@@ -99,7 +100,9 @@ class ReconcileResult:
         return acted and bool(self.apps) and not (self.incomplete or self.failures or self.zone_misfit_s)
 
 
-def reconcile(runtime: Runtime, *, control: RunControl, dry_run: bool, reason: str | None) -> ReconcileResult:
+def reconcile(
+    runtime: Runtime, lists: ProviderLists, *, control: RunControl, dry_run: bool, reason: str | None
+) -> ReconcileResult:
     """Scan every list, act on what differs, store the report, and return the counts.
 
     A stop ends it within the time of one page or one row; the report says so, and the next run reads again.
@@ -127,7 +130,7 @@ def reconcile(runtime: Runtime, *, control: RunControl, dry_run: bool, reason: s
     source = provider_scan.ListSource(
         database=database,
         provider=context.client,
-        rate_limiter=provider_scan.RateLimiter(settings.scan_calls_per_s, clock=runtime.clock),
+        rate_limiter=lists.rate_limiter,
         clock=runtime.clock,
         control=control,
         time_limit_s=_time_limit_s(database),
@@ -135,7 +138,7 @@ def reconcile(runtime: Runtime, *, control: RunControl, dry_run: bool, reason: s
     findings = Findings()
     for app_id in control.work_through(_lists(runtime, full_scan_required=full_scan_required)):
         with findings.isolate("reconciliation", app_id):
-            _reconcile_app(context, app_id, source, findings)
+            _reconcile_app(context, app_id, source, lists, findings)
     return _report(context, findings, started_at=started_at, reason=reason)
 
 
@@ -186,10 +189,15 @@ def _report(
 
 
 def _reconcile_app(
-    context: ReconcileContext, app_id: str | None, source: provider_scan.ListSource, findings: Findings
+    context: ReconcileContext,
+    app_id: str | None,
+    source: provider_scan.ListSource,
+    lists: ProviderLists,
+    findings: Findings,
 ) -> None:
     findings.counts["apps"] += 1
     first = _scan(context, app_id, source, findings, size=FORWARD_SIZE)
+    lists.remember(first)
     if context.control.is_stopping():
         return
     if abs(first.deviation_s) >= scan_evidence.ZONE_MISFIT_S:

@@ -22,6 +22,8 @@ from bindings.store import queries, settle
 from bindings.store.bindings import find
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bindings.domain.binding import Binding
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
@@ -37,17 +39,8 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
         with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
             _apply_drift(context, row, binding, tolerance, findings)
     unsettled = context.unsettled(None)
-    unsettled_here = [intent for intent in unsettled if scan.app_id in (None, intent.app_id)]
-    unknown_rows, living_ids = _read_again(context, scan)
-    # A bind_id may be used again: the row of an ended binding may be that of a doubt.
-    candidates = unknown_rows + [row for row, _ in scan.ended_here]
-    adoptions = scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
-    for doubt, row in context.control.work_through(adoptions):
-        with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
-            if _adopt(context, doubt, row, tolerance, findings):
-                findings.record(
-                    "adopted", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
-                )
+    unknown_rows, living_ids = read_again(context, scan)
+    adopt_listed(context, scan, unknown_rows, unsettled, findings)
     owed_bind_ids = context.bind_ids_to_release(scan.app_id)
 
     def holds_phones(row: ProviderBinding) -> bool:
@@ -63,7 +56,33 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
         end_explained_holds(context, scan, living_ids, findings)
 
 
-def _read_again(context: ReconcileContext, scan: Scan) -> tuple[list[ProviderBinding], set[str]]:
+def adopt_listed(
+    context: ReconcileContext,
+    scan: Scan,
+    unknown_rows: list[ProviderBinding],
+    unsettled: list[Binding],
+    findings: Findings,
+    *,
+    may_adopt: Callable[[Binding], bool] = lambda _: True,
+) -> None:
+    """Adopt the doubts that a row of a scan settles, if `may_adopt` returns True for them.
+
+    `unsettled` and `unknown_rows` were read in this order, after the pages.
+    """
+    tolerance = context.tolerance
+    unsettled_here = [intent for intent in unsettled if scan.app_id in (None, intent.app_id)]
+    # A bind_id may be used again: the row of an ended binding may be that of a doubt.
+    candidates = unknown_rows + [row for row, _ in scan.ended_here]
+    adoptions = scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
+    for doubt, row in context.control.work_through(filter(lambda adoption: may_adopt(adoption[0]), adoptions)):
+        with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
+            if _adopt(context, doubt, row, tolerance, findings):
+                findings.record(
+                    "adopted", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id, bind_id=row.bind_id
+                )
+
+
+def read_again(context: ReconcileContext, scan: Scan) -> tuple[list[ProviderBinding], set[str]]:
     """Return the rows that are still unknown here, and the ids of those that a living binding has by now.
 
     An answer may have settled a binding since its page was compared.

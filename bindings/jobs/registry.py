@@ -32,8 +32,8 @@ class JobSpec:
 
     `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database
     every few seconds, which readiness and `doctor` read. With `reads_list` the timer does not run it without an
-    account, nor while the provider refuses its list. `command` is its command, `bindings COMMAND`; None if it has
-    none.
+    account, nor while the provider refuses its list. `has_work` is asked before a period is claimed: without work
+    nothing is written. `command` is its command, `bindings COMMAND`; None if it has none.
     """
 
     name: str
@@ -44,6 +44,7 @@ class JobSpec:
     command: str | None
     heartbeat: bool = False
     reads_list: bool = False
+    has_work: Callable[[Maintenance], bool] = lambda _: True
 
 
 EXPIRE = JobSpec(
@@ -98,6 +99,16 @@ RETENTION = JobSpec(
     runs=Runs.ONE_REPLICA,
     command="retention",
 )
+LOOK = JobSpec(
+    name="look",
+    summary="Adopt young doubts that a few pages of the provider's list show.",
+    run=lambda maintenance: maintenance.look(),
+    interval_s=lambda settings: settings.look_interval_s,
+    runs=Runs.ONE_REPLICA,
+    command=None,
+    reads_list=True,
+    has_work=lambda maintenance: maintenance.is_look_due(),
+)
 RECONCILE = JobSpec(
     name="reconcile",
     summary="Compare with the provider's own list, and correct what differs.",
@@ -108,4 +119,4 @@ RECONCILE = JobSpec(
     reads_list=True,
 )
 
-JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, RETENTION, RECONCILE)
+JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, RETENTION, LOOK, RECONCILE)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bindings.jobs.maintenance import Maintenance
+from bindings.jobs.provider_lists import ProviderLists
 from bindings.store import job_runs
 
 if TYPE_CHECKING:
@@ -20,22 +21,28 @@ HEARTBEAT_INTERVAL_S = 5.0  # a durable write in every run of `expire` would cos
 
 
 class JobRunner:
-    """Runs jobs over one runtime. Use one for each scheduler: it remembers the last heartbeat of each job."""
+    """Runs jobs over one runtime. Use one for each scheduler.
+
+    It remembers the last heartbeat of each job, and what its scans have learned of the provider's lists.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._lists = ProviderLists(runtime.settings.scan_calls_per_s, runtime.clock)
         self._last_heartbeats: dict[str, float] = {}
 
     def run(self, job: JobSpec, control: RunControl | None = None) -> Any:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
         self._runtime.clocks.require_trusted_database()
-        counts = job.run(Maintenance(self._runtime, control))
+        counts = job.run(self._maintenance(control))
         if job.heartbeat:
             self._record_heartbeat(job.name)
         return counts
 
     def run_once_per_period(self, job: JobSpec, period_s: float, control: RunControl | None = None) -> Any | None:
-        """Run a job unless another replica has claimed this period; return its counts, or None if it was not run.
+        """Run a job unless it has no work or another replica has claimed this period.
+
+        Returns its counts, or None if it was not run.
 
         A run that was stopped gives its period back: the next process that looks runs the job again.
 
@@ -46,16 +53,22 @@ class JobRunner:
         client = self._runtime.client
         if job.reads_list and client is not None and client.circuits.page.rejects:
             return None
+        maintenance = self._maintenance(control)
+        if not job.has_work(maintenance):
+            return None
         database, replica = self._runtime.database, self._runtime.replica
         slot = database.write(lambda tx: job_runs.claim_slot(tx, job.name, period_s, replica))
         if slot is None:
             return None
-        counts = job.run(Maintenance(self._runtime, control))
+        counts = job.run(maintenance)
         if getattr(counts, "stopped", False):
             database.write(lambda tx: job_runs.release_slot(tx, job.name, slot, replica))
         else:
             database.write(lambda tx: job_runs.finish(tx, job.name, slot, asdict(counts)))
         return counts
+
+    def _maintenance(self, control: RunControl | None) -> Maintenance:
+        return Maintenance(self._runtime, control, self._lists)
 
     def _record_heartbeat(self, name: str) -> None:
         now = self._runtime.clock.monotonic()

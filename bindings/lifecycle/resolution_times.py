@@ -10,7 +10,7 @@ from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
-from bindings.domain.binding import State
+from bindings.domain.binding import Mode, State
 from bindings.errors import Busy, OutcomeUnknown
 from bindings.store import job_runs
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
+    from bindings.settings import Settings
 
 SOONEST_S = 2  # ask no sooner than that
+LOOK_PAGES = 10  # of a list that one look reads at most
+LONGEST_WAIT_S = 60.0  # between two looks at a list
+JITTER = 0.1  # of the interval of a job, so that replicas do not run in step
 
 
 @contextmanager
@@ -42,15 +46,32 @@ def retry_after_s(runtime: Runtime, binding: Binding) -> int | None:
     if binding.state is not State.IN_DOUBT:
         return ceil(runtime.settings.recover_interval_s)
     with suppress(Busy):
-        return _until_next_scan_s(runtime)
+        scan_at = next_scan(runtime)
+        if scan_at is not None:
+            now = runtime.database.clock()
+            due_at = min(scan_at, _next_look_result(runtime.settings, binding, now) or scan_at)
+            return max(SOONEST_S, ceil((due_at - now).total_seconds()))
     return None
 
 
-def _until_next_scan_s(runtime: Runtime) -> int | None:
-    scan_at = next_scan(runtime)
-    if scan_at is None:
+def is_looked_for(settings: Settings, binding: Binding) -> bool:
+    """Return whether a look, and not only a whole scan, may adopt a binding in doubt."""
+    return settings.on_doubt == "adopt" and binding.mode is Mode.AXB
+
+
+def first_look_result(settings: Settings, binding: Binding) -> datetime:
+    """Return by when the first look at the list has its result, unless the list was looked at just before."""
+    reading_s = LOOK_PAGES / settings.scan_calls_per_s
+    return binding.settle_by + timedelta(seconds=settings.look_interval_s * (1 + JITTER) + reading_s)
+
+
+def _next_look_result(settings: Settings, doubt: Binding, now: datetime) -> datetime | None:
+    """Return when a look may have adopted a doubt; None if none does. Looks follow at growing distances."""
+    if not is_looked_for(settings, doubt):
         return None
-    return max(SOONEST_S, ceil((scan_at - runtime.database.clock()).total_seconds()))
+    first = first_look_result(settings, doubt)
+    passed_s = (now - doubt.settle_by).total_seconds()
+    return first if now < first else now + timedelta(seconds=min(passed_s, LONGEST_WAIT_S))
 
 
 def next_scan(runtime: Runtime) -> datetime | None:

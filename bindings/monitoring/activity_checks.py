@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bindings.store.database import Database
     from bindings.store.queries import Outcome
-    from bindings.store.reports import Report
 
 PERIOD = timedelta(minutes=15)
 MAX_BINDS = 200
@@ -73,20 +72,15 @@ def of_reconciliation(database: Database) -> Check:
         observed = f"the one of {age} ago concluded nothing: the times of the list do not fit ours"
         todo = "check BINDINGS_PROVIDER_ZONE"
         return Check(name="reconciliation", level=Level.RED, seen=observed, todo=todo)
-    if _read_everything(newest):
+    if newest.read_everything:
         return Check(name="reconciliation", level=Level.OK, seen=f"the one of {age} ago read all that it needed")
-    unread = next((number for number, report in enumerate(runs) if _read_everything(report)), len(runs))
+    unread = next((number for number, report in enumerate(runs) if report.read_everything), len(runs))
     more = " or more" if unread == len(runs) and len(reports_read) == MAX_REPORTS else ""
     observed = f"the last {unread}{more} did not read and handle the whole list, the newest {age} ago"
     todo = (
         "`bindings reports` has the reasons; until one does, doubts may stay open and foreign bindings be unseen"
     )
     return Check(name="reconciliation", level=Level.WARN, seen=observed, todo=todo)
-
-
-def _read_everything(report: Report) -> bool:
-    """Return whether a run read its lists to the end and handled every row."""
-    return not any(report.counts.get(count) for count in ("incomplete", "failures", "stopped"))
 
 
 def of_releases(database: Database) -> Check:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
 
-from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.store import events, sql
 from bindings.store.bindings import (
     COLUMNS,
@@ -307,6 +307,23 @@ def unsettled(connection: Connection, app_id: str | None) -> list[Binding]:
     of_app = [*_of_app(app_id), bindings.c.waits_for.is_(None)]
     branches = (select(*COLUMNS).where(in_state(state), *of_app) for state in (State.PENDING, State.IN_DOUBT))
     return run(connection, union_all(*branches))
+
+
+def youngest_doubts(connection: Connection, now: datetime, *, mode: Mode) -> dict[str, datetime]:
+    """Return, for each application with bindings of a mode in doubt and past `settle_by`, the latest of those."""
+    latest = func.max(bindings.c.settle_by, type_=Instant)
+    statement = select(bindings.c.app_id, latest).where(
+        in_state(State.IN_DOUBT), bindings.c.mode == mode, bindings.c.settle_by <= now
+    )
+    return {row[0]: row[1] for row in connection.execute(statement.group_by(bindings.c.app_id))}
+
+
+def count_active_since(connection: Connection, app_id: str | None, *, since: datetime, limit: int) -> int:
+    """Count the active bindings of an application (None: of all) requested after `since`, up to `limit`."""
+    newer = select(bindings.c.id).where(bindings.c.requested_at > since, in_state(State.ACTIVE), *_of_app(app_id))
+    # Ordered, so that the rows are read from the index of requests and not from that of what is active.
+    newest = newer.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc()).limit(limit).subquery()
+    return connection.execute(select(func.count()).select_from(newest)).scalar_one()
 
 
 def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:

@@ -35,6 +35,11 @@ class Report:
     counts: dict[str, Any]
     cases: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def read_everything(self) -> bool:
+        """Return whether the run read its lists to the end and handled every row."""
+        return not any(self.counts.get(count) for count in ("incomplete", "failures", "stopped"))
+
 
 _COLUMNS = sql.columns(reports, Report)
 _WITHOUT_CASES = tuple(column for column in _COLUMNS if column.name != "cases")

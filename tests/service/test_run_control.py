@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
+from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.binding import State
 from bindings.jobs import (
     expire,
@@ -19,6 +20,7 @@ from bindings.jobs import (
     statistics,
 )
 from bindings.jobs.job import Job
+from bindings.jobs.provider_lists import ProviderLists
 from bindings.jobs.registry import RECONCILE
 from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
@@ -205,7 +207,8 @@ def test_each_page_and_each_batch_of_orphans_is_progress(
 
     monkeypatch.setattr(control, "record_progress", count)
     monkeypatch.setattr(reconcile_context, "HOLD_BATCH", 4)
-    result = reconcile.reconcile(harness.service.runtime, control=control, dry_run=False, reason=None)
+    lists = ProviderLists(1_000.0, SYSTEM_CLOCK)
+    result = reconcile.reconcile(harness.service.runtime, lists, control=control, dry_run=False, reason=None)
     assert result.orphans == 15
     assert progress >= harness.received("page") + 4
 
