@@ -435,6 +435,8 @@ class System:
         try:
             if name == "reconcile":
                 self.service.reconcile(stop=self.stop_run)
+            elif name == "look":
+                self.service.maintenance.look()
             else:
                 getattr(self.service, name)()
         except Crash:

@@ -69,6 +69,7 @@ LANES = "tests/web/test_lanes.py"
 BIND_IDS = "tests/service/test_bind_id_given_again.py"
 EXTEND = "tests/service/test_extend.py"
 RELEASE = "tests/service/test_release.py"
+LOOK = "tests/service/test_look.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -608,6 +609,42 @@ BUGS: tuple[Bug, ...] = (
         replace(reads("provider_expire_s"), "intent.expire_s"),
         tests=EXTEND,
         detected_by="adopted_binding_keeps_both_ends and sqlite",
+    ),
+    bug(
+        "look_adopts_an_axxb",
+        "bindings.jobs.look:_adoptable",
+        replace(compares("mode"), "True"),
+        tests=LOOK,
+        detected_by="adopts_nothing_else and sqlite",
+    ),
+    bug(
+        "look_adopts_before_the_response_is_overdue",
+        "bindings.jobs.look:_adoptable",
+        replace(compares("settle_by"), "True"),
+        tests=LOOK,
+        detected_by="younger_doubt and sqlite",
+    ),
+    bug(
+        "look_adopts_regardless_of_the_end",
+        "bindings.jobs.scan_evidence:matches_intent",
+        replace(compares("ends_at"), "True"),
+        tests=LOOK,
+        detected_by="adopts_nothing_else and sqlite",
+    ),
+    bug(
+        "look_adopts_regardless_of_the_pair",
+        "bindings.jobs.scan_evidence:same_pair",
+        replace_body("return row.phone_a.key == binding.phone_a.key"),
+        tests=LOOK,
+        detected_by="adopts_nothing_else and sqlite",
+    ),
+    bug(
+        "look_proves_absence",
+        "bindings.jobs.provider_scan:Scan.complete",
+        replace_body("return self.error is None"),
+        tests=LOOK,
+        detected_by="partial_scan",
+        fast=True,
     ),
     bug(
         "processes_of_older_releases_are_not_looked_for",

@@ -341,6 +341,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.stop_at(stop)
         self.current.lose_commit = lose
         self.current.run_job("recover")
+        self.current.run_job("look")
         self.stop_faults()
 
     @step("reconcile")

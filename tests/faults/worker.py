@@ -342,6 +342,8 @@ def coverage_round(worker: Worker) -> None:
     worker.bind(worker.phone(), worker.phone(), 20_000, mode="AXXB", key=key, warn_s=19_500)
     worker.fault("lost_reply", "bind")
     worker.bind(worker.phone(), worker.phone(), 900, key=key + "-lost")
+    worker.fault("lost_reply", "bind")
+    worker.bind(worker.phone(), worker.phone(), 900, mode="AXXB")  # no look adopts it
     worker.fault("reset_before", "bind")
     worker.bind(worker.phone(), worker.phone(), 5_000)
     phone = worker.phone()
@@ -371,6 +373,7 @@ def coverage_round(worker: Worker) -> None:
     worker.replace(unconfirmed, key=key + "-unconfirmed")
     worker.clock.advance(330)
     worker.open_service.recover()
+    worker.open_service.maintenance.look()
     worker.open_service.reconcile()
     worker.clock.advance(700)
     worker.open_service.warn_due()
