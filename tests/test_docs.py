@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,13 @@ from bindings.cli.root import root
 from bindings.domain.binding import EventKind, Mode, State
 from bindings.domain.conflict import Policy, conflicts
 from bindings.errors import BindingsError
-from bindings.jobs.reconcile import ReconcileResult
+from bindings.jobs.reconcile import FORWARD_SIZE, ReconcileResult
 from bindings.jobs.registry import JOBS
+from bindings.lifecycle.resolution_times import JITTER, LOOK_PAGES
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
+from bindings.store import reserve
 from bindings.store.engine import _timeouts as connection_timeouts
 from bindings.web import problems
 from bindings.web.api import openapi
@@ -517,3 +520,15 @@ def test_operate_page_lists_every_job_with_its_interval_and_its_command() -> Non
         interval, _, command = table[job.name]
         assert f"{job.interval_s(settings):g} s" in interval
         assert command == ("\N{EN DASH}" if job.command is None else f"`bindings {job.command}`")
+
+
+def test_times_of_an_unknown_outcome_follow_from_the_settings() -> None:
+    settings = Settings()
+    times = [row[2] for row in rows(ROOT / "docs" / "explanation" / "how-it-works.md", "How long can a 202 last?")]
+    settled_s = reserve.SEND_WINDOW_S + settings.provider_timeout_s + reserve.SETTLE_MARGIN_S
+    look_s = settings.look_interval_s * (1 + JITTER) + LOOK_PAGES / settings.scan_calls_per_s
+    scan_s = 1_000_000 / FORWARD_SIZE / settings.scan_calls_per_s
+    accepted_s = reserve.SEND_WINDOW_S + settings.timestamp_tolerance_s
+    lapses_s = accepted_s + 3_600 + settings.guard_for(3_600)
+    expected_s = (settled_s, settled_s + look_s, settings.reconcile_interval_s, scan_s, accepted_s, lapses_s)
+    assert times == [f"{ceil(seconds)} s" for seconds in expected_s]
