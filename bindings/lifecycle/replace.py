@@ -22,6 +22,7 @@ from bindings.lifecycle.clocks import Predecessor, SendClock
 from bindings.lifecycle.extend import why_not_active
 from bindings.lifecycle.older_releases import SUCCESSORS
 from bindings.lifecycle.refusals import record_conflict
+from bindings.lifecycle.resolution_times import add_retry_after
 from bindings.lifecycle.storable import require_storable
 from bindings.lifecycle.unbind import call_provider, confirmation
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
@@ -76,13 +77,14 @@ def replace_binding(runtime: Runtime, binding_id: str, changes: Replacement, *, 
         raise errors.NotFound(binding_id=binding_id)
     request = successor_request(predecessor, changes)
 
-    try:
+    with add_retry_after(runtime):
+        try:
+            return _replace_or_replay(runtime, request, predecessor, force=changes.force)
+        except errors.OutcomeUnknown as error:
+            if not error.replayed or error.binding.waits_for is None:
+                raise
+        # The call that made this successor has stopped. Its time is over: it was never sent, and is ended now.
         return _replace_or_replay(runtime, request, predecessor, force=changes.force)
-    except errors.OutcomeUnknown as error:
-        if not error.replayed or error.binding.waits_for is None:
-            raise
-    # The call that made this successor has stopped. Its time is over: it was never sent, and another call ends it.
-    return _replace_or_replay(runtime, request, predecessor, force=changes.force)
 
 
 def _replace_or_replay(runtime: Runtime, request: BindRequest, predecessor: Binding, *, force: bool) -> BindResult:

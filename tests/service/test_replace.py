@@ -317,6 +317,7 @@ def test_unclear_unbind_sends_no_successor(harness: ServiceHarness) -> None:
     with pytest.raises(errors.OutcomeUnknown) as unclear:
         harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
     assert (unclear.value.binding.id, unclear.value.predecessor_ended) == (binding.id, False)
+    assert unclear.value.retry_after_s == 10
     failed = successor_of(harness, binding)
     assert (failed.state, failed.reason, failed.waits_for) == (State.FAILED, Reason.NEVER_SENT, None)
     assert harness.received("bind") == 1
