@@ -313,7 +313,10 @@ def youngest_doubts(connection: Connection, now: datetime, *, mode: Mode) -> dic
     """Return, for each application with bindings of a mode in doubt and past `settle_by`, the latest of those."""
     latest = func.max(bindings.c.settle_by, type_=Instant)
     statement = select(bindings.c.app_id, latest).where(
-        in_state(State.IN_DOUBT), bindings.c.mode == mode, bindings.c.settle_by <= now
+        in_state(State.IN_DOUBT),
+        bindings.c.mode == mode,
+        bindings.c.settle_by <= now,
+        bindings.c.waits_for.is_(None),
     )
     return {row[0]: row[1] for row in connection.execute(statement.group_by(bindings.c.app_id))}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from bindings import errors
 from bindings.clock import SYSTEM_CLOCK, HostClock
@@ -20,15 +22,18 @@ from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.resolution_times import LONGEST_WAIT_S, LOOK_PAGES, first_look_result
 from bindings.provider.simulator import Entry, rules
-from bindings.store import account, job_runs
+from bindings.store import account, job_runs, schema
 from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 from tests.service.test_scan_end import NoDatabase, PagedList
 
 if TYPE_CHECKING:
+    from sqlalchemy import Update
+
     from bindings.domain.binding import Binding
     from bindings.jobs.look import LookResult
     from bindings.provider.outcome import ProviderPage
     from bindings.service import BindingService
+    from bindings.store.database import Transaction
 
 OTHER = "other-app"
 LONG = 1_000_000
@@ -262,6 +267,22 @@ def test_no_look_beside_a_scan_that_has_just_begun_nor_where_a_doubt_is_not_adop
     result = looks.look()
     assert result is not None
     assert result.adopted == 1
+
+
+def test_no_look_for_a_successor_in_doubt_that_waits_and_was_never_sent(harness: ServiceHarness) -> None:
+    looks = Looks(harness)
+    predecessor = looks.service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=3_600, mode="AXB")
+    waiting = put_in_doubt(looks.service, harness).binding  # as `recover` of the release before leaves it
+    wait_until_settled_by(harness, waiting)
+    change = update(schema.bindings).where(schema.bindings.c.id == waiting.id)
+    for waits_for, is_due in ((predecessor.id, False), (None, True)):
+        statement = change.values(waits_for=waits_for)
+        looks.service.runtime.database.write(partial(_execute, statement))
+        assert (looks.look() is not None) == is_due
+
+
+def _execute(statement: Update, tx: Transaction) -> None:
+    tx.connection.execute(statement)
 
 
 def test_each_list_with_a_doubt_is_looked_at_and_that_of_the_account_for_all(harness: ServiceHarness) -> None:
