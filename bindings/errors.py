@@ -224,13 +224,15 @@ class NotActive(BindingsError):
 
 
 class AlreadyReplaced(NotActive):
-    """The binding was replaced by another one already; nothing was changed. Replace that one."""
+    """The binding has a successor already; nothing was changed. Replace the successor.
+
+    As text it also has the id of the successor.
+    """
 
     code = "already-replaced"
-    remedy = "Replace its successor: `bindings get ID` shows it as replaced_by."
 
     def __init__(self, message: str | None = None, *, binding_id: str, successor_id: str) -> None:
-        super().__init__(message, binding_id=binding_id)
+        super().__init__(message or f"{_first_line(type(self))}: {successor_id}", binding_id=binding_id)
         self.successor_id = successor_id
 
     def problem(self) -> dict[str, Any]:

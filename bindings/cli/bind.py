@@ -1,4 +1,4 @@
-"""bind, unbind, and mark-absent, which ends an in-doubt binding on an operator's statement."""
+"""bind, extend, replace, unbind, and mark-absent, which ends an in-doubt binding on an operator's statement."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bindings.cli import context, options, output
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding
+    from bindings.domain.takeover import Takeover
     from bindings.lifecycle.unbind_all import ReleaseResult
 
 UNCLEAR = 6  # exit code, as for one unbind without a clear answer
@@ -97,6 +98,96 @@ def extend(binding_id: str, *, expire_s: RawValue, as_json: bool) -> None:
     with context.open_service(as_json=as_json) as service, options.report_missing(expire_s=expire_s):
         binding = service.extend(binding_id, expire_s=expire_s)
     _show(binding, as_json=as_json)
+
+
+@click.command()
+@options.binding_id
+@options.phone_option("--phone-a", help_text="First real phone. Default for this and the others: as it was.")
+@options.phone_option("--phone-b", help_text="Second real phone.")
+@click.option("--pool-number", metavar="POOL", help="Pool that the middle number is taken from.")
+@click.option(
+    "--expire-s", type=options.WholeNumber(), help="Lifetime in seconds from now on, 1 to 259200 (72 h)."
+)
+@click.option(
+    "--max-expire-s",
+    type=options.WholeNumber(),
+    help="Longest lifetime in seconds, to which `bindings extend` can extend it.",
+)
+@click.option("--mode", metavar="AXB|AXXB", help="AXB: one middle number for both phones; AXXB: one for each.")
+@click.option("--reference", help="Your order id.")
+@click.option(
+    "--idempotency-key", metavar="KEY", help="Key that makes the replace safe to repeat. Never as it was."
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="End the binding also if the pool had no number left less than a minute ago.",
+)
+@options.as_json
+def replace(
+    binding_id: str,
+    *,
+    phone_a: RawValue,
+    phone_b: RawValue,
+    pool_number: RawValue,
+    expire_s: RawValue,
+    max_expire_s: RawValue,
+    mode: RawValue,
+    reference: str | None,
+    idempotency_key: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """End a binding and let a new one take over; the phones are never free in between.
+
+    What is left out is as in the binding that ends. Without a phone it is a renewal, with one another party takes
+    part: bindings replace ID --phone-b - < phone.txt
+
+    The old binding ends at the provider before the new one begins: in between no call is connected, and the middle
+    numbers may change. The command prints the new binding, which belongs to the operating-system user: a key with
+    the role app does not see it. An error says whether the old binding has ended.
+
+    With --idempotency-key the command is safe to repeat. It exits with 3 if a phone is held, or if the binding
+    cannot be replaced or was replaced already (nothing was changed), and with 6 if an outcome is unknown. In that
+    case it prints the binding that this concerns.
+    """
+    from bindings.domain.takeover import find_takeover
+    from bindings.errors import OutcomeUnknown
+
+    with context.open_service(as_json=as_json) as service:
+        try:
+            successor = service.replace(
+                binding_id,
+                phone_a=phone_a,
+                phone_b=phone_b,
+                pool_number=pool_number,
+                expire_s=expire_s,
+                max_expire_s=max_expire_s,
+                mode=mode,
+                reference=reference,
+                idempotency_key=idempotency_key,
+                force=force,
+            )
+        except OutcomeUnknown as unknown:
+            _show(unknown.binding, as_json=as_json)
+            raise
+        takeover = None if as_json else find_takeover(service.history(successor.id))
+    _show(successor, as_json=as_json)
+    if not as_json:
+        _report_takeover(successor, takeover)
+
+
+def _report_takeover(successor: Binding, takeover: Takeover | None) -> None:
+    output.message(f"It replaces binding {successor.replaces}, which has ended.")
+    if takeover is None:
+        return
+    if takeover.gap_s is not None:
+        output.message(f"From the confirmed end of that one to the success of this one: {takeover.gap_s:.3f} s.")
+    output.message(
+        "A middle number has changed: show the parties the new one."
+        if takeover.middle_number_changed
+        else "No middle number has changed for a party of both."
+    )
 
 
 @click.command()

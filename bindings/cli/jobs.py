@@ -115,10 +115,14 @@ def recover(*, as_json: bool) -> None:
         output.emit(result)
         return
     counts = f"in doubt: {result.in_doubt}  lapsed: {result.lapsed}  unbound: {result.unbound}"
-    click.echo(f"{counts}  released: {result.released}")
+    click.echo(f"{counts}  released: {result.released}  never sent: {result.never_sent}")
     if result.still_unclear:
         output.message(
             f"{result.still_unclear} unbind(s) have no clear response yet; run the command again later."
+        )
+    if result.never_sent:
+        output.message(
+            f"{result.never_sent} replace(s) had stopped before the new binding was sent; they may be repeated."
         )
 
 

@@ -102,6 +102,15 @@ def bindings(
     table([*first_columns, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
 
 
+def replacements(records: Iterable[Binding]) -> None:
+    """Print which of these bindings replace another one, and which have a successor."""
+    for binding in records:
+        if binding.replaces is not None:
+            click.echo(f"{binding.id} replaces {binding.replaces}")
+        if binding.replaced_by is not None:
+            click.echo(f"{binding.id} has the successor {binding.replaced_by}")
+
+
 def holds(records: Iterable[PhoneHold]) -> None:
     """Print holds, each with its cause and its end; phones are masked always."""
     for hold in records:

@@ -347,10 +347,12 @@ def _show_trace(result: Trace, *, revealed: bool, with_party: bool) -> None:
         )
     else:
         output.message("No binding recorded here had this middle number at that time.")
+    output.replacements([holder.binding for holder in result.holders])
     if result.near_misses:
         output.message("\nNear misses:" if result.holders else "Near misses:")
         offsets = {"MISSED BY": [_format_offset(miss) for miss in result.near_misses]}
         output.bindings([miss.binding for miss in result.near_misses], revealed=revealed, extra=offsets)
+        output.replacements([miss.binding for miss in result.near_misses])
     searched = "the party or a binding" if with_party else "a binding"
     _show_holds(result.holds, empty=f"No hold of {searched} with this number is recorded around that time.")
 

@@ -23,7 +23,12 @@ MAX_HELP_LENGTH = 200  # longer than any summary: they are wrapped, never cut
 PIPE_CLOSED = 141  # 128 + SIGPIPE: the reader did not get the whole output
 
 SECTIONS: dict[str, dict[str, str]] = {
-    "Bind and unbind": {"bind": "bind:bind", "unbind": "bind:unbind", "extend": "bind:extend"},
+    "Bind and unbind": {
+        "bind": "bind:bind",
+        "unbind": "bind:unbind",
+        "extend": "bind:extend",
+        "replace": "bind:replace",
+    },
     "Query": {
         "get": "queries:get",
         "list": "queries:list_",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from bindings.domain.binding import Binding
+    from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
 
 
@@ -28,3 +30,21 @@ def takeover_detail(
     if gap is not None:
         detail["gap_s"] = max(0.0, round((gap[1] - gap[0]).total_seconds(), 3))
     return detail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Takeover:
+    """What the success of a successor has recorded: see `takeover_detail`. `gap_s` is None if it is not known."""
+
+    middle_number_changed: bool
+    gap_s: float | None
+
+
+def find_takeover(history: Iterable[Event]) -> Takeover | None:
+    """Return what the events of a successor say of its takeover; None if it has not begun at the provider."""
+    for event in history:
+        changed, gap_s = event.detail.get("middle_number_changed"), event.detail.get("gap_s")
+        if isinstance(changed, bool):
+            known_gap_s = float(gap_s) if isinstance(gap_s, int | float) else None
+            return Takeover(middle_number_changed=changed, gap_s=known_gap_s)
+    return None

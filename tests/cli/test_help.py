@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Shell
 
-BINDINGS = ["bind", "extend", "unbind", "get", "list", "lookup", "history", "trace", "check", "export", "stats"]
+BINDINGS = [
+    *("bind", "extend", "replace", "unbind", "get", "list", "lookup", "history", "trace", "check"),
+    *("export", "stats"),
+]
 OPERATION = [
     "expire",
     "warn",
