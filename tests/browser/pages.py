@@ -69,6 +69,19 @@ def _reconcile_run(console: Console, _day: Day) -> None:
     console.window.wait("document.body.innerText.includes('what would change')")
 
 
+def _unbind_all(console: Console, day: Day) -> None:
+    console.open(f"/bindings/{day.live.id}/numbers/phone_a/unbind")
+    console.window.fill("#reason", "order cancelled")
+    console.window.click("main button.main")
+    console.window.wait("document.body.innerText.includes('What would be ended')")
+
+
+def _unbinds(console: Console, day: Day) -> None:
+    _unbind_all(console, day)
+    console.window.click("main button.danger")
+    console.window.wait("location.pathname.startsWith('/unbinds/')")
+
+
 def _report(console: Console, _day: Day) -> None:
     console.open(f"/reports/{console.running.service.reports().data[0].id}")
 
@@ -80,6 +93,7 @@ FULL: dict[str, Opener] = {
     "search-no-match": _search_without_match,
     "search-invalid": _invalid_search,
     "binding": "/bindings/{ride}",
+    "live": "/bindings/{live}",
     "failed": "/bindings/{failed}",
     "doubt": "/bindings/{doubt}",
     "revealed": _revealed,
@@ -94,6 +108,8 @@ FULL: dict[str, Opener] = {
     "doubts": "/doubts",
     "mark-absent": _mark_absent,
     "reconcile-run": _reconcile_run,
+    "unbind-all": _unbind_all,
+    "unbinds": _unbinds,
     "pools": "/pools",
     "reports": "/reports",
     "report": _report,
@@ -114,7 +130,9 @@ def open_page(console: Console, opener: Opener) -> None:
     """Open a page by its path or its function."""
     day = console.day
     if isinstance(opener, str):
-        ids = {} if day is None else {"ride": day.ride.id, "failed": day.failed.id, "doubt": day.doubt.id}
-        console.open(opener.format(**ids))
+        bindings = (
+            {} if day is None else {name: getattr(day, name) for name in ("ride", "live", "failed", "doubt")}
+        )
+        console.open(opener.format(**{name: binding.id for name, binding in bindings.items()}))
     elif day is not None:
         opener(console, day)

@@ -14,6 +14,8 @@ import pytest
 
 from bindings.domain.phone import mask
 from tests.browser.seed_data import DRIVER, RIDER
+from tests.browser.webdriver import DOWN, ENTER, TAB
+from tests.service.harness import POOL
 from tests.web.conftest import Running
 
 if TYPE_CHECKING:
@@ -208,6 +210,48 @@ def test_search_and_reveal_work_without_javascript(console: Console, day: Day) -
     console.window.click("form[action$='/reveal'] button")
     console.window.wait("document.body.innerText.includes('Shown in full once')")
     assert DRIVER in console.window.text
+
+
+def test_binding_is_extended_and_ended_with_the_keyboard(console: Console) -> None:
+    service = console.running.service
+    binding = service.bind(
+        phone_a="9188067751", phone_b="9188067752", pool_number=POOL, mode="AXB", expire_s=600, max_expire_s=7_200
+    )
+    console.sign_in("admin")
+    console.open(f"/bindings/{binding.id}")
+    console.window.focus("#extend-amount")
+    console.window.press("3" + TAB + "h" + TAB + ENTER)  # three hours: too long
+    console.window.wait("document.body.innerText.includes('must be at most')")
+    assert console.window.run("return document.getElementById('extend-amount').value") == "3"
+    assert console.window.run("return document.querySelector('#extend-amount ~ select').value") == "hours"
+    console.window.focus("#extend-amount")
+    console.window.press("1" + ENTER)  # replaces the selected 3
+    console.window.wait("document.body.innerText.includes('its promised end was moved to a later time')")
+    console.window.focus("#unbind-reason")
+    console.window.press("arrived" + TAB + DOWN + TAB + "20" + ENTER)  # after twenty minutes
+    console.window.wait("document.body.innerText.includes('its promised end was moved to an earlier time')")
+    console.window.focus("#unbind-reason")
+    console.window.press("arrived" + ENTER)
+    console.window.wait("document.body.innerText.includes('It ended early')")
+    assert not console.window.has("#unbind-reason")
+    assert service.get(binding.id).state == "unbound"
+
+
+def test_all_bindings_of_a_phone_are_ended_after_a_dry_run(console: Console) -> None:
+    console.sign_in("admin")
+    console.find(q=RIDER)
+    console.window.click("a.button[href$='/unbind']")
+    console.window.focus("#reason")
+    console.window.press("number stolen" + ENTER)
+    console.window.wait("document.body.innerText.includes('What would be ended')")
+    assert mask(RIDER) in console.window.text
+    assert RIDER not in console.window.text + console.window.address
+    console.window.focus("button.danger")
+    console.window.press(ENTER)
+    console.window.wait("document.title.startsWith('Unbinds of a request')")
+    assert "2 unbinds requested, 2 done" in console.window.text
+    console.window.reload()
+    assert "2 unbinds requested, 2 done" in console.window.text
 
 
 def test_pages_load_nothing_from_other_hosts(console: Console, day: Day) -> None:

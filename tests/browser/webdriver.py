@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 10.0
+TAB, ENTER, DOWN = "\ue004", "\ue007", "\ue015"  # for `press`
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element id in the protocol
 
 
@@ -67,6 +68,12 @@ class Chromium:
     def click(self, selector: str) -> None:
         """Click on an element."""
         self._request("POST", f"element/{self._element(selector)}/click", {})
+
+    def focus(self, selector: str) -> None:
+        """Focus an element, and select the content of a field."""
+        self._element(selector)
+        script = "const e = document.querySelector(arguments[0]); e.focus(); if (e.select) e.select()"
+        self.run(script, selector)
 
     def press(self, keys: str) -> None:
         """Press keys on the focused element."""

@@ -28,6 +28,7 @@ _HIDDEN_DETAILS = frozenset(
         "app_id",
         "reference",
         "expire_s",
+        "max_expire_s",
         "after_s",
         "send_by",
         "settle_by",
