@@ -144,8 +144,8 @@ def replace(
     part: bindings replace ID --phone-b - < phone.txt
 
     The old binding ends at the provider before the new one begins: in between no call is connected, and the middle
-    numbers may change. The command prints the new binding, which belongs to the operating-system user: a key with
-    the role app does not see it. An error says whether the old binding has ended.
+    numbers may change. The command prints the new binding, which belongs to the actor of the old one. An error
+    says whether the old binding has ended.
 
     With --idempotency-key the command is safe to repeat. It exits with 3 if a phone is held, or if the binding
     cannot be replaced or was replaced already (nothing was changed), and with 6 if an outcome is unknown. In that

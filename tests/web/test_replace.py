@@ -144,9 +144,9 @@ def test_app_replaces_its_own_binding_and_does_not_learn_another_holder(running:
         assert running.get(f"/v1/bindings/{binding['id']}", headers).json() == binding
 
 
-def test_admin_does_not_see_the_phones_that_a_successor_takes_over(running: Running) -> None:
-    created = running.bind(running.key("app", "rides")).json()
-    admin = running.key("admin", "ops")
+def test_successor_that_an_admin_makes_belongs_to_the_app_and_is_masked_for_the_admin(running: Running) -> None:
+    rides, admin = running.key("app", "rides"), running.key("admin", "ops")
+    created = running.bind(rides).json()
     running.bind(admin, phone_a=D, phone_b=E)
     conflict = call_replace(running, created["id"], {"phone_b": D}, admin)
     assert conflict.status_code == 409
@@ -164,3 +164,7 @@ def test_admin_does_not_see_the_phones_that_a_successor_takes_over(running: Runn
             False,
             False,
         )
+    of_the_app = running.get(replaced.headers["Location"], rides)
+    assert (of_the_app.status_code, of_the_app.json()["phone_a"]) == (200, A)
+    renewed = call_replace(running, replaced.json()["id"], {}, rides)
+    assert renewed.status_code == 201
