@@ -5,10 +5,13 @@ What a route does is in `api` and `console`; what an error means is in `problems
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from litestar import Litestar, Request, Response
+from litestar.datastructures import State
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from bindings.errors import BindingsError
@@ -26,7 +29,15 @@ _log = structlog.get_logger("bindings.web")
 
 def application(app_state: AppState) -> RequestMiddleware:
     """Return the application that a server runs."""
-    inner = Litestar(
+    inner = copy(_without_state())
+    inner.state = State({"app_state": app_state, "openapi_document": openapi.document_bytes})
+    return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+
+
+@cache
+def _without_state() -> Litestar:
+    """Build the routes once in a process: the framework takes longer for it than for all else at the start."""
+    return Litestar(
         route_handlers=[routes.router(), ops_routes.router(), router.router()],
         exception_handlers={
             BindingsError: _error_response,
@@ -36,9 +47,6 @@ def application(app_state: AppState) -> RequestMiddleware:
         openapi_config=None,
         logging_config=None,
     )
-    inner.state.app_state = app_state
-    inner.state.openapi_document = openapi.document_bytes
-    return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
 
 
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
