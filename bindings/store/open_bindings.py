@@ -36,7 +36,8 @@ def find(
 ) -> list[Binding]:
     """Return up to `limit` open bindings of the selection at the instant `now`, those of `actor` (None: of any).
 
-    First those that no unbind was requested for, the oldest first. An active binding past its end is not open.
+    First those that no unbind was requested for, the oldest first. An active binding past its end is not open. A
+    successor that has waited too long for its predecessor is, until it is ended: then it keeps its key.
     """
     candidates = sql.materialized(*(select(*COLUMNS).where(branch) for branch in _branches(selection, now)))
     columns = candidates.c
@@ -51,13 +52,16 @@ def find(
 
 def _branches(selection: Selection, now: datetime) -> Sequence[ColumnElement[bool]]:
     held = bindings.c.held_until > now
+    overdue = and_(bindings.c.waits_for.is_not(None), bindings.c.ended_at.is_(None), bindings.c.settle_by <= now)
     if selection.phone is not None:
-        return and_(bindings.c.phone_a == selection.phone, held), and_(bindings.c.phone_b == selection.phone, held)
+        by_a, by_b = bindings.c.phone_a == selection.phone, bindings.c.phone_b == selection.phone
+        return and_(by_a, held), and_(by_b, held), and_(or_(by_a, by_b), overdue)
     if selection.middle_number is not None:
         number = selection.middle_number
         return and_(bindings.c.middle_number_a == number, held), and_(middle_number_b_is(number), held)
     recent = bindings.c.requested_at > now - LONGEST_SPAN
-    return (and_(bindings.c.reference == selection.reference, recent, held),)
+    of_reference = and_(bindings.c.reference == selection.reference, recent)
+    return and_(of_reference, held), and_(of_reference, overdue)
 
 
 def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller, reason: str) -> list[Binding]:

@@ -176,6 +176,7 @@ HELD_AT_A_TIME = {"ix_holds_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
 NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
 REFERENCE = {"ix_bindings_reference"}
+WAITING = {"ix_bindings_waiting"}
 DOUBTS = ("ix_bindings_unsettled", "ix_bindings_in_doubt", "ix_bindings_unbinding")
 KEYS = {"pk_bindings", "sqlite_autoindex_bindings_1"}
 NAMES = {
@@ -208,12 +209,15 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     ),
     "lookup by reference": (REFERENCE, lambda service: service.lookup(reference="order-42")),
     "lookup of a reference without bindings": (REFERENCE, lambda service: service.lookup(reference="order-x")),
-    "open bindings of a phone": (PHONE, lambda service: _unbind_all(service, "phone", "9100000042")),
+    "open bindings of a phone": (PHONE | WAITING, lambda service: _unbind_all(service, "phone", "9100000042")),
     "open bindings of a middle number": (
         NUMBER,
         lambda service: _unbind_all(service, "middle_number", "9188000042"),
     ),
-    "open bindings of a reference": (REFERENCE, lambda service: _unbind_all(service, "reference", "order-42")),
+    "open bindings of a reference": (
+        REFERENCE | WAITING,
+        lambda service: _unbind_all(service, "reference", "order-42"),
+    ),
     "requests to unbind": (
         KEYS,
         lambda service: service.runtime.database.write(

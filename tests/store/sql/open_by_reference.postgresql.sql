@@ -19,6 +19,29 @@ WITH candidates AS MATERIALIZED (
     WHERE bindings.reference = :reference_1::VARCHAR
       AND bindings.requested_at > :requested_at_1::TIMESTAMP WITH TIME ZONE
       AND bindings.held_until > :held_until_1::TIMESTAMP WITH TIME ZONE
+    UNION ALL
+    SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
+        bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
+        bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
+        bindings.duplicate_key) AS idempotency_key, bindings.replaces AS replaces,
+        bindings.replaced_by AS replaced_by, bindings.waits_for AS waits_for,
+        bindings.expire_s AS expire_s, bindings.max_expire_s AS max_expire_s,
+        bindings.warn_s AS warn_s, bindings.bind_id AS bind_id,
+        bindings.middle_number_a AS middle_number_a, bindings.middle_number_b AS middle_number_b,
+        bindings.state AS state, bindings.provider_status AS provider_status,
+        bindings.reason AS reason, bindings.actor AS actor, bindings.request_id AS request_id,
+        bindings.requested_at AS requested_at, bindings.send_by AS send_by,
+        bindings.settle_by AS settle_by, bindings.sent_at AS sent_at,
+        bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
+        bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
+        bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
+        bindings.version AS version
+    FROM bindings
+    WHERE bindings.reference = :reference_1::VARCHAR
+      AND bindings.requested_at > :requested_at_1::TIMESTAMP WITH TIME ZONE
+      AND bindings.waits_for IS NOT NULL
+      AND bindings.ended_at IS NULL
+      AND bindings.settle_by <= :settle_by_1::TIMESTAMP WITH TIME ZONE
 )
 SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
     candidates.pool_number, candidates.app_id, candidates.scope, candidates.reference,
