@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import event, exc, select
+from sqlalchemy import event, exc, select, update
 
 from bindings import errors, failpoints
 from bindings.clock import HostClock
-from bindings.domain.binding import Binding, Event, EventKind, Mode, State
+from bindings.domain.binding import Binding, Caller, Event, EventKind, Mode, Reason, State
 from bindings.domain.conflict import Policy
 from bindings.jobs.registry import RECOVER
 from bindings.lifecycle.clock_monitor import RECHECK_S
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 _ALL_ROWS = select(*store.COLUMNS).order_by(binding_table.c.id)
 SEND_WINDOW_S, CALL_S, MARGIN_S = 5, 5, 1  # lifecycle: bind, T1
+TAKEOVER_S = CALL_S + 5  # verbs: T0
 WAIT_STEP_S = 3.0  # a replay that waits moves the clock in such steps
+STRANGER = "9188067766"  # a phone of no pair of the run
 OPEN = (State.PENDING, State.IN_DOUBT)
 FREES_KEY = ("never_sent", "account", "clock", "in_use", "no_number", "request")
 TERMINAL = (State.FAILED, State.EXPIRED, State.UNBOUND, State.LAPSED)
@@ -67,7 +69,7 @@ class Crash(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The arguments of a bind."""
+    """The arguments of a bind, or of a replace."""
 
     phone_a: str
     phone_b: str
@@ -75,6 +77,7 @@ class Request:
     expire_s: int = 60
     key: str | None = None
     max_expire_s: int | None = None
+    replaces: str | None = None  # the id of the predecessor: then the call is a replace
 
     @property
     def pair(self) -> frozenset[str]:
@@ -90,16 +93,22 @@ class Stop:
     seconds: float = 0.0
 
 
-ACTIONS = ("crash", "pause", "sweep", "recover", "scan", "unbind", "bind", "shown", "hidden")
+ACTIONS = ("crash", "pause", "sweep", "recover", "recover_as_before", "scan", "unbind", "bind", "shown", "hidden")
 
 
 @dataclass(slots=True)
 class BindInProgress:
-    """A bind in progress: whether the model expects a refusal, and the intent if its request was sent."""
+    """A bind or a replace in progress, and what the model expects of it.
+
+    `refused`: whether a phone is held; `begins`: whether the takeover begins, or why it does not; `successors`:
+    the ids of the successors before. `intent` is set if a request was sent for it.
+    """
 
     request: Request
     refused: bool | None = None
     intent: str | None = None
+    begins: str | None = None  # "begins", "replay", "already_replaced", "not_active" or "in_use"
+    successors: frozenset[str] = frozenset()
 
 
 class JumpingClock(Clock):
@@ -260,19 +269,66 @@ class System:
         call = self.calls[-1] if self.calls else None
         if name == "bind.before_send" and call is not None:
             self._check_before_send(call)
+        if name in ("replace.after_begin", "replace.after_unbind", "replace.after_clear") and call is not None:
+            self._check_takeover(call)
         for stop in [stop for stop in self.stops if stop.place == name]:
             self.stops.remove(stop)
             self.clock.advance(stop.seconds)
             self._perform(stop.action, call)
         if name == "bind.before_reserve" and call is not None:
             call.refused = self.would_refuse(call.request)
+        if name == "replace.before_begin" and call is not None:
+            call.begins = self._expected_begin(call.request)
+            call.successors = self._successor_ids(call.request)
+
+    def _successors(self, predecessor_id: str | None) -> list[Binding]:
+        return [row for row in self.rows().values() if row.replaces == predecessor_id]
+
+    def _successor_ids(self, request: Request) -> frozenset[str]:
+        return frozenset(row.id for row in self._successors(request.replaces))
+
+    def _is_overdue(self, row: Binding) -> bool:
+        """Return whether a successor has waited too long: then the next call that meets it ends it."""
+        return row.waits_for is not None and row.state in OPEN and row.settle_by <= self.clock.at
+
+    def _expected_begin(self, request: Request) -> str:
+        rows = self.rows()
+        predecessor = rows[str(request.replaces)]
+        for row in rows.values():
+            was_freed = self._is_overdue(row) and row.unbind_requested_at is None
+            if row.idempotency_key is not None and row.idempotency_key == request.key and not was_freed:
+                return "replay"
+        successors = self._successors(predecessor.id)
+        if any(row.state is not State.FAILED and not self._is_overdue(row) for row in successors):
+            return "already_replaced"
+        is_active = predecessor.state is State.ACTIVE and predecessor.unbind_requested_at is None
+        was_replaced = bool(successors) and predecessor.state in (State.ACTIVE, State.UNBOUND)
+        if not (is_active or was_replaced or predecessor.state is State.EXPIRED):
+            return "not_active"
+        return "in_use" if self.would_refuse(request) else "begins"
+
+    def _check_takeover(self, call: BindInProgress) -> None:
+        """I1: during a takeover no phone of the successor is free, and the predecessor is not offered."""
+        rows = self.rows()
+        made = [row for row in self._successors(call.request.replaces) if row.id not in call.successors]
+        if not made or made[0].state not in OPEN or self._is_overdue(made[0]):
+            return
+        if made[0].waits_for is None and made[0].send_by < self.clock.at:
+            return  # it took too long to record that it may be sent: it is not sent
+        for phone in call.request.pair:
+            assert self.would_refuse(Request(phone, STRANGER)), "I1: a phone is free during a takeover"
+        predecessor = rows[str(call.request.replaces)]
+        assert not predecessor.is_active(self.clock.at), "the predecessor is offered during the takeover"
 
     def _check_before_send(self, call: BindInProgress) -> None:
         """I3: a request is sent only for a committed intent, and once."""
         open_rows = [
             row
             for row in self.rows().values()
-            if row.state in OPEN and pair_of(row) == call.request.pair and row.held_until > self.clock.at
+            if row.state in OPEN
+            and row.waits_for is None
+            and pair_of(row) == call.request.pair
+            and row.held_until > self.clock.at
         ]
         assert len(open_rows) == 1, "I3: no request without exactly one committed intent"
         call.intent = open_rows[0].id
@@ -289,13 +345,15 @@ class System:
                 self.service.expire_due()
             case "recover":
                 self.service.recover()
+            case "recover_as_before":
+                self.recover_as_before()
             case "scan":
                 self.service.reconcile()
             case "unbind":
                 for row in [row for row in self.rows().values() if call and pair_of(row) == call.request.pair]:
                     self.unbind(row.id)
             case "bind" if call is not None:
-                self.bind(Request(call.request.phone_b, "9188067766", "AXB", 30))
+                self.bind(Request(call.request.phone_b, STRANGER, "AXB", 30))
             case "shown":
                 self.hidden.clear()
             case "hidden":
@@ -375,6 +433,120 @@ class System:
     def _replayed_since(self, call: BindInProgress, binding_id: str) -> bool:
         """Return whether a nested call used the key after the model had read the keys."""
         return call.request.key is not None and call.intent is None and binding_id in self._keys_used().values()
+
+    def call(self, request: Request) -> Binding | errors.BindingsError | None:
+        """Bind or replace, and check the result; return it, or None if the process crashed."""
+        return self.bind(request) if request.replaces is None else self.replace(request)
+
+    def replacement(self, binding_id: str, phone_b: str | None, expire_s: int | None, key: str | None) -> Request:
+        """Return the request of a replace; what is None is the predecessor's."""
+        row = self.rows()[binding_id]
+        phones = row.phone_a.digits, phone_b or row.phone_b.digits
+        life = expire_s or row.expire_s
+        longest = None if row.max_expire_s is None else max(row.max_expire_s, life)
+        return Request(*phones, row.mode, life, key, longest, replaces=row.id)
+
+    def replace(self, request: Request) -> Binding | errors.BindingsError | None:
+        """Replace and check the result; return it, or None if the process crashed."""
+        self._forget_freed_keys(self.rows())
+        used = None if request.key is None else self.keys.get(request.key)
+        call = BindInProgress(request, successors=self._successor_ids(request))
+        self.calls.append(call)
+        result: Binding | errors.BindingsError | None
+        try:
+            result = self.service.replace(
+                str(request.replaces),
+                phone_a=request.phone_a,
+                phone_b=request.phone_b,
+                mode=request.mode,
+                expire_s=request.expire_s,
+                max_expire_s=request.max_expire_s,
+                idempotency_key=request.key,
+            )
+        except errors.BindingsError as error:
+            result = error
+        except Crash:
+            result = None
+        finally:
+            self.calls.pop()
+        if result is not None and used is not None and call.begins in (None, "replay"):
+            if isinstance(result, Binding) or result.binding_id is not None:
+                self._judge_replay(call, result, *used)
+        elif result is not None:
+            self._judge_replace(call, result)
+        return result
+
+    def _judge_replace(self, call: BindInProgress, result: Binding | errors.BindingsError) -> None:
+        rows = self.rows()
+        predecessor = rows[str(call.request.replaces)]
+        made = {row.id for row in self._successors(predecessor.id)} - call.successors
+        waiting = [row for name, row in rows.items() if name in made and row.waits_for and row.state in OPEN]
+        if isinstance(result, Binding):
+            assert call.begins == "begins", f"a replace succeeded that was to be {call.begins}"
+            assert {result.id} == made, "one successor is made by a call"
+            assert not waiting, "the successor waits although it was returned"
+            assert predecessor.state in TERMINAL, "the successor was made before its predecessor had ended"
+            self.returned.append(result)
+            if result.state is State.ACTIVE:
+                self._check_end_and_numbers(result)
+            return
+        match result:
+            case _ if result.predecessor_ended is None:
+                assert not made, f"{result.code} said that nothing was replaced"
+            case errors.OutcomeUnknown() if not result.predecessor_ended:
+                assert result.binding.id == predecessor.id, "the unknown outcome is of the predecessor"
+                assert call.intent is None, "the successor was sent before its predecessor had ended"
+            case _:
+                assert result.predecessor_ended, f"{result.code} without the end of the predecessor"
+                assert predecessor.state in TERMINAL, "the end of the predecessor is not recorded"
+        assert not waiting, "a successor was left waiting by a call that returned"
+        assert self.clock.ahead_s or not isinstance(result, errors.ClockInDoubt), "the clock was never in doubt"
+        expected = {errors.PhoneInUse: "in_use", errors.AlreadyReplaced: "already_replaced"}
+        if type(result) is errors.NotActive:
+            assert call.begins == "not_active", f"not active, expected: {call.begins}"
+        elif type(result) in expected and result.predecessor_ended is None:
+            assert call.begins == expected[type(result)], f"{result.code}, expected: {call.begins}"
+        elif made:
+            assert call.begins == "begins", f"a takeover began that was to be {call.begins}"
+
+    def recover_as_before(self) -> None:
+        """Do what `recover` of the release before does: it takes a waiting successor for one that was sent."""
+        overdue = (
+            (State.PENDING, "settle_by", EventKind.IN_DOUBT),
+            (State.IN_DOUBT, "held_until", EventKind.LAPSED),
+        )
+        for from_state, deadline, kind in overdue:
+
+            def work(tx: Any, from_state: State = from_state, deadline: str = deadline, kind: Any = kind) -> None:
+                table = binding_table.c
+                values: dict[str, Any] = {"state": STATE_AFTER[kind]}
+                is_lapse = kind is EventKind.LAPSED
+                values |= {"ended_at": table.held_until} if is_lapse else {"reason": Reason.NOT_SETTLED}
+                change = (
+                    update(binding_table)
+                    .where(table.state == from_state, table[deadline] <= self.clock.at)
+                    .values(values | store.version_columns(tx.dialect))
+                    .returning(table.id, table.version, table.change_tx)
+                )
+                detail = {} if is_lapse else {"reason": Reason.NOT_SETTLED, "status": None}
+                events.ChangeWithEvents(tx.dialect, change).run(tx, kind, Caller(actor="before"), detail)
+
+            self.database.write(work)
+
+    def unbind_all(self, phone: str) -> None:
+        """Unbind everything of a phone, and check that none of it is offered from then on."""
+        concerned = [
+            row.id
+            for row in self.rows().values()
+            if phone in pair_of(row)
+            and (
+                (row.state in OPEN and (row.held_until > self.clock.at or row.waits_for))
+                or row.is_active(self.clock.at)
+            )
+        ]
+        self.service.unbind_all(phone=phone, reason="test")
+        for row in (self.rows()[binding_id] for binding_id in concerned):
+            assert row.unbind_requested_at is not None or row.state in TERMINAL, "left out by unbind_all"
 
     def unbind(self, binding_id: str) -> Binding | errors.BindingsError | None:
         """Unbind and check the result; return it, or None if the process crashed."""
@@ -459,6 +631,11 @@ class System:
                     ended = self.unbind(active[which % len(active)].id)
                     assert isinstance(ended, Binding), ended
                     assert ended.state is State.UNBOUND, "no call was made, or its result was not recorded"
+                case "replace" if active:
+                    replaced = active[which % len(active)].id
+                    refused = self.replace(self.replacement(replaced, None, None, None))
+                    assert isinstance(refused, errors.Busy | errors.ProviderAccountRefused), refused
+                    assert self.rows() == before, "a takeover began by a clock in doubt"
                 case "extend" if active:
                     refused = self.extend(active[which % len(active)].id, request.expire_s)
                     assert isinstance(refused, errors.Busy), refused
@@ -506,13 +683,20 @@ class System:
 
     def refusing(self) -> Callable[[Request], bool]:
         """Return the conflict policy over what is held now; implemented again, after lifecycle (bind)."""
-        rows, held = list(self.rows().values()), {hold.phone.digits for hold in self.held()}
-        return lambda request: bool(held & request.pair) or self._refused_by(rows, request)
+        rows, held = self.rows(), self.held()
+
+        def refused(request: Request) -> bool:
+            predecessor = rows.get(request.replaces or "")
+            own = None if predecessor is None else (predecessor.id, predecessor.bind_id)
+            phones = {hold.phone.digits for hold in held if (hold.origin_id, hold.bind_id) != own}
+            return bool(phones & request.pair) or self._refused_by(list(rows.values()), request)
+
+        return refused
 
     def _refused_by(self, rows: list[Binding], request: Request) -> bool:
         now = self.clock.at
         for row in rows:
-            if row.held_until <= now or not pair_of(row) & request.pair:
+            if row.id == request.replaces or row.held_until <= now or not pair_of(row) & request.pair:
                 continue
             if row.mode is Mode.AXB or pair_of(row) == request.pair:
                 return True
@@ -536,6 +720,7 @@ class System:
         assert not overlaps, "I1: two of our bindings hold a phone that they may not share"
         self._check_requests(rows)
         self._check_ledger(rows)
+        self._check_successors(rows)
         self._check_keys(rows)
         self._check_lookups(rows, all_lookups=all_lookups)
 
@@ -561,8 +746,12 @@ class System:
         full = row.requested_at + timedelta(
             seconds=SEND_WINDOW_S + self.tolerance_s + asked_s(row) + self.guard_s(asked_s(row))
         )
+        if row.replaces is not None and not any(event.kind is EventKind.CLEARED for event in history):
+            self._check_waiting(row)
+            return
         assert row.send_by == row.requested_at + timedelta(seconds=SEND_WINDOW_S)
         assert row.settle_by == row.send_by + timedelta(seconds=CALL_S + MARGIN_S)
+        assert row.waits_for is None
         if row.state in OPEN or row.state is State.LAPSED:
             assert row.held_until == full, "I4: only a clear answer lowers held_until"
         if row.state is State.FAILED:
@@ -572,6 +761,29 @@ class System:
             assert row.ended_at == row.expires_at
         if row.state is State.ACTIVE:
             self._check_end_and_numbers(row)
+
+    def _check_waiting(self, row: Binding) -> None:
+        """Check a successor that was not cleared: it waits for a bounded time, and then is never sent."""
+        assert row.send_by == row.requested_at
+        assert row.settle_by == row.requested_at + timedelta(seconds=TAKEOVER_S)
+        if row.state in OPEN or row.state is State.LAPSED:  # the release before makes it lapsed
+            assert row.held_until == row.settle_by, "I4: held until it was to be sent"
+            assert row.waits_for == row.replaces
+        else:
+            assert (row.state, row.reason, row.waits_for) == (State.FAILED, "never_sent", None)
+            assert row.held_until <= self.clock.at, "what is never sent frees the phones immediately"
+        assert row.id not in self.sent, "I3: a successor was sent that was not cleared"
+        assert (row.ended_at is not None) == (row.state in TERMINAL)
+
+    def _check_successors(self, rows: dict[str, Binding]) -> None:
+        """I1: one successor at a time, and never at the provider beside its predecessor."""
+        living = [row.replaces for row in rows.values() if row.replaces and row.state is not State.FAILED]
+        assert len(living) == len(set(living)), "I1: two successors of one binding"
+        for row in rows.values():
+            before = self.entry_of(rows[row.replaces]) if row.replaces else None
+            after = self.entry_of(row)
+            if before is not None and after is not None and before.bind_id not in self.revenants:
+                assert before.ended_at <= after.accepted_at, "I1: a successor beside its predecessor"
 
     def _check_replay(self, row: Binding, history: list[Event]) -> None:
         """I5 and I7: the row equals the replay of its events, by an implementation of the test's own."""
@@ -620,7 +832,9 @@ class System:
                 strangers = [entry for entry in self.simulator.ledger if entry.foreign and entry.expires_at > at]
                 unbound = [entry for entry in self.simulator.ledger if entry.unbound_at and entry.unbound_at > at]
                 revenants = [entry for entry in self.simulator.ledger if entry.bind_id in self.revenants]
-                causes = strangers + unbound + revenants
+                replaced = [self.entry_of(rows[row.replaces]) for row in intents if row.replaces]
+                just_ended = [entry for entry in replaced if entry is not None and entry.ended_at > at]
+                causes = strangers + unbound + revenants + just_ended
                 explained = any({entry.phone_a, entry.phone_b} & pair for entry in causes)
                 assert explained, "-35 because of our own binding"
 
@@ -725,6 +939,7 @@ class System:
                 row.expire_s,
                 row.idempotency_key,
                 row.max_expire_s,
+                row.replaces,
             )
             assert self.keys.setdefault(row.idempotency_key, (request, row.id)) == (request, row.id), "I8"
 
@@ -784,7 +999,7 @@ class System:
     def _check_releases(self) -> None:
         """Let each promised end come; two intervals of `recover` later the provider has ended the binding too."""
         self.clock.advance(RETRY_AFTER_S)  # an account error of the run stops calls for that long
-        within = 2 * timedelta(seconds=RECOVER.interval_s(self.service.settings))
+        began_at, within = self.clock.at, 2 * timedelta(seconds=RECOVER.interval_s(self.service.settings))
         provider_ends = {row.id: row.provider_expires_at or row.expires_at for row in self.rows().values()}
         for end in sorted({row.expires_at for row in self.rows().values() if row.expires_at is not None}):
             self.clock.at = max(self.clock.at, end)
@@ -799,7 +1014,7 @@ class System:
                     continue
                 assert row.ended_at is not None
                 assert provider_end is not None
-                is_due = row.ended_at + within <= min(self.clock.at, provider_end)
+                is_due = max(row.ended_at, began_at) + within <= min(self.clock.at, provider_end)
                 assert not (is_due and entry.live(self.clock.unix())), "an expired binding was not released"
 
     def _check_feed(self) -> None:
@@ -846,14 +1061,17 @@ def replay(history: list[Event], guard_s: float) -> dict[str, Any]:
     row |= {"state": State.PENDING, "requested_at": first.at, "mode": Mode(first.detail["mode"])}
     row |= {name: _instant(first.detail[name]) for name in ("send_by", "settle_by", "held_until")}
     row |= {name: first.detail[name] for name in ("expire_s", "app_id", "pool_number")}
-    row |= {"max_expire_s": first.detail.get("max_expire_s"), "provider_expires_at": None}
+    row |= {"max_expire_s": first.detail.get("max_expire_s"), "provider_expires_at": None, "replaced_by": None}
+    row |= {name: first.detail.get(name) for name in ("replaces", "waits_for")}
     assert row["app_id"] == APP
     for later in history[1:]:
         _apply_event(row, later, guard_s)
     return row
 
 
-def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # noqa: C901 -- one case per kind
+def _apply_event(  # noqa: C901, PLR0912 -- one case per kind
+    row: dict[str, Any], event: Event, guard_s: float
+) -> None:
     detail, following = event.detail, STATE_AFTER.get(EventKind(event.kind))
     if following is not None:
         assert following in NEXT_STATES.get(row["state"], ()), f"I5: {row['state']} -> {following}"
@@ -870,7 +1088,7 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row["provider_status"] = row["provider_status"] if adopted else None
         case EventKind.FAILED:
             row |= {"provider_status": detail["status"], "reason": detail["reason"]}
-            row |= {"held_until": within_life, "ended_at": within_life}
+            row |= {"held_until": within_life, "ended_at": within_life, "waits_for": None}
         case EventKind.IN_DOUBT:
             row |= {"provider_status": detail["status"], "reason": detail["reason"]}
             row["sent_at"] = _instant(detail["sent_at"]) if detail.get("sent_at") else None
@@ -880,8 +1098,14 @@ def _apply_event(row: dict[str, Any], event: Event, guard_s: float) -> None:  # 
             row["ended_at"] = row["held_until"]
         case EventKind.UNBIND_REQUESTED:
             row["unbind_requested_at"] = within_life
+        case EventKind.REPLACED:
+            row["replaced_by"] = detail["replaced_by"]
+            row |= {"unbind_requested_at": within_life} if detail.get("unbind_requested") else {}
+        case EventKind.CLEARED:
+            names = ("requested_at", "send_by", "settle_by", "held_until")
+            row |= {name: _instant(detail[name]) for name in names} | {"waits_for": None}
         case EventKind.UNBOUND:
-            held_s = 0.0 if detail["reason"] == "asked" else guard_s
+            held_s = 0.0 if detail["reason"] in ("asked", "replaced") else guard_s
             ended_at = _instant(detail["ended_at"])  # while the clock is in doubt not the time of the event
             assert row["requested_at"] <= ended_at <= row["held_until"]
             row["held_until"] = min(row["held_until"], ended_at + timedelta(seconds=held_s))

@@ -129,6 +129,32 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "bind_plainly": {"request": REQUESTS},
     "bind_into_doubt": {"request": REQUESTS, "fault": BIND_FAULTS[:11]},
+    "replace": {
+        "which": tuple(range(12)),
+        "phone_b": (None, *PHONES),
+        "expire_s": (None, 20, 600),
+        "key": (None, "k1", "k4", "k5"),
+        "fault": half_none(("bind", "unbind")),
+        "kind": BIND_FAULTS,
+        "unbind_kind": UNBIND_FAULTS,
+        "times": (1, 1, 2, 9),
+        "stop": stops(
+            (
+                "replace.before_begin",
+                "replace.begin_in_transaction",
+                "replace.after_begin",
+                "replace.after_unbind",
+                "replace.end_waiting_in_transaction",
+                "replace.clear_in_transaction",
+                "replace.after_clear",
+                "bind.before_send",
+                "bind.after_answer",
+                "bind.settle_in_transaction",
+            ),
+            ("crash", "pause", "sweep", "recover", "recover_as_before", "scan", "unbind", "bind"),
+        ),
+        "lose": LOST_COMMITS,
+    },
     "repeat_a_key": {"which": tuple(range(6))},
     "unbind": {
         "which": tuple(range(12)),
@@ -145,6 +171,8 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
         "lose": LOST_COMMITS,
     },
+    "unbind_all": {"phone": PHONES, "fault": half_none(UNBIND_FAULTS)},
+    "recover_as_before": {},
     "extend": {
         "which": tuple(range(12)),
         "expire_s": (7, 35, 70, 250, 500),
@@ -187,7 +215,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "jump": {
         "ahead_s": (3_600.0, 31_536_000.0, -3_600.0),
-        "action": ("bind", "unbind", "unbind", "extend", "expire_due", "recover", "reconcile"),
+        "action": ("bind", "unbind", "unbind", "extend", "replace", "expire_due", "recover", "reconcile"),
         "request": REQUESTS,
         "which": tuple(range(6)),
     },
@@ -204,7 +232,18 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "delay_list": {"late": (False, True)},
     "reconcile_undisturbed": {"seconds": (0.0, 31.7, 61.0)},
 }
-WEIGHTS = {"bind": 4, "bind_plainly": 2, "unbind": 2, "extend": 2, "reconcile": 2, "tick": 2}
+WEIGHTS = dict.fromkeys(CHOICES, 1) | {"bind": 4, "bind_plainly": 2, "replace": 4, "unbind": 2, "extend": 2}
+WEIGHTS |= {"reconcile": 2, "tick": 2}
+TAKEOVERS = {
+    "bind_plainly": 2,
+    "bind": 1,
+    "replace": 8,
+    "repeat_a_key": 3,
+    "unbind": 1,
+    "unbind_all": 1,
+    "extend": 1,
+}
+TAKEOVERS |= {"tick": 2, "sweep": 1, "recover": 1, "recover_as_before": 1, "reconcile": 1, "take_back": 1}
 
 
 def step(name: str) -> Callable[[Step], Step]:
@@ -291,7 +330,7 @@ class Lifecycle(RuleBasedStateMachine):
     def repeat_a_key(self, which: int) -> None:
         used = list(self.current.keys.values())
         if used:
-            self.current.bind(used[which % len(used)][0])
+            self.current.call(used[which % len(used)][0])
 
     @step("unbind")
     def unbind(self, which: int, fault: str | None, stop: Stop | None, lose: int) -> None:
@@ -303,6 +342,45 @@ class Lifecycle(RuleBasedStateMachine):
         self.current.lose_commit = lose
         self.current.unbind(rows[which % len(rows)].id)
         self.stop_faults()
+
+    @step("replace")
+    def replace(
+        self,
+        which: int,
+        phone_b: str | None,
+        expire_s: int | None,
+        key: str | None,
+        fault: str | None,
+        kind: str,
+        unbind_kind: str,
+        times: int,
+        stop: Stop | None,
+        lose: int,
+    ) -> None:
+        """Replace a binding in any state, the latest and those that are active first."""
+        rows = sorted(self.current.rows().values(), key=lambda row: row.requested_at, reverse=True)
+        rows.sort(key=lambda row: row.state not in (State.ACTIVE, State.EXPIRED))
+        if not rows:
+            return
+        predecessor = rows[which % len(rows)]
+        if phone_b == predecessor.phone_a.digits:
+            phone_b = None
+        if fault is not None:
+            self.script(kind if fault == "bind" else unbind_kind, fault, times)
+        self.stop_at(stop)
+        self.current.lose_commit = lose
+        self.current.replace(self.current.replacement(predecessor.id, phone_b, expire_s, key))
+        self.stop_faults()
+
+    @step("unbind_all")
+    def unbind_all(self, phone: str, fault: str | None) -> None:
+        self.script(fault, "unbind")
+        self.current.unbind_all(phone)
+        self.stop_faults()
+
+    @step("recover_as_before")
+    def recover_as_before(self) -> None:
+        self.current.recover_as_before()
 
     def active(self, which: int) -> Binding | None:
         """Return one of the bindings that are recorded as active, which may be over or about to be unbound."""
@@ -422,11 +500,11 @@ class Lifecycle(RuleBasedStateMachine):
         self.current.reconcile_undisturbed()
 
     @rule(seed=st.integers(0, 2**32 - 1))
-    def walk(self, seed: int, steps: int = 8) -> None:
+    def walk(self, seed: int, steps: int = 8, weights: dict[str, int] = WEIGHTS) -> None:
         """Run more steps, drawn evenly: hypothesis itself prefers simple and repeated ones."""
         rng = random.Random(seed)
         for _ in range(steps):
-            name = rng.choice([name for name in CHOICES for _ in range(WEIGHTS.get(name, 1))])
+            name = rng.choice([name for name, weight in weights.items() for _ in range(weight)])
             arguments = {argument: rng.choice(choices) for argument, choices in CHOICES[name].items()}
             self.steps.append((name, arguments))
             getattr(self, name)(**arguments)
@@ -484,13 +562,13 @@ def run(fresh: Callable[[], str], *, examples: int, steps: int, seeded: bool) ->
     run_state_machine_as_test(cast("Any", lambda: Lifecycle(fresh)), settings=profile)
 
 
-def run_walk(fresh: Callable[[], str], seed: int, steps: int) -> None:
+def run_walk(fresh: Callable[[], str], seed: int, steps: int, *, weights: dict[str, int] = WEIGHTS) -> None:
     """Run one seeded walk without hypothesis; print the steps if it fails."""
     rng = random.Random(seed)
     machine = Lifecycle(fresh)
     machine.begin(rng.choice(list(Policy)), rng.choice((2.0, 2.0, 300.0)), rng.choice((0.0, 4.0)), seed % 2 == 0)
     try:
-        machine.walk(seed, steps)
+        machine.walk(seed, steps, weights)
         machine.current.settle_everything()
     except BaseException:
         print(f"seed {seed}:", *machine.steps, sep="\n    ")  # noqa: T201 -- pytest shows it with the failure
@@ -506,6 +584,19 @@ def test_random_operations_in_any_order_keep_every_invariant(fresh: Callable[[],
 @pytest.mark.parametrize("seed", range(6))
 def test_seeded_walk_keeps_every_invariant(fresh: Callable[[], str], seed: int) -> None:
     run_walk(fresh, seed, 60)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeded_walk_of_replacements_keeps_every_invariant(fresh: Callable[[], str], seed: int) -> None:
+    run_walk(fresh, seed, 60, weights=TAKEOVERS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
+def test_two_hundred_seeded_walks_of_replacements_keep_every_invariant(fresh: Callable[[], str]) -> None:
+    for seed in range(1_000, 1_200):
+        run_walk(fresh, seed, 60, weights=TAKEOVERS)
+    report(run="walks of replacements", walks=200)
 
 
 @pytest.mark.soak

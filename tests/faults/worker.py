@@ -291,11 +291,11 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0
             longest = rng.choice((None, 2 * life))
             worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)), max_expire_s=longest)
         case "replace":
-            if rng.random() < 0.4:
-                on, faults = rng.choice((("bind", BIND_FAULTS), ("unbind", UNBIND_FAULTS)))
-                worker.fault(rng.choice(faults), on)
             ended_or_live = worker.open_service.search(state=rng.choice(("active", "active", "expired"))).data
             if ended_or_live:
+                if rng.random() < 0.4:
+                    on, faults = rng.choice((("bind", BIND_FAULTS), ("unbind", UNBIND_FAULTS)))
+                    worker.fault(rng.choice(faults), on)
                 key = f"{worker.task['prefix']}-{rng.randrange(1_000_000)}" if rng.random() < 0.5 else None
                 replaced = rng.choice(ended_or_live).id
                 worker.replace(replaced, phone_b=rng.choice((None, worker.phone(), *phones)), key=key)
@@ -368,9 +368,10 @@ def coverage_round(worker: Worker) -> None:
     worker.control("foreign", phone_a=worker.phone(), phone_b=worker.phone(), app_id=app_id, pool_number="918806")
     worker.control("settings", total_offset=0)
     abandoned, unconfirmed = (worker.bind(worker.phone(), worker.phone(), 900) for _ in range(2))
-    worker.abandon_replace(abandoned, key=key + "-abandoned")
-    worker.fault("refuse:-1", "unbind")
-    worker.replace(unconfirmed, key=key + "-unconfirmed")
+    if abandoned and unconfirmed:
+        worker.abandon_replace(abandoned, key=key + "-abandoned")
+        worker.fault("refuse:-1", "unbind")
+        worker.replace(unconfirmed, key=key + "-unconfirmed")
     worker.clock.advance(330)
     worker.open_service.recover()
     worker.open_service.maintenance.look()
