@@ -110,7 +110,7 @@ class Crawl:
         self.problems += [
             f"{place}: a phone in {address}" for address in addresses for _ in _in(address, self.all_phones)
         ]
-        if response.status_code < 400:
+        if response.status_code < 400 and not response.headers.get("Location", "").startswith("/sign-in?"):
             self.succeeded.add((str(response.request.method), template(response.request.path_url)))
 
     def follow(self, start: Iterable[str], *, others: Iterable[str] = ()) -> None:

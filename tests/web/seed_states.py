@@ -276,7 +276,7 @@ class _Seed:
             mode = list(Mode)[index % len(Mode)]
             self.bind(reference=name, idempotency_key=f"k-{index}", mode=mode, actor=f"key:{name[:100]}")
         for role in (*Role, later_release.ROLE):
-            self.bind(actor=f"key:{role}", reference=f"of {role}")
+            self.bindings_of_role(role)
         self.doubt("garbage", reference=NAMES[4])
         self.bind(reference=NUMBER_AS_NAME)
         unclear = self.bind(reference="unclear unbind")
@@ -302,6 +302,13 @@ class _Seed:
         waiting = self.bind(reference=NAMES[2])
         with dies_at("replace.after_begin"), suppress(DiedError):
             service.replace(waiting.id)
+
+    def bindings_of_role(self, role: str) -> None:
+        """Two active bindings of one phone: the crawl ends one on its page, the other with all of the phone."""
+        values: dict[str, Any] = {"actor": f"key:{role}", "mode": Mode.AXXB, "max_expire_s": 7_200}
+        first = self.bind(reference=f"of {role}", **values)
+        other_phone = self.pair(f"key:{role}")["phone_b"]
+        self.bind(phone_a=first.phone_a.digits, phone_b=other_phone, **values)
 
     def access(self) -> None:
         """Reveals and exports, with and without a reason, finished and not."""
@@ -330,12 +337,12 @@ class _Seed:
         for values in details:
             later_release.write_event(harness, self.bind(), later_release.KIND, **values)
         for kind in EventKind:  # with a detail that this release does not write, and without any
-            binding = self.bind(max_expire_s=7_200)  # one of the newest, on which the crawl tries the forms
+            binding = self.bind()
             later_release.write_event(harness, binding, kind, reason=MARKUP, expires_at="soon", said=NAMES[1])
             execute = "UPDATE bindings SET reason = :reason WHERE id = :id"
             later_release.execute(harness, execute, reason=later_release.REASON, id=binding.id)
         for reason in Reason:
-            binding = self.bind(max_expire_s=7_200)
+            binding = self.bind()
             values = {"reason": reason, "id": binding.id, "status": "-77"}
             change = "UPDATE bindings SET reason = :reason, provider_status = :status WHERE id = :id"
             later_release.execute(harness, change, **values)

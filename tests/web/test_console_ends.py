@@ -334,7 +334,7 @@ def test_form_says_why_it_cannot_be_sent_and_an_error_what_to_do(
         assert "Stop the processes of the older version, and wait for three minutes; try again" in busy.text
         assert int(busy.headers["Retry-After"]) == 180
     page = browser.get(f"/bindings/{fixed.id}").text
-    assert "Its end cannot be moved to a later time now. Processes of an older version use the database" in page
+    assert "It can be ended now only, not after a time. Processes of an older version use the database" in page
     assert browser.post(f"/bindings/{fixed.id}/unbind", REASON).status_code == 303, "it is ended all the same"
     assert harness.service.get(fixed.id).state is State.UNBOUND
 

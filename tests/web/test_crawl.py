@@ -95,8 +95,10 @@ def crawl_all(crawl: Crawl, states: SeededStates, routes: set[tuple[str, str]]) 
     """Visit everything as one role; sign out at the end, after which no page is shown."""
     ids = [binding.id for binding in states.bindings]
     own = next((binding.id for binding in states.bindings if binding.actor == f"key:{crawl.role}"), ids[0])
-    newest = next((binding.id for binding in states.bindings if binding.reference == f"of {crawl.role}"), ids[-1])
-    start = [] if crawl.sees_no_page else ["/", f"/bindings/{newest}/numbers/phone_a"]
+    active = next((binding.id for binding in states.bindings if binding.reference == f"of {crawl.role}"), ids[-1])
+    # Before the forms of another page end its bindings.
+    pages = [f"/bindings/{active}/numbers/phone_a", f"/bindings/{active}", "/"]
+    start = [] if crawl.sees_no_page else pages
     crawl.follow(start, others=["/sign-in", *(f"/bindings/{name}" for name in ids)])
     crawl.call_api(openapi.document(), ids=[own, ids[0], "01890000-0000-7000-8000-000000000000", "x", "9" * 200])
     for path in UNKNOWN_PATHS:
