@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PAGE_SIZE = 100
 TIME_LIMIT_S = 30.0  # of the reading of one list
 MAX_LISTS = 3  # in one run; the others are next
-MAX_NEWER = 100_000  # of our newer bindings that are counted: an older doubt is left to a whole scan
+MAX_NEWER = 20_000  # requests after a doubt that are read to count those; what is older is left to a whole scan
 RECENT_REPORTS = 20
 SHORT_SCAN_S = 15.0  # a whole scan that began less long ago is waited for: if the list is short it is over soon
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.errors import FieldError, InvalidRequest, NotFound
+from bindings.lifecycle import resolution_times
 from bindings.store import events, settle
 from bindings.store.bindings import find
 
@@ -111,7 +112,10 @@ def next_steps(
             ends = ScheduledStep(text="it ends at the provider by time, unbound or not", at=binding.provider_end)
             return (ScheduledStep(text="recover repeats the unbind at the provider", at=None), ends)
         case State.IN_DOUBT:
-            return _steps_in_doubt(binding, now, config.timestamp_tolerance_s, next_scan)
+            is_looked_for = next_scan is not None and resolution_times.is_looked_for(config, binding)
+            look = ScheduledStep(text="looks at a few pages of the list may adopt it", at=binding.settle_by)
+            steps = _steps_in_doubt(binding, now, config.timestamp_tolerance_s, next_scan)
+            return (look, *steps) if is_looked_for and now < binding.settle_by else steps
         case _:
             return ()
 

@@ -322,11 +322,14 @@ def youngest_doubts(connection: Connection, now: datetime, *, mode: Mode) -> dic
 
 
 def count_active_since(connection: Connection, app_id: str | None, *, since: datetime, limit: int) -> int:
-    """Count the active bindings of an application (None: of all) requested after `since`, up to `limit`."""
-    newer = select(bindings.c.id).where(bindings.c.requested_at > since, in_state(State.ACTIVE), *_of_app(app_id))
-    # Ordered, so that the rows are read from the index of requests and not from that of what is active.
-    newest = newer.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc()).limit(limit).subquery()
-    return connection.execute(select(func.count()).select_from(newest)).scalar_one()
+    """Count the active bindings of an application (None: all) among the first `limit` requested after `since`."""
+    later = select(bindings.c.state, bindings.c.app_id).where(bindings.c.requested_at > since)
+    later = later.order_by(bindings.c.requested_at, bindings.c.id).limit(limit)
+    # MATERIALIZED, and the state outside: otherwise a planner may read the index of everything that is active.
+    requested = later.cte("requested").prefix_with("MATERIALIZED")
+    of_app = [] if app_id is None else [requested.c.app_id == app_id]
+    statement = select(func.count()).select_from(requested).where(requested.c.state == State.ACTIVE, *of_app)
+    return connection.execute(statement).scalar_one()
 
 
 def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:

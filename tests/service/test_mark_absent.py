@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bindings import errors
-from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.lifecycle.doubts import next_steps
 from bindings.store import holds, settle
@@ -146,6 +147,14 @@ def test_next_steps_of_a_doubt_say_what_the_next_scan_can_still_do(harness: Serv
         at = None if scan is None else binding.requested_at + timedelta(seconds=scan)
         return [step.text for step in next_steps(binding, soon, config, at)]
 
+    early = next_steps(binding, binding.requested_at, config, soon)
+    assert [(step.at, "looks" in step.text) for step in early[:2]] == [(binding.settle_by, True), (soon, False)]
+    for settings, doubt, scan_at in (
+        (config.model_copy(update={"on_doubt": "observe"}), binding, soon),
+        (config, replace(binding, mode=Mode.AXXB), soon),
+        (config, binding, None),
+    ):
+        assert not any("looks" in step.text for step in next_steps(doubt, doubt.requested_at, settings, scan_at))
     assert "adopts" in step_texts(120)[0]
     assert "may also prove" in step_texts(120)[1]
     assert "or proves" in step_texts(400)[0]

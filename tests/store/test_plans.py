@@ -22,7 +22,7 @@ from psycopg.sql import Literal
 from sqlalchemy import event, insert, select, text
 from uuid_utils.compat import uuid7
 
-from bindings.domain.binding import Caller, EventKind
+from bindings.domain.binding import Caller, EventKind, Mode
 from bindings.domain.phone import Phone
 from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.statistics import TimeRange, event_statistics
@@ -257,6 +257,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "warnings": (
         {"ix_bindings_warn_at", "ix_bindings_warn_at" + WHOLE} | KEYS,
         lambda service: service.warn_due(),
+    ),
+    "doubts to look for": (
+        {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE},
+        lambda service: service.runtime.database.read(queries.youngest_doubts, datetime.now(UTC), mode=Mode.AXB),
     ),
     "pending past settle_by": (
         {"ix_bindings_unsettled", "ix_bindings_unsettled" + WHOLE} | KEYS,
