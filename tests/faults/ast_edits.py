@@ -108,9 +108,13 @@ def calls(name: str, **keywords: str) -> Matcher:
     return matches
 
 
-def compares(name: str) -> Matcher:
-    """Match a comparison in which a variable or an attribute of this name takes part."""
-    return lambda node: isinstance(node, ast.Compare) and any(_last_name(part) == name for part in ast.walk(node))
+def compares(name: str, operator: type[ast.cmpop] = ast.cmpop) -> Matcher:
+    """Match a comparison, with this operator, in which a variable or an attribute of this name takes part."""
+    return lambda node: (
+        isinstance(node, ast.Compare)
+        and isinstance(node.ops[0], operator)
+        and any(_last_name(part) == name for part in ast.walk(node))
+    )
 
 
 def reads(name: str) -> Matcher:
@@ -118,8 +122,8 @@ def reads(name: str) -> Matcher:
     return lambda node: isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
 
 
-def literal(value: str) -> Matcher:
-    """Match a string literal."""
+def literal(value: str | bool) -> Matcher:
+    """Match a literal: a string, True or False."""
     return lambda node: isinstance(node, ast.Constant) and node.value == value
 
 

@@ -16,6 +16,7 @@ expiry job on PostgreSQL. Its FOR UPDATE reads each row again after locking it, 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -70,6 +71,8 @@ BIND_IDS = "tests/service/test_bind_id_given_again.py"
 EXTEND = "tests/service/test_extend.py"
 RELEASE = "tests/service/test_release.py"
 LOOK = "tests/service/test_look.py"
+REPLACE = "tests/service/test_replace.py"
+REPLACE_RACES = "tests/service/test_replace_races.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -652,6 +655,204 @@ BUGS: tuple[Bug, ...] = (
         replace_body("return None"),
         tests=EXTEND,
         detected_by="older_release_is_at_work and sqlite",
+    ),
+    bug(
+        "waiting_successor_holds_nothing",
+        "bindings.store.successors:begin",
+        insert_before(calls("record"), "successor = replace(successor, held_until=now)"),
+        tests=REPLACE,
+        detected_by="not_free_in_between and sqlite",
+    ),
+    bug(
+        "replaced_binding_is_still_offered",
+        "bindings.store.successors:_link",
+        insert_before(calls("transition"), "values.pop('unbind_requested_at', None)"),
+        tests=REPLACE,
+        detected_by="not_free_in_between and sqlite",
+    ),
+    bug(
+        "second_caller_with_the_key_sends_too",
+        "bindings.store.successors:begin",
+        insert_before(
+            calls("_replay"),
+            "earlier = reserve.replay(tx.connection, request, predecessor.actor)\n"
+            "if earlier is not None and earlier.binding.waits_for is not None:\n"
+            "    return Begun(successor=earlier.binding, predecessor=get(tx, predecessor.id))",
+        ),
+        tests=REPLACE,
+        detected_by="two_callers_with_one_key",
+    ),
+    bug(
+        "living_successor_allows_another_one",
+        "bindings.store.successors:_why_not_replaceable",
+        replace(compares("FAILED"), "False"),
+        tests=REPLACE,
+        detected_by="living_successor_refuses and sqlite",
+    ),
+    bug(
+        "exhausted_pool_ends_the_predecessor",
+        "bindings.store.successors:_why_not_now",
+        replace(compares("now"), "False"),
+        tests=REPLACE,
+        detected_by="lost_pool_refuses and sqlite",
+    ),
+    bug(
+        "overdue_successor_is_not_ended_by_recover",
+        "bindings.jobs.recover:_end_overdue_successors",
+        replace_body("return 0"),
+        tests=REPLACE,
+        detected_by="abandoned_successor_is_ended and sqlite",
+    ),
+    bug(
+        "overdue_successor_is_not_ended_by_a_retry",
+        "bindings.store.successors:_end_overdue",
+        replace_body("return None"),
+        tests=REPLACE,
+        detected_by="retry_ends_an_abandoned and sqlite",
+    ),
+    bug(
+        "successor_that_is_to_be_unbound_is_sent",
+        "bindings.store.successors:clear",
+        replace(literal("waiting_in_time"), "'waiting'"),
+        tests=REPLACE,
+        detected_by="to_be_unbound_is_never_sent and sqlite",
+    ),
+    bug(
+        "successor_is_sent_past_its_time",
+        "bindings.store.bindings:_condition",
+        replace(compares("settle_by"), "bindings.c.waits_for.is_not(None)"),
+        tests=REPLACE,
+        detected_by="lasts_too_long_sends_nothing and sqlite",
+    ),
+    bug(
+        "key_of_what_was_never_sent_is_kept",
+        "bindings.store.settle:FREES_KEY",
+        remove(reads("NEVER_SENT")),
+        tests=REPLACE,
+        detected_by="abandoned_successor_is_ended and sqlite",
+    ),
+    bug(
+        "key_of_a_waiting_successor_that_was_to_be_unbound_is_freed",
+        "bindings.store.settle:_fail",
+        replace(literal("waiting_and_unbind_not_requested"), "'waiting'"),
+        tests=REPLACE,
+        detected_by="to_be_unbound_is_never_sent and sqlite",
+    ),
+    bug(
+        "same_request_with_another_predecessor_is_a_repetition",
+        "bindings.store.reserve:fingerprint",
+        replace(reads("replaces"), "None"),
+        tests=REPLACE,
+        detected_by="key_of_a_replace and sqlite",
+    ),
+    bug(
+        "guard_of_the_predecessor_refuses_its_successor",
+        "bindings.store.reserve:holders",
+        replace(compares("replaces"), "True"),
+        tests=REPLACE,
+        detected_by="guard_of_the_predecessor and sqlite",
+    ),
+    bug(
+        "guard_of_the_predecessor_counts_as_our_own_refusal",
+        "bindings.store.settle:settle_in_use",
+        replace(compares("replaces", ast.NotIn), "row.id not in (None, intent.id)"),
+        tests=REPLACE,
+        detected_by="guard_of_the_predecessor and sqlite",
+    ),
+    bug(
+        "refusal_behind_the_own_unbind_holds_the_phones",
+        "bindings.store.settle:settle_in_use",
+        replace(compares("replaces", ast.Is), "True"),
+        tests=REPLACE,
+        detected_by="goes_on_after_a_refusal and sqlite",
+    ),
+    bug(
+        "expired_predecessor_lives_on_at_the_provider",
+        "bindings.lifecycle.replace:_known_end",
+        replace(compares("EXPIRED"), "False"),
+        tests=REPLACE,
+        detected_by="release_that_is_owed and sqlite",
+    ),
+    bug(
+        "end_of_the_predecessor_is_not_recorded",
+        "bindings.lifecycle.replace:_clear",
+        replace(compares("reason"), "False"),
+        tests=REPLACE,
+        detected_by="release_that_is_owed and sqlite",
+    ),
+    bug(
+        "replace_beside_processes_of_an_older_release",
+        "bindings.lifecycle.replace:_replace",
+        replace(calls("require_none"), "None"),
+        tests=EXTEND,
+        detected_by="replace_alone_is_refused and sqlite",
+    ),
+    bug(
+        "predecessor_is_unbound_under_the_id_of_another_binding",
+        "bindings.lifecycle.replace:_known_end",
+        replace(reads("is_bind_id_used_again"), "lambda connection, ended: False"),
+        tests=BIND_IDS,
+        detected_by="replaced_without_an_unbind and sqlite",
+    ),
+    bug(
+        "waiting_successor_is_marked_in_doubt",
+        "bindings.store.expiry:_overdue",
+        remove(calls("is_")),
+        tests=REPLACE_RACES,
+        detected_by="takes_a_waiting_successor and sqlite",
+    ),
+    bug(
+        "waiting_successor_in_doubt_is_listed",
+        "bindings.store.queries:doubts",
+        insert_before(calls("materialized"), "conditions = (in_state(State.IN_DOUBT), *conditions[1:])"),
+        tests=REPLACE_RACES,
+        detected_by="takes_a_waiting_successor and sqlite",
+    ),
+    bug(
+        "overdue_successor_is_listed_as_unsettled",
+        "bindings.store.queries:doubts",
+        insert_before(
+            calls("materialized"),
+            "conditions = (conditions[0], and_(in_state(State.PENDING), bindings.c.settle_by <= now))",
+        ),
+        tests=REPLACE_RACES,
+        detected_by="takes_a_waiting_successor and sqlite",
+    ),
+    bug(
+        "waiting_successor_explains_a_foreign_row",
+        "bindings.store.queries:unsettled",
+        remove(calls("is_")),
+        tests=REPLACE_RACES,
+        detected_by="takes_a_waiting_successor and sqlite",
+    ),
+    bug(
+        "cleared_successor_is_ended_as_never_sent",
+        "bindings.store.settle:end_waiting",
+        replace(literal(True), "False"),
+        tests=REPLACE_RACES,
+        detected_by="cleared_successor_is_not_ended and sqlite",
+    ),
+    bug(
+        "overdue_successor_is_left_out_of_a_bulk_release",
+        "bindings.store.open_bindings:_branches",
+        replace(compares("settle_by"), "bindings.c.settle_by.is_(None)"),
+        tests=REPLACE_RACES,
+        detected_by="not_brought_back and sqlite",
+    ),
+    bug(
+        "second_transaction_locks_no_phones",
+        "bindings.store.successors:clear",
+        replace(calls("lock_phones"), "(tx.instant(), ())"),
+        tests=REPLACE_RACES,
+        detected_by="rival_waits_for_the_commit and postgresql",
+    ),
+    bug(
+        "second_transaction_reads_the_clock_before_its_locks",
+        "bindings.store.successors:clear",
+        insert_before(calls("lock_phones"), "earlier = tx.instant()"),
+        insert_before(calls("settle_predecessor"), "now = earlier"),
+        tests=REPLACE_RACES,
+        detected_by="read_after_its_locks and postgresql",
     ),
 )
 

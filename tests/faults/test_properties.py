@@ -1105,7 +1105,7 @@ def test_second_writer_begins_after_the_first_has_committed(sqlite_url: str) -> 
     second.close()
 
 
-_WAITING_FOR_A_LOCK = (
+WAITING_FOR_A_LOCK = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
@@ -1119,7 +1119,7 @@ def test_clock_is_read_after_the_lock_is_acquired(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as holder, ThreadPoolExecutor(1) as threads:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
         reading = threads.submit(database.write, partial(intend, P, Q))
-        wait_for(lambda: holder.execute(_WAITING_FOR_A_LOCK).fetchone() == (1,))
+        wait_for(lambda: holder.execute(WAITING_FOR_A_LOCK).fetchone() == (1,))
         (released,) = holder.execute("SELECT clock_timestamp()").fetchone() or (None,)
         holder.rollback()
         assert reading.result(300).binding.requested_at >= released

@@ -57,6 +57,21 @@ def test_id_of_an_ended_binding_may_be_given_again(harness: ServiceHarness, serv
     assert {found.id for found in service.search(bind_id=first.bind_id).data} == {first.id, second.id}
 
 
+def test_binding_whose_id_was_given_again_is_replaced_without_an_unbind(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    """Its phones are still held for the guard time, and an unbind would end the new binding."""
+    first = harness.bind(A, B)
+    harness.clock.advance(3_601)
+    harness.service.expire_due()
+    second = bind(service, C, D)
+    assert second.bind_id == first.bind_id
+    successor = service.replace(first.id)
+    assert (successor.state, successor.replaces) == (State.ACTIVE, first.id)
+    assert service.get(second.id) == second
+    assert again.counts.received.get("unbind", 0) == 0
+
+
 def test_yes_with_the_id_of_an_active_binding_ends_that_one(
     harness: ServiceHarness, service: BindingService, again: Simulator
 ) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from bindings import errors, failpoints
 from bindings.domain.binding import Caller, Reason, State
-from bindings.store import expiry
-from tests.service.harness import A, B, C, assert_sound
+from bindings.store import expiry, reserve, settle, successors
+from bindings.store.database import Database
+from tests.faults.test_properties import WAITING_FOR_A_LOCK, wait_for_end_or_lock
+from tests.service.harness import APP, POOL, A, B, C, D, assert_sound, wait_for
 from tests.service.test_replace import set_waits_for, successor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bindings.domain.binding import Binding
+    from bindings.store.database import Transaction
     from tests.service.harness import ServiceHarness
 
+HOUR = 3_600
 TAKEOVER_S = 10  # the longest time that a successor waits, with the time limit of these calls
 
 
@@ -104,3 +111,103 @@ def test_successor_that_is_lapsed_before_its_predecessor_has_ended_is_not_sent(h
     assert unknown.value.binding == successor_of(harness, driver)
     assert harness.service.get(driver.id).state is State.UNBOUND
     assert harness.received("bind") == 1
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.IN_DOUBT])
+def test_no_job_and_no_list_takes_a_waiting_successor_for_one_that_was_sent(
+    harness: ServiceHarness, state: State
+) -> None:
+    harness.bind(C, D)  # a witness for scans
+    harness.clock.advance(61)
+    driver = harness.bind(A, B)
+    stop_at("replace.after_begin", lambda: harness.service.replace(driver.id, idempotency_key="k"))
+    waiting = successor_of(harness, driver)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=HOUR)
+    result = harness.service.reconcile()
+    assert (result.adopted, result.orphans) == (0, 1)
+    harness.clock.advance(TAKEOVER_S)
+    if state is State.IN_DOUBT:
+        set_waits_for(harness, waiting.id, None)
+        harness.database.write(partial(expiry.mark_unsettled_in_doubt, caller=Caller(actor="before"), limit=10))
+        set_waits_for(harness, waiting.id, driver.id)
+    for change in (expiry.mark_unsettled_in_doubt, expiry.lapse):
+        assert harness.database.write(partial(change, caller=Caller(actor="test"), limit=10)) == 0
+    assert harness.service.get(waiting.id).state is state
+    assert waiting.id not in [doubt.id for doubt in harness.service.doubts()]
+    assert harness.service.reconcile().absent == 0
+    ended = harness.service.get(waiting.id)
+    assert (ended.state, ended.reason) == (State.FAILED, Reason.NEVER_SENT)
+
+
+def test_cleared_successor_is_not_ended_as_never_sent(harness: ServiceHarness) -> None:
+    """A job may have read that it waits before it was cleared."""
+    driver = harness.bind(A, B)
+    ended: list[Binding | None] = []
+
+    def end() -> None:
+        waiting = successor_of(harness, driver)
+        ended.append(harness.database.write(lambda tx: settle.end_waiting(tx, waiting.id, Caller(actor="test"))))
+
+    at("replace.after_clear", end)
+    assert harness.service.replace(driver.id).state is State.ACTIVE
+    assert ended == [None]
+
+
+# Beside a rival for the new phone, and a second transaction that takes long.
+
+
+def test_rival_waits_for_the_commit_that_clears_the_successor(harness: ServiceHarness) -> None:
+    """The hold of the waiting successor ends meanwhile, and its new one is not visible yet."""
+    driver, rival = harness.bind(A, B), harness.open()
+    refused: list[BaseException] = []
+    ended = threading.Event()
+
+    def bind_the_new_phone() -> None:
+        try:
+            rival.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=HOUR, mode="AXB")
+        except errors.PhoneInUse as error:
+            refused.append(error)
+        ended.set()
+
+    rival_thread = threading.Thread(target=bind_the_new_phone, daemon=True)
+
+    def meanwhile() -> None:
+        harness.clock.advance(TAKEOVER_S + 1)
+        rival_thread.start()
+        wait_for_end_or_lock(ended, harness.url)
+
+    at("replace.clear_in_transaction", meanwhile)
+    assert harness.service.replace(driver.id, phone_b=C).state is State.ACTIVE
+    rival_thread.join(300)
+    assert [type(error) for error in refused] == [errors.PhoneInUse]
+    assert harness.received("bind") == 2
+
+
+@pytest.mark.postgres
+def test_clock_of_the_second_transaction_is_read_after_its_locks(harness: ServiceHarness) -> None:
+    if not harness.database.postgres:
+        pytest.skip("on SQLite a transaction begins when it has the only lock")
+    driver = harness.bind(A, B)
+    stop_at("replace.after_begin", lambda: harness.service.replace(driver.id, phone_b=C))
+    waiting = successor_of(harness, driver)
+    database, key = Database(harness.url), reserve._lock_key("default", waiting.phone_b.key)
+    limits = harness.service.runtime.limits
+
+    def clear(tx: Transaction) -> Binding:
+        caller = Caller(actor="test")
+        return successors.clear(tx, waiting, lambda _: None, limits, caller, in_doubt=lambda _: False)
+
+    with psycopg.connect(harness.url) as holder, ThreadPoolExecutor(1) as threads:
+        holder.execute(
+            "UPDATE bindings SET settle_by = clock_timestamp() + interval '1 s' WHERE id = %s", [waiting.id]
+        )
+        holder.commit()
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        cleared = threads.submit(database.write, clear)
+        wait_for(lambda: holder.execute(WAITING_FOR_A_LOCK).fetchone() == (1,))
+        is_past = "SELECT clock_timestamp() > settle_by FROM bindings WHERE id = %s"
+        wait_for(lambda: holder.execute(is_past, [waiting.id]).fetchone() == (True,))
+        holder.rollback()
+        successor = cleared.result(300)
+    database.close()
+    assert (successor.state, successor.reason) == (State.FAILED, Reason.NEVER_SENT)
