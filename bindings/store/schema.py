@@ -29,7 +29,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0014"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0015"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -74,6 +74,11 @@ account = Table(
         nullable=False,
         server_default=text("0"),
         comment="added to every transaction number of the feed, after a move to another cluster",
+    ),
+    Column(
+        "maintenance_until",
+        Instant,
+        comment="until then the triggers let what was asked for be changed; none: they do not",
     ),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
