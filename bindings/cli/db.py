@@ -77,6 +77,26 @@ def check(*, as_json: bool) -> None:
 
 
 @db.command()
+@click.option(
+    "--role", metavar="NAME", default="bindings_app", show_default=True, help="The role to grant them to."
+)
+@options.as_json
+def grants(*, role: str, as_json: bool) -> None:
+    """Print the SQL that gives a PostgreSQL role the rights that the service needs, and no others.
+
+    Run it as the owner of the tables, after each upgrade too. Needs no database. Safe to repeat.
+    """
+    context.configure_logging(as_json=as_json)
+    from bindings.store.grants import sql_for
+
+    statements = sql_for(role)
+    if as_json:
+        output.emit({"role": role, "sql": statements})
+    else:
+        click.echo(statements, nl=False)
+
+
+@db.command()
 @click.option("--waive", is_flag=True, help="Allow binds without that reconciliation.")
 @options.as_json
 def restored(*, waive: bool, as_json: bool) -> None:

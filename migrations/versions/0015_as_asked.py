@@ -7,8 +7,8 @@ provider assigned is set once. An export keeps what was recorded when it began, 
 The way around is `account.maintenance_until`: until that instant the triggers let a change pass. The role of the
 application cannot set it. Code of 0008 to 0014 makes none of the changes that are refused now.
 
-On PostgreSQL the column is committed before the triggers are created; an interrupted migration is repeated from its
-beginning.
+On PostgreSQL the column is committed before the triggers are created; an interrupted migration is repeated from
+its beginning.
 
 Revision ID: 0015
 Revises: 0014
@@ -48,7 +48,7 @@ def upgrade() -> None:
         op.add_column("account", sa.Column(COLUMN, sa.String(27), comment=COMMENT))
         statements = _triggers_of_sqlite()
     else:
-        # A transaction of its own: each bind reads `account` before it writes to `bindings`, which is locked later.
+        # A transaction of its own: a bind reads `account` before it writes to `bindings`, which is locked later.
         with op.get_context().autocommit_block():
             op.execute(f"ALTER TABLE account ADD COLUMN IF NOT EXISTS {COLUMN} timestamptz")
             op.execute(f"COMMENT ON COLUMN account.{COLUMN} IS '{COMMENT}'")

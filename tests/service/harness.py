@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
@@ -19,14 +19,19 @@ from bindings.lifecycle.runtime import new_runtime
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import events
+from bindings.store.account import register_scope
 from bindings.store.database import Database
+from bindings.store.schema import account
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy import Executable
+
     from bindings.domain.binding import Event
     from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.provider.simulator import Entry, Simulator
+    from bindings.store.database import Transaction
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
 E, F, G, H = "9188067704", "9188067705", "9188067706", "9188067707"
@@ -83,6 +88,18 @@ class ServiceHarness:
     def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **overrides: Any) -> Binding:
         arguments: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | overrides
         return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **arguments)
+
+    def rewrite(self, statement: Executable) -> None:
+        """Run a statement that the triggers refuse, by the way around them that maintenance has."""
+
+        def work(tx: Transaction) -> None:
+            for until in (datetime.max.replace(tzinfo=UTC), None):
+                tx.connection.execute(update(account).values(maintenance_until=until))
+                if until is not None:
+                    tx.connection.execute(statement)
+
+        register_scope(self.database, self.service.settings.scope)
+        self.database.write(work)
 
     def kinds(self, binding: Binding) -> list[str]:
         return [event.kind for event in self.service.history(binding.id)]

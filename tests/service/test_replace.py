@@ -400,7 +400,7 @@ def test_scans_pass_over_a_waiting_successor(harness: ServiceHarness) -> None:
 def set_waits_for(harness: ServiceHarness, binding_id: str, waits_for: str | None) -> None:
     """Hide from our code that a successor waits, or show it again: an older release does not know it."""
     statement = update(bindings).where(bindings.c.id == binding_id).values(waits_for=waits_for)
-    harness.database.write(lambda tx: tx.connection.execute(statement))
+    harness.rewrite(statement)
 
 
 @pytest.mark.parametrize("lapsed", [False, True])
