@@ -101,6 +101,25 @@ class BindingsError(Exception):
         return body
 
     def next_step(self) -> str:
+        """Return what to do; after a replace that has begun, first what became of the binding to be replaced.
+
+        Empty if there is nothing to do.
+        """
+        if self.predecessor_ended is None:
+            return self._next_step()
+        if not self.predecessor_ended:
+            return (
+                "The binding to be replaced is offered no more, but its end is not confirmed: make the same"
+                " replace again, or let `bindings recover` end it without a successor."
+            )
+        if self.may_have_acted:
+            return f"The binding to be replaced has ended. {self._next_step()}"
+        return (
+            "The binding to be replaced has ended, and nothing has taken its place: the same replace makes another"
+            f" successor. {self._next_step()}"
+        )
+
+    def _next_step(self) -> str:
         """Return `remedy` with the time and the holder of this error filled in; empty if there is no remedy."""
         return self.remedy.format(retry=self._retry_text(), holder=None)
 
@@ -175,8 +194,7 @@ class PhoneInUse(BindingsError):
         }
         return super().problem() | {"holder": holder}
 
-    def next_step(self) -> str:
-        """Return `remedy` with the time and the holder of this error filled in."""
+    def _next_step(self) -> str:
         return self.remedy.format(retry=self._retry_text(), holder=self.holder.id)
 
 
@@ -357,10 +375,9 @@ class Busy(BindingsError):
         super().__init__(message, binding_id=binding_id, retry_after_s=retry_after_s)
         self.todo = todo
 
-    def next_step(self) -> str:
-        """Return `todo` and when to try again; `remedy` if there is no `todo`."""
+    def _next_step(self) -> str:
         if self.todo is None:
-            return super().next_step()
+            return super()._next_step()
         return f"{self.todo[0].upper()}{self.todo[1:]}; try again {self._retry_text()}."
 
 

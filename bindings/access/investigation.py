@@ -12,10 +12,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain import selection, trace
-from bindings.domain.binding import Page, Trace
+from bindings.domain.binding import EventKind, Page, Trace
 from bindings.domain.hold import visible_holds
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
-from bindings.store import number_history, phone_holds, queries, refusals
+from bindings.domain.takeover import find_takeover
+from bindings.store import events, number_history, phone_holds, queries, refusals
+from bindings.store.bindings import find
 from bindings.validation import fields
 from bindings.validation import requests as validation
 
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Event, RefusedBind
     from bindings.domain.hold import PhoneHold
     from bindings.domain.phone import Phone
+    from bindings.domain.takeover import Takeover
     from bindings.store.database import Database
 
 WINDOW_S = 600.0
 MAX_NAME_MATCHES = 50
 MAX_REVEALS = 50
 MAX_REFUSALS = 50
+MAX_REPLACEMENTS = 50
+MAX_SUCCESSORS = 5  # of one binding: all but the last have failed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,19 @@ class NumberAt:
     trace: Trace
     previous_binding: Binding | None
     next_binding: Binding | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replacement:
+    """A binding of an order that was replaced, and what its takeover has changed.
+
+    `takeover` is None of the first one, and of one that has not begun at the provider. `hidden` counts the earlier
+    successors of this binding that failed and are left out.
+    """
+
+    binding: Binding
+    takeover: Takeover | None
+    hidden: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +180,40 @@ class Investigation:
                 number_history.unbinds_of_request, request_id, actor=actor, limit=selection.MAX_BINDINGS
             )
         )
+
+    def replacements(self, binding: Binding, *, actor: str | None = None) -> tuple[Replacement, ...]:
+        """Return the bindings of an order that was replaced, the oldest first, with this one; empty if it was not.
+
+        Successors that failed are among them. Only the nearest are read of a chain with more than
+        `MAX_REPLACEMENTS`, and only the last successors of a binding with many.
+        """
+        if binding.replaces is None and binding.replaced_by is None:
+            return ()
+        current: Binding | None = self._first_of_chain(binding, actor)
+        chain: list[Replacement] = []
+        while current is not None and len(chain) < MAX_REPLACEMENTS:
+            history = self._database.read(events.history, current.id)
+            successors = (event.detail.get("replaced_by") for event in history if event.kind == EventKind.REPLACED)
+            ids = [name for name in successors if isinstance(name, str)]
+            shown = [name for name in ids if name in (*ids[-MAX_SUCCESSORS:], binding.id)]
+            takeover, hidden = find_takeover(history), len(ids) - len(shown)
+            chain.append(Replacement(binding=current, takeover=takeover, hidden=hidden))
+            found = {successor.id: successor for successor in self._database.read(queries.by_ids, shown)}
+            visible = [found[name] for name in shown if name in found and actor in (None, found[name].actor)]
+            failed = [successor for successor in visible if successor.id != current.replaced_by]
+            chain += [Replacement(binding=successor, takeover=None, hidden=0) for successor in failed]
+            current = next((successor for successor in visible if successor.id == current.replaced_by), None)
+        return tuple(chain)
+
+    def _first_of_chain(self, binding: Binding, actor: str | None) -> Binding:
+        """Return the oldest predecessor that is recorded and may be shown, at most half of the chain away."""
+        first = binding
+        for _ in range(MAX_REPLACEMENTS // 2):
+            earlier = first.replaces and self._database.read(find, first.replaces)
+            if not earlier or actor not in (None, earlier.actor):
+                break
+            first = earlier
+        return first
 
     def refusals_of(self, phone: Phone, *, actor: str | None = None) -> tuple[RefusedBind, ...]:
         """Return the newest refused binds of a phone, at most `MAX_REFUSALS`."""

@@ -138,23 +138,4 @@ def _remedy(error: BindingsError) -> str:
     """Return what to do, and the command that shows the record of this call if there is one."""
     has_record = error.binding_id is not None and not isinstance(error, errors.NotFound)
     record = f"`bindings get {error.binding_id}` shows what is recorded." if has_record else ""
-    return f"{_next_step(error)} {record}".strip()
-
-
-def _next_step(error: BindingsError) -> str:
-    """Return what to do; after a replace that has begun, first what became of the binding to be replaced."""
-    match error.predecessor_ended:
-        case None:
-            return error.next_step()
-        case False:
-            return (
-                "The binding to be replaced is offered no more, but its end is not confirmed: run the same command"
-                " again, or `bindings recover`, which only ends it."
-            )
-        case True if isinstance(error, errors.OutcomeUnknown):
-            return f"The binding to be replaced has ended. {error.next_step()}"
-        case True:
-            return (
-                "The binding to be replaced has ended, and nothing has taken its place: the same replace makes"
-                f" another successor. {error.next_step()}"
-            )
+    return f"{error.next_step()} {record}".strip()

@@ -71,16 +71,12 @@ class Principal:
     def sees_phones(self, binding: Binding | RefusedBind) -> bool:
         """Return whether phones are shown in full without a reveal: to their sender, and to a router.
 
-        A replace takes phones over from the predecessor, which a caller that acts on all bindings has not sent: to
-        it those of a successor are masked, and those of a refused request, which may have been a replace.
+        A reader of all may have replaced a binding of another caller: the phones of a refused request are that
+        caller's then, so they are masked.
         """
-        if self.has_permission(Permission.ROUTE):
-            return True
-        if not self.has_permission(Permission.BIND) or binding.actor != self.actor:
-            return False
-        return not self.has_permission(Permission.READ) or (
-            isinstance(binding, Binding) and binding.replaces is None
-        )
+        own = self.has_permission(Permission.BIND) and binding.actor == self.actor
+        is_sender = own and (isinstance(binding, Binding) or not self.has_permission(Permission.READ))
+        return is_sender or self.has_permission(Permission.ROUTE)
 
     def redact_holder(self, holder: Holder) -> Holder:
         """Return the holder; of another actor's binding only `held_until`, `retry_after_s` and `why` stay."""

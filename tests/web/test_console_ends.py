@@ -38,6 +38,10 @@ IN_DOUBT = "It is not known whether the binding exists: the provider gave no cle
 NO_NUMBER = "the provider's pool had no middle number available"
 PENDING = "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
 WAITING = "It has not been sent: it waits until the provider has ended the binding that it replaces."
+OVERDUE = (
+    "It has not been sent and will not be: it has waited too long for the end of the binding that it replaces, and"
+    " the next recover job records that."
+)
 TO_BE_UNBOUND = "An unbind was requested; it is made as soon as the binding is known to exist."
 UNBINDING = "An unbind was requested; the provider has not confirmed it yet, and will be asked until it does."
 OWED = (
@@ -47,10 +51,12 @@ OWED = (
 PROMISED, OWN, HELD = "Promised end", "Provider's own end (earliest)", "Phones held until (latest)"
 WAS_HELD, AS_PLANNED = "Phones were held until", "Provider's own end as planned (earliest)"
 OF_ACTIVE = {PROMISED: "expires_at", OWN: "provider_end", HELD: "held_until"}
+OF_OVERDUE = {PROMISED: "expires_at", OWN: "provider_end", WAS_HELD: "held_until"}
 OF_EXPIRED = {"Ended": "ended_at"} | OF_ACTIVE
 OF_RELEASED = {"Ended": "ended_at", PROMISED: "expires_at", OWN: "provider_end", WAS_HELD: "held_until"}
 OF_UNBOUND = {"Ended": "ended_at", PROMISED: "expires_at", AS_PLANNED: "provider_end", WAS_HELD: "held_until"}
 OF_FAILED = {"Ended": "ended_at", WAS_HELD: "held_until"}
+SUCCESSOR = "Requested as a successor; it is not sent before the binding that it replaces has ended"
 EXTENDED = "Extended: its promised end was moved to a later time"
 SHORTENED = "Shortened: its promised end was moved to an earlier time"
 
@@ -62,7 +68,8 @@ CONDITIONS: dict[str, tuple[str, dict[str, str], str]] = {
         OF_ACTIVE,
         "Unbind requested; from then on it was not offered as active",
     ),
-    "waiting": (WAITING, OF_ACTIVE, "Requested; the intent was recorded before the call to the provider"),
+    "waiting": (WAITING, OF_ACTIVE, SUCCESSOR),
+    "waiting too long": (OVERDUE, OF_OVERDUE, SUCCESSOR),
     "waiting, to be unbound": (
         f"{WAITING} An unbind was requested, so it will not be sent.",
         OF_ACTIVE,
@@ -170,6 +177,10 @@ class Conditions:
         successor_id = self.harness.service.get(predecessor.id).replaced_by
         waiting = self.harness.service.get(str(successor_id))
         self.show("waiting", waiting)
+        overdue_at = self.harness.clock.at
+        self.harness.clock.at = waiting.settle_by
+        self.show("waiting too long", waiting)
+        self.harness.clock.at = overdue_at
         self.unbind(waiting)
         self.show("waiting, to be unbound", waiting)
 

@@ -26,7 +26,7 @@ from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest
 from bindings.service import BindingService
 from bindings.validation import requests as validation
-from bindings.web import problems
+from bindings.web import binds, problems
 from bindings.web.api import requests, samples, schemas
 from bindings.web.api.operations import (
     BODY_PROBLEMS,
@@ -211,19 +211,11 @@ def _key_named_as_header() -> Iterator[None]:
 async def _run_bind(
     call: ApiRequest, function: Callable[Params, BindResult], *args: Params.args, **kwargs: Params.kwargs
 ) -> ApiResponse:
-    """Run a call that makes a binding, count its outcome, and return the response; raise its error, redacted."""
-    metrics = call.app_state.metrics
+    """Run a call that makes a binding, and return the response; raise its error."""
     try:
-        result = await call.app_state.executors.run_bind(call.principal.actor, function, *args, **kwargs)
+        result = await binds.run_bind(call.app_state, call.principal, function, *args, **kwargs)
     except errors.OutcomeUnknown as unknown:
-        metrics.record_bind_error(unknown)
         return _accepted(unknown, call.principal)
-    except errors.BindingsError as error:
-        metrics.record_bind_error(error)
-        if isinstance(error, errors.PhoneInUse):
-            error.holder = call.principal.redact_holder(error.holder)
-        raise
-    metrics.record_bind(replayed=result.replayed)
     call.state["binding_id"] = result.binding.id
     status, headers = (200, {problems.REPLAYED_HEADER: "true"}) if result.replayed else (201, {})
     return json_response(binding_json(result.binding, call.principal), status, headers | _location(result.binding))

@@ -1,7 +1,8 @@
 """The page of one binding: its data, its history, its full phones for a reason that is recorded, and its end.
 
-The forms that move the end redirect to the page, which then shows the new end or the request to unbind. If one is
-refused, the page says why and what to do, and the form has what was entered.
+The forms that move the end redirect to the page, which then shows the new end or the request to unbind; the form
+that replaces the binding redirects to the page of its successor. If one is refused, the page says why and what to
+do, and the form has what was entered.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get, post
 
 from bindings import errors
-from bindings.domain.binding import Event, EventKind
+from bindings.domain.binding import Event, EventKind, Mode
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
 from bindings.errors import BindingsError, FieldError, InvalidRequest
 from bindings.service import BindingService
 from bindings.store.statistics import code_of
 from bindings.validation import requests as validation
-from bindings.web import problems
+from bindings.web import binds, problems
 from bindings.web.api import serializers
 from bindings.web.console import end_forms, event_text, time_axis, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from bindings.access.investigation import Replacement
     from bindings.domain.binding import Binding
 
 
@@ -95,6 +98,28 @@ async def unbind(request: Request[Any, Any, Any]) -> PageResponse:
     return context.redirect(f"/bindings/{binding.id}")
 
 
+@post("/bindings/{binding_id:str}/replace", permissions=(Permission.BIND,), status_code=200)
+async def replace(request: Request[Any, Any, Any]) -> PageResponse:
+    """End the binding, bind its successor, and redirect to the page of that.
+
+    A form that is sent twice replaces once: the second is refused with the successor's id. The page of the binding
+    is returned if its own end is not confirmed, or with the error if there is no successor.
+    """
+    context = PageContext(request)
+    binding, principal = await get_visible_binding(context), context.require_principal
+    own_only, call = not context.has_permission(Permission.READ), context.service.replace_request
+    try:
+        changes = end_forms.replacement(context.form)
+        result = await binds.run_bind(context.app_state, principal, call, binding.id, changes, own_only=own_only)
+    except errors.OutcomeUnknown as unknown:
+        if unknown.binding.id == binding.id:
+            return await _refused_form(context, "replace", unknown)
+        return context.redirect(f"/bindings/{unknown.binding.id}")
+    except BindingsError as error:
+        return await _refused_form(context, "replace", error)
+    return context.redirect(f"/bindings/{result.binding.id}")
+
+
 @get("/bindings/{binding_id:str}/raw", permissions=OWN_OR_ALL)
 async def raw(request: Request[Any, Any, Any]) -> PageResponse:
     """Return the binding and its events as JSON, in the format of the API."""
@@ -160,11 +185,15 @@ async def _binding_page(
     """Return the page; with the `error` of a form that was sent, if there is one."""
     may_unbind = context.has_permission(Permission.BIND)
 
-    def read(service: BindingService) -> tuple[datetime, end_forms.Obstacles | None]:
-        now = service.runtime.database.clock()
-        return now, end_forms.obstacles(service.runtime, binding, now) if may_unbind else None
+    def read(service: BindingService) -> tuple[datetime, end_forms.Obstacles | None, Sequence[Replacement]]:
+        now, obstacles = service.runtime.database.clock(), None
+        if may_unbind:
+            successors = service.get_many([binding.replaced_by] if binding.replaced_by else [])
+            successor = next(iter(successors.values()), None)
+            obstacles = end_forms.obstacles(service.runtime, binding, successor, now)
+        return now, obstacles, service.investigation.replacements(binding, actor=context.actor_filter)
 
-    now, obstacles = await context.run_read(read)
+    now, obstacles, replacements = await context.run_read(read)
     defaults: dict[str, Any] = {"entered": {}, "revealed": False, "reason": ""}
     outcome = next((event for event in reversed(events) if event.kind == binding.state), None)
     is_explained = outcome is not None and outcome.kind in (EventKind.FAILED, EventKind.IN_DOUBT)
@@ -176,7 +205,11 @@ async def _binding_page(
         binding=binding,
         now=now,
         obstacles=obstacles,
+        replacements=replacements,
+        linked={replacement.binding.id: replacement.binding for replacement in replacements},
         units=tuple(end_forms.UNITS),
+        modes=tuple(Mode),
+        may_force=isinstance(error, errors.NoMiddleNumber) and error.predecessor_ended is None,
         failure_code=code_of(outcome.kind, outcome.detail) if outcome is not None and is_explained else None,
         timeline=event_text.timeline(events),
         status_sentence=event_text.status_sentence(binding, now),

@@ -1,4 +1,4 @@
-"""The forms that move the end of a binding: why one cannot be sent now, and the times that are entered.
+"""The forms that end a binding, move its end or replace it: why one cannot be sent now, and what is entered.
 
 The service decides again when a form is sent; what the page says is only as of its own reading.
 """
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
 from bindings.errors import Busy
-from bindings.lifecycle.older_releases import PROMISED_ENDS
+from bindings.lifecycle.older_releases import PROMISED_ENDS, SUCCESSORS
 from bindings.validation import fields
+from bindings.validation import requests as validation
 from bindings.validation.requests import FieldErrors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
+    from bindings.validation.requests import Replacement
 
 UNITS = {"seconds": 1, "minutes": 60, "hours": 3_600, "days": 86_400}
 MAX_DIGITS = 9
@@ -30,21 +32,27 @@ NO_ACCOUNT = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Obstacles:
-    """Why a binding cannot be extended, shortened or unbound now, as sentences; None if it can be."""
+    """Why a binding cannot be extended, shortened, unbound or replaced now, as sentences; None if it can be."""
 
     extend: str | None
     shorten: str | None
     unbind: str | None
+    replace: str | None
 
 
-def obstacles(runtime: Runtime, binding: Binding, now: datetime) -> Obstacles:
-    """Return the obstacles at the instant `now`; reads the processes that use the database, once a minute."""
+def obstacles(runtime: Runtime, binding: Binding, successor: Binding | None, now: datetime) -> Obstacles:
+    """Return the obstacles at the instant `now`; reads the processes that use the database, once a minute.
+
+    `successor` is the newest one of the binding.
+    """
     ended = _why_ended(binding, now)
-    fixed = ended or _why_fixed(binding) or _older_releases(runtime)
+    no_account = NO_ACCOUNT if runtime.client is None else None
+    fixed = ended or _why_fixed(binding) or _older_releases(runtime, PROMISED_ENDS)
     return Obstacles(
         extend=fixed or _why_at_its_longest(binding),
         shorten=fixed,
-        unbind=ended or (NO_ACCOUNT if runtime.client is None else None),
+        unbind=ended or no_account,
+        replace=_why_not_replaced(binding, successor, now) or no_account or _older_releases(runtime, SUCCESSORS),
     )
 
 
@@ -73,9 +81,23 @@ def _why_at_its_longest(binding: Binding) -> str | None:
     )
 
 
-def _older_releases(runtime: Runtime) -> str | None:
+def _why_not_replaced(binding: Binding, successor: Binding | None, now: datetime) -> str | None:
+    if successor is not None:
+        is_overdue = successor.waits_for is not None and successor.settle_by <= now
+        if successor.state is not State.FAILED and not is_overdue:
+            return "It has a successor already."
+        if binding.state in (State.ACTIVE, State.UNBOUND):
+            return None
+    if binding.state is State.EXPIRED or (binding.state is State.ACTIVE and binding.unbind_requested_at is None):
+        return None
+    if binding.state is State.ACTIVE:
+        return "An unbind was requested, and nothing takes that back."
+    return "It has ended." if binding.state.terminal else "It is not active yet."
+
+
+def _older_releases(runtime: Runtime, first_revision: str) -> str | None:
     try:
-        runtime.older_releases.require_none(PROMISED_ENDS)
+        runtime.older_releases.require_none(first_revision)
     except Busy as busy:
         text = f"{busy}. {busy.next_step()}"
         return text[0].upper() + text[1:]
@@ -99,6 +121,16 @@ def early_end(form: Mapping[str, str]) -> tuple[str, int | None]:
     delay_s = errors.check("amount", _seconds, form) if form.get("when") == "later" else None
     errors.raise_if_any()
     return reason or "", delay_s
+
+
+def replacement(form: Mapping[str, str]) -> Replacement:
+    """Return what the successor is to have; an empty field: what its predecessor has. Raise `InvalidRequest`."""
+    errors = FieldErrors()
+    expire_s = errors.check("amount", _seconds, form) if form.get("amount") else None
+    errors.raise_if_any()
+    names = ("phone_a", "phone_b", "mode", "pool_number", "reference")
+    changes = {name: form[name] for name in names if form.get(name)}
+    return validation.replacement(**changes, expire_s=expire_s, force="force" in form)
 
 
 def _seconds(form: Mapping[str, str]) -> int:

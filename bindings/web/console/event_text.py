@@ -83,6 +83,8 @@ def _event_sentence(event: Event) -> str:
         kind = EventKind(event.kind)
     except ValueError:
         return f"Recorded by another version of bindings as “{event.kind}”"
+    if kind is EventKind.REQUESTED and event.detail.get("waits_for") is not None:
+        return "Requested as a successor; it is not sent before the binding that it replaces has ended"
     return _sentence(kind, event.detail.get("reason"))
 
 
@@ -123,7 +125,7 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
         case EventKind.SHORTENED:
             return "Shortened: its promised end was moved to an earlier time"
         case EventKind.REPLACED:
-            return "Replaced: another binding takes over, and this one is offered no more"
+            return "A successor was requested; from then on this binding was not offered as active"
         case EventKind.CLEARED:
             return "Cleared to be sent: the end of the binding that it replaces is confirmed"
         case EventKind.REVEALED:
@@ -191,11 +193,7 @@ def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- 
     )
     match binding.state:
         case State.PENDING | State.IN_DOUBT if binding.waits_for is not None:
-            never_sent = " An unbind was requested, so it will not be sent." if unbind_is_requested else ""
-            return (
-                "It has not been sent: it waits until the provider has ended the binding that it replaces."
-                + never_sent
-            )
+            return _waiting_sentence(binding, at)
         case State.PENDING:
             return (
                 "The call is in progress, or its process ended; the binding will soon be settled or in doubt."
@@ -225,3 +223,15 @@ def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- 
             return "It stayed in doubt until its longest possible lifetime was over."
         case _:
             assert_never(binding.state)
+
+
+def _waiting_sentence(binding: Binding, at: datetime) -> str:
+    if binding.settle_by <= at:
+        return (
+            "It has not been sent and will not be: it has waited too long for the end of the binding that it"
+            " replaces, and the next recover job records that."
+        )
+    waiting = "It has not been sent: it waits until the provider has ended the binding that it replaces."
+    if binding.unbind_requested_at is None:
+        return waiting
+    return f"{waiting} An unbind was requested, so it will not be sent."

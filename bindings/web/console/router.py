@@ -45,7 +45,8 @@ def router() -> Router:
         route_handlers=[
             *(sign_in.form, sign_in.sign_in, sign_in.sign_out, sign_in.zone),
             *(search.home, search.find, search.results, search.results_by_name, search.export),
-            *(binding.show, binding.reveal, binding.raw, binding.export, binding.extend, binding.unbind),
+            *(binding.show, binding.reveal, binding.raw, binding.export),
+            *(binding.extend, binding.replace, binding.unbind),
             *(number.history_of_binding_number, number.export_of_binding_number),
             *(number.history_of_search, number.export_of_search),
             *(unbind_all.show_form, unbind_all.unbind_all, unbind_all.show_result),
