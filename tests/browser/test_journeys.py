@@ -110,6 +110,26 @@ def test_reveal_shows_the_phones_once_and_is_in_the_access_log(console: Console,
     assert "key:eve" in console.window.text
 
 
+def test_replaced_binding_leads_to_its_successor_and_back(console: Console) -> None:
+    old = console.running.service.as_caller(actor="key:rides").bind(
+        phone_a="9188067751", phone_b="9188067752", pool_number=POOL, expire_s=3_600, mode="AXB"
+    )
+    console.sign_in("admin", "ops")
+    console.open(f"/bindings/{old.id}")
+    console.window.fill("#replace-phone_b", "9188067753")
+    console.window.click("form[action$='/replace'] button")
+    console.window.wait(
+        f"document.body.innerText.includes('Replacements') && !location.pathname.endsWith('{old.id}')"
+    )
+    assert not re.search(r"9188067\d{3}", console.window.address)
+    for text in ("s after the end of the one before", "this one", mask("9188067753")):
+        assert text in console.window.text
+    console.window.click("section[aria-labelledby='replacements'] a")
+    console.window.wait(f"location.pathname.endsWith('{old.id}')")
+    assert "It has a successor already" in console.window.text
+    assert "9188067753" not in console.window.text
+
+
 def test_exported_history_matches_its_manifest(console: Console, day: Day, downloads: Path) -> None:
     console.sign_in("auditor")
     console.open(f"/bindings/{day.ride.id}/numbers/phone_a")
