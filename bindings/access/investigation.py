@@ -195,11 +195,11 @@ class Investigation:
             history = self._database.read(events.history, current.id)
             successors = (event.detail.get("replaced_by") for event in history if event.kind == EventKind.REPLACED)
             ids = [name for name in successors if isinstance(name, str)]
-            shown = [name for name in ids if name in (*ids[-MAX_SUCCESSORS:], binding.id)]
-            takeover, hidden = find_takeover(history), len(ids) - len(shown)
+            listed_ids = [name for name in ids if name in (*ids[-MAX_SUCCESSORS:], binding.id)]
+            takeover, hidden = find_takeover(history), len(ids) - len(listed_ids)
             chain.append(Replacement(binding=current, takeover=takeover, hidden=hidden))
-            found = {successor.id: successor for successor in self._database.read(queries.by_ids, shown)}
-            visible = [found[name] for name in shown if name in found and actor in (None, found[name].actor)]
+            by_id = {successor.id: successor for successor in self._database.read(queries.by_ids, listed_ids)}
+            visible = [by_id[name] for name in listed_ids if name in by_id and actor in (None, by_id[name].actor)]
             failed = [successor for successor in visible if successor.id != current.replaced_by]
             chain += [Replacement(binding=successor, takeover=None, hidden=0) for successor in failed]
             current = next((successor for successor in visible if successor.id == current.replaced_by), None)
