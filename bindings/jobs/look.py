@@ -70,7 +70,7 @@ def due_lists(runtime: Runtime, lists: ProviderLists) -> list[str | None]:
     youngest = database.read(queries.youngest_doubts, now, mode=Mode.AXB)
     if youngest:
         recent = database.read(reports.newest, before=None, limit=RECENT_REPORTS, cases=False)
-        scanned_until = _scanned_until(recent)
+        scanned_until = _scanned_until(recent, now)
         youngest = {
             app_id: settle_by
             for app_id, settle_by in youngest.items()
@@ -84,9 +84,13 @@ def due_lists(runtime: Runtime, lists: ProviderLists) -> list[str | None]:
     return due
 
 
-def _scanned_until(recent: list[Report]) -> datetime | None:
-    """Return the latest `settle_by` of a binding that the newest whole scan must have seen, if it was made."""
-    whole = (report for report in recent if report.read_everything and not report.counts.get("dry_run"))
+def _scanned_until(recent: list[Report], now: datetime) -> datetime | None:
+    """Return the latest `settle_by` of a binding that the newest whole scan must have seen, if it was made.
+
+    A report of the future, from before the database's clock was set back, is of no scan of a doubt of now.
+    """
+    past = (report for report in recent if report.began_at <= now)
+    whole = (report for report in past if report.read_everything and not report.counts.get("dry_run"))
     newest = next(whole, None)
     return None if newest is None else newest.began_at - scan_evidence.LIST_LAG
 

@@ -15,14 +15,14 @@ from sqlalchemy import update
 
 from bindings import errors
 from bindings.clock import SYSTEM_CLOCK, HostClock
-from bindings.domain.binding import EventKind, Mode, Reason, State
+from bindings.domain.binding import Caller, EventKind, Mode, Reason, State
 from bindings.jobs import look, provider_scan
 from bindings.jobs.registry import LOOK, RECONCILE
 from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.resolution_times import LONGEST_WAIT_S, LOOK_PAGES, first_look_result
 from bindings.provider.simulator import Entry, rules
-from bindings.store import account, job_runs, schema
+from bindings.store import account, job_runs, reports, schema
 from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 from tests.service.test_scan_end import NoDatabase, PagedList
 
@@ -264,6 +264,18 @@ def test_no_look_beside_a_scan_that_has_just_begun_nor_where_a_doubt_is_not_adop
     looks.service.mark_restored()
     assert looks.look() is None
     looks.service.mark_restored(waive=True)
+    result = looks.look()
+    assert result is not None
+    assert result.adopted == 1
+
+
+def test_report_from_before_the_clock_was_set_back_ends_no_looks(harness: ServiceHarness) -> None:
+    looks = Looks(harness)
+    wait_until_settled_by(harness, put_in_doubt(looks.service, harness).binding)
+    later = harness.clock() + timedelta(hours=1)
+    looks.service.runtime.database.write(
+        lambda tx: reports.store(tx, Caller(actor="test"), began_at=later, counts={}, cases=[])
+    )
     result = looks.look()
     assert result is not None
     assert result.adopted == 1
