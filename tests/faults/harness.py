@@ -45,7 +45,7 @@ CONNECTIONS = 8  # of each process for writes, and for reads: a server may allow
 KILLED = -signal.SIGKILL
 WAIT_S = 300.0
 MEMORY = Path("/dev/shm")  # processes are killed here, never the machine: no run needs to wait for a disk
-TABLES = ("events", "bindings", "holds", "passes", "pools", "account")
+TABLES = ("events", "bindings", "holds", "passes", "pools", "account", "reports")
 
 
 @dataclass(frozen=True, kw_only=True)
