@@ -14,6 +14,7 @@ import pytest
 
 from bindings.domain.phone import mask
 from tests.browser.seed_data import DRIVER, RIDER
+from tests.browser.test_accessibility import axe_violations
 from tests.browser.webdriver import DOWN, ENTER, TAB
 from tests.service.harness import POOL
 from tests.web.conftest import Running
@@ -122,6 +123,7 @@ def test_replaced_binding_leads_to_its_successor_and_back(console: Console) -> N
         f"document.body.innerText.includes('Replacements') && !location.pathname.endsWith('{old.id}')"
     )
     assert not re.search(r"9188067\d{3}", console.window.address)
+    assert axe_violations(console) == []
     for text in ("s after the end of the one before", "this one", mask("9188067753")):
         assert text in console.window.text
     console.window.click("section[aria-labelledby='replacements'] a")

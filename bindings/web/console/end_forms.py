@@ -76,7 +76,7 @@ def _why_at_its_longest(binding: Binding) -> str | None:
     if binding.provider_end != binding.expires_at:
         return None
     return (
-        "Its promised end is the provider's own end. A later one needs another binding; max_expire_s in the bind"
+        "Its promised end is the provider's own end. For a later one replace the binding; max_expire_s in the bind"
         " leaves time to extend it."
     )
 
