@@ -10,6 +10,7 @@ A task is one of the functions in `TASKS`. Whether a run was correct is decided 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -510,6 +511,64 @@ def load(worker: Worker) -> None:
     worker.record(kind="load", counts=counts)
 
 
+ENDED = "ended"
+
+
+def replace_again(worker: Worker) -> None:
+    """Replace a binding by another party, `replacements` times; name the new phone in the file `target`."""
+    target, counts = Path(worker.task["target"]), Counter[str]()
+    binding_id = worker.bind(worker.task["shared"], worker.phone(), 3_600)
+    for _ in range(worker.task["replacements"]):
+        phone_b = worker.phone()
+
+        def name_the_phone(name: str, phone_b: str = phone_b) -> None:
+            if name == "replace.after_begin":
+                target.write_text(phone_b)
+
+        failpoints.install(name_the_phone)
+        successor_id = worker.replace(binding_id, phone_b=phone_b)
+        counts["replaced" if successor_id else "lost"] += 1
+        binding_id = successor_id or binding_id
+    target.write_text(ENDED)
+    worker.record(kind="replaced", counts=counts)
+
+
+def compete(worker: Worker) -> None:
+    """Bind the shared phone and the one that the file `target` names, all the time, until that says `ENDED`."""
+    target, counts = Path(worker.task["target"]), Counter[str]()
+    numbers = itertools.count()
+
+    def named() -> str:
+        return target.read_text() if target.exists() else ""
+
+    def bind_repeatedly(role: str) -> None:
+        while (phone := named()) != ENDED:
+            phone = worker.task["shared"] if role == "shared" else phone
+            if not named():
+                continue
+            with lock:
+                number = next(numbers)
+            try:
+                worker.open_service.bind(
+                    phone_a=f"9181{number:08d}",
+                    phone_b=phone,
+                    pool_number=f"8{number:08d}",
+                    expire_s=1,
+                    mode="AXB",
+                )
+                counts[f"bound {role}"] += 1
+            except BindingsError:
+                counts[f"refused {role}"] += 1
+
+    lock = threading.Lock()
+    threads = [threading.Thread(target=bind_repeatedly, args=(role,)) for role in ("shared", "new")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    worker.record(kind="competed", counts=counts)
+
+
 def same_key(worker: Worker) -> None:
     """Bind with one key in several threads simultaneously, as soon as the start signal's file exists."""
     request = worker.task["requests"][0]
@@ -562,6 +621,8 @@ TASKS: dict[str, Callable[[Worker], None]] = {
         run_job,
         migrate,
         load,
+        replace_again,
+        compete,
         same_key,
         schedule,
         print_lines,
