@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from bindings import errors, failpoints
 from bindings.domain.binding import Caller, Reason, State
@@ -197,11 +199,10 @@ def test_clock_of_the_second_transaction_is_read_after_its_locks(harness: Servic
         caller = Caller(actor="test")
         return successors.clear(tx, waiting, lambda _: None, limits, caller, in_doubt=lambda _: False)
 
+    harness.rewrite(
+        text("UPDATE bindings SET settle_by = clock_timestamp() + interval '1 s' WHERE waits_for IS NOT NULL")
+    )
     with psycopg.connect(harness.url) as holder, ThreadPoolExecutor(1) as threads:
-        holder.execute(
-            "UPDATE bindings SET settle_by = clock_timestamp() + interval '1 s' WHERE id = %s", [waiting.id]
-        )
-        holder.commit()
         holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
         cleared = threads.submit(database.write, clear)
         wait_for(lambda: holder.execute(WAITING_FOR_A_LOCK).fetchone() == (1,))
@@ -211,3 +212,40 @@ def test_clock_of_the_second_transaction_is_read_after_its_locks(harness: Servic
         successor = cleared.result(300)
     database.close()
     assert (successor.state, successor.reason) == (State.FAILED, Reason.NEVER_SENT)
+
+
+# An order that lasts longer than the provider lets a binding live.
+
+
+def test_order_of_five_days_is_one_chain_and_no_phone_is_free_in_between(harness: ServiceHarness) -> None:
+    """Renewed just before 72 hours, given another party, renewed again, and unbound after five days."""
+    longest_s = 72 * HOUR
+    bound = [harness.bind(A, B, expire_s=longest_s, reference="order-1")]
+    began_at = harness.clock.at
+
+    def attack() -> None:
+        for phone in (bound[-1].phone_a, bound[-1].phone_b):
+            with pytest.raises(errors.PhoneInUse):
+                harness.bind(D, phone.digits, expire_s=60)
+
+    for hours, phone_b in ((71.9, None), (96, C), (119.9, None)):
+        while harness.clock.at < began_at + timedelta(hours=hours):
+            harness.clock.at = min(began_at + timedelta(hours=hours), harness.clock.at + timedelta(hours=12))
+            harness.service.expire_due()
+            harness.service.recover()
+            assert harness.service.lookup(reference="order-1") == [bound[-1]]
+            attack()
+        at("replace.after_unbind", attack)
+        bound.append(harness.service.replace(bound[-1].id, phone_b=phone_b))
+        attack()
+    harness.clock.at = began_at + timedelta(hours=120)
+    harness.service.unbind(bound[-1].id)
+    chain = [harness.service.get(binding.id) for binding in bound]
+    ids: list[str | None] = [binding.id for binding in chain]
+    assert [binding.replaces for binding in chain] == [None, *ids[:-1]]
+    assert [binding.replaced_by for binding in chain] == [*ids[1:], None]
+    assert [binding.reason for binding in chain] == [Reason.REPLACED] * 3 + [Reason.ASKED]
+    assert harness.received("unbind") == len(chain)
+    assert all(harness.entry(binding).unbound_at is not None for binding in chain)
+    assert harness.service.check(phone_a=A, phone_b=C, mode="AXB") == []
+    assert_sound(harness.service)
