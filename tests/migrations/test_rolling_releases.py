@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller
@@ -221,6 +221,32 @@ def test_revision_0012_keeps_keys_and_sessions_and_accepts_roles_of_later_releas
     assert _scalars(engine, "SELECT role FROM keys ORDER BY id") == ["auditor", "router"]
     _migrate(engine, "0012")
     assert _scalars(engine, "SELECT role FROM keys JOIN sessions ON key_id = keys.id") == ["auditor"]
+
+
+LINKS = ("replaces", "replaced_by", "waits_for")
+
+
+def _columns_and_indexes(engine: Engine) -> set[str]:
+    inspected = inspect(engine)
+    columns = {str(column["name"]) for column in inspected.get_columns("bindings")}
+    return columns | {str(index["name"]) for index in inspected.get_indexes("bindings")}
+
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+def test_revision_0014_is_undone_and_keeps_the_links_of_replaced_bindings(engine: Engine) -> None:
+    """Without a replaced binding its columns are dropped."""
+    _migrate(engine, "0014")
+    _insert(engine, ROW)
+    added = {*LINKS, "ix_bindings_waiting"}
+    assert added <= _columns_and_indexes(engine)
+    _migrate(engine, "-1")
+    assert not added & _columns_and_indexes(engine)
+    _migrate(engine, "0014")
+    _execute(engine, "UPDATE bindings SET replaces = id, replaced_by = id")
+    for revision in ("-1", "0014"):
+        _migrate(engine, revision)
+        assert added & _columns_and_indexes(engine) == (added if revision == "0014" else set(LINKS))
+        assert _scalars(engine, "SELECT count(*) FROM bindings WHERE replaces = id AND replaced_by = id") == [1]
 
 
 OF_EVENTS = (
