@@ -49,10 +49,12 @@ def current(*, as_json: bool) -> None:
 
 @db.command()
 @options.as_json
-def check(*, as_json: bool) -> None:
-    """Exit with 1 unless this version can work on the database's schema.
+@click.pass_context
+def check(command: click.Context, *, as_json: bool) -> None:
+    """Exit with 1 unless this version can work on the schema, and its triggers are as they must be.
 
-    Warns if the modes of the database's files allow other users; that does not change the exit code.
+    Warns of modes of files that allow other users, and of rights that the service does not need; that does not
+    change the exit code.
     """
     url = _url(as_json=as_json)
     from bindings.monitoring import protection_checks
@@ -74,6 +76,8 @@ def check(*, as_json: bool) -> None:
             if result.level is not Level.OK:
                 output.message(f"warning: {output.escape_unprintable(f'{result.seen}; {result.todo}')}")
     version.require()
+    if any(result.level is Level.RED for result in checks):
+        command.exit(1)
 
 
 @db.command()

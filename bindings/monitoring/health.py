@@ -36,7 +36,13 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import PageOutcome
     from bindings.settings import Settings
 
-CHECKS_WITHOUT_EFFECT_ON_BINDS = {"feed", "reconciliation", "scheduler", "sweep"}  # binds work while one is red
+CHECKS_WITHOUT_EFFECT_ON_BINDS = {
+    "feed",
+    "reconciliation",
+    "scheduler",
+    "sweep",
+    "triggers",
+}  # binds work while one is red
 SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 NOT_CHECKED = "not checked"

@@ -1,4 +1,4 @@
-"""The check of what protects the database from other programs and users of its host: the modes of its files."""
+"""Checks of what protects the history and the phones: triggers, rights of the role, modes of the files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import shlex
 from typing import TYPE_CHECKING
 
 from bindings.monitoring.check import Check, Level
+from bindings.store import protection, schema_version
+from bindings.store.schema import HEAD
 from bindings.store.sqlite_connection import files_open_to_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bindings.store.database import Database
+
+MAX_RIGHTS = 5  # that the check names
 
 
 def of_file_modes(database: Database) -> Check:
@@ -24,9 +28,66 @@ def of_file_modes(database: Database) -> Check:
     return Check(name="file_modes", level=Level.WARN, seen=observed, todo=f"run `chmod 600 {shlex.join(modes)}`")
 
 
-PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {"file_modes": of_file_modes}
+def of_triggers(database: Database) -> Check:
+    """Return red if a trigger that guards the history is not as the migrations made it."""
+    name = "triggers"
+    version = schema_version.read(database)
+    if version.revision != HEAD:
+        observed = (
+            f"not compared: the schema is at {version.revision}, and this version knows the triggers of {HEAD}"
+        )
+        return Check(name=name, level=Level.OK, seen=observed)
+    faults = database.read(protection.trigger_faults)
+    if faults:
+        observed = f"triggers that guard what was recorded are not as they must be: {', '.join(faults)}"
+        todo = "find out who changed them, and what was written since; a new database has them as they must be"
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
+    until = database.read(protection.maintenance_until)
+    if until is not None and until > database.clock():
+        observed = f"those of bindings and exports let changes pass until {until:%Y-%m-%d %H:%M:%SZ}"
+        todo = "set account.maintenance_until to NULL when the work is done"
+        return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
+    return Check(name=name, level=Level.OK, seen="all that guard the history are there, enabled and unchanged")
+
+
+def of_rights(database: Database) -> Check:
+    """Return whether the role of this process may do more, or less, than the application's role."""
+    name = "rights"
+    if not database.postgres:
+        return Check(name=name, level=Level.OK, seen="SQLite has no roles: the mode of the file decides")
+    rights = database.read(protection.role_rights)
+    if rights.owner:
+        observed = f"this process uses {rights.role}, which may change the tables and disable the triggers"
+        todo = "use a role with the rights of `bindings db grants` for the service, and this one to administer it"
+        return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
+    differences = [
+        f"{words}: {_first(names)}"
+        for words, names in (("more than it needs", rights.excess), ("lacking", rights.missing))
+        if names
+    ]
+    if differences:
+        observed = f"the rights of {rights.role} are not those of this version; {'; '.join(differences)}"
+        todo = "run the SQL of `bindings db grants` as the owner of the tables"
+        return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
+    return Check(
+        name=name, level=Level.OK, seen=f"{rights.role} has the rights that the service needs, and no others"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_RIGHTS} more" if len(names) > MAX_RIGHTS else ""
+    return ", ".join(names[:MAX_RIGHTS]) + more
+
+
+PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {
+    "file_modes": of_file_modes,
+    "triggers": of_triggers,
+    "rights": of_rights,
+}
 
 
 def of_database(database: Database) -> list[Check]:
-    """Return every check of this module. `Busy` if the database does not answer."""
-    return [probe(database) for probe in PROTECTION_CHECKS.values()]
+    """Return the checks of this module that the schema of the database allows. `Busy` if it does not answer."""
+    if schema_version.read(database).accepted:
+        return [probe(database) for probe in PROTECTION_CHECKS.values()]
+    return [of_file_modes(database)]

@@ -1,0 +1,168 @@
+"""What guards the history in the database: the triggers, as the migrations make them, and the rights of a role."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, text
+
+from bindings.store import sql
+from bindings.store.grants import RIGHTS, SEQUENCE
+from bindings.store.schema import account
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+# The beginning of the SHA-256 of each definition, without its spacing. A test compares them with the migrations.
+TRIGGERS_OF_SQLITE = {
+    "bindings_as_asked": "10380c5c2c8ae258",
+    "bindings_only_forward": "783ab0f06ed8ee01",
+    "bindings_refuse_delete": "340db64da1c399e6",
+    "events_refuse_delete": "a5afa28bb3f4c8c8",
+    "events_refuse_update": "4bd011ac5b6b26c1",
+    "exports_as_recorded": "0db5e2be00e6fe50",
+    "exports_refuse_delete": "09b029244305f0f6",
+    "reports_refuse_delete": "02952eeea00300ae",
+    "reports_refuse_update": "1cf3a53386880fc7",
+}
+TRIGGERS_OF_POSTGRESQL = {  # with their functions
+    "bindings.bindings_as_asked": "9e53a179d8aced53",
+    "bindings.bindings_only_forward": "3e1cf4b2e7c10dab",
+    "bindings.bindings_refuse_delete": "0131551cecc137e7",
+    "bindings.bindings_refuse_truncate": "2444051424d8e66e",
+    "events.events_refuse_change": "7747728f9b91f798",
+    "events.events_refuse_truncate": "ef6beb8670bce863",
+    "exports.exports_as_recorded": "c0555b6ca8503953",
+    "exports.exports_refuse_delete": "46b3d7c3fd3ccd76",
+    "exports.exports_refuse_truncate": "7c9c8d459605ea3b",
+    "reports.reports_refuse_change": "98045b94e1469bb0",
+    "reports.reports_refuse_truncate": "97966a138f001ea7",
+}
+DIGEST_LENGTH = 16
+EVENTS = "events"
+
+_SQLITE = text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+_POSTGRESQL = text(
+    "SELECT relname, CASE WHEN relispartition THEN 'events' ELSE relname END AS of_table, tgname,"
+    " tgenabled IN ('O', 'A') AS enabled, pg_get_triggerdef(pg_trigger.oid) AS definition, prosrc,"
+    " array_to_string(proconfig, ',') AS settings,"
+    " (SELECT nspname FROM pg_namespace WHERE pg_namespace.oid = relnamespace) AS schema"
+    " FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid"
+    " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+    " AND (NOT relispartition OR EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = pg_class.oid"
+    " AND inhparent = CAST('events' AS regclass)))"
+)
+_PARTITIONS = text(
+    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = CAST('events' AS regclass) ORDER BY relname"
+)
+_ROLE = text(
+    "SELECT current_user AS name, pg_has_role(relowner, 'USAGE') AS owner FROM pg_class"
+    " WHERE oid = CAST('bindings' AS regclass)"
+)
+_COLUMN_RIGHTS = text(
+    "SELECT relname, attname, has_column_privilege(pg_class.oid, attnum, 'INSERT') AS can_insert,"
+    " has_column_privilege(pg_class.oid, attnum, 'UPDATE') AS can_update"
+    " FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped"
+    " WHERE pg_class.oid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+)
+_TABLE_RIGHTS = text(
+    "SELECT relname, privilege FROM pg_class,"
+    " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS privilege"
+    " WHERE (pg_class.oid IN (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+    " AND privilege NOT IN ('INSERT', 'UPDATE')"  # see `_COLUMN_RIGHTS`: a right to the table shows in each column
+    " OR pg_class.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass)))"
+    " AND has_table_privilege(pg_class.oid, privilege)"
+)
+_SEQUENCE_RIGHT = text("SELECT has_sequence_privilege(:sequence, 'UPDATE')")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleRights:
+    """The rights of the role of this connection (PostgreSQL), compared with those of the application's role."""
+
+    role: str
+    owner: bool
+    excess: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def trigger_faults(connection: Connection) -> list[str]:
+    """Return each trigger that is missing, disabled or not as the migrations made it, in words."""
+    if sql.is_postgres(connection):
+        return _faults_of_postgresql(connection)
+    definitions = {row.name: digest(row.sql) for row in connection.execute(_SQLITE)}
+    return [
+        f"{name} is {'changed' if name in definitions else 'missing'}"
+        for name, expected in TRIGGERS_OF_SQLITE.items()
+        if definitions.get(name) != expected
+    ]
+
+
+def digest(definition: str) -> str:
+    """Return the digest of a definition, without its spacing, parentheses and casts: servers add their own."""
+    plain = re.sub(r'::"?[a-z ]+"?(\[\])?|[()\s]', "", definition)
+    return hashlib.sha256(plain.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def digests_of_postgresql(connection: Connection) -> dict[tuple[str, str], tuple[str, bool]]:
+    """Return the digest of each trigger, with its function, and whether it is enabled, by table and name."""
+    triggers = {}
+    for row in connection.execute(_POSTGRESQL):
+        definition = row.definition.replace(f"{row.schema}.", "").replace(
+            f" ON {row.relname} ", f" ON {row.of_table} "
+        )
+        triggers[row.relname, row.tgname] = digest(f"{definition} {row.prosrc} {row.settings}"), row.enabled
+    return triggers
+
+
+def _faults_of_postgresql(connection: Connection) -> list[str]:
+    triggers = digests_of_postgresql(connection)
+    partitions = connection.execute(_PARTITIONS).scalars().all()
+    faults = []
+    for name, expected in TRIGGERS_OF_POSTGRESQL.items():
+        table, _, trigger = name.partition(".")
+        for relation in (table, *(partitions if table == EVENTS else ())):
+            present, enabled = triggers.get((relation, trigger), (None, True))
+            if present is None:
+                faults.append(f"{trigger} on {relation} is missing")
+            elif present != expected:
+                faults.append(f"{trigger} on {relation} is changed")
+            elif not enabled:
+                faults.append(f"{trigger} on {relation} is disabled")
+    return faults
+
+
+def maintenance_until(connection: Connection) -> datetime | None:
+    """Return until when the triggers let what was asked for be changed, or None if no end is set."""
+    until: datetime | None = connection.execute(select(account.c.maintenance_until)).scalar()
+    return until
+
+
+def role_rights(connection: Connection) -> RoleRights:
+    """Compare the rights of this connection's role with those of the application's (PostgreSQL)."""
+    role = connection.execute(_ROLE).one()
+    tables = {"tables": list(RIGHTS)}
+    columns = connection.execute(_COLUMN_RIGHTS, tables).all()
+    present = {f"{row.privilege} on {row.relname}" for row in connection.execute(_TABLE_RIGHTS, tables)}
+    present |= {f"INSERT of {row.relname}.{row.attname}" for row in columns if row.can_insert}
+    present |= {f"UPDATE of {row.relname}.{row.attname}" for row in columns if row.can_update}
+    if connection.execute(_SEQUENCE_RIGHT, {"sequence": SEQUENCE}).scalar():
+        present.add(f"UPDATE of {SEQUENCE}")
+    granted: set[str] = set()
+    for table, rights in RIGHTS.items():
+        own = [row.attname for row in columns if row.relname == table]
+        granted |= {f"SELECT on {table}"} | ({f"DELETE on {table}"} if rights.delete else set())
+        granted |= {f"INSERT of {table}.{name}" for name in (own if rights.insert is None else rights.insert)}
+        granted |= {f"UPDATE of {table}.{name}" for name in rights.update}
+    return RoleRights(
+        role=role.name,
+        owner=role.owner,
+        excess=tuple(sorted(present - granted)),
+        missing=tuple(sorted(granted - present)),
+    )

@@ -1,0 +1,158 @@
+"""The checks of the triggers and of the rights of a role, on databases whose guards were changed by hand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg import sql
+from sqlalchemy import text, update
+from sqlalchemy.engine import make_url
+
+from bindings.cli.root import root
+from bindings.monitoring.check import Level
+from bindings.monitoring.protection_checks import of_rights, of_triggers
+from bindings.store import partitions, protection
+from bindings.store.account import register_scope
+from bindings.store.database import Database
+from bindings.store.schema import HEAD, account
+from tests.store.test_roles import restricted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bindings.monitoring.check import Check
+
+IN_ORDER = "all that guard the history are there, enabled and unchanged"
+NOT_IN_ORDER = "triggers that guard what was recorded are not as they must be: "
+CAUSE = "find out who changed them, and what was written since; a new database has them as they must be"
+OWNS = ", which may change the tables and disable the triggers"
+USE_ANOTHER = "use a role with the rights of `bindings db grants` for the service, and this one to administer it"
+RIGHTS_DIFFER = (
+    "the rights of {} are not those of this version; more than it needs: INSERT of keys.created_at, INSERT of"
+    " keys.created_by, INSERT of keys.expires_at, INSERT of keys.hash, INSERT of keys.id and 10 more; lacking:"
+    " DELETE on sessions"
+)
+MAINTENANCE = "those of bindings and exports let changes pass until "
+MAINTENANCE_ENDS = "set account.maintenance_until to NULL when the work is done"
+
+
+@pytest.fixture
+def database(own_database_url: str) -> Iterator[Database]:
+    database = Database(own_database_url)
+    yield database
+    database.close()
+
+
+def _run(database: Database, *statements: str) -> None:
+    def work(connection: object) -> None:
+        for statement in statements:
+            connection.execute(text(statement))  # type: ignore[attr-defined]
+
+    database.write(lambda tx: work(tx.connection))
+
+
+def _seen(check: Check) -> tuple[Level, str, str | None]:
+    return check.level, check.seen, check.todo
+
+
+def test_new_database_has_exactly_the_triggers_that_are_compared(database: Database) -> None:
+    assert _seen(of_triggers(database)) == (Level.OK, IN_ORDER, None)
+    if database.postgres:
+        names = {
+            f"{table}.{trigger}"
+            for table, trigger in database.read(protection.digests_of_postgresql)
+            if not trigger.startswith("RI_ConstraintTrigger") and table != "events_start"
+        }
+        assert names == set(protection.TRIGGERS_OF_POSTGRESQL)
+    else:
+        triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        names = set(database.read(lambda connection: connection.execute(text(triggers)).scalars().all()))
+        assert names == set(protection.TRIGGERS_OF_SQLITE)
+
+
+def test_changed_trigger_is_red_and_named(database: Database, own_database_url: str) -> None:
+    if database.postgres:
+        database.write(lambda tx: partitions.create(tx, 1, datetime(2026, 4, 1, tzinfo=UTC)))
+        assert of_triggers(database).level is Level.OK
+        _run(
+            database,
+            "ALTER TABLE events_start DISABLE TRIGGER events_refuse_change",
+            "ALTER TABLE events_2026_04 DISABLE TRIGGER events_refuse_truncate",
+            "ALTER TABLE bindings ENABLE REPLICA TRIGGER bindings_only_forward",
+            "DROP TRIGGER reports_refuse_truncate ON reports",
+            "CREATE OR REPLACE FUNCTION refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RETURN NEW; END $$",
+        )
+        expected = [
+            *(f"{name} is changed" for name in ("bindings_as_asked on bindings",)),
+            "bindings_only_forward on bindings is disabled",
+            "events_refuse_change on events_start is disabled",
+            "events_refuse_truncate on events_2026_04 is disabled",
+            *(
+                f"exports_{name} on exports is changed"
+                for name in ("as_recorded", "refuse_delete", "refuse_truncate")
+            ),
+            "reports_refuse_truncate on reports is missing",
+        ]
+    else:
+        _run(
+            database,
+            "DROP TRIGGER events_refuse_delete",
+            "DROP TRIGGER bindings_as_asked",
+            "CREATE TRIGGER bindings_as_asked BEFORE UPDATE ON bindings WHEN 0 BEGIN SELECT 1; END",
+        )
+        expected = ["bindings_as_asked is changed", "events_refuse_delete is missing"]
+    assert _seen(of_triggers(database)) == (Level.RED, NOT_IN_ORDER + ", ".join(expected), CAUSE)
+    result = CliRunner(env={"BINDINGS_DATABASE_URL": own_database_url}).invoke(root, ["db", "check"])
+    assert result.exit_code == 1
+    assert f"{NOT_IN_ORDER}{expected[0]}" in " ".join(result.stderr.split())
+
+
+def test_maintenance_under_way_is_a_warning_and_another_schema_is_not_compared(database: Database) -> None:
+    register_scope(database, "default")
+    until = database.clock() + timedelta(minutes=10)
+    database.write(lambda tx: tx.connection.execute(update(account).values(maintenance_until=until)))
+    expected = f"{MAINTENANCE}{until:%Y-%m-%d %H:%M:%SZ}"
+    assert _seen(of_triggers(database)) == (Level.WARN, expected, MAINTENANCE_ENDS)
+    over = until - timedelta(minutes=20)
+    database.write(lambda tx: tx.connection.execute(update(account).values(maintenance_until=over)))
+    assert of_triggers(database).level is Level.OK
+    _run(database, "UPDATE alembic_version SET version_num = '9998'")
+    not_compared = f"not compared: the schema is at 9998, and this version knows the triggers of {HEAD}"
+    assert _seen(of_triggers(database)) == (Level.OK, not_compared, None)
+
+
+def test_sqlite_has_no_roles(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    assert _seen(of_rights(database)) == (Level.OK, "SQLite has no roles: the mode of the file decides", None)
+    database.close()
+
+
+@pytest.mark.postgres
+def test_rights_that_are_not_those_of_the_service_are_a_warning(postgres_url: str) -> None:
+    owner = Database(postgres_url)
+    check = of_rights(owner)
+    owner.close()
+    name = make_url(postgres_url).username
+    assert _seen(check) == (Level.WARN, f"this process uses {name}{OWNS}", USE_ANOTHER)
+    with restricted(postgres_url) as url:
+        database = Database(url)
+        check = of_rights(database)
+        role = check.seen.partition(" has the rights that the service needs, and no others")[0]
+        assert _seen(check) == (Level.OK, f"{role} has the rights that the service needs, and no others", None)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            for statement in (
+                "GRANT UPDATE (phone_a), REFERENCES ON bindings TO {}",
+                "GRANT INSERT ON keys TO {}",
+                "GRANT TRUNCATE ON events_start TO {}",
+                "REVOKE DELETE ON sessions FROM {}",
+            ):
+                connection.execute(sql.SQL(statement).format(sql.Identifier(role)))
+        check = of_rights(database)
+        database.close()
+    grant = "run the SQL of `bindings db grants` as the owner of the tables"
+    assert _seen(check) == (Level.WARN, RIGHTS_DIFFER.format(role), grant)
