@@ -352,6 +352,12 @@ class OutcomeUnknown(BindingsError):
         self.binding = binding
         self.status = binding.provider_status
 
+    def next_step(self) -> str:
+        """Return `remedy`; or that a replace may be repeated, if it has sent no successor."""
+        if self.predecessor_ended is False:
+            return f"Replace it again {self._retry_text()}, with the same key if there was one: that goes on."
+        return super().next_step()
+
 
 class Busy(BindingsError):
     """The service is temporarily unavailable; nothing was sent to the provider. Try again shortly.
@@ -431,7 +437,8 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
                 title="never sent",
                 effect=NO_BINDING,
                 cause="the provider was not reached (name resolution, the network, TLS), or the process was paused"
-                " or its database slow until it was too late to send",
+                " or its database slow until it was too late to send; of a replace also that the old binding's end"
+                " was not confirmed in time",
                 remedy="check BINDINGS_PROVIDER_URL, the network and the load of this host: `bindings doctor`",
                 responsible=ResponsibleParty.HOST,
             ),

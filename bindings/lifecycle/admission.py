@@ -7,7 +7,7 @@ here, and the provider's answers are not interpreted here.
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -68,13 +68,19 @@ class BindAdmission(ForkSensitive):
         finally:
             self._slots.release()
 
+    @contextmanager
+    def unbind_accepted(self) -> Iterator[None]:
+        """Run a call that begins with an unbind; raise `ProviderAccountRefused` if it would be refused now."""
+        with nullcontext() if self._client is None else _closed_circuit(self._client.circuits.unbind):
+            yield
+
 
 @contextmanager
 def _closed_circuit(circuit: CircuitBreaker) -> Iterator[None]:
-    """Run a bind unless the circuit of binds is open; the trial call of an open circuit is a bind.
+    """Run a call unless its circuit is open; the trial call of an open circuit is such a call.
 
-    A bind that is let through and ends without a call (a phone is held here, a key is replayed) leaves the trial
-    call to the next bind.
+    One that is let through and ends without a request (a phone is held here, a key is replayed) leaves the trial
+    call to the next one.
     """
     rejection = circuit.check()
     if rejection is not None:

@@ -59,26 +59,30 @@ class BindResult:
 
 def bind(runtime: Runtime, request: BindRequest) -> BindResult:
     """Reserve, call and settle; or replay the request's idempotency key, also when binds are refused now."""
-    return admit(runtime, request, _bind)
+    return admit(runtime, request, _bind, key_owner=runtime.caller.actor)
 
 
 def admit(
     runtime: Runtime,
     request: BindRequest,
     call: Callable[[Runtime, ProviderClient, BindRequest], Binding | reserve.Replayed],
+    *,
+    key_owner: str,
 ) -> BindResult:
     """Run a call that may make a binding if binds are admitted now; otherwise replay the request's key.
 
-    An error of `call` that has a `binding_id` is its own and no reason to replay.
+    `key_owner` is the actor that the key belongs to. An error of `call` that has a `binding_id` is its own and no
+    reason to replay.
     """
     with add_retry_after(runtime):
-        return _admit(runtime, request, call)
+        return _admit(runtime, request, call, key_owner)
 
 
 def _admit(
     runtime: Runtime,
     request: BindRequest,
     call: Callable[[Runtime, ProviderClient, BindRequest], Binding | reserve.Replayed],
+    key_owner: str,
 ) -> BindResult:
     client = runtime.require_client()
     runtime.database.run_deferred_check()  # before admission, which goes by the clocks that the check reads
@@ -86,7 +90,7 @@ def _admit(
         with runtime.admission.slot(request.app_id):
             outcome = call(runtime, client, request)
     except (errors.Busy, errors.ProviderAccountRefused) as refusal:
-        replay = None if refusal.binding_id else _find_replay(runtime, request)
+        replay = None if refusal.binding_id else _find_replay(runtime, request, key_owner)
         if replay is None:
             if isinstance(refusal, errors.ProviderAccountRefused) and refusal.binding_id is None:
                 record_account_refusal(runtime, request, refusal)
@@ -281,11 +285,11 @@ def _error_for(runtime: Runtime, binding: Binding, cause: str | None = None) -> 
 # Replay.
 
 
-def _find_replay(runtime: Runtime, request: BindRequest) -> reserve.Replayed | None:
+def _find_replay(runtime: Runtime, request: BindRequest, key_owner: str) -> reserve.Replayed | None:
     if request.idempotency_key is None:
         return None
     with suppress(errors.Busy):
-        return runtime.database.read(reserve.replay, request, runtime.caller.actor)
+        return runtime.database.read(reserve.replay, request, key_owner)
     return None
 
 

@@ -114,6 +114,6 @@ def _too_long(latest_end: datetime, now: datetime) -> InvalidRequest:
     remaining_s = max(0, int((latest_end - now).total_seconds()))
     message = (
         f"must be at most {remaining_s} now: the provider may end the binding at {latest_end:%Y-%m-%dT%H:%M:%SZ};"
-        " a longer time needs max_expire_s in bind, or another binding"
+        " for a longer time replace it, or bind with a longer max_expire_s"
     )
     return InvalidRequest([FieldError("expire_s", message)])

@@ -8,7 +8,7 @@ the successor, which is sent like any bind. Only the caller that committed the f
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
@@ -92,10 +92,12 @@ def _replace_or_replay(runtime: Runtime, request: BindRequest, predecessor: Bind
         return _replace(runtime, client, request, predecessor, force=force)
 
     try:
-        return admit(runtime, request, call)
+        return admit(runtime, request, call, key_owner=predecessor.actor)
     except errors.BindingsError as error:
         if error.replayed:
             error.predecessor_ended = _has_ended(runtime, predecessor.id)
+            if isinstance(error, errors.ProviderUnreachable) and not error.predecessor_ended:
+                raise _unconfirmed(runtime, predecessor, replayed=True) from error  # what the first caller met
         raise
 
 
@@ -113,10 +115,13 @@ def _replace(
 ) -> Binding | reserve.Replayed:
     require_storable(runtime.database, request)
     runtime.older_releases.require_none(SUCCESSORS)
-    takeover = _begin(runtime, request, predecessor, force=force)
-    if isinstance(takeover, reserve.Replayed):
-        return takeover
-    end = _end_predecessor(runtime, client, takeover)
+    # One that is in use would be lost for an unbind that is refused.
+    is_in_use = predecessor.state is State.ACTIVE and predecessor.unbind_requested_at is None
+    with runtime.admission.unbind_accepted() if is_in_use else nullcontext():
+        takeover = _begin(runtime, request, predecessor, force=force)
+        if isinstance(takeover, reserve.Replayed):
+            return takeover
+        end = _end_predecessor(runtime, client, takeover)
     if end is None:
         raise _not_confirmed(runtime, takeover)
     send_clock = _clear(runtime, takeover, end)
@@ -242,12 +247,23 @@ def _not_confirmed(runtime: Runtime, takeover: _Takeover) -> errors.OutcomeUnkno
 
     with suppress(errors.Busy):  # otherwise `recover` ends it
         runtime.database.write(work)
+    return _unconfirmed(runtime, takeover.predecessor)
+
+
+def _unconfirmed(runtime: Runtime, predecessor: Binding, *, replayed: bool = False) -> errors.OutcomeUnknown:
+    """Return the error of a replace whose predecessor may live on at the provider; it names that one."""
+    current, what_happens = predecessor, "its unbind is recorded and will be repeated"
+    with suppress(errors.Busy):
+        current = runtime.database.read(find, predecessor.id) or predecessor
+        now = runtime.clocks.trusted_instant(runtime.database.clock())
+        if current.state.terminal and not current.is_release_owed(now):  # `recover` makes no call for it
+            what_happens = "its phones stay held until it must have ended there"
     message = (
-        "the provider has not confirmed the end of the binding to be replaced: its unbind is recorded and will be"
-        " repeated; its successor was not sent"
+        f"the provider has not confirmed the end of the binding to be replaced: {what_happens}; its successor was"
+        " not sent"
     )
-    error = errors.OutcomeUnknown(message, binding=takeover.predecessor)
-    error.predecessor_ended = False
+    error = errors.OutcomeUnknown(message, binding=current)
+    error.predecessor_ended, error.replayed = False, replayed
     return error
 
 
