@@ -108,10 +108,7 @@ class BindingsError(Exception):
         if self.predecessor_ended is None:
             return self._next_step()
         if not self.predecessor_ended:
-            return (
-                "The binding to be replaced is offered no more, but its end is not confirmed: make the same"
-                " replace again, or let `bindings recover` end it without a successor."
-            )
+            return f"Replace it again {self._retry_text()}, with the same key if there was one: that goes on."
         if self.may_have_acted:
             return f"The binding to be replaced has ended. {self._next_step()}"
         return (
@@ -351,12 +348,6 @@ class OutcomeUnknown(BindingsError):
         super().__init__(message, binding_id=binding.id, retry_after_s=retry_after_s)
         self.binding = binding
         self.status = binding.provider_status
-
-    def next_step(self) -> str:
-        """Return `remedy`; or that a replace may be repeated, if it has sent no successor."""
-        if self.predecessor_ended is False:
-            return f"Replace it again {self._retry_text()}, with the same key if there was one: that goes on."
-        return super().next_step()
 
 
 class Busy(BindingsError):

@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from bindings.errors import BindingsError, PhoneInUse
+from bindings.errors import BindingsError, PhoneInUse, PhoneInUseAtProvider
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.provider import statuses
@@ -57,7 +57,7 @@ class Metrics:
         )
         self._binds = Counter(
             "bindings_binds",
-            "Binds requested from this process, by outcome and provider status",
+            "Binds and replaces requested from this process, by outcome and provider status",
             ("outcome", "provider_status"),
             registry=self.registry,
         )
@@ -107,8 +107,15 @@ class Metrics:
         self._binds.labels("replayed" if replayed else "bound", "0").inc()
 
     def record_bind_error(self, error: BindingsError) -> None:
-        """Count a failed bind by its code. A replay counts as `replayed`: its failure was counted before."""
-        self._binds.labels("replayed" if error.replayed else error.code, _status(error)).inc()
+        """Count a failed bind by its code, with two exceptions.
+
+        A replay counts as `replayed`: its failure was counted before. A phone that is in use at the provider right
+        after the unbind for a replace counts as `in-use-after-unbind`: the provider may be late, and this is no
+        drift.
+        """
+        is_after_unbind = isinstance(error, PhoneInUseAtProvider) and error.predecessor_ended
+        outcome = "in-use-after-unbind" if is_after_unbind else error.code
+        self._binds.labels("replayed" if error.replayed else outcome, _status(error)).inc()
         if isinstance(error, PhoneInUse) and error.binding_id is None:  # a bind that was sent has a binding id
             self._conflicts.inc()
 
@@ -206,7 +213,7 @@ class _Gauges:
         )
         self._interval = gauge("pass_interval_seconds", "Seconds between two runs of a job", "task")
         self._provider_calls = gauge(
-            "binds_in_flight", "Binds, unbinds and reconciliations that run in this process"
+            "binds_in_flight", "Binds, replaces, unbinds and reconciliations that run in this process"
         )
         self._reads = gauge("questions_in_flight", "Reads of the database that run or wait in this process")
         self._pool = gauge(

@@ -124,7 +124,7 @@ def test_replaced_binding_leads_to_its_successor_and_back(console: Console) -> N
     )
     assert not re.search(r"9188067\d{3}", console.window.address)
     assert axe_violations(console) == []
-    for text in ("s after the end of the one before", "this one", mask("9188067753")):
+    for text in ("s after the end of the binding that it replaces", "this one", mask("9188067753")):
         assert text in console.window.text
     console.window.click("section[aria-labelledby='replacements'] a")
     console.window.wait(f"location.pathname.endsWith('{old.id}')")

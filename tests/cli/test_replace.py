@@ -74,7 +74,8 @@ def test_error_says_whether_the_old_binding_has_ended(
         patch.setattr(replace, "STEPS_S", -9.9)
         unclear = shell.run("replace", old["id"])
     assert (unclear.code, old["id"] in unclear.out) == (6, True)
-    assert "is offered no more, but its end is not confirmed: make the same replace again" in unclear.err
+    assert "has not confirmed the end of the binding to be replaced" in unclear.err
+    assert "Replace it again in 10 s, with the same key if there was one: that goes on." in unclear.err
     assert "Do not bind again" not in unclear.err
     simulator.script("refuse:-41", times=1, on="bind")
     empty = shell.run("replace", old["id"])

@@ -32,7 +32,7 @@ G, H = "9188067771", "9188067791"
 FAILED_REASON = "Failed: the provider's pool had no middle number available."
 CHANGED, UNCHANGED = "A middle number changed.", "No middle number changed for a party of both."
 CELL = re.compile(r"<td[^>]*>(.*?)</td>", re.DOTALL)
-GAP = re.compile(r"\d+\.\d{3} s after the end of the one before\. ")
+GAP = re.compile(r"\d+\.\d{3} s after the end of the binding that it replaces\. ")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_form_replaces_and_both_pages_show_the_replacements(harness: ServiceHarn
     browser = Browser(console).sign_in("admin", "ops")
     page = browser.get(f"/bindings/{first.id}")
     assert f'placeholder="{mask(B)}"' in page.text
-    assert "The new binding belongs to key:rides, as this one." in text_of(page)
+    assert "The new binding belongs to key:rides, as this one does." in text_of(page)
     assert 'id="replacements"' not in page.text
     answer = browser.post(f"/bindings/{first.id}/replace", {"phone_b": C, "amount": "2", "unit": "hours"})
     second = harness.service.get(str(harness.service.get(first.id).replaced_by))
@@ -135,7 +135,8 @@ def test_unclear_outcomes_are_shown_on_the_page_that_they_concern(
         patch.setattr(replace, "STEPS_S", -harness.service.settings.provider_timeout_s)
         unclear = browser.post(f"/bindings/{binding.id}/replace", {"phone_b": C})
     assert (unclear.status_code, f'value="{C}"' in unclear.text) == (202, True)
-    assert "its end is not confirmed: make the same replace again" in text_of(unclear)
+    assert "has not confirmed the end of the binding to be replaced" in text_of(unclear)
+    assert "Replace it again in 10 s" in text_of(unclear)
     assert facts_of(unclear)["Successor, failed"]
     assert "It cannot be replaced now" not in text_of(unclear)
     harness.simulator.script("lost_reply", times=1, on="bind")
@@ -181,7 +182,7 @@ def test_page_says_whether_a_binding_can_be_replaced(harness: ServiceHarness, co
     assert facts_of(browser.get(f"/bindings/{taken_over.id}"))["To be replaced by"] == waiting.id[-8:]
     page = browser.get(f"/bindings/{waiting.id}")
     assert facts_of(page)["Is to replace"] == taken_over.id[-8:]
-    assert chain_of(page)[-1] == ("this one", "pending", "Waits for the end of the one before.")
+    assert chain_of(page)[-1] == ("this one", "pending", "Waits for the end of the binding that it replaces.")
     harness.clock.at = waiting.settle_by
     assert "It cannot be replaced now" not in text_of(browser.get(f"/bindings/{taken_over.id}"))
     harness.clock.advance(2 * HOUR)

@@ -101,15 +101,22 @@ def test_problem_says_whether_the_predecessor_has_ended(running: Running, simula
     assert int(early.headers["Retry-After"]) <= 60
     forced = call_replace(running, driver["id"], {"phone_b": C, "force": True}, KEY)
     assert forced.status_code == 201
+    simulator.script("refuse:-35", times=1, on="bind")
+    again = ({"force": True}, {"Idempotency-Key": "order-42/3"})
+    late = call_replace(running, forced.json()["id"], *again)
+    assert (late.status_code, late.json()["predecessor_ended"]) == (409, True)
+    assert running.get(f"/v1/bindings/{forced.json()['id']}").json()["state"] == "unbound"
+    forced = call_replace(running, forced.json()["id"], *again)
     running.post(f"/v1/bindings/{forced.json()['id']}/unbind")
     refused = call_replace(running, forced.json()["id"])
     assert (refused.status_code, refused.json()["code"]) == (409, "not-active")
     metrics = running.get("/metrics").text
-    for outcome in (
-        'outcome="bound",provider_status="0"} 2.0',
+    for labels in (
+        'outcome="bound",provider_status="0"} 3.0',
         'outcome="no-middle-number",provider_status="-41"',
+        'outcome="in-use-after-unbind",provider_status="-35"',
     ):
-        assert outcome in metrics
+        assert labels in metrics
 
 
 def test_wrong_fields_are_named_and_nothing_is_replaced(running: Running, simulator: Simulator) -> None:
