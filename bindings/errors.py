@@ -111,10 +111,9 @@ class BindingsError(Exception):
             return f"Replace it again {self._retry_text()}, with the same key if there was one: that goes on."
         if self.may_have_acted:
             return f"The binding to be replaced has ended. {self._next_step()}"
-        return (
-            "The binding to be replaced has ended, and nothing has taken its place: the same replace makes another"
-            f" successor. {self._next_step()}"
-        )
+        go_on = ": the same replace makes another successor" if self.safe_to_retry else ""
+        ended = f"The binding to be replaced has ended, and nothing has taken its place{go_on}."
+        return f"{ended} {self._next_step()}"
 
     def _next_step(self) -> str:
         """Return `remedy` with the time and the holder of this error filled in; empty if there is no remedy."""
