@@ -919,6 +919,19 @@ def test_I7_interrupted_transaction_leaves_no_change(system: System) -> None:
         assert all(row.state is State.PENDING for row in rows.values())
 
 
+@pytest.mark.parametrize("lost", [1, 2])  # of the takeover, and of the end of the predecessor
+def test_I3_lost_commit_in_a_replace_sends_its_successor_once(system: System, lost: int) -> None:
+    predecessor = system.bind(Request(P, Q, "AXB", 600))
+    assert isinstance(predecessor, Binding)
+    system.lose_commit = lost
+    successor = system.replace(system.replacement(predecessor.id, R, None, "k"))
+    system.check()
+    assert isinstance(successor, Binding)
+    assert (successor.state, successor.replaces) == (State.ACTIVE, predecessor.id)
+    received = system.simulator.counts.received
+    assert (received["bind"], received["unbind"], system.lose_commit <= 0) == (2, 1, True)
+
+
 # Effects of concurrency.
 
 
