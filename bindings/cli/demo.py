@@ -21,6 +21,7 @@ import click
 from bindings import errors
 from bindings.domain.binding import Certainty, EventKind, State
 from bindings.domain.phone import Phone
+from bindings.domain.takeover import find_takeover
 from bindings.provider import statuses
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.scheduler import Scheduler
@@ -37,7 +38,9 @@ Result = TypeVar("Result")
 
 POOL = "918806"
 APP = "4luaKsL2"
-ANNA, BEN, CARL, DORA, EMIL, FAY, GUS, HANA, IRIS = (Phone(f"91880677{last:02}") for last in range(1, 10))
+ANNA, BEN, CARL, DORA, EMIL, FAY, GUS, HANA, IRIS, JON, KIM, LEO = (
+    Phone(f"91880677{last:02}") for last in range(1, 13)
+)
 PAUSE_S = 0.3  # between two bindings of one pair, so that the near miss does not depend on rounding
 GIVE_UP_S = 10.0  # the expire job runs every second; on a loaded machine it may take longer
 LABEL_WIDTH = 11
@@ -261,6 +264,22 @@ def _trace(demo: DemoContext) -> None:
     demo.print("why", "middle numbers are reused immediately: it shows how close it was")
 
 
+def _replace(demo: DemoContext) -> None:
+    first = demo.bind(JON, KIM, "AXB", "ride-7")
+    second = demo.service.replace(first.id, phone_b=LEO)
+    takeover = find_takeover(demo.service.history(second.id))
+    demo.check(takeover is not None and takeover.gap_s is not None, "the takeover is recorded")
+    if takeover is None or takeover.gap_s is None:
+        return
+    demo.check(demo.service.lookup(phone=JON) == [second], "the rider has the new binding and no other")
+    demo.check(not demo.service.lookup(phone=KIM), "the first driver has none")
+    number = "changed" if takeover.middle_number_changed else "is the same"
+    demo.print("bind", f"{JON} and {KIM} (ride-7)")
+    demo.print("replace", f"{LEO} instead of {KIM}: {second.state}")
+    demo.print("gap", f"{takeover.gap_s:.3f} s between them; the middle number {number}")
+    demo.print("why", "unbind, then bind: another caller could take the rider's phone")
+
+
 def _history(demo: DemoContext) -> None:
     events = demo.service.history(demo.adopted.id)
     kinds = [event.kind for event in events]
@@ -315,5 +334,6 @@ STEPS = (
     Step("A lost response leaves a binding in doubt; reconcile adopts it", _in_doubt),
     Step("The scheduler expires a binding whose time is over", _expiry),
     Step("Trace: who had this middle number at a given time?", _trace),
+    Step("Another driver: replace keeps the rider's phone held all the time", _replace),
     Step("The history of the binding that was in doubt", _history),
 )
