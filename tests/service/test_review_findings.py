@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,6 @@ def test_unclear_end_of_an_expired_binding_promises_no_repetition(harness: Servi
             harness.service.replace(binding.id)
         assert unclear.value.binding == harness.service.get(binding.id)
         assert ("will be repeated" in str(unclear.value)) is repeated
-        assert "Replace it again" in unclear.value.next_step()
         assert harness.service.recover().released == repeated
 
 
@@ -98,3 +98,12 @@ def test_caller_that_waited_for_a_replace_is_not_told_that_held_phones_are_free(
     assert (second.binding.id, second.replayed, second.predecessor_ended) == (binding.id, True, False)
     assert str(second) == str(first.value)
     assert harness.service.check(phone_a=A, phone_b=D, mode="AXB") != []
+
+
+def test_used_up_key_is_not_said_to_make_another_successor(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    cancel = partial(harness.service.unbind_all, phone=A, reason="cancelled")
+    with at("replace.after_begin", cancel), pytest.raises(errors.ProviderUnreachable) as refused:
+        harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
+    assert "used up" in str(refused.value)
+    assert "nothing has taken its place. Run" in refused.value.next_step()
