@@ -29,7 +29,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -586,14 +586,16 @@ def _info(reason: str | None) -> ReasonInfo:
 
 
 def _unknown_holder(binding: Binding) -> Holder:
+    # Behind the unbind of its predecessor, a successor's -35 is most likely a provider that is seconds late.
+    retry_after_s = IN_USE_RETRY_S if binding.replaces is None else DEFAULT_RETRY_S
     return Holder(
         id=None,
         actor=None,
         reference=None,
         mode=None,
         state=None,
-        held_until=binding.held_until,
-        retry_after_s=IN_USE_RETRY_S,
+        held_until=binding.held_until + timedelta(seconds=retry_after_s),
+        retry_after_s=retry_after_s,
         why="refused",
     )
 

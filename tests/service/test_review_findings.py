@@ -107,3 +107,15 @@ def test_used_up_key_is_not_said_to_make_another_successor(harness: ServiceHarne
         harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
     assert "used up" in str(refused.value)
     assert "nothing has taken its place. Run" in refused.value.next_step()
+
+
+def test_order_without_a_binding_is_not_told_to_wait_for_a_minute_behind_its_own_unbind(
+    harness: ServiceHarness,
+) -> None:
+    """A provider that carries out unbinds late answers -35: a plain bind is told to wait for 2 s then."""
+    binding = harness.bind(A, B)
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider) as late:
+        harness.service.replace(binding.id, phone_b=C)
+    assert (late.value.predecessor_ended, late.value.retry_after_s) == (True, 2)
+    assert late.value.holder.held_until > harness.clock.at
