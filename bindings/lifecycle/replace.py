@@ -121,7 +121,9 @@ def _replace(
         takeover = _begin(runtime, request, predecessor, force=force)
         if isinstance(takeover, reserve.Replayed):
             return takeover
-        end = _end_predecessor(runtime, client, takeover)
+        end = None
+        with suppress(errors.Busy):  # it cannot be read whether the predecessor has ended
+            end = _end_predecessor(runtime, client, takeover)
     if end is None:
         raise _not_confirmed(runtime, takeover)
     send_clock = _clear(runtime, takeover, end)
@@ -252,12 +254,16 @@ def _not_confirmed(runtime: Runtime, takeover: _Takeover) -> errors.OutcomeUnkno
 
 def _unconfirmed(runtime: Runtime, predecessor: Binding, *, replayed: bool = False) -> errors.OutcomeUnknown:
     """Return the error of a replace whose predecessor may live on at the provider; it names that one."""
-    current, what_happens = predecessor, "its unbind is recorded and will be repeated"
+    current, is_repeated = predecessor, not predecessor.state.terminal
     with suppress(errors.Busy):
         current = runtime.database.read(find, predecessor.id) or predecessor
         now = runtime.clocks.trusted_instant(runtime.database.clock())
-        if current.state.terminal and not current.is_release_owed(now):  # `recover` makes no call for it
-            what_happens = "its phones stay held until it must have ended there"
+        is_repeated = not current.state.terminal or current.is_release_owed(now)
+    what_happens = (
+        "its unbind is recorded and will be repeated"
+        if is_repeated
+        else "its phones stay held until it must have ended there"
+    )
     message = (
         f"the provider has not confirmed the end of the binding to be replaced: {what_happens}; its successor was"
         " not sent"

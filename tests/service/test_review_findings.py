@@ -119,3 +119,22 @@ def test_order_without_a_binding_is_not_told_to_wait_for_a_minute_behind_its_own
         harness.service.replace(binding.id, phone_b=C)
     assert (late.value.predecessor_ended, late.value.retry_after_s) == (True, 2)
     assert late.value.holder.held_until > harness.clock.at
+
+
+def test_database_that_is_away_after_the_unbind_does_not_say_that_nothing_was_sent(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binding = harness.bind(A, B)
+    harness.simulator.script("anomaly_before", times=1, on="unbind")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise errors.Busy
+
+    def go_away() -> None:
+        monkeypatch.setattr(harness.database, "read", refuse)
+
+    with at("replace.after_unbind", go_away), pytest.raises(errors.OutcomeUnknown) as unclear:
+        harness.service.replace(binding.id, phone_b=C)
+    monkeypatch.undo()
+    assert (unclear.value.binding.id, unclear.value.predecessor_ended) == (binding.id, False)
+    assert harness.service.get(binding.id).unbind_requested_at is not None
