@@ -71,10 +71,18 @@ def adopt_listed(
     """
     tolerance = context.tolerance
     unsettled_here = [intent for intent in unsettled if scan.app_id in (None, intent.app_id)]
-    # A bind_id may be used again: the row of an ended binding may be that of a doubt.
+    # A bind_id may be used again: the row of an ended binding may be that of a doubt, unless it may be stale.
+    # With an end at the same instant, the predecessor of a successor in doubt has every mark of it.
     candidates = unknown_rows + [row for row, _ in scan.ended_here]
-    adoptions = scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
-    for doubt, row in context.control.work_through(filter(lambda adoption: may_adopt(adoption[0]), adoptions)):
+    stale_ids = {
+        row.bind_id for row, ended in scan.ended_here if scan_evidence.may_be_stale(ended, scan.started_at)
+    }
+    adoptions = [
+        (doubt, row)
+        for doubt, row in scan_evidence.adoptions(candidates, unsettled_here, scan.ended_at, tolerance)
+        if may_adopt(doubt) and row.bind_id not in stale_ids
+    ]
+    for doubt, row in context.control.work_through(adoptions):
         with findings.isolate("adoption", scan.app_id, bind_id=row.bind_id):
             if _adopt(context, doubt, row, tolerance, findings):
                 findings.record(

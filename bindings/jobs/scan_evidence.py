@@ -86,13 +86,20 @@ def has_ended(row: ProviderBinding, at: datetime, tolerance: ClockTolerance) -> 
 def is_revenant(row: ProviderBinding, binding: Binding, scan_started_at: datetime) -> bool:
     """Return True if a live row holds the phones of its binding, which has ended here.
 
-    Not if the binding's own hold covers the end of the row. An unbind less than the list's lag before the scan, or
-    during it, may not be in the list yet; an end by time does not depend on the list.
+    Not if the binding's own hold covers the end of the row, nor if the row may be stale.
     """
     is_covered = binding.held_until >= row.ends_at
+    return binding.state.terminal and not is_covered and not may_be_stale(binding, scan_started_at)
+
+
+def may_be_stale(binding: Binding, scan_started_at: datetime) -> bool:
+    """Return True if the list may show a binding only because it does not have its unbind yet.
+
+    That is so if the unbind was less than the list's lag before the scan, or during it; an end by time does not
+    depend on the list.
+    """
     unbound_at = _unbound_at(binding)
-    may_be_stale = unbound_at is not None and unbound_at > scan_started_at - LIST_LAG
-    return binding.state.terminal and not is_covered and not may_be_stale
+    return unbound_at is not None and unbound_at > scan_started_at - LIST_LAG
 
 
 def _unbound_at(binding: Binding) -> datetime | None:

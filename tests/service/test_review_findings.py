@@ -11,6 +11,7 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import State
 from tests.service.harness import POOL, A, B, C, D, E, F, G, H, wait_for
+from tests.service.test_look import Looks
 from tests.service.test_replace import at, short_takeover, successor_of
 
 if TYPE_CHECKING:
@@ -138,3 +139,32 @@ def test_database_that_is_away_after_the_unbind_does_not_say_that_nothing_was_se
     monkeypatch.undo()
     assert (unclear.value.binding.id, unclear.value.predecessor_ended) == (binding.id, False)
     assert harness.service.get(binding.id).unbind_requested_at is not None
+
+
+@pytest.mark.parametrize("is_look", [True, False])
+def test_stale_row_of_the_predecessor_is_not_adopted_as_its_successor(
+    harness: ServiceHarness, is_look: bool
+) -> None:
+    """The list is late; the successor of the same pair ends at the same instant, and its reply is lost."""
+    looks = Looks(harness)
+    service = looks.service
+    harness.simulator.change(list_lag_s=50.0)
+    shared: dict[str, Any] = {"pool_number": POOL, "expire_s": 2 * HOUR, "mode": "AXB"}
+    binding = service.bind(phone_a=A, phone_b=B, **shared)
+    service.bind(phone_a=C, phone_b=D, **shared)
+    harness.clock.advance(HOUR)
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        service.replace(binding.id, expire_s=HOUR)
+    doubt = unknown.value.binding
+    harness.clock.at = doubt.settle_by
+    find = looks.look if is_look else service.reconcile
+    find()
+    assert service.get(doubt.id).state is State.IN_DOUBT
+    assert service.lookup(phone=A) == []
+    harness.clock.advance(90)
+    find()
+    adopted = service.get(doubt.id)
+    entry = harness.entry(adopted)
+    assert (adopted.state, adopted.bind_id == binding.bind_id) == (State.ACTIVE, False)
+    assert (adopted.middle_number_a, entry.unbound_at) == (entry.middle_number_a, None)
