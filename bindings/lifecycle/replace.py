@@ -318,7 +318,9 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
         )
         raise _unsent(errors.ClockInDoubt(message, binding_id=successor.id))
     if successor.state is not State.PENDING:
-        raise _unsent(errors.error_for(successor, cause="the end of its predecessor was confirmed too late"))
+        was_too_late = successor.unbind_requested_at is None
+        cause = "the end of its predecessor was confirmed too late" if was_too_late else "its unbind was requested"
+        raise _unsent(errors.error_for(successor, cause=cause))
     runtime.rollback_detector.remember(successor)
     ended_at = end.ended_at or successor.requested_at
     return SendClock(

@@ -106,6 +106,7 @@ def test_used_up_key_is_not_said_to_make_another_successor(harness: ServiceHarne
     cancel = partial(harness.service.unbind_all, phone=A, reason="cancelled")
     with at("replace.after_begin", cancel), pytest.raises(errors.ProviderUnreachable) as refused:
         harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
+    assert "never sent (its unbind was requested)" in str(refused.value)
     assert "used up" in str(refused.value)
     assert "nothing has taken its place. Run" in refused.value.next_step()
 
