@@ -62,7 +62,8 @@ class BindingsError(Exception):
     binding, if there is one. `retry_after_s` is the time after which another attempt makes sense, or None if none
     does. `replayed` is True if this is an earlier call's error, which the idempotency key of this call returned.
     `predecessor_ended` is set by a replace that has begun: True if the binding to be replaced has ended at the
-    provider, False if that is not confirmed; it is offered no more in either case. None: nothing was replaced.
+    provider, False if that is not confirmed. It is offered no more in either case, or that is not known (`Busy`).
+    None: nothing was replaced.
     """
 
     code: ClassVar[str] = "error"

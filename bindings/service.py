@@ -254,8 +254,9 @@ class BindingService:
 
         Raises `PhoneInUse`, `NotActive`, `AlreadyReplaced`, `NoMiddleNumber`, `Busy`, `InvalidRequest`, `NotFound`
         if nothing was changed. An error whose `predecessor_ended` is not None came later: the old binding is
-        offered no more. Then `OutcomeUnknown` names the old binding if its end is not confirmed, and the successor
-        if that was sent; after the other errors of `bind` the same call with the same key goes on.
+        offered no more (with `Busy` that is not known). Then `OutcomeUnknown` names the old binding if its end is
+        not confirmed, and the successor if that was sent; after the other errors of `bind` the same call with the
+        same key goes on.
         """
         changes = validation.replacement(
             phone_a=phone_a,

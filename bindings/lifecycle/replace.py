@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, assert_never
 
 from uuid_utils import uuid7
@@ -141,38 +142,13 @@ def _begin(
     runtime: Runtime, request: BindRequest, predecessor: Binding, *, force: bool
 ) -> _Takeover | reserve.Replayed:
     """Commit the takeover; raise the error of what forbids it, before anything is lost."""
-    successor_id = str(uuid7())
     wait_s = runtime.settings.provider_timeout_s + STEPS_S
-    attempts_began: list[float] = []
-    committed = runtime.rollback_detector.newest()
-
-    def work(tx: Transaction) -> successors.Outcome:
-        attempts_began.append(tx.started_at)
-        begun = successors.begin(
-            tx,
-            successor_id,
-            request,
-            runtime.limits,
-            runtime.caller,
-            predecessor=predecessor,
-            wait_s=wait_s,
-            force=force,
-            committed=committed,
-            verify_clock=runtime.clocks.verify,
-        )
-        hit("replace.begin_in_transaction")
-        return begun
-
-    hit("replace.before_begin")
-    try:
-        begun = _repeat_if_changed(runtime, work)
-    except BindingLost as error:  # deleted since it was read
-        raise errors.NotFound(binding_id=predecessor.id) from error
+    began_at, begun = _commit_begin(runtime, request, predecessor, wait_s=wait_s, force=force)
     hit("replace.after_begin")
     match begun:
         case successors.Begun(successor=successor, predecessor=current):
             runtime.rollback_detector.remember(successor)
-            return _Takeover(successor=successor, predecessor=current, ends_at=attempts_began[0] + wait_s)
+            return _Takeover(successor=successor, predecessor=current, ends_at=began_at + wait_s)
         case reserve.Replayed():
             return begun
         case reserve.Conflict(holder=holder):
@@ -188,6 +164,55 @@ def _begin(
             raise errors.NoMiddleNumber(message, retry_after_s=retry_after_s)
         case _:
             assert_never(begun)
+
+
+def _commit_begin(
+    runtime: Runtime, request: BindRequest, predecessor: Binding, *, wait_s: float, force: bool
+) -> tuple[float, successors.Outcome]:
+    """Run the first transaction; return when it began, by the monotonic clock, and what it returned."""
+    successor_id = str(uuid7())
+    attempts_began: list[float] = []
+    may_have_begun = False
+    committed = runtime.rollback_detector.newest()
+
+    def work(tx: Transaction) -> successors.Outcome:
+        nonlocal may_have_begun
+        attempts_began.append(tx.started_at)
+        begun = successors.begin(
+            tx,
+            successor_id,
+            request,
+            runtime.limits,
+            runtime.caller,
+            predecessor=predecessor,
+            wait_s=wait_s,
+            force=force,
+            committed=committed,
+            verify_clock=runtime.clocks.verify,
+        )
+        may_have_begun = may_have_begun or isinstance(begun, successors.Begun)
+        hit("replace.begin_in_transaction")
+        return begun
+
+    hit("replace.before_begin")
+    try:
+        begun = _repeat_if_changed(runtime, work)
+    except BindingLost as error:  # deleted since it was read
+        raise errors.NotFound(binding_id=predecessor.id) from error
+    except errors.Busy as busy:
+        raise _commit_unknown(busy, predecessor, wait_s) if may_have_begun else busy from None
+    return attempts_began[0], begun
+
+
+def _commit_unknown(busy: errors.Busy, predecessor: Binding, wait_s: float) -> errors.Busy:
+    """Return the error of a takeover whose COMMIT had no answer; a successor that it made is never sent."""
+    message = (
+        f"it is not known whether the replace has begun ({busy}): the binding may not be offered any more, and"
+        " nothing was sent"
+    )
+    error = errors.Busy(message, binding_id=predecessor.id, retry_after_s=ceil(wait_s))
+    error.predecessor_ended = False
+    return error
 
 
 def _repeat_if_changed(runtime: Runtime, work: Callable[[Transaction], successors.Outcome]) -> successors.Outcome:

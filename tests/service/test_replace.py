@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from bindings import errors, failpoints
 from bindings.domain.binding import Caller, EventKind, Reason, State
@@ -230,6 +232,35 @@ def test_application_keeps_the_binding_that_an_admin_replaces(harness: ServiceHa
     assert rides.replace(binding.id, phone_b=C, idempotency_key="k", own_only=True) == successor
     again = rides.replace(successor.id, phone_b=B, own_only=True)
     assert (again.actor, again.state) == ("key:rides", State.ACTIVE)
+
+
+def test_lost_answer_of_the_first_commit_is_not_taken_for_nothing(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binding = harness.bind(A, B)
+    database = harness.database
+    transaction, write, has_failed = database._transaction, database.write, False
+
+    @contextmanager
+    def lose_the_answer(*arguments: Any) -> Iterator[Any]:
+        nonlocal has_failed
+        if has_failed:
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("the database is away"))
+        with transaction(*arguments) as running:
+            yield running
+        has_failed = True
+        raise OperationalError("COMMIT", {}, sqlite3.OperationalError("the database is away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_transaction", lose_the_answer)
+        patch.setattr(database, "write", lambda work, **options: write(work, **(options | {"budget_s": 0.2})))
+        with pytest.raises(errors.Busy, match="not known whether the replace has begun") as unknown:
+            harness.service.replace(binding.id, phone_b=C)
+    assert (unknown.value.predecessor_ended, unknown.value.retry_after_s) == (False, 10)
+    assert harness.service.lookup(phone=A) == []
+    harness.clock.advance(11)
+    assert harness.service.replace(binding.id, phone_b=C).state is State.ACTIVE
+    assert harness.received("bind") == 2
 
 
 def test_two_callers_with_one_key_get_one_successor(harness: ServiceHarness) -> None:
