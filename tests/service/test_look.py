@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,13 +26,10 @@ from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, G, H, Servi
 from tests.service.test_scan_end import NoDatabase, PagedList
 
 if TYPE_CHECKING:
-    from sqlalchemy import Update
-
     from bindings.domain.binding import Binding
     from bindings.jobs.look import LookResult
     from bindings.provider.outcome import ProviderPage
     from bindings.service import BindingService
-    from bindings.store.database import Transaction
 
 OTHER = "other-app"
 LONG = 1_000_000
@@ -289,12 +285,8 @@ def test_no_look_for_a_successor_in_doubt_that_waits_and_was_never_sent(harness:
     change = update(schema.bindings).where(schema.bindings.c.id == waiting.id)
     for waits_for, is_due in ((predecessor.id, False), (None, True)):
         statement = change.values(waits_for=waits_for)
-        looks.service.runtime.database.write(partial(_execute, statement))
+        harness.rewrite(statement)
         assert (looks.look() is not None) == is_due
-
-
-def _execute(statement: Update, tx: Transaction) -> None:
-    tx.connection.execute(statement)
 
 
 def test_each_list_with_a_doubt_is_looked_at_and_that_of_the_account_for_all(harness: ServiceHarness) -> None:
