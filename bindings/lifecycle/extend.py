@@ -42,11 +42,13 @@ def extend(runtime: Runtime, binding_id: str, *, expire_s: int, actor: str | Non
         hit("extend.in_transaction")
         return extended
 
-    def needs_no_change(binding: Binding, now: datetime) -> bool:
-        new_end, latest_end = now + timedelta(seconds=expire_s), binding.provider_end
-        if latest_end is not None and new_end > latest_end:
+    def needs_no_change(binding: Binding, now: datetime, began_at: datetime) -> bool:
+        life, latest_end = timedelta(seconds=expire_s), binding.provider_end
+        if binding.expires_at is not None and began_at + life <= binding.expires_at:
+            return True  # perhaps moved by an attempt of this call whose response was lost
+        if latest_end is not None and now + life > latest_end:
             raise _too_long(latest_end, now)
-        return binding.expires_at is not None and new_end <= binding.expires_at
+        return False
 
     return _move_end(runtime, binding_id, move, needs_no_change, actor)
 
@@ -62,7 +64,7 @@ def shorten(runtime: Runtime, binding_id: str, *, after_s: int, reason: str | No
         hit("shorten.in_transaction")
         return shortened
 
-    def needs_no_change(binding: Binding, now: datetime) -> bool:
+    def needs_no_change(binding: Binding, now: datetime, _: datetime) -> bool:
         return binding.expires_at is not None and now + timedelta(seconds=after_s) >= binding.expires_at
 
     return _move_end(runtime, binding_id, move, needs_no_change, None)
@@ -72,19 +74,22 @@ def _move_end(
     runtime: Runtime,
     binding_id: str,
     move: Callable[[datetime, Transaction], Binding | None],
-    needs_no_change: Callable[[Binding, datetime], bool],
+    needs_no_change: Callable[[Binding, datetime, datetime], bool],
     actor: str | None,
 ) -> Binding:
-    """Run `move`, one statement; if it has changed nothing, find out why, and try again if nothing explains it."""
+    """Run `move`, one statement; if it has changed nothing, find out why, and try again if nothing explains it.
+
+    `needs_no_change` gets the binding, the present instant, and one at which this call had not yet sent anything.
+    """
     runtime.older_releases.require_none(PROMISED_ENDS)
-    now = runtime.clocks.expected_instant()
+    started_at, now = runtime.clock.monotonic(), runtime.clocks.expected_instant()
     for _ in range(ATTEMPTS):
         attempt = partial(move, now)
         moved = runtime.database.write(attempt, attempt_timeout_s=RETRY_BUDGET_S, autocommit_first=attempt)
         if moved is not None:
             return moved
         binding, now = _read_again(runtime, binding_id, actor)
-        if needs_no_change(binding, now):
+        if needs_no_change(binding, now, now - timedelta(seconds=runtime.clock.monotonic() - started_at)):
             return binding
     raise errors.Busy("other calls change the end of this binding all the time; this one has changed nothing")
 

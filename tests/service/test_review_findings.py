@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings import errors
+from bindings.clock import HostClock
 from bindings.domain.binding import State
 from tests.service.harness import POOL, A, B, C, D, E, F, G, H, wait_for
 from tests.service.test_look import Looks
@@ -169,3 +171,24 @@ def test_stale_row_of_the_predecessor_is_not_adopted_as_its_successor(
     entry = harness.entry(adopted)
     assert (adopted.state, adopted.bind_id == binding.bind_id) == (State.ACTIVE, False)
     assert (adopted.middle_number_a, entry.unbound_at) == (entry.middle_number_a, None)
+
+
+def test_extension_whose_response_was_lost_is_not_refused_as_too_long(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction runs again a second later: then the same time would end after the provider's end."""
+    clock = harness.clock
+    service = harness.open(host_clock=HostClock(wall=clock.unix, monotonic=clock.unix))
+    binding = harness.bind(A, B, expire_s=60, max_expire_s=HOUR)
+    write = service.runtime.database.write
+
+    def lose_response(*args: Any, **kwargs: Any) -> Any:
+        write(*args, **kwargs)
+        clock.advance(1)
+        return write(*args, **kwargs)
+
+    monkeypatch.setattr(service.runtime.database, "write", lose_response)
+    extended = service.extend(binding.id, expire_s=HOUR)
+    assert extended.expires_at == clock.at + timedelta(seconds=HOUR - 1)
+    with pytest.raises(errors.InvalidRequest, match="at most 3598 now"):
+        service.extend(binding.id, expire_s=HOUR)
