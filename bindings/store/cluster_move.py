@@ -18,6 +18,7 @@ from bindings.store import events
 from bindings.store.deliveries import pending_row
 from bindings.store.schema import account, deliveries, tally_marks, webhooks
 from bindings.store.schema import events as events_table
+from bindings.store.webhooks import is_sent
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -141,7 +142,7 @@ def _catch_up(tx: Transaction, move: _Move) -> None:
             pending_row(str(uuid7()), receiver.id, event.position, now)
             for receiver in receivers
             for event in written
-            if (receiver.kinds is None or event.kind in receiver.kinds) and event.at >= receiver.created_at
+            if is_sent(event.kind, receiver.kinds) and event.at >= receiver.created_at
         ]
         if rows:
             connection.execute(tx.dialect.insert(deliveries).on_conflict_do_nothing(), rows)

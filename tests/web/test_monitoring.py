@@ -120,7 +120,7 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "result": set(sender.RESULTS),
         "limit": set(metrics.LIMITS),
         "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
-        "task": {"expire", "warn", "tally", "pools", "recover", "reconcile", "retention", "deliver"},
+        "task": {"expire", "warn", "tally", "pools", "recover", "look", "reconcile", "retention", "deliver"},
     }
     for sample in samples(busy):
         for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample):
