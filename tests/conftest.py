@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.store.databases import Server
+
+
+settings.register_profile("no time limit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no time limit")
 
 
 @pytest.fixture(autouse=True)

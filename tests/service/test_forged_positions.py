@@ -120,7 +120,7 @@ def test_page_refuses_every_limit_outside_of_1_to_200(harness: ServiceHarness, n
 
 
 @pytest.mark.parametrize("name", PAGES)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
 def test_page_refuses_random_cursors(harness: ServiceHarness, name: str, text: str) -> None:
     field, page = PAGES[name]

@@ -114,11 +114,11 @@ def test_lookup_after_a_column_changed_its_type_is_retried(postgres_url: str) ->
 
     assert look_up() == []
     with psycopg.connect(postgres_url, autocommit=True) as migration:
-        migration.execute("ALTER TABLE bindings ALTER reference TYPE text")
+        migration.execute("ALTER TABLE bindings ALTER provider_status TYPE text")
         try:
             assert look_up() == []
         finally:
-            migration.execute("ALTER TABLE bindings ALTER reference TYPE varchar(255)")
+            migration.execute("ALTER TABLE bindings ALTER provider_status TYPE varchar(16)")
     assert look_up() == []
     database.close()
 
