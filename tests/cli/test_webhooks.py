@@ -97,7 +97,7 @@ def test_scheduler_sends_events_and_resumes_after_enable(shell: Shell, receiver:
     webhook = add(shell, receiver.url, "--kind", "activated")
     shell.bind()
     with running(shell, "scheduler", "--json") as program:
-        wait_for(lambda: "410" in shell.run("webhooks", "list").out)
+        wait_for(lambda: "the receiver answered 410" in shell.run("webhooks", "list").out)
         receiver.answers = lambda _: Reply()
         enabled = shell.run("webhooks", "enable", webhook["id"], "--json").json
         assert enabled["disabled_at"] is None

@@ -67,7 +67,7 @@ def test_R2_sixty_four_threads_on_fifty_phones_get_no_refusal_for_our_own_bindin
     fault_harness: FaultHarness, kind: str
 ) -> None:
     counts = run_load(fault_harness, kind, seconds=4.0, seed=1)
-    assert counts["bound"] > 50
+    assert counts["bound"] > 10
     assert counts["unbound"] > 5
 
 
