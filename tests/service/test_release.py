@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.service.harness import ServiceHarness
 
 LAG_S = 61  # more than the list's lag
-MANY = 100
+MANY = 300
 
 
 def test_released_binding_that_a_late_list_still_shows_is_not_held(harness: ServiceHarness) -> None:
