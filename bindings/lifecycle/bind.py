@@ -158,7 +158,7 @@ def send(runtime: Runtime, client: ProviderClient, request: BindRequest, send_cl
 def full_scan_required(runtime: Runtime, *, rollback_detected: bool) -> errors.Busy:
     """Return the error of a bind that waits for a full scan; log a rollback that was detected by it."""
     if rollback_detected:
-        _log_rollback(runtime)
+        log_rollback(runtime)
     message = "the database was restored to an earlier state: binds wait until `bindings reconcile` has completed"
     return errors.Busy(message, retry_after_s=FULL_SCAN_RETRY_S)
 
@@ -249,7 +249,8 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
             assert_never(outcome)
 
 
-def _log_rollback(runtime: Runtime) -> None:
+def log_rollback(runtime: Runtime) -> None:
+    """Log that the database has lost what was committed, and forget that version."""
     runtime.rollback_detector.forget()
     _log.critical("the database has lost what was committed: it was restored to an earlier state; binds wait")
 
@@ -266,7 +267,7 @@ def _handle_rollback_during_call(
             success = send_clock.success(outcome, runtime.guard_s(intent))
             holds.hold_late_success(tx, intent, success)
 
-    _log_rollback(runtime)
+    log_rollback(runtime)
     with suppress(errors.Busy):  # without the hold, a scan finds it as an orphan
         runtime.database.write(work, budget_s=SETTLE_BUDGET_S)
     message = "the database has lost the binding during the call; if the provider made it, it will be unbound"

@@ -18,7 +18,7 @@ from uuid_utils import uuid7
 from bindings import errors
 from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
-from bindings.lifecycle.bind import admit, full_scan_required, send
+from bindings.lifecycle.bind import admit, full_scan_required, log_rollback, send
 from bindings.lifecycle.clocks import Predecessor, SendClock
 from bindings.lifecycle.extend import why_not_active
 from bindings.lifecycle.older_releases import SUCCESSORS
@@ -50,7 +50,7 @@ FIRST_PAUSE_S = 0.2  # between two calls for the end of the predecessor; doubled
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Takeover:
-    """A recorded takeover, and the readings of the monotonic clock before its transaction and at its end."""
+    """A recorded takeover; it is over at `ends_at`, by the monotonic clock."""
 
     successor: Binding
     predecessor: Binding
@@ -364,7 +364,7 @@ def _unsent(error: errors.BindingsError) -> errors.BindingsError:
 
 def _handle_rollback(runtime: Runtime, takeover: _Takeover) -> errors.BindingsError:
     """Let binds wait for a full scan, and return the error of a takeover that the database has lost."""
-    runtime.rollback_detector.forget()
+    log_rollback(runtime)
     with suppress(errors.Busy):
         runtime.database.write(account.require_full_scan)
     message = (
