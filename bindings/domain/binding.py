@@ -215,6 +215,17 @@ class Binding:
             and self.provider_expires_at > max(self.ended_at, at)
         )
 
+    @property
+    def is_replaceable(self) -> bool:
+        """Return whether a successor may take over from it, if every successor that it has had has failed."""
+        is_offered = self.state is State.ACTIVE and self.unbind_requested_at is None
+        was_replaced = self.replaced_by is not None and self.state in (State.ACTIVE, State.UNBOUND)
+        return is_offered or was_replaced or self.state is State.EXPIRED
+
+    def has_waited_too_long(self, at: datetime) -> bool:
+        """Return whether it is a successor that still waits past its time: it was not sent, and never is."""
+        return self.waits_for is not None and not self.state.terminal and at >= self.settle_by
+
     def is_active(self, at: datetime) -> bool:
         """Return whether a caller may rely on the binding at the instant `at`."""
         return (

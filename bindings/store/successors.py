@@ -147,9 +147,7 @@ def _replay(
 
 def _end_overdue(tx: Transaction, successor: Binding, caller: Caller, now: datetime) -> Binding | None:
     """End a successor that still waits past its `settle_by`, and return it; None if it does not."""
-    if successor.waits_for is None or successor.state.terminal or now < successor.settle_by:
-        return None
-    return settle.end_waiting(tx, successor.id, caller)
+    return settle.end_waiting(tx, successor.id, caller) if successor.has_waited_too_long(now) else None
 
 
 def _expired_if_past_end(tx: Transaction, binding: Binding, caller: Caller, now: datetime) -> Binding:
@@ -162,22 +160,14 @@ def _expired_if_past_end(tx: Transaction, binding: Binding, caller: Caller, now:
 def _why_not_replaceable(
     tx: Transaction, binding: Binding, caller: Caller, now: datetime
 ) -> NotReplaceable | HasSuccessor | None:
-    """Return why the binding has no second successor, or None.
-
-    Replaceable is an active binding that is not to be unbound, an expired one, and one that an earlier replace has
-    ended, or is to end, if every successor of it has failed.
-    """
+    """Return why the binding cannot have a successor now, or None."""
     if binding.replaced_by is not None:
         successor = find(tx.connection, binding.replaced_by)
         if successor is not None:
             successor = _end_overdue(tx, successor, caller, now) or successor
             if successor.state is not State.FAILED:
                 return HasSuccessor(successor=successor)
-    is_active = binding.state is State.ACTIVE and binding.unbind_requested_at is None
-    was_replaced = binding.replaced_by is not None and binding.state in (State.ACTIVE, State.UNBOUND)
-    if is_active or was_replaced or binding.state is State.EXPIRED:
-        return None
-    return NotReplaceable(binding=binding)
+    return None if binding.is_replaceable else NotReplaceable(binding=binding)
 
 
 def _why_not_now(

@@ -82,13 +82,9 @@ def _why_at_its_longest(binding: Binding) -> str | None:
 
 
 def _why_not_replaced(binding: Binding, successor: Binding | None, now: datetime) -> str | None:
-    if successor is not None:
-        is_overdue = successor.waits_for is not None and successor.settle_by <= now
-        if successor.state is not State.FAILED and not is_overdue:
-            return "It has a successor already."
-        if binding.state in (State.ACTIVE, State.UNBOUND):
-            return None
-    if binding.state is State.EXPIRED or (binding.state is State.ACTIVE and binding.unbind_requested_at is None):
+    if successor is not None and successor.state is not State.FAILED and not successor.has_waited_too_long(now):
+        return "It has a successor already."
+    if binding.is_replaceable:
         return None
     if binding.state is State.ACTIVE:
         return "An unbind was requested, and nothing takes that back."

@@ -226,7 +226,7 @@ def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- 
 
 
 def _waiting_sentence(binding: Binding, at: datetime) -> str:
-    if binding.settle_by <= at:
+    if binding.has_waited_too_long(at):
         return (
             "It has not been sent and will not be: it has waited too long for the end of the binding that it"
             " replaces, and the next recover job records that."
