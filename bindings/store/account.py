@@ -6,7 +6,8 @@ and on SQLite the host that uses the file, because an SQLite file serves one hos
 
 from __future__ import annotations
 
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Iterator
 
     from bindings.store.database import Database, Transaction
 
@@ -66,6 +67,19 @@ def require_full_scan(tx: Transaction) -> None:
 def waive_scan(tx: Transaction) -> None:
     """Allow binds without that scan."""
     tx.connection.execute(update(account).values(scan_owed_since=None))
+
+
+@contextmanager
+def rewrites_allowed(tx: Transaction) -> Iterator[None]:
+    """Let this transaction change what was asked for, as sealing and erasing do; no other transaction sees it.
+
+    Only for the owner of the tables: on PostgreSQL the role of the application may not set the column. Use it
+    inside one transaction, which fails as a whole if the block raises.
+    """
+    before = tx.connection.execute(select(account.c.maintenance_until)).scalar()
+    tx.connection.execute(update(account).values(maintenance_until=datetime.max.replace(tzinfo=UTC)))
+    yield
+    tx.connection.execute(update(account).values(maintenance_until=before))
 
 
 def full_scan_required_since(database: Database) -> datetime | None:

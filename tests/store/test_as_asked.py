@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from bindings import errors
 from bindings.domain.binding import State
@@ -116,3 +116,16 @@ def test_temporary_table_of_the_caller_opens_no_way_around(postgres_url: str) ->
         connection.execute("CREATE TEMP TABLE account AS SELECT 'infinity'::timestamptz AS maintenance_until")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="bindings keep what was recorded"):
             connection.execute("UPDATE public.bindings SET actor = 'x'")
+
+
+def test_a_rewriting_transaction_leaves_the_triggers_on_for_every_other_one(harness: ServiceHarness) -> None:
+    binding_id = harness.bind(A, B).id
+    rewrite = update(bindings).where(bindings.c.id == binding_id).values(reference="rewritten")
+
+    harness.rewrite(rewrite)
+    assert harness.service.get(binding_id).reference == "rewritten"
+    assert _is_refused(harness, rewrite.values(reference="again"))
+    assert (
+        harness.database.read(lambda connection: connection.execute(select(account.c.maintenance_until)).scalar())
+        is None
+    )
