@@ -114,16 +114,16 @@ def next_steps(
         case State.IN_DOUBT:
             is_looked_for = next_scan is not None and resolution_times.is_looked_for(config, binding)
             look = ScheduledStep(text="looks at a few pages of the list may adopt it", at=binding.settle_by)
-            steps = _steps_in_doubt(binding, now, config.timestamp_tolerance_s, next_scan)
+            steps = _steps_in_doubt(binding, now, config, next_scan)
             return (look, *steps) if is_looked_for and now < binding.settle_by else steps
         case _:
             return ()
 
 
 def _steps_in_doubt(
-    doubt: Binding, now: datetime, tolerance_s: float, next_scan: datetime | None
+    doubt: Binding, now: datetime, config: Settings, next_scan: datetime | None
 ) -> tuple[ScheduledStep, ...]:
-    provable_from = acceptance_deadline(doubt, tolerance_s)
+    provable_from = acceptance_deadline(doubt, config.timestamp_tolerance_s)
     provable_until = doubt.requested_at + timedelta(seconds=doubt.provider_expire_s)
     lapses = ScheduledStep(
         text="its longest possible lifetime ends: it lapses and its phones are free", at=doubt.held_until
@@ -131,6 +131,9 @@ def _steps_in_doubt(
     if next_scan is None:
         return (lapses,)
     scan = max(now, next_scan)
+    if config.on_doubt != "adopt":
+        observed = "a scan reports what the provider's list says of it (BINDINGS_ON_DOUBT=observe)"
+        return (ScheduledStep(text=observed, at=scan), lapses)
     adopted = "a scan adopts it if the provider's list has it"
     if scan > provable_until:
         return (ScheduledStep(text=f"{adopted}; it is too late to prove it absent", at=scan), lapses)

@@ -155,6 +155,8 @@ def test_next_steps_of_a_doubt_say_what_the_next_scan_can_still_do(harness: Serv
         (config, binding, None),
     ):
         assert not any("looks" in step.text for step in next_steps(doubt, doubt.requested_at, settings, scan_at))
+    observing = config.model_copy(update={"on_doubt": "observe"})
+    assert not any("adopt" in step.text for step in next_steps(binding, soon, observing, soon))
     assert "adopts" in step_texts(120)[0]
     assert "may also prove" in step_texts(120)[1]
     assert "or proves" in step_texts(400)[0]
