@@ -69,9 +69,12 @@ lint: $(STAMP)  ## check style, types and import contracts
 format: $(STAMP)  ## format the files with ruff
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
+LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+  --no-emit-package pns-bindings --python-version 3.11 pyproject.toml
+
 lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
-	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	  --no-emit-package bindings --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	@$(LOCK) --extra dev -o requirements/dev.txt
+	@$(LOCK) --extra all --constraints requirements/dev.txt -o requirements/production.txt
 
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from bindings import distribution
+
+__version__ = "0.1.0"
+
+distribution.refuse_clash(__path__[0])
+
 TYPE_CHECKING = False  # type checkers take it as true; importing typing takes as long as starting Python
 if TYPE_CHECKING:
     from typing import Any

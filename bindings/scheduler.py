@@ -21,7 +21,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from bindings.domain.extras import install_hint
+from bindings.distribution import install_hint
 from bindings.fork_safety import ProcessMark
 from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job

@@ -96,7 +96,7 @@ def configure_logging(*, as_json: bool) -> None:
 @contextmanager
 def require_extra(extra: str) -> Iterator[None]:
     """Raise `InvalidRequest` that names the extra to install if one of its libraries is missing."""
-    from bindings.domain.extras import install_hint
+    from bindings.distribution import install_hint
     from bindings.errors import FieldError, InvalidRequest
 
     try:

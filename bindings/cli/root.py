@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bindings import __version__
 from bindings.jobs.registry import JOBS
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _interrupted() -> Exception:
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="bindings", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def root() -> None:
     """Manage privacy-number bindings: bind phones to middle numbers, look up, trace and expire bindings."""
 

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from bindings.domain.extras import install_hint
+from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit

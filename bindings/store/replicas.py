@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 from uuid_utils import uuid7
 
+from bindings import __version__
 from bindings.store import sql
 from bindings.store.schema import HEAD, replicas
 
@@ -71,7 +71,7 @@ def record(tx: Transaction) -> None:
     now = tx.instant()
     values: dict[str, Any] = {
         "name": process_name(),
-        "version": _version(),
+        "version": __version__,
         "phone_key_ids": [],
         "schema_revision": HEAD,
         "seen_at": now,
@@ -89,14 +89,6 @@ def process_name() -> str:
 @cache
 def _process_id(pid: int) -> str:  # noqa: ARG001 -- a child of a fork has another number, and so another id
     return str(uuid7())
-
-
-@cache
-def _version() -> str:
-    try:
-        return metadata.version("bindings")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
 
 
 class Heartbeat:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+import bindings
 from bindings.cli.root import root
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ def test_phone_as_unexpected_argument_is_masked_in_the_error(shell: Shell) -> No
 
 
 def test_version_option_prints_the_version(shell: Shell) -> None:
-    assert shell.run("--version").out.startswith("bindings ")
+    assert shell.run("--version").out == f"bindings {bindings.__version__}\n"

@@ -87,7 +87,7 @@ def test_test_message_without_the_signing_library_names_the_extra(
     result = shell.run("webhooks", "test", webhook["id"])
     assert result.code == 2
     assert "the extra `server` is not installed (standardwebhooks is missing)" in result.err
-    assert "pip install '.[server]'" in result.err
+    assert "pip install 'pns-bindings[server]'" in result.err
 
 
 @pytest.mark.processes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select, text, update
 
+from bindings import __version__
 from bindings.clock import HostClock
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
@@ -69,7 +70,7 @@ def test_process_has_one_row_however_many_services_it_opens(service: BindingServ
     BindingService.open(database_url=database_url).close()
     [replica] = recorded(service)
     assert replica.name == service.runtime.replica
-    assert replica.version == replicas._version()
+    assert replica.version == __version__
     assert replica.phone_key_ids == []
     assert replica.started_at <= replica.seen_at
 
@@ -155,7 +156,7 @@ def test_check_names_the_processes_by_version_and_schema(service: BindingService
         checks = health.service_checks(service.runtime)
         return next(check for check in checks if check.name == "replicas")
 
-    version = replicas._version()
+    version = __version__
     own = f"1 of version {version} for schema {HEAD}: {service.runtime.replica}"
     assert check().seen == f"processes recorded in the last 3 min: {own}"
     assert check().level is Level.OK

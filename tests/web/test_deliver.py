@@ -635,7 +635,7 @@ def test_scheduler_without_the_signing_library_says_that_it_sends_nothing(
     with Scheduler(harness.service) as scheduler:
         assert "deliver" not in scheduler.ages_s()
     [message] = [text for text in caplog.messages if "sends no webhook deliveries" in text]
-    assert "pip install '.[server]'" in message
+    assert "pip install 'pns-bindings[server]'" in message
 
 
 def test_worker_exception_is_logged_by_type_only(

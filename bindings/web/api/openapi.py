@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar.routes import HTTPRoute
 
-from bindings import errors
+from bindings import __version__, errors
 from bindings.domain.binding import Reason
 from bindings.provider import statuses
 from bindings.web import problems
@@ -107,7 +106,7 @@ def _content() -> Json:
         models += [response.model for response in operation.responses.values() if response.model]
     return {
         "openapi": "3.1.0",
-        "info": {"title": "bindings", "version": version("bindings"), "description": ABOUT},
+        "info": {"title": "bindings", "version": __version__, "description": ABOUT},
         "tags": [
             {"name": "bindings", "description": "For backend applications and auditors."},
             {"name": "operations", "description": "For operators of the service."},

@@ -1,0 +1,139 @@
+"""The distribution: sdist and wheel run from an empty folder, locks agree, and a clash of names is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+import bindings
+from bindings import distribution
+
+ROOT = Path(__file__).parents[1]
+OTHER = "bindings-9.9.dist-info"
+
+
+def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    ignored = ("BINDINGS_", "PYTHON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def output(*command: str | Path, folder: Path) -> str:
+    result = run(*command, folder=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the sdist, and with the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    output(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a new virtual environment with the wheel, and with the dependencies of this one."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    (wheel,) = built.glob("*.whl")
+    output(python, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet", wheel, folder=folder)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder
+
+
+@pytest.fixture
+def site(environment: Path) -> Path:
+    (package,) = environment.glob("lib/*/site-packages/bindings")
+    return package.parent
+
+
+def test_name_and_version_are_the_same_everywhere(built: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == distribution.NAME
+    name = f"{distribution.NAME.replace('-', '_')}-{bindings.__version__}"
+    assert {path.name for path in built.iterdir()} == {f"{name}.tar.gz", f"{name}-py3-none-any.whl"}
+
+
+def test_sdist_has_what_the_readme_and_the_tests_need(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    assert {"Makefile", "README.md", "requirements/dev.txt", "requirements/production.txt"} <= names
+    assert {"bindings/py.typed", "migrations/env.py", "tests/test_distribution.py"} <= names
+
+
+@pytest.mark.processes
+def test_installed_wheel_runs_in_an_empty_folder(environment: Path, tmp_path: Path) -> None:
+    command = environment / "bin" / "bindings"
+    assert output(command, "--version", folder=tmp_path) == f"bindings {bindings.__version__}\n"
+    assert output(command, "db", "upgrade", folder=tmp_path).startswith("schema at ")
+    output(command, "db", "check", folder=tmp_path)
+    assert output(command, "keys", "create", "--name", "ops", "--role", "admin", folder=tmp_path)
+    show = "import bindings; print(bindings.__version__, bindings.__file__, bindings.BindingService.__name__)"
+    version, file, name = output(environment / "bin" / "python", "-c", show, folder=tmp_path).split()
+    assert (version, name) == (bindings.__version__, "BindingService")
+    assert Path(file).is_relative_to(environment)
+
+
+@pytest.mark.processes
+def test_import_beside_another_distribution_that_owns_the_package_is_refused(site: Path, tmp_path: Path) -> None:
+    other = site / OTHER
+    other.mkdir()
+    try:
+        (other / "RECORD").write_text(f"bindings/__init__.py,,\n{OTHER}/RECORD,,\n")
+        result = run(site.parents[2] / "bin" / "bindings", "--version", folder=tmp_path)
+    finally:
+        (other / "RECORD").unlink()
+        other.rmdir()
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: the package bindings in ")
+    assert "files of two distributions, pns-bindings and bindings 9.9" in last
+    assert "`pip uninstall bindings pns-bindings`" in last
+
+
+@pytest.mark.parametrize("record", [f"bindings_c/__init__.py,,\n{OTHER}/RECORD,,\n", None])
+def test_other_distribution_of_that_name_without_files_of_the_package_is_accepted(
+    tmp_path: Path, record: str | None
+) -> None:
+    (tmp_path / OTHER).mkdir()
+    if record is not None:
+        (tmp_path / OTHER / "RECORD").write_text(record)
+    distribution.refuse_clash(str(tmp_path / "bindings"))
+
+
+def test_check_for_a_clash_accepts_a_package_in_an_archive(tmp_path: Path) -> None:
+    distribution.refuse_clash(str(tmp_path / "archive.zip" / "bindings"))
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
+
+
+def test_production_installs_the_versions_that_the_tests_ran_with() -> None:
+    production, tested = pins("production"), pins("dev")
+    assert production.items() <= tested.items()
+    assert {"psycopg", "litestar", "cryptography"} <= production.keys()
+    assert not {"pytest", "mypy", "hatchling"} & production.keys()
