@@ -1,10 +1,12 @@
-# Most targets build .venv first: with uv if it is installed, otherwise with python3 -m venv and pip.
-# Required beforehand: python3 (3.11 or later, with the venv module) and make.
+# `make demo` builds .venv-demo first, most other targets .venv: with uv if it is installed, otherwise with
+# python3 -m venv and pip. Required beforehand: python3 (3.11 or later, with the venv module) and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := .venv-demo
+DEMO_STAMP := $(DEMO)/.installed
 TESTS ?=  # files or folders for `make test` and `make soak`; default: all
 WORKERS ?= 4  # tests that run at a time; they mostly wait, so this may exceed the number of cores
 UV := $(shell command -v uv 2>/dev/null)
@@ -18,25 +20,39 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list all targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "bindings needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
+require-python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || { echo "bindings needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1; }
 ifneq ($(UV),)
-	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+create = $(UV) venv --quiet --clear --python $(PYTHON) $(1)
+install = $(UV) pip install --python $(1)/bin/python
 else
-	@$(PYTHON) -m venv --clear $(VENV) 2>/dev/null \
-	  || { echo "python3 has no venv module here; on Debian: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+create = $(PYTHON) -m venv --clear $(1) 2>/dev/null \
+  || { echo "python3 has no venv module here; on Debian: apt-get install python3-venv"; exit 1; }
+install = $(1)/bin/python -m pip install
+endif
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(require-python)
+	@echo "Installing the tools and libraries of the developers into $(VENV)"
+	@$(call create,$(VENV))
+	@$(call install,$(VENV)) --compile --require-hashes -r requirements/dev.txt
+	@$(call install,$(VENV)) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEMO_STAMP): requirements/demo.txt
+	@$(require-python)
+	@echo "Installing what the demo needs into $(DEMO), about 40 MB; only the first run does this"
+	@$(call create,$(DEMO))
+	@$(call install,$(DEMO)) --no-compile --require-hashes -r requirements/demo.txt
+ifeq ($(UV),)
+	@$(DEMO)/bin/python -m pip uninstall -qq --yes pip setuptools  # 27 MB that the demo does not need
 endif
 	@touch $@
 
 install: $(STAMP)  ## create .venv from the locked requirements
 
-demo: $(STAMP)  ## run the product on SQLite with a simulated provider; needs no account
-	@$(BIN)/bindings demo
+demo: $(DEMO_STAMP)  ## run the product on SQLite with a simulated provider; needs no account
+	@$(DEMO)/bin/python -m bindings demo
 
 test: $(STAMP)  ## run all tests, on SQLite and PostgreSQL (except soak and browser tests)
 	@$(BIN)/python -m pytest -m "not soak and not browser" -n $(WORKERS) --dist worksteal $(TESTS)
@@ -74,9 +90,10 @@ LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-
 
 lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 	@$(LOCK) --extra dev -o requirements/dev.txt
-	@$(LOCK) --extra all --constraints requirements/dev.txt -o requirements/production.txt
+	@$(LOCK) --constraints requirements/dev.txt -o requirements/demo.txt
+	@$(LOCK) --constraints requirements/dev.txt --extra all -o requirements/production.txt
 
 clean:  ## remove all generated files and folders
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help install demo test test-browser screenshots soak bench bench-full lint format lock clean

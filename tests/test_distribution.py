@@ -10,6 +10,7 @@ import sysconfig
 import tarfile
 import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,43 @@ def test_production_installs_the_versions_that_the_tests_ran_with() -> None:
     assert production.items() <= tested.items()
     assert {"psycopg", "litestar", "cryptography"} <= production.keys()
     assert not {"pytest", "mypy", "hatchling"} & production.keys()
+    assert pins("demo").items() <= production.items()
+
+
+def locked_packages(name: str, folder: Path) -> Path:
+    """Return a folder with links to what a lock file installs: modules and packages of this environment."""
+    for package in pins(name):
+        try:
+            files = metadata.distribution(package).files
+        except metadata.PackageNotFoundError:  # for other systems only
+            continue
+        assert files is not None
+        for part in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            (folder / part).symlink_to(Path(sysconfig.get_path("purelib")) / part)
+    return folder
+
+
+def isolated(packages: Path, *arguments: str, folder: Path) -> str:
+    """Return the output of Python with this checkout and the locked packages, and nothing else."""
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(packages)!r}]; "
+    start, *rest = arguments
+    return output(sys.executable, "-I", "-S", "-c", code + start, *rest, folder=folder)
+
+
+@pytest.mark.processes
+def test_demo_runs_with_the_packages_of_its_lock_only(tmp_path: Path) -> None:
+    packages = locked_packages("demo", tmp_path)
+    result = isolated(packages, "from bindings.cli import main; main()", "demo", folder=tmp_path)
+    assert "The provider's records agree" in result
+
+
+@pytest.mark.processes
+def test_every_module_is_imported_with_the_packages_of_the_production_lock_only(tmp_path: Path) -> None:
+    packages = locked_packages("production", tmp_path)
+    code = (
+        "import bindings, importlib, pkgutil; "
+        "names = [module.name for module in pkgutil.walk_packages(bindings.__path__, 'bindings.')"
+        " if not module.name.endswith('__main__')]; "
+        "print(len([importlib.import_module(name) for name in names]))"
+    )
+    assert int(isolated(packages, code, folder=tmp_path)) > 100

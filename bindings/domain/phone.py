@@ -6,7 +6,7 @@ else is guessed. Invariant: only `.digits` returns the full number.
 
 from __future__ import annotations
 
-from importlib import import_module
+from bindings.domain.calling_codes import CALLING_CODES
 
 NATIONAL_DIGITS = (2, 17)  # the fewest and the most that can follow a country calling code
 MAX_DIGITS = 20  # the provider's limit: docs/reference/provider-api.md#1-bind
@@ -47,15 +47,8 @@ class Phone:
         """Return what equality, locks and indexes compare; the one place to change if phones are stored hashed."""
         return self._digits
 
-    @staticmethod
-    def load_calling_codes() -> None:
-        """Import the list of calling codes: a fork may come while a thread imports it at its first use."""
-        import_module("phonenumbers")
-
     def country_code(self) -> int | None:
         """Return the country calling code, or None if the digits are not an international number."""
-        from phonenumbers import COUNTRY_CODE_TO_REGION_CODE as CALLING_CODES
-
         # No calling code is a prefix of another: the prefix decides, in a fiftieth of the time that parsing takes.
         for length in range(1, 0 if self._digits.startswith("0") else 4):
             code, national_digits = int(self._digits[:length]), len(self._digits) - length

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bindings.errors import Busy, ProviderAccountRefused
@@ -44,10 +43,6 @@ class BindAdmission(ForkSensitive):
         self._limit = limit
         self._slots = threading.BoundedSemaphore(limit)
         self.watch_forks()
-
-    def before_fork(self) -> None:
-        """Load what the first bind loads: a child would wait without end for a thread that was loading it."""
-        import_module("phonenumbers")
 
     def after_fork_in_child(self) -> None:
         """Free every slot."""

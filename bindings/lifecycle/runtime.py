@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK, HostClock
 from bindings.domain.conflict import Policy
-from bindings.domain.phone import Phone
 from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
@@ -140,7 +139,6 @@ def new_runtime(
     settings: Settings, database: Database, *, caller: Caller, clock: HostClock = SYSTEM_CLOCK
 ) -> Runtime:
     """Build the parts over an open database. Connects to nothing."""
-    Phone.load_calling_codes()
     client = _provider_client(settings, clock)
     clocks = ClockMonitor(database, client, app_id=settings.provider_app_id, clock=clock)
     runtime = Runtime(

@@ -43,7 +43,7 @@ OPERATION = [
     "demo",
 ]
 COMMANDS = [*BINDINGS, *OPERATION]
-HEAVY = "sqlalchemy requests apscheduler pydantic rich phonenumbers alembic psycopg litestar uvicorn structlog"
+HEAVY = "sqlalchemy requests apscheduler pydantic rich alembic psycopg litestar uvicorn structlog"
 
 PRINT_EVERY_HELP = """
 import contextlib, io, sys

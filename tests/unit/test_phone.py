@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from bindings.domain.calling_codes import CALLING_CODES
 from bindings.domain.phone import Phone, mask
 
 SAMPLE = "9188067701"
@@ -95,3 +96,14 @@ def test_country_code_is_none_unless_the_digits_are_international() -> None:
     assert Phone("919812345678").country_code() == 91
     assert Phone("12025550123").country_code() == 1
     assert Phone("0").country_code() is None
+
+
+def test_calling_codes_are_those_of_the_library_for_phone_numbers() -> None:
+    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
+
+    assert set(COUNTRY_CODE_TO_REGION_CODE) == CALLING_CODES
+
+
+def test_no_calling_code_is_the_prefix_of_another() -> None:
+    codes = {str(code) for code in CALLING_CODES}
+    assert {code[:length] for code in codes for length in range(1, len(code))} & codes == set()
