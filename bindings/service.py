@@ -421,6 +421,8 @@ class BindingService:
         self,
         *,
         state: str | None = None,
+        provider_status: str | None = None,
+        state_reason: str | None = None,
         active: bool | None = None,
         mode: str | None = None,
         phone: str | Phone | None = None,
@@ -439,13 +441,16 @@ class BindingService:
     ) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first.
 
-        `state` is the state as recorded, so one recorded as active may be past its end, or asked to end; `active`
-        is True for the bindings that `lookup` would return now, and False for all others.
+        `state` is the state as recorded, so one recorded as active may be past its end, or asked to end;
+        `state_reason` is the binding's `reason`. `active` is True for the bindings that `lookup` would return now,
+        and False for all others.
         `actor` is the actor that requested the binding, at or after `requested_from` and before `requested_to`.
         `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None at the end.
         """
         filters, size, position = validation.filters(
             state=state,
+            provider_status=provider_status,
+            state_reason=state_reason,
             active=active,
             mode=mode,
             phone=phone,

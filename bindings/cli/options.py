@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
+SECONDS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 MAX_LINE = 1_000  # characters; a phone has 20 digits
 RawValue: TypeAlias = Any  # an option as it was typed, or None: the service checks its type and its value
 
@@ -56,6 +57,26 @@ class PhoneNumber(click.ParamType[Any]):
         if value != "-":
             return value
         return _next_line(field="phone" if param is None or param.name is None else param.name)
+
+
+class PointInTime(click.ParamType[Any]):
+    """A time, or how long ago it was: 24h, 7d, 90min, 30s. The service reads any other text."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the time that long ago by the clock of this host, or the text if it is no such length."""
+        match = re.fullmatch(r"([0-9]{1,6})(s|min|h|d)", str(value), re.ASCII)
+        if match is None:
+            return value
+        from datetime import UTC, datetime, timedelta
+
+        return datetime.now(UTC) - timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+
+
+def time_option(*names: str, help_text: str) -> Callable[[Command], Command]:
+    """Return an option for a time, which may be written as how long ago it was."""
+    return click.option(*names, type=PointInTime(), metavar="TIME", help=help_text)
 
 
 def _next_line(*, field: str) -> str:

@@ -94,12 +94,13 @@ def bindings(
     """
     first_columns = extra or {}
     flat = list(_prepend(first_columns, (_flat(binding, revealed=revealed) for binding in records)))
-    columns = [*first_columns, "ID", "STATE", "MODE", "PHONES", "MIDDLE", "EXPIRES", "REFERENCE"]
+    columns = [*first_columns, "REQUESTED", "ID", "STATE", "REASON", "MODE", "POOL", "PHONES", "MIDDLE"]
+    columns += ["EXPIRES", "REFERENCE"]
     if not sys.stdout.isatty() or _width(columns, flat) <= shutil.get_terminal_size().columns:
         table(columns, flat)
         return
     stacked = _prepend(first_columns, (_stacked(binding, revealed=revealed) for binding in records))
-    table([*first_columns, "BINDING", "STATE", "EXPIRES, REFERENCE"], list(stacked))
+    table([*first_columns, "BINDING", "STATE", "REQUESTED, EXPIRES"], list(stacked))
 
 
 def replacements(records: Iterable[Binding]) -> None:
@@ -137,9 +138,12 @@ def _flat(binding: Binding, *, revealed: bool) -> list[str]:
     a, b = _phones(binding, revealed=revealed)
     numbers = dict.fromkeys((binding.middle_number_a, binding.middle_number_b))
     return [
+        format_instant(binding.requested_at),
         binding.id,
         binding.state,
+        _reason(binding) or "-",
         binding.mode,
+        escape_unprintable(binding.pool_number),
         f"{a} {b}",
         escape_unprintable(" ".join(number for number in numbers if number) or "-"),
         format_instant(binding.expires_at),
@@ -151,11 +155,18 @@ def _stacked(binding: Binding, *, revealed: bool) -> list[str]:
     a, b = _phones(binding, revealed=revealed)
     pairs = ((a, binding.middle_number_a), (b, binding.middle_number_b))
     parties = [f"{GAP}{phone} sees {escape_unprintable(number or '-')}" for phone, number in pairs]
+    state = f"{binding.state} {_reason(binding)}".rstrip()
+    times = (format_instant(at) for at in (binding.requested_at, binding.expires_at))
     return [
         "\n".join([binding.id, *parties]),
-        f"{binding.state}\n{binding.mode}",
-        f"{format_instant(binding.expires_at)}\n{escape_unprintable(binding.reference or '-')}",
+        f"{state}\n{binding.mode}\n{escape_unprintable(binding.pool_number)}",
+        "\n".join([*times, escape_unprintable(binding.reference or "-")]),
     ]
+
+
+def _reason(binding: Binding) -> str:
+    """Return the provider's status and the reason of the state, as far as there are any."""
+    return escape_unprintable(" ".join(filter(None, (binding.provider_status, binding.reason))))
 
 
 def _phones(binding: Binding, *, revealed: bool) -> tuple[str, str]:

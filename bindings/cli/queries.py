@@ -10,7 +10,7 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
-from bindings.domain.search_filters import FLAGS, HELP, REFUSAL_HELP
+from bindings.domain.search_filters import FLAGS, HELP, INSTANTS, REFUSAL_HELP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,18 +28,21 @@ def _filter_options(help_texts: Mapping[str, str]) -> Callable[[Callable[..., No
 
     def add_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, help_text in reversed(list(help_texts.items())):
-            flag, is_switch = f"--{name.replace('_', '-')}", name in FLAGS
-            option = (
-                options.phone_option(flag, help_text=help_text)
-                if name == "phone"
-                else click.option(
-                    flag, help=help_text, is_flag=is_switch, flag_value=is_switch or None, default=None
-                )
-            )
-            command = option(command)
+            command = _filter_option(name, help_text)(command)
         return command
 
     return add_options
+
+
+def _filter_option(name: str, help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flag = f"--{name.replace('_', '-')}"
+    if name == "phone":
+        return options.phone_option(flag, help_text=help_text)
+    if name in INSTANTS:
+        return options.time_option(flag, INSTANTS[name], help_text=help_text)
+    if name in FLAGS:
+        return click.option(flag, help=help_text, is_flag=True, flag_value=True, default=None)
+    return click.option(flag, help=help_text)
 
 
 @click.command()
@@ -66,7 +69,9 @@ def list_(
 ) -> None:
     """List the bindings that match all given filters, newest first.
 
-    With --phone or --middle-number also the holds of the number: what else the provider holds it for.
+    With --phone or --middle-number also the holds of the number: what else the provider holds it for. TIME is a
+    time with a zone, such as 2026-11-23T14:32:00Z, or how long ago it was: 90min, 24h or 7d. REASON has the
+    provider's status, if there is one, and the reason of the state.
     """
     with context.open_service(as_json=as_json) as service:
         page = service.search(cursor=cursor, limit=limit, **filters)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 class SearchFilters:
     """What the bindings of a search match, all of it; a filter that is None matches every binding.
 
-    `state` is the state as recorded; `active` is whether a caller may rely on the binding now, as in a lookup.
+    `state` is the state as recorded, and `state_reason` why it is so; `active` is whether a caller may rely on the
+    binding now, as in a lookup.
     `phone` and `middle_number` match either party. The time of the request is in [requested_from, requested_to).
     """
 
     state: State | None = None
+    provider_status: str | None = None
+    state_reason: str | None = None
     active: bool | None = None
     mode: Mode | None = None
     phone: Phone | None = None
@@ -55,6 +58,8 @@ class RefusalFilters:
 
 HELP = {
     "state": "State as recorded: pending, active, in_doubt, failed, expired, unbound or lapsed.",
+    "provider_status": "The provider's status that decided the state, such as -41.",
+    "state_reason": "Why the state is what it is, such as never_sent or no_number.",
     "active": "Only bindings that are active now, as in a lookup; one recorded as active may be past its end.",
     "mode": "AXB or AXXB.",
     "phone": "A real phone, as A or as B.",
@@ -66,7 +71,7 @@ HELP = {
     "pool_number": "The pool.",
     "app_id": "The application.",
     "actor": "Requested by this actor, such as key:NAME.",
-    "requested_from": "Requested at or after this time, such as 2026-11-23T14:32:00Z.",
+    "requested_from": "Requested at or after this time.",
     "requested_to": "Requested before this time, which must be later than the start.",
 }
 REFUSAL_HELP = {
@@ -76,6 +81,8 @@ REFUSAL_HELP = {
     "request_id": "The id of the request.",
     "actor": HELP["actor"],
 }
-FLAGS = frozenset({"active"})  # on the command line
+# On the command line: switches, and the short names of times.
+FLAGS = frozenset({"active"})
+INSTANTS = {"requested_from": "--since", "requested_to": "--until"}
 # They may identify a person, and URLs are logged.
 BODY_ONLY = frozenset({"phone", "middle_number", "idempotency_key", "actor"})

@@ -188,6 +188,7 @@ def search(
 _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "phone": lambda phone: or_(bindings.c.phone_a == phone, bindings.c.phone_b == phone),
     "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
+    "state_reason": lambda reason: bindings.c.reason == reason,
     "idempotency_key": lambda key: or_(idempotency_key == key, bindings.c.freed_key == key),
     "requested_from": lambda at: bindings.c.requested_at >= at,
     "requested_to": lambda at: bindings.c.requested_at < at,

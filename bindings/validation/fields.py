@@ -37,6 +37,8 @@ LIMITS = {
     "reference": 255,
     "idempotency_key": 255,
     "bind_id": 64,
+    "provider_status": 16,
+    "state_reason": 64,
     "reason": 255,
     "actor": 128,
     "request_id": 128,

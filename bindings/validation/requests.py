@@ -271,10 +271,12 @@ def trace(
     return number, time, checked_party, checked_window_s
 
 
-# The check of each filter of a search. To add a filter, add it here, to `filters`, to `SearchFilters`, to
+# The check of each filter of a search. To add a filter, add it here, to `SearchFilters`, to
 # `BindingService.search` and to the models in `web.api.requests`; a test compares these places.
 FILTER_CHECKS: dict[str, Callable[[Any], Any]] = {
     "state": fields.state,
+    "provider_status": fields.single_line("provider_status"),
+    "state_reason": fields.single_line("state_reason"),
     "active": fields.boolean,
     "mode": fields.mode,
     "phone": fields.phone,
@@ -292,44 +294,16 @@ FILTER_CHECKS: dict[str, Callable[[Any], Any]] = {
 
 
 def filters(
-    *,
-    limit: object,
-    cursor: object,
-    state: object = None,
-    active: object = None,
-    mode: object = None,
-    phone: object = None,
-    middle_number: object = None,
-    reference: object = None,
-    reference_prefix: object = None,
-    idempotency_key: object = None,
-    bind_id: object = None,
-    pool_number: object = None,
-    app_id: object = None,
-    actor: object = None,
-    requested_from: object = None,
-    requested_to: object = None,
+    *, limit: object, cursor: object, **values: object
 ) -> tuple[SearchFilters, int, tuple[datetime, str] | None]:
-    """Return the filters of a search, the size of the page, and the row before it (None: the first page)."""
-    values = {
-        "state": state,
-        "active": active,
-        "mode": mode,
-        "phone": phone,
-        "middle_number": middle_number,
-        "reference": reference,
-        "reference_prefix": reference_prefix,
-        "idempotency_key": idempotency_key,
-        "bind_id": bind_id,
-        "pool_number": pool_number,
-        "app_id": app_id,
-        "actor": actor,
-        "requested_from": requested_from,
-        "requested_to": requested_to,
-    }
+    """Return the filters of a search, the size of the page, and the row before it (None: the first page).
+
+    `values` are the filters by name. Raises `KeyError` for a name that is none of `FILTER_CHECKS`.
+    """
     errors = FieldErrors()
     checked = {name: errors.optional(name, FILTER_CHECKS[name], value) for name, value in values.items()}
-    _check_order(errors, "requested_from", checked["requested_from"], "requested_to", checked["requested_to"])
+    start, end = checked.get("requested_from"), checked.get("requested_to")
+    _check_order(errors, "requested_from", start, "requested_to", end)
     size, position = _page(errors, limit=limit, cursor=cursor)
     errors.raise_if_any()
     return SearchFilters(**checked), size, position

@@ -1,6 +1,6 @@
 """What every request passes before it reaches a route: request id, header checks, body limit, log line, metrics.
 
-Pure ASGI, outermost. The whole body is read here, at most 16 KiB of it and for at most ten seconds, so that a slow
+Pure ASGI, outermost. The whole body is read here, at most 17 KiB of it and for at most ten seconds, so that a slow
 or endless sender occupies no route. A request that a proxy might parse in another way than this server is refused.
 The log line and the metrics name the route's template, never the path as it was sent: a careless client may have
 put a phone number there. Authentication does not belong here.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MAX_BODY_BYTES = 16 * 1024  # no valid body is larger, even if every character is escaped
+MAX_BODY_BYTES = 17 * 1024  # no valid body is larger, even if every character is escaped
 BODY_DEADLINE_S = 10.0
 DRAIN_S = 2.0
 # The client's own request id is kept, unless it may hold a phone number or is not fit for a log line.

@@ -72,7 +72,7 @@ class RequestTimeout(BindingsError):
 
 
 class TooLarge(BindingsError):
-    """The body is larger than 16 KiB; nothing was done."""
+    """The body is larger than 17 KiB; nothing was done."""
 
     code = "too-large"
     http_status = 413

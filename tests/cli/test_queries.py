@@ -58,6 +58,11 @@ def test_list_filters_and_pages(shell: Shell) -> None:
         ("--middle-number", "1", []),
         ("--bind-id", second["bind_id"], [second["id"]]),
         ("--state", "failed", []),
+        ("--provider-status", "-41", []),
+        ("--state-reason", "no_number", []),
+        ("--since", "10min", [second["id"], first["id"]]),
+        ("--since", "1h", [second["id"], first["id"]]),
+        ("--until", "1d", []),
         ("--pool-number", "other", []),
         ("--app-id", "other", []),
         ("--actor", "other", []),
@@ -82,8 +87,8 @@ def test_list_with_wrong_filters_names_all_of_them(shell: Shell) -> None:
 def test_list_outside_a_terminal_prints_one_line_per_binding(shell: Shell) -> None:
     bound = shell.bind(A, B, "--reference", "order-1").json
     heading, row = shell.run("list").out.splitlines()
-    assert heading.split()[:3] == ["ID", "STATE", "MODE"]
-    for part in (bound["id"], "active", "AXB", "91******01 91******99", MIDDLE, "Z  order-1"):
+    assert heading.split()[:5] == ["REQUESTED", "ID", "STATE", "REASON", "MODE"]
+    for part in (bound["id"], "active", "AXB  ", "918806", "91******01 91******99", MIDDLE, "Z  order-1"):
         assert part in row
     assert "\x1b" not in row
 
@@ -99,6 +104,7 @@ def test_list_in_a_narrow_terminal_stays_within_80_columns(shell: Shell) -> None
     assert max(map(len, lines)) <= 80
     assert bound["id"] in lines[1]
     assert "91******01 sees 9188061024" in lines[2]
+    assert "918806" in lines[3].split()
 
 
 def test_empty_result_is_reported_on_stderr_only(shell: Shell) -> None:

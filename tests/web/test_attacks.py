@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.web.conftest import Running
 
 UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
-MANY = 1_100  # names that fit into a body of 16 KiB
+MANY = 1_100  # names that fit into a body of 17 KiB
 
 
 def send(running: Running, key: dict[str, str], call: tuple[str, str], values: dict[str, Any]) -> Response:

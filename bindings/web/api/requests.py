@@ -76,6 +76,10 @@ AppId = Annotated[
 IdempotencyKey = Annotated[str, _line("idempotency_key", "The key that the bind was sent with.")]
 Active = Annotated[bool, Meta(description="True: active now, as in a lookup. False: all others.")]
 BindId = Annotated[str, _line("bind_id", "The provider's id of the binding.")]
+ProviderStatus = Annotated[
+    str, _line("provider_status", "The provider's status that decided the state, such as -41.")
+]
+StateReason = Annotated[str, _line("state_reason", "The `reason` of the binding, such as never_sent.")]
 Actor = Annotated[str, _line("actor", "The actor that requested the binding.")]
 ReasonText = Annotated[str, _line("reason", "The reason; it is recorded in the history.")]
 Cursor = Annotated[str, Meta(description="`next_cursor` of the previous page.")]
@@ -254,6 +258,8 @@ class Filters(RequestModel):
     """What a binding must match: all of the filters. Without any filter every binding matches."""
 
     state: StateText | None = None
+    provider_status: ProviderStatus | None = None
+    state_reason: StateReason | None = None
     active: Active | None = None
     mode: ModeText | None = None
     reference: Reference | None = None
