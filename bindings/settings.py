@@ -144,6 +144,7 @@ class Settings(BaseModel):
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
+    bootstrap_key_file: Annotated[str, Field(min_length=1)] | None = None  # read by `db upgrade` and `serve`
 
     def guard_for(self, expire_s: int) -> float:
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
@@ -198,6 +199,7 @@ class SettingsValues(TypedDict, total=False):
     pool_low_share: float
     warn_s: int | None
     trusted_proxies: Sequence[Network] | str
+    bootstrap_key_file: str | None
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -67,6 +67,8 @@ class ApiKeys:
         record = self._database.write(
             lambda tx: keys.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **key_fields)
         )
+        if record is None:
+            raise AssertionError("unreachable: no two random keys are equal")
         return CreatedKey(record=record, key=key)
 
     def list(self) -> list[Key]:

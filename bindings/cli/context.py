@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from bindings.service import BindingService
+    from bindings.store.keys import Key
 
 
 @contextmanager
@@ -107,6 +108,11 @@ def require_extra(extra: str) -> Iterator[None]:
             raise
         message = f"is not installed ({library} is missing): {install_hint(extra)}"
         raise InvalidRequest([FieldError(f"the extra `{extra}`", message)]) from None
+
+
+def first_key_message(record: Key) -> str:
+    """Return what to print if the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE was recorded."""
+    return f"recorded the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE as {record.role} key {record.id}"
 
 
 def record_reveal(service: BindingService, binding_ids: Iterable[str], reason: str | None) -> None:

@@ -9,6 +9,7 @@ import click
 from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
+    from bindings.settings import Settings
     from bindings.store.schema_version import SchemaVersion
 
 
@@ -20,10 +21,16 @@ def db() -> None:
 @db.command()
 @options.as_json
 def upgrade(*, as_json: bool) -> None:
-    """Run the missing migrations. Safe to repeat, and to run concurrently from several hosts."""
-    url = _url(as_json=as_json)
+    """Run the missing migrations. Safe to repeat, and to run concurrently from several hosts.
+
+    Then record the API key in the file that BINDINGS_BOOTSTRAP_KEY_FILE names, if that is set, as an admin key.
+    """
+    settings = _settings(as_json=as_json)
+    url = settings.database_url.get_secret_value()
+    from bindings.access import first_key
     from bindings.store import migrations
 
+    key = first_key.read(settings.bootstrap_key_file) if settings.bootstrap_key_file else None
     before = migrations.current(url).revision  # an unreachable database is reported here, before the spinner
     with output.spinner("migrating ...", as_json=as_json):
         after = migrations.upgrade(url)
@@ -31,6 +38,8 @@ def upgrade(*, as_json: bool) -> None:
         output.emit({**_summary(migrations.current(url)), "before": before})
     else:
         click.echo(f"schema at {after}" + (" already" if before == after else f", was at {before or 'nothing'}"))
+    if key is not None:
+        _record_first_key(url, key, as_json=as_json)
 
 
 @db.command()
@@ -158,8 +167,26 @@ def _summary(version: SchemaVersion) -> dict[str, object]:
     }
 
 
+def _record_first_key(url: str, key: str, *, as_json: bool) -> None:
+    from bindings.access import first_key
+    from bindings.domain.binding import Caller
+    from bindings.store.database import Database
+
+    database = Database(url)
+    try:
+        record = first_key.record(database, key, Caller(actor=context.actor()))
+    finally:
+        database.close()
+    if record is not None and not as_json:
+        output.message(context.first_key_message(record))
+
+
 def _url(*, as_json: bool) -> str:
+    return _settings(as_json=as_json).database_url.get_secret_value()
+
+
+def _settings(*, as_json: bool) -> Settings:
     from bindings.validation import requests as validation
 
     context.configure_logging(as_json=as_json)
-    return validation.settings().database_url.get_secret_value()
+    return validation.settings()

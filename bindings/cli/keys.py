@@ -43,6 +43,24 @@ def create(*, name: RawValue, role: RawValue, rate_limit: RawValue, expires_at: 
     )
 
 
+@keys.command()
+@options.as_json
+def generate(*, as_json: bool) -> None:
+    """Print a new random key, for the file of BINDINGS_BOOTSTRAP_KEY_FILE. Records nothing; needs no database.
+
+    `bindings db upgrade` and `bindings serve` record the key in that file as an admin key, if it is not recorded
+    yet. The file must not be open to other users: (umask 077; bindings keys generate > FILE)
+    """
+    from bindings.access import api_keys
+
+    context.configure_logging(as_json=as_json)
+    key = api_keys.generate()
+    if as_json:
+        output.emit({"key": key})
+    else:
+        click.echo(key)
+
+
 @keys.command("list")
 @options.as_json
 def list_(*, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
     from bindings.cli.options import RawValue
+    from bindings.lifecycle.runtime import Runtime
 
 DEFAULT_PORT = 8_000
 
@@ -49,6 +50,9 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
         with context.require_extra("server"):
             from bindings.web import server
 
+        if service.settings.bootstrap_key_file is not None:
+            _record_first_key(service.runtime, service.settings.bootstrap_key_file)
+
         def listening(url: str, sign_in_url: str | None) -> None:
             if as_json:
                 output.emit({"url": url, "scheduler": not no_scheduler, "sign_in_url": sign_in_url})
@@ -73,3 +77,11 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
             listening=listening,
         )
     output.message("serve: stopped")
+
+
+def _record_first_key(runtime: Runtime, path: str) -> None:
+    from bindings.access import first_key
+
+    record = first_key.record(runtime.database, first_key.read(path), runtime.caller)
+    if record is not None:
+        output.message(f"serve: {context.first_key_message(record)}")

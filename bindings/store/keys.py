@@ -46,11 +46,15 @@ class Key:
 COLUMNS = sql.columns(keys, Key)
 
 
-def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key:
-    """Insert a key by its digest and return it; `values` are further columns. Safe to repeat with the same id."""
+def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key | None:
+    """Insert a key by its digest and return it, or None if another one has this digest. `values`: further columns.
+
+    Safe to repeat with the same id.
+    """
     values |= {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
-    tx.connection.execute(tx.dialect.insert(keys).values(values).on_conflict_do_nothing(index_elements=["id"]))
-    return to_key(tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one())
+    tx.connection.execute(tx.dialect.insert(keys).values(values).on_conflict_do_nothing())
+    row = tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
+    return None if row is None else to_key(row)
 
 
 def list_all(connection: Connection) -> list[Key]:
@@ -62,6 +66,11 @@ def list_all(connection: Connection) -> list[Key]:
 def exist(connection: Connection) -> bool:
     """Return True if any key was ever created."""
     return connection.execute(select(keys.c.id).limit(1)).first() is not None
+
+
+def is_recorded(connection: Connection, digest: str) -> bool:
+    """Return True if a key has this digest, valid or not."""
+    return connection.execute(select(keys.c.id).where(keys.c.hash == digest)).first() is not None
 
 
 def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, str] | None:

@@ -14,10 +14,13 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from bindings import errors
+from bindings.access import api_keys, first_key
 from bindings.cli.root import root
+from bindings.domain.binding import Caller
 from bindings.jobs.registry import EXPIRE, RECONCILE, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store import cluster_move
+from bindings.store.database import Database
 from bindings.store.deliveries import Result
 from bindings.store.grants import RIGHTS, sql_for
 from bindings.store.schema import metadata
@@ -195,3 +198,18 @@ def test_granted_rights_do_not_allow_changing_what_was_recorded(harness: Service
     for forbidden in FORBIDDEN:
         with pytest.raises(errors.Busy, match=r"permission denied|must be owner"):
             harness.database.write(lambda tx, sql=forbidden: tx.connection.execute(text(sql)))  # type: ignore[misc]
+
+
+def test_first_key_is_recorded_by_the_owner_and_accepted_by_the_service(
+    database_url: str, postgres_url: str
+) -> None:
+    key, caller = api_keys.generate(), Caller(actor="cli:operator")
+    restricted_database, owners_database = Database(database_url), Database(postgres_url)
+    try:
+        with pytest.raises(errors.Busy, match="permission denied for table keys"):
+            first_key.record(restricted_database, key, caller)
+        assert first_key.record(owners_database, key, caller) is not None
+        assert first_key.record(restricted_database, key, caller) is None
+    finally:
+        restricted_database.close()
+        owners_database.close()

@@ -22,6 +22,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 
+from bindings.access import api_keys
 from bindings.cli.root import root
 from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.web.api import openapi
@@ -438,3 +439,27 @@ def test_R9_output_of_a_full_run_holds_no_phone_and_no_secret(either_host: Host,
     for secret in (*PHONES, *keys.values(), KEY, SECRET, "postgres@"):
         assert secret not in printed, secret
     assert ONLY_IN_FIELDS not in logs
+
+
+# The first key.
+
+
+@pytest.mark.postgres
+def test_replicas_that_start_with_one_key_file_record_its_key_once(
+    postgres_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    host = a_host(postgres_url, simulator, tmp_path)
+    key = api_keys.generate()
+    file = tmp_path / "admin.key"
+    file.touch(mode=0o600)
+    file.write_text(key)
+    host.environment["BINDINGS_BOOTSTRAP_KEY_FILE"] = str(file)
+    with host.serving("--host", "127.0.0.1") as first, host.serving("--no-scheduler") as second:
+        for replica in (first, second):
+            assert replica.call("GET", "/v1/bindings").status_code == 401
+            assert replica.call("GET", "/v1/bindings", Authorization=f"Bearer {key}").status_code == 200
+        recorded = [replica.log.read_text().count("as admin key") for replica in (first, second)]
+    assert recorded == [1, 0]
+    [record] = json.loads(host.bindings("keys", "list", "--json"))["data"]
+    assert (record["name"], record["role"]) == ("bootstrap", "admin")
+    assert not [text for text in host.printed if key in text]

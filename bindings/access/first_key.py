@@ -1,0 +1,69 @@
+"""The first API key of a database, read from a file: for deployments whose secrets exist before the first start.
+
+The key in the file is recorded as an admin key, once: a revoked one stays revoked. No output and no error has it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uuid_utils import uuid7
+
+from bindings.access import api_keys
+from bindings.domain.roles import Role
+from bindings.errors import FieldError, InvalidRequest
+from bindings.store import keys
+
+if TYPE_CHECKING:
+    from bindings.domain.binding import Caller
+    from bindings.store.database import Database
+    from bindings.store.keys import Key
+
+VARIABLE = "BINDINGS_BOOTSTRAP_KEY_FILE"
+NAME = "bootstrap"
+MAX_BYTES = 1_024
+
+
+def read(path: str) -> str:
+    """Return the key in a file.
+
+    `InvalidRequest` if the file cannot be read, if every user of the host may read or change it, or if there is no
+    key in it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(MAX_BYTES).decode()
+    except (OSError, ValueError):
+        raise _invalid("names a file that cannot be read") from None
+    if mode & stat.S_IRWXO:
+        raise _invalid(
+            f"names a file that every user of this host may use (its mode is {mode:04o}): run `chmod o= FILE`, and"
+            " write a new key into it if other users may have read this one"
+        )
+    key = text.strip()
+    if not api_keys.well_formed(key):
+        raise _invalid("names a file without an API key in it; `bindings keys generate` prints one")
+    return key
+
+
+def record(database: Database, key: str, caller: Caller) -> Key | None:
+    """Record a key as an admin key and return it, or None if it is recorded already. Safe to repeat.
+
+    Several processes may do it at the same time: one of them records the key.
+    """
+    key_id, digest = str(uuid7()), api_keys.digest(key)
+    if database.read(keys.is_recorded, digest):
+        return None
+    return database.write(
+        lambda tx: keys.add(
+            tx, key_id, digest, caller, name=NAME, role=Role.ADMIN, prefix=key[: api_keys.PREFIX_LENGTH]
+        )
+    )
+
+
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest([FieldError(VARIABLE, message)])
