@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from bindings.jobs.reconcile import ReconcileResult
     from bindings.jobs.recover import RecoverResult
     from bindings.jobs.retention import RetentionResult
+    from bindings.jobs.seal import SealResult
     from bindings.jobs.statistics import StatisticsResult
     from bindings.lifecycle.bind import BindResult
     from bindings.lifecycle.unbind_all import ReleaseResult
@@ -606,6 +607,10 @@ class BindingService:
     def update_statistics(self) -> StatisticsResult:
         """Count the events since the last run, for the console's charts."""
         return self.maintenance.update_statistics()
+
+    def seal_events(self) -> SealResult:
+        """Seal the events that are not sealed yet, and return the counts. Needs BINDINGS_SEAL_KEY_FILE."""
+        return self.maintenance.seal_events()
 
     def mark_restored(self, *, waive: bool = False) -> None:
         """Record that the database was restored from a backup: binds wait for a full reconciliation.

@@ -145,6 +145,7 @@ class Settings(BaseModel):
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
     bootstrap_key_file: Annotated[str, Field(min_length=1)] | None = None  # read by `db upgrade` and `serve`
+    seal_key_file: Annotated[str, Field(min_length=1)] | None = None
 
     def guard_for(self, expire_s: int) -> float:
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
@@ -200,6 +201,7 @@ class SettingsValues(TypedDict, total=False):
     warn_s: int | None
     trusted_proxies: Sequence[Network] | str
     bootstrap_key_file: str | None
+    seal_key_file: str | None
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

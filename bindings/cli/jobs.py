@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bindings.cli import context, options, output
-from bindings.jobs.registry import EXPIRE, POOLS, RECONCILE, RECOVER, RETENTION, WARN
+from bindings.jobs.registry import EXPIRE, POOLS, RECONCILE, RECOVER, RETENTION, SEAL, WARN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +73,19 @@ def warn(*, as_json: bool) -> None:
     click.echo(f"announced: {result.warned}")
     if not result.finished:
         output.message("There are more bindings to announce: run the command again.")
+
+
+@job_command(SEAL, "Needs BINDINGS_SEAL_KEY_FILE: `bindings audit new-key` writes such a file.")
+@options.as_json
+def seal(*, as_json: bool) -> None:
+    """Run `seal` and print its counts."""
+    result = _run(SEAL, as_json=as_json)
+    if as_json:
+        output.emit(result)
+        return
+    click.echo(f"sealed: {result.events}  seals: {result.seals}  head: {result.head or '-'}")
+    if not result.finished:
+        output.message("There are more events to seal: run the command again.")
 
 
 @job_command(

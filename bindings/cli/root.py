@@ -51,6 +51,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "config": "doctor:config",
         "mark-absent": "bind:mark_absent",
         "db": "db:db",
+        "audit": "audit:audit",
         "webhooks": "webhooks:webhooks",
         "simulator": "run:simulator",
         "demo": "run:demo",

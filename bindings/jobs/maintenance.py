@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.jobs import expire, expiry_warnings, look, pool_usage, reconcile, recover, retention, statistics
+from bindings.jobs import (
+    expire,
+    expiry_warnings,
+    look,
+    pool_usage,
+    reconcile,
+    recover,
+    retention,
+    seal,
+    statistics,
+)
 from bindings.jobs.provider_lists import ProviderLists
 from bindings.jobs.run_control import RunControl
 from bindings.store import account, sessions
@@ -90,6 +100,18 @@ class Maintenance:
         """Count the events that are not counted yet, and return how many."""
         return statistics.update_statistics(
             self._runtime.database, control=self._control, clock=self._runtime.clock
+        )
+
+    @property
+    def has_seal_key(self) -> bool:
+        """Return whether this process has the key that seals the history."""
+        return self._runtime.seal_key is not None
+
+    def seal_events(self) -> seal.SealResult:
+        """Seal the events that are not sealed yet, and return the counts. `InvalidRequest` without a key."""
+        runtime = self._runtime
+        return seal.seal_events(
+            runtime.database, runtime.require_seal_key(), control=self._control, clock=runtime.clock
         )
 
     def apply_retention(self, *, dry_run: bool = False) -> retention.RetentionResult:

@@ -99,6 +99,15 @@ RETENTION = JobSpec(
     runs=Runs.ONE_REPLICA,
     command="retention",
 )
+SEAL = JobSpec(
+    name="seal",
+    summary="Sign the events that are not sealed yet, so that a later change of them shows.",
+    run=lambda maintenance: maintenance.seal_events(),
+    interval_s=lambda _: 10.0,
+    runs=Runs.ONE_REPLICA,
+    command="seal",
+    has_work=lambda maintenance: maintenance.has_seal_key,
+)
 LOOK = JobSpec(
     name="look",
     summary="Adopt young doubts that a few pages of the provider's list show.",
@@ -119,4 +128,4 @@ RECONCILE = JobSpec(
     reads_list=True,
 )
 
-JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, RETENTION, LOOK, RECONCILE)
+JOBS = (EXPIRE, WARN, RECOVER, POOLS, TALLY, SEAL, RETENTION, LOOK, RECONCILE)

@@ -18,6 +18,7 @@ from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.lifecycle.older_releases import OlderReleases
 from bindings.provider.client import ProviderClient
+from bindings.sealing.keys import SigningKey, load_signing_key
 from bindings.store import account, cluster_move, replicas, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from bindings.settings import Settings
     from bindings.store.replicas import Heartbeat
 
+SEAL_KEY_FILE = "BINDINGS_SEAL_KEY_FILE"
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +38,7 @@ _log = logging.getLogger(__name__)
 class Runtime:
     """The parts of one open service and the caller that it acts for. Thread-safe, also in a forked child.
 
-    `client` is None if no provider account is set.
+    `client` is None if no provider account is set, `seal_key` if this process does not seal the history.
     """
 
     settings: Settings
@@ -48,6 +51,7 @@ class Runtime:
     lookups: Lookups
     older_releases: OlderReleases
     heartbeat: Heartbeat
+    seal_key: SigningKey | None
     clock: HostClock
     caller: Caller
 
@@ -68,6 +72,12 @@ class Runtime:
                 [FieldError(f"BINDINGS_{name.upper()}", "is needed to call the provider") for name in missing]
             )
         return self.client
+
+    def require_seal_key(self) -> SigningKey:
+        """Return the key that seals the history. Raise `InvalidRequest`, naming the variable, if there is none."""
+        if self.seal_key is None:
+            raise InvalidRequest([FieldError(SEAL_KEY_FILE, "is needed to seal the history")])
+        return self.seal_key
 
     def guard_s(self, binding: Binding) -> float:
         """Return how many seconds the phones of a binding stay held past its end."""
@@ -159,11 +169,16 @@ def new_runtime(
         lookups=Lookups(database.now, postgres=database.postgres),
         older_releases=OlderReleases(database, clock),
         heartbeat=replicas.Heartbeat(database, clock),
+        seal_key=_seal_key(settings),
         clock=clock,
         caller=caller,
     )
     database.when_replaced = partial(_treat_as_restored, runtime)
     return runtime
+
+
+def _seal_key(settings: Settings) -> SigningKey | None:
+    return None if settings.seal_key_file is None else load_signing_key(settings.seal_key_file, SEAL_KEY_FILE)
 
 
 def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | None:

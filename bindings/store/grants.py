@@ -59,6 +59,7 @@ RIGHTS: dict[str, Rights] = {
     ),
     "reports": Rights(insert=_ALL_COLUMNS),
     "schema_info": Rights(),
+    "seals": Rights(insert=_ALL_COLUMNS),
     "searches": Rights(insert=_ALL_COLUMNS, delete=True),
     "sessions": Rights(insert=_ALL_COLUMNS, update=("seen_at",), delete=True),
     "tallies": Rights(insert=_ALL_COLUMNS, update=("number", "examples"), delete=True),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The beginning of the SHA-256 of each definition, without its spacing. A test compares them with the migrations.
 TRIGGERS_OF_SQLITE = {
     "bindings_as_asked": "10380c5c2c8ae258",
+    "bindings_keep_salt": "e6ee37d13cc072b0",
     "bindings_only_forward": "783ab0f06ed8ee01",
     "bindings_refuse_delete": "340db64da1c399e6",
     "events_refuse_delete": "a5afa28bb3f4c8c8",
@@ -29,9 +30,12 @@ TRIGGERS_OF_SQLITE = {
     "exports_refuse_delete": "09b029244305f0f6",
     "reports_refuse_delete": "02952eeea00300ae",
     "reports_refuse_update": "1cf3a53386880fc7",
+    "seals_refuse_delete": "6353e73969a1bf3e",
+    "seals_refuse_update": "f216792080f8d7d9",
 }
 TRIGGERS_OF_POSTGRESQL = {  # with their functions
     "bindings.bindings_as_asked": "9e53a179d8aced53",
+    "bindings.bindings_keep_salt": "9945fc561184f3af",
     "bindings.bindings_only_forward": "3e1cf4b2e7c10dab",
     "bindings.bindings_refuse_delete": "0131551cecc137e7",
     "bindings.bindings_refuse_truncate": "2444051424d8e66e",
@@ -42,6 +46,8 @@ TRIGGERS_OF_POSTGRESQL = {  # with their functions
     "exports.exports_refuse_truncate": "7c9c8d459605ea3b",
     "reports.reports_refuse_change": "98045b94e1469bb0",
     "reports.reports_refuse_truncate": "97966a138f001ea7",
+    "seals.seals_refuse_change": "867a7c00c6a61d59",
+    "seals.seals_refuse_truncate": "3ccd6d40ce5bff6c",
 }
 DIGEST_LENGTH = 16
 EVENTS = "events"

@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     text,
 )
@@ -29,7 +30,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0015"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0016"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -152,6 +153,11 @@ bindings = Table(
         server_default=text("0"),
         comment="transaction of the last change, never less than an earlier one's; orders the feed",
     ),
+    Column(
+        "facts_salt",
+        String(32),
+        comment="salt of the hash in its event, in hexadecimal; none: the event has no hash, or it was erased",
+    ),
     CheckConstraint(_one_of("state", State), name="state"),
     CheckConstraint(_one_of("mode", Mode), name="mode"),
     CheckConstraint("expire_s BETWEEN 1 AND 259200", name="expire_s"),
@@ -241,6 +247,11 @@ holds = Table(
     Column("held_until", Instant, nullable=False, comment="the phone counts as held until then"),
     Column("strikes", Integer, nullable=False, comment="how often the provider refused this phone in a row"),
     Column("created_at", Instant, nullable=False, comment="database time of the first sight"),
+    Column(
+        "facts_salt",
+        String(32),
+        comment="salt of the hash in its event, in hexadecimal; none: the event has no hash, or it was erased",
+    ),
     CheckConstraint("why IN ('orphan', 'refused', 'late_success')", name="why"),
     Index("ix_holds_phone_held_until", "phone", "held_until"),
     Index("ix_holds_held_until", "held_until"),
@@ -313,6 +324,18 @@ refusals = Table(
     Index("ix_refusals_request_id", "request_id", **_only("request_id IS NOT NULL")),
     Index("ix_refusals_at_id", "at", "id"),
     comment="Binds that were refused before the provider was called; rows may be deleted",
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False, comment="counts from 1"),
+    Column("to_tx", BigInteger, nullable=False, comment="the last event that it seals: tx"),
+    Column("to_position", BigInteger, nullable=False, comment="... and position"),
+    Column("body", Text, nullable=False, comment="canonical JSON: the stretch, its Merkle root, the hash before"),
+    Column("signature", String(128), nullable=False, comment="Ed25519 signature of the body, in base64"),
+    Column("created_at", Instant, nullable=False, comment="database time"),
+    comment="Signed statements about stretches of the history; triggers refuse UPDATE, DELETE and TRUNCATE",
 )
 
 reports = Table(

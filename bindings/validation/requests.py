@@ -9,6 +9,7 @@ imports nothing heavy.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
@@ -19,7 +20,7 @@ from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from bindings.domain.binding import Binding, EventKind, Mode
@@ -433,6 +434,14 @@ def identifier(value: object, noun: str) -> str:
         return str(value if isinstance(value, uuid.UUID) else uuid.UUID(str(value)))
     except ValueError:
         raise NotFound(f"there is no such {noun}: the id is not a UUID") from None
+
+
+def heads(values: Sequence[object]) -> dict[int, str]:
+    """Return heads of the sealed history, `N:HASH`, as the hash by the number of the seal."""
+    matches = [re.fullmatch(r"([1-9][0-9]{0,8}):([0-9a-f]{64})", str(value)) for value in values]
+    if not all(matches):
+        raise InvalidRequest([FieldError("head", "must be N:HASH, as `bindings audit head` prints it")])
+    return {int(match[1]): match[2] for match in matches if match is not None}
 
 
 def webhook(*, url: object, kinds: object) -> tuple[str, tuple[EventKind, ...] | None]:

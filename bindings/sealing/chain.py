@@ -1,0 +1,164 @@
+"""Verification of the chain: signatures, numbers, hashes of the bodies, and the events of each seal.
+
+Events and seals are read once, side by side, in the order of the feed; memory does not grow with either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bindings.sealing.encoding import instant_text
+from bindings.sealing.findings import Finding, Findings
+from bindings.sealing.merkle import MerkleTree
+from bindings.sealing.seals import BEGINNING, Seal, SealBody, cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bindings.sealing.keys import PublicKeys
+
+
+class Chain:
+    """A chain of seals that is compared with the events of the feed, in the order of the feed.
+
+    Call `add` for each event and then `finish`. `head` is the last seal that was read, `unsealed` the number of
+    events after it. `heads` are heads that were kept elsewhere: the hash by the number of the seal.
+    """
+
+    def __init__(
+        self, seals: Iterable[Seal], keys: PublicKeys, findings: Findings, heads: Mapping[int, str]
+    ) -> None:
+        self.head: Seal | None = None
+        self.events = 0
+        self.unsealed = 0
+        self._seals = iter(seals)
+        self._keys = keys
+        self._findings = findings
+        self._heads = heads
+        self._sealed_to = BEGINNING
+        self._last_event = BEGINNING
+        self._next()
+
+    def add(self, position: tuple[int, int], entry: bytes) -> int | None:
+        """Compare the next event of the feed; return the number of the seal that has it, or None."""
+        if position <= self._last_event:
+            self._report("event", "is not in the order of the feed", self.number, position, position)
+        self._last_event = max(position, self._last_event)
+        self.events += 1
+        while self._current is not None and position > self._current.end:
+            self._close()
+            self._next()
+        if self._current is None:
+            self.unsealed += 1
+            return None
+        if position < self._first:
+            self._report("event", "is in no seal, but before the end of one", self.number, position, position)
+        else:
+            self._tree.add(entry)
+        return self.number
+
+    @property
+    def number(self) -> int | None:
+        """Return the number of the seal that is being compared, or None after the last one."""
+        return None if self._current is None else self._current.number
+
+    def finish(self) -> None:
+        """Compare the seals that have no further events, and the heads that were kept elsewhere."""
+        while self._current is not None:
+            self._close()
+            self._next()
+        if self.head is None:
+            self._findings.add(Finding(subject="chain", message="has no seal"))
+        for number in self._heads:
+            if self.head is None or number > self.head.number:
+                self._findings.add(
+                    Finding(subject="chain", message=f"has no seal {number}: it was cut off", first_seal=number)
+                )
+
+    def _next(self) -> None:
+        self._current: Seal | None = next(self._seals, None)
+        self._tree = MerkleTree()
+        self._count: int | None = None
+        self._root: str | None = None
+        self._first = self._sealed_to
+        if self._current is None:
+            return
+        seal, previous = self._current, self.head
+        self.head = seal
+        if seal.number in self._heads and seal.hash != self._heads[seal.number]:
+            self._report_seal(seal, "has another hash than the head that was kept")
+        self._compare_with_previous(seal, previous)
+        try:
+            body = SealBody.parse(seal.body)
+            self._first, end = _position(body.first), _position(body.last)
+        except ValueError:
+            self._report_seal(seal, "has a body that is not one")
+            self._sealed_to = seal.end
+            return
+        self._count, self._root = body.count, body.root
+        if (body.number, end, body.at) != (seal.number, seal.end, instant_text(seal.created_at)):
+            self._report_seal(seal, "has columns that differ from its body")
+        if body.key_id not in self._keys:
+            self._report_seal(seal, f"is signed by key {body.key_id}, which is none of the public keys")
+        elif not self._keys.verify(body.key_id, seal.body, seal.signature):
+            self._report_seal(seal, "has a signature that is not that of its body")
+        if body.previous != (None if previous is None else previous.hash):
+            self._report_seal(seal, "does not have the hash of the seal before it")
+        if not self._sealed_to < self._first <= seal.end:
+            self._report_seal(seal, "does not begin after the seal before it")
+        self._sealed_to = max(self._sealed_to, seal.end)
+
+    def _compare_with_previous(self, seal: Seal, previous: Seal | None) -> None:
+        expected = 1 if previous is None else previous.number + 1
+        if seal.number != expected:
+            missing = Finding(
+                subject="seal",
+                message=f"{expected} to {seal.number - 1} are missing",
+                first_seal=expected,
+                last_seal=seal.number - 1,
+            )
+            self._findings.add(missing)
+
+    def _close(self) -> None:
+        """Compare the events of the current seal with what it states."""
+        seal, tree = self._current, self._tree
+        if seal is None or self._count is None:
+            return
+        if tree.count != self._count:
+            difference = tree.count - self._count
+            message = f"has {abs(difference)} event(s) {'more' if difference > 0 else 'fewer'} than were sealed"
+        elif tree.root() != self._root:
+            message = "has an event that was changed since"
+        else:
+            return
+        self._report("seal", message, seal.number, self._first, seal.end)
+
+    def _report_seal(self, seal: Seal, message: str) -> None:
+        self._findings.add(
+            Finding(
+                subject="seal",
+                message=message,
+                first_seal=seal.number,
+                last_seal=seal.number,
+                last=cursor(seal.end),
+            )
+        )
+
+    def _report(
+        self, subject: str, message: str, seal: int | None, first: tuple[int, int], last: tuple[int, int]
+    ) -> None:
+        self._findings.add(
+            Finding(
+                subject=subject,
+                message=message,
+                first_seal=seal,
+                last_seal=seal,
+                first=cursor(first),
+                last=cursor(last),
+            )
+        )
+
+
+def _position(text: str) -> tuple[int, int]:
+    tx, _, position = text.partition("-")
+    return int(tx), int(position)

@@ -1,0 +1,165 @@
+"""The Ed25519 keys of the seals: a file with the private key, and public keys to verify with.
+
+Both are PEM, as OpenSSL writes and reads them. The library is imported inside the functions: only what seals or
+verifies needs the extra `encryption`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bindings.domain.extras import install_hint
+from bindings.errors import FieldError, InvalidRequest
+from bindings.sealing.encoding import sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+EXTRA = "encryption"
+KEY_ID_LENGTH = 16
+MAX_FILE_BYTES = 1_000_000
+_PUBLIC_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\n?", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key; its text shows nothing of it."""
+
+    _private: Ed25519PrivateKey
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.key_id})"
+
+    @property
+    def key_id(self) -> str:
+        """Return the id of its public key."""
+        return _key_id(self._private.public_key())
+
+    @property
+    def public_pem(self) -> str:
+        """Return its public key as PEM."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        public = self._private.public_key()
+        return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, in base64."""
+        return base64.b64encode(self._private.sign(text.encode())).decode()
+
+
+class PublicKeys:
+    """The public keys that signatures are compared with, by their ids."""
+
+    def __init__(self, pem: str, field: str) -> None:
+        with require_library(field):
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+            from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        for block in _PUBLIC_PEM.findall(pem):
+            try:
+                key = load_pem_public_key(block.encode())
+            except ValueError:
+                key = None
+            if not isinstance(key, Ed25519PublicKey):
+                raise InvalidRequest([FieldError(field, "must have Ed25519 public keys only, as PEM")])
+            self._keys[_key_id(key)] = key
+        if not self._keys:
+            raise InvalidRequest([FieldError(field, "must have a public key: a PEM block PUBLIC KEY")])
+
+    def __contains__(self, key_id: str) -> bool:
+        return key_id in self._keys
+
+    def verify(self, key_id: str, text: str, signature: str) -> bool:
+        """Return whether the signature of the text is that of the key with this id."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._keys[key_id].verify(base64.b64decode(signature, validate=True), text.encode())
+        except (InvalidSignature, ValueError, KeyError):
+            return False
+        return True
+
+
+@contextmanager
+def require_library(field: str) -> Iterator[None]:
+    """Raise `InvalidRequest`, naming the field and the extra to install, if the library is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        message = f"needs the extra `{EXTRA}` ({missing.name} is not installed): {install_hint(EXTRA)}"
+        raise InvalidRequest([FieldError(field, message)]) from None
+
+
+def create_key_file(path: str, field: str) -> SigningKey:
+    """Create a file with a new private key, readable by its owner only, and return the key.
+
+    Raises `InvalidRequest` if the file exists or cannot be written; nothing is overwritten. Not safe to repeat.
+    """
+    with require_library(field):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
+            out.write(pem)
+            out.flush()
+            os.fsync(descriptor)
+    except FileExistsError:
+        raise InvalidRequest([FieldError(field, "must name a new file: it exists, and was not changed")]) from None
+    except OSError as error:
+        raise InvalidRequest([FieldError(field, f"must be writable: {error.strerror}")]) from None
+    return SigningKey(private)
+
+
+def load_signing_key(path: str, field: str) -> SigningKey:
+    """Return the private key of a file. Raises `InvalidRequest` that names `field`, without the file's content.
+
+    The file must not allow other users, if it belongs to the user of this process.
+    """
+    with require_library(field):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    status, content = _read(path, field)
+    if status.st_uid == os.getuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(status.st_mode)
+        raise InvalidRequest(
+            [FieldError(field, f"names a file that allows other users ({mode:04o}); run `chmod 600` on it")]
+        )
+    try:
+        private = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError):
+        private = None
+    if not isinstance(private, Ed25519PrivateKey):
+        message = "must name a file with an Ed25519 private key, as `bindings audit new-key` writes it"
+        raise InvalidRequest([FieldError(field, message)])
+    return SigningKey(private)
+
+
+def load_public_keys(paths: Sequence[str], field: str) -> PublicKeys:
+    """Return the public keys of the files. Raises `InvalidRequest` that names `field`."""
+    return PublicKeys("\n".join(_read(path, field)[1].decode("ascii", "replace") for path in paths), field)
+
+
+def _read(path: str, field: str) -> tuple[os.stat_result, bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            return os.fstat(file.fileno()), file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        message = f"names a file that cannot be read: {error.strerror}"
+        raise InvalidRequest([FieldError(field, message)]) from None
+
+
+def _key_id(key: Ed25519PublicKey) -> str:
+    return sha256(key.public_bytes_raw())[:KEY_ID_LENGTH]

@@ -1,0 +1,141 @@
+"""The job `seal`, its key, and the verification of the chain, on both databases."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select
+
+from bindings import errors, failpoints
+from bindings.jobs import seal as seal_job
+from bindings.jobs.registry import SEAL
+from bindings.jobs.runner import JobRunner
+from bindings.monitoring.audit import Verification, verify_database
+from bindings.sealing.keys import PublicKeys, SigningKey, create_key_file, load_signing_key
+from bindings.store.schema import seals as table
+from tests.service.harness import A, B, C, D, ServiceHarness, feed_has_caught_up, in_threads
+from tests.web.seed_states import DiedError, dies_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bindings.service import BindingService
+
+NAME = "BINDINGS_SEAL_KEY_FILE"
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> SigningKey:
+    return create_key_file(str(tmp_path / "seal.pem"), NAME)
+
+
+@pytest.fixture
+def sealer(harness: ServiceHarness, key: SigningKey, tmp_path: Path) -> BindingService:
+    """Provide a service that has the key."""
+    return harness.open(seal_key_file=str(tmp_path / "seal.pem"))
+
+
+def verify(harness: ServiceHarness, key: SigningKey, heads: dict[int, str] | None = None) -> Verification:
+    return verify_database(harness.database, PublicKeys(key.public_pem, "key"), heads or {})
+
+
+def seal(service: BindingService, **options: Any) -> seal_job.SealResult:
+    feed_has_caught_up(service)
+    return seal_job.seal_events(service.runtime.database, service.runtime.require_seal_key(), **options)
+
+
+def test_sealed_history_verifies(harness: ServiceHarness, sealer: BindingService, key: SigningKey) -> None:
+    for _ in range(3):
+        harness.service.unbind(harness.bind(A, B).id)
+        result = seal(sealer)
+        assert (result.events, result.seals, result.finished) == (4, 1, True)
+    harness.bind(C, D)
+    verification = verify(harness, key)
+    assert (verification.findings, verification.events, verification.unsealed) == ((), 14, 2)
+    assert verification.head == result.head
+    assert seal(sealer, batch=1).seals == 2
+    assert seal(sealer).seals == 0
+    assert verify(harness, key).unsealed == 0
+
+
+def test_job_runs_only_where_the_key_is(harness: ServiceHarness, sealer: BindingService) -> None:
+    harness.bind()
+    feed_has_caught_up(sealer)
+    assert JobRunner(harness.open().runtime).run_once_per_period(SEAL, 10.0) is None
+    result = JobRunner(sealer.runtime).run_once_per_period(SEAL, 10.0)
+    assert result is not None
+    assert result.events == 2
+    assert JobRunner(sealer.runtime).run_once_per_period(SEAL, 10.0) is None, "the period is claimed"
+    with pytest.raises(errors.InvalidRequest, match=f"{NAME} is needed to seal"):
+        harness.open().seal_events()
+
+
+def test_run_that_is_out_of_time_is_continued(harness: ServiceHarness, sealer: BindingService) -> None:
+    harness.bind()
+    assert not seal(sealer, batch=1, budget_s=-1).finished
+    assert seal(sealer).events == 1
+
+
+def test_two_sealers_make_one_chain(harness: ServiceHarness, sealer: BindingService, key: SigningKey) -> None:
+    for phone in (B, C, D):
+        harness.service.unbind(harness.bind(A, phone).id)
+    feed_has_caught_up(sealer)
+    runs = [lambda: seal_job.seal_events(sealer.runtime.database, key, batch=1) for _ in range(4)]
+    assert in_threads(*runs) == []
+    assert verify(harness, key).findings == ()
+    numbers = harness.database.read(lambda connection: connection.execute(select(table.c.number)).scalars().all())
+    assert sorted(numbers) == list(range(1, 13))
+
+
+@pytest.mark.parametrize("point", [name for name in failpoints.NAMES if name.startswith("seal.")])
+def test_sealer_that_dies_leaves_a_chain_that_verifies(
+    harness: ServiceHarness, sealer: BindingService, key: SigningKey, point: str
+) -> None:
+    harness.bind()
+    feed_has_caught_up(sealer)
+    with dies_at(point), pytest.raises(DiedError):
+        seal(sealer, batch=1)
+    assert [finding.message for finding in verify(harness, key).findings] in ([], ["has no seal"])
+    seal(sealer)
+    assert (verify(harness, key).findings, verify(harness, key).unsealed) == ((), 0)
+
+
+def test_key_file_is_for_its_owner_and_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    key = create_key_file(str(path), NAME)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_signing_key(str(path), NAME).key_id == key.key_id
+    assert str(key) == f"SigningKey({key.key_id})"
+    with pytest.raises(errors.InvalidRequest, match="FILE must name a new file"):
+        create_key_file(str(path), "FILE")
+    with pytest.raises(errors.InvalidRequest, match="FILE must be writable"):
+        create_key_file(str(tmp_path / "missing" / "key.pem"), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "message"),
+    [
+        (None, 0o600, "cannot be read"),
+        (b"", 0o600, "must name a file with an Ed25519 private key"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", 0o600, "Ed25519 private key"),
+        (b"", 0o640, r"allows other users \(0640\)"),
+        (b"", 0o604, r"allows other users \(0604\)"),
+    ],
+)
+def test_service_with_a_wrong_key_file_does_not_open(
+    harness: ServiceHarness, tmp_path: Path, content: bytes | None, mode: int, message: str
+) -> None:
+    path = tmp_path / "wrong.pem"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    with pytest.raises(errors.InvalidRequest, match=f"{NAME}.*{message}"):
+        harness.open(seal_key_file=str(path))
+
+
+def test_public_keys_of_another_kind_are_refused() -> None:
+    for pem in ("", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"):
+        with pytest.raises(errors.InvalidRequest, match="public-key must have"):
+            PublicKeys(pem, "public-key")
