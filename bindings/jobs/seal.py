@@ -56,23 +56,23 @@ def seal_events(
     Safe to repeat, to stop at any point, and to run in several processes at the same time.
     """
     deadline = clock.monotonic() + budget_s
-    count = made = 0
+    events_sealed = seals_written = 0
     previous = database.read(seals.last)
     while True:
         rows = database.read(seals.unsealed, previous, limit=batch)
         if not rows:
-            return SealResult(events=count, seals=made, head=head_of(previous))
+            return SealResult(events=events_sealed, seals=seals_written, head=head_of(previous))
         seal = _new_seal(previous, rows, key, database.clock())
         hit("seal.before_insert")
         inserted = database.write(lambda tx, seal=seal: _insert(tx, seal))  # type: ignore[misc]
         hit("seal.after_insert")
         if inserted:
-            count, made, previous = count + len(rows), made + 1, seal
+            events_sealed, seals_written, previous = events_sealed + len(rows), seals_written + 1, seal
         else:
             previous = database.read(seals.last)
         control.record_progress()
         if control.is_stopping() or clock.monotonic() > deadline:
-            return SealResult(events=count, seals=made, head=head_of(previous), finished=False)
+            return SealResult(events=events_sealed, seals=seals_written, head=head_of(previous), finished=False)
 
 
 def _insert(tx: Transaction, seal: Seal) -> bool:

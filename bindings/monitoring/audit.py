@@ -71,5 +71,5 @@ def _verify(
         events=chain.events,
         unsealed=chain.unsealed,
         finding_count=findings.count,
-        findings=tuple(findings.kept),
+        findings=tuple(findings.reported),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_KEPT = 1_000  # findings of one verification; the others are counted
+MAX_REPORTED = 1_000  # findings of one verification; the others are counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,14 +26,14 @@ class Finding:
 
 
 class Findings:
-    """The findings of one verification, in the order in which they were added; at most `MAX_KEPT` are kept."""
+    """The findings of one verification, in their order; `reported` are the first `MAX_REPORTED` of them."""
 
     def __init__(self) -> None:
-        self.kept: list[Finding] = []
+        self.reported: list[Finding] = []
         self.count = 0
 
     def add(self, finding: Finding) -> None:
         """Add a finding."""
         self.count += 1
-        if len(self.kept) < MAX_KEPT:
-            self.kept.append(finding)
+        if len(self.reported) < MAX_REPORTED:
+            self.reported.append(finding)

@@ -26,6 +26,8 @@ OPERATION = [
     "warn",
     "pools",
     "recover",
+    "seal",
+    "audit",
     "reconcile",
     "refusals",
     "reports",
@@ -74,7 +76,7 @@ def test_root_lists_exactly_the_documented_commands() -> None:
 
 
 def test_help_of_every_command_imports_nothing_heavy() -> None:
-    lines = ["", "db", "export", "keys", "webhooks", *(" ".join(path) for path, _ in every_command(root))]
+    lines = ["", "audit", "db", "export", "keys", "webhooks", *(" ".join(path) for path, _ in every_command(root))]
     process = subprocess.run(
         [sys.executable, "-c", PRINT_EVERY_HELP, HEAVY],
         input="\n".join(lines),

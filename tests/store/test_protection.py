@@ -88,7 +88,10 @@ def test_changed_trigger_is_red_and_named(database: Database, own_database_url: 
             " $$ BEGIN RETURN NEW; END $$",
         )
         expected = [
-            *(f"{name} is changed" for name in ("bindings_as_asked on bindings",)),
+            *(
+                f"{name} is changed"
+                for name in ("bindings_as_asked on bindings", "bindings_keep_salt on bindings")
+            ),
             "bindings_only_forward on bindings is disabled",
             "events_refuse_change on events_start is disabled",
             "events_refuse_truncate on events_2026_04 is disabled",

@@ -13,6 +13,7 @@ import pytest
 
 from bindings.domain.binding import Mode
 from bindings.errors import BindingsError
+from bindings.jobs.registry import JOBS
 from bindings.monitoring import activity_checks, health
 from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.statuses import STATUSES
@@ -120,7 +121,7 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "result": set(sender.RESULTS),
         "limit": set(metrics.LIMITS),
         "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
-        "task": {"expire", "warn", "tally", "pools", "recover", "look", "reconcile", "retention", "deliver"},
+        "task": {*(job.name for job in JOBS), "deliver"},
     }
     for sample in samples(busy):
         for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', sample):
