@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bindings.domain.extras import install_hint
+from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.encoding import sha256
 
