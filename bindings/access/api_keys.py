@@ -62,14 +62,42 @@ class ApiKeys:
         Two keys may share a name, for rotation: create the second, distribute it, revoke the first. `rate_limit`
         is in requests per second and replica. Not safe to repeat: each call creates another key.
         """
-        key_fields = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
-        key, key_id = generate(), str(uuid7())
-        record = self._database.write(
-            lambda tx: keys.add(tx, key_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **key_fields)
+        created = self.create_once(
+            str(uuid7()), name=name, role=role, rate_limit=rate_limit, expires_at=expires_at
         )
-        if record is None:
-            raise AssertionError("unreachable: no two random keys are equal")
-        return CreatedKey(record=record, key=key)
+        if created is None:
+            raise AssertionError("unreachable: the id is new")
+        return created
+
+    def create_once(
+        self,
+        key_id: str,
+        *,
+        name: str,
+        role: str,
+        rate_limit: int | None = None,
+        expires_at: datetime | str | None = None,
+    ) -> CreatedKey | None:
+        """Create a key with this id (a new UUID) as `create` does, or return None if a key has the id already.
+
+        Safe to repeat: a form that is sent twice creates one key, and its secret is returned once.
+        """
+        checked_id = validation.identifier(key_id, "key")
+        key_fields = validation.key(name=name, role=role, rate_limit=rate_limit, expires_at=expires_at)
+        key = generate()
+        record = self._database.write(
+            lambda tx: keys.add(
+                tx, checked_id, digest(key), self._caller, prefix=key[:PREFIX_LENGTH], **key_fields
+            )
+        )
+        return None if record is None else CreatedKey(record=record, key=key)
+
+    def get(self, key_id: str) -> Key:
+        """Return a key without its secret; `NotFound` if there is none."""
+        key = self._database.read(keys.find, validation.identifier(key_id, "key"))
+        if key is None:
+            raise errors.NotFound("there is no such key")
+        return key
 
     def list(self) -> list[Key]:
         """Return every key ever created, newest first, without the secrets."""

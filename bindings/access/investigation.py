@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.domain.takeover import Takeover
     from bindings.store.database import Database
+    from bindings.store.phone_holds import HoldInForce
 
 WINDOW_S = 600.0
 MAX_NAME_MATCHES = 50
@@ -141,6 +142,12 @@ class Investigation:
             phone_holds.of_number, self._database.now, phones=(number,), middle_number=number.digits
         )
         return visible_holds(holds, actor, (number,))
+
+    def holds_in_force(self, *, cursor: str | None = None, limit: int = 50) -> Page[HoldInForce]:
+        """Return a page of the holds in force, of every phone, the next to end first."""
+        size, position = validation.page(cursor=cursor, limit=limit)
+        rows = self._database.read(phone_holds.in_force, self._database.now, after=position, limit=size + 1)
+        return Page.of(rows, size, lambda row: fields.position_after(row.hold.held_until, row.id))
 
     def number_history(
         self, number: Phone, *, actor: str | None = None, cursor: str | None = None, limit: int = 50

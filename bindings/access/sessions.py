@@ -6,18 +6,21 @@ hour, so that a URL can name it without holding a phone.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from typing import TYPE_CHECKING
 
 from bindings.access.api_keys import digest
 from bindings.store import sessions
-from bindings.store.sessions import Search
+from bindings.store.sessions import Search, Session
 
 if TYPE_CHECKING:
     from bindings.store.database import Database
     from bindings.store.keys import Key
 
-__all__ = ["Search", "Sessions", "new_token"]
+__all__ = ["Search", "Session", "Sessions", "new_token"]
+
+LIMIT = 200  # sessions in a list
 
 TOKEN_BYTES = 32
 SEARCH_ID_BYTES = 16
@@ -50,9 +53,21 @@ class Sessions:
         """Return the SHA-256 of the tokens of all sessions that have not expired."""
         return self._database.read(sessions.valid_digests, self._database.now)
 
+    def list(self, *, limit: int = LIMIT) -> list[Session]:
+        """Return up to `limit` valid sessions, the last used first."""
+        return self._database.read(sessions.list_valid, self._database.now, limit=limit)
+
+    def is_of_token(self, session: Session, token: str) -> bool:
+        """Return whether this token authenticates the session."""
+        return hmac.compare_digest(session.id, digest(token))
+
     def end(self, token: str) -> None:
-        """End a session on every replica, and delete its searches. Safe to repeat."""
-        self._database.write(lambda tx: sessions.end(tx, digest(token)))
+        """End the session of a token on every replica, and delete its searches. Safe to repeat."""
+        self.end_by_id(digest(token))
+
+    def end_by_id(self, session_id: str) -> None:
+        """End a listed session on every replica, and delete its searches. Safe to repeat."""
+        self._database.write(lambda tx: sessions.end(tx, session_id))
 
     def delete_expired(self) -> None:
         """Delete expired sessions and searches. Safe to repeat."""

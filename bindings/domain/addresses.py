@@ -14,6 +14,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def origin(url: str) -> str:
+    """Return the scheme, host and port of a URL, without a path, which may be a secret."""
+    return "{}://{}".format(*urlsplit(url)[:2])
+
+
 def sends_in_clear(url: str) -> bool:
     """Return whether requests to a URL leave this host without TLS."""
     parts = urlsplit(url)

@@ -47,13 +47,20 @@ COLUMNS = sql.columns(keys, Key)
 
 
 def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key | None:
-    """Insert a key by its digest and return it, or None if another one has this digest. `values`: further columns.
+    """Insert a key by its digest and return it, or None if another key has this id or digest.
 
-    Safe to repeat with the same id.
+    `values` are further columns. Safe to repeat with the same id and digest.
     """
     values |= {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
     tx.connection.execute(tx.dialect.insert(keys).values(values).on_conflict_do_nothing())
-    row = tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
+    of_both = select(*COLUMNS).where(keys.c.id == key_id, keys.c.hash == digest)
+    row = tx.connection.execute(of_both).one_or_none()
+    return None if row is None else to_key(row)
+
+
+def find(connection: Connection, key_id: str) -> Key | None:
+    """Return the key with this id, or None."""
+    row = connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
     return None if row is None else to_key(row)
 
 

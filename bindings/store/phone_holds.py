@@ -1,4 +1,4 @@
-"""Reads of holds for answers about a number: those of a phone, and those of bindings with a middle number.
+"""Reads of holds for people: those of a phone, those of bindings with a middle number, and all in force.
 
 A phone is found by the index over (phone, held_until), whether the hold is in force or has ended. A hold has no
 middle number: that of a binding which ended here and lives at the provider is found from the holds that were in
@@ -7,6 +7,7 @@ force, by one probe for the binding of each. Tests pin the plans. Nothing here w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import literal_column, or_, select, union_all
@@ -55,9 +56,43 @@ def of_number(
         branches.append(_newest(now, in_force, *before, *_of_revenant_with(middle_number)))
     rows = {row.id: row for row in connection.execute(union_all(*branches))}
     newest = sorted(rows.values(), key=lambda row: (row.held_until, row.id), reverse=True)[:MAX_HOLDS]
-    origin_ids = {row.origin_id for row in newest if row.origin_id is not None}
-    origins = {binding.id: binding for binding in queries.by_ids(connection, sorted(origin_ids))}
+    origins = _origins(connection, newest)
     return [_to_phone_hold(row, origins.get(row.origin_id)) for row in newest]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldInForce:
+    """A hold in force, with its `id`; `refusals` counts the -35 in a row that a hold `refused` is for, else 0."""
+
+    id: str
+    hold: PhoneHold
+    refusals: int
+
+
+def in_force(
+    connection: Connection, now: ColumnElement[datetime], *, after: tuple[datetime, str] | None, limit: int
+) -> list[HoldInForce]:
+    """Return up to `limit` holds in force, the next to end first, after the position (held_until, id)."""
+    order = table.c.held_until, table.c.id
+    statement = select(*_COLUMNS, table.c.strikes, (table.c.held_until > now).label("in_force")).where(
+        table.c.held_until > now, *(() if after is None else (sql.keyset_after(order, after),))
+    )
+    rows = connection.execute(statement.order_by(*order).limit(limit)).all()
+    origins = _origins(connection, rows)
+    return [
+        HoldInForce(
+            id=row.id,
+            hold=_to_phone_hold(row, origins.get(row.origin_id)),
+            refusals=max(row.strikes, 0) if row.why == HoldReason.REFUSED else 0,
+        )
+        for row in rows
+    ]
+
+
+def _origins(connection: Connection, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[str, Binding]:
+    """Return the bindings that the holds come from, by their ids."""
+    origin_ids = {row.origin_id for row in rows if row.origin_id is not None}
+    return {binding.id: binding for binding in queries.by_ids(connection, sorted(origin_ids))}
 
 
 def _newest(now: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> Select[Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SESSION_LIFETIME = timedelta(hours=12)
 IDLE_TIMEOUT = timedelta(hours=1)  # a session that is not used for longer is over
 SEEN_INTERVAL = timedelta(minutes=1)  # how often the use of a session is recorded
+MAX_READ = 1_000  # sessions that a list looks at
 SEARCH_LIFETIME = timedelta(hours=1)
 
 
@@ -39,6 +40,17 @@ class Search:
     number: Phone | None = None
     party: Phone | None = None
     at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A session in force. `id` is the SHA-256 of its token, with which no request authenticates."""
+
+    id: str
+    key: Key
+    began_at: datetime
+    seen_at: datetime
+    expires_at: datetime
 
 
 def begin(tx: Transaction, digest: str, key_id: str) -> None:
@@ -64,6 +76,36 @@ def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]
     if row is None or row.read_at - row.seen_at > IDLE_TIMEOUT:
         return None
     return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_INTERVAL
+
+
+def list_valid(connection: Connection, now: ColumnElement[datetime], *, limit: int) -> list[Session]:
+    """Return up to `limit` sessions that are valid, the last used first, of the newest `MAX_READ` ones."""
+    not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
+    newest = (
+        select(sessions, now.label("read_at"))
+        .where(sessions.c.expires_at > now)
+        .order_by(sessions.c.expires_at.desc())
+        .limit(MAX_READ)
+        .subquery()
+    )
+    times = (newest.c.began_at, newest.c.seen_at, newest.c.expires_at.label("session_expires_at"))
+    statement = (
+        select(*key_rows.COLUMNS, newest.c.hash, *times, newest.c.read_at)
+        .join(newest, newest.c.key_id == keys.c.id)
+        .where(keys.c.revoked_at.is_(None), not_expired)
+        .order_by(newest.c.seen_at.desc(), newest.c.hash)
+    )
+    in_use = [row for row in connection.execute(statement) if row.read_at - row.seen_at <= IDLE_TIMEOUT]
+    return [
+        Session(
+            id=row.hash,
+            key=key_rows.to_key(row),
+            began_at=row.began_at,
+            seen_at=row.seen_at,
+            expires_at=row.session_expires_at,
+        )
+        for row in in_use[:limit]
+    ]
 
 
 def valid_digests(connection: Connection, now: ColumnElement[datetime]) -> frozenset[str]:

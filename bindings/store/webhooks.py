@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
     from bindings.domain.binding import Caller
     from bindings.store.database import SqlDialect, Transaction
@@ -33,7 +33,8 @@ OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition t
 class Webhook:
     """A receiver of events. `kinds` None: every kind but `revealed`. `disabled_at` None: enabled.
 
-    A kind that only a later release knows is another text than those of `EventKind`.
+    A kind that only a later release knows is another text than those of `EventKind`. `old_secret_until` is until
+    when the secret before the last rotation signs as well; None if there was no rotation.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Webhook:
     created_by: str
     disabled_at: datetime | None
     disabled_why: str | None
+    old_secret_until: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,15 +57,15 @@ class Target:
     secrets: tuple[str, ...] = field(repr=False)
 
 
-_COLUMNS = sql.columns(webhooks, Webhook)
+COLUMNS = sql.columns(webhooks, Webhook)
 
 
 def add(
     tx: Transaction, webhook_id: str, caller: Caller, *, url: str, kinds: Sequence[EventKind] | None, secret: str
-) -> Webhook:
-    """Insert a webhook and return it; it receives the events that are not final yet.
+) -> Webhook | None:
+    """Insert a webhook and return it, or None if another one has this id; it receives events that are not final.
 
-    Safe to repeat with the same id.
+    Safe to repeat with the same id and secret.
     """
     cursor_tx, position = _feed_end(tx.dialect)
     tx.connection.execute(
@@ -80,7 +82,8 @@ def add(
         )
         .on_conflict_do_nothing()
     )
-    return _to_webhook(tx.connection.execute(select(*_COLUMNS).where(webhooks.c.id == webhook_id)).one())
+    row = tx.connection.execute(select(*COLUMNS, webhooks.c.secret).where(webhooks.c.id == webhook_id)).one()
+    return to_webhook(row) if row.secret == secret else None
 
 
 def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
@@ -92,13 +95,13 @@ def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
 
 def list_all(connection: Connection) -> list[Webhook]:
     """Return all webhooks, oldest first, with the disabled ones."""
-    return [_to_webhook(row) for row in connection.execute(select(*_COLUMNS).order_by(webhooks.c.id))]
+    return [to_webhook(row) for row in connection.execute(select(*COLUMNS).order_by(webhooks.c.id))]
 
 
 def find(connection: Connection, webhook_id: str) -> Webhook | None:
     """Return the webhook with this id, or None."""
-    row = connection.execute(select(*_COLUMNS).where(webhooks.c.id == webhook_id)).one_or_none()
-    return None if row is None else _to_webhook(row)
+    row = connection.execute(select(*COLUMNS).where(webhooks.c.id == webhook_id)).one_or_none()
+    return None if row is None else to_webhook(row)
 
 
 def enable(tx: Transaction, webhook_id: str) -> Webhook | None:
@@ -113,22 +116,33 @@ def disable(tx: Transaction, webhook_id: str, cause: str) -> Webhook | None:
     return _update(tx, webhook_id, disabled_at=tx.instant(), disabled_why=cause)
 
 
-def rotate(tx: Transaction, webhook_id: str, secret: str) -> Webhook | None:
+def rotate(
+    tx: Transaction, webhook_id: str, secret: str, *conditions: ColumnElement[bool]
+) -> tuple[Webhook, bool] | None:
     """Sign with `secret` from now on, and for a day also with the old secret. Safe to repeat.
 
-    Returns the webhook, or None if it is unknown.
+    Returns the webhook and whether it has this secret now, which is False if a condition does not hold; None if it
+    is unknown.
     """
     is_new = webhooks.c.secret != secret  # a repeated call must not replace the old secret with the new one
     tx.connection.execute(
         update(webhooks)
-        .where(webhooks.c.id == webhook_id, is_new)
+        .where(webhooks.c.id == webhook_id, is_new, *conditions)
         .values(
             old_secret=webhooks.c.secret,
             old_secret_until=tx.instant() + timedelta(seconds=OLD_SECRET_S),
             secret=secret,
         )
     )
-    return find(tx.connection, webhook_id)
+    row = tx.connection.execute(
+        select(*COLUMNS, webhooks.c.secret).where(webhooks.c.id == webhook_id)
+    ).one_or_none()
+    return None if row is None else (to_webhook(row), row.secret == secret)
+
+
+def last_rotated(old_secret_until: datetime | None) -> ColumnElement[bool]:
+    """Return the condition that there was no rotation after the one that this instant of a webhook is from."""
+    return webhooks.c.old_secret_until.is_not_distinct_from(old_secret_until)
 
 
 def remove(tx: Transaction, webhook_id: str) -> bool:
@@ -174,5 +188,6 @@ def _update(tx: Transaction, webhook_id: str, **values: Any) -> Webhook | None:
     return find(tx.connection, webhook_id)
 
 
-def _to_webhook(row: Row[*tuple[Any, ...]]) -> Webhook:
+def to_webhook(row: Row[*tuple[Any, ...]]) -> Webhook:
+    """Return a webhook from a row that has the columns `COLUMNS`."""
     return sql.record(Webhook, row, kinds=None if row.kinds is None else tuple(row.kinds))

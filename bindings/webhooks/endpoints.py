@@ -9,22 +9,24 @@ from __future__ import annotations
 import base64
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import Page
-from bindings.store import deliveries, webhooks
+from bindings.store import deliveries, webhook_health, webhooks
 from bindings.store.deliveries import Delivery, DeliveryState
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from bindings.domain.binding import EventKind
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.database import Transaction
+    from bindings.store.webhook_health import WebhookHealth
     from bindings.store.webhooks import Webhook
 
 
@@ -52,14 +54,31 @@ class Webhooks:
         Without `kinds` all are sent but `revealed`. Not safe to repeat: each call adds another webhook. An event
         committed earlier may be sent if it was not yet final in the feed.
         """
+        added = self.add_once(str(uuid7()), url=url, kinds=kinds)
+        if added is None:
+            raise AssertionError("unreachable: the id is new")
+        return added
+
+    def add_once(
+        self, webhook_id: str, *, url: str, kinds: Iterable[str | EventKind] | None = None
+    ) -> WebhookWithSecret | None:
+        """Add an endpoint with this id (a new UUID) as `add` does, or return None if one has the id already.
+
+        Safe to repeat: a form that is sent twice adds one webhook, and its secret is returned once.
+        """
+        checked_id = _webhook_id(webhook_id)
         checked_url, checked_kinds = validation.webhook(url=url, kinds=kinds)
-        webhook_id, secret = str(uuid7()), _new_secret()
+        secret = _new_secret()
         added = self._database.write(
             lambda tx: webhooks.add(
-                tx, webhook_id, self._caller, url=checked_url, kinds=checked_kinds, secret=secret
+                tx, checked_id, self._caller, url=checked_url, kinds=checked_kinds, secret=secret
             )
         )
-        return WebhookWithSecret(webhook=added, secret=secret)
+        return None if added is None else WebhookWithSecret(webhook=added, secret=secret)
+
+    def health(self) -> list[WebhookHealth]:
+        """Return all webhooks, oldest first, with the state of their deliveries: one query."""
+        return self._database.read(webhook_health.list_all)
 
     def list(self) -> list[Webhook]:
         """Return all webhooks, oldest first, without their secrets."""
@@ -80,9 +99,25 @@ class Webhooks:
 
     def rotate(self, webhook_id: str) -> WebhookWithSecret:
         """Create another secret; for a day the old one signs every delivery as well. Not safe to repeat."""
-        secret = _new_secret()
-        webhook = self._change(webhook_id, lambda tx, checked_id: webhooks.rotate(tx, checked_id, secret))
-        return WebhookWithSecret(webhook=webhook, secret=secret)
+        rotated = self._rotate(webhook_id)
+        if rotated is None:
+            raise AssertionError("unreachable: without a condition the secret is always replaced")
+        return rotated
+
+    def rotate_once(self, webhook_id: str, *, old_secret_until: datetime | None) -> WebhookWithSecret | None:
+        """Create another secret as `rotate` does, or return None if there was a rotation meanwhile.
+
+        `old_secret_until` is that of the webhook as the caller has read it. Safe to repeat.
+        """
+        return self._rotate(webhook_id, webhooks.last_rotated(old_secret_until))
+
+    def _rotate(self, webhook_id: str, *conditions: Any) -> WebhookWithSecret | None:
+        checked_id, secret = _webhook_id(webhook_id), _new_secret()
+        result = self._database.write(lambda tx: webhooks.rotate(tx, checked_id, secret, *conditions))
+        if result is None:
+            raise _no_webhook()
+        webhook, has_new_secret = result
+        return WebhookWithSecret(webhook=webhook, secret=secret) if has_new_secret else None
 
     def remove(self, webhook_id: str) -> None:
         """Delete a webhook and its deliveries, including those that wait."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING
 
+from tests.browser import seed_data
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
@@ -86,6 +88,59 @@ def _report(console: Console, _day: Day) -> None:
     console.open(f"/reports/{console.running.service.reports().data[0].id}")
 
 
+def _signed_in(path: str) -> Opener:
+    """Return the opener of a page that shows the key and the session of the browser."""
+
+    def open_signed_in(console: Console, _day: Day) -> None:
+        console.running.key("auditor", "eve")
+        console.sign_in("admin", "ops")
+        console.open(path)
+
+    return open_signed_in
+
+
+def _key_created(console: Console, _day: Day) -> None:
+    console.open("/keys/create")
+    console.window.fill("#name", "ops")
+    console.window.click("input[name=role][value=admin]")
+    console.window.click("main button.main")
+    console.window.wait("document.body.innerText.includes('Copy it now')")
+
+
+def _key_revoke(console: Console, _day: Day) -> None:
+    console.running.key("auditor", "eve")
+    console.sign_in("admin", "ops")
+    console.open(f"/keys/{console.running.service.api_keys.list()[0].id}/revoke")
+
+
+def _webhook(suffix: str) -> Opener:
+    """Return the opener of a page of a webhook that has deliveries, some of them dead."""
+
+    def open_webhook(console: Console, _day: Day) -> None:
+        webhook = seed_data.add_webhook(console.running.service)
+        console.open(f"/webhooks/{webhook.id}{suffix}")
+
+    return open_webhook
+
+
+def _webhook_secret(console: Console, _day: Day) -> None:
+    console.open("/webhooks/add")
+    console.window.fill("#url", "https://receiver.example/events")
+    console.window.click("main button.main")
+    console.window.wait("document.body.innerText.includes('Copy it now')")
+
+
+def _webhooks(console: Console, _day: Day) -> None:
+    seed_data.add_webhook(console.running.service)
+    console.running.service.webhooks.add(url="https://other.example/events", kinds=["expired", "unbound"])
+    console.open("/webhooks")
+
+
+def _holds(console: Console, day: Day) -> None:
+    seed_data.add_holds(console.running.service, day)
+    console.open("/holds")
+
+
 FULL: dict[str, Opener] = {
     "find": "/",
     "number-at": _number_at,
@@ -113,6 +168,18 @@ FULL: dict[str, Opener] = {
     "pools": "/pools",
     "reports": "/reports",
     "report": _report,
+    "keys": _signed_in("/keys"),
+    "key-form": "/keys/create",
+    "key-created": _key_created,
+    "key-revoke": _key_revoke,
+    "sessions": _signed_in("/sessions"),
+    "webhooks": _webhooks,
+    "webhook": _webhook(""),
+    "webhook-form": "/webhooks/add",
+    "webhook-secret": _webhook_secret,
+    "webhook-rotate": _webhook("/rotate"),
+    "webhook-remove": _webhook("/remove"),
+    "holds": _holds,
 }
 EMPTY: dict[str, Opener] = {
     "find": "/",
@@ -123,6 +190,10 @@ EMPTY: dict[str, Opener] = {
     "doubts": "/doubts",
     "pools": "/pools",
     "reports": "/reports",
+    "keys": "/keys",
+    "sessions": "/sessions",
+    "webhooks": "/webhooks",
+    "holds": "/holds",
 }
 
 

@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.phone import Phone
 from bindings.errors import BindingsError
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Fault, FaultKind, Simulator
-from tests.service.harness import POOL, Clock, ServiceHarness
+from bindings.store import holds
+from bindings.store.deliveries import Result
+from tests import deliveries
+from tests.service.harness import POOL, Clock, ServiceHarness, feed_has_caught_up
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
+    from bindings.service import BindingService
+    from bindings.store.database import Transaction
+    from bindings.store.webhooks import Webhook
 
 RIDER, DRIVER, COOK, COURIER = "9188067701", "9188067799", "9188067702", "9188067788"
 DAY_LENGTH = timedelta(hours=26)
@@ -106,6 +113,52 @@ def _create(harness: ServiceHarness, end: datetime) -> Day:
         failed=service.search(state="failed").data[0],
         doubt=service.search(state="in_doubt").data[0],
     )
+
+
+def add_webhook(service: BindingService) -> Webhook:
+    """Add a webhook with a delivered, a pending and a dead delivery."""
+    webhook = service.webhooks.add(url="https://receiver.example/events").webhook
+    errors = [None, "the receiver answered 500", "connect: connection refused"]
+    feed_has_caught_up(service)
+    bound = service.bind(phone_a="9188067751", phone_b="9188067752", pool_number=POOL, expire_s=3_600, mode="AXB")
+    service.unbind(bound.id, reason="order cancelled")
+    feed_has_caught_up(service)
+    deliveries.fan_out(service, webhook.id)
+    batch = deliveries.lease(service, webhook.id, limit=3)
+    assert batch is not None
+    results = [
+        Result(
+            delivery=delivery,
+            status=None if index == 2 else 500 if error else 204,
+            error=error,
+            retry_s=None if index == 2 else 300.0,
+        )
+        for index, (delivery, error) in enumerate(zip(batch.deliveries, errors, strict=True))
+    ]
+    deliveries.record(service, results)
+    return webhook
+
+
+def add_holds(service: BindingService, day: Day) -> None:
+    """Put a hold for each cause that a page explains."""
+    now = service.runtime.database.clock()
+    caller = service.runtime.caller
+
+    def work(tx: Transaction) -> None:
+        phones = (Phone("9188067761"), Phone("9188067762"))
+        holds.hold_orphan(
+            tx,
+            caller,
+            phones=phones,
+            scope="default",
+            app_id=day.ride.app_id,
+            bind_id="4711",
+            origin_id=None,
+            held_until=now + timedelta(hours=2),
+        )
+        holds.hold_refused(tx, day.failed, caller, now, just_unbound=False)
+
+    service.runtime.database.write(work)
 
 
 def _record_export(harness: ServiceHarness, actor: str, view: str, reason: str | None) -> None:

@@ -31,6 +31,7 @@ from bindings.settings import load
 from bindings.store import events, expiry, job_runs, open_bindings, partitions, queries, reserve
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
+from bindings.store.schema import deliveries as deliveries_table
 from bindings.store.schema import events as events_table
 from bindings.store.schema import exports, reports, tallies
 from bindings.store.schema import holds as holds_table
@@ -171,6 +172,12 @@ def _sqlite_way(detail: str, table: str) -> str | None:
     return None
 
 
+DELIVERY_INDEXES = {
+    "ix_deliveries_due",
+    "ix_deliveries_finished",
+    "uq_deliveries_webhook_id_event_position",
+    "sqlite_autoindex_deliveries_2",
+}
 HELD = {"ix_holds_phone_held_until"}
 HELD_AT_A_TIME = {"ix_holds_held_until"}
 PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
@@ -505,6 +512,42 @@ def test_holds_of_a_number_are_read_by_index(own_database_url: str) -> None:
                 for way in explained(service, lambda: service.holds(**numbers), table)  # noqa: B023
             }
             assert index <= ways <= index | KEYS, statistics
+        cursor = service.investigation.holds_in_force(limit=50).next_cursor
+        next_page = partial(service.investigation.holds_in_force, cursor=cursor)
+        ways = explained(service, next_page, "FROM holds")
+        assert ways <= HELD_AT_A_TIME | KEYS, statistics
+    service.close()
+
+
+def test_health_of_webhooks_reads_a_bounded_part_of_the_deliveries(own_database_url: str) -> None:
+    now = datetime.now(UTC)
+    config = load({}, database_url=own_database_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
+    database = service.runtime.database
+    webhooks = [service.webhooks.add(url="https://receiver.example").webhook.id for _ in range(2)]
+    states = ["delivered", "dead", "pending", "delivered"]
+    rows = [
+        {
+            "id": str(uuid7()),
+            "webhook_id": webhooks[0],
+            "event_position": number,
+            "state": states[number % 4],
+            "attempts": 1,
+            "created_at": now - timedelta(seconds=40_000 - number),
+            "next_at": now,
+            "finished_at": None if number % 4 == 2 else now,
+        }
+        for number in range(40_000)
+    ]
+    database.write(lambda tx: tx.connection.execute(insert(deliveries_table), rows))
+    for statistics in ("without", "with"):
+        if statistics == "with":
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        ways = explained(service, service.webhooks.health, "deliveries")
+        assert ways <= DELIVERY_INDEXES, statistics
+    health, other = service.webhooks.health()
+    assert (health.pending, health.dead, health.recent, health.recent_delivered) == (1_000, 10_000, 100, 50)
+    assert (other.pending, other.dead, other.recent, other.last_error) == (0, 0, 0, None)
     service.close()
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, literal
 
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.phone import Phone
@@ -35,11 +35,14 @@ from bindings.store import (
     events,
     expiry,
     open_bindings,
+    phone_holds,
     queries,
     refusals,
     reserve,
     rollback_detection,
+    sessions,
     settle,
+    webhook_health,
 )
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import SqlDialect, Transaction
@@ -145,6 +148,18 @@ def _reserve_insert(recorder: _Recorder) -> None:
 
 def _reserve_replay(recorder: _Recorder) -> None:
     reserve.replay(cast("Connection", recorder), request(idempotency_key="order-1"), CALLER.actor)
+
+
+def _webhook_health(recorder: _Recorder) -> None:
+    webhook_health.list_all(cast("Connection", recorder))
+
+
+def _holds_in_force(recorder: _Recorder) -> None:
+    phone_holds.in_force(cast("Connection", recorder), literal(NOW), after=(NOW, ID), limit=51)
+
+
+def _sessions_list(recorder: _Recorder) -> None:
+    sessions.list_valid(cast("Connection", recorder), literal(NOW), limit=200)
 
 
 def _event_insert(recorder: _Recorder) -> None:
@@ -299,6 +314,9 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "trace": (_trace(None), 1),
     "trace_with_party": (_trace(OTHER_PHONE), 1),
     "feed_page": (_feed_page, 1),
+    "webhook_health": (_webhook_health, 1),
+    "holds_in_force": (_holds_in_force, 1),
+    "sessions_list": (_sessions_list, 1),
     "lease_deliveries": (_lease_deliveries, 3),
     "in_doubt_page": (_in_doubt, 1),
     "unsettled": (_unsettled, 1),

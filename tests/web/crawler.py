@@ -157,8 +157,13 @@ class Crawl:
             reveals |= self.role == "router" and address == "/v1/lookup"
             self.send(method, address, reveals=reveals, headers=self.headers, json=body)
 
-    def sign_out(self) -> None:
-        """Sign out, and check that the session shows nothing any more."""
+    def finish(self) -> None:
+        """Send the forms after which pages are missing, sign out, and check that the session shows nothing."""
+        for address in ("/sessions", *(link for link in self._visited if link.endswith("/remove"))):
+            for form in Page(self.send("GET", address).text).forms[::-1]:
+                if form.action == "/sessions/end" or form.action.endswith("/remove"):
+                    self.send("POST", form.action, data=form.fields)
+                    break  # a later session is that of this crawl
         page = Page(self.send("GET", "/").text)
         for form in page.forms:
             if form.action == "/sign-out":
@@ -208,8 +213,8 @@ class Crawl:
             self._queue.append(address)
 
     def _submit(self, form: Form, action: str) -> None:
-        if action == "/sign-out":
-            return  # ends the crawl: `sign_out` sends it
+        if action in ("/sign-out", "/sessions/end") or action.endswith("/remove"):
+            return  # ends the crawl, or what its pages lead to: `finish` sends it
         name = (form.method, template(action), *form.inputs)
         if name in self._submitted:
             return
@@ -263,7 +268,15 @@ def _wrong_bodies(example: dict[str, Any], texts: tuple[str, ...]) -> Iterator[d
     yield example | {"reveal": {"reason": "complaint 118"}}
 
 
-RIGHT = {"reason": "complaint 118", "q": "917700000001", "zone": "Asia/Kolkata", "amount": "90"}
+RIGHT = {
+    "reason": "complaint 118",
+    "q": "917700000001",
+    "zone": "Asia/Kolkata",
+    "amount": "90",
+    "name": "dispatch",
+    "days": "30",
+    "url": "https://receiver.example/events",
+}
 
 
 def _in(text: str, phones: Iterable[str]) -> list[str]:

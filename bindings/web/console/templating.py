@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup
 
+from bindings.domain.addresses import origin
 from bindings.domain.roles import Permission
 from bindings.web.console import event_text, time_zones
 
@@ -50,6 +51,7 @@ NAV_ITEMS = (
     NavItem(name="Reports", path="/reports"),
     NavItem(name="Access log", path="/access"),
     NavItem(name="Export", path="/exports"),
+    NavItem(name="Manage", path="/keys"),
 )
 
 
@@ -89,6 +91,7 @@ def _templates() -> Environment:
         "case_label": case_label,
         "reason": event_text.reason_text,
         "sentence": sentence,
+        "origin": origin,
     }
     environment.globals |= {
         "nav_items": NAV_ITEMS,

@@ -35,12 +35,18 @@ document.addEventListener("click", (event) => {
   for (const menu of menus) if (menu.open && !menu.contains(event.target)) menu.open = false;
 });
 
+// One click selects a new secret to copy it.
+for (const secret of document.querySelectorAll("[data-select]")) {
+  secret.addEventListener("focus", () => secret.select());
+}
+
 // The Back button must not show pages of an ended session, nor phones that were revealed once.
 addEventListener("pagehide", () => {
   for (const number of document.querySelectorAll(".number.full")) number.textContent = "shown once";
+  for (const secret of document.querySelectorAll("input.secret")) secret.value = "shown once";
 });
 addEventListener("pageshow", (event) => {
-  if (event.persisted && !document.querySelector(".number.full")) location.reload();
+  if (event.persisted && !document.querySelector(".number.full, input.secret")) location.reload();
 });
 
 // A download leaves the page as it is: say what was exported as soon as its response has set the cookie.

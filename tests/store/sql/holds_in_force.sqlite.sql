@@ -1,0 +1,7 @@
+SELECT holds.id, holds.phone, holds.why, holds.app_id, holds.bind_id, holds.origin_id,
+    holds.held_until, holds.created_at, holds.strikes, holds.held_until > :param_1 AS in_force
+FROM holds
+WHERE holds.held_until > :param_1
+  AND (holds.held_until, holds.id) > (:param_2, :param_3)
+ORDER BY holds.held_until, holds.id
+LIMIT :param_4 OFFSET :param_5;
