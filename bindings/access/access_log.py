@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 from bindings import errors
 from bindings.domain.binding import EventKind, Page
 from bindings.domain.serialization import FORMATS, to_plain
+from bindings.domain.text import FreeText
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
 from bindings.store.access_log import Export
@@ -57,7 +58,7 @@ class AccessLog:
 
     def record_reveal(self, binding_ids: Sequence[str], *, reason: str, subject: str) -> None:
         """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
-        detail = {"reason": validation.reason(reason), "what": subject}
+        detail = {"reason": FreeText(validation.reason(reason)), "what": subject}
         ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
 
         def work(tx: Transaction) -> None:
@@ -76,7 +77,7 @@ class AccessLog:
         """
         start, end = to_plain(since), to_plain(until)
         detail = {
-            "reason": validation.reason(reason),
+            "reason": FreeText(validation.reason(reason)),
             "what": f"export of bindings from {start or '-'} to {end or '-'}",
             "from": start,
             "to": end,

@@ -227,6 +227,10 @@ class Investigation:
         filters = RefusalFilters(phone=phone, actor=actor)
         return tuple(self._database.read(refusals.search, filters, before=None, limit=MAX_REFUSALS))
 
+    def references_of_refusals(self, refusal_ids: Sequence[str]) -> dict[str, str | None]:
+        """Return the references of those of these refused binds that are recorded, by id."""
+        return self._database.read(refusals.references, refusal_ids)
+
     def reveals_of(self, bindings: Sequence[Binding]) -> list[Event]:
         """Return the newest reveals of full phones of these bindings, and exports in full of their periods."""
         if not bindings:

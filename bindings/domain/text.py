@@ -15,6 +15,20 @@ _CONTROLS = re.compile(
 )
 
 
+class FreeText(str):
+    """A text in the detail of an event that a person or the provider wrote: it may name a person.
+
+    The database stores it apart from its event, so that it can be deleted (`store/texts`).
+    """
+
+    __slots__ = ()
+
+
+def optional_text(text: str | None) -> FreeText | None:
+    """Return a text as a `FreeText`, and None as it is."""
+    return None if text is None else FreeText(text)
+
+
 def has_control_characters(text: str) -> bool:
     """Return whether a character of the text is a control character: see the module."""
     return _CONTROLS.search(text) is not None

@@ -49,6 +49,7 @@ class RetentionResult:
     holds: int = 0
     reports: int = 0
     deliveries: int = 0
+    texts: int = 0
     partitions: int = 0
     partitions_waiting: int = 0
     partitions_begun: int = 0
@@ -157,6 +158,7 @@ class _Run:
         else:
             self._batches("events", lambda tx: retention.delete_events(tx, before, limit=BATCH))
         self._batches("deliveries", lambda tx: retention.delete_deliveries(tx, limit=BATCH))
+        self._batches("texts", lambda tx: retention.delete_texts(tx, limit=BATCH))
 
     def _delete_bindings(self, before: datetime) -> None:
         if not self._finished:

@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import Reason, State
+from bindings.domain.text import FreeText
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
@@ -228,8 +229,8 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
         case Refused(refusal=Refusal.NO_NUMBER):
             return settle.settle_no_number(tx, intent, caller, status=outcome.status, message=outcome.reason)
         case Refused():
-            reason, detail = Reason(outcome.refusal), {"said": outcome.reason}
-            return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=detail)
+            reason, said = Reason(outcome.refusal), {"said": FreeText(outcome.reason)}
+            return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=said)
         case NotSent():
             detail = {"said": outcome.reason}
             return settle.settle_failed(

@@ -8,7 +8,6 @@ older release than 0011 records none.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.errors import Busy
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 PROMISED_ENDS = "0011"  # the first revision of code that knows promised ends ...
 SUCCESSORS = "0014"  # ... and that knows successors
-RECENT = timedelta(seconds=3 * replicas.INTERVAL_S)
 RECHECK_S = 60.0
 MAX_NAMES = 3
 
@@ -43,13 +41,13 @@ class OlderReleases:
         with self._lock:
             if self._clock.monotonic() < self._absent_until.get(first_revision, float("-inf")):
                 return
-        older = self._database.read(replicas.older_than, first_revision, self._database.clock() - RECENT)
+        older = self._database.read(replicas.older_than, first_revision, self._database.clock() - replicas.RECENT)
         if older:
             names = ", ".join(sorted(replica.name for replica in older)[:MAX_NAMES])
             raise Busy(
                 f"processes of an older version use the database ({names}), which cannot handle the result of this"
                 " call; nothing was done",
-                retry_after_s=round(RECENT.total_seconds()),
+                retry_after_s=round(replicas.RECENT.total_seconds()),
                 todo="stop the processes of the older version, and wait for three minutes",
             )
         with self._lock:

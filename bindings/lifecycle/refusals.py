@@ -33,7 +33,6 @@ def record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> e
         "holder_state": holder.state,
         "mode": request.mode,
         "app_id": request.app_id,
-        "reference": request.reference,
     }
     _record(runtime, request, code=error.code, holder=holder, event_detail=detail)
     return error

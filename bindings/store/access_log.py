@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from bindings.domain.binding import EventKind
 from bindings.store import sql
-from bindings.store.events import COLUMNS, is_kind, to_event
+from bindings.store.events import COLUMNS, is_kind, read
 from bindings.store.schema import events, exports
 
 if TYPE_CHECKING:
@@ -79,4 +79,4 @@ def list_reveals(connection: Connection, *, before: tuple[datetime, int] | None,
     statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
     if before is not None:
         statement = statement.where(sql.keyset_before((events.c.at, events.c.position), before))
-    return [to_event(row) for row in connection.execute(statement)]
+    return read(connection, statement)

@@ -16,6 +16,7 @@ from sqlalchemy import Float, Interval, and_, bindparam, case, func, null, or_, 
 from sqlalchemy.sql.elements import literal_column
 
 from bindings.domain.binding import EventKind, State
+from bindings.domain.text import optional_text
 from bindings.store import events
 from bindings.store.bindings import COLUMNS, in_state, to_binding, version_columns
 from bindings.store.column_types import BindingId, Instant
@@ -64,7 +65,7 @@ def shorten(
     """Move the promised end to `after_s` seconds from now. None if it would not end earlier; else as `extend`."""
     values = _values(tx, binding_id, now, after_s) | {"of_actor": None}
     rows = _movement(tx.dialect, _Change.SHORTEN).run(
-        tx, EventKind.SHORTENED, caller, {"after_s": after_s, "reason": reason}, **values
+        tx, EventKind.SHORTENED, caller, {"after_s": after_s, "reason": optional_text(reason)}, **values
     )
     return _to_binding(tx, rows, _Change.SHORTEN)
 

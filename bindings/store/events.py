@@ -1,7 +1,8 @@
 """The append-only history: the functions that write events, and the change feed.
 
 An event is written in the transaction of the change that it records: `ChangeWithEvents` makes both one statement.
-No event contains a phone, nor a reference of its binding: `COLUMNS` reads that with it, because it may be erased.
+No event contains a phone, nor a reference: `COLUMNS` reads that with it, because it may be erased. A text that a
+person or the provider wrote is stored apart (`texts`), and is read with the page of events.
 
 The order of the feed is (tx, position). A reader sees only events below the oldest running transaction, so an
 event that commits late is waited for and never skipped. The number of a transaction is its id in the cluster, and
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     func,
     insert,
@@ -33,10 +35,10 @@ from sqlalchemy import (
 )
 
 from bindings.domain.binding import Event, EventKind
-from bindings.store import sql
+from bindings.store import sql, texts
 from bindings.store.column_types import BindingId, Detail
 from bindings.store.compiled import CompiledStatement
-from bindings.store.schema import account, bindings, events
+from bindings.store.schema import account, bindings, events, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,12 +54,20 @@ STRETCH = 1_000  # events that one read of `feed_of` looks at
 PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
 INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
-# One probe of the primary key for each event: a planner cannot make a scan of it, as it could of a join.
-REFERENCE = (
-    select(bindings.c.reference).where(bindings.c.id == events.c.binding_id).scalar_subquery().label("reference")
-)
+REFUSAL_ID = "refusal_id"  # in the detail of a refused bind that has a reference
+# One probe of a primary key for each event: a planner cannot make a scan of it, as it could of a join.
+REFERENCE = case(
+    (
+        events.c.kind == literal_column(f"'{EventKind.REFUSED}'"),
+        select(refusals.c.reference)
+        .where(refusals.c.id == cast(events.c.detail[REFUSAL_ID].as_string(), BindingId))
+        .scalar_subquery(),
+    ),
+    else_=select(bindings.c.reference).where(bindings.c.id == events.c.binding_id).scalar_subquery(),
+).label("reference")
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]), REFERENCE)
 WITHOUT_BINDING: dict[str, Any] = {"event_binding_id": None, "event_sequence": 0}
+_DETAIL: ColumnElement[Any] = bindparam("event_detail", type_=Detail)
 _KINDS: dict[str, str] = {kind.value: kind for kind in EventKind}
 
 
@@ -91,7 +101,13 @@ def change_tx(dialect: SqlDialect) -> ColumnElement[int]:
 
 
 def event_select(
-    dialect: SqlDialect, change_tx: Any, binding_id: Any, sequence: Any, **facts: ColumnElement[Any]
+    dialect: SqlDialect,
+    change_tx: Any,
+    binding_id: Any,
+    sequence: Any,
+    *,
+    detail: ColumnElement[Any] = _DETAIL,
+    **facts: ColumnElement[Any],
 ) -> Select[*tuple[Any, ...]]:
     """Return a SELECT of the columns `INSERT_COLUMNS` of an event; its parameters are those of `event_params`.
 
@@ -105,12 +121,13 @@ def event_select(
         dialect.now,
         bindparam("event_actor", type_=String),
         bindparam("event_request_id", type_=String),
-        _with_facts(dialect, facts),
+        _with_facts(dialect, detail, facts),
     )
 
 
-def _with_facts(dialect: SqlDialect, facts: dict[str, ColumnElement[Any]]) -> ColumnElement[Any]:
-    detail = bindparam("event_detail", type_=Detail)
+def _with_facts(
+    dialect: SqlDialect, detail: ColumnElement[Any], facts: dict[str, ColumnElement[Any]]
+) -> ColumnElement[Any]:
     if not facts:
         return detail
     arguments = [part for name, column in facts.items() for part in (literal_column(f"'{name}'"), column)]
@@ -132,8 +149,8 @@ def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dic
 class ChangeWithEvents:
     """A change of bindings together with its events; built once, run often. `facts` are columns for the detail.
 
-    `change` must return id, version and change_tx among its columns. On PostgreSQL the change and its events are
-    one statement and so one round trip; on SQLite each event is a statement of the same transaction.
+    `change` must return id, version and change_tx among its columns. On PostgreSQL the change, its events and
+    their texts are one statement and so one round trip; on SQLite each is a statement of the same transaction.
     """
 
     def __init__(
@@ -146,27 +163,45 @@ class ChangeWithEvents:
         self._change = change
         self._facts = facts
         self._combined: CompiledStatement | None = None
+        self._combined_with_texts: CompiledStatement | None = None
         if dialect.postgres:
             changed = change.cte("changed")
+            event = changed.c.change_tx, changed.c.id, changed.c.version
             columns: dict[str, ColumnElement[Any]] = {name: changed.c[name] for name in facts}
-            rows = event_select(dialect, changed.c.change_tx, changed.c.id, changed.c.version, **columns)
-            log = insert(events).from_select(INSERT_COLUMNS, rows).cte("logged")
-            self._combined = CompiledStatement(select(changed).add_cte(log))
+            log = insert(events).from_select(INSERT_COLUMNS, event_select(dialect, *event, **columns))
+            self._combined = CompiledStatement(select(changed).add_cte(log.cte("logged")))
+            rows = event_select(dialect, *event, detail=texts.detail(dialect), **columns)
+            returned = (events.c.position, events.c.binding_id, events.c.detail)
+            logged = insert(events).from_select(INSERT_COLUMNS, rows).returning(*returned).cte("logged")
+            self._combined_with_texts = CompiledStatement(select(changed).add_cte(texts.inserted_with(logged)))
 
     def run(
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         """Change the rows, write an event for each, and return the changed rows."""
         event = event_params(kind, caller, detail)
-        if self._combined is not None:
-            return self._combined.fetch_all(tx.connection, values | event)
+        if self._combined is not None and self._combined_with_texts is not None:
+            detached = texts.detach(detail)
+            if detached is None:
+                return self._combined.fetch_all(tx.connection, values | event)
+            return self._combined_with_texts.fetch_all(tx.connection, values | event | detached.parameters())
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             row_params = {"event_binding_id": row.id, "event_sequence": row.version}
             row_facts = {name: sql.to_json_value(getattr(row, name)) for name in self._facts}
-            row_params["event_detail"] = detail | row_facts
-            tx.connection.execute(event_insert(tx.dialect), event | row_params)
+            _insert_event(tx, event | row_params, detail | row_facts)
         return rows
+
+
+def _insert_event(tx: Transaction, event: dict[str, Any], detail: dict[str, Any]) -> None:
+    """Insert one event, and its text if it has one."""
+    detached = texts.detach_if_read(tx, detail)
+    if detached is None:
+        tx.connection.execute(event_insert(tx.dialect), event | {"event_detail": detail})
+        return
+    logged = event_insert(tx.dialect).returning(events.c.position)
+    position = tx.connection.execute(logged, event | {"event_detail": detached.detail}).scalar_one()
+    tx.connection.execute(texts.INSERT, detached.row(position, event["event_binding_id"]))
 
 
 @cache
@@ -199,20 +234,25 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
-    tx.connection.execute(event_insert(tx.dialect), event_params(kind, caller, detail) | WITHOUT_BINDING)
+    _insert_event(tx, event_params(kind, caller, detail) | WITHOUT_BINDING, detail)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:
     """Return the events of one binding, in order."""
     statement = select(*COLUMNS).where(events.c.binding_id == binding_id).order_by(events.c.sequence)
-    return [to_event(row) for row in connection.execute(statement)]
+    return read(connection, statement)
+
+
+def read(connection: Connection, statement: Select[*tuple[Any, ...]]) -> list[Event]:
+    """Return the events that a SELECT of `COLUMNS` finds, with their texts."""
+    return texts.with_texts(connection, [to_event(row) for row in connection.execute(statement)])
 
 
 def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[Event]:
     """Return the next events after the position `after`, in the order in which they became final."""
     postgres = sql.is_postgres(connection)
     statement = final_events(postgres=postgres).where(after_position(after, postgres=postgres))
-    return [to_event(row) for row in connection.execute(statement.limit(limit))]
+    return read(connection, statement.limit(limit))
 
 
 def after_position(after: tuple[Any, Any], *, postgres: bool) -> ColumnElement[bool]:
@@ -266,7 +306,7 @@ def feed_of(
             own_events.append(to_event(row[:-1]))
         if len(own_events) == limit:
             break
-    return without_reveals(connection, own_events), cursor
+    return texts.with_texts(connection, without_reveals(connection, own_events)), cursor
 
 
 def without_reveals(connection: Connection, page: Sequence[Event]) -> list[Event]:
@@ -328,6 +368,8 @@ def is_kind(kind: EventKind) -> ColumnElement[bool]:
 def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
     """Return an event from its row (the columns `COLUMNS`)."""
     tx, position, binding_id, sequence, kind, at, actor, request_id, detail, reference = row
+    if reference is None and kind == EventKind.REFUSED:
+        reference = detail.get("reference")  # of an earlier version
     return Event(
         cursor=f"{tx}-{position}",
         binding_id=binding_id,

@@ -64,6 +64,7 @@ RIGHTS: dict[str, Rights] = {
     "sessions": Rights(insert=_ALL_COLUMNS, update=("seen_at",), delete=True),
     "tallies": Rights(insert=_ALL_COLUMNS, update=("number", "examples"), delete=True),
     "tally_marks": Rights(insert=_ALL_COLUMNS, update=("tx", "position", "counted_to")),
+    "texts": Rights(insert=_ALL_COLUMNS),
     "webhooks": Rights(update=("tx", "position", "disabled_at", "disabled_why")),
 }
 

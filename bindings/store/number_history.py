@@ -15,7 +15,7 @@ from bindings.store import sql
 from bindings.store.bindings import COLUMNS, FIELDS, idempotency_key, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
-from bindings.store.events import is_kind, to_event
+from bindings.store.events import is_kind, read
 from bindings.store.queries import LONGEST_SPAN
 from bindings.store.schema import bindings, events
 
@@ -106,20 +106,20 @@ def unbinds_of_request(connection: Connection, request_id: str, *, actor: str | 
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
     """Return the events of a request that made no binding: refusals before the provider was called."""
     statement = select(*EVENT_COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
-    return [to_event(row) for row in connection.execute(statement.order_by(events.c.position).limit(limit))]
+    return read(connection, statement.order_by(events.c.position).limit(limit))
 
 
 def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
     """Return the reveals of full phones of these bindings, newest first."""
     statement = select(*EVENT_COLUMNS).where(events.c.binding_id.in_(binding_ids), is_kind(EventKind.REVEALED))
-    return [to_event(row) for row in connection.execute(statement.order_by(events.c.at.desc()).limit(limit))]
+    return read(connection, statement.order_by(events.c.at.desc()).limit(limit))
 
 
 def reveals_of_periods(connection: Connection, *, since: datetime, limit: int) -> list[Event]:
     """Return the exports of a whole period in full, made at or after `since`, newest first."""
     conditions = (is_kind(EventKind.REVEALED), events.c.at >= since, events.c.binding_id.is_(None))
     statement = select(*EVENT_COLUMNS).where(*conditions).order_by(events.c.at.desc(), events.c.position.desc())
-    return [to_event(row) for row in connection.execute(statement.limit(limit))]
+    return read(connection, statement.limit(limit))
 
 
 def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement[bool]) -> list[Binding]:

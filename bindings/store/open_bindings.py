@@ -12,6 +12,7 @@ from sqlalchemy import and_, any_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from bindings.domain.binding import EventKind, State
+from bindings.domain.text import FreeText
 from bindings.store import events, sql
 from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding, version_columns
 from bindings.store.column_types import BindingId, Detail
@@ -72,7 +73,7 @@ def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller,
     if not binding_ids:
         return []
     rows = _requests(tx.dialect).run(
-        tx, EventKind.UNBIND_REQUESTED, caller, {"reason": reason}, of_ids=list(binding_ids)
+        tx, EventKind.UNBIND_REQUESTED, caller, {"reason": FreeText(reason)}, of_ids=list(binding_ids)
     )
     return [to_binding(row[:-1]) for row in rows]
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
 
 from bindings.domain.binding import EventKind, Mode, Reason, State
-from bindings.store import events, sql
+from bindings.domain.serialization import batches
+from bindings.store import events, sql, texts
 from bindings.store.bindings import (
     COLUMNS,
     FIELDS,
@@ -467,8 +468,8 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
     if until is not None:
         statement = statement.where(events_table.c.at < until)
     with connection.execute(statement) as rows:
-        for row in rows:
-            yield events.to_event(row)
+        for batch in batches(map(events.to_event, rows)):
+            yield from texts.with_texts(connection, batch)
 
 
 def counts(connection: Connection) -> dict[str, dict[str, int]]:

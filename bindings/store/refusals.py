@@ -64,6 +64,8 @@ def record(
     if event_detail is None:
         tx.connection.execute(_insert_alone(tx.dialect), values)
         return True
+    if request.reference is not None:
+        event_detail = event_detail | {events.REFUSAL_ID: refusal_id}
     event = events.event_params(EventKind.REFUSED, caller, event_detail) | events.WITHOUT_BINDING
     if tx.dialect.postgres:
         _insert_with_event(tx.dialect).fetch_all(tx.connection, values | event)
@@ -118,6 +120,12 @@ def find_by_name(connection: Connection, words: str, *, actor: str | None, limit
     by_reference, by_request = refusals.c.reference == words, refusals.c.request_id == words
     names = [by_reference, and_(by_request, refusals.c.reference.is_distinct_from(words))]
     return _newest(connection, [] if actor is None else [refusals.c.actor == actor], names, limit)
+
+
+def references(connection: Connection, refusal_ids: Sequence[str]) -> dict[str, str | None]:
+    """Return the references of those of these refused binds that are recorded, by id."""
+    statement = select(refusals.c.id, refusals.c.reference).where(refusals.c.id.in_(refusal_ids))
+    return {row.id: row.reference for row in connection.execute(statement)} if refusal_ids else {}
 
 
 def _newest(

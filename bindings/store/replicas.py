@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, literal_column, or_, select
 from uuid_utils import uuid7
 
 from bindings import __version__
@@ -24,12 +24,13 @@ from bindings.store.schema import HEAD, replicas
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
 
     from bindings.clock import HostClock
-    from bindings.store.database import Database, Transaction
+    from bindings.store.database import Database, SqlDialect, Transaction
 
 INTERVAL_S = 60.0
+RECENT = timedelta(seconds=3 * INTERVAL_S)  # a process that was recorded since then is at work
 RETENTION = timedelta(days=1)
 CLOSE_WAIT_S = 1.0
 
@@ -64,6 +65,15 @@ def older_than(connection: Connection, revision: str, instant: datetime) -> list
         for replica in seen_since(connection, instant)
         if replica.schema_revision is None or replica.schema_revision < revision
     ]
+
+
+def is_older_at_work(dialect: SqlDialect, revision: str) -> ColumnElement[bool]:
+    """Return the condition that a process with code made for an older revision is at work."""
+    since = sql.earlier(dialect.now_once, RECENT, postgres=dialect.postgres)
+    is_older = or_(
+        replicas.c.schema_revision.is_(None), replicas.c.schema_revision < literal_column(f"'{revision}'")
+    )
+    return exists().where(replicas.c.seen_at >= since, is_older)
 
 
 def record(tx: Transaction) -> None:

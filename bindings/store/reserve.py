@@ -45,12 +45,11 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
     from bindings.store.rollback_detection import CommittedVersion
 
-# The detail of a `requested` event; phones are in the binding only.
+# The detail of a `requested` event; phones and the reference are in the binding only.
 _DETAIL = (
     "mode",
     "pool_number",
     "app_id",
-    "reference",
     "replaces",
     "waits_for",
     "expire_s",

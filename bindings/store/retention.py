@@ -15,7 +15,7 @@ from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, upda
 from bindings.domain.binding import State
 from bindings.store import sql
 from bindings.store.deliveries import DeliveryState, in_state
-from bindings.store.schema import account, bindings, deliveries, events, holds, refusals, reports, webhooks
+from bindings.store.schema import account, bindings, deliveries, events, holds, refusals, reports, texts, webhooks
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -96,12 +96,21 @@ def delete_reports(tx: Transaction, before: datetime, *, limit: int) -> int:
 
 def delete_deliveries(tx: Transaction, *, limit: int) -> int:
     """Delete deliveries of deleted events; return how many."""
-    without_event = and_(
-        deliveries.c.event_position <= select(account.c.gone_position).scalar_subquery(),
-        not_(exists().where(events.c.position == deliveries.c.event_position)),
-    )
-    chosen = select(deliveries.c.id).where(without_event).limit(limit)
+    chosen = select(deliveries.c.id).where(_of_deleted_event(deliveries.c.event_position)).limit(limit)
     return tx.connection.execute(delete(deliveries).where(deliveries.c.id.in_(chosen))).rowcount
+
+
+def delete_texts(tx: Transaction, *, limit: int) -> int:
+    """Delete texts of deleted events; return how many."""
+    chosen = select(texts.c.event_position).where(_of_deleted_event(texts.c.event_position)).limit(limit)
+    return tx.connection.execute(delete(texts).where(texts.c.event_position.in_(chosen))).rowcount
+
+
+def _of_deleted_event(position: ColumnElement[int]) -> ColumnElement[bool]:
+    return and_(
+        position <= select(account.c.gone_position).scalar_subquery(),
+        not_(exists().where(events.c.position == position)),
+    )
 
 
 def delete_events(tx: Transaction, before: datetime, *, limit: int) -> int:

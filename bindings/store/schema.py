@@ -16,6 +16,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -30,7 +31,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber,
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0016"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0017"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -295,6 +296,19 @@ events = Table(
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
     postgresql_partition_by="RANGE (position)",
+)
+
+texts = Table(
+    "texts",
+    metadata,
+    # No foreign key: the partition of the event may be dropped first (jobs/retention).
+    Column("event_position", BigInteger, primary_key=True, autoincrement=False, comment="events.position"),
+    Column("name", String(32), primary_key=True, comment="name of the text in the detail of the event"),
+    Column("binding_id", BindingId, comment="binding of the event; none for what belongs to no binding"),
+    Column("text", Text, nullable=False, comment="what a person or the provider wrote"),
+    Column("salt", LargeBinary, nullable=False, comment="makes its digest in the event unpredictable"),
+    Index("ix_texts_binding_id", "binding_id", **_only("binding_id IS NOT NULL")),
+    comment="Texts of events that may name a person; rows may be deleted",
 )
 
 refusals = Table(

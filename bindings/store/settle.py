@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, exists, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.text import FreeText, optional_text
 from bindings.store import end_changes, events, holds, pools
 from bindings.store.bindings import (
     NOW,
@@ -236,7 +237,7 @@ def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, bec
         EventKind.FAILED,
         caller,
         from_states=(State.IN_DOUBT,),
-        detail={"reason": Reason.VOUCHED, "status": doubt.provider_status, "because": because},
+        detail={"reason": Reason.VOUCHED, "status": doubt.provider_status, "because": FreeText(because)},
         state=State.FAILED,
         reason=Reason.VOUCHED,
         held_until=NOW,
@@ -247,7 +248,7 @@ def settle_marked_absent(tx: Transaction, doubt: Binding, caller: Caller, *, bec
 
 def settle_no_number(tx: Transaction, intent: Binding, caller: Caller, *, status: str, message: str) -> Binding:
     """Record that the pool had no number left: the bind failed, and the pool is exhausted."""
-    detail = {"said": message}
+    detail = {"said": FreeText(message)}
     failed = settle_failed(tx, intent.id, caller, reason=Reason.NO_NUMBER, status=status, detail=detail)
     pools.record_exhausted(tx, caller, app_id=intent.app_id, pool_number=intent.pool_number)
     return failed
@@ -425,7 +426,7 @@ def _request_unbind(
         caller,
         from_states=(*UNSETTLED, State.ACTIVE),
         condition=condition,
-        detail={"reason": reason},
+        detail={"reason": optional_text(reason)},
         unbind_requested_at=NOW,
     )
 

@@ -16,7 +16,7 @@ from sqlalchemy import case, delete, null, select, update
 
 from bindings.domain.binding import EventKind, Reason
 from bindings.store import pools, sql
-from bindings.store.events import after_position, final_events
+from bindings.store.events import REFUSAL_ID, after_position, final_events
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pool_levels, tallies, tally_marks
 
@@ -120,7 +120,7 @@ def _example(row: Row[Any]) -> dict[str, Any]:
         detail = row.code_detail
         example |= {
             "binding_id": detail.get("holder_id"),
-            "reference": detail.get("reference"),
+            "refusal_id": detail.get(REFUSAL_ID),
             "mode": detail.get("mode"),
         }
     return example

@@ -54,7 +54,7 @@ def test_refusal_names_the_holder_and_when_to_retry_and_is_recorded(harness: Ser
     feed_has_caught_up(harness.service)
     (note,) = [event for event in harness.service.export_events() if event.kind is EventKind.REFUSED]
     assert (note.binding_id, note.sequence) == (None, 0)
-    assert (note.detail["holder_id"], note.detail["reference"]) == (first.id, "order-43")
+    assert (note.detail["holder_id"], note.reference) == (first.id, "order-43")
     assert len(harness.service.search().data) == 1
 
 

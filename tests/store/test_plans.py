@@ -194,6 +194,8 @@ NAMES = {
     "ix_events_request_id",
     "ix_refusals_reference",
     "ix_refusals_request_id",
+    "pk_refusals",
+    "sqlite_autoindex_refusals_1",
 }
 SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 HELD_PAIR = request("9100000001", "915500000001")

@@ -397,3 +397,20 @@ def _assert_once_and_in_order(followed: list[Event]) -> None:
     for event in followed:
         assert event.sequence == latest.get(str(event.binding_id), 0) + 1
         latest[str(event.binding_id)] = event.sequence
+
+
+def test_texts_are_deleted_with_their_events(years: Years) -> None:
+    def positions(statement: str) -> list[int]:
+        return list(years.database.read(lambda connection: connection.execute(text(statement)).scalars()))
+
+    (first,) = years.months(1)
+    years.service.reveal([first.id], reason="case 7")
+    years.turn_of_the_month()
+    years.service.reveal([years.ended().id], reason="case 8")
+    counts = []
+    for _ in range(6):
+        stored = positions("SELECT event_position FROM texts WHERE name = 'reason' ORDER BY 1")
+        assert stored == positions("SELECT position FROM events WHERE kind = 'revealed' ORDER BY 1")
+        counts.append(len(stored))
+        years.months(1)
+    assert (counts[0], counts[-1]) == (2, 0)

@@ -63,6 +63,8 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
     examples = () if series is None else series.examples
     ids = [str(example["binding_id"]) for example in examples if example["binding_id"] is not None]
     bindings: dict[str, Binding] = await context.run_read(lambda service: service.get_many(ids))
+    refusal_ids = [example["refusal_id"] for example in examples if example.get("refusal_id") is not None]
+    references = await context.run_read(lambda service: service.investigation.references_of_refusals(refusal_ids))
     return context.render(
         "failure.html",
         time_range=time_range,
@@ -72,8 +74,17 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
         explanation=failure_text.explain(kind, code),
         statistics=statistics,
         chart=_chart(statistics, kind, code),
-        examples=[(example, bindings.get(str(example["binding_id"]))) for example in examples],
+        examples=[
+            (example, bindings.get(str(example["binding_id"])), _reference(example, references))
+            for example in examples
+        ],
     )
+
+
+def _reference(example: dict[str, Any], references: dict[str, str | None]) -> str | None:
+    """Return the reference of a refused bind; that of an earlier version is in the example itself."""
+    earlier: str | None = example.get("reference")
+    return references.get(str(example.get("refusal_id")), earlier)
 
 
 def _chart(statistics: EventStatistics, kind: EventKind, code: str) -> charts.Chart:

@@ -1,9 +1,13 @@
 SELECT events.tx, events.position, events.binding_id, events.sequence, events.kind, events.at,
-    events.actor, events.request_id, events.detail, (
+    events.actor, events.request_id, events.detail, CASE WHEN (events.kind = 'refused') THEN (
+    SELECT refusals.reference
+    FROM refusals
+    WHERE refusals.id = CAST(CAST((events.detail ->> :detail_1::TEXT) AS VARCHAR) AS UUID)
+) ELSE (
     SELECT bindings.reference
     FROM bindings
     WHERE bindings.id = events.binding_id
-) AS reference
+) END AS reference
 FROM events
 WHERE events.tx < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) + coalesce((
     SELECT account.tx_offset

@@ -15,11 +15,16 @@ WHERE deliveries.id IN (:id_1_1);
 SELECT deliveries.id, deliveries.webhook_id, deliveries.state, deliveries.attempts,
     deliveries.created_at, deliveries.next_at, deliveries.finished_at, deliveries.status,
     deliveries.error, events.tx, events.position, events.binding_id, events.sequence, events.kind,
-    events.at, events.actor, events.request_id, events.detail, (
+    events.at, events.actor, events.request_id, events.detail, CASE WHEN (events.kind = 'refused')
+    THEN (
+    SELECT refusals.reference
+    FROM refusals
+    WHERE refusals.id = CAST(CAST(JSON_EXTRACT(events.detail, :detail_1) AS VARCHAR) AS VARCHAR(36))
+) ELSE (
     SELECT bindings.reference
     FROM bindings
     WHERE bindings.id = events.binding_id
-) AS reference
+) END AS reference
 FROM deliveries
 JOIN events ON events.position = deliveries.event_position
 WHERE deliveries.id IN (:id_1_1)

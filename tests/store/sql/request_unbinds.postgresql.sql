@@ -23,10 +23,23 @@ WITH changed AS (
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
-        :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
-        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3,
-        :event_detail::JSONB AS anon_4
+        :event_kind::VARCHAR AS anon_4, clock_timestamp() AS clock_timestamp_1,
+        :event_actor::VARCHAR AS anon_5, :event_request_id::VARCHAR AS anon_6, CASE WHEN (EXISTS (
+        SELECT *
+        FROM replicas
+        WHERE replicas.seen_at >= (
+            SELECT clock_timestamp() AS clock_timestamp_1
+        ) - :param_1
+          AND (replicas.schema_revision IS NULL OR replicas.schema_revision < '0016')
+    )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END AS anon_7
     FROM changed
+    RETURNING events.position, events.binding_id, events.detail
+), texts_inserted AS (
+    INSERT INTO texts (event_position, name, binding_id, text, salt)
+    SELECT logged.position AS position, :text_name::VARCHAR AS anon_1,
+        logged.binding_id AS binding_id, :text_text::VARCHAR AS anon_2, :text_salt AS anon_3
+    FROM logged
+    WHERE jsonb_typeof((logged.detail -> :text_name::VARCHAR)) = :param_2::VARCHAR
 )
 SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,
     changed.app_id, changed.scope, changed.reference, changed.idempotency_key, changed.replaces,

@@ -1,0 +1,139 @@
+"""The texts that a person or the provider wrote in the detail of an event, stored apart from it.
+
+An event is never changed, and such a text may name a person. So the text has a row of its own, which may be
+deleted. In the detail, under the name of the text, is `{"text_sha256": SHA-256(salt + text)}`: with the row it
+proves the text, and without it it says nothing, because the salt is in the row.
+
+A process of an older release would show that instead of the text. As long as one uses the database, the text
+itself is in the detail, as before; the statement that writes the event decides it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import LargeBinary, String, Text, bindparam, case, func, insert, literal, select
+
+from bindings.domain.text import FreeText
+from bindings.store import replicas
+from bindings.store.column_types import Detail
+from bindings.store.schema import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import CTE, ColumnElement, Connection, Insert
+
+    from bindings.domain.binding import Event
+    from bindings.store.database import SqlDialect, Transaction
+
+FIRST_REVISION = "0017"  # of code that reads texts
+DIGEST = "text_sha256"
+ERASED = "erased"  # what is shown of a text whose row is deleted
+SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedText:
+    """A text of an event, apart from its detail, which has only the digest."""
+
+    name: str
+    text: str
+    salt: bytes
+    detail: dict[str, Any]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of `inserted_with` and `detail`."""
+        return {
+            "event_detached_detail": self.detail,
+            "text_name": self.name,
+            "text_text": self.text,
+            "text_salt": self.salt,
+        }
+
+    def row(self, event_position: int, binding_id: str | None) -> dict[str, Any]:
+        """Return the row of the text for an event."""
+        return {
+            "event_position": event_position,
+            "name": self.name,
+            "binding_id": binding_id,
+            "text": self.text,
+            "salt": self.salt,
+        }
+
+
+def detach(detail: dict[str, Any]) -> DetachedText | None:
+    """Return the free text of a detail apart from it, or None if it has none; no event has more than one."""
+    for name, value in detail.items():
+        if isinstance(value, FreeText):
+            salt = secrets.token_bytes(SALT_BYTES)
+            return DetachedText(name, str(value), salt, detail | {name: {DIGEST: digest(salt, value)}})
+    return None
+
+
+def digest(salt: bytes, text: str) -> str:
+    """Return the digest of a text, as in the detail of its event."""
+    return hashlib.sha256(salt + text.encode()).hexdigest()
+
+
+def detach_if_read(tx: Transaction, detail: dict[str, Any]) -> DetachedText | None:
+    """Return the free text of a detail apart from it; None if it has none, or older code would have to read it."""
+    detached = detach(detail)
+    if detached is None or tx.connection.execute(select(_older_code(tx.dialect))).scalar_one():
+        return None
+    return detached
+
+
+def detail(dialect: SqlDialect) -> ColumnElement[Any]:
+    """Return the detail of an event with a free text: with the digest, or as before for an older release."""
+    whole, detached = (bindparam(name, type_=Detail) for name in ("event_detail", "event_detached_detail"))
+    return case((_older_code(dialect), whole), else_=detached)
+
+
+def _older_code(dialect: SqlDialect) -> ColumnElement[bool]:
+    return replicas.is_older_at_work(dialect, FIRST_REVISION)
+
+
+def inserted_with(logged: CTE) -> CTE:
+    """Return the INSERT of the text of each logged event (PostgreSQL), unless its detail has the text itself."""
+    name = bindparam("text_name", type_=String)
+    text, salt = bindparam("text_text", type_=Text), bindparam("text_salt", type_=LargeBinary)
+    is_detached_from = func.jsonb_typeof(logged.c.detail[name]) == literal("object")
+    rows = select(logged.c.position, name, logged.c.binding_id, text, salt).where(is_detached_from)
+    return insert(texts).from_select(_COLUMNS, rows).cte("texts_inserted")
+
+
+_COLUMNS = ("event_position", "name", "binding_id", "text", "salt")
+INSERT: Insert = insert(texts)
+
+
+def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
+    """Return the events with their texts, or `ERASED` where a text is deleted. No query if they have none."""
+    positions = {_position(event) for event in events if any(map(_is_digest, event.detail.values()))}
+    if not positions:
+        return list(events)
+    rows = connection.execute(
+        select(texts.c.event_position, texts.c.name, texts.c.text).where(texts.c.event_position.in_(positions))
+    )
+    stored = {(row.event_position, row.name): row.text for row in rows}
+    return [_with_texts(event, stored) if _position(event) in positions else event for event in events]
+
+
+def _with_texts(event: Event, stored: dict[tuple[int, str], str]) -> Event:
+    position = _position(event)
+    detail = {
+        name: stored.get((position, name), ERASED) if _is_digest(value) else value
+        for name, value in event.detail.items()
+    }
+    return replace(event, detail=detail)
+
+
+def _position(event: Event) -> int:
+    return int(event.cursor.partition("-")[2])
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {DIGEST}
