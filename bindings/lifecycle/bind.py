@@ -229,8 +229,10 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
         case Refused(refusal=Refusal.NO_NUMBER):
             return settle.settle_no_number(tx, intent, caller, status=outcome.status, message=outcome.reason)
         case Refused():
-            reason, said = Reason(outcome.refusal), {"said": FreeText(outcome.reason)}
-            return settle.settle_failed(tx, intent.id, caller, reason=reason, status=outcome.status, detail=said)
+            reason, message = Reason(outcome.refusal), {"said": FreeText(outcome.reason)}
+            return settle.settle_failed(
+                tx, intent.id, caller, reason=reason, status=outcome.status, detail=message
+            )
         case NotSent():
             detail = {"said": outcome.reason}
             return settle.settle_failed(

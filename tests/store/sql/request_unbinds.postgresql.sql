@@ -30,7 +30,7 @@ WITH changed AS (
         WHERE replicas.seen_at >= (
             SELECT clock_timestamp() AS clock_timestamp_1
         ) - :param_1
-          AND (replicas.schema_revision IS NULL OR replicas.schema_revision < '0016')
+          AND (replicas.schema_revision IS NULL OR replicas.schema_revision < '0017')
     )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END AS anon_7
     FROM changed
     RETURNING events.position, events.binding_id, events.detail
