@@ -146,6 +146,8 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
     bootstrap_key_file: Annotated[str, Field(min_length=1)] | None = None  # read by `db upgrade` and `serve`
     seal_key_file: Annotated[str, Field(min_length=1)] | None = None
+    phone_keys_file: Annotated[str, Field(min_length=1)] | None = None
+    phone_keys_command: Annotated[SecretStr, Field(min_length=1)] | None = None
 
     def guard_for(self, expire_s: int) -> float:
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
@@ -202,6 +204,8 @@ class SettingsValues(TypedDict, total=False):
     trusted_proxies: Sequence[Network] | str
     bootstrap_key_file: str | None
     seal_key_file: str | None
+    phone_keys_file: str | None
+    phone_keys_command: str | None
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import migrations
+from tests.service import phone_keys
 from tests.service.harness import APP, KEY, SECRET, Clock, ServiceHarness, assert_sound
 from tests.store import databases
 
@@ -177,10 +178,23 @@ def service(database_url: str, simulator: Simulator) -> Iterator[BindingService]
 
 
 @pytest.fixture
-def harness(database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
+def phones() -> str:
+    """Return how the harness writes phones: "plain", "sealed", or "mixed", which is both in turn."""
+    return os.environ.get("BINDINGS_TEST_PHONES", phone_keys.PLAIN)
+
+
+@pytest.fixture
+def harness(database_url: str, clock: Clock, phones: str, tmp_path: Path) -> Iterator[ServiceHarness]:
     """Provide services, a provider and a database on one clock; run `assert_sound` at the end of the test."""
+    keys = {"phone_keys_file": str(phone_keys.write_ring(tmp_path / "phone_keys.json"))}
     with Simulator(clock=clock.unix, pool_size=200) as simulator:
-        harness = ServiceHarness(url=database_url, clock=clock, simulator=simulator)
+        harness = ServiceHarness(
+            url=database_url,
+            clock=clock,
+            simulator=simulator,
+            settings={} if phones == phone_keys.PLAIN else keys,
+            phones=phones,
+        )
         try:
             yield harness
             assert_sound(harness.service)

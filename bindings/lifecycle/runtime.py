@@ -19,7 +19,7 @@ from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.lifecycle.older_releases import OlderReleases
 from bindings.provider.client import ProviderClient
 from bindings.sealing.keys import SigningKey, load_signing_key
-from bindings.store import account, cluster_move, replicas, reserve, schema_version
+from bindings.store import account, cluster_move, phone_key_source, replicas, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
 from bindings.store.rollback_detection import RollbackDetector
@@ -111,7 +111,8 @@ def open_runtime(
     `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
     """
     url = settings.database_url.get_secret_value()
-    database = Database(url, pool_size=settings.pool_size, clock=clock)
+    phone_keys = phone_key_source.load(settings)
+    database = Database(url, pool_size=settings.pool_size, clock=clock, phone_keys=phone_keys)
     runtime = new_runtime(settings, database, caller=caller, clock=clock)
     if not connect:
         database.defer(lambda: _check_database(runtime))
@@ -166,7 +167,7 @@ def new_runtime(
         clocks=clocks,
         admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
-        lookups=Lookups(database.now, postgres=database.postgres),
+        lookups=Lookups(database.now, postgres=database.postgres, form_count=database.form_count),
         older_releases=OlderReleases(database, clock),
         heartbeat=replicas.Heartbeat(database, clock),
         seal_key=_seal_key(settings),

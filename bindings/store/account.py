@@ -14,22 +14,31 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, update
 
 from bindings.errors import FieldError, InvalidRequest
+from bindings.store.phone_keys import PLAIN, VARIABLES, KeyNumbers
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Connection
 
     from bindings.store.database import Database, Transaction
+    from bindings.store.phone_keys import PhoneKeys
 
 HOST_SILENT_AFTER = timedelta(seconds=60)  # without a sign of it for so long, another host may take the file
 SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
+PHONE_INDEX_KEY = select(account.c.phone_index_key).scalar_subquery()
+PHONE_DATA_KEY = select(account.c.phone_data_key).scalar_subquery()
+# What a transaction reads that records an intent, after it has its locks.
+BEFORE_INTENT = (SCAN_OWED_SINCE, PHONE_INDEX_KEY, PHONE_DATA_KEY)
 
 
 def register_scope(database: Database, scope: str) -> None:
     """Record the scope at the first call; later refuse a different scope, and a second host on SQLite.
 
-    With a different scope the conflict check would see no live binding (I1). Raises `InvalidRequest` with the
-    name of the setting. Safe to repeat.
+    With a different scope the conflict check would see no live binding (I1); nor would it without the keys that
+    phones are stored with, so a process that lacks one of them, or has another one under its number, is refused
+    too. Raises `InvalidRequest` with the name of the setting. Safe to repeat.
     """
 
     def register(tx: Transaction) -> Any:
@@ -46,9 +55,16 @@ def register_scope(database: Database, scope: str) -> None:
         raise InvalidRequest(
             [FieldError("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")]
         )
+    _require_phone_keys(database.phone_keys, row.phone_key_checks or {})
     if not database.postgres and _is_other_host(row, now):
         message = "is an SQLite file that another host is using; SQLite serves one host, PostgreSQL many"
         raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
+
+
+def key_numbers(connection: Connection) -> KeyNumbers:
+    """Return the keys that phones are written with; read them in the transaction that writes."""
+    row = connection.execute(select(account.c.phone_index_key, account.c.phone_data_key)).one_or_none()
+    return PLAIN if row is None else KeyNumbers(row.phone_index_key, row.phone_data_key)
 
 
 def record_host(tx: Transaction) -> None:
@@ -99,6 +115,18 @@ def complete_full_scan(tx: Transaction, *, scan_started_at: datetime) -> bool:
         .returning(account.c.id)
     )
     return bool(tx.connection.execute(requirement_met).all())
+
+
+def _require_phone_keys(keys: PhoneKeys | None, checks: Mapping[str, str]) -> None:
+    own_checks = {} if keys is None else keys.checks
+    missing = [name for name in checks if name not in own_checks]
+    if missing:
+        message = f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them"
+        raise InvalidRequest([FieldError(VARIABLES, message)])
+    different = [name for name, check in checks.items() if own_checks[name] != check]
+    if different:
+        message = f"has other keys as {', '.join(different)} than those that phones in this database need"
+        raise InvalidRequest([FieldError(VARIABLES, message)])
 
 
 def _is_other_host(row: Any, now: datetime) -> bool:

@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, o
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
-from bindings.store.column_types import BindingId
+from bindings.store.column_types import BLIND_PHONE, BindingId
+from bindings.store.phones import open_one
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
@@ -28,15 +29,21 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
 
 FIELDS = tuple(field.name for field in fields(Binding))
+PHONES = ("phone_a", "phone_b")
 _MODES = {mode.value: mode for mode in Mode}  # a lookup takes a fifth of the time of `Mode(value)`
 _STATES = {state.value: state for state in State}
 idempotency_key = func.coalesce(bindings.c.idempotency_key, bindings.c.duplicate_key)  # as in its index
-COLUMNS = tuple(idempotency_key.label(name) if name == "idempotency_key" else bindings.c[name] for name in FIELDS)
+NAMES = (*FIELDS, "phone_a_sealed", "phone_b_sealed", "phone_key")
+COLUMNS = tuple(idempotency_key.label(name) if name == "idempotency_key" else bindings.c[name] for name in NAMES)
 # The slots of a frozen dataclass, set past its constructor: 1.6 µs a binding, 4.1 µs by `Binding(**values)`
 # (CPython 3.11). `test_to_binding_equals_the_constructor` holds both to the same result: if the constructor is as
 # fast one day, `to_binding` can call it.
 _SETTERS = tuple(getattr(Binding, name).__set__ for name in FIELDS)
 _SET_MODE, _SET_STATE = (_SETTERS[FIELDS.index(name)] for name in ("mode", "state"))
+_PHONES = tuple((f"bindings.{name}", _SETTERS[FIELDS.index(name)], FIELDS.index(name)) for name in PHONES)
+_A, _B = (FIELDS.index(name) for name in PHONES)
+_FIRST_SEALED = len(FIELDS)
+_PHONE_KEY = _FIRST_SEALED + len(PHONES)
 
 
 def find(connection: Connection, binding_id: str) -> Binding | None:
@@ -58,10 +65,13 @@ def get(tx: Transaction, binding_id: str) -> Binding:
 
 
 def to_binding(row: Sequence[Any] | Row[Any]) -> Binding:
-    """Return a binding from its row (the columns `COLUMNS`)."""
+    """Return a binding from its row (the columns `COLUMNS`). `Busy` if one of its phones does not open."""
     binding = Binding.__new__(Binding)
-    for set_field, value in zip(_SETTERS, row, strict=True):
+    for set_field, value in zip(_SETTERS, row, strict=False):  # the sealed phones come after the fields
         set_field(binding, value)
+    if row[_PHONE_KEY] is not None or row[_A] is BLIND_PHONE or row[_B] is BLIND_PHONE:
+        for sealed, (column, set_phone, place) in enumerate(_PHONES, _FIRST_SEALED):
+            set_phone(binding, open_one(row[_PHONE_KEY], column, binding.id, row[place], row[sealed]))
     _SET_MODE(binding, _MODES[binding.mode])
     _SET_STATE(binding, _STATES[binding.state])
     return binding

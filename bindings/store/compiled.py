@@ -17,10 +17,14 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
+from bindings.store.phone_keys import keys_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sqlalchemy import BindParameter, CompoundSelect, Connection, Dialect, Select
+
+    from bindings.store.phone_keys import PhoneKeys
 
     Convert = Callable[[Any], Any]
 
@@ -30,13 +34,15 @@ class CompiledStatement:
 
     def __init__(self, statement: Select[Any] | CompoundSelect[Any]) -> None:
         self._statement = statement
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[tuple[str, PhoneKeys | None], _Compiled] = {}
 
     def fetch_all(self, connection: Connection, values: Mapping[str, Any]) -> list[Any]:
         """Run the statement and return its rows as named tuples; raises the errors that SQLAlchemy would raise."""
-        compiled = self._compiled.get(connection.dialect.name)
+        dialect = connection.dialect
+        used_for = dialect.name, keys_of(dialect)  # the conversions depend on both
+        compiled = self._compiled.get(used_for)
         if compiled is None:
-            compiled = self._compiled[connection.dialect.name] = _Compiled(self._statement, connection.dialect)
+            compiled = self._compiled[used_for] = _Compiled(self._statement, dialect)
         parameters = compiled.parameters(values)
         cursor = None
         try:

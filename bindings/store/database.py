@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select, Table
 
     from bindings.clock import HostClock
+    from bindings.store.phone_keys import PhoneKeys
 
     ReadClock: TypeAlias = Callable[[], datetime]
 
@@ -160,8 +161,8 @@ def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledState
 class Database(ProcessConnections):
     """The transactions and reads of one database, and its clock.
 
-    Thread-safe, also in a forked child. In tests `read_clock` replaces the deciding clock, and `clock` the clocks
-    of this host.
+    Thread-safe, also in a forked child. Phones are read and written with `phone_keys`. In tests
+    `read_clock` replaces the deciding clock, and `clock` the clocks of this host.
     """
 
     def __init__(
@@ -171,8 +172,9 @@ class Database(ProcessConnections):
         pool_size: int = POOL_SIZE,
         read_clock: ReadClock | None = None,
         clock: HostClock = SYSTEM_CLOCK,
+        phone_keys: PhoneKeys | None = None,
     ) -> None:
-        super().__init__(url, pool_size)
+        super().__init__(url, pool_size, phone_keys)
         self._host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
         self._on_use: Callable[[], None] = _do_nothing
@@ -185,6 +187,11 @@ class Database(ProcessConnections):
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
+
+    @property
+    def form_count(self) -> int:
+        """Return in how many forms a phone may be stored here (`store.phones`)."""
+        return 1 if self.phone_keys is None else self.phone_keys.form_count
 
     def _open(self) -> None:
         super()._open()

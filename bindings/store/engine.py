@@ -27,12 +27,14 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit
 from bindings.store.failures import URL_VARIABLE
+from bindings.store.phone_keys import attach
 from bindings.store.sqlite_connection import SqliteConnection
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
     from bindings.store.fork_gate import ForkGate
+    from bindings.store.phone_keys import PhoneKeys
 
 POOL_SIZE = 32  # of each engine
 BUSY_TIMEOUT_S = 20  # SQLite, until `set_deadline` sets another one
@@ -69,13 +71,22 @@ _BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}"
 class Connections:
     """The connections of one engine: at most `size` at the server, including dropped ones. Thread-safe."""
 
-    def __init__(self, url: str, size: int, gate: ForkGate | None, *, autocommit: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        size: int,
+        gate: ForkGate | None,
+        *,
+        autocommit: bool = False,
+        phone_keys: PhoneKeys | None = None,
+    ) -> None:
         self._gate = gate
         self._process = ProcessMark()
         several_servers = not isinstance(driver_url(url).query.get("host", ""), str)
         self._url = url
         self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
         self.engine = make_engine(url, autocommit=autocommit, size=size, limit=self._limit)
+        attach(self.engine.dialect, phone_keys)
 
     @property
     def count(self) -> int:

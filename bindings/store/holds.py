@@ -18,7 +18,8 @@ from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
 from bindings.domain.hold import HoldReason
-from bindings.store import events, sql
+from bindings.store import account, events, sql
+from bindings.store import phones as stored_phones
 from bindings.store.column_types import Instant
 from bindings.store.schema import bindings
 from bindings.store.schema import holds as table
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
+    from bindings.store.phone_keys import KeyNumbers
     from bindings.store.settle import Success
 
 FIRST_REFUSAL_S = 60  # doubled with each further refusal ...
@@ -62,7 +64,7 @@ class Hold:
     created_at: datetime
 
 
-_COLUMNS = sql.columns(table, Hold)
+_COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
 
 
 def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:
@@ -76,7 +78,7 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
 def of_ended_binding(connection: Connection, binding: Binding, now: datetime) -> list[Hold]:
     """Return the holds in force of what the provider still has under the bind_id of a binding."""
     statement = select(*_COLUMNS).where(
-        *_of_bind_id((binding.phone_a, binding.phone_b), binding.app_id, binding.bind_id),
+        *_of_bind_id(connection, (binding.phone_a, binding.phone_b), binding.app_id, binding.bind_id),
         table.c.held_until > now,
         table.c.scope == binding.scope,
     )
@@ -116,11 +118,14 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
     60 s for the first refusal, doubled with each repeated one up to an hour, until a scan finds the cause or
     proves that there is none. From 2 s to 60 s if one of the phones was `just_unbound`.
     """
-    seconds = 0
+    seconds, numbers = 0, account.key_numbers(tx.connection)
     for phone in (binding.phone_a, binding.phone_b):
-        unexplained = and_(table.c.scope == binding.scope, table.c.phone == phone, table.c.bind_id.is_(None))
+        unexplained = and_(table.c.scope == binding.scope, _is(tx.connection, phone), table.c.bind_id.is_(None))
         earlier = tx.connection.execute(
-            select(table.c.strikes, table.c.held_until).where(unexplained)
+            select(table.c.strikes, table.c.held_until)
+            .where(unexplained)
+            .order_by(table.c.held_until.desc())
+            .limit(1)
         ).one_or_none()
         age_s = float("inf") if earlier is None else (now - earlier.held_until).total_seconds()
         strikes = _next_strike(None if earlier is None else earlier.strikes, age_s, just_unbound=just_unbound)
@@ -128,6 +133,7 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
         seconds = max(seconds, wait)
         _put(
             tx,
+            numbers,
             scope=binding.scope,
             phone=phone,
             why=HoldReason.REFUSED,
@@ -249,7 +255,8 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
 
 def _newest_end(connection: Connection, phones: tuple[Phone, ...], app_id: str, bind_id: str) -> datetime | None:
     newest_end = func.max(table.c.held_until, type_=Instant)
-    return connection.execute(select(newest_end).where(*_of_bind_id(phones, app_id, bind_id))).scalar()
+    of_bind_id = _of_bind_id(connection, phones, app_id, bind_id)
+    return connection.execute(select(newest_end).where(*of_bind_id)).scalar()
 
 
 def _needs_no_hold(
@@ -270,21 +277,33 @@ def _needs_no_hold(
 
 def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> bool:
     """Hold the phones of a provider binding; return False if a hold of it was there before."""
-    of_bind_id = _of_bind_id(phones, values["app_id"], values["bind_id"])
+    of_bind_id = _of_bind_id(tx.connection, phones, values["app_id"], values["bind_id"])
     recorded = tx.connection.execute(select(table.c.id).where(*of_bind_id).limit(1)).first()
+    numbers = account.key_numbers(tx.connection)
     for phone in phones:
-        _put(tx, phone=phone, strikes=0, **values)
+        _put(tx, numbers, phone=phone, strikes=0, **values)
     return recorded is None
 
 
-def _of_bind_id(phones: tuple[Phone, ...], app_id: object, bind_id: object) -> tuple[ColumnElement[bool], ...]:
+def _of_bind_id(
+    connection: Connection, phones: tuple[Phone, ...], app_id: object, bind_id: object
+) -> tuple[ColumnElement[bool], ...]:
     is_app = true() if app_id == NO_APP else table.c.app_id == app_id
-    return table.c.phone.in_(phones), table.c.bind_id == bind_id, is_app
+    return _is(connection, *phones), table.c.bind_id == bind_id, is_app
 
 
-def _put(tx: Transaction, **values: object) -> None:
+def _is(connection: Connection, *phones: Phone) -> ColumnElement[bool]:
+    """Return the condition that a hold is of one of these phones."""
+    return stored_phones.is_any_of(table.c.phone, stored_phones.forms(connection.dialect, *phones))
+
+
+def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -> None:
     """Upsert a hold: insert it or extend the existing one, never shorten it."""
-    statement = tx.dialect.insert(table).values(id=str(uuid7()), **values)
+    dialect, row_id = tx.connection.dialect, str(uuid7())
+    stored = stored_phones.stored(dialect, numbers, "holds", row_id, {"phone": phone})
+    if stored_phones.form_count(dialect) > 1 and _extend_other_form(tx, phone, stored["phone"], values):
+        return
+    statement = tx.dialect.insert(table).values(id=row_id, **stored, **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None
@@ -303,5 +322,21 @@ def _put(tx: Transaction, **values: object) -> None:
     )
 
 
+def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[str, Any]) -> bool:
+    """Extend a hold of the phone that is stored in another form, never shorten it; False if there is none."""
+    other_forms = [text for text in stored_phones.forms(tx.connection.dialect, phone) if text != form]
+    of_binding: ColumnElement[bool] = table.c.bind_id.is_(None)
+    if values["bind_id"] is not None:
+        of_binding = and_(table.c.app_id == values["app_id"], table.c.bind_id == values["bind_id"])
+    same_hold = and_(table.c.scope == values["scope"], table.c.phone.in_(other_forms), of_binding)
+    ids = tx.connection.execute(select(table.c.id).where(same_hold)).scalars().all()
+    changed = {name: values[name] for name in ("held_until", "strikes", "origin_id")}
+    tx.connection.execute(
+        update(table).where(table.c.id.in_(ids), table.c.held_until < values["held_until"]).values(changed)
+    )
+    return bool(ids)
+
+
 def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
-    return sql.record(Hold, row, why=sql.member(HoldReason, row.why))
+    opened = stored_phones.opened(row, "holds", ("phone",))
+    return sql.record(Hold, row, why=sql.member(HoldReason, row.why), **opened)

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, or_, select, union_all
+from sqlalchemy import and_, func, select, union_all
 
 from bindings.domain.binding import EventKind, State
-from bindings.store import sql
-from bindings.store.bindings import COLUMNS, FIELDS, idempotency_key, in_state, middle_number_b_is, to_binding
+from bindings.store import phones, sql
+from bindings.store.bindings import COLUMNS, NAMES, idempotency_key, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
 from bindings.store.events import is_kind, read
-from bindings.store.queries import LONGEST_SPAN
+from bindings.store.queries import LONGEST_SPAN, has_party
 from bindings.store.schema import bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import Column, ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection, Dialect, Select
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
 
-_PHONES = (bindings.c.phone_a, bindings.c.phone_b)
-_COLUMNS = (*_PHONES, bindings.c.middle_number_a, bindings.c.middle_number_b)
 _STARTED = func.coalesce(bindings.c.sent_at, bindings.c.requested_at, type_=Instant)
 _NOT_FAILED = ~in_state(State.FAILED)
 
@@ -43,7 +41,9 @@ def bindings_between(
     """
     held_until = bindings.c.held_until
     conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _STARTED, _NOT_FAILED]
-    return _of_number(connection, number, *conditions, *_with_party(party))
+    conditions += _with_party(connection.dialect, party)
+    branches = (select(*COLUMNS).where(match, *conditions) for match in _matches(connection.dialect, number))
+    return _unique(connection.execute(union_all(*branches)))
 
 
 def nearest(
@@ -51,15 +51,10 @@ def nearest(
 ) -> list[Binding]:
     """Return for each column the binding that ended last before `at`, and the one that began first after it."""
     held_until = bindings.c.held_until
-    conditions = (_NOT_FAILED, *_with_party(party), *_requested_by(actor))
-    before = [
-        _first(_column_is(column, number), held_until <= at, *conditions, by=held_until.desc())
-        for column in _COLUMNS
-    ]
-    after = [
-        _first(_column_is(column, number), held_until > at, at < _STARTED, *conditions, by=held_until.asc())
-        for column in _COLUMNS
-    ]
+    conditions = (_NOT_FAILED, *_with_party(connection.dialect, party), *_requested_by(actor))
+    matches = _matches(connection.dialect, number)
+    before = [_first(match, held_until <= at, *conditions, by=held_until.desc()) for match in matches]
+    after = [_first(match, held_until > at, at < _STARTED, *conditions, by=held_until.asc()) for match in matches]
     return _unique(connection.execute(union_all(*before, *after)))
 
 
@@ -73,8 +68,8 @@ def history(
     order = (bindings.c.held_until.desc(), bindings.c.id.desc())
     after_position = () if before is None else (_comes_after(before),)
     branches = [
-        _first(_column_is(column, number), *after_position, *_requested_by(actor), by=order, limit=limit)
-        for column in _COLUMNS
+        _first(match, *after_position, *_requested_by(actor), by=order, limit=limit)
+        for match in _matches(connection.dialect, number)
     ]
     unique = _unique(connection.execute(union_all(*branches)))
     return sorted(unique, key=lambda binding: (binding.held_until, binding.id), reverse=True)[:limit]
@@ -122,19 +117,15 @@ def reveals_of_periods(connection: Connection, *, since: datetime, limit: int) -
     return read(connection, statement.limit(limit))
 
 
-def _of_number(connection: Connection, number: Phone, *conditions: ColumnElement[bool]) -> list[Binding]:
-    branches = (select(*COLUMNS).where(_column_is(column, number), *conditions) for column in _COLUMNS)
-    return _unique(connection.execute(union_all(*branches)))
+def _matches(dialect: Dialect, number: Phone) -> list[ColumnElement[bool]]:
+    """Return the condition of each column that it has the number; each has an index of its own."""
+    forms = phones.forms(dialect, number)
+    by_phone = [phones.is_any_of(column, forms) for column in (bindings.c.phone_a, bindings.c.phone_b)]
+    return [*by_phone, bindings.c.middle_number_a == number.digits, middle_number_b_is(number.digits)]
 
 
-def _column_is(column: Column[Any], number: Phone) -> ColumnElement[bool]:
-    if column is bindings.c.middle_number_b:
-        return middle_number_b_is(number.digits)
-    return column == (number if column in set(_PHONES) else number.digits)
-
-
-def _with_party(party: Phone | None) -> tuple[ColumnElement[bool], ...]:
-    return () if party is None else (or_(bindings.c.phone_a == party, bindings.c.phone_b == party),)
+def _with_party(dialect: Dialect, party: Phone | None) -> tuple[ColumnElement[bool], ...]:
+    return () if party is None else (has_party(phones.forms(dialect, party)),)
 
 
 def _requested_by(actor: str | None) -> tuple[ColumnElement[bool], ...]:
@@ -154,7 +145,7 @@ def _first(*conditions: ColumnElement[bool], by: Any, limit: int = 1) -> Select[
     """Return the first rows of one branch, as a subquery: on SQLite a branch of a union has no ORDER BY."""
     order = by if isinstance(by, tuple) else (by,)
     branch = select(*COLUMNS).where(*conditions).order_by(*order).limit(limit).subquery()
-    return select(*(branch.c[name] for name in FIELDS))
+    return select(*(branch.c[name] for name in NAMES))
 
 
 def _of_request(request_id: str) -> ColumnElement[bool]:

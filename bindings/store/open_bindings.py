@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from bindings.domain.binding import EventKind, State
 from bindings.domain.text import FreeText
-from bindings.store import events, sql
-from bindings.store.bindings import COLUMNS, FIELDS, middle_number_b_is, to_binding, version_columns
+from bindings.store import events, phones, sql
+from bindings.store.bindings import COLUMNS, NAMES, middle_number_b_is, to_binding, version_columns
 from bindings.store.column_types import BindingId, Detail
 from bindings.store.queries import LONGEST_SPAN, run
 from bindings.store.schema import bindings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Dialect
 
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.selection import Selection
@@ -40,9 +40,10 @@ def find(
     First those that no unbind was requested for, the oldest first. An active binding past its end is not open. A
     successor that has waited too long for its predecessor is, until it is ended: then it keeps its key.
     """
-    candidates = sql.materialized(*(select(*COLUMNS).where(branch) for branch in _branches(selection, now)))
+    branches = _branches(connection.dialect, selection, now)
+    candidates = sql.materialized(*(select(*COLUMNS).where(branch) for branch in branches))
     columns = candidates.c
-    statement = select(*(columns[name] for name in FIELDS)).where(
+    statement = select(*(columns[name] for name in NAMES)).where(
         columns.state.in_(OPEN_STATES), or_(columns.expires_at.is_(None), columns.expires_at > now)
     )
     if actor is not None:
@@ -51,11 +52,12 @@ def find(
     return run(connection, statement.order_by(*order).limit(limit))
 
 
-def _branches(selection: Selection, now: datetime) -> Sequence[ColumnElement[bool]]:
+def _branches(dialect: Dialect, selection: Selection, now: datetime) -> Sequence[ColumnElement[bool]]:
     held = bindings.c.held_until > now
     overdue = and_(bindings.c.waits_for.is_not(None), bindings.c.ended_at.is_(None), bindings.c.settle_by <= now)
     if selection.phone is not None:
-        by_a, by_b = bindings.c.phone_a == selection.phone, bindings.c.phone_b == selection.phone
+        phone = phones.forms(dialect, selection.phone)
+        by_a, by_b = (phones.is_any_of(column, phone) for column in (bindings.c.phone_a, bindings.c.phone_b))
         return and_(by_a, held), and_(by_b, held), and_(or_(by_a, by_b), overdue)
     if selection.middle_number is not None:
         number = selection.middle_number

@@ -14,6 +14,7 @@ from sqlalchemy import literal_column, or_, select, union_all
 
 from bindings.domain import hold
 from bindings.domain.hold import HoldReason, PhoneHold
+from bindings.store import phones as stored_phones
 from bindings.store import queries, sql
 from bindings.store.holds import NO_APP
 from bindings.store.schema import bindings
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
 
 MAX_HOLDS = 50
 
-_NAMES = ("id", "phone", "why", "app_id", "bind_id", "origin_id", "held_until", "created_at")
+_NAMES = (
+    "id",
+    "phone",
+    "phone_sealed",
+    "phone_key",
+    "why",
+    "app_id",
+    "bind_id",
+    "origin_id",
+    "held_until",
+    "created_at",
+)
 _COLUMNS = tuple(table.c[name] for name in _NAMES)
 
 
@@ -50,7 +62,8 @@ def of_number(
     """
     before = () if until is None else (table.c.created_at <= until,)
     after = () if since is None else (table.c.held_until > since,)
-    branches = [_newest(now, table.c.phone == phone, *after, *before) for phone in phones]
+    forms = (stored_phones.forms(connection.dialect, phone) for phone in phones)
+    branches = [_newest(now, stored_phones.is_any_of(table.c.phone, texts), *after, *before) for texts in forms]
     if middle_number is not None:
         in_force = table.c.held_until > (now if since is None else since)
         branches.append(_newest(now, in_force, *before, *_of_revenant_with(middle_number)))
@@ -120,7 +133,7 @@ def _to_phone_hold(row: Row[*tuple[Any, ...]], origin: Binding | None) -> PhoneH
     is_revenant = origin is not None and origin.bind_id is not None and origin.bind_id == row.bind_id
     explanation = hold.explain(row.why, has_origin=origin is not None, is_revenant=is_revenant)
     return PhoneHold(
-        phone=row.phone,
+        **stored_phones.opened(row, "holds", ("phone",)),
         why=sql.member(HoldReason, row.why),
         cause=explanation.cause,
         in_force=bool(row.in_force),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import ExceptionContext
 
+    from bindings.store.phone_keys import PhoneKeys
     from bindings.store.sqlite_connection import FileIdentity
 
 _log = logging.getLogger(__name__)
@@ -47,9 +48,10 @@ REMEDIES = {
 class ProcessConnections(ForkSensitive):
     """The connections of this process: one pool for transactions, one for reads in AUTOCOMMIT. Thread-safe."""
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    def __init__(self, url: str, pool_size: int, phone_keys: PhoneKeys | None) -> None:
         self._url, self._path = _absolute(url)
         self._pool_size = pool_size
+        self.phone_keys = phone_keys
         self._inherited = False
         self._file: FileIdentity | None = None
         self._replaced = False
@@ -86,8 +88,10 @@ class ProcessConnections(ForkSensitive):
     def _open(self) -> None:
         """Make the engines, their limits and the locks of this process; nothing has connected yet."""
         self._gate = ForkGate(self._close_idle) if self._path is not None else None
-        self._writes = Connections(self._url, self._pool_size, self._gate)
-        self._reads = Connections(self._url, self._pool_size, self._gate, autocommit=True)
+        self._writes = Connections(self._url, self._pool_size, self._gate, phone_keys=self.phone_keys)
+        self._reads = Connections(
+            self._url, self._pool_size, self._gate, autocommit=True, phone_keys=self.phone_keys
+        )
         self._engine, self._reader = self._writes.engine, self._reads.engine
         # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
         self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")

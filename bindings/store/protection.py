@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The beginning of the SHA-256 of each definition, without its spacing. A test compares them with the migrations.
 TRIGGERS_OF_SQLITE = {
-    "bindings_as_asked": "10380c5c2c8ae258",
+    "bindings_as_asked": "6d2011fdbe6c5dca",
     "bindings_keep_salt": "e6ee37d13cc072b0",
     "bindings_only_forward": "783ab0f06ed8ee01",
     "bindings_refuse_delete": "340db64da1c399e6",
@@ -34,7 +34,7 @@ TRIGGERS_OF_SQLITE = {
     "seals_refuse_update": "f216792080f8d7d9",
 }
 TRIGGERS_OF_POSTGRESQL = {  # with their functions
-    "bindings.bindings_as_asked": "9e53a179d8aced53",
+    "bindings.bindings_as_asked": "9facdc68294b6f51",
     "bindings.bindings_keep_salt": "9945fc561184f3af",
     "bindings.bindings_only_forward": "3e1cf4b2e7c10dab",
     "bindings.bindings_refuse_delete": "0131551cecc137e7",

@@ -11,33 +11,33 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
 
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.domain.serialization import batches
-from bindings.store import events, sql, texts
+from bindings.store import events, phones, sql, texts
 from bindings.store.bindings import (
     COLUMNS,
-    FIELDS,
+    NAMES,
     idempotency_key,
     in_state,
     middle_number_b_is,
     release_owed,
     to_binding,
 )
-from bindings.store.column_types import Instant, PhoneNumber
+from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Dialect, Select
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding, Event
@@ -49,20 +49,26 @@ IDS_PER_STATEMENT = 1_000
 ORIGINS = 20  # possible origins of a row of the provider's list
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
+_PHONES = (bindings.c.phone_a, bindings.c.phone_b)
 
 
 class Lookups:
-    """The hot statements for a database with the clock `now`, each built once, at its first use."""
+    """The hot statements for a database with the clock `now`, each built once, at its first use.
 
-    def __init__(self, now: ColumnElement[datetime], *, postgres: bool) -> None:
+    A phone may be stored in `form_count` forms (`store.phones`).
+    """
+
+    def __init__(self, now: ColumnElement[datetime], *, postgres: bool, form_count: int = 1) -> None:
         self._now = now
+        self._form_count = form_count
         self._postgres = postgres
 
     @cached_property
     def by_phone(self) -> CompiledStatement:
         """Active bindings of :phone."""
-        phone = bindparam("phone", type_=PhoneNumber)
-        return _active_of_party(self._now, bindings.c.phone_a == phone, bindings.c.phone_b == phone)
+        phone = phones.parameters("phone", self._form_count)
+        by_a, by_b = (phones.is_any_of(column, phone) for column in _PHONES)
+        return _active_of_party(self._now, by_a, by_b)
 
     @cached_property
     def by_middle_number(self) -> CompiledStatement:
@@ -73,13 +79,14 @@ class Lookups:
     @cached_property
     def by_party(self) -> CompiledStatement:
         """Active bindings in which :phone has :middle_number."""
-        phone = bindparam("phone", type_=PhoneNumber)
+        phone = phones.parameters("phone", self._form_count)
         number = bindparam("middle_number", type_=String)
+        by_a, by_b = (phones.is_any_of(column, phone) for column in _PHONES)
         # The phone's index is more selective: a middle number may serve thousands of pairs.
         return _active_of_party(
             self._now,
-            and_(bindings.c.phone_a == phone, bindings.c.middle_number_a == number),
-            and_(bindings.c.phone_b == phone, bindings.c.middle_number_b == number),
+            and_(by_a, bindings.c.middle_number_a == number),
+            and_(by_b, bindings.c.middle_number_b == number),
         )
 
     @cached_property
@@ -103,7 +110,7 @@ def _active(now: ColumnElement[datetime], *branches: Select[Any]) -> CompiledSta
     """Build the statement for those rows of the branches that are active now, newest first."""
     candidates = sql.materialized(*branches)
     return CompiledStatement(
-        select(*(candidates.c[name] for name in FIELDS))
+        select(*(candidates.c[name] for name in NAMES))
         .where(_is_active(candidates.c, now))
         .order_by(candidates.c.requested_at.desc(), candidates.c.id.desc())
     )
@@ -118,8 +125,12 @@ def _is_active(columns: ReadOnlyColumnCollection[str, Any], now: ColumnElement[d
     )
 
 
-def lookup(connection: Connection, /, statement: CompiledStatement, **values: object) -> list[Binding]:
+def lookup(
+    connection: Connection, /, statement: CompiledStatement, *, phone: Phone | None = None, **values: object
+) -> list[Binding]:
     """Return the bindings that a statement of `Lookups` selects for these values."""
+    if phone is not None:
+        values |= phones.parameter_values(connection.dialect, phone=phone)
     return [to_binding(row) for row in statement.fetch_all(connection, values)]
 
 
@@ -135,14 +146,15 @@ def bindings_with_middle_number(
 
     With `party`, only bindings in which that phone had the middle number.
     """
+    dialect = connection.dialect
     return run(
         connection,
-        _BETWEEN if party is None else _BETWEEN_WITH_PARTY,
+        _BETWEEN if party is None else _between_with_party(phones.form_count(dialect)),
         middle_number=middle_number,
         since=since,
         until=until,
         span=until + LONGEST_SPAN,
-        **({} if party is None else {"phone": party}),
+        **({} if party is None else phones.parameter_values(dialect, phone=party)),
     )
 
 
@@ -157,16 +169,19 @@ def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any
         select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range)
     )
     started = func.coalesce(candidates.c.sent_at, candidates.c.requested_at, type_=Instant)
-    return select(*(candidates.c[name] for name in FIELDS)).where(started <= bindparam("until", type_=Instant))
+    return select(*(candidates.c[name] for name in NAMES)).where(started <= bindparam("until", type_=Instant))
 
 
 _NUMBER = bindparam("middle_number", type_=String)
-_PARTY = bindparam("phone", type_=PhoneNumber)
 _BETWEEN = _between(bindings.c.middle_number_a == _NUMBER, middle_number_b_is(_NUMBER))
-_BETWEEN_WITH_PARTY = _between(
-    and_(bindings.c.phone_a == _PARTY, bindings.c.middle_number_a == _NUMBER),
-    and_(bindings.c.phone_b == _PARTY, bindings.c.middle_number_b == _NUMBER),
-)
+
+
+@cache
+def _between_with_party(form_count: int) -> Select[Any]:
+    by_a, by_b = (phones.is_any_of(column, phones.parameters("phone", form_count)) for column in _PHONES)
+    return _between(
+        and_(by_a, bindings.c.middle_number_a == _NUMBER), and_(by_b, bindings.c.middle_number_b == _NUMBER)
+    )
 
 
 def search(
@@ -178,7 +193,7 @@ def search(
     limit: int,
 ) -> list[Binding]:
     """Return up to `limit` bindings, newest first, from after the position `before` of that order."""
-    conditions = _conditions(filters, now, postgres=sql.is_postgres(connection))
+    conditions = _conditions(connection.dialect, filters, now)
     statement = select(*COLUMNS).where(*conditions).limit(limit)
     statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
     if before is not None:
@@ -187,7 +202,6 @@ def search(
 
 
 _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-    "phone": lambda phone: or_(bindings.c.phone_a == phone, bindings.c.phone_b == phone),
     "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
     "state_reason": lambda reason: bindings.c.reason == reason,
     "idempotency_key": lambda key: or_(idempotency_key == key, bindings.c.freed_key == key),
@@ -197,10 +211,12 @@ _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
 
 
 def _conditions(
-    filters: SearchFilters, now: ColumnElement[datetime], *, postgres: bool
+    dialect: Dialect, filters: SearchFilters, now: ColumnElement[datetime]
 ) -> list[ColumnElement[bool]]:
     """Return the condition of each filter that is set: the one above, or equality with the column of its name."""
+    postgres = dialect.name == "postgresql"
     special = _FILTER_CONDITIONS | {
+        "phone": lambda phone: has_party(phones.forms(dialect, phone)),
         "active": lambda active: _activity(now, active=active, postgres=postgres),
         "reference_prefix": partial(sql.starts_with, bindings.c.reference, postgres=postgres),
     }
@@ -210,6 +226,11 @@ def _conditions(
         for name, value in values
         if value is not None
     ]
+
+
+def has_party(phone: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition that a binding has a party with one of the forms of a phone (`store.phones`)."""
+    return or_(*(phones.is_any_of(column, phone) for column in _PHONES))
 
 
 def _activity(now: ColumnElement[datetime], *, active: bool, postgres: bool) -> ColumnElement[bool]:
@@ -340,7 +361,7 @@ def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:
 
 def ended_without_bind_id(connection: Connection, row: ProviderBinding) -> list[Binding]:
     """Return the ended bindings without a bind_id of a listed row's pair, newest first: its possible origins."""
-    pair = (row.phone_a, row.phone_b)
+    pair = phones.forms(connection.dialect, row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),
         bindings.c.phone_b.in_(pair),

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Integer, and_, bindparam, insert, literal_column, select, true, union_all
 
 from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
-from bindings.store import events, sql
+from bindings.store import account, events, phones, sql
+from bindings.store.bindings import PHONES
 from bindings.store.compiled import CompiledStatement
+from bindings.store.phone_keys import PLAIN, keys_of
 from bindings.store.reserve import seconds_until
 from bindings.store.schema import bindings, refusals
 from bindings.store.schema import events as events_table
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
 
 _FROM_EVENT = ("at", "event_position")
-_VALUES = tuple(column.name for column in refusals.c if column.name not in _FROM_EVENT)
 
 
 def record(
@@ -49,8 +50,11 @@ def record(
     """
     if tx.attempt > 1 and _exists(tx.connection, refusal_id):
         return True
-    names = ("mode", "phone_a", "phone_b", "pool_number", "app_id", "reference")
+    names = ("mode", "pool_number", "app_id", "reference")
+    both = {name: getattr(request, name) for name in PHONES}
+    numbers = account.key_numbers(tx.connection) if keys_of(tx.connection.dialect) is not None else PLAIN
     row: dict[str, Any] = {name: getattr(request, name) for name in names} | {
+        **phones.stored(tx.connection.dialect, numbers, "refusals", refusal_id, both),
         "id": refusal_id,
         "code": code,
         "provider_status": provider_status,
@@ -62,13 +66,13 @@ def record(
     }
     values = {f"new_{name}": value for name, value in row.items()}
     if event_detail is None:
-        tx.connection.execute(_insert_alone(tx.dialect), values)
+        tx.connection.execute(_insert_alone(tx.dialect, tuple(row)), values)
         return True
     if request.reference is not None:
         event_detail = event_detail | {events.REFUSAL_ID: refusal_id}
     event = events.event_params(EventKind.REFUSED, caller, event_detail) | events.WITHOUT_BINDING
     if tx.dialect.postgres:
-        _insert_with_event(tx.dialect).fetch_all(tx.connection, values | event)
+        _insert_with_event(tx.dialect, tuple(row)).fetch_all(tx.connection, values | event)
         return True
     logged = events.event_insert(tx.dialect).returning(events_table.c.position, events_table.c.at)
     position, at = tx.connection.execute(logged, event).one()
@@ -81,22 +85,22 @@ def _exists(connection: Connection, refusal_id: str) -> bool:
 
 
 @cache
-def _insert_alone(dialect: SqlDialect) -> Insert:
-    row = select(*_new_values(), dialect.now, literal_column("NULL", Integer))
-    return insert(refusals).from_select([*_VALUES, *_FROM_EVENT], row)
+def _insert_alone(dialect: SqlDialect, names: tuple[str, ...]) -> Insert:
+    row = select(*_new_values(names), dialect.now, literal_column("NULL", Integer))
+    return insert(refusals).from_select([*names, *_FROM_EVENT], row)
 
 
 @cache
-def _insert_with_event(dialect: SqlDialect) -> CompiledStatement:
+def _insert_with_event(dialect: SqlDialect, names: tuple[str, ...]) -> CompiledStatement:
     """Build the statement that writes the event and the row with its position (PostgreSQL)."""
     written = events.event_insert(dialect).returning(events_table.c.position, events_table.c.at).cte("logged")
-    row = select(*_new_values(), written.c.at, written.c.position)
-    recorded = insert(refusals).from_select([*_VALUES, *_FROM_EVENT], row).returning(refusals.c.id).cte("recorded")
+    row = select(*_new_values(names), written.c.at, written.c.position)
+    recorded = insert(refusals).from_select([*names, *_FROM_EVENT], row).returning(refusals.c.id).cte("recorded")
     return CompiledStatement(select(recorded.c.id))
 
 
-def _new_values() -> list[ColumnElement[Any]]:
-    return [bindparam(f"new_{name}", type_=refusals.c[name].type) for name in _VALUES]
+def _new_values(names: tuple[str, ...]) -> list[ColumnElement[Any]]:
+    return [bindparam(f"new_{name}", type_=refusals.c[name].type) for name in names]
 
 
 def search(
@@ -111,7 +115,10 @@ def search(
     if before is not None:
         conditions.append(sql.keyset_before((refusals.c.at, refusals.c.id), before))
     columns = (refusals.c.phone_a, refusals.c.phone_b)
-    parties = [true()] if filters.phone is None else [column == filters.phone for column in columns]
+    parties: list[ColumnElement[bool]] = [true()]
+    if filters.phone is not None:
+        forms = phones.forms(connection.dialect, filters.phone)
+        parties = [phones.is_any_of(column, forms) for column in columns]
     return _newest(connection, conditions, parties, limit)
 
 
@@ -167,4 +174,5 @@ def _to_refused_bind(row: Row[*tuple[Any, ...]]) -> RefusedBind:
             retry_after_s=seconds_until(row.held_until, row.at),
             why=row.held_by,
         )
-    return sql.record(RefusedBind, row, mode=Mode(row.mode), holder=holder)
+    opened = phones.opened(row, "refusals", PHONES)
+    return sql.record(RefusedBind, row, mode=Mode(row.mode), holder=holder, **opened)

@@ -19,12 +19,13 @@ from uuid_utils import uuid7
 
 from bindings import __version__
 from bindings.store import sql
+from bindings.store.phone_keys import keys_of
 from bindings.store.schema import HEAD, replicas
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Dialect
 
     from bindings.clock import HostClock
     from bindings.store.database import Database, SqlDialect, Transaction
@@ -82,13 +83,19 @@ def record(tx: Transaction) -> None:
     values: dict[str, Any] = {
         "name": process_name(),
         "version": __version__,
-        "phone_key_ids": [],
+        "phone_key_ids": key_ids(tx.connection.dialect),
         "schema_revision": HEAD,
         "seen_at": now,
     }
     statement = tx.dialect.insert(replicas).values(id=_process_id(os.getpid()), started_at=now, **values)
     tx.connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
     tx.connection.execute(delete(replicas).where(replicas.c.seen_at < now - RETENTION))
+
+
+def key_ids(dialect: Dialect) -> list[str]:
+    """Return the ids of the keys for phones that this process has, as `kind:number`."""
+    keys = keys_of(dialect)
+    return [] if keys is None else list(keys.checks)
 
 
 def process_name() -> str:

@@ -13,23 +13,26 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, and_, bindparam, literal_column, null, select, union
+from sqlalchemy import String, and_, bindparam, literal_column, null, select, type_coerce, union
 
 from bindings.domain import conflict
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.domain.hold import HoldReason
 from bindings.store import account, events, rollback_detection
+from bindings.store import phones as stored_phones
 from bindings.store.bindings import (
     COLUMNS,
     FIELDS,
+    PHONES,
     find,
     idempotency_key,
     in_state,
     new_value,
     to_binding,
 )
-from bindings.store.column_types import Instant, PhoneNumber
+from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
+from bindings.store.phone_keys import KeyNumbers
 from bindings.store.schema import bindings, holds
 from bindings.store.sql import to_json_value
 
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Row, Select
+    from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from bindings.domain.binding import BindRequest, Caller
     from bindings.domain.conflict import Policy
@@ -148,10 +151,14 @@ def reserve(
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
     the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
     """
-    reading = (account.SCAN_OWED_SINCE, rollback_detection.VERSION)
+    reading = (*account.BEFORE_INTENT, rollback_detection.VERSION)
     known_id = binding_id if committed is None else committed.id
     phones = (request.phone_a, request.phone_b)
-    now, (scan_owed_since, version) = lock_phones(tx, limits.scope, phones, reading, known_id=known_id)
+    now, (scan_owed_since, index_key, data_key, version) = lock_phones(
+        tx, limits.scope, phones, reading, known_id=known_id
+    )
+    numbers = KeyNumbers(index_key, data_key)
+    stored_phones.require_keys(tx.connection.dialect, numbers)
     if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx)
         return FullScanRequired(rollback_detected=True)
@@ -162,7 +169,7 @@ def reserve(
     for _ in range(ATTEMPTS):
         current_holders = holders(tx.connection, request, limits, now)
         if not current_holders and scan_owed_since is None:
-            recorded = record(tx, new_intent(binding_id, request, limits, caller, now), request, caller)
+            recorded = record(tx, new_intent(binding_id, request, limits, caller, now), request, caller, numbers)
         else:
             recorded = replay(tx.connection, request, caller.actor)
         if recorded is not None:
@@ -192,11 +199,13 @@ def lock_phones(
     return tx.lock(list(keys), timeout_s=LOCK_TIMEOUT_S, reading=reading, **values)
 
 
-def record(tx: Transaction, intent: Binding, request: BindRequest, caller: Caller) -> Reserved | Replayed | None:
+def record(
+    tx: Transaction, intent: Binding, request: BindRequest, caller: Caller, numbers: KeyNumbers
+) -> Reserved | Replayed | None:
     """Insert the intent; or return the earlier binding of its key, or None if only its id is in use already."""
     # In the second column if another actor used the key first; again if the key was freed before it was read.
     for key_column in ("idempotency_key", "duplicate_key") * ATTEMPTS:
-        if _insert(tx, intent, caller, key_column):
+        if _insert(tx, intent, caller, key_column, numbers):
             return Reserved(binding=intent)
         replayed = replay(tx.connection, request, intent.actor)
         if replayed is not None or request.idempotency_key is None:
@@ -210,7 +219,7 @@ def holders(connection: Connection, request: BindRequest, limits: BindLimits, no
     The binding that a replace ends first is no holder, nor is what the provider still has of it.
     """
     phones = [request.phone_a, request.phone_b]
-    pair = {phone.key for phone in phones}
+    pair = stored_phones.forms(connection.dialect, *phones)
     conflicting = [
         row
         for row in find_holding_rows(connection, phones, limits.scope, now)
@@ -221,27 +230,39 @@ def holders(connection: Connection, request: BindRequest, limits: BindLimits, no
     return sorted(current, key=lambda holder: holder.held_until, reverse=True)
 
 
-def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: set[str]) -> bool:
-    """Return True if a binding that holds one of the phones forbids `mode` for the `pair` (of `Phone.key`)."""
+def conflicts(policy: Policy, row: Row[Any], mode: Mode, pair: Sequence[str]) -> bool:
+    """Return True if a binding that holds one of the phones forbids `mode` for the `pair` (all their forms).
+
+    The phones of one row are stored in the same form and differ, so two that are in the pair are the pair.
+    """
     return conflict.conflicts(
         policy,
         held=Mode(row.mode),
         state=State(row.state),
         requested=mode,
-        same_pair={row.phone_a.key, row.phone_b.key} == pair,
+        same_pair=row.phone_a in pair and row.phone_b in pair,
     )
 
 
-def _holding() -> CompoundSelect[Any]:
+@cache
+def _holding(form_count: int) -> CompiledStatement:
     """Build the SELECT of the bindings and holds of one of two phones at :now, by index over (phone, held_until).
 
-    A binding that failed holds nothing, regardless of its `held_until`. A hold has no id here. One statement,
-    because a bind waits for each round trip.
+    Its phones are texts, as they are stored, in one of `form_count` forms. A binding that failed holds nothing,
+    regardless of its `held_until`. A hold has no id here. One statement, because a bind waits for each round trip.
     """
-    names = ("id", "actor", "reference", "mode", "state", "held_until", "phone_a", "phone_b")
-    columns = [*(bindings.c[name] for name in names), literal_column("'binding'", String).label("why")]
+    names = ("id", "actor", "reference", "mode", "state", "held_until", *PHONES)
+    columns = [
+        *(
+            type_coerce(bindings.c[name], String).label(name) if name in PHONES else bindings.c[name]
+            for name in names
+        ),
+        literal_column("'binding'", String).label("why"),
+    ]
     now = bindparam("now", type_=Instant)
-    either = [bindparam(name, type_=PhoneNumber) for name in ("phone_1", "phone_2")]
+    either = [
+        parameter for name in ("phone_1", "phone_2") for parameter in stored_phones.parameters(name, form_count)
+    ]
 
     def branch(phone: ColumnElement[Any]) -> Select[Any]:
         return select(*columns).where(
@@ -255,18 +276,17 @@ def _holding() -> CompoundSelect[Any]:
     foreign = select(*(hold_columns.get(name, null()) for name in names), holds.c.why).where(
         holds.c.phone.in_(either), holds.c.held_until > now, holds.c.scope == bindparam("scope")
     )
-    return union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign)
-
-
-_HOLDING = CompiledStatement(_holding())
+    return CompiledStatement(union(branch(bindings.c.phone_a), branch(bindings.c.phone_b), foreign))
 
 
 def find_holding_rows(
     connection: Connection, phones: Sequence[Phone], scope: str, now: datetime
 ) -> Sequence[Row[Any]]:
     """Return the bindings and holds of one of two phones at `now`, for any policy; a hold has no id."""
-    values = {"phone_1": phones[0], "phone_2": phones[1], "scope": scope, "now": now}
-    return _HOLDING.fetch_all(connection, values)
+    dialect = connection.dialect
+    values = stored_phones.parameter_values(dialect, phone_1=phones[0], phone_2=phones[1])
+    statement = _holding(stored_phones.form_count(dialect))
+    return statement.fetch_all(connection, values | {"scope": scope, "now": now})
 
 
 def other_holder(connection: Connection, binding: Binding, now: datetime) -> Holder | None:
@@ -290,7 +310,7 @@ def _with_origins(
         select(*columns, holds.c.held_until, holds.c.why)
         .select_from(holds.outerjoin(bindings, is_origin))
         .where(
-            holds.c.phone.in_(phones),
+            holds.c.phone.in_(stored_phones.forms(connection.dialect, *phones)),
             holds.c.held_until > now,
             holds.c.scope == scope,
             holds.c.why == HoldReason.ORPHAN,
@@ -335,21 +355,26 @@ def new_intent(
     return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
 
 
-def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str) -> bool:
+def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, numbers: KeyNumbers) -> bool:
     """Insert the row, with its key in `key_column`, and its event; return False if the id or the key is in use."""
-    values = {f"new_{name}": getattr(binding, name) for name in FIELDS}
+    dialect = tx.connection.dialect
+    both = {name: getattr(binding, name) for name in PHONES}
+    row = {name: getattr(binding, name) for name in FIELDS}
+    row |= stored_phones.stored(dialect, numbers, "bindings", binding.id, both)
+    digest = fingerprint(binding)
+    row["fingerprint"] = None if digest is None else stored_phones.fingerprint(dialect, numbers, digest)
     detail = {
         name: to_json_value(getattr(binding, name)) for name in _DETAIL if getattr(binding, name) is not None
     }
-    inserted = _insertion(tx.dialect, key_column).run(
-        tx, EventKind.REQUESTED, caller, detail, new_fingerprint=fingerprint(binding), **values
+    values = {f"new_{name}": value for name, value in row.items()}
+    inserted = _insertion(tx.dialect, key_column, tuple(row)).run(
+        tx, EventKind.REQUESTED, caller, detail, **values
     )
     return bool(inserted)
 
 
 @cache
-def _insertion(dialect: SqlDialect, key_column: str) -> events.ChangeWithEvents:
-    names = (*FIELDS, "fingerprint")
+def _insertion(dialect: SqlDialect, key_column: str, names: tuple[str, ...]) -> events.ChangeWithEvents:
     values: dict[str, Any] = {name: new_value(name) for name in names}
     values[key_column] = values.pop("idempotency_key")
     statement = (
@@ -362,7 +387,9 @@ def _insertion(dialect: SqlDialect, key_column: str) -> events.ChangeWithEvents:
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:
-    """Return a keyless digest to compare requests with the same idempotency key, or None if there is no key.
+    """Return the unkeyed digest to compare requests with the same idempotency key, or None if there is no key.
+
+    It is made of the digits of the phones: so it is stored as it is only where they are stored as digits.
 
     `warn_s` is not in it: it does not concern the provider, its default may change between two attempts of one
     request, and the digests of older versions do not have it. The value of the first attempt is used. Older
@@ -396,4 +423,5 @@ def replay(connection: Connection, request: BindRequest, actor: str) -> Replayed
     ).one_or_none()
     if row is None:
         return None
-    return Replayed(binding=to_binding(row[:-1]), same=row.fingerprint == fingerprint(request))
+    is_same = stored_phones.has_fingerprint(connection.dialect, row.fingerprint, fingerprint(request))
+    return Replayed(binding=to_binding(row[:-1]), same=is_same)

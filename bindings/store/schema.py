@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 )
 
 from bindings.domain.binding import TERMINAL_KINDS, Mode, State
-from bindings.store.column_types import BindingId, Detail, Instant, PhoneNumber, Position
+from bindings.store.column_types import BindingId, Detail, Instant, PhoneKeyNumber, PhoneNumber, Position
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -82,6 +83,10 @@ account = Table(
         Instant,
         comment="until then the triggers let what was asked for be changed; none: they do not",
     ),
+    Column("phone_index_key", SmallInteger, comment="index key that phones are written with; none: as digits"),
+    Column("phone_data_key", SmallInteger, comment="data key that phones are sealed with; none: they are not"),
+    Column("phone_key_checks", Detail, comment="by kind:number a check value of each key that rows need"),
+    Column("phones_sealed_at", Instant, comment="since then no row has a phone in digits"),
     CheckConstraint("id = 1", name="single"),
     comment="Which provider account this database belongs to",
 )
@@ -93,8 +98,11 @@ bindings = Table(
     metadata,
     Column("id", BindingId, primary_key=True, comment="UUIDv7, made before the call"),
     Column("mode", String(4), nullable=False, comment="AXB or AXXB"),
-    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A, digits"),
-    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B, digits"),
+    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A: digits, or its blind index"),
+    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B: digits, or its blind index"),
+    Column("phone_a_sealed", LargeBinary, comment="encrypted digits; none: they are in phone_a"),
+    Column("phone_b_sealed", LargeBinary, comment="encrypted digits; none: they are in phone_b"),
+    Column("phone_key", PhoneKeyNumber, comment="data key of the encrypted digits"),
     Column("pool_number", String(20), nullable=False, comment="pool that the middle number comes from"),
     Column("app_id", String(64), nullable=False, comment="the provider's application"),
     Column("scope", String(64), nullable=False, comment="account within which phones conflict"),
@@ -240,7 +248,9 @@ holds = Table(
     metadata,
     Column("id", BindingId, primary_key=True, comment="UUIDv7"),
     Column("scope", String(64), nullable=False, comment="account within which phones conflict"),
-    Column("phone", PhoneNumber, nullable=False, comment="the phone that is held, digits"),
+    Column("phone", PhoneNumber, nullable=False, comment="the phone that is held: digits, or its blind index"),
+    Column("phone_sealed", LargeBinary, comment="encrypted digits; none: they are in phone"),
+    Column("phone_key", PhoneKeyNumber, comment="data key of the encrypted digits"),
     Column("why", String(16), nullable=False, comment="orphan, refused or late_success"),
     Column("app_id", String(64), nullable=False, comment="the provider's application"),
     Column("bind_id", String(64), comment="the provider's id where it is known"),
@@ -320,8 +330,11 @@ refusals = Table(
     Column("code", String(32), nullable=False, comment="code of the error that the caller got"),
     Column("provider_status", String(16), comment="the provider's earlier status, if that is the cause"),
     Column("mode", String(4), nullable=False, comment="AXB or AXXB"),
-    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A, digits"),
-    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B, digits"),
+    Column("phone_a", PhoneNumber, nullable=False, comment="real phone of party A: digits, or its blind index"),
+    Column("phone_b", PhoneNumber, nullable=False, comment="real phone of party B: digits, or its blind index"),
+    Column("phone_a_sealed", LargeBinary, comment="encrypted digits; none: they are in phone_a"),
+    Column("phone_b_sealed", LargeBinary, comment="encrypted digits; none: they are in phone_b"),
+    Column("phone_key", PhoneKeyNumber, comment="data key of the encrypted digits"),
     Column("pool_number", String(20), nullable=False, comment="pool that was asked for"),
     Column("app_id", String(64), nullable=False, comment="the provider's application"),
     Column("reference", String(255), comment="the caller's order id"),
@@ -479,7 +492,10 @@ searches = Table(
     Column("owner", String(64), nullable=False, comment="SHA-256 of the token of the browser that may see it"),
     Column("words", String(255), comment="what was looked for, where it is no number"),
     Column("number", PhoneNumber, comment="the phone or middle number that was looked for, digits"),
+    Column("number_sealed", LargeBinary, comment="encrypted digits, instead of number"),
     Column("party", PhoneNumber, comment="the other phone of the call, digits"),
+    Column("party_sealed", LargeBinary, comment="encrypted digits, instead of party"),
+    Column("phone_key", PhoneKeyNumber, comment="data key of the encrypted digits"),
     Column("at", Instant, comment="the instant that was asked about"),
     Column("expires_at", Instant, nullable=False, comment="forgotten then"),
     Index("ix_searches_owner", "owner"),

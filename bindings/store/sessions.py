@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, or_, select, update
 
+from bindings.store import account, phones, sql
 from bindings.store import keys as key_rows
-from bindings.store import sql
 from bindings.store.schema import keys, searches, sessions
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ IDLE_TIMEOUT = timedelta(hours=1)  # a session that is not used for longer is ov
 SEEN_INTERVAL = timedelta(minutes=1)  # how often the use of a session is recorded
 MAX_READ = 1_000  # sessions that a list looks at
 SEARCH_LIFETIME = timedelta(hours=1)
+_PHONES = ("number", "party")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,12 +136,16 @@ def delete_expired(tx: Transaction) -> None:
 
 def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> None:
     """Save a search for an hour. Safe to repeat with the same id."""
-    values = {
+    dialect, numbers = tx.connection.dialect, account.key_numbers(tx.connection)
+    stored = phones.stored(
+        dialect, numbers, "searches", search_id, {name: getattr(search, name) for name in _PHONES}
+    )
+    if numbers.index is not None:
+        stored |= dict.fromkeys(_PHONES)  # a search is found by its id: no blind index is needed
+    values = stored | {
         "id": search_id,
         "owner": owner,
         "words": search.words,
-        "number": search.number,
-        "party": search.party,
         "at": search.at,
         "expires_at": tx.instant() + SEARCH_LIFETIME,
     }
@@ -149,8 +154,8 @@ def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> 
 
 def get_search(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
     """Return the search with this id, or None if it has another owner or has expired."""
-    statement = select(*sql.columns(searches, Search)).where(
+    statement = select(searches).where(
         searches.c.id == search_id, searches.c.owner == owner, searches.c.expires_at > now
     )
     row = connection.execute(statement).one_or_none()
-    return None if row is None else sql.record(Search, row)
+    return None if row is None else sql.record(Search, row, **phones.opened(row, "searches", _PHONES))

@@ -26,6 +26,8 @@ from bindings.store.bindings import (
     release_owed,
     transition,
 )
+from bindings.store.phones import forms
+from bindings.store.queries import has_party
 from bindings.store.reserve import conflicts, find_holding_rows
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
@@ -266,7 +268,7 @@ def settle_in_use(
     """
     now = min(max(tx.instant(), intent.requested_at), intent.settle_by)  # a clock that jumps must not hold longer
     phones = [intent.phone_a, intent.phone_b]
-    pair = {phone.key for phone in phones}
+    pair = forms(tx.connection.dialect, *phones)
     rows = [
         row
         for row in find_holding_rows(tx.connection, phones, intent.scope, now)
@@ -290,7 +292,7 @@ def _just_unbound(tx: Transaction, phones: list[Phone], scope: str, now: datetim
         events_table.c.binding_id == bindings.c.id, events_table.c.kind == EventKind.UNBIND_CONFIRMED
     )
     confirmed = select(bindings.c.id).where(
-        or_(bindings.c.phone_a.in_(phones), bindings.c.phone_b.in_(phones)),
+        has_party(forms(tx.connection.dialect, *phones)),
         bindings.c.scope == scope,
         bindings.c.held_until > since,
         or_(

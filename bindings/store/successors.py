@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bindings.domain.binding import EventKind, State
 from bindings.store import account, pools, reserve, rollback_detection, settle
 from bindings.store.bindings import NOW, find, get, transition
+from bindings.store.phone_keys import KeyNumbers
+from bindings.store.phones import require_keys
 from bindings.store.reserve import Conflict, FullScanRequired, Replayed
 from bindings.store.sql import to_json_value
 
@@ -89,15 +91,17 @@ def begin(
     Safe to repeat with the same `successor_id`, as `reserve.reserve`. Raises `PredecessorChanged`.
     """
     phones = (request.phone_a, request.phone_b, predecessor.phone_a, predecessor.phone_b)
-    now, (scan_owed_since, version, refused_at) = reserve.lock_phones(
+    now, (scan_owed_since, index_key, data_key, version, refused_at) = reserve.lock_phones(
         tx,
         limits.scope,
         phones,
-        (account.SCAN_OWED_SINCE, rollback_detection.VERSION, pools.REFUSED_AT),
+        (*account.BEFORE_INTENT, rollback_detection.VERSION, pools.REFUSED_AT),
         known_id=successor_id if committed is None else committed.id,
         of_app_id=request.app_id,
         of_pool_number=request.pool_number,
     )
+    numbers = KeyNumbers(index_key, data_key)
+    require_keys(tx.connection.dialect, numbers)
     if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx)
         return FullScanRequired(rollback_detected=True)
@@ -126,7 +130,7 @@ def begin(
         settle_by=wait_until,
         held_until=wait_until,
     )
-    recorded = reserve.record(tx, successor, request, caller)
+    recorded = reserve.record(tx, successor, request, caller, numbers)
     if isinstance(recorded, Replayed):
         return recorded
     linked = _link(tx, current, successor_id, caller)

@@ -18,9 +18,10 @@ from bindings.domain.binding import Binding, Caller, EventKind, State
 from bindings.lifecycle.runtime import new_runtime
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events
+from bindings.store import events, phone_key_source
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
+from tests.service import phone_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,8 @@ class ServiceHarness:
     clock: Clock = field(default_factory=Clock)
     simulator: Simulator
     services: list[BindingService] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)  # of each service, besides the harness's own
+    phones: str = phone_keys.PLAIN
 
     @property
     def service(self) -> BindingService:
@@ -76,7 +79,10 @@ class ServiceHarness:
 
     def open(self, **settings: Any) -> BindingService:
         """Open another replica on the same database."""
-        service = service_at(self.url, self.clock, settings.pop("provider_url", self.simulator.url), **settings)
+        provider_url = settings.pop("provider_url", self.simulator.url)
+        service = service_at(self.url, self.clock, provider_url, **(self.settings | settings))
+        if self.phones != phone_keys.PLAIN and not self.services:
+            phone_keys.write_sealed(service.runtime.database)
         self.services.append(service)
         return service
 
@@ -86,6 +92,8 @@ class ServiceHarness:
 
     def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **overrides: Any) -> Binding:
         arguments: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | overrides
+        if self.phones == phone_keys.MIXED:
+            phone_keys.write_other_form(self.database)
         return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **arguments)
 
     def rewrite(self, statement: Executable) -> None:
@@ -142,7 +150,7 @@ def service_at(
     }
     host = host_clock or HostClock(wall=clock.unix)
     config = load({}, database_url=url, **(values | settings))
-    database = Database(url, read_clock=clock, clock=host)
+    database = Database(url, read_clock=clock, clock=host, phone_keys=phone_key_source.load(config))
     runtime = new_runtime(config, database, caller=Caller(actor="test"), clock=host)
     if accept_jumps:
         _accept_jumps(runtime.clocks)

@@ -183,7 +183,7 @@ def test_to_binding_equals_the_constructor(state: State) -> None:
     values: dict[str, Any] = {name: f"value of {name}" for name in FIELDS}
     values |= {"mode": Mode.AXXB, "state": state}
     row = [value.value if isinstance(value, Mode | State) else value for value in values.values()]
-    binding = to_binding(row)
+    binding = to_binding([*row, None, None, None])  # not encrypted
     assert binding == Binding(**values)
     assert (binding.mode, binding.state) == (Mode.AXXB, state)
     assert isinstance(binding.mode, Mode)

@@ -413,7 +413,7 @@ def _compiled(service: BindingService, call: Callable[[BindingService], object])
 
     def record(statement: CompiledStatement, connection: Connection, values: Any) -> list[Any]:
         rows = run(statement, connection, values)
-        compiled = statement._compiled[connection.dialect.name]
+        compiled = statement._compiled[connection.dialect.name, None]
         recorded.append((compiled.sql, compiled.parameters(values)))
         return rows
 

@@ -46,6 +46,7 @@ from bindings.store import (
 )
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import SqlDialect, Transaction
+from bindings.store.phone_keys import PLAIN
 from bindings.store.webhooks import Target
 from bindings.web.api.samples import FOREIGN_HOLDER
 from tests.store.test_reserve import TERMS, request
@@ -130,10 +131,10 @@ def _dialect(recorder: _Recorder) -> SqlDialect:
 
 
 def _reserve_lock(recorder: _Recorder) -> None:
-    recorder.rows = [[(None, 1)]]
+    recorder.rows = [[(None, None, None, 1)]]
     if recorder.dialect.name == "postgresql":
-        recorder.rows = [[(None, None, None, None, 1, NOW)]]
-    subqueries = (account.SCAN_OWED_SINCE, rollback_detection.VERSION)
+        recorder.rows = [[(None, None, None, None, None, None, 1, NOW)]]
+    subqueries = (*account.BEFORE_INTENT, rollback_detection.VERSION)
     _transaction(recorder).lock([1, 2], timeout_s=reserve.LOCK_TIMEOUT_S, reading=subqueries, known_id=ID)
 
 
@@ -143,7 +144,7 @@ def _reserve_check(recorder: _Recorder) -> None:
 
 def _reserve_insert(recorder: _Recorder) -> None:
     tx = _transaction(recorder)
-    reserve._insert(tx, reserve.new_intent(ID, request(), TERMS, CALLER, NOW), CALLER, "idempotency_key")
+    reserve._insert(tx, reserve.new_intent(ID, request(), TERMS, CALLER, NOW), CALLER, "idempotency_key", PLAIN)
 
 
 def _reserve_replay(recorder: _Recorder) -> None:

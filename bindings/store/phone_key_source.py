@@ -1,0 +1,114 @@
+"""Where the keys for phones come from: a file that only its owner may read, or the output of a command."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import stat
+import subprocess
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bindings.domain.extras import install_hint
+from bindings.errors import FieldError, InvalidRequest
+from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
+
+if TYPE_CHECKING:
+    from bindings.settings import Settings
+
+FILE, COMMAND = "BINDINGS_PHONE_KEYS_FILE", "BINDINGS_PHONE_KEYS_COMMAND"
+COMMAND_TIMEOUT_S = 30.0
+MAX_NUMBER = 32_767
+SIZES = {"index": INDEX_KEY_BYTES, "data": DATA_KEY_BYTES}
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def load(settings: Settings) -> PhoneKeys | None:
+    """Return the keys of the settings for their scope, or None if there are none.
+
+    Reads the file or runs the command, of at most 30 s. Raises `InvalidRequest` with the name of the setting, and
+    never with a key. Safe to repeat.
+    """
+    if settings.phone_keys_file is not None and settings.phone_keys_command is not None:
+        raise _wrong(COMMAND, f"is set together with {FILE}; set only one of them")
+    if settings.phone_keys_file is not None:
+        ring = _parse(FILE, _read(Path(settings.phone_keys_file)))
+    elif settings.phone_keys_command is not None:
+        ring = _parse(COMMAND, _run(settings.phone_keys_command.get_secret_value()))
+    else:
+        return None
+    try:
+        return PhoneKeys(settings.scope, index=ring["index"], data=ring["data"])
+    except ImportError:
+        message = f"needs the extra `encryption`, which is missing: {install_hint('encryption')}"
+        raise _wrong(FILE if settings.phone_keys_file is not None else COMMAND, message) from None
+
+
+def write_new(path: Path) -> None:
+    """Write a new ring to a new file that only its owner may read. `InvalidRequest` if the file exists."""
+    ring = {kind: {"1": b64encode(secrets.token_bytes(size)).decode()} for kind, size in SIZES.items()}
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    except FileExistsError:
+        raise _wrong("FILE", "exists already; nothing was written") from None
+    except OSError as error:
+        raise _wrong("FILE", f"cannot be written: {error.strerror}; nothing was written") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(json.dumps(ring, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if os.name == "posix" and mode & OTHERS:
+                command = f"chmod 600 {shlex.quote(str(path))}"
+                raise _wrong(FILE, f"names a file that other users may open: run `{command}`")
+            return file.read()
+    except (OSError, ValueError):
+        raise _wrong(FILE, "names a file that cannot be read") from None
+
+
+def _run(command: str) -> str:
+    try:
+        arguments = shlex.split(command)
+        result = subprocess.run(  # noqa: S603 -- the operator's command, and no shell
+            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, ValueError, IndexError):
+        raise _wrong(COMMAND, "names a command that cannot be run") from None
+    except subprocess.TimeoutExpired:
+        raise _wrong(COMMAND, f"names a command that did not end in {COMMAND_TIMEOUT_S:.0f} s") from None
+    if result.returncode != 0:
+        raise _wrong(COMMAND, f"names a command that failed with exit code {result.returncode}")
+    return result.stdout.decode("utf-8", "replace")
+
+
+def _parse(variable: str, text: str) -> dict[str, dict[int, bytes]]:
+    form = 'must give {"index": {"1": KEY}, "data": {"1": KEY}} with keys in base64, of'
+    expected = f"{form} {INDEX_KEY_BYTES} and {DATA_KEY_BYTES} bytes"
+    try:
+        document: Any = json.loads(text)
+        ring = {kind: {int(name): _decode(key) for name, key in document[kind].items()} for kind in SIZES}
+    except (ValueError, TypeError, AttributeError, KeyError):  # without its cause, which may show the text
+        raise _wrong(variable, expected) from None
+    if set(document) != set(SIZES):
+        raise _wrong(variable, expected)
+    for kind, keys in ring.items():
+        fits = all(0 < number <= MAX_NUMBER and len(key) == SIZES[kind] for number, key in keys.items())
+        if not keys or not fits or len(set(keys.values())) != len(document[kind]):
+            raise _wrong(variable, expected)
+    return ring
+
+
+def _decode(key: str) -> bytes:
+    return b64decode(key, validate=True)
+
+
+def _wrong(name: str, message: str) -> InvalidRequest:
+    return InvalidRequest([FieldError(name, message)])

@@ -1,0 +1,151 @@
+"""The keys for phones at rest: keyed digests that find a phone, and the cipher that gives it back.
+
+A ring has two kinds of keys, each by number. An index key makes the blind index of a phone: the same phone gives
+the same text, so the database can compare it, and without the key the text says nothing. A data key seals the
+digits; what it seals opens only in the column and row that it was sealed for. Which keys are written with is
+recorded in `account`, never decided here: replicas that disagree would not see each other's bindings (I1).
+
+Locks are made of the digits, and the provider gets the digits: neither depends on a key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bindings.domain.phone import MAX_DIGITS, Phone
+from bindings.errors import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Dialect
+
+BLIND = "~"  # how a keyed value begins: no phone and no unkeyed fingerprint does
+INDEX_KEY_BYTES = 32
+DATA_KEY_BYTES = 64
+BLIND_BYTES = 16
+CHECK_BYTES = 8
+VARIABLES = "BINDINGS_PHONE_KEYS_FILE or BINDINGS_PHONE_KEYS_COMMAND"
+_ATTRIBUTE = "phone_keys"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNumbers:
+    """The keys that phones are written with, as `account` records them. None: phones are written as digits."""
+
+    index: int | None
+    data: int | None
+
+
+PLAIN = KeyNumbers(None, None)
+
+
+class DataKey:
+    """One data key, or only its number if the ring does not have it. Thread-safe; the repr has no key."""
+
+    def __init__(self, number: int, key: bytes | None) -> None:
+        self.number = number
+        self._cipher: Any = None
+        if key is not None:
+            from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+            self._cipher = AESSIV(key)
+
+    def __repr__(self) -> str:
+        return f"DataKey({self.number})"
+
+    def seal(self, column: str, row_id: str, phone: Phone) -> bytes:
+        """Return the sealed digits of a phone for one column (`table.column`) and row; always of one length."""
+        padded = phone.digits.ljust(MAX_DIGITS).encode()
+        sealed: bytes = self._cipher.encrypt(padded, [column.encode(), row_id.encode()])
+        return sealed
+
+    def open(self, column: str, row_id: str, sealed: bytes | None) -> Phone:
+        """Return the phone that was sealed for this column and row.
+
+        Raises `Busy`, whose text has no phone, if the ring lacks the key or the sealed value is not the one that
+        was written for this column and row.
+        """
+        place = f"{column} of row {row_id}"
+        if self._cipher is None:
+            raise Busy(
+                f"{place} is encrypted with data key {self.number}, which this process does not have",
+                todo=f"restart this process with that key in {VARIABLES}",
+            )
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            padded: bytes = self._cipher.decrypt(sealed or b"", [column.encode(), row_id.encode()])
+        except (InvalidTag, ValueError):
+            raise Busy(
+                f"{place} does not open with data key {self.number}: it was changed, or moved from another row",
+                todo="compare the row with a backup, and see who can write to the database",
+            ) from None
+        return Phone.stored(padded.decode().rstrip())
+
+
+class PhoneKeys:
+    """The ring of one process, for the scope of its database. Thread-safe; equal only to itself."""
+
+    def __init__(self, scope: str, *, index: Mapping[int, bytes], data: Mapping[int, bytes]) -> None:
+        self._scope = scope
+        self._index = dict(sorted(index.items()))
+        self._data = {number: DataKey(number, key) for number, key in sorted(data.items())}
+        named = {f"index:{number}": key for number, key in self._index.items()}
+        named |= {f"data:{number}": key for number, key in sorted(data.items())}
+        self.checks = {
+            name: hmac.digest(key, b"check", "sha256")[:CHECK_BYTES].hex() for name, key in named.items()
+        }
+
+    def __repr__(self) -> str:
+        return f"PhoneKeys({', '.join(self.checks)})"
+
+    @property
+    def newest(self) -> KeyNumbers:
+        """The highest number of each kind: the keys that the next sealing or rotation writes with."""
+        return KeyNumbers(max(self._index), max(self._data))
+
+    @property
+    def form_count(self) -> int:
+        """The number of texts by which a phone may be stored: its digits, and one for each index key."""
+        return 1 + len(self._index)
+
+    def blind(self, number: int, phone: Phone) -> str:
+        """Return the blind index of a phone under an index key; KeyError if the ring lacks it."""
+        message = f"{self._scope}|0|{phone.digits}".encode()
+        digest = hmac.digest(self._index[number], message, "sha256")[:BLIND_BYTES]
+        return BLIND + urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def forms(self, phone: Phone) -> list[str]:
+        """Return each text by which the phone may be stored."""
+        return [phone.digits, *(self.blind(number, phone) for number in self._index)]
+
+    def fingerprints(self, digest: str) -> list[str]:
+        """Return each form in which the unkeyed digest of a request may be stored."""
+        return [digest, *(self.fingerprint(number, digest) for number in self._index)]
+
+    def fingerprint(self, number: int, digest: str) -> str:
+        """Return the keyed form of the unkeyed digest of a request; KeyError if the ring lacks the key."""
+        keyed = hmac.digest(self._index[number], digest.encode(), "sha256")
+        return BLIND + urlsafe_b64encode(keyed).rstrip(b"=").decode()
+
+    def has(self, numbers: KeyNumbers) -> bool:
+        """Return whether the ring has the keys that phones are written with."""
+        return numbers.index is None or (numbers.index in self._index and numbers.data in self._data)
+
+    def data_key(self, number: int) -> DataKey:
+        """Return a data key; one that opens nothing if the ring lacks it."""
+        return self._data.get(number) or DataKey(number, None)
+
+
+def attach(dialect: Dialect, keys: PhoneKeys | None) -> None:
+    """Let the column types of an engine use these keys."""
+    setattr(dialect, _ATTRIBUTE, keys)
+
+
+def keys_of(dialect: Dialect) -> PhoneKeys | None:
+    """Return the keys of the engine of this dialect, or None if it has none."""
+    return getattr(dialect, _ATTRIBUTE, None)

@@ -1,0 +1,135 @@
+"""How a phone is compared and written: as digits, or as a blind index with the sealed digits beside it.
+
+A comparison asks for every text by which the phone may be stored, so that it finds rows from before, during and
+after the sealing of a database alike. What is written is decided by `account`, in the transaction that writes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import bindparam
+
+from bindings.errors import Busy
+from bindings.store.column_types import BLIND_PHONE, PhoneNumber
+from bindings.store.phone_keys import VARIABLES, keys_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from sqlalchemy import BindParameter, ColumnElement, Dialect
+
+    from bindings.domain.phone import Phone
+    from bindings.store.column_types import BlindPhone
+    from bindings.store.phone_keys import DataKey, KeyNumbers
+
+SUFFIX = "_sealed"
+
+
+def forms(dialect: Dialect, *phones: Phone) -> list[str]:
+    """Return each text by which one of the phones may be stored."""
+    keys = keys_of(dialect)
+    return [form for phone in phones for form in ([phone.key] if keys is None else keys.forms(phone))]
+
+
+def is_any_of(column: ColumnElement[Any], texts: Sequence[Any]) -> ColumnElement[bool]:
+    """Return the condition that a column of phones has one of these texts (`forms`) or parameters."""
+    return column == texts[0] if len(texts) == 1 else column.in_(texts)
+
+
+def parameters(name: str, count: int) -> list[BindParameter[Any]]:
+    """Return the parameters for the `count` forms of one phone."""
+    return [bindparam(parameter, type_=PhoneNumber) for parameter in _names(name, count)]
+
+
+def parameter_values(dialect: Dialect, **phones: Phone) -> dict[str, str]:
+    """Return the values of `parameters`, by the name of the phone."""
+    values: dict[str, str] = {}
+    for name, phone in phones.items():
+        texts = forms(dialect, phone)
+        values |= zip(_names(name, len(texts)), texts, strict=True)
+    return values
+
+
+@cache
+def _names(name: str, count: int) -> tuple[str, ...]:
+    return (name, *(f"{name}_{number}" for number in range(1, count)))
+
+
+def form_count(dialect: Dialect) -> int:
+    """Return how many texts `forms` returns for one phone."""
+    keys = keys_of(dialect)
+    return 1 if keys is None else keys.form_count
+
+
+def stored(
+    dialect: Dialect, numbers: KeyNumbers, table: str, row_id: str, phones: Mapping[str, Phone | None]
+) -> dict[str, Any]:
+    """Return what a row stores for its phones, by column: digits, or blind indexes, sealed digits and their key.
+
+    Raises `Busy` if this process lacks the keys that phones are written with.
+    """
+    require_keys(dialect, numbers)
+    keys = keys_of(dialect)
+    if keys is None or numbers.index is None or numbers.data is None:
+        return {name: None if phone is None else phone.key for name, phone in phones.items()}
+    key = keys.data_key(numbers.data)
+    values: dict[str, Any] = {"phone_key": key}
+    for name, phone in phones.items():
+        values[name] = None if phone is None else keys.blind(numbers.index, phone)
+        values[f"{name}{SUFFIX}"] = None if phone is None else key.seal(f"{table}.{name}", row_id, phone)
+    return values
+
+
+def require_keys(dialect: Dialect, numbers: KeyNumbers) -> None:
+    """Raise `Busy` if this process lacks the keys that phones are written with."""
+    keys = keys_of(dialect)
+    if numbers.index is not None and (keys is None or not keys.has(numbers)):
+        raise Busy(
+            f"phones are encrypted with index key {numbers.index} and data key {numbers.data}, which this process"
+            " does not have; nothing was done",
+            todo=f"restart this process with these keys in {VARIABLES}",
+        )
+
+
+def fingerprint(dialect: Dialect, numbers: KeyNumbers, digest: str) -> str:
+    """Return what is stored of the unkeyed digest of a request."""
+    require_keys(dialect, numbers)
+    keys = keys_of(dialect)
+    return digest if keys is None or numbers.index is None else keys.fingerprint(numbers.index, digest)
+
+
+def has_fingerprint(dialect: Dialect, stored_text: str | None, digest: str | None) -> bool:
+    """Return whether a stored fingerprint is one of a request with this unkeyed digest."""
+    keys = keys_of(dialect)
+    if digest is None or keys is None:
+        return stored_text == digest
+    return stored_text in keys.fingerprints(digest)
+
+
+def opened(row: Any, table: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the phones of a row by column; the row has them, their sealed columns, `phone_key` and `id`.
+
+    Raises `Busy` if one does not open.
+    """
+    return {
+        name: open_one(
+            row.phone_key, f"{table}.{name}", row.id, getattr(row, name), getattr(row, f"{name}{SUFFIX}")
+        )
+        for name in names
+    }
+
+
+def open_one(
+    key: DataKey | None, column: str, row_id: str, value: Phone | BlindPhone | None, sealed: bytes | None
+) -> Any:
+    """Return the phone of one column (`table.column`) and row, sealed or not; None if it has none."""
+    if sealed is None and value is not BLIND_PHONE:
+        return value
+    if key is None:
+        raise Busy(
+            f"{column} of row {row_id} is encrypted, and the row does not say with which key",
+            todo="compare the row with a backup, and see who can write to the database",
+        )
+    return key.open(column, row_id, sealed)

@@ -1,0 +1,72 @@
+"""Rings of keys for phones, and databases whose phones are written in digits, encrypted, or in turn."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from hashlib import shake_256
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import case, update
+
+from bindings.store import account as account_rows
+from bindings.store.phone_key_source import SIZES
+from bindings.store.phone_keys import PhoneKeys
+from bindings.store.schema import account
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bindings.store.database import Database
+
+PLAIN, MIXED, SEALED = "plain", "mixed", "sealed"
+
+
+def key(kind: str, number: int, *, variant: str = "") -> bytes:
+    """Return a key that is the same in every test; another one for another `variant`."""
+    return shake_256(f"{kind}:{number}{variant}".encode()).digest(SIZES[kind])
+
+
+def ring(*, index: tuple[int, ...] = (1,), data: tuple[int, ...] = (1,), variant: str = "") -> dict[str, Any]:
+    """Return a ring with the keys of these numbers, as its file has it."""
+    numbers = {"index": index, "data": data}
+    return {
+        kind: {str(number): b64encode(key(kind, number, variant=variant)).decode() for number in numbers[kind]}
+        for kind in SIZES
+    }
+
+
+def write_ring(
+    path: Path, *, index: tuple[int, ...] = (1,), data: tuple[int, ...] = (1,), variant: str = ""
+) -> Path:
+    """Write a ring to a file that only its owner may read; return its path."""
+    path.write_text(json.dumps(ring(index=index, data=data, variant=variant)), encoding="ascii")
+    path.chmod(0o600)
+    return path
+
+
+def phone_keys(
+    *, index: tuple[int, ...] = (1,), data: tuple[int, ...] = (1,), scope: str = "default"
+) -> PhoneKeys:
+    """Return the keys of `ring`."""
+    return PhoneKeys(
+        "default",
+        index={number: key("index", number) for number in index},
+        data={number: key("data", number) for number in data},
+    )
+
+
+def write_sealed(database: Database, *, index: int | None = 1, data: int | None = 1) -> None:
+    """Let phones be written with these keys from now on; None: as digits. Rows stay as they are."""
+    account_rows.register_scope(database, "default")
+    values = {"phone_index_key": index, "phone_data_key": data}
+    database.write(lambda tx: tx.connection.execute(update(account).values(values)))
+
+
+def write_other_form(database: Database) -> None:
+    """Let phones be written in digits if they were written encrypted, and the other way around."""
+    account_rows.register_scope(database, "default")
+    values = {
+        name: case((account.c[name].is_(None), 1), else_=None) for name in ("phone_index_key", "phone_data_key")
+    }
+    database.write(lambda tx: tx.connection.execute(update(account).values(values)))
