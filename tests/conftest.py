@@ -184,8 +184,12 @@ def phones() -> str:
 
 
 @pytest.fixture
-def harness(database_url: str, clock: Clock, phones: str, tmp_path: Path) -> Iterator[ServiceHarness]:
+def harness(
+    database_url: str, clock: Clock, phones: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ServiceHarness]:
     """Provide services, a provider and a database on one clock; run `assert_sound` at the end of the test."""
+    if phones == phone_keys.MIXED:
+        phone_keys.alternate(monkeypatch)
     keys = {"phone_keys_file": str(phone_keys.write_ring(tmp_path / "phone_keys.json"))}
     with Simulator(clock=clock.unix, pool_size=200) as simulator:
         harness = ServiceHarness(

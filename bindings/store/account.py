@@ -119,11 +119,11 @@ def complete_full_scan(tx: Transaction, *, scan_started_at: datetime) -> bool:
 
 def _require_phone_keys(keys: PhoneKeys | None, checks: Mapping[str, str]) -> None:
     own_checks = {} if keys is None else keys.checks
-    missing = [name for name in checks if name not in own_checks]
+    missing = sorted(name for name in checks if name not in own_checks)
     if missing:
         message = f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them"
         raise InvalidRequest([FieldError(VARIABLES, message)])
-    different = [name for name, check in checks.items() if own_checks[name] != check]
+    different = sorted(name for name, check in checks.items() if own_checks[name] != check)
     if different:
         message = f"has other keys as {', '.join(different)} than those that phones in this database need"
         raise InvalidRequest([FieldError(VARIABLES, message)])

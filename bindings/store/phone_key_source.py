@@ -23,7 +23,7 @@ FILE, COMMAND = "BINDINGS_PHONE_KEYS_FILE", "BINDINGS_PHONE_KEYS_COMMAND"
 COMMAND_TIMEOUT_S = 30.0
 MAX_NUMBER = 32_767
 SIZES = {"index": INDEX_KEY_BYTES, "data": DATA_KEY_BYTES}
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load(settings: Settings) -> PhoneKeys | None:
@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if os.name == "posix" and mode & OTHERS:
+            if os.name == "posix" and mode & OTHER_USERS:
                 command = f"chmod 600 {shlex.quote(str(path))}"
                 raise _wrong(FILE, f"names a file that other users may open: run `{command}`")
             return file.read()

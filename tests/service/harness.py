@@ -92,8 +92,6 @@ class ServiceHarness:
 
     def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **overrides: Any) -> Binding:
         arguments: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | overrides
-        if self.phones == phone_keys.MIXED:
-            phone_keys.write_other_form(self.database)
         return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **arguments)
 
     def rewrite(self, statement: Executable) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from base64 import b64encode
 from hashlib import shake_256
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, update
+from sqlalchemy import update
 
 from bindings.store import account as account_rows
+from bindings.store import reserve
 from bindings.store.phone_key_source import SIZES
-from bindings.store.phone_keys import PhoneKeys
+from bindings.store.phone_keys import KeyNumbers, PhoneKeys
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from bindings.store.database import Database
 
@@ -63,10 +67,8 @@ def write_sealed(database: Database, *, index: int | None = 1, data: int | None 
     database.write(lambda tx: tx.connection.execute(update(account).values(values)))
 
 
-def write_other_form(database: Database) -> None:
-    """Let phones be written in digits if they were written encrypted, and the other way around."""
-    account_rows.register_scope(database, "default")
-    values = {
-        name: case((account.c[name].is_(None), 1), else_=None) for name in ("phone_index_key", "phone_data_key")
-    }
-    database.write(lambda tx: tx.connection.execute(update(account).values(values)))
+def alternate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let phones be written encrypted and in digits in turn, whatever `account` says."""
+    numbers = itertools.cycle([KeyNumbers(1, 1), KeyNumbers(None, None)])
+    monkeypatch.setattr(reserve, "KeyNumbers", lambda _index, _data: next(numbers))
+    monkeypatch.setattr(account_rows, "key_numbers", lambda _connection: next(numbers))

@@ -15,4 +15,4 @@ RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference,
     expire_s, max_expire_s, warn_s, bind_id, middle_number_a, middle_number_b, state,
     provider_status, reason, actor, request_id, requested_at, send_by, settle_by, sent_at,
     answered_at, expires_at, provider_expires_at, held_until, unbind_requested_at, ended_at,
-    version, change_tx;
+    version, phone_a_sealed, phone_b_sealed, phone_key, change_tx;

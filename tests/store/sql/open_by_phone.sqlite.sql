@@ -14,7 +14,8 @@ WITH candidates AS MATERIALIZED (
         bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
         bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
         bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
-        bindings.version AS version
+        bindings.version AS version, bindings.phone_a_sealed AS phone_a_sealed,
+        bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_a = :phone_a_1
       AND bindings.held_until > :held_until_1
@@ -34,7 +35,8 @@ WITH candidates AS MATERIALIZED (
         bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
         bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
         bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
-        bindings.version AS version
+        bindings.version AS version, bindings.phone_a_sealed AS phone_a_sealed,
+        bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_b = :phone_b_1
       AND bindings.held_until > :held_until_1
@@ -54,7 +56,8 @@ WITH candidates AS MATERIALIZED (
         bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
         bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
         bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
-        bindings.version AS version
+        bindings.version AS version, bindings.phone_a_sealed AS phone_a_sealed,
+        bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE (bindings.phone_a = :phone_a_1 OR bindings.phone_b = :phone_b_1)
       AND bindings.waits_for IS NOT NULL
@@ -69,7 +72,8 @@ SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
     candidates.provider_status, candidates.reason, candidates.actor, candidates.request_id,
     candidates.requested_at, candidates.send_by, candidates.settle_by, candidates.sent_at,
     candidates.answered_at, candidates.expires_at, candidates.provider_expires_at,
-    candidates.held_until, candidates.unbind_requested_at, candidates.ended_at, candidates.version
+    candidates.held_until, candidates.unbind_requested_at, candidates.ended_at, candidates.version,
+    candidates.phone_a_sealed, candidates.phone_b_sealed, candidates.phone_key
 FROM candidates
 WHERE candidates.state IN (:state_1_1, :state_1_2, :state_1_3)
   AND (candidates.expires_at IS NULL OR candidates.expires_at > :expires_at_1)

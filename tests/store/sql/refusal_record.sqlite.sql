@@ -4,6 +4,8 @@ SELECT 0, :event_binding_id AS anon_1, :event_sequence AS anon_2, :event_kind AS
 RETURNING position, at;
 
 INSERT INTO refusals (id, at, event_position, code, provider_status, mode, phone_a, phone_b,
-    pool_number, app_id, reference, actor, request_id, holder_id, held_by, held_until)
-VALUES (:id, :at, :event_position, :code, :provider_status, :mode, :phone_a, :phone_b, :pool_number,
-    :app_id, :reference, :actor, :request_id, :holder_id, :held_by, :held_until);
+    phone_a_sealed, phone_b_sealed, phone_key, pool_number, app_id, reference, actor, request_id,
+    holder_id, held_by, held_until)
+VALUES (:id, :at, :event_position, :code, :provider_status, :mode, :phone_a, :phone_b,
+    :phone_a_sealed, :phone_b_sealed, :phone_key, :pool_number, :app_id, :reference, :actor,
+    :request_id, :holder_id, :held_by, :held_until);

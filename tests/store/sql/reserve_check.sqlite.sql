@@ -1,5 +1,5 @@
 SELECT bindings.id, bindings.actor, bindings.reference, bindings.mode, bindings.state,
-    bindings.held_until, bindings.phone_a, bindings.phone_b, 'binding' AS why
+    bindings.held_until, bindings.phone_a AS phone_a, bindings.phone_b AS phone_b, 'binding' AS why
 FROM bindings
 WHERE bindings.phone_a IN (:phone_1, :phone_2)
   AND bindings.held_until > :now
@@ -7,7 +7,7 @@ WHERE bindings.phone_a IN (:phone_1, :phone_2)
   AND bindings.state != 'failed'
 UNION
 SELECT bindings.id, bindings.actor, bindings.reference, bindings.mode, bindings.state,
-    bindings.held_until, bindings.phone_a, bindings.phone_b, 'binding' AS why
+    bindings.held_until, bindings.phone_a AS phone_a, bindings.phone_b AS phone_b, 'binding' AS why
 FROM bindings
 WHERE bindings.phone_b IN (:phone_1, :phone_2)
   AND bindings.held_until > :now

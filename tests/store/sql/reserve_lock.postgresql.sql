@@ -4,7 +4,13 @@ SELECT set_config(:set_config_2::VARCHAR, :wait, true) AS set_config_1,
     SELECT account.scan_owed_since
     FROM account
 ) AS anon_1, (
+    SELECT account.phone_index_key
+    FROM account
+) AS anon_2, (
+    SELECT account.phone_data_key
+    FROM account
+) AS anon_3, (
     SELECT bindings.version
     FROM bindings
     WHERE bindings.id = :known_id::UUID
-) AS anon_2, clock_timestamp() AS clock_timestamp_1;
+) AS anon_4, clock_timestamp() AS clock_timestamp_1;

@@ -6,7 +6,8 @@ SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.
     bindings.reason, bindings.actor, bindings.request_id, bindings.requested_at, bindings.send_by,
     bindings.settle_by, bindings.sent_at, bindings.answered_at, bindings.expires_at,
     bindings.provider_expires_at, bindings.held_until, bindings.unbind_requested_at,
-    bindings.ended_at, bindings.version
+    bindings.ended_at, bindings.version, bindings.phone_a_sealed, bindings.phone_b_sealed,
+    bindings.phone_key
 FROM bindings
 WHERE bindings.state = :state_1
   AND bindings.state = 'active'

@@ -1,0 +1,148 @@
+"""Encrypted phones: every rule about phones holds as before, also while some rows have digits and some do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import StatementError
+
+from bindings.domain.phone import Phone
+from bindings.errors import Busy, IdempotencyMismatch, PhoneInUse
+from bindings.store.schema import bindings
+from bindings.store.sessions import Search
+from tests.service.harness import A, B, C, D, E, F
+from tests.service.phone_keys import MIXED, SEALED, write_sealed
+from tests.service.test_conflicts import *  # noqa: F403 -- its tests run here with the `phones` of this module
+from tests.service.test_idempotency import *  # noqa: F403
+from tests.service.test_phone_holds import *  # noqa: F403
+from tests.service.test_refusals import *  # noqa: F403
+from tests.service.test_sessions import *  # noqa: F403
+
+del test_I1_conflict_policy_matches_the_provider  # noqa: F821 -- a hundred combinations that know no phone
+
+if TYPE_CHECKING:
+    from tests.service.harness import ServiceHarness
+
+
+@pytest.fixture(params=[MIXED, SEALED])
+def phones(request: pytest.FixtureRequest) -> str:
+    """Return how the harness of this module writes phones."""
+    return str(request.param)
+
+
+def rows_of(harness: ServiceHarness, query: str) -> list[Any]:
+    return list(harness.database.read(lambda connection: connection.execute(text(query)).all()))
+
+
+def in_digits(harness: ServiceHarness) -> dict[str, int]:
+    """Return how many rows of each table have a phone in digits."""
+    columns = {
+        "bindings": ("phone_a", "phone_b"),
+        "refusals": ("phone_a", "phone_b"),
+        "holds": ("phone",),
+        "searches": ("number", "party"),
+    }
+    return {
+        table: rows_of(
+            harness,
+            f"SELECT count(*) FROM {table} WHERE " + " OR ".join(f"{name} NOT LIKE '~%'" for name in names),
+        )[0][0]
+        for table, names in columns.items()
+    }
+
+
+def test_no_phone_is_written_in_digits_and_each_is_read_again(harness: ServiceHarness, phones: str) -> None:
+    if phones == MIXED:
+        pytest.skip("rows in digits are meant to be there")
+    binding = harness.bind(idempotency_key="order-1")
+    with pytest.raises(PhoneInUse):
+        harness.bind(A, C)
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(PhoneInUse):
+        harness.bind(E, F)
+    harness.service.sessions.save_search("browser", Search(number=Phone(A), party=Phone(B)))
+    assert in_digits(harness) == dict.fromkeys(("bindings", "refusals", "holds", "searches"), 0)
+    fingerprints = rows_of(harness, "SELECT fingerprint FROM bindings WHERE fingerprint IS NOT NULL")
+    assert [(text_[0], len(text_)) for (text_,) in fingerprints] == [("~", 44)]
+    assert harness.service.get(binding.id) == binding
+    assert (binding.phone_a.digits, binding.phone_b.digits) == (A, B)
+    assert [hold.phone.digits for hold in harness.service.holds(phone=E)] == [E]
+    [refusal] = harness.service.search_refusals(phone=C).data
+    assert (refusal.phone_a.digits, refusal.phone_b.digits) == (A, C)
+
+
+def test_rows_in_both_forms_are_found_by_the_same_phone(harness: ServiceHarness, phones: str) -> None:
+    if phones == SEALED:
+        pytest.skip("all rows have the same form")
+    pairs = [(A, B), (A, C), (D, A), (A, E)]
+    made = [harness.bind(*pair, mode="AXXB", reference="order") for pair in pairs]
+    forms = {phone[0] == "~" for (phone,) in rows_of(harness, "SELECT phone_a FROM bindings")}
+    assert forms == {True, False}
+    service = harness.service
+    assert {row.id for row in service.lookup(phone=A)} == {row.id for row in made}
+    assert {row.id for row in service.search(phone=A).data} == {row.id for row in made}
+    for row, (a, b) in zip(made, pairs, strict=True):
+        assert service.lookup(middle_number=row.middle_number_a, party=a) == [row]
+        holders = service.check(phone_a=b, phone_b=a, mode="AXXB")
+        assert [holder.id for holder in holders] == [row.id]
+    dry_run = service.unbind_all(phone=A, reason="test", dry_run=True)
+    assert {row.id for row in dry_run.bindings} == {row.id for row in made}
+
+
+@pytest.mark.parametrize("first", [None, 1])
+def test_idempotency_key_is_found_whichever_way_its_request_was_recorded(
+    harness: ServiceHarness, phones: str, first: int | None
+) -> None:
+    if phones == MIXED:
+        pytest.skip("the order is fixed here")
+    harness.service.check(phone_a=A, phone_b=B, mode="AXB")
+    write_sealed(harness.database, index=first, data=first)
+    binding = harness.bind(idempotency_key="order-1")
+    write_sealed(harness.database, index=None if first else 1, data=None if first else 1)
+    assert harness.bind(idempotency_key="order-1") == binding
+    with pytest.raises(IdempotencyMismatch):
+        harness.bind(A, C, idempotency_key="order-1")
+    assert harness.received("bind") == 1
+
+
+@pytest.mark.parametrize("first", [None, 1])
+def test_hold_is_extended_in_the_form_that_it_has(harness: ServiceHarness, phones: str, first: int | None) -> None:
+    if phones == MIXED:
+        pytest.skip("the order is fixed here")
+    for form in (first, None if first else 1):
+        harness.service.check(phone_a=A, phone_b=B, mode="AXB")
+        write_sealed(harness.database, index=form, data=form)
+        harness.simulator.script("refuse:-35", times=1, on="bind")
+        with pytest.raises(PhoneInUse):
+            harness.bind()
+        harness.clock.advance(61)
+    assert [row[0] for row in rows_of(harness, "SELECT strikes FROM holds")] == [2, 2]
+    [hold] = harness.service.holds(phone=A)
+    assert hold.phone.digits == A
+
+
+def test_sealed_phone_of_another_row_is_an_error_and_never_another_phone(
+    harness: ServiceHarness, phones: str
+) -> None:
+    if phones == MIXED:
+        pytest.skip("both rows are encrypted here")
+    first, second = harness.bind(A, B), harness.bind(C, D)
+    sealed = select(bindings.c.phone_a_sealed).where(bindings.c.id == first.id).scalar_subquery()
+    change = update(bindings).where(bindings.c.id == second.id)
+    harness.rewrite(change.values(phone_a_sealed=sealed))
+    with pytest.raises(Busy, match=f"bindings.phone_a of row {second.id} does not open") as refused:
+        harness.service.get(second.id)
+    assert A not in str(refused.value)
+    assert C not in str(refused.value)
+    harness.rewrite(change.values(phone_key=None, phone_a_sealed=None))
+    with pytest.raises(Busy, match="does not say with which key"):
+        harness.service.lookup(phone=C)
+    harness.rewrite(change.values(phone_a=C, phone_b_sealed=None, phone_b=D))  # as `assert_sound` can read it
+
+
+def test_phone_that_is_compared_in_one_form_only_is_refused(harness: ServiceHarness) -> None:
+    statement = select(bindings.c.id).where(bindings.c.phone_a == Phone(A))
+    with pytest.raises(StatementError, match=r"use store\.phones"):
+        harness.database.read(lambda connection: connection.execute(statement).all())
