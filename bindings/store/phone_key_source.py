@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bindings.domain.extras import install_hint
+from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 

@@ -1,5 +1,6 @@
-SELECT holds.id, holds.phone, holds.why, holds.app_id, holds.bind_id, holds.origin_id,
-    holds.held_until, holds.created_at, holds.strikes, holds.held_until > :param_1 AS in_force
+SELECT holds.id, holds.phone, holds.phone_sealed, holds.phone_key, holds.why, holds.app_id,
+    holds.bind_id, holds.origin_id, holds.held_until, holds.created_at, holds.strikes,
+    holds.held_until > :param_1 AS in_force
 FROM holds
 WHERE holds.held_until > :param_1
   AND (holds.held_until, holds.id) > (:param_2, :param_3)
