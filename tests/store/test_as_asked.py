@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import LargeBinary, select, text, update
 
 from bindings import errors
 from bindings.domain.binding import State
 from bindings.domain.phone import Phone
-from bindings.store.column_types import BindingId, Instant, PhoneNumber
+from bindings.store.column_types import BindingId, Instant, PhoneKeyNumber, PhoneNumber
 from bindings.store.failures import ConstraintViolated
 from bindings.store.grants import RIGHTS
 from bindings.store.schema import account, bindings, exports
@@ -37,6 +37,10 @@ def _other_value(column: Column[Any]) -> Any:
         return OTHER_ID
     if isinstance(column.type, PhoneNumber):
         return Phone("919999999999")
+    if isinstance(column.type, LargeBinary):
+        return b"other"
+    if isinstance(column.type, PhoneKeyNumber):
+        return 7
     if column.name == "mode":
         return "AXXB"
     return 77 if column.type.python_type is int else "919999999999"
