@@ -11,7 +11,6 @@ from sqlalchemy import LargeBinary, select, text, update
 
 from bindings import errors
 from bindings.domain.binding import State
-from bindings.domain.phone import Phone
 from bindings.store.column_types import BindingId, Instant, PhoneKeyNumber, PhoneNumber
 from bindings.store.failures import ConstraintViolated
 from bindings.store.grants import RIGHTS
@@ -31,16 +30,15 @@ KEYS = "idempotency_key", "duplicate_key", "freed_key"
 
 
 def _other_value(column: Column[Any]) -> Any:
-    if isinstance(column.type, Instant):
-        return LATER
-    if isinstance(column.type, BindingId):
-        return OTHER_ID
-    if isinstance(column.type, PhoneNumber):
-        return Phone("919999999999")
-    if isinstance(column.type, LargeBinary):
-        return b"other"
-    if isinstance(column.type, PhoneKeyNumber):
-        return 7
+    by_type = {
+        Instant: LATER,
+        BindingId: OTHER_ID,
+        PhoneNumber: "919999999999",
+        LargeBinary: b"x",
+        PhoneKeyNumber: 7,
+    }
+    if type(column.type) in by_type:
+        return by_type[type(column.type)]
     if column.name == "mode":
         return "AXXB"
     return 77 if column.type.python_type is int else "919999999999"

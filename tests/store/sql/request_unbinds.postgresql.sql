@@ -19,7 +19,7 @@ WITH changed AS (
         bindings.requested_at, bindings.send_by, bindings.settle_by, bindings.sent_at,
         bindings.answered_at, bindings.expires_at, bindings.provider_expires_at,
         bindings.held_until, bindings.unbind_requested_at, bindings.ended_at, bindings.version,
-        bindings.change_tx
+        bindings.phone_a_sealed, bindings.phone_b_sealed, bindings.phone_key, bindings.change_tx
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
@@ -48,5 +48,6 @@ SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_
     changed.provider_status, changed.reason, changed.actor, changed.request_id,
     changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at, changed.answered_at,
     changed.expires_at, changed.provider_expires_at, changed.held_until,
-    changed.unbind_requested_at, changed.ended_at, changed.version, changed.change_tx
+    changed.unbind_requested_at, changed.ended_at, changed.version, changed.phone_a_sealed,
+    changed.phone_b_sealed, changed.phone_key, changed.change_tx
 FROM changed;

@@ -1,14 +1,14 @@
 """Sealed phones: room for a blind index in place of the digits, and for the encrypted digits beside it.
 
-Nothing is encrypted here: `bindings phones seal` does that, and until then code of 0008 to 0016 works on the
+Nothing is encrypted here: `bindings phones seal` does that, and until then code of 0008 to 0017 works on the
 schema. No row is rewritten: on PostgreSQL a longer varchar changes the catalog only. The trigger that refuses to
 change what was asked for names the columns whose type changes, so it is made again; it guards the new ones too.
 
 On PostgreSQL each table but `bindings` is committed for itself, so that no transaction waits for two locks; an
 interrupted migration is repeated from its beginning.
 
-Revision ID: 0017
-Revises: 0016
+Revision ID: 0018
+Revises: 0017
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017"
-down_revision = "0016"
+revision = "0018"
+down_revision = "0017"
 branch_labels = None
 depends_on = None
 
@@ -99,7 +99,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Undo the change; refused once phones are encrypted, because older code cannot read them."""
     if op.get_bind().execute(sa.text("SELECT phone_index_key FROM account")).scalar() is not None:
-        raise RuntimeError("phones are encrypted, and code of 0016 cannot read them; nothing was changed")
+        raise RuntimeError("phones are encrypted, and code of 0017 cannot read them; nothing was changed")
     op.execute(f"DELETE FROM schema_info WHERE revision = '{revision}'")
     postgresql = op.get_bind().dialect.name == "postgresql"
     op.execute("DROP TRIGGER bindings_as_asked" + (" ON bindings" if postgresql else ""))
