@@ -86,12 +86,13 @@ format: $(STAMP)  ## format the files with ruff
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
-  --no-emit-package pns-bindings --python-version 3.11 pyproject.toml
+  --no-emit-package pns-bindings --python-version 3.11
 
 lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
-	@$(LOCK) --extra dev -o requirements/dev.txt
-	@$(LOCK) --constraints requirements/dev.txt -o requirements/demo.txt
-	@$(LOCK) --constraints requirements/dev.txt --extra all -o requirements/production.txt
+	@$(LOCK) pyproject.toml --extra dev -o requirements/dev.txt
+	@$(LOCK) pyproject.toml --constraints requirements/dev.txt -o requirements/demo.txt
+	@$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra all -o requirements/production.txt
+	@$(LOCK) --group build --constraints requirements/dev.txt -o requirements/build.txt
 
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
