@@ -94,6 +94,57 @@ def _base_url(value: str, info: ValidationInfo) -> str:
     return address
 
 
+_ROLE_OF_GROUP = re.compile(r"[^\x00-\x1f]*[^\x00-\x20]=(auditor|investigator|admin)")
+# A client may send these by itself, and a proxy may pass them on or set them for another purpose.
+_OTHER_HEADERS = re.compile(
+    r"(accept|access-control|content|if|sec|proxy)(-.*)?|authorization|cookie|set-cookie|host|origin|referer|te|trailer"
+    r"|connection|keep-alive|upgrade.*|transfer-encoding|expect|user-agent|date|via|forwarded|x-forwarded-(for|proto|host)"
+    r"|x-request-id|idempotency-key",
+    re.IGNORECASE,
+)
+
+
+def _header_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", value):
+        raise ValueError("must be the name of a header, of letters, digits and hyphens")
+    if _OTHER_HEADERS.fullmatch(value):
+        raise ValueError("is a header with another meaning: choose a name such as X-Bindings-User")
+    return value
+
+
+def _identity_header(value: str | None, info: ValidationInfo) -> str | None:
+    """Refuse the header if any client could write it."""
+    networks = info.data.get("trusted_proxies")
+    if value is not None and networks == ():
+        raise ValueError("needs BINDINGS_TRUSTED_PROXIES, the addresses of the proxy that sets it")
+    if value is not None and any(network.prefixlen == 0 for network in networks or ()):
+        raise ValueError("needs BINDINGS_TRUSTED_PROXIES without a network of all addresses")
+    return value
+
+
+def _roles_header(value: str | None, info: ValidationInfo) -> str | None:
+    identity_header = info.data.get("identity_header")
+    if "identity_header" in info.data and (value is None) != (identity_header is None):
+        raise ValueError("and BINDINGS_IDENTITY_HEADER are set together or not at all")
+    if value is not None and identity_header is not None and value.lower() == identity_header.lower():
+        raise ValueError("must be another header than BINDINGS_IDENTITY_HEADER")
+    return value
+
+
+def _role_of(value: Any, info: ValidationInfo) -> Any:
+    """Parse `group=role` pairs, separated by commas."""
+    pairs = value if isinstance(value, tuple) else tuple(str(value).split(","))
+    entries = tuple(pair.strip() for pair in pairs if pair.strip())
+    if not all(_ROLE_OF_GROUP.fullmatch(entry) for entry in entries):
+        raise ValueError("must be GROUP=ROLE, separated by commas; the role is auditor, investigator or admin")
+    groups = [entry.rpartition("=")[0] for entry in entries]
+    if len(groups) != len(set(groups)):
+        raise ValueError("must name each group once")
+    if "identity_header" in info.data and bool(entries) != (info.data["identity_header"] is not None):
+        raise ValueError("and BINDINGS_IDENTITY_HEADER are set together or not at all")
+    return entries
+
+
 def _networks(value: Any) -> Any:
     """Parse addresses and networks, separated by commas."""
     if isinstance(value, tuple):
@@ -102,6 +153,9 @@ def _networks(value: Any) -> Any:
         return tuple(ipaddress.ip_network(part.strip()) for part in str(value).split(",") if part.strip())
     except ValueError:
         raise ValueError("must be addresses or networks such as 10.0.0.0/8, separated by commas") from None
+
+
+HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
 
 
 class Settings(BaseModel):
@@ -144,6 +198,10 @@ class Settings(BaseModel):
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
+    # After `trusted_proxies`, and in this order: each is checked with those before it.
+    identity_header: Annotated[HeaderName | None, AfterValidator(_identity_header)] = None
+    roles_header: Annotated[HeaderName | None, AfterValidator(_roles_header)] = None
+    role_of: Annotated[tuple[str, ...], BeforeValidator(_role_of)] = ()
     bootstrap_key_file: Annotated[str, Field(min_length=1)] | None = None  # read by `db upgrade` and `serve`
     seal_key_file: Annotated[str, Field(min_length=1)] | None = None
     phone_keys_file: Annotated[str, Field(min_length=1)] | None = None
@@ -202,6 +260,9 @@ class SettingsValues(TypedDict, total=False):
     pool_low_share: float
     warn_s: int | None
     trusted_proxies: Sequence[Network] | str
+    identity_header: str | None
+    roles_header: str | None
+    role_of: Sequence[str] | str
     bootstrap_key_file: str | None
     seal_key_file: str | None
     phone_keys_file: str | None

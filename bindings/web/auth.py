@@ -3,7 +3,8 @@
 Whether a key is valid is cached for a few seconds, so that a lookup costs no second query; hence a revoked key
 still works for that long on a replica that has just seen it. Every request must authenticate. Until the first key
 is created, a direct request of this host is the admin's with the session of the link that `serve` prints
-(`first_sign_in`), or with `serve --local-admin`, which is for development.
+(`first_sign_in`), or with `serve --local-admin`, which is for development. A person whom a trusted proxy has
+signed in (`proxy_sign_in`) has access to the pages of the console without a key, but not to the calls under /v1.
 
 An app is not shown what belongs to other actors, on any way: as a row, as the holder of a phone, as a replay of an
 idempotency key, or in the detail of an event. It does not learn who investigates its bindings, nor why.
@@ -23,6 +24,7 @@ from bindings.domain.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.credentials import CredentialLookup
 from bindings.web.proxies import is_direct
+from bindings.web.proxy_sign_in import ACTOR_PREFIX
 from bindings.web.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from bindings.store.keys import Key
     from bindings.web.executors import Executors
     from bindings.web.first_sign_in import FirstSignIn
+    from bindings.web.proxy_sign_in import ProxySignIn
     from bindings.web.state import AppState
 
     Connection = ASGIConnection[Any, Any, Any, Any]
@@ -58,6 +61,11 @@ class Principal:
     def has_permission(self, *permissions: Permission) -> bool:
         """Return whether the role has at least one of the permissions."""
         return any(roles.allows(self.role, permission) for permission in permissions)
+
+    @property
+    def is_person(self) -> bool:
+        """Return whether a proxy has signed the caller in, without a key."""
+        return self.actor.startswith(ACTOR_PREFIX)
 
     @property
     def actor_filter(self) -> str | None:
@@ -120,7 +128,7 @@ class Authenticator:
 
     `local_admin` is whether a direct request of this host needs no key as long as none exists. `first_sign_in` is
     None if there is no link to sign in without a key. `rate_limit` is in requests per second and applies to keys
-    without a limit of their own.
+    without a limit of their own, and to people.
     """
 
     def __init__(
@@ -131,6 +139,7 @@ class Authenticator:
         *,
         local_admin: bool,
         first_sign_in: FirstSignIn | None,
+        proxy_sign_in: ProxySignIn,
         rate_limit: int,
     ) -> None:
         self._keys = keys
@@ -140,6 +149,7 @@ class Authenticator:
         self._session_lookup = CredentialLookup(executors, sessions.authenticate, sessions.valid_digests)
         self._local_admin = local_admin
         self._first_sign_in = first_sign_in
+        self._proxy_sign_in = proxy_sign_in
         self._rate_limit = rate_limit
         self._cache: dict[str, tuple[float, Principal]] = {}
         self._use_recorded_at: dict[str, float] = {}
@@ -161,8 +171,12 @@ class Authenticator:
         """Return the principal of a console page by its session token, if any; raises as `authenticate` does.
 
         A session is read from the database each time: signing out, or revoking its key, ends it immediately on
-        every replica.
+        every replica. A person whom a proxy has signed in needs none, and has no other principal.
         """
+        person = self.identify_person(connection)
+        if person is not None:
+            self._limit_rate(person)
+            return person
         if token is None:
             return await self._authenticate_local(connection)
         if self._first_sign_in is not None and self._first_sign_in.has_opened(token):
@@ -177,6 +191,29 @@ class Authenticator:
         self._limit_rate(principal)
         await self._record_use(principal, time.monotonic())
         return principal
+
+    def identify_person(self, connection: Connection) -> Principal | None:
+        """Return the person whom a trusted proxy has signed in, or None if there is none.
+
+        Raise `Forbidden` if none of the person's groups has a role, and `Malformed` if the headers are not valid.
+        """
+        user = self._proxy_sign_in.user(connection.scope)
+        if user is None:
+            return None
+        role = self._proxy_sign_in.role(connection.scope)
+        if role is None:
+            raise problems.Forbidden(
+                f"the proxy has signed you in as {user}, but none of your groups has a role here; nothing was"
+                " done; the operator maps groups to roles with BINDINGS_ROLE_OF"
+            )
+        return Principal(actor=ACTOR_PREFIX + user, role=role)
+
+    def user_of_proxy(self, connection: Connection) -> str | None:
+        """Return the user that a trusted proxy reports, with or without a role; None if it cannot be read."""
+        try:
+            return self._proxy_sign_in.user(connection.scope)
+        except problems.Malformed:
+            return None
 
     async def sign_in(self, key: str, connection: Connection) -> str | None:
         """Create a session for the key and return its token, or None if the key is not valid.
@@ -254,7 +291,7 @@ class Authenticator:
             self._use_recorded_at.pop(key_id, None)  # recorded with a later request; this one may still go on
 
     def _limit_rate(self, principal: Principal) -> None:
-        bucket = self._buckets.setdefault(str(principal.key_id), TokenBucket())
+        bucket = self._buckets.setdefault(principal.key_id or principal.actor, TokenBucket())
         if not bucket.take(float(principal.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
 

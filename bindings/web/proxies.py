@@ -82,6 +82,10 @@ class TrustedProxies:
         hops = [hop.strip() for hop in _header(scope, b"x-forwarded-for").split(",") if hop.strip()]
         return next((hop for hop in reversed(hops) if not self.trust(hop)), peer)
 
+    def trust_peer(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether the connection of a request comes from one of the proxies."""
+        return self.trust(_peer(scope))
+
     def trust(self, address: str) -> bool:
         """Return whether a connection from this address is one of the proxies."""
         try:

@@ -14,6 +14,7 @@ from bindings.web.executors import Executors
 from bindings.web.long_poll import FeedNotifier
 from bindings.web.metrics import Metrics
 from bindings.web.proxies import TrustedProxies
+from bindings.web.proxy_sign_in import ProxySignIn
 
 if TYPE_CHECKING:
     from bindings.monitoring.check import Check
@@ -34,15 +35,16 @@ class AppState:
         self.reconcile_runs = ReconcileRuns(self.executors)
         self.metrics = Metrics()
         self.notifier = FeedNotifier(service, self.executors)
+        self.proxies = TrustedProxies(service.settings.trusted_proxies)
         self.authenticator = Authenticator(
             service.api_keys,
             service.sessions,
             self.executors,
             local_admin=local_admin,
             first_sign_in=first_sign_in,
+            proxy_sign_in=ProxySignIn(service.settings, self.proxies),
             rate_limit=service.settings.rate_limit,
         )
-        self.proxies = TrustedProxies(service.settings.trusted_proxies)
         self.connections = Connections(self.proxies)
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
         if service.runtime.client is not None:

@@ -269,3 +269,50 @@ def test_unknown_argument_is_named_as_it_was_written(name: str, hint: str) -> No
     assert hint in str(refused.value)
     assert "BINDINGS" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+PROXY = {
+    "BINDINGS_TRUSTED_PROXIES": "10.0.0.1",
+    "BINDINGS_IDENTITY_HEADER": "X-Bindings-User",
+    "BINDINGS_ROLES_HEADER": "X-Bindings-Groups",
+    "BINDINGS_ROLE_OF": "cn=ops=admin, support=auditor",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "variable"),
+    [
+        ({"BINDINGS_TRUSTED_PROXIES": None}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_TRUSTED_PROXIES": "10.0.0.1,0.0.0.0/0"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_TRUSTED_PROXIES": "::/0"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_IDENTITY_HEADER": None}, "BINDINGS_ROLES_HEADER"),
+        ({"BINDINGS_IDENTITY_HEADER": "X_Bindings_User"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_IDENTITY_HEADER": "Authorization"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_IDENTITY_HEADER": "x-forwarded-for"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_IDENTITY_HEADER": "Sec-User"}, "BINDINGS_IDENTITY_HEADER"),
+        ({"BINDINGS_ROLES_HEADER": None}, "BINDINGS_ROLES_HEADER"),
+        ({"BINDINGS_ROLES_HEADER": "x-bindings-user"}, "BINDINGS_ROLES_HEADER"),
+        ({"BINDINGS_ROLES_HEADER": "Cookie"}, "BINDINGS_ROLES_HEADER"),
+        ({"BINDINGS_ROLE_OF": None}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "ops"}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "=admin"}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "ops=app"}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "ops=router"}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "ops=owner"}, "BINDINGS_ROLE_OF"),
+        ({"BINDINGS_ROLE_OF": "ops=admin,ops=auditor"}, "BINDINGS_ROLE_OF"),
+    ],
+)
+def test_settings_of_the_sign_in_by_a_proxy_are_complete_and_trust_no_client(
+    changes: dict[str, str | None], variable: str
+) -> None:
+    environment = {name: value for name, value in (PROXY | changes).items() if value is not None}
+    with pytest.raises(SettingsError) as refused:
+        load(environment)
+    assert variable in {name for name, _ in refused.value.faults}
+
+
+def test_groups_are_mapped_to_roles_as_written() -> None:
+    settings = load(PROXY)
+    assert settings.role_of == ("cn=ops=admin", "support=auditor")
+    assert settings.effective()["BINDINGS_ROLE_OF"] == "cn=ops=admin,support=auditor"
+    assert load({}).role_of == ()

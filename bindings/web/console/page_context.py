@@ -128,12 +128,16 @@ class PageContext(ServiceRequest):
         if self.over_tls:
             response.headers["Strict-Transport-Security"] = HSTS
         if self.state.get("token_is_new"):
-            self.set_session_cookie(response, self.token)
+            self._set_cookie(response, str(self.state["cookie"]))
         return response
 
     def set_session_cookie(self, response: PageResponse, token: str) -> None:
-        """Set the session cookie, which lasts until the browser is closed."""
-        self.state["token"], self.state["token_is_new"] = token, False
+        """Set the cookie of a new session, which lasts until the browser is closed."""
+        self.state["token"] = token
+        self._set_cookie(response, token)
+
+    def _set_cookie(self, response: PageResponse, token: str) -> None:
+        self.state["token_is_new"] = False
         response.set_cookie(
             Cookie(
                 key=security.cookie_name(over_tls=self.over_tls),

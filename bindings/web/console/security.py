@@ -3,6 +3,9 @@
 A browser carries one random token in a cookie that scripts cannot read. After sign-in it identifies the session.
 Every form carries a CSRF token, which is an HMAC keyed with the session token: a page of another site can send a
 form here, but cannot compute it. If the browser states the origin of a form, that must be this site as well.
+
+If a trusted proxy reports the user, the token is bound to that user too: another user of the same browser has
+another one, and so neither the forms nor the searches of the user before.
 """
 
 from __future__ import annotations
@@ -56,16 +59,18 @@ async def page_guard(connection: ASGIConnection[Any, Any, Any, Any], route: Base
         return  # the framework lists the methods and runs no handler
     read_token(connection)
     state = connection.scope["state"]
+    app_state: AppState = connection.app.state.app_state
     if isinstance(connection, Request) and connection.method == "POST":
         state["form"] = await _form(connection)
     if route.opt.get(OPEN):
+        state["principal"] = app_state.authenticator.identify_person(connection)
         return
     try:
         state["principal"] = principal = await _authenticate(connection)
     except problems.Unauthenticated:
         raise SignInNeeded from None
     if not principal.has_permission(*route.opt["permissions"]):
-        raise problems.Forbidden("the role of your key does not allow this page; nothing was done")
+        raise problems.Forbidden("your role does not allow this page; nothing was done")
 
 
 async def authenticate_page(request: Request[Any, Any, Any]) -> None:
@@ -110,11 +115,22 @@ def cookie_name(*, over_tls: bool) -> str:
 
 
 def read_token(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Put the session token of the browser into the state of the request, or a new one if it has none."""
+    """Put the token of the browser into the state of the request, or a new one if it has none.
+
+    `cookie` is what the browser carries; `token` is that of its session, which is bound to the proxy's user if
+    there is one.
+    """
     state, app_state = connection.scope["state"], connection.app.state.app_state
-    token = connection.cookies.get(cookie_name(over_tls=app_state.proxies.over_tls(connection.scope)), "")
-    state["token_is_new"] = not TOKEN.match(token)
-    state["token"] = new_token() if state["token_is_new"] else token
+    cookie = connection.cookies.get(cookie_name(over_tls=app_state.proxies.over_tls(connection.scope)), "")
+    state["token_is_new"] = not TOKEN.match(cookie)
+    state["cookie"] = new_token() if state["token_is_new"] else cookie
+    user = app_state.authenticator.user_of_proxy(connection)
+    state["token"] = state["cookie"] if user is None else _token_of_user(state["cookie"], user)
+
+
+def _token_of_user(cookie: str, user: str) -> str:
+    """Return a token that only a browser with this cookie has, and only for this user."""
+    return hmac.new(cookie.encode(), b"bindings console user " + user.encode(), hashlib.sha256).hexdigest()
 
 
 async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:

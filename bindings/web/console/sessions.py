@@ -21,7 +21,14 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     sessions = await context.run_read(lambda service: service.sessions.list(limit=LIMIT + 1))
     own = [session.id for session in sessions if context.service.sessions.is_of_token(session, context.token)]
-    return context.render("sessions.html", sessions=sessions[:LIMIT], limit=LIMIT, total=len(sessions), own=own)
+    return context.render(
+        "sessions.html",
+        sessions=sessions[:LIMIT],
+        limit=LIMIT,
+        total=len(sessions),
+        own=own,
+        by_proxy=context.app_state.service.settings.identity_header is not None,
+    )
 
 
 @post("/sessions/end", permissions=(Permission.MANAGE,), status_code=200)

@@ -1,4 +1,7 @@
-"""Sign-in with an API key, sign-out, and the choice of the time zone."""
+"""Sign-in with an API key, sign-out, and the choice of the time zone.
+
+A person whom a proxy has signed in needs no key here, and cannot sign in with one: it is the proxy that decides.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ _log = structlog.get_logger("bindings.web")
 async def form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the sign-in form, or start the first session with the link that `serve` printed."""
     context = PageContext(request)
+    if context.principal is not None:
+        return context.redirect(_safe_redirect(request.query_params.get("next", "/")))
     if first_sign_in.PARAMETER in request.query_params:
         return await _sign_in_by_link(context)
     return context.render("sign_in.html", next_path=_safe_redirect(request.query_params.get("next", "/")))
@@ -30,6 +35,8 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
     """Start a session with a fresh token (prevents session fixation), or show why the key is not valid."""
     context = PageContext(request)
     next_path = _safe_redirect(context.form.get("next", "/"))
+    if context.principal is not None:
+        return context.redirect(next_path)
     try:
         token = await context.app_state.authenticator.sign_in(context.form.get("key", ""), request)
     except problems.Forbidden:
