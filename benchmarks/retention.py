@@ -26,6 +26,7 @@ from uuid_utils.compat import uuid7
 
 from benchmarks import bind, data
 from benchmarks.measure import Result, Target, p99
+from bindings.domain.binding import Caller
 from bindings.jobs import retention
 from bindings.provider.client import ProviderClient
 from bindings.store import events, migrations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     Span = tuple[float, float]
     Calls = list[tuple[str, Callable[[], object]]]
 
+CALLER = Caller(actor="bench")
 MAX_WAIT_S = 1.0
 LAST_UNPARTITIONED = "0005"  # the last schema with events in a single table
 EVENTS_PER_BINDING = 3  # of a binding that has ended
@@ -279,7 +281,7 @@ def _delete_bindings(bench_db: BenchDatabase, sizes: Sizes) -> list[Result]:
     """Run retention over bindings of which nearly all ended more than a day ago."""
     with _service(bench_db) as service, _Callers(_product_calls(service, bench_db)) as callers:
         before = callers.run_alone(sizes.baseline_s)
-        result, span = callers.run_during(lambda: retention.apply_retention(service.runtime.database, 1))
+        result, span = callers.run_during(lambda: retention.apply_retention(service.runtime.database, CALLER, 1))
     durations, undisturbed = callers.durations(span), callers.durations(before)
     whole = "all of them" if result.finished else "until the job's time was over"
     return [
@@ -322,7 +324,7 @@ def _fill_month(connection: psycopg.Connection, month_start: datetime, count: in
 def _begin_partition(url: str, now: datetime) -> None:
     """Run the retention job at a past instant, when a month had begun."""
     database = Database(url, read_clock=lambda: now)
-    begun = retention.apply_retention(database, None).partitions_begun
+    begun = retention.apply_retention(database, CALLER, None).partitions_begun
     database.close()
     if begun != 1:
         raise AssertionError("no partition was begun")
@@ -331,7 +333,9 @@ def _begin_partition(url: str, now: datetime) -> None:
 def _drop_partitions(bench_db: BenchDatabase, sizes: Sizes) -> list[Result]:
     with _service(bench_db) as service, _Callers(_product_calls(service, bench_db)) as callers:
         before = callers.run_alone(sizes.baseline_s)
-        begun, begin_span = callers.run_during(lambda: retention.apply_retention(service.runtime.database, None))
+        begun, begin_span = callers.run_during(
+            lambda: retention.apply_retention(service.runtime.database, CALLER, None)
+        )
         callers.run_alone(sizes.baseline_s)
         dropped, drop_span = callers.run_during(service.apply_retention)
         callers.run_alone(sizes.baseline_s)

@@ -101,9 +101,14 @@ class BindingService:
         checked = validation.settings(environment, **settings)
         return cls(open_runtime(checked, caller, clock=clock, connect=connect))
 
-    def as_caller(self, *, actor: str | None = None, request_id: str | None = None) -> Self:
-        """Return a service that acts for another actor or request; it shares every connection and limit."""
-        caller = validation.caller(actor=actor or self.runtime.caller.actor, request_id=request_id)
+    def as_caller(
+        self, *, actor: str | None = None, request_id: str | None = None, key_id: str | None = None
+    ) -> Self:
+        """Return a service that acts for another actor or request; it shares every connection and limit.
+
+        `key_id` is the id of the API key that acts, for the history: two keys of one name are one actor.
+        """
+        caller = validation.caller(actor=actor or self.runtime.caller.actor, request_id=request_id, key_id=key_id)
         return type(self)(replace(self.runtime, caller=caller))
 
     def close(self) -> None:

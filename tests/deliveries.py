@@ -39,7 +39,7 @@ def lease(service: BindingService, webhook_id: str, *, limit: int, lease_s: floa
 
 def record(service: BindingService, results: Sequence[Result]) -> None:
     """Record results of attempts."""
-    service.runtime.database.write(lambda tx: deliveries.record(tx, results))
+    service.runtime.database.write(lambda tx: deliveries.record(tx, results, service.runtime.caller))
 
 
 def target(service: BindingService, webhook_id: str) -> Target:

@@ -1,4 +1,4 @@
-"""The access log: reveals of full phones and exports of lists, with who, when and why.
+"""The access log: reveals of full phones, exports of lists and administrative acts, with who, when and why.
 
 An export is recorded before its first line is sent. Its manifest has its filter, its number of rows and the
 SHA-256 of the file, so that a file can be compared with its record.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from bindings import errors
+from bindings.domain.acts import describe
 from bindings.domain.binding import EventKind, Page
 from bindings.domain.serialization import FORMATS, to_plain
 from bindings.domain.text import FreeText
@@ -36,7 +37,12 @@ LIMIT = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessLogEntry:
-    """One reveal or export. `reason` is why phones were shown in full (None: they were masked)."""
+    """One reveal, export or administrative act.
+
+    `reason` is why phones were shown in full (None: they were masked). `act` is an `Act`, or another text if a
+    later release wrote it; None for a reveal or an export. `key_id` is the id of the API key that acted, if one
+    did.
+    """
 
     at: datetime
     actor: str
@@ -47,6 +53,8 @@ class AccessLogEntry:
     row_count: int | None
     complete: bool
     request_id: str | None
+    act: str | None
+    key_id: str | None
 
 
 class AccessLog:
@@ -105,7 +113,9 @@ class AccessLog:
 
     def finish_export(self, export_id: str, *, row_count: int, sha256: str) -> None:
         """Record that an export was sent to its end. Safe to repeat."""
-        self._database.write(lambda tx: access_log.finish(tx, export_id, row_count=row_count, sha256=sha256))
+        self._database.write(
+            lambda tx: access_log.finish(tx, export_id, self._caller, row_count=row_count, sha256=sha256)
+        )
 
     def get_export(self, export_id: str) -> Export:
         """Return an export's manifest; `NotFound` if there is none."""
@@ -117,13 +127,13 @@ class AccessLog:
     def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
         """Return a page of the access log, newest first."""
         size, _ = validation.page(cursor=None, limit=limit)  # its cursor has two positions
-        last_reveal, last_export = _Cursor.decode(cursor)
-        reveals = self._database.read(access_log.list_reveals, before=last_reveal, limit=size + 1)
+        last_event, last_export = _Cursor.decode(cursor)
+        listed_events = self._database.read(access_log.list_events, before=last_event, limit=size + 1)
         exports = self._database.read(access_log.list_exports, before=last_export, limit=size + 1)
-        rows: list[Event | Export] = [*reveals, *exports]
+        rows: list[Event | Export] = [*listed_events, *exports]
         rows.sort(key=_timestamp, reverse=True)
         page = rows[:size]
-        next_cursor = _Cursor.encode(page, last_reveal, last_export) if len(rows) > size else None
+        next_cursor = _Cursor.encode(page, last_event, last_export) if len(rows) > size else None
         return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
 
 
@@ -143,28 +153,33 @@ def _to_entry(row: Event | Export) -> AccessLogEntry:
             row_count=row.row_count,
             complete=row.finished_at is not None,
             request_id=row.request_id,
+            act=None,
+            key_id=row.key_id,
         )
-    subject = str(row.detail.get("what", "binding"))
+    act = str(row.detail.get("act")) if row.kind == EventKind.ADMINISTERED else None
+    subject = str(row.detail.get("what", "binding")) if act is None else describe(row.detail)
     return AccessLogEntry(
         at=row.at,
         actor=row.actor,
-        description="phones of a binding" if subject == "binding" else subject,
+        description="phones of a binding" if act is None and subject == "binding" else subject,
         reason=row.detail.get("reason"),
         binding_id=row.binding_id,
         export_id=None,
         row_count=None,
         complete=True,
         request_id=row.request_id,
+        act=act,
+        key_id=row.key_id,
     )
 
 
 class _Cursor:
-    """Two positions in one cursor: the last reveal and the last export of a page."""
+    """Two positions in one cursor: the last event and the last export of a page."""
 
     @staticmethod
     def encode(
         page: Sequence[Event | Export],
-        last_reveal: tuple[datetime, int] | None,
+        last_event: tuple[datetime, int] | None,
         last_export: tuple[datetime, str] | None,
     ) -> str:
         """Return the cursor of the page that follows `page`."""
@@ -172,8 +187,8 @@ class _Cursor:
             if isinstance(row, Export):
                 last_export = (row.began_at, row.id)
             else:
-                last_reveal = (row.at, events.parse_cursor(row.cursor)[1])
-        positions = (last_reveal, last_export)
+                last_event = (row.at, events.parse_cursor(row.cursor)[1])
+        positions = (last_event, last_export)
         plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
         return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
 
@@ -183,11 +198,11 @@ class _Cursor:
         if cursor is None:
             return None, None
         try:
-            last_reveal, last_export = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            last_event, last_export = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
             return (
                 None
-                if last_reveal is None
-                else (fields.instant(last_reveal[0]), fields.event_position(str(last_reveal[1]))),
+                if last_event is None
+                else (fields.instant(last_event[0]), fields.event_position(str(last_event[1]))),
                 None
                 if last_export is None
                 else (fields.instant(last_export[0]), validation.identifier(last_export[1], "export")),

@@ -139,13 +139,14 @@ def moved(*, as_json: bool) -> None:
     feed reader that was further on does not get them.
     """
     url = _url(as_json=as_json)
+    from bindings.domain.binding import Caller
     from bindings.store import cluster_move, migrations
     from bindings.store.database import Database
 
     migrations.current(url).require()
     database = Database(url)
     try:
-        continued = cluster_move.continue_numbers(database)
+        continued = cluster_move.continue_numbers(database, Caller(actor=context.actor()))
     finally:
         database.close()
     if as_json:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
 
+SHORT_ID = 8  # characters of the end of a key's id: two keys may have one name
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
 
 
@@ -177,7 +178,8 @@ def history(binding_id: str, *, as_json: bool) -> None:
                 str(event.sequence),
                 output.format_instant(event.at),
                 event.kind,
-                output.escape_unprintable(event.actor),
+                output.escape_unprintable(event.actor)
+                + (f" (key ...{event.key_id[-SHORT_ID:]})" if event.key_id else ""),
                 _format_detail(event.detail),
             ]
             for event in events

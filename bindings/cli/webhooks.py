@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bindings.store.webhooks import Webhook
     from bindings.webhooks.endpoints import WebhookWithSecret
 
+ALL_KINDS = "all but revealed, exported and administered"
 NOT_DELIVERED = 5  # exit code, as for other calls that the remote side refused or did not receive
 
 webhook_id = click.argument("webhook_id", metavar="ID")
@@ -33,7 +34,7 @@ def webhooks() -> None:
     "kinds",
     metavar="KIND",
     multiple=True,
-    help="Send only this kind. May be repeated. Default: all but revealed.",
+    help=f"Send only this kind. May be repeated. Default: {ALL_KINDS}.",
 )
 @options.as_json
 def add(*, url: RawValue, kinds: tuple[str, ...], as_json: bool) -> None:
@@ -66,7 +67,7 @@ def list_(*, as_json: bool) -> None:
                 [
                     webhook.id,
                     output.escape_unprintable(webhook.url),
-                    "all but revealed" if webhook.kinds is None else " ".join(webhook.kinds),
+                    ALL_KINDS if webhook.kinds is None else " ".join(webhook.kinds),
                     _state(webhook),
                     output.format_instant(webhook.created_at),
                     output.escape_unprintable(webhook.created_by),

@@ -83,6 +83,8 @@ class EventKind(StrEnum):
     REPLACED = "replaced"
     CLEARED = "cleared"
     REVEALED = "revealed"
+    EXPORTED = "exported"
+    ADMINISTERED = "administered"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
 
@@ -113,10 +115,15 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """On whose behalf a change is made; both values are recorded in the history."""
+    """On whose behalf a change is made; all values are recorded in the history.
+
+    `key_id` is the id of the API key that acts, None for the command line, the library and jobs: two keys may have
+    one name, and hence one actor.
+    """
 
     actor: str
     request_id: str | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,7 +271,8 @@ class Event:
     `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for an event that belongs
     to no binding (a hold, a refusal before the call). `kind` is an `EventKind`, or another text if a later release
     wrote the event. `cursor` resumes the change feed after this event. `reference` is that of the binding, read
-    with the event and not stored in it: None without a binding, and once the binding is deleted.
+    with the event and not stored in it: None without a binding, and once the binding is deleted. `key_id` is the
+    id of the API key that acted; None without one, and if an earlier release wrote the event.
     """
 
     cursor: str
@@ -276,6 +284,7 @@ class Event:
     request_id: str | None
     detail: dict[str, Any]
     reference: str | None
+    key_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bindings.domain.acts import RestoreCause
 from bindings.jobs import (
     expire,
     expiry_warnings,
@@ -25,6 +26,7 @@ from bindings.store import account, sessions
 
 if TYPE_CHECKING:
     from bindings.lifecycle.runtime import Runtime
+    from bindings.store.database import Transaction
 
 
 class Maintenance:
@@ -125,9 +127,22 @@ class Maintenance:
             runtime.database.write(sessions.delete_expired)
         keep_days = runtime.settings.retention_days
         return retention.apply_retention(
-            runtime.database, keep_days, control=self._control, dry_run=dry_run, clock=runtime.clock
+            runtime.database,
+            runtime.caller,
+            keep_days,
+            control=self._control,
+            dry_run=dry_run,
+            clock=runtime.clock,
         )
 
     def mark_restored(self, *, waive: bool = False) -> None:
         """Record that the database was restored: binds wait for a full scan, or with `waive` no longer do."""
-        self._runtime.database.write(account.waive_scan if waive else account.require_full_scan)
+        caller = self._runtime.caller
+
+        def work(tx: Transaction) -> None:
+            if waive:
+                account.waive_scan(tx, caller)
+            else:
+                account.require_full_scan(tx, caller, RestoreCause.STATED)
+
+        self._runtime.database.write(work)

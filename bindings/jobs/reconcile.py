@@ -179,7 +179,7 @@ def _report(
         reason=reason,
     )
     if result.trusted:
-        completed = database.write(lambda tx: account.complete_full_scan(tx, scan_started_at=started_at))
+        completed = database.write(lambda tx: account.complete_full_scan(tx, caller, scan_started_at=started_at))
         result = replace(result, made_good=completed)
     stored = {name: value for name, value in asdict(result).items() if name != "report_id"}
     report_id = database.write(

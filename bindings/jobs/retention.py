@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.clock import HostClock
+    from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
 
 Result = TypeVar("Result")
@@ -60,6 +61,7 @@ class RetentionResult:
 
 def apply_retention(
     database: Database,
+    caller: Caller,
     keep_days: int | None,
     *,
     control: RunControl = UNSTOPPED,
@@ -75,13 +77,13 @@ def apply_retention(
     before = None if keep_days is None else now - timedelta(days=keep_days)
     if dry_run:
         return _dry_run(database, before)
-    run = _Run(database, control, clock, budget_s)
+    run = _Run(database, caller, control, clock, budget_s)
     run.begin_partition(now)
     if keep_days is None:
         return run.result(None)
-    before = database.write(lambda tx: retention.set_kept_from(tx, timedelta(days=keep_days)))
-    run.delete_expired_data(before)
-    return run.result(before)
+    limit = database.write(lambda tx: retention.set_limit(tx, keep_days))
+    run.delete_expired_data(limit)
+    return run.result(limit.kept_from)
 
 
 def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
@@ -107,8 +109,12 @@ def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
 class _Run:
     """One run in progress: what it has done so far."""
 
-    def __init__(self, database: Database, control: RunControl, clock: HostClock, budget_s: float) -> None:
+    def __init__(
+        self, database: Database, caller: Caller, control: RunControl, clock: HostClock, budget_s: float
+    ) -> None:
         self._database = database
+        self._caller = caller
+        self._is_recorded = False
         self._control = control
         self._clock = clock
         self._deadline = clock.monotonic() + budget_s
@@ -147,27 +153,38 @@ class _Run:
         except Busy:
             self._finished = False
 
-    def delete_expired_data(self, before: datetime) -> None:
+    def delete_expired_data(self, limit: retention.Limit) -> None:
         """Delete bindings first: an event must never be deleted before its binding."""
-        self._delete_bindings(before)
-        self._batches("refusals", lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
-        self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
-        self._batches("reports", lambda tx: retention.delete_reports(tx, before, limit=BATCH))
+        before = limit.kept_from
+        self._delete_bindings(limit)
+        self._delete_rows("refusals", limit, lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
+        self._delete_rows("holds", limit, lambda tx: retention.delete_holds(tx, before, limit=BATCH))
+        self._delete_rows("reports", limit, lambda tx: retention.delete_reports(tx, before, limit=BATCH))
         if self._database.postgres:
-            self._drop_partitions(before)
+            self._drop_partitions(limit)
         else:
-            self._batches("events", lambda tx: retention.delete_events(tx, before, limit=BATCH))
+            self._delete_events(limit)
         self._batches("deliveries", lambda tx: retention.delete_deliveries(tx, limit=BATCH))
         self._batches("texts", lambda tx: retention.delete_texts(tx, limit=BATCH))
 
-    def _delete_bindings(self, before: datetime) -> None:
+    def _record(self, tx: Transaction, limit: retention.Limit, deleted: int) -> None:
+        """Write the event of this run's first deletion of rows, in its transaction."""
+        if deleted and not self._is_recorded:
+            retention.record(tx, limit, self._caller)
+
+    def _delete_bindings(self, limit: retention.Limit) -> None:
         if not self._finished:
             return
 
+        def delete(tx: Transaction, since: datetime) -> tuple[int, datetime]:
+            result = retention.delete_bindings(tx, limit.kept_from, limit=BATCH, since=since)
+            self._record(tx, limit, result[0])
+            return _after_delete(result)
+
         def run_batch(since: datetime) -> tuple[int, datetime]:
-            return self._database.write(
-                lambda tx: _after_delete(retention.delete_bindings(tx, before, limit=BATCH, since=since))
-            )
+            result = self._database.write(lambda tx: delete(tx, since))
+            self._is_recorded |= result[0] > 0
+            return result
 
         deleted, _, self._finished = run_in_batches(
             run_batch,
@@ -178,6 +195,23 @@ class _Run:
         )
         self._counts["bindings"] += deleted
 
+    def _delete_rows(self, name: str, limit: retention.Limit, delete: Callable[[Transaction], int]) -> None:
+        def delete_and_record(tx: Transaction) -> int:
+            deleted = delete(tx)
+            self._record(tx, limit, deleted)
+            return deleted
+
+        self._batches(name, delete_and_record)
+        self._is_recorded |= self._counts[name] > 0
+
+    def _delete_events(self, limit: retention.Limit) -> None:
+        """Delete what is marked, also by a run that was interrupted, then mark the next ones."""
+        marked = True
+        while marked and self._finished:
+            self._batches("events", lambda tx: retention.delete_marked_events(tx, limit=BATCH))
+            if self._finished:
+                marked = self._database.write(lambda tx: retention.mark_oldest_events(tx, limit, self._caller) > 0)
+
     def _batches(self, name: str, delete: Callable[[Transaction], int]) -> None:
         while self._finished:
             deleted = self._database.write(lambda tx: _after_delete(delete(tx)))
@@ -187,7 +221,8 @@ class _Run:
                 return
             self._finished = not self._control.is_stopping() and self._clock.monotonic() < self._deadline
 
-    def _drop_partitions(self, before: datetime) -> None:
+    def _drop_partitions(self, limit: retention.Limit) -> None:
+        before = limit.kept_from
         # Also those that are old enough, and could not be deleted yet.
         kept_bindings = retention.all_bindings()
         ended = self._database.read(partitions.ended, before)
@@ -205,15 +240,17 @@ class _Run:
             for name in self._control.work_through((*unfinished, *detached)):
                 partitions.drop(self._database, name)
             for partition in self._control.work_through(droppable):
-                self._drop(partition)
+                self._drop(partition, limit)
         except Busy:
             self._finished = False
         else:
             self._finished &= not self._control.is_stopping()
             self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
-    def _drop(self, partition: partitions.DroppablePartition) -> None:
-        self._database.write(lambda tx: retention.mark_events(tx, partition.last))
+    def _drop(self, partition: partitions.DroppablePartition, limit: retention.Limit) -> None:
+        self._database.write(
+            lambda tx: retention.mark_events(tx, limit, self._caller, last=partition.last, count=partition.events)
+        )
         hit("retention.after_mark")
         partitions.detach(self._database, partition.name)
         hit("retention.after_detach")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 from uuid_utils import uuid7
 
 from bindings import errors
+from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import Reason, State
 from bindings.domain.text import FreeText
 from bindings.failpoints import hit
@@ -265,7 +266,7 @@ def _handle_rollback_during_call(
     intent = send_clock.intent
 
     def work(tx: Transaction) -> None:
-        account.require_full_scan(tx)
+        account.require_full_scan(tx, runtime.caller, RestoreCause.ROLLED_BACK)
         if isinstance(outcome, BindSucceeded):
             success = send_clock.success(outcome, runtime.guard_s(intent))
             holds.hold_late_success(tx, intent, success)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 from uuid_utils import uuid7
 
 from bindings import errors
+from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.lifecycle.bind import admit, full_scan_required, log_rollback, send
@@ -366,7 +367,7 @@ def _handle_rollback(runtime: Runtime, takeover: _Takeover) -> errors.BindingsEr
     """Let binds wait for a full scan, and return the error of a takeover that the database has lost."""
     log_rollback(runtime)
     with suppress(errors.Busy):
-        runtime.database.write(account.require_full_scan)
+        runtime.database.write(lambda tx: account.require_full_scan(tx, runtime.caller, RestoreCause.ROLLED_BACK))
     message = (
         "the database has lost the takeover: it was restored to an earlier state; the predecessor has ended, and"
         " its successor was not sent; binds wait until `bindings reconcile` has completed"

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK, HostClock
+from bindings.domain.acts import RestoreCause
 from bindings.domain.conflict import Policy
 from bindings.errors import FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
@@ -129,7 +130,7 @@ def _check_database(runtime: Runtime) -> None:
     schema_version.read(runtime.database).require()
     account.register_scope(runtime.database, runtime.settings.scope)
     runtime.database.write(replicas.record)
-    if cluster_move.continue_numbers(runtime.database):
+    if cluster_move.continue_numbers(runtime.database, runtime.caller):
         _log.warning(
             "the database was loaded into a PostgreSQL cluster that has run fewer transactions than the one"
             " before: the change feed and webhooks continue after the older events"
@@ -141,7 +142,7 @@ def _check_database(runtime: Runtime) -> None:
 def _treat_as_restored(runtime: Runtime) -> None:
     """Check the SQLite file that has taken the place of another, and let binds wait for a full reconciliation."""
     _check_database(runtime)
-    runtime.database.write(account.require_full_scan)
+    runtime.database.write(lambda tx: account.require_full_scan(tx, runtime.caller, RestoreCause.FILE_REPLACED))
     runtime.rollback_detector.forget()
     _log.error("the SQLite file was replaced: binds wait until `bindings reconcile` has completed")
 

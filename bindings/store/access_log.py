@@ -1,7 +1,8 @@
-"""The rows of the access log: reveals (a principal saw phones in full) and exports, newest first.
+"""The rows of the access log: reveals (phones were seen in full), administrative acts and exports, newest first.
 
-A reveal is an event of the append-only history. An export has a row of its own, written before its first line is
-sent and completed after its last: an export that was interrupted has no `finished_at`.
+Reveals and acts are events of the append-only history. An export has a row of its own, written before its first
+line is sent and completed after its last: an export that was interrupted has no `finished_at`. Its start and its
+end are events too, with every fact of the row, so that the row can be compared with the history.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from bindings.domain.binding import EventKind
 from bindings.store import sql
-from bindings.store.events import COLUMNS, is_kind, read
+from bindings.store.events import COLUMNS, append_without_binding, is_kind, read
 from bindings.store.schema import events, exports
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Export:
     reason: str | None
     row_count: int | None
     sha256: str | None
+    key_id: str | None
 
 
 _COLUMNS = sql.columns(exports, Export)
@@ -47,16 +49,24 @@ _COLUMNS = sql.columns(exports, Export)
 
 def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any) -> None:
     """Record the start of an export; `values` are further columns. Safe to repeat with the same id."""
-    values |= {"id": export_id, "began_at": tx.instant(), "actor": caller.actor, "request_id": caller.request_id}
-    tx.connection.execute(tx.dialect.insert(exports).values(values).on_conflict_do_nothing(index_elements=["id"]))
+    began_at = tx.instant()
+    origin = {"actor": caller.actor, "request_id": caller.request_id, "key_id": caller.key_id}
+    row = values | origin | {"id": export_id, "began_at": began_at}
+    insertion = tx.dialect.insert(exports).values(row).on_conflict_do_nothing(index_elements=["id"])
+    if tx.connection.execute(insertion.returning(exports.c.id)).all():
+        detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values
+        append_without_binding(tx, EventKind.EXPORTED, caller, detail)
 
 
-def finish(tx: Transaction, export_id: str, *, row_count: int, sha256: str) -> None:
+def finish(tx: Transaction, export_id: str, caller: Caller, *, row_count: int, sha256: str) -> None:
     """Record that the last line of an export was sent. Safe to repeat: the first call counts."""
-    values = {"finished_at": tx.instant(), "row_count": row_count, "sha256": sha256}
-    tx.connection.execute(
-        update(exports).where(exports.c.id == export_id, exports.c.finished_at.is_(None)).values(values)
-    )
+    finished_at = tx.instant()
+    values = {"row_count": row_count, "sha256": sha256}
+    completion = update(exports).where(exports.c.id == export_id, exports.c.finished_at.is_(None))
+    completion = completion.values(values | {"finished_at": finished_at})
+    if tx.connection.execute(completion.returning(exports.c.id)).all():
+        detail = {"export_id": export_id, "finished_at": finished_at.isoformat()} | values
+        append_without_binding(tx, EventKind.EXPORTED, caller, detail)
 
 
 def find(connection: Connection, export_id: str) -> Export | None:
@@ -73,9 +83,9 @@ def list_exports(connection: Connection, *, before: tuple[datetime, str] | None,
     return [sql.record(Export, row) for row in connection.execute(statement)]
 
 
-def list_reveals(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
-    """Return up to `limit` reveals, newest first, from after the position `before` of that order."""
-    statement = select(*COLUMNS).where(is_kind(EventKind.REVEALED))
+def list_events(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
+    """Return up to `limit` reveals and acts, newest first, from after the position `before` of that order."""
+    statement = select(*COLUMNS).where(or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED)))
     statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
     if before is not None:
         statement = statement.where(sql.keyset_before((events.c.at, events.c.position), before))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
+from bindings.domain.acts import Act
 from bindings.errors import FieldError, InvalidRequest
+from bindings.store import events
 from bindings.store.phone_keys import PLAIN, VARIABLES, KeyNumbers
 from bindings.store.schema import account
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from bindings.domain.acts import RestoreCause
+    from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
     from bindings.store.phone_keys import PhoneKeys
 
@@ -31,6 +35,7 @@ PHONE_INDEX_KEY = select(account.c.phone_index_key).scalar_subquery()
 PHONE_DATA_KEY = select(account.c.phone_data_key).scalar_subquery()
 # What a transaction reads that records an intent, after it has its locks.
 BEFORE_INTENT = (SCAN_OWED_SINCE, PHONE_INDEX_KEY, PHONE_DATA_KEY)
+_REQUIRED_SINCE = select(account.c.scan_owed_since)
 
 
 def register_scope(database: Database, scope: str) -> None:
@@ -72,17 +77,23 @@ def record_host(tx: Transaction) -> None:
     tx.connection.execute(update(account).values(host=_this_host(), host_seen_at=tx.instant()))
 
 
-def require_full_scan(tx: Transaction) -> None:
+def require_full_scan(tx: Transaction, caller: Caller, cause: RestoreCause) -> None:
     """Refuse binds until a full scan that starts after now is complete: the database was restored from a backup.
 
     Bindings made after the backup still hold phones at the provider, and are unknown here.
     """
-    tx.connection.execute(update(account).values(scan_owed_since=tx.instant()))
+    required_since = tx.instant()
+    tx.connection.execute(update(account).values(scan_owed_since=required_since))
+    facts = {"scan_owed_since": required_since, "cause": cause}
+    events.append_act(tx, Act.DATABASE_RESTORED, caller, facts)
 
 
-def waive_scan(tx: Transaction) -> None:
-    """Allow binds without that scan."""
-    tx.connection.execute(update(account).values(scan_owed_since=None))
+def waive_scan(tx: Transaction, caller: Caller) -> None:
+    """Allow binds without that scan. Safe to repeat."""
+    required_since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
+    if required_since is not None:
+        tx.connection.execute(update(account).values(scan_owed_since=None))
+        events.append_act(tx, Act.DATABASE_SCAN_WAIVED, caller, {"scan_owed_since": required_since})
 
 
 @contextmanager
@@ -101,20 +112,20 @@ def rewrites_allowed(tx: Transaction) -> Iterator[None]:
 def full_scan_required_since(database: Database) -> datetime | None:
     """Return since when a full scan is required, or None if none is."""
     required_since: datetime | None = database.read(
-        lambda connection: connection.execute(select(account.c.scan_owed_since)).scalar()
+        lambda connection: connection.execute(_REQUIRED_SINCE).scalar()
     )
     return required_since
 
 
-def complete_full_scan(tx: Transaction, *, scan_started_at: datetime) -> bool:
+def complete_full_scan(tx: Transaction, caller: Caller, *, scan_started_at: datetime) -> bool:
     """Record that a full scan is complete; return True if it was required since before `scan_started_at`."""
-    requirement_met = (
-        update(account)
-        .where(account.c.scan_owed_since < scan_started_at)
-        .values(scan_owed_since=None)
-        .returning(account.c.id)
-    )
-    return bool(tx.connection.execute(requirement_met).all())
+    required_since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
+    if required_since is None or required_since >= scan_started_at:
+        return False
+    tx.connection.execute(update(account).values(scan_owed_since=None))
+    facts = {"scan_owed_since": required_since, "scan_started_at": scan_started_at}
+    events.append_act(tx, Act.DATABASE_SCANNED, caller, facts)
+    return True
 
 
 def _require_phone_keys(keys: PhoneKeys | None, checks: Mapping[str, str]) -> None:

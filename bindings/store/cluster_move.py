@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select, update
 from uuid_utils import uuid7
 
+from bindings.domain.acts import Act
 from bindings.store import events
 from bindings.store.deliveries import pending_row
 from bindings.store.schema import account, deliveries, tally_marks, webhooks
@@ -23,6 +24,7 @@ from bindings.store.webhooks import is_sent
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
 
 BATCH = 1_000
@@ -57,13 +59,13 @@ def numbers_are_behind(database: Database) -> bool:
     return database.postgres and database.read(_numbers).behind
 
 
-def continue_numbers(database: Database) -> bool:
+def continue_numbers(database: Database, caller: Caller) -> bool:
     """Continue the numbers of this cluster after the recorded ones; return False if they are not behind.
 
     Safe to repeat, and beside running processes: what a statement that is under way still writes with a smaller
     number is sent to the webhooks when it has ended.
     """
-    move = database.write(_continue) if numbers_are_behind(database) else None
+    move = database.write(lambda tx: _continue(tx, caller)) if numbers_are_behind(database) else None
     if move is None:
         return False
     give_up_at = time.monotonic() + WRITERS_WAIT_S
@@ -90,7 +92,7 @@ def _oldest_running(connection: Connection) -> int:
     return connection.execute(select(events.oldest_running())).scalar_one()
 
 
-def _continue(tx: Transaction) -> _Move | None:
+def _continue(tx: Transaction, caller: Caller) -> _Move | None:
     """Record the offset; None if another process was first."""
     connection = tx.connection
     connection.execute(select(account.c.id).with_for_update())
@@ -114,6 +116,13 @@ def _continue(tx: Transaction) -> _Move | None:
         moved = {"tx": numbers.highest, "position": last.position}
         connection.execute(update(webhooks).where(*since).values(moved))
     _catch_up(tx, move)
+    facts = {
+        "offset": offset,
+        "highest": numbers.highest,
+        "next": numbers.next,
+        "last_position": move.last_position,
+    }
+    events.append_act(tx, Act.DATABASE_MOVED, caller, facts)
     return move
 
 

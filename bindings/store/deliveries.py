@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
 
+from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.store import events, sql, webhooks
 from bindings.store.schema import deliveries
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Select
 
-    from bindings.domain.binding import Event
+    from bindings.domain.binding import Caller, Event
     from bindings.store.database import Transaction
     from bindings.store.webhooks import Target
 
@@ -243,7 +244,11 @@ def release(tx: Transaction, unsent: Sequence[Delivery]) -> None:
 
 
 def record(
-    tx: Transaction, results: Sequence[Result], *, trusted: Callable[[datetime], datetime] = _as_read
+    tx: Transaction,
+    results: Sequence[Result],
+    caller: Caller,
+    *,
+    trusted: Callable[[datetime], datetime] = _as_read,
 ) -> None:
     """Record the results of attempts; a delivery that another sender leased meanwhile is left as it is.
 
@@ -255,7 +260,7 @@ def record(
             update(deliveries).where(*_leased(result.delivery)).values(_result_columns(result, now))
         )
         if result.receiver_is_gone:
-            webhooks.disable(tx, result.delivery.webhook_id, "the receiver answered 410")
+            webhooks.disable(tx, result.delivery.webhook_id, caller, "the receiver answered 410")
 
 
 def _result_columns(result: Result, now: datetime) -> dict[str, Any]:
@@ -300,19 +305,27 @@ def backlog(connection: Connection, *, limit: int) -> dict[DeliveryState, int]:
     return counts
 
 
-def redeliver(tx: Transaction, delivery_id: str) -> Delivery | None:
+def redeliver(tx: Transaction, delivery_id: str, caller: Caller) -> Delivery | None:
     """Make a delivered or dead delivery pending again, with all its attempts; a pending one stays as it is.
 
     Returns the delivery, or None if there is none with this id.
     """
-    _reset_to_pending(tx, deliveries.c.id == delivery_id, ~in_state(DeliveryState.PENDING))
+    count = _reset_to_pending(tx, deliveries.c.id == delivery_id, ~in_state(DeliveryState.PENDING))
     row = tx.connection.execute(_with_events().where(deliveries.c.id == delivery_id)).one_or_none()
-    return None if row is None else _to_delivery(row)
+    if row is None:
+        return None
+    if count:
+        facts = {"id": row.webhook_id, "delivery_id": delivery_id, "deliveries": count}
+        events.append_act(tx, Act.WEBHOOK_REDELIVERED, caller, facts)
+    return _to_delivery(row)
 
 
-def redeliver_dead(tx: Transaction, webhook_id: str) -> int:
+def redeliver_dead(tx: Transaction, webhook_id: str, caller: Caller) -> int:
     """Make every dead delivery of a webhook pending again; return how many."""
-    return _reset_to_pending(tx, deliveries.c.webhook_id == webhook_id, in_state(DeliveryState.DEAD))
+    count = _reset_to_pending(tx, deliveries.c.webhook_id == webhook_id, in_state(DeliveryState.DEAD))
+    if count:
+        events.append_act(tx, Act.WEBHOOK_REDELIVERED, caller, {"id": webhook_id, "deliveries": count})
+    return count
 
 
 def _reset_to_pending(tx: Transaction, *conditions: Any) -> int:

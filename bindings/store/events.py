@@ -41,11 +41,12 @@ from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import account, bindings, events, refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Insert, Row, Select
     from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
+    from bindings.domain.acts import Act
     from bindings.domain.binding import Caller
     from bindings.store.database import SqlDialect, Transaction
 
@@ -53,7 +54,7 @@ BEGINNING = "0-0"  # the cursor before the first event
 STRETCH = 1_000  # events that one read of `feed_of` looks at
 PARTITION_SPAN = 10**12  # positions of one partition on PostgreSQL (store/partitions)
 
-INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail")
+INSERT_COLUMNS = ("tx", "binding_id", "sequence", "kind", "at", "actor", "request_id", "detail", "key_id")
 REFUSAL_ID = "refusal_id"  # in the detail of a refused bind that has a reference
 # One probe of a primary key for each event: a planner cannot make a scan of it, as it could of a join.
 REFERENCE = case(
@@ -122,6 +123,7 @@ def event_select(
         bindparam("event_actor", type_=String),
         bindparam("event_request_id", type_=String),
         _with_facts(dialect, detail, facts),
+        bindparam("event_key_id", type_=BindingId),
     )
 
 
@@ -143,6 +145,7 @@ def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dic
         "event_actor": caller.actor,
         "event_request_id": caller.request_id,
         "event_detail": detail,
+        "event_key_id": caller.key_id,
     }
 
 
@@ -235,6 +238,12 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
     _insert_event(tx, event_params(kind, caller, detail) | WITHOUT_BINDING, detail)
+
+
+def append_act(tx: Transaction, act: Act, caller: Caller, facts: Mapping[str, Any]) -> None:
+    """Write the event of an administrative act with its facts, in the transaction of the change."""
+    detail = {"act": act.value} | {name: sql.to_json_value(value) for name, value in facts.items()}
+    append_without_binding(tx, EventKind.ADMINISTERED, caller, detail)
 
 
 def history(connection: Connection, binding_id: str) -> list[Event]:
@@ -367,7 +376,7 @@ def is_kind(kind: EventKind) -> ColumnElement[bool]:
 
 def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
     """Return an event from its row (the columns `COLUMNS`)."""
-    tx, position, binding_id, sequence, kind, at, actor, request_id, detail, reference = row
+    tx, position, binding_id, sequence, kind, at, actor, request_id, detail, key_id, reference = row
     if reference is None and kind == EventKind.REFUSED:
         reference = detail.get("reference")  # of an earlier version
     return Event(
@@ -380,4 +389,5 @@ def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
         request_id=request_id,
         detail=detail,
         reference=reference,
+        key_id=key_id,
     )

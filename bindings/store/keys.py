@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select, update
 
+from bindings.domain.acts import Act
 from bindings.domain.roles import Role
-from bindings.store import sql
+from bindings.store import events, sql
 from bindings.store.schema import keys
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Key:
 
 
 COLUMNS = sql.columns(keys, Key)
+# Columns that never change, for the event of the key's creation.
+_FIXED = ("id", "name", "role", "prefix", "rate_limit", "created_at", "created_by", "expires_at")
 
 
 def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key | None:
@@ -52,9 +55,12 @@ def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any
     `values` are further columns. Safe to repeat with the same id and digest.
     """
     values |= {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
-    tx.connection.execute(tx.dialect.insert(keys).values(values).on_conflict_do_nothing())
+    insertion = tx.dialect.insert(keys).values(values).on_conflict_do_nothing()
+    inserted = tx.connection.execute(insertion.returning(keys.c.id)).all()
     of_both = select(*COLUMNS).where(keys.c.id == key_id, keys.c.hash == digest)
     row = tx.connection.execute(of_both).one_or_none()
+    if row is not None and inserted:
+        events.append_act(tx, Act.KEY_CREATED, caller, {name: getattr(row, name) for name in _FIXED})
     return None if row is None else to_key(row)
 
 
@@ -107,7 +113,10 @@ def record_use(tx: Transaction, key_id: str) -> None:
 def revoke(tx: Transaction, key_id: str, caller: Caller) -> Key | None:
     """Revoke a key from now on and return it, or None if there is none. Safe to repeat: the first call counts."""
     values = {"revoked_at": tx.instant(), "revoked_by": caller.actor}
-    tx.connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(values))
+    revocation = update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(values)
+    revoked = tx.connection.execute(revocation.returning(keys.c.id, keys.c.name, keys.c.role)).all()
+    if revoked:
+        events.append_act(tx, Act.KEY_REVOKED, caller, revoked[0]._asdict() | values)
     row = tx.connection.execute(select(*COLUMNS).where(keys.c.id == key_id)).one_or_none()
     return None if row is None else to_key(row)
 

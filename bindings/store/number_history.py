@@ -99,8 +99,8 @@ def unbinds_of_request(connection: Connection, request_id: str, *, actor: str | 
 
 
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
-    """Return the events of a request that made no binding: refusals before the provider was called."""
-    statement = select(*EVENT_COLUMNS).where(_of_request(request_id), events.c.binding_id.is_(None))
+    """Return the refusals of a request before the provider was called; they belong to no binding."""
+    statement = select(*EVENT_COLUMNS).where(_of_request(request_id), is_kind(EventKind.REFUSED))
     return read(connection, statement.order_by(events.c.position).limit(limit))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import String, and_, bindparam, literal_column, null, select, type_coerce, union
 
 from bindings.domain import conflict
+from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.domain.hold import HoldReason
 from bindings.store import account, events, rollback_detection
@@ -160,7 +161,7 @@ def reserve(
     numbers = KeyNumbers(index_key, data_key)
     stored_phones.require_keys(tx.connection.dialect, numbers)
     if rollback_detection.was_rolled_back(tx, committed, version):
-        account.require_full_scan(tx)
+        account.require_full_scan(tx, caller, RestoreCause.ROLLED_BACK)
         return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, binding_id)) is not None:
         return Reserved(binding=earlier)

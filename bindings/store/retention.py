@@ -8,23 +8,30 @@ is deleted by its end and an event by its own age: an event younger than the end
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, update
 
+from bindings.domain.acts import Act
 from bindings.domain.binding import State
+from bindings.store import events as events_store
 from bindings.store import sql
 from bindings.store.deliveries import DeliveryState, in_state
 from bindings.store.schema import account, bindings, deliveries, events, holds, refusals, reports, texts, webhooks
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection
 
+    from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
 
 ENDED = tuple(state for state in State if state.terminal)
+MOVE_INTERVAL = timedelta(days=1)
+MARKED = 50_000  # events that are marked with one event of their own (SQLite)
 
 
 def deletable(before: datetime) -> ColumnElement[bool]:
@@ -47,19 +54,40 @@ def all_bindings() -> ColumnElement[bool]:
     return true()
 
 
-def set_kept_from(tx: Transaction, keep: timedelta) -> datetime:
-    """Record, before a deletion, the instant from which everything is kept, and return it. It never moves back."""
-    kept_from = tx.instant() - keep
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """The limit of a deletion: what ended before `kept_from` is deleted, for the setting `keep_days`."""
+
+    kept_from: datetime
+    keep_days: int
+
+
+def set_limit(tx: Transaction, keep_days: int) -> Limit:
+    """Record, before a deletion, the instant from which everything is kept, and return it. It never moves back.
+
+    It moves once a day: each move that deletes something is an event.
+    """
+    kept_from = tx.instant() - timedelta(days=keep_days)
+    recorded = tx.connection.execute(select(account.c.kept_from)).scalar()
+    if recorded is not None and kept_from - MOVE_INTERVAL < recorded <= kept_from:
+        return Limit(kept_from=recorded, keep_days=keep_days)
     earlier = or_(account.c.kept_from.is_(None), account.c.kept_from < kept_from)
     tx.connection.execute(update(account).where(earlier).values(kept_from=kept_from))
-    return kept_from
+    return Limit(kept_from=kept_from, keep_days=keep_days)
 
 
-def mark_events(tx: Transaction, last: tuple[int, int]) -> None:
-    """Record, before the deletion, the position up to which events of the feed are deleted."""
+def record(tx: Transaction, limit: Limit, caller: Caller) -> None:
+    """Write the event of a deletion of rows, in the transaction that deletes the first of them."""
+    events_store.append_act(tx, Act.RETENTION_APPLIED, caller, asdict(limit))
+
+
+def mark_events(tx: Transaction, limit: Limit, caller: Caller, *, last: tuple[int, int], count: int) -> None:
+    """Record, before the deletion and with its event, the position up to which events of the feed are deleted."""
     tx_column, position = account.c.gone_tx, account.c.gone_position
     earlier = or_(tx_column.is_(None), sql.keyset_before((tx_column, position), last))
-    tx.connection.execute(update(account).where(earlier).values(gone_tx=last[0], gone_position=last[1]))
+    mark = {"gone_tx": last[0], "gone_position": last[1]}
+    if tx.connection.execute(update(account).where(earlier).values(mark)).rowcount:
+        events_store.append_act(tx, Act.RETENTION_APPLIED, caller, asdict(limit) | mark | {"events": count})
 
 
 def delete_bindings(tx: Transaction, before: datetime, *, limit: int, since: datetime) -> tuple[int, datetime]:
@@ -113,23 +141,29 @@ def _of_deleted_event(position: ColumnElement[int]) -> ColumnElement[bool]:
     )
 
 
-def delete_events(tx: Transaction, before: datetime, *, limit: int) -> int:
-    """Delete the oldest events up to the first that stays (SQLite; PostgreSQL drops partitions); return how many.
+def mark_oldest_events(tx: Transaction, limit: Limit, caller: Caller) -> int:
+    """Mark the oldest events up to the first that stays, at most `MARKED`; return how many (SQLite).
 
     An event stays if it is younger, if its binding is recorded, or if a webhook has not been sent it yet.
     """
     needed = exists().where(bindings.c.id == events.c.binding_id)
-    oldest = select(events.c.position, or_(events.c.at >= before, needed)).order_by(events.c.position).limit(limit)
-    last = deleted = 0
+    oldest = select(events.c.position, or_(events.c.at >= limit.kept_from, needed)).order_by(events.c.position)
+    last = count = 0
     unsent = first_unsent(tx.connection)
-    for position, stays in tx.connection.execute(oldest):
+    for position, stays in tx.connection.execute(oldest.limit(MARKED)):
         if stays or (unsent is not None and position >= unsent):
             break
-        last, deleted = position, deleted + 1
-    if deleted:
-        mark_events(tx, (0, last))
-        tx.connection.execute(delete(events).where(events.c.position <= last))
-    return deleted
+        last, count = position, count + 1
+    if count:
+        mark_events(tx, limit, caller, last=(0, last), count=count)
+    return count
+
+
+def delete_marked_events(tx: Transaction, *, limit: int) -> int:
+    """Delete the oldest events up to the mark (SQLite; PostgreSQL drops partitions); return how many."""
+    marked = events.c.position <= select(account.c.gone_position).scalar_subquery()
+    chosen = select(events.c.position).where(marked).order_by(events.c.position).limit(limit)
+    return tx.connection.execute(delete(events).where(events.c.position.in_(chosen))).rowcount
 
 
 def first_unsent(connection: Connection) -> int | None:

@@ -273,6 +273,7 @@ holds = Table(
     comment="Phones that something other than a binding of ours holds at the provider",
 )
 
+OF_ACCESS_LOG = "kind = 'revealed' OR kind = 'administered'"
 TERMINAL = "kind IN ({})".format(", ".join(f"'{kind}'" for kind in TERMINAL_KINDS))
 
 events = Table(
@@ -294,6 +295,7 @@ events = Table(
     Column("actor", String(128), nullable=False, comment="who did it"),
     Column("request_id", String(128), comment="the request that did it"),
     Column("detail", Detail, nullable=False, comment="facts of this kind of event; no phones"),
+    Column("key_id", BindingId, comment="the API key that acted; none: none, or an earlier release wrote it"),
     # On PostgreSQL the table is partitioned by position (store/partitions), and a unique index of the whole table
     # would need that column: each partition has its own two. Across partitions the triggers on bindings hold: no
     # version decreases and no terminal state changes (I5, I7).
@@ -301,7 +303,8 @@ events = Table(
     Index("ix_events_tx_position", "tx", "position"),
     # The events of a request: `activated` has the request of its `requested`, and would only double the index.
     Index("ix_events_request_id", "request_id", **_only("request_id IS NOT NULL AND kind <> 'activated'")),
-    Index("ix_events_revealed", "at", "position", **_only("kind = 'revealed'")),
+    # For the access log. Equality with one of the kinds implies the condition, on SQLite too: IN would not do.
+    Index("ix_events_access", "at", "position", **_only(OF_ACCESS_LOG)),
     Index("uq_events_terminal", "binding_id", unique=True, **_only(TERMINAL)).ddl_if(dialect="sqlite"),
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
@@ -517,6 +520,7 @@ exports = Table(
     Column("reason", String(255), comment="why phones stand in it in full; none: they are masked"),
     Column("row_count", BigInteger, comment="rows in it"),
     Column("sha256", String(64), comment="sum of the file"),
+    Column("key_id", BindingId, comment="the API key that took it; none: none, or an earlier release wrote it"),
     Index("ix_exports_began_at_id", "began_at", "id"),
     comment="Every export that was taken from the console",
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import EventKind, State
 from bindings.store import account, pools, reserve, rollback_detection, settle
 from bindings.store.bindings import NOW, find, get, transition
@@ -103,7 +104,7 @@ def begin(
     numbers = KeyNumbers(index_key, data_key)
     require_keys(tx.connection.dialect, numbers)
     if rollback_detection.was_rolled_back(tx, committed, version):
-        account.require_full_scan(tx)
+        account.require_full_scan(tx, caller, RestoreCause.ROLLED_BACK)
         return FullScanRequired(rollback_detected=True)
     if tx.attempt > 1 and (earlier := find(tx.connection, successor_id)) is not None:
         return Begun(successor=earlier, predecessor=get(tx, predecessor.id))

@@ -6,12 +6,15 @@ no repr shows it, nor a URL, because its path is a secret at some receivers.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import delete, func, null, select, update
 
+from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.store import events, sql
 from bindings.store.schema import deliveries, webhooks
@@ -21,17 +24,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row, Update
 
     from bindings.domain.binding import Caller
     from bindings.store.database import SqlDialect, Transaction
 
+ONLY_BY_NAME = (EventKind.REVEALED, EventKind.EXPORTED, EventKind.ADMINISTERED)
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition to the new one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """A receiver of events. `kinds` None: every kind but `revealed`. `disabled_at` None: enabled.
+    """A receiver of events. `kinds` None: every kind but those in `ONLY_BY_NAME`. `disabled_at` None: enabled.
 
     A kind that only a later release knows is another text than those of `EventKind`. `old_secret_until` is until
     when the secret before the last rotation signs as well; None if there was no rotation.
@@ -68,7 +72,7 @@ def add(
     Safe to repeat with the same id and secret.
     """
     cursor_tx, position = _feed_end(tx.dialect)
-    tx.connection.execute(
+    insertion = (
         tx.dialect.insert(webhooks)
         .values(
             id=webhook_id,
@@ -82,8 +86,12 @@ def add(
         )
         .on_conflict_do_nothing()
     )
+    inserted = tx.connection.execute(insertion.returning(webhooks.c.id)).all()
     row = tx.connection.execute(select(*COLUMNS, webhooks.c.secret).where(webhooks.c.id == webhook_id)).one()
-    return to_webhook(row) if row.secret == secret else None
+    webhook = to_webhook(row)
+    if inserted:
+        events.append_act(tx, Act.WEBHOOK_ADDED, caller, _facts(webhook))
+    return webhook if row.secret == secret else None
 
 
 def _feed_end(dialect: SqlDialect) -> tuple[Any, Any]:
@@ -104,20 +112,22 @@ def find(connection: Connection, webhook_id: str) -> Webhook | None:
     return None if row is None else to_webhook(row)
 
 
-def enable(tx: Transaction, webhook_id: str) -> Webhook | None:
+def enable(tx: Transaction, webhook_id: str, caller: Caller) -> Webhook | None:
     """Enable a webhook, which continues at its cursor; return it, or None if it is unknown. Safe to repeat."""
-    return _update(tx, webhook_id, disabled_at=None, disabled_why=None)
+    change = update(webhooks).where(webhooks.c.disabled_at.is_not(None))
+    change = change.values(disabled_at=None, disabled_why=None)
+    return _change(tx, change, Act.WEBHOOK_ENABLED, caller, {"id": webhook_id})
 
 
-def disable(tx: Transaction, webhook_id: str, cause: str) -> Webhook | None:
+def disable(tx: Transaction, webhook_id: str, caller: Caller, cause: str) -> Webhook | None:
     """Disable a webhook from now on; return it, or None if it is unknown. The first call counts."""
-    if tx.connection.execute(_enabled(webhook_id)).scalar() is None:
-        return find(tx.connection, webhook_id)
-    return _update(tx, webhook_id, disabled_at=tx.instant(), disabled_why=cause)
+    values = {"disabled_at": tx.instant(), "disabled_why": cause}
+    change = update(webhooks).where(webhooks.c.disabled_at.is_(None)).values(values)
+    return _change(tx, change, Act.WEBHOOK_DISABLED, caller, {"id": webhook_id} | values)
 
 
 def rotate(
-    tx: Transaction, webhook_id: str, secret: str, *conditions: ColumnElement[bool]
+    tx: Transaction, webhook_id: str, caller: Caller, secret: str, *conditions: ColumnElement[bool]
 ) -> tuple[Webhook, bool] | None:
     """Sign with `secret` from now on, and for a day also with the old secret. Safe to repeat.
 
@@ -125,15 +135,10 @@ def rotate(
     is unknown.
     """
     is_new = webhooks.c.secret != secret  # a repeated call must not replace the old secret with the new one
-    tx.connection.execute(
-        update(webhooks)
-        .where(webhooks.c.id == webhook_id, is_new, *conditions)
-        .values(
-            old_secret=webhooks.c.secret,
-            old_secret_until=tx.instant() + timedelta(seconds=OLD_SECRET_S),
-            secret=secret,
-        )
-    )
+    facts = {"old_secret_until": tx.instant() + timedelta(seconds=OLD_SECRET_S)}
+    values = facts | {"old_secret": webhooks.c.secret, "secret": secret}
+    change = update(webhooks).where(is_new, *conditions).values(values)
+    _change(tx, change, Act.WEBHOOK_ROTATED, caller, {"id": webhook_id} | facts)
     row = tx.connection.execute(
         select(*COLUMNS, webhooks.c.secret).where(webhooks.c.id == webhook_id)
     ).one_or_none()
@@ -145,12 +150,17 @@ def last_rotated(old_secret_until: datetime | None) -> ColumnElement[bool]:
     return webhooks.c.old_secret_until.is_not_distinct_from(old_secret_until)
 
 
-def remove(tx: Transaction, webhook_id: str) -> bool:
+def remove(tx: Transaction, webhook_id: str, caller: Caller) -> bool:
     """Delete a webhook and all its deliveries; return False if it is unknown."""
     # Locked first: a fan-out meanwhile would write deliveries of a deleted webhook.
-    tx.connection.execute(select(webhooks.c.id).where(webhooks.c.id == webhook_id).with_for_update())
-    tx.connection.execute(delete(deliveries).where(deliveries.c.webhook_id == webhook_id))
-    return bool(tx.connection.execute(delete(webhooks).where(webhooks.c.id == webhook_id)).rowcount)
+    locked = select(*COLUMNS).where(webhooks.c.id == webhook_id).with_for_update()
+    row = tx.connection.execute(locked).one_or_none()
+    if row is None:
+        return False
+    deleted = tx.connection.execute(delete(deliveries).where(deliveries.c.webhook_id == webhook_id)).rowcount
+    tx.connection.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+    events.append_act(tx, Act.WEBHOOK_REMOVED, caller, _facts(to_webhook(row)) | {"deliveries": deleted})
+    return True
 
 
 def target(connection: Connection, webhook_id: str, now: datetime) -> Target | None:
@@ -174,18 +184,31 @@ def target(connection: Connection, webhook_id: str, now: datetime) -> Target | N
 def is_sent(kind: str, kinds: Sequence[str] | None) -> bool:
     """Return whether a webhook with these `kinds` gets events of a kind.
 
-    Reveals are sent only to a webhook that names them: others may belong to those who are investigated.
+    Reveals, exports and administrative acts are sent only to a webhook that names them: others may belong to those
+    who are investigated.
     """
-    return kind != EventKind.REVEALED if kinds is None else kind in kinds
+    return kind not in ONLY_BY_NAME if kinds is None else kind in kinds
 
 
-def _enabled(webhook_id: str) -> Any:
-    return select(webhooks.c.id).where(webhooks.c.id == webhook_id, webhooks.c.disabled_at.is_(None))
-
-
-def _update(tx: Transaction, webhook_id: str, **values: Any) -> Webhook | None:
-    tx.connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(**values))
+def _change(tx: Transaction, change: Update, act: Act, caller: Caller, facts: dict[str, Any]) -> Webhook | None:
+    """Run a change of the webhook with the id in `facts`, with its event if it has an effect; return the webhook."""
+    webhook_id = facts["id"]
+    if tx.connection.execute(change.where(webhooks.c.id == webhook_id).returning(webhooks.c.id)).all():
+        events.append_act(tx, act, caller, facts)
     return find(tx.connection, webhook_id)
+
+
+def _facts(webhook: Webhook) -> dict[str, Any]:
+    """Return what never changes, for an event; of the URL its origin and its hash, because it may be secret."""
+    parts = urlsplit(webhook.url)
+    return {
+        "id": webhook.id,
+        "url": f"{parts.scheme}://{parts.netloc}",
+        "url_sha256": hashlib.sha256(webhook.url.encode()).hexdigest(),
+        "kinds": webhook.kinds,
+        "created_at": webhook.created_at,
+        "created_by": webhook.created_by,
+    }
 
 
 def to_webhook(row: Row[*tuple[Any, ...]]) -> Webhook:

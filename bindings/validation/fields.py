@@ -48,6 +48,14 @@ MAX_RATE_LIMIT = 100_000
 LATEST = "latest"  # instead of a cursor: the end of the change feed
 
 
+def uuid_text(value: object) -> str:
+    """Return a UUID in its canonical form."""
+    try:
+        return str(uuid.UUID(str(value)))
+    except ValueError:
+        raise ValueError("must be a UUID") from None
+
+
 def single_line(field: str) -> Callable[[Any], str]:
     """Return a check for text on one line, at most as long as the limit of the field of this name."""
     longest = LIMITS[field]

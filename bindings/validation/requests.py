@@ -377,13 +377,14 @@ def optional_reason(value: object) -> str | None:
     return None if value is None else reason(value)
 
 
-def caller(*, actor: object, request_id: object) -> Caller:
+def caller(*, actor: object, request_id: object, key_id: object = None) -> Caller:
     """Return the caller of a change, as the history records it."""
     errors = FieldErrors()
     checked_actor = errors.check("actor", fields.single_line("actor"), actor)
     checked_request = errors.optional("request_id", fields.single_line("request_id"), request_id)
+    checked_key = errors.optional("key_id", fields.uuid_text, key_id)
     errors.raise_if_any()
-    return Caller(actor=checked_actor or "", request_id=checked_request)
+    return Caller(actor=checked_actor or "", request_id=checked_request, key_id=checked_key)
 
 
 class KeyFields(TypedDict):

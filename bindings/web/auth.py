@@ -97,15 +97,21 @@ class Principal:
         return binding if self.has_permission(Permission.READ) else replace(binding, version=0)
 
     def redact_event(self, event: Event) -> Event:
-        """Return the event; an app does not see which other caller acted and why, nor other bindings."""
+        """Return the event, without what the role may not see.
+
+        An app does not see which other caller acted and why, nor other bindings. Without the permission to reveal,
+        the hash of an export is left out: with the masked list it would let a reader try all digits.
+        """
         if self.has_permission(Permission.READ):
-            return event
+            if event.kind != EventKind.EXPORTED or self.has_permission(Permission.REVEAL):
+                return event
+            return replace(event, detail={name: event.detail[name] for name in event.detail if name != "sha256"})
         is_own = event.actor in (self.actor, scheduler.ACTOR)
         hidden = OTHER_BINDINGS if is_own else (*OTHER_BINDINGS, *_reason_fields(event))
         detail = {name: value for name, value in event.detail.items() if name not in hidden}
         if is_own:
             return replace(event, detail=detail)
-        return replace(event, actor=OTHER_ACTOR, request_id=None, detail=detail)
+        return replace(event, actor=OTHER_ACTOR, request_id=None, key_id=None, detail=detail)
 
     def redact_history(self, history: Sequence[Event]) -> list[Event]:
         """Return the events of a binding, in order; an app sees no reveals, and `sequence` does not count them."""

@@ -55,8 +55,11 @@ class ServiceRequest:
 
     @property
     def service(self) -> BindingService:
-        """The service in the principal's name: actor and request id go into the history."""
-        return self.app_state.service.as_caller(actor=self.require_principal.actor, request_id=self.request_id)
+        """The service in the principal's name: actor, key and request id go into the history."""
+        principal = self.require_principal
+        return self.app_state.service.as_caller(
+            actor=principal.actor, request_id=self.request_id, key_id=principal.key_id
+        )
 
     def allowed_methods(self) -> set[str]:
         """Return the methods that the path of the request has."""

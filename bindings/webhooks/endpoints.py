@@ -51,8 +51,8 @@ class Webhooks:
     def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
         """Add an endpoint that gets later events at `url` (http or https): those of `kinds`.
 
-        Without `kinds` all are sent but `revealed`. Not safe to repeat: each call adds another webhook. An event
-        committed earlier may be sent if it was not yet final in the feed.
+        Without `kinds` all are sent but `revealed`, `exported` and `administered`. Not safe to repeat: each call
+        adds another webhook. An event committed earlier may be sent if it was not yet final in the feed.
         """
         added = self.add_once(str(uuid7()), url=url, kinds=kinds)
         if added is None:
@@ -91,11 +91,13 @@ class Webhooks:
     def disable(self, webhook_id: str) -> Webhook:
         """Stop sending; events wait for `enable` and are not lost. Safe to repeat."""
         reason = f"by {self._caller.actor}"
-        return self._change(webhook_id, lambda tx, checked_id: webhooks.disable(tx, checked_id, reason))
+        return self._change(
+            webhook_id, lambda tx, checked_id: webhooks.disable(tx, checked_id, self._caller, reason)
+        )
 
     def enable(self, webhook_id: str) -> Webhook:
         """Send again, starting with the events that waited. Safe to repeat."""
-        return self._change(webhook_id, webhooks.enable)
+        return self._change(webhook_id, lambda tx, checked_id: webhooks.enable(tx, checked_id, self._caller))
 
     def rotate(self, webhook_id: str) -> WebhookWithSecret:
         """Create another secret; for a day the old one signs every delivery as well. Not safe to repeat."""
@@ -113,7 +115,9 @@ class Webhooks:
 
     def _rotate(self, webhook_id: str, *conditions: Any) -> WebhookWithSecret | None:
         checked_id, secret = _webhook_id(webhook_id), _new_secret()
-        result = self._database.write(lambda tx: webhooks.rotate(tx, checked_id, secret, *conditions))
+        result = self._database.write(
+            lambda tx: webhooks.rotate(tx, checked_id, self._caller, secret, *conditions)
+        )
         if result is None:
             raise _no_webhook()
         webhook, has_new_secret = result
@@ -122,7 +126,7 @@ class Webhooks:
     def remove(self, webhook_id: str) -> None:
         """Delete a webhook and its deliveries, including those that wait."""
         checked_id = _webhook_id(webhook_id)
-        if not self._database.write(lambda tx: webhooks.remove(tx, checked_id) or tx.attempt > 1):
+        if not self._database.write(lambda tx: webhooks.remove(tx, checked_id, self._caller) or tx.attempt > 1):
             raise _no_webhook()
 
     def deliveries(
@@ -143,7 +147,7 @@ class Webhooks:
     def redeliver(self, delivery_id: str) -> Delivery:
         """Send a dead or delivered one again, with all its attempts; a pending one stays as it is."""
         checked_id = validation.identifier(delivery_id, "delivery")
-        delivery = self._database.write(lambda tx: deliveries.redeliver(tx, checked_id))
+        delivery = self._database.write(lambda tx: deliveries.redeliver(tx, checked_id, self._caller))
         if delivery is None:
             raise errors.NotFound("there is no such delivery")
         return delivery
@@ -151,7 +155,7 @@ class Webhooks:
     def redeliver_dead(self, webhook_id: str) -> int:
         """Send every dead delivery of a webhook again, and return how many. Safe to repeat."""
         checked_id = self.get(webhook_id).id
-        return self._database.write(lambda tx: deliveries.redeliver_dead(tx, checked_id))
+        return self._database.write(lambda tx: deliveries.redeliver_dead(tx, checked_id, self._caller))
 
     def _change(self, webhook_id: str, change: Callable[[Transaction, str], Webhook | None]) -> Webhook:
         checked_id = _webhook_id(webhook_id)

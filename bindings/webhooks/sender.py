@@ -72,6 +72,8 @@ _TYPES: dict[str, str] = {
     EventKind.HELD: "hold.began",
     EventKind.HOLD_ENDED: "hold.ended",
     EventKind.POOL_LOW: "pool.low",
+    EventKind.EXPORTED: "audit.exported",
+    EventKind.ADMINISTERED: "audit.administered",
 }
 _POOL_FIELDS = ("app_id", "pool_number", "why", "live", "capacity")
 
@@ -158,6 +160,7 @@ class WebhookSender:
     def __init__(self, runtime: Runtime, *, lease_s: float = LEASE_S) -> None:
         self._process = ProcessMark()
         self._database = runtime.database
+        self._caller = runtime.caller
         self._clocks = runtime.clocks
         self._lease_s = lease_s
         self._tls = http_transport.tls_context()
@@ -292,7 +295,9 @@ class WebhookSender:
             self._database.write(lambda tx: deliveries.release(tx, unsent))
 
     def _record(self, results: Sequence[Result]) -> None:
-        self._database.write(lambda tx: deliveries.record(tx, results, trusted=self._clocks.trusted_instant))
+        self._database.write(
+            lambda tx: deliveries.record(tx, results, self._caller, trusted=self._clocks.trusted_instant)
+        )
 
     def _out_of_time(self, until: float) -> bool:
         return self._stopping.is_set() or time.monotonic() >= until
@@ -397,6 +402,8 @@ def body_of(event: Event) -> bytes:
     }
     if event.kind is EventKind.POOL_LOW:
         data |= {name: event.detail[name] for name in _POOL_FIELDS if name in event.detail}
+    if event.kind is EventKind.ADMINISTERED:
+        data["act"] = event.detail["act"]
     if event.kind is EventKind.EXPIRES_SOON and "expires_at" in event.detail:  # not in those of earlier versions
         data["expires_at"] = _instant(datetime.fromisoformat(event.detail["expires_at"]))
     return _json({"type": type_of(event.kind), "timestamp": data["at"], "data": data})

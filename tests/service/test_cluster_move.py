@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import select, update
 
-from bindings.domain.binding import EventKind
+from bindings.domain.binding import Caller, EventKind
 from bindings.errors import InvalidRequest
 from bindings.monitoring import health
 from bindings.monitoring.check import Level
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 COUNTED_BEFORE = 10**9
+CALLER = Caller(actor="ops")
 
 
 @pytest.fixture
@@ -94,9 +95,9 @@ def test_readers_and_webhooks_go_on_after_the_move(before: ServiceHarness, recei
     assert feed_check(before.service) is Level.RED
     with pytest.raises(InvalidRequest, match="bindings db moved"):
         service.events(after=cursor)
-    assert cluster_move.continue_numbers(before.database)
+    assert cluster_move.continue_numbers(before.database, CALLER)
     assert feed_check(before.service) is Level.OK
-    assert not cluster_move.continue_numbers(before.database), "nothing more to do"
+    assert not cluster_move.continue_numbers(before.database, CALLER), "nothing more to do"
     later = before.bind(E, F)
     read = read_on(before, cursor)
     assert [(event.binding_id, event.kind) for event in read] == [
@@ -122,7 +123,7 @@ def test_events_written_before_the_numbers_continue_reach_the_webhooks_once(
     service.reveal([shown.id], reason="a complaint")  # sent only to a webhook that names its kind
     deliver_all(before)
     assert len(receiver.messages) == delivered, "a process that went on has written, and nothing is sent"
-    assert cluster_move.continue_numbers(before.database)
+    assert cluster_move.continue_numbers(before.database, CALLER)
     before.bind(E, F)
     deliver_all(before)
     deliver_all(before)
@@ -136,7 +137,7 @@ def test_webhook_added_since_the_move_gets_no_older_event(before: ServiceHarness
     move(before)
     service.webhooks.add(url=receiver.url)
     before.bind(C, D)
-    assert cluster_move.continue_numbers(before.database)
+    assert cluster_move.continue_numbers(before.database, CALLER)
     deliver_all(before)
     assert len(set(receiver.ids)) == len(receiver.ids) == 2
 
@@ -151,8 +152,8 @@ def test_no_event_of_concurrent_writers_is_skipped(before: ServiceHarness, recei
     phones = [(f"918806{number}1", f"918806{number}2") for number in range(1_000, 1_020)]
     failures = in_threads(
         *(lambda pair=pair: before.bind(*pair) for pair in phones[:10]),
-        lambda: cluster_move.continue_numbers(before.database),
-        lambda: cluster_move.continue_numbers(before.database),
+        lambda: cluster_move.continue_numbers(before.database, CALLER),
+        lambda: cluster_move.continue_numbers(before.database, CALLER),
         *(lambda pair=pair: before.bind(*pair) for pair in phones[10:]),
     )
     assert failures == []
@@ -195,7 +196,7 @@ def test_event_of_a_statement_that_was_under_way_reaches_the_webhooks(
         events.append_without_binding(tx, EventKind.HELD, before.service.runtime.caller, {})
 
     with _held_open(before.database, write):
-        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database))
+        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
         continuing.start()
         wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
     continuing.join(30)
@@ -211,7 +212,7 @@ def test_no_recorded_event_is_changed(before: ServiceHarness) -> None:
     before.bind(A, B)
     written = rows()
     move(before)
-    assert cluster_move.continue_numbers(before.database)
+    assert cluster_move.continue_numbers(before.database, CALLER)
     assert rows() == written
 
 

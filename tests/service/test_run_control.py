@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.clock import SYSTEM_CLOCK
-from bindings.domain.binding import State
+from bindings.domain.binding import Caller, State
 from bindings.jobs import (
     expire,
     reconcile,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.service import BindingService
+
+CALLER = Caller(actor="test")
 
 
 @pytest.fixture
@@ -176,9 +178,9 @@ def test_retention_and_statistics_that_are_stopped_end_after_their_batch(
     harness.service.expire_due()
     harness.clock.advance(3 * 86_400)
     monkeypatch.setattr(retention, "BATCH", 1)
-    counts = retention.apply_retention(harness.database, 1, control=stopped)
+    counts = retention.apply_retention(harness.database, CALLER, 1, control=stopped)
     assert (counts.bindings, counts.finished) == (1, False)
-    assert retention.apply_retention(harness.database, 1).bindings == 2
+    assert retention.apply_retention(harness.database, CALLER, 1).bindings == 2
 
 
 def test_job_that_makes_progress_is_not_stalled(service: BindingService) -> None:

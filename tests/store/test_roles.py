@@ -111,7 +111,7 @@ def test_granted_rights_suffice_for_the_service_and_its_jobs(
     list(service.export_bindings())
     _use_console(service, owner)
     _deliver(service, owner)
-    assert cluster_move.continue_numbers(service.runtime.database) is False
+    assert cluster_move.continue_numbers(service.runtime.database, service.runtime.caller) is False
 
 
 def _change_ends(harness: ServiceHarness) -> None:

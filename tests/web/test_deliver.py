@@ -433,7 +433,7 @@ def test_both_secrets_sign_for_a_day_after_a_rotation(harness: ServiceHarness, r
 def test_repeated_rotation_keeps_the_old_secret(harness: ServiceHarness, receiver: Receiver) -> None:
     created = add_webhook(harness, receiver)
     for _ in range(2):  # as after a COMMIT whose reply was lost
-        harness.database.write(lambda tx: stored.rotate(tx, created.webhook.id, "whsec_bmV3"))
+        harness.database.write(lambda tx: stored.rotate(tx, created.webhook.id, CALLER, "whsec_bmV3"))
     assert deliveries.target(harness.service, created.webhook.id).secrets == ("whsec_bmV3", created.secret)
 
 

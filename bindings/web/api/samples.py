@@ -105,6 +105,7 @@ EVENT = Event(
     request_id=BINDING.request_id,
     detail={"bind_id": BINDING.bind_id},
     reference=BINDING.reference,
+    key_id="01993a02-6f1e-7b2d-9c44-2f8d1c7ab035",
 )
 HOLDER = Holder(
     id=BINDING.id,

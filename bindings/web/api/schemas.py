@@ -218,6 +218,10 @@ DESCRIPTIONS: dict[Any, tuple[str, dict[str, Json]]] = {
                 "description": "Counts the events of a binding from 1 without a gap; for an app without reveals."
             },
             "actor": {"description": "For the role app `other`, if it is another caller."},
+            "key_id": {
+                "description": "The API key that acted: two keys may have one name. Null without one, and for the"
+                " role app if it is another caller's."
+            },
             "reference": {"description": "The binding's; null without a binding, and once it is deleted."},
         },
     ),

@@ -130,6 +130,10 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
             return "Cleared to be sent: the end of the binding that it replaces is confirmed"
         case EventKind.REVEALED:
             return "Full phones were shown"
+        case EventKind.EXPORTED:
+            return "A list was exported"
+        case EventKind.ADMINISTERED:
+            return "The service or its records were administered"
         case EventKind.EXPIRES_SOON:
             return "Expiry warning recorded"
         case EventKind.POOL_LOW:

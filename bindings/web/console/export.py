@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bindings.service import BindingService
     from bindings.store.access_log import Export
+    from bindings.web.auth import Principal
 
 BATCH = 1_000
 VIEWS_WITHOUT_PHONES = ("events", "history of a binding", "access log")
@@ -50,6 +51,7 @@ async def stream_export(
     manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and in
     bindings that the principal itself requested.
     """
+    principal = context.require_principal
     reason = context.form.get("reason") or None
     if reason is not None and not context.has_permission(Permission.REVEAL):
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
@@ -67,8 +69,7 @@ async def stream_export(
             is_own = isinstance(record, Binding) and context.sees_phones(record)
             # With an actor filter (role app) every row belongs to the principal.
             in_full = reason is not None or is_own or context.actor_filter is not None
-            row = context.require_principal.redact_binding(record) if isinstance(record, Binding) else record
-            yield to_plain(row, revealed=in_full)
+            yield to_plain(_redacted(principal, record), revealed=in_full)
 
     name = file_name(export_id, view, file_format)
     chunks = _file_chunks(context, export_id, batches(rows(), BATCH), columns, file_format)
@@ -81,6 +82,13 @@ async def stream_export(
         media_type=MEDIA_TYPES[file_format],
     )
     return context.set_export_cookie(context.add_headers(response), export_id)
+
+
+def _redacted(principal: Principal, record: Any) -> Any:
+    """Return a record without what the principal may not see."""
+    if isinstance(record, Binding):
+        return principal.redact_binding(record)
+    return principal.redact_event(record) if isinstance(record, Event) else record
 
 
 def file_name(export_id: str, view: str, file_format: str) -> str:

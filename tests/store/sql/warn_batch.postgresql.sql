@@ -37,15 +37,16 @@ WITH due AS MATERIALIZED (
     )
     RETURNING bindings.change_tx, bindings.id, bindings.version, bindings.expires_at
 ), logged AS (
-    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
         :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3, :event_detail::JSONB
-        || jsonb_build_object('expires_at', changed.expires_at) AS anon_4
+        || jsonb_build_object('expires_at', changed.expires_at) AS anon_4,
+        :event_key_id::UUID AS anon_5
     FROM changed
 )
 SELECT count(*) AS count_1, (
     SELECT max(due.deadline) AS max_1
     FROM due
-) AS anon_5
+) AS anon_6
 FROM changed;
