@@ -191,7 +191,7 @@ def is_sent(kind: str, kinds: Sequence[str] | None) -> bool:
 
 
 def _change(tx: Transaction, change: Update, act: Act, caller: Caller, facts: dict[str, Any]) -> Webhook | None:
-    """Run a change of the webhook with the id in `facts`, with its event if it has an effect; return the webhook."""
+    """Change the webhook with the id in `facts`, with the act's event if it has an effect; return the webhook."""
     webhook_id = facts["id"]
     if tx.connection.execute(change.where(webhooks.c.id == webhook_id).returning(webhooks.c.id)).all():
         events.append_act(tx, act, caller, facts)

@@ -643,6 +643,13 @@ def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url:
                 for instant in at * 5
             ],
         ),
+        (
+            events_table,
+            [
+                reveal_row | {"kind": "administered", "sequence": 0, "at": instant, "binding_id": None}
+                for instant in at
+            ],
+        ),
         (exports, [export_row | {"id": str(uuid7()), "began_at": instant} for instant in at]),
         (reports, [report_row | {"id": str(uuid7()), "began_at": instant} for instant in at]),
     ]
@@ -651,7 +658,7 @@ def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url:
             service.runtime.database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         for table_name, index, list_page in (
-            ("events", "ix_events_revealed", service.access_log.entries),
+            ("events", "ix_events_access", service.access_log.entries),
             ("exports", "ix_exports_began_at_id", service.access_log.entries),
             ("reports", "ix_reports_began_at_id", service.reports),
         ):
@@ -662,7 +669,7 @@ def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url:
         bindings = [replace(BINDING, id=str(uuid7()), requested_at=at[-1]) for _ in range(2)]
         ways = explained(service, lambda: service.investigation.reveals_of(bindings), "events")
         # The last is the index of a binding and a sequence.
-        expected = ("binding_id", "revealed", "sqlite_autoindex_events_1")
+        expected = ("binding_id", "access", "sqlite_autoindex_events_1")
         assert all(any(name in way for name in expected) for way in ways), ways
     finally:
         service.close()
