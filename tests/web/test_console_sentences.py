@@ -311,11 +311,12 @@ SENTENCES = (
     Sentence(r"Reload this page to see what is done by then\.", {"unbinds: not done, of an application"}),
     Sentence(r"Request id \S+", UNBINDS),
     # The access log.
-    Sentence("Access log: reveals and exports", ACCESS),
-    Sentence("No reveals or exports yet", {"access: nothing"}),
+    Sentence("Access log: reveals, exports and administrative acts", ACCESS),
+    Sentence("No reveals, exports or administrative acts yet", {"access: nothing"}),
     Sentence(
-        r"Each reveal of full phones and each export is listed here with actor, time and reason; entries cannot be"
-        r" changed\. Phones are revealed on the page of a binding, with a key of the role investigator or admin\.",
+        r"Each reveal of full phones, each export and each administrative act is listed here with actor and time;"
+        r" entries cannot be changed\. Phones are revealed on the page of a binding, with a key of the role"
+        r" investigator or admin\.",
         {"access: nothing"},
     ),
     # On every page that can be exported, and on those that continue.
@@ -378,6 +379,7 @@ class Pages:
     pages: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.pages["access: nothing"] = Browser(self.console).get("/access").text  # the first key is an entry
         self.auditor = Browser(self.console).sign_in("auditor")
 
     def a_day_later(self) -> datetime:
@@ -392,7 +394,6 @@ class Pages:
 
     def empty(self) -> None:
         self.pages["find: nothing stored"] = self.auditor.get("/").text
-        self.pages["access: nothing"] = self.auditor.get("/access").text
         self.pages["number: never used"] = self.find(NEVER_USED)
         self.pages["at: never used"] = self.find(NEVER_USED, at=self.harness.clock())
 
