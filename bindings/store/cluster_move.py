@@ -105,7 +105,8 @@ def _continue(tx: Transaction, caller: Caller) -> _Move | None:
         .order_by(events_table.c.tx.desc(), events_table.c.position.desc())
         .limit(1)
     ).one_or_none()
-    connection.execute(update(account).values(tx_offset=account.c.tx_offset + offset))
+    moved_by = update(account).values(tx_offset=account.c.tx_offset + offset).returning(account.c.tx_offset)
+    total = connection.execute(moved_by).scalar_one()
     move = _Move(
         offset=offset,
         made_by=connection.execute(select(events.this_tx(tx.dialect))).scalar_one(),
@@ -116,12 +117,7 @@ def _continue(tx: Transaction, caller: Caller) -> _Move | None:
         moved = {"tx": numbers.highest, "position": last.position}
         connection.execute(update(webhooks).where(*since).values(moved))
     _catch_up(tx, move)
-    facts = {
-        "offset": offset,
-        "highest": numbers.highest,
-        "next": numbers.next,
-        "last_position": move.last_position,
-    }
+    facts = {"tx_offset": total, "highest": numbers.highest, "last_position": move.last_position}
     events.append_act(tx, Act.DATABASE_MOVED, caller, facts)
     return move
 

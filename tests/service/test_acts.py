@@ -221,7 +221,7 @@ def test_two_keys_of_one_name_are_told_apart_in_every_event(harness: ServiceHarn
 
 
 def test_older_code_writes_and_reads_events_beside(harness: ServiceHarness) -> None:
-    """Code of schema 0016 names its columns: it writes no key, and reads events that have one."""
+    """Code of schema 0018 names its columns: it writes no key, and reads events that have one."""
     older = (
         "INSERT INTO events (tx, sequence, kind, at, actor, detail) SELECT tx, 0, 'held', at, 'older', '{}' FROM"
     )

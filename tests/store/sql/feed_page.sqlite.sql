@@ -1,5 +1,6 @@
 SELECT events.tx, events.position, events.binding_id, events.sequence, events.kind, events.at,
-    events.actor, events.request_id, events.detail, CASE WHEN (events.kind = 'refused') THEN (
+    events.actor, events.request_id, events.detail, events.key_id, CASE WHEN (events.kind =
+    'refused') THEN (
     SELECT refusals.reference
     FROM refusals
     WHERE refusals.id = CAST(CAST(JSON_EXTRACT(events.detail, :detail_1) AS VARCHAR) AS VARCHAR(36))

@@ -15,8 +15,8 @@ WHERE deliveries.id IN (:id_1_1);
 SELECT deliveries.id, deliveries.webhook_id, deliveries.state, deliveries.attempts,
     deliveries.created_at, deliveries.next_at, deliveries.finished_at, deliveries.status,
     deliveries.error, events.tx, events.position, events.binding_id, events.sequence, events.kind,
-    events.at, events.actor, events.request_id, events.detail, CASE WHEN (events.kind = 'refused')
-    THEN (
+    events.at, events.actor, events.request_id, events.detail, events.key_id, CASE WHEN (events.kind
+    = 'refused') THEN (
     SELECT refusals.reference
     FROM refusals
     WHERE refusals.id = CAST(CAST(JSON_EXTRACT(events.detail, :detail_1) AS VARCHAR) AS VARCHAR(36))

@@ -1,12 +1,12 @@
 WITH logged AS (
-    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
     SELECT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
         SELECT account.tx_offset
         FROM account
     ), 0) AS anon_15, :event_binding_id::UUID AS anon_16, :event_sequence::INTEGER AS anon_17,
         :event_kind::VARCHAR AS anon_18, clock_timestamp() AS clock_timestamp_1,
         :event_actor::VARCHAR AS anon_19, :event_request_id::VARCHAR AS anon_20,
-        :event_detail::JSONB AS anon_21
+        :event_detail::JSONB AS anon_21, :event_key_id::UUID AS anon_22
     RETURNING events.position, events.at
 ), recorded AS (
     INSERT INTO refusals (mode, pool_number, app_id, reference, phone_a, phone_b, id, code,

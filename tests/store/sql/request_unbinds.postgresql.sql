@@ -21,7 +21,7 @@ WITH changed AS (
         bindings.held_until, bindings.unbind_requested_at, bindings.ended_at, bindings.version,
         bindings.phone_a_sealed, bindings.phone_b_sealed, bindings.phone_key, bindings.change_tx
 ), logged AS (
-    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail)
+    INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_4, clock_timestamp() AS clock_timestamp_1,
         :event_actor::VARCHAR AS anon_5, :event_request_id::VARCHAR AS anon_6, CASE WHEN (EXISTS (
@@ -31,7 +31,8 @@ WITH changed AS (
             SELECT clock_timestamp() AS clock_timestamp_1
         ) - :param_1
           AND (replicas.schema_revision IS NULL OR replicas.schema_revision < '0017')
-    )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END AS anon_7
+    )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END AS anon_7,
+        :event_key_id::UUID AS anon_8
     FROM changed
     RETURNING events.position, events.binding_id, events.detail
 ), texts_inserted AS (

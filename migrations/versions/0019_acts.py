@@ -6,10 +6,10 @@ condition it also serves code that asks for reveals only.
 
 On PostgreSQL the indexes are built without a lock and hence outside a transaction, each partition's on its own;
 the lock that adds the column waits for at most half a second at a time. An interrupted migration is repeated from
-its beginning. Code of 0008 to 0016 goes on working on this schema.
+its beginning. Code of 0008 to 0018 goes on working on this schema.
 
-Revision ID: 0017
-Revises: 0016
+Revision ID: 0019
+Revises: 0018
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from alembic import op
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-revision = "0017"
-down_revision = "0016"
+revision = "0019"
+down_revision = "0018"
 branch_labels = None
 depends_on = None
 
