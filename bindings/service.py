@@ -139,7 +139,7 @@ class BindingService:
     @property
     def sessions(self) -> Sessions:
         """The sessions of the console."""
-        return Sessions(self.runtime.database)
+        return Sessions(self.runtime)
 
     @property
     def access_log(self) -> AccessLog:

@@ -15,7 +15,7 @@ from bindings.store import sessions
 from bindings.store.sessions import Search, Session
 
 if TYPE_CHECKING:
-    from bindings.store.database import Database
+    from bindings.lifecycle.runtime import Runtime
     from bindings.store.keys import Key
 
 __all__ = ["Search", "Session", "Sessions", "new_token"]
@@ -27,10 +27,11 @@ SEARCH_ID_BYTES = 16
 
 
 class Sessions:
-    """The sessions of one database. Thread-safe."""
+    """The sessions of one database, for the runtime's caller. Thread-safe."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, runtime: Runtime) -> None:
+        self._database = runtime.database
+        self._caller = runtime.caller
 
     def create(self, key_id: str) -> str:
         """Start a session of an authenticated key, and return its token. Not safe to repeat."""
@@ -63,11 +64,11 @@ class Sessions:
 
     def end(self, token: str) -> None:
         """End the session of a token on every replica, and delete its searches. Safe to repeat."""
-        self.end_by_id(digest(token))
+        self._database.write(lambda tx: sessions.end(tx, digest(token)))
 
     def end_by_id(self, session_id: str) -> None:
-        """End a listed session on every replica, and delete its searches. Safe to repeat."""
-        self._database.write(lambda tx: sessions.end(tx, session_id))
+        """End a listed session on every replica, as an administrative act, and delete its searches. Safe to repeat."""
+        self._database.write(lambda tx: sessions.end_as_act(tx, session_id, self._caller))
 
     def delete_expired(self) -> None:
         """Delete expired sessions and searches. Safe to repeat."""

@@ -19,6 +19,7 @@ class Act(StrEnum):
 
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+    SESSION_ENDED = "session.ended"
     WEBHOOK_ADDED = "webhook.added"
     WEBHOOK_ROTATED = "webhook.secret_rotated"
     WEBHOOK_DISABLED = "webhook.disabled"
@@ -43,6 +44,7 @@ class RestoreCause(StrEnum):
 _WORDS = {
     Act.KEY_CREATED: "API key created",
     Act.KEY_REVOKED: "API key revoked",
+    Act.SESSION_ENDED: "session of the console ended",
     Act.WEBHOOK_ADDED: "webhook added",
     Act.WEBHOOK_ROTATED: "secret of a webhook rotated",
     Act.WEBHOOK_DISABLED: "webhook disabled",
@@ -56,7 +58,18 @@ _WORDS = {
     Act.RETENTION_APPLIED: "records deleted by retention",
 }
 # The facts that a description names, in this order.
-_NAMED_FACTS = ("name", "role", "url", "deliveries", "disabled_why", "cause", "kept_from", "events", "id")
+_NAMED_FACTS = (
+    "name",
+    "role",
+    "url",
+    "deliveries",
+    "disabled_why",
+    "cause",
+    "kept_from",
+    "events",
+    "id",
+    "key_id",
+)
 
 
 def describe(detail: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import or_, select, update
 
 from bindings.domain.binding import EventKind
+from bindings.domain.text import optional_text
 from bindings.store import sql
 from bindings.store.events import COLUMNS, append_without_binding, is_kind, read
 from bindings.store.schema import events, exports
@@ -54,7 +55,8 @@ def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any)
     row = values | origin | {"id": export_id, "began_at": began_at}
     insertion = tx.dialect.insert(exports).values(row).on_conflict_do_nothing(index_elements=["id"])
     if tx.connection.execute(insertion.returning(exports.c.id)).all():
-        detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values
+        reason = optional_text(values["reason"])
+        detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values | {"reason": reason}
         append_without_binding(tx, EventKind.EXPORTED, caller, detail)
 
 

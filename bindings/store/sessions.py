@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, or_, select, update
 
-from bindings.store import account, phones, sql
+from bindings.domain.acts import Act
+from bindings.store import account, events, phones, sql
 from bindings.store import keys as key_rows
 from bindings.store.schema import keys, searches, sessions
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
+    from bindings.domain.binding import Caller
     from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
     from bindings.store.keys import Key
@@ -125,6 +127,15 @@ def end(tx: Transaction, digest: str) -> None:
     """Delete a session and its searches. Safe to repeat."""
     tx.connection.execute(delete(searches).where(searches.c.owner == digest))
     tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
+
+
+def end_as_act(tx: Transaction, session_id: str, caller: Caller) -> None:
+    """Delete a session and its searches, with the event of an administrative act. Safe to repeat."""
+    row = tx.connection.execute(select(sessions).where(sessions.c.hash == session_id)).one_or_none()
+    if row is not None:
+        end(tx, session_id)
+        facts = {"key_id": row.key_id, "began_at": row.began_at}
+        events.append_act(tx, Act.SESSION_ENDED, caller, facts)
 
 
 def delete_expired(tx: Transaction) -> None:

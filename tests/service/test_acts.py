@@ -71,6 +71,12 @@ def _revoke_key(harness: ServiceHarness, service: BindingService) -> None:
     service.api_keys.revoke(service.api_keys.list()[0].id)
 
 
+def _end_session(harness: ServiceHarness, service: BindingService) -> None:
+    _create_key(harness, service)
+    service.sessions.create(service.api_keys.list()[0].id)
+    service.sessions.end_by_id(service.sessions.list()[0].id)
+
+
 def _redeliver(harness: ServiceHarness, service: BindingService) -> None:
     service.webhooks.redeliver(_dead_delivery(harness, service)[1])
 
@@ -99,6 +105,7 @@ def _scan(_harness: ServiceHarness, service: BindingService) -> None:
 WAYS: dict[Act, Callable[[ServiceHarness, BindingService], object]] = {
     Act.KEY_CREATED: _create_key,
     Act.KEY_REVOKED: _revoke_key,
+    Act.SESSION_ENDED: _end_session,
     Act.WEBHOOK_ADDED: lambda _, service: _add(service),
     Act.WEBHOOK_ROTATED: lambda _, service: service.webhooks.rotate(_add(service)),
     Act.WEBHOOK_DISABLED: _disable_and_enable,
