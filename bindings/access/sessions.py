@@ -67,7 +67,7 @@ class Sessions:
         self._database.write(lambda tx: sessions.end(tx, digest(token)))
 
     def end_by_id(self, session_id: str) -> None:
-        """End a listed session on every replica, as an administrative act, and delete its searches. Safe to repeat."""
+        """End a listed session on every replica, with its searches: an administrative act. Safe to repeat."""
         self._database.write(lambda tx: sessions.end_as_act(tx, session_id, self._caller))
 
     def delete_expired(self) -> None:
