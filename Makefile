@@ -41,7 +41,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 
 $(DEMO_STAMP): requirements/demo.txt
 	@$(require-python)
-	@echo "Installing what the demo needs into $(DEMO), about 40 MB; only the first run does this"
+	@echo "Installing what the demo needs into $(DEMO), 50 MB; only the first run does this"
 	@$(call create,$(DEMO))
 	@$(call install,$(DEMO)) --no-compile --require-hashes -r requirements/demo.txt
 ifeq ($(UV),)

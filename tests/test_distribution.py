@@ -141,6 +141,19 @@ def test_production_installs_the_versions_that_the_tests_ran_with() -> None:
     assert pins("demo").items() <= production.items()
 
 
+def test_locks_have_every_library_that_the_project_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=!; ]", requirement)[0] for requirement in requirements} - {project["name"]}
+
+    assert names(project["dependencies"]) <= pins("demo").keys()
+    optional = [requirement for name, listed in extras.items() if name != "dev" for requirement in listed]
+    assert names(optional) <= pins("production").keys()
+    assert names(extras["dev"]) <= pins("dev").keys()
+
+
 def locked_packages(name: str, folder: Path) -> Path:
     """Return a folder with links to what a lock file installs: modules and packages of this environment."""
     for package in pins(name):

@@ -199,7 +199,7 @@ def test_pod_reads_its_secrets_from_a_volume_and_may_do_nothing_else(pod: dict[s
         "capabilities": {"drop": ["ALL"]},
     }
     assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
-    assert container["image"] == f"bindings:{bindings.__version__}"
+    assert container["image"] == f"registry.example.com/bindings:{bindings.__version__}"
 
 
 def _created_secrets() -> dict[str, set[str]]:
@@ -215,6 +215,7 @@ def test_service_of_the_compose_file_reads_its_secrets_from_files_and_may_do_not
     assert service["environment"].keys() <= SETTINGS
     secrets = {service["environment"][name] for name in SECRET_FILES & service["environment"].keys()}
     assert secrets == {f"/run/secrets/{secret}" for secret in service["secrets"]}
+    assert service["pull_policy"] == "never", "an image of this name in a registry is another project's"
     assert (service["user"], service["read_only"], service["cap_drop"]) == (f"{USER}:{USER}", True, ["ALL"])
     assert containerfile("USER") == [f"{USER}:{USER}"]
     made = set(re.findall(r"> (\w+)", (PAGES / "containers.md").read_text()))
