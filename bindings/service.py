@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
 from bindings.access.investigation import Investigation
+from bindings.access.phone_searches import PhoneSearches
 from bindings.access.sessions import Sessions
 from bindings.clock import SYSTEM_CLOCK
 from bindings.jobs.maintenance import Maintenance
@@ -143,8 +144,13 @@ class BindingService:
 
     @property
     def access_log(self) -> AccessLog:
-        """Reveals of full phones, and exports."""
+        """Reveals of full phones, searches by a phone, and exports."""
         return AccessLog(self.runtime)
+
+    @property
+    def phone_searches(self) -> PhoneSearches:
+        """The record of questions with a full phone. The queries of this class record nothing."""
+        return PhoneSearches(self.runtime)
 
     @property
     def investigation(self) -> Investigation:

@@ -195,6 +195,8 @@ class Settings(BaseModel):
     pool_size: Annotated[int, Field(ge=1, le=1_000)] = 32
     retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    phone_search_budget: Annotated[int, Field(ge=1, le=10_000)] = 60
+    check_budget: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
@@ -257,6 +259,8 @@ class SettingsValues(TypedDict, total=False):
     pool_size: int
     retention_days: int | None
     rate_limit: int
+    phone_search_budget: int
+    check_budget: int
     pool_low_share: float
     warn_s: int | None
     trusted_proxies: Sequence[Network] | str

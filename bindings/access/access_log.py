@@ -1,4 +1,4 @@
-"""The access log: reveals of full phones, exports of lists and administrative acts, with who, when and why.
+"""The access log: reveals of full phones, searches by a phone, exports and administrative acts: who, when and why.
 
 An export is recorded before its first line is sent. Its manifest has its filter, its number of rows and the
 SHA-256 of the file, so that a file can be compared with its record.
@@ -37,10 +37,10 @@ LIMIT = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AccessLogEntry:
-    """One reveal, export or administrative act.
+    """One reveal, search by a phone, export or administrative act.
 
     `reason` is why phones were shown in full (None: they were masked). `act` is an `Act`, or another text if a
-    later release wrote it; None for a reveal or an export. `key_id` is the id of the API key that acted, if one
+    later release wrote it; None for the others. `key_id` is the id of the API key that acted, if one
     did.
     """
 
@@ -129,12 +129,18 @@ class AccessLog:
         size, _ = validation.page(cursor=None, limit=limit)  # its cursor has two positions
         last_event, last_export = _Cursor.decode(cursor)
         listed_events = self._database.read(access_log.list_events, before=last_event, limit=size + 1)
+        searches = self._database.read(access_log.list_phone_searches, before=last_event, limit=size + 1)
         exports = self._database.read(access_log.list_exports, before=last_export, limit=size + 1)
-        rows: list[Event | Export] = [*listed_events, *exports]
+        all_events = sorted([*listed_events, *searches], key=_event_position, reverse=True)
+        rows: list[Event | Export] = [*all_events, *exports]
         rows.sort(key=_timestamp, reverse=True)
         page = rows[:size]
         next_cursor = _Cursor.encode(page, last_event, last_export) if len(rows) > size else None
         return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
+
+
+def _event_position(event: Event) -> tuple[datetime, int]:
+    return event.at, events.parse_cursor(event.cursor)[1]
 
 
 def _timestamp(row: Event | Export) -> datetime:
@@ -156,21 +162,34 @@ def _to_entry(row: Event | Export) -> AccessLogEntry:
             act=None,
             key_id=row.key_id,
         )
-    act = str(row.detail.get("act")) if row.kind == EventKind.ADMINISTERED else None
-    subject = str(row.detail.get("what", "binding")) if act is None else describe(row.detail)
     return AccessLogEntry(
         at=row.at,
         actor=row.actor,
-        description="phones of a binding" if act is None and subject == "binding" else subject,
+        description=_describe(row),
         reason=row.detail.get("reason"),
         binding_id=row.binding_id,
         export_id=None,
         row_count=None,
         complete=True,
         request_id=row.request_id,
-        act=act,
+        act=str(row.detail.get("act")) if row.kind == EventKind.ADMINISTERED else None,
         key_id=row.key_id,
     )
+
+
+def _describe(event: Event) -> str:
+    detail = event.detail
+    match event.kind:
+        case EventKind.ADMINISTERED:
+            return describe(detail)
+        case EventKind.PHONE_SEARCHED:
+            return f"{detail.get('question')} by a full phone: {'a match' if detail.get('match') else 'no match'}"
+        case EventKind.BUDGET_USED_UP:
+            budget, limit, until = (detail.get(name) for name in ("budget", "limit", "until"))
+            return f"budget {budget} of {limit} an hour used up until {until}"
+        case _:
+            subject = str(detail.get("what", "binding"))
+            return "phones of a binding" if subject == "binding" else subject
 
 
 class _Cursor:
@@ -187,7 +206,7 @@ class _Cursor:
             if isinstance(row, Export):
                 last_export = (row.began_at, row.id)
             else:
-                last_event = (row.at, events.parse_cursor(row.cursor)[1])
+                last_event = _event_position(row)
         positions = (last_event, last_export)
         plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
         return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable, Iterator
 
+    from bindings.cli.options import RawValue
     from bindings.service import BindingService
     from bindings.store.keys import Key
 
@@ -113,6 +114,12 @@ def require_extra(extra: str) -> Iterator[None]:
 def first_key_message(record: Key) -> str:
     """Return what to print if the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE was recorded."""
     return f"recorded the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE as {record.role} key {record.id}"
+
+
+def record_search(service: BindingService, question: str, phone: RawValue, *, has_match: bool) -> None:
+    """Record a search by a full phone; call it before its result is shown. Records nothing without a phone."""
+    if phone is not None:
+        service.phone_searches.record(question, has_match=has_match)
 
 
 def record_reveal(service: BindingService, binding_ids: Iterable[str], reason: str | None) -> None:

@@ -10,6 +10,7 @@ import click
 
 from bindings.cli import context, options, output
 from bindings.domain import serialization
+from bindings.domain.phone import Phone
 from bindings.domain.search_filters import FLAGS, HELP, INSTANTS, REFUSAL_HELP
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def list_(
     with context.open_service(as_json=as_json) as service:
         page = service.search(cursor=cursor, limit=limit, **filters)
         holds = _holds_of(service, filters["phone"], filters["middle_number"])
+        context.record_search(service, "list", filters["phone"], has_match=bool(page.data or holds))
         context.record_reveal(service, (binding.id for binding in page.data), reveal_reason)
     empty = "No binding recorded here matches. `bindings refusals` lists binds that were refused before the call."
     _show(page.data, reveal_reason, as_json=as_json, empty=empty, next_cursor=page.next_cursor, phone_holds=holds)
@@ -95,6 +97,7 @@ def refusals(*, cursor: str | None, limit: RawValue, as_json: bool, **filters: R
     """
     with context.open_service(as_json=as_json) as service:
         page = service.search_refusals(cursor=cursor, limit=limit, **filters)
+        context.record_search(service, "refusals", filters["phone"], has_match=bool(page.data))
     if as_json:
         output.emit_list(page.data, next_cursor=page.next_cursor)
         return
@@ -154,6 +157,7 @@ def lookup(
     with context.open_service(as_json=as_json) as service:
         active = service.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
         holds = _holds_of(service, phone if party is None else party, middle_number)
+        context.record_search(service, "lookup", phone or party, has_match=bool(active or holds))
         context.record_reveal(service, (binding.id for binding in active), reveal_reason)
     empty = (
         "No active binding is recorded here. `bindings list` shows ended ones, `bindings trace` those of a time."
@@ -218,6 +222,8 @@ def trace(
     with context.open_service(as_json=as_json) as service:
         with options.report_missing(at=at):
             result = service.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
+        if party is not None:
+            context.record_search(service, "trace", party, has_match=result.has_match(Phone(party)))
         context.record_reveal(service, [binding.id for binding in result.bindings], reveal_reason)
     if as_json:
         output.emit(_trace_to_dict(result), revealed=reveal_reason is not None)
@@ -239,6 +245,7 @@ def check(*, phone_a: RawValue, phone_b: RawValue, mode: RawValue, app_id: str |
     required = options.report_missing(phone_a=phone_a, phone_b=phone_b, mode=mode)
     with context.open_service(as_json=as_json) as service, required:
         holders = service.check(phone_a=phone_a, phone_b=phone_b, mode=mode, app_id=app_id)
+        context.record_search(service, "check", phone_a, has_match=bool(holders))
     if as_json:
         output.emit_list(holders)
         return

@@ -85,6 +85,8 @@ class EventKind(StrEnum):
     REVEALED = "revealed"
     EXPORTED = "exported"
     ADMINISTERED = "administered"
+    PHONE_SEARCHED = "phone_searched"
+    BUDGET_USED_UP = "budget_used_up"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
 
@@ -294,7 +296,7 @@ class Holder:
     `id` is that of the binding that holds it, or None if the holder is not one of our bindings (`foreign`);
     `actor` is the one that requested it. `retry_after_s` is the time until `held_until`, at least 1 s. `why` is
     "binding", or the reason of the hold; "orphan" with an `id` is a binding that has ended here and lives at the
-    provider.
+    provider. Over HTTP an app gets the end of what another caller holds rounded up to a minute.
     """
 
     id: str | None
@@ -400,6 +402,10 @@ class Trace:
         """Return the bindings of every part."""
         holders = (*self.holders, *self.other_holders)
         return [holder.binding for holder in holders] + [miss.binding for miss in self.near_misses]
+
+    def has_match(self, party: Phone) -> bool:
+        """Return whether a binding or a hold of this trace, which was for `party`, has that phone."""
+        return bool(self.holders or self.near_misses) or any(hold.phone == party for hold in self.holds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,11 @@ written is in `store.holds`; the phones that our own bindings hold are in no hol
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime  # noqa: TC003 -- the HTTP API makes its schemas of these annotations at run time
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from bindings.domain.phone import Phone  # noqa: TC001 -- as above
+from bindings.domain.phone import Phone  # noqa: TC001 -- the HTTP API makes its schemas of it at run time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +65,7 @@ LATE_SUCCESS = HoldExplanation(
     cause="the provider reported success for a bind that had ended here, or whose record was lost",
     ends_by="`bindings recover`, which unbinds it, or `held_until`",
 )
+_LAST_MINUTE = datetime.max.replace(tzinfo=UTC) - timedelta(minutes=1)
 _NOT_VISIBLE = "the provider holds the phone for something that you may not see"
 
 
@@ -111,11 +112,17 @@ class PhoneHold:
     app_id: str | None
 
 
+def round_up(instant: datetime) -> datetime:
+    """Return the next whole minute, or the instant itself if it is one or if there is no later minute."""
+    minute = instant.replace(second=0, microsecond=0)
+    return instant if instant == minute or minute > _LAST_MINUTE else minute + timedelta(minutes=1)
+
+
 def visible_holds(holds: Iterable[PhoneHold], actor: str | None, phones: Iterable[Phone]) -> tuple[PhoneHold, ...]:
     """Return the holds as `actor`, who asked for these phones, may see them (None: everything).
 
-    Of a hold that comes from no binding of the actor only the phone, `why` and `held_until` stay, as in a conflict
-    check; and only while it is in force, and if the actor gave the phone.
+    Of a hold that comes from no binding of the actor only the phone, `why` and `held_until`, rounded up to a
+    minute, stay, as in a conflict check; and only while it is in force, and if the actor gave the phone.
     """
     if actor is None:
         return tuple(holds)
@@ -132,6 +139,7 @@ def _redact(hold: PhoneHold) -> PhoneHold:
         hold,
         cause=_NOT_VISIBLE,
         first_held_at=None,
+        held_until=round_up(hold.held_until),
         ends_by=None,
         binding_id=None,
         actor=None,

@@ -1,8 +1,9 @@
-"""The rows of the access log: reveals (phones were seen in full), administrative acts and exports, newest first.
+"""The rows of the access log: reveals of full phones, searches, acts and exports, newest first.
 
-Reveals and acts are events of the append-only history. An export has a row of its own, written before its first
-line is sent and completed after its last: an export that was interrupted has no `finished_at`. Its start and its
-end are events too, with every fact of the row, so that the row can be compared with the history.
+Reveals, searches by a phone and administrative acts are events of the append-only history. An export
+has a row of its own, written before its first line is sent and completed after its last: an export that was
+interrupted has no `finished_at`. Its start and its end are events too, with every fact of the row, so that the row
+can be compared with the history.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select, text, update
 
 from bindings.domain.binding import EventKind
 from bindings.domain.text import optional_text
 from bindings.store import sql
 from bindings.store.events import COLUMNS, append_without_binding, is_kind, read
-from bindings.store.schema import events, exports
+from bindings.store.schema import PHONE_SEARCHES, events, exports
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, TextClause
 
     from bindings.domain.binding import Caller, Event
     from bindings.store.database import Transaction
@@ -87,7 +88,22 @@ def list_exports(connection: Connection, *, before: tuple[datetime, str] | None,
 
 def list_events(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
     """Return up to `limit` reveals and acts, newest first, from after the position `before` of that order."""
-    statement = select(*COLUMNS).where(or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED)))
+    condition = or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED))
+    return _list_events(connection, condition, before, limit)
+
+
+def list_phone_searches(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
+    """Return up to `limit` events of searches by a phone, newest first, from after the position `before`."""
+    return _list_events(connection, text(PHONE_SEARCHES), before, limit)
+
+
+def _list_events(
+    connection: Connection,
+    condition: ColumnElement[bool] | TextClause,
+    before: tuple[datetime, int] | None,
+    limit: int,
+) -> list[Event]:
+    statement = select(*COLUMNS).where(condition)
     statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
     if before is not None:
         statement = statement.where(sql.keyset_before((events.c.at, events.c.position), before))

@@ -32,7 +32,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneKeyNumb
 if TYPE_CHECKING:
     from enum import StrEnum
 
-HEAD = "0019"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0020"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -274,6 +274,7 @@ holds = Table(
 )
 
 OF_ACCESS_LOG = "kind = 'revealed' OR kind = 'administered'"
+PHONE_SEARCHES = "kind IN ('phone_searched', 'budget_used_up')"
 TERMINAL = "kind IN ({})".format(", ".join(f"'{kind}'" for kind in TERMINAL_KINDS))
 
 events = Table(
@@ -305,6 +306,7 @@ events = Table(
     Index("ix_events_request_id", "request_id", **_only("request_id IS NOT NULL AND kind <> 'activated'")),
     # For the access log. Equality with one of the kinds implies the condition, on SQLite too: IN would not do.
     Index("ix_events_access", "at", "position", **_only(OF_ACCESS_LOG)),
+    Index("ix_events_phone_searched", "at", "position", **_only(PHONE_SEARCHES)),
     Index("uq_events_terminal", "binding_id", unique=True, **_only(TERMINAL)).ddl_if(dialect="sqlite"),
     comment="The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE",
     sqlite_autoincrement=True,
@@ -523,6 +525,18 @@ exports = Table(
     Column("key_id", BindingId, comment="the API key that took it; none: none, or an earlier release wrote it"),
     Index("ix_exports_began_at_id", "began_at", "id"),
     comment="Every export that was taken from the console",
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("actor", String(128), primary_key=True, comment="who asked"),
+    Column("key_id", String(36), primary_key=True, comment="by which API key; empty without one"),
+    Column("budget", String(32), primary_key=True, comment="phone_searches or held_answers"),
+    Column("began_at", Instant, nullable=False, comment="beginning of the hour that is counted"),
+    Column("used", Integer, nullable=False, comment="how many since then"),
+    Column("used_up_at", Instant, comment="when the event was written that says so; none: not in this hour"),
+    comment="How much of its budgets each API key has used",
 )
 
 tallies = Table(

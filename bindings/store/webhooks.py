@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from bindings.domain.binding import Caller
     from bindings.store.database import SqlDialect, Transaction
 
-ONLY_BY_NAME = (EventKind.REVEALED, EventKind.EXPORTED, EventKind.ADMINISTERED)
+ONLY_BY_NAME = (
+    EventKind.REVEALED,
+    EventKind.PHONE_SEARCHED,
+    EventKind.BUDGET_USED_UP,
+    EventKind.EXPORTED,
+    EventKind.ADMINISTERED,
+)
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition to the new one
 
 
@@ -184,8 +190,8 @@ def target(connection: Connection, webhook_id: str, now: datetime) -> Target | N
 def is_sent(kind: str, kinds: Sequence[str] | None) -> bool:
     """Return whether a webhook with these `kinds` gets events of a kind.
 
-    Reveals, exports and administrative acts are sent only to a webhook that names them: others may belong to those
-    who are investigated.
+    Reveals, searches by a phone, exports and administrative acts are sent only to a webhook that names them:
+    others may belong to those who are investigated.
     """
     return kind not in ONLY_BY_NAME if kinds is None else kind in kinds
 

@@ -52,6 +52,8 @@ def _without_state() -> Litestar:
 def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
     if isinstance(error, problems.ConcurrencyLimited):
         request.app.state.app_state.metrics.record_concurrency_limited(error.limit_name)
+    if isinstance(error, problems.BudgetUsedUp):
+        request.app.state.app_state.metrics.record_budget_used_up(error.budget)
     if router.wants_page(request):
         return router.error_page(request, error)
     return Response(

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from bindings import errors, scheduler
 from bindings.access.api_keys import digest
 from bindings.domain import roles
 from bindings.domain.binding import Binding, EventKind
+from bindings.domain.hold import round_up
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
 from bindings.web.credentials import CredentialLookup
@@ -87,10 +89,23 @@ class Principal:
         return is_sender or self.has_permission(Permission.ROUTE)
 
     def redact_holder(self, holder: Holder) -> Holder:
-        """Return the holder; of another actor's binding only `held_until`, `retry_after_s` and `why` stay."""
+        """Return the holder; of another actor's binding only `why` stays, and its end rounded up to a minute.
+
+        So an app cannot follow the bindings of others to the second, however often it asks.
+        """
         if self.can_view(holder):
             return holder
-        return replace(holder, id=None, actor=None, reference=None, mode=None, state=None)
+        held_until = round_up(holder.held_until)
+        return replace(
+            holder,
+            id=None,
+            actor=None,
+            reference=None,
+            mode=None,
+            state=None,
+            held_until=held_until,
+            retry_after_s=holder.retry_after_s + ceil((held_until - holder.held_until).total_seconds()),
+        )
 
     def redact_binding(self, binding: Binding) -> Binding:
         """Return the binding; for an app or a router `version` is 0, because it counts reveals too."""

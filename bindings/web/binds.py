@@ -33,6 +33,7 @@ async def run_bind(
         app_state.metrics.record_bind_error(error)
         if isinstance(error, errors.PhoneInUse):
             error.holder = principal.redact_holder(error.holder)
+            error.retry_after_s = error.holder.retry_after_s
         raise
     app_state.metrics.record_bind(replayed=result.replayed)
     return result

@@ -19,6 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from bindings.domain.budget import Budget
 from bindings.errors import BindingsError, PhoneInUse, PhoneInUseAtProvider
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import health_metrics
@@ -89,6 +90,14 @@ class Metrics:
         )
         for limit in LIMITS:
             self._concurrency_limited.labels(limit)
+        self._budget_used_up = Counter(
+            "bindings_budget_used_up",
+            "Questions about phones that were not answered because their key had used up its budget, by budget",
+            ("budget",),
+            registry=self.registry,
+        )
+        for budget in Budget:
+            self._budget_used_up.labels(budget.value)
         self._check_levels = Gauge(
             "bindings_check_level",
             "Level of each check of GET /v1/health: 0 ok, 1 warn, 2 red",
@@ -130,6 +139,10 @@ class Metrics:
     def record_concurrency_limited(self, limit: str) -> None:
         """Count a request that was refused because its caller had its share of a limit in flight."""
         self._concurrency_limited.labels(limit).inc()
+
+    def record_budget_used_up(self, budget: Budget) -> None:
+        """Count a question that was not answered because its key had used up a budget."""
+        self._budget_used_up.labels(budget.value).inc()
 
     def needs_refresh(self) -> bool:
         """Return whether a scrape should read the database again."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bindings.domain.budget import Budget
 from bindings.errors import BindingsError, FieldError, InvalidRequest, PhoneInUse
 
 if TYPE_CHECKING:
@@ -126,6 +127,42 @@ class ConcurrencyLimited(BindingsError):
             )
         super().__init__(message, retry_after_s=retry_after_s)
         self.limit_name = limit_name
+
+
+class BudgetUsedUp(BindingsError):
+    """This key has used up its budget of questions about phones; this one was not answered. Try again later.
+
+    `budget` is which one: a label of the metric that counts these errors.
+    """
+
+    code = "budget-used-up"
+    http_status = 429
+    safe_to_retry = True
+
+    def __init__(
+        self,
+        budget: Budget = Budget.PHONE_SEARCHES,
+        *,
+        limit: int | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        message = None if limit is None else _USED_UP[budget].format(limit=limit, retry_after_s=retry_after_s)
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.budget = budget
+
+
+_USED_UP = {
+    Budget.PHONE_SEARCHES: (
+        "{limit} questions of this key with a full phone matched nothing within an hour, which is its budget; this"
+        " question was not answered. Search by a middle number, a reference or an id, or"
+        " try again in {retry_after_s} s (BINDINGS_PHONE_SEARCH_BUDGET)"
+    ),
+    Budget.HELD_ANSWERS: (
+        "{limit} checks of this key were answered within an hour that another caller holds a phone, which is its"
+        " budget; this check was not answered. Bind without a check, or try again in {retry_after_s} s"
+        " (BINDINGS_CHECK_BUDGET)"
+    ),
+}
 
 
 class NotReady(BindingsError):

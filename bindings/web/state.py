@@ -13,6 +13,7 @@ from bindings.web.connections import Connections
 from bindings.web.executors import Executors
 from bindings.web.long_poll import FeedNotifier
 from bindings.web.metrics import Metrics
+from bindings.web.phone_questions import HeldAnswers
 from bindings.web.proxies import TrustedProxies
 from bindings.web.proxy_sign_in import ProxySignIn
 
@@ -45,6 +46,7 @@ class AppState:
             proxy_sign_in=ProxySignIn(service.settings, self.proxies),
             rate_limit=service.settings.rate_limit,
         )
+        self.held_answers = HeldAnswers()
         self.connections = Connections(self.proxies)
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
         if service.runtime.client is not None:

@@ -51,8 +51,9 @@ class Webhooks:
     def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
         """Add an endpoint that gets later events at `url` (http or https): those of `kinds`.
 
-        Without `kinds` all are sent but `revealed`, `exported` and `administered`. Not safe to repeat: each call
-        adds another webhook. An event committed earlier may be sent if it was not yet final in the feed.
+        Without `kinds` all are sent but `revealed`, `phone_searched`, `budget_used_up`, `exported` and
+        `administered`. Not safe to repeat: each call adds another webhook. An event committed earlier may be sent
+        if it was not yet final in the feed.
         """
         added = self.add_once(str(uuid7()), url=url, kinds=kinds)
         if added is None:

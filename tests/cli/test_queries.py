@@ -20,6 +20,7 @@ from bindings.cli.root import root
 from bindings.domain.binding import Binding
 from bindings.domain.phone import mask
 from tests.cli.conftest import A, B, C, D
+from tests.service.harness import E
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -427,3 +428,29 @@ def test_forged_cursor_or_limit_is_refused_by_name(shell: Shell, command: str, o
         result = shell.run(*arguments, f"{option}={value}", "--json")
         if result.code:
             assert (result.code, result.fields) == (2, [option.removeprefix("--")]), value
+
+
+SEARCHING = {
+    "list": ["list", "--phone", "{phone}"],
+    "lookup": ["lookup", "--phone", "{phone}"],
+    "lookup of a party": ["lookup", "--middle-number", "{middle_number}", "--party", "{phone}"],
+    "trace": ["trace", "{middle_number}", "--at", "{at}", "--party", "{phone}"],
+    "check": ["check", "--phone-a", "{phone}", "--phone-b", E, "--mode", "AXB"],
+    "refusals": ["refusals", "--phone", "{phone}"],
+}
+
+
+@pytest.mark.parametrize("command", SEARCHING)
+def test_search_by_a_phone_is_recorded_without_the_phone(shell: Shell, command: str) -> None:
+    made = shell.bind().json
+    shell.bind(A, D)  # refused, because A is held
+    for phone in (A, C):
+        values = {"phone": phone, "middle_number": made["middle_number_a"], "at": made["answered_at"]}
+        assert shell.run(*(word.format(**values) for word in SEARCHING[command]), "--json").code == 0
+    exported = map(json.loads, shell.run("export", "events", "--json").out.splitlines())
+    searches = [event for event in exported if event["kind"] == "phone_searched"]
+    question = command.partition(" ")[0]
+    assert [event["detail"] for event in searches] == [
+        {"question": question, "match": has_match} for has_match in (True, False)
+    ]
+    assert {event["actor"] for event in searches} == {f"cli:{pwd.getpwuid(os.getuid()).pw_name}"}

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
@@ -24,12 +25,15 @@ import pytest
 from sqlalchemy import create_engine, literal
 
 from bindings.domain.binding import Caller, EventKind, Reason, State
+from bindings.domain.budget import Budget
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
 from bindings.store import (
+    access_log,
     account,
     bindings,
+    budgets,
     deliveries,
     end_changes,
     events,
@@ -280,6 +284,15 @@ def _in_doubt(recorder: _Recorder) -> None:
     queries.doubts(cast("Connection", recorder), _dialect(recorder).now_once, limit=100, after=(NOW, ID))
 
 
+def _phone_searches_page(recorder: _Recorder) -> None:
+    access_log.list_phone_searches(cast("Connection", recorder), before=(NOW, 1), limit=51)
+
+
+def _use_budget(recorder: _Recorder) -> None:
+    recorder.rows = [[SimpleNamespace(began_at=NOW, used=0, used_up_at=None, now=NOW)]]
+    budgets.use(_transaction(recorder), CALLER, ID, Budget.PHONE_SEARCHES, limit=60, amount=1)
+
+
 def _unsettled(recorder: _Recorder) -> None:
     queries.unsettled(cast("Connection", recorder), "4luaKsL2")
 
@@ -321,6 +334,8 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "lease_deliveries": (_lease_deliveries, 3),
     "in_doubt_page": (_in_doubt, 1),
     "unsettled": (_unsettled, 1),
+    "phone_searches_page": (_phone_searches_page, 1),
+    "use_budget": (_use_budget, 2),
 }
 DIALECTS: dict[str, Dialect] = {
     "postgresql": create_engine("postgresql+psycopg://", paramstyle="named").dialect,

@@ -316,6 +316,9 @@ class _Seed:
         first, second, *_ = self.states.bindings
         service.reveal([first.id, second.id], reason=MARKUP, what="number history")
         service.reveal([], reason=NAMES[2])
+        asker = self.harness.open(phone_search_budget=1).as_caller(actor="key:ann").phone_searches
+        for has_match in (True, False, False):
+            asker.record_for_key("find", has_match=has_match, is_counted=not has_match, key_id=None)
         service.access_log.record_reveal_of_period(since=None, until=self.clock(), reason=MARKUP)
         for view in ("bindings", "events", "number history", "search results", "access log", MARKUP[:64]):
             for reason in (None, MARKUP):

@@ -311,12 +311,12 @@ SENTENCES = (
     Sentence(r"Reload this page to see what is done by then\.", {"unbinds: not done, of an application"}),
     Sentence(r"Request id \S+", UNBINDS),
     # The access log.
-    Sentence("Access log: reveals, exports and administrative acts", ACCESS),
-    Sentence("No reveals, exports or administrative acts yet", {"access: nothing"}),
+    Sentence("Access log: reveals, searches by a phone, exports and administrative acts", ACCESS),
+    Sentence("No reveals, searches by a phone, exports or administrative acts yet", {"access: nothing"}),
     Sentence(
-        r"Each reveal of full phones, each export and each administrative act is listed here with actor and time;"
-        r" entries cannot be changed\. Phones are revealed on the page of a binding, with a key of the role"
-        r" investigator or admin\.",
+        r"Each reveal of full phones, each search by a full phone, each export and each administrative act is"
+        r" listed here with actor and time; entries cannot be changed\. Phones are revealed on the page of a"
+        r" binding, with a key of the role investigator or admin\.",
         {"access: nothing"},
     ),
     # On every page that can be exported, and on those that continue.

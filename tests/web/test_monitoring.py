@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings.domain.binding import Mode
+from bindings.domain.budget import Budget
 from bindings.errors import BindingsError
 from bindings.jobs.registry import JOBS
 from bindings.monitoring import activity_checks, health
@@ -120,6 +121,7 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "call": {"bind", "unbind", "page", "pools"},
         "result": set(sender.RESULTS),
         "limit": set(metrics.LIMITS),
+        "budget": set(Budget),
         "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
         "task": {*(job.name for job in JOBS), "deliver"},
     }

@@ -61,6 +61,7 @@ BODY_PROBLEMS: tuple[type[BindingsError], ...] = (
     problems.TooLarge,
     problems.UnsupportedMediaType,
 )
+PHONE_PROBLEMS: tuple[type[BindingsError], ...] = (*BODY_PROBLEMS, problems.BudgetUsedUp)
 PROVIDER_PROBLEMS: tuple[type[BindingsError], ...] = (
     errors.ProviderRefused,
     errors.ProviderAccountRefused,

@@ -30,6 +30,7 @@ from bindings.web import binds, problems
 from bindings.web.api import requests, samples, schemas
 from bindings.web.api.operations import (
     BODY_PROBLEMS,
+    PHONE_PROBLEMS,
     PROVIDER_PROBLEMS,
     QUERY_PROBLEMS,
     Operation,
@@ -43,15 +44,17 @@ from bindings.web.api.serializers import (
     refused_binds_json,
     trace_json,
 )
+from bindings.web.phone_questions import record_question
 from bindings.web.request import ServiceRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-    from bindings.domain.binding import Event, Page
+    from bindings.domain.binding import Event, Holder, Page, RefusedBind
     from bindings.domain.hold import PhoneHold
     from bindings.lifecycle.bind import BindResult
     from bindings.web.auth import Principal
+    from bindings.web.phone_questions import HeldAnswers
     from bindings.web.state import AppState
 
 ApiResponse = Response[bytes]
@@ -361,7 +364,7 @@ def _unbind(call: ApiRequest, binding_id: str, fields: dict[str, Any]) -> Bindin
                 headers=("Retry-After",),
             ),
         },
-        problems=(*BODY_PROBLEMS, errors.SelectionChanged),
+        problems=(*PHONE_PROBLEMS, errors.SelectionChanged),
     ),
 )
 async def unbind_all(request: Request[Any, Any, Any]) -> ApiResponse:
@@ -369,6 +372,8 @@ async def unbind_all(request: Request[Any, Any, Any]) -> ApiResponse:
     call = ApiRequest(request)
     fields = call.body(requests.UnbindAll)
     own_only = not call.principal.has_permission(Permission.READ)
+    if fields.get("phone") is not None and not own_only:
+        await call.run_read(_record_unbind_all, call.principal, fields)
     result = await call.app_state.executors.run_provider_call(
         call.principal.actor, call.service.unbind_all, own_only=own_only, **fields
     )
@@ -376,6 +381,12 @@ async def unbind_all(request: Request[Any, Any, Any]) -> ApiResponse:
     if not result.unclear:
         return json_response(body)
     return json_response(body, 202, {"Retry-After": str(ceil(call.service.settings.recover_interval_s))})
+
+
+def _record_unbind_all(service: BindingService, principal: Principal, fields: dict[str, Any]) -> None:
+    """Record a reader's question, before a binding is ended."""
+    listed = service.unbind_all(**fields | {"dry_run": True, "token": None})
+    record_question(service, principal, "unbind", has_match=bool(listed.bindings))
 
 
 @post(
@@ -406,7 +417,7 @@ async def extend(request: Request[Any, Any, Any]) -> ApiResponse:
 @post(
     "/bindings/check",
     status_code=200,
-    permissions=OWN_OR_ALL,
+    permissions=(Permission.BIND,),
     operation=Operation(
         name="check",
         summary="Show what would block a bind now. Reserves nothing.",
@@ -417,15 +428,27 @@ async def extend(request: Request[Any, Any, Any]) -> ApiResponse:
                 "Bindings and holds that would block the bind.", schemas.Holders, {"data": [samples.HOLDER]}
             )
         },
-        problems=BODY_PROBLEMS,
+        problems=PHONE_PROBLEMS,
     ),
 )
 async def check(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show what would block a bind."""
     call = ApiRequest(request)
     fields = call.body(requests.Check)
-    holders = await call.run_read(BindingService.check, **fields)
+    call.app_state.held_answers.require_budget(call.service, call.principal)
+    holders = await call.run_read(_check, call.app_state.held_answers, call.principal, fields)
     return json_response({"data": [call.principal.redact_holder(holder) for holder in holders]})
+
+
+def _check(
+    service: BindingService, held_answers: HeldAnswers, principal: Principal, fields: dict[str, Any]
+) -> list[Holder]:
+    holders = service.check(**fields)
+    # Its two phones are two candidates, and one that is known to be held would make every answer a match.
+    record_question(service, principal, "check", has_match=bool(holders), is_counted=True)
+    if not all(principal.can_view(holder) for holder in holders):
+        held_answers.count(service, principal)
+    return holders
 
 
 @get(
@@ -508,7 +531,8 @@ async def history(request: Request[Any, Any, Any]) -> ApiResponse:
 async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
     """List bindings by filters other than numbers."""
     call = ApiRequest(request)
-    return json_response(await _search_page(call, call.query(requests.Filters)))
+    page = await _search_page(call, call.query(requests.Filters))
+    return json_response({name: page[name] for name in ("data", "next_cursor")})
 
 
 @post(
@@ -527,16 +551,13 @@ async def list_bindings(request: Request[Any, Any, Any]) -> ApiResponse:
                 {"data": [samples.BINDING], "next_cursor": None, "holds": [samples.HOLD]},
             )
         },
-        problems=BODY_PROBLEMS,
+        problems=PHONE_PROBLEMS,
     ),
 )
 async def search(request: Request[Any, Any, Any]) -> ApiResponse:
     """List bindings by any filter, and holds if a number is given."""
     call = ApiRequest(request)
-    filters = call.body(requests.Search)
-    page = await _search_page(call, filters)
-    holds = await call.run_read(_holds, call.principal, filters.get("phone"), filters.get("middle_number"))
-    return json_response(page | {"holds": holds})
+    return json_response(await _search_page(call, call.body(requests.Search)))
 
 
 def _holds(
@@ -554,16 +575,20 @@ async def _search_page(call: ApiRequest, filters: dict[str, Any]) -> dict[str, A
     reveal_reason = call.pop_reveal(filters)
     if call.principal.actor_filter is not None:
         filters["actor"] = call.principal.actor_filter
-    page, revealed = await call.run_read(_search, filters, reveal_reason)
+    page, holds, revealed = await call.run_read(_search, call.principal, filters, reveal_reason)
     data = bindings_json(page.data, call.principal, revealed=revealed)
-    return {"data": data, "next_cursor": page.next_cursor}
+    return {"data": data, "next_cursor": page.next_cursor, "holds": holds}
 
 
 def _search(
-    service: BindingService, filters: dict[str, Any], reveal_reason: str | None
-) -> tuple[Page[Binding], bool]:
+    service: BindingService, principal: Principal, filters: dict[str, Any], reveal_reason: str | None
+) -> tuple[Page[Binding], tuple[PhoneHold, ...], bool]:
     page = service.search(**filters)
-    return page, _record_reveal(service, page.data, reveal_reason)
+    phone = filters.get("phone")
+    holds = _holds(service, principal, phone, filters.get("middle_number"))
+    if phone is not None:
+        record_question(service, principal, "search", has_match=bool(page.data or holds))
+    return page, holds, _record_reveal(service, page.data, reveal_reason)
 
 
 @post(
@@ -582,7 +607,7 @@ def _search(
                 {"data": [samples.REFUSED_BIND], "next_cursor": None},
             )
         },
-        problems=BODY_PROBLEMS,
+        problems=PHONE_PROBLEMS,
     ),
 )
 async def search_refusals(request: Request[Any, Any, Any]) -> ApiResponse:
@@ -591,8 +616,15 @@ async def search_refusals(request: Request[Any, Any, Any]) -> ApiResponse:
     filters = call.body(requests.Refusals)
     if call.principal.actor_filter is not None:
         filters["actor"] = call.principal.actor_filter
-    page = await call.run_read(BindingService.search_refusals, **filters)
+    page = await call.run_read(_search_refusals, call.principal, filters)
     return json_response({"data": refused_binds_json(page.data, call.principal), "next_cursor": page.next_cursor})
+
+
+def _search_refusals(service: BindingService, principal: Principal, filters: dict[str, Any]) -> Page[RefusedBind]:
+    page = service.search_refusals(**filters)
+    if filters.get("phone") is not None:
+        record_question(service, principal, "refusals", has_match=bool(page.data))
+    return page
 
 
 @post(
@@ -607,7 +639,7 @@ async def search_refusals(request: Request[Any, Any, Any]) -> ApiResponse:
         responses={
             200: ResponseDoc("The active bindings.", schemas.ActiveBindings, {"data": [samples.ACTIVE_BINDING]})
         },
-        problems=BODY_PROBLEMS,
+        problems=PHONE_PROBLEMS,
     ),
 )
 async def lookup(request: Request[Any, Any, Any]) -> ApiResponse:
@@ -625,6 +657,8 @@ def _lookup(
     service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
 ) -> tuple[list[Binding], bool]:
     bindings = [binding for binding in service.lookup(**fields) if principal.can_view(binding)]
+    if fields.get("phone") is not None or fields.get("party") is not None:
+        record_question(service, principal, "lookup", has_match=bool(bindings))
     return bindings, _record_reveal(service, bindings, reveal_reason)
 
 
@@ -644,7 +678,7 @@ def _lookup(
         responses={
             200: ResponseDoc("The holders, the near misses and the holds.", schemas.TraceResponse, samples.TRACE)
         },
-        problems=BODY_PROBLEMS,
+        problems=PHONE_PROBLEMS,
     ),
 )
 async def trace(request: Request[Any, Any, Any]) -> ApiResponse:
@@ -659,11 +693,13 @@ def _trace(
     service: BindingService, principal: Principal, fields: dict[str, Any], reveal_reason: str | None
 ) -> dict[str, Any]:
     result = service.trace(**fields)
-    party = fields.get("party")
+    party = None if fields.get("party") is None else Phone(fields["party"])
+    if party is not None:
+        record_question(service, principal, "trace", has_match=result.has_match(party))
     return trace_json(
         result,
         principal,
-        party=None if party is None else Phone(party),
+        party=party,
         revealed=_record_reveal(service, result.bindings, reveal_reason),
     )
 

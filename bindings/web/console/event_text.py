@@ -134,6 +134,10 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
             return "A list was exported"
         case EventKind.ADMINISTERED:
             return "The service or its records were administered"
+        case EventKind.PHONE_SEARCHED:
+            return "A reader searched by a full phone"
+        case EventKind.BUDGET_USED_UP:
+            return "An API key used up a budget of questions"
         case EventKind.EXPIRES_SOON:
             return "Expiry warning recorded"
         case EventKind.POOL_LOW:

@@ -26,12 +26,14 @@ from bindings.validation.fields import phone
 from bindings.web.console import refusals, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
+from bindings.web.phone_questions import record_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.access.investigation import NumberAt
     from bindings.service import BindingService
+    from bindings.web.auth import Principal
 
 NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
 SEPARATORS = re.compile(r"[ ().-]")
@@ -90,6 +92,8 @@ async def find(request: Request[Any, Any, Any]) -> PageResponse:
     if search.number is None and (binding_id := await _single_match(context, str(search.words))) is not None:
         return context.set_zone_cookie(context.redirect(f"/bindings/{binding_id}"), zone)
     token = context.token
+    if search.number is not None and context.actor_filter is None:
+        await context.run_read(_record_question, context.require_principal, search)
     search_id = await context.run_read(lambda service: service.sessions.save_search(token, search))
     return context.set_zone_cookie(context.redirect(f"/find/{search_id}"), zone)
 
@@ -293,6 +297,26 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
         return search
 
     return await context.run_read(read)
+
+
+def _record_question(service: BindingService, principal: Principal, search: Search) -> None:
+    """Record a search of a reader by a phone; a middle number is none, unless it is searched with a party.
+
+    Every phone of the search must match: one that is known to match would make every search with it a match.
+    """
+    number, at, party = search.number, search.at, search.party
+    if number is None:
+        return
+    investigation = service.investigation
+    history = investigation.number_history(number, limit=1).data
+    matches_number = bool(history or investigation.holds_of(number) or investigation.refusals_of(number))
+    if at is None or party is None:
+        if not is_middle_number(number, list(history)):
+            record_question(service, principal, "find", has_match=matches_number)
+        return
+    number_at = investigation.number_at(number, at=at, party=party)
+    matches_party = bool(number_at.trace.has_match(party) or number_at.previous_binding or number_at.next_binding)
+    record_question(service, principal, "find", has_match=matches_number and matches_party)
 
 
 async def _single_match(context: PageContext, name: str) -> str | None:
