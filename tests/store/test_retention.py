@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
-from bindings.store import account, holds, partitions, refusals
+from bindings.store import account, holds, partitions, refusals, retention
+from bindings.store.schema import account as account_table
 from tests.service.harness import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
 from tests.store.test_feed import read_all
 from tests.store.test_reserve import fail, request, reserved, success
@@ -121,6 +122,56 @@ def test_old_bindings_and_events_are_deleted_as_the_dry_run_counted(years: Years
     assert years.kept_events() == [third.id] * 2 * by_month + [fourth.id] * 2
     second_run = years.retain()
     assert (second_run.bindings, second_run.events, second_run.finished) == (0, 0, True)
+
+
+def _limits(years: Years) -> list[dict[str, Any]]:
+    events = years.service.export_events()
+    return [event.detail for event in events if event.detail.get("act") == "retention.applied"]
+
+
+def test_deletion_is_recorded_with_its_limit_before_the_rows_go(
+    years: Years, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    years.months(2)
+    years.later(60)
+    before = len(_limits(years))
+    kept = len(years.kept_events())
+    module, name = (partitions, "detach") if years.database.postgres else (retention, "delete_marked_events")
+    undisturbed, calls = getattr(module, name), list[int]()
+
+    def stop_after_the_mark(*arguments: Any, **options: Any) -> int:
+        calls.append(1)
+        first_is_early = not years.database.postgres and len(calls) == 1  # SQLite first deletes what is left over
+        if first_is_early:
+            return int(undisturbed(*arguments, **options))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, name, stop_after_the_mark)
+    with pytest.raises(ZeroDivisionError):
+        years.retain()
+    monkeypatch.setattr(module, name, undisturbed)
+    *_, of_events = _limits(years)
+    assert len(_limits(years)) > before
+    assert len(years.kept_events()) == kept, "the events are still there"
+    row = years.database.read(lambda connection: connection.execute(select(account_table)).one())
+    assert (of_events["gone_tx"], of_events["gone_position"]) == (row.gone_tx, row.gone_position)
+    assert (of_events["kept_from"], of_events["keep_days"]) == (row.kept_from.isoformat(), KEEP_DAYS)
+    deleted = years.retain().events
+    of_this_day = [limit for limit in _limits(years) if limit["kept_from"] == of_events["kept_from"]]
+    assert sum(limit.get("events", 0) for limit in of_this_day) == deleted
+
+
+def test_limit_moves_once_a_day_and_a_run_that_deletes_nothing_is_no_event(years: Years) -> None:
+    years.ended()
+    years.later(KEEP_DAYS + 1)
+    first = years.retain()
+    recorded = len(_limits(years))
+    years.ended()
+    years.later(0.5)
+    assert years.retain().kept_from == first.kept_from
+    years.later(1)
+    assert years.retain().kept_from != first.kept_from
+    assert len(_limits(years)) == recorded
 
 
 def test_open_binding_and_its_events_are_kept(years: Years) -> None:

@@ -124,6 +124,48 @@ def test_webhook_gets_reveals_only_if_it_names_the_kind(running: Running) -> Non
     assert {data["binding_id"] for data in seen if data["sequence"] == 0} == {None}, "the export of a period"
 
 
+def test_acts_and_exports_are_seen_by_readers_and_their_hashes_only_by_those_who_may_reveal(
+    running: Running,
+) -> None:
+    rides, auditor, investigator = (running.key(role) for role in ("app", "auditor", "investigator"))
+    created = running.bind(rides).json()
+    service = running.service.as_caller(actor="key:eve", request_id="eve-call")
+    export_id = service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=REASON)
+    service.access_log.finish_export(export_id, row_count=1, sha256="5" * 64)
+    assert {event["kind"] for event in feed(running, rides)} == {"requested", "activated"}
+    search = Browser(running).sign_in("app").submit("/find", {"q": "eve-call"})
+    assert "No matches" in search.text
+    for headers, sees_hash in ((auditor, False), (investigator, True), (running.key("admin"), True)):
+        events = feed(running, headers)
+        assert {"administered", "exported", "requested"} <= {event["kind"] for event in events}
+        assert ("5" * 64 in json.dumps(events)) == sees_hash
+    of_binding = [event for event in feed(running, auditor) if event["binding_id"] == created["id"]]
+    keys = {key.id for key in running.service.api_keys.list() if key.role == "app"}
+    assert {event["key_id"] for event in of_binding} <= keys
+    for role, sees_hash in (("auditor", False), ("investigator", True)):
+        file = Browser(running).sign_in(role).post("/exports", {"what": "events", "format": "ndjson"})
+        assert ("exported" in file.text, "5" * 64 in file.text) == (True, sees_hash)
+
+
+def test_webhook_gets_acts_and_exports_only_if_it_names_the_kinds(running: Running) -> None:
+    with Receiver() as every, Receiver() as named:
+        running.service.webhooks.add(url=every.url)
+        watching = running.service.webhooks.add(url=named.url, kinds=["administered", "exported"])
+        running.service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+        running.bind()
+        feed_has_caught_up(running.service)
+        deliver_pending(running.service.runtime)
+        assert {json.loads(message.body)["type"] for message in every.messages} == {
+            "binding.requested",
+            "binding.activated",
+        }
+        messages = [message.verified(watching.secret) for message in named.messages]
+    assert {(message["type"], message["data"].get("act")) for message in messages} == {
+        ("audit.administered", "webhook.added"),
+        ("audit.exported", None),
+    }
+
+
 def without_ids(answer: requests.Response) -> tuple[int, dict[str, Any], set[str]]:
     """Return status, body and header names of a response, without what differs with each request."""
     body = answer.json()

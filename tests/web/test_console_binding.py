@@ -392,6 +392,7 @@ def test_access_log_pages_contain_every_entry_once(running: Running) -> None:
     for number in range(7):
         service.reveal([binding.id], reason=f"reveal {number}")
         service.access_log.start_export(view=f"view {number}", narrowed={}, format="csv", reason=None)
+        service.api_keys.create(name=f"name-{number}", role="app")
     descriptions: list[str] = []
     cursor = None
     while True:
@@ -400,10 +401,25 @@ def test_access_log_pages_contain_every_entry_once(running: Running) -> None:
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert len(descriptions) == len(set(descriptions)) == 14
+    assert len(descriptions) == len(set(descriptions)) == 21
     assert {text for text in descriptions if text.startswith("reveal")} == {
         f"reveal {number}" for number in range(7)
     }
+
+
+def test_two_keys_of_one_name_are_told_apart_on_the_pages(running: Running) -> None:
+    first, second = (running.key("admin", "ann") for _ in range(2))
+    binding_id = running.bind(first).json()["id"]
+    running.post(f"/v1/bindings/{binding_id}/reveal", {"reason": "complaint 118"}, second)
+    auditor = Browser(running).sign_in("auditor")
+    second_id, first_id = [key.id for key in running.service.api_keys.list() if key.name == "ann"]
+    history = running.get(f"/v1/bindings/{binding_id}/events", first).json()["data"]
+    assert [event["key_id"] for event in history] == [first_id, first_id, second_id]
+    page = auditor.get(f"/bindings/{binding_id}").text
+    assert (page.count(f"key …{first_id[-8:]}"), page.count(f"key …{second_id[-8:]}")) == (2, 1)
+    [reveal] = [entry for entry in running.service.access_log.entries().data if entry.act is None]
+    assert (reveal.actor, reveal.key_id) == ("key:ann", second_id)
+    assert f"key …{second_id[-8:]}" in auditor.get("/access").text
 
 
 ACCESS_LOG_CURSORS = (

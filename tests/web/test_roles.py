@@ -172,7 +172,8 @@ def test_app_sees_its_own_bindings_in_full_and_no_others(running: Running) -> No
         "other_holders": [],
         "holds": [],
     }
-    wait_for(lambda: len(running.service.events().data) == 4)  # a transaction of another test may delay the feed
+    # Four of the bindings, and three of the keys; a transaction of another test may delay the feed.
+    wait_for(lambda: len(running.service.events().data) == 7)
     events = running.get("/v1/events", rides).json()["data"]
     assert {event["binding_id"] for event in events} == {own["id"]}
 
