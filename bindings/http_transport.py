@@ -45,6 +45,7 @@ NEXT_ADDRESS_S = 0.25  # after which the next address of a name is tried beside 
 _CHUNK = 64 * 1024
 
 Clock = Callable[[], float]
+AddressFilter = Callable[[str], bool]
 _AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
@@ -105,11 +106,18 @@ class _TooLongError(Exception):
     """The body of the response is longer than the caller accepts."""
 
 
+class _AddressNotAllowedError(OSError):
+    """The caller accepts none of the addresses of the host."""
+
+
 class _Attempt:
     """The progress of one call: updated by its connection, read if the call fails."""
 
-    def __init__(self, *, deadline: float, monotonic: Clock, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, *, deadline: float, monotonic: Clock, tls: ssl.SSLContext | None, accepts: AddressFilter | None
+    ) -> None:
         self.phase = Phase.PREPARE
+        self.accepts = accepts
         self.sent: float | None = None
         self.tls = tls
         self._deadline = deadline
@@ -180,6 +188,11 @@ class _BoundedConnection(HTTPConnection):
         self._attempt.phase = Phase.RESOLVE
         addresses = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
         self._attempt.phase = Phase.CONNECT
+        # Checked where it connects: a name may have another address than a moment before.
+        if self._attempt.accepts is not None:
+            addresses = [info for info in addresses if self._attempt.accepts(str(info[4][0]))]
+            if not addresses:
+                raise _AddressNotAllowedError
         return _connect_to_any(addresses, self._attempt)
 
     def send(self, data: Any) -> None:
@@ -285,14 +298,16 @@ def post(
     tls: ssl.SSLContext | None,
     max_body_bytes: int,
     truncate: bool = False,
+    accepts: AddressFilter | None = None,
 ) -> Reply | NotSent | Unknown:
     """Send one POST and return the whole response, or how far the call got. Never raises, never retries.
 
     `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the name lookup to the last
     byte. Opens one connection and closes it. A body longer than `max_body_bytes` is an error, or with `truncate`
-    ends there: for a response of which only the status matters.
+    ends there: for a response of which only the status matters. `accepts` is called with each address of the host
+    and returns whether to connect to it (None: to any).
     """
-    attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls)
+    attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls, accepts=accepts)
     try:
         return _exchange(attempt, url, headers, body, max_body_bytes, truncate=truncate)
     except Exception as error:  # noqa: BLE001 -- after any error the request may have been sent
@@ -346,6 +361,7 @@ def _read_body(response: requests.Response, max_bytes: int, *, truncate: bool) -
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (_TooLongError, "reply too long"),
+    (_AddressNotAllowedError, "not a public address, and not in BINDINGS_WEBHOOK_NETWORKS"),
     (ConnectionRefusedError, "connection refused"),
     (http.client.RemoteDisconnected, "closed without a reply"),  # before its base, the reset
     (ConnectionResetError, "connection reset"),

@@ -200,6 +200,7 @@ class Settings(BaseModel):
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
+    webhook_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
     # After `trusted_proxies`, and in this order: each is checked with those before it.
     identity_header: Annotated[HeaderName | None, AfterValidator(_identity_header)] = None
     roles_header: Annotated[HeaderName | None, AfterValidator(_roles_header)] = None
@@ -264,6 +265,7 @@ class SettingsValues(TypedDict, total=False):
     pool_low_share: float
     warn_s: int | None
     trusted_proxies: Sequence[Network] | str
+    webhook_networks: Sequence[Network] | str
     identity_header: str | None
     roles_header: str | None
     role_of: Sequence[str] | str

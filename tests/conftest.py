@@ -33,10 +33,11 @@ settings.load_profile("no time limit")
 
 @pytest.fixture(autouse=True)
 def _clear_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the product's settings from the environment, so that the developer's shell cannot affect a test."""
+    """Replace the product's settings in the environment, so that the developer's shell cannot affect a test."""
     for variable in list(os.environ):
         if variable.startswith("BINDINGS_") and not variable.startswith("BINDINGS_TEST_"):
             monkeypatch.delenv(variable)
+    monkeypatch.setenv("BINDINGS_WEBHOOK_NETWORKS", "127.0.0.0/8,::1")  # where the receivers of the tests listen
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,12 @@ import base64
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from uuid_utils import uuid7
 
 from bindings import errors
+from bindings.domain.addresses import is_public, literal_address
 from bindings.domain.binding import Page
 from bindings.store import deliveries, webhook_health, webhooks
 from bindings.store.deliveries import Delivery, DeliveryState
@@ -47,13 +49,15 @@ class Webhooks:
     def __init__(self, runtime: Runtime) -> None:
         self._database = runtime.database
         self._caller = runtime.caller
+        self._networks = runtime.settings.webhook_networks
 
     def add(self, *, url: str, kinds: Iterable[str | EventKind] | None = None) -> WebhookWithSecret:
         """Add an endpoint that gets later events at `url` (http or https): those of `kinds`.
 
         Without `kinds` all are sent but `revealed`, `phone_searched`, `budget_used_up`, `exported` and
-        `administered`. Not safe to repeat: each call adds another webhook. An event committed earlier may be sent
-        if it was not yet final in the feed.
+        `administered`. Nothing is delivered to an address that is neither public nor in `webhook_networks`, so a
+        URL with such an address is an `InvalidRequest` too. Not safe to repeat: each call adds another webhook. An
+        event committed earlier may be sent if it was not yet final in the feed.
         """
         added = self.add_once(str(uuid7()), url=url, kinds=kinds)
         if added is None:
@@ -69,6 +73,7 @@ class Webhooks:
         """
         checked_id = _webhook_id(webhook_id)
         checked_url, checked_kinds = validation.webhook(url=url, kinds=kinds)
+        self._require_public(checked_url)
         secret = _new_secret()
         added = self._database.write(
             lambda tx: webhooks.add(
@@ -157,6 +162,13 @@ class Webhooks:
         """Send every dead delivery of a webhook again, and return how many. Safe to repeat."""
         checked_id = self.get(webhook_id).id
         return self._database.write(lambda tx: deliveries.redeliver_dead(tx, checked_id, self._caller))
+
+    def _require_public(self, url: str) -> None:
+        """Refuse a URL that names an address which no delivery is sent to; the addresses of a name come later."""
+        address = literal_address(urlsplit(url).hostname or "")
+        if address is not None and not is_public(address, self._networks):
+            message = "must not be an address inside: BINDINGS_WEBHOOK_NETWORKS names those that are allowed"
+            raise errors.InvalidRequest([errors.FieldError("url", message)])
 
     def _change(self, webhook_id: str, change: Callable[[Transaction, str], Webhook | None]) -> Webhook:
         checked_id = _webhook_id(webhook_id)

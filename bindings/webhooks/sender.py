@@ -26,6 +26,7 @@ from standardwebhooks.webhooks import Webhook as Signer
 from uuid_utils import uuid7
 
 from bindings import errors, http_transport
+from bindings.domain.addresses import is_public
 from bindings.domain.binding import EventKind
 from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Event
     from bindings.lifecycle.runtime import Runtime
+    from bindings.settings import Network
     from bindings.store.database import Database, Transaction
     from bindings.store.deliveries import Batch, Delivery
     from bindings.store.webhooks import Target
@@ -127,7 +129,13 @@ def send_test(runtime: Runtime, webhook_id: str) -> WebhookResponse:
     """Send a signed `{"type": "test"}` once, also to a disabled webhook, and return the response."""
     target = _target(runtime.database, validation.identifier(webhook_id, "webhook"))
     body = _json({"type": "test", "timestamp": _instant(datetime.now(UTC)), "data": {}})
-    return post(target, str(uuid7()), body, http_transport.tls_context())
+    return post(
+        target,
+        str(uuid7()),
+        body,
+        http_transport.tls_context(),
+        networks=runtime.settings.webhook_networks,
+    )
 
 
 def _target(database: Database, webhook_id: str) -> Target:
@@ -161,6 +169,7 @@ class WebhookSender:
         self._process = ProcessMark()
         self._database = runtime.database
         self._caller = runtime.caller
+        self._networks = runtime.settings.webhook_networks
         self._clocks = runtime.clocks
         self._lease_s = lease_s
         self._tls = http_transport.tls_context()
@@ -303,7 +312,7 @@ class WebhookSender:
         return self._stopping.is_set() or time.monotonic() >= until
 
     def _attempt(self, target: Target, delivery: Delivery) -> Result:
-        response = post(target, delivery.id, body_of(delivery.event), self._tls)
+        response = post(target, delivery.id, body_of(delivery.event), self._tls, networks=self._networks)
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
         _log.debug(
@@ -337,8 +346,13 @@ def _retry_s(attempts: int, retry_after_s: float | None) -> float | None:
     return max(planned, retry_after_s or 0.0)
 
 
-def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> WebhookResponse:
-    """Sign and send one message, once, and return the response; never raise. Only a 2xx means accepted."""
+def post(
+    target: Target, message_id: str, body: bytes, tls: ssl.SSLContext, *, networks: Sequence[Network]
+) -> WebhookResponse:
+    """Sign and send one message, once, and return the response; never raise. Only a 2xx means accepted.
+
+    Connects to public addresses and to those of `networks` only, so that no URL leads to other hosts inside.
+    """
     start = time.monotonic()
     reply = http_transport.post(
         target.url,
@@ -349,6 +363,7 @@ def post(target: Target, message_id: str, body: bytes, tls: ssl.SSLContext) -> W
         tls=tls,
         max_body_bytes=MAX_RESPONSE_BYTES,
         truncate=True,
+        accepts=lambda address: is_public(address, networks),
     )
     elapsed_s = time.monotonic() - start
     if not isinstance(reply, Reply):

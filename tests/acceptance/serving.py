@@ -27,7 +27,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bindings", *arguments],
             cwd=ROOT,
-            env=inherited | dict(environment),
+            env=inherited | {"BINDINGS_WEBHOOK_NETWORKS": "127.0.0.0/8,::1"} | dict(environment),
             text=True,
             stdout=subprocess.PIPE,
             stderr=self._out,

@@ -38,6 +38,7 @@ def test_webhook_secret_is_printed_when_added_and_not_when_listed(shell: Shell) 
         "created_by",
         "disabled_at",
         "disabled_why",
+        "old_secret_until",
         "secret",
     ]
     listed = shell.run("webhooks", "list", "--json")

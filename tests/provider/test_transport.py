@@ -322,7 +322,7 @@ def test_proxy_variables_and_netrc_do_not_affect_a_call(monkeypatch: pytest.Monk
 
 
 def test_libraries_do_not_retry() -> None:
-    attempt = http_transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None)
+    attempt = http_transport._Attempt(deadline=0, monotonic=time.monotonic, tls=None, accepts=None)
     retries = http_transport._OneCallAdapter(attempt).max_retries
     assert (retries.total, retries.read) == (0, False)
 

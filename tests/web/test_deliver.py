@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -105,6 +106,29 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # What is sent.
+
+
+def test_nothing_is_sent_to_a_name_with_an_address_inside(
+    harness: ServiceHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name has another address when it is connected to than any check before could see."""
+    port = receiver.url.rpartition(":")[2].partition("/")[0]
+    look_up = socket.getaddrinfo
+
+    def look_up_inside(host: str, *arguments: Any, **options: Any) -> Any:
+        return look_up("127.0.0.1" if host == "receiver.example" else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_inside)
+    created = harness.service.webhooks.add(url=f"http://receiver.example:{port}/events", kinds=["activated"])
+    feed_has_caught_up(harness.service)
+    harness.bind()
+    feed_has_caught_up(harness.service)
+    service = harness.open(webhook_networks="10.0.0.0/8")
+    deliver_pending(service.runtime)
+    assert receiver.messages == []
+    assert only(harness, created).error == "connect: not a public address, and not in BINDINGS_WEBHOOK_NETWORKS"
+    assert send_test(service.runtime, created.webhook.id).error is not None
+    assert send_test(harness.service.runtime, created.webhook.id).error is None
 
 
 def test_delivery_is_signed_and_holds_only_the_event(harness: ServiceHarness, receiver: Receiver) -> None:

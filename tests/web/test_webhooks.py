@@ -57,6 +57,22 @@ def test_invalid_url_is_refused_without_repeating_it(harness: ServiceHarness, ur
     assert "7f3a" not in messages["url"]
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"),
+        *("10.0.0.1", "192.168.0.1", "169.254.169.254", "[fe80::1]", "[fd00::1]", "0.0.0.0"),
+    ],
+)
+def test_address_inside_is_refused_when_a_webhook_is_added(harness: ServiceHarness, host: str) -> None:
+    service = harness.open(webhook_networks="")
+    messages = faults(lambda: service.webhooks.add(url=f"https://{host}:8443/x"))
+    assert "BINDINGS_WEBHOOK_NETWORKS" in messages["url"]
+    assert service.webhooks.list() == []
+    harness.open(webhook_networks="0.0.0.0/0,::/0").webhooks.add(url=f"https://{host}:8443/x")
+    assert len(service.webhooks.list()) == 1
+
+
 @pytest.mark.parametrize("kinds", [["expired", "born"], [], "expired", 7])
 def test_unknown_kinds_are_refused(harness: ServiceHarness, kinds: Any) -> None:
     assert list(faults(lambda: harness.service.webhooks.add(url="x", kinds=kinds))) == ["url", "kinds"]
