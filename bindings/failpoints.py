@@ -61,6 +61,10 @@ NAMES = (
     "retention.in_transaction",
     "retention.after_mark",
     "retention.after_detach",
+    "erase.after_journal",
+    "erase.in_transaction",
+    "erase.after_batch",
+    "erase.end_in_transaction",
     "migrate.in_transaction",
 )
 

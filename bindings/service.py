@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
+from bindings.access.erasure import Erasure
 from bindings.access.investigation import Investigation
 from bindings.access.phone_searches import PhoneSearches
 from bindings.access.sessions import Sessions
@@ -156,6 +157,11 @@ class BindingService:
     def investigation(self) -> Investigation:
         """Queries of the audit console: the bindings of a number, and reveals of them."""
         return Investigation(self.runtime.database)
+
+    @property
+    def erasure(self) -> Erasure:
+        """The erasure of a person's phone."""
+        return Erasure(self.runtime)
 
     @property
     def maintenance(self) -> Maintenance:

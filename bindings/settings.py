@@ -193,6 +193,7 @@ class Settings(BaseModel):
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
     pool_size: Annotated[int, Field(ge=1, le=1_000)] = 32
+    erasure_journal: Annotated[str, Field(min_length=1)] | None = None
     retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
     phone_search_budget: Annotated[int, Field(ge=1, le=10_000)] = 60
@@ -258,6 +259,7 @@ class SettingsValues(TypedDict, total=False):
     on_drift: str
     bind_limit: int
     pool_size: int
+    erasure_journal: str | None
     retention_days: int | None
     rate_limit: int
     phone_search_budget: int

@@ -121,12 +121,18 @@ def restored(*, waive: bool, as_json: bool) -> None:
     """
     with context.open_service(as_json=as_json) as service:
         service.mark_restored(waive=waive)
+        has_journal = service.settings.erasure_journal is not None
     if as_json:
         output.emit({"scan_owed": not waive})
-    elif waive:
+        return
+    if waive:
         click.echo("binds are allowed; the provider may refuse a phone that was bound after the backup with -35")
     else:
         click.echo("binds are refused until `bindings reconcile` has compared everything with the provider's list")
+    if has_journal:
+        output.message(
+            "Run `bindings erase --replay` before a replica starts: the backup has what was erased since."
+        )
 
 
 @db.command()

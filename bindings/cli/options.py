@@ -59,6 +59,19 @@ class PhoneNumber(click.ParamType[Any]):
         return _next_line(field="phone" if param is None or param.name is None else param.name)
 
 
+class PhoneOnInput(PhoneNumber):
+    """A phone that only standard input may have: the command is kept in the history of a shell."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the next line."""
+        from bindings.errors import FieldError, InvalidRequest
+
+        if value != "-":
+            message = "must be -, for a line of standard input: others see the options of a command"
+            raise InvalidRequest([FieldError("phone", message)])
+        return super().convert(value, param, ctx)
+
+
 class PointInTime(click.ParamType[Any]):
     """A time, or how long ago it was: 24h, 7d, 90min, 30s. The service reads any other text."""
 
@@ -96,6 +109,11 @@ def _next_line(*, field: str) -> str:
 def phone_option(*names: str, help_text: str) -> Callable[[Command], Command]:
     """Return an option for a phone, which may be `-`. Each `-` takes a line, in the order of the command line."""
     return click.option(*names, type=PhoneNumber(), metavar="DIGITS|-", help=help_text)
+
+
+phone_on_input = click.option(
+    "--phone", type=PhoneOnInput(), metavar="-", help="The real phone: - for a line of standard input."
+)
 
 
 def port(value: object) -> int:

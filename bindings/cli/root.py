@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "serve": "serve:serve",
         "scheduler": "run:scheduler",
         "keys": "keys:keys",
+        "erase": "erase:erase",
         "doctor": "doctor:doctor",
         "config": "doctor:config",
         "mark-absent": "bind:mark_absent",

@@ -87,6 +87,7 @@ class EventKind(StrEnum):
     ADMINISTERED = "administered"
     PHONE_SEARCHED = "phone_searched"
     BUDGET_USED_UP = "budget_used_up"
+    ERASED = "erased"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
 
@@ -227,6 +228,8 @@ class Binding:
     @property
     def is_replaceable(self) -> bool:
         """Return whether a successor may take over from it, if every successor that it has had has failed."""
+        if self.phone_a.is_erased or self.phone_b.is_erased:
+            return False
         is_offered = self.state is State.ACTIVE and self.unbind_requested_at is None
         was_replaced = self.replaced_by is not None and self.state in (State.ACTIVE, State.UNBOUND)
         return is_offered or was_replaced or self.state is State.EXPIRED

@@ -9,6 +9,8 @@ from __future__ import annotations
 from bindings.domain.calling_codes import CALLING_CODES
 
 NATIONAL_DIGITS = (2, 17)  # the fewest and the most that can follow a country calling code
+ERASED = "erased"  # what is shown of an erased phone
+ERASED_MARK = "x"  # begins what is stored of one; no digits do
 MAX_DIGITS = 20  # the provider's limit: docs/reference/provider-api.md#1-bind
 
 
@@ -19,12 +21,17 @@ class Phone:
     hashable: in a dict or a set it is found by a Phone or by the digits. Text with a "+" has another hash: make a
     Phone of it before it is used as a key. Raises ValueError (whose text never repeats the value) for anything but
     1-20 ASCII digits with an optional leading "+".
+
+    A phone that was erased from a row (`is_erased`) is shown as "erased", also by `.digits`. It equals no number
+    and no other erased phone, and no call accepts it.
     """
 
     __slots__ = ("_digits",)
     _digits: str
 
     def __init__(self, number: str | Phone, *, min_digits: int = 1) -> None:
+        if isinstance(number, Phone) and number.is_erased:
+            raise ValueError("must be a phone number: this one was erased")
         digits = number.digits if isinstance(number, Phone) else _digits(number)
         if not min_digits <= len(digits) <= MAX_DIGITS:
             raise ValueError(f"must have {min_digits} to {MAX_DIGITS} digits")
@@ -40,7 +47,12 @@ class Phone:
     @property
     def digits(self) -> str:
         """Return the full number. Personal data: keep it out of logs, URLs and error texts."""
-        return self._digits
+        return ERASED if self.is_erased else self._digits
+
+    @property
+    def is_erased(self) -> bool:
+        """Return whether the number was erased."""
+        return self._digits.startswith(ERASED_MARK)
 
     @property
     def key(self) -> str:
@@ -50,7 +62,7 @@ class Phone:
     def country_code(self) -> int | None:
         """Return the country calling code, or None if the digits are not an international number."""
         # No calling code is a prefix of another: the prefix decides, in a fiftieth of the time that parsing takes.
-        for length in range(1, 0 if self._digits.startswith("0") else 4):
+        for length in range(1, 0 if self._digits.startswith(("0", ERASED_MARK)) else 4):
             code, national_digits = int(self._digits[:length]), len(self._digits) - length
             if code in CALLING_CODES and NATIONAL_DIGITS[0] <= national_digits <= NATIONAL_DIGITS[1]:
                 return code
@@ -68,10 +80,10 @@ class Phone:
         return hash(self._digits)
 
     def __str__(self) -> str:
-        return mask(self._digits)
+        return ERASED if self.is_erased else mask(self._digits)
 
     def __repr__(self) -> str:
-        return f"Phone({mask(self._digits)})"
+        return f"Phone({self})"
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Phone.stored, (self._digits,))

@@ -40,6 +40,7 @@ LIMITS = {
     "provider_status": 16,
     "state_reason": 64,
     "reason": 255,
+    "ticket": 64,
     "actor": 128,
     "request_id": 128,
     "name": 64,

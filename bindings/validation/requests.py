@@ -372,6 +372,18 @@ def reason(value: object) -> str:
     return checked or ""
 
 
+def erasure(*, phone: object, reason: object, ticket: object) -> tuple[Phone, str, str | None]:
+    """Return the phone of an erasure, why it is erased, and the id of its ticket."""
+    errors = FieldErrors()
+    checked_phone = errors.check("phone", fields.phone, phone)
+    checked_reason = errors.check("reason", fields.single_line("reason"), reason)
+    checked_ticket = errors.optional("ticket", fields.single_line("ticket"), ticket)
+    errors.raise_if_any()
+    if checked_phone is None or checked_reason is None:
+        raise AssertionError("unreachable: each missing value is a field error")
+    return checked_phone, checked_reason, checked_ticket
+
+
 def optional_reason(value: object) -> str | None:
     """Return a reason, or None if there is none."""
     return None if value is None else reason(value)

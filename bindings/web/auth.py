@@ -319,6 +319,8 @@ class Authenticator:
 
 def _reason_fields(event: Event) -> tuple[str, ...]:
     """Return the fields of an event's detail in which its actor gives reasons in its own words."""
+    if event.kind == EventKind.ERASED:
+        return ("ticket",)
     return ("because", "reason") if event.kind == EventKind.UNBIND_REQUESTED else ("because",)
 
 

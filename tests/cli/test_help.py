@@ -38,6 +38,7 @@ OPERATION = [
     "config",
     "db",
     "keys",
+    "erase",
     "serve",
     "webhooks",
     "simulator",

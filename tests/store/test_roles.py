@@ -31,6 +31,7 @@ from tests.service.harness import APP, A, C, D, E, F, G, H, ServiceHarness, feed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bindings.service import BindingService
 
@@ -216,3 +217,15 @@ def test_first_key_is_recorded_by_the_owner_and_accepted_by_the_service(
     finally:
         restricted_database.close()
         owners_database.close()
+
+
+def test_role_of_the_application_cannot_erase(harness: ServiceHarness, tmp_path: Path) -> None:
+    journal = tmp_path / "erasures"
+    service = harness.open(erasure_journal=str(journal))
+    with pytest.raises(
+        errors.InvalidRequest, match="BINDINGS_DATABASE_URL must name the role that owns the tables"
+    ):
+        service.erasure.erase(phone=A, reason="request 17")
+    with pytest.raises(errors.InvalidRequest, match="owns the tables"):
+        service.erasure.replay()
+    assert not journal.exists()

@@ -38,6 +38,7 @@ _HIDDEN_DETAILS = frozenset(
     }
 )
 # Details that are part of the sentence, of the provider's response, or are listed under another name.
+_WITH_OWN_REASON = (EventKind.UNBIND_REQUESTED, EventKind.SHORTENED, EventKind.REVEALED, EventKind.ERASED)
 _DETAILS_IN_SENTENCE = frozenset({"status", "said", "reason", "because"})
 
 
@@ -138,6 +139,8 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
             return "A reader searched by a full phone"
         case EventKind.BUDGET_USED_UP:
             return "An API key used up a budget of questions"
+        case EventKind.ERASED:
+            return "The phone of a party was erased on request, with what names the person"
         case EventKind.EXPIRES_SOON:
             return "Expiry warning recorded"
         case EventKind.POOL_LOW:
@@ -182,9 +185,7 @@ def _details(event: Event) -> tuple[tuple[str, str], ...]:
         and value is not None
         and not isinstance(value, list | dict)
     ]
-    if event.kind in (EventKind.UNBIND_REQUESTED, EventKind.SHORTENED, EventKind.REVEALED) and detail.get(
-        "reason"
-    ):
+    if event.kind in _WITH_OWN_REASON and detail.get("reason"):
         details.insert(0, ("reason", str(detail["reason"])))
     if detail.get("because"):
         details.insert(0, ("reason", str(detail["because"])))
