@@ -191,3 +191,11 @@ def test_every_module_is_imported_with_the_packages_of_the_production_lock_only(
         "print(len([importlib.import_module(name) for name in names]))"
     )
     assert int(isolated(packages, code, folder=tmp_path)) > 100
+
+
+def test_make_demo_says_what_it_installs_and_installs_the_lock_of_the_demo_only(tmp_path: Path) -> None:
+    commands = output("make", "--dry-run", "--always-make", "--directory", str(ROOT), "demo", folder=tmp_path)
+    message, install = (commands.index(text) for text in ('echo "Installing', "requirements/demo.txt\n"))
+    assert message < install < commands.index("-m bindings demo")
+    assert "requirements/dev.txt" not in commands
+    assert "--quiet --require" not in commands, "pip or uv shows the progress"
