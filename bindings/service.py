@@ -18,6 +18,7 @@ from bindings.access.erasure import Erasure
 from bindings.access.investigation import Investigation
 from bindings.access.phone_searches import PhoneSearches
 from bindings.access.sessions import Sessions
+from bindings.access.subject import SubjectAccess
 from bindings.clock import SYSTEM_CLOCK
 from bindings.jobs.maintenance import Maintenance
 from bindings.jobs.run_control import RunControl
@@ -162,6 +163,11 @@ class BindingService:
     def erasure(self) -> Erasure:
         """The erasure of a person's phone."""
         return Erasure(self.runtime)
+
+    @property
+    def subject_access(self) -> SubjectAccess:
+        """The records about one person, for an access request."""
+        return SubjectAccess(self.runtime)
 
     @property
     def maintenance(self) -> Maintenance:

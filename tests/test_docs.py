@@ -31,6 +31,7 @@ from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
 from bindings.store import reserve
 from bindings.store.engine import _timeouts as connection_timeouts
+from bindings.store.schema import metadata
 from bindings.web import problems
 from bindings.web.api import openapi
 from tests.web.conftest import alone
@@ -186,6 +187,15 @@ def test_each_thing_has_the_word_of_the_glossary(page: Path) -> None:
         text = page.read_text(encoding="utf-8")
         assert not re.findall(r"(?i)\b(?:older|newer|newest|old|new|later|previous|two) releases?\b", text)
         assert not re.findall(r"(?i)\blife\b", text)
+
+
+def test_every_column_is_on_the_page_of_data_protection_and_no_other() -> None:
+    page = (ROOT / "docs" / "explanation" / "data-protection.md").read_text(encoding="utf-8")
+    documented = {}
+    for heading in re.finditer(r"^### `(\w+)`.*?(?=^### |\Z)", page, re.MULTILINE | re.DOTALL):
+        rows = re.findall(r"^\| (`.*?`) \|", heading[0], re.MULTILINE)
+        documented[heading[1]] = sorted(re.findall(r"`(\w+)`", " ".join(rows)))
+    assert documented == {table.name: sorted(table.columns.keys()) for table in metadata.sorted_tables}
 
 
 @every_page

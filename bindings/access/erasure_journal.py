@@ -51,9 +51,14 @@ class ErasureJournal:
         self._path = Path(path)
         self._key_path = Path(f"{path}{KEY_SUFFIX}")
 
+    @property
+    def exists(self) -> bool:
+        """Return whether an erasure has made the journal."""
+        return self._path.exists()
+
     def prepare(self) -> None:
         """Create the journal and its key if neither exists; refuse a journal whose key is missing or another."""
-        if not self._path.exists() and not self._key_path.exists():
+        if not self.exists and not self._key_path.exists():
             _create(self._key_path, secrets.token_bytes(KEY_BYTES))
             _create(self._path, _line({"key_check": _key_check(self._key())}))
         self.entries()

@@ -101,6 +101,15 @@ def events(
             _write(rows, field_names(Event), chosen_format, path, written, noun="events")
 
 
+def write_records(
+    service: BindingService, records: Iterable[dict[str, Any]], *, view: str, path: str, reason: str
+) -> int:
+    """Write plain records to a file as NDJSON, record the export, and return how many there were."""
+    with _record_export(service, view, (None, None), "ndjson", reason) as written:
+        _write(records, [], "ndjson", path, written, noun="rows")
+    return written.row_count
+
+
 def _row_format(option: str | None, *, as_json: bool) -> str:
     from bindings.errors import FieldError, InvalidRequest
 

@@ -48,6 +48,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "scheduler": "run:scheduler",
         "keys": "keys:keys",
         "erase": "erase:erase",
+        "subject": "subject:subject",
         "doctor": "doctor:doctor",
         "config": "doctor:config",
         "mark-absent": "bind:mark_absent",

@@ -18,7 +18,13 @@ from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
-from bindings.monitoring import activity_checks, circuit_checks, clock_checks, encryption_checks
+from bindings.monitoring import (
+    activity_checks,
+    circuit_checks,
+    clock_checks,
+    encryption_checks,
+    personal_data_checks,
+)
 from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
 from bindings.provider.client import ProviderClient
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from bindings.settings import Settings
 
 CHECKS_WITHOUT_EFFECT_ON_BINDS = {
+    "erasures",
     "feed",
     "reconciliation",
     "scheduler",
@@ -64,13 +71,18 @@ def service_checks(runtime: Runtime) -> tuple[Check, ...]:
     return (
         encryption_checks.of_provider(runtime.settings),
         *circuit_checks.of_circuits(runtime.client),
-        *_activity_checks(runtime.database),
+        *_activity_checks(runtime.database, runtime.settings),
     )
 
 
-def _activity_checks(database: Database) -> list[Check]:
-    """Return the checks of what happened lately, as far as the database can be read."""
-    return [_run_check(name, partial(probe, database)) for name, probe in activity_checks.ACTIVITY_CHECKS.items()]
+def _activity_checks(database: Database, config: Settings) -> list[Check]:
+    """Return the checks of what happened lately and of what is kept, as far as the database can be read."""
+    of_database = activity_checks.ACTIVITY_CHECKS.items()
+    with_settings = personal_data_checks.PERSONAL_DATA_CHECKS.items()
+    return [
+        *(_run_check(name, partial(probe, database)) for name, probe in of_database),
+        *(_run_check(name, partial(probe, database, config)) for name, probe in with_settings),
+    ]
 
 
 def _red_if_old(check: Check) -> Check:
@@ -157,7 +169,8 @@ STORED_CHECKS = (
     "reconcile_duration",
     "orphans",
 )
-DATABASE_CHECKS = (*STORED_CHECKS, *activity_checks.ACTIVITY_CHECKS)
+_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *personal_data_checks.PERSONAL_DATA_CHECKS)
+DATABASE_CHECKS = (*STORED_CHECKS, *_ACTIVITY_NAMES)
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
@@ -172,9 +185,9 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
         checks = database_checks(database, config)
         unreadable = next((check.name for check in checks[:2] if check.level is Level.RED), None)
         checks += (
-            _activity_checks(database)
+            _activity_checks(database, config)
             if unreadable is None
-            else [_skipped(name, because=unreadable) for name in activity_checks.ACTIVITY_CHECKS]
+            else [_skipped(name, because=unreadable) for name in _ACTIVITY_NAMES]
         )
         with suppress(Exception):  # without that evidence a refused list is red
             return checks, circuit_checks.bind_accepted_without_list(database)

@@ -22,6 +22,7 @@ from bindings.domain.phone import ERASED_MARK
 from bindings.store import account, events, phones, reserve
 from bindings.store.bindings import in_state, release_owed, version_columns
 from bindings.store.column_types import BindingId
+from bindings.store.schema import account as account_table
 from bindings.store.schema import bindings, holds, refusals, searches, tallies, texts
 from bindings.store.schema import events as events_table
 
@@ -208,6 +209,12 @@ def is_complete(connection: Connection, erasure_id: str) -> bool:
         events_table.c.binding_id.is_(None),
     )
     return connection.execute(statement.limit(1)).first() is not None
+
+
+def kept_from(connection: Connection) -> datetime | None:
+    """Return the instant before which retention may have deleted the events of an erasure, or None."""
+    instant: datetime | None = connection.execute(select(account_table.c.kept_from)).scalar()
+    return instant
 
 
 def count(connection: Connection, phone: Phone, now: datetime, *, until: datetime | None) -> dict[str, int]:

@@ -384,6 +384,17 @@ def erasure(*, phone: object, reason: object, ticket: object) -> tuple[Phone, st
     return checked_phone, checked_reason, checked_ticket
 
 
+def subject(*, phone: object, reason: object, output: object) -> tuple[str, str]:
+    """Return the file that an access request is written to, and its reason, if its phone is one."""
+    errors = FieldErrors()
+    errors.check("phone", fields.phone, phone)
+    checked_reason = errors.check("reason", fields.single_line("reason"), reason)
+    if not isinstance(output, str) or output in ("", "-"):
+        errors.add("output", "must name a file: no phone is written to standard output")
+    errors.raise_if_any()
+    return str(output), checked_reason or ""
+
+
 def optional_reason(value: object) -> str | None:
     """Return a reason, or None if there is none."""
     return None if value is None else reason(value)

@@ -39,6 +39,7 @@ OPERATION = [
     "db",
     "keys",
     "erase",
+    "subject",
     "serve",
     "webhooks",
     "simulator",

@@ -42,6 +42,7 @@ MODULES = (
     "monitoring/clock_checks.py",
     "monitoring/encryption_checks.py",
     "monitoring/feed_check.py",
+    "monitoring/personal_data_checks.py",
     "monitoring/protection_checks.py",
     "monitoring/replica_check.py",
 )

@@ -846,6 +846,14 @@ PROTECTION = (
     " and {} more",
     "run the SQL of `bindings db grants` as the owner of the tables",
 )
+PERSONAL_DATA = (
+    "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set",
+    "what has ended is deleted after {} days",
+    "there is no journal of erasures",
+    "every erasure of the journal is carried out",
+    "the journal has {} erasure(s) that this database has not carried out",
+    "run `bindings erase --replay` as the owner of the tables: a restore may have brought people back",
+)
 # The other tests that hold a sentence, by file.
 ELSEWHERE = {
     **dict.fromkeys(PROTECTION, "tests/store/test_protection.py"),
@@ -853,6 +861,7 @@ ELSEWHERE = {
         "tests/store/test_file_modes.py"
     ),
     "run `chmod 600 {}`": "tests/store/test_file_modes.py",
+    **dict.fromkeys(PERSONAL_DATA, "tests/service/test_erasure.py"),
     "{}; permission is denied for schema {}": "tests/cli/test_doctor.py",
     "is stopping": "tests/web/test_ops.py",
     "no job is stalled": "tests/web/test_ops.py",

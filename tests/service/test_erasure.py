@@ -21,6 +21,8 @@ from bindings.access.erasure_journal import ErasureJournal, JournalEntry
 from bindings.domain.binding import EventKind, State
 from bindings.domain.phone import Phone
 from bindings.domain.serialization import to_plain
+from bindings.monitoring import health
+from bindings.monitoring.check import Level
 from bindings.store import erasure as rows
 from bindings.store import holds as hold_rows
 from bindings.store.account import register_scope
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from bindings.access.erasure import ErasureResult
     from bindings.domain.binding import Binding
+    from bindings.monitoring.check import Check
     from bindings.service import BindingService
     from bindings.store.database import Transaction
 
@@ -506,3 +509,36 @@ def test_refusals_table_has_only_rows_of_others(harness: ServiceHarness, eraser:
             harness.bind(*phones)
     assert erase(eraser).refusals == 2
     assert [refusal.phone_a for refusal in harness.service.search_refusals().data] == [B]
+
+
+def check_of(service: BindingService, name: str) -> Check:
+    checks = {check.name: check for check in health.service_checks(service.runtime)}
+    return checks[name]
+
+
+def test_check_is_red_while_an_erasure_of_the_journal_is_not_carried_out(
+    harness: ServiceHarness, eraser: BindingService
+) -> None:
+    assert check_of(harness.service, "erasures").seen == "there is no journal of erasures"
+    assert check_of(eraser, "erasures").seen == "there is no journal of erasures"
+    ended(harness)
+    with dies_at("erase.after_journal"), pytest.raises(DiedError):
+        erase(eraser)
+    check = check_of(eraser, "erasures")
+    assert (check.level, check.seen) == (
+        Level.RED,
+        "the journal has 1 erasure(s) that this database has not carried out",
+    )
+    assert check.todo == (
+        "run `bindings erase --replay` as the owner of the tables: a restore may have brought people back"
+    )
+    eraser.erasure.replay()
+    check = check_of(eraser, "erasures")
+    assert (check.level, check.seen) == (Level.OK, "every erasure of the journal is carried out")
+
+
+def test_check_says_how_long_data_is_kept(harness: ServiceHarness) -> None:
+    check = check_of(harness.service, "retention")
+    assert check.seen == "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set"
+    check = check_of(harness.open(retention_days=180), "retention")
+    assert check.seen == "what has ended is deleted after 180 days"

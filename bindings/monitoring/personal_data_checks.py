@@ -1,0 +1,48 @@
+"""Checks of what is kept about people: whether anything is deleted, and whether every erasure is carried out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bindings.access.erasure_journal import ErasureJournal
+from bindings.monitoring.check import Check, Level
+from bindings.store import erasure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bindings.settings import Settings
+    from bindings.store.database import Database
+
+NEWEST = 100  # entries of the journal that are compared
+
+
+def of_retention(database: Database, config: Settings) -> Check:  # noqa: ARG001 -- as the other checks
+    """Return how long bindings and events are kept."""
+    if config.retention_days is None:
+        observed = "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set"
+        return Check(name="retention", level=Level.OK, seen=observed)
+    observed = f"what has ended is deleted after {config.retention_days} days"
+    return Check(name="retention", level=Level.OK, seen=observed)
+
+
+def of_erasures(database: Database, config: Settings) -> Check:
+    """Return red if the journal has an erasure that this database has not carried out, as after a restore."""
+    name = "erasures"
+    journal = None if config.erasure_journal is None else ErasureJournal(config.erasure_journal)
+    if journal is None or not journal.exists:
+        return Check(name=name, level=Level.OK, seen="there is no journal of erasures")
+    kept_from = database.read(erasure.kept_from)
+    newest = [entry for entry in journal.entries() if kept_from is None or entry.at >= kept_from][-NEWEST:]
+    missing = [entry for entry in newest if not database.read(erasure.is_complete, entry.id)]
+    if not missing:
+        return Check(name=name, level=Level.OK, seen="every erasure of the journal is carried out")
+    observed = f"the journal has {len(missing)} erasure(s) that this database has not carried out"
+    todo = "run `bindings erase --replay` as the owner of the tables: a restore may have brought people back"
+    return Check(name=name, level=Level.RED, seen=observed, todo=todo)
+
+
+PERSONAL_DATA_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
+    "retention": of_retention,
+    "erasures": of_erasures,
+}
