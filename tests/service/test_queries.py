@@ -251,7 +251,7 @@ def test_every_event_is_read_with_the_reference_of_its_binding(harness: ServiceH
         harness.bind(A, E, reference="order-43")
     harness.service.unbind(binding.id)
     feed_has_caught_up(harness.service)
-    expected = {binding.id: "order-42", without.id: None, None: None}
+    expected = {binding.id: "order-42", without.id: None, None: "order-43"}  # None: of the refused bind
     service, actor = harness.service, binding.actor
     for events in (
         service.history(binding.id),
