@@ -166,6 +166,7 @@ def run_with_kills(
             sweep_interval_s="0.3",
             timestamp_tolerance_s=str(TOLERANCE_S),
             provider_timeout_s="2",
+            phone_search_budget="10000",  # most lookups match nothing
         )
         with BindingService.open(**_settings_values(url, simulator)) as service:
             service.webhooks.add(url=receiver.url)
