@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.encoding import sha256
+from bindings.secret_files import mode_for_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -126,16 +127,15 @@ def create_key_file(path: str, field: str) -> SigningKey:
 def load_signing_key(path: str, field: str) -> SigningKey:
     """Return the private key of a file. Raises `InvalidRequest` that names `field`, without the file's content.
 
-    The file must not allow other users, if it belongs to the user of this process.
+    Other users must not be allowed to use the file; its group may, if another user owns it.
     """
     with require_library(field):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     status, content = _read(path, field)
-    if status.st_uid == os.getuid() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(status.st_mode)
+    if (mode := mode_for_others(status)) is not None:
         raise InvalidRequest(
-            [FieldError(field, f"names a file that allows other users ({mode:04o}); run `chmod 600` on it")]
+            [FieldError(field, f"names a file that allows other users ({mode}); run `chmod 600` on it")]
         )
     try:
         private = load_pem_private_key(content, password=None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
+from bindings.secret_files import mode_for_others
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ FILE, COMMAND = "BINDINGS_PHONE_KEYS_FILE", "BINDINGS_PHONE_KEYS_COMMAND"
 COMMAND_TIMEOUT_S = 30.0
 MAX_NUMBER = 32_767
 SIZES = {"index": INDEX_KEY_BYTES, "data": DATA_KEY_BYTES}
-OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load(settings: Settings) -> PhoneKeys | None:
@@ -65,8 +65,7 @@ def write_new(path: Path) -> None:
 def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if os.name == "posix" and mode & OTHER_USERS:
+            if mode_for_others(os.fstat(file.fileno())) is not None:
                 command = f"chmod 600 {shlex.quote(str(path))}"
                 raise _wrong(FILE, f"names a file that other users may open: run `{command}`")
             return file.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,18 @@ def test_service_with_a_wrong_key_file_does_not_open(
         path.chmod(mode)
     with pytest.raises(errors.InvalidRequest, match=f"{NAME}.*{message}"):
         harness.open(seal_key_file=str(path))
+
+
+def test_group_may_read_a_key_file_that_another_user_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "key.pem"
+    key = create_key_file(str(path), NAME)
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    path.chmod(0o440)  # as a secret is mounted in a container
+    assert load_signing_key(str(path), NAME).key_id == key.key_id
+    path.chmod(0o444)
+    with pytest.raises(errors.InvalidRequest, match=r"allows other users \(0444\)"):
+        load_signing_key(str(path), NAME)
 
 
 def test_public_keys_of_another_kind_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import stat
 import sys
@@ -77,6 +78,16 @@ def test_file_that_others_may_open_is_refused_with_the_command_that_corrects_it(
     file = write_ring(tmp_path / "the keys")
     file.chmod(mode)
     assert f"chmod 600 {shlex.quote(str(file))}" in refusal(phone_keys_file=str(file))
+
+
+def test_group_may_open_a_file_that_another_user_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_ring(tmp_path / "keys")
+    owner = file.stat().st_uid
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    file.chmod(0o440)  # as a secret is mounted in a container
+    assert keys_of(phone_keys_file=str(file)) is not None
+    file.chmod(0o444)
+    assert "other users may open" in refusal(phone_keys_file=str(file))
 
 
 INDEX, DATA = ring()["index"]["1"], ring()["data"]
