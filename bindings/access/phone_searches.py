@@ -36,39 +36,34 @@ class PhoneSearches:
             lambda tx: events.append_without_binding(tx, EventKind.PHONE_SEARCHED, self._caller, detail)
         )
 
-    def record_for_key(
-        self, question: str, *, has_match: bool, is_counted: bool, key_id: str | None
-    ) -> int | None:
+    def record_for_key(self, question: str, *, has_match: bool, is_counted: bool) -> int | None:
         """Record a question with a full phone before it is answered, and return None if it may be answered.
 
-        Otherwise the budget of the key is used up, for as many seconds as are returned. `is_counted` is whether
-        the question takes one from it.
+        Otherwise the budget of the caller's key is used up, for as many seconds as are returned. `is_counted` is
+        whether the question takes one from it.
         """
-        detail = {"question": question, "match": has_match, "key_id": key_id}
+        detail = {"question": question, "match": has_match}
 
         def work(tx: Transaction) -> UsedUp | None:
-            used_up = self._use(tx, Budget.PHONE_SEARCHES, key_id, is_counted=is_counted)
+            used_up = self._use(tx, Budget.PHONE_SEARCHES, is_counted=is_counted)
             if used_up is None:
                 events.append_without_binding(tx, EventKind.PHONE_SEARCHED, self._caller, detail)
             return used_up
 
         return _seconds_left(self._database.write(work))
 
-    def count_held_answer(self, *, key_id: str | None) -> int | None:
+    def count_held_answer(self) -> int | None:
         """Count a check whose answer is that another caller holds a phone; returns as `record_for_key` does."""
-        return _seconds_left(
-            self._database.write(lambda tx: self._use(tx, Budget.HELD_ANSWERS, key_id, is_counted=True))
-        )
+        return _seconds_left(self._database.write(lambda tx: self._use(tx, Budget.HELD_ANSWERS, is_counted=True)))
 
-    def _use(self, tx: Transaction, budget: Budget, key_id: str | None, *, is_counted: bool) -> UsedUp | None:
+    def _use(self, tx: Transaction, budget: Budget, *, is_counted: bool) -> UsedUp | None:
         limit = self.limit(budget)
-        used_up = budgets.use(tx, self._caller, key_id, budget, limit=limit, amount=int(is_counted))
+        used_up = budgets.use(tx, self._caller, budget, limit=limit, amount=int(is_counted))
         if used_up is not None and used_up.is_first:
             detail: dict[str, Any] = {
                 "budget": budget.value,
                 "limit": limit,
                 "until": to_plain(used_up.until),
-                "key_id": key_id,
             }
             events.append_without_binding(tx, EventKind.BUDGET_USED_UP, self._caller, detail)
         return used_up

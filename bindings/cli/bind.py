@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -234,14 +234,11 @@ def unbind(
         _unbind_one(binding_id, reason=reason, after_s=after_s, as_json=as_json)
         return
     with context.open_service(as_json=as_json) as service, options.report_missing(reason=reason):
-        result = service.unbind_all(
-            phone=phone,
-            middle_number=middle_number,
-            reference=reference,
-            reason=reason or "",
-            dry_run=dry_run,
-            token=token,
-        )
+        chosen: dict[str, Any] = selection | {"reason": reason or ""}
+        if phone is not None:
+            listed = service.unbind_all(**chosen, dry_run=True)
+            context.record_search(service, "unbind", phone, has_match=bool(listed.bindings))
+        result = service.unbind_all(**chosen, dry_run=dry_run, token=token)
     if as_json:
         output.emit(result)
     else:

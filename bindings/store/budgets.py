@@ -32,11 +32,9 @@ class UsedUp:
     is_first: bool
 
 
-def use(
-    tx: Transaction, caller: Caller, key_id: str | None, budget: Budget, *, limit: int, amount: int
-) -> UsedUp | None:
-    """Add `amount` to what the key has used; return None, or `UsedUp` if nothing is left of the limit."""
-    row_key = {"actor": caller.actor, "key_id": key_id or "", "budget": budget.value}
+def use(tx: Transaction, caller: Caller, budget: Budget, *, limit: int, amount: int) -> UsedUp | None:
+    """Add `amount` to what the caller's key has used; return None, or `UsedUp` if nothing is left of the limit."""
+    row_key = {"actor": caller.actor, "key_id": caller.key_id or "", "budget": budget.value}
     row = tx.connection.execute(_lock_row(tx.dialect), row_key).one()
     used, began_at = row.used, row.began_at
     if not began_at <= row.now < began_at + WINDOW:

@@ -33,7 +33,6 @@ def record_question(
         question,
         has_match=has_match,
         is_counted=not has_match if is_counted is None else is_counted,
-        key_id=principal.key_id,
     )
     if retry_after_s is not None:
         limit = service.phone_searches.limit(Budget.PHONE_SEARCHES)
@@ -58,7 +57,7 @@ class HeldAnswers:
 
     def count(self, service: BindingService, principal: Principal) -> None:
         """Count an answer, before it is shown. Raises `BudgetUsedUp`: then it must not be shown."""
-        retry_after_s = service.phone_searches.count_held_answer(key_id=principal.key_id)
+        retry_after_s = service.phone_searches.count_held_answer()
         if retry_after_s is not None:
             self._refused_until[principal.actor, principal.key_id] = time.monotonic() + retry_after_s
             raise _used_up(service, retry_after_s)

@@ -437,6 +437,7 @@ SEARCHING = {
     "trace": ["trace", "{middle_number}", "--at", "{at}", "--party", "{phone}"],
     "check": ["check", "--phone-a", "{phone}", "--phone-b", E, "--mode", "AXB"],
     "refusals": ["refusals", "--phone", "{phone}"],
+    "unbind": ["unbind", "--phone", "{phone}", "--reason", "complaint", "--dry-run"],
 }
 
 

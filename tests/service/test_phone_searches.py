@@ -26,10 +26,8 @@ ANN = "0199bbbb-7c5a-7d52-9b6e-2f1c8a4d7e90"
 LIMIT = 3
 
 
-def ask(service: BindingService, *, key_id: str = EVE, has_match: bool = False) -> int | None:
-    return service.phone_searches.record_for_key(
-        "lookup", has_match=has_match, is_counted=not has_match, key_id=key_id
-    )
+def ask(service: BindingService, *, has_match: bool = False) -> int | None:
+    return service.phone_searches.record_for_key("lookup", has_match=has_match, is_counted=not has_match)
 
 
 def recorded(harness: ServiceHarness) -> list[tuple[str, dict[str, Any]]]:
@@ -41,33 +39,33 @@ def recorded(harness: ServiceHarness) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_each_question_is_recorded_and_those_without_a_match_are_counted(harness: ServiceHarness) -> None:
-    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve", request_id="req-1")
+    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve", key_id=EVE, request_id="req-1")
     assert [ask(eve, has_match=has_match) for has_match in (True, True, True, True, False)] == [None] * 5
     assert recorded(harness) == [
-        (EventKind.PHONE_SEARCHED, {"question": "lookup", "match": match, "key_id": EVE})
+        (EventKind.PHONE_SEARCHED, {"question": "lookup", "match": match})
         for match in (True, True, True, True, False)
     ]
     (event, *_) = eve.export_events()
-    assert (event.actor, event.request_id, event.binding_id) == ("key:eve", "req-1", None)
+    assert (event.actor, event.key_id, event.request_id, event.binding_id) == ("key:eve", EVE, "req-1", None)
 
 
 def test_past_the_budget_every_question_is_refused_with_one_event(harness: ServiceHarness) -> None:
-    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve")
+    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve", key_id=EVE)
     assert [ask(eve) for _ in range(LIMIT)] == [None] * LIMIT
     harness.clock.advance(600)
     assert [ask(eve, has_match=has_match) for has_match in (False, True, False)] == [3_000] * 3
     until = (harness.clock.at + timedelta(seconds=3_000)).isoformat().replace("+00:00", "Z")
-    used_up = {"budget": "phone_searches", "limit": LIMIT, "until": until, "key_id": EVE}
+    used_up = {"budget": "phone_searches", "limit": LIMIT, "until": until}
     assert recorded(harness)[LIMIT:] == [(EventKind.BUDGET_USED_UP, used_up)]
 
 
 def test_budget_holds_after_a_restart_for_each_key_and_ends_with_its_hour(harness: ServiceHarness) -> None:
-    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve")
+    eve = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve", key_id=EVE)
     for _ in range(LIMIT):
         ask(eve)
-    again = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve")
+    again = harness.open(phone_search_budget=LIMIT).as_caller(actor="key:eve", key_id=EVE)
     assert ask(again) is not None
-    assert ask(again, key_id=ANN) is None
+    assert ask(again.as_caller(actor="key:eve", key_id=ANN)) is None
     assert ask(again.as_caller(actor="key:ann")) is None
     harness.clock.advance(WINDOW.total_seconds() - 1)
     assert ask(again) == 1
@@ -78,7 +76,7 @@ def test_budget_holds_after_a_restart_for_each_key_and_ends_with_its_hour(harnes
 
 
 def test_clock_that_was_set_back_refuses_no_key_for_longer_than_an_hour(harness: ServiceHarness) -> None:
-    eve = harness.open(phone_search_budget=1).as_caller(actor="key:eve")
+    eve = harness.open(phone_search_budget=1).as_caller(actor="key:eve", key_id=EVE)
     harness.clock.advance(86_400)
     assert (ask(eve), ask(eve)) == (None, 3_600)
     harness.clock.advance(-86_400)
@@ -86,9 +84,9 @@ def test_clock_that_was_set_back_refuses_no_key_for_longer_than_an_hour(harness:
 
 
 def test_budgets_are_counted_apart(harness: ServiceHarness) -> None:
-    service = harness.open(phone_search_budget=1, check_budget=2).as_caller(actor="key:eve")
+    service = harness.open(phone_search_budget=1, check_budget=2).as_caller(actor="key:eve", key_id=EVE)
     assert (ask(service), ask(service)) == (None, 3_600)
-    answers = [service.phone_searches.count_held_answer(key_id=EVE) for _ in range(3)]
+    answers = [service.phone_searches.count_held_answer() for _ in range(3)]
     assert answers == [None, None, 3_600]
     used_up = [detail["budget"] for kind, detail in recorded(harness) if kind == EventKind.BUDGET_USED_UP]
     assert used_up == ["phone_searches", "held_answers"]
@@ -98,9 +96,9 @@ ASKER = """
 import json, sys
 from concurrent.futures import ThreadPoolExecutor
 from bindings.service import BindingService
-service = BindingService.open(actor="key:eve", environment={}, database_url=sys.argv[1], pool_size=10)
-ask = lambda _: service.phone_searches.record_for_key(
-    "lookup", has_match=False, is_counted=True, key_id="0199aaaa-7c5a-7d52-9b6e-2f1c8a4d7e90")
+opened = BindingService.open(environment={}, database_url=sys.argv[1], pool_size=10)
+service = opened.as_caller(actor="key:eve", key_id="0199aaaa-7c5a-7d52-9b6e-2f1c8a4d7e90")
+ask = lambda _: service.phone_searches.record_for_key("lookup", has_match=False, is_counted=True)
 print("ready", flush=True)
 sys.stdin.readline()
 with ThreadPoolExecutor(10) as threads:
@@ -136,7 +134,7 @@ def test_two_processes_together_do_not_pass_the_budget(harness: ServiceHarness) 
 def test_question_that_cannot_be_recorded_takes_nothing(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eve = harness.open().as_caller(actor="key:eve")
+    eve = harness.open().as_caller(actor="key:eve", key_id=EVE)
 
     def fail(*_: object) -> None:
         raise RuntimeError("no event")

@@ -98,7 +98,7 @@ def test_granted_rights_suffice_for_the_service_and_its_jobs(
     service.unbind(harness.bind(C, D).id)
     service.reveal([], reason="drill", what="export")
     searches = harness.open(phone_search_budget=1).phone_searches
-    answers = [searches.record_for_key("find", has_match=False, is_counted=True, key_id=None) for _ in range(2)]
+    answers = [searches.record_for_key("find", has_match=False, is_counted=True) for _ in range(2)]
     assert answers == [None, 3_600]
     harness.simulator.add_foreign_binding(phone_a=E, phone_b=F, app_id=APP)
     service.mark_restored()

@@ -290,7 +290,7 @@ def _phone_searches_page(recorder: _Recorder) -> None:
 
 def _use_budget(recorder: _Recorder) -> None:
     recorder.rows = [[SimpleNamespace(began_at=NOW, used=0, used_up_at=None, now=NOW)]]
-    budgets.use(_transaction(recorder), CALLER, ID, Budget.PHONE_SEARCHES, limit=60, amount=1)
+    budgets.use(_transaction(recorder), CALLER, Budget.PHONE_SEARCHES, limit=60, amount=1)
 
 
 def _unsettled(recorder: _Recorder) -> None:

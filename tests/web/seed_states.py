@@ -10,6 +10,8 @@ import json
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -24,6 +26,7 @@ from bindings.jobs.reconcile import ReconcileResult
 from bindings.jobs.registry import EXPIRE, JOBS
 from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator.rules import middle_numbers
+from bindings.sealing.keys import create_key_file
 from bindings.store import reports, schema, settle
 from bindings.store.deliveries import DeliveryState
 from bindings.webhooks.sender import deliver_pending
@@ -318,7 +321,7 @@ class _Seed:
         service.reveal([], reason=NAMES[2])
         asker = self.harness.open(phone_search_budget=1).as_caller(actor="key:ann").phone_searches
         for has_match in (True, False, False):
-            asker.record_for_key("find", has_match=has_match, is_counted=not has_match, key_id=None)
+            asker.record_for_key("find", has_match=has_match, is_counted=not has_match)
         service.access_log.record_reveal_of_period(since=None, until=self.clock(), reason=MARKUP)
         for view in ("bindings", "events", "number history", "search results", "access log", MARKUP[:64]):
             for reason in (None, MARKUP):
@@ -372,7 +375,10 @@ class _Seed:
         """Run each job once, as the scheduler does; a look has work if there is a young doubt."""
         self.doubt()
         self.clock.advance(30)
-        runner = JobRunner(self.service.runtime)
+        with TemporaryDirectory() as folder:
+            key_file = str(Path(folder) / "seal.pem")
+            create_key_file(key_file, "key")
+            runner = JobRunner(self.harness.open(seal_key_file=key_file).runtime)
         for job in JOBS:
             runner.run_once_per_period(job, period_s=60.0)
 

@@ -9,6 +9,7 @@ from bindings.jobs.registry import RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.lifecycle import replace
 from bindings.web import problems
+from bindings.web.middleware import MAX_BODY_BYTES
 from tests.service.harness import A, B, C, D, E
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def test_wrong_fields_are_named_and_nothing_is_replaced(running: Running, simula
         refused = call_replace(running, binding_id, fields, headers)
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid-request"), fields
         assert sorted(error["field"] for error in refused.json()["errors"]) == wrong, fields
-    too_large = running.session.post(f"{running.url}/v1/bindings/{binding_id}/replace", data=b"{" + b" " * 16_384)
+    too_large = running.session.post(
+        f"{running.url}/v1/bindings/{binding_id}/replace", data=b"{" + b" " * MAX_BODY_BYTES
+    )
     assert (too_large.status_code, too_large.json()["code"]) == (413, problems.TooLarge.code)
     assert simulator.counts.received.get("unbind", 0) == 0
     assert running.get(f"/v1/bindings/{binding_id}").json()["state"] == "active"
