@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
+from bindings.access.binding_list import BindingList
 from bindings.access.erasure import Erasure
 from bindings.access.investigation import Investigation
 from bindings.access.phone_searches import PhoneSearches
@@ -153,6 +154,11 @@ class BindingService:
     def phone_searches(self) -> PhoneSearches:
         """The record of questions with a full phone. The queries of this class record nothing."""
         return PhoneSearches(self.runtime)
+
+    @property
+    def binding_list(self) -> BindingList:
+        """The list of bindings of the audit console: pages in a chosen order, counts of values, and its export."""
+        return BindingList(self.runtime.database)
 
     @property
     def investigation(self) -> Investigation:
@@ -570,9 +576,12 @@ class BindingService:
         """
         return self._queries.reports(cursor=cursor, limit=limit, cases=cases)
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Return counts of bindings by state, pool and provider status, and of events by kind. Reads every row."""
-        return self._queries.stats()
+    def stats(self, *, since: datetime | str | None = None) -> dict[str, dict[str, int]]:
+        """Return counts of bindings by state, pool and provider status, and of events by kind. Reads every row.
+
+        With `since` only bindings that were requested, and events that happened, at that time or later.
+        """
+        return self._queries.stats(since=since)
 
     def export_bindings(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None

@@ -78,8 +78,17 @@ class AccessLog:
 
         self._database.write(work)
 
-    def record_reveal_of_period(self, *, since: datetime | None, until: datetime | None, reason: str) -> None:
+    def record_reveal_of_period(
+        self,
+        *,
+        since: datetime | None,
+        until: datetime | None,
+        reason: str,
+        filters: dict[str, str] | None = None,
+    ) -> None:
         """Record that the bindings requested from `since` to before `until` are about to be exported in full.
+
+        With `filters` only those that have these values, by the name of the filter; no value may be a phone.
 
         One event for all of them; `Investigation.reveals_of` knows which bindings it covers. Not safe to repeat.
         """
@@ -90,6 +99,8 @@ class AccessLog:
             "from": start,
             "to": end,
         }
+        if filters:
+            detail |= {"what": f"{detail['what']}, filtered", "filters": filters}
         self._database.write(
             lambda tx: events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
         )

@@ -249,4 +249,12 @@ def _contains(export: Event, binding: Binding) -> bool:
         requested_at <= export.at
         and (start is None or datetime.fromisoformat(start) <= requested_at)
         and (end is None or requested_at < datetime.fromisoformat(end))
+        and _has_values(binding, export.detail.get("filters", {}))
     )
+
+
+def _has_values(binding: Binding, filters: dict[str, str]) -> bool:
+    """Return whether the binding has the fixed values that an export was narrowed to."""
+    values = {name: value for name, value in filters.items() if name != "reference_prefix"}
+    begins = (binding.reference or "").startswith(filters.get("reference_prefix", ""))
+    return begins and all(getattr(binding, name) == value for name, value in values.items())

@@ -6,6 +6,8 @@ import click
 
 from bindings.cli import context, options, output
 
+COLOURS = {"ok": "green", "warn": "yellow", "red": "bold red"}  # by level
+
 
 @click.command()
 @options.as_json
@@ -29,6 +31,7 @@ def doctor(command: click.Context, *, as_json: bool) -> None:
         output.table(
             ["", "CHECK", "OBSERVED"],
             [[check.level, check.name, output.escape_unprintable(check.seen)] for check in checks],
+            colours=COLOURS,
         )
         for check in checks:
             if check.todo is not None:

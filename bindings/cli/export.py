@@ -80,8 +80,13 @@ def bindings(
         if reveal_reason is not None:
             service.access_log.record_reveal_of_period(since=period[0], until=period[1], reason=reveal_reason)
         rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
+        total = (
+            service.binding_list.count_requested(since=period[0], until=period[1])
+            if _shows_progress(path)
+            else None
+        )
         with _record_export(service, "bindings", period, chosen_format, reveal_reason) as written:
-            _write(rows, field_names(Binding), chosen_format, path, written, noun="bindings")
+            _write(rows, field_names(Binding), chosen_format, path, written, noun="bindings", total=total)
 
 
 @export.command()
@@ -158,16 +163,28 @@ def _write(
     written: _WrittenFile,
     *,
     noun: str,
+    total: int | None = None,
 ) -> None:
+    """Write the rows; `total` is how many there were shortly before."""
     with _destination(path) as out:
         out.write(written.add(header_line(names, row_format)))
         for batch in batches(rows, PROGRESS_ROWS):
             out.write(written.add(format_lines(batch, names, row_format), len(batch)))
-            if path and sys.stderr.isatty():
-                click.echo(f"\r{written.row_count:,} {noun} so far", err=True, nl=False)
-    if path and written.row_count >= PROGRESS_ROWS and sys.stderr.isatty():
+            if _shows_progress(path):
+                click.echo(f"\r{_progress(written.row_count, total)} {noun}", err=True, nl=False)
+    if written.row_count >= PROGRESS_ROWS and _shows_progress(path):
         click.echo("\r", err=True, nl=False)
     output.message(f"{written.row_count} {noun} exported{f' to {path}' if path else ''}")
+
+
+def _shows_progress(path: str | None) -> bool:
+    return path is not None and path != "-" and sys.stderr.isatty()
+
+
+def _progress(row_count: int, total: int | None) -> str:
+    if total is None or row_count > total:
+        return f"{row_count:,}"
+    return f"{row_count:,} of {total:,} ({row_count / total:.0%})"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
 ZONE_MISMATCH = 1
 DELETED_COUNTS = ("bindings", "refusals", "events", "holds", "reports", "deliveries", "partitions")
+CASE_COLUMNS = ("case", "action", "binding_id", "bind_id")
 REPORT_COUNTS = (
     "scans",
     "adopted",
@@ -190,11 +191,57 @@ def retention(*, dry_run: bool, as_json: bool) -> None:
         output.message("There is more to delete: run the command again.")
 
 
-@click.command()
+class ReportsGroup(click.Group):
+    """The group of `reports`; without a command it lists them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert `list` unless the first argument is a command or asks for help."""
+        is_named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if is_named else ["list", *args])
+
+
+@click.group(cls=ReportsGroup, no_args_is_help=False)
+def reports() -> None:
+    """List the reports of reconciliations, or show one."""
+
+
+@reports.command()
+@click.argument("report_id", metavar="ID")
+@options.as_json
+def show(report_id: str, *, as_json: bool) -> None:
+    """Show one report of a reconciliation, case by case."""
+    with context.open_service(as_json=as_json) as service:
+        report = service.report(report_id)
+    if as_json:
+        output.emit(report)
+        return
+    times = {"started": report.began_at, "finished": report.finished_at}
+    facts = {"id": report.id} | {name: output.format_instant(at) for name, at in times.items()}
+    output.details(facts | {"by": report.actor} | report.counts)
+    if not report.cases:
+        output.message("No differences found.")
+        return
+    click.echo()
+    rows = [[*(_case_cell(case, name) for name in CASE_COLUMNS), _case_details(case)] for case in report.cases]
+    output.table([*(name.upper().replace("_", " ") for name in CASE_COLUMNS), "DETAILS"], rows)
+
+
+def _case_cell(case: dict[str, Any], name: str) -> str:
+    value = case.get(name) or (case.get("origin_id") if name == "binding_id" else None)
+    return output.escape_unprintable(value or "-")
+
+
+def _case_details(case: dict[str, Any]) -> str:
+    column_names = (*CASE_COLUMNS, "origin_id")
+    pairs = (f"{name}={value}" for name, value in case.items() if name not in column_names and value is not None)
+    return output.escape_unprintable(" ".join(pairs) or "-")
+
+
+@reports.command("list")
 @options.cursor
 @click.option("--limit", type=options.WholeNumber(), default=20, show_default=True, help="1 to 200.")
 @options.as_json
-def reports(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
+def list_(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
     """List the reports of reconciliations, newest first. --json includes every case."""
     with context.open_service(as_json=as_json) as service:
         page = service.reports(cursor=cursor, limit=limit)
@@ -205,9 +252,10 @@ def reports(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
         output.message("No reconciliation has run yet: `bindings reconcile` runs one.")
         return
     output.table(
-        ["STARTED", "BY", *(name.upper().replace("_", " ") for name in REPORT_COUNTS)],
+        ["ID", "STARTED", "BY", *(name.upper().replace("_", " ") for name in REPORT_COUNTS)],
         [
             [
+                report.id,
                 output.format_instant(report.began_at),
                 report.actor,
                 *(str(report.counts.get(name, 0)) for name in REPORT_COUNTS),

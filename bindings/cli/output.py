@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bindings.domain.hold import PhoneHold
 
 GAP = "  "
+NO_COLOURS: Mapping[str, str] = {}
 
 
 def message(text: str) -> None:
@@ -52,10 +53,15 @@ def escape_unprintable(value: Any) -> str:
     return replace_control_characters(str(value), "?")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under a heading: with rich in a terminal, else as plain aligned text."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, colours: Mapping[str, str] = NO_COLOURS
+) -> None:
+    """Print rows under a heading: with rich in a terminal, else as plain aligned text.
+
+    `colours` are those of cells with these texts; a terminal without colours, or with NO_COLOR set, shows none.
+    """
     if sys.stdout.isatty():
-        _rich_table(columns, rows)
+        _rich_table(columns, rows, colours)
         return
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
@@ -63,7 +69,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(GAP.join(cells).rstrip())
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -72,7 +78,7 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         rich_table.add_column(column, overflow="fold")
     for row in rows:
-        rich_table.add_row(*map(Text, row))
+        rich_table.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in row))
     Console(highlight=False).print(rich_table)
 
 

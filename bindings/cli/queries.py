@@ -15,11 +15,13 @@ from bindings.domain.search_filters import FLAGS, HELP, INSTANTS, REFUSAL_HELP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding, Holder, NearMiss, Trace, TraceHolder
     from bindings.domain.hold import PhoneHold
     from bindings.service import BindingService
+    from bindings.settings import Settings
 
 SHORT_ID = 8  # characters of the end of a key's id: two keys may have one name
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?\+00:00")
@@ -270,16 +272,41 @@ def check(*, phone_a: RawValue, phone_b: RawValue, mode: RawValue, app_id: str |
 @options.reveal_options
 @options.as_json
 def doubts(*, reveal_reason: str | None, as_json: bool) -> None:
-    """List operations without a known outcome, oldest first.
+    """List operations without a known outcome, oldest first, with their age and what happens next.
 
     These are in-doubt bindings, unsettled binds, and unbinds without a clear response.
     """
+    from bindings.lifecycle.resolution_times import next_scan
+
     with context.open_service(as_json=as_json) as service:
         open_doubts = service.doubts()
         context.record_reveal(service, (binding.id for binding in open_doubts), reveal_reason)
-    _show(open_doubts, reveal_reason, as_json=as_json, empty="Nothing is in doubt.")
-    if open_doubts and not as_json:
-        output.message("`bindings reconcile` compares them with the provider's own list.")
+        now, scan_at = service.runtime.database.clock(), next_scan(service.runtime)
+    if as_json:
+        output.emit_list(open_doubts, revealed=reveal_reason is not None)
+        return
+    if not open_doubts:
+        output.message("Nothing is in doubt.")
+        return
+    output.bindings(
+        open_doubts,
+        revealed=reveal_reason is not None,
+        extra={
+            "AGE": [serialization.duration((now - doubt.requested_at).total_seconds()) for doubt in open_doubts],
+            "NEXT STEP": [_next_step(doubt, now, service.settings, scan_at) for doubt in open_doubts],
+        },
+    )
+    output.message("`bindings reconcile` compares them with the provider's own list.")
+
+
+def _next_step(doubt: Binding, now: datetime, settings: Settings, scan_at: datetime | None) -> str:
+    """Return what happens next to an open binding, and when."""
+    from bindings.lifecycle.doubts import next_steps
+
+    steps = next_steps(doubt, now, settings, scan_at)
+    if not steps:
+        return "-"
+    return steps[0].text if steps[0].at is None else f"{output.format_instant(steps[0].at)}: {steps[0].text}"
 
 
 def _holds_of(service: BindingService, phone: RawValue, middle_number: RawValue) -> list[PhoneHold] | None:

@@ -1,4 +1,4 @@
-"""The filters of a search: their names and types, their help texts, and which may stand in a URL.
+"""The filters of a search and the orders of a list: names and types, help texts, and which may stand in a URL.
 
 The command line reads its options from here, the store its conditions; `validation.requests` checks the values.
 """
@@ -6,6 +6,7 @@ The command line reads its options from here, the store its conditions; `validat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Mode, State
     from bindings.domain.phone import Phone
+
+
+class Order(StrEnum):
+    """The order of a list of bindings; the soonest end is that of bindings that are active now."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    ENDS_SOONEST = "ends_soonest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +64,9 @@ class RefusalFilters:
     request_id: str | None = None
     actor: str | None = None
 
+
+# What never changes of a binding: these tell later whether an earlier search may have had it.
+FIXED_FILTERS = ("mode", "app_id", "pool_number", "actor", "reference", "reference_prefix")
 
 HELP = {
     "state": "State as recorded: pending, active, in_doubt, failed, expired, unbound or lapsed.",

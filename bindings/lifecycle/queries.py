@@ -222,9 +222,9 @@ class Queries:
         """Return the pools in use, and how full each was when it was last counted."""
         return self._database.read(pools.list_all)
 
-    def stats(self) -> dict[str, dict[str, int]]:
+    def stats(self, *, since: datetime | str | None = None) -> dict[str, dict[str, int]]:
         """Return counts of bindings and events. Reads every row."""
-        return self._database.read(queries.counts)
+        return self._database.read(queries.counts, since=validation.since(since))
 
     def export_bindings(
         self, *, since: datetime | str | None = None, until: datetime | str | None = None

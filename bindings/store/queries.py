@@ -193,8 +193,8 @@ def search(
     limit: int,
 ) -> list[Binding]:
     """Return up to `limit` bindings, newest first, from after the position `before` of that order."""
-    conditions = _conditions(connection.dialect, filters, now)
-    statement = select(*COLUMNS).where(*conditions).limit(limit)
+    matching = conditions(connection.dialect, filters, now)
+    statement = select(*COLUMNS).where(*matching).limit(limit)
     statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
     if before is not None:
         statement = statement.where(sql.keyset_before((bindings.c.requested_at, bindings.c.id), before))
@@ -210,7 +210,7 @@ _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
 }
 
 
-def _conditions(
+def conditions(
     dialect: Dialect, filters: SearchFilters, now: ColumnElement[datetime]
 ) -> list[ColumnElement[bool]]:
     """Return the condition of each filter that is set: the one above, or equality with the column of its name."""
@@ -493,8 +493,10 @@ def export_events(connection: Connection, *, since: datetime | None, until: date
             yield from texts.with_texts(connection, batch)
 
 
-def counts(connection: Connection) -> dict[str, dict[str, int]]:
+def counts(connection: Connection, *, since: datetime | None) -> dict[str, dict[str, int]]:
     """Count bindings by state, pool and provider status, and events by kind. Reads every row.
+
+    With `since` only bindings that were requested, and events that happened, at that time or later.
 
     `by_met` counts the refusals of the provider for a phone that was free here, by the requested mode and by the
     mode and state of our bindings that held the phone ("nothing of ours": no such binding).
@@ -505,22 +507,25 @@ def counts(connection: Connection) -> dict[str, dict[str, int]]:
         "by_provider_status": bindings.c.provider_status,
         "by_event": events_table.c.kind,
     }
-    groups = {
-        name: {
-            str(value): number
-            for value, number in connection.execute(
-                select(column, func.count()).where(column.is_not(None)).group_by(column).order_by(column)
-            )
-        }
-        for name, column in grouped.items()
-    }
-    return groups | {"by_met": dict(sorted(_conflict_evidence(connection).items()))}
+    groups = {}
+    for name, column in grouped.items():
+        at = bindings.c.requested_at if column.table is bindings else events_table.c.at
+        statement = select(column, func.count()).where(column.is_not(None), *_since(at, since))
+        rows = connection.execute(statement.group_by(column).order_by(column))
+        groups[name] = {str(value): number for value, number in rows}
+    return groups | {"by_met": dict(sorted(_conflict_evidence(connection, since).items()))}
 
 
-def _conflict_evidence(connection: Connection) -> Counter[str]:
+def _since(at: ColumnElement[datetime], since: datetime | None) -> list[ColumnElement[bool]]:
+    return [] if since is None else [at >= since]
+
+
+def _conflict_evidence(connection: Connection, since: datetime | None) -> Counter[str]:
     detail_column = events_table.c.detail
     refusals = select(detail_column).where(
-        events_table.c.kind == EventKind.FAILED, detail_column["reason"].as_string() == Reason.IN_USE
+        events_table.c.kind == EventKind.FAILED,
+        detail_column["reason"].as_string() == Reason.IN_USE,
+        *_since(events_table.c.at, since),
     )
     evidence: Counter[str] = Counter()
     for detail in connection.execute(refusals).scalars():

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from bindings.domain.binding import EventKind, Mode, State
 from bindings.domain.phone import Phone
 from bindings.domain.roles import Role
+from bindings.domain.search_filters import Order
 from bindings.domain.selection import SelectionToken
 from bindings.domain.text import has_control_characters
 
@@ -121,6 +122,14 @@ def state(value: object) -> State:
         return State(str(value))
     except ValueError:
         raise ValueError(f"must be one of {', '.join(State)}") from None
+
+
+def order(value: object) -> Order:
+    """Return the order of a list of bindings of this name."""
+    try:
+        return Order(str(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(Order)}") from None
 
 
 def boolean(value: object) -> bool:

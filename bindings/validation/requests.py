@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from bindings.domain.binding import BindRequest, Caller
-from bindings.domain.search_filters import RefusalFilters, SearchFilters
+from bindings.domain.search_filters import Order, RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
@@ -302,12 +302,34 @@ def filters(
     `values` are the filters by name. Raises `KeyError` for a name that is none of `FILTER_CHECKS`.
     """
     errors = FieldErrors()
+    checked = _filters(errors, values)
+    size, position = _page(errors, limit=limit, cursor=cursor)
+    errors.raise_if_any()
+    return checked, size, position
+
+
+def binding_list(
+    *, order: object, cursor: object, **values: object
+) -> tuple[SearchFilters, Order, tuple[datetime, str] | None]:
+    """Return the filters of the list of bindings, its order, and the row before the page (None: the first page).
+
+    `values` are as for `filters`. The soonest ends are those of bindings that are active now.
+    """
+    errors = FieldErrors()
+    checked = _filters(errors, values)
+    checked_order = errors.check("order", fields.order, order)
+    if checked_order is Order.ENDS_SOONEST and not checked.active:
+        errors.add("order", f"{Order.ENDS_SOONEST} is for bindings that are active now: set active as well")
+    position = errors.optional("cursor", fields.page_position, cursor)
+    errors.raise_if_any()
+    return checked, checked_order or Order.NEWEST, position
+
+
+def _filters(errors: FieldErrors, values: Mapping[str, object]) -> SearchFilters:
     checked = {name: errors.optional(name, FILTER_CHECKS[name], value) for name, value in values.items()}
     start, end = checked.get("requested_from"), checked.get("requested_to")
     _check_order(errors, "requested_from", start, "requested_to", end)
-    size, position = _page(errors, limit=limit, cursor=cursor)
-    errors.raise_if_any()
-    return SearchFilters(**checked), size, position
+    return SearchFilters(**checked)
 
 
 def refusal_filters(
@@ -353,6 +375,14 @@ def feed(*, after: object, limit: object, wait_s: object = 0) -> tuple[tuple[int
     errors.check("wait_s", fields.wait_s, wait_s)
     errors.raise_if_any()
     return position or (0, 0), size or fields.MAX_LIMIT
+
+
+def since(value: object) -> datetime | None:
+    """Return the time from which on to count (None: from the beginning)."""
+    errors = FieldErrors()
+    start = errors.optional("since", fields.instant, value)
+    errors.raise_if_any()
+    return start
 
 
 def period(*, since: object, until: object) -> tuple[datetime | None, datetime | None]:

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     Opener = str | Callable[[Console, Day], None]
 
 
+def _filtered(console: Console, _day: Day) -> None:
+    console.open("/bindings")
+    console.window.click("details.filters summary")
+    console.window.run("document.querySelector('#mode').value = 'AXB'")
+    console.window.click("details.filters button.main")
+    console.window.wait("location.search === '?mode=AXB'")
+    console.window.click("details.filters summary")
+    console.window.click("details.export summary")
+
+
 def _number_at(console: Console, day: Day) -> None:
     at = day.ride.requested_at + timedelta(minutes=10)
     console.find(
@@ -143,6 +153,10 @@ def _holds(console: Console, day: Day) -> None:
 
 FULL: dict[str, Opener] = {
     "find": "/",
+    "bindings": "/bindings",
+    "bindings-filtered": _filtered,
+    "bindings-no-match": "/bindings?mode=AXB&period=yesterday&state=lapsed",
+    "bindings-invalid": "/bindings?state=lost&from=never",
     "number-at": _number_at,
     "number-at-no-holder": _number_at_without_holder,
     "search-no-match": _search_without_match,
@@ -183,6 +197,7 @@ FULL: dict[str, Opener] = {
 }
 EMPTY: dict[str, Opener] = {
     "find": "/",
+    "bindings": "/bindings",
     "access": "/access",
     "sign-in": "/sign-in",
     "overview": "/overview",

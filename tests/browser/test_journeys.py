@@ -292,3 +292,53 @@ def test_local_browser_needs_no_key_until_a_key_exists(empty: Console) -> None:
     empty.running.key("admin")
     empty.open("/")
     assert "Sign in" in empty.window.text
+
+
+def test_list_of_bindings_is_filtered_narrowed_and_opened_by_keyboard_and_mouse(
+    console: Console, day: Day
+) -> None:
+    console.sign_in("auditor")
+    window = console.window
+    window.click("nav a[href='/bindings']")
+    window.wait("location.pathname === '/bindings'")
+    window.click("details.filters summary")
+    window.fill("#reference_prefix", "meal-")
+    window.press(ENTER)
+    window.wait("location.search === '?reference_prefix=meal-'")
+    assert "meal-77" in window.text
+    assert "order-1003" not in window.text
+    window.click(".value-counts a[href$='state=failed&reference_prefix=meal-']")
+    window.wait("location.search.includes('state=failed')")
+    rows = "return document.querySelectorAll('tr[data-href]').length"
+    assert window.run(rows) == 1
+    window.click(".chosen a[href='/bindings?state=failed']")
+    window.wait("location.search === '?state=failed'")
+    window.click("tr[data-href] td:last-child")
+    window.wait("location.pathname.startsWith('/bindings/')")
+    assert window.address.endswith(day.failed.id)
+    window.back()
+    window.wait("location.search === '?state=failed'")
+
+
+def test_list_of_bindings_works_without_scripts_and_shows_what_was_wrong(console: Console, day: Day) -> None:
+    console.sign_in("auditor")
+    window = console.window
+    window.scripts(on=False)
+    console.open("/bindings?mode=AXB")
+    window.click("details.filters summary")
+    window.fill("#reference_prefix", RIDER)
+    window.click("details.filters button.main")
+    assert "looks like a phone or a middle number" in window.text
+    assert RIDER not in window.address
+    console.open(f"/bindings?reference_prefix={day.ride.reference}")
+    window.click("table.list tbody a")
+    assert window.address.endswith(day.ride.id)
+
+
+def test_list_of_bindings_is_readable_at_twice_the_size(console: Console) -> None:
+    console.sign_in("auditor")
+    console.open("/bindings")
+    for scheme in ("light", "dark"):
+        console.window.set_appearance(scheme, 640)  # a window of 1 280 px at 200 %
+        assert axe_violations(console) == []
+        assert console.window.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
+from bindings.cli import output
+from bindings.cli.doctor import COLOURS
 from bindings.domain.addresses import sends_in_clear
 from bindings.monitoring import health
 from bindings.service import BindingService
@@ -293,3 +297,21 @@ def test_config_and_new_webhooks_warn_of_what_is_sent_in_clear(shell: Shell) -> 
 )
 def test_address_sends_in_clear_if_it_is_http_and_of_another_host(url: str, *, in_clear: bool) -> None:
     assert sends_in_clear(url) == in_clear
+
+
+def test_levels_have_colours_in_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [["red", "provider", "not reached"]]
+    output.table(["", "CHECK", "OBSERVED"], rows, colours=COLOURS)
+    assert "\x1b[" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    output.table(["", "CHECK", "OBSERVED"], rows, colours=COLOURS)
+    assert re.search(r"\x1b\[1;31mred", capsys.readouterr().out)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("FORCE_COLOR")
+    output.table(["", "CHECK", "OBSERVED"], rows, colours=COLOURS)
+    assert "31m" not in capsys.readouterr().out

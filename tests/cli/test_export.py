@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import pty
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bindings.cli.export import _progress
 from bindings.domain.binding import Binding, Event
 from bindings.service import BindingService
 from tests.cli.conftest import A, B, C, D
@@ -212,3 +215,23 @@ def _any_binding(shell: Shell) -> Binding:
     binding_id = shell.bind().json["id"]
     with BindingService.open(database_url=shell.environment["BINDINGS_DATABASE_URL"]) as service:
         return service.get(binding_id)
+
+
+@pytest.mark.parametrize(("total", "text"), [(4_000, "1,000 of 4,000 (25%)"), (None, "1,000"), (999, "1,000")])
+def test_progress_names_the_total_while_it_can_be_true(total: int | None, text: str) -> None:
+    assert _progress(1_000, total) == text
+
+
+def test_export_of_bindings_in_a_terminal_counts_them_first(shell: Shell, tmp_path: Path) -> None:
+    shell.bind(A, B)
+    shell.bind(C, D)
+    file = str(tmp_path / "out.csv")
+    terminal, end = pty.openpty()
+    script = "from bindings.cli import export, root; export.PROGRESS_ROWS = 1; root.main()"
+    program = [sys.executable, "-c", script, "export", "bindings", "-o", file]
+    subprocess.run(program, env=shell.whole_environment(), stderr=end, check=True)
+    os.close(end)
+    with open(terminal, "rb", buffering=0) as reader:  # noqa: PTH123 -- it is a descriptor
+        shown = reader.read(10_000).decode()
+    assert "1 of 2 (50%) bindings" in shown
+    assert "2 of 2 (100%) bindings" in shown

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import pwd
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from bindings.cli.options import PhoneNumber
 from bindings.cli.root import root
 from bindings.domain.binding import Binding
 from bindings.domain.phone import mask
+from bindings.provider.simulator import Fault, FaultKind
 from tests.cli.conftest import A, B, C, D
 from tests.service.harness import E
 
@@ -111,9 +113,9 @@ def test_list_in_a_narrow_terminal_stays_within_80_columns(shell: Shell) -> None
 def test_empty_result_is_reported_on_stderr_only(shell: Shell) -> None:
     for command in (
         ["list"],
+        ["stats"],  # first: a question about a phone is an event
         ["lookup", "--phone", A],
         ["doubts"],
-        ["stats"],
         ["trace", MIDDLE, "--at", seconds_from_now(0)],
         ["check", "--phone-a", A, "--phone-b", B, "--mode", "AXB"],
     ):
@@ -455,3 +457,39 @@ def test_search_by_a_phone_is_recorded_without_the_phone(shell: Shell, command: 
         {"question": question, "match": has_match} for has_match in (True, False)
     ]
     assert {event["actor"] for event in searches} == {f"cli:{pwd.getpwuid(os.getuid()).pw_name}"}
+
+
+def test_doubts_show_their_age_and_what_happens_next(shell: Shell, simulator: Simulator) -> None:
+    simulator.script(Fault(kind=FaultKind.LOST_REPLY, times=1))
+    unclear = shell.bind(A, B)
+    assert unclear.code == 6
+    heading, doubt = shell.run("doubts").out.splitlines()
+    assert heading.split()[:3] == ["AGE", "NEXT", "STEP"]
+    assert re.match(r"\d+ s  ", doubt)
+    assert "its longest possible lifetime ends: it lapses and its phones are free" in doubt, "no scheduler runs"
+    shell.run("reconcile")
+    (adopted,) = shell.run("list", "--state", "active", "--json").json["data"]
+    assert shell.run("doubts").err.strip() == "Nothing is in doubt."
+    listed = shell.run("reports", "--json").json["data"]
+    assert shell.run("reports", "list", "--json").json["data"] == listed
+    table = shell.run("reports", "--limit", "1").out.splitlines()
+    assert table[1].startswith(listed[0]["id"])
+    report = shell.run("reports", "show", listed[0]["id"])
+    assert report.code == 0
+    assert re.search(rf"adopted +adopt(ed)? +{adopted['id']} +{adopted['bind_id']}", report.out), report.out
+    assert re.search(r"^adopted +1$", report.out, re.MULTILINE)
+    assert shell.run("reports", "show", listed[0]["id"], "--json").json == listed[0]
+    assert shell.run("reports", "show", "no-such-id").code == 4
+
+
+def test_stats_of_a_period_count_what_was_requested_in_it(shell: Shell) -> None:
+    shell.bind(A, B)
+    whole = shell.run("stats", "--json").json
+    assert shell.run("stats", "--since", "1h", "--json").json == whole
+    assert whole["by_state"] == {"active": 1}
+    later = shell.run("stats", "--since", seconds_from_now(60), "--json").json
+    assert (later["by_state"], later["by_pool"], later["by_event"]) == ({}, {}, {})
+    empty = shell.run("stats", "--since", seconds_from_now(60))
+    assert (empty.out, empty.err.strip()) == ("", "Nothing is recorded since then.")
+    wrong = shell.run("stats", "--since", "2026-01-01", "--json")
+    assert (wrong.code, wrong.fields) == (2, ["since"])

@@ -27,11 +27,12 @@ from sqlalchemy import create_engine, literal
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.budget import Budget
 from bindings.domain.phone import Phone
-from bindings.domain.search_filters import RefusalFilters, SearchFilters
+from bindings.domain.search_filters import Order, RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
 from bindings.store import (
     access_log,
     account,
+    binding_list,
     bindings,
     budgets,
     deliveries,
@@ -260,6 +261,21 @@ def _search(recorder: _Recorder) -> None:
     queries.search(cast("Connection", recorder), filters, now, before=(NOW, ID), limit=100)
 
 
+def _list_page(recorder: _Recorder) -> None:
+    """One of the filters has an index and matches too many bindings, so the order of the list is read."""
+    filters = SearchFilters(reference_prefix="order-", state=State.FAILED, requested_from=NOW)
+    recorder.rows = [[binding_list.ROWS_READ + 1]]
+    now, order = _dialect(recorder).now_once, Order.NEWEST
+    binding_list.read_page(cast("Connection", recorder), filters, now, order=order, after=(NOW, ID), limit=51)
+
+
+def _list_counts(recorder: _Recorder) -> None:
+    recorder.rows = [[10]]
+    filters = SearchFilters(active=True)
+    now = _dialect(recorder).now_once
+    binding_list.count_values(cast("Connection", recorder), filters, now, only_actor="key:rides")
+
+
 def _trace(party: Phone | None) -> Callable[[_Recorder], None]:
     def trace(recorder: _Recorder) -> None:
         queries.bindings_with_middle_number(
@@ -325,6 +341,8 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "lookup_by_party": (_lookup("by_party"), 1),
     "lookup_by_reference": (_lookup("by_reference"), 1),
     "search": (_search, 1),
+    "list_page": (_list_page, 3),
+    "list_counts": (_list_counts, 2),
     "trace": (_trace(None), 1),
     "trace_with_party": (_trace(OTHER_PHONE), 1),
     "feed_page": (_feed_page, 1),

@@ -373,7 +373,7 @@ def test_every_filter_is_in_the_body_of_a_search_and_only_harmless_ones_in_the_u
 def test_every_filter_is_a_condition_of_the_store(name: str) -> None:
     filters: dict[str, Any] = {name: Phone("1") if name == "phone" else "1"}
     dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
-    assert len(queries._conditions(dialect, SearchFilters(**filters), literal_column("now"))) == 1
+    assert len(queries.conditions(dialect, SearchFilters(**filters), literal_column("now"))) == 1
 
 
 @given(

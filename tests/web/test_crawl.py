@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 ROLES = (*Role, later_release.ROLE, None)  # None is not signed in
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FOO")
 UNKNOWN_PATHS = (
-    *("/no/such/page", "/v1/no", "/v2/bindings", "/bindings", "/bindings/", "/find/", "/failures/x/y/z", "/v1/"),
+    *("/no/such/page", "/v1/no", "/v2/bindings", "/bindings/", "/find/", "/failures/x/y/z", "/v1/"),
     *("/static/..%2f..%2fsettings.py", "/docs/static/../../app.py", "/static/", "/docs/static/", "/.env"),
     *("/%00", "/%ff%fe", "/bindings/%0d%0aX-Header:1", "//example.com/", "/\\example.com", "/" + "x" * 9_000),
     *("/failures/refused/%3Cscript%3Ealert(1)%3C%2Fscript%3E", "/failures/failed/" + "y" * 255, "/reports/1"),
     *(
         "/failures?span=never",
+        "/bindings?state=lost&from=%00&cursor=AAAA",
         "/access?cursor=AAAA",
         "/doubts?after=%00",
         "/reports?after=%F0%9F%92%A9",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from litestar import Request, get
 
-from bindings.domain.binding import EventKind
+from bindings.domain.binding import EventKind, State
 from bindings.domain.roles import Permission
+from bindings.domain.serialization import instant
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.provider.statuses import IN_USE
+from bindings.store.statistics import OWN_IN_USE
 from bindings.web.console import charts, failure_text
 from bindings.web.console.page_context import PageContext, PageResponse
 
@@ -37,6 +40,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         time_ranges=TimeRange,
         statistics=statistics,
         explain=failure_text.explain,
+        list_address=lambda series: _list_address(series.kind, series.code, statistics),
         charts=[
             charts.chart("Failed", "bad", statistics, statistics.counts_of(EventKind.FAILED)),
             charts.chart("In doubt", "warn", statistics, statistics.counts_of(EventKind.IN_DOUBT)),
@@ -74,6 +78,7 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
         explanation=failure_text.explain(kind, code),
         statistics=statistics,
         chart=_chart(statistics, kind, code),
+        list_address=_list_address(kind, code, statistics),
         examples=[
             (example, bindings.get(str(example["binding_id"])), _reference(example, references))
             for example in examples
@@ -85,6 +90,16 @@ def _reference(example: dict[str, Any], references: dict[str, str | None]) -> st
     """Return the reference of a refused bind; that of an earlier version is in the example itself."""
     earlier: str | None = example.get("reference")
     return references.get(str(example.get("refusal_id")), earlier)
+
+
+def _list_address(kind: str, code: str, statistics: EventStatistics) -> str | None:
+    """Return the address of the list of the bindings of a code, or None if no filter selects them."""
+    if kind == EventKind.IN_DOUBT:
+        return "/bindings?state=in_doubt"  # those of now: what was in doubt may be resolved
+    if kind != EventKind.FAILED or code == OWN_IN_USE:
+        return None
+    filters = {"state": State.FAILED, "provider_status" if code.startswith("-") else "state_reason": code}
+    return f"/bindings?{urlencode(filters | {'from': instant(statistics.steps[0])})}"
 
 
 def _chart(statistics: EventStatistics, kind: EventKind, code: str) -> charts.Chart:

@@ -15,6 +15,7 @@ from bindings.web import problems
 from bindings.web.console import (
     access_log,
     binding,
+    binding_list,
     doubts,
     export,
     failures,
@@ -49,6 +50,7 @@ def router() -> Router:
         route_handlers=[
             *(sign_in.form, sign_in.sign_in, sign_in.sign_out, sign_in.zone),
             *(search.home, search.find, search.results, search.results_by_name, search.export),
+            *(binding_list.show, binding_list.apply_filters, binding_list.export),
             *(binding.show, binding.reveal, binding.raw, binding.export),
             *(binding.extend, binding.replace, binding.unbind),
             *(number.history_of_binding_number, number.export_of_binding_number),

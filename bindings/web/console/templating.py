@@ -44,6 +44,7 @@ class NavItem:
 
 NAV_ITEMS = (
     NavItem(name="Find", path="/", permissions=(Permission.READ, Permission.BIND)),
+    NavItem(name="Bindings", path="/bindings", permissions=(Permission.READ, Permission.BIND)),
     NavItem(name="Overview", path="/overview"),
     NavItem(name="Failures", path="/failures"),
     NavItem(name="Doubts", path="/doubts"),

@@ -105,6 +105,12 @@ def _time_error(message: str) -> InvalidRequest:
     return InvalidRequest([FieldError("time", message)])
 
 
+def start_of_day(now: datetime, zone: Zone, *, days_ago: int = 0) -> datetime:
+    """Return the instant at which a day began in the zone: today, or so many days ago."""
+    day = now.astimezone(zone.info).date() - timedelta(days=days_ago)
+    return datetime.combine(day, time(), zone.info).astimezone(UTC)
+
+
 def in_zone(at: datetime, zone: Zone) -> datetime:
     """Return the same instant as a time in the zone, or unchanged if that is outside of the calendar."""
     try:

@@ -1,5 +1,5 @@
 // Optional: the console works without JavaScript. This script adds the "/" shortcut to the search, menus that close,
-// and an overview that refreshes while it is visible.
+// rows that open, and an overview that refreshes while it is visible.
 "use strict";
 
 document.addEventListener("keydown", (event) => {
@@ -39,6 +39,14 @@ document.addEventListener("click", (event) => {
 for (const secret of document.querySelectorAll("[data-select]")) {
   secret.addEventListener("focus", () => secret.select());
 }
+
+// A click anywhere in a row opens what the row is about, unless it was on a link or has selected text.
+document.addEventListener("click", (event) => {
+  const row = event.target.closest("tr[data-href]");
+  if (!row || event.target.closest("a, button") || String(getSelection())) return;
+  if (event.ctrlKey || event.metaKey) open(row.dataset.href);
+  else location.assign(row.dataset.href);
+});
 
 // The Back button must not show pages of an ended session, nor phones that were revealed once.
 addEventListener("pagehide", () => {

@@ -1,0 +1,218 @@
+"""The list of bindings: what its pages and counts have, against a search of all rows, and how much they read."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert
+from uuid_utils.compat import uuid7
+
+from bindings.access.binding_list import BindingList
+from bindings.domain.binding import Mode, State
+from bindings.domain.phone import Phone
+from bindings.domain.search_filters import Order, SearchFilters
+from bindings.store import binding_list
+from bindings.store.binding_list import COUNTED
+from bindings.store.database import Database
+from bindings.store.schema import bindings
+from bindings.validation import fields
+from tests.service.harness import NOON, Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bindings.access.binding_list import BindingListPage
+    from bindings.domain.binding import Binding
+
+ROWS = 300
+STATES = (*State, State.ACTIVE, State.EXPIRED)
+MADE = (State.ACTIVE, State.EXPIRED, State.UNBOUND)
+OPEN = (State.PENDING, State.IN_DOUBT, State.ACTIVE)
+
+
+def row(number: int, rng: random.Random) -> dict[str, Any]:
+    """Return a binding; a third of them have the time of the request of another one."""
+    state = rng.choice(STATES)
+    requested = NOON - timedelta(minutes=number - number % 3)
+    end = requested + timedelta(hours=rng.choice((1, 2, 100)))
+    made = state in MADE
+    return {
+        "id": str(uuid7()),
+        "mode": rng.choice(tuple(Mode)),
+        "phone_a": Phone(f"91{number:08}"),
+        "phone_b": Phone(f"9155{number:08}"),
+        "pool_number": rng.choice(("918806", "918807")),
+        "app_id": rng.choice(("app-1", "app-2")),
+        "scope": "default",
+        "reference": rng.choice((None, f"ride-{number}", f"meal_{number}", f"ride%{number}")),
+        "expire_s": 3_600,
+        "bind_id": str(number) if made else None,
+        "middle_number_a": "9188061024" if made else None,
+        "middle_number_b": "9188061024" if made else None,
+        "state": state,
+        "provider_status": rng.choice(("-41", "-35")) if state is State.FAILED else None,
+        "reason": "no_number" if state is State.FAILED else None,
+        "actor": rng.choice(("key:rides", "key:meals")),
+        "requested_at": requested,
+        "send_by": requested,
+        "settle_by": requested,
+        "expires_at": end if made else None,
+        "held_until": end + timedelta(hours=1),
+        "unbind_requested_at": requested if state is State.ACTIVE and rng.random() < 0.2 else None,
+        "ended_at": None if state in OPEN else end,
+        "version": 2,
+    }
+
+
+@pytest.fixture
+def database(own_database_url: str) -> Iterator[Database]:
+    database = Database(own_database_url, read_clock=Clock())
+    rng = random.Random(1)
+    rows = [row(number, rng) for number in range(ROWS)]
+    database.write(lambda tx: tx.connection.execute(insert(bindings), rows))
+    yield database
+    database.close()
+
+
+def every_binding(database: Database) -> list[Binding]:
+    everything = SearchFilters()
+    return list(BindingList(database).export(everything, order=Order.OLDEST))
+
+
+def pages(database: Database, filters: SearchFilters, order: Order, *, size: int = 50) -> list[BindingListPage]:
+    """Return the pages of a list from the first to the last."""
+    position, read = None, []
+    while True:
+        page = BindingList(database).page(filters, order=order, size=size, position=position)
+        read.append(page)
+        if page.next_cursor is None:
+            return read
+        position = fields.page_position(page.next_cursor)
+
+
+# Each filter, and what it means of a binding.
+FILTERS: dict[str, tuple[SearchFilters, Callable[[Binding], bool]]] = {
+    "none": (SearchFilters(), lambda _: True),
+    "state": (SearchFilters(state=State.LAPSED), lambda each: each.state is State.LAPSED),
+    "state that has an index": (
+        SearchFilters(state=State.IN_DOUBT, mode=Mode.AXB),
+        lambda each: (each.state, each.mode) == (State.IN_DOUBT, Mode.AXB),
+    ),
+    "pending": (SearchFilters(state=State.PENDING), lambda each: each.state is State.PENDING),
+    "recorded as active": (SearchFilters(state=State.ACTIVE), lambda each: each.state is State.ACTIVE),
+    "active": (SearchFilters(active=True), lambda each: each.is_active(NOON)),
+    "not active": (SearchFilters(active=False), lambda each: not each.is_active(NOON)),
+    "active of a pool": (
+        SearchFilters(active=True, pool_number="918807"),
+        lambda each: each.is_active(NOON) and each.pool_number == "918807",
+    ),
+    "status": (SearchFilters(provider_status="-41"), lambda each: each.provider_status == "-41"),
+    "reason": (SearchFilters(state_reason="no_number"), lambda each: each.reason == "no_number"),
+    "reference": (SearchFilters(reference="ride-100"), lambda each: each.reference == "ride-100"),
+    "beginning of a reference": (
+        SearchFilters(reference_prefix="meal_", app_id="app-1"),
+        lambda each: (each.reference or "").startswith("meal_") and each.app_id == "app-1",
+    ),
+    "beginning with a sign of LIKE": (
+        SearchFilters(reference_prefix="ride%"),
+        lambda each: (each.reference or "").startswith("ride%"),
+    ),
+    "actor": (SearchFilters(actor="key:meals"), lambda each: each.actor == "key:meals"),
+    "period": (
+        SearchFilters(requested_from=NOON - timedelta(hours=3), requested_to=NOON - timedelta(hours=1)),
+        lambda each: NOON - timedelta(hours=3) <= each.requested_at < NOON - timedelta(hours=1),
+    ),
+}
+
+
+def in_order(matching: list[Binding], order: Order) -> list[str]:
+    key: Callable[[Binding], tuple[Any, str]] = lambda each: (  # noqa: E731 -- it is used once
+        each.expires_at if order is Order.ENDS_SOONEST else each.requested_at,
+        each.id,
+    )
+    return [each.id for each in sorted(matching, key=key, reverse=order is Order.NEWEST)]
+
+
+@pytest.mark.parametrize("rows_read", [7, 50, 10_000])
+def test_pages_have_every_matching_binding_once_in_order(
+    database: Database, monkeypatch: pytest.MonkeyPatch, rows_read: int
+) -> None:
+    """However few bindings a page may read, and whether a filter is read by its index or not."""
+    monkeypatch.setattr(binding_list, "ROWS_READ", rows_read)
+    everything = every_binding(database)
+    assert len(everything) == ROWS
+    for name, (filters, matches) in FILTERS.items():
+        matching = [each for each in everything if matches(each)]
+        assert matching
+        for order in (Order.NEWEST, Order.OLDEST) + ((Order.ENDS_SOONEST,) if filters.active else ()):
+            expected = in_order(matching, order)
+            listed = [each.id for page in pages(database, filters, order, size=20) for each in page.data]
+            assert listed == expected, (name, order)
+            exported = [each.id for each in BindingList(database).export(filters, order=order)]
+            assert exported == expected, (name, order)
+
+
+def test_page_stops_after_so_many_bindings_and_says_where(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding_list, "ROWS_READ", 100)
+    newest_first = every_binding(database)[::-1]
+    first, second, *_, last = pages(database, SearchFilters(state=State.LAPSED), Order.NEWEST)
+    assert (first.stopped_at, second.stopped_at) == (newest_first[99].requested_at, newest_first[199].requested_at)
+    assert {each.state for each in first.data} == {State.LAPSED}
+    assert (last.stopped_at, last.next_cursor) == (None, None)
+    full = BindingList(database).page(SearchFilters(), order=Order.NEWEST, size=20, position=None)
+    assert (len(full.data), full.stopped_at, full.next_cursor is None) == (20, None, False)
+
+
+def test_filter_with_an_index_finds_a_few_old_bindings_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if they lie far behind what a page reads."""
+    monkeypatch.setattr(binding_list, "ROWS_READ", 100)
+    oldest = [each for each in every_binding(database) if each.reference and each.reference.startswith("meal_2")]
+    page = BindingList(database).page(
+        SearchFilters(reference_prefix="meal_2"), order=Order.NEWEST, size=50, position=None
+    )
+    assert {each.id for each in page.data} == {each.id for each in oldest}
+    assert (page.next_cursor, page.stopped_at) == (None, None)
+
+
+def test_counts_of_a_filter_are_of_what_matches_the_others(database: Database) -> None:
+    everything = every_binding(database)
+    filters = SearchFilters(
+        state=State.FAILED, mode=Mode.AXB, requested_from=NOON - timedelta(hours=4), actor="key:rides"
+    )
+    counts = BindingList(database).count_values(filters)
+    assert set(counts.by_filter) == set(COUNTED)
+    assert counts.stopped_at is None
+    for name in COUNTED:
+        wanted = {
+            other: value for other in COUNTED if other != name and (value := getattr(filters, other)) is not None
+        }
+        matching = [
+            each
+            for each in everything
+            if each.requested_at >= NOON - timedelta(hours=4)
+            and all(getattr(each, other) == value for other, value in wanted.items())
+        ]
+        expected = Counter(value for each in matching if (value := getattr(each, name)) is not None)
+        assert counts.by_filter[name] == dict(expected), name
+        assert list(counts.by_filter[name].values()) == sorted(expected.values(), reverse=True)
+
+
+def test_counts_read_the_newest_bindings_only_and_one_actor_counts_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding_list, "ROWS_READ", 100)
+    newest = every_binding(database)[::-1][:100]
+    counts = BindingList(database).count_values(SearchFilters())
+    assert counts.by_filter["state"] == dict(Counter(each.state for each in newest))
+    assert counts.stopped_at == newest[-1].requested_at
+    own = BindingList(database).count_values(SearchFilters(actor="key:meals"), only_actor="key:meals")
+    assert own.by_filter["state"] == dict(Counter(each.state for each in newest if each.actor == "key:meals"))
+    assert "actor" not in own.by_filter
