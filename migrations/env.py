@@ -12,12 +12,13 @@ import time
 from logging.config import fileConfig
 
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from bindings.failpoints import hit
 from bindings.settings import load
 from bindings.store.engine import make_engine
-from bindings.store.schema import metadata
+from bindings.store.schema import SEALED_PHONES, metadata
+from bindings.store.schema_version import refuse_code_before
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
@@ -50,12 +51,23 @@ def run(connection: Connection) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+            refuse_code_that_cannot_read_phones(context.get_bind())
     finally:
         if postgres:
             connection.rollback()
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
             connection.execute(text("RESET lock_timeout"))
             connection.commit()
+
+
+def refuse_code_that_cannot_read_phones(connection: Connection) -> None:
+    """Keep code that knows no encrypted phones from starting, also on the revisions that were added just now."""
+    if not inspect(connection).has_table("account"):
+        return
+    if "phone_index_key" in {column["name"] for column in inspect(connection).get_columns("account")}:
+        sealed = connection.execute(text("SELECT 1 FROM account WHERE phone_index_key IS NOT NULL"))
+        if sealed.scalar() is not None:
+            refuse_code_before(connection, SEALED_PHONES)
 
 
 def wait_for_others(connection: Connection) -> None:

@@ -60,19 +60,20 @@ def current(*, as_json: bool) -> None:
 @options.as_json
 @click.pass_context
 def check(command: click.Context, *, as_json: bool) -> None:
-    """Exit with 1 unless this version can work on the schema, and its triggers are as they must be.
+    """Exit with 1 unless this version can work on the schema, with its triggers and the keys for phones.
 
     Warns of modes of files that allow other users, and of rights that the service does not need; that does not
     change the exit code.
     """
-    url = _url(as_json=as_json)
+    settings = _settings(as_json=as_json)
     from bindings.monitoring import protection_checks
     from bindings.monitoring.check import Level
-    from bindings.store import migrations
+    from bindings.store import migrations, phone_key_source
     from bindings.store.database import Database
 
+    url = settings.database_url.get_secret_value()
     version = migrations.current(url)
-    database = Database(url)
+    database = Database(url, phone_keys=phone_key_source.load(settings))
     try:
         checks = protection_checks.of_database(database)
     finally:

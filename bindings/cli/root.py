@@ -53,6 +53,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "config": "doctor:config",
         "mark-absent": "bind:mark_absent",
         "db": "db:db",
+        "phones": "phones:phones",
         "audit": "audit:audit",
         "webhooks": "webhooks:webhooks",
         "simulator": "run:simulator",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bindings.clock import SYSTEM_CLOCK, HostClock
 from bindings.domain.acts import RestoreCause
 from bindings.domain.conflict import Policy
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import Busy, FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
 from bindings.lifecycle.older_releases import OlderReleases
@@ -130,6 +130,8 @@ def _check_database(runtime: Runtime) -> None:
     schema_version.read(runtime.database).require()
     account.register_scope(runtime.database, runtime.settings.scope)
     runtime.database.write(replicas.record)
+    # Again, now that this process is recorded: from here on a command that encrypts phones knows it.
+    account.require_phone_keys(runtime.database)
     if cluster_move.continue_numbers(runtime.database, runtime.caller):
         _log.warning(
             "the database was loaded into a PostgreSQL cluster that has run fewer transactions than the one"
@@ -137,6 +139,15 @@ def _check_database(runtime: Runtime) -> None:
         )
     runtime.database.call_on_use(runtime.heartbeat.on_use)
     runtime.observe_database_clock()
+
+
+def _check_again(database: Database) -> None:
+    """Check what may have changed while this process was silent. Raises `Busy` or `SchemaOutOfDate`."""
+    schema_version.read(database).require()
+    try:
+        account.require_phone_keys(database)
+    except InvalidRequest as refused:
+        raise Busy(f"{refused}; nothing was done", todo="restart this process with these keys") from None
 
 
 def _treat_as_restored(runtime: Runtime) -> None:
@@ -170,7 +181,7 @@ def new_runtime(
         rollback_detector=RollbackDetector(),
         lookups=Lookups(database.now, postgres=database.postgres, form_count=database.form_count),
         older_releases=OlderReleases(database, clock),
-        heartbeat=replicas.Heartbeat(database, clock),
+        heartbeat=replicas.Heartbeat(database, clock, partial(_check_again, database)),
         seal_key=_seal_key(settings),
         clock=clock,
         caller=caller,

@@ -29,7 +29,7 @@ from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, holds, job_runs, queries, schema_version
+from bindings.store import account, holds, job_runs, phone_key_source, queries, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import UTF8
 from bindings.store.failures import schema_todo
@@ -177,7 +177,8 @@ PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
     """Return the checks of the database, and its evidence that the account may bind without its list."""
     try:
-        database = Database(config.database_url.get_secret_value())
+        phone_keys = phone_key_source.load(config)
+        database = Database(config.database_url.get_secret_value(), phone_keys=phone_keys)
     except Exception as error:  # noqa: BLE001 -- a check must never raise
         skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
         return [_failed_check("database", error), *skipped], None

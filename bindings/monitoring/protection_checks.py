@@ -1,4 +1,4 @@
-"""Checks of what protects the history and the phones: triggers, rights of the role, modes of the files."""
+"""Checks of what protects the history and the phones: triggers, rights, modes of files, encryption."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from bindings.monitoring.check import Check, Level
+from bindings.monitoring.phone_checks import of_phones
 from bindings.store import protection, schema_version
 from bindings.store.schema import HEAD
 from bindings.store.sqlite_connection import files_open_to_others
@@ -83,6 +84,7 @@ PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {
     "file_modes": of_file_modes,
     "triggers": of_triggers,
     "rights": of_rights,
+    "phones": of_phones,
 }
 
 

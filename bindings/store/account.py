@@ -60,7 +60,7 @@ def register_scope(database: Database, scope: str) -> None:
         raise InvalidRequest(
             [FieldError("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")]
         )
-    _require_phone_keys(database.phone_keys, row.phone_key_checks or {})
+    _require_phone_keys(database.phone_keys, row.phone_key_checks)
     if not database.postgres and _is_other_host(row, now):
         message = "is an SQLite file that another host is using; SQLite serves one host, PostgreSQL many"
         raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
@@ -128,8 +128,14 @@ def complete_full_scan(tx: Transaction, caller: Caller, *, scan_started_at: date
     return True
 
 
-def _require_phone_keys(keys: PhoneKeys | None, checks: Mapping[str, str]) -> None:
-    own_checks = {} if keys is None else keys.checks
+def require_phone_keys(database: Database) -> None:
+    """Raise `InvalidRequest` if this process lacks a key that phones in the database need, or has another one."""
+    checks = database.read(lambda connection: connection.execute(select(account.c.phone_key_checks)).scalar())
+    _require_phone_keys(database.phone_keys, checks)
+
+
+def _require_phone_keys(keys: PhoneKeys | None, needed: Mapping[str, str] | None) -> None:
+    own_checks, checks = {} if keys is None else keys.checks, needed or {}
     missing = sorted(name for name in checks if name not in own_checks)
     if missing:
         message = f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them"

@@ -261,8 +261,8 @@ class Database(ProcessConnections):
         when a standby is back) or if the failure will not pass, `ConstraintViolated` if the database rejected a
         value.
         """
+        self._on_use()  # first: it may ask for another check
         self.run_deferred_check()
-        self._on_use()
         budget_ends_at = time.monotonic() + budget_s
 
         def attempt_write(attempt: int) -> Result:
@@ -287,8 +287,8 @@ class Database(ProcessConnections):
         A failure that may pass repeats the whole query, for at most 4 s. Safe to repeat; `Busy` with the cause if
         the database does not answer.
         """
+        self._on_use()  # first: it may ask for another check
         self.run_deferred_check()
-        self._on_use()
         budget_ends_at = time.monotonic() + RETRY_BUDGET_S
 
         def attempt_read(_attempt: int) -> Result:

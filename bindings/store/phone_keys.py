@@ -39,6 +39,16 @@ class KeyNumbers:
     index: int | None
     data: int | None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ids of the keys, as `kind:number`."""
+        return () if self.index is None else (f"index:{self.index}", f"data:{self.data}")
+
+    @property
+    def description(self) -> str:
+        """The ids of the keys, as part of a sentence."""
+        return " and ".join(self.names)
+
 
 PLAIN = KeyNumbers(None, None)
 
@@ -117,11 +127,15 @@ class PhoneKeys:
         """Return the blind index of a phone under an index key; KeyError if the ring lacks it."""
         message = f"{self._scope}|0|{phone.digits}".encode()
         digest = hmac.digest(self._index[number], message, "sha256")[:BLIND_BYTES]
-        return BLIND + urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return blind_prefix(number) + urlsafe_b64encode(digest).rstrip(b"=").decode()
 
     def forms(self, phone: Phone) -> list[str]:
         """Return each text by which the phone may be stored."""
         return [phone.digits, *(self.blind(number, phone) for number in self._index)]
+
+    def blind_indexes(self, phone: Phone) -> dict[str, str]:
+        """Return the blind index of a phone by index key (`index:number`)."""
+        return {f"index:{number}": self.blind(number, phone) for number in self._index}
 
     def fingerprints(self, digest: str) -> list[str]:
         """Return each form in which the unkeyed digest of a request may be stored."""
@@ -130,7 +144,7 @@ class PhoneKeys:
     def fingerprint(self, number: int, digest: str) -> str:
         """Return the keyed form of the unkeyed digest of a request; KeyError if the ring lacks the key."""
         keyed = hmac.digest(self._index[number], digest.encode(), "sha256")
-        return BLIND + urlsafe_b64encode(keyed).rstrip(b"=").decode()
+        return blind_prefix(number) + urlsafe_b64encode(keyed).rstrip(b"=").decode()
 
     def has(self, numbers: KeyNumbers) -> bool:
         """Return whether the ring has the keys that phones are written with."""
@@ -139,6 +153,11 @@ class PhoneKeys:
     def data_key(self, number: int) -> DataKey:
         """Return a data key; one that opens nothing if the ring lacks it."""
         return self._data.get(number) or DataKey(number, None)
+
+
+def blind_prefix(number: int) -> str:
+    """Return how a value begins that was made with this index key."""
+    return f"{BLIND}{number}."
 
 
 def attach(dialect: Dialect, keys: PhoneKeys | None) -> None:

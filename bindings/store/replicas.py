@@ -23,6 +23,7 @@ from bindings.store.phone_keys import keys_of
 from bindings.store.schema import HEAD, replicas
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Dialect
@@ -93,9 +94,9 @@ def record(tx: Transaction) -> None:
 
 
 def key_ids(dialect: Dialect) -> list[str]:
-    """Return the ids of the keys for phones that this process has, as `kind:number`."""
+    """Return the ids of the keys for phones that this process has, as `kind:number:check`."""
     keys = keys_of(dialect)
-    return [] if keys is None else list(keys.checks)
+    return [] if keys is None else [f"{name}:{check}" for name, check in keys.checks.items()]
 
 
 def process_name() -> str:
@@ -114,19 +115,26 @@ class Heartbeat:
     So no call waits for it, and none fails because of it. Thread-safe.
     """
 
-    def __init__(self, database: Database, clock: HostClock) -> None:
+    def __init__(self, database: Database, clock: HostClock, check_again: Callable[[], None]) -> None:
         self._database = database
         self._clock = clock
+        self._check_again = check_again
         self._thread: threading.Thread | None = None
         self._closed = False
         self._pid = os.getpid()
         self._due = clock.monotonic() + INTERVAL_S
 
     def on_use(self) -> None:
-        """Record the process if that is due. Returns immediately."""
+        """Record the process if that is due. Returns immediately.
+
+        After a silence for which others took the process for ended, the database is checked again before its next
+        use: its phones may have been encrypted meanwhile.
+        """
         now = self._clock.monotonic()
         if now < self._due and self._pid == os.getpid():
             return
+        if now - self._due > RECENT.total_seconds() - 2 * INTERVAL_S:
+            self._database.defer(self._check_again)
         self._due, self._pid = now + INTERVAL_S, os.getpid()  # a second thread here only records it twice
         self._thread = threading.Thread(target=self._record, name="bindings-heartbeat", daemon=True)
         with suppress(RuntimeError):  # the interpreter is ending

@@ -396,8 +396,11 @@ def fingerprint(request: BindRequest | Binding) -> str | None:
     request, and the digests of older versions do not have it. The value of the first attempt is used. Older
     versions know no `max_expire_s` and no `replaces`: these are in it only if they are set.
     """
-    if request.idempotency_key is None:
-        return None
+    return None if request.idempotency_key is None else request_digest(request)
+
+
+def request_digest(request: Any) -> str:
+    """Return the unkeyed digest of what a request, a binding or its row asks for."""
     values: dict[str, Any] = {
         "phone_a": request.phone_a.key,
         "phone_b": request.phone_b.key,

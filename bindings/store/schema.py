@@ -32,6 +32,7 @@ from bindings.store.column_types import BindingId, Detail, Instant, PhoneKeyNumb
 if TYPE_CHECKING:
     from enum import StrEnum
 
+SEALED_PHONES = "0018"  # the first revision whose code reads encrypted phones
 HEAD = "0020"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {

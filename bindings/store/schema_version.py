@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect, select, text
+from sqlalchemy import inspect, select, text, update
 
 from bindings.errors import FieldError, InvalidRequest, SchemaOutOfDate
 from bindings.store.failures import URL_VARIABLE
@@ -100,6 +100,12 @@ def read(database: Database) -> SchemaVersion:
         return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
 
     return database.read(query)
+
+
+def refuse_code_before(connection: Connection, revision: str) -> None:
+    """Let no code start that was made for an older revision, also if its migration allowed that."""
+    readable_by_older = schema_info.c.revision >= revision, schema_info.c.readable_from < revision
+    connection.execute(update(schema_info).where(*readable_by_older).values(readable_from=revision))
 
 
 def own_table_names(connection: Connection) -> list[str]:

@@ -740,7 +740,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "same_request_with_another_predecessor_is_a_repetition",
-        "bindings.store.reserve:fingerprint",
+        "bindings.store.reserve:request_digest",
         replace(reads("replaces"), "None"),
         tests=REPLACE,
         detected_by="key_of_a_replace and sqlite",

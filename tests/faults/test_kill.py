@@ -28,8 +28,8 @@ pytestmark = pytest.mark.processes
 MIGRATION = "migrate.in_transaction"
 TESTED_ELSEWHERE = (
     MIGRATION,
-    *(name for name in failpoints.NAMES if name.startswith(("retention.", "seal.", "erase."))),
-)  # test_retention, test_seal_job, test_erasure
+    *(name for name in failpoints.NAMES if name.startswith(("retention.", "seal.", "erase.", "phones."))),
+)  # test_retention, test_seal_job, test_erasure, test_phone_sealing
 SCENARIO_POINTS = tuple(name for name in failpoints.NAMES if name not in TESTED_ELSEWHERE)
 RELEASE_POINTS = (
     "recover.before_unbinds",

@@ -43,6 +43,7 @@ MODULES = (
     "monitoring/encryption_checks.py",
     "monitoring/feed_check.py",
     "monitoring/personal_data_checks.py",
+    "monitoring/phone_checks.py",
     "monitoring/protection_checks.py",
     "monitoring/replica_check.py",
 )
@@ -52,6 +53,7 @@ FUNCTIONS = {
     "store/schema_version.py": ("describe", "remedy"),
     "provider/circuit.py": ("describe", "_repeatable"),
     "web/api/ops_routes.py": ("_process_checks",),
+    "jobs/phone_sealing.py": ("next_step",),
     "monitoring/statistics.py": ("forecast", "_trend"),
 }
 

@@ -65,7 +65,7 @@ def test_no_phone_is_written_in_digits_and_each_is_read_again(harness: ServiceHa
     harness.service.sessions.save_search("browser", Search(number=Phone(A), party=Phone(B)))
     assert in_digits(harness) == dict.fromkeys(("bindings", "refusals", "holds", "searches"), 0)
     fingerprints = rows_of(harness, "SELECT fingerprint FROM bindings WHERE fingerprint IS NOT NULL")
-    assert [(text_[0], len(text_)) for (text_,) in fingerprints] == [("~", 44)]
+    assert [(text_[0], len(text_)) for (text_,) in fingerprints] == [("~", 46)]
     assert harness.service.get(binding.id) == binding
     assert (binding.phone_a.digits, binding.phone_b.digits) == (A, B)
     assert [hold.phone.digits for hold in harness.service.holds(phone=E)] == [E]

@@ -174,7 +174,7 @@ def test_blind_index_depends_on_the_key_the_scope_and_the_phone() -> None:
         for phone in (A, B)
     }
     assert len(blind) == 6
-    assert {len(text_) for text_ in blind} == {23}
+    assert {len(text_) for text_ in blind} == {25}
     assert all(text_.startswith(BLIND) for text_ in blind)
     assert phone_keys().blind(1, Phone(A)) == phone_keys(index=(1, 2)).blind(1, Phone(A))
 

@@ -1,0 +1,409 @@
+"""Encrypting a database that has phones in digits, and moving it to newer keys, while it is in use."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert, select, text, update
+from uuid_utils import uuid7
+
+from bindings import errors, failpoints
+from bindings.access.sessions import Sessions
+from bindings.clock import HostClock
+from bindings.domain.phone import Phone
+from bindings.jobs import phone_sealing
+from bindings.monitoring.check import Level
+from bindings.monitoring.phone_checks import of_phones
+from bindings.service import BindingService
+from bindings.store import account
+from bindings.store import phone_sealing as store
+from bindings.store import replicas as replica_rows
+from bindings.store.schema import HEAD, SEALED_PHONES, bindings, holds, replicas
+from bindings.store.sessions import Search
+from tests.service.harness import POOL, A, B, C, D, E, F, G, H
+from tests.service.phone_keys import phone_keys, write_ring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.service.harness import ServiceHarness
+
+ALL_TABLES = ("bindings", "refusals", "holds", "searches")
+RESTART = "restart them with the keys of this process; one that has stopped counts for three minutes"
+DONE = dict.fromkeys(ALL_TABLES, 0)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(store, "BATCH", 2)
+    yield
+    failpoints.install(None)
+
+
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """Provide a database that is not reused: it records that older code does not start."""
+    return own_database_url
+
+
+class Content:
+    """What a test has recorded in digits, and how a service reads it."""
+
+    def __init__(self, harness: ServiceHarness) -> None:
+        account.register_scope(harness.database, "default")
+        self.first = harness.bind(A, B, idempotency_key="order-1")
+        self.ended = harness.bind(C, D, idempotency_key="order-2")
+        harness.service.unbind(self.ended.id)
+        harness.simulator.script("lost_reply", times=1, on="bind")
+        with pytest.raises(errors.OutcomeUnknown):
+            harness.bind(E, F, idempotency_key="order-3")
+        with pytest.raises(errors.PhoneInUse):
+            harness.bind(A, C)
+        harness.simulator.script("refuse:-35", times=1, on="bind")
+        with pytest.raises(errors.PhoneInUse):
+            harness.bind(G, H, idempotency_key="order-4")
+        sessions = Sessions(harness.database)
+        self.search_id = sessions.save_search("browser", Search(number=Phone(A), party=Phone(B)))
+
+    def read(self, service: BindingService) -> list[object]:
+        """Return what the service answers about every phone and every key."""
+        answers: list[object] = [Sessions(service.runtime.database).get_search("browser", self.search_id)]
+        for phone in (A, B, C, D, E, F, G, H):
+            answers += [
+                service.lookup(phone=phone),
+                service.search(phone=phone).data,
+                service.holds(phone=phone),
+                service.search_refusals(phone=phone).data,
+            ]
+        answers.append(service.check(phone_a=A, phone_b=E, mode="AXB"))
+        answers += [[event.kind for event in service.history(row.id)] for row in (self.first, self.ended)]
+        return answers
+
+
+def rows_of(harness: ServiceHarness, query: str) -> list[Any]:
+    return list(harness.database.read(lambda connection: connection.execute(text(query)).all()))
+
+
+def versions(harness: ServiceHarness) -> list[Any]:
+    return rows_of(harness, "SELECT id, version, change_tx FROM bindings ORDER BY id")
+
+
+def ring_of(harness: ServiceHarness, tmp_path: Path, **numbers: tuple[int, ...]) -> BindingService:
+    """Return the harness's service from now on, with the keys of these numbers, recorded as a process."""
+    all_numbers = {"index": (1,), "data": (1,)} | numbers
+    file = write_ring(
+        tmp_path / f"ring {len(harness.services)}", index=all_numbers["index"], data=all_numbers["data"]
+    )
+    service = harness.open(phone_keys_file=str(file))
+    account.register_scope(service.runtime.database, "default")
+    harness.services.insert(0, harness.services.pop())
+    service.runtime.database.write(replica_rows.record)
+    return service
+
+
+def test_database_in_digits_is_encrypted_and_answers_as_before(harness: ServiceHarness, tmp_path: Path) -> None:
+    content = Content(harness)
+    before, rows = content.read(harness.service), versions(harness)
+    sealing = ring_of(harness, tmp_path)
+    assert content.read(sealing) == before
+    dry_run = phone_sealing.seal(sealing.runtime, dry_run=True)
+    assert dry_run.remaining == {"bindings": 4, "refusals": 1, "holds": 2, "searches": 1}
+    assert not dry_run.complete
+    assert phone_sealing.report(sealing.runtime).next_step == "run `bindings phones seal`"
+    progress: list[tuple[int, int]] = []
+    result = phone_sealing.seal(sealing.runtime, on_progress=lambda *step: progress.append(step))
+    assert result.converted == dry_run.remaining
+    assert result.remaining == DONE
+    assert result.complete
+    assert progress[-1] == (8, 8)
+    assert content.read(sealing) == before
+    assert versions(harness) == rows  # I7: no version changed, so no event is missing
+    report = phone_sealing.report(sealing.runtime)
+    assert report.rows["bindings"] == {"digits": 0, "data:1": 4, "index:1": 4}
+    assert report.next_step is None
+    assert of_phones(sealing.runtime.database).level is Level.OK
+    again = phone_sealing.seal(sealing.runtime)
+    assert again.converted == DONE
+    assert again.complete
+
+
+def test_each_idempotency_key_is_known_after_the_encryption(harness: ServiceHarness, tmp_path: Path) -> None:
+    content = Content(harness)
+    sealing = ring_of(harness, tmp_path)
+    phone_sealing.seal(sealing.runtime)
+    terms: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
+    calls = harness.received("bind")
+    assert sealing.bind(phone_a=A, phone_b=B, idempotency_key="order-1", **terms) == content.first
+    assert sealing.bind(phone_a=C, phone_b=D, idempotency_key="order-2", **terms).id == content.ended.id
+    with pytest.raises(errors.OutcomeUnknown):
+        sealing.bind(phone_a=E, phone_b=F, idempotency_key="order-3", **terms)
+    for key, pair in (("order-1", (A, C)), ("order-2", (C, E)), ("order-3", (F, E))):
+        with pytest.raises(errors.IdempotencyMismatch):
+            sealing.bind(phone_a=pair[0], phone_b=pair[1], idempotency_key=key, **terms)
+    assert harness.received("bind") == calls
+
+
+def with_replica(harness: ServiceHarness, **values: Any) -> Callable[[], None]:
+    """Record another process that is at work; the returned function ends it."""
+    row_id, now = str(uuid7()), harness.clock()
+    row = {"id": row_id, "name": "host:1", "version": "1", "started_at": now, "seen_at": now} | values
+    harness.database.write(lambda tx: tx.connection.execute(insert(replicas).values(row)))
+    ended = replicas.delete().where(replicas.c.id == row_id)
+
+    def end() -> None:
+        harness.database.write(lambda tx: tx.connection.execute(ended))
+
+    return end
+
+
+OWN_IDS = [f"{name}:{check}" for name, check in phone_keys().checks.items()]
+UNFIT: dict[str, dict[str, Any]] = {
+    "no keys": {"schema_revision": HEAD, "phone_key_ids": []},
+    "another key of the number": {"schema_revision": HEAD, "phone_key_ids": ["index:1:00", "data:1:00"]},
+    "no data key": {"schema_revision": HEAD, "phone_key_ids": OWN_IDS[:1]},
+    "an older release": {"schema_revision": "0015", "phone_key_ids": OWN_IDS},
+    "a release without revisions": {"schema_revision": None, "phone_key_ids": OWN_IDS},
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_nothing_is_encrypted_while_a_process_at_work_could_not_read_it(
+    harness: ServiceHarness, tmp_path: Path, name: str
+) -> None:
+    Content(harness)
+    sealing = ring_of(harness, tmp_path)
+    end = with_replica(harness, **UNFIT[name])
+    with pytest.raises(errors.Busy, match="host:1") as busy:
+        phone_sealing.seal(sealing.runtime)
+    assert busy.value.retry_after_s == 180
+    assert rows_of(harness, "SELECT phone_index_key FROM account") == [(None,)]
+    check = of_phones(sealing.runtime.database)
+    assert check.level is Level.WARN
+    assert check.seen == "phones are stored in digits; processes that lack the keys: host:1"
+    assert check.todo == RESTART
+    next_step = phone_sealing.report(sealing.runtime).next_step
+    assert next_step == "restart the processes that lack the keys: host:1"
+    end()
+    assert phone_sealing.seal(sealing.runtime).complete
+
+
+def test_check_says_which_step_is_next(harness: ServiceHarness, tmp_path: Path) -> None:
+    Content(harness)
+    assert (of_phones(harness.database).level, of_phones(harness.database).seen) == (
+        Level.OK,
+        "phones are stored in digits",
+    )
+    next_step = str(phone_sealing.report(harness.service.runtime).next_step)
+    assert next_step.endswith("for every process: `bindings phones new-keys FILE` makes the keys")
+    without_keys = harness.database
+    sealing = ring_of(harness, tmp_path)
+    checks = [of_phones(sealing.runtime.database)]
+    stop_at("phones.after_batch", 1)
+    with pytest.raises(Stopped):
+        phone_sealing.seal(sealing.runtime)
+    failpoints.install(None)
+    checks.append(of_phones(sealing.runtime.database))
+    phone_sealing.seal(sealing.runtime)
+    check = of_phones(without_keys)
+    assert check.level is Level.RED
+    assert "must have the keys data:1, index:1" in check.seen
+    assert check.todo == "give each process these keys, from their backup: without them none starts"
+    newer = ring_of(harness, tmp_path, data=(1, 2))
+    checks.append(of_phones(newer.runtime.database))
+    phone_sealing.rotate(newer.runtime)
+    checks.append(of_phones(newer.runtime.database))
+    many = [with_replica(harness, **UNFIT["no keys"]) for _ in range(7)]
+    checks.append(of_phones(newer.runtime.database))
+    assert many
+    names = ", ".join(["host:1"] * 5)
+    assert [(check.level, check.seen, check.todo) for check in checks] == [
+        (Level.WARN, "phones are stored in digits", "run `bindings phones seal`"),
+        (
+            Level.WARN,
+            "phones are encrypted with index:1 and data:1, and rows from before are not all converted yet",
+            "run `bindings phones seal`: it goes on with what is left to convert",
+        ),
+        (
+            Level.WARN,
+            "phones are encrypted with index:1 and data:1",
+            "run `bindings phones rotate`: the keys have a newer one than the phones",
+        ),
+        (
+            Level.WARN,
+            "phones are encrypted with index:1 and data:2",
+            "remove from the keys what no row needs: data:1",
+        ),
+        (
+            Level.WARN,
+            f"phones are encrypted with index:1 and data:2; processes that lack the keys: {names} and 2 more",
+            RESTART,
+        ),
+    ]
+
+
+class Stopped(BaseException):
+    """The process ends here, without any handler."""
+
+
+def stop_at(name: str, times: int) -> None:
+    """Stop at the n-th time that a fail point is reached."""
+    left = [times]
+
+    def hook(reached: str) -> None:
+        left[0] -= reached == name
+        if reached == name and left[0] == 0:
+            raise Stopped
+
+    failpoints.install(hook)
+
+
+@pytest.mark.parametrize("point", ["phones.after_switch", "phones.batch_in_transaction", "phones.after_batch"])
+def test_pass_that_is_stopped_anywhere_goes_on_where_it_was(
+    harness: ServiceHarness, tmp_path: Path, point: str
+) -> None:
+    content = Content(harness)
+    before, rows = content.read(harness.service), versions(harness)
+    sealing = ring_of(harness, tmp_path)
+    stops = 0
+    while True:
+        stop_at(point, 1)
+        try:
+            result = phone_sealing.seal(sealing.runtime)
+        except Stopped:
+            stops += 1
+            failpoints.install(None)
+            assert content.read(sealing) == before
+            if point != "phones.after_batch" or stops > 20:
+                break
+        else:
+            break
+    failpoints.install(None)
+    result = phone_sealing.seal(sealing.runtime)
+    assert stops > 0
+    assert result.complete
+    assert result.remaining == DONE
+    assert content.read(sealing) == before
+    assert versions(harness) == rows
+
+
+@pytest.mark.parametrize("kind", ["data", "index"])
+def test_rotation_moves_every_row_to_the_newer_key(harness: ServiceHarness, tmp_path: Path, kind: str) -> None:
+    content = Content(harness)
+    before, rows = content.read(harness.service), versions(harness)
+    first = ring_of(harness, tmp_path)
+    phone_sealing.seal(first.runtime)
+    with pytest.raises(errors.InvalidRequest, match="has no newer key than index:1 and data:1"):
+        phone_sealing.rotate(first.runtime)
+    both = ring_of(harness, tmp_path, **{kind: (1, 2)})
+    stop_at("phones.after_batch", 2)
+    with pytest.raises(Stopped):
+        phone_sealing.rotate(both.runtime)
+    failpoints.install(None)
+    assert content.read(both) == before
+    with pytest.raises(errors.InvalidRequest, match="not all converted yet"):
+        phone_sealing.rotate(both.runtime)
+    late = both.bind(phone_a="9188067708", phone_b="9188067709", pool_number=POOL, expire_s=60, mode="AXB")
+    result = phone_sealing.seal(both.runtime)
+    assert result.complete
+    assert result.removable == [f"{kind}:1"]
+    expected = {"digits": 0, "index:1": 0, "index:2": 5, "data:1": 5}
+    if kind == "data":
+        expected = {"digits": 0, "data:1": 0, "data:2": 5, "index:1": 5}
+    assert phone_sealing.report(both.runtime).rows["bindings"] == expected
+    newest = ring_of(harness, tmp_path, **{kind: (2,)})
+    account.register_scope(newest.runtime.database, "default")  # it would start
+    assert content.read(newest) == before
+    assert newest.lookup(phone="9188067709") == [late]
+    assert [row for row in versions(harness) if row in rows] == rows
+    terms: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
+    assert newest.bind(phone_a=A, phone_b=B, idempotency_key="order-1", **terms) == content.first
+    with pytest.raises(errors.IdempotencyMismatch):
+        newest.bind(phone_a=A, phone_b=C, idempotency_key="order-1", **terms)
+
+
+def test_rotation_of_both_kinds_or_of_phones_in_digits_is_refused(harness: ServiceHarness, tmp_path: Path) -> None:
+    Content(harness)
+    with pytest.raises(errors.InvalidRequest, match="COMMAND is needed"):
+        phone_sealing.seal(harness.service.runtime)
+    first = ring_of(harness, tmp_path)
+    with pytest.raises(errors.InvalidRequest, match="stored in digits"):
+        phone_sealing.rotate(first.runtime)
+    phone_sealing.seal(first.runtime)
+    both = ring_of(harness, tmp_path, index=(1, 2), data=(1, 2))
+    with pytest.raises(errors.InvalidRequest, match="a newer index key and a newer data key"):
+        phone_sealing.rotate(both.runtime)
+
+
+def test_hold_that_is_there_in_both_forms_becomes_one_with_the_longer_time(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    Content(harness)
+    sealing = ring_of(harness, tmp_path)
+    phone_sealing.seal(sealing.runtime)
+    blind = phone_keys().blind(1, Phone(G))
+    row = harness.database.read(
+        lambda connection: connection.execute(select(holds).where(holds.c.phone == blind)).one()
+    )
+    later = row.held_until.replace(year=2030)
+    in_digits = row._asdict() | {"id": str(uuid7()), "phone": G, "phone_sealed": None, "held_until": later}
+    in_digits["phone_key"] = None
+    harness.database.write(lambda tx: tx.connection.execute(insert(holds).values(in_digits)))
+    assert phone_sealing.seal(sealing.runtime).converted["holds"] == 1
+    [hold] = sealing.holds(phone=G)
+    assert hold.held_until == later
+
+
+def test_code_that_knows_no_encrypted_phones_does_not_start_afterwards(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    Content(harness)
+    query = f"SELECT readable_from FROM schema_info WHERE revision = '{HEAD}'"
+    assert rows_of(harness, query) == [("0008",)]
+    phone_sealing.seal(ring_of(harness, tmp_path).runtime)
+    assert rows_of(harness, query) == [(SEALED_PHONES,)]
+
+
+def test_blind_index_is_given_for_a_reason_that_is_recorded(harness: ServiceHarness, tmp_path: Path) -> None:
+    binding, without_keys = harness.bind(A, B), harness.service
+    sealing = ring_of(harness, tmp_path)
+    phone_sealing.seal(sealing.runtime)
+    for phone, reason, words in ((A, None, "reason"), ("x", "audit", "phone")):
+        with pytest.raises(errors.InvalidRequest, match=words):
+            phone_sealing.blind_indexes(sealing.runtime, phone, reason=reason)
+    indexes = phone_sealing.blind_indexes(sealing.runtime, f"+{A}", reason="audit 7")
+    assert list(indexes) == ["index:1"]
+    found_id = rows_of(harness, f"SELECT id FROM bindings WHERE phone_a = '{indexes['index:1']}'")
+    assert [str(row[0]) for row in found_id] == [binding.id]
+    [revealed] = [event for event in sealing.export_events() if event.kind == "revealed"]
+    assert (revealed.detail["what"], revealed.detail["reason"]) == ("blind index of a phone", "audit 7")
+    assert A not in json.dumps(revealed.detail)
+    with pytest.raises(errors.InvalidRequest, match="is needed"):
+        phone_sealing.blind_indexes(without_keys.runtime, A, reason="audit 8")
+
+
+def test_fingerprint_that_no_row_value_gives_is_cleared_by_a_rotation(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    binding = harness.bind(A, B, idempotency_key="order-1")
+    phone_sealing.seal(ring_of(harness, tmp_path).runtime)
+    harness.rewrite(update(bindings).values(fingerprint="~1.other"))
+    assert phone_sealing.rotate(ring_of(harness, tmp_path, index=(1, 2)).runtime).complete
+    assert rows_of(harness, "SELECT fingerprint FROM bindings") == [(None,)]
+    assert harness.service.get(binding.id) == binding
+
+
+def test_process_that_was_silent_is_checked_before_its_next_use(harness: ServiceHarness, tmp_path: Path) -> None:
+    monotonic = [0.0]
+    clock = HostClock(wall=harness.clock.unix, monotonic=lambda: monotonic[0])
+    with BindingService.open(environment={}, database_url=harness.url, clock=clock) as silent:
+        assert silent.lookup(phone=A) == []
+        harness.bind(A, B)
+        harness.database.write(lambda tx: tx.connection.execute(replicas.delete()))  # as after three minutes
+        assert phone_sealing.seal(ring_of(harness, tmp_path).runtime).complete
+        monotonic[0] += 180
+        for _ in range(2):
+            with pytest.raises(errors.Busy, match="must have the keys data:1, index:1"):
+                silent.lookup(phone=A)
