@@ -31,6 +31,8 @@ class Act(StrEnum):
     DATABASE_SCAN_WAIVED = "database.scan_waived"
     DATABASE_MOVED = "database.moved"
     RETENTION_APPLIED = "retention.applied"
+    PHONES_KEYS_CHANGED = "phones.keys_changed"
+    PHONES_SEALED = "phones.sealed"
 
 
 class RestoreCause(StrEnum):
@@ -56,6 +58,8 @@ _WORDS = {
     Act.DATABASE_SCAN_WAIVED: "full scan after a restore waived",
     Act.DATABASE_MOVED: "database moved to another cluster",
     Act.RETENTION_APPLIED: "records deleted by retention",
+    Act.PHONES_KEYS_CHANGED: "phones written with other keys",
+    Act.PHONES_SEALED: "all stored phones converted to the keys",
 }
 # The facts that a description names, in this order.
 _NAMED_FACTS = (
@@ -69,6 +73,8 @@ _NAMED_FACTS = (
     "events",
     "id",
     "key_id",
+    "index_key",
+    "data_key",
 )
 
 

@@ -177,7 +177,7 @@ def _convert(
                     on_progress(sum(converted.values()), total)
                 if after is None:
                     break
-        complete = database.write(store.finish)
+        complete = database.write(lambda tx: store.finish(tx, runtime.caller))
         remaining = database.read(store.remaining, numbers)
     current = database.read(store.status)
     return SealingResult(
@@ -205,7 +205,9 @@ def _convert_batch(runtime: Runtime, table: str, numbers: KeyNumbers, after: str
 def _switch(runtime: Runtime, keys: PhoneKeys, numbers: KeyNumbers) -> None:
     """Let every process write with these keys. `Busy` while one at work cannot."""
     try:
-        runtime.database.write(lambda tx: store.switch(tx, keys, numbers), budget_s=SWITCH_BUDGET_S)
+        runtime.database.write(
+            lambda tx: store.switch(tx, keys, numbers, runtime.caller), budget_s=SWITCH_BUDGET_S
+        )
     except ReplicasWithoutKeys as unfit:
         raise Busy(
             f"processes that use the database could not read the result ({_names(unfit.names)}): they lack"

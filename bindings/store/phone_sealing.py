@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, case, delete, func, or_, select, text, type_coerce, update
 
+from bindings.domain.acts import Act
 from bindings.store import account as account_rows
-from bindings.store import phones, replicas, schema_version
+from bindings.store import events, phones, replicas, schema_version
 from bindings.store.phone_keys import BLIND, KeyNumbers, blind_prefix
 from bindings.store.reserve import request_digest
 from bindings.store.schema import SEALED_PHONES, account, holds, metadata
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Dialect, Row, Table
 
+    from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
     from bindings.store.phone_keys import PhoneKeys
 
@@ -74,7 +76,7 @@ def status(connection: Connection) -> PhoneStatus:
     )
 
 
-def switch(tx: Transaction, keys: PhoneKeys, numbers: KeyNumbers) -> None:
+def switch(tx: Transaction, keys: PhoneKeys, numbers: KeyNumbers, caller: Caller) -> None:
     """Let every process write phones with these keys from the commit on, and no older code start.
 
     Raises `ReplicasWithoutKeys` if a process at work cannot. Safe to repeat.
@@ -94,6 +96,7 @@ def switch(tx: Transaction, keys: PhoneKeys, numbers: KeyNumbers) -> None:
     }
     tx.connection.execute(update(account).values(values))
     schema_version.refuse_code_before(tx.connection, SEALED_PHONES)
+    events.append_act(tx, Act.PHONES_KEYS_CHANGED, caller, _facts(numbers))
 
 
 def replicas_without(connection: Connection, keys: PhoneKeys, numbers: KeyNumbers, since: datetime) -> list[str]:
@@ -106,15 +109,21 @@ def replicas_without(connection: Connection, keys: PhoneKeys, numbers: KeyNumber
     ]
 
 
-def finish(tx: Transaction) -> bool:
+def finish(tx: Transaction, caller: Caller) -> bool:
     """Record that no row needs an earlier key any more; return False, and record nothing, if one does."""
     current = status(tx.connection)
     if any(remaining(tx.connection, current.numbers).values()):
         return False
     checks = {name: current.checks[name] for name in current.numbers.names}
-    sealed_at = current.sealed_at or tx.instant()
-    tx.connection.execute(update(account).values(phone_key_checks=checks, phones_sealed_at=sealed_at))
+    if current.sealed_at is None:
+        sealed = {"phone_key_checks": checks, "phones_sealed_at": tx.instant()}
+        tx.connection.execute(update(account).values(sealed))
+        events.append_act(tx, Act.PHONES_SEALED, caller, _facts(current.numbers))
     return True
+
+
+def _facts(numbers: KeyNumbers) -> dict[str, int | None]:
+    return {"index_key": numbers.index, "data_key": numbers.data}
 
 
 def remaining(connection: Connection, numbers: KeyNumbers) -> dict[str, int]:

@@ -10,7 +10,6 @@ from sqlalchemy import insert, select, text, update
 from uuid_utils import uuid7
 
 from bindings import errors, failpoints
-from bindings.access.sessions import Sessions
 from bindings.clock import HostClock
 from bindings.domain.phone import Phone
 from bindings.jobs import phone_sealing
@@ -65,12 +64,11 @@ class Content:
         harness.simulator.script("refuse:-35", times=1, on="bind")
         with pytest.raises(errors.PhoneInUse):
             harness.bind(G, H, idempotency_key="order-4")
-        sessions = Sessions(harness.database)
-        self.search_id = sessions.save_search("browser", Search(number=Phone(A), party=Phone(B)))
+        self.search_id = harness.service.sessions.save_search("browser", Search(number=Phone(A), party=Phone(B)))
 
     def read(self, service: BindingService) -> list[object]:
         """Return what the service answers about every phone and every key."""
-        answers: list[object] = [Sessions(service.runtime.database).get_search("browser", self.search_id)]
+        answers: list[object] = [service.sessions.get_search("browser", self.search_id)]
         for phone in (A, B, C, D, E, F, G, H):
             answers += [
                 service.lookup(phone=phone),
@@ -128,6 +126,10 @@ def test_database_in_digits_is_encrypted_and_answers_as_before(harness: ServiceH
     again = phone_sealing.seal(sealing.runtime)
     assert again.converted == DONE
     assert again.complete
+    acts = [event.detail for event in sealing.export_events() if event.kind == "administered"]
+    assert acts == [
+        {"act": act, "index_key": 1, "data_key": 1} for act in ("phones.keys_changed", "phones.sealed")
+    ]
 
 
 def test_each_idempotency_key_is_known_after_the_encryption(harness: ServiceHarness, tmp_path: Path) -> None:
