@@ -56,7 +56,7 @@ class Phone:
 
     @property
     def key(self) -> str:
-        """Return what equality, locks and indexes compare; the one place to change if phones are stored hashed."""
+        """Return what equality and locks compare: the digits, also if phones are stored encrypted (`store.phones`)."""
         return self._digits
 
     def country_code(self) -> int | None:

@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from bindings.store.phone_keys import PhoneKeys
 
 BATCH = 500
-TABLES = {"bindings": ("phone_a", "phone_b"), "refusals": ("phone_a", "phone_b"), "holds": ("phone",)}
-SEARCHES = "searches"
-SEARCHED = ("number", "party")  # never compared: encrypted, and without a blind index
+TABLES = {
+    "bindings": ("phone_a", "phone_b"),
+    "refusals": ("phone_a", "phone_b"),
+    "holds": ("phone",),
+    "searches": ("number", "party"),
+}
 LOCK_WAIT = "1s"  # while it waits, so does every bind
 
 
@@ -132,7 +135,7 @@ def remaining(connection: Connection, numbers: KeyNumbers) -> dict[str, int]:
         name: connection.execute(
             select(func.count()).select_from(_table(name)).where(_to_convert(name, numbers))
         ).scalar_one()
-        for name in (*TABLES, SEARCHES)
+        for name in TABLES
     }
 
 
@@ -159,7 +162,7 @@ def convert_batch(tx: Transaction, name: str, numbers: KeyNumbers, after: str | 
     Only the owner of the tables may. Safe to repeat, and to run beside every other use of the database.
     """
     table = _table(name)
-    raw = [type_coerce(table.c[column], String).label(f"raw_{column}") for column in _columns(name)]
+    raw = [type_coerce(table.c[column], String).label(f"raw_{column}") for column in TABLES[name]]
     statement = select(table, *raw).where(_to_convert(name, numbers)).order_by(table.c.id).limit(BATCH)
     if after is not None:
         statement = statement.where(table.c.id > after)
@@ -178,12 +181,10 @@ def _converted(dialect: Dialect, name: str, row: Row[Any], numbers: KeyNumbers) 
     """Return the new values of a row, by column."""
     opened = {
         column: phone
-        for column, phone in phones.opened(row, name, _columns(name)).items()
-        if phone is None or phone.digits.isdigit()
+        for column, phone in phones.opened(row, name, TABLES[name]).items()
+        if phone is None or not phone.is_erased
     }
     values = phones.stored(dialect, numbers, name, row.id, opened)
-    if name == SEARCHES:
-        values |= dict.fromkeys(opened)
     if name == "bindings":
         values["fingerprint"] = _fingerprint(dialect, row, opened, numbers)
     return values
@@ -206,13 +207,13 @@ def _write(tx: Transaction, name: str, changes: Sequence[tuple[Row[Any], dict[st
     table = _table(name)
     by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row, values in changes:
-        old = {f"old_{column}": getattr(row, f"raw_{column}") for column in _columns(name)}
+        old = {f"old_{column}": getattr(row, f"raw_{column}") for column in TABLES[name]}
         new = {f"new_{column}": value for column, value in values.items()}
         by_columns.setdefault(tuple(values), []).append(new | old | {"of_id": row.id})
     for columns, parameters in by_columns.items():
         unchanged = (
             table.c[column].is_not_distinct_from(bindparam(f"old_{column}", type_=table.c[column].type))
-            for column in _columns(name)
+            for column in TABLES[name]
         )
         statement = (
             update(table)
@@ -244,12 +245,9 @@ def _to_convert(name: str, numbers: KeyNumbers) -> ColumnElement[bool]:
     """Return the condition that a row is not written with these keys."""
     table = _table(name)
     other_key = table.c.phone_key != numbers.data
-    if name == SEARCHES:
-        return or_(other_key, *(table.c[column].is_not(None) for column in _columns(name)))
     current = blind_prefix(numbers.index or 0)
     conditions = [
-        or_(_in_digits(table.c[column]), _is_blind_otherwise(table.c[column], current))
-        for column in _columns(name)
+        or_(_in_digits(table.c[column]), _is_blind_otherwise(table.c[column], current)) for column in TABLES[name]
     ]
     if name == "bindings":
         conditions.append(
@@ -266,10 +264,6 @@ def _in_digits(column: ColumnElement[Any]) -> ColumnElement[bool]:
 def _is_blind_otherwise(column: ColumnElement[Any], current: str) -> ColumnElement[bool]:
     raw = type_coerce(column, String)
     return and_(raw.startswith(BLIND), ~raw.startswith(current, autoescape=True))
-
-
-def _columns(name: str) -> tuple[str, ...]:
-    return TABLES.get(name, SEARCHED)
 
 
 def _table(name: str) -> Table:

@@ -151,8 +151,6 @@ def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> 
     stored = phones.stored(
         dialect, numbers, "searches", search_id, {name: getattr(search, name) for name in _PHONES}
     )
-    if numbers.index is not None:
-        stored |= dict.fromkeys(_PHONES)  # a search is found by its id: no blind index is needed
     values = stored | {
         "id": search_id,
         "owner": owner,

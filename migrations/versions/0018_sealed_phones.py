@@ -35,6 +35,10 @@ SEALED = {
 }
 KEY = {"phone_key": "data key of the encrypted digits"}
 SEARCHED = {
+    "number": "phone or middle number that was looked for: digits, or its blind index",
+    "party": "the other phone of the call: digits, or its blind index",
+}
+SEARCHED_BEFORE = {
     "number": "the phone or middle number that was looked for, digits",
     "party": "the other phone of the call, digits",
 }
@@ -47,15 +51,15 @@ WIDENED = {
 BEFORE = {
     "holds": {"phone": "the phone that is held, digits"},
     "refusals": BOTH_BEFORE,
-    "searches": SEARCHED,
+    "searches": SEARCHED_BEFORE,
     "bindings": BOTH_BEFORE,
 }
 BYTES = {
     "holds": {"phone_sealed": "encrypted digits; none: they are in phone"},
     "refusals": SEALED,
     "searches": {
-        "number_sealed": "encrypted digits, instead of number",
-        "party_sealed": "encrypted digits, instead of party",
+        "number_sealed": "encrypted digits; none: they are in number",
+        "party_sealed": "encrypted digits; none: they are in party",
     },
     "bindings": SEALED,
 }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.service.harness import ServiceHarness
 
-ALL_TABLES = ("bindings", "refusals", "holds", "searches")
+ALL_TABLES = store.TABLES
 RESTART = "restart them with the keys of this process; one that has stopped counts for three minutes"
 DONE = dict.fromkeys(ALL_TABLES, 0)
 
