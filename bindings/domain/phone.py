@@ -56,7 +56,7 @@ class Phone:
 
     @property
     def key(self) -> str:
-        """Return what equality and locks compare: the digits, also if phones are stored encrypted (`store.phones`)."""
+        """Return what equality and locks compare: the digits, also if they are stored encrypted."""
         return self._digits
 
     def country_code(self) -> int | None:

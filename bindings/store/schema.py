@@ -497,9 +497,7 @@ searches = Table(
     Column("id", String(32), primary_key=True, comment="random; stands in the page's address"),
     Column("owner", String(64), nullable=False, comment="SHA-256 of the token of the browser that may see it"),
     Column("words", String(255), comment="what was looked for, where it is no number"),
-    Column(
-        "number", PhoneNumber, comment="phone or middle number that was looked for: digits, or its blind index"
-    ),
+    Column("number", PhoneNumber, comment="number that was looked for: digits, or its blind index"),
     Column("number_sealed", LargeBinary, comment="encrypted digits; none: they are in number"),
     Column("party", PhoneNumber, comment="the other phone of the call: digits, or its blind index"),
     Column("party_sealed", LargeBinary, comment="encrypted digits; none: they are in party"),

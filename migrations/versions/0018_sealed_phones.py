@@ -35,7 +35,7 @@ SEALED = {
 }
 KEY = {"phone_key": "data key of the encrypted digits"}
 SEARCHED = {
-    "number": "phone or middle number that was looked for: digits, or its blind index",
+    "number": "number that was looked for: digits, or its blind index",
     "party": "the other phone of the call: digits, or its blind index",
 }
 SEARCHED_BEFORE = {
