@@ -31,6 +31,7 @@ from benchmarks import (
     cpu_cost,
     data,
     disk_space,
+    encryption,
     export,
     extend,
     growth,
@@ -82,6 +83,7 @@ MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
     "vacuum": vacuum.measure,
     "churn": churn.measure,
     "updates": updates.measure,
+    "encryption": encryption.measure,
 }
 
 

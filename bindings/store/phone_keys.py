@@ -11,7 +11,7 @@ Locks are made of the digits, and the provider gets the digits: neither depends 
 from __future__ import annotations
 
 import hmac
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ BLIND_BYTES = 16
 CHECK_BYTES = 8
 VARIABLES = "BINDINGS_PHONE_KEYS_FILE or BINDINGS_PHONE_KEYS_COMMAND"
 _ATTRIBUTE = "phone_keys"
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ class DataKey:
     def __init__(self, number: int, key: bytes | None) -> None:
         self.number = number
         self._cipher: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
         if key is not None:
+            from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-            self._cipher = AESSIV(key)
+            self._cipher, self._errors = AESSIV(key), (InvalidTag, ValueError)
 
     def __repr__(self) -> str:
         return f"DataKey({self.number})"
@@ -79,19 +82,17 @@ class DataKey:
         Raises `Busy`, whose text has no phone, if the ring lacks the key or the sealed value is not the one that
         was written for this column and row.
         """
-        place = f"{column} of row {row_id}"
         if self._cipher is None:
             raise Busy(
-                f"{place} is encrypted with data key {self.number}, which this process does not have",
+                f"{column} of row {row_id} is encrypted with data key {self.number}, which this process does not have",
                 todo=f"restart this process with that key in {VARIABLES}",
             )
-        from cryptography.exceptions import InvalidTag
-
         try:
             padded: bytes = self._cipher.decrypt(sealed or b"", [column.encode(), row_id.encode()])
-        except (InvalidTag, ValueError):
+        except self._errors:
             raise Busy(
-                f"{place} does not open with data key {self.number}: it was changed, or moved from another row",
+                f"{column} of row {row_id} does not open with data key {self.number}: it was changed, or moved from"
+                " another row",
                 todo="compare the row with a backup, and see who can write to the database",
             ) from None
         return Phone.stored(padded.decode().rstrip())
@@ -101,8 +102,9 @@ class PhoneKeys:
     """The ring of one process, for the scope of its database. Thread-safe; equal only to itself."""
 
     def __init__(self, scope: str, *, index: Mapping[int, bytes], data: Mapping[int, bytes]) -> None:
-        self._scope = scope
+        self._scope = f"{scope}|0|"
         self._index = dict(sorted(index.items()))
+        self._prefixes = {number: blind_prefix(number) for number in self._index}
         self._data = {number: DataKey(number, key) for number, key in sorted(data.items())}
         named = {f"index:{number}": key for number, key in self._index.items()}
         named |= {f"data:{number}": key for number, key in sorted(data.items())}
@@ -125,9 +127,8 @@ class PhoneKeys:
 
     def blind(self, number: int, phone: Phone) -> str:
         """Return the blind index of a phone under an index key; KeyError if the ring lacks it."""
-        message = f"{self._scope}|0|{phone.digits}".encode()
-        digest = hmac.digest(self._index[number], message, "sha256")[:BLIND_BYTES]
-        return blind_prefix(number) + urlsafe_b64encode(digest).rstrip(b"=").decode()
+        digest = hmac.digest(self._index[number], f"{self._scope}{phone.key}".encode(), "sha256")
+        return self._prefixes[number] + _base64(digest[:BLIND_BYTES])
 
     def forms(self, phone: Phone) -> list[str]:
         """Return each text by which the phone may be stored."""
@@ -144,7 +145,7 @@ class PhoneKeys:
     def fingerprint(self, number: int, digest: str) -> str:
         """Return the keyed form of the unkeyed digest of a request; KeyError if the ring lacks the key."""
         keyed = hmac.digest(self._index[number], digest.encode(), "sha256")
-        return blind_prefix(number) + urlsafe_b64encode(keyed).rstrip(b"=").decode()
+        return self._prefixes[number] + _base64(keyed)
 
     def has(self, numbers: KeyNumbers) -> bool:
         """Return whether the ring has the keys that phones are written with."""
@@ -153,6 +154,11 @@ class PhoneKeys:
     def data_key(self, number: int) -> DataKey:
         """Return a data key; one that opens nothing if the ring lacks it."""
         return self._data.get(number) or DataKey(number, None)
+
+
+def _base64(value: bytes) -> str:
+    """Return the bytes in base64url without padding."""
+    return b2a_base64(value, newline=False).translate(_URL_SAFE, b"=").decode()
 
 
 def blind_prefix(number: int) -> str:

@@ -1,0 +1,111 @@
+"""Encrypted phones: lookup, bind and export against the same calls on a database of the same rows in digits."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from benchmarks import bind, data
+from benchmarks.bench_context import NotMeasuredError
+from benchmarks.measure import Result, Sample, Target, interleave, microseconds, timed
+from bindings.jobs import phone_sealing
+from bindings.provider.client import ProviderClient
+from bindings.store import phone_key_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase, Sizes
+    from bindings.service import BindingService
+
+LIVE, ENDED = 2_000, 20_000
+BINDS = 200
+PHONES = 500
+
+
+def measure(context: BenchContext) -> list[Result]:
+    """Return P20 on SQLite and, if there is a server, on PostgreSQL."""
+    results = []
+    for kind in ("SQLite", "PostgreSQL"):
+        try:
+            results += _compare(context, kind)
+        except NotMeasuredError as reason:
+            results.append(Result(target=Target(id="P20", title=f"encrypted phones on {kind}"), note=str(reason)))
+    return results
+
+
+def _compare(context: BenchContext, kind: str) -> list[Result]:
+    with ExitStack() as stack:
+        encrypted, plain = (stack.enter_context(_database(context, kind)) for _ in range(2))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        keys = folder / "phone-keys.json"
+        phone_key_source.write_new(keys)
+        with bind.open_service(encrypted.url, phone_keys_file=str(keys)) as sealing:
+            started_at = time.perf_counter()
+            sealed = sum(phone_sealing.seal(sealing.runtime).converted.values())
+            seconds = time.perf_counter() - started_at
+        product = stack.enter_context(bind.open_service(encrypted.url, phone_keys_file=str(keys)))
+        baseline = stack.enter_context(bind.open_service(plain.url))
+        stack.enter_context(mock.patch.object(ProviderClient, "bind", bind.instant_bind))
+        rate = Target(id="P20", title=f"phones sealed on {kind}", unit="rows/s")
+        return [
+            *_ratios(kind, context.sizes, product, baseline),
+            Result(target=rate, value=sealed / seconds, note=f"{sealed:,} rows, one process"),
+        ]
+
+
+def _ratios(
+    kind: str,
+    sizes: Sizes,
+    product: BindingService,
+    baseline: BindingService,
+) -> Iterator[Result]:
+    phones = {id(product): _phones(product), id(baseline): _phones(baseline)}
+
+    def look_up(service: BindingService) -> Callable[[int], Sample]:
+        chosen = phones[id(service)]
+        return lambda _: timed(
+            lambda phone: service.lookup(phone=phone), random.sample(chosen, min(sizes.lookups, len(chosen)))
+        )
+
+    def bind_new(service: BindingService) -> Callable[[int], Sample]:
+        return lambda _: timed(lambda _: bind.bind_once(service), range(BINDS))
+
+    def export(service: BindingService) -> Callable[[int], Sample]:
+        def run(_: int) -> Sample:
+            cpu, started_at = time.process_time(), time.perf_counter()
+            rows = sum(1 for _ in service.export_bindings())
+            seconds = time.perf_counter() - started_at
+            return Sample(figure=seconds / rows, cpu_s=(time.process_time() - cpu) / rows)
+
+        return run
+
+    calls = (("lookup", look_up, 1.15), ("bind", bind_new, 1.05), ("export, time of a row", export, 2.0))
+    for title, call, bound in calls:
+        target = Target(id="P20", title=f"{title} with encrypted phones, {kind}", bound=bound)
+        call(product)(0)  # warms both up
+        call(baseline)(0)
+        rounds = interleave(sizes.rounds, call(product), call(baseline))
+        yield Result(target=target, rounds=rounds, note=microseconds(rounds))
+
+
+def _phones(service: BindingService) -> list[str]:
+    page = service.search(active=True, limit=200)
+    phones = [row.phone_a.digits for row in page.data]
+    while page.next_cursor is not None and len(phones) < PHONES:
+        page = service.search(active=True, limit=200, cursor=page.next_cursor)
+        phones += [row.phone_a.digits for row in page.data]
+    return phones
+
+
+def _database(context: BenchContext, kind: str) -> AbstractContextManager[BenchDatabase]:
+    if kind == "PostgreSQL":
+        return data.postgres_database(context.server, live=LIVE, ended=ENDED)
+    return data.sqlite_database(context.folder(), live=LIVE, ended=ENDED)
