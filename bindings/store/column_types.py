@@ -8,14 +8,17 @@ database. Nothing here knows a table: those are in `schema`.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, SmallInteger, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from bindings.domain.phone import Phone
-from bindings.store.phone_keys import BLIND, DataKey, keys_of
+from bindings.store.phone_keys import BLIND, DataKey, data_key, keys_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Instant(TypeDecorator[datetime]):
@@ -95,10 +98,12 @@ class PhoneKeyNumber(TypeDecorator[DataKey]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> DataKey | None:
         """Return the key of the engine's ring; one that opens nothing if the ring lacks it."""
-        if value is None:
-            return None
+        return None if value is None else data_key(keys_of(dialect), value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[int | None], DataKey | None]:  # noqa: ARG002
+        """Return `process_result_value` with the ring looked up once: it runs for each row."""
         keys = keys_of(dialect)
-        return DataKey(value, None) if keys is None else keys.data_key(value)
+        return lambda value: None if value is None else data_key(keys, value)
 
 
 class BindingId(TypeDecorator[str]):

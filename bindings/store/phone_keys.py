@@ -84,15 +84,16 @@ class DataKey:
         """
         if self._cipher is None:
             raise Busy(
-                f"{column} of row {row_id} is encrypted with data key {self.number}, which this process does not have",
+                f"{column} of row {row_id} is encrypted with data key {self.number}, which this process does not"
+                " have",
                 todo=f"restart this process with that key in {VARIABLES}",
             )
         try:
             padded: bytes = self._cipher.decrypt(sealed or b"", [column.encode(), row_id.encode()])
         except self._errors:
             raise Busy(
-                f"{column} of row {row_id} does not open with data key {self.number}: it was changed, or moved from"
-                " another row",
+                f"{column} of row {row_id} does not open with data key {self.number}: it was changed, or moved"
+                " from another row",
                 todo="compare the row with a backup, and see who can write to the database",
             ) from None
         return Phone.stored(padded.decode().rstrip())
@@ -154,6 +155,11 @@ class PhoneKeys:
     def data_key(self, number: int) -> DataKey:
         """Return a data key; one that opens nothing if the ring lacks it."""
         return self._data.get(number) or DataKey(number, None)
+
+
+def data_key(keys: PhoneKeys | None, number: int) -> DataKey:
+    """Return a data key of a ring; one that opens nothing if there is no ring, or it lacks the key."""
+    return DataKey(number, None) if keys is None else keys.data_key(number)
 
 
 def _base64(value: bytes) -> str:
