@@ -384,3 +384,40 @@ def test_health_counts_to_its_limits(running: Running, monkeypatch: pytest.Monke
     health = service.webhooks.health()
     assert [(entry.pending, entry.recent) for entry in health] == [(1, 1), (1, 1), (0, 0)]
     assert health[0].pending_is_at_least
+
+
+def test_each_act_is_in_the_history_with_the_key_that_acted(running: Running) -> None:
+    browser = Browser(running).sign_in("admin", "ops")
+    (own,) = keys_named(running, "ops")
+    created(browser, role="auditor")
+    (key,) = keys_named(running, "dispatch")
+    browser.post(f"/keys/{key.id}/revoke")
+    added(browser)
+    path = f"/webhooks/{only_webhook(running).id}"
+    browser.post(f"{path}/disable")
+    browser.post(f"{path}/enable")
+    browser.post(f"{path}/rotate", form_of(browser.get(f"{path}/rotate"), f"{path}/rotate").fields)
+    browser.post(f"{path}/remove")
+    Browser(running).sign_in("auditor", "eve")
+    (of_eve,) = (session.id for session in running.service.sessions.list() if session.key.name == "eve")
+    browser.post("/sessions/end", {"id": of_eve})
+    feed_has_caught_up(running.service)
+    events = [
+        event
+        for event in running.service.events(limit=200).data
+        if event.kind == "administered" and event.actor == "key:ops"
+    ]
+    assert [event.detail["act"] for event in events] == [
+        "key.created",
+        "key.revoked",
+        "webhook.added",
+        "webhook.disabled",
+        "webhook.enabled",
+        "webhook.secret_rotated",
+        "webhook.removed",
+        "session.ended",
+    ]
+    assert {event.key_id for event in events} == {own.id}
+    log = browser.get("/access").text
+    assert "API key created" in log
+    assert "s3cret" not in log

@@ -133,6 +133,8 @@ def test_person_acts_by_name_with_the_role_of_a_group(running: Running) -> None:
     admin = ProxiedBrowser(running, (EVE, OPS))
     assert admin.post("/keys/create", created).status == 200
     assert running.service.api_keys.get(binding.id).created_by == "person:eve@example.com"
+    assert "API key created" in admin.get("/access").text
+    assert admin.get("/access").text.count("person:eve@example.com") >= 2
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.store.deliveries import DeliveryState
 from bindings.store.webhook_health import MAX_PENDING
+from bindings.store.webhooks import ONLY_BY_NAME
 from bindings.validation import fields
 from bindings.web import problems
 from bindings.web.console.page_context import PageContext, PageResponse
@@ -38,7 +39,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show all webhooks with their health, oldest first."""
     context = PageContext(request)
     health = await context.run_read(lambda service: service.webhooks.health())
-    return context.render("webhooks.html", health=health, max_pending=MAX_PENDING)
+    return context.render("webhooks.html", health=health, max_pending=MAX_PENDING, only_by_name=ONLY_BY_NAME)
 
 
 @get("/webhooks/add", permissions=(Permission.MANAGE,))
@@ -86,6 +87,7 @@ async def show_webhook(request: Request[Any, Any, Any]) -> PageResponse:
         state=state,
         states=STATES,
         max_pending=MAX_PENDING,
+        only_by_name=ONLY_BY_NAME,
     )
 
 
@@ -188,6 +190,7 @@ def _form_page(
         webhook_id=webhook_id,
         kinds=tuple(EventKind),
         kind_prefix=KIND_PREFIX,
+        only_by_name=ONLY_BY_NAME,
     )
 
 
