@@ -111,6 +111,10 @@ class ApiKeys:
             raise errors.NotFound("there is no such key")
         return revoked
 
+    def may_write(self) -> bool:
+        """Return whether this process's user of the database may create and change keys and webhooks."""
+        return self._database.read(keys.may_write)
+
     def any_exist(self) -> bool:
         """Return True if any key was ever created; if so, requests must authenticate."""
         return self._database.read(keys.exist)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from bindings.domain.acts import Act
 from bindings.domain.roles import Role
@@ -74,6 +74,14 @@ def list_all(connection: Connection) -> list[Key]:
     """Return every key ever created, newest first."""
     rows = connection.execute(select(*COLUMNS).order_by(keys.c.created_at.desc(), keys.c.id.desc()))
     return [to_key(row) for row in rows]
+
+
+def may_write(connection: Connection) -> bool:
+    """Return whether the database's user may create keys and webhooks; a role of `grants` may not."""
+    if not sql.is_postgres(connection):
+        return True
+    rights = (func.has_table_privilege(table, "INSERT") for table in ("keys", "webhooks"))
+    return bool(connection.execute(select(and_(*rights))).scalar_one())
 
 
 def exist(connection: Connection) -> bool:

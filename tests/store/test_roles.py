@@ -28,6 +28,9 @@ from bindings.store.sessions import Search
 from bindings.webhooks.sender import prune
 from tests import deliveries
 from tests.service.harness import APP, A, C, D, E, F, G, H, ServiceHarness, feed_has_caught_up, service_at
+from tests.web.browser import Browser
+from tests.web.conftest import run
+from tests.web.pages import Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,3 +232,28 @@ def test_role_of_the_application_cannot_erase(harness: ServiceHarness, tmp_path:
     with pytest.raises(errors.InvalidRequest, match="owns the tables"):
         service.erasure.replay()
     assert not journal.exists()
+
+
+def test_console_says_that_keys_and_webhooks_are_changed_elsewhere(
+    harness: ServiceHarness, owner: BindingService
+) -> None:
+    key = owner.api_keys.create(name="ops", role="admin")
+    webhook = owner.webhooks.add(url="https://receiver.example/events").webhook
+    for running in run(harness.service, local_admin=False):
+        browser = Browser(running)
+        assert browser.post("/sign-in", {"key": key.key}).status_code == 303
+        for path in ("/keys", "/webhooks"):
+            page = browser.get(path)
+            assert "user of the database may not write keys and webhooks" in page.text
+            assert not [link for link in Page(page.text).links if link.endswith(("/create", "/add", "/revoke"))]
+        page = browser.get(f"/webhooks/{webhook.id}")
+        assert {form.action for form in Page(page.text).forms} >= {f"/webhooks/{webhook.id}/disable"}
+        assert f"/webhooks/{webhook.id}/rotate" not in Page(page.text).links
+        assert browser.post(f"/webhooks/{webhook.id}/disable").status_code == 303
+        for path in (
+            *("/keys/create", f"/keys/{key.record.id}/revoke", "/webhooks/add"),
+            *(f"/webhooks/{webhook.id}/rotate", f"/webhooks/{webhook.id}/remove"),
+        ):
+            for response in (browser.get(path), browser.post(path, {"id": webhook.id, "name": "x"})):
+                assert (response.status_code, "use the command line" in response.text) == (403, True)
+    assert [record.id for record in owner.api_keys.list()] == [key.record.id]

@@ -34,13 +34,13 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every key ever created, without the secrets."""
     context = PageContext(request)
     now, keys = await context.run_read(_read_keys)
-    return context.render("keys.html", keys=keys, now=now)
+    return context.render("keys.html", keys=keys, now=now, may_change=await may_change(context))
 
 
 @get("/keys/create", permissions=(Permission.MANAGE,))
 async def create_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the form of a new key; with `like`, filled in for the successor of a key."""
-    context = PageContext(request)
+    context = await changing_context(request)
     predecessor = await _predecessor(context, request.query_params.get("like", ""))
     entered = {} if predecessor is None else {"name": predecessor.name, "role": predecessor.role}
     if predecessor is not None and predecessor.rate_limit is not None:
@@ -51,7 +51,7 @@ async def create_form(request: Request[Any, Any, Any]) -> PageResponse:
 @post("/keys/create", permissions=(Permission.MANAGE,), status_code=200)
 async def create(request: Request[Any, Any, Any]) -> PageResponse:
     """Create a key and show it once. Safe to repeat: the form creates at most one key."""
-    context = PageContext(request)
+    context = await changing_context(request)
     form = context.form
     predecessor = await _predecessor(context, form.get("like", ""))
     try:
@@ -70,13 +70,13 @@ async def create(request: Request[Any, Any, Any]) -> PageResponse:
 @get("/keys/{key_id:str}/revoke", permissions=(Permission.MANAGE,))
 async def revoke_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show what stops working if the key is revoked, and ask for a confirmation."""
-    return await _revoke_page(PageContext(request))
+    return await _revoke_page(await changing_context(request))
 
 
 @post("/keys/{key_id:str}/revoke", permissions=(Permission.MANAGE,), status_code=200)
 async def revoke(request: Request[Any, Any, Any]) -> PageResponse:
     """Revoke the key and return to the list. Safe to repeat."""
-    context = PageContext(request)
+    context = await changing_context(request)
     try:
         await context.run_read(lambda service: service.api_keys.revoke(request.path_params["key_id"]))
     except errors.NotFound:
@@ -84,6 +84,24 @@ async def revoke(request: Request[Any, Any, Any]) -> PageResponse:
     except errors.BindingsError as error:
         return await _revoke_page(context, error=error)
     return context.redirect("/keys")
+
+
+async def may_change(context: PageContext) -> bool:
+    """Return whether the principal may change keys and webhooks, and this process's user of the database too."""
+    if not context.has_permission(Permission.MANAGE):
+        return False
+    return await context.run_read(lambda service: service.api_keys.may_write())
+
+
+async def changing_context(request: Request[Any, Any, Any]) -> PageContext:
+    """Return the context of a page that changes keys or webhooks; `Forbidden` if the database refuses that."""
+    context = PageContext(request)
+    if not await may_change(context):
+        raise problems.Forbidden(
+            "the service's user of the database may not write keys and webhooks; nothing was done; use the command"
+            " line with the user that owns the tables: `bindings keys` and `bindings webhooks`"
+        )
+    return context
 
 
 def _read_keys(service: BindingService) -> tuple[datetime, list[Key]]:

@@ -20,6 +20,7 @@ from bindings.store.webhook_health import MAX_PENDING
 from bindings.store.webhooks import ONLY_BY_NAME
 from bindings.validation import fields
 from bindings.web import problems
+from bindings.web.console.keys import changing_context, may_change
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -39,19 +40,25 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show all webhooks with their health, oldest first."""
     context = PageContext(request)
     health = await context.run_read(lambda service: service.webhooks.health())
-    return context.render("webhooks.html", health=health, max_pending=MAX_PENDING, only_by_name=ONLY_BY_NAME)
+    return context.render(
+        "webhooks.html",
+        health=health,
+        max_pending=MAX_PENDING,
+        only_by_name=ONLY_BY_NAME,
+        may_change=await may_change(context),
+    )
 
 
 @get("/webhooks/add", permissions=(Permission.MANAGE,))
 async def add_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the form of a new webhook."""
-    return _form_page(PageContext(request), {}, webhook_id=str(uuid7()))
+    return _form_page(await changing_context(request), {}, webhook_id=str(uuid7()))
 
 
 @post("/webhooks/add", permissions=(Permission.MANAGE,), status_code=200)
 async def add(request: Request[Any, Any, Any]) -> PageResponse:
     """Add a webhook and show its secret once. Safe to repeat: the form adds at most one webhook."""
-    context = PageContext(request)
+    context = await changing_context(request)
     form = context.form
     kinds = [name.removeprefix(KIND_PREFIX) for name in form if name.startswith(KIND_PREFIX)]
     try:
@@ -88,6 +95,7 @@ async def show_webhook(request: Request[Any, Any, Any]) -> PageResponse:
         states=STATES,
         max_pending=MAX_PENDING,
         only_by_name=ONLY_BY_NAME,
+        may_change=await may_change(context),
     )
 
 
@@ -119,14 +127,14 @@ async def redeliver(request: Request[Any, Any, Any]) -> PageResponse:
 @get("/webhooks/{webhook_id:str}/rotate", permissions=(Permission.MANAGE,))
 async def rotate_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Explain a rotation, and ask for a confirmation."""
-    context = PageContext(request)
+    context = await changing_context(request)
     return context.render("webhook_rotate.html", webhook=(await _health(context)).webhook)
 
 
 @post("/webhooks/{webhook_id:str}/rotate", permissions=(Permission.MANAGE,), status_code=200)
 async def rotate(request: Request[Any, Any, Any]) -> PageResponse:
     """Create another secret and show it once. Safe to repeat: the form creates at most one."""
-    context = PageContext(request)
+    context = await changing_context(request)
     webhook_id, after = request.path_params["webhook_id"], context.form.get("after", "")
     try:
         old_secret_until = fields.instant(after) if after else None
@@ -141,14 +149,14 @@ async def rotate(request: Request[Any, Any, Any]) -> PageResponse:
 @get("/webhooks/{webhook_id:str}/remove", permissions=(Permission.MANAGE,))
 async def remove_form(request: Request[Any, Any, Any]) -> PageResponse:
     """Show what is deleted with the webhook, and ask for a confirmation."""
-    context = PageContext(request)
+    context = await changing_context(request)
     return context.render("webhook_remove.html", health=await _health(context), max_pending=MAX_PENDING)
 
 
 @post("/webhooks/{webhook_id:str}/remove", permissions=(Permission.MANAGE,), status_code=200)
 async def remove(request: Request[Any, Any, Any]) -> PageResponse:
     """Delete the webhook and its deliveries. Safe to repeat: then it is not found."""
-    context, webhook_id = PageContext(request), request.path_params["webhook_id"]
+    context, webhook_id = await changing_context(request), request.path_params["webhook_id"]
     await context.run_read(lambda service: service.webhooks.remove(webhook_id))
     return context.redirect("/webhooks")
 
