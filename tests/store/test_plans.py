@@ -29,7 +29,7 @@ from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import binding_list, events, expiry, job_runs, open_bindings, partitions, queries, reserve
+from bindings.store import binding_list, erasure, events, expiry, job_runs, open_bindings, partitions, queries, reserve
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import deliveries as deliveries_table
@@ -306,6 +306,12 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
         lambda service: service.investigation.number_at(
             Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)
+        ),
+    ),
+    "what still holds a phone that is to be erased": (
+        PHONE | HELD,
+        lambda service: service.runtime.database.read(
+            erasure.open_holders, Phone("9188000042"), datetime.now(UTC), until=None, limit=11
         ),
     ),
     "history of a number": (
@@ -649,7 +655,7 @@ def test_reference_of_each_event_is_read_by_the_primary_key(filled_url: str, sta
         event_row = {"sequence": 1, "kind": "requested", "at": datetime.now(UTC), "actor": "test", "detail": {}}
         rows = [event_row | {"binding_id": binding_id} for binding_id in ids]
         database.write(lambda tx: tx.connection.execute(insert(events_table), rows))
-        service.webhooks.add(url="http://127.0.0.1:1/")
+        service.webhooks.add(url="https://example.com/hook")
         if statistics == "with":
             database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
         for name, call in EVENT_READS.items():

@@ -37,6 +37,7 @@ from bindings.store import (
     budgets,
     deliveries,
     end_changes,
+    erasure,
     events,
     expiry,
     open_bindings,
@@ -222,6 +223,11 @@ def _settle_unknown(recorder: _Recorder) -> None:
         )
 
 
+def _erase_binding(recorder: _Recorder) -> None:
+    change = erasure._erasing(_dialect(recorder), "a")
+    change.run(_transaction(recorder), EventKind.ERASED, CALLER, {}, of_id=ID, token="x")
+
+
 def _expire(recorder: _Recorder) -> None:
     recorder.rows = [[(0, None)]]
     expiry.expire(_transaction(recorder), CALLER, limit=500)
@@ -330,6 +336,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "request_unbinds": (_request_unbinds, 1),
     "settle_failed": (_settle_failed, 1),
     "settle_unknown": (_settle_unknown, 1),
+    "erase_binding": (_erase_binding, 1),
     "expire_batch": (_expire, 2),
     "warn_batch": (_warn, 2),
     "recover_unsettled_batch": (_mark_unsettled, 1),

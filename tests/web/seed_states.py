@@ -7,6 +7,7 @@ compares the rows with the enumerations of the code, so that a new member fails 
 from __future__ import annotations
 
 import json
+import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator.rules import middle_numbers
 from bindings.sealing.keys import create_key_file
 from bindings.store import reports, schema, settle
+from bindings.store.account import register_scope
 from bindings.store.deliveries import DeliveryState
 from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import APP, POOL, Clock, ServiceHarness, feed_has_caught_up
@@ -97,6 +99,7 @@ def create(url: str, simulator: Simulator, clock: SeedClock) -> SeededStates:
     seed = _Seed(SeededStates(harness=harness))
     for step in (
         seed.ended_bindings,
+        seed.erased_binding,
         seed.failed_bindings,
         seed.doubts,
         seed.reconciliations,
@@ -179,6 +182,18 @@ class _Seed:
         service.expire_due()
         self.harness.database.write(lambda tx: settle.settle_unbound(tx, late.id, caller, reason=Reason.ASKED))
         assert service.get(expiring.id).state is State.EXPIRED
+
+    def erased_binding(self) -> None:
+        """An ended binding whose party A was erased."""
+        register_scope(self.harness.database, self.service.settings.scope)
+        ended = self.bind(expire_s=60, reference=NAMES[1])
+        self.service.reveal([ended.id], reason=MARKUP)
+        self.clock.advance(600)
+        self.service.expire_due()
+        with tempfile.TemporaryDirectory() as folder:
+            service = self.harness.open(erasure_journal=f"{folder}/erasures")
+            service.erasure.erase(phone=ended.phone_a, reason=MARKUP, ticket=MARKUP[:64])
+        assert self.service.get(ended.id).phone_a.is_erased
 
     def failed_bindings(self) -> None:
         """A binding that failed for each reason that a call has, a conflict, and a pool that runs low."""
