@@ -29,7 +29,17 @@ from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.statistics import TimeRange, event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import binding_list, erasure, events, expiry, job_runs, open_bindings, partitions, queries, reserve
+from bindings.store import (
+    binding_list,
+    erasure,
+    events,
+    expiry,
+    job_runs,
+    open_bindings,
+    partitions,
+    queries,
+    reserve,
+)
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.schema import deliveries as deliveries_table
