@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from bindings import errors
+from bindings.domain.access_log import SESSION_ACTS, AccessKind, AccessLogEntry
 from bindings.domain.acts import describe
-from bindings.domain.binding import EventKind, Page
+from bindings.domain.binding import EventKind
 from bindings.domain.serialization import FORMATS, to_plain
 from bindings.domain.text import FreeText
 from bindings.errors import FieldError, InvalidRequest
@@ -36,25 +37,17 @@ LIMIT = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AccessLogEntry:
-    """One reveal, search by a phone, export or administrative act.
+class AccessLogPage:
+    """A page of the access log, newest first, and the cursor of the next one (None at the end).
 
-    `reason` is why phones were shown in full (None: they were masked). `act` is an `Act`, or another text if a
-    later release wrote it; None for the others. `key_id` is the id of the API key that acted, if one
-    did.
+    With a filter other than the period, one call looks at a limited number of entries. If it stopped there before
+    the page was full, `searched_to` is the time of the oldest entry that it looked at: older ones are in the next
+    pages.
     """
 
-    at: datetime
-    actor: str
-    description: str
-    reason: str | None
-    binding_id: str | None
-    export_id: str | None
-    row_count: int | None
-    complete: bool
-    request_id: str | None
-    act: str | None
-    key_id: str | None
+    data: tuple[AccessLogEntry, ...]
+    next_cursor: str | None
+    searched_to: datetime | None
 
 
 class AccessLog:
@@ -135,19 +128,72 @@ class AccessLog:
             raise errors.NotFound("there is no such export")
         return export
 
-    def entries(self, *, cursor: str | None = None, limit: int = LIMIT) -> Page[AccessLogEntry]:
-        """Return a page of the access log, newest first."""
-        size, _ = validation.page(cursor=None, limit=limit)  # its cursor has two positions
+    def entries(
+        self,
+        *,
+        kind: AccessKind | str | None = None,
+        actor: str | None = None,
+        key_id: str | None = None,
+        binding_id: str | None = None,
+        reason_prefix: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        cursor: str | None = None,
+        limit: int = LIMIT,
+    ) -> AccessLogPage:
+        """Return a page of the entries that match all of the filters, newest first. Safe to repeat.
+
+        `since` is included, `until` is not. With `binding_id` these are the reveals of the binding, and the
+        exports of its history and of the histories of its numbers.
+        """
+        filters, size = validation.access_filters(
+            kind=kind,
+            actor=actor,
+            key_id=key_id,
+            binding_id=binding_id,
+            reason_prefix=reason_prefix,
+            since=since,
+            until=until,
+            limit=limit,
+        )
         last_event, last_export = _Cursor.decode(cursor)
-        listed_events = self._database.read(access_log.list_events, before=last_event, limit=size + 1)
-        searches = self._database.read(access_log.list_phone_searches, before=last_event, limit=size + 1)
-        exports = self._database.read(access_log.list_exports, before=last_export, limit=size + 1)
-        all_events = sorted([*listed_events, *searches], key=_event_position, reverse=True)
-        rows: list[Event | Export] = [*all_events, *exports]
+        read = self._database.read
+        listed: list[Event] = []
+        exports: list[Export] = []
+        event_ends, export_end = [], None
+        for names, query in _EVENT_LISTS:
+            if filters.kind in (None, *names) and (filters.binding_id is None or AccessKind.REVEAL in names):
+                newest, end = read(query, filters, before=last_event, limit=size + 1)
+                listed += newest
+                event_ends += [] if end is None else [end]
+        if filters.kind in (None, *_EXPORTS):
+            exports, export_end = read(access_log.list_exports, filters, before=last_export, limit=size + 1)
+        # Of every list that was not read to its end, what is older than the last row looked at is left for later.
+        event_end = max(event_ends, default=None)
+        searched_to = max((end[0] for end in (event_end, export_end) if end is not None), default=None)
+        listed = [event for event in listed if event_end is None or _event_position(event) >= event_end]
+        rows: list[Event | Export] = [*sorted(listed, key=_event_position, reverse=True), *exports]
+        rows = [row for row in rows if searched_to is None or _timestamp(row) >= searched_to]
         rows.sort(key=_timestamp, reverse=True)
-        page = rows[:size]
-        next_cursor = _Cursor.encode(page, last_event, last_export) if len(rows) > size else None
-        return Page(data=tuple(map(_to_entry, page)), next_cursor=next_cursor)
+        page, next_cursor = rows[:size], None
+        if len(rows) > size:
+            searched_to = None
+            next_cursor = _Cursor.encode(page, last_event, last_export)
+        elif searched_to is not None:
+            shown_event, shown_export = _Cursor.last_shown(page, last_event, last_export)
+            if event_end is not None and event_end[0] == searched_to:
+                shown_event = event_end
+            if export_end is not None and export_end[0] == searched_to:
+                shown_export = export_end
+            next_cursor = _Cursor.encode([], shown_event, shown_export)
+        return AccessLogPage(data=tuple(map(_to_entry, page)), next_cursor=next_cursor, searched_to=searched_to)
+
+
+_EXPORTS = (AccessKind.EXPORT_IN_FULL, AccessKind.EXPORT_MASKED)
+_EVENT_LISTS = (
+    ((AccessKind.REVEAL, AccessKind.ACT, AccessKind.SESSION), access_log.list_events),
+    ((AccessKind.PHONE_SEARCH,), access_log.list_phone_searches),
+)
 
 
 def _event_position(event: Event) -> tuple[datetime, int]:
@@ -172,6 +218,8 @@ def _to_entry(row: Event | Export) -> AccessLogEntry:
             request_id=row.request_id,
             act=None,
             key_id=row.key_id,
+            kind=AccessKind.EXPORT_MASKED if row.reason is None else AccessKind.EXPORT_IN_FULL,
+            reference=None,
         )
     return AccessLogEntry(
         at=row.at,
@@ -185,7 +233,20 @@ def _to_entry(row: Event | Export) -> AccessLogEntry:
         request_id=row.request_id,
         act=str(row.detail.get("act")) if row.kind == EventKind.ADMINISTERED else None,
         key_id=row.key_id,
+        kind=_kind(row),
+        reference=row.reference,
     )
+
+
+def _kind(event: Event) -> AccessKind:
+    match event.kind:
+        case EventKind.REVEALED:
+            return AccessKind.REVEAL
+        case EventKind.ADMINISTERED:
+            is_of_session = str(event.detail.get("act")).startswith(SESSION_ACTS)
+            return AccessKind.SESSION if is_of_session else AccessKind.ACT
+        case _:
+            return AccessKind.PHONE_SEARCH
 
 
 def _describe(event: Event) -> str:
@@ -213,14 +274,23 @@ class _Cursor:
         last_export: tuple[datetime, str] | None,
     ) -> str:
         """Return the cursor of the page that follows `page`."""
+        positions = _Cursor.last_shown(page, last_event, last_export)
+        plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
+        return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+
+    @staticmethod
+    def last_shown(
+        page: Sequence[Event | Export],
+        last_event: tuple[datetime, int] | None,
+        last_export: tuple[datetime, str] | None,
+    ) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
+        """Return the positions of the last event and the last export of a page, or the earlier ones."""
         for row in page:
             if isinstance(row, Export):
                 last_export = (row.began_at, row.id)
             else:
                 last_event = _event_position(row)
-        positions = (last_event, last_export)
-        plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
-        return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
+        return last_event, last_export
 
     @staticmethod
     def decode(cursor: str | None) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:

@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "export": "export:export",
         "stats": "stats:stats",
         "doubts": "queries:doubts",
+        "access-log": "access_log:access_log",
     },
     "Jobs": {job.command: f"jobs:{job.command}" for job in JOBS if job.command} | {"reports": "jobs:reports"},
     "Operate": {

@@ -4,6 +4,9 @@ Reveals, searches by a phone and administrative acts are events of the append-on
 has a row of its own, written before its first line is sent and completed after its last: an export that was
 interrupted has no `finished_at`. Its start and its end are events too, with every fact of the row, so that the row
 can be compared with the history.
+
+A list is read in the order of its index. With a filter that the index does not have, only the next `STRETCH` rows
+are looked at: so the cost of a page is limited, however rare the entries are that match.
 """
 
 from __future__ import annotations
@@ -11,19 +14,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import or_, select, text, update
+from sqlalchemy import and_, exists, not_, or_, select, text, update
 
+from bindings.domain.access_log import SESSION_ACTS, AccessKind
 from bindings.domain.binding import EventKind
 from bindings.domain.text import optional_text
 from bindings.store import sql
-from bindings.store.events import COLUMNS, append_without_binding, is_kind, read
-from bindings.store.schema import PHONE_SEARCHES, events, exports
+from bindings.store.events import INSERT_COLUMNS, append_without_binding, is_kind, read
+from bindings.store.schema import PHONE_SEARCHES, bindings, events, exports, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, TextClause
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select, TextClause
 
+    from bindings.domain.access_log import AccessFilters
     from bindings.domain.binding import Caller, Event
     from bindings.store.database import Transaction
 
@@ -47,6 +53,7 @@ class Export:
 
 
 _COLUMNS = sql.columns(exports, Export)
+STRETCH = 2_000  # rows of one list that are looked at for one page
 
 
 def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any) -> None:
@@ -78,33 +85,141 @@ def find(connection: Connection, export_id: str) -> Export | None:
     return None if row is None else sql.record(Export, row)
 
 
-def list_exports(connection: Connection, *, before: tuple[datetime, str] | None, limit: int) -> list[Export]:
-    """Return up to `limit` exports, newest first, from after the position `before` of that order."""
-    statement = select(*_COLUMNS).order_by(exports.c.began_at.desc(), exports.c.id.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(sql.keyset_before((exports.c.began_at, exports.c.id), before))
-    return [sql.record(Export, row) for row in connection.execute(statement)]
+def list_exports(
+    connection: Connection, filters: AccessFilters, *, before: tuple[datetime, str] | None, limit: int
+) -> tuple[list[Export], tuple[datetime, str] | None]:
+    """Return up to `limit` exports, newest first, from after the position `before` of that order.
+
+    With them the position at which the reading stopped because a stretch was looked at; None if it did not.
+    """
+    postgres = sql.is_postgres(connection)
+    order = (exports.c.began_at, exports.c.id)
+    rows = _newest(select(*_COLUMNS), order, filters, before)
+    conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+        "actor": lambda row: row.actor == filters.actor,
+        "key_id": lambda row: row.key_id == filters.key_id,
+        "binding_id": lambda row: row.filter["binding_id"].as_string() == filters.binding_id,
+        "reason_prefix": lambda row: sql.starts_with(row.reason, str(filters.reason_prefix), postgres=postgres),
+        "kind": lambda row: (
+            row.reason.is_not(None) if filters.kind is AccessKind.EXPORT_IN_FULL else row.reason.is_(None)
+        ),
+    }
+    chosen = [condition for name, condition in conditions.items() if getattr(filters, name) is not None]
+    if not chosen:
+        return [sql.record(Export, row) for row in connection.execute(rows.limit(limit))], None
+    stretch = rows.limit(STRETCH).subquery("stretch")
+    matches = select(stretch).where(*(condition(stretch.c) for condition in chosen))
+    matches = matches.order_by(stretch.c.began_at.desc(), stretch.c.id.desc()).limit(limit)
+    matching = [sql.record(Export, row) for row in connection.execute(matches)]
+    return matching, None if len(matching) == limit else _end_of_stretch(connection, order, rows)
 
 
-def list_events(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
-    """Return up to `limit` reveals and acts, newest first, from after the position `before` of that order."""
+def list_events(
+    connection: Connection, filters: AccessFilters, *, before: tuple[datetime, int] | None, limit: int
+) -> tuple[list[Event], tuple[datetime, int] | None]:
+    """Return up to `limit` reveals and acts, newest first, as `list_exports` does with exports."""
     condition = or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED))
-    return _list_events(connection, condition, before, limit)
+    if filters.binding_id is not None:
+        return _list_reveals_of_binding(connection, filters, before, limit), None
+    return _list_events(connection, condition, filters, before, limit)
 
 
-def list_phone_searches(connection: Connection, *, before: tuple[datetime, int] | None, limit: int) -> list[Event]:
-    """Return up to `limit` events of searches by a phone, newest first, from after the position `before`."""
-    return _list_events(connection, text(PHONE_SEARCHES), before, limit)
+def list_phone_searches(
+    connection: Connection, filters: AccessFilters, *, before: tuple[datetime, int] | None, limit: int
+) -> tuple[list[Event], tuple[datetime, int] | None]:
+    """Return up to `limit` events of searches by a phone, newest first, as `list_exports` does with exports."""
+    return _list_events(connection, text(PHONE_SEARCHES), filters, before, limit)
+
+
+_EVENT_COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
+_EVENT_ORDER = (events.c.at, events.c.position)
 
 
 def _list_events(
     connection: Connection,
     condition: ColumnElement[bool] | TextClause,
+    filters: AccessFilters,
     before: tuple[datetime, int] | None,
     limit: int,
+) -> tuple[list[Event], tuple[datetime, int] | None]:
+    rows = _newest(select(*_EVENT_COLUMNS).where(condition), _EVENT_ORDER, filters, before)
+    narrowing = _event_conditions(filters, postgres=sql.is_postgres(connection))
+    stretch = rows.limit(STRETCH if narrowing else limit).subquery("stretch")
+    matching = _read_events(connection, stretch, narrowing, limit)
+    if not narrowing or len(matching) == limit:
+        return matching, None
+    return matching, _end_of_stretch(connection, _EVENT_ORDER, rows)
+
+
+def _list_reveals_of_binding(
+    connection: Connection, filters: AccessFilters, before: tuple[datetime, int] | None, limit: int
 ) -> list[Event]:
-    statement = select(*COLUMNS).where(condition)
-    statement = statement.order_by(events.c.at.desc(), events.c.position.desc()).limit(limit)
+    """Return up to `limit` reveals of one binding, newest first: its events are read by its id, all of them."""
+    of_binding = select(*_EVENT_COLUMNS).where(events.c.binding_id == filters.binding_id)
+    history = of_binding.cte("of_binding").prefix_with("MATERIALIZED")
+    narrowing = _event_conditions(filters, postgres=sql.is_postgres(connection))
+    is_reveal = sql.equals_literal(history.c.kind, EventKind.REVEALED)
+    rows = select(history).where(is_reveal, *_period(history.c.at, filters))
     if before is not None:
-        statement = statement.where(sql.keyset_before((events.c.at, events.c.position), before))
-    return read(connection, statement)
+        rows = rows.where(sql.keyset_before((history.c.at, history.c.position), before))
+    return _read_events(connection, rows.subquery("reveals"), narrowing, limit)
+
+
+def _read_events(
+    connection: Connection, rows: FromClause, narrowing: list[Callable[[Any], ColumnElement[bool]]], limit: int
+) -> list[Event]:
+    """Return up to `limit` events of `rows` that meet the conditions, newest first, with their references."""
+    reference = select(bindings.c.reference).where(bindings.c.id == rows.c.binding_id).scalar_subquery()
+    matches = select(*rows.c, reference.label("reference")).where(*(meets(rows.c) for meets in narrowing))
+    return read(connection, matches.order_by(rows.c.at.desc(), rows.c.position.desc()).limit(limit))
+
+
+def _event_conditions(filters: AccessFilters, *, postgres: bool) -> list[Callable[[Any], ColumnElement[bool]]]:
+    """Return the conditions of those filters that no index has, for the columns of a row."""
+    conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+        "actor": lambda row: row.actor == filters.actor,
+        "key_id": lambda row: row.key_id == filters.key_id,
+        "reason_prefix": lambda row: _has_reason(row, str(filters.reason_prefix), postgres=postgres),
+        "kind": lambda row: _is_of_kind(row, filters.kind, postgres=postgres),
+    }
+    names = [name for name in conditions if getattr(filters, name) is not None]
+    return [conditions[name] for name in names if (name, filters.kind) != ("kind", AccessKind.PHONE_SEARCH)]
+
+
+def _has_reason(row: Any, prefix: str, *, postgres: bool) -> ColumnElement[bool]:
+    """Return whether the reason begins with `prefix`: in the detail of older events, apart from it in others."""
+    in_detail = sql.starts_with(row.detail["reason"].as_string(), prefix, postgres=postgres)
+    of_event = and_(texts.c.event_position == row.position, texts.c.name == "reason")
+    return or_(in_detail, exists().where(of_event, sql.starts_with(texts.c.text, prefix, postgres=postgres)))
+
+
+def _is_of_kind(row: Any, kind: AccessKind | None, *, postgres: bool) -> ColumnElement[bool]:
+    if kind is AccessKind.REVEAL:
+        return sql.equals_literal(row.kind, EventKind.REVEALED)
+    of_session = sql.starts_with(row.detail["act"].as_string(), SESSION_ACTS, postgres=postgres)
+    is_act = sql.equals_literal(row.kind, EventKind.ADMINISTERED)
+    return and_(is_act, of_session if kind is AccessKind.SESSION else not_(of_session))
+
+
+def _newest(
+    rows: Select[Any],
+    order: tuple[ColumnElement[Any], ColumnElement[Any]],
+    filters: AccessFilters,
+    before: tuple[datetime, Any] | None,
+) -> Select[Any]:
+    """Return the rows of the period after the position `before`, newest first."""
+    rows = rows.where(*_period(order[0], filters)).order_by(*(column.desc() for column in order))
+    return rows if before is None else rows.where(sql.keyset_before(order, before))
+
+
+def _period(at: ColumnElement[datetime], filters: AccessFilters) -> list[ColumnElement[bool]]:
+    since = [] if filters.since is None else [at >= filters.since]
+    return since if filters.until is None else [*since, at < filters.until]
+
+
+def _end_of_stretch(
+    connection: Connection, order: tuple[ColumnElement[Any], ColumnElement[Any]], rows: Select[Any]
+) -> tuple[datetime, Any] | None:
+    """Return the position of the last row of the stretch, or None if the list ends within it."""
+    last = connection.execute(rows.with_only_columns(*order).offset(STRETCH - 1).limit(1)).one_or_none()
+    return None if last is None else (last[0], last[1])

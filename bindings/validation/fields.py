@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bindings.domain.access_log import AccessKind
 from bindings.domain.binding import EventKind, Mode, State
 from bindings.domain.phone import Phone
 from bindings.domain.roles import Role
@@ -130,6 +131,14 @@ def order(value: object) -> Order:
         return Order(str(value))
     except ValueError:
         raise ValueError(f"must be one of {', '.join(Order)}") from None
+
+
+def access_kind(value: object) -> AccessKind:
+    """Return the kind of entries of the access log with this name."""
+    try:
+        return AccessKind(str(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(AccessKind)}") from None
 
 
 def boolean(value: object) -> bool:

@@ -13,6 +13,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
+from bindings.domain.access_log import AccessFilters
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.search_filters import Order, RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
@@ -354,6 +355,35 @@ def refusal_filters(
     size, position = _page(errors, limit=limit, cursor=cursor)
     errors.raise_if_any()
     return checked, size, position
+
+
+def access_filters(
+    *,
+    limit: object,
+    cursor: object = None,  # noqa: ARG001 -- has positions of two lists: its reader checks it
+    kind: object = None,
+    actor: object = None,
+    key_id: object = None,
+    binding_id: object = None,
+    reason_prefix: object = None,
+    since: object = None,
+    until: object = None,
+) -> tuple[AccessFilters, int]:
+    """Return the filters of the access log, and the size of the page."""
+    errors = FieldErrors()
+    checked = AccessFilters(
+        kind=errors.optional("kind", fields.access_kind, kind),
+        actor=errors.optional("actor", fields.single_line("actor"), actor),
+        key_id=errors.optional("key_id", fields.uuid_text, key_id),
+        binding_id=errors.optional("binding_id", fields.uuid_text, binding_id),
+        reason_prefix=errors.optional("reason_prefix", fields.single_line("reason"), reason_prefix),
+        since=errors.optional("since", fields.instant, since),
+        until=errors.optional("until", fields.instant, until),
+    )
+    _check_order(errors, "since", checked.since, "until", checked.until)
+    size = errors.check("limit", fields.limit, limit)
+    errors.raise_if_any()
+    return checked, size or fields.MAX_LIMIT
 
 
 def page(*, limit: object, cursor: object) -> tuple[int, tuple[datetime, str] | None]:

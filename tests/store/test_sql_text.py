@@ -24,6 +24,7 @@ from unittest import mock
 import pytest
 from sqlalchemy import create_engine, literal
 
+from bindings.domain.access_log import AccessFilters, AccessKind
 from bindings.domain.binding import Caller, EventKind, Reason, State
 from bindings.domain.budget import Budget
 from bindings.domain.phone import Phone
@@ -307,7 +308,7 @@ def _in_doubt(recorder: _Recorder) -> None:
 
 
 def _phone_searches_page(recorder: _Recorder) -> None:
-    access_log.list_phone_searches(cast("Connection", recorder), before=(NOW, 1), limit=51)
+    access_log.list_phone_searches(cast("Connection", recorder), AccessFilters(), before=(NOW, 1), limit=51)
 
 
 def _use_budget(recorder: _Recorder) -> None:
@@ -317,6 +318,15 @@ def _use_budget(recorder: _Recorder) -> None:
 
 def _unsettled(recorder: _Recorder) -> None:
     queries.unsettled(cast("Connection", recorder), "4luaKsL2")
+
+
+def _access_log_reads(recorder: _Recorder) -> None:
+    connection, before = cast("Connection", recorder), (NOW, 1)
+    narrow = AccessFilters(kind=AccessKind.SESSION, actor="key:eve", key_id=ID, reason_prefix="case", since=NOW)
+    access_log.list_events(connection, narrow, before=before, limit=51)
+    access_log.list_events(connection, AccessFilters(binding_id=ID), before=before, limit=51)
+    in_full = AccessFilters(kind=AccessKind.EXPORT_IN_FULL, binding_id=ID, until=NOW)
+    access_log.list_exports(connection, in_full, before=(NOW, ID), limit=51)
 
 
 # The name of the file, the call, and how many of the statements that it sends belong to the file.
@@ -360,6 +370,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "in_doubt_page": (_in_doubt, 1),
     "unsettled": (_unsettled, 1),
     "phone_searches_page": (_phone_searches_page, 1),
+    "access_log": (_access_log_reads, 5),
     "use_budget": (_use_budget, 2),
 }
 DIALECTS: dict[str, Dialect] = {

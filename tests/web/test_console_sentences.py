@@ -65,8 +65,9 @@ NUMBER = LISTED | {"number: never used", "number: hold only", "number: refused o
 REFUSED = {"name: refused", "number: refused only"}
 NO_NAME = {"name: nothing", "name: of an application"}
 REFERENCE = {"at: reference", "number: reference"}
-LOGGED = {"access: entries"}
-ACCESS = LOGGED | {"access: nothing"}
+BOUNDED = {"access: bounded", "access: no match, bounded"}
+FILTERED = {"access: filtered", "access: no match"}
+ACCESS = {"access: nothing", "access: entries", "access: wrong input"} | FILTERED | BOUNDED
 RESULTS = MATCHES | AT | NUMBER | REFERENCE
 FORM = {"unbind all: form", "unbind all: nothing", "unbind all: wrong input", "unbind all: of an application"}
 LISTED_TO_END = {"unbind all: listed", "unbind all: more", "unbind all: grown"}
@@ -319,6 +320,24 @@ SENTENCES = (
         r" binding, with a key of the role investigator or admin\.",
         {"access: nothing"},
     ),
+    Sentence("All time Last hour Last 24 hours Last 7 days Last 30 days", ACCESS),
+    Sentence("Filter", ACCESS),
+    Sentence(r"Times are in UTC\. A date alone is its start, 00:00\.", ACCESS),
+    Sentence("No entry matches", {"access: no match"}),
+    Sentence(r"Nothing of this kind is recorded\.", {"access: no match"}),
+    Sentence("No entry matches so far", {"access: no match, bounded"}),
+    Sentence(r"Older entries may match: look further below\.", {"access: no match, bounded"}),
+    Sentence(
+        r"With these filters one page looks at a limited number of entries: here at those back to .+\. Older"
+        r" ones are not looked at yet\.",
+        BOUNDED,
+    ),
+    Sentence("Look further", BOUNDED),
+    Sentence(
+        r"Reason begins with must not contain a number of 7 digits or more, which may be a phone: addresses are"
+        r" recorded in logs\. Use the command bindings access-log, or POST /v1/access-log/search",
+        {"access: wrong input"},
+    ),
     # On every page that can be exported, and on those that continue.
     Sentence("Older", {"number: first page"}),
     Sentence(
@@ -482,6 +501,13 @@ class Pages:
         investigator.post(f"/bindings/{first.id}/reveal", {"reason": "complaint 118"})
         self.pages["number: revealed"] = investigator.submit("/find", {"q": B}).text
         self.pages["access: entries"] = self.auditor.get("/access").text
+        self.pages["access: filtered"] = self.auditor.get("/access?kind=reveal&actor=key:investigator").text
+        self.pages["access: no match"] = self.auditor.get("/access?actor=key:unknown").text
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bindings.store.access_log.STRETCH", 1)
+            self.pages["access: bounded"] = self.auditor.get("/access?kind=reveal").text
+            self.pages["access: no match, bounded"] = self.auditor.get("/access?actor=key:unknown").text
+        self.pages["access: wrong input"] = self.auditor.post("/access", {"reason_prefix": A}).text
 
     def unbind_all(self, first: Binding) -> None:
         """End the bindings of an order; the forms are those of the page of its reference."""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_h
 
 from msgspec import NODEFAULT, Meta, Struct, structs
 
+from bindings.domain.access_log import HELP as ACCESS_HELP
+from bindings.domain.access_log import AccessKind
 from bindings.domain.binding import Mode, State
 from bindings.domain.selection import MAX_TOKEN
 from bindings.errors import FieldError, InvalidRequest
@@ -58,6 +60,14 @@ StateText = Annotated[
     Meta(
         description="The state as recorded; one recorded as active may be past its end: see `active`.",
         extra_json_schema={"enum": [state.value for state in State]},
+    ),
+]
+AccessKindText = Annotated[
+    str,
+    Meta(
+        description="The kind of the entry. export_masked: also an export of a list without phones. session: an"
+        " act that concerns a session of the console; act: every other administrative act.",
+        extra_json_schema={"enum": [kind.value for kind in AccessKind]},
     ),
 ]
 InstantText = Annotated[
@@ -297,6 +307,22 @@ class Refusals(RequestModel):
     limit: Limit = 50
 
     validate = staticmethod(validation.refusal_filters)
+
+
+class AccessLogSearch(RequestModel):
+    """What an entry of the access log must match: all of the filters. Without any filter every one matches."""
+
+    kind: AccessKindText | None = None
+    actor: Annotated[str, _line("actor", "Who acted.")] | None = None
+    key_id: Annotated[str, Meta(description="The id of the API key that acted.")] | None = None
+    binding_id: Annotated[str, Meta(description=ACCESS_HELP["binding_id"])] | None = None
+    reason_prefix: Annotated[str, _line("reason", "The beginning of the reason.")] | None = None
+    since: InstantText | None = None
+    until: InstantText | None = None
+    cursor: Cursor | None = None
+    limit: Limit = 50
+
+    validate = staticmethod(validation.access_filters)
 
 
 class Feed(RequestModel):

@@ -628,6 +628,33 @@ def _search_refusals(service: BindingService, principal: Principal, filters: dic
 
 
 @post(
+    "/access-log/search",
+    status_code=200,
+    permissions=(Permission.READ,),
+    operation=Operation(
+        name="search_access_log",
+        summary="List reveals, searches by a phone, exports and administrative acts, newest first.",
+        body=requests.AccessLogSearch,
+        example={"kind": "reveal", "since": samples.BINDING.requested_at},
+        responses={
+            200: ResponseDoc(
+                "A page of the access log.",
+                schemas.AccessLogEntries,
+                {"data": [samples.ACCESS_LOG_ENTRY], "next_cursor": None, "searched_to": None},
+            )
+        },
+        problems=BODY_PROBLEMS,
+    ),
+)
+async def search_access_log(request: Request[Any, Any, Any]) -> ApiResponse:
+    """List entries of the access log."""
+    call = ApiRequest(request)
+    filters = call.body(requests.AccessLogSearch)
+    page = await call.run_read(lambda service: service.access_log.entries(**filters))
+    return json_response(serialization.fields(page))
+
+
+@post(
     "/lookup",
     status_code=200,
     permissions=(*OWN_OR_ALL, Permission.ROUTE),
@@ -762,6 +789,7 @@ async def _disconnected(request: Request[Any, Any, Any]) -> None:
 
 def router() -> Router:
     """Return the router of all calls under /v1."""
-    reads = [check, get_binding, history, list_bindings, search, search_refusals, lookup, trace, events]
+    reads = [check, get_binding, history, list_bindings, search, search_refusals, search_access_log]
+    reads += [lookup, trace, events]
     handlers = [bind, replace, unbind, unbind_all, extend, reveal, *reads]
     return Router("/v1", route_handlers=handlers, before_request=authenticate, include_in_schema=False)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bindings.domain import hold
+from bindings.domain.access_log import AccessKind, AccessLogEntry
 from bindings.domain.binding import (
     Binding,
     Certainty,
@@ -147,6 +148,21 @@ REFUSED_BIND = RefusedBind(
     actor=BINDING.actor,
     request_id="8c1f6c1e-order-43",
     holder=replace(HOLDER, retry_after_s=3577),
+)
+ACCESS_LOG_ENTRY = AccessLogEntry(
+    at=_after(60),
+    actor="key:eve",
+    description="phones of a binding",
+    reason="complaint 118",
+    binding_id=BINDING.id,
+    export_id=None,
+    row_count=None,
+    complete=True,
+    request_id="8c1f6c1e-complaint-118",
+    act=None,
+    key_id="01993b1e-8d11-7c0a-8a52-6f3d0b9e5c72",
+    kind=AccessKind.REVEAL,
+    reference=BINDING.reference,
 )
 TRACE = Trace(holders=(TraceHolder(binding=BINDING, certainty=Certainty.CERTAIN),), near_misses=())
 CHECK = Check(name="schema", level=Level.OK, seen="as this version needs", todo=None)

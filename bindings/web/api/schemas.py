@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from bindings.domain.access_log import AccessLogEntry  # noqa: TC001 -- msgspec reads the annotations
 from bindings.domain.binding import Binding, Event, Holder, NearMiss, RefusedBind, TraceHolder
 from bindings.domain.hold import PhoneHold
 from bindings.errors import FieldError
@@ -67,6 +68,20 @@ class RefusedBinds(Struct):
 
     data: list[RefusedBind]
     next_cursor: str | None
+
+
+class AccessLogEntries(Struct):
+    """A page of the access log, newest first; `next_cursor` is null at the end."""
+
+    data: list[AccessLogEntry]
+    next_cursor: str | None
+    searched_to: Annotated[
+        datetime | None,
+        Meta(
+            description="If one call looked at as many entries as it may before the page was full: the time of the"
+            " oldest one. Older entries may match: go on with `next_cursor`. Otherwise null."
+        ),
+    ]
 
 
 class ActiveBindings(Struct):

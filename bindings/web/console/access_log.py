@@ -1,51 +1,169 @@
-"""The access log page: reveals of full phones and exports of lists, with actor, time and reason."""
+"""The access log page: reveals of full phones, searches, exports and acts, narrowed by filters.
+
+A view is described by its address alone, so a saved link shows it again, also after a sign-in. The form is a POST
+that checks the filters and redirects to that address: no phone and no middle number gets into it.
+"""
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from litestar import Request, get, post
 
-from bindings.access.access_log import AccessLogEntry
+from bindings.domain.access_log import AccessKind, AccessLogEntry
 from bindings.domain.roles import Permission
-from bindings.domain.serialization import field_names, fields
+from bindings.domain.serialization import field_names, fields, to_plain
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation import requests as validation
+from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from bindings.service import BindingService
 
+PATH = "/access"
 PER_PAGE = 50
 # Columns of the file that keep their names from earlier exports, by field of an entry.
 COLUMN_NAMES = {"description": "what", "complete": "whole"}
+KINDS = {
+    AccessKind.REVEAL: "phones shown in full",
+    AccessKind.EXPORT_IN_FULL: "export with phones in full",
+    AccessKind.EXPORT_MASKED: "other export",
+    AccessKind.PHONE_SEARCH: "search by a phone",
+    AccessKind.ACT: "administrative act",
+    AccessKind.SESSION: "session of the console",
+}
+SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
+FIELDS = ("kind", "actor", "key_id", "reason_prefix", "binding_id", "span", "since", "until")
+TEXT_FIELDS = ("actor", "reason_prefix")
+NUMBER = re.compile(r"(?:[0-9][ ().-]*){7}")
+NUMBER_ERROR = (
+    "must not contain a number of 7 digits or more, which may be a phone: addresses are recorded in logs. Use"
+    " the command bindings access-log, or POST /v1/access-log/search"
+)
 
 
-@get("/access", permissions=(Permission.READ,))
+@get(PATH, permissions=(Permission.READ,))
 async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
-    """Show the access log, newest first."""
+    """Show the entries that the address describes, newest first."""
     context = PageContext(request)
+    values = _filled(request.query_params)
+    try:
+        filters = _filters(context, values)
+    except InvalidRequest as error:
+        return _refused(context, values, error)
     cursor = request.query_params.get("cursor")
-    page = await context.run_read(lambda service: service.access_log.entries(cursor=cursor, limit=PER_PAGE))
-    return context.render("access.html", entries=page.data, next_cursor=page.next_cursor)
+    page = await context.run_read(
+        lambda service: service.access_log.entries(**filters, cursor=cursor, limit=PER_PAGE)
+    )
+    return context.render("access.html", page=page, **_view(values), is_first_page=cursor is None, field_errors=())
 
 
-@post("/access/export", permissions=(Permission.READ,), status_code=200)
-async def export(request: Request[Any, Any, Any]) -> PageResponse:
-    """Export the whole access log."""
+@post(PATH, permissions=(Permission.READ,), status_code=200)
+async def apply_filters(request: Request[Any, Any, Any]) -> PageResponse:
+    """Check the filters of the form and redirect to the address of the view. Safe to repeat."""
     context = PageContext(request)
+    values = _filled(context.form)
+    if "since" in values or "until" in values:
+        values.pop("span", None)
+    try:
+        filters = _filters(context, values)
+    except InvalidRequest as error:
+        return _refused(context, values, error)
+    for name in ("since", "until"):
+        if name in values:
+            values[name] = to_plain(filters[name])
+    return context.redirect(_address(PATH, values))
+
+
+@post(f"{PATH}/export", permissions=(Permission.READ,), status_code=200)
+async def export(request: Request[Any, Any, Any]) -> PageResponse:
+    """Export every entry that the address describes."""
+    context = PageContext(request)
+    values = _filled(request.query_params)
+    try:
+        filters = _filters(context, values)
+    except InvalidRequest as error:
+        return _refused(context, values, error)
 
     def read(service: BindingService, _reason: str | None) -> Iterator[dict[str, Any]]:
         cursor, has_more = None, True
         while has_more:
-            page = service.access_log.entries(cursor=cursor, limit=PER_PAGE)
+            page = service.access_log.entries(**filters, cursor=cursor, limit=PER_PAGE)
             yield from map(_row, page.data)
             cursor, has_more = page.next_cursor, page.next_cursor is not None
 
     columns = [COLUMN_NAMES.get(name, name) for name in field_names(AccessLogEntry)]
-    return await stream_export(context, view="access log", narrowed={}, columns=columns, read=read)
+    narrowed = {name: to_plain(value) for name, value in filters.items() if value is not None}
+    return await stream_export(context, view="access log", narrowed=narrowed, columns=columns, read=read)
 
 
 def _row(entry: AccessLogEntry) -> dict[str, Any]:
     return {COLUMN_NAMES.get(name, name): value for name, value in fields(entry).items()}
+
+
+def _filled(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields of the view that are not empty."""
+    return {name: value for name in FIELDS if (value := parameters.get(name, "").strip())}
+
+
+def _filters(context: PageContext, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the filters that the fields describe. Raise `InvalidRequest` with all field errors."""
+    errors = [FieldError(name, NUMBER_ERROR) for name in TEXT_FIELDS if NUMBER.search(values.get(name, ""))]
+    filters: dict[str, Any] = {name: values.get(name) for name in FIELDS[:5]}
+    span = values.get("span")
+    if span is not None and span not in SPANS:
+        errors.append(FieldError("span", f"must be one of {', '.join(SPANS)}"))
+    for name in ("since", "until"):
+        filters[name] = _time(context, name, values, errors)
+    if span in SPANS and "since" not in values and "until" not in values:
+        filters["since"] = context.now - SPANS[span]
+    try:
+        validation.access_filters(**filters, limit=PER_PAGE)
+    except InvalidRequest as error:
+        reported = {field_error.field for field_error in errors}
+        errors += [field_error for field_error in error.field_errors if field_error.field not in reported]
+    if errors:
+        raise InvalidRequest(errors)
+    return filters
+
+
+def _time(context: PageContext, name: str, values: Mapping[str, str], errors: list[FieldError]) -> datetime | None:
+    try:
+        return time_zones.parse(values.get(name, ""), context.zone, context.now, date_alone=True)
+    except InvalidRequest as error:
+        errors += [FieldError(name, field_error.message) for field_error in error.field_errors]
+        return None
+
+
+def _refused(context: PageContext, values: dict[str, str], error: InvalidRequest) -> PageResponse:
+    """Return the form with what was entered, and what is wrong with it."""
+    view = _view(values)
+    return context.render(
+        "access.html", status=422, page=None, **view, is_first_page=True, field_errors=error.field_errors
+    )
+
+
+def _view(values: dict[str, str]) -> dict[str, Any]:
+    """Return what the page shows of the filters, and the addresses of the views with others."""
+    without_period = {name: value for name, value in values.items() if name not in ("span", "since", "until")}
+    return {
+        "values": values,
+        "kinds": KINDS,
+        "address": _address(PATH, values),
+        "export_address": _address(f"{PATH}/export", values),
+        "spans": {span: _address(PATH, without_period | {"span": span}) for span in SPANS},
+        "all_time": _address(PATH, without_period),
+    }
+
+
+def _address(path: str, values: Mapping[str, str]) -> str:
+    ordered = {name: values[name] for name in FIELDS if name in values}
+    return f"{path}?{urlencode(ordered)}" if ordered else path

@@ -56,7 +56,7 @@ def router() -> Router:
             *(number.history_of_binding_number, number.export_of_binding_number),
             *(number.history_of_search, number.export_of_search),
             *(unbind_all.show_form, unbind_all.unbind_all, unbind_all.show_result),
-            *(access_log.access_log, access_log.export),
+            *(access_log.access_log, access_log.apply_filters, access_log.export),
             *(export.form, export.export_period, export.manifest),
             *(overview.show, failures.show, failures.failure, pools.show),
             *(doubts.show, doubts.resolve, doubts.reconcile_run, doubts.mark_absent_form, doubts.mark_absent),
