@@ -493,3 +493,19 @@ def test_stats_of_a_period_count_what_was_requested_in_it(shell: Shell) -> None:
     assert (empty.out, empty.err.strip()) == ("", "Nothing is recorded since then.")
     wrong = shell.run("stats", "--since", "2026-01-01", "--json")
     assert (wrong.code, wrong.fields) == (2, ["since"])
+
+
+def test_access_log_is_narrowed_by_options(shell: Shell) -> None:
+    made = shell.bind(A, B, "--reference", "order-42").json
+    shell.run("get", made["id"], "--reveal", "--reason", "complaint 118", "--json")
+    shell.run("lookup", "--phone", A, "--json")
+    options = ("--kind", "reveal", "--binding-id", made["id"], "--reason-prefix", "compl", "--since", "1h")
+    [entry] = shell.run("access-log", *options, "--json").json["data"]
+    assert (entry["reason"], entry["reference"]) == ("complaint 118", "order-42")
+    table = shell.run("access-log")
+    assert table.code == 0
+    assert all(
+        text in table.out for text in ("complaint 118", "phones of a binding order-42", "lookup by a full phone")
+    )
+    assert A not in table.out
+    assert shell.run("access-log", "--kind", "all", "--json").fields == ["kind"]

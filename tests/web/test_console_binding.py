@@ -382,6 +382,8 @@ def test_exported_access_log_keeps_the_names_of_its_columns(running: Running) ->
         "request_id",
         "act",
         "key_id",
+        "kind",
+        "reference",
     ]
     assert (rows[-1]["what"], rows[-1]["whole"]) == ("export of bindings, csv", "false")
 
