@@ -145,7 +145,8 @@ def _time(context: PageContext, name: str, values: Mapping[str, str], errors: li
 
 def _refused(context: PageContext, values: dict[str, str], error: InvalidRequest) -> PageResponse:
     """Return the form with what was entered, and what is wrong with it."""
-    view = _view(values)
+    wrong = {field_error.field for field_error in error.field_errors}
+    view = _view({name: value for name, value in values.items() if name not in wrong}) | {"values": values}
     return context.render(
         "access.html", status=422, page=None, **view, is_first_page=True, field_errors=error.field_errors
     )
