@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bindings.access.access_log import AccessLog
+from bindings.domain.access_log import AccessFilters
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.domain.serialization import fields, to_plain
 from bindings.store import access_log, events, holds, queries, refusals, subject
@@ -74,7 +75,8 @@ class SubjectAccess:
 
     def _exports(self, phone: Phone) -> Iterator[dict[str, Any]]:
         before: tuple[datetime, str] | None = None
-        while page := self._database.read(access_log.list_exports, before=before, limit=PAGE):
+        everything = AccessFilters()
+        while page := self._database.read(access_log.list_exports, everything, before=before, limit=PAGE)[0]:
             for export in page:
                 if self._database.read(subject.may_be_in_export, phone, export):
                     yield {"table": "exports"} | to_plain(export)

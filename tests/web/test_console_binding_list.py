@@ -24,7 +24,7 @@ from tests.web.pages import Page
 if TYPE_CHECKING:
     import requests
 
-    from bindings.access.access_log import AccessLogEntry
+    from bindings.domain.access_log import AccessLogEntry
     from bindings.domain.binding import Binding
     from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
