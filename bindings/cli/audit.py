@@ -124,8 +124,8 @@ def _line(finding: Finding) -> str:
     """Return a finding as one line: what it concerns, what is wrong, and the stretch."""
     number = finding.first_seal if finding.subject == "seal" and finding.first_seal == finding.last_seal else None
     subject = finding.subject if number is None else f"{finding.subject} {number}"
-    if finding.binding_id is not None:
-        subject = f"{subject} {finding.binding_id}"
+    if finding.id is not None:
+        subject = f"{subject} {finding.id}"
     stretch = []
     if number is None and finding.first_seal is not None:
         last = "" if finding.last_seal in (None, finding.first_seal) else f" to {finding.last_seal}"

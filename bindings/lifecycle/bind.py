@@ -269,7 +269,7 @@ def _handle_rollback_during_call(
         account.require_full_scan(tx, runtime.caller, RestoreCause.ROLLED_BACK)
         if isinstance(outcome, BindSucceeded):
             success = send_clock.success(outcome, runtime.guard_s(intent))
-            holds.hold_late_success(tx, intent, success)
+            holds.hold_success_of_lost_intent(tx, intent, success, runtime.caller)
 
     log_rollback(runtime)
     with suppress(errors.Busy):  # without the hold, a scan finds it as an orphan

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bindings.sealing.chain import Chain
 from bindings.sealing.encoding import event_bytes
 from bindings.sealing.findings import Finding, Findings
+from bindings.sealing.rows import RowComparison
 from bindings.sealing.seals import head_of
 from bindings.store import seals
 
@@ -51,20 +52,38 @@ def verify_database(database: Database, keys: PublicKeys, heads: Mapping[int, st
 
     def query(connection: Connection) -> Iterator[Verification]:
         with seals.snapshot(connection):
-            yield _verify(seals.list_all(connection), seals.list_events(connection), keys, heads)
+            yield _verify(
+                seals.list_all(connection),
+                seals.list_events(connection),
+                keys,
+                heads,
+                {"binding": seals.list_bindings(connection), "hold": seals.list_holds(connection)},
+            )
 
     (verification,) = database.stream(query)
     return verification
 
 
 def _verify(
-    recorded: Iterable[Seal], events: Iterable[Mapping[str, Any]], keys: PublicKeys, heads: Mapping[int, str]
+    recorded: Iterable[Seal],
+    events: Iterable[Mapping[str, Any]],
+    keys: PublicKeys,
+    heads: Mapping[int, str],
+    rows: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> Verification:
+    """Compare events with seals, and rows by subject with events; without rows only the former."""
     findings = Findings()
     chain = Chain(recorded, keys, findings, heads)
-    for event in events:
-        chain.add((event["tx"], event["position"]), event_bytes(event))
-    chain.finish()
+    with RowComparison(findings, with_rows=bool(rows)) as comparison:
+        for event in events:
+            entry = event_bytes(event)
+            seal = chain.add((event["tx"], event["position"]), entry)
+            comparison.add_event(entry, event, seal)
+        chain.finish()
+        for subject, subject_rows in rows.items():
+            for row in subject_rows:
+                comparison.add_row(subject, row)
+        comparison.finish()
     return Verification(
         head=head_of(chain.head),
         sealed_at=None if chain.head is None else chain.head.created_at,

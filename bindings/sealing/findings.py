@@ -13,7 +13,7 @@ class Finding:
 
     `subject` is what it concerns: chain, seal, event, binding, hold, or another table. It lies between the seals
     `first_seal` and `last_seal` (None: after the last seal), and between the cursors `first` and `last` of the
-    feed, as far as that is known.
+    feed, as far as that is known. `id` is that of the binding, or of another row.
     """
 
     subject: str
@@ -22,7 +22,7 @@ class Finding:
     last_seal: int | None = None
     first: str | None = None
     last: str | None = None
-    binding_id: str | None = None
+    id: str | None = None
 
 
 class Findings:

@@ -157,10 +157,10 @@ def transition(
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
-    A value may be an expression of columns of the row, `NOW`, or a `HeldFromRecord`, which is also put into the
-    detail. Returns None and writes nothing if the row is in another state or the condition is not met: the caller
-    reads it again and decides. Raises `ValueError` for a change of state that the table of transitions does not
-    have (I5).
+    A value may be an expression of columns of the row, `NOW`, or a `HeldFromRecord`; the results of the last
+    two are also put into the detail. Returns None and writes nothing if the row is in another state or the
+    condition is not met: the caller reads it again and decides. Raises `ValueError` for a change of state that the
+    table of transitions does not have (I5).
     """
     if "state" in values:
         require_transition(from_states, values["state"])
@@ -210,7 +210,9 @@ def _change(
     if condition is not None:
         statement = statement.where(_condition(dialect, condition))
     changed = statement.values(values | version_columns(dialect)).returning(*COLUMNS, bindings.c.change_tx)
-    return events.ChangeWithEvents(dialect, changed, facts=("held_until",) if from_record else ())
+    determined_here = {name for name, value in expressions if isinstance(value, _Now)}
+    facts = determined_here | ({"held_until"} if from_record else set())
+    return events.ChangeWithEvents(dialect, changed, facts=tuple(sorted(facts)))
 
 
 def version_columns(dialect: SqlDialect) -> dict[str, Any]:

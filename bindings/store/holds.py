@@ -18,11 +18,14 @@ from uuid_utils import uuid7
 
 from bindings.domain.binding import EventKind
 from bindings.domain.hold import HoldReason
+from bindings.sealing.encoding import instant_text
+from bindings.sealing.facts import OF_HOLD, facts_hash, new_salt
 from bindings.store import account, events, sql
 from bindings.store import phones as stored_phones
 from bindings.store.column_types import Instant
 from bindings.store.schema import bindings
 from bindings.store.schema import holds as table
+from bindings.store.sql import to_json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,6 +67,16 @@ class Hold:
     created_at: datetime
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldProof:
+    """What an event has of a hold: its id, and a salted hash of what never changes in its row."""
+
+    id: str
+    facts: str
+    held_until: str
+    inserted: bool
+
+
 _COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
 
 
@@ -72,7 +85,7 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
     statement = select(*_COLUMNS).where(table.c.held_until > now, table.c.scope == scope)
     if app_id is not None:
         statement = statement.where(table.c.app_id == app_id)
-    return [_to_hold(row) for row in connection.execute(statement)]
+    return [to_hold(row) for row in connection.execute(statement)]
 
 
 def of_phone(connection: Connection, phone: Phone) -> list[Hold]:
@@ -89,7 +102,7 @@ def of_ended_binding(connection: Connection, binding: Binding, now: datetime) ->
         table.c.held_until > now,
         table.c.scope == binding.scope,
     )
-    return [_to_hold(row) for row in connection.execute(statement)]
+    return [to_hold(row) for row in connection.execute(statement)]
 
 
 def apps(connection: Connection, scope: str, now: datetime) -> set[str]:
@@ -116,7 +129,7 @@ def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[in
 def with_bind_id(tx: Transaction, app_id: str, bind_id: str) -> list[Hold]:
     """Return the holds that are in force for a provider binding."""
     of_binding = table.c.app_id == app_id, table.c.bind_id == bind_id, table.c.held_until > tx.instant()
-    return [_to_hold(row) for row in tx.connection.execute(select(*_COLUMNS).where(*of_binding))]
+    return [to_hold(row) for row in tx.connection.execute(select(*_COLUMNS).where(*of_binding))]
 
 
 def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime, *, just_unbound: bool) -> int:
@@ -126,6 +139,7 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
     proves that there is none. From 2 s to 60 s if one of the phones was `just_unbound`.
     """
     seconds, numbers = 0, account.key_numbers(tx.connection)
+    proofs: list[HoldProof] = []
     for phone in (binding.phone_a, binding.phone_b):
         unexplained = and_(table.c.scope == binding.scope, _is(tx.connection, phone), table.c.bind_id.is_(None))
         earlier = tx.connection.execute(
@@ -138,7 +152,7 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
         strikes = _next_strike(None if earlier is None else earlier.strikes, age_s, just_unbound=just_unbound)
         wait = _wait_s(strikes)
         seconds = max(seconds, wait)
-        _put(
+        proofs += _put(
             tx,
             numbers,
             scope=binding.scope,
@@ -151,7 +165,7 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
             strikes=strikes,
             created_at=now,
         )
-    detail = {"why": HoldReason.REFUSED, "origin_id": binding.id, "seconds": seconds}
+    detail = {"why": HoldReason.REFUSED, "origin_id": binding.id, "seconds": seconds, "holds": details(proofs)}
     events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return seconds
 
@@ -173,11 +187,17 @@ def _wait_s(strikes: int) -> int:
     return min(FIRST_AFTER_UNBIND_S << (strikes - FIRST_STRIKE_AFTER_UNBIND), LONGEST_AFTER_UNBIND_S)
 
 
-def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bool:
-    """Hold both phones of a success that arrived after the end; return False if that is recorded already."""
-    return _put_all(
+def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> list[HoldProof] | None:
+    """Hold both phones of a success that arrived after the end; return None if that is recorded already.
+
+    Returns the proofs of the holds, for the event.
+    """
+    phones = (binding.phone_a, binding.phone_b)
+    of_bind_id = _of_bind_id(tx.connection, phones, binding.app_id, success.bind_id)
+    recorded = tx.connection.execute(select(table.c.id).where(*of_bind_id).limit(1)).first()
+    proofs = _put_all(
         tx,
-        phones=(binding.phone_a, binding.phone_b),
+        phones=phones,
         scope=binding.scope,
         why=HoldReason.LATE_SUCCESS,
         app_id=binding.app_id,
@@ -186,6 +206,15 @@ def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> bo
         held_until=success.held_until,
         created_at=tx.instant(),
     )
+    return proofs if recorded is None else None
+
+
+def hold_success_of_lost_intent(tx: Transaction, binding: Binding, success: Success, caller: Caller) -> None:
+    """Hold both phones of a success whose binding the database has lost, with an event of no binding."""
+    proofs = hold_late_success(tx, binding, success)
+    if proofs is not None:
+        detail = {"why": HoldReason.LATE_SUCCESS, "bind_id": success.bind_id, "origin_id": binding.id}
+        events.append_without_binding(tx, EventKind.HELD, caller, detail | {"holds": details(proofs)})
 
 
 def hold_orphan(
@@ -210,7 +239,7 @@ def hold_orphan(
     if _needs_no_hold(newest_end, now, app_id=app_id, held_until=held_until, released_since=released_since):
         return False
     in_force = newest_end is not None and newest_end > now
-    _put_all(
+    proofs = _put_all(
         tx,
         phones=phones,
         scope=scope,
@@ -221,8 +250,8 @@ def hold_orphan(
         held_until=held_until,
         created_at=now,
     )
-    if not in_force:
-        detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id}
+    if not in_force or any(proof.inserted for proof in proofs):
+        detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id, "holds": details(proofs)}
         events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return not in_force
 
@@ -282,14 +311,10 @@ def _needs_no_hold(
     return is_covered or was_released
 
 
-def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> bool:
-    """Hold the phones of a provider binding; return False if a hold of it was there before."""
-    of_bind_id = _of_bind_id(tx.connection, phones, values["app_id"], values["bind_id"])
-    recorded = tx.connection.execute(select(table.c.id).where(*of_bind_id).limit(1)).first()
+def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> list[HoldProof]:
+    """Hold the phones of a provider binding; return the proofs of the holds that were changed."""
     numbers = account.key_numbers(tx.connection)
-    for phone in phones:
-        _put(tx, numbers, phone=phone, strikes=0, **values)
-    return recorded is None
+    return [proof for phone in phones for proof in _put(tx, numbers, phone=phone, strikes=0, **values)]
 
 
 def _of_bind_id(
@@ -304,13 +329,16 @@ def _is(connection: Connection, *phones: Phone) -> ColumnElement[bool]:
     return stored_phones.is_any_of(table.c.phone, stored_phones.forms(connection.dialect, *phones))
 
 
-def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -> None:
-    """Upsert a hold: insert it or extend the existing one, never shorten it."""
+def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -> list[HoldProof]:
+    """Upsert a hold: insert it or extend the existing one, never shorten it; return its proof, or nothing.
+
+    Nothing also for a hold that an older version inserted: it has no salt.
+    """
     dialect, row_id = tx.connection.dialect, str(uuid7())
     stored = stored_phones.stored(dialect, numbers, "holds", row_id, {"phone": phone})
     if stored_phones.form_count(dialect) > 1 and _extend_other_form(tx, phone, stored["phone"], values):
-        return
-    statement = tx.dialect.insert(table).values(id=row_id, **stored, **values)
+        return []
+    statement = tx.dialect.insert(table).values(id=row_id, facts_salt=new_salt(), **stored, **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None
@@ -320,13 +348,23 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
         }
     )
     new = statement.excluded
-    tx.connection.execute(
+    rows = tx.connection.execute(
         statement.on_conflict_do_update(
             **target,
             set_={"held_until": new.held_until, "strikes": new.strikes, "origin_id": new.origin_id},
             where=table.c.held_until < new.held_until,
+        ).returning(*_COLUMNS, table.c.scope, table.c.facts_salt)
+    ).all()
+    return [
+        HoldProof(
+            id=row.id,
+            facts=hold_facts(row.facts_salt, row.scope, to_hold(row)),
+            held_until=to_json_value(row.held_until),
+            inserted=row.id == row_id,
         )
-    )
+        for row in rows
+        if row.facts_salt is not None
+    ]
 
 
 def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[str, Any]) -> bool:
@@ -344,6 +382,19 @@ def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[st
     return bool(ids)
 
 
-def _to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
+def details(proofs: Iterable[HoldProof]) -> list[dict[str, str]]:
+    """Return proofs as in the detail of an event."""
+    return [{"id": proof.id, "facts": proof.facts, "held_until": proof.held_until} for proof in proofs]
+
+
+def hold_facts(salt: str, scope: str, hold: Hold) -> str:
+    """Return the hash by which an event proves what never changes in the row of a hold."""
+    plain = {"scope": scope, "phone": hold.phone.digits, "created_at": instant_text(hold.created_at)}
+    values = plain | {name: getattr(hold, name) for name in OF_HOLD if name not in plain}
+    return facts_hash(salt, values, OF_HOLD)
+
+
+def to_hold(row: Row[*tuple[Any, ...]]) -> Hold:
+    """Return a hold from its row."""
     opened = stored_phones.opened(row, "holds", ("phone",))
     return sql.record(Hold, row, why=sql.member(HoldReason, row.why), **opened)

@@ -102,4 +102,4 @@ def _requests(dialect: SqlDialect) -> events.ChangeWithEvents:
         .values(values | version_columns(dialect))
         .returning(*COLUMNS, bindings.c.change_tx)
     )
-    return events.ChangeWithEvents(dialect, statement)
+    return events.ChangeWithEvents(dialect, statement, facts=("unbind_requested_at",))

@@ -19,6 +19,7 @@ from bindings.domain import conflict
 from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
 from bindings.domain.hold import HoldReason
+from bindings.sealing.facts import OF_BINDING, facts_hash, new_salt
 from bindings.store import account, events, rollback_detection
 from bindings.store import phones as stored_phones
 from bindings.store.bindings import (
@@ -59,6 +60,7 @@ _DETAIL = (
     "expire_s",
     "max_expire_s",
     "warn_s",
+    "requested_at",
     "send_by",
     "settle_by",
     "held_until",
@@ -367,6 +369,8 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, 
     detail = {
         name: to_json_value(getattr(binding, name)) for name in _DETAIL if getattr(binding, name) is not None
     }
+    row["facts_salt"] = new_salt()
+    detail["facts"] = binding_facts(row["facts_salt"], binding)
     values = {f"new_{name}": value for name, value in row.items()}
     inserted = _insertion(tx.dialect, key_column, tuple(row)).run(
         tx, EventKind.REQUESTED, caller, detail, **values
@@ -385,6 +389,13 @@ def _insertion(dialect: SqlDialect, key_column: str, names: tuple[str, ...]) -> 
         .returning(bindings.c.id, bindings.c.version, bindings.c.change_tx)
     )
     return events.ChangeWithEvents(dialect, statement)
+
+
+def binding_facts(salt: str, binding: Binding) -> str:
+    """Return the hash by which the `requested` event proves what the row says was asked for."""
+    phones = {"phone_a": binding.phone_a.digits, "phone_b": binding.phone_b.digits}
+    values = {name: getattr(binding, name) for name in OF_BINDING if name not in phones}
+    return facts_hash(salt, values | phones, OF_BINDING)
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:

@@ -7,15 +7,21 @@ A seal is inserted once and never changed; triggers refuse the rest. What a seal
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, text
 
+from bindings.sealing.encoding import instant_text
 from bindings.sealing.seals import BEGINNING, Seal
 from bindings.store import sql
+from bindings.store.bindings import COLUMNS, FIELDS, to_binding
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running
-from bindings.store.schema import events
+from bindings.store.holds import Hold, hold_facts, to_hold
+from bindings.store.reserve import binding_facts, fingerprint
+from bindings.store.schema import bindings, events, holds
 from bindings.store.schema import seals as table
 
 if TYPE_CHECKING:
@@ -23,9 +29,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select
 
+    from bindings.domain.binding import Binding
     from bindings.store.database import Transaction
 
 _COLUMNS = sql.columns(table, Seal)
+KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
+_PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
 EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
 
 
@@ -92,3 +101,44 @@ def snapshot(connection: Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute(text("ROLLBACK"))
+
+
+def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield the row of every binding as plain values, without its phones, its reference and its key.
+
+    `facts` is the hash of what was asked for (None without a salt), `key_columns` are those that have a key, and
+    `has_fingerprint` is whether the fingerprint is that of the request.
+    """
+    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *KEY_COLUMNS)
+    extra = [bindings.c[name].label(f"stored_{name}") for name in names]
+    with connection.execute(select(*COLUMNS, *extra)) as rows:
+        for row in rows:
+            stored = {name: getattr(row, f"stored_{name}") for name in names}
+            yield _plain_binding(to_binding(row[: len(COLUMNS)]), stored)
+
+
+def _plain_binding(binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
+    keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
+    asked = replace(binding, idempotency_key=next(iter(keys.values()), None))
+    salt = stored["facts_salt"]
+    values = {field: getattr(binding, field) for field in FIELDS if field not in _PRIVATE}
+    return {name: _plain(value) for name, value in values.items()} | {
+        "warn_at": _plain(stored["warn_at"]),
+        "change_tx": stored["change_tx"],
+        "facts": None if salt is None else binding_facts(salt, asked),
+        "key_columns": sorted(keys),
+        "has_fingerprint": stored["fingerprint"] == fingerprint(asked),
+    }
+
+
+def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield the id of every hold, and the hash of what never changes in its row (None without a salt)."""
+    columns = sql.columns(holds, Hold)
+    with connection.execute(select(*columns, holds.c.scope, holds.c.facts_salt)) as rows:
+        for row in rows:
+            salt = row.facts_salt
+            yield {"id": row.id, "facts": None if salt is None else hold_facts(salt, row.scope, to_hold(row))}
+
+
+def _plain(value: Any) -> Any:
+    return instant_text(value) if isinstance(value, datetime) else value

@@ -141,8 +141,10 @@ def settle_success(tx: Transaction, binding_id: str, success: Success, caller: C
     if row is not None:
         return row
     current = get(tx, binding_id)
-    if current.bind_id != success.bind_id and holds.hold_late_success(tx, current, success):
-        events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, {"bind_id": success.bind_id})
+    proofs = None if current.bind_id == success.bind_id else holds.hold_late_success(tx, current, success)
+    if proofs is not None:
+        detail = {"bind_id": success.bind_id, "holds": holds.details(proofs)}
+        events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, detail)
         current = get(tx, binding_id)
     return current
 

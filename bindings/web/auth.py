@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 CACHE_S = 5.0
 RECORD_USE_EVERY_S = 60.0
-OTHER_BINDINGS = ("met", "own")  # fields of an event's detail that name other bindings
+# Fields of an event's detail that name other bindings, or prove rows by a hash.
+HIDDEN_FROM_APPS = ("met", "own", "facts", "holds")
 OTHER_ACTOR = "other"  # shown to an app instead of the name of another caller
 
 
@@ -122,7 +123,7 @@ class Principal:
                 return event
             return replace(event, detail={name: event.detail[name] for name in event.detail if name != "sha256"})
         is_own = event.actor in (self.actor, scheduler.ACTOR)
-        hidden = OTHER_BINDINGS if is_own else (*OTHER_BINDINGS, *_reason_fields(event))
+        hidden = HIDDEN_FROM_APPS if is_own else (*HIDDEN_FROM_APPS, *_reason_fields(event))
         detail = {name: value for name, value in event.detail.items() if name not in hidden}
         if is_own:
             return replace(event, detail=detail)

@@ -389,7 +389,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "a_late_success_is_not_held",
         "bindings.store.holds:hold_late_success",
-        replace_body("return False"),
+        replace_body("return None"),
         tests=RESTORE,
         detected_by="whose_intent_was_lost and sqlite",
     ),

@@ -16,17 +16,20 @@ from sqlalchemy import select, text
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
 from bindings.lifecycle.runtime import new_runtime
+from bindings.sealing.encoding import event_bytes
+from bindings.sealing.findings import Findings
+from bindings.sealing.rows import RowComparison
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, phone_key_source
+from bindings.store import events, phone_key_source, seals
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
 from tests.service import phone_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Executable
+    from sqlalchemy import Connection, Executable
 
     from bindings.domain.binding import Event
     from bindings.lifecycle.clock_monitor import ClockMonitor
@@ -273,8 +276,27 @@ def assert_sound(service: BindingService) -> None:
     for binding in service.export_bindings():
         phones |= {phone.digits for phone in (binding.phone_a, binding.phone_b) if len(phone.digits) > 6}
         _assert_replays(binding, sorted(histories[binding.id], key=lambda event: event.sequence))
+    assert row_faults(service) == []
     for event in all_events:
         assert not any(phone in str(event.detail) for phone in phones), "no phones in events"
+
+
+def row_faults(service: BindingService) -> list[str]:
+    """Return in what the rows contradict the events, as `bindings audit verify` compares them."""
+
+    def query(connection: Connection) -> Iterator[str]:
+        findings = Findings()
+        with seals.snapshot(connection), RowComparison(findings, with_rows=True) as comparison:
+            for event in seals.list_events(connection):
+                comparison.add_event(event_bytes(event), event, None)
+            for row in seals.list_bindings(connection):
+                comparison.add_row("binding", row)
+            for row in seals.list_holds(connection):
+                comparison.add_row("hold", row)
+            comparison.finish()
+        yield from (f"{finding.subject} {finding.id} {finding.message}" for finding in findings.reported)
+
+    return list(service.runtime.database.stream(query))
 
 
 def _assert_replays(binding: Binding, history: list[Event]) -> None:

@@ -30,6 +30,9 @@ _HIDDEN_DETAILS = frozenset(
         "expire_s",
         "max_expire_s",
         "after_s",
+        "facts",
+        "requested_at",
+        "unbind_requested_at",
         "send_by",
         "settle_by",
         "sent_at",
@@ -37,6 +40,7 @@ _HIDDEN_DETAILS = frozenset(
         "what",
     }
 )
+_HIDDEN_DETAILS_OF_FAILED = frozenset({"ended_at", "held_until"})  # the instant of the event itself
 # Details that are part of the sentence, of the provider's response, or are listed under another name.
 _WITH_OWN_REASON = (EventKind.UNBIND_REQUESTED, EventKind.SHORTENED, EventKind.REVEALED, EventKind.ERASED)
 _DETAILS_IN_SENTENCE = frozenset({"status", "said", "reason", "because"})
@@ -178,12 +182,13 @@ def _provider_response(event: Event) -> str | None:
 
 def _details(event: Event) -> tuple[tuple[str, str], ...]:
     detail = event.detail
+    hidden = _HIDDEN_DETAILS | _DETAILS_IN_SENTENCE
+    if event.kind is EventKind.FAILED:
+        hidden |= _HIDDEN_DETAILS_OF_FAILED
     details = [
         (name, str(value))
         for name, value in detail.items()
-        if name not in _HIDDEN_DETAILS | _DETAILS_IN_SENTENCE
-        and value is not None
-        and not isinstance(value, list | dict)
+        if name not in hidden and value is not None and not isinstance(value, list | dict)
     ]
     if event.kind in _WITH_OWN_REASON and detail.get("reason"):
         details.insert(0, ("reason", str(detail["reason"])))

@@ -1,0 +1,42 @@
+"""Groups records by a key in memory that does not grow with their number: they are kept in temporary files."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from itertools import groupby
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILES = 128
+
+
+class Groups:
+    """Records, one line of bytes each, by their key. The files have no name, and vanish with the process.
+
+    A group has its records in the order in which they were added. Keys and records must not contain a line feed,
+    nor keys a tab.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(FILES)]  # noqa: SIM115
+
+    def close(self) -> None:
+        """Delete the files."""
+        for file in self._files:
+            file.close()
+
+    def add(self, key: bytes, record: bytes) -> None:
+        """Add a record to the group of a key."""
+        self._files[zlib.crc32(key) % FILES].write(key + b"\t" + record + b"\n")
+
+    def groups(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Yield each key with its records."""
+        for file in self._files:
+            file.seek(0)
+            pairs = [line[:-1].split(b"\t", 1) for line in file]
+            pairs.sort(key=lambda pair: pair[0])  # stable: the records of a key keep their order
+            for key, members in groupby(pairs, key=lambda pair: pair[0]):
+                yield key, [record for _, record in members]
