@@ -13,7 +13,7 @@ from bindings.sealing.encoding import event_bytes
 from bindings.sealing.findings import Finding, Findings
 from bindings.sealing.rows import RowComparison
 from bindings.sealing.seals import head_of
-from bindings.store import seals
+from bindings.store import protection, seals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.sealing.keys import PublicKeys
-    from bindings.sealing.seals import Seal
     from bindings.store.database import Database
 
 
@@ -48,32 +47,38 @@ class Verification:
 
 
 def verify_database(database: Database, keys: PublicKeys, heads: Mapping[int, str]) -> Verification:
-    """Compare the recorded history with its seals. Reads every event; safe to repeat."""
+    """Compare the recorded history with its seals, and the rows with their events.
+
+    Reads every event and row in one snapshot; safe to repeat.
+    """
 
     def query(connection: Connection) -> Iterator[Verification]:
         with seals.snapshot(connection):
-            yield _verify(
-                seals.list_all(connection),
-                seals.list_events(connection),
-                keys,
-                heads,
-                {"binding": seals.list_bindings(connection), "hold": seals.list_holds(connection)},
-            )
+            yield verify_connection(connection, keys, heads)
 
     (verification,) = database.stream(query)
     return verification
 
 
+def verify_connection(connection: Connection, keys: PublicKeys, heads: Mapping[int, str]) -> Verification:
+    """Do what `verify_database` does, in the transaction of a connection."""
+    findings = Findings()
+    for fault in protection.trigger_faults(connection):
+        findings.add(Finding(subject="trigger", message=fault))
+    if protection.is_maintained(connection):
+        findings.add(Finding(subject="account", message="lets the triggers pass (maintenance_until)"))
+    rows = {subject: read(connection) for subject, read in seals.ROWS.items()}
+    chain = Chain(seals.list_all(connection), keys, findings, heads)
+    return _verify(chain, findings, seals.list_events(connection), rows)
+
+
 def _verify(
-    recorded: Iterable[Seal],
+    chain: Chain,
+    findings: Findings,
     events: Iterable[Mapping[str, Any]],
-    keys: PublicKeys,
-    heads: Mapping[int, str],
     rows: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> Verification:
-    """Compare events with seals, and rows by subject with events; without rows only the former."""
-    findings = Findings()
-    chain = Chain(recorded, keys, findings, heads)
+    """Compare events with a chain of seals, and rows by subject with events; without rows only the former."""
     with RowComparison(findings, with_rows=bool(rows)) as comparison:
         for event in events:
             entry = event_bytes(event)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 WARNING_TOLERANCE_S = 1.0  # between two readings of the clock in one statement
+TEXT_DIGEST = "text_sha256"  # in the detail of an event, in place of a text that is stored apart
 _ROW = "row"
 
 
@@ -47,8 +48,15 @@ class RowComparison:
         place = b"%d " % (seal or 0)
         if event["binding_id"] is not None:
             self._groups.add(b"binding " + event["binding_id"].encode(), place + entry)
-        for proof in event["detail"].get("holds", ()) if self._with_rows else ():
-            self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | _position(event)))
+        if not self._with_rows:
+            return
+        position = _position(event)
+        for proof in event["detail"].get("holds", ()):
+            self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
+        for name, value in event["detail"].items():
+            if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
+                key = f"text {event['position']} {name}".encode()
+                self._groups.add(key, place + canonical({"facts": value[TEXT_DIGEST]} | position))
 
     def add_row(self, subject: str, row: Mapping[str, Any]) -> None:
         """Add a row in plain values."""
@@ -67,8 +75,7 @@ class RowComparison:
                     row = values[_ROW]
                 else:
                     history.append((int(seal), values))
-            compare = _binding_faults if subject == "binding" else _hold_faults
-            for message in compare([event for _, event in history], row, with_rows=self._with_rows):
+            for message in _FAULTS[subject]([event for _, event in history], row, with_rows=self._with_rows):
                 self._report(subject, identity, message, history)
 
     def _report(
@@ -157,3 +164,15 @@ def _hold_faults(
         yield "has a row and no event"
     elif proofs and set(proofs) != {row["facts"]}:
         yield "differs from what its event proves"
+
+
+def _text_faults(
+    history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None, *, with_rows: bool
+) -> Iterable[str]:
+    """Yield what contradicts in the digest of a text and its row, which may be deleted."""
+    del with_rows
+    if row is not None and [event["facts"] for event in history] != [row["facts"]]:
+        yield "differs from the digest in its event"
+
+
+_FAULTS = {"binding": _binding_faults, "hold": _hold_faults, "text": _text_faults}

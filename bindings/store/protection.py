@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, text
@@ -14,8 +15,6 @@ from bindings.store.grants import RIGHTS, SEQUENCE
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sqlalchemy import Connection
 
 # The beginning of the SHA-256 of each definition, without its spacing. A test compares them with the migrations.
@@ -148,6 +147,12 @@ def maintenance_until(connection: Connection) -> datetime | None:
     """Return until when the triggers let what was asked for be changed, or None if no end is set."""
     until: datetime | None = connection.execute(select(account.c.maintenance_until)).scalar()
     return until
+
+
+def is_maintained(connection: Connection) -> bool:
+    """Return whether the triggers let what was asked for be changed, now or at any later time."""
+    until = maintenance_until(connection)
+    return until is not None and until > datetime.now(UTC)
 
 
 def role_rights(connection: Connection) -> RoleRights:

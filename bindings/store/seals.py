@@ -21,8 +21,9 @@ from bindings.store.bindings import COLUMNS, FIELDS, to_binding
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running
 from bindings.store.holds import Hold, hold_facts, to_hold
 from bindings.store.reserve import binding_facts, fingerprint
-from bindings.store.schema import bindings, events, holds
+from bindings.store.schema import bindings, events, holds, texts
 from bindings.store.schema import seals as table
+from bindings.store.texts import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,17 @@ def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
         for row in rows:
             salt = row.facts_salt
             yield {"id": row.id, "facts": None if salt is None else hold_facts(salt, row.scope, to_hold(row))}
+
+
+def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield the id (`POSITION NAME`) of every text of an event, and its digest."""
+    columns = texts.c.event_position, texts.c.name, texts.c.text, texts.c.salt
+    with connection.execute(select(*columns)) as rows:
+        for row in rows:
+            yield {"id": f"{row.event_position} {row.name}", "facts": digest(row.salt, row.text)}
+
+
+ROWS = {"binding": list_bindings, "hold": list_holds, "text": list_texts}
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ from bindings.store import events, phone_key_source, seals
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
 from tests.service import phone_keys
+from bindings.store.schema import account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,13 +287,14 @@ def row_faults(service: BindingService) -> list[str]:
 
     def query(connection: Connection) -> Iterator[str]:
         findings = Findings()
+        if connection.execute(select(account.c.kept_from)).scalar() is not None:
+            return  # retention has deleted rows and events
         with seals.snapshot(connection), RowComparison(findings, with_rows=True) as comparison:
             for event in seals.list_events(connection):
                 comparison.add_event(event_bytes(event), event, None)
-            for row in seals.list_bindings(connection):
-                comparison.add_row("binding", row)
-            for row in seals.list_holds(connection):
-                comparison.add_row("hold", row)
+            for subject, list_rows in seals.ROWS.items():
+                for row in list_rows(connection):
+                    comparison.add_row(subject, row)
             comparison.finish()
         yield from (f"{finding.subject} {finding.id} {finding.message}" for finding in findings.reported)
 

@@ -1,0 +1,438 @@
+"""Each way to change what was sealed is refused to the application's role, or shows in a verification.
+
+A case changes a sealed history in a transaction that is rolled back: first with the rights of the application and
+the triggers, then as the owner of the tables without triggers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, delete, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from bindings import errors
+from bindings.domain.phone import Phone
+from bindings.jobs import seal as seal_job
+from bindings.monitoring.audit import verify_connection
+from bindings.provider.simulator import Simulator
+from bindings.sealing.keys import PublicKeys, create_key_file
+from bindings.store import schema
+from bindings.store.account import register_scope
+from bindings.store.column_types import BindingId, Instant, PhoneNumber
+from bindings.store.grants import sql_for
+from tests.service.harness import APP, A, B, C, Clock, D, E, F, G, H, ServiceHarness, feed_has_caught_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Column, Connection, Engine, Executable, Table
+
+    from bindings.sealing.findings import Finding
+
+OLDEST_EVENT = "DELETE FROM events WHERE position = (SELECT min(position) FROM events)"
+LAST_SEAL = "DELETE FROM seals WHERE number = (SELECT max(number) FROM seals)"
+LATER = datetime(2031, 1, 1, tzinfo=UTC)
+SPECIAL_VALUES: dict[str, Any] = {
+    "mode": "AXXB",
+    "state": "failed",
+    "why": "late_success",
+    "detail": {"x": 1},
+    "facts_salt": "00" * 16,
+}
+OTHER_ID = "0190b5a0-0000-7000-8000-000000000001"
+
+# What a verification cannot see: the application writes it, and no event has it. docs/how-to/prove-the-history.md
+# lists these columns.
+UNSEEN = {"holds": {"held_until", "strikes", "origin_id"}}
+
+
+@dataclass
+class Sealed:
+    """A sealed history that a case may change: the engine of the owner, and the role of the application."""
+
+    engine: Engine
+    role: str | None
+    keys: PublicKeys
+    binding_id: str
+    hold_id: str
+    position: int
+    heads: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def postgres(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection, connection.begin() as running:
+            yield connection
+            running.rollback()
+
+    def findings(self, connection: Connection, *, heads: bool = False) -> list[Finding]:
+        result = verify_connection(connection, self.keys, self.heads if heads else {})
+        return [finding for finding in result.findings if finding.subject != "trigger"]
+
+
+def _seed(harness: ServiceHarness) -> str:
+    """Make a history with events of most kinds; return the id of its oldest binding."""
+    service = harness.service
+    ended = harness.bind(A, B, reference="order-1", idempotency_key="k1", warn_s=60, max_expire_s=7_200)
+    service.extend(ended.id, expire_s=5_000)
+    service.unbind(ended.id, reason="over")
+    replaced = harness.bind(A, B, mode="AXXB")
+    service.replace(replaced.id, phone_b=C)
+    harness.simulator.script("refuse:-22", times=1, on="bind")
+    with pytest.raises(errors.BindingsError):
+        harness.bind(D, E, idempotency_key="k2")
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.BindingsError):
+        harness.bind(D, E)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(D, F)
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.bind(F, G)
+    harness.simulator.add_foreign_binding(phone_a=H, phone_b="9188067711", app_id=APP)
+    harness.clock.advance(70)
+    service.recover()
+    service.reconcile()
+    return ended.id
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
+    folder = tmp_path_factory.mktemp("sealed")
+    server = role = None
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), folder / "sealed.db")
+        url = f"sqlite:///{folder / 'sealed.db'}"
+    else:
+        server = request.getfixturevalue("postgres_server")
+        url = server.create(template=request.getfixturevalue("postgres_template"))
+        role = f"tampering_{os.getpid()}"
+    key = create_key_file(str(folder / "key.pem"), "key")
+    clock = Clock()
+    with Simulator(clock=clock.unix, pool_size=200) as simulator:
+        harness = ServiceHarness(url=url, clock=clock, simulator=simulator)
+        register_scope(harness.database, harness.service.settings.scope)
+        binding_id = _seed(harness)
+        feed_has_caught_up(harness.service)
+        result = seal_job.seal_events(harness.database, key, batch=4)
+        harness.close()
+    assert result.seals > 4
+    engine = _engine(url)
+    with engine.begin() as connection:
+        hold_id = connection.execute(select(schema.holds.c.id).limit(1)).scalar_one()
+        position = (
+            connection.execute(select(schema.events.c.position).order_by("position").offset(3)).scalars().first()
+        )
+        if role is not None:
+            connection.execute(text(f"CREATE ROLE {role}"))
+    if role is not None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in (sql_for(role),):
+                connection.connection.cursor().execute(statement)
+    head = result.head or ""
+    yield Sealed(
+        engine=engine,
+        role=role,
+        keys=PublicKeys(key.public_pem, "key"),
+        binding_id=binding_id,
+        hold_id=hold_id,
+        position=position or 0,
+        heads={int(head.partition(":")[0]): head.partition(":")[2]},
+    )
+    if role is not None:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()
+    if server is not None:
+        server.drop(url)
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _connect(connection: Any, _: object) -> None:
+            connection.isolation_level = None
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _other_value(column: Column[Any]) -> Any:
+    if isinstance(column.type, Instant):
+        return LATER
+    if isinstance(column.type, BindingId):
+        return OTHER_ID
+    if isinstance(column.type, PhoneNumber):
+        return Phone("919999999999")
+    special = {
+        "mode": "AXXB",
+        "state": "failed",
+        "why": "late_success",
+        "detail": {"x": 1},
+        "facts_salt": "00" * 16,
+    }
+    if column.name in special:
+        return special[column.name]
+    return 77 if column.type.python_type is int else "919999999999"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to change the history: its name, the change, and what the findings must say."""
+
+    name: str
+    change: Callable[[Connection, Sealed], None]
+    subject: str
+    postgres_only: bool = False
+    needs_head: bool = False
+
+
+def _update(table: Table, column: str, where: Callable[[Sealed], Any]) -> Callable[[Connection, Sealed], None]:
+    def change(connection: Connection, sealed: Sealed) -> None:
+        values = {column: _other_value(table.c[column])}
+        if table is schema.bindings and column == "state":
+            values["ended_at"] = LATER
+        result = connection.execute(update(table).where(where(sealed)).values(values))
+        assert result.rowcount == 1
+
+    return change
+
+
+def _columns(table: Table, subject: str, where: Callable[[Sealed], Any], leave_out: set[str]) -> Iterator[Case]:
+    for column in table.columns:
+        if column.name not in leave_out:
+            yield Case(f"{table.name}.{column.name}", _update(table, column.name, where), subject)
+
+
+def _run(*statements: str) -> Callable[[Connection, Sealed], None]:
+    def change(connection: Connection, sealed: Sealed) -> None:
+        values = {"binding": sealed.binding_id, "hold": sealed.hold_id, "position": sealed.position}
+        for statement in statements:
+            used = {name: value for name, value in values.items() if f":{name}" in statement}
+            connection.execute(text(statement), used)
+
+    return change
+
+
+def _copy(table: Table, where: Callable[[Sealed], Any], **changed: Any) -> Callable[[Connection, Sealed], None]:
+    """Insert a row like another one, with other values in some columns."""
+
+    def change(connection: Connection, sealed: Sealed) -> None:
+        row = connection.execute(select(table).where(where(sealed)).limit(1)).one()._asdict()
+        row |= {name: value(row) if callable(value) else value for name, value in changed.items()}
+        statement: Executable = insert(table).values(row)
+        if table is schema.events and sealed.postgres:
+            columns = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            statement = text(
+                f"INSERT INTO events ({columns}) OVERRIDING SYSTEM VALUE VALUES ({values})"
+            ).bindparams(*(_bind(table, name, value) for name, value in row.items()))
+        connection.execute(statement)
+
+    return change
+
+
+def _bind(table: Table, name: str, value: Any) -> Any:
+    from sqlalchemy import bindparam
+
+    return bindparam(name, value, type_=table.c[name].type)
+
+
+def _move(connection: Connection, sealed: Sealed) -> None:
+    """Give an event another position: on PostgreSQL that is an event deleted and one inserted."""
+    if not sealed.postgres:
+        connection.execute(update(schema.events).where(_event(sealed)).values(position=900))
+        return
+    _copy(schema.events, _event, position=900, sequence=77, kind="revealed")(connection, sealed)
+    connection.execute(delete(schema.events).where(_event(sealed)))
+
+
+def _swap(connection: Connection, sealed: Sealed) -> None:
+    """Let two neighbouring events change their places."""
+    rows = connection.execute(
+        select(schema.events).where(schema.events.c.position.in_([sealed.position, sealed.position + 1]))
+    ).all()
+    first, second = (row._asdict() for row in rows)
+    names = [name for name in first if name not in ("position", "tx")]
+    for row, other in ((first, second), (second, first)):
+        values = {name: other[name] for name in names}
+        if row is first:  # (binding_id, sequence) is unique
+            parked = {"binding_id": None, "sequence": 0, "kind": "x"}
+            connection.execute(update(schema.events).where(_at(second["position"])).values(parked))
+        connection.execute(update(schema.events).where(_at(row["position"])).values(values))
+
+
+def _at(position: int) -> Any:
+    return schema.events.c.position == position
+
+
+def _binding(sealed: Sealed) -> Any:
+    return schema.bindings.c.id == sealed.binding_id
+
+
+def _event(sealed: Sealed) -> Any:
+    return schema.events.c.position == sealed.position
+
+
+def _hold(sealed: Sealed) -> Any:
+    return schema.holds.c.id == sealed.hold_id
+
+
+def _seal(sealed: Sealed) -> Any:
+    del sealed
+    return schema.seals.c.number == 3
+
+
+def _new_id(_: object) -> str:
+    return str(uuid.uuid4())
+
+
+def _later(row: dict[str, Any]) -> datetime:
+    at: datetime = row["created_at"]
+    return at + timedelta(seconds=10)
+
+
+CASES = [
+    *_columns(schema.bindings, "binding", _binding, {"id"}),
+    *_columns(schema.events, "seal", _event, {"position", "binding_id"}),
+    *_columns(schema.holds, "hold", _hold, UNSEEN["holds"]),
+    *_columns(schema.seals, "seal", _seal, {"number"}),
+    Case("bindings.id", _update(schema.bindings, "id", _binding), "binding"),
+    Case("events.binding_id", _run("UPDATE events SET binding_id = NULL WHERE position = :position"), "seal"),
+    Case("events.position", _move, "seal"),
+    Case("seals.number", _run("UPDATE seals SET number = 77 WHERE number = 3"), "seal"),
+    Case("delete a binding", _run("DELETE FROM bindings WHERE id = :binding"), "binding"),
+    Case("delete every binding", _run("DELETE FROM bindings"), "binding"),
+    Case("insert a binding", _copy(schema.bindings, _binding, id=_new_id, idempotency_key=None), "binding"),
+    Case("delete an event", _run("DELETE FROM events WHERE position = :position"), "seal"),
+    Case(
+        "delete the oldest event",
+        _run(OLDEST_EVENT),
+        "seal",
+    ),
+    Case("delete every event", _run("DELETE FROM events"), "seal"),
+    Case(
+        "delete a binding with its events",
+        _run("DELETE FROM bindings WHERE id = :binding", "DELETE FROM events WHERE binding_id = :binding"),
+        "seal",
+    ),
+    Case(
+        "insert an event",
+        _copy(schema.events, _event, position=-1, tx=-1, binding_id=None, sequence=0, kind="held"),
+        "event",
+    ),
+    Case(
+        "insert an event of a binding",
+        _copy(schema.events, _event, position=901, sequence=77, kind="revealed"),
+        "binding",
+    ),
+    Case("reorder events", _swap, "seal"),
+    Case("delete a hold", _run("DELETE FROM holds WHERE id = :hold"), "hold"),
+    Case("insert a hold", _copy(schema.holds, _hold, id=_new_id, bind_id="9999"), "hold"),
+    Case("delete a seal", _run("DELETE FROM seals WHERE number = 3"), "seal"),
+    Case("delete the first seal", _run("DELETE FROM seals WHERE number = 1"), "seal"),
+    Case(
+        "cut the last seal off",
+        _run(LAST_SEAL),
+        "chain",
+        needs_head=True,
+    ),
+    Case("delete every seal", _run("DELETE FROM seals"), "chain"),
+    Case("append a forged seal", _copy(schema.seals, _seal, number=900, created_at=_later), "seal"),
+    Case(
+        "exchange two seals",
+        _run(
+            "UPDATE seals SET number = -1 WHERE number = 2",
+            "UPDATE seals SET number = 2 WHERE number = 3",
+            "UPDATE seals SET number = 3 WHERE number = -1",
+        ),
+        "seal",
+    ),
+    Case("truncate the events", _run("TRUNCATE events"), "seal", postgres_only=True),
+    Case("truncate the seals", _run("TRUNCATE seals"), "chain", postgres_only=True),
+    Case("truncate the holds", _run("TRUNCATE holds"), "hold", postgres_only=True),
+]
+
+
+def test_untouched_history_is_sound(sealed: Sealed) -> None:
+    with sealed.transaction() as connection:
+        result = verify_connection(connection, sealed.keys, sealed.heads)
+        assert result.findings == ()
+        assert result.unsealed == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_tampering_is_refused_to_the_application_or_shows(sealed: Sealed, case: Case) -> None:
+    if case.postgres_only and not sealed.postgres:
+        pytest.skip("SQLite has no TRUNCATE")
+    with sealed.transaction() as connection:
+        if sealed.role is not None:
+            connection.execute(text(f"SET LOCAL ROLE {sealed.role}"))
+        savepoint = connection.begin_nested()
+        try:
+            case.change(connection, sealed)
+        except DBAPIError:
+            savepoint.rollback()
+        else:
+            if sealed.role is not None:
+                connection.execute(text("RESET ROLE"))
+            assert sealed.findings(connection, heads=case.needs_head), (
+                "the application changed it, and it does not show"
+            )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_tampering_by_the_owner_without_triggers_shows(sealed: Sealed, case: Case) -> None:
+    if case.postgres_only and not sealed.postgres:
+        pytest.skip("SQLite has no TRUNCATE")
+    with sealed.transaction() as connection:
+        _disable_triggers(connection, sealed)
+        case.change(connection, sealed)
+        findings = sealed.findings(connection, heads=case.needs_head)
+    assert case.subject in {finding.subject for finding in findings}
+    if case.subject in ("seal", "event", "binding") and case.name != "insert a binding":
+        assert any(finding.first_seal is not None for finding in findings), "the stretch is named"
+
+
+def _disable_triggers(connection: Connection, sealed: Sealed) -> None:
+    if sealed.postgres:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        return
+    for name in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
+        connection.execute(text(f"DROP TRIGGER {name}"))
+
+
+def test_trigger_that_is_off_shows(sealed: Sealed) -> None:
+    statement = (
+        "ALTER TABLE seals DISABLE TRIGGER seals_refuse_change"
+        if sealed.postgres
+        else "DROP TRIGGER seals_refuse_update"
+    )
+    with sealed.transaction() as connection:
+        connection.execute(text(statement))
+        result = verify_connection(connection, sealed.keys, {})
+    assert [finding.subject for finding in result.findings] == ["trigger"]
+
+
+def test_maintenance_that_goes_on_shows(sealed: Sealed) -> None:
+    with sealed.transaction() as connection:
+        connection.execute(update(schema.account).values(maintenance_until=LATER))
+        result = verify_connection(connection, sealed.keys, {})
+    assert [finding.subject for finding in result.findings] == ["account"]
