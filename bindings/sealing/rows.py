@@ -117,10 +117,17 @@ def _binding_faults(
         return
     if row is None:
         yield "has events and no row"
-        return
+    elif row.get("unreadable"):
+        yield "has a phone that cannot be read, or is not the one by which it is found"
+    else:
+        yield from _row_faults(history, replayed, row)
+
+
+def _row_faults(
+    history: Sequence[Mapping[str, Any]], replayed: dict[str, Any], row: Mapping[str, Any]
+) -> Iterable[str]:
     is_erased = any(event["kind"] == "erased" for event in history)
-    last = history[-1]
-    if row["change_tx"] not in (0, last["tx"]):
+    if row["change_tx"] not in (0, history[-1]["tx"]):
         yield "has another change_tx than its last event"
     if is_erased:
         replayed.pop("request_id", None)

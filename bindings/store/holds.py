@@ -77,12 +77,12 @@ class HoldProof:
     inserted: bool
 
 
-_COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
+COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
 
 
 def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:
     """Return every hold that is in force at `now`, of one application if `app_id` is set."""
-    statement = select(*_COLUMNS).where(table.c.held_until > now, table.c.scope == scope)
+    statement = select(*COLUMNS).where(table.c.held_until > now, table.c.scope == scope)
     if app_id is not None:
         statement = statement.where(table.c.app_id == app_id)
     return [to_hold(row) for row in connection.execute(statement)]
@@ -97,7 +97,7 @@ def of_phone(connection: Connection, phone: Phone) -> list[Hold]:
 
 def of_ended_binding(connection: Connection, binding: Binding, now: datetime) -> list[Hold]:
     """Return the holds in force of what the provider still has under the bind_id of a binding."""
-    statement = select(*_COLUMNS).where(
+    statement = select(*COLUMNS).where(
         *_of_bind_id(connection, (binding.phone_a, binding.phone_b), binding.app_id, binding.bind_id),
         table.c.held_until > now,
         table.c.scope == binding.scope,
@@ -129,7 +129,7 @@ def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[in
 def with_bind_id(tx: Transaction, app_id: str, bind_id: str) -> list[Hold]:
     """Return the holds that are in force for a provider binding."""
     of_binding = table.c.app_id == app_id, table.c.bind_id == bind_id, table.c.held_until > tx.instant()
-    return [to_hold(row) for row in tx.connection.execute(select(*_COLUMNS).where(*of_binding))]
+    return [to_hold(row) for row in tx.connection.execute(select(*COLUMNS).where(*of_binding))]
 
 
 def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime, *, just_unbound: bool) -> int:
@@ -353,7 +353,7 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
             **target,
             set_={"held_until": new.held_until, "strikes": new.strikes, "origin_id": new.origin_id},
             where=table.c.held_until < new.held_until,
-        ).returning(*_COLUMNS, table.c.scope, table.c.facts_salt)
+        ).returning(*COLUMNS, table.c.scope, table.c.facts_salt)
     ).all()
     return [
         HoldProof(

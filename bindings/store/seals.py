@@ -12,14 +12,15 @@ from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import String, select, text, type_coerce
 
 from bindings.sealing.encoding import instant_text
 from bindings.sealing.seals import BEGINNING, Seal
-from bindings.store import sql
-from bindings.store.bindings import COLUMNS, FIELDS, to_binding
+from bindings.store import phones, sql
+from bindings.store.bindings import COLUMNS, FIELDS, PHONES, to_binding
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running
-from bindings.store.holds import Hold, hold_facts, to_hold
+from bindings.store.holds import COLUMNS as HOLD_COLUMNS
+from bindings.store.holds import hold_facts, to_hold
 from bindings.store.reserve import binding_facts, fingerprint
 from bindings.store.schema import bindings, events, holds, texts
 from bindings.store.schema import seals as table
@@ -28,7 +29,7 @@ from bindings.store.texts import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Connection, Dialect, Select
 
     from bindings.domain.binding import Binding
     from bindings.store.database import Transaction
@@ -108,17 +109,26 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield the row of every binding as plain values, without its phones, its reference and its key.
 
     `facts` is the hash of what was asked for (None without a salt), `key_columns` are those that have a key, and
-    `has_fingerprint` is whether the fingerprint is that of the request.
+    `has_fingerprint` is whether the fingerprint is that of the request. A row whose phones do not open, or are not
+    those by which it is found, has only its id and `unreadable`.
     """
     names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *KEY_COLUMNS)
     extra = [bindings.c[name].label(f"stored_{name}") for name in names]
+    extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
     with connection.execute(select(*COLUMNS, *extra)) as rows:
         for row in rows:
-            stored = {name: getattr(row, f"stored_{name}") for name in names}
-            yield _plain_binding(to_binding(row[: len(COLUMNS)]), stored)
+            stored = {name: getattr(row, f"stored_{name}") for name in (*names, *PHONES)}
+            try:
+                binding = to_binding(row[: len(COLUMNS)])
+            except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
+                yield {"id": row.id, "unreadable": True}
+                continue
+            yield _plain_binding(connection.dialect, binding, stored)
 
 
-def _plain_binding(binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
+def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
+    if any(stored[name] not in phones.forms(dialect, getattr(binding, name)) for name in PHONES):
+        return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
     asked = replace(binding, idempotency_key=next(iter(keys.values()), None))
     salt = stored["facts_salt"]
@@ -128,17 +138,28 @@ def _plain_binding(binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
         "change_tx": stored["change_tx"],
         "facts": None if salt is None else binding_facts(salt, asked),
         "key_columns": sorted(keys),
-        "has_fingerprint": stored["fingerprint"] == fingerprint(asked),
+        "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], fingerprint(asked)),
     }
 
 
 def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield the id of every hold, and the hash of what never changes in its row (None without a salt)."""
-    columns = sql.columns(holds, Hold)
+    columns = (*HOLD_COLUMNS, type_coerce(holds.c.phone, String).label("stored_phone"))
     with connection.execute(select(*columns, holds.c.scope, holds.c.facts_salt)) as rows:
         for row in rows:
-            salt = row.facts_salt
-            yield {"id": row.id, "facts": None if salt is None else hold_facts(salt, row.scope, to_hold(row))}
+            yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)}
+
+
+def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
+    """Return the hash of a hold, None without a salt; a text that is not one if its phone cannot be read."""
+    if row.facts_salt is None:
+        return None
+    try:
+        hold = to_hold(row)
+    except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
+        return "unreadable"
+    is_findable = row.stored_phone in phones.forms(dialect, hold.phone)
+    return hold_facts(row.facts_salt, row.scope, hold) if is_findable else "unreadable"
 
 
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:

@@ -72,6 +72,7 @@ class ServiceHarness:
     services: list[BindingService] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)  # of each service, besides the harness's own
     phones: str = phone_keys.PLAIN
+    has_rewritten: bool = False
 
     @property
     def service(self) -> BindingService:
@@ -107,6 +108,7 @@ class ServiceHarness:
 
         register_scope(self.database, self.service.settings.scope)
         self.database.write(work)
+        self.has_rewritten = True
 
     def kinds(self, binding: Binding) -> list[str]:
         return [event.kind for event in self.service.history(binding.id)]
@@ -263,7 +265,7 @@ FORWARD = {
 }
 
 
-def assert_sound(service: BindingService) -> None:
+def assert_sound(service: BindingService, *, compares_rows: bool = True) -> None:
     """Check I5 and I7 for every binding, and that no event contains a phone. Runs after every test."""
     all_events = service.runtime.database.read(
         lambda connection: [
@@ -277,7 +279,7 @@ def assert_sound(service: BindingService) -> None:
     for binding in service.export_bindings():
         phones |= {phone.digits for phone in (binding.phone_a, binding.phone_b) if len(phone.digits) > 6}
         _assert_replays(binding, sorted(histories[binding.id], key=lambda event: event.sequence))
-    assert row_faults(service) == []
+    assert not compares_rows or row_faults(service) == []
     for event in all_events:
         assert not any(phone in str(event.detail) for phone in phones), "no phones in events"
 

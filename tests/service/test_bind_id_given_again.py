@@ -134,7 +134,8 @@ def test_hold_of_a_late_success_is_owed_no_unbind_when_its_id_is_given_again(
         held_until=harness.clock() + timedelta(hours=1),
         warn_s=None,
     )
-    assert harness.database.write(lambda tx: holds.hold_late_success(tx, first, late))
+    caller = harness.service.runtime.caller
+    harness.database.write(lambda tx: holds.hold_success_of_lost_intent(tx, first, late, caller))
     second = bind(service, C, D)
     assert second.bind_id == first.bind_id
     service.recover()
