@@ -112,7 +112,7 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     `has_fingerprint` is whether the fingerprint is that of the request. A row whose phones do not open, or are not
     those by which it is found, has only its id and `unreadable`.
     """
-    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *KEY_COLUMNS)
+    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", "phone_key", "phone_a_sealed", *KEY_COLUMNS)
     extra = [bindings.c[name].label(f"stored_{name}") for name in names]
     extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
     with connection.execute(select(*COLUMNS, *extra)) as rows:
@@ -127,7 +127,8 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
-    if any(stored[name] not in phones.forms(dialect, getattr(binding, name)) for name in PHONES):
+    is_findable = all(stored[name] in phones.forms(dialect, getattr(binding, name)) for name in PHONES)
+    if not is_findable or (stored["phone_key"] is None) != (stored["phone_a_sealed"] is None):
         return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
     asked = replace(binding, idempotency_key=next(iter(keys.values()), None))
@@ -159,7 +160,9 @@ def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
     except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
         return "unreadable"
     is_findable = row.stored_phone in phones.forms(dialect, hold.phone)
-    return hold_facts(row.facts_salt, row.scope, hold) if is_findable else "unreadable"
+    if not is_findable or (row.phone_key is None) != (row.phone_sealed is None):
+        return "unreadable"
+    return hold_facts(row.facts_salt, row.scope, hold)
 
 
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:

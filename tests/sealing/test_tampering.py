@@ -46,6 +46,10 @@ SPECIAL_VALUES: dict[str, Any] = {
     "why": "late_success",
     "detail": {"x": 1},
     "facts_salt": "00" * 16,
+    "phone_key": 7,
+    "phone_a_sealed": b"x",
+    "phone_b_sealed": b"x",
+    "phone_sealed": b"x",
 }
 OTHER_ID = "0190b5a0-0000-7000-8000-000000000001"
 

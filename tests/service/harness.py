@@ -24,8 +24,8 @@ from bindings.settings import load
 from bindings.store import events, phone_key_source, seals
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
-from tests.service import phone_keys
 from bindings.store.schema import account
+from tests.service import phone_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
