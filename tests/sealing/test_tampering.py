@@ -185,15 +185,8 @@ def _other_value(column: Column[Any]) -> Any:
         return OTHER_ID
     if isinstance(column.type, PhoneNumber):
         return Phone("919999999999")
-    special = {
-        "mode": "AXXB",
-        "state": "failed",
-        "why": "late_success",
-        "detail": {"x": 1},
-        "facts_salt": "00" * 16,
-    }
-    if column.name in special:
-        return special[column.name]
+    if column.name in SPECIAL_VALUES:
+        return SPECIAL_VALUES[column.name]
     return 77 if column.type.python_type is int else "919999999999"
 
 
