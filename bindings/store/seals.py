@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = sql.columns(table, Seal)
 KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
+SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
 EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
 
@@ -112,7 +113,7 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     `has_fingerprint` is whether the fingerprint is that of the request. A row whose phones do not open, or are not
     those by which it is found, has only its id and `unreadable`.
     """
-    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", "phone_key", "phone_a_sealed", *KEY_COLUMNS)
+    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *SEALED_PHONES, *KEY_COLUMNS)
     extra = [bindings.c[name].label(f"stored_{name}") for name in names]
     extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
     with connection.execute(select(*COLUMNS, *extra)) as rows:
@@ -128,7 +129,7 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
 
 def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
     is_findable = all(stored[name] in phones.forms(dialect, getattr(binding, name)) for name in PHONES)
-    if not is_findable or (stored["phone_key"] is None) != (stored["phone_a_sealed"] is None):
+    if not is_findable or len({stored[name] is None for name in SEALED_PHONES}) > 1:
         return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
     asked = replace(binding, idempotency_key=next(iter(keys.values()), None))
