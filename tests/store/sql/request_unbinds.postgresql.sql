@@ -31,7 +31,8 @@ WITH changed AS (
             SELECT clock_timestamp() AS clock_timestamp_1
         ) - :param_1
           AND (replicas.schema_revision IS NULL OR replicas.schema_revision < '0017')
-    )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END AS anon_7,
+    )) THEN :event_detail::JSONB ELSE :event_detached_detail::JSONB END ||
+        jsonb_build_object('unbind_requested_at', changed.unbind_requested_at) AS anon_7,
         :event_key_id::UUID AS anon_8
     FROM changed
     RETURNING events.position, events.binding_id, events.detail

@@ -3,7 +3,8 @@ WITH changed AS (
         idempotency_key, fingerprint, replaces, replaced_by, waits_for, expire_s, max_expire_s,
         bind_id, middle_number_a, middle_number_b, state, provider_status, reason, actor,
         request_id, requested_at, send_by, settle_by, sent_at, answered_at, expires_at,
-        provider_expires_at, held_until, warn_s, unbind_requested_at, ended_at, version, change_tx)
+        provider_expires_at, held_until, warn_s, unbind_requested_at, ended_at, version, change_tx,
+        facts_salt)
     VALUES (:new_id::UUID, :new_mode::VARCHAR, :new_phone_a::VARCHAR, :new_phone_b::VARCHAR,
         :new_pool_number::VARCHAR, :new_app_id::VARCHAR, :new_scope::VARCHAR,
         :new_reference::VARCHAR, :new_idempotency_key::VARCHAR, :new_fingerprint::VARCHAR,
@@ -20,7 +21,7 @@ WITH changed AS (
         :new_version::INTEGER, (CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
         SELECT account.tx_offset
         FROM account
-    ), 0)))
+    ), 0)), :new_facts_salt::VARCHAR)
     ON CONFLICT DO NOTHING
     RETURNING bindings.id, bindings.version, bindings.change_tx
 ), logged AS (

@@ -28,8 +28,9 @@ WITH changed AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
-        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3,
-        :event_detail::JSONB AS anon_4, :event_key_id::UUID AS anon_5
+        :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3, :event_detail::JSONB
+        || jsonb_build_object('ended_at', changed.ended_at, 'held_until',
+        changed.held_until) AS anon_4, :event_key_id::UUID AS anon_5
     FROM changed
 )
 SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,
