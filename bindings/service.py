@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
-    from typing import Self, Unpack
+    from typing import Any, Self, Unpack
 
     from bindings.clock import HostClock
     from bindings.domain.binding import Binding, BindRequest, Event, Holder, Page, RefusedBind, Trace
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from bindings.jobs.statistics import StatisticsResult
     from bindings.lifecycle.bind import BindResult
     from bindings.lifecycle.unbind_all import ReleaseResult
+    from bindings.sealing.seals import Seal
     from bindings.settings import Settings, SettingsValues
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
@@ -594,6 +595,14 @@ class BindingService:
     ) -> Iterator[Event]:
         """Stream every event of [since, until), in the feed's order, in memory that does not grow."""
         return self._queries.export_events(since=since, until=until)
+
+    def export_sealed_events(self) -> Iterator[dict[str, Any]]:
+        """Stream every event as it is sealed, in the feed's order, in memory that does not grow."""
+        return self._queries.export_sealed_events()
+
+    def export_seals(self) -> Iterator[Seal]:
+        """Stream every seal of the history, in order, in memory that does not grow."""
+        return self._queries.export_seals()
 
     # Jobs. Each is safe to repeat and to run in several processes at the same time; the scheduler runs them.
 

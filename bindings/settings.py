@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 from datetime import timedelta, timezone
 from difflib import get_close_matches
 from pathlib import Path
@@ -76,6 +77,16 @@ def _supported_database(value: SecretStr) -> SecretStr:
 def _path_prefix(value: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
         raise ValueError("must be empty, or a path such as /v3 without a slash at its end")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        raise ValueError("must be a command, with quotes in pairs") from None
+    if not words:
+        raise ValueError("must be a command")
     return value
 
 
@@ -208,6 +219,7 @@ class Settings(BaseModel):
     role_of: Annotated[tuple[str, ...], BeforeValidator(_role_of)] = ()
     bootstrap_key_file: Annotated[str, Field(min_length=1)] | None = None  # read by `db upgrade` and `serve`
     seal_key_file: Annotated[str, Field(min_length=1)] | None = None
+    anchor_command: Annotated[str, AfterValidator(_command)] | None = None
     phone_keys_file: Annotated[str, Field(min_length=1)] | None = None
     phone_keys_command: Annotated[SecretStr, Field(min_length=1)] | None = None
 
@@ -273,6 +285,7 @@ class SettingsValues(TypedDict, total=False):
     role_of: Sequence[str] | str
     bootstrap_key_file: str | None
     seal_key_file: str | None
+    anchor_command: str | None
     phone_keys_file: str | None
     phone_keys_command: str | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -72,27 +73,67 @@ def head(command: click.Context, *, as_json: bool) -> None:
     multiple=True,
     help="File with public keys, as PEM; repeatable. Default: that of BINDINGS_SEAL_KEY_FILE.",
 )
+@click.option("--events", "events_path", metavar="FILE", help="File of `bindings export sealed-events`.")
+@click.option("--seals", "seals_path", metavar="FILE", help="File of `bindings export seals`.")
 @click.option("--head", "heads", metavar="N:HASH", multiple=True, help="A head that was kept; repeatable.")
 @options.as_json
 @click.pass_context
-def verify(command: click.Context, *, public_keys: tuple[str, ...], heads: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    command: click.Context,
+    *,
+    public_keys: tuple[str, ...],
+    events_path: str | None,
+    seals_path: str | None,
+    heads: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compare the history with its seals. Exits with 1 if anything contradicts them.
 
     Reads every event in one snapshot, and changes nothing. It proves that what was sealed was not changed since;
     not that it was true, and nothing of events after the last seal. Give the public key and a head that were kept
     apart from the database: without them, what is signed by another key, or cut off at the end, may pass.
+
+    With --events and --seals it compares exported files with each other and needs no database; then the rows of
+    bindings, holds and keys are not compared.
     """
-    from bindings.monitoring import audit as verification
     from bindings.validation import requests as validation
 
     checked_heads = validation.heads(heads)
-    with context.open_service(as_json=as_json) as service:
-        keys = _public_keys(public_keys, service.settings.seal_key_file)
-        with output.spinner("verifying ...", as_json=as_json):
-            result = verification.verify_database(service.runtime.database, keys, checked_heads)
+    if events_path is None and seals_path is None:
+        result = _verify_database(public_keys, checked_heads, as_json=as_json)
+    else:
+        context.configure_logging(as_json=as_json)
+        result = _verify_files(public_keys, events_path, seals_path, checked_heads, as_json=as_json)
     _show(result, as_json=as_json)
     if not result.is_sound:
         command.exit(1)
+
+
+def _verify_database(files: Sequence[str], heads: dict[int, str], *, as_json: bool) -> Verification:
+    from bindings.monitoring.audit import verify_database
+
+    with context.open_service(as_json=as_json) as service:
+        keys = _public_keys(files, service.settings.seal_key_file)
+        with output.spinner("verifying ...", as_json=as_json):
+            return verify_database(service.runtime.database, keys, heads)
+
+
+def _verify_files(
+    files: Sequence[str], events_path: str | None, seals_path: str | None, heads: dict[int, str], *, as_json: bool
+) -> Verification:
+    from bindings.errors import FieldError, InvalidRequest
+    from bindings.monitoring.audit import verify_files
+
+    for option, path in (("events", events_path), ("seals", seals_path)):
+        if path is None or not os.access(path, os.R_OK):
+            raise InvalidRequest([FieldError(option, "must name a file that can be read, beside the other one")])
+    keys = _public_keys(files, None)
+    with (
+        open(events_path or "", encoding="utf-8") as events,  # noqa: PTH123 -- a path of the caller
+        open(seals_path or "", encoding="utf-8") as seals,  # noqa: PTH123
+        output.spinner("verifying ...", as_json=as_json),
+    ):
+        return verify_files(events, seals, keys, heads)
 
 
 def _public_keys(files: Sequence[str], key_file: str | None) -> PublicKeys:

@@ -39,16 +39,15 @@ def export() -> None:
     """
 
 
+_output_option = click.option(
+    "--output", "-o", "path", metavar="FILE", help="Write to FILE. If the export fails, no file is written."
+)
+
+
 def _export_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         options.as_json,
-        click.option(
-            "--output",
-            "-o",
-            "path",
-            metavar="FILE",
-            help="Write to FILE. If the export fails, no file is written.",
-        ),
+        _output_option,
         click.option("--format", "row_format", metavar="csv|ndjson", help="Default: csv; with --json: ndjson."),
         click.option("--to", "until", metavar="TIME", help="Only before this time; later than --from."),
         click.option("--from", "since", metavar="TIME", help="Only at or after this time."),
@@ -113,6 +112,34 @@ def write_records(
     with _record_export(service, view, (None, None), "ndjson", reason) as written:
         _write(records, [], "ndjson", path, written, noun="rows")
     return written.row_count
+
+
+@export.command(name="sealed-events")
+@options.as_json
+@_output_option
+def sealed_events(*, path: str | None, as_json: bool) -> None:
+    """Export every event as it is sealed, as NDJSON: with digests in place of texts that may name a person.
+
+    With `bindings export seals` and the public key, `bindings audit verify` needs nothing else.
+    """
+    _export_sealed(path, "sealed-events", lambda service: service.export_sealed_events(), as_json=as_json)
+
+
+@export.command()
+@options.as_json
+@_output_option
+def seals(*, path: str | None, as_json: bool) -> None:
+    """Export every seal, as NDJSON."""
+    _export_sealed(path, "seals", lambda service: service.export_seals(), as_json=as_json)
+
+
+def _export_sealed(
+    path: str | None, view: str, read: Callable[[BindingService], Iterable[Any]], *, as_json: bool
+) -> None:
+    with context.open_service(as_json=as_json, connect=True) as service:
+        rows = map(to_plain, read(service))
+        with _record_export(service, view, (None, None), "ndjson", None) as written:
+            _write(rows, [], "ndjson", path, written, noun=view.replace("-", " "))
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:

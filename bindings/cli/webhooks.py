@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bindings.store.webhooks import Webhook
     from bindings.webhooks.endpoints import WebhookWithSecret
 
-ALL_KINDS = "all but revealed, phone_searched, budget_used_up, exported and administered"
+ALL_KINDS = "all but revealed, phone_searched, budget_used_up, exported, administered and sealed"
 NOT_DELIVERED = 5  # exit code, as for other calls that the remote side refused or did not receive
 
 webhook_id = click.argument("webhook_id", metavar="ID")

@@ -90,6 +90,7 @@ class EventKind(StrEnum):
     ERASED = "erased"
     EXPIRES_SOON = "expires_soon"
     POOL_LOW = "pool_low"
+    SEALED = "sealed"
 
 
 TERMINAL_KINDS = (EventKind.FAILED, EventKind.EXPIRED, EventKind.UNBOUND, EventKind.LAPSED)

@@ -113,7 +113,12 @@ class Maintenance:
         """Seal the events that are not sealed yet, and return the counts. `InvalidRequest` without a key."""
         runtime = self._runtime
         return seal.seal_events(
-            runtime.database, runtime.require_seal_key(), control=self._control, clock=runtime.clock
+            runtime.database,
+            runtime.require_seal_key(),
+            runtime.caller,
+            anchor_command=runtime.settings.anchor_command,
+            control=self._control,
+            clock=runtime.clock,
         )
 
     def apply_retention(self, *, dry_run: bool = False) -> retention.RetentionResult:

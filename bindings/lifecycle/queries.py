@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve
+from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve, seals
 from bindings.store.bindings import find
 from bindings.validation import fields
 from bindings.validation import requests as validation
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.domain.search_filters import RefusalFilters, SearchFilters
     from bindings.lifecycle.runtime import Runtime
+    from bindings.sealing.seals import Seal
     from bindings.store.pools import Pool
     from bindings.store.reports import Report
 
@@ -239,6 +240,14 @@ class Queries:
         """Stream every event that happened in [since, until), in the feed's order."""
         first, last = validation.period(since=since, until=until)
         yield from self._database.stream(queries.export_events, since=first, until=last)
+
+    def export_sealed_events(self) -> Iterator[dict[str, Any]]:
+        """Stream every event as it is sealed, in the feed's order."""
+        yield from self._database.stream(seals.list_events)
+
+    def export_seals(self) -> Iterator[Seal]:
+        """Stream every seal, in order."""
+        yield from self._database.stream(seals.list_all)
 
 
 def _requested_page(rows: Sequence[Binding], size: int) -> Page[Binding]:

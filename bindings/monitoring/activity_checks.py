@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.domain.serialization import duration
-from bindings.monitoring import encryption_checks, feed_check, protection_checks, replica_check
+from bindings.monitoring import encryption_checks, feed_check, protection_checks, replica_check, seal_check
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ, MAX_RELEASES_READ
 from bindings.monitoring.statistics import pool_forecasts
@@ -162,5 +162,6 @@ ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "webhook_encryption": encryption_checks.of_webhooks,
     "feed": feed_check.feed_in_order,
     "replicas": replica_check.replicas_at_work,
+    "seals": seal_check.seals_in_time,
     **protection_checks.PROTECTION_CHECKS,
 }

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.chain import Chain
-from bindings.sealing.encoding import event_bytes
+from bindings.sealing.encoding import as_instant, event_bytes
 from bindings.sealing.findings import Finding, Findings
 from bindings.sealing.rows import RowComparison
-from bindings.sealing.seals import head_of
+from bindings.sealing.seals import Seal, head_of
 from bindings.store import protection, seals
 
 if TYPE_CHECKING:
@@ -72,6 +74,38 @@ def verify_connection(connection: Connection, keys: PublicKeys, heads: Mapping[i
     return _verify(chain, findings, seals.list_events(connection), rows)
 
 
+def verify_files(events: TextIO, seals_file: TextIO, keys: PublicKeys, heads: Mapping[int, str]) -> Verification:
+    """Compare exported events with exported seals, and nothing else. Raises `InvalidRequest` for another file."""
+    findings = Findings()
+    chain = Chain(map(_to_seal, _lines(seals_file, "seals", _SEAL)), keys, findings, heads)
+    return _verify(chain, findings, map(_with_none, _lines(events, "events", _EVENT)), {})
+
+
+_SEAL = ("number", "to_tx", "to_position", "body", "signature", "created_at")
+_EVENT = ("tx", "position", "sequence", "kind", "at", "actor", "detail")
+
+
+def _lines(file: TextIO, option: str, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, 1):
+        try:
+            values = json.loads(line)
+            is_record = isinstance(values, dict) and values.keys() >= set(names)
+        except (ValueError, RecursionError):
+            is_record = False
+        if not is_record:
+            message = f"must be a file of `bindings export`: line {number} is not such a record"
+            raise InvalidRequest([FieldError(option, message)])
+        yield values
+
+
+def _to_seal(values: dict[str, Any]) -> Seal:
+    return Seal(**values | {"created_at": as_instant(values["created_at"])})
+
+
+def _with_none(event: dict[str, Any]) -> dict[str, Any]:
+    return {"binding_id": None} | event
+
+
 def _verify(
     chain: Chain,
     findings: Findings,
@@ -84,7 +118,7 @@ def _verify(
             entry = event_bytes(event)
             seal = chain.add((event["tx"], event["position"]), entry)
             comparison.add_event(entry, event, seal)
-        chain.finish()
+        chain.finish(comparison.deleted_until)
         for subject, subject_rows in rows.items():
             for row in subject_rows:
                 comparison.add_row(subject, row)

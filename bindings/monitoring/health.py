@@ -47,6 +47,7 @@ CHECKS_WITHOUT_EFFECT_ON_BINDS = {
     "feed",
     "reconciliation",
     "scheduler",
+    "seals",
     "sweep",
     "triggers",
 }  # binds work while one is red

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
-from bindings.store import deliveries, holds, job_runs, pools, queries
+from bindings.store import deliveries, holds, job_runs, pools, queries, seals
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class HealthMetrics:
 
     `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
     capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
-    reconciliation on a timer took, or how long ago it began if it has not finished.
+    reconciliation on a timer took, or how long ago it began if it has not finished. `seal_age_s` is the age of the
+    oldest event after the last seal; 0 if there is none, and if nothing is sealed.
     """
 
     doubts: int
@@ -53,6 +54,7 @@ class HealthMetrics:
     oldest_release_s: float
     deliveries_pending: int
     deliveries_dead: int
+    seal_age_s: float
 
 
 def oldest_opening(doubts: Sequence[Binding]) -> datetime | None:
@@ -104,4 +106,5 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         oldest_release_s=seconds_since(oldest_release),
         deliveries_pending=backlog[DeliveryState.PENDING],
         deliveries_dead=backlog[DeliveryState.DEAD],
+        seal_age_s=seconds_since(database.read(seals.oldest_unsealed)),
     )

@@ -5,6 +5,7 @@ Events and seals are read once, side by side, in the order of the feed; memory d
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.sealing.encoding import instant_text
@@ -16,6 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from bindings.sealing.keys import PublicKeys
+
+
+@dataclass(kw_only=True, slots=True)
+class _ShortSeals:
+    """Seals in a row that lack events: their numbers, and the positions of their first and last event."""
+
+    first: int
+    last: int
+    begin: tuple[int, int]
+    end: tuple[int, int]
+    missing: int
+
+    def finding(self) -> Finding:
+        return Finding(
+            subject="seal",
+            message=f"has {self.missing} event(s) fewer than were sealed",
+            first_seal=self.first,
+            last_seal=self.last,
+            first=cursor(self.begin),
+            last=cursor(self.end),
+        )
 
 
 class Chain:
@@ -37,6 +59,8 @@ class Chain:
         self._heads = heads
         self._sealed_to = BEGINNING
         self._last_event = BEGINNING
+        self._short: list[_ShortSeals] = []
+        self.deleted_seals = 0
         self._next()
 
     def add(self, position: tuple[int, int], entry: bytes) -> int | None:
@@ -62,11 +86,19 @@ class Chain:
         """Return the number of the seal that is being compared, or None after the last one."""
         return None if self._current is None else self._current.number
 
-    def finish(self) -> None:
-        """Compare the seals that have no further events, and the heads that were kept elsewhere."""
+    def finish(self, deleted_until: tuple[int, int] | None) -> None:
+        """Compare the seals that have no further events, and the heads that were kept elsewhere.
+
+        Events may be missing up to `deleted_until`: retention has recorded their deletion.
+        """
         while self._current is not None:
             self._close()
             self._next()
+        for short in self._short:
+            if deleted_until is not None and short.end <= deleted_until:
+                self.deleted_seals += short.last - short.first + 1
+            else:
+                self._findings.add(short.finding())
         if self.head is None:
             self._findings.add(Finding(subject="chain", message="has no seal"))
         for number in self._heads:
@@ -124,14 +156,25 @@ class Chain:
         seal, tree = self._current, self._tree
         if seal is None or self._count is None:
             return
-        if tree.count != self._count:
-            difference = tree.count - self._count
-            message = f"has {abs(difference)} event(s) {'more' if difference > 0 else 'fewer'} than were sealed"
+        if tree.count < self._count:
+            self._note_short(seal, self._count - tree.count)
+            return
+        if tree.count > self._count:
+            message = f"has {tree.count - self._count} event(s) more than were sealed"
         elif tree.root() != self._root:
             message = "has an event that was changed since"
         else:
             return
         self._report("seal", message, seal.number, self._first, seal.end)
+
+    def _note_short(self, seal: Seal, missing: int) -> None:
+        last = self._short[-1] if self._short else None
+        if last is not None and last.last == seal.number - 1:
+            last.last, last.end, last.missing = seal.number, seal.end, last.missing + missing
+        else:
+            self._short.append(
+                _ShortSeals(first=seal.number, last=seal.number, begin=self._first, end=seal.end, missing=missing)
+            )
 
     def _report_seal(self, seal: Seal, message: str) -> None:
         self._findings.add(

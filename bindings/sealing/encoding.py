@@ -38,12 +38,17 @@ def event_bytes(columns: Mapping[str, Any]) -> bytes:
     So an event keeps its encoding when a later version of the schema adds a column.
     """
     present = {name: value for name, value in columns.items() if value is not None}
-    return canonical(present | {"at": instant_text(present["at"])})
+    return canonical(present | {"at": instant_text(as_instant(present["at"]))})
 
 
 def instant_text(at: datetime) -> str:
     """Return an aware instant as ISO 8601 in UTC with microseconds and Z."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def as_instant(value: datetime | str) -> datetime:
+    """Return an instant that may be its text."""
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 
 def sha256(data: bytes) -> str:

@@ -1,14 +1,15 @@
-"""Comparison of rows with the events that made them: of the bindings and of the holds."""
+"""Comparison of rows with the events that made them, and the deletions that retention recorded."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
-from bindings.sealing.encoding import canonical
+from bindings.sealing.acts import act_faults, subject_of
+from bindings.sealing.encoding import as_instant, canonical, instant_text
 from bindings.sealing.findings import Finding, Findings
 from bindings.sealing.groups import Groups
 from bindings.sealing.replay import replay
@@ -28,9 +29,13 @@ class RowComparison:
     """Collects the events and rows, and compares them in `finish`. A context manager.
 
     Without rows, of exported events, only the events of each binding are compared with each other.
+    `deleted_until` is the position up to which retention has recorded the deletion of events.
     """
 
     def __init__(self, findings: Findings, *, with_rows: bool) -> None:
+        self.deleted_until: tuple[int, int] | None = None
+        self._kept_from: str | None = None
+        self._acts_since: str | None = None
         self._findings = findings
         self._with_rows = with_rows
         self._groups = Groups()
@@ -48,8 +53,12 @@ class RowComparison:
         place = b"%d " % (seal or 0)
         if event["binding_id"] is not None:
             self._groups.add(b"binding " + event["binding_id"].encode(), place + entry)
+        self._note_act(event)
         if not self._with_rows:
             return
+        subject = subject_of(event)
+        if subject is not None:
+            self._groups.add(subject.encode(), place + entry)
         position = _position(event)
         for proof in event["detail"].get("holds", ()):
             self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
@@ -57,6 +66,20 @@ class RowComparison:
             if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
                 key = f"text {event['position']} {name}".encode()
                 self._groups.add(key, place + canonical({"facts": value[TEXT_DIGEST]} | position))
+
+    def _note_act(self, event: Mapping[str, Any]) -> None:
+        """Note since when acts are recorded, and what retention has recorded as deleted."""
+        if event["kind"] not in (EventKind.ADMINISTERED, EventKind.EXPORTED):
+            return
+        if self._acts_since is None:
+            self._acts_since = instant_text(as_instant(event["at"]))
+        detail = event["detail"]
+        if detail.get("act") == Act.RETENTION_APPLIED:
+            kept_from = instant_text(as_instant(detail["kept_from"]))
+            self._kept_from = max(kept_from, self._kept_from or kept_from)
+            if "gone_tx" in detail:
+                mark = detail["gone_tx"], detail["gone_position"]
+                self.deleted_until = max(mark, self.deleted_until or mark)
 
     def add_row(self, subject: str, row: Mapping[str, Any]) -> None:
         """Add a row in plain values."""
@@ -75,8 +98,61 @@ class RowComparison:
                     row = values[_ROW]
                 else:
                     history.append((int(seal), values))
-            for message in _FAULTS[subject]([event for _, event in history], row, with_rows=self._with_rows):
+            for message in self._faults(subject, [event for _, event in history], row):
                 self._report(subject, identity, message, history)
+
+    def _faults(
+        self, subject: str, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None
+    ) -> Iterable[str]:
+        match subject:
+            case "binding":
+                return self._binding_faults(history, row)
+            case "hold":
+                return self._hold_faults(history, row)
+            case "text":
+                return _text_faults(history, row)
+            case _:
+                return act_faults(subject, history, row, self._acts_since)
+
+    def _binding_faults(self, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
+        """Yield what contradicts in the events of a binding, in the order of the feed, and its row."""
+        history = sorted(history, key=lambda event: event["sequence"])
+        if not history:
+            yield "has a row and no events"
+            return
+        if row is None and self.deleted_until is not None and history[0]["sequence"] > 1:
+            return  # its first events are deleted; the seals say whether they may be
+        try:
+            replayed = replay(history)
+        except ValueError as error:
+            yield str(error)
+            return
+        if not self._with_rows:
+            return
+        if row is None:
+            if not self._is_deletable(replayed):
+                yield "has events and no row"
+        elif row.get("unreadable"):
+            yield "has a phone that cannot be read, or is not the one by which it is found"
+        else:
+            yield from _row_faults(history, replayed, row)
+
+    def _is_deletable(self, replayed: Mapping[str, Any]) -> bool:
+        """Return whether retention has recorded that it deletes such a binding."""
+        ends = [replayed.get("ended_at"), replayed.get("held_until")]
+        return self._kept_from is not None and all(end is None or end < self._kept_from for end in ends)
+
+    def _hold_faults(self, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
+        """Yield what contradicts in the proofs of a hold and its row."""
+        proofs = {proof["facts"] for proof in history}
+        if row is None:
+            held_until = instant_text(as_instant(max(proof["held_until"] for proof in history)))
+            if self._kept_from is None or held_until >= self._kept_from:
+                yield "has an event and no row"
+        elif not proofs and row["facts"] is not None:
+            yield "has a row and no event"
+        elif proofs and proofs != {row["facts"]}:
+            yield "differs from what its event proves"
 
     def _report(
         self, subject: str, identity: str, message: str, history: Sequence[tuple[int, dict[str, Any]]]
@@ -98,29 +174,6 @@ class RowComparison:
 
 def _position(event: Mapping[str, Any]) -> dict[str, Any]:
     return {"tx": event["tx"], "position": event["position"]}
-
-
-def _binding_faults(
-    history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None, *, with_rows: bool
-) -> Iterable[str]:
-    """Yield what contradicts in the events of a binding, in the order of the feed, and its row."""
-    if not history:
-        yield "has a row and no events"
-        return
-    history = sorted(history, key=lambda event: event["sequence"])
-    try:
-        replayed = replay(history)
-    except ValueError as error:
-        yield str(error)
-        return
-    if not with_rows:
-        return
-    if row is None:
-        yield "has events and no row"
-    elif row.get("unreadable"):
-        yield "has a phone that cannot be read, or is not the one by which it is found"
-    else:
-        yield from _row_faults(history, replayed, row)
 
 
 def _row_faults(
@@ -159,27 +212,7 @@ def _is_close(name: str, row: Mapping[str, Any], expected: Any) -> bool:
     return abs(difference.total_seconds()) < WARNING_TOLERANCE_S
 
 
-def _hold_faults(
-    history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None, *, with_rows: bool
-) -> Iterable[str]:
-    """Yield what contradicts in the proofs of a hold and its row. `with_rows` is always True."""
-    del with_rows
-    proofs = Counter(proof["facts"] for proof in history)
-    if row is None:
-        yield "has an event and no row"
-    elif not proofs and row["facts"] is not None:
-        yield "has a row and no event"
-    elif proofs and set(proofs) != {row["facts"]}:
-        yield "differs from what its event proves"
-
-
-def _text_faults(
-    history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None, *, with_rows: bool
-) -> Iterable[str]:
+def _text_faults(history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
     """Yield what contradicts in the digest of a text and its row, which may be deleted."""
-    del with_rows
     if row is not None and [event["facts"] for event in history] != [row["facts"]]:
         yield "differs from the digest in its event"
-
-
-_FAULTS = {"binding": _binding_faults, "hold": _hold_faults, "text": _text_faults}

@@ -91,8 +91,8 @@ def live(connection: Connection, scope: str, now: datetime, *, app_id: str | Non
 def of_phone(connection: Connection, phone: Phone) -> list[Hold]:
     """Return every hold of a phone, in force or ended, the newest first."""
     is_phone = stored_phones.is_any_of(table.c.phone, stored_phones.forms(connection.dialect, phone))
-    rows = connection.execute(select(*_COLUMNS).where(is_phone).order_by(table.c.created_at.desc()))
-    return [_to_hold(row) for row in rows]
+    rows = connection.execute(select(*COLUMNS).where(is_phone).order_by(table.c.created_at.desc()))
+    return [to_hold(row) for row in rows]
 
 
 def of_ended_binding(connection: Connection, binding: Binding, now: datetime) -> list[Hold]:

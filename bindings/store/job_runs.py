@@ -105,6 +105,12 @@ def newest_run(connection: Connection, job: str, now: datetime) -> Run | None:
     return Run(seconds=max(0.0, seconds), finished=row.finished_at is not None)
 
 
+def last_counts(connection: Connection, job: str) -> dict[str, Any]:
+    """Return the counts of the newest finished run of a job that is claimed per period; empty without one."""
+    finished = select(passes.c.counts).where(passes.c.task == job, passes.c.finished_at.is_not(None))
+    return connection.execute(finished.order_by(passes.c.slot.desc()).limit(1)).scalar() or {}
+
+
 def last_finished(connection: Connection, job: str) -> datetime | None:
     """Return when any replica last finished the job, or None if no finished run is recorded."""
     return connection.execute(select(func.max(passes.c.finished_at)).where(passes.c.task == job)).scalar()

@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, or_, select, update
 
 from bindings.domain.acts import Act
 from bindings.domain.roles import Role
+from bindings.sealing.encoding import sha256
 from bindings.store import events, sql
 from bindings.store.schema import keys
 
@@ -60,7 +61,8 @@ def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any
     of_both = select(*COLUMNS).where(keys.c.id == key_id, keys.c.hash == digest)
     row = tx.connection.execute(of_both).one_or_none()
     if row is not None and inserted:
-        events.append_act(tx, Act.KEY_CREATED, caller, {name: getattr(row, name) for name in _FIXED})
+        facts = {name: getattr(row, name) for name in _FIXED}
+        events.append_act(tx, Act.KEY_CREATED, caller, facts | {"hash_sha256": sha256(digest.encode())})
     return None if row is None else to_key(row)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, select, text, type_coerce
 
-from bindings.sealing.encoding import instant_text
+from bindings.domain.binding import EventKind
+from bindings.sealing.encoding import instant_text, sha256
 from bindings.sealing.seals import BEGINNING, Seal
 from bindings.store import phones, sql
 from bindings.store.bindings import COLUMNS, FIELDS, PHONES, to_binding
@@ -22,7 +23,7 @@ from bindings.store.events import PARTITION_SPAN, after_position, oldest_running
 from bindings.store.holds import COLUMNS as HOLD_COLUMNS
 from bindings.store.holds import hold_facts, to_hold
 from bindings.store.reserve import binding_facts, fingerprint
-from bindings.store.schema import bindings, events, holds, texts
+from bindings.store.schema import account, bindings, events, exports, holds, keys, texts, webhooks
 from bindings.store.schema import seals as table
 from bindings.store.texts import digest
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _COLUMNS = sql.columns(table, Seal)
 KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
 SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
+_SECRET = {"url", "secret", "old_secret"}
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
 EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
 
@@ -86,6 +88,20 @@ def _feed() -> Select[*tuple[Any, ...]]:
     return select(*EVENT_COLUMNS).order_by(events.c.tx, events.c.position)
 
 
+def oldest_unsealed(connection: Connection) -> datetime | None:
+    """Return when the oldest committed event after the last seal was written; None if all are sealed or none is.
+
+    Also an event that is not final yet: an open transaction must not delay the seals unseen. `sealed` events do
+    not count: they wait for others.
+    """
+    newest = last(connection)
+    if newest is None:
+        return None
+    after = after_position(newest.end, postgres=sql.is_postgres(connection))
+    statement = select(events.c.at).where(after, events.c.kind != EventKind.SEALED)
+    return connection.execute(statement.order_by(events.c.tx, events.c.position).limit(1)).scalar()
+
+
 def list_events(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every committed event, in the order of the feed, as dicts of their columns."""
     with connection.execute(_feed()) as rows:
@@ -132,15 +148,15 @@ def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -
     if not is_findable or len({stored[name] is None for name in SEALED_PHONES}) > 1:
         return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
-    asked = replace(binding, idempotency_key=next(iter(keys.values()), None))
+    request = replace(binding, idempotency_key=next(iter(keys.values()), None))
     salt = stored["facts_salt"]
     values = {field: getattr(binding, field) for field in FIELDS if field not in _PRIVATE}
     return {name: _plain(value) for name, value in values.items()} | {
         "warn_at": _plain(stored["warn_at"]),
         "change_tx": stored["change_tx"],
-        "facts": None if salt is None else binding_facts(salt, asked),
+        "facts": None if salt is None else binding_facts(salt, request),
         "key_columns": sorted(keys),
-        "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], fingerprint(asked)),
+        "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], fingerprint(request)),
     }
 
 
@@ -174,7 +190,52 @@ def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:
             yield {"id": f"{row.event_position} {row.name}", "facts": digest(row.salt, row.text)}
 
 
-ROWS = {"binding": list_bindings, "hold": list_holds, "text": list_texts}
+def list_keys(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield every API key, with the hash of its digest in place of the digest."""
+    for row in connection.execute(select(keys)):
+        values = {name: _plain(value) for name, value in row._asdict().items() if name != "hash"}
+        yield values | {"hash_sha256": sha256(row.hash.encode())}
+
+
+def list_webhooks(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield every webhook, with the hash of its URL in place of the URL, and without its secrets."""
+    for row in connection.execute(select(webhooks)):
+        values = {name: _plain(value) for name, value in row._asdict().items() if name not in _SECRET}
+        yield values | {"url_sha256": sha256(row.url.encode())}
+
+
+def list_exports(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield every export; `reason` is the hash that its event has, and missing if the text of that is deleted."""
+    of_event = events.c.detail["export_id"].as_string()
+    reasons = select(of_event, texts.c.salt).join(events, events.c.position == texts.c.event_position)
+    of_exports = connection.execute(reasons.where(events.c.kind == EventKind.EXPORTED)).all()
+    salts = {row[0]: row[1] for row in of_exports}
+    for row in connection.execute(select(exports)):
+        values = {name: _plain(value) for name, value in row._asdict().items() if name != "reason"}
+        if row.reason is None:
+            values["reason"] = None
+        elif row.id in salts:
+            values["reason"] = digest(salts[row.id], row.reason)
+        yield values
+
+
+def list_account(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield the row of the account; `is_scope_of_bindings` is False if a binding has another scope."""
+    for row in connection.execute(select(account)):
+        of_another_scope = select(bindings.c.id).where(bindings.c.scope != row.scope).limit(1)
+        values = {name: _plain(value) for name, value in row._asdict().items()}
+        yield values | {"is_scope_of_bindings": connection.execute(of_another_scope).first() is None}
+
+
+ROWS = {
+    "binding": list_bindings,
+    "hold": list_holds,
+    "text": list_texts,
+    "key": list_keys,
+    "webhook": list_webhooks,
+    "export": list_exports,
+    "account": list_account,
+}
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,7 @@ ONLY_BY_NAME = (
     EventKind.BUDGET_USED_UP,
     EventKind.EXPORTED,
     EventKind.ADMINISTERED,
+    EventKind.SEALED,
 )
 OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition to the new one
 

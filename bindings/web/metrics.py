@@ -220,6 +220,9 @@ class _Gauges:
             "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
         )
         self._dead = gauge("webhook_deliveries_dead", "Webhook deliveries that are dead (counted up to 10 000)")
+        self._seal_age = gauge(
+            "seal_age_seconds", "Age of the oldest event that is not sealed; 0 if there is none"
+        )
         self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
         self._progress_age = gauge(
             "pass_progress_age_seconds", "Seconds since a job last completed a page, a batch or a run", "task"
@@ -253,6 +256,7 @@ class _Gauges:
         self._release_age.set(values.oldest_release_s)
         self._waiting.set(values.deliveries_pending)
         self._dead.set(values.deliveries_dead)
+        self._seal_age.set(values.seal_age_s)
 
     def mark_database_down(self) -> None:
         """Note that the database did not answer; its other gauges keep their last values."""

@@ -76,6 +76,7 @@ _TYPES: dict[str, str] = {
     EventKind.POOL_LOW: "pool.low",
     EventKind.EXPORTED: "audit.exported",
     EventKind.ADMINISTERED: "audit.administered",
+    EventKind.SEALED: "log.sealed",
 }
 _POOL_FIELDS = ("app_id", "pool_number", "why", "live", "capacity")
 
@@ -419,6 +420,8 @@ def body_of(event: Event) -> bytes:
         data |= {name: event.detail[name] for name in _POOL_FIELDS if name in event.detail}
     if event.kind is EventKind.ADMINISTERED:
         data["act"] = event.detail["act"]
+    if event.kind is EventKind.SEALED:
+        data["head"] = event.detail["head"]
     if event.kind is EventKind.EXPIRES_SOON and "expires_at" in event.detail:  # not in those of earlier versions
         data["expires_at"] = _instant(datetime.fromisoformat(event.detail["expires_at"]))
     return _json({"type": type_of(event.kind), "timestamp": data["at"], "data": data})

@@ -30,7 +30,7 @@ def test_sealed_history_is_sound_and_has_a_head(sealed: Shell, tmp_path: Path) -
     head = sealed.run("audit", "head").out.strip()
     assert sealed.run("audit", "head", "--json").json["head"] == head
     sealed.bind(C, D)
-    assert sealed.run("audit", "verify").out == f"head: {head}  events: 4  unsealed: 2  findings: 0\n"
+    assert sealed.run("audit", "verify").out == f"head: {head}  events: 5  unsealed: 3  findings: 0\n"
     public = str(tmp_path / "public.pem")
     sealed.set(seal_key_file=None)
     result = sealed.run("audit", "verify", "--public-key", public, "--head", head, "--json")
@@ -47,7 +47,11 @@ def test_changed_event_is_named_with_its_stretch(sealed: Shell) -> None:
     result = sealed.run("audit", "verify")
     assert result.code == 1
     assert "seal 1 has an event that was changed since (events 0-1 to 0-2)\n" in result.out
-    assert sealed.run("audit", "verify", "--json").json["findings"][0]["first_seal"] == 1
+    findings = sealed.run("audit", "verify", "--json").json["findings"]
+    assert [(finding["subject"], finding["first_seal"]) for finding in findings] == [
+        ("trigger", None),
+        ("seal", 1),
+    ]
 
 
 def test_another_head_and_a_chain_that_was_cut_off_are_named(sealed: Shell) -> None:
@@ -77,3 +81,27 @@ def test_new_key_overwrites_nothing_and_prints_no_secret(shell: Shell, tmp_path:
     assert private.splitlines()[1] not in created.out + created.err
     assert shell.run("audit", "new-key", str(path), "--json").fields == ["FILE"]
     assert path.read_text() == private
+
+
+def test_exported_files_verify_without_a_database(sealed: Shell, tmp_path: Path) -> None:
+    events, seals = tmp_path / "events.ndjson", tmp_path / "seals.ndjson"
+    assert sealed.run("export", "sealed-events", "-o", str(events)).code == 0
+    assert sealed.run("export", "seals", "-o", str(seals)).code == 0
+    head = sealed.run("audit", "head").out.strip()
+    sealed.environment.clear()
+    files = ("--events", str(events), "--seals", str(seals), "--public-key", str(tmp_path / "public.pem"))
+    assert sealed.run("audit", "verify", *files).out == f"head: {head}  events: 4  unsealed: 2  findings: 0\n"
+    lines = events.read_text().splitlines()
+    for changed, message in (
+        (lines[1:], "seal 1 has 1 event(s) fewer than were sealed"),
+        ([lines[1], lines[0], *lines[2:]], "event is not in the order of the feed"),
+        ([lines[0], lines[1].replace("cli:", "cli:x"), *lines[2:]], "seal 1 has an event that was changed since"),
+    ):
+        events.write_text("".join(f"{line}\n" for line in changed))
+        result = sealed.run("audit", "verify", *files)
+        assert result.code == 1
+        assert message in result.out
+    for wrong in ("[]", "{}", "x"):
+        events.write_text(wrong)
+        assert sealed.run("audit", "verify", *files, "--json").fields == ["events"]
+    assert sealed.run("audit", "verify", "--events", str(events), "--json").fields == ["seals"]

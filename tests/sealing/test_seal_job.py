@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from sqlalchemy import select
@@ -15,53 +15,42 @@ from bindings.jobs.registry import SEAL
 from bindings.jobs.runner import JobRunner
 from bindings.monitoring.audit import Verification, verify_database
 from bindings.sealing.keys import PublicKeys, SigningKey, create_key_file, load_signing_key
+from bindings.store import seals
 from bindings.store.schema import seals as table
 from tests.service.harness import A, B, C, D, ServiceHarness, feed_has_caught_up, in_threads
 from tests.web.seed_states import DiedError, dies_at
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from bindings.service import BindingService
 
+Seal: TypeAlias = "Callable[..., seal_job.SealResult]"
 NAME = "BINDINGS_SEAL_KEY_FILE"
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> SigningKey:
-    return create_key_file(str(tmp_path / "seal.pem"), NAME)
-
-
-@pytest.fixture
-def sealer(harness: ServiceHarness, key: SigningKey, tmp_path: Path) -> BindingService:
-    """Provide a service that has the key."""
-    return harness.open(seal_key_file=str(tmp_path / "seal.pem"))
 
 
 def verify(harness: ServiceHarness, key: SigningKey, heads: dict[int, str] | None = None) -> Verification:
     return verify_database(harness.database, PublicKeys(key.public_pem, "key"), heads or {})
 
 
-def seal(service: BindingService, **options: Any) -> seal_job.SealResult:
-    feed_has_caught_up(service)
-    return seal_job.seal_events(service.runtime.database, service.runtime.require_seal_key(), **options)
-
-
-def test_sealed_history_verifies(harness: ServiceHarness, sealer: BindingService, key: SigningKey) -> None:
-    for _ in range(3):
+def test_sealed_history_verifies(
+    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey
+) -> None:
+    for own_event in (0, 1, 1):
         harness.service.unbind(harness.bind(A, B).id)
-        result = seal(sealer)
-        assert (result.events, result.seals, result.finished) == (4, 1, True)
+        result = seal()
+        assert (result.events, result.seals, result.finished) == (4 + own_event, 1, True)
     harness.bind(C, D)
     verification = verify(harness, key)
-    assert (verification.findings, verification.events, verification.unsealed) == ((), 14, 2)
+    assert (verification.findings, verification.events, verification.unsealed) == ((), 17, 3)
     assert verification.head == result.head
-    assert seal(sealer, batch=1).seals == 2
-    assert seal(sealer).seals == 0
+    assert seal(batch=1).seals == 3
+    assert seal().seals == 0
     assert verify(harness, key).unsealed == 0
 
 
-def test_job_runs_only_where_the_key_is(harness: ServiceHarness, sealer: BindingService) -> None:
+def test_job_runs_only_where_the_key_is(harness: ServiceHarness, sealer: BindingService, seal: Seal) -> None:
     harness.bind()
     feed_has_caught_up(sealer)
     assert JobRunner(harness.open().runtime).run_once_per_period(SEAL, 10.0) is None
@@ -73,17 +62,22 @@ def test_job_runs_only_where_the_key_is(harness: ServiceHarness, sealer: Binding
         harness.open().seal_events()
 
 
-def test_run_that_is_out_of_time_is_continued(harness: ServiceHarness, sealer: BindingService) -> None:
+def test_run_that_is_out_of_time_is_continued(harness: ServiceHarness, sealer: BindingService, seal: Seal) -> None:
     harness.bind()
-    assert not seal(sealer, batch=1, budget_s=-1).finished
-    assert seal(sealer).events == 1
+    assert not seal(batch=1, budget_s=-1).finished
+    assert seal().events == 1
 
 
-def test_two_sealers_make_one_chain(harness: ServiceHarness, sealer: BindingService, key: SigningKey) -> None:
+def test_two_sealers_make_one_chain(
+    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey
+) -> None:
     for phone in (B, C, D):
         harness.service.unbind(harness.bind(A, phone).id)
     feed_has_caught_up(sealer)
-    runs = [lambda: seal_job.seal_events(sealer.runtime.database, key, batch=1) for _ in range(4)]
+    runs = [
+        lambda: seal_job.seal_events(sealer.runtime.database, key, sealer.runtime.caller, batch=1)
+        for _ in range(4)
+    ]
     assert in_threads(*runs) == []
     assert verify(harness, key).findings == ()
     numbers = harness.database.read(lambda connection: connection.execute(select(table.c.number)).scalars().all())
@@ -92,15 +86,16 @@ def test_two_sealers_make_one_chain(harness: ServiceHarness, sealer: BindingServ
 
 @pytest.mark.parametrize("point", [name for name in failpoints.NAMES if name.startswith("seal.")])
 def test_sealer_that_dies_leaves_a_chain_that_verifies(
-    harness: ServiceHarness, sealer: BindingService, key: SigningKey, point: str
+    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey, point: str
 ) -> None:
     harness.bind()
     feed_has_caught_up(sealer)
     with dies_at(point), pytest.raises(DiedError):
-        seal(sealer, batch=1)
+        seal(batch=1)
     assert [finding.message for finding in verify(harness, key).findings] in ([], ["has no seal"])
-    seal(sealer)
-    assert (verify(harness, key).findings, verify(harness, key).unsealed) == ((), 0)
+    seal()
+    assert verify(harness, key).findings == ()
+    assert harness.database.read(seals.oldest_unsealed) is None
 
 
 def test_key_file_is_for_its_owner_and_never_overwritten(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, delete, event, insert, select, text, update
+from sqlalchemy import create_engine, delete, event, insert, select, text, true, update
 from sqlalchemy.exc import DBAPIError
 
 from bindings import errors
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Engine, Executable, Table
 
     from bindings.sealing.findings import Finding
+    from bindings.service import BindingService
 
 OLDEST_EVENT = "DELETE FROM events WHERE position = (SELECT min(position) FROM events)"
 LAST_SEAL = "DELETE FROM seals WHERE number = (SELECT max(number) FROM seals)"
@@ -50,12 +51,23 @@ SPECIAL_VALUES: dict[str, Any] = {
     "phone_a_sealed": b"x",
     "phone_b_sealed": b"x",
     "phone_sealed": b"x",
+    "kinds": ["expired"],
+    "filter": {"x": 1},
 }
 OTHER_ID = "0190b5a0-0000-7000-8000-000000000001"
 
 # What a verification cannot see: the application writes it, and no event has it. docs/how-to/prove-the-history.md
 # lists these columns.
-UNSEEN = {"holds": {"held_until", "strikes", "origin_id"}}
+UNSEEN = {
+    "holds": {"held_until", "strikes", "origin_id"},
+    "keys": {"last_used_at"},
+    "exports": set[str](),
+    "webhooks": {"secret", "old_secret", "tx", "position"},
+    "account": {
+        *("kept_from", "host", "host_seen_at", "maintenance_until"),
+        *("phone_index_key", "phone_data_key", "phone_key_checks", "phones_sealed_at"),
+    },
+}
 
 
 @dataclass
@@ -108,7 +120,20 @@ def _seed(harness: ServiceHarness) -> str:
     harness.clock.advance(70)
     service.recover()
     service.reconcile()
+    _administer(service)
     return ended.id
+
+
+def _administer(service: BindingService) -> None:
+    """Do what leaves events of administrative acts and exports."""
+    service.api_keys.revoke(service.api_keys.create(name="ann", role="auditor").record.id)
+    webhook = service.webhooks.add(url="https://example.com/secret", kinds=["activated"]).webhook
+    service.webhooks.rotate(webhook.id)
+    service.webhooks.disable(webhook.id)
+    export_id = service.access_log.start_export(view="find", narrowed={}, format="csv", reason="drill")
+    service.access_log.finish_export(export_id, row_count=3, sha256="ab")
+    service.mark_restored()
+    service.mark_restored(waive=True)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -129,7 +154,7 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         register_scope(harness.database, harness.service.settings.scope)
         binding_id = _seed(harness)
         feed_has_caught_up(harness.service)
-        result = seal_job.seal_events(harness.database, key, batch=4)
+        result = seal_job.seal_events(harness.database, key, harness.service.runtime.caller, batch=4)
         harness.close()
     assert result.seals > 4
     engine = _engine(url)
@@ -297,6 +322,10 @@ def _seal(sealed: Sealed) -> Any:
     return schema.seals.c.number == 3
 
 
+def _any(_: Sealed) -> Any:
+    return true()
+
+
 def _new_id(_: object) -> str:
     return str(uuid.uuid4())
 
@@ -311,6 +340,10 @@ CASES = [
     *_columns(schema.events, "seal", _event, {"position", "binding_id"}),
     *_columns(schema.holds, "hold", _hold, UNSEEN["holds"]),
     *_columns(schema.seals, "seal", _seal, {"number"}),
+    *_columns(schema.keys, "key", _any, UNSEEN["keys"]),
+    *_columns(schema.webhooks, "webhook", _any, UNSEEN["webhooks"]),
+    *_columns(schema.exports, "export", _any, UNSEEN["exports"]),
+    *_columns(schema.account, "account", _any, UNSEEN["account"] | {"id"}),
     Case("bindings.id", _update(schema.bindings, "id", _binding), "binding"),
     Case("events.binding_id", _run("UPDATE events SET binding_id = NULL WHERE position = :position"), "seal"),
     Case("events.position", _move, "seal"),
@@ -343,6 +376,11 @@ CASES = [
     Case("reorder events", _swap, "seal"),
     Case("delete a hold", _run("DELETE FROM holds WHERE id = :hold"), "hold"),
     Case("insert a hold", _copy(schema.holds, _hold, id=_new_id, bind_id="9999"), "hold"),
+    Case("delete a key", _run("DELETE FROM keys"), "key"),
+    Case("insert a key", _copy(schema.keys, _any, id=_new_id, hash="x", created_at=LATER), "key"),
+    Case("delete an export", _run("DELETE FROM exports"), "export"),
+    Case("insert an export", _copy(schema.exports, _any, id=_new_id, began_at=LATER), "export"),
+    Case("delete a webhook", _run("DELETE FROM webhooks"), "webhook"),
     Case("delete a seal", _run("DELETE FROM seals WHERE number = 3"), "seal"),
     Case("delete the first seal", _run("DELETE FROM seals WHERE number = 1"), "seal"),
     Case(

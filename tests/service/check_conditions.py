@@ -46,6 +46,7 @@ MODULES = (
     "monitoring/phone_checks.py",
     "monitoring/protection_checks.py",
     "monitoring/replica_check.py",
+    "monitoring/seal_check.py",
 )
 # Sentences that a check takes from other modules, by function.
 FUNCTIONS = {

@@ -124,6 +124,7 @@ IN_USE = "{} of about {} in use ({}), {}"
 @condition("releases", "ok", "none is owed")
 @condition("webhooks", "ok", "deliveries: {} pending, {} dead")
 @condition("feed", "ok", "new events follow the older ones")
+@condition("seals", "ok", "the history is not sealed")
 @condition("replicas", "ok", "processes recorded in the last {}: {}")
 @condition("file_modes", "ok", "no SQLite file has a mode that allows other users")
 def new_database(world: World) -> None:
@@ -869,9 +870,21 @@ PHONES = (
     "run `bindings phones rotate`: the keys have a newer one than the phones",
     "remove from the keys what no row needs: {}",
 )
+# The seals, which need a key and a run of their job.
+SEALS = (
+    "the oldest event after seal {} has not been sealed for {}",
+    (
+        "check that a process with BINDINGS_SEAL_KEY_FILE runs the job `seal`, and that no transaction of the"
+        " database server stays open"
+    ),
+    "the last head is not anchored: {}",
+    "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again",
+    "seal {} is {} old, and no older event waits",
+)
 # The other tests that hold a sentence, by file.
 ELSEWHERE = {
     **dict.fromkeys(PHONES, "tests/service/test_phone_sealing.py"),
+    **dict.fromkeys(SEALS, "tests/sealing/test_seal_check.py"),
     **dict.fromkeys(PROTECTION, "tests/store/test_protection.py"),
     "the modes of the database's files, which have phones and secrets, allow other users: {}": (
         "tests/store/test_file_modes.py"

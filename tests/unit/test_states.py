@@ -42,6 +42,7 @@ def test_every_documented_event_kind_exists() -> None:
     promised = (
         "requested activated failed in_doubt adopted expired unbind_requested unbound unbind_confirmed lapsed"
         " refused late_success held hold_ended revealed erased expires_soon pool_low phone_searched budget_used_up"
+        " sealed"
     )
     assert set(promised.split()) <= {kind.value for kind in EventKind}
 

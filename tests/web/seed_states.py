@@ -26,6 +26,7 @@ from bindings.errors import BindingsError
 from bindings.jobs.reconcile import ReconcileResult
 from bindings.jobs.registry import EXPIRE, JOBS
 from bindings.jobs.runner import JobRunner
+from bindings.jobs.seal import seal_events
 from bindings.provider.simulator.rules import middle_numbers
 from bindings.sealing.keys import create_key_file
 from bindings.store import reports, schema, settle
@@ -396,6 +397,10 @@ class _Seed:
             runner = JobRunner(self.harness.open(seal_key_file=key_file).runtime)
         for job in JOBS:
             runner.run_once_per_period(job, period_s=60.0)
+        with tempfile.TemporaryDirectory() as folder:
+            key = create_key_file(f"{folder}/seal.pem", "key")
+        feed_has_caught_up(self.service)
+        seal_events(self.service.runtime.database, key, self.service.runtime.caller)
 
     def statistics(self) -> None:
         """Count the events up to the present."""

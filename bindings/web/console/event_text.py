@@ -149,6 +149,8 @@ def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, P
             return "Expiry warning recorded"
         case EventKind.POOL_LOW:
             return "The pool is running low"
+        case EventKind.SEALED:
+            return "The events before were sealed"
         case _:
             assert_never(kind)
 

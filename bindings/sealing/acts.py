@@ -1,0 +1,108 @@
+"""Comparison of rows that administrative acts and exports made: API keys, webhooks, exports, and the account.
+
+Pure. An older version recorded no such events: what was made before the first of them is not compared.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from bindings.domain.acts import Act
+from bindings.domain.binding import EventKind
+from bindings.sealing.encoding import instant_text, sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+SUBJECTS = ("key", "webhook", "export", "account")
+_COMPARED: dict[str, tuple[str, ...]] = {
+    "key": (
+        *("name", "role", "prefix", "rate_limit", "created_at", "created_by", "expires_at", "hash_sha256"),
+        *("revoked_at", "revoked_by"),
+    ),
+    "webhook": (
+        *("url_sha256", "kinds", "created_at", "created_by", "old_secret_until", "disabled_at", "disabled_why"),
+    ),
+    "export": (
+        *("began_at", "view", "filter", "format", "reason", "actor", "request_id", "key_id"),
+        *("finished_at", "row_count", "sha256"),
+    ),
+    "account": ("scan_owed_since", "tx_offset", "gone_tx", "gone_position"),
+}
+# What a row has before an act says otherwise.
+_AT_FIRST: dict[str, dict[str, Any]] = {
+    "key": {"revoked_at": None, "revoked_by": None},
+    "webhook": {"old_secret_until": None, "disabled_at": None, "disabled_why": None},
+    "export": {"finished_at": None, "row_count": None, "sha256": None},
+    "account": {"scan_owed_since": None, "tx_offset": 0, "gone_tx": None, "gone_position": None},
+}
+_SET: dict[str, dict[str, Any]] = {
+    Act.WEBHOOK_ENABLED: {"disabled_at": None, "disabled_why": None},
+    Act.DATABASE_SCANNED: {"scan_owed_since": None},
+    Act.DATABASE_SCAN_WAIVED: {"scan_owed_since": None},
+}
+_INSTANTS = frozenset(
+    (
+        *("created_at", "expires_at", "revoked_at", "old_secret_until", "disabled_at", "began_at", "finished_at"),
+        "scan_owed_since",
+    )
+)
+
+
+def subject_of(event: Mapping[str, Any]) -> str | None:
+    """Return the subject and the id of the row that an event concerns, `SUBJECT ID`, or None."""
+    detail = event["detail"]
+    if event["kind"] == EventKind.EXPORTED:
+        return f"export {detail['export_id']}"
+    if event["kind"] != EventKind.ADMINISTERED:
+        return None
+    area = str(detail["act"]).partition(".")[0]
+    if area in ("database", "retention"):
+        return "account 1"
+    return f"{area} {detail['id']}" if area in SUBJECTS else None
+
+
+def act_faults(
+    subject: str, history: Sequence[Mapping[str, Any]], row: Mapping[str, Any] | None, recorded_since: str | None
+) -> Iterable[str]:
+    """Yield what contradicts between the events of a row, in the order of the feed, and the row.
+
+    Rows that were made before `recorded_since` (None: no act is recorded) may have no event.
+    """
+    acts = {event["detail"].get("act") for event in history}
+    if row is None:
+        if Act.WEBHOOK_REMOVED not in acts:
+            yield "has an event and no row"
+        return
+    made_at = row.get("created_at") or row.get("began_at")
+    if not history and subject != "account":
+        if recorded_since is not None and made_at is not None and made_at > recorded_since:
+            yield "has a row and no event"
+        return
+    if not row.get("is_scope_of_bindings", True):
+        yield "has another scope than its bindings"
+    for name, expected in _replay(subject, history).items():
+        if name in row and row[name] != expected:
+            yield f"has another {name} than its events"
+
+
+def _replay(subject: str, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the values by column, as far as the events determine them."""
+    values = dict(_AT_FIRST[subject])
+    for event in history:
+        detail = event["detail"]
+        if "began_at" in detail:
+            values |= {name: event.get(name) for name in ("actor", "request_id", "key_id")}
+        values |= {name: _plain(name, detail[name]) for name in _COMPARED[subject] if name in detail}
+        values |= _SET.get(detail.get("act"), {})
+    return values
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value of a detail as the row is read: an instant in its one text, a reason as its hash."""
+    if value is None:
+        return None
+    if name == "reason":
+        return value["text_sha256"] if isinstance(value, dict) else sha256(value.encode())
+    return instant_text(datetime.fromisoformat(value)) if name in _INSTANTS else value
