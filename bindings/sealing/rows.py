@@ -1,4 +1,4 @@
-"""Comparison of rows with the events that made them, and the deletions that retention recorded."""
+"""Comparison of rows with the events that inserted them, and the deletions that retention recorded."""
 
 from __future__ import annotations
 
@@ -60,6 +60,9 @@ class RowComparison:
         if subject is not None:
             self._groups.add(subject.encode(), place + entry)
         position = _position(event)
+        if event["kind"] == EventKind.ERASED:
+            for hold_id in event["detail"].get("hold_ids", ()):
+                self._groups.add(b"hold " + hold_id.encode(), place + canonical({"erased": True} | position))
         for proof in event["detail"].get("holds", ()):
             self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
         for name, value in event["detail"].items():
@@ -144,15 +147,20 @@ class RowComparison:
 
     def _hold_faults(self, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
         """Yield what contradicts in the proofs of a hold and its row."""
-        proofs = {proof["facts"] for proof in history}
+        inserted = [event for event in history if "facts" in event]
+        proofs = {proof["facts"] for proof in inserted}
         if row is None:
-            held_until = instant_text(as_instant(max(proof["held_until"] for proof in history)))
-            if self._kept_from is None or held_until >= self._kept_from:
+            is_erased = len(inserted) < len(history)
+            if not is_erased and not self._is_hold_deletable(inserted):
                 yield "has an event and no row"
         elif not proofs and row["facts"] is not None:
             yield "has a row and no event"
         elif proofs and proofs != {row["facts"]}:
             yield "differs from what its event proves"
+
+    def _is_hold_deletable(self, proofs: Sequence[Mapping[str, Any]]) -> bool:
+        held_until = max((instant_text(as_instant(proof["held_until"])) for proof in proofs), default="")
+        return self._kept_from is not None and held_until < self._kept_from
 
     def _report(
         self, subject: str, identity: str, message: str, history: Sequence[tuple[int, dict[str, Any]]]
@@ -179,7 +187,7 @@ def _position(event: Mapping[str, Any]) -> dict[str, Any]:
 def _row_faults(
     history: Sequence[Mapping[str, Any]], replayed: dict[str, Any], row: Mapping[str, Any]
 ) -> Iterable[str]:
-    is_erased = any(event["kind"] == "erased" for event in history)
+    is_erased = any(event["kind"] == EventKind.ERASED for event in history)
     if row["change_tx"] not in (0, history[-1]["tx"]):
         yield "has another change_tx than its last event"
     if is_erased:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Select
 
     from bindings.domain.binding import Binding
+    from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
 
 _COLUMNS = sql.columns(table, Seal)
@@ -144,8 +145,7 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
-    is_findable = all(stored[name] in phones.forms(dialect, getattr(binding, name)) for name in PHONES)
-    if not is_findable or len({stored[name] is None for name in SEALED_PHONES}) > 1:
+    if not all(_is_findable(dialect, getattr(binding, name), name, stored) for name in PHONES):
         return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
     request = replace(binding, idempotency_key=next(iter(keys.values()), None))
@@ -158,6 +158,14 @@ def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -
         "key_columns": sorted(keys),
         "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], fingerprint(request)),
     }
+
+
+def _is_findable(dialect: Dialect, phone: Phone, name: str, stored: dict[str, Any]) -> bool:
+    """Return whether the row has a phone by one of its texts, or says that it was erased."""
+    sealed = stored[f"{name}_sealed"]
+    if phone.is_erased:
+        return sealed is None
+    return stored[name] in phones.forms(dialect, phone) and (sealed is None) == (stored["phone_key"] is None)
 
 
 def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
