@@ -351,12 +351,13 @@ def restored(harness: ServiceHarness, binding: Binding, kept: dict[str, Any]) ->
             connection.execute(delete(events_table).where(events_table.c.kind == EventKind.ERASED))
             connection.execute(restore, kept)
             return
-        for name in ("events_refuse_delete", "bindings_as_asked", "bindings_only_forward"):
+        for name in ("events_refuse_delete", "bindings_as_asked", "bindings_keep_salt", "bindings_only_forward"):
             connection.execute(text(f"DROP TRIGGER {name}"))
         connection.execute(delete(events_table).where(events_table.c.kind == EventKind.ERASED))
         connection.execute(restore, kept)
 
     harness.database.write(work)
+    harness.has_rewritten = True
 
 
 def row_of(harness: ServiceHarness, binding: Binding) -> dict[str, Any]:
@@ -499,6 +500,7 @@ def test_events_of_an_earlier_version_that_keep_a_text_are_counted(
         tx.connection.execute(events_table.insert().values(values))
 
     harness.database.write(write_as_before)
+    harness.has_rewritten = True
     assert erase(eraser, dry_run=True).old_events == 1
 
 
