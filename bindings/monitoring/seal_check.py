@@ -25,7 +25,7 @@ def seals_in_time(database: Database) -> Check:
     waiting_s = 0.0 if oldest is None else (now - oldest).total_seconds()
     if waiting_s > OLD_S:
         observed = f"the oldest event after seal {last.number} has not been sealed for {duration(waiting_s)}"
-        todo = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction of the server stays open"
+        todo = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction stays open"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     error = database.read(job_runs.last_counts, "seal").get("anchor_error")
     if error is not None:

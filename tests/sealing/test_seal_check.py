@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HEAD = Seal(number=3, to_tx=0, to_position=9, body="{}", signature="", created_at=NOON)
 WAITS = "the oldest event after seal {} has not been sealed for {}"
-LOOK = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction of the server stays open"
+LOOK = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction stays open"
 NOT_ANCHORED = "the last head is not anchored: {}"
 TRIES_AGAIN = "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again"
 IN_TIME = "seal {} is {} old, and no older event waits"

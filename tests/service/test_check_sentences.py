@@ -873,7 +873,7 @@ PHONES = (
 # The seals, which need a key and a run of their job.
 SEALS = (
     "the oldest event after seal {} has not been sealed for {}",
-    "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction of the server stays open",
+    "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction stays open",
     "the last head is not anchored: {}",
     "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again",
     "seal {} is {} old, and no older event waits",
