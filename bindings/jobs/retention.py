@@ -17,7 +17,7 @@ from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.jobs.batches import run_in_batches
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.store import partitions, retention
+from bindings.store import partitions, retention, seals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,8 +154,18 @@ class _Run:
             self._finished = False
 
     def delete_expired_data(self, limit: retention.Limit) -> None:
-        """Delete bindings first: an event must never be deleted before its binding."""
+        """Delete bindings first: an event must never be deleted before its binding.
+
+        In a sealed history the event that says so is sealed before anything is deleted: else a run in between
+        would leave a deletion that nothing explains.
+        """
         before = limit.kept_from
+        if self._database.read(seals.last) is not None:
+            if not self._database.read(seals.is_deletion_recorded, before):
+                self._database.write(lambda tx: retention.record(tx, limit, self._caller))
+            if not self._database.read(seals.are_acts_sealed):
+                return
+            self._is_recorded = True
         self._delete_bindings(limit)
         self._delete_rows("refusals", limit, lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
         self._delete_rows("holds", limit, lambda tx: retention.delete_holds(tx, before, limit=BATCH))
@@ -207,7 +217,7 @@ class _Run:
     def _delete_events(self, limit: retention.Limit) -> None:
         """Delete what is marked, also by a run that was interrupted, then mark the next ones."""
         marked = True
-        while marked and self._finished:
+        while marked and self._finished and self._database.read(seals.are_acts_sealed):
             self._batches("events", lambda tx: retention.delete_marked_events(tx, limit=BATCH))
             if self._finished:
                 marked = self._database.write(lambda tx: retention.mark_oldest_events(tx, limit, self._caller) > 0)
@@ -248,10 +258,15 @@ class _Run:
             self._counts["partitions_waiting"] = len(ended) - self._counts["partitions"]
 
     def _drop(self, partition: partitions.DroppablePartition, limit: retention.Limit) -> None:
+        newest = self._database.read(seals.last)
+        if newest is not None and partition.last > newest.end:
+            return
         self._database.write(
             lambda tx: retention.mark_events(tx, limit, self._caller, last=partition.last, count=partition.events)
         )
         hit("retention.after_mark")
+        if not self._database.read(seals.are_acts_sealed):
+            return  # the next run finds it marked
         partitions.detach(self._database, partition.name)
         hit("retention.after_detach")
         partitions.drop(self._database, partition.name)

@@ -32,13 +32,15 @@ class Verification:
     """The result of a verification: sound if it has no finding.
 
     `head` is the last seal, `N:HASH`; `events` are the events that were read, `unsealed` those after the last
-    seal. `findings` are the first thousand of `finding_count`.
+    seal; `deleted_seals` are seals whose events retention has deleted. `findings` are the first thousand of
+    `finding_count`.
     """
 
     head: str | None
     sealed_at: datetime | None
     events: int
     unsealed: int
+    deleted_seals: int
     finding_count: int
     findings: tuple[Finding, ...]
 
@@ -128,6 +130,7 @@ def _verify(
         sealed_at=None if chain.head is None else chain.head.created_at,
         events=chain.events,
         unsealed=chain.unsealed,
+        deleted_seals=chain.deleted_seals,
         finding_count=findings.count,
         findings=tuple(findings.reported),
     )

@@ -17,7 +17,7 @@ from sqlalchemy import and_, delete, exists, func, not_, or_, select, true, upda
 from bindings.domain.acts import Act
 from bindings.domain.binding import State
 from bindings.store import events as events_store
-from bindings.store import sql
+from bindings.store import seals, sql
 from bindings.store.deliveries import DeliveryState, in_state
 from bindings.store.schema import account, bindings, deliveries, events, holds, refusals, reports, texts, webhooks
 
@@ -145,18 +145,22 @@ def mark_oldest_events(tx: Transaction, limit: Limit, caller: Caller) -> int:
     """Mark the oldest events up to the first that stays, at most `MARKED`; return how many (SQLite).
 
     An event stays if it is younger, if its binding is recorded, or if a webhook has not been sent it yet.
+    In a sealed history whole seals are marked.
     """
     needed = exists().where(bindings.c.id == events.c.binding_id)
     oldest = select(events.c.position, or_(events.c.at >= limit.kept_from, needed)).order_by(events.c.position)
-    last = count = 0
+    positions: list[int] = []
     unsent = first_unsent(tx.connection)
     for position, stays in tx.connection.execute(oldest.limit(MARKED)):
         if stays or (unsent is not None and position >= unsent):
             break
-        last, count = position, count + 1
-    if count:
-        mark_events(tx, limit, caller, last=(0, last), count=count)
-    return count
+        positions.append(position)
+    if positions and seals.last(tx.connection) is not None:
+        sealed_to = seals.end_up_to(tx.connection, positions[-1]) or 0
+        positions = [position for position in positions if position <= sealed_to]
+    if positions:
+        mark_events(tx, limit, caller, last=(0, positions[-1]), count=len(positions))
+    return len(positions)
 
 
 def delete_marked_events(tx: Transaction, *, limit: int) -> int:

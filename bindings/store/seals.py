@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, select, text, type_coerce
 
+from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.sealing.encoding import instant_text, sha256
 from bindings.sealing.seals import BEGINNING, Seal
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = sql.columns(table, Seal)
 KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
+MAX_ACTS = 200  # that are looked at; the limit of retention moves once a day
 SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
 _SECRET = {"url", "secret", "old_secret"}
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
@@ -101,6 +103,32 @@ def oldest_unsealed(connection: Connection) -> datetime | None:
     after = after_position(newest.end, postgres=sql.is_postgres(connection))
     statement = select(events.c.at).where(after, events.c.kind != EventKind.SEALED)
     return connection.execute(statement.order_by(events.c.tx, events.c.position).limit(1)).scalar()
+
+
+def end_up_to(connection: Connection, position: int) -> int | None:
+    """Return the last position, up to this one, at which a seal ends, or None (SQLite)."""
+    ends = select(table.c.to_position).where(table.c.to_position <= position)
+    return connection.execute(ends.order_by(table.c.to_position.desc()).limit(1)).scalar()
+
+
+def are_acts_sealed(connection: Connection) -> bool:
+    """Return whether every event of an administrative act is sealed; True if the history is not sealed at all."""
+    newest = last(connection)
+    if newest is None:
+        return True
+    after = after_position(newest.end, postgres=sql.is_postgres(connection))
+    unsealed_act = select(events.c.position).where(after, events.c.kind == EventKind.ADMINISTERED).limit(1)
+    return connection.execute(unsealed_act).first() is None
+
+
+def is_deletion_recorded(connection: Connection, kept_from: datetime) -> bool:
+    """Return whether an event says that retention deletes what ended before `kept_from`."""
+    acts = select(events.c.detail).where(sql.equals_literal(events.c.kind, EventKind.ADMINISTERED))
+    newest = acts.order_by(events.c.at.desc(), events.c.position.desc()).limit(MAX_ACTS)
+    return any(
+        detail["act"] == Act.RETENTION_APPLIED and datetime.fromisoformat(detail["kept_from"]) == kept_from
+        for detail in connection.execute(newest).scalars()
+    )
 
 
 def list_events(connection: Connection) -> Iterator[dict[str, Any]]:
