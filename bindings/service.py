@@ -653,14 +653,17 @@ class BindingService:
         """Seal the events that are not sealed yet, and return the counts. Needs BINDINGS_SEAL_KEY_FILE."""
         return self.maintenance.seal_events()
 
-    def mark_restored(self, *, waive: bool = False) -> None:
+    def mark_restored(self, *, waive: bool = False, head: str | None = None) -> None:
         """Record that the database was restored from a backup: binds wait for a full reconciliation.
 
         Call it before any replica starts on the restored database. With `waive` binds no longer wait, for an
-        account whose list cannot be read; what was bound since the backup may then be answered with -35. Safe to
-        repeat.
+        account whose list cannot be read; what was bound since the backup may then be answered with -35. `head` is
+        the last head of the sealed history that was kept elsewhere, `N:HASH`: a verification accepts its loss. Safe
+        to repeat.
         """
-        self.maintenance.mark_restored(waive=waive)
+        heads = validation.heads([] if head is None else [head])
+        checked = next((f"{number}:{digest}" for number, digest in heads.items()), None)
+        self.maintenance.mark_restored(waive=waive, head=checked)
 
     # Deprecated names.
 

@@ -112,8 +112,9 @@ def grants(*, role: str, as_json: bool) -> None:
 
 @db.command()
 @click.option("--waive", is_flag=True, help="Allow binds without that reconciliation.")
+@click.option("--head", metavar="N:HASH", help="Last head of the sealed history that was kept elsewhere.")
 @options.as_json
-def restored(*, waive: bool, as_json: bool) -> None:
+def restored(*, waive: bool, head: str | None, as_json: bool) -> None:
     """Record that the database was restored from a backup: binds are refused until a full reconciliation.
 
     Run it after the restore and before any replica starts. With --waive binds are allowed immediately; use it
@@ -121,7 +122,7 @@ def restored(*, waive: bool, as_json: bool) -> None:
     backup with -35.
     """
     with context.open_service(as_json=as_json) as service:
-        service.mark_restored(waive=waive)
+        service.mark_restored(waive=waive, head=head)
         has_journal = service.settings.erasure_journal is not None
     if as_json:
         output.emit({"scan_owed": not waive})

@@ -140,7 +140,7 @@ class Maintenance:
             clock=runtime.clock,
         )
 
-    def mark_restored(self, *, waive: bool = False) -> None:
+    def mark_restored(self, *, waive: bool = False, head: str | None = None) -> None:
         """Record that the database was restored: binds wait for a full scan, or with `waive` no longer do."""
         caller = self._runtime.caller
 
@@ -148,6 +148,6 @@ class Maintenance:
             if waive:
                 account.waive_scan(tx, caller)
             else:
-                account.require_full_scan(tx, caller, RestoreCause.STATED)
+                account.require_full_scan(tx, caller, RestoreCause.STATED, head=head)
 
         self._runtime.database.write(work)

@@ -18,7 +18,7 @@ from bindings.jobs.anchor import anchor
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.sealing.encoding import event_bytes
 from bindings.sealing.merkle import MerkleTree
-from bindings.sealing.seals import Seal, head_of, next_body
+from bindings.sealing.seals import Seal, head_of, is_restore, next_body
 from bindings.store import job_runs, seals
 from bindings.store.events import append_without_binding
 
@@ -141,7 +141,13 @@ def _new_seal(previous: Seal | None, rows: list[dict[str, Any]], key: SigningKey
         tree.add(event_bytes(row))
     first, last = ((row["tx"], row["position"]) for row in (rows[0], rows[-1]))
     body = next_body(
-        previous, positions=(first, last), count=tree.count, root=tree.root(), at=at, key_id=key.key_id
+        previous,
+        positions=(first, last),
+        count=tree.count,
+        root=tree.root(),
+        restores=sum(map(is_restore, rows)),
+        at=at,
+        key_id=key.key_id,
     )
     text = body.text()
     return Seal(

@@ -14,7 +14,7 @@ from bindings.sealing.chain import Chain
 from bindings.sealing.encoding import as_instant, event_bytes
 from bindings.sealing.findings import Finding, Findings
 from bindings.sealing.rows import RowComparison
-from bindings.sealing.seals import Seal, head_of
+from bindings.sealing.seals import Seal, head_of, is_restore
 from bindings.store import protection, seals
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ def _verify(
     with RowComparison(findings, with_rows=bool(rows)) as comparison:
         for event in events:
             entry = event_bytes(event)
-            seal = chain.add((event["tx"], event["position"]), entry)
+            restored = is_restore(event)
+            seal = chain.add((event["tx"], event["position"]), entry, is_restore=restored)
+            if restored and event["detail"].get("head") is not None:
+                chain.accept_lost_head(event["detail"]["head"])
             comparison.add_event(entry, event, seal)
         chain.finish(comparison.deleted_until)
         for subject, subject_rows in rows.items():

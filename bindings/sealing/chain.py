@@ -61,9 +61,13 @@ class Chain:
         self._last_event = BEGINNING
         self._short: list[_ShortSeals] = []
         self.deleted_seals = 0
+        self._epoch = 1  # of the seal before the current one
+        self._body: SealBody | None = None
+        self._other_heads: dict[int, Finding] = {}
+        self._lost_heads: set[str] = set()
         self._next()
 
-    def add(self, position: tuple[int, int], entry: bytes) -> int | None:
+    def add(self, position: tuple[int, int], entry: bytes, *, is_restore: bool = False) -> int | None:
         """Compare the next event of the feed; return the number of the seal that has it, or None."""
         if position <= self._last_event:
             self._report("event", "is not in the order of the feed", self.number, position, position)
@@ -79,7 +83,12 @@ class Chain:
             self._report("event", "is in no seal, but before the end of one", self.number, position, position)
         else:
             self._tree.add(entry)
+            self._restores += is_restore
         return self.number
+
+    def accept_lost_head(self, head: str) -> None:
+        """Accept a head that is not in the chain: an event says that a restore has lost it."""
+        self._lost_heads.add(head)
 
     @property
     def number(self) -> int | None:
@@ -101,15 +110,18 @@ class Chain:
                 self._findings.add(short.finding())
         if self.head is None:
             self._findings.add(Finding(subject="chain", message="has no seal"))
-        for number in self._heads:
+        for number, expected in self._heads.items():
             if self.head is None or number > self.head.number:
-                self._findings.add(
-                    Finding(subject="chain", message=f"has no seal {number}: it was cut off", first_seal=number)
-                )
+                message = f"has no seal {number}: it was cut off"
+                self._other_heads[number] = Finding(subject="chain", message=message, first_seal=number)
+            if number in self._other_heads and f"{number}:{expected}" not in self._lost_heads:
+                self._findings.add(self._other_heads[number])
 
     def _next(self) -> None:
         self._current: Seal | None = next(self._seals, None)
         self._tree = MerkleTree()
+        self._epoch = self._epoch if self._body is None else self._body.epoch
+        self._body, self._restores = None, 0
         self._count: int | None = None
         self._root: str | None = None
         self._first = self._sealed_to
@@ -118,7 +130,10 @@ class Chain:
         seal, previous = self._current, self.head
         self.head = seal
         if seal.number in self._heads and seal.hash != self._heads[seal.number]:
-            self._report_seal(seal, "has another hash than the head that was kept")
+            message = "has another hash than the head that was kept"
+            self._other_heads[seal.number] = Finding(
+                subject="seal", message=message, first_seal=seal.number, last_seal=seal.number
+            )
         self._compare_with_previous(seal, previous)
         try:
             body = SealBody.parse(seal.body)
@@ -127,7 +142,7 @@ class Chain:
             self._report_seal(seal, "has a body that is not one")
             self._sealed_to = seal.end
             return
-        self._count, self._root = body.count, body.root
+        self._body, self._count, self._root = body, body.count, body.root
         if (body.number, end, body.at) != (seal.number, seal.end, instant_text(seal.created_at)):
             self._report_seal(seal, "has columns that differ from its body")
         if body.key_id not in self._keys:
@@ -159,6 +174,8 @@ class Chain:
         if tree.count < self._count:
             self._note_short(seal, self._count - tree.count)
             return
+        if self._body is not None and self._body.epoch != self._epoch + self._restores:
+            self._report_seal(seal, "has another epoch than the restores before it")
         if tree.count > self._count:
             message = f"has {tree.count - self._count} event(s) more than were sealed"
         elif tree.root() != self._root:

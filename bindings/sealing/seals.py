@@ -6,9 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain.acts import Act
+from bindings.domain.binding import EventKind
 from bindings.sealing.encoding import canonical, instant_text, sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
 FORMAT = 1
@@ -106,19 +109,28 @@ def cursor(position: tuple[int, int]) -> str:
     return f"{position[0]}-{position[1]}"
 
 
+def is_restore(event: Mapping[str, Any]) -> bool:
+    """Return whether an event says that the database was restored: the epoch after it is another one."""
+    return bool(event["kind"] == EventKind.ADMINISTERED and event["detail"].get("act") == Act.DATABASE_RESTORED)
+
+
 def next_body(
     previous: Seal | None,
     *,
     positions: tuple[tuple[int, int], tuple[int, int]],
     count: int,
     root: str,
+    restores: int,
     at: datetime,
     key_id: str,
 ) -> SealBody:
-    """Return the body of the seal after `previous` over `count` events between two positions, both included."""
+    """Return the body of the seal after `previous` over `count` events between two positions, both included.
+
+    `restores` of the events say that the database was restored.
+    """
     return SealBody(
         number=1 if previous is None else previous.number + 1,
-        epoch=1 if previous is None else SealBody.parse(previous.body).epoch,
+        epoch=restores + (1 if previous is None else SealBody.parse(previous.body).epoch),
         first=cursor(positions[0]),
         last=cursor(positions[1]),
         count=count,

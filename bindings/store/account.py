@@ -77,14 +77,15 @@ def record_host(tx: Transaction) -> None:
     tx.connection.execute(update(account).values(host=_this_host(), host_seen_at=tx.instant()))
 
 
-def require_full_scan(tx: Transaction, caller: Caller, cause: RestoreCause) -> None:
+def require_full_scan(tx: Transaction, caller: Caller, cause: RestoreCause, *, head: str | None = None) -> None:
     """Refuse binds until a full scan that starts after now is complete: the database was restored from a backup.
 
-    Bindings made after the backup still hold phones at the provider, and are unknown here.
+    Bindings made after the backup still hold phones at the provider, and are unknown here. `head` is the last head
+    of the sealed history that was kept elsewhere (None: unknown): it may be lost.
     """
     required_since = tx.instant()
     tx.connection.execute(update(account).values(scan_owed_since=required_since))
-    facts = {"scan_owed_since": required_since, "cause": cause}
+    facts = {"scan_owed_since": required_since, "cause": cause} | ({} if head is None else {"head": head})
     events.append_act(tx, Act.DATABASE_RESTORED, caller, facts)
 
 

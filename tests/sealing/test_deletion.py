@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text
 
 from bindings.monitoring.audit import Verification, verify_database
 from bindings.sealing.keys import PublicKeys
+from bindings.sealing.seals import SealBody
 from bindings.store.account import register_scope
-from bindings.store.schema import bindings
+from bindings.store.schema import bindings, seals
 from tests.service.harness import A, B, C, D, E, F, ServiceHarness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Connection
 
     from bindings.jobs.retention import RetentionResult
     from bindings.jobs.seal import SealResult
@@ -83,3 +86,24 @@ def test_binding_that_was_deleted_early_is_found(
     harness.has_rewritten = True
     found = [(finding.subject, finding.id) for finding in verify().findings if finding.subject != "trigger"]
     assert found == [("binding", young.id)]
+
+
+def test_restore_starts_an_epoch_and_names_the_head_that_it_loses(
+    harness: ServiceHarness, seal: Seal, key: SigningKey, verify: Callable[[], Verification]
+) -> None:
+    harness.bind(A, B)
+    seal()
+    lost = f"7:{64 * 'a'}"
+    harness.service.mark_restored(head=lost)
+    seal()
+    assert verify().findings == ()
+    epochs = [SealBody.parse(body).epoch for body in harness.database.read(_bodies)]
+    assert epochs == [1, 2]
+    keys = PublicKeys(key.public_pem, "key")
+    assert verify_database(harness.database, keys, {7: 64 * "a"}).findings == ()
+    cut_off = verify_database(harness.database, keys, {7: 64 * "b"})
+    assert [finding.message for finding in cut_off.findings] == ["has no seal 7: it was cut off"]
+
+
+def _bodies(connection: Connection) -> list[str]:
+    return list(connection.execute(select(seals.c.body).order_by(seals.c.number)).scalars())
