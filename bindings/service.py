@@ -658,8 +658,8 @@ class BindingService:
 
         Call it before any replica starts on the restored database. With `waive` binds no longer wait, for an
         account whose list cannot be read; what was bound since the backup may then be answered with -35. `head` is
-        the last head of the sealed history that was kept elsewhere, `N:HASH`: a verification accepts its loss. Safe
-        to repeat.
+        the last head of the sealed history that was kept elsewhere (`N:HASH`): a verification accepts its loss.
+        Safe to repeat.
         """
         heads = validation.heads([] if head is None else [head])
         checked = next((f"{number}:{digest}" for number, digest in heads.items()), None)
