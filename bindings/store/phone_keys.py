@@ -100,7 +100,7 @@ class DataKey:
 
 
 class PhoneKeys:
-    """The ring of one process, for the scope of its database. Thread-safe; equal only to itself."""
+    """The ring of one process, for the scope of its database. Thread-safe; equal to one of the same keys."""
 
     def __init__(self, scope: str, *, index: Mapping[int, bytes], data: Mapping[int, bytes]) -> None:
         self._scope = f"{scope}|0|"
@@ -112,9 +112,17 @@ class PhoneKeys:
         self.checks = {
             name: hmac.digest(key, b"check", "sha256")[:CHECK_BYTES].hex() for name, key in named.items()
         }
+        self._identity = scope, frozenset(named.items())
+        self._hash = hash(self._identity)  # statements are found by the ring that they were compiled for
 
     def __repr__(self) -> str:
         return f"PhoneKeys({', '.join(self.checks)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PhoneKeys) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def newest(self) -> KeyNumbers:

@@ -23,6 +23,7 @@ from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from tests.faults.proxy import CommitProxy
 from tests.service.harness import APP, KEY, SECRET
+from tests.service.phone_keys import phone_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +49,21 @@ def lookups_of(service: BindingService, number: str) -> list[object]:
         service.lookup(middle_number=number),
         service.lookup(middle_number=number, party=PHONE_B),
     ]
+
+
+def test_statement_is_compiled_once_for_all_databases_with_the_same_phone_keys(database_url: str) -> None:
+    """A process may open and close a service for each of its tasks."""
+    statement, compiled = CompiledStatement(select(bindings.c.phone_a, bindings.c.phone_key)), set()
+    for _ in range(3):
+        database = Database(database_url, phone_keys=phone_keys())
+        database.read(statement.fetch_all, {})
+        compiled.add(len(statement._compiled))
+        database.close()
+    assert compiled == {1}
+    others = Database(database_url, phone_keys=phone_keys(data=(1, 2)))
+    others.read(statement.fetch_all, {})
+    others.close()
+    assert len(statement._compiled) == 2
 
 
 def test_compiled_lookups_return_what_sqlalchemy_returns(harness: ServiceHarness) -> None:
