@@ -4,6 +4,9 @@ A seal states what the events of a stretch of the feed were; triggers refuse to 
 hold get the salt of a hash that their event has: with the row it proves what the event says without a phone. Code
 of 0008 to 0015 writes neither: such rows are verified without it.
 
+On PostgreSQL each table is locked for itself, for half a second at a time; an interrupted migration is repeated
+from its beginning.
+
 Revision ID: 0016
 Revises: 0015
 """
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import locked
 
 revision = "0016"
 down_revision = "0015"
@@ -30,11 +35,16 @@ def upgrade() -> None:
         for table in SALTED:
             op.add_column(table, sa.Column(SALT, sa.String(32), comment=SALT_COMMENT))
     else:
-        # A transaction for each: no bind waits for more than one lock.
         for table in SALTED:
-            with op.get_context().autocommit_block():
+            with locked(table):
                 op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {SALT} varchar(32)")
                 op.execute(f"COMMENT ON COLUMN {table}.{SALT} IS '{SALT_COMMENT}'")
+                if table == "bindings":
+                    op.execute("DROP TRIGGER IF EXISTS bindings_keep_salt ON bindings")
+                    op.execute(
+                        f"CREATE TRIGGER bindings_keep_salt BEFORE UPDATE OF {SALT} ON bindings FOR EACH ROW"
+                        f" WHEN (NEW.{SALT} IS DISTINCT FROM OLD.{SALT}) EXECUTE FUNCTION refuse_rewriting()"
+                    )
     instant = sa.String(27) if sqlite else sa.DateTime(timezone=True)
     op.create_table(
         "seals",
@@ -92,9 +102,5 @@ def _triggers_of_postgresql() -> list[str]:
         (
             "CREATE TRIGGER seals_refuse_truncate BEFORE TRUNCATE ON seals"
             " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
-        ),
-        (  # the last one: it blocks writers until the end of the transaction
-            f"CREATE TRIGGER bindings_keep_salt BEFORE UPDATE OF {SALT} ON bindings FOR EACH ROW"
-            f" WHEN (NEW.{SALT} IS DISTINCT FROM OLD.{SALT}) EXECUTE FUNCTION refuse_rewriting()"
         ),
     ]

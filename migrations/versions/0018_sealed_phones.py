@@ -4,8 +4,8 @@ Nothing is encrypted here: `bindings phones seal` does that, and until then code
 schema. No row is rewritten: on PostgreSQL a longer varchar changes the catalog only. The trigger that refuses to
 change what was asked for names the columns whose type changes, so it is made again; it guards the new ones too.
 
-On PostgreSQL each table but `bindings` is committed for itself, so that no transaction waits for two locks; an
-interrupted migration is repeated from its beginning.
+On PostgreSQL each table is locked for itself, for half a second at a time, and committed; an interrupted migration
+is repeated from its beginning.
 
 Revision ID: 0018
 Revises: 0017
@@ -17,6 +17,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import locked
 
 revision = "0018"
 down_revision = "0017"
@@ -88,15 +90,17 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         _upgrade_sqlite()
     else:
-        with op.get_context().autocommit_block():
+        with locked("account"):
             for name, (kind, comment) in OF_ACCOUNT.items():
                 op.execute(f"ALTER TABLE account ADD COLUMN IF NOT EXISTS {name} {kind}")
                 op.execute(f"COMMENT ON COLUMN account.{name} IS '{comment}'")
-            for table in ("holds", "refusals", "searches"):
+        for table in WIDENED:
+            with locked(table):
+                if table == "bindings":
+                    op.execute("DROP TRIGGER bindings_as_asked ON bindings")
                 _widen(table)
-        op.execute("DROP TRIGGER bindings_as_asked ON bindings")
-        _widen("bindings")
-        op.execute(_trigger_of_postgresql((*AS_ASKED, *SEALED, *KEY)))
+                if table == "bindings":
+                    op.execute(_trigger_of_postgresql((*AS_ASKED, *SEALED, *KEY)))
     op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
 
 

@@ -488,6 +488,37 @@ def test_upgrade_waits_for_a_vacuum_without_blocking_writers(postgres_server: Se
     postgres_server.drop(url)
 
 
+WAITS_EXCLUSIVELY = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE datname = current_database() AND NOT granted AND mode = 'AccessExclusiveLock'"
+)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("table", ["bindings", "account"])
+def test_upgrade_from_0015_beside_a_long_read_blocks_no_other_reader_for_a_second(
+    postgres_server: Server, table: str
+) -> None:
+    """The long read is that of an export or a dump; the migration waits for its end, and gives way meanwhile."""
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, "0015")
+    upgrade = threading.Thread(target=lambda: migrations.upgrade(url))
+    with psycopg.connect(url) as export, psycopg.connect(url, autocommit=True) as reader:
+        export.execute(f"SELECT count(*) FROM {table}")
+        reader.execute("SET lock_timeout = '1s'")
+        upgrade.start()
+        for _ in range(2):
+            wait_for(lambda: bool((reader.execute(WAITS_EXCLUSIVELY).fetchone() or [0])[0]))
+            reader.execute(f"SELECT count(*) FROM {table}")
+        assert upgrade.is_alive()
+        export.rollback()
+        upgrade.join(300)
+    assert migrations.current(url).revision == HEAD
+    engine.dispose()
+    postgres_server.drop(url)
+
+
 LONGEST_LOCK_WAIT_S = 5  # of migrations/env.py
 BEHIND_AN_EXPORT = (
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'virtualxid'"
