@@ -753,9 +753,12 @@ def test_access_log_and_reports_are_read_by_index_newest_first(own_database_url:
         for table, rows in fills:
             service.runtime.database.write(lambda tx: tx.connection.execute(insert(table), rows))  # noqa: B023
         service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        narrowed = partial(service.access_log.entries, actor="none", reason_prefix="none")
         for table_name, indexes, list_page in (
             ("events", ("ix_events_access", "ix_events_phone_searched"), service.access_log.entries),
             ("exports", ("ix_exports_began_at_id",), service.access_log.entries),
+            ("events", ("ix_events_access", "ix_events_phone_searched"), narrowed),
+            ("exports", ("ix_exports_began_at_id",), narrowed),
             ("reports", ("ix_reports_began_at_id",), service.reports),
         ):
             cursor = list_page(limit=50).next_cursor
