@@ -338,7 +338,8 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
     stored = stored_phones.stored(dialect, numbers, "holds", row_id, {"phone": phone})
     if stored_phones.form_count(dialect) > 1 and _extend_other_form(tx, phone, stored["phone"], values):
         return []
-    statement = tx.dialect.insert(table).values(id=row_id, facts_salt=new_salt(), **stored, **values)
+    salt = stored_phones.stored_salt(dialect, numbers, "holds", row_id, new_salt())
+    statement = tx.dialect.insert(table).values(id=row_id, facts_salt=salt, **stored, **values)
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
         if values["bind_id"] is None
@@ -358,7 +359,9 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
     return [
         HoldProof(
             id=row.id,
-            facts=hold_facts(row.facts_salt, row.scope, to_hold(row)),
+            facts=hold_facts(
+                stored_phones.opened_salt(row.phone_key, "holds", row.id, row.facts_salt), row.scope, to_hold(row)
+            ),
             held_until=to_json_value(row.held_until),
             inserted=row.id == row_id,
         )

@@ -72,12 +72,19 @@ class DataKey:
 
     def seal(self, column: str, row_id: str, phone: Phone) -> bytes:
         """Return the sealed digits of a phone for one column (`table.column`) and row; always of one length."""
-        padded = phone.digits.ljust(MAX_DIGITS).encode()
-        sealed: bytes = self._cipher.encrypt(padded, [column.encode(), row_id.encode()])
+        return self.seal_bytes(column, row_id, phone.digits.ljust(MAX_DIGITS).encode())
+
+    def seal_bytes(self, column: str, row_id: str, content: bytes) -> bytes:
+        """Return the sealed content for one column (`table.column`) and row, 16 bytes longer."""
+        sealed: bytes = self._cipher.encrypt(content, [column.encode(), row_id.encode()])
         return sealed
 
     def open(self, column: str, row_id: str, sealed: bytes | None) -> Phone:
-        """Return the phone that was sealed for this column and row.
+        """Return the phone that was sealed for this column and row; raises as `open_bytes`."""
+        return Phone.stored(self.open_bytes(column, row_id, sealed).decode().rstrip())
+
+    def open_bytes(self, column: str, row_id: str, sealed: bytes | None) -> bytes:
+        """Return what was sealed for this column and row.
 
         Raises `Busy`, whose text has no phone, if the ring lacks the key or the sealed value is not the one that
         was written for this column and row.
@@ -89,14 +96,14 @@ class DataKey:
                 todo=f"restart this process with that key in {VARIABLES}",
             )
         try:
-            padded: bytes = self._cipher.decrypt(sealed or b"", [column.encode(), row_id.encode()])
+            content: bytes = self._cipher.decrypt(sealed or b"", [column.encode(), row_id.encode()])
         except self._errors:
             raise Busy(
                 f"{column} of row {row_id} does not open with data key {self.number}: it was changed, or moved"
                 " from another row",
                 todo="compare the row with a backup, and see who can write to the database",
             ) from None
-        return Phone.stored(padded.decode().rstrip())
+        return content
 
 
 class PhoneKeys:

@@ -187,6 +187,9 @@ def _converted(dialect: Dialect, name: str, row: Row[Any], numbers: KeyNumbers) 
     values = phones.stored(dialect, numbers, name, row.id, opened)
     if name == "bindings":
         values["fingerprint"] = _fingerprint(dialect, row, opened, numbers)
+    if name in ("bindings", "holds") and row.facts_salt is not None:
+        salt = phones.opened_salt(row.phone_key, name, row.id, row.facts_salt)
+        values["facts_salt"] = phones.stored_salt(dialect, numbers, name, row.id, salt)
     return values
 
 

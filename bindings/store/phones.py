@@ -6,6 +6,7 @@ after the sealing of a database alike. What is written is decided by `account`, 
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import bindparam
 
 from bindings.errors import Busy
 from bindings.store.column_types import BLIND_PHONE, PhoneNumber
-from bindings.store.phone_keys import VARIABLES, keys_of
+from bindings.store.phone_keys import BLIND, VARIABLES, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bindings.store.phone_keys import DataKey, KeyNumbers
 
 SUFFIX = "_sealed"
+SALT = "facts_salt"
 
 
 def forms(dialect: Dialect, *phones: Phone) -> list[str]:
@@ -82,6 +84,29 @@ def stored(
     return values
 
 
+def stored_salt(dialect: Dialect, numbers: KeyNumbers, table: str, row_id: str, salt: str) -> str:
+    """Return what a row stores of the salt of its facts: encrypted if phones are.
+
+    With the salt and the hash in its event, a phone could be found by trying every one.
+    """
+    keys = keys_of(dialect)
+    if keys is None or numbers.data is None:
+        return salt
+    key = keys.data_key(numbers.data)
+    sealed = key.seal_bytes(f"{table}.{SALT}", row_id, bytes.fromhex(salt))
+    return BLIND + urlsafe_b64encode(sealed).decode()
+
+
+def opened_salt(key: DataKey | None, table: str, row_id: str, stored_text: str) -> str:
+    """Return the salt of a row from what is stored of it; raises as `open_one`."""
+    if not stored_text.startswith(BLIND):
+        return stored_text
+    column = f"{table}.{SALT}"
+    if key is None:
+        raise _no_key_number(column, row_id)
+    return key.open_bytes(column, row_id, urlsafe_b64decode(stored_text.removeprefix(BLIND))).hex()
+
+
 def require_keys(dialect: Dialect, numbers: KeyNumbers) -> None:
     """Raise `Busy` if this process lacks the keys that phones are written with."""
     keys = keys_of(dialect)
@@ -128,8 +153,12 @@ def open_one(
     if sealed is None and value is not BLIND_PHONE:
         return value
     if key is None:
-        raise Busy(
-            f"{column} of row {row_id} is encrypted, and the row does not say with which key",
-            todo="compare the row with a backup, and see who can write to the database",
-        )
+        raise _no_key_number(column, row_id)
     return key.open(column, row_id, sealed)
+
+
+def _no_key_number(column: str, row_id: str) -> Busy:
+    return Busy(
+        f"{column} of row {row_id} is encrypted, and the row does not say with which key",
+        todo="compare the row with a backup, and see who can write to the database",
+    )

@@ -369,8 +369,9 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, 
     detail = {
         name: to_json_value(getattr(binding, name)) for name in _DETAIL if getattr(binding, name) is not None
     }
-    row["facts_salt"] = new_salt()
-    detail["facts"] = binding_facts(row["facts_salt"], binding)
+    salt = new_salt()
+    row["facts_salt"] = stored_phones.stored_salt(dialect, numbers, "bindings", binding.id, salt)
+    detail["facts"] = binding_facts(salt, binding)
     values = {f"new_{name}": value for name, value in row.items()}
     inserted = _insertion(tx.dialect, key_column, tuple(row)).run(
         tx, EventKind.REQUESTED, caller, detail, **values

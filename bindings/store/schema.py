@@ -165,8 +165,8 @@ bindings = Table(
     ),
     Column(
         "facts_salt",
-        String(32),
-        comment="salt of the hash in its event, in hexadecimal; none: the event has no hash, or it was erased",
+        String(64),
+        comment="salt of the hash in its event, encrypted if phones are; none: there is no hash, or it was erased",
     ),
     CheckConstraint(_one_of("state", State), name="state"),
     CheckConstraint(_one_of("mode", Mode), name="mode"),
@@ -261,8 +261,8 @@ holds = Table(
     Column("created_at", Instant, nullable=False, comment="database time of the first sight"),
     Column(
         "facts_salt",
-        String(32),
-        comment="salt of the hash in its event, in hexadecimal; none: the event has no hash, or it was erased",
+        String(64),
+        comment="salt of the hash in its event, encrypted if phones are; none: there is no hash, or it was erased",
     ),
     CheckConstraint("why IN ('orphan', 'refused', 'late_success')", name="why"),
     Index("ix_holds_phone_held_until", "phone", "held_until"),

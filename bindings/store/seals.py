@@ -166,6 +166,10 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
             stored = {name: getattr(row, f"stored_{name}") for name in (*names, *PHONES)}
             try:
                 binding = to_binding(row[: len(COLUMNS)])
+                if stored["facts_salt"] is not None:
+                    stored["facts_salt"] = phones.opened_salt(
+                        row.phone_key, "bindings", binding.id, stored["facts_salt"]
+                    )
             except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
                 yield {"id": row.id, "unreadable": True}
                 continue
@@ -210,12 +214,13 @@ def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
         return None
     try:
         hold = to_hold(row)
+        salt = phones.opened_salt(row.phone_key, "holds", row.id, row.facts_salt)
     except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
         return "unreadable"
     is_findable = row.stored_phone in phones.forms(dialect, hold.phone)
     if not is_findable or (row.phone_key is None) != (row.phone_sealed is None):
         return "unreadable"
-    return hold_facts(row.facts_salt, row.scope, hold)
+    return hold_facts(salt, row.scope, hold)
 
 
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ depends_on = None
 
 READABLE_FROM = "0008"
 SALT = "facts_salt"
-SALT_COMMENT = "salt of the hash in its event, in hexadecimal; none: the event has no hash, or it was erased"
+SALT_COMMENT = "salt of the hash in its event, encrypted if phones are; none: there is no hash, or it was erased"
 SALTED = "bindings", "holds"
 
 
@@ -33,11 +33,11 @@ def upgrade() -> None:
     sqlite = op.get_bind().dialect.name == "sqlite"
     if sqlite:
         for table in SALTED:
-            op.add_column(table, sa.Column(SALT, sa.String(32), comment=SALT_COMMENT))
+            op.add_column(table, sa.Column(SALT, sa.String(64), comment=SALT_COMMENT))
     else:
         for table in SALTED:
             with locked(table):
-                op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {SALT} varchar(32)")
+                op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {SALT} varchar(64)")
                 op.execute(f"COMMENT ON COLUMN {table}.{SALT} IS '{SALT_COMMENT}'")
                 if table == "bindings":
                     op.execute("DROP TRIGGER IF EXISTS bindings_keep_salt ON bindings")
