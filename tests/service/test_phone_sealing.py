@@ -356,7 +356,7 @@ def test_hold_that_is_there_in_both_forms_becomes_one_with_the_longer_time(
     )
     later = row.held_until.replace(year=2030)
     in_digits = row._asdict() | {"id": str(uuid7()), "phone": G, "phone_sealed": None, "held_until": later}
-    in_digits["phone_key"] = None
+    in_digits |= {"phone_key": None, "facts_salt": None}
     harness.database.write(lambda tx: tx.connection.execute(insert(holds).values(in_digits)))
     assert phone_sealing.seal(sealing.runtime).converted["holds"] == 1
     [hold] = sealing.holds(phone=G)
