@@ -45,7 +45,7 @@ def measure(context: BenchContext) -> list[Result]:
     """Return P7 and P8."""
     bench_db, sizes = context.postgres(), context.sizes
     with BindingService.open(database_url=bench_db.url) as service:
-        key = service.api_keys.create(name="bench", role="auditor", rate_limit=100_000).key
+        key = service.api_keys.create(name="bench", role="router", rate_limit=100_000).key
         binder = service.api_keys.create(name="bench-binder", role="app", rate_limit=100_000).key
     phones = [data.phone(1, number) for number in random.sample(range(bench_db.live // 6), 200)]
     throughput = []
