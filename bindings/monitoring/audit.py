@@ -14,7 +14,7 @@ from bindings.sealing.chain import Chain
 from bindings.sealing.encoding import as_instant, event_bytes
 from bindings.sealing.findings import Finding, Findings
 from bindings.sealing.rows import RowComparison
-from bindings.sealing.seals import Seal, head_of, is_restore
+from bindings.sealing.seals import BEGINNING, Seal, cursor, head_of, is_restore
 from bindings.store import protection, seals
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from bindings.sealing.keys import PublicKeys
     from bindings.store.database import Database
+
+
+# What reading a changed value raises.
+UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +112,22 @@ def _with_none(event: dict[str, Any]) -> dict[str, Any]:
     return {"binding_id": None} | event
 
 
+def _unreadable(subject: str, chain: Chain) -> Finding:
+    """Return the finding of a value that no program of ours has written, and that none can read."""
+    message = "cannot be read: it was changed, and nothing after it was compared"
+    if subject != "event":
+        return Finding(subject=subject, message=message)
+    message = f"after these, or its seal, {message}"
+    return Finding(
+        subject="event",
+        message=message,
+        first_seal=chain.number,
+        last_seal=chain.number,
+        first=cursor(BEGINNING),
+        last=chain.last_event,
+    )
+
+
 def _verify(
     chain: Chain,
     findings: Findings,
@@ -115,19 +135,24 @@ def _verify(
     rows: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> Verification:
     """Compare events with a chain of seals, and rows by subject with events; without rows only the former."""
+    subject = "event"
     with RowComparison(findings, with_rows=bool(rows)) as comparison:
-        for event in events:
-            entry = event_bytes(event)
-            restored = is_restore(event)
-            seal = chain.add((event["tx"], event["position"]), entry, is_restore=restored)
-            if restored and event["detail"].get("head") is not None:
-                chain.accept_lost_head(event["detail"]["head"])
-            comparison.add_event(entry, event, seal)
-        chain.finish(comparison.deleted_until)
-        for subject, subject_rows in rows.items():
-            for row in subject_rows:
-                comparison.add_row(subject, row)
-        comparison.finish()
+        try:
+            chain.begin()
+            for event in events:
+                entry = event_bytes(event)
+                restored = is_restore(event)
+                seal = chain.add((event["tx"], event["position"]), entry, is_restore=restored)
+                if restored and event["detail"].get("head") is not None:
+                    chain.accept_lost_head(event["detail"]["head"])
+                comparison.add_event(entry, event, seal)
+            chain.finish(comparison.deleted_until)
+            for subject, subject_rows in rows.items():
+                for row in subject_rows:
+                    comparison.add_row(subject, row)
+            comparison.finish()
+        except UNREADABLE:
+            findings.add(_unreadable(subject, chain))
     return Verification(
         head=head_of(chain.head),
         sealed_at=None if chain.head is None else chain.head.created_at,

@@ -43,8 +43,8 @@ class _ShortSeals:
 class Chain:
     """A chain of seals that is compared with the events of the feed, in the order of the feed.
 
-    Call `add` for each event and then `finish`. `head` is the last seal that was read, `unsealed` the number of
-    events after it. `heads` are heads that were kept elsewhere: the hash by the number of the seal.
+    Call `begin`, `add` for each event, and then `finish`. `head` is the last seal that was read, `unsealed` the
+    number of events after it. `heads` are heads that were kept elsewhere: the hash by the number of the seal.
     """
 
     def __init__(
@@ -59,12 +59,16 @@ class Chain:
         self._heads = heads
         self._sealed_to = BEGINNING
         self._last_event = BEGINNING
+        self._current: Seal | None = None
         self._short: list[_ShortSeals] = []
         self.deleted_seals = 0
         self._epoch = 1  # of the seal before the current one
         self._body: SealBody | None = None
         self._other_heads: dict[int, Finding] = {}
         self._lost_heads: set[str] = set()
+
+    def begin(self) -> None:
+        """Read the first seal."""
         self._next()
 
     def add(self, position: tuple[int, int], entry: bytes, *, is_restore: bool = False) -> int | None:
@@ -89,6 +93,11 @@ class Chain:
     def accept_lost_head(self, head: str) -> None:
         """Accept a head that is not in the chain: an event says that a restore has lost it."""
         self._lost_heads.add(head)
+
+    @property
+    def last_event(self) -> str:
+        """Return the cursor of the last event that was compared."""
+        return cursor(self._last_event)
 
     @property
     def number(self) -> int | None:
@@ -118,7 +127,7 @@ class Chain:
                 self._findings.add(self._other_heads[number])
 
     def _next(self) -> None:
-        self._current: Seal | None = next(self._seals, None)
+        self._current = next(self._seals, None)
         self._tree = MerkleTree()
         self._epoch = self._epoch if self._body is None else self._body.epoch
         self._body, self._restores = None, 0

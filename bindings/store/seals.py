@@ -6,13 +6,14 @@ A seal is inserted once and never changed; triggers refuse the rest. What a seal
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, select, text, type_coerce
+from sqlalchemy import String, Text, cast, exc, select, text, type_coerce
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
@@ -61,9 +62,8 @@ def insert(tx: Transaction, seal: Seal) -> bool:
 
 def list_all(connection: Connection) -> Iterator[Seal]:
     """Yield every seal, in order."""
-    with connection.execute(select(*_COLUMNS).order_by(table.c.number)) as rows:
-        for row in rows:
-            yield sql.record(Seal, row)
+    for row in _stream(connection, select(*_COLUMNS).order_by(table.c.number)):
+        yield sql.record(Seal, row)
 
 
 def unsealed(connection: Connection, after: Seal | None, *, limit: int) -> list[dict[str, Any]]:
@@ -132,10 +132,31 @@ def is_deletion_recorded(connection: Connection, kept_from: datetime) -> bool:
 
 
 def list_events(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Yield every committed event, in the order of the feed, as dicts of their columns."""
-    with connection.execute(_feed()) as rows:
-        for row in rows:
+    """Yield every committed event, in the order of the feed, as dicts of their columns.
+
+    Raises `ValueError` if one cannot be read. On SQLite, which stores JSON as it was written, also if a name is
+    there twice: another program may read the other value.
+    """
+    if sql.is_postgres(connection):
+        for row in _stream(connection, _feed()):
             yield row._asdict()
+        return
+    for *values, text_of_detail in _stream(connection, _feed().add_columns(cast(events.c.detail, Text))):
+        json.loads(text_of_detail, object_pairs_hook=_with_unique_names)
+        yield dict(zip((column.name for column in EVENT_COLUMNS), values, strict=True))
+
+
+def _stream(connection: Connection, statement: Select[*tuple[Any, ...]]) -> Iterator[Any]:
+    with connection.execute(statement) as rows:
+        try:
+            yield from rows
+        except exc.DataError:
+            raise ValueError("a row has a value that cannot be read") from None
+
+
+def _with_unique_names(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name is there twice")
 
 
 @contextmanager
@@ -161,19 +182,17 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *SEALED_PHONES, *KEY_COLUMNS)
     extra = [bindings.c[name].label(f"stored_{name}") for name in names]
     extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
-    with connection.execute(select(*COLUMNS, *extra)) as rows:
-        for row in rows:
-            stored = {name: getattr(row, f"stored_{name}") for name in (*names, *PHONES)}
-            try:
-                binding = to_binding(row[: len(COLUMNS)])
-                if stored["facts_salt"] is not None:
-                    stored["facts_salt"] = phones.opened_salt(
-                        row.phone_key, "bindings", binding.id, stored["facts_salt"]
-                    )
-            except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
-                yield {"id": row.id, "unreadable": True}
-                continue
-            yield _plain_binding(connection.dialect, binding, stored)
+    for row in _stream(connection, select(*COLUMNS, *extra)):
+        stored = {name: getattr(row, f"stored_{name}") for name in (*names, *PHONES)}
+        try:
+            binding = to_binding(row[: len(COLUMNS)])
+            if stored["facts_salt"] is not None:
+                salt = phones.opened_salt(row.phone_key, "bindings", binding.id, stored["facts_salt"])
+                stored["facts_salt"] = salt
+        except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
+            yield {"id": row.id, "unreadable": True}
+            continue
+        yield _plain_binding(connection.dialect, binding, stored)
 
 
 def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
@@ -203,9 +222,8 @@ def _is_findable(dialect: Dialect, phone: Phone, name: str, stored: dict[str, An
 def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield the id of every hold, and the hash of what never changes in its row (None without a salt)."""
     columns = (*HOLD_COLUMNS, type_coerce(holds.c.phone, String).label("stored_phone"))
-    with connection.execute(select(*columns, holds.c.scope, holds.c.facts_salt)) as rows:
-        for row in rows:
-            yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)}
+    for row in _stream(connection, select(*columns, holds.c.scope, holds.c.facts_salt)):
+        yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)}
 
 
 def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
@@ -226,21 +244,20 @@ def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield the id (`POSITION NAME`) of every text of an event, and its digest."""
     columns = texts.c.event_position, texts.c.name, texts.c.text, texts.c.salt
-    with connection.execute(select(*columns)) as rows:
-        for row in rows:
-            yield {"id": f"{row.event_position} {row.name}", "facts": digest(row.salt, row.text)}
+    for row in _stream(connection, select(*columns)):
+        yield {"id": f"{row.event_position} {row.name}", "facts": digest(row.salt, row.text)}
 
 
 def list_keys(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every API key, with the hash of its digest in place of the digest."""
-    for row in connection.execute(select(keys)):
+    for row in _stream(connection, select(keys)):
         values = {name: _plain(value) for name, value in row._asdict().items() if name != "hash"}
         yield values | {"hash_sha256": sha256(row.hash.encode())}
 
 
 def list_webhooks(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every webhook, with the hash of its URL in place of the URL, and without its secrets."""
-    for row in connection.execute(select(webhooks)):
+    for row in _stream(connection, select(webhooks)):
         values = {name: _plain(value) for name, value in row._asdict().items() if name not in _SECRET}
         yield values | {"url_sha256": sha256(row.url.encode())}
 
@@ -251,7 +268,7 @@ def list_exports(connection: Connection) -> Iterator[dict[str, Any]]:
     reasons = select(of_event, texts.c.salt).join(events, events.c.position == texts.c.event_position)
     of_exports = connection.execute(reasons.where(events.c.kind == EventKind.EXPORTED)).all()
     salts = {row[0]: row[1] for row in of_exports}
-    for row in connection.execute(select(exports)):
+    for row in _stream(connection, select(exports)):
         values = {name: _plain(value) for name, value in row._asdict().items() if name != "reason"}
         if row.reason is None:
             values["reason"] = None
@@ -262,7 +279,7 @@ def list_exports(connection: Connection) -> Iterator[dict[str, Any]]:
 
 def list_account(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield the row of the account; `is_scope_of_bindings` is False if a binding has another scope."""
-    for row in connection.execute(select(account)):
+    for row in _stream(connection, select(account)):
         of_another_scope = select(bindings.c.id).where(bindings.c.scope != row.scope).limit(1)
         values = {name: _plain(value) for name, value in row._asdict().items()}
         yield values | {"is_scope_of_bindings": connection.execute(of_another_scope).first() is None}
