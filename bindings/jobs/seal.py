@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.binding import EventKind
+from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.jobs.anchor import anchor
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.sealing.encoding import event_bytes
 from bindings.sealing.merkle import MerkleTree
-from bindings.sealing.seals import Seal, head_of, is_restore, next_body
+from bindings.sealing.seals import Seal, SealBody, cursor, head_of, is_restore, next_body
 from bindings.store import job_runs, seals
 from bindings.store.events import append_without_binding
 
@@ -104,6 +105,8 @@ def _seal(
     """Seal until the end of the feed, or until the time is over; return the counts and the last seal."""
     events_sealed = seals_written = 0
     previous = database.read(seals.last)
+    if previous is not None:
+        _require_genuine(database, key, previous)
     while True:
         rows = database.read(seals.unsealed, previous, limit=batch)
         # Events that only say that others were sealed wait for others: or each seal would need another one.
@@ -123,6 +126,28 @@ def _seal(
         if is_over():
             result = SealResult(events=events_sealed, seals=seals_written, head=head_of(previous), finished=False)
             return result, previous
+
+
+def _require_genuine(database: Database, key: SigningKey, seal: Seal) -> None:
+    """Raise `Busy` if no run of this job can have written the last seal: a chain must not go on from it.
+
+    The signature is compared if it is that of this key; another one may be of an earlier key.
+    """
+    try:
+        body = SealBody.parse(seal.body)
+    except ValueError:
+        body = None
+    is_genuine = (
+        body is not None
+        and (body.number, body.last) == (seal.number, cursor(seal.end))
+        and (body.key_id != key.key_id or key.has_signed(seal.body, seal.signature))
+        and database.read(seals.is_reached, seal)
+    )
+    if not is_genuine:
+        raise Busy(
+            f"seal {seal.number} is forged; nothing was sealed after it",
+            todo="run `bindings audit verify`, and see who can write to the database",
+        )
 
 
 def _insert(tx: Transaction, seal: Seal, caller: Caller, announced: int | None) -> bool:

@@ -20,6 +20,10 @@ def seals_in_time(database: Database) -> Check:
     last = database.read(seals.last)
     if last is None:
         return Check(name=name, level=Level.OK, seen="the history is not sealed")
+    if not database.read(seals.is_reached, last):
+        observed = f"seal {last.number} ends after the newest event: it is forged, and nothing is sealed after it"
+        todo = "run `bindings audit verify`, and see who can write to the database"
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     now = database.clock()
     oldest = database.read(seals.oldest_unsealed)
     waiting_s = 0.0 if oldest is None else (now - oldest).total_seconds()

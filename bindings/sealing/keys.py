@@ -57,6 +57,10 @@ class SigningKey:
         """Return the signature of a text, in base64."""
         return base64.b64encode(self._private.sign(text.encode())).decode()
 
+    def has_signed(self, text: str, signature: str) -> bool:
+        """Return whether the signature of the text is that of this key: the algorithm gives a text only one."""
+        return signature == self.sign(text)
+
 
 class PublicKeys:
     """The public keys that signatures are compared with, by their ids."""

@@ -21,7 +21,7 @@ from bindings.sealing.encoding import instant_text, sha256
 from bindings.sealing.seals import BEGINNING, Seal
 from bindings.store import phones, sql
 from bindings.store.bindings import COLUMNS, FIELDS, PHONES, to_binding
-from bindings.store.events import PARTITION_SPAN, after_position, oldest_running
+from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position
 from bindings.store.holds import COLUMNS as HOLD_COLUMNS
 from bindings.store.holds import hold_facts, to_hold
 from bindings.store.reserve import binding_facts, fingerprint
@@ -51,6 +51,14 @@ def last(connection: Connection) -> Seal | None:
     """Return the last seal, or None if there is none."""
     row = connection.execute(select(*_COLUMNS).order_by(table.c.number.desc()).limit(1)).one_or_none()
     return None if row is None else sql.record(Seal, row)
+
+
+def is_reached(connection: Connection, seal: Seal) -> bool:
+    """Return whether the feed has reached the end of a seal; if not, no run of the job has written the seal."""
+    newest = select(events.c.tx, events.c.position).order_by(events.c.tx.desc(), events.c.position.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    ends = (None if row is None else (row.tx, row.position), retention_position(connection))
+    return seal.end <= max((end for end in ends if end is not None), default=BEGINNING)
 
 
 def insert(tx: Transaction, seal: Seal) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bindings.domain.binding import EventKind
+from bindings.errors import Busy
+from bindings.jobs import seal as seal_job
 from bindings.jobs.anchor import anchor
 from bindings.jobs.registry import SEAL
 from bindings.jobs.runner import JobRunner
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.monitoring.seal_check import seals_in_time
-from bindings.sealing.seals import Seal
+from bindings.sealing.seals import Seal, SealBody, cursor
+from bindings.store import seals
 from bindings.webhooks.sender import body_of
 from tests.service.harness import NOON, C, D, ServiceHarness, feed_has_caught_up
 
@@ -30,6 +34,7 @@ WAITS = "the oldest event after seal {} has not been sealed for {}"
 LOOK = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction stays open"
 NOT_ANCHORED = "the last head is not anchored: {}"
 TRIES_AGAIN = "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again"
+FORGED = "seal {} ends after the newest event: it is forged, and nothing is sealed after it"
 IN_TIME = "seal {} is {} old, and no older event waits"
 
 
@@ -106,3 +111,35 @@ def test_check_is_red_while_events_wait_and_warns_of_an_anchor(
     feed_has_caught_up(failing)
     JobRunner(failing.runtime).run_once_per_period(SEAL, 10.0)
     assert check() == (Level.WARN, NOT_ANCHORED.format("the command exited with 1"), TRIES_AGAIN)
+
+
+def test_forged_seal_stops_the_job_and_turns_the_check_red(
+    harness: ServiceHarness, seal: Callable[..., SealResult], sealer: BindingService
+) -> None:
+    """The role of the application may insert seals, and so could keep later events from being sealed unseen."""
+    harness.bind()
+    seal()
+    database = sealer.runtime.database
+    last = database.read(seals.last)
+    assert last is not None
+    runtime = sealer.runtime
+    body = SealBody.parse(last.body)
+    number_2 = replace(body, number=2, previous=last.hash)
+    far = replace(number_2, last=cursor((10**15, 10**15)), key_id="0" * 16)
+    end = {"to_tx": last.to_tx, "to_position": last.to_position}
+    rows: tuple[dict[str, Any], ...] = (
+        {"body": "{}"} | end,
+        {"body": last.body} | end,
+        {"body": number_2.text()} | end,
+        {"body": far.text(), "to_tx": 10**15, "to_position": 10**15},
+    )
+    for values in rows:
+        forged = replace(last, number=2, **values)
+        with pytest.raises(Busy, match="seal 2 is forged; nothing was sealed after it"):
+            seal_job._require_genuine(database, runtime.require_seal_key(), forged)
+    database.write(lambda tx: seals.insert(tx, replace(last, number=2, **rows[-1])))
+    harness.bind(C, D)
+    with pytest.raises(Busy, match="seal 2 is forged"):
+        seal()
+    check = seals_in_time(database)
+    assert (check.level, check.seen) == (Level.RED, FORGED.format(2))

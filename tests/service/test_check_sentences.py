@@ -874,6 +874,8 @@ PHONES = (
 SEALS = (
     "the oldest event after seal {} has not been sealed for {}",
     "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no transaction stays open",
+    "seal {} ends after the newest event: it is forged, and nothing is sealed after it",
+    "run `bindings audit verify`, and see who can write to the database",
     "the last head is not anchored: {}",
     "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again",
     "seal {} is {} old, and no older event waits",
