@@ -35,6 +35,7 @@ LOOK = "check that a process with BINDINGS_SEAL_KEY_FILE runs, and that no trans
 NOT_ANCHORED = "the last head is not anchored: {}"
 TRIES_AGAIN = "check BINDINGS_ANCHOR_COMMAND; each run of the job `seal` tries again"
 FORGED = "seal {} ends after the newest event: it is forged, and nothing is sealed after it"
+VERIFY = "run `bindings audit verify`, and see who can write to the database"
 IN_TIME = "seal {} is {} old, and no older event waits"
 
 
@@ -142,4 +143,4 @@ def test_forged_seal_stops_the_job_and_turns_the_check_red(
     with pytest.raises(Busy, match="seal 2 is forged"):
         seal()
     check = seals_in_time(database)
-    assert (check.level, check.seen) == (Level.RED, FORGED.format(2))
+    assert (check.level, check.seen, check.todo) == (Level.RED, FORGED.format(2), VERIFY)
