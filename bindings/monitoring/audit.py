@@ -113,7 +113,7 @@ def _with_none(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unreadable(subject: str, chain: Chain) -> Finding:
-    """Return the finding of a value that no program of ours has written, and that none can read."""
+    """Return the finding of a value that was changed to one that cannot be read."""
     message = "cannot be read: it was changed, and nothing after it was compared"
     if subject != "event":
         return Finding(subject=subject, message=message)
