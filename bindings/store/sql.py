@@ -55,8 +55,11 @@ def _position(order: Sequence[ColumnElement[Any]], position: Sequence[Any]) -> C
 
 
 def materialized(*branches: Select[Any]) -> CTE:
-    """Return UNION ALL of the branches as a CTE that a planner may not merge into the outer query."""
-    return union_all(*branches).cte("candidates").prefix_with("MATERIALIZED")
+    """Return UNION ALL of the branches as a CTE that a planner may not merge into the outer query.
+
+    Its name is short: psycopg parses a statement of more than 4 096 characters anew at each run.
+    """
+    return union_all(*branches).cte("c").prefix_with("MATERIALIZED")
 
 
 def member(words: type[StrEnum], text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -204,3 +205,13 @@ def test_to_binding_equals_the_constructor(state: State) -> None:
     assert (binding.mode, binding.state) == (Mode.AXXB, state)
     assert isinstance(binding.mode, Mode)
     assert isinstance(binding.state, State)
+
+
+@pytest.mark.parametrize("form_count", [1, 2, 3])
+@pytest.mark.parametrize("name", ["by_phone", "by_middle_number", "by_party", "by_reference"])
+def test_psycopg_keeps_the_parsed_form_of_each_lookup(form_count: int, name: str) -> None:
+    longest = psycopg._queries.MAX_CACHED_STATEMENT_LENGTH
+    now = sqlalchemy.func.clock_timestamp() + sqlalchemy.literal(timedelta(seconds=1))
+    statement = getattr(Lookups(now, postgres=True, form_count=form_count), name)._statement
+    dialect = sqlalchemy.create_engine("postgresql+psycopg://").dialect
+    assert len(str(statement.compile(dialect=dialect))) < longest

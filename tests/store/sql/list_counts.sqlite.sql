@@ -7,7 +7,7 @@ FROM (
     LIMIT :param_1 OFFSET :param_2
 ) AS anon_1;
 
-WITH candidates AS MATERIALIZED (
+WITH c AS MATERIALIZED (
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
         bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
@@ -28,13 +28,11 @@ WITH candidates AS MATERIALIZED (
     FROM bindings
     WHERE bindings.state = 'active'
 )
-SELECT candidates.state, candidates.mode, candidates.app_id, candidates.pool_number,
-    candidates.provider_status, candidates.actor, count(*) AS count_1
-FROM candidates
-WHERE candidates.state = 'active'
-  AND candidates.expires_at > :clock
-  AND candidates.unbind_requested_at IS NULL
-  AND candidates.requested_at > strftime(:strftime_1, :clock, :strftime_2)
-  AND candidates.actor = :actor_1
-GROUP BY candidates.state, candidates.mode, candidates.app_id, candidates.pool_number,
-    candidates.provider_status, candidates.actor;
+SELECT c.state, c.mode, c.app_id, c.pool_number, c.provider_status, c.actor, count(*) AS count_1
+FROM c
+WHERE c.state = 'active'
+  AND c.expires_at > :clock
+  AND c.unbind_requested_at IS NULL
+  AND c.requested_at > strftime(:strftime_1, :clock, :strftime_2)
+  AND c.actor = :actor_1
+GROUP BY c.state, c.mode, c.app_id, c.pool_number, c.provider_status, c.actor;

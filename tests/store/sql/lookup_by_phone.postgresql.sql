@@ -1,4 +1,4 @@
-WITH candidates AS MATERIALIZED (
+WITH c AS MATERIALIZED (
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
         bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
@@ -46,20 +46,16 @@ WITH candidates AS MATERIALIZED (
         SELECT clock_timestamp() AS clock_timestamp_1
     )
 )
-SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
-    candidates.pool_number, candidates.app_id, candidates.scope, candidates.reference,
-    candidates.idempotency_key, candidates.replaces, candidates.replaced_by, candidates.waits_for,
-    candidates.expire_s, candidates.max_expire_s, candidates.warn_s, candidates.bind_id,
-    candidates.middle_number_a, candidates.middle_number_b, candidates.state,
-    candidates.provider_status, candidates.reason, candidates.actor, candidates.request_id,
-    candidates.requested_at, candidates.send_by, candidates.settle_by, candidates.sent_at,
-    candidates.answered_at, candidates.expires_at, candidates.provider_expires_at,
-    candidates.held_until, candidates.unbind_requested_at, candidates.ended_at, candidates.version,
-    candidates.phone_a_sealed, candidates.phone_b_sealed, candidates.phone_key
-FROM candidates
-WHERE candidates.state = 'active'
-  AND candidates.expires_at > (
+SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,
+    c.idempotency_key, c.replaces, c.replaced_by, c.waits_for, c.expire_s, c.max_expire_s, c.warn_s,
+    c.bind_id, c.middle_number_a, c.middle_number_b, c.state, c.provider_status, c.reason, c.actor,
+    c.request_id, c.requested_at, c.send_by, c.settle_by, c.sent_at, c.answered_at, c.expires_at,
+    c.provider_expires_at, c.held_until, c.unbind_requested_at, c.ended_at, c.version,
+    c.phone_a_sealed, c.phone_b_sealed, c.phone_key
+FROM c
+WHERE c.state = 'active'
+  AND c.expires_at > (
     SELECT clock_timestamp() AS clock_timestamp_1
 )
-  AND candidates.unbind_requested_at IS NULL
-ORDER BY candidates.requested_at DESC, candidates.id DESC;
+  AND c.unbind_requested_at IS NULL
+ORDER BY c.requested_at DESC, c.id DESC;

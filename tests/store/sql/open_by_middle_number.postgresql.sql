@@ -1,4 +1,4 @@
-WITH candidates AS MATERIALIZED (
+WITH c AS MATERIALIZED (
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
         bindings.scope AS scope, bindings.reference AS reference, coalesce(bindings.idempotency_key,
@@ -42,20 +42,15 @@ WITH candidates AS MATERIALIZED (
       AND bindings.middle_number_b != bindings.middle_number_a
       AND bindings.held_until > :held_until_1::TIMESTAMP WITH TIME ZONE
 )
-SELECT candidates.id, candidates.mode, candidates.phone_a, candidates.phone_b,
-    candidates.pool_number, candidates.app_id, candidates.scope, candidates.reference,
-    candidates.idempotency_key, candidates.replaces, candidates.replaced_by, candidates.waits_for,
-    candidates.expire_s, candidates.max_expire_s, candidates.warn_s, candidates.bind_id,
-    candidates.middle_number_a, candidates.middle_number_b, candidates.state,
-    candidates.provider_status, candidates.reason, candidates.actor, candidates.request_id,
-    candidates.requested_at, candidates.send_by, candidates.settle_by, candidates.sent_at,
-    candidates.answered_at, candidates.expires_at, candidates.provider_expires_at,
-    candidates.held_until, candidates.unbind_requested_at, candidates.ended_at, candidates.version,
-    candidates.phone_a_sealed, candidates.phone_b_sealed, candidates.phone_key
-FROM candidates
-WHERE candidates.state IN (:state_1_1::VARCHAR, :state_1_2::VARCHAR, :state_1_3::VARCHAR)
-  AND (candidates.expires_at IS NULL OR candidates.expires_at >
-    :expires_at_1::TIMESTAMP WITH TIME ZONE)
-  AND candidates.actor = :actor_1::VARCHAR
-ORDER BY candidates.unbind_requested_at IS NOT NULL, candidates.requested_at, candidates.id
+SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,
+    c.idempotency_key, c.replaces, c.replaced_by, c.waits_for, c.expire_s, c.max_expire_s, c.warn_s,
+    c.bind_id, c.middle_number_a, c.middle_number_b, c.state, c.provider_status, c.reason, c.actor,
+    c.request_id, c.requested_at, c.send_by, c.settle_by, c.sent_at, c.answered_at, c.expires_at,
+    c.provider_expires_at, c.held_until, c.unbind_requested_at, c.ended_at, c.version,
+    c.phone_a_sealed, c.phone_b_sealed, c.phone_key
+FROM c
+WHERE c.state IN (:state_1_1::VARCHAR, :state_1_2::VARCHAR, :state_1_3::VARCHAR)
+  AND (c.expires_at IS NULL OR c.expires_at > :expires_at_1::TIMESTAMP WITH TIME ZONE)
+  AND c.actor = :actor_1::VARCHAR
+ORDER BY c.unbind_requested_at IS NOT NULL, c.requested_at, c.id
 LIMIT :param_1::INTEGER;
