@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BINDINGS = [
     *("bind", "extend", "replace", "unbind", "get", "list", "lookup", "history", "trace", "check"),
-    *("export", "stats"),
+    *("export", "stats", "access-log"),
 ]
 OPERATION = [
     "expire",

@@ -173,7 +173,8 @@ def test_rows_of_keys_and_webhooks_can_be_compared_with_their_events(harness: Se
     created, added = (event.detail for event in _events(harness, EventKind.ADMINISTERED))
     key, webhook = _row(harness, keys), _row(harness, webhooks)
     fixed = {"id", "name", "role", "prefix", "rate_limit", "created_at", "created_by", "expires_at"}
-    assert created == {"act": "key.created"} | {name: key[name] for name in fixed}
+    hash_sha256 = hashlib.sha256(key["hash"].encode()).hexdigest()
+    assert created == {"act": "key.created", "hash_sha256": hash_sha256} | {name: key[name] for name in fixed}
     assert set(key) - fixed == {"hash", "last_used_at", "revoked_at", "revoked_by"}
     assert added == {
         "act": "webhook.added",

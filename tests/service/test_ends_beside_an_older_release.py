@@ -35,13 +35,13 @@ def change_as_before(
 ) -> None:
     """Change rows and write their events, as the release before did; the detail of an adoption has its facts."""
     facts = {name: to_json_value(value) for name, value in values.items()} if kind is EventKind.ADOPTED else {}
-    returned = bindings.c.id, bindings.c.version
+    returned = bindings.c.id, bindings.c.version, bindings.c.change_tx
     change = update(bindings).where(*where).values(version=bindings.c.version + 1, **values).returning(*returned)
 
     def work(tx: Transaction) -> None:
-        for binding_id, version in tx.connection.execute(change).all():
+        for binding_id, version, change_tx in tx.connection.execute(change).all():
             event = {"binding_id": binding_id, "sequence": version, "kind": kind, "at": harness.clock.at}
-            tx.connection.execute(insert(events).values(tx=0, actor="before", detail=facts, **event))
+            tx.connection.execute(insert(events).values(tx=change_tx, actor="before", detail=facts, **event))
 
     harness.database.write(work)
 

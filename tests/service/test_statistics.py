@@ -63,7 +63,8 @@ def test_every_event_is_counted_by_kind_and_code(harness: ServiceHarness) -> Non
     assert statistics.counted_to == harness.clock()
     (refusals,) = [series for series in statistics.series if series.kind is EventKind.REFUSED]
     assert refusals.examples[0]["binding_id"] == harness.service.lookup(phone=A)[0].id
-    assert refusals.examples[0]["reference"] == "order-7"
+    (refused,) = harness.service.search_refusals(reference="order-7").data
+    assert refusals.examples[0]["refusal_id"] == refused.id
     (failed,) = [series for series in statistics.series if series.kind is EventKind.FAILED]
     assert [harness.service.get(example["binding_id"]).provider_status for example in failed.examples] == [
         "-41",
