@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, text
+from sqlalchemy import case, literal, select, text
 
 from bindings.store import sql
 from bindings.store.grants import RIGHTS, SEQUENCE
@@ -16,6 +16,8 @@ from bindings.store.schema import account
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+_FIRST_INSTANT, _LAST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 # The beginning of the SHA-256 of each definition, without its spacing. A test compares them with the migrations.
 TRIGGERS_OF_SQLITE = {
@@ -144,9 +146,14 @@ def _faults_of_postgresql(connection: Connection) -> list[str]:
 
 
 def maintenance_until(connection: Connection) -> datetime | None:
-    """Return until when the triggers let what was asked for be changed, or None if no end is set."""
-    until: datetime | None = connection.execute(select(account.c.maintenance_until)).scalar()
-    return until
+    """Return until when the triggers let what was asked for be changed, or None if no end is set.
+
+    An infinite instant, which Python does not have, is the last one; a negative one is none.
+    """
+    column = account.c.maintenance_until
+    until = case((column > _LAST_INSTANT, literal(_LAST_INSTANT, column.type)), else_=column)
+    result: datetime | None = connection.execute(select(until).where(column > _FIRST_INSTANT)).scalar()
+    return result
 
 
 def is_maintained(connection: Connection) -> bool:
