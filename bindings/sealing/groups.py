@@ -16,8 +16,7 @@ FILES = 128
 class Groups:
     """Records, one line of bytes each, by their key. The files have no name, and vanish with the process.
 
-    A group has its records in the order in which they were added. Keys and records must not contain a line feed,
-    nor keys a tab.
+    A group has its records in the order in which they were added. Records must not contain a line feed.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,9 @@ class Groups:
             file.close()
 
     def add(self, key: bytes, record: bytes) -> None:
-        """Add a record to the group of a key."""
+        """Add a record to the group of a key. Raises `ValueError` if the key could pass for another record."""
+        if b"\n" in key or b"\t" in key:
+            raise ValueError("a key has a line feed or a tab")
         self._files[zlib.crc32(key) % FILES].write(key + b"\t" + record + b"\n")
 
     def groups(self) -> Iterator[tuple[bytes, list[bytes]]]:

@@ -68,7 +68,8 @@ class RowComparison:
         for name, value in event["detail"].items():
             if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
                 key = f"text {event['position']} {name}".encode()
-                self._groups.add(key, place + canonical({"facts": value[TEXT_DIGEST]} | position))
+                proof = {"facts": value[TEXT_DIGEST], "binding_id": event["binding_id"]}
+                self._groups.add(key, place + canonical(proof | position))
 
     def _note_act(self, event: Mapping[str, Any]) -> None:
         """Note since when acts are recorded, and what retention has recorded as deleted."""
@@ -136,7 +137,7 @@ class RowComparison:
             if not self._is_deletable(replayed):
                 yield "has events and no row"
         elif row.get("unreadable"):
-            yield "has a phone that cannot be read, or is not the one by which it is found"
+            yield "has a value that cannot be read, or a phone that is not the one by which it is found"
         else:
             yield from _row_faults(history, replayed, row)
 
@@ -222,5 +223,9 @@ def _is_close(name: str, row: Mapping[str, Any], expected: Any) -> bool:
 
 def _text_faults(history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
     """Yield what contradicts in the digest of a text and its row, which may be deleted."""
-    if row is not None and [event["facts"] for event in history] != [row["facts"]]:
+    if row is None:
+        return
+    if [event["facts"] for event in history] != [row["facts"]]:
         yield "differs from the digest in its event"
+    elif history[0]["binding_id"] != row["binding_id"]:
+        yield "has another binding_id than its event"

@@ -43,6 +43,7 @@ KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
 MAX_ACTS = 200  # that are looked at; the limit of retention moves once a day
 SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
 _SECRET = {"url", "secret", "old_secret"}
+_NOT_UTF_8 = "Could not decode to UTF-8"  # how the message of SQLite's driver begins
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
 EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
 
@@ -158,7 +159,9 @@ def _stream(connection: Connection, statement: Select[*tuple[Any, ...]]) -> Iter
     with connection.execute(statement) as rows:
         try:
             yield from rows
-        except exc.DataError:
+        except exc.DBAPIError as error:
+            if not isinstance(error, exc.DataError) and not str(error.orig).startswith(_NOT_UTF_8):
+                raise
             raise ValueError("a row has a value that cannot be read") from None
 
 
@@ -197,10 +200,10 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
             if stored["facts_salt"] is not None:
                 salt = phones.opened_salt(row.phone_key, "bindings", binding.id, stored["facts_salt"])
                 stored["facts_salt"] = salt
+            values = _plain_binding(connection.dialect, binding, stored)
         except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
-            yield {"id": row.id, "unreadable": True}
-            continue
-        yield _plain_binding(connection.dialect, binding, stored)
+            values = {"id": row.id, "unreadable": True}
+        yield values
 
 
 def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
@@ -250,10 +253,11 @@ def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
 
 
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Yield the id (`POSITION NAME`) of every text of an event, and its digest."""
-    columns = texts.c.event_position, texts.c.name, texts.c.text, texts.c.salt
+    """Yield the id (`POSITION NAME`) of every text of an event, its digest, and its binding."""
+    columns = texts.c.event_position, texts.c.name, texts.c.binding_id, texts.c.text, texts.c.salt
     for row in _stream(connection, select(*columns)):
-        yield {"id": f"{row.event_position} {row.name}", "facts": digest(row.salt, row.text)}
+        identity = f"{row.event_position} {row.name}"
+        yield {"id": identity, "facts": digest(row.salt, row.text), "binding_id": row.binding_id}
 
 
 def list_keys(connection: Connection) -> Iterator[dict[str, Any]]:
@@ -274,7 +278,7 @@ def list_exports(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every export; `reason` is the hash that its event has, and missing if the text of that is deleted."""
     of_event = events.c.detail["export_id"].as_string()
     reasons = select(of_event, texts.c.salt).join(events, events.c.position == texts.c.event_position)
-    of_exports = connection.execute(reasons.where(events.c.kind == EventKind.EXPORTED)).all()
+    of_exports = _stream(connection, reasons.where(events.c.kind == EventKind.EXPORTED))
     salts = {row[0]: row[1] for row in of_exports}
     for row in _stream(connection, select(exports)):
         values = {name: _plain(value) for name, value in row._asdict().items() if name != "reason"}

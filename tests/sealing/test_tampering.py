@@ -12,6 +12,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ from bindings.domain.phone import Phone
 from bindings.jobs import seal as seal_job
 from bindings.monitoring.audit import verify_connection
 from bindings.provider.simulator import Simulator
+from bindings.sealing.groups import Groups
 from bindings.sealing.keys import PublicKeys, create_key_file
 from bindings.store import schema
 from bindings.store.account import register_scope
@@ -55,6 +57,11 @@ SPECIAL_VALUES: dict[str, Any] = {
     "filter": {"x": 1},
 }
 OTHER_ID = "0190b5a0-0000-7000-8000-000000000001"
+
+VERIFIED = (
+    *(schema.events, schema.seals, schema.bindings, schema.holds, schema.texts),
+    *(schema.keys, schema.webhooks, schema.exports, schema.account),
+)
 
 # What a verification cannot see: the application writes it, and no event has it. docs/how-to/prove-the-history.md
 # lists these columns.
@@ -500,3 +507,47 @@ def test_maintenance_that_goes_on_shows(sealed: Sealed) -> None:
         connection.execute(update(schema.account).values(maintenance_until=LATER))
         result = verify_connection(connection, sealed.keys, {})
     assert [finding.subject for finding in result.findings] == ["account"]
+
+
+# Values that no column should have. A row that has one is a finding, and does not stop the verification.
+STRANGE = {
+    "sqlite": ("CAST(x'ff' AS TEXT)", "x'ff'", "'~'", "'[]'", "'0001-01-01T00:00:00+14:00'"),
+    "postgresql": ("'infinity'", "'-infinity'", "'[]'", "'~'", "chr(10)"),
+}
+
+
+@pytest.mark.parametrize("table", VERIFIED, ids=lambda table: table.name)
+def test_no_value_of_a_column_stops_the_verification(sealed: Sealed, table: Table) -> None:
+    unreported = []
+    row = "ctid" if sealed.postgres else "rowid"
+    with sealed.transaction() as connection:
+        _disable_triggers(connection, sealed)
+        for name, value in product(table.c.keys(), STRANGE[sealed.engine.dialect.name]):
+            savepoint = connection.begin_nested()
+            try:
+                first = f"{row} = (SELECT min({row}) FROM {table.name})"
+                connection.execute(text(f"UPDATE {table.name} SET {name} = {value} WHERE {first}"))
+            except DBAPIError:
+                continue  # the type or a constraint of the column refuses it
+            else:
+                if not sealed.findings(connection):
+                    unreported.append((name, value))
+            finally:
+                savepoint.rollback()
+    assert {name for name, _ in unreported} <= UNSEEN.get(table.name, set()), unreported
+
+
+def test_key_of_a_group_cannot_pass_for_a_record() -> None:
+    groups = Groups()
+    for key in (b"text 1 x\nbinding 2\t0 {}", b"text 1 x\t0 {}"):
+        with pytest.raises(ValueError, match="line feed or a tab"):
+            groups.add(key, b"0 {}")
+    groups.close()
+
+
+def test_name_in_a_detail_cannot_add_a_record_for_another_row(sealed: Sealed) -> None:
+    name = f'x\\nbinding {OTHER_ID}\\t0 {{\\"row\\":{{}}}}'
+    with sealed.transaction() as connection:
+        _disable_triggers(connection, sealed)
+        _set_detail(f'{{"{name}": {{"text_sha256": "ab"}}}}')(connection, sealed)
+        assert "cannot be read" in " ".join(finding.message for finding in sealed.findings(connection))
