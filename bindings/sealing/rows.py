@@ -61,14 +61,16 @@ class RowComparison:
             self._groups.add(subject.encode(), place + entry)
         position = _position(event)
         if event["kind"] == EventKind.ERASED:
+            key = f"text {event['binding_id']}".encode()
+            self._groups.add(key, place + canonical({"erased": True} | position))
             for hold_id in event["detail"].get("hold_ids", ()):
                 self._groups.add(b"hold " + hold_id.encode(), place + canonical({"erased": True} | position))
         for proof in event["detail"].get("holds", ()):
             self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
         for name, value in event["detail"].items():
             if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
-                key = f"text {event['position']} {name}".encode()
-                proof = {"facts": value[TEXT_DIGEST], "binding_id": event["binding_id"]}
+                key = f"text {event['binding_id'] or event['position']}".encode()
+                proof = {"text": f"{event['position']} {name}", "facts": value[TEXT_DIGEST]}
                 self._groups.add(key, place + canonical(proof | position))
 
     def _note_act(self, event: Mapping[str, Any]) -> None:
@@ -86,22 +88,27 @@ class RowComparison:
                 self.deleted_until = max(mark, self.deleted_until or mark)
 
     def add_row(self, subject: str, row: Mapping[str, Any]) -> None:
-        """Add a row in plain values."""
-        self._groups.add(f"{subject} {row['id']}".encode(), b"0 " + canonical({_ROW: dict(row)}))
+        """Add a row in plain values; `group` is what it is compared with, if that is not its `id`."""
+        group = row.get("group", row["id"])
+        self._groups.add(f"{subject} {group}".encode(), b"0 " + canonical({_ROW: dict(row)}))
 
     def finish(self) -> None:
         """Compare every row with its events."""
         for key, records in self._groups.groups():
             subject, _, identity = key.decode().partition(" ")
-            row: dict[str, Any] | None = None
+            rows: list[dict[str, Any]] = []
             history: list[tuple[int, dict[str, Any]]] = []
             for record in records:
                 seal, _, text = record.partition(b" ")
                 values = json.loads(text)
                 if _ROW in values:
-                    row = values[_ROW]
+                    rows.append(values[_ROW])
                 else:
                     history.append((int(seal), values))
+            if subject == "text":
+                self._compare_texts(history, rows)
+                continue
+            row = rows[-1] if rows else None
             for message in self._faults(subject, [event for _, event in history], row):
                 self._report(subject, identity, message, history)
 
@@ -113,8 +120,6 @@ class RowComparison:
                 return self._binding_faults(history, row)
             case "hold":
                 return self._hold_faults(history, row)
-            case "text":
-                return _text_faults(history, row)
             case _:
                 return act_faults(subject, history, row, self._acts_since)
 
@@ -162,6 +167,27 @@ class RowComparison:
     def _is_hold_deletable(self, proofs: Sequence[Mapping[str, Any]]) -> bool:
         held_until = max((instant_text(as_instant(proof["held_until"])) for proof in proofs), default="")
         return self._kept_from is not None and held_until < self._kept_from
+
+    def _compare_texts(
+        self, history: Sequence[tuple[int, dict[str, Any]]], rows: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Compare the texts of a binding, or of an event without one, with the digests in their events."""
+        is_erased = any("erased" in event for _, event in history)
+        digests = {event["text"]: (seal, event) for seal, event in history if "text" in event}
+        stored = {row["id"]: row["facts"] for row in rows}
+        for identity in digests.keys() - stored.keys():
+            if not is_erased:
+                self._report("text", identity, "has an event and no row", [digests[identity]])
+        for identity, facts in stored.items():
+            if identity not in digests:
+                if not self._is_of_deleted_event(identity):
+                    self._report("text", identity, "has a row and no event", [])
+            elif facts != digests[identity][1]["facts"]:
+                self._report("text", identity, "differs from the digest in its event", [digests[identity]])
+
+    def _is_of_deleted_event(self, text_id: str) -> bool:
+        """Return whether retention has recorded the deletion of the event of a text: the text is deleted next."""
+        return self.deleted_until is not None and int(text_id.partition(" ")[0]) <= self.deleted_until[1]
 
     def _report(
         self, subject: str, identity: str, message: str, history: Sequence[tuple[int, dict[str, Any]]]
@@ -219,13 +245,3 @@ def _is_close(name: str, row: Mapping[str, Any], expected: Any) -> bool:
         return False
     difference = datetime.fromisoformat(row[name]) - datetime.fromisoformat(expected)
     return abs(difference.total_seconds()) < WARNING_TOLERANCE_S
-
-
-def _text_faults(history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
-    """Yield what contradicts in the digest of a text and its row, which may be deleted."""
-    if row is None:
-        return
-    if [event["facts"] for event in history] != [row["facts"]]:
-        yield "differs from the digest in its event"
-    elif history[0]["binding_id"] != row["binding_id"]:
-        yield "has another binding_id than its event"

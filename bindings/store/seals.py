@@ -253,11 +253,12 @@ def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:
 
 
 def list_texts(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Yield the id (`POSITION NAME`) of every text of an event, its digest, and its binding."""
+    """Yield the id (`POSITION NAME`) of every text of an event, its digest, and its binding or event (`group`)."""
     columns = texts.c.event_position, texts.c.name, texts.c.binding_id, texts.c.text, texts.c.salt
     for row in _stream(connection, select(*columns)):
         identity = f"{row.event_position} {row.name}"
-        yield {"id": identity, "facts": digest(row.salt, row.text), "binding_id": row.binding_id}
+        group = row.binding_id or str(row.event_position)
+        yield {"id": identity, "facts": digest(row.salt, row.text), "group": group}
 
 
 def list_keys(connection: Connection) -> Iterator[dict[str, Any]]:

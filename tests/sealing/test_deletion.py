@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import delete, select, text
 
 from bindings.monitoring.audit import Verification, verify_database
+from bindings.sealing.encoding import event_bytes
+from bindings.sealing.findings import Findings
 from bindings.sealing.keys import PublicKeys
+from bindings.sealing.rows import RowComparison
 from bindings.sealing.seals import SealBody
 from bindings.store.account import register_scope
 from bindings.store.schema import bindings, seals
-from tests.service.harness import A, B, C, D, E, F, ServiceHarness
+from tests.service.harness import NOON, A, B, C, D, E, F, ServiceHarness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,3 +110,29 @@ def test_restore_starts_an_epoch_and_names_the_head_that_it_loses(
 
 def _bodies(connection: Connection) -> list[str]:
     return list(connection.execute(select(seals.c.body).order_by(seals.c.number)).scalars())
+
+
+def test_texts_may_be_missing_once_erased_and_stay_after_deleted_events() -> None:
+    findings = Findings()
+    with RowComparison(findings, with_rows=True) as comparison:
+        comparison.deleted_until = 9, 5
+        for position in (5, 6):
+            comparison.add_row("text", {"id": f"{position} reason", "facts": "ab", "group": str(position)})
+        detail = {"reason": {"text_sha256": "ab"}}
+        for binding_id, kinds in {"erased": ("unbound", "erased"), "kept": ("unbound",)}.items():
+            for position, kind in enumerate(kinds, 7):
+                event: dict[str, Any] = {
+                    "kind": kind,
+                    "binding_id": binding_id,
+                    "tx": 10,
+                    "position": position,
+                    "sequence": 9,
+                }
+                event |= {"at": NOON, "detail": detail if kind == "unbound" else {}}
+                comparison.add_event(event_bytes(event), event, 1)
+        comparison.finish()
+    of_texts = [(finding.id, finding.message) for finding in findings.reported if finding.subject == "text"]
+    assert sorted(of_texts) == [
+        ("6 reason", "has a row and no event"),
+        ("7 reason", "has an event and no row"),
+    ]

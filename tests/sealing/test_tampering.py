@@ -422,6 +422,9 @@ CASES = [
     ),
     Case("truncate the events", _run("TRUNCATE events"), "seal", postgres_only=True),
     Case("truncate the seals", _run("TRUNCATE seals"), "chain", postgres_only=True),
+    Case("delete every text", _run("DELETE FROM texts"), "text"),
+    Case("delete a text without a binding", _run("DELETE FROM texts WHERE binding_id IS NULL"), "text"),
+    Case("texts.event_position", _run("UPDATE texts SET event_position = event_position + 100000"), "text"),
     Case("truncate the holds", _run("TRUNCATE holds"), "hold", postgres_only=True),
     Case("events.detail: a number that is too long", _set_detail('{"a": %s}' % (5_000 * "9")), "event"),
     Case("events.detail: no JSON", _set_detail("{"), "event", sqlite_only=True),
@@ -543,11 +546,3 @@ def test_key_of_a_group_cannot_pass_for_a_record() -> None:
         with pytest.raises(ValueError, match="line feed or a tab"):
             groups.add(key, b"0 {}")
     groups.close()
-
-
-def test_name_in_a_detail_cannot_add_a_record_for_another_row(sealed: Sealed) -> None:
-    name = f'x\\nbinding {OTHER_ID}\\t0 {{\\"row\\":{{}}}}'
-    with sealed.transaction() as connection:
-        _disable_triggers(connection, sealed)
-        _set_detail(f'{{"{name}": {{"text_sha256": "ab"}}}}')(connection, sealed)
-        assert "cannot be read" in " ".join(finding.message for finding in sealed.findings(connection))

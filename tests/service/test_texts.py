@@ -100,8 +100,8 @@ def stored_texts(service: BindingService) -> list[Any]:
     return service.runtime.database.read(lambda connection: list(connection.execute(select(texts_table))))
 
 
-def delete_texts(service: BindingService) -> None:
-    service.runtime.database.write(lambda tx: tx.connection.execute(delete(texts_table)))
+def delete_texts(harness: ServiceHarness) -> None:
+    harness.rewrite(delete(texts_table))
 
 
 def readers(service: BindingService, binding: Binding) -> dict[str, list[Any]]:
@@ -140,7 +140,7 @@ def test_text_is_stored_apart_from_its_event_and_shown_with_it(harness: ServiceH
 @pytest.mark.parametrize("way", WAYS)
 def test_text_whose_row_is_deleted_is_shown_as_erased(harness: ServiceHarness, way: str) -> None:
     binding = WAYS[way](harness)
-    delete_texts(harness.service)
+    delete_texts(harness)
     for reader, shown in readers(harness.service, binding).items():
         assert REASON not in str(shown), reader
         if way != "reason: reveal" or reader != "feed of an actor":
@@ -154,7 +154,7 @@ def test_reveals_in_the_access_log_have_their_reasons(harness: ServiceHarness) -
     assert [(entry.binding_id, entry.reason) for entry in entries] == [(None, REASON), (binding.id, REASON)]
     reveals = harness.service.investigation.reveals_of([binding])
     assert {reveal.detail["reason"] for reveal in reveals} == {REASON}
-    delete_texts(harness.service)
+    delete_texts(harness)
     assert {entry.reason for entry in harness.service.access_log.entries().data} == {"erased"}
 
 
