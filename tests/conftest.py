@@ -202,6 +202,8 @@ def harness(
         )
         try:
             yield harness
-            assert_sound(harness.service, compares_rows=not harness.has_rewritten)
+            # The comparison takes a tenth of the suite's time, and tests/sealing compares on both databases.
+            compares_rows = not (harness.has_rewritten or harness.database.postgres)
+            assert_sound(harness.service, compares_rows=compares_rows)
         finally:
             harness.close()
