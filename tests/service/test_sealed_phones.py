@@ -26,10 +26,29 @@ if TYPE_CHECKING:
     from tests.service.harness import ServiceHarness
 
 
-@pytest.fixture(params=[MIXED, SEALED])
-def phones(request: pytest.FixtureRequest) -> str:
-    """Return how the harness of this module writes phones."""
-    return str(request.param)
+@pytest.fixture(
+    params=[
+        ("sqlite", SEALED),
+        pytest.param(("postgresql", MIXED), marks=pytest.mark.postgres),
+        pytest.param(("sqlite", MIXED), marks=pytest.mark.soak),
+        pytest.param(("postgresql", SEALED), marks=(pytest.mark.postgres, pytest.mark.soak)),
+    ],
+    ids="-".join,
+)
+def combination(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Return the database of the test, and how its harness writes phones."""
+    database, phones = request.param
+    return database, phones
+
+
+@pytest.fixture
+def database_kind(combination: tuple[str, str]) -> str:
+    return combination[0]
+
+
+@pytest.fixture
+def phones(combination: tuple[str, str]) -> str:
+    return combination[1]
 
 
 def rows_of(harness: ServiceHarness, query: str) -> list[Any]:

@@ -47,6 +47,12 @@ UNKNOWN_PATHS = (
 )
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Return the database that the test runs on: a crawl takes more than a minute."""
+    return str(request.param)
+
+
 @pytest.fixture
 def states(own_database_url: str) -> Iterator[SeededStates]:
     """Provide a database in every state, and the services and the provider that use it."""
