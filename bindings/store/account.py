@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from bindings.domain.acts import Act
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import events
+from bindings.store import events, protection
 from bindings.store.phone_keys import PLAIN, VARIABLES, KeyNumbers
 from bindings.store.schema import account
 
@@ -104,7 +104,7 @@ def rewrites_allowed(tx: Transaction) -> Iterator[None]:
     Only for the owner of the tables: on PostgreSQL the role of the application may not set the column. Use it
     inside one transaction, which fails as a whole if the block raises.
     """
-    before = tx.connection.execute(select(account.c.maintenance_until)).scalar()
+    before = protection.maintenance_until(tx.connection)
     tx.connection.execute(update(account).values(maintenance_until=datetime.max.replace(tzinfo=UTC)))
     yield
     tx.connection.execute(update(account).values(maintenance_until=before))

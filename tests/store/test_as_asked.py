@@ -131,3 +131,13 @@ def test_a_rewriting_transaction_leaves_the_triggers_on_for_every_other_one(harn
         harness.database.read(lambda connection: connection.execute(select(account.c.maintenance_until)).scalar())
         is None
     )
+
+
+def test_rows_can_be_rewritten_while_maintenance_has_no_end(harness: ServiceHarness) -> None:
+    if not harness.database.postgres:
+        pytest.skip("SQLite has no infinite instant")
+    binding_id = harness.bind(A, B).id
+    endless = text("UPDATE account SET maintenance_until = 'infinity'")
+    harness.database.write(lambda tx: tx.connection.execute(endless))
+    harness.rewrite(update(bindings).where(bindings.c.id == binding_id).values(reference="rewritten"))
+    assert harness.service.get(binding_id).reference == "rewritten"
