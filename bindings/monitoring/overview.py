@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
-from bindings.monitoring import replica_check
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.store import queries, replicas, schema_version
 
@@ -55,7 +54,7 @@ def build_overview(runtime: Runtime) -> Overview:
         now=now,
         metrics=health_metrics(runtime),
         latency=latency(database.read(queries.newest_calls, limit=CALLS)),
-        replicas=tuple(database.read(replicas.seen_since, now - replica_check.RECENT)),
+        replicas=tuple(database.read(replicas.seen_since, now - replicas.RECENT)),
         schema=schema_version.read(database).revision,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.serialization import duration
@@ -12,7 +11,6 @@ from bindings.store import replicas
 if TYPE_CHECKING:
     from bindings.store.database import Database
 
-RECENT = timedelta(minutes=3)  # a process records itself once a minute
 MAX_NAMES = 5  # of processes that the check lists
 BEFORE_REVISIONS = "before 0011"  # such code records no revision
 
@@ -22,7 +20,7 @@ def replicas_at_work(database: Database) -> Check:
 
     The schema is the revision that the code was made for: two builds of one version number may differ in it.
     """
-    recent = database.read(replicas.seen_since, database.clock() - RECENT)
+    recent = database.read(replicas.seen_since, database.clock() - replicas.RECENT)
     names_by_version: dict[tuple[str, str], list[str]] = {}
     for replica in recent:
         version = replica.version, replica.schema_revision or BEFORE_REVISIONS
@@ -31,7 +29,7 @@ def replicas_at_work(database: Database) -> Check:
         f"{len(names)} of version {version} for schema {revision}: {_first_names(names)}"
         for (version, revision), names in sorted(names_by_version.items())
     )
-    observed = f"processes recorded in the last {duration(RECENT.total_seconds())}: {versions or 'none'}"
+    observed = f"processes recorded in the last {duration(replicas.RECENT.total_seconds())}: {versions or 'none'}"
     if len(names_by_version) > 1:
         todo = "after an upgrade, replace the processes with the lower version or schema"
         return Check(name="replicas", level=Level.WARN, seen=observed, todo=todo)
