@@ -13,12 +13,12 @@ import hmac
 import json
 import os
 import secrets
-import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bindings import secret_files
 from bindings.errors import FieldError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ VARIABLE = "BINDINGS_ERASURE_JOURNAL"
 KEY_SUFFIX = ".key"
 KEY_BYTES = 32
 _END = b"}}"  # of every line after the first: its last value is an object
-_OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
-_OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,23 +114,16 @@ class ErasureJournal:
             file: BinaryIO = self._path.open(mode)  # type: ignore[assignment]
         except OSError as error:
             raise _error(f"names a file that cannot be used: {error.strerror}") from None
-        status = os.fstat(file.fileno())
-        if status.st_uid == os.getuid() and status.st_mode & _OTHER_USERS:
+        if (shared_mode := secret_files.mode_for_others(os.fstat(file.fileno()))) is not None:
             file.close()
-            raise _error(
-                f"names a file that allows other users ({stat.S_IMODE(status.st_mode):04o}): chmod 600 it"
-            )
+            raise _error(f"names a file that allows other users ({shared_mode}): chmod 600 it")
         return file
 
 
 def _create(path: Path, content: bytes) -> None:
-    """Create a file with this content that only its owner can read, and return when it is on disk."""
+    """Create a file with this content for its owner only, and return when it and its name are on disk."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-        with open(descriptor, "wb") as file:  # noqa: PTH123 -- it is a descriptor
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        secret_files.create(path, content)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import base64
 import os
 import re
-import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bindings import secret_files
 from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.encoding import sha256
-from bindings.secret_files import mode_for_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,11 +115,7 @@ def create_key_file(path: str, field: str) -> SigningKey:
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-        with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
-            out.write(pem)
-            out.flush()
-            os.fsync(descriptor)
+        secret_files.create(path, pem)
     except FileExistsError:
         raise InvalidRequest([FieldError(field, "must name a new file: it exists, and was not changed")]) from None
     except OSError as error:
@@ -137,7 +132,7 @@ def load_signing_key(path: str, field: str) -> SigningKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     status, content = _read(path, field)
-    if (mode := mode_for_others(status)) is not None:
+    if (mode := secret_files.mode_for_others(status)) is not None:
         raise InvalidRequest(
             [FieldError(field, f"names a file that allows other users ({mode}); run `chmod 600` on it")]
         )

@@ -6,15 +6,14 @@ import json
 import os
 import secrets
 import shlex
-import stat
 import subprocess
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bindings import secret_files
 from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
-from bindings.secret_files import mode_for_others
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 
 if TYPE_CHECKING:
@@ -51,21 +50,17 @@ def write_new(path: Path) -> None:
     """Write a new ring to a new file that only its owner may read. `InvalidRequest` if the file exists."""
     ring = {kind: {"1": b64encode(secrets.token_bytes(size)).decode()} for kind, size in SIZES.items()}
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+        secret_files.create(path, f"{json.dumps(ring, indent=2)}\n".encode())
     except FileExistsError:
         raise _wrong("FILE", "exists already; nothing was written") from None
     except OSError as error:
         raise _wrong("FILE", f"cannot be written: {error.strerror}; nothing was written") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(json.dumps(ring, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            if mode_for_others(os.fstat(file.fileno())) is not None:
+            if secret_files.mode_for_others(os.fstat(file.fileno())) is not None:
                 command = f"chmod 600 {shlex.quote(str(path))}"
                 raise _wrong(FILE, f"names a file that other users may open: run `{command}`")
             return file.read()
