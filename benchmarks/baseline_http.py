@@ -21,8 +21,8 @@ import uvicorn
 from litestar import Litestar, Request, Response, post
 
 from benchmarks.lookup import POSTGRES
+from bindings.aio import READ_THREADS
 from bindings.web import server
-from bindings.web.executors import READ_THREADS
 
 PREPARED = sys.argv[2] == "prepared"
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from bindings.aio import MAX_READS, READ_THREADS, THREADS_PER_BIND
 from bindings.errors import Busy
 from bindings.web.shares import RETRY_AFTER_S, FairThreads, Shares, submit
 
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-READ_THREADS = 16
-MAX_READS = 1_024  # running or waiting; one caller's share is not less than its share of long polls
 READ_DEADLINE_S = 10.0
 PROBE_THREADS = 2
-THREADS_PER_PROVIDER_CALL = 2  # half of the threads may wait for another request with the same idempotency key
 UNAUTHENTICATED = ""  # the caller of a read before its key is known
 
 
@@ -37,7 +35,7 @@ class Executors:
     """
 
     def __init__(self, *, bind_limit: int) -> None:
-        max_provider_calls = bind_limit * THREADS_PER_PROVIDER_CALL
+        max_provider_calls = bind_limit * THREADS_PER_BIND
         # The library itself limits the calls that are sent. A caller that has none may still repeat a used key.
         self._binds = Shares("binds", bind_limit, reserve=max_provider_calls - bind_limit)
         self._provider_calls = Shares("provider calls", max_provider_calls)

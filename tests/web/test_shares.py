@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bindings.aio import READ_THREADS
 from bindings.errors import Busy
 from bindings.service import BindingService
-from bindings.web.executors import READ_THREADS
 from bindings.web.long_poll import MAX_WAITING, FeedNotifier
 from bindings.web.problems import ConcurrencyLimited
 from bindings.web.shares import FairThreads, Shares
