@@ -166,6 +166,10 @@ def _networks(value: Any) -> Any:
         raise ValueError("must be addresses or networks such as 10.0.0.0/8, separated by commas") from None
 
 
+def _lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
 
 
@@ -222,6 +226,9 @@ class Settings(BaseModel):
     anchor_command: Annotated[str, AfterValidator(_command)] | None = None
     phone_keys_file: Annotated[str, Field(min_length=1)] | None = None
     phone_keys_command: Annotated[SecretStr, Field(min_length=1)] | None = None
+    # Used by the commands (`logs`): a host program configures its log itself.
+    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, BeforeValidator(_lower_case)] = None
+    log_format: Annotated[Literal["text", "json"] | None, BeforeValidator(_lower_case)] = None
 
     def guard_for(self, expire_s: int) -> float:
         """Return for how many seconds a phone stays held after the end of a binding of `expire_s` seconds."""
@@ -288,6 +295,8 @@ class SettingsValues(TypedDict, total=False):
     anchor_command: str | None
     phone_keys_file: str | None
     phone_keys_command: str | None
+    log_level: str | None
+    log_format: str | None
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

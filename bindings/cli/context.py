@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_service(*, as_json: bool, connect: bool = False) -> Iterator[BindingService]:
+def open_service(*, as_json: bool, connect: bool = False, until_signal: bool = False) -> Iterator[BindingService]:
     """Open the service with the settings of the environment; its actor is the operating-system user.
 
     It connects at the first read or write: a wrong argument is reported even if the database is not available.
-    With `connect` it connects now, for a command that must fail before it prints or runs anything.
+    With `connect` it connects now, for a command that must fail before it prints or runs anything. `until_signal`
+    is a command that runs until a signal ends it: it logs what it does.
     """
-    configure_logging(as_json=as_json)
+    if until_signal:
+        from bindings import logs
+
+        logs.configure(logs.SERVICE.from_environment())
+    else:
+        configure_logging(as_json=as_json)
     from bindings.service import BindingService
 
     with BindingService.open(actor=actor(), connect=connect) as service:
@@ -82,17 +88,19 @@ def actor() -> str:
 
 
 def configure_logging(*, as_json: bool) -> None:
-    """Keep log lines out of the output that a program parses.
+    """Send the log lines of a command to stderr, at the level and in the format of the environment.
 
-    Our warnings are shown to a person. With `as_json`, stderr has nothing but the problem object.
+    With `as_json` a program parses stderr: it has nothing but the problem object, unless a level is set.
     """
     import logging
 
-    root, stderr = logging.getLogger(), logging.lastResort
-    if as_json:
-        root.addHandler(logging.NullHandler())
-    if stderr is not None:
-        (root.removeHandler if as_json else root.addHandler)(stderr)
+    from bindings import logs
+
+    if as_json and logs.LEVEL_VARIABLE not in os.environ:
+        logs.remove_handlers()
+        logging.getLogger().addHandler(logging.NullHandler())
+    else:
+        logs.configure(logs.COMMAND.from_environment())
 
 
 @contextmanager

@@ -22,16 +22,10 @@ SAMPLE_APP_ID = "4luaKsL2"  # the provider's documented sample; the simulator ta
 @options.as_json
 def scheduler(*, as_json: bool) -> None:
     """Run the jobs on their schedules until SIGTERM or Ctrl-C, which end running jobs after a page or batch."""
-    import logging
-
-    with context.open_service(as_json=as_json, connect=True) as service:
+    with context.open_service(as_json=as_json, connect=True, until_signal=True) as service:
         from bindings import scheduler as timers
         from bindings.monitoring import encryption_checks
 
-        if not as_json:
-            line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-            logging.basicConfig(level=logging.INFO, format=line, force=True)
-        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
         encryption_checks.log_warnings(service.runtime)
         with context.stop_on_signal() as stop:
             output.message("scheduler: running; SIGTERM or Ctrl-C ends it")

@@ -46,7 +46,7 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
     errors = FieldErrors()
     errors.check("port", options.port, port)
     errors.raise_if_any()
-    with context.open_service(as_json=as_json, connect=True) as service:
+    with context.open_service(as_json=as_json, connect=True, until_signal=True) as service:
         with context.require_extra("server"):
             from bindings.web import server
 

@@ -15,10 +15,10 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from bindings.errors import BindingsError
+from bindings.logs import innermost_frames
 from bindings.web import problems
 from bindings.web.api import openapi, ops_routes, routes
 from bindings.web.console import router
-from bindings.web.log_config import innermost_frames
 from bindings.web.middleware import RequestMiddleware
 
 if TYPE_CHECKING:

@@ -1,31 +1,23 @@
-"""Log lines of the service: one JSON object each, on stderr, with the request's id and without phone numbers.
+"""Log lines of the service: those of `bindings.logs`, with the request's id and with fields of their own.
 
 The package logs with the standard module; its lines and those of structlog go through one chain of processors
-here. The last processor before the renderer masks all text that looks like a phone number: our own lines carry
-none, and lines of other libraries must not either.
+here.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-import sys
-import traceback
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from bindings.domain.phone import mask
+from bindings import logs
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor
+    from collections.abc import Callable
 
-# Digits on their own: not a part of an id, a time, a version or an address.
-LONG_NUMBER = re.compile(r"(?<![\w.:-])\+?([0-9]{7,20})(?![\w.:-])")
-FRAMES = 4  # of a traceback, the innermost
+    from structlog.typing import EventDict, Processor
 
 
 class _StderrLogger:
@@ -36,67 +28,44 @@ class _StderrLogger:
 
     def info(self, line: str) -> None:
         """Write a line."""
-        with suppress(OSError, ValueError, AttributeError):  # stderr is closed: no reason to fail a request
-            sys.stderr.write(line + "\n")
+        logs.write_line(line)
 
-    warning = error = critical = info
+    debug = warning = error = critical = info
 
 
-def configure() -> None:
+def configure(config: logs.LogConfig) -> None:
     """Send every log line of this process through the chain. Call it once, before the first line is logged."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        redact_exceptions,
-        mask_phones,
+        redact,
     ]
-    renderer = structlog.processors.JSONRenderer(serializer=_as_json)
+    render = partial(_render, as_line=_as_json if config.format == "json" else logs.as_text)
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, render],
         logger_factory=_StderrLogger,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logs.LEVELS[config.level]),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    for name in ("urllib3", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the watchdog says what matters
+    logs.install(logs.StderrHandler(formatter), config)
 
 
-def _as_json(event: EventDict, **_: Any) -> str:
+def _as_json(event: EventDict) -> str:
     return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
-def innermost_frames(error: BaseException) -> str:
-    """Return where an exception was raised, as file names and lines, innermost first."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-FRAMES:]))
+def _render(_logger: Any, _method: str, event: EventDict, *, as_line: Callable[[EventDict], str]) -> str:
+    return as_line(event)
 
 
-def redact_exceptions(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Replace an exception by its type and place: its text may carry a value of the request."""
-    info = event.pop("exc_info", None)
-    error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
-    if isinstance(error, BaseException):
-        event["error"] = type(error).__name__
-        event["place"] = innermost_frames(error)
-    return event
-
-
-def mask_phones(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Mask all digits in the line that may be a phone number."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = LONG_NUMBER.sub(lambda match: mask(match[1]), value)
+def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Remove from a line what no line may contain."""
+    logs.redact_exception(event)
+    logs.mask_phones(event)
     return event

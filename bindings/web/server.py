@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
+from bindings import logs
 from bindings.domain.addresses import is_loopback
 from bindings.errors import FieldError, InvalidRequest
 from bindings.monitoring import encryption_checks
@@ -110,7 +111,7 @@ def serve(
         message = "cannot be used with BINDINGS_TRUSTED_PROXIES: every client of the proxy would be an admin"
         raise InvalidRequest([FieldError("local_admin", message)])
     listener = listen(host, port)
-    log_config.configure()
+    log_config.configure(logs.SERVICE.from_environment())
     encryption_checks.log_warnings(service.runtime)
     is_first = not local_admin and is_loopback(host) and not service.settings.trusted_proxies
     first_sign_in = FirstSignIn() if is_first and not service.api_keys.any_exist() else None
