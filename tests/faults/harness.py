@@ -45,7 +45,10 @@ CONNECTIONS = 8  # of each process for writes, and for reads: a server may allow
 KILLED = -signal.SIGKILL
 WAIT_S = 300.0
 MEMORY = Path("/dev/shm")  # processes are killed here, never the machine: no run needs to wait for a disk
-TABLES = ("events", "bindings", "holds", "passes", "pools", "account", "reports")
+TABLES = (
+    *("events", "texts", "seals", "bindings", "holds", "refusals", "passes", "pools", "account", "reports"),
+    "replicas",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

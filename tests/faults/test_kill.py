@@ -29,7 +29,7 @@ MIGRATION = "migrate.in_transaction"
 TESTED_ELSEWHERE = (
     MIGRATION,
     *(name for name in failpoints.NAMES if name.startswith(("retention.", "seal.", "erase.", "phones."))),
-)  # test_retention, test_seal_job, test_erasure, test_phone_sealing
+)  # test_retention, test_erasure, test_sealing
 SCENARIO_POINTS = tuple(name for name in failpoints.NAMES if name not in TESTED_ELSEWHERE)
 RELEASE_POINTS = (
     "recover.before_unbinds",

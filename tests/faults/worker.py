@@ -33,10 +33,12 @@ import psycopg  # noqa: F401 -- before the fork, once
 import bindings.store.deadline_connection  # noqa: F401 -- before the fork, once
 from bindings import failpoints, settings
 from bindings.errors import BindingsError, Busy
+from bindings.jobs import phone_sealing
 from bindings.provider.client import ProviderClient
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import migrations
+from bindings.store import phone_sealing as phone_rows
 from bindings.validation import requests as validation
 from tests.faults.clock import SharedClock
 
@@ -457,6 +459,13 @@ def run_job(worker: Worker) -> None:
     worker.record(kind="job", counts=str(counts))
 
 
+def encrypt_phones(worker: Worker) -> None:
+    """Encrypt the stored phones, `batch` rows in a transaction."""
+    phone_rows.BATCH = worker.task["batch"]
+    result = phone_sealing.seal(worker.open_service.runtime)
+    worker.record(kind="encrypted", complete=result.complete, converted=result.converted)
+
+
 def migrate(worker: Worker) -> None:
     migrations.upgrade(worker.task["settings"]["database_url"])
 
@@ -619,6 +628,7 @@ TASKS: dict[str, Callable[[Worker], None]] = {
         run_binds,
         run_unbind,
         run_job,
+        encrypt_phones,
         migrate,
         load,
         replace_again,
