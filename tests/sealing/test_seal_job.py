@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from sqlalchemy import select
 
-from bindings import errors, failpoints
+from bindings import errors
 from bindings.jobs import seal as seal_job
 from bindings.jobs.registry import SEAL
 from bindings.jobs.runner import JobRunner
 from bindings.monitoring.audit import Verification, verify_database
 from bindings.sealing.keys import PublicKeys, SigningKey, create_key_file, load_signing_key
-from bindings.store import seals
 from bindings.store.schema import seals as table
 from tests.service.harness import A, B, C, D, ServiceHarness, feed_has_caught_up, in_threads
-from tests.web.seed_states import DiedError, dies_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,20 +80,6 @@ def test_two_sealers_make_one_chain(
     assert verify(harness, key).findings == ()
     numbers = harness.database.read(lambda connection: connection.execute(select(table.c.number)).scalars().all())
     assert sorted(numbers) == list(range(1, 13))
-
-
-@pytest.mark.parametrize("point", [name for name in failpoints.NAMES if name.startswith("seal.")])
-def test_sealer_that_dies_leaves_a_chain_that_verifies(
-    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey, point: str
-) -> None:
-    harness.bind()
-    feed_has_caught_up(sealer)
-    with dies_at(point), pytest.raises(DiedError):
-        seal(batch=1)
-    assert [finding.message for finding in verify(harness, key).findings] in ([], ["has no seal"])
-    seal()
-    assert verify(harness, key).findings == ()
-    assert harness.database.read(seals.oldest_unsealed) is None
 
 
 def test_key_file_is_for_its_owner_and_never_overwritten(tmp_path: Path) -> None:

@@ -267,35 +267,6 @@ def stop_at(name: str, times: int) -> None:
     failpoints.install(hook)
 
 
-@pytest.mark.parametrize("point", ["phones.after_switch", "phones.batch_in_transaction", "phones.after_batch"])
-def test_pass_that_is_stopped_anywhere_goes_on_where_it_was(
-    harness: ServiceHarness, tmp_path: Path, point: str
-) -> None:
-    content = Content(harness)
-    before, rows = content.read(harness.service), versions(harness)
-    sealing = ring_of(harness, tmp_path)
-    stops = 0
-    while True:
-        stop_at(point, 1)
-        try:
-            result = phone_sealing.seal(sealing.runtime)
-        except Stopped:
-            stops += 1
-            failpoints.install(None)
-            assert content.read(sealing) == before
-            if point != "phones.after_batch" or stops > 20:
-                break
-        else:
-            break
-    failpoints.install(None)
-    result = phone_sealing.seal(sealing.runtime)
-    assert stops > 0
-    assert result.complete
-    assert result.remaining == DONE
-    assert content.read(sealing) == before
-    assert versions(harness) == rows
-
-
 @pytest.mark.parametrize("kind", ["data", "index"])
 def test_rotation_moves_every_row_to_the_newer_key(harness: ServiceHarness, tmp_path: Path, kind: str) -> None:
     content = Content(harness)
