@@ -28,7 +28,7 @@ def of_phones(database: Database) -> Check:
     try:
         account.require_phone_keys(database)
     except InvalidRequest as refused:
-        todo = "give each process these keys, from their backup: without them none starts"
+        todo = "give each process these keys: without them none starts"
         return Check(name=name, level=Level.RED, seen=str(refused), todo=todo)
     if keys is None:
         return Check(name=name, level=Level.OK, seen=observed)

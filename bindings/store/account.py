@@ -139,11 +139,17 @@ def _require_phone_keys(keys: PhoneKeys | None, needed: Mapping[str, str] | None
     own_checks, checks = {} if keys is None else keys.checks, needed or {}
     missing = sorted(name for name in checks if name not in own_checks)
     if missing:
-        message = f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them"
+        message = (
+            f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them; take them"
+            " from the backup of the keys"
+        )
         raise InvalidRequest([FieldError(VARIABLES, message)])
     different = sorted(name for name, check in checks.items() if own_checks[name] != check)
     if different:
-        message = f"has other keys as {', '.join(different)} than those that phones in this database need"
+        message = (
+            f"has other keys as {', '.join(different)} than those that phones in this database need; take these"
+            " from the backup of the keys"
+        )
         raise InvalidRequest([FieldError(VARIABLES, message)])
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, select, text
 
-from bindings.jobs import phone_sealing
 from bindings.errors import Busy
+from bindings.jobs import phone_sealing
 from bindings.service import BindingService
 from bindings.store import phone_sealing as store
 from bindings.store.schema import metadata, replicas

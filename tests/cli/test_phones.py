@@ -66,9 +66,12 @@ def test_database_is_encrypted_and_found_by_its_blind_index(shell_with_keys: She
     [check] = [check for check in doctor.json["data"] if check["name"] == "phones"]
     assert (doctor.code, check["level"]) == (1, "red")
     assert check["seen"].endswith(
-        "must have the keys data:1, index:1: phones in this database are encrypted with them"
+        "must have the keys data:1, index:1: phones in this database are encrypted with them; take them from the"
+        " backup of the keys"
     )
     assert shell.run("db", "check").code == 1
+    for command in ("serve", "scheduler", "seal", "lookup --phone 9188067701"):
+        assert "take them from the backup of the keys" in shell.run(*command.split()).err
     assert shell.run("lookup", "--phone", A, "--json").fields == [
         "BINDINGS_PHONE_KEYS_FILE or BINDINGS_PHONE_KEYS_COMMAND"
     ]

@@ -15,11 +15,15 @@ from sqlalchemy.engine import make_url
 from bindings import failpoints
 from bindings.domain.binding import State
 from bindings.errors import Busy, InvalidRequest, OutcomeUnknown, PhoneInUse, PhoneInUseAtProvider
-from bindings.jobs import scan_evidence
+from bindings.jobs import phone_sealing, scan_evidence
+from bindings.store.schema import replicas
+from tests.faults import oracle
 from tests.faults.test_kill import DATABASES
+from tests.service.phone_keys import write_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from bindings.domain.binding import Binding
     from bindings.service import BindingService
@@ -256,6 +260,38 @@ def test_full_scan_can_be_waived_if_no_list_can_be_read(fault_harness: FaultHarn
             bind(service, A, B, "91")
         service.mark_restored(waive=True)
         assert bind(service, A, B, "92").state is State.ACTIVE
+
+
+def test_backup_of_an_encrypted_database_is_refused_without_the_keys_of_its_time(
+    fault_harness: FaultHarness, tmp_path: Path
+) -> None:
+    """The backup is from before a rotation; the keys that were removed after it are needed again."""
+    first, both = write_ring(tmp_path / "1"), write_ring(tmp_path / "2", data=(1, 2))
+    newest, others = write_ring(tmp_path / "3", data=(2,)), write_ring(tmp_path / "4", variant="other")
+    with fault_harness.experiment("sqlite") as experiment:
+        with experiment.service(phone_keys_file=str(first)) as service:
+            kept = bind(service, A, B, "91")
+            phone_sealing.seal(service.runtime)
+        restore = back_up(fault_harness, experiment)
+        with experiment.service(phone_keys_file=str(both)) as service:
+            service.runtime.database.write(lambda tx: tx.connection.execute(replicas.delete()))
+            phone_sealing.rotate(service.runtime)
+        with experiment.service(phone_keys_file=str(newest)) as service:
+            assert bind(service, C, D, "92").state is State.ACTIVE
+        restore()
+        before = oracle.read_tables(experiment.url)
+        for ring, message in (
+            (None, r"must have the keys data:1, index:1: .*; take them from the backup of the keys"),
+            (newest, r"must have the keys data:1: .*; take them from the backup of the keys"),
+            (others, r"has other keys as data:1, index:1 than .*; take these from the backup of the keys"),
+        ):
+            settings = {} if ring is None else {"phone_keys_file": str(ring)}
+            with pytest.raises(InvalidRequest, match=message), experiment.service(**settings):
+                pass
+        after = oracle.read_tables(experiment.url)
+        assert (after["bindings"], after["events"]) == (before["bindings"], before["events"])
+        with experiment.service(phone_keys_file=str(both)) as service:
+            assert service.lookup(phone=A) == [kept]
 
 
 def test_feed_cursor_ahead_of_a_restored_database_is_refused(fault_harness: FaultHarness) -> None:

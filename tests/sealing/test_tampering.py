@@ -20,7 +20,6 @@ from sqlalchemy import create_engine, delete, event, insert, select, text, true,
 from sqlalchemy.exc import DBAPIError
 
 from bindings import errors
-from bindings.domain.phone import Phone
 from bindings.jobs import seal as seal_job
 from bindings.monitoring.audit import verify_connection
 from bindings.provider.simulator import Simulator
@@ -28,12 +27,15 @@ from bindings.sealing.groups import Groups
 from bindings.sealing.keys import PublicKeys, create_key_file
 from bindings.store import schema
 from bindings.store.account import register_scope
-from bindings.store.column_types import BindingId, Instant, PhoneNumber
+from bindings.store.column_types import BindingId, Instant
 from bindings.store.grants import sql_for
+from bindings.store.phone_keys import attach
+from tests.service import phone_keys
 from tests.service.harness import APP, A, B, C, Clock, D, E, F, G, H, ServiceHarness, feed_has_caught_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Column, Connection, Engine, Executable, Table
 
@@ -143,9 +145,26 @@ def _administer(service: BindingService) -> None:
     service.mark_restored(waive=True)
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(scope="module", params=DATABASES)
 def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
-    folder = tmp_path_factory.mktemp("sealed")
+    with _sealed_history(request, tmp_path_factory.mktemp("sealed")) as sealed:
+        yield sealed
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def encrypted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
+    """Provide a sealed history whose phones are encrypted."""
+    with _sealed_history(request, tmp_path_factory.mktemp("encrypted"), phones=phone_keys.SEALED) as sealed:
+        yield sealed
+
+
+@contextmanager
+def _sealed_history(
+    request: pytest.FixtureRequest, folder: Path, *, phones: str = phone_keys.PLAIN
+) -> Iterator[Sealed]:
     server = role = None
     if request.param == "sqlite":
         shutil.copy(request.getfixturevalue("sqlite_template"), folder / "sealed.db")
@@ -153,11 +172,14 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         server = request.getfixturevalue("postgres_server")
         url = server.create(template=request.getfixturevalue("postgres_template"))
-        role = f"tampering_{os.getpid()}"
+        role = f"tampering_{phones}_{os.getpid()}"
+    settings = {}
+    if phones == phone_keys.SEALED:
+        settings = {"phone_keys_file": str(phone_keys.write_ring(folder / "ring"))}
     key = create_key_file(str(folder / "key.pem"), "key")
     clock = Clock()
     with Simulator(clock=clock.unix, pool_size=200) as simulator:
-        harness = ServiceHarness(url=url, clock=clock, simulator=simulator)
+        harness = ServiceHarness(url=url, clock=clock, simulator=simulator, settings=settings, phones=phones)
         register_scope(harness.database, harness.service.settings.scope)
         binding_id = _seed(harness)
         feed_has_caught_up(harness.service)
@@ -165,6 +187,8 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         harness.close()
     assert result.seals > 4
     engine = _engine(url)
+    if settings:
+        attach(engine.dialect, phone_keys.phone_keys())
     with engine.begin() as connection:
         hold_id = connection.execute(select(schema.holds.c.id).limit(1)).scalar_one()
         position = (
@@ -174,8 +198,7 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             connection.execute(text(f"CREATE ROLE {role}"))
     if role is not None:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for statement in (sql_for(role),):
-                connection.connection.cursor().execute(statement)
+            connection.connection.cursor().execute(sql_for(role))
     head = result.head or ""
     yield Sealed(
         engine=engine,
@@ -215,8 +238,6 @@ def _other_value(column: Column[Any]) -> Any:
         return LATER
     if isinstance(column.type, BindingId):
         return OTHER_ID
-    if isinstance(column.type, PhoneNumber):
-        return Phone("919999999999")
     if column.name in SPECIAL_VALUES:
         return SPECIAL_VALUES[column.name]
     return 77 if column.type.python_type is int else "919999999999"
@@ -483,6 +504,77 @@ def test_tampering_by_the_owner_without_triggers_shows(sealed: Sealed, case: Cas
     assert case.subject in {finding.subject for finding in findings}
     if case.subject in ("seal", "event", "binding") and case.name != "insert a binding":
         assert any(finding.first_seal is not None for finding in findings), "the stretch is named"
+
+
+def _of_another(table: str, row: str, *names: str) -> Callable[[Connection, Sealed], None]:
+    """Give a row (`:binding` or `:hold`) the values of another one in some columns."""
+    columns = ", ".join(names)
+    other = f"SELECT {columns} FROM {table} WHERE id <> {row} AND {names[0]} IS NOT NULL ORDER BY id LIMIT 1"
+    return _run(f"UPDATE {table} SET ({columns}) = ({other}) WHERE id = {row}")
+
+
+OF_PHONES = {
+    schema.bindings: ("phone_a", "phone_b", "phone_a_sealed", "phone_b_sealed", "phone_key", "facts_salt"),
+    schema.holds: ("phone", "phone_sealed", "phone_key", "facts_salt"),
+}
+IN_DIGITS = "phone_a = '919999999999', phone_a_sealed = NULL, phone_b = '919999999998', phone_b_sealed = NULL"
+ENCRYPTED_CASES = [
+    *(
+        Case(f"{table.name}.{name}", _update(table, name, where), subject)
+        for table, subject, where in ((schema.bindings, "binding", _binding), (schema.holds, "hold", _hold))
+        for name in OF_PHONES[table]
+    ),
+    *(
+        Case(
+            f"{table.name}.{name}: none",
+            _run(f"UPDATE {table.name} SET {name} = NULL WHERE id = :{subject}"),
+            subject,
+        )
+        for table, subject in ((schema.bindings, "binding"), (schema.holds, "hold"))
+        for name in OF_PHONES[table]
+        if table.c[name].nullable
+    ),
+    Case(
+        "phones of a binding in digits, others",
+        _run(f"UPDATE bindings SET {IN_DIGITS}, phone_key = NULL WHERE id = :binding"),
+        "binding",
+    ),
+    Case(
+        "phones of a binding exchanged",
+        _run(
+            "UPDATE bindings SET phone_a = phone_b, phone_b = phone_a, phone_a_sealed = phone_b_sealed,"
+            " phone_b_sealed = phone_a_sealed WHERE id = :binding"
+        ),
+        "binding",
+    ),
+    Case(
+        "phone of another binding",
+        _of_another("bindings", ":binding", "phone_a", "phone_a_sealed", "phone_key"),
+        "binding",
+    ),
+    Case("salt of another binding", _of_another("bindings", ":binding", "facts_salt"), "binding"),
+    Case("phone of another hold", _of_another("holds", ":hold", "phone_sealed"), "hold"),
+    Case(
+        "blind index of another phone",
+        _run("UPDATE holds SET phone = (SELECT phone_a FROM bindings WHERE id = :binding) WHERE id = :hold"),
+        "hold",
+    ),
+]
+
+
+def test_untouched_history_with_encrypted_phones_is_sound(encrypted: Sealed) -> None:
+    with encrypted.transaction() as connection:
+        assert verify_connection(connection, encrypted.keys, encrypted.heads).findings == ()
+
+
+@pytest.mark.parametrize("case", ENCRYPTED_CASES, ids=lambda case: case.name)
+def test_tampering_with_encrypted_phones_shows(encrypted: Sealed, case: Case) -> None:
+    with encrypted.transaction() as connection:
+        _disable_triggers(connection, encrypted)
+        case.change(connection, encrypted)
+        findings = encrypted.findings(connection)
+    assert {finding.subject for finding in findings} == {case.subject}
+    assert not any("91880677" in finding.message for finding in findings)
 
 
 def _disable_triggers(connection: Connection, sealed: Sealed) -> None:

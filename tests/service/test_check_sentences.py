@@ -864,7 +864,7 @@ PHONES = (
     "restart them with the keys of this process; one that has stopped counts for three minutes",
     "set {} for every process: `bindings phones new-keys FILE` makes the keys",
     "restart the processes that lack the keys: {}",
-    "give each process these keys, from their backup: without them none starts",
+    "give each process these keys: without them none starts",
     "run `bindings phones seal`",
     "run `bindings phones seal`: it goes on with what is left to convert",
     "run `bindings phones rotate`: the keys have a newer one than the phones",

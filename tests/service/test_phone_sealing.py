@@ -217,7 +217,7 @@ def test_check_says_which_step_is_next(harness: ServiceHarness, tmp_path: Path) 
     check = of_phones(without_keys)
     assert check.level is Level.RED
     assert "must have the keys data:1, index:1" in check.seen
-    assert check.todo == "give each process these keys, from their backup: without them none starts"
+    assert check.todo == "give each process these keys: without them none starts"
     newer = ring_of(harness, tmp_path, data=(1, 2))
     checks.append(of_phones(newer.runtime.database))
     phone_sealing.rotate(newer.runtime)
