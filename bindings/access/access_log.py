@@ -7,8 +7,11 @@ SHA-256 of the file, so that a file can be compared with its record.
 from __future__ import annotations
 
 import base64
-import json
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable  # noqa: TC003 -- a dataclass below names it
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -19,6 +22,7 @@ from bindings.domain.acts import describe
 from bindings.domain.binding import EventKind
 from bindings.domain.serialization import FORMATS, to_plain
 from bindings.domain.text import FreeText
+from bindings.domain.value_counts import sum_up
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
 from bindings.store.access_log import Export
@@ -27,13 +31,17 @@ from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
+    from sqlalchemy import Connection
+
+    from bindings.domain.access_log import AccessFilters
     from bindings.domain.binding import Event
+    from bindings.domain.value_counts import ValueCount
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.database import Transaction
 
 LIMIT = 50
+MAX_READ = access_log.STRETCH  # entries of each list, for a page with filters and for counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +56,17 @@ class AccessLogPage:
     data: tuple[AccessLogEntry, ...]
     next_cursor: str | None
     searched_to: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccessCounts:
+    """How many entries each kind and each actor has, by filter; each filter's are of those that match the others.
+
+    Unless `is_complete`, more entries may match: a list was not read to its end.
+    """
+
+    by_filter: dict[str, dict[str, int]]
+    is_complete: bool
 
 
 class AccessLog:
@@ -156,52 +175,147 @@ class AccessLog:
             until=until,
             limit=limit,
         )
-        last_event, last_export = _Cursor.decode(cursor)
-        read = self._database.read
-        listed: list[Event] = []
-        exports: list[Export] = []
-        event_ends, export_end = [], None
-        for names, query in _EVENT_LISTS:
-            if filters.kind in (None, *names) and (filters.binding_id is None or AccessKind.REVEAL in names):
-                newest, end = read(query, filters, before=last_event, limit=size + 1)
-                listed += newest
-                event_ends += [] if end is None else [end]
-        if filters.kind in (None, *_EXPORTS):
-            exports, export_end = read(access_log.list_exports, filters, before=last_export, limit=size + 1)
-        # Of every list that was not read to its end, what is older than the last row looked at is left for later.
-        event_end = max(event_ends, default=None)
-        searched_to = max((end[0] for end in (event_end, export_end) if end is not None), default=None)
-        listed = [event for event in listed if event_end is None or _event_position(event) >= event_end]
-        rows: list[Event | Export] = [*sorted(listed, key=_event_position, reverse=True), *exports]
-        rows = [row for row in rows if searched_to is None or _timestamp(row) >= searched_to]
-        rows.sort(key=_timestamp, reverse=True)
-        page, next_cursor = rows[:size], None
-        if len(rows) > size:
-            searched_to = None
-            next_cursor = _Cursor.encode(page, last_event, last_export)
-        elif searched_to is not None:
-            shown_event, shown_export = _Cursor.last_shown(page, last_event, last_export)
-            if event_end is not None and event_end[0] == searched_to:
-                shown_event = event_end
-            if export_end is not None and export_end[0] == searched_to:
-                shown_export = export_end
-            next_cursor = _Cursor.encode([], shown_event, shown_export)
-        return AccessLogPage(data=tuple(map(_to_entry, page)), next_cursor=next_cursor, searched_to=searched_to)
+        return self._database.read(_read_page, filters, after=_decode_cursor(cursor), size=size)
+
+    def count_values(self, **filters: AccessKind | datetime | str | None) -> AccessCounts:
+        """Count the newest entries that match all of the filters of `entries`, by kind and by actor.
+
+        Of each list at most `MAX_READ` entries are looked at.
+        """
+        checked, _ = validation.access_filters(**filters, limit=LIMIT)
+        counts, is_complete = self._database.read(_count_values, replace(checked, kind=None, actor=None))
+        chosen = {"kind": checked.kind, "actor": checked.actor}
+        by_filter = {name: sum_up(name, counts, chosen) for name in chosen}
+        return AccessCounts(by_filter=by_filter, is_complete=is_complete)
 
 
-_EXPORTS = (AccessKind.EXPORT_IN_FULL, AccessKind.EXPORT_MASKED)
-_EVENT_LISTS = (
-    ((AccessKind.REVEAL, AccessKind.ACT, AccessKind.SESSION), access_log.list_events),
-    ((AccessKind.PHONE_SEARCH,), access_log.list_phone_searches),
+# A place in the log, whose order is that of these: time, index in `_LISTS`, and place within that list.
+_Place = tuple[datetime, int, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """The order of a list: `position` returns a row's time and place, `parse` a place from a cursor.
+
+    `first` and `last` are outside of all places.
+    """
+
+    position: Callable[[Any], tuple[datetime, Any]]
+    parse: Callable[[str], Any]
+    first: Any
+    last: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _List:
+    """One of the lists that the log consists of. `has_bindings`: some of its rows are of one binding."""
+
+    kinds: tuple[AccessKind, ...]
+    read: Callable[..., tuple[list[Any], tuple[datetime, Any] | None]]
+    count: Callable[..., tuple[list[ValueCount], bool]]
+    order: _Order
+    has_bindings: bool
+
+    def may_have(self, filters: AccessFilters) -> bool:
+        """Return whether the list may have entries that match."""
+        return filters.kind in (None, *self.kinds) and (filters.binding_id is None or self.has_bindings)
+
+
+_OF_EVENTS = _Order(
+    position=lambda event: (event.at, events.parse_cursor(event.cursor)[1]),
+    parse=fields.event_position,
+    first=0,
+    last=10**18,
+)
+_OF_EXPORTS = _Order(
+    position=lambda export: (export.began_at, export.id),
+    parse=fields.uuid_text,
+    first=str(uuid.UUID(int=0)),
+    last=str(uuid.UUID(int=2**128 - 1)),
+)
+_LISTS = (
+    _List(
+        kinds=(AccessKind.EXPORT_IN_FULL, AccessKind.EXPORT_MASKED),
+        read=access_log.list_exports,
+        count=access_log.count_exports,
+        order=_OF_EXPORTS,
+        has_bindings=True,
+    ),
+    _List(
+        kinds=(AccessKind.PHONE_SEARCH,),
+        read=access_log.list_phone_searches,
+        count=access_log.count_phone_searches,
+        order=_OF_EVENTS,
+        has_bindings=False,
+    ),
+    _List(
+        kinds=(AccessKind.REVEAL, AccessKind.ACT, AccessKind.SESSION),
+        read=access_log.list_events,
+        count=access_log.count_events,
+        order=_OF_EVENTS,
+        has_bindings=True,
+    ),
 )
 
 
-def _event_position(event: Event) -> tuple[datetime, int]:
-    return event.at, events.parse_cursor(event.cursor)[1]
+def _read_page(
+    connection: Connection, filters: AccessFilters, *, after: _Place | None, size: int
+) -> AccessLogPage:
+    """Return the page after a place: of the lists together, as far as each of them was read."""
+    rows: list[tuple[_Place, Event | Export]] = []
+    ends: list[_Place] = []
+    for index, part in enumerate(_LISTS):
+        if not part.may_have(filters):
+            continue
+        matching, end = part.read(connection, filters, before=_before(after, index), limit=size + 1)
+        for row in matching:
+            at, place = part.order.position(row)
+            rows.append(((at, index, place), row))
+        if end is not None:
+            ends.append((end[0], index, end[1]))
+    searched_to = max(ends, default=None)
+    newest_first = sorted(rows, key=itemgetter(0), reverse=True)
+    listed = [row for row in newest_first if searched_to is None or row[0] >= searched_to]
+    is_full = len(listed) > size
+    last = listed[size - 1][0] if is_full else searched_to
+    return AccessLogPage(
+        data=tuple(_to_entry(row) for _, row in listed[:size]),
+        next_cursor=None if last is None else _encode_cursor(last),
+        searched_to=None if is_full or searched_to is None else searched_to[0],
+    )
 
 
-def _timestamp(row: Event | Export) -> datetime:
-    return row.began_at if isinstance(row, Export) else row.at
+def _count_values(connection: Connection, filters: AccessFilters) -> tuple[list[ValueCount], bool]:
+    """Return the counts of the lists, and whether all of their entries were counted."""
+    results = [part.count(connection, filters) for part in _LISTS if part.may_have(filters)]
+    return [count for counts, _ in results for count in counts], all(is_whole for _, is_whole in results)
+
+
+def _before(after: _Place | None, index: int) -> tuple[datetime, Any] | None:
+    """Return the place in one list before which its entries come after a place of the log."""
+    if after is None:
+        return None
+    at, after_index, place = after
+    if index != after_index:
+        place = _LISTS[index].order.last if index < after_index else _LISTS[index].order.first
+    return at, place
+
+
+def _encode_cursor(place: _Place) -> str:
+    at, index, place_in_list = place
+    return base64.urlsafe_b64encode(f"{at.isoformat()} {index} {place_in_list}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str | None) -> _Place | None:
+    """Return the place of the last entry of a page; `InvalidRequest` if the cursor is not of an earlier page."""
+    if cursor is None:
+        return None
+    try:
+        at, digit, place = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(" ")
+        index = fields.event_position(digit)
+        return fields.instant(at), index, _LISTS[index].order.parse(place)
+    except (ValueError, TypeError, IndexError):
+        raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None
 
 
 def _to_entry(row: Event | Export) -> AccessLogEntry:
@@ -262,50 +376,3 @@ def _describe(event: Event) -> str:
         case _:
             subject = str(detail.get("what", "binding"))
             return "phones of a binding" if subject == "binding" else subject
-
-
-class _Cursor:
-    """Two positions in one cursor: the last event and the last export of a page."""
-
-    @staticmethod
-    def encode(
-        page: Sequence[Event | Export],
-        last_event: tuple[datetime, int] | None,
-        last_export: tuple[datetime, str] | None,
-    ) -> str:
-        """Return the cursor of the page that follows `page`."""
-        positions = _Cursor.last_shown(page, last_event, last_export)
-        plain = [None if position is None else [position[0].isoformat(), position[1]] for position in positions]
-        return base64.urlsafe_b64encode(json.dumps(plain).encode()).decode().rstrip("=")
-
-    @staticmethod
-    def last_shown(
-        page: Sequence[Event | Export],
-        last_event: tuple[datetime, int] | None,
-        last_export: tuple[datetime, str] | None,
-    ) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
-        """Return the positions of the last event and the last export of a page, or the earlier ones."""
-        for row in page:
-            if isinstance(row, Export):
-                last_export = (row.began_at, row.id)
-            else:
-                last_event = _event_position(row)
-        return last_event, last_export
-
-    @staticmethod
-    def decode(cursor: str | None) -> tuple[tuple[datetime, int] | None, tuple[datetime, str] | None]:
-        """Return the two positions; `InvalidRequest` if the cursor is not of an earlier page."""
-        if cursor is None:
-            return None, None
-        try:
-            last_event, last_export = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-            return (
-                None
-                if last_event is None
-                else (fields.instant(last_event[0]), fields.event_position(str(last_event[1]))),
-                None
-                if last_export is None
-                else (fields.instant(last_export[0]), validation.identifier(last_export[1], "export")),
-            )
-        except (ValueError, TypeError, LookupError, RecursionError, errors.NotFound):
-            raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.domain.value_counts import sum_up
 from bindings.store import binding_list
 from bindings.store.binding_list import COUNTED, ROWS_READ
 from bindings.validation import fields
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.domain.search_filters import Order, SearchFilters
-    from bindings.store.binding_list import ValueCount
     from bindings.store.database import Database
 
 MAX_READ = ROWS_READ  # bindings for a page, and for its counts
@@ -80,7 +80,8 @@ class BindingList:
             binding_list.count_values, filters, self._database.now, only_actor=only_actor
         )
         counted = [name for name in COUNTED if only_actor is None or name != "actor"]
-        by_filter = {name: _sum_up(name, counts, filters) for name in counted}
+        chosen = {name: getattr(filters, name) for name in COUNTED}
+        by_filter = {name: sum_up(name, counts, chosen) for name in counted}
         return ValueCounts(by_filter=by_filter, stopped_at=None if end is None else end.at)
 
     def count_requested(self, *, since: datetime | None, until: datetime | None) -> int:
@@ -90,16 +91,3 @@ class BindingList:
     def export(self, filters: SearchFilters, *, order: Order) -> Iterator[Binding]:
         """Stream every binding that matches, in this order, in memory that does not grow."""
         yield from self._database.stream(binding_list.export, filters, self._database.now, order=order)
-
-
-def _sum_up(name: str, counts: list[ValueCount], filters: SearchFilters) -> dict[str, int]:
-    """Return the counts of the values of one filter, the most frequent first."""
-    other_filters = {other: getattr(filters, other) for other in COUNTED if other != name}
-    sums: dict[str, int] = {}
-    for values, number in counts:
-        value = values[name]
-        if value is not None and all(
-            expected in (None, values[other]) for other, expected in other_filters.items()
-        ):
-            sums[value] = sums.get(value, 0) + number
-    return dict(sorted(sums.items(), key=lambda entry: (-entry[1], entry[0])))

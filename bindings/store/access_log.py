@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, not_, or_, select, text, update
+from sqlalchemy import and_, case, exists, func, literal_column, not_, or_, select, text, update
 
 from bindings.domain.access_log import SESSION_ACTS, AccessKind
 from bindings.domain.binding import EventKind
 from bindings.domain.text import optional_text
+from bindings.domain.value_counts import ValueCount
 from bindings.store import sql
 from bindings.store.events import INSERT_COLUMNS, append_without_binding, is_kind, read
 from bindings.store.schema import PHONE_SEARCHES, bindings, events, exports, texts
@@ -53,6 +54,7 @@ class Export:
 
 
 _COLUMNS = sql.columns(exports, Export)
+_EXPORT_ORDER = (exports.c.began_at, exports.c.id)
 STRETCH = 2_000  # rows of one list that are looked at for one page
 
 
@@ -92,9 +94,32 @@ def list_exports(
 
     With them the position at which the reading stopped because a stretch was looked at; None if it did not.
     """
-    postgres = sql.is_postgres(connection)
-    order = (exports.c.began_at, exports.c.id)
-    rows = _newest(select(*_COLUMNS), order, filters, before)
+    rows = _newest(select(*_COLUMNS), _EXPORT_ORDER, filters, before)
+    narrowing = _export_conditions(filters, postgres=sql.is_postgres(connection))
+    if not narrowing:
+        return [sql.record(Export, row) for row in connection.execute(rows.limit(limit))], None
+    stretch = rows.limit(STRETCH).subquery("stretch")
+    matches = select(stretch).where(*(meets(stretch.c) for meets in narrowing))
+    matches = matches.order_by(stretch.c.began_at.desc(), stretch.c.id.desc()).limit(limit)
+    matching = [sql.record(Export, row) for row in connection.execute(matches)]
+    return matching, None if len(matching) == limit else _end_of_stretch(connection, _EXPORT_ORDER, rows)
+
+
+def count_exports(connection: Connection, filters: AccessFilters) -> tuple[list[ValueCount], bool]:
+    """Count the newest `STRETCH` exports by kind and actor. Return also whether these are all."""
+    rows = _newest(select(*_COLUMNS), _EXPORT_ORDER, filters, None)
+    stretch = rows.limit(STRETCH).subquery("stretch")
+    kind: ColumnElement[str] = case(
+        (stretch.c.reason.is_(None), literal_column(f"'{AccessKind.EXPORT_MASKED}'")),
+        else_=literal_column(f"'{AccessKind.EXPORT_IN_FULL}'"),
+    )
+    narrowing = _export_conditions(filters, postgres=sql.is_postgres(connection))
+    counts = _count(connection, stretch, kind, narrowing)
+    return counts, _end_of_stretch(connection, _EXPORT_ORDER, rows) is None
+
+
+def _export_conditions(filters: AccessFilters, *, postgres: bool) -> list[Callable[[Any], ColumnElement[bool]]]:
+    """Return the conditions of those filters that no index has, for the columns of a row."""
     conditions: dict[str, Callable[[Any], ColumnElement[bool]]] = {
         "actor": lambda row: row.actor == filters.actor,
         "key_id": lambda row: row.key_id == filters.key_id,
@@ -104,24 +129,57 @@ def list_exports(
             row.reason.is_not(None) if filters.kind is AccessKind.EXPORT_IN_FULL else row.reason.is_(None)
         ),
     }
-    chosen = [condition for name, condition in conditions.items() if getattr(filters, name) is not None]
-    if not chosen:
-        return [sql.record(Export, row) for row in connection.execute(rows.limit(limit))], None
-    stretch = rows.limit(STRETCH).subquery("stretch")
-    matches = select(stretch).where(*(condition(stretch.c) for condition in chosen))
-    matches = matches.order_by(stretch.c.began_at.desc(), stretch.c.id.desc()).limit(limit)
-    matching = [sql.record(Export, row) for row in connection.execute(matches)]
-    return matching, None if len(matching) == limit else _end_of_stretch(connection, order, rows)
+    return [condition for name, condition in conditions.items() if getattr(filters, name) is not None]
 
 
 def list_events(
     connection: Connection, filters: AccessFilters, *, before: tuple[datetime, int] | None, limit: int
 ) -> tuple[list[Event], tuple[datetime, int] | None]:
     """Return up to `limit` reveals and acts, newest first, as `list_exports` does with exports."""
-    condition = or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED))
     if filters.binding_id is not None:
-        return _list_reveals_of_binding(connection, filters, before, limit), None
-    return _list_events(connection, condition, filters, before, limit)
+        narrowing = _event_conditions(filters, postgres=sql.is_postgres(connection))
+        return _read_events(connection, _reveals_of_binding(filters, before), narrowing, limit), None
+    return _list_events(connection, _REVEALS_AND_ACTS, filters, before, limit)
+
+
+def count_events(connection: Connection, filters: AccessFilters) -> tuple[list[ValueCount], bool]:
+    """Count the newest `STRETCH` reveals and acts, as `count_exports` does; all reveals of a binding."""
+    postgres = sql.is_postgres(connection)
+    if filters.binding_id is not None:
+        rows, is_whole = _reveals_of_binding(filters, None), True
+    else:
+        newest = _newest(select(*_EVENT_COLUMNS).where(_REVEALS_AND_ACTS), _EVENT_ORDER, filters, None)
+        rows, is_whole = (
+            newest.limit(STRETCH).subquery("stretch"),
+            _end_of_stretch(connection, _EVENT_ORDER, newest) is None,
+        )
+    kinds = (AccessKind.REVEAL, AccessKind.SESSION)
+    kind: ColumnElement[str] = case(
+        *((_is_of_kind(rows.c, kind, postgres=postgres), literal_column(f"'{kind}'")) for kind in kinds),
+        else_=literal_column(f"'{AccessKind.ACT}'"),
+    )
+    return _count(connection, rows, kind, _event_conditions(filters, postgres=postgres)), is_whole
+
+
+def count_phone_searches(connection: Connection, filters: AccessFilters) -> tuple[list[ValueCount], bool]:
+    """Count the newest `STRETCH` events of searches by a phone, as `count_exports` does."""
+    newest = _newest(select(*_EVENT_COLUMNS).where(text(PHONE_SEARCHES)), _EVENT_ORDER, filters, None)
+    narrowing = _event_conditions(filters, postgres=sql.is_postgres(connection))
+    kind: ColumnElement[str] = literal_column(f"'{AccessKind.PHONE_SEARCH}'")
+    counts = _count(connection, newest.limit(STRETCH).subquery("stretch"), kind, narrowing)
+    return counts, _end_of_stretch(connection, _EVENT_ORDER, newest) is None
+
+
+def _count(
+    connection: Connection,
+    rows: FromClause,
+    kind: ColumnElement[Any],
+    narrowing: list[Callable[[Any], ColumnElement[bool]]],
+) -> list[ValueCount]:
+    """Count the rows that meet the conditions by kind and actor."""
+    matches = select(kind.label("kind"), rows.c.actor).where(*(meets(rows.c) for meets in narrowing)).subquery()
+    statement = select(*matches.c, func.count()).group_by(*matches.c)
+    return [ValueCount({"kind": row[0], "actor": row[1]}, row[2]) for row in connection.execute(statement)]
 
 
 def list_phone_searches(
@@ -133,6 +191,7 @@ def list_phone_searches(
 
 _EVENT_COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]))
 _EVENT_ORDER = (events.c.at, events.c.position)
+_REVEALS_AND_ACTS = or_(is_kind(EventKind.REVEALED), is_kind(EventKind.ADMINISTERED))
 
 
 def _list_events(
@@ -151,18 +210,15 @@ def _list_events(
     return matching, _end_of_stretch(connection, _EVENT_ORDER, rows)
 
 
-def _list_reveals_of_binding(
-    connection: Connection, filters: AccessFilters, before: tuple[datetime, int] | None, limit: int
-) -> list[Event]:
-    """Return up to `limit` reveals of one binding, newest first: its events are read by its id, all of them."""
+def _reveals_of_binding(filters: AccessFilters, before: tuple[datetime, int] | None) -> FromClause:
+    """Return the reveals of one binding after a place of the order: its events are read by its id, all of them."""
     of_binding = select(*_EVENT_COLUMNS).where(events.c.binding_id == filters.binding_id)
     history = of_binding.cte("of_binding").prefix_with("MATERIALIZED")
-    narrowing = _event_conditions(filters, postgres=sql.is_postgres(connection))
     is_reveal = sql.equals_literal(history.c.kind, EventKind.REVEALED)
     rows = select(history).where(is_reveal, *_period(history.c.at, filters))
     if before is not None:
         rows = rows.where(sql.keyset_before((history.c.at, history.c.position), before))
-    return _read_events(connection, rows.subquery("reveals"), narrowing, limit)
+    return rows.subquery("reveals")
 
 
 def _read_events(

@@ -16,6 +16,7 @@ from sqlalchemy.sql.util import ClauseAdapter
 
 from bindings.domain.binding import State
 from bindings.domain.search_filters import Order
+from bindings.domain.value_counts import ValueCount
 from bindings.store import sql
 from bindings.store.bindings import COLUMNS, in_state, to_binding
 from bindings.store.queries import LONGEST_SPAN, conditions, run
@@ -43,13 +44,6 @@ class Position(NamedTuple):
 
     at: datetime
     id: str
-
-
-class ValueCount(NamedTuple):
-    """How many of the bindings that were read have these values of `COUNTED`."""
-
-    values: dict[str, str | None]
-    number: int
 
 
 def read_page(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +150,38 @@ NARROW: list[dict[str, Any]] = [
 ]
 
 
+def test_counts_of_one_filter_are_of_the_entries_that_match_the_others(
+    harness: ServiceHarness, ids: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = harness.service.access_log.count_values
+    period: dict[str, Any] = {"since": NOON + timedelta(minutes=5)}
+    for filters in ({}, {"reason_prefix": "c"}, {"binding_id": ids[0]}, period):
+        for chosen in ({}, {"kind": "reveal"}, {"actor": "key:eve"}, {"kind": "act", "actor": "key:ann"}):
+            counts = count(**filters, **chosen)
+            assert counts.is_complete
+            for name, other in (("kind", "actor"), ("actor", "kind")):
+                matching = listed(harness, **filters, **{key: chosen[key] for key in chosen if key == other})
+                expected = Counter(str(getattr(entry, name)) for entry in matching)
+                assert counts.by_filter[name] == expected, (filters, chosen, name)
+    monkeypatch.setattr(rows, "STRETCH", 2)
+    counts = count()
+    assert (counts.is_complete, counts.by_filter["kind"]["reveal"]) == (False, 1)
+
+
+def test_entries_of_one_instant_are_each_on_one_page(harness: ServiceHarness) -> None:
+    """The order among them is that of the lists, and a page may end between any two."""
+    eve, binding = harness.service.as_caller(actor="key:eve", key_id=EVE), harness.bind()
+    for _ in range(2):
+        eve.reveal([binding.id], reason="complaint")
+        eve.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+        eve.phone_searches.record_for_key("lookup", has_match=False, is_counted=True)
+    entries = listed(harness)
+    assert len({entry.at for entry in entries}) == 1
+    assert Counter(entry.kind for entry in entries) == dict.fromkeys(
+        ("reveal", "export_masked", "phone_search"), 2
+    )
+
+
 def test_wrong_filters_are_named_before_anything_is_read(harness: ServiceHarness) -> None:
     wrong: dict[str, Any] = {
         "kind": "all",
@@ -157,6 +191,10 @@ def test_wrong_filters_are_named_before_anything_is_read(harness: ServiceHarness
         "reason_prefix": "a\nb",
         "since": "soon",
     }
+    forged = ("x", "MA", base64.urlsafe_b64encode(b"2026-11-23T12:00:00+00:00 -1 1").decode())
+    for cursor in forged:
+        with pytest.raises(InvalidRequest, match="next_cursor"):
+            harness.service.access_log.entries(cursor=cursor)
     with pytest.raises(InvalidRequest) as refused:
         harness.service.access_log.entries(**wrong)
     assert {error.field for error in refused.value.field_errors} == set(wrong)

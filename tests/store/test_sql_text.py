@@ -329,6 +329,13 @@ def _access_log_reads(recorder: _Recorder) -> None:
     access_log.list_exports(connection, in_full, before=(NOW, ID), limit=51)
 
 
+def _access_log_counts(recorder: _Recorder) -> None:
+    connection, narrow = cast("Connection", recorder), AccessFilters(key_id=ID, reason_prefix="case", since=NOW)
+    access_log.count_events(connection, narrow)
+    access_log.count_exports(connection, narrow)
+    access_log.count_phone_searches(connection, narrow)
+
+
 # The name of the file, the call, and how many of the statements that it sends belong to the file.
 CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_lock": (_reserve_lock, 1),
@@ -371,6 +378,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "unsettled": (_unsettled, 1),
     "phone_searches_page": (_phone_searches_page, 1),
     "access_log": (_access_log_reads, 5),
+    "access_log_counts": (_access_log_counts, 6),
     "use_budget": (_use_budget, 2),
 }
 DIALECTS: dict[str, Dialect] = {

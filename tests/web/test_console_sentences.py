@@ -334,8 +334,13 @@ SENTENCES = (
     ),
     Sentence("Look further", BOUNDED),
     Sentence(
-        r"Reason begins with must not contain a number of 7 digits or more, which may be a phone: addresses are"
-        r" recorded in logs\. Use the command bindings access-log, or POST /v1/access-log/search",
+        r"Counted in the newest \S+ reveals and acts, searches, and exports of the period; with \+ there may be"
+        r" more\.",
+        BOUNDED,
+    ),
+    Sentence(
+        r"Reason begins with has a number of 7 digits or more, which may be a phone and must not stand in an"
+        r" address\. Use the command bindings access-log, or POST /v1/access-log/search",
         {"access: wrong input"},
     ),
     # On every page that can be exported, and on those that continue.

@@ -6,13 +6,13 @@ that checks the filters and redirects to that address: no phone and no middle nu
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from litestar import Request, get, post
 
+from bindings.access.access_log import MAX_READ
 from bindings.domain.access_log import AccessKind, AccessLogEntry
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names, fields, to_plain
@@ -20,12 +20,14 @@ from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
+from bindings.web.console.list_views import FilterValue, filter_values, may_be_phone
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
+    from bindings.access.access_log import AccessCounts, AccessLogPage
     from bindings.service import BindingService
 
 PATH = "/access"
@@ -43,10 +45,9 @@ KINDS = {
 SPANS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 FIELDS = ("kind", "actor", "key_id", "reason_prefix", "binding_id", "span", "since", "until")
 TEXT_FIELDS = ("actor", "reason_prefix")
-NUMBER = re.compile(r"(?:[0-9][ ().-]*){7}")
 NUMBER_ERROR = (
-    "must not contain a number of 7 digits or more, which may be a phone: addresses are recorded in logs. Use"
-    " the command bindings access-log, or POST /v1/access-log/search"
+    "has a number of 7 digits or more, which may be a phone and must not stand in an address. Use the command"
+    " bindings access-log, or POST /v1/access-log/search"
 )
 
 
@@ -60,10 +61,21 @@ async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
     except InvalidRequest as error:
         return _refused(context, values, error)
     cursor = request.query_params.get("cursor")
-    page = await context.run_read(
-        lambda service: service.access_log.entries(**filters, cursor=cursor, limit=PER_PAGE)
+
+    def read(service: BindingService) -> tuple[AccessLogPage, AccessCounts]:
+        log = service.access_log
+        return log.entries(**filters, cursor=cursor, limit=PER_PAGE), log.count_values(**filters)
+
+    page, counts = await context.run_read(read)
+    return context.render(
+        "access.html",
+        page=page,
+        **_view(values),
+        value_groups=_value_groups(values, counts),
+        counted_entries=None if counts.is_complete else MAX_READ,
+        is_first_page=cursor is None,
+        field_errors=(),
     )
-    return context.render("access.html", page=page, **_view(values), is_first_page=cursor is None, field_errors=())
 
 
 @post(PATH, permissions=(Permission.READ,), status_code=200)
@@ -116,7 +128,7 @@ def _filled(parameters: Mapping[str, str]) -> dict[str, str]:
 
 def _filters(context: PageContext, values: Mapping[str, str]) -> dict[str, Any]:
     """Return the filters that the fields describe. Raise `InvalidRequest` with all field errors."""
-    errors = [FieldError(name, NUMBER_ERROR) for name in TEXT_FIELDS if NUMBER.search(values.get(name, ""))]
+    errors = [FieldError(name, NUMBER_ERROR) for name in TEXT_FIELDS if may_be_phone(values.get(name, ""))]
     filters: dict[str, Any] = {name: values.get(name) for name in FIELDS[:5]}
     span = values.get("span")
     if span is not None and span not in SPANS:
@@ -165,6 +177,23 @@ def _view(values: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _value_groups(values: Mapping[str, str], counts: AccessCounts) -> list[tuple[str, list[FilterValue]]]:
+    """Return the kinds and the most frequent actors, by label."""
+
+    def group(name: str, text: Callable[[str], str]) -> list[FilterValue]:
+        return filter_values(
+            counts.by_filter[name],
+            values.get(name),
+            text=text,
+            address=lambda value: (
+                None if may_be_phone(value or "") else _address(PATH, {**values, name: value or ""})
+            ),
+        )
+
+    groups = [("What", group("kind", lambda kind: KINDS[AccessKind(kind)])), ("Actor", group("actor", str))]
+    return [(label, listed) for label, listed in groups if listed]
+
+
 def _address(path: str, values: Mapping[str, str]) -> str:
-    ordered = {name: values[name] for name in FIELDS if name in values}
+    ordered = {name: values[name] for name in FIELDS if values.get(name)}
     return f"{path}?{urlencode(ordered)}" if ordered else path

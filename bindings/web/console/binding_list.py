@@ -26,6 +26,7 @@ from bindings.web import problems
 from bindings.web.api.requests import REPEATED
 from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
+from bindings.web.console.list_views import FilterValue, filter_values, may_be_phone
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 PATH = "/bindings"
 PER_PAGE = 50
-VALUES_SHOWN = 8  # of one filter, with their counts
 FILTERS = {
     "state": "State",
     "active": "Active now",
@@ -54,9 +54,8 @@ ORDERS = {Order.NEWEST: "newest first", Order.OLDEST: "oldest first", Order.ENDS
 FIELDS = (*FILTERS, "period", "from", "to", "order")
 # What may be typed into any field, and must not get into an address.
 NO_CHANGES: Mapping[str, str | None] = {}
-NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
-SEPARATORS = re.compile(r"[ ().+-]")
-MIN_NUMBER_DIGITS = 7
+MAY_BE_DIGITS = ("reference_prefix", "pool_number")  # accepted if there is such a one
+NOT_DIGITS = re.compile(r"[^0-9]")
 NUMBER_ERROR = "looks like a phone or a middle number, which must not stand in an address: search it on Find"
 
 
@@ -199,40 +198,25 @@ def _value_text(context: PageContext, name: str, value: str) -> str:
             return value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CountedValue:
-    """A value of a filter, how many bindings have it (None: not counted), and where choosing it leads.
-
-    `address` is that of the view with the value, or without it if it is chosen.
-    """
-
-    text: str
-    count: int | None
-    is_chosen: bool
-    address: str
-
-
-def _value_groups(context: PageContext, view: View, counts: ValueCounts) -> list[tuple[str, list[CountedValue]]]:
+def _value_groups(context: PageContext, view: View, counts: ValueCounts) -> list[tuple[str, list[FilterValue]]]:
     """Return the most frequent values of each filter by its label, and the chosen ones."""
-    groups = []
-    for name, by_value in counts.by_filter.items():
-        chosen = view.fields.get(name)
-        listed_values = list(by_value)[:VALUES_SHOWN]
-        listed_values += [chosen] if chosen and chosen not in listed_values else []
-        values = [_counted_value(context, view, name, value, by_value.get(value, 0)) for value in listed_values]
-        if values:
-            groups.append((FILTERS[name], values))
-    periods = [_counted_value(context, view, "period", period, None) for period in PERIODS]
-    return [*groups, ("Requested", periods)]
+    by_label = {
+        FILTERS[name]: _filter_values(context, view, name, counts.by_filter[name]) for name in counts.by_filter
+    }
+    by_label["Requested"] = _filter_values(context, view, "period", dict.fromkeys(PERIODS))
+    return [(label, values) for label, values in by_label.items() if values]
 
 
-def _counted_value(context: PageContext, view: View, name: str, value: str, count: int | None) -> CountedValue:
-    is_chosen = view.fields.get(name) == value
-    changes: dict[str, str | None] = {name: None if is_chosen else value}
-    if name == "period":
-        changes |= {"from": None, "to": None}
-    return CountedValue(
-        text=_value_text(context, name, value), count=count, is_chosen=is_chosen, address=view.address(changes)
+def _filter_values(
+    context: PageContext, view: View, name: str, counts: Mapping[str, int | None]
+) -> list[FilterValue]:
+    def address(value: str | None) -> str | None:
+        if value is not None and name not in MAY_BE_DIGITS and may_be_phone(value):
+            return None
+        return view.address({"from": None, "to": None, name: value} if name == "period" else {name: value})
+
+    return filter_values(
+        counts, view.fields.get(name), text=lambda value: _value_text(context, name, value), address=address
     )
 
 
@@ -278,7 +262,7 @@ async def _number_errors(context: PageContext, values: Mapping[str, str]) -> lis
 
     The beginning of a reference and the name of a pool may be digits: they are accepted if there is such a one.
     """
-    numbers = {name: value for name in FILTERS if _is_number(value := values.get(name, ""))}
+    numbers = {name: value for name in FILTERS if may_be_phone(value := values.get(name, ""))}
     errors = []
     for name, value in numbers.items():
         if not await context.run_read(lambda service: _is_known(service, name, value, context.actor_filter)):  # noqa: B023 -- awaited here
@@ -286,16 +270,13 @@ async def _number_errors(context: PageContext, values: Mapping[str, str]) -> lis
     return errors
 
 
-def _is_number(text: str) -> bool:
-    return bool(NUMBER.match(text)) and MIN_NUMBER_DIGITS <= len(SEPARATORS.sub("", text)) <= MAX_DIGITS
-
-
 def _is_known(service: BindingService, name: str, value: str, actor: str | None) -> bool:
     if name == "pool_number":
         return value in {pool.pool_number for pool in service.pools()}
-    if name != "reference_prefix":
+    if name not in MAY_BE_DIGITS:
         return False
-    if service.investigation.number_history(Phone(SEPARATORS.sub("", value)), actor=actor, limit=1).data:
+    digits = NOT_DIGITS.sub("", value)[:MAX_DIGITS]
+    if service.investigation.number_history(Phone(digits), actor=actor, limit=1).data:
         return False
     return bool(service.search(reference_prefix=value, actor=actor, limit=1).data)
 
