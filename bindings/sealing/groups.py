@@ -1,4 +1,4 @@
-"""Groups records by a key in memory that does not grow with their number: they are kept in temporary files."""
+"""Groups records by a key in bounded memory: what exceeds it is kept in temporary files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILES = 128
+FILE_IN_MEMORY_BYTES = 8_192  # of each file; a small history needs no disk
 
 
 class Groups:
@@ -20,7 +21,10 @@ class Groups:
     """
 
     def __init__(self) -> None:
-        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(FILES)]  # noqa: SIM115
+        self._files: list[IO[bytes]] = [
+            tempfile.SpooledTemporaryFile(FILE_IN_MEMORY_BYTES)  # noqa: SIM115
+            for _ in range(FILES)
+        ]
 
     def close(self) -> None:
         """Delete the files."""
