@@ -19,7 +19,7 @@ from bindings.service import BindingService
 from bindings.store import migrations
 from tests.service import phone_keys
 from tests.service.harness import APP, KEY, SECRET, Clock, ServiceHarness, assert_sound
-from tests.store import databases
+from tests.store import compiled_cache, databases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 settings.register_profile("no time limit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no time limit")
+compiled_cache.install()
 
 
 @pytest.fixture(autouse=True)
