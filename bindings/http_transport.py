@@ -25,6 +25,7 @@ import os
 import selectors
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -121,11 +122,13 @@ class _Attempt:
         self.sent: float | None = None
         self.tls = tls
         self._deadline = deadline
+        self._ends_at = time.monotonic() + (deadline - monotonic())
         self.monotonic = monotonic
 
     def remaining(self) -> float:
         """Return the seconds to the deadline. Raise TimeoutError if none are left (0 would mean "do not wait")."""
-        seconds = self._deadline - self.monotonic()
+        # Also by the machine's own clock: the caller's may stand still, in tests.
+        seconds = min(self._deadline - self.monotonic(), self._ends_at - time.monotonic())
         if seconds <= 0:
             raise TimeoutError
         return seconds

@@ -81,7 +81,7 @@ class Scheduler:
         on_deliveries: Callable[[str, int], None] | None = None,
     ) -> None:
         runtime = service.as_caller(actor=ACTOR).runtime
-        self._jobs = [*_scheduled_jobs(runtime), *_delivery_jobs(runtime, on_deliveries), *also]
+        self._jobs = [*scheduled_jobs(runtime), *_delivery_jobs(runtime, on_deliveries), *also]
         self._finished: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
         self._unfinished: Counter[str] = Counter()
@@ -220,7 +220,8 @@ def run(service: BindingService, stop: threading.Event) -> None:
         _log.info("scheduler: stopping; the jobs that are running end after their current page or batch")
 
 
-def _scheduled_jobs(runtime: Runtime) -> list[Job]:
+def scheduled_jobs(runtime: Runtime) -> list[Job]:
+    """Return the jobs of `registry.JOBS` for one runtime; without an account, none that reads its list."""
     runner = JobRunner(runtime)
     jobs = []
     for spec in JOBS:

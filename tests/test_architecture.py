@@ -54,8 +54,8 @@ def test_every_module_of_the_root_is_in_exactly_one_layer() -> None:
     assert contract["exhaustive"], "lint-imports itself must refuse a module that is in no layer"
 
 
-@pytest.mark.parametrize("module", ["bindings", "bindings.cli"])
-def test_importing_the_package_or_its_command_line_loads_no_heavy_library(module: str) -> None:
+@pytest.mark.parametrize("module", ["bindings", "bindings.cli", "bindings.testing.plugin"])
+def test_importing_a_module_of_every_start_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = _run(sys.executable, "-c", code)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr

@@ -26,6 +26,9 @@ from bindings.store.queries import Lookups
 from bindings.store.rollback_detection import RollbackDetector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from bindings.domain.binding import Binding, Caller
     from bindings.settings import Settings
     from bindings.store.replicas import Heartbeat
@@ -104,16 +107,24 @@ class Runtime:
 
 
 def open_runtime(
-    settings: Settings, caller: Caller, *, clock: HostClock = SYSTEM_CLOCK, connect: bool = True
+    settings: Settings,
+    caller: Caller,
+    *,
+    clock: HostClock = SYSTEM_CLOCK,
+    read_clock: Callable[[], datetime] | None = None,
+    connect: bool = True,
 ) -> Runtime:
     """Connect to the database, check its schema and scope, and return the runtime.
 
-    Without `connect` that happens at the first read or write, so that arguments are checked before any I/O. Raises
+    Without `connect` that happens at the first read or write, so that arguments are checked before any I/O. In
+    tests `clock` replaces the clocks of this host, and `read_clock` that of the database. Raises
     `SchemaOutOfDate`, `InvalidRequest` (another account's database) or `Busy`; nothing stays open then.
     """
     url = settings.database_url.get_secret_value()
     phone_keys = phone_key_source.load(settings)
-    database = Database(url, pool_size=settings.pool_size, clock=clock, phone_keys=phone_keys)
+    database = Database(
+        url, pool_size=settings.pool_size, read_clock=read_clock, clock=clock, phone_keys=phone_keys
+    )
     runtime = new_runtime(settings, database, caller=caller, clock=clock)
     if not connect:
         database.defer(lambda: _check_database(runtime))

@@ -89,6 +89,12 @@ def next_tx() -> ColumnElement[int]:
     return _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
 
 
+def running_tx(connection: Connection) -> tuple[int, int]:
+    """Return the number of the next transaction, and that of the oldest running one (PostgreSQL)."""
+    row = connection.execute(select(next_tx(), oldest_running())).one()
+    return row[0], row[1]
+
+
 def _number(xid: ColumnElement[Any]) -> ColumnElement[int]:
     """Return the number of a transaction in the feed: its id, and what the clusters before have counted."""
     number = cast(cast(xid, Text), BigInteger)  # xid8 casts to a number only by way of text
