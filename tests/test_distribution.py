@@ -97,6 +97,33 @@ def test_installed_wheel_runs_in_an_empty_folder(environment: Path, tmp_path: Pa
     assert Path(file).is_relative_to(environment)
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return the folder of a project that has the tests of the how-to page."""
+    page = (ROOT / "docs" / "how-to" / "test-your-application.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.split("## Without pytest")[0], re.MULTILINE | re.DOTALL)
+    *tests, settings = blocks
+    (tmp_path / "test_orders.py").write_text("\n\n".join(tests), encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(settings, encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n[tool.mypy]\nstrict = true\n', encoding="utf-8"
+    )
+    return tmp_path
+
+
+@pytest.mark.processes
+def test_project_outside_of_the_checkout_uses_the_fixtures(environment: Path, project: Path) -> None:
+    python = environment / "bin" / "python"
+    others = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "timeout", "xdist")]
+    assert "5 passed" in output(python, "-m", "pytest", "-q", *others, folder=project)
+
+
+@pytest.mark.soak
+def test_project_outside_of_the_checkout_passes_mypy_strict(environment: Path, project: Path) -> None:
+    result = output(environment / "bin" / "python", "-m", "mypy", ".", folder=project)
+    assert "Success: no issues found in 2 source files" in result
+
+
 @pytest.mark.processes
 def test_import_beside_another_distribution_that_owns_the_package_is_refused(site: Path, tmp_path: Path) -> None:
     other = site / OTHER
@@ -187,7 +214,7 @@ def test_every_module_is_imported_with_the_packages_of_the_production_lock_only(
     code = (
         "import bindings, importlib, pkgutil; "
         "names = [module.name for module in pkgutil.walk_packages(bindings.__path__, 'bindings.')"
-        " if not module.name.endswith('__main__')]; "
+        " if not module.name.endswith(('__main__', 'testing.plugin'))]; "  # pytest imports its plugin
         "print(len([importlib.import_module(name) for name in names]))"
     )
     assert int(isolated(packages, code, folder=tmp_path)) > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -11,13 +12,13 @@ from dataclasses import fields
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 from sqlalchemy import make_url
 
-from bindings import errors
+from bindings import errors, testing
 from bindings.cli import demo
 from bindings.cli.root import root
 from bindings.domain.binding import EventKind, Mode, State
@@ -32,6 +33,7 @@ from bindings.settings import FROM_FILE, PREFIX, Settings
 from bindings.store import reserve
 from bindings.store.engine import _timeouts as connection_timeouts
 from bindings.store.schema import metadata
+from bindings.testing import plugin
 from bindings.web import problems
 from bindings.web.api import openapi
 from tests.web.conftest import alone
@@ -252,6 +254,24 @@ def test_every_python_block_that_is_marked_runs(page: Path, environment: Simulat
     for source in marked:
         exec(compile(source, str(page), "exec"), {"__name__": "docs"})
     assert environment.counts.decided.get("bind", {}).get("-35", 0) == 0
+
+
+TESTING = REFERENCE / "testing.md"
+
+
+def test_every_fixture_is_documented_and_no_other() -> None:
+    fixtures = {name for name in vars(plugin) if name.startswith("bindings_")}
+    assert {code(row[0]) for row in rows(TESTING, "Fixtures")} == fixtures
+
+
+@pytest.mark.parametrize(
+    "heading", ["Environment", "ManualClock", "JobRun", "WebhookReceiver and WebhookMessage", "HttpService"]
+)
+def test_every_member_of_the_testing_classes_is_documented_and_no_other(heading: str) -> None:
+    documented = {name for row in rows(TESTING, heading) for name in re.findall(r"`(\w+)[(`]", row[0])}
+    kind: Any = getattr(testing, heading.partition(" ")[0])
+    attributes = re.findall(r"^        self\.([a-z]\w*)(?:: .*)? = ", inspect.getsource(kind), re.MULTILINE)
+    assert documented == {*attributes, *(name for name in vars(kind) if not name.startswith("_"))}
 
 
 # Commands.

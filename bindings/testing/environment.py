@@ -83,7 +83,7 @@ class Environment:
         return self._timer.pass_time(seconds)
 
     def run_job(self, name: str) -> JobRun:
-        """Run one job of the scheduler now, whatever its interval; return the run. ValueError lists the names."""
+        """Run one job of the scheduler now, also if it is not due; return the run. ValueError lists the names."""
         return self._timer.run(name)
 
     # The provider.

@@ -86,7 +86,7 @@ class JobTimer:
         return runs
 
     def run(self, name: str) -> JobRun:
-        """Run a job now, whatever its interval, and return the run. ValueError lists the names."""
+        """Run a job now, also if it is not due, and return the run. ValueError lists the names."""
         specs = {spec.name: spec for spec in JOBS}
         now = self._clock.now()
         if name == DELIVER:
