@@ -51,7 +51,7 @@ LINK = re.compile(r"(?<!!)\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
 AGAINST_SERVE = re.compile(r"^<!-- runs against serve -->\n```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_DEFAULT = "\N{EN DASH}"
-COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "curl", "export", "."}
+COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "pytest", "curl", "export", "."}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
