@@ -18,7 +18,7 @@ from bindings.domain.binding import State
 from bindings.domain.search_filters import Order
 from bindings.domain.value_counts import ValueCount
 from bindings.store import sql
-from bindings.store.bindings import COLUMNS, in_state, to_binding
+from bindings.store.bindings import COLUMNS, in_state, to_opened_binding
 from bindings.store.queries import LONGEST_SPAN, conditions, run
 from bindings.store.schema import bindings
 
@@ -118,7 +118,7 @@ def export(
     statement = select(*COLUMNS).where(*matching).order_by(*_order_by(bindings.c, order))
     with connection.execute(statement) as rows:  # also closed if the caller stops early
         for row in rows:
-            yield to_binding(row)
+            yield to_opened_binding(row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,18 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, o
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
-from bindings.store.column_types import BLIND_PHONE, BindingId
-from bindings.store.phones import open_one
+from bindings.store.column_types import BindingId, BlindIndex
+from bindings.store.phones import read_phone, require_open
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Row
 
     from bindings.domain.binding import Caller, EventKind
+    from bindings.domain.phone import Phone
     from bindings.store.database import SqlDialect, Transaction
 
 FIELDS = tuple(field.name for field in fields(Binding))
@@ -44,6 +45,7 @@ _PHONES = tuple((f"bindings.{name}", _SETTERS[FIELDS.index(name)], FIELDS.index(
 _A, _B = (FIELDS.index(name) for name in PHONES)
 _FIRST_SEALED = len(FIELDS)
 _PHONE_KEY = _FIRST_SEALED + len(PHONES)
+_NONE: Mapping[str, Phone] = {}
 
 
 def find(connection: Connection, binding_id: str) -> Binding | None:
@@ -64,16 +66,28 @@ def get(tx: Transaction, binding_id: str) -> Binding:
     return binding
 
 
-def to_binding(row: Sequence[Any] | Row[Any]) -> Binding:
-    """Return a binding from its row (the columns `COLUMNS`). `Busy` if one of its phones does not open."""
+def to_binding(row: Sequence[Any] | Row[Any], known: Mapping[str, Phone] = _NONE) -> Binding:
+    """Return a binding from its row (the columns `COLUMNS`), whose sealed phones are opened at their first use.
+
+    `known` are phones by their blind indexes, which need not be opened again.
+    """
     binding = Binding.__new__(Binding)
     for set_field, value in zip(_SETTERS, row, strict=False):  # the sealed phones come after the fields
         set_field(binding, value)
-    if row[_PHONE_KEY] is not None or row[_A] is BLIND_PHONE or row[_B] is BLIND_PHONE:
+    key = row[_PHONE_KEY]
+    if key is not None or isinstance(row[_A], BlindIndex) or isinstance(row[_B], BlindIndex):
         for sealed, (column, set_phone, place) in enumerate(_PHONES, _FIRST_SEALED):
-            set_phone(binding, open_one(row[_PHONE_KEY], column, binding.id, row[place], row[sealed]))
+            value = row[place]
+            set_phone(binding, known.get(value) or read_phone(key, column, binding.id, value, row[sealed]))
     _SET_MODE(binding, _MODES[binding.mode])
     _SET_STATE(binding, _STATES[binding.state])
+    return binding
+
+
+def to_opened_binding(row: Sequence[Any] | Row[Any]) -> Binding:
+    """Return a binding from its row with its phones opened; `Busy` if one does not open."""
+    binding = to_binding(row)
+    require_open((binding.phone_a, binding.phone_b))
     return binding
 
 

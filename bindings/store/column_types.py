@@ -50,17 +50,18 @@ class Instant(TypeDecorator[datetime]):
         return value if value.tzinfo is UTC else value.astimezone(UTC)  # type: ignore[no-any-return]
 
 
-class BlindPhone:
-    """Stands for a phone that is in the sealed column beside it (`store.phones`). Has no digits and no text."""
+class BlindIndex(str):
+    """The blind index of a phone as it is stored; the phone is in the sealed column beside it (`store.phones`)."""
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        return "BlindPhone"
+        return "BlindIndex"
+
+    __str__ = __repr__
 
 
-BLIND_PHONE = BlindPhone()
-
-
-class PhoneNumber(TypeDecorator[Phone | BlindPhone]):
+class PhoneNumber(TypeDecorator[Phone | BlindIndex]):
     """A phone as `store.phones` stores it: its digits, or its blind index."""
 
     impl = String(64)
@@ -79,11 +80,19 @@ class PhoneNumber(TypeDecorator[Phone | BlindPhone]):
         digits: str = value.key
         return digits
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Phone | BlindPhone | None:  # noqa: ARG002
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Phone | BlindIndex | None:  # noqa: ARG002
         """Wrap the digits in a `Phone`, which masks them in every text."""
-        if value is None:
-            return None
-        return BLIND_PHONE if value.startswith(BLIND) else Phone.stored(value)
+        return _read_phone(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[str | None], Any]:  # noqa: ARG002
+        """Return `process_result_value`, as a function that takes a third of its time: it runs for each row."""
+        return _read_phone
+
+
+def _read_phone(value: str | None) -> Phone | BlindIndex | None:
+    if value is None:
+        return None
+    return BlindIndex(value) if value.startswith(BLIND) else Phone.stored(value)
 
 
 class PhoneKeyNumber(TypeDecorator[DataKey]):

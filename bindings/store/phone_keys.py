@@ -13,9 +13,10 @@ from __future__ import annotations
 import hmac
 from binascii import b2a_base64
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bindings.domain.phone import MAX_DIGITS, Phone
+from bindings.domain.phone import MAX_DIGITS
 from bindings.errors import Busy
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Dialect
 
+    from bindings.domain.phone import Phone
+
 BLIND = "~"  # how a keyed value begins: no phone and no unkeyed fingerprint does
 INDEX_KEY_BYTES = 32
 DATA_KEY_BYTES = 64
 BLIND_BYTES = 16
 CHECK_BYTES = 8
+CACHED_BLIND_INDEXES = 256  # a bind needs those of its phones several times
 VARIABLES = "BINDINGS_PHONE_KEYS_FILE or BINDINGS_PHONE_KEYS_COMMAND"
 _ATTRIBUTE = "phone_keys"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -79,9 +83,9 @@ class DataKey:
         sealed: bytes = self._cipher.encrypt(content, [column.encode(), row_id.encode()])
         return sealed
 
-    def open(self, column: str, row_id: str, sealed: bytes | None) -> Phone:
-        """Return the phone that was sealed for this column and row; raises as `open_bytes`."""
-        return Phone.stored(self.open_bytes(column, row_id, sealed).decode().rstrip())
+    def open(self, column: str, row_id: str, sealed: bytes | None) -> str:
+        """Return the digits that were sealed for this column and row; raises as `open_bytes`."""
+        return self.open_bytes(column, row_id, sealed).decode().rstrip()
 
     def open_bytes(self, column: str, row_id: str, sealed: bytes | None) -> bytes:
         """Return what was sealed for this column and row.
@@ -110,8 +114,9 @@ class PhoneKeys:
     """The ring of one process, for the scope of its database. Thread-safe; equal to one of the same keys."""
 
     def __init__(self, scope: str, *, index: Mapping[int, bytes], data: Mapping[int, bytes]) -> None:
-        self._scope = f"{scope}|0|"
         self._index = dict(sorted(index.items()))
+        self._contexts = {number: _hmac_context(key, f"{scope}|0|") for number, key in self._index.items()}
+        self._blind = lru_cache(CACHED_BLIND_INDEXES)(self._make_blind)
         self._prefixes = {number: blind_prefix(number) for number in self._index}
         self._data = {number: DataKey(number, key) for number, key in sorted(data.items())}
         named = {f"index:{number}": key for number, key in self._index.items()}
@@ -143,12 +148,17 @@ class PhoneKeys:
 
     def blind(self, number: int, phone: Phone) -> str:
         """Return the blind index of a phone under an index key; KeyError if the ring lacks it."""
-        digest = hmac.digest(self._index[number], f"{self._scope}{phone.key}".encode(), "sha256")
-        return self._prefixes[number] + _base64(digest[:BLIND_BYTES])
+        return self._blind(number, phone.key)
+
+    def _make_blind(self, number: int, digits: str) -> str:
+        context = self._contexts[number].copy()  # with the key and the scope, which take longer than the digits
+        context.update(digits.encode())
+        return self._prefixes[number] + _base64(context.finalize()[:BLIND_BYTES])
 
     def forms(self, phone: Phone) -> list[str]:
         """Return each text by which the phone may be stored."""
-        return [phone.digits, *(self.blind(number, phone) for number in self._index)]
+        digits = phone.key
+        return [digits, *[self._blind(number, digits) for number in self._index]]
 
     def blind_indexes(self, phone: Phone) -> dict[str, str]:
         """Return the blind index of a phone by index key (`index:number`)."""
@@ -175,6 +185,16 @@ class PhoneKeys:
 def data_key(keys: PhoneKeys | None, number: int) -> DataKey:
     """Return a data key of a ring; one that opens nothing if there is no ring, or it lacks the key."""
     return DataKey(number, None) if keys is None else keys.data_key(number)
+
+
+def _hmac_context(key: bytes, prefix: str) -> Any:
+    """Return the HMAC-SHA256 of a text so far, to be copied and continued."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.hmac import HMAC
+
+    context = HMAC(key, hashes.SHA256())
+    context.update(prefix.encode())
+    return context
 
 
 def _base64(value: bytes) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam
 
+from bindings.domain.phone import Phone
 from bindings.errors import Busy
-from bindings.store.column_types import BLIND_PHONE, PhoneNumber
+from bindings.store.column_types import BlindIndex, PhoneNumber
 from bindings.store.phone_keys import BLIND, VARIABLES, keys_of
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import BindParameter, ColumnElement, Dialect
 
-    from bindings.domain.phone import Phone
-    from bindings.store.column_types import BlindPhone
     from bindings.store.phone_keys import DataKey, KeyNumbers
 
 SUFFIX = "_sealed"
@@ -133,28 +132,58 @@ def has_fingerprint(dialect: Dialect, stored_text: str | None, digest: str | Non
     return stored_text in keys.fingerprints(digest)
 
 
+class SealedPhone(Phone):
+    """A phone of a row that is opened when its digits are first needed, also to show it masked. Thread-safe.
+
+    Then raises `Busy` if it does not open: the ring lacks the key, or the row was changed.
+    """
+
+    __slots__ = ("_source",)
+    _source: tuple[DataKey | None, str, str, bytes | None]
+
+    def __init__(self, key: DataKey | None, column: str, row_id: str, sealed: bytes | None) -> None:
+        object.__setattr__(self, "_source", (key, column, row_id, sealed))
+
+    def __getattr__(self, name: str) -> str:
+        if name != "_digits":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        key, column, row_id, sealed = self._source
+        if key is None:
+            raise _no_key_number(column, row_id)
+        digits = key.open(column, row_id, sealed)
+        object.__setattr__(self, "_digits", digits)
+        return digits
+
+
 def opened(row: Any, table: str, names: Iterable[str]) -> dict[str, Any]:
     """Return the phones of a row by column; the row has them, their sealed columns, `phone_key` and `id`.
 
     Raises `Busy` if one does not open.
     """
-    return {
-        name: open_one(
+    phones = {
+        name: read_phone(
             row.phone_key, f"{table}.{name}", row.id, getattr(row, name), getattr(row, f"{name}{SUFFIX}")
         )
         for name in names
     }
+    require_open(phones.values())
+    return phones
 
 
-def open_one(
-    key: DataKey | None, column: str, row_id: str, value: Phone | BlindPhone | None, sealed: bytes | None
-) -> Any:
+def require_open(phones: Iterable[Phone | None]) -> None:
+    """Open each of the phones that is still sealed; raises `Busy` if one does not open."""
+    for phone in phones:
+        if phone is not None:
+            _ = phone.key
+
+
+def read_phone(
+    key: DataKey | None, column: str, row_id: str, value: Phone | BlindIndex | None, sealed: bytes | None
+) -> Phone | None:
     """Return the phone of one column (`table.column`) and row, sealed or not; None if it has none."""
-    if sealed is None and value is not BLIND_PHONE:
+    if sealed is None and not isinstance(value, BlindIndex):
         return value
-    if key is None:
-        raise _no_key_number(column, row_id)
-    return key.open(column, row_id, sealed)
+    return SealedPhone(key, column, row_id, sealed)
 
 
 def _no_key_number(column: str, row_id: str) -> Busy:

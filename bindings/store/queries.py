@@ -27,6 +27,7 @@ from bindings.store.bindings import (
     middle_number_b_is,
     release_owed,
     to_binding,
+    to_opened_binding,
 )
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
@@ -50,6 +51,7 @@ ORIGINS = 20  # possible origins of a row of the provider's list
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 _PHONES = (bindings.c.phone_a, bindings.c.phone_b)
+_MIDDLE_NUMBERS = (bindings.c.middle_number_a, bindings.c.middle_number_b)
 
 
 class Lookups:
@@ -66,9 +68,7 @@ class Lookups:
     @cached_property
     def by_phone(self) -> CompiledStatement:
         """Active bindings of :phone."""
-        phone = phones.parameters("phone", self._form_count)
-        by_a, by_b = (phones.is_any_of(column, phone) for column in _PHONES)
-        return _active_of_party(self._now, by_a, by_b)
+        return _active_of_party(self._now, *self._is_phone(_PHONES[0]), *self._is_phone(_PHONES[1]))
 
     @cached_property
     def by_middle_number(self) -> CompiledStatement:
@@ -79,15 +79,27 @@ class Lookups:
     @cached_property
     def by_party(self) -> CompiledStatement:
         """Active bindings in which :phone has :middle_number."""
-        phone = phones.parameters("phone", self._form_count)
         number = bindparam("middle_number", type_=String)
-        by_a, by_b = (phones.is_any_of(column, phone) for column in _PHONES)
         # The phone's index is more selective: a middle number may serve thousands of pairs.
         return _active_of_party(
             self._now,
-            and_(by_a, bindings.c.middle_number_a == number),
-            and_(by_b, bindings.c.middle_number_b == number),
+            *(
+                and_(is_phone, middle_number == number)
+                for phone, middle_number in zip(_PHONES, _MIDDLE_NUMBERS, strict=True)
+                for is_phone in self._is_phone(phone)
+            ),
         )
+
+    def _is_phone(self, column: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        """Return conditions of which one is met if a column has :phone, in whichever form.
+
+        All forms are asked for also if every row has the same one. A statement that would first read whether that
+        is so, lest an older database was restored beneath it, takes as long (measured), and this is never wrong.
+        """
+        phone = phones.parameters("phone", self._form_count)
+        if self._postgres:
+            return [phones.is_any_of(column, phone)]
+        return [column == form for form in phone]  # SQLite makes a table for an IN, at each run
 
     @cached_property
     def by_reference(self) -> CompiledStatement:
@@ -98,12 +110,10 @@ class Lookups:
         return _active(self._now, select(*COLUMNS).where(bindings.c.reference == reference, recent))
 
 
-def _active_of_party(
-    now: ColumnElement[datetime], as_a: ColumnElement[bool], as_b: ColumnElement[bool]
-) -> CompiledStatement:
-    """Build the statement for active bindings by either party. One that matches twice comes once."""
+def _active_of_party(now: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> CompiledStatement:
+    """Build the statement for active bindings that meet a condition. None meets two: its parties differ."""
     held = bindings.c.held_until > now
-    return _active(now, select(*COLUMNS).where(as_a, held), select(*COLUMNS).where(as_b, ~as_a, held))
+    return _active(now, *(select(*COLUMNS).where(condition, held) for condition in conditions))
 
 
 def _active(now: ColumnElement[datetime], *branches: Select[Any]) -> CompiledStatement:
@@ -129,9 +139,12 @@ def lookup(
     connection: Connection, /, statement: CompiledStatement, *, phone: Phone | None = None, **values: object
 ) -> list[Binding]:
     """Return the bindings that a statement of `Lookups` selects for these values."""
+    known = {}
     if phone is not None:
-        values |= phones.parameter_values(connection.dialect, phone=phone)
-    return [to_binding(row) for row in statement.fetch_all(connection, values)]
+        by_name = phones.parameter_values(connection.dialect, phone=phone)
+        known = dict.fromkeys(by_name.values(), phone)
+        values |= by_name
+    return [to_binding(row, known) for row in statement.fetch_all(connection, values)]
 
 
 def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:
@@ -165,9 +178,7 @@ def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any
     in_range = and_(
         held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
     )
-    candidates = sql.materialized(
-        select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, ~as_a, in_range)
-    )
+    candidates = sql.materialized(select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, in_range))
     started = func.coalesce(candidates.c.sent_at, candidates.c.requested_at, type_=Instant)
     return select(*(candidates.c[name] for name in NAMES)).where(started <= bindparam("until", type_=Instant))
 
@@ -478,7 +489,7 @@ def export_bindings(
         statement = statement.where(bindings.c.requested_at < until)
     with connection.execute(statement) as rows:  # also closed if the caller stops early
         for row in rows:
-            yield to_binding(row)
+            yield to_opened_binding(row)
 
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +11,9 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import StatementError
 
 from bindings.domain.phone import Phone
+from bindings.domain.search_filters import Order, SearchFilters
 from bindings.errors import Busy, IdempotencyMismatch, PhoneInUse
+from bindings.store.phones import SealedPhone
 from bindings.store.schema import bindings
 from bindings.store.sessions import Search
 from tests.service.harness import A, B, C, D, E, F
@@ -23,6 +27,8 @@ from tests.service.test_sessions import *  # noqa: F403
 del test_I1_conflict_policy_matches_the_provider  # noqa: F821 -- a hundred combinations that know no phone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.service.harness import ServiceHarness
 
 
@@ -151,14 +157,46 @@ def test_sealed_phone_of_another_row_is_an_error_and_never_another_phone(
     sealed = select(bindings.c.phone_a_sealed).where(bindings.c.id == first.id).scalar_subquery()
     change = update(bindings).where(bindings.c.id == second.id)
     harness.rewrite(change.values(phone_a_sealed=sealed))
-    with pytest.raises(Busy, match=f"bindings.phone_a of row {second.id} does not open") as refused:
-        harness.service.get(second.id)
-    assert A not in str(refused.value)
-    assert C not in str(refused.value)
+    read = harness.service.get(second.id)
+    message = f"bindings.phone_a of row {second.id} does not open"
+    uses: list[Callable[[Phone], object]] = [str, repr, hash, pickle.dumps, copy, lambda phone: phone.digits]
+    uses += [Phone, lambda phone: phone == Phone(C), lambda phone: phone in {C: 1}]
+    for use in (*uses, *uses):  # it is no phone at the second use either
+        with pytest.raises(Busy, match=message) as refused:
+            use(read.phone_a)
+        assert A not in str(refused.value)
+        assert C not in str(refused.value)
+    listed = harness.service.binding_list.export(SearchFilters(), order=Order.NEWEST)
+    for rows in (harness.service.export_bindings(), listed):
+        with pytest.raises(Busy, match=message):
+            list(rows)
+    assert harness.service.lookup(phone=C)[0].phone_a.digits == C  # by which it was found
     harness.rewrite(change.values(phone_key=None, phone_a_sealed=None))
+    [read] = harness.service.lookup(phone=C)
     with pytest.raises(Busy, match="does not say with which key"):
-        harness.service.lookup(phone=C)
+        _ = read.phone_b.digits
     harness.rewrite(change.values(phone_a=C, phone_b_sealed=None, phone_b=D))  # as `assert_sound` can read it
+
+
+def test_sealed_phone_is_the_same_value_as_one_that_was_never_sealed(harness: ServiceHarness, phones: str) -> None:
+    if phones == MIXED:
+        pytest.skip("the phone is encrypted here")
+    made = harness.bind(A, B)
+    uses: list[Callable[[Phone], object]] = [str, repr, hash, pickle.dumps, copy, deepcopy]
+    uses += [lambda phone: phone.key, lambda phone: phone == A, lambda phone: phone == Phone(B)]
+    uses += [lambda phone: phone.is_erased, Phone.country_code, lambda phone: {Phone(A): 1}[phone]]
+    for use in uses:
+        sealed = harness.service.get(made.id).phone_a
+        assert type(sealed) is SealedPhone
+        assert use(sealed) == use(Phone(A))
+        assert use(sealed) == use(Phone(A))  # now that it is open
+    sealed = harness.service.get(made.id).phone_a
+    assert pickle.loads(pickle.dumps(sealed)) == sealed
+    for name in ("phone", "_digits"):
+        with pytest.raises(AttributeError):
+            setattr(sealed, name, A)
+    with pytest.raises(AttributeError, match="'SealedPhone' object has no attribute 'phone'"):
+        _ = sealed.phone  # type: ignore[attr-defined]
 
 
 def test_phone_that_is_compared_in_one_form_only_is_refused(harness: ServiceHarness) -> None:
