@@ -66,10 +66,10 @@ def get(tx: Transaction, binding_id: str) -> Binding:
     return binding
 
 
-def to_binding(row: Sequence[Any] | Row[Any], known: Mapping[str, Phone] = _NONE) -> Binding:
+def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone] = _NONE) -> Binding:
     """Return a binding from its row (the columns `COLUMNS`), whose sealed phones are opened at their first use.
 
-    `known` are phones by their blind indexes, which need not be opened again.
+    `phone_by_index` has phones by their blind indexes, which need not be opened again.
     """
     binding = Binding.__new__(Binding)
     for set_field, value in zip(_SETTERS, row, strict=False):  # the sealed phones come after the fields
@@ -78,7 +78,9 @@ def to_binding(row: Sequence[Any] | Row[Any], known: Mapping[str, Phone] = _NONE
     if key is not None or isinstance(row[_A], BlindIndex) or isinstance(row[_B], BlindIndex):
         for sealed, (column, set_phone, place) in enumerate(_PHONES, _FIRST_SEALED):
             value = row[place]
-            set_phone(binding, known.get(value) or read_phone(key, column, binding.id, value, row[sealed]))
+            set_phone(
+                binding, phone_by_index.get(value) or read_phone(key, column, binding.id, value, row[sealed])
+            )
     _SET_MODE(binding, _MODES[binding.mode])
     _SET_STATE(binding, _STATES[binding.state])
     return binding

@@ -139,12 +139,12 @@ def lookup(
     connection: Connection, /, statement: CompiledStatement, *, phone: Phone | None = None, **values: object
 ) -> list[Binding]:
     """Return the bindings that a statement of `Lookups` selects for these values."""
-    known = {}
+    phone_by_index = {}
     if phone is not None:
         by_name = phones.parameter_values(connection.dialect, phone=phone)
-        known = dict.fromkeys(by_name.values(), phone)
+        phone_by_index = dict.fromkeys(by_name.values(), phone)
         values |= by_name
-    return [to_binding(row, known) for row in statement.fetch_all(connection, values)]
+    return [to_binding(row, phone_by_index) for row in statement.fetch_all(connection, values)]
 
 
 def run(connection: Connection, statement: Select[Any] | CompoundSelect[Any], **values: object) -> list[Binding]:

@@ -42,7 +42,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.middle_number_b = :middle_number::VARCHAR
       AND bindings.middle_number_b != bindings.middle_number_a
-      AND bindings.middle_number_a != :middle_number::VARCHAR
       AND bindings.held_until > (
         SELECT clock_timestamp() AS clock_timestamp_1
     )

@@ -40,7 +40,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.middle_number_b = :middle_number
       AND bindings.middle_number_b != bindings.middle_number_a
-      AND bindings.middle_number_a != :middle_number
       AND bindings.held_until > :clock
 )
 SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,

@@ -43,8 +43,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.phone_b = :phone::VARCHAR
       AND bindings.middle_number_b = :middle_number::VARCHAR
-      AND NOT (bindings.phone_a = :phone::VARCHAR AND bindings.middle_number_a =
-        :middle_number::VARCHAR)
       AND bindings.held_until > (
         SELECT clock_timestamp() AS clock_timestamp_1
     )

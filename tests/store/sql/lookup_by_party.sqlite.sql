@@ -41,7 +41,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.phone_b = :phone
       AND bindings.middle_number_b = :middle_number
-      AND NOT (bindings.phone_a = :phone AND bindings.middle_number_a = :middle_number)
       AND bindings.held_until > :clock
 )
 SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,

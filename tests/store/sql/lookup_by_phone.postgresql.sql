@@ -41,7 +41,6 @@ WITH c AS MATERIALIZED (
         bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_b = :phone::VARCHAR
-      AND bindings.phone_a != :phone::VARCHAR
       AND bindings.held_until > (
         SELECT clock_timestamp() AS clock_timestamp_1
     )

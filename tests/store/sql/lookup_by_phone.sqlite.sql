@@ -39,7 +39,6 @@ WITH c AS MATERIALIZED (
         bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_b = :phone
-      AND bindings.phone_a != :phone
       AND bindings.held_until > :clock
 )
 SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,

@@ -41,7 +41,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.middle_number_b = :middle_number::VARCHAR
       AND bindings.middle_number_b != bindings.middle_number_a
-      AND bindings.middle_number_a != :middle_number::VARCHAR
       AND bindings.held_until >= :since::TIMESTAMP WITH TIME ZONE
       AND bindings.held_until <= :span::TIMESTAMP WITH TIME ZONE
 )

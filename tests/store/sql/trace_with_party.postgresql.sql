@@ -42,8 +42,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.phone_b = :phone::VARCHAR
       AND bindings.middle_number_b = :middle_number::VARCHAR
-      AND NOT (bindings.phone_a = :phone::VARCHAR AND bindings.middle_number_a =
-        :middle_number::VARCHAR)
       AND bindings.held_until >= :since::TIMESTAMP WITH TIME ZONE
       AND bindings.held_until <= :span::TIMESTAMP WITH TIME ZONE
 )

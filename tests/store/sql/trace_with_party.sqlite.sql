@@ -42,7 +42,6 @@ WITH c AS MATERIALIZED (
     FROM bindings
     WHERE bindings.phone_b = :phone
       AND bindings.middle_number_b = :middle_number
-      AND NOT (bindings.phone_a = :phone AND bindings.middle_number_a = :middle_number)
       AND bindings.held_until >= :since
       AND bindings.held_until <= :span
 )
