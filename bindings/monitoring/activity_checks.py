@@ -1,4 +1,4 @@
-"""Checks of what happened lately: outcomes of binds, ends, pools, readings of the provider's list, webhooks.
+"""Checks of what happened lately: outcomes of binds, ends, pools, webhooks.
 
 They go by what is recorded, so they are the same on every replica and call nothing. They are no part of readiness:
 lookups work without binds.
@@ -17,7 +17,7 @@ from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import MAX_DELIVERIES_READ, MAX_RELEASES_READ
 from bindings.monitoring.statistics import pool_forecasts
 from bindings.provider import statuses
-from bindings.store import deliveries, queries, reports
+from bindings.store import deliveries, queries, refusals
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
@@ -26,61 +26,47 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
     from bindings.store.queries import Outcome
 
-PERIOD = timedelta(minutes=15)
+# The alert BindingsBindsFail has the same period and the same number of binds.
+PERIOD = timedelta(minutes=5)
 MAX_BINDS = 200
-FEWEST_BINDS = 3  # fewer failures may be the callers' own
-WARN_SHARE = 0.2
-MAX_REPORTS = 20
+RED_BINDS = 3  # fewer failures may be the callers' own
+WARN_BINDS = 10
+WARN_SHARE = 0.1
 LAG_WARN_S = 30.0  # the alert BindingsSweepLags has the same number
 MAX_POOLS = 5
 RELEASE_WARN_S = 60.0
 MANY_PENDING = 1_000  # deliveries; the alert BindingsDeliveriesPile has the same number
+SEND_WARN_S = 60.0
+_CHECK_RECEIVERS = (
+    "`bindings webhooks list` names the receivers: check that they answer, and that a scheduler runs"
+)
 _UNKNOWN_OUTCOMES = (State.IN_DOUBT, State.LAPSED)
 
 
 def of_binds(database: Database) -> Check:
-    """Return whether the binds of the last minutes succeeded."""
-    outcomes = database.read(queries.newest_outcomes, since=database.clock() - PERIOD, limit=MAX_BINDS)
+    """Return whether the binds of the last minutes succeeded; phones that were held here are not counted."""
+    since = database.clock() - PERIOD
+    outcomes = database.read(queries.newest_outcomes, since=since, limit=MAX_BINDS)
+    refused = database.read(refusals.count_account_refusals, since=since, limit=MAX_BINDS)
     settled = [outcome for outcome in outcomes if outcome.state is not State.PENDING]
-    failures = [outcome for outcome in settled if outcome.state in (State.FAILED, *_UNKNOWN_OUTCOMES)]
+    causes = Counter(_cause(outcome) for outcome in settled if outcome.state in (State.FAILED, *_UNKNOWN_OUTCOMES))
+    causes["refused before the call: the provider had refused the account"] += refused
+    binds, failed = len(settled) + refused, causes.total()
     period = f"in the last {duration(PERIOD.total_seconds())}"
-    if not settled:
+    if not binds:
         return Check(name="binds", level=Level.OK, seen=f"none has a result {period}")
-    newest = "the newest " if len(outcomes) == MAX_BINDS else ""
-    observed = f"{len(settled) - len(failures)} of {newest}{len(settled)} succeeded {period}"
-    if len(settled) < FEWEST_BINDS or len(failures) < WARN_SHARE * len(settled):
+    newest = "the newest " if MAX_BINDS in (len(outcomes), refused) else ""
+    observed = f"{binds - failed} of {newest}{binds} succeeded {period}"
+    none_succeeded = failed == binds >= RED_BINDS
+    if not none_succeeded and (binds < WARN_BINDS or failed <= WARN_SHARE * binds):
         return Check(name="binds", level=Level.OK, seen=observed)
-    cause, count = Counter(map(_cause, failures)).most_common(1)[0]
+    cause, count = causes.most_common(1)[0]
     return Check(
         name="binds",
-        level=Level.RED if len(failures) == len(settled) else Level.WARN,
+        level=Level.RED if none_succeeded else Level.WARN,
         seen=f"{observed}; most frequent: {cause} ({count})",
         todo="`bindings list --state failed` and `bindings doubts` list those that failed or are in doubt",
     )
-
-
-def of_reconciliation(database: Database) -> Check:
-    """Return whether the last reconciliation could read the provider's list."""
-    reports_read = database.read(reports.newest, before=None, limit=MAX_REPORTS, cases=False)
-    runs = [report for report in reports_read if not report.counts.get("dry_run")]
-    newest = runs[0] if runs else None
-    if newest is None:
-        observed = f"none is among the newest {MAX_REPORTS} reports"
-        return Check(name="reconciliation", level=Level.OK, seen=observed)
-    age = duration((database.clock() - newest.finished_at).total_seconds())
-    if newest.counts.get("zone_misfit_s"):
-        observed = f"the one of {age} ago concluded nothing: the times of the list do not fit ours"
-        todo = "check BINDINGS_PROVIDER_ZONE"
-        return Check(name="reconciliation", level=Level.RED, seen=observed, todo=todo)
-    if newest.read_everything:
-        return Check(name="reconciliation", level=Level.OK, seen=f"the one of {age} ago read all that it needed")
-    unread = next((number for number, report in enumerate(runs) if report.read_everything), len(runs))
-    more = " or more" if unread == len(runs) and len(reports_read) == MAX_REPORTS else ""
-    observed = f"the last {unread}{more} did not read and handle the whole list, the newest {age} ago"
-    todo = (
-        "`bindings reports` has the reasons; until one does, doubts may stay open and foreign bindings be unseen"
-    )
-    return Check(name="reconciliation", level=Level.WARN, seen=observed, todo=todo)
 
 
 def of_releases(database: Database) -> Check:
@@ -126,16 +112,20 @@ def of_middle_numbers(database: Database) -> Check:
 
 
 def of_webhooks(database: Database) -> Check:
-    """Return whether deliveries are dead, or many pending."""
+    """Return whether deliveries are dead, many are pending, or events wait to be sent."""
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
+    waiting_since = database.read(deliveries.waiting_since, database.now)
     dead, pending = backlog[DeliveryState.DEAD], backlog[DeliveryState.PENDING]
+    waiting_s = 0.0 if waiting_since is None else (database.clock() - waiting_since).total_seconds()
     counts = f"deliveries: {_count(pending)} pending, {_count(dead)} dead"
+    if waiting_s > SEND_WARN_S:
+        observed = f"{counts}; the oldest event that is due has waited for {duration(waiting_s)}"
+        return Check(name="webhooks", level=Level.WARN, seen=observed, todo=_CHECK_RECEIVERS)
     if dead:
         todo = "`bindings webhooks redeliver` sends the dead ones again: run it when the receiver works"
         return Check(name="webhooks", level=Level.WARN, seen=counts, todo=todo)
     if pending > MANY_PENDING:
-        todo = "`bindings webhooks list` names the receivers: check that they answer, and that a scheduler runs"
-        return Check(name="webhooks", level=Level.WARN, seen=counts, todo=todo)
+        return Check(name="webhooks", level=Level.WARN, seen=counts, todo=_CHECK_RECEIVERS)
     return Check(name="webhooks", level=Level.OK, seen=counts)
 
 
@@ -156,7 +146,6 @@ ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
     "binds": of_binds,
     "sweep_lag": of_sweep_lag,
     "middle_numbers": of_middle_numbers,
-    "reconciliation": of_reconciliation,
     "releases": of_releases,
     "webhooks": of_webhooks,
     "webhook_encryption": encryption_checks.of_webhooks,

@@ -24,6 +24,7 @@ from bindings.monitoring import (
     clock_checks,
     encryption_checks,
     personal_data_checks,
+    reconciliation_checks,
 )
 from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
@@ -51,7 +52,6 @@ CHECKS_WITHOUT_EFFECT_ON_BINDS = {
     "sweep",
     "triggers",
 }  # binds work while one is red
-SLOW_AFTER = 3.0  # intervals, for a reconciliation
 OLD_RUN_S = 60.0  # or ten intervals, if that is longer
 NOT_CHECKED = "not checked"
 PROVIDER_SETTINGS = ("provider_api_key", "provider_api_secret", "provider_app_id")
@@ -79,10 +79,9 @@ def service_checks(runtime: Runtime) -> tuple[Check, ...]:
 def _activity_checks(database: Database, config: Settings) -> list[Check]:
     """Return the checks of what happened lately and of what is kept, as far as the database can be read."""
     of_database = activity_checks.ACTIVITY_CHECKS.items()
-    with_settings = personal_data_checks.PERSONAL_DATA_CHECKS.items()
     return [
         *(_run_check(name, partial(probe, database)) for name, probe in of_database),
-        *(_run_check(name, partial(probe, database, config)) for name, probe in with_settings),
+        *(_run_check(name, partial(probe, database, config)) for name, probe in _WITH_SETTINGS.items()),
     ]
 
 
@@ -154,7 +153,7 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
         _run_check("restore", lambda: _restore(database)),
         _run_check("sweep", lambda: _sweep(database, config)),
         _run_check("doubts", lambda: _doubts(database)),
-        _run_check("reconcile_duration", lambda: _reconcile(database, config)),
+        _run_check("reconcile_duration", lambda: reconciliation_checks.of_duration(database, config)),
         _run_check("orphans", lambda: _orphans(database, config)),
     ]
 
@@ -170,7 +169,11 @@ STORED_CHECKS = (
     "reconcile_duration",
     "orphans",
 )
-_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *personal_data_checks.PERSONAL_DATA_CHECKS)
+_WITH_SETTINGS: dict[str, Callable[[Database, Settings], Check]] = {
+    "reconciliation": reconciliation_checks.of_reconciliation,
+    **personal_data_checks.PERSONAL_DATA_CHECKS,
+}
+_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *_WITH_SETTINGS)
 DATABASE_CHECKS = (*STORED_CHECKS, *_ACTIVITY_NAMES)
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
@@ -273,22 +276,6 @@ def _doubts(database: Database) -> Check:
         " `bindings recover` repeats unbinds"
     )
     return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
-
-
-def _reconcile(database: Database, config: Settings) -> Check:
-    run = database.read(job_runs.newest_run, "reconcile", database.clock())
-    if run is None:
-        return Check(name="reconcile_duration", level=Level.OK, seen="no run on a timer is recorded")
-    took = duration(run.seconds)
-    observed = f"the last one took {took}" if run.finished else f"the last one began {took} ago, has not finished"
-    if run.seconds <= SLOW_AFTER * config.reconcile_interval_s:
-        return Check(name="reconcile_duration", level=Level.OK, seen=observed)
-    todo = (
-        "if its process runs, the list is long: raise BINDINGS_RECONCILE_INTERVAL_S, or BINDINGS_SCAN_CALLS_PER_S"
-        " if the provider allows it; if not, start `bindings scheduler`"
-    )
-    observed = f"{observed}: longer than three intervals"
-    return Check(name="reconcile_duration", level=Level.WARN, seen=observed, todo=todo)
 
 
 def _orphans(database: Database, config: Settings) -> Check:

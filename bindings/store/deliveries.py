@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select
 
     from bindings.domain.binding import Caller, Event
     from bindings.store.database import Transaction
@@ -98,17 +98,39 @@ def in_state(state: DeliveryState) -> ColumnElement[bool]:
 
 def webhooks_with_work(connection: Connection, now: ColumnElement[datetime] | datetime) -> Sequence[str]:
     """Return the ids of enabled webhooks that lag behind the feed or have a due delivery: one query for all."""
-    postgres = sql.is_postgres(connection)
-    # LIMIT 1 in index order keeps both subqueries to one step in an index, for any estimate of the planner.
-    behind = (
+    behind = _first_after_cursor(events_table.c.position, postgres=sql.is_postgres(connection))
+    due = _first_due(deliveries.c.event_position, now)
+    statement = select(webhooks_table.c.id).where(
+        webhooks_table.c.disabled_at.is_(None), or_(behind.is_not(None), due.is_not(None))
+    )
+    return connection.execute(statement.order_by(webhooks_table.c.id)).scalars().all()
+
+
+def waiting_since(connection: Connection, now: ColumnElement[datetime] | datetime) -> datetime | None:
+    """Return since when an enabled webhook has an event or a delivery to be sent; None if there is none."""
+    behind = _first_after_cursor(events_table.c.at, postgres=sql.is_postgres(connection))
+    statement = select(behind, _first_due(deliveries.c.next_at, now)).where(webhooks_table.c.disabled_at.is_(None))
+    return min((at for row in connection.execute(statement) for at in row if at is not None), default=None)
+
+
+# LIMIT 1 in index order keeps both subqueries to one step in an index, for any estimate of the planner.
+
+
+def _first_after_cursor(column: ColumnElement[Any], *, postgres: bool) -> ScalarSelect[Any]:
+    """Return a column of the first final event after the cursor of the webhook."""
+    return (
         events.final_events(postgres=postgres)
-        .with_only_columns(events_table.c.position)
+        .with_only_columns(column)
         .where(events.after_position((webhooks_table.c.tx, webhooks_table.c.position), postgres=postgres))
         .limit(1)
         .scalar_subquery()
     )
-    due = (
-        select(deliveries.c.event_position)
+
+
+def _first_due(column: ColumnElement[Any], now: ColumnElement[datetime] | datetime) -> ScalarSelect[Any]:
+    """Return a column of the webhook's delivery that has been due for longest."""
+    return (
+        select(column)
         .where(
             deliveries.c.webhook_id == webhooks_table.c.id,
             in_state(DeliveryState.PENDING),
@@ -118,10 +140,6 @@ def webhooks_with_work(connection: Connection, now: ColumnElement[datetime] | da
         .limit(1)
         .scalar_subquery()
     )
-    statement = select(webhooks_table.c.id).where(
-        webhooks_table.c.disabled_at.is_(None), or_(behind.is_not(None), due.is_not(None))
-    )
-    return connection.execute(statement.order_by(webhooks_table.c.id)).scalars().all()
 
 
 def _as_read(at: datetime) -> datetime:

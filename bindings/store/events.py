@@ -42,6 +42,7 @@ from bindings.store.schema import account, bindings, events, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Insert, Row, Select
     from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
@@ -362,6 +363,14 @@ def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     if not postgres:
         return committed_events()
     return committed_events().where(events.c.tx < oldest_running())
+
+
+def oldest_not_final(connection: Connection) -> datetime | None:
+    """Return when the oldest event was written that is not final yet; None if there is none."""
+    if not sql.is_postgres(connection):
+        return None
+    waiting = select(events.c.at).where(events.c.tx >= oldest_running())
+    return connection.execute(waiting.order_by(events.c.tx, events.c.position).limit(1)).scalar()
 
 
 def committed_events() -> Select[*tuple[Any, ...]]:

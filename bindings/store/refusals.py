@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, bindparam, insert, literal_column, select, true, union_all
+from sqlalchemy import Integer, and_, bindparam, func, insert, literal_column, select, true, union_all
 
 from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
 from bindings.store import account, events, phones, sql
@@ -78,6 +78,13 @@ def record(
     position, at = tx.connection.execute(logged, event).one()
     tx.connection.execute(insert(refusals), row | {"at": at, "event_position": position})
     return True
+
+
+def count_account_refusals(connection: Connection, *, since: datetime, limit: int) -> int:
+    """Return how many binds at or after `since` were refused because the account was, counted up to `limit`."""
+    refused = select(refusals.c.id).where(refusals.c.at >= since, refusals.c.held_by.is_(None))
+    newest = refused.order_by(refusals.c.at.desc(), refusals.c.id.desc()).limit(limit).subquery()
+    return connection.execute(select(func.count()).select_from(newest)).scalar_one()
 
 
 def _exists(connection: Connection, refusal_id: str) -> bool:

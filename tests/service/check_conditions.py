@@ -45,6 +45,7 @@ MODULES = (
     "monitoring/personal_data_checks.py",
     "monitoring/phone_checks.py",
     "monitoring/protection_checks.py",
+    "monitoring/reconciliation_checks.py",
     "monitoring/replica_check.py",
     "monitoring/seal_check.py",
 )
@@ -123,7 +124,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 AWAY = "postgresql://nobody@127.0.0.1:9/none"
-PAIRS = [(f"91770000{number:02}", f"91770001{number:02}") for number in range(6)]
+PAIRS = [(f"91770000{number:02}", f"91770001{number:02}") for number in range(10)]
 
 
 @dataclass

@@ -9,8 +9,9 @@ import pytest
 
 from bindings.domain.binding import Caller
 from bindings.errors import BindingsError, OutcomeUnknown
-from bindings.monitoring.activity_checks import of_binds, of_reconciliation, of_webhooks
+from bindings.monitoring.activity_checks import of_binds, of_webhooks
 from bindings.monitoring.check import Check, Level
+from bindings.monitoring.reconciliation_checks import of_reconciliation
 from bindings.store import reports
 from tests.service.harness import A, B, C, D, E, F
 
@@ -35,14 +36,14 @@ def fail_binds(harness: ServiceHarness, fault: str) -> None:
 
 
 def test_binds_that_all_fail_are_red_and_name_the_cause(harness: ServiceHarness) -> None:
-    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 15 min")
+    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 5 min")
     fail_binds(harness, "refuse:-41")
     level, text = seen(of_binds(harness.database))
     assert level is Level.RED
-    assert text.startswith("0 of 3 succeeded in the last 15 min; most frequent: status -41, ")
+    assert text.startswith("0 of 3 succeeded in the last 5 min; most frequent: status -41, ")
     assert text.endswith("(3)")
-    harness.clock.advance(16 * 60)
-    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 15 min")
+    harness.clock.advance(6 * 60)
+    assert seen(of_binds(harness.database)) == (Level.OK, "none has a result in the last 5 min")
 
 
 def test_binds_without_a_clear_answer_are_red(harness: ServiceHarness) -> None:
@@ -55,7 +56,7 @@ def test_some_failed_binds_are_a_warning_and_few_are_none(harness: ServiceHarnes
     harness.simulator.script("refuse:-22", times=1, on="bind")
     with suppress(BindingsError):
         harness.bind(A, B)
-    assert seen(of_binds(harness.database)) == (Level.OK, "0 of 1 succeeded in the last 15 min")
+    assert seen(of_binds(harness.database)) == (Level.OK, "0 of 1 succeeded in the last 5 min")
     harness.bind(C, D)
     harness.bind(E, F)
     level, text = seen(of_binds(harness.database))
@@ -65,25 +66,28 @@ def test_some_failed_binds_are_a_warning_and_few_are_none(harness: ServiceHarnes
 def test_binds_that_succeed_are_ok(harness: ServiceHarness) -> None:
     for pair in PAIRS:
         harness.bind(*pair)
-    assert seen(of_binds(harness.database)) == (Level.OK, "3 of 3 succeeded in the last 15 min")
+    assert seen(of_binds(harness.database)) == (Level.OK, "3 of 3 succeeded in the last 5 min")
 
 
 def test_list_that_cannot_be_read_is_a_warning_until_it_was_read(harness: ServiceHarness) -> None:
-    assert seen(of_reconciliation(harness.database)) == (Level.OK, "none is among the newest 20 reports")
+    assert seen(of_reconciliation(harness.database, harness.service.settings)) == (
+        Level.OK,
+        "none is among the newest 20 reports",
+    )
     harness.bind(A, B)
     harness.simulator.script("bad_gateway", rate=1.0, on="page")
     for _ in range(2):
         harness.service.reconcile()
         harness.service.reconcile(dry_run=True)
         harness.clock.advance(60)
-    level, text = seen(of_reconciliation(harness.database))
+    level, text = seen(of_reconciliation(harness.database, harness.service.settings))
     assert (level, text) == (
         Level.WARN,
         "the last 2 did not read and handle the whole list, the newest 60 s ago",
     )
     harness.simulator.clear_faults()
     harness.service.reconcile()
-    level, text = seen(of_reconciliation(harness.database))
+    level, text = seen(of_reconciliation(harness.database, harness.service.settings))
     assert (level, text.endswith("read all that it needed")) == (Level.OK, True)
 
 
@@ -92,7 +96,7 @@ def test_times_that_do_not_fit_are_red_and_name_the_setting(harness: ServiceHarn
     harness.database.write(
         lambda tx: reports.store(tx, Caller(actor="test"), began_at=harness.clock(), counts=counts, cases=[])
     )
-    check = of_reconciliation(harness.database)
+    check = of_reconciliation(harness.database, harness.service.settings)
     assert (check.level, check.todo) == (Level.RED, "check BINDINGS_PROVIDER_ZONE")
 
 
@@ -104,4 +108,4 @@ def test_outcome_of_a_pending_bind_is_not_counted(harness: ServiceHarness) -> No
     harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(OutcomeUnknown):
         harness.bind(A, B)
-    assert of_binds(harness.database).seen == "0 of 1 succeeded in the last 15 min"
+    assert of_binds(harness.database).seen == "0 of 1 succeeded in the last 5 min"

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bindings import errors
-from bindings.domain.binding import State
-from bindings.monitoring import activity_checks, clock_checks, health
+from bindings.monitoring import activity_checks, clock_checks, health, reconciliation_checks
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.store.database import Database
 from tests.service.check_conditions import AWAY, PAIRS, ROOT, World, sentences_in, sentences_of_the_code
-from tests.service.harness import APP, POOL, A, B, C, D
+from tests.service.harness import APP, POOL, A, B, C, D, feed_has_caught_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +44,9 @@ def condition(check: str, level: str, *sentences: str) -> Callable[[Make], Make]
 
 
 FEED_WAITS = "the feed and webhooks wait: this PostgreSQL cluster has run fewer transactions than the one before"
+OPEN_TRANSACTION = "the events of the last {} are in no feed and no webhook: a transaction is open"
+WAITED = "{}; the oldest event that is due has waited for {}"
+NEXT_SCAN = "check that a scheduler runs: until the next one no scan resolves a doubt or finds foreign bindings"
 SET_CLOCK = "set the clock that is wrong (NTP)"
 START_SCHEDULER = "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired"
 RESOLVE_DOUBTS = (
@@ -404,9 +406,9 @@ def binds_that_succeeded(world: World) -> None:
 
 
 @condition("binds", "ok", "in the last {}", "{} of {}{} succeeded {}")
-def one_failed_bind_of_six(world: World) -> None:
+def one_failed_bind_of_ten(world: World) -> None:
     world.failing_binds(1, "refuse:-41")
-    world.binds(5, first=1)
+    world.binds(9, first=1)
 
 
 @condition(
@@ -418,9 +420,15 @@ def one_failed_bind_of_six(world: World) -> None:
     "{} of {}{} succeeded {}",
     "{}; most frequent: {} ({})",
 )
-def one_failed_bind_of_five(world: World) -> None:
-    world.failing_binds(1, "refuse:-41")
-    world.binds(4, first=1)
+def two_failed_binds_of_ten(world: World) -> None:
+    world.failing_binds(2, "refuse:-41")
+    world.binds(8, first=2)
+
+
+@condition("binds", "ok", "in the last {}", "{} of {}{} succeeded {}")
+def two_failed_binds_of_nine(world: World) -> None:
+    world.failing_binds(2, "refuse:-41")
+    world.binds(7, first=2)
 
 
 @condition("binds", "ok", "in the last {}", "{} of {}{} succeeded {}")
@@ -475,15 +483,12 @@ def three_binds_in_doubt(world: World) -> None:
     "red",
     LIST_FAILED,
     "in the last {}",
-    "no clear answer of the provider",
+    "refused before the call: the provider had refused the account",
     "{} of {}{} succeeded {}",
     "{}; most frequent: {} ({})",
 )
-def three_lapsed_binds(world: World) -> None:
-    world.failing_binds(3, "lost_reply", expire_s=60)
-    world.harness.clock.advance(800)
-    world.harness.service.recover()
-    assert {binding.state for binding in world.harness.service.search().data} == {State.LAPSED}
+def binds_refused_because_the_account_is(world: World) -> None:
+    world.failing_binds(4, "refuse:-30")
 
 
 @condition("binds", "ok", "in the last {}", "the newest ", "{} of {}{} succeeded {}")
@@ -594,6 +599,25 @@ def reconciliation_of_the_whole_list(world: World) -> None:
     world.harness.service.reconcile()
 
 
+@condition("reconciliation", "ok", "the one of {} ago read all that it needed")
+def reconciliation_three_intervals_ago(world: World) -> None:
+    world.report()
+    world.harness.clock.advance(900)
+
+
+@condition("reconciliation", "warn", NEXT_SCAN, "the last one ended {} ago: that is more than three intervals")
+def reconciliation_more_than_three_intervals_ago(world: World) -> None:
+    world.report()
+    world.harness.clock.advance(901)
+
+
+@condition("reconciliation", "ok", "the one of {} ago read all that it needed")
+def reconciliation_long_ago_while_the_next_runs(world: World) -> None:
+    world.report()
+    world.harness.clock.advance(901)
+    world.claim_reconciliation()
+
+
 @condition("reconciliation", "warn", READ_REPORTS, NOT_READ)
 def reconciliation_of_a_part(world: World) -> None:
     world.harness.simulator.script("bad_gateway", rate=1.0, on="page")
@@ -612,7 +636,7 @@ def reconciliation_with_a_failure(world: World) -> None:
 
 @condition("reconciliation", "warn", " or more", READ_REPORTS, NOT_READ, "{} or more")
 def reconciliations_of_a_part_more_than_are_read(world: World) -> None:
-    for _ in range(activity_checks.MAX_REPORTS + 1):
+    for _ in range(reconciliation_checks.MAX_REPORTS + 1):
         world.report(incomplete=1)
     assert "the last 20 or more " in world.check("reconciliation").seen
 
@@ -670,6 +694,26 @@ def webhook_with_https(world: World) -> None:
 @condition("webhook_encryption", "warn", USE_HTTPS, WEBHOOKS_IN_CLEAR)
 def webhook_in_clear(world: World) -> None:
     world.harness.service.webhooks.add(url="http://receiver.invalid/hook")
+
+
+@condition("webhooks", "ok", "deliveries: {} pending, {} dead")
+def delivery_that_is_due_for_a_minute(world: World) -> None:
+    world.deliveries("pending", count=1)
+    world.harness.clock.advance(activity_checks.SEND_WARN_S)
+
+
+@condition("webhooks", "warn", RECEIVERS, "deliveries: {} pending, {} dead", WAITED)
+def delivery_that_no_scheduler_sends(world: World) -> None:
+    world.deliveries("pending", count=1)
+    world.harness.clock.advance(activity_checks.SEND_WARN_S + 1)
+
+
+@condition("webhooks", "warn", RECEIVERS, "deliveries: {} pending, {} dead", WAITED)
+def event_that_no_scheduler_turns_into_deliveries(world: World) -> None:
+    world.harness.service.webhooks.add(url="http://127.0.0.1:9/hook")
+    world.binds(1)
+    feed_has_caught_up(world.harness.service)
+    world.harness.clock.advance(activity_checks.SEND_WARN_S + 1)
 
 
 @condition("webhook_encryption", "ok", ENCRYPTED)
@@ -814,6 +858,23 @@ def clock_of_a_provider_that_refuses_the_list(world: World) -> Sequence[Check]:
 @condition("feed", "red", FEED_WAITS, "run `bindings db moved`")
 def feed_of_another_cluster(world: World) -> None:
     world.monkeypatch.setattr("bindings.store.cluster_move.numbers_are_behind", lambda _database: True)
+
+
+def _event_not_final(world: World, *, age_s: float) -> None:
+    at = world.harness.clock() - timedelta(seconds=age_s)
+    world.monkeypatch.setattr("bindings.store.events.oldest_not_final", lambda _connection: at)
+
+
+@condition("feed", "ok", "new events follow the older ones")
+def event_that_waits_for_a_minute(world: World) -> None:
+    _event_not_final(world, age_s=60)
+
+
+@condition(
+    "feed", "warn", OPEN_TRANSACTION, "end it: in pg_stat_activity it is the one with the oldest xact_start"
+)
+def event_that_waits_for_an_open_transaction(world: World) -> None:
+    _event_not_final(world, age_s=61)
 
 
 @condition("feed", "red", "failed with {}")

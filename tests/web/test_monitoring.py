@@ -15,7 +15,7 @@ from bindings.domain.binding import Mode
 from bindings.domain.budget import Budget
 from bindings.errors import BindingsError
 from bindings.jobs.registry import JOBS
-from bindings.monitoring import activity_checks, health, seal_check
+from bindings.monitoring import activity_checks, health, reconciliation_checks, seal_check
 from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
@@ -175,10 +175,12 @@ def test_checks_are_the_same_on_every_surface(running: Running) -> None:
 def test_thresholds_of_the_alerts_are_those_of_the_checks() -> None:
     alerts = dict(re.findall(r"- alert: (\w+)\n +expr: (.+)", ALERTS.read_text()))
     assert alerts["BindingsSweepLags"].endswith(f" > {activity_checks.LAG_WARN_S:.0f}")
+    minutes = activity_checks.PERIOD.total_seconds() / 60
+    assert f"[{minutes:.0f}m])) >= {activity_checks.RED_BINDS} " in alerts["BindingsBindsFail"]
     assert alerts["BindingsSealsOld"].endswith(f" > {seal_check.OLD_S:.0f}")
     assert alerts["BindingsSweepDead"].endswith(f" > {health.OLD_RUN_S:.0f}")
     assert alerts["BindingsDeliveriesPile"].endswith(f" > {activity_checks.MANY_PENDING}")
-    assert f" > {health.SLOW_AFTER:.0f} * " in alerts["BindingsReconcileSlow"]
+    assert f" > {reconciliation_checks.SLOW_AFTER:.0f} * " in alerts["BindingsReconcileSlow"]
 
 
 def test_metrics_are_served_without_the_database(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
