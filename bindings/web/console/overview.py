@@ -8,12 +8,12 @@ from litestar import Request, get
 
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
-from bindings.monitoring import overview
+from bindings.monitoring import health, overview
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
 from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
-from bindings.web.console import charts
+from bindings.web.console import charts, check_areas
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         red_checks=_with_level(Level.RED, checks),
         warning_checks=_with_level(Level.WARN, checks),
         checks=checks,
+        areas=check_areas.by_area(checks),
+        level=health.service_level(checks),
         active=sum(forecast.pool.live or 0 for forecast in forecasts) if counted_times else None,
         counted_at=min(counted_times, default=None),
         max_counted_doubts=MAX_DOUBTS_READ,

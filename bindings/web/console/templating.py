@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from bindings.domain.addresses import origin
 from bindings.domain.roles import Permission
-from bindings.web.console import event_text, time_zones
+from bindings.web.console import check_areas, event_text, time_zones
 
 if TYPE_CHECKING:
     from jinja2.runtime import Context
@@ -93,6 +93,7 @@ def _templates() -> Environment:
         "reason": event_text.reason_text,
         "sentence": sentence,
         "origin": origin,
+        "page_of": check_areas.page_of,
     }
     environment.globals |= {
         "nav_items": NAV_ITEMS,
