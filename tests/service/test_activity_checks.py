@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.service.harness import ServiceHarness
 
 PAIRS = ((A, B), (C, D), (E, F))
+MORE_PAIRS = tuple((f"91770000{number:02}", f"91770001{number:02}") for number in range(9))
 
 
 def seen(check: Check) -> tuple[Level, str]:
@@ -57,10 +58,16 @@ def test_some_failed_binds_are_a_warning_and_few_are_none(harness: ServiceHarnes
     with suppress(BindingsError):
         harness.bind(A, B)
     assert seen(of_binds(harness.database)) == (Level.OK, "0 of 1 succeeded in the last 5 min")
-    harness.bind(C, D)
-    harness.bind(E, F)
+    for pair in MORE_PAIRS[:8]:
+        harness.bind(*pair)
+    assert seen(of_binds(harness.database)) == (Level.OK, "8 of 9 succeeded in the last 5 min")
+    harness.bind(*MORE_PAIRS[8])
+    assert seen(of_binds(harness.database)) == (Level.OK, "9 of 10 succeeded in the last 5 min")
+    harness.simulator.script("refuse:-22", times=1, on="bind")
+    with suppress(BindingsError):
+        harness.bind(C, D)
     level, text = seen(of_binds(harness.database))
-    assert (level, text.startswith("2 of 3 succeeded")) == (Level.WARN, True)
+    assert (level, text.startswith("9 of 11 succeeded")) == (Level.WARN, True)
 
 
 def test_binds_that_succeed_are_ok(harness: ServiceHarness) -> None:

@@ -85,7 +85,7 @@ IN_CLEAR = (
 ASK_FOR_STATUS = "ask the provider what this status means, and whether it has created a binding"
 EVENT_IS_LATE = "its event is late: check that a scheduler runs, and how fast the database writes"
 OVERDUE = "the oldest ended binding that is not recorded as expired ended {} ago"
-NOT_READ = "the last {}{} did not read and handle the whole list, the newest {} ago"
+NOT_READ = "the last {} did not read and handle the whole list, the newest {} ago"
 READ_REPORTS = (
     "`bindings reports` has the reasons; until one does, doubts may stay open and foreign bindings be unseen"
 )

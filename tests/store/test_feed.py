@@ -11,6 +11,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, EventKind, State
+from bindings.monitoring import feed_check
+from bindings.monitoring.check import Level
 from bindings.store import events, reserve, settle
 from tests.service.harness import (
     APP,
@@ -97,6 +99,24 @@ def _held_open(database: Database, work: Callable[[Any], Any]) -> Iterator[None]
     finally:
         go_on.set()
         thread.join(300)
+
+
+@pytest.mark.postgres
+def test_event_that_waits_for_an_open_transaction_is_not_final(postgres_url: str, clock: Clock) -> None:
+    service = service_at(postgres_url, clock, "http://127.0.0.1:1")
+    database = service.runtime.database
+    feed_has_caught_up(service)
+    assert database.read(events.oldest_not_final) is None
+    with _held_open(database, lambda tx: reserve.reserve(tx, str(uuid7()), request(C, D), TERMS, CALLER)):
+        reserved(database, request(E, F))
+        written_at = clock.at
+        clock.advance(61)
+        assert database.read(events.oldest_not_final) == written_at
+        assert feed_check.feed_in_order(database).level is Level.WARN
+    feed_has_caught_up(service)
+    assert database.read(events.oldest_not_final) is None
+    assert feed_check.feed_in_order(database).level is Level.OK
+    service.close()
 
 
 @pytest.mark.postgres

@@ -19,6 +19,7 @@ from bindings.jobs.runner import JobRunner
 from bindings.monitoring import activity_checks
 from bindings.store import reports
 from bindings.store.schema import pools
+from bindings.web.console.check_areas import AREAS, OTHER
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, hold_answers, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -224,7 +225,7 @@ def test_overview_shows_whether_there_are_problems(
     JobRunner(service.runtime).run(EXPIRE)
     page = overview_page()
     assert "No problems found" in page
-    green = page.count('<span class="state active">green</span>')
+    green = page.count('<td><span class="state active">green</span>')
     assert f"None of the {green} checks below reports a problem or a warning." in page, "all are green"
     assert service.runtime.replica in page
     simulator.script("reset_before", times=1, on="bind")
@@ -234,6 +235,8 @@ def test_overview_shows_whether_there_are_problems(
     assert "Warnings found" in page
     assert "1 open" in page
     assert page.count('repeats unbinds.</span> <a href="/doubts">Doubts</a>') == 2
+    areas = dict(re.findall(r'<li class="(?:ok|warn|red)">\s+<h2>([^<]+) <span class="state (\w+)"', page))
+    assert areas == {title: "pending" if title == "Doubts" else "active" for title in (*AREAS, OTHER)}
     assert "Recorded in the database: default." in page, "a value keeps its case"
 
 
