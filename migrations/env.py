@@ -35,7 +35,7 @@ def run(connection: Connection) -> None:
     postgres = connection.dialect.name == "postgresql"
     if postgres:
         wait_for_others(connection)
-        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        connection.execute(text(f"SET lock_timeout = '{config.attributes.get('lock_timeout', LOCK_TIMEOUT)}'"))
         connection.commit()
     try:
         context.configure(

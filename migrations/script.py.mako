@@ -1,13 +1,17 @@
 """${message}.
 
 Rules of this folder:
-- Never import bindings: a migration describes the schema of its time, and the package changes later.
+- Import nothing of bindings but store.migration_locks: a migration describes the schema of its time, and the package
+  changes later.
 - Name every constraint and index. SQLite changes a table only in batch mode, which needs the names.
 - A rebuilt events table loses its triggers: create them again; tests/migrations checks that they exist.
 - No lock of more than a second on a large table: build indexes CONCURRENTLY on PostgreSQL, fill in batches.
 - Old code must run on the new schema for one release: add first, remove one release later.
 - Add the row of schema_info: READABLE_FROM is the oldest revision whose code can work on this schema. Change it only
   if older code cannot.
+- LOSSES says what is lost if it is undone, in the words of docs/how-to/upgrade.md, each with a query that has a row if
+  there is any of it. OBSTACLES says in the same way why it cannot be undone.
+- Undo it beside processes of the code before: no long lock, and nothing that this code reads or writes changes.
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
@@ -25,6 +29,7 @@ branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 
 
 def upgrade() -> None:

@@ -31,8 +31,10 @@ from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulato
 from bindings.provider.statuses import STATUSES
 from bindings.settings import FROM_FILE, PREFIX, Settings
 from bindings.store import reserve
+from bindings.store.downgrade import OLDEST
 from bindings.store.engine import _timeouts as connection_timeouts
-from bindings.store.schema import metadata
+from bindings.store.migrations import script_directory
+from bindings.store.schema import HEAD, metadata
 from bindings.testing import plugin
 from bindings.web import problems
 from bindings.web.api import openapi
@@ -465,9 +467,13 @@ def test_every_fault_of_the_simulator_is_documented() -> None:
 
 
 def test_upgrade_page_says_of_each_migration_what_is_lost_if_it_is_undone() -> None:
-    table = rows(ROOT / "docs" / "how-to" / "upgrade.md", "Undo migrations")
-    revisions = {path.name[:4] for path in (ROOT / "migrations" / "versions").glob("*.py")}
-    assert [row[0] for row in table] == sorted((each for each in revisions if each >= "0008"), reverse=True)
+    table = {row[0]: row[1] for row in rows(ROOT / "docs" / "how-to" / "upgrade.md", "Undo migrations")}
+    scripts = script_directory().iterate_revisions(HEAD, OLDEST)
+    lost = {script.revision: [*script.module.LOSSES] for script in scripts}
+    assert list(table) == list(lost)
+    for revision, losses in lost.items():
+        assert all(loss in table[revision] for loss in losses), revision
+        assert table[revision].startswith("nothing") is (losses == []), revision
 
 
 def test_page_of_modes_says_what_the_conflict_policy_refuses() -> None:

@@ -43,6 +43,48 @@ def upgrade(*, as_json: bool) -> None:
 
 
 @db.command()
+@click.argument("revision")
+@click.option("--dry-run", is_flag=True, help="Only show what would be undone and what would be lost.")
+@click.option("--lose-data", is_flag=True, help="Undo migrations also if that deletes data.")
+@click.option(
+    "--processes-ended",
+    is_flag=True,
+    help="State that the processes which need a newer schema have ended: they are known for three minutes.",
+)
+@options.as_json
+def downgrade(*, revision: str, dry_run: bool, lose_data: bool, processes_ended: bool, as_json: bool) -> None:
+    """Undo migrations, the newest first, down to REVISION: four digits, or `previous` for the newest one only.
+
+    Run it with the newer version, which has the migrations, after processes of the older one have taken over. It
+    is refused, and nothing is changed, if data would be lost or if processes at work need a newer schema, until
+    the options confirm that. Back up first.
+    """
+    url = _url(as_json=as_json)
+    from bindings.store import downgrade as undo
+
+    plan = undo.plan(url, revision)
+    if not as_json:
+        for migration in plan.migrations:
+            losses = [f"lost: {loss}" for loss in migration.losses] or ["nothing is lost"]
+            output.message(f"undo {migration.revision}: {'; '.join(migration.obstacles or losses)}")
+        for process in plan.processes:
+            output.message(f"at work in the last three minutes: {output.escape_unprintable(process)}")
+    if not dry_run:
+        with options.rename_fields(lose_data="--lose-data", processes_ended="--processes-ended"):
+            plan.require(lose_data=lose_data, processes_ended=processes_ended)
+        with output.spinner("undoing migrations ...", as_json=as_json):
+            undo.run(url, plan)
+    if as_json:
+        output.emit(plan)
+    elif not plan.migrations:
+        click.echo(f"schema at {plan.revision} already")
+    elif dry_run:
+        click.echo(f"schema at {plan.before}; nothing was changed")
+    else:
+        click.echo(f"schema at {plan.revision}, was at {plan.before}")
+
+
+@db.command()
 @options.as_json
 def current(*, as_json: bool) -> None:
     """Show the schema revision of the database."""

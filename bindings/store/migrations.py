@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import exc
 
+from bindings.errors import Busy
 from bindings.store import schema_version
 from bindings.store.database import Database
 from bindings.store.engine import UTF8, make_engine
-from bindings.store.failures import explain
+from bindings.store.failures import RETRY_LATE_S, explain
 from bindings.store.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     from bindings.store.schema_version import SchemaVersion
 
@@ -36,12 +38,14 @@ def upgrade(database_url: str) -> str:
     engine = make_engine(database_url)
     try:
         with engine.connect() as connection:
-            config = _config()
+            config = config_of_scripts()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
     except exc.DBAPIError as error:
         raise explain(error, engine.url).error() from error
+    except TimeoutError as error:  # of a migration that waited for a lock
+        raise Busy(str(error), retry_after_s=RETRY_LATE_S) from error
     finally:
         engine.dispose()
     return HEAD
@@ -82,7 +86,15 @@ def scripts() -> Path:
     return checkout if (checkout / "env.py").is_file() else package / "_migrations"
 
 
-def _config() -> Config:
+def script_directory() -> ScriptDirectory:
+    """Return the migrations as Alembic reads them."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(config_of_scripts())
+
+
+def config_of_scripts() -> Config:
+    """Return the configuration of Alembic for these migrations."""
     from alembic.config import Config
 
     config = Config()

@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, exists, literal_column, or_, select
+from sqlalchemy import delete, exists, inspect, literal_column, or_, select
 from uuid_utils import uuid7
 
 from bindings import __version__
@@ -67,6 +67,22 @@ def older_than(connection: Connection, revision: str, instant: datetime) -> list
         for replica in seen_since(connection, instant)
         if replica.schema_revision is None or replica.schema_revision < revision
     ]
+
+
+def names_of_newer(connection: Connection, revision: str, instant: datetime) -> list[str]:
+    """Return the processes that used the database at `instant` or later with code made for a newer revision.
+
+    Each is its name with the revision that it needs. Works on every schema from 0011 on, and finds none before.
+    """
+    if replicas.c.schema_revision.name not in {
+        column["name"] for column in inspect(connection).get_columns(replicas.name)
+    }:
+        return []
+    newer = select(replicas.c.name, replicas.c.schema_revision).where(
+        replicas.c.seen_at >= instant, replicas.c.schema_revision > revision
+    )
+    rows = connection.execute(newer.order_by(replicas.c.name))
+    return [f"{name} (for {needed})" for name, needed in rows]
 
 
 def is_older_at_work(dialect: SqlDialect, revision: str) -> ColumnElement[bool]:

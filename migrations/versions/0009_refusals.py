@@ -22,6 +22,9 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "the records of refused binds": "SELECT 1 FROM refusals",
+}
 BYTE_ORDER = {"reference": "varchar_pattern_ops"}
 REFERENCE = "ix_bindings_reference"
 INDEXES = {

@@ -31,6 +31,11 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "idempotency keys that a second actor of an application has used, for retries": (
+        "SELECT 1 FROM bindings WHERE duplicate_key IS NOT NULL"
+    ),
+}
 COLUMN = "duplicate_key"
 INDEX = "uq_bindings_idempotency_key_app_id_actor"
 KEY = f"coalesce(idempotency_key, {COLUMN})"

@@ -19,6 +19,11 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "the provider's end of bindings": (
+        "SELECT 1 FROM bindings WHERE max_expire_s IS NOT NULL OR provider_expires_at IS NOT NULL"
+    ),
+}
 INDEX = "ix_bindings_release_owed"
 OWED = "state = 'expired' AND provider_expires_at > ended_at"
 

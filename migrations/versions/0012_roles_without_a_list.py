@@ -25,6 +25,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 ROLES = "role IN ('app', 'auditor', 'investigator', 'admin')"
 CHECK = f"CONSTRAINT ck_keys_role CHECK ({ROLES})"
 PRIMARY_KEY = "CONSTRAINT pk_keys PRIMARY KEY (id)"

@@ -21,6 +21,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 COLUMN = "freed_key"
 INDEX = "ix_bindings_freed_key"
 

@@ -18,6 +18,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 INDEX = "ix_bindings_waiting"
 WAITING = "waits_for IS NOT NULL AND ended_at IS NULL"
 COLUMNS = {

@@ -25,6 +25,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 COLUMN = "maintenance_until"
 COMMENT = "until then the triggers let what was asked for be changed; none: they do not"
 

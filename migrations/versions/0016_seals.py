@@ -24,6 +24,13 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "the seals": "SELECT 1 FROM seals",
+    "the salts with which rows are verified": (
+        "SELECT 1 FROM bindings WHERE facts_salt IS NOT NULL"
+        " UNION ALL SELECT 1 FROM holds WHERE facts_salt IS NOT NULL"
+    ),
+}
 SALT = "facts_salt"
 SALT_COMMENT = "salt of the hash in its event, encrypted if phones are; none: there is no hash, or it was erased"
 SALTED = "bindings", "holds"

@@ -19,6 +19,9 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "the reasons and the provider's words of events": "SELECT 1 FROM texts",
+}
 
 
 def upgrade() -> None:

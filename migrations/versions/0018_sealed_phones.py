@@ -26,6 +26,12 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
+OBSTACLES = {
+    "phones are encrypted, and code of 0017 cannot read them": (
+        "SELECT 1 FROM account WHERE phone_index_key IS NOT NULL"
+    )
+}
 BOTH = {
     "phone_a": "real phone of party A: digits, or its blind index",
     "phone_b": "real phone of party B: digits, or its blind index",
@@ -106,8 +112,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Undo the change; refused once phones are encrypted, because older code cannot read them."""
-    if op.get_bind().execute(sa.text("SELECT phone_index_key FROM account")).scalar() is not None:
-        raise RuntimeError("phones are encrypted, and code of 0017 cannot read them; nothing was changed")
+    for reason, query in OBSTACLES.items():
+        if op.get_bind().execute(sa.text(query)).scalar() is not None:
+            raise RuntimeError(f"{reason}; nothing was changed")
     op.execute(f"DELETE FROM schema_info WHERE revision = '{revision}'")
     postgresql = op.get_bind().dialect.name == "postgresql"
     op.execute("DROP TRIGGER bindings_as_asked" + (" ON bindings" if postgresql else ""))

@@ -31,6 +31,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
 COLUMN = "key_id"
 COMMENTS = {
     "events": "the API key that acted; none: none, or an earlier release wrote it",

@@ -26,6 +26,9 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+LOSSES = {
+    "how much of its budgets each key has used in this hour": "SELECT 1 FROM budgets",
+}
 INDEX = "ix_events_phone_searched"
 INDEXED = "(at, position) WHERE kind IN ('phone_searched', 'budget_used_up')"
 PARTITIONS = (

@@ -44,6 +44,22 @@ def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_pa
     assert shell.run("list", "--json").code == 0
 
 
+def test_db_downgrade_names_what_it_needs_and_undoes_migrations(shell: Shell) -> None:
+    shell.run("list")  # a command counts as a process
+    name = _replicas(shell)[0].name
+    planned = shell.run("db", "downgrade", "0019", "--dry-run")
+    assert (planned.code, planned.out) == (0, f"schema at {HEAD}; nothing was changed\n")
+    assert "undo 0020: nothing is lost\n" in planned.err
+    assert f"at work in the last three minutes: {name} (for {HEAD})\n" in planned.err
+    refused = shell.run("db", "downgrade", "0019", "--json")
+    assert (refused.code, refused.fields) == (2, ["--processes-ended"])
+    undone = shell.run("db", "downgrade", "0019", "--processes-ended", "--json").json
+    assert (undone["before"], undone["revision"], undone["migrations"][-1]["losses"]) == (HEAD, "0019", [])
+    assert shell.run("db", "downgrade", "0019").out == "schema at 0019 already\n"
+    assert shell.run("db", "check").code == 1
+    assert shell.run("db", "upgrade").code == 0
+
+
 def test_commands_count_as_processes_except_doctor_and_those_of_the_schema(shell: Shell) -> None:
     for words in (("doctor",), ("db", "upgrade"), ("db", "check"), ("db", "current"), ("list",)):
         assert [replica.version for replica in _replicas(shell)] == [], words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,13 +16,12 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from bindings.store import migrations
 from bindings.store.engine import make_engine
+from bindings.store.migrations import config_of_scripts, script_directory
 from bindings.store.schema import HEAD, NAMING, metadata
 from tests.service.harness import wait_for
 
@@ -46,14 +46,8 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(migrations.scripts()))
-    return config
-
-
 def test_single_head_is_the_revision_that_the_code_needs() -> None:
-    assert ScriptDirectory.from_config(_config()).get_heads() == [HEAD]
+    assert script_directory().get_heads() == [HEAD]
 
 
 def _is_compared(engine: Engine) -> Callable[..., bool]:
@@ -255,7 +249,7 @@ def test_upgrade_downgrade_and_upgrade_give_the_same_schema(empty_database_url: 
     engine = make_engine(empty_database_url)
     before = _schema(engine)
     with engine.connect() as connection:
-        config = _config()
+        config = config_of_scripts()
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         connection.commit()
@@ -325,29 +319,35 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_installed_wheel_upgrades_a_database_to_head(installed: Path, empty_database_url: str) -> None:
+def test_installed_wheel_upgrades_a_database_to_head_and_back(installed: Path, empty_database_url: str) -> None:
     assert (installed / "bindings" / "_migrations" / "env.py").is_file()
-    code = "import bindings; print(bindings.__file__);" + UPGRADE
-    completed = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=installed,
-        env=_environment(empty_database_url) | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert completed.returncode == 0, completed.stderr
-    file, head = completed.stdout.split()
+
+    def run(*arguments: str) -> str:
+        completed = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=installed,
+            env=_environment(empty_database_url) | {"PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
+
+    file, head = run("-c", "import bindings; print(bindings.__file__);" + UPGRADE).split()
     assert file.startswith(str(installed))
     assert head == HEAD
     assert migrations.current(empty_database_url).revision == HEAD
+    undone = json.loads(run("-m", "bindings", "db", "downgrade", "previous", "--json"))
+    assert [each["revision"] for each in undone["migrations"]] == [undone["before"]] == [HEAD]
+    assert migrations.current(empty_database_url).revision == undone["revision"] < HEAD
     assert not list(installed.glob("tests*"))
 
 
 def _migrate(engine: Engine, to: str) -> None:
     with engine.connect() as connection:
-        config = _config()
+        config = config_of_scripts()
         config.attributes["connection"] = connection
         current = MigrationContext.configure(connection).get_current_revision() or ""
         (command.downgrade if to == "-1" or to < current else command.upgrade)(config, to)
@@ -378,7 +378,7 @@ def _event_rows(engine: Engine) -> list[tuple[Any, ...]]:
 
 
 def test_every_migration_keeps_rows_and_the_append_only_triggers(empty_database_url: str) -> None:
-    revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+    revisions = [script.revision for script in script_directory().walk_revisions()][::-1]
     engine = make_engine(empty_database_url)
     _migrate(engine, revisions[0])
     _insert(engine, ROW)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from uuid_utils.compat import uuid7
 
@@ -21,9 +17,10 @@ from bindings.service import BindingService
 from bindings.store import migrations, partitions, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import make_engine
+from bindings.store.migrations import script_directory
 from bindings.store.reserve import Replayed, Reserved
 from bindings.store.schema import HEAD
-from tests.migrations.test_migrations import ROOT, ROW, _config, _environment, _event, _insert, _migrate
+from tests.migrations.test_migrations import ROW, _event, _insert, _migrate
 from tests.service.harness import APP, A, B, C, D, E, F
 from tests.store.test_reserve import request, reserve
 
@@ -101,7 +98,7 @@ def test_schema_before_the_record_is_older(empty_database_url: str, engine: Engi
 
 
 def test_each_migration_records_which_code_can_work_on_it(engine: Engine) -> None:
-    revisions = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+    revisions = [script.revision for script in script_directory().walk_revisions()][::-1]
     recording = [revision for revision in revisions if revision >= FIRST_WITH_INFO]
     for revision in recording:
         _migrate(engine, revision)
@@ -119,33 +116,6 @@ def test_code_of_each_revision_from_0008_on_can_work_on_all_newer_ones(engine: E
     _migrate(engine, HEAD)
     later = f"SELECT readable_from FROM schema_info WHERE revision > '{FIRST_WITH_INFO}'"
     assert set(_scalars(engine, later)) == {FIRST_WITH_INFO}
-
-
-def _documented_query(engine: Engine) -> str:
-    """Return the query of the how-to for the bindings that undoing 0011 affects."""
-    page = (ROOT / "docs" / "how-to" / "upgrade.md").read_text(encoding="utf-8")
-    [query] = re.findall(r"```sql\n(SELECT id, state FROM bindings\n.*?);\n```", page, re.DOTALL)
-    [instead] = re.findall(r"On SQLite, write `(strftime\(.*?\))`", page)
-    return str(query.replace("now()", instead) if engine.dialect.name == "sqlite" else query).replace(":", r"\:")
-
-
-def test_alembic_undoes_migrations_from_a_checkout(empty_database_url: str, engine: Engine) -> None:
-    """The provider's end of a binding is lost with the column of 0011; its phones stay held as long as before."""
-    migrations.upgrade(empty_database_url)
-    promised = {"state": "active", "max_expire_s": 3600, "provider_expires_at": "2026-03-01T13:00:00.000000Z"}
-    answered = {"bind_id": "1001", "middle_number_a": "918806", "middle_number_b": "918806"}
-    instants = {"expires_at": "2026-03-01T12:01:00.000000Z", "held_until": "2999-03-01T13:01:00.000000Z"}
-    _insert(engine, ROW | promised | answered | instants)
-    assert _scalars(engine, _documented_query(engine)) == [ROW["id"]]
-    held_until = _scalars(engine, "SELECT held_until FROM bindings")
-    undo = [sys.executable, "-m", "alembic", "downgrade", "0010"]
-    subprocess.run(undo, cwd=ROOT, env=_environment(empty_database_url), check=True, timeout=300)
-    assert migrations.current(empty_database_url).revision == "0010"
-    with pytest.raises(SchemaOutOfDate, match="run `bindings db upgrade`"):
-        BindingService.open(database_url=empty_database_url)
-    migrations.upgrade(empty_database_url)
-    assert _scalars(engine, "SELECT held_until FROM bindings") == held_until
-    assert _scalars(engine, "SELECT provider_expires_at FROM bindings") == [None]
 
 
 def _bind_again(engine: Engine, *, state: str, number: int) -> None:

@@ -51,7 +51,7 @@ def migrate(url: str) -> None:
     """Bring the schema to head, as a release did that checked no encoding."""
     engine = make_engine(url)
     with engine.connect() as connection:
-        config = migrations._config()
+        config = migrations.config_of_scripts()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
