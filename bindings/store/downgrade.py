@@ -165,7 +165,9 @@ def _require_older(target: str, before: str) -> None:
 
 def _describe(connection: Connection, script: Script) -> UndoneMigration:
     def matching(queries: Mapping[str, str]) -> list[str]:
-        return [sentence for sentence, query in queries.items() if connection.execute(text(query)).first() is not None]
+        return [
+            sentence for sentence, query in queries.items() if connection.execute(text(query)).first() is not None
+        ]
 
     return UndoneMigration(
         revision=script.revision,

@@ -18,16 +18,19 @@ ROOT = Path(__file__).parents[2]
 
 
 class Command:
-    """A running `bindings ...` with standard error in a file. A context manager that ends the process."""
+    """A running `bindings ...` with standard error in a file. A context manager that ends the process.
 
-    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str) -> None:
+    `root` is the folder of its code.
+    """
+
+    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str, root: Path = ROOT) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
         self.log = log
         self._out = log.open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bindings", *arguments],
-            cwd=ROOT,
-            env=inherited | {"BINDINGS_WEBHOOK_NETWORKS": "127.0.0.0/8,::1"} | dict(environment),
+            cwd=root,
+            env=inherited | dict(environment),
             text=True,
             stdout=subprocess.PIPE,
             stderr=self._out,
@@ -57,8 +60,11 @@ class Command:
 class Replica(Command):
     """A running `bindings serve`; `url` is its address after `started` was called."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str], *arguments: str, port: int = 0) -> None:
-        super().__init__(log, environment, "serve", "--local-admin", "--json", "--port", str(port), *arguments)
+    def __init__(
+        self, log: Path, environment: Mapping[str, str], *arguments: str, port: int = 0, root: Path = ROOT
+    ) -> None:
+        serve = "serve", "--local-admin", "--json", "--port", str(port)
+        super().__init__(log, environment, *serve, *arguments, root=root)
         self.url = f"http://127.0.0.1:{port}"
 
     def started(self) -> Self:

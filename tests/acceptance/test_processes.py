@@ -41,6 +41,7 @@ def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[st
         "BINDINGS_PROVIDER_API_SECRET": SECRET,
         "BINDINGS_PROVIDER_APP_ID": APP,
         "BINDINGS_SCAN_CALLS_PER_S": "1000",
+        "BINDINGS_WEBHOOK_NETWORKS": "127.0.0.0/8,::1",
     } | {f"BINDINGS_{name.upper()}": value for name, value in changed.items()}
 
 
