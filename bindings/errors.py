@@ -82,6 +82,10 @@ class BindingsError(Exception):
         self.replayed = False
         self.predecessor_ended: bool | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by value: multiprocessing and Celery pass errors between processes, and constructors differ."""
+        return _restore, (type(self), self.args, vars(self))
+
     def problem(self) -> dict[str, Any]:
         """Return the error as a problem object (RFC 9457), for the command line and for HTTP."""
         body: dict[str, Any] = {
@@ -599,6 +603,12 @@ def _unknown_holder(binding: Binding) -> Holder:
         retry_after_s=retry_after_s,
         why="refused",
     )
+
+
+def _restore(kind: type[BindingsError], args: tuple[Any, ...], attributes: dict[str, Any]) -> BindingsError:
+    error = kind.__new__(kind, *args)
+    error.__dict__ |= attributes
+    return error
 
 
 def _first_line(kind: type[BindingsError]) -> str:

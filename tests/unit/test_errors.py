@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -112,6 +114,15 @@ def test_problem_has_the_fields_of_rfc_9457(kind: type[errors.BindingsError]) ->
     assert (problem["status"], problem["code"], problem["detail"]) == (kind.http_status, kind.code, str(error))
     assert isinstance(problem["title"], str)
     assert (problem["may_have_acted"], problem["safe_to_retry"]) == (kind.may_have_acted, kind.safe_to_retry)
+
+
+@pytest.mark.parametrize("kind", [row[0] for row in TABLE])
+def test_error_is_the_same_after_pickling_and_copying(kind: type[errors.BindingsError]) -> None:
+    error = example(kind)
+    error.replayed = True
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is kind
+        assert (str(other), vars(other), other.problem()) == (str(error), vars(error), error.problem())
 
 
 def test_only_outcome_unknown_may_have_acted_and_it_is_not_safe_to_retry() -> None:
