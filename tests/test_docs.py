@@ -51,6 +51,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 REFERENCE = ROOT / "docs" / "reference"
 LINK = re.compile(r"(?<!!)\[((?:[^\]`]|`[^`]*`)+)\]\(([^)\s]+)\)")
 AGAINST_SERVE = re.compile(r"^<!-- runs against serve -->\n```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"^<!-- (examples/\w+\.py) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_DEFAULT = "\N{EN DASH}"
 COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "pytest", "curl", "export", "."}
@@ -274,6 +275,12 @@ def test_every_member_of_the_testing_classes_is_documented_and_no_other(heading:
     kind: Any = getattr(testing, heading.partition(" ")[0])
     attributes = re.findall(r"^        self\.([a-z]\w*)(?:: .*)? = ", inspect.getsource(kind), re.MULTILINE)
     assert documented == {*attributes, *(name for name in vars(kind) if not name.startswith("_"))}
+
+
+def test_each_example_stands_in_a_page_word_for_word() -> None:
+    shown = dict(match for page in PAGES for match in EXAMPLE.findall(page.read_text(encoding="utf-8")))
+    files = (ROOT / "examples").glob("*.py")
+    assert shown == {f"examples/{file.name}": file.read_text(encoding="utf-8") for file in files}
 
 
 # Commands.
