@@ -8,13 +8,13 @@ pools, which changes nothing.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from bindings import settings
-from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
@@ -202,10 +202,10 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
 
 
 def _check_connection(database: Database) -> Check:
-    start = SYSTEM_CLOCK.monotonic()
+    start = time.monotonic()
     database.clock()
     database.check_file()
-    took_ms = (SYSTEM_CLOCK.monotonic() - start) * 1_000
+    took_ms = (time.monotonic() - start) * 1_000
     name = "PostgreSQL" if database.postgres else "SQLite"
     observed = f"{name} answers in {took_ms:.0f} ms"
     if database.encoding != UTF8:
@@ -226,9 +226,9 @@ def _schema(database: Database) -> Check:
 
 
 def _database_clock(database: Database) -> Check:
-    before = SYSTEM_CLOCK.wall()
+    before = database.host_clock.wall()
     database_time = database.clock().timestamp()
-    skew_s = database_time - (before + SYSTEM_CLOCK.wall()) / 2
+    skew_s = database_time - (before + database.host_clock.wall()) / 2
     return clock_checks.of_database(skew_s)
 
 

@@ -175,7 +175,7 @@ class Database(ProcessConnections):
         phone_keys: PhoneKeys | None = None,
     ) -> None:
         super().__init__(url, pool_size, phone_keys)
-        self._host_clock = clock
+        self.host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
         self._on_use: Callable[[], None] = _do_nothing
         self._encoding: str | None = None
@@ -372,10 +372,10 @@ class Database(ProcessConnections):
         return words.encode(codec, "replace").decode(codec)
 
     def _host_time(self) -> datetime:
-        return datetime.fromtimestamp(self._host_clock.wall(), UTC)
+        return datetime.fromtimestamp(self.host_clock.wall(), UTC)
 
     def _new_transaction(self, connection: Connection, *, attempt: int) -> Transaction:
-        return Transaction(connection, self.dialect, attempt=attempt, started_at=self._host_clock.monotonic())
+        return Transaction(connection, self.dialect, attempt=attempt, started_at=self.host_clock.monotonic())
 
     @contextmanager
     def _autocommit_transaction(self, wait_until: float, give_up_at: float) -> Iterator[Transaction]:

@@ -271,3 +271,4 @@ def test_http_service_follows_the_clock(bindings_environment: Environment, bindi
         found = requests.post(f"{bindings_http.url}/v1/lookup", json=question, headers=headers, timeout=60).json()
         assert [binding["id"] for binding in found["data"]] == expected
         bindings_environment.pass_time(60)
+    assert requests.get(f"{bindings_http.url}/readyz", timeout=60).status_code == 200
