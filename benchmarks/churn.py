@@ -27,7 +27,8 @@ from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
 from bindings.service import BindingService
-from tests.store.databases import Server, name_of
+from bindings.store.temporary_database import name_of
+from tests.store.databases import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import migrations
+from bindings.testing.databases import memory_folder
 from tests.service import phone_keys
 from tests.service.harness import APP, KEY, SECRET, Clock, ServiceHarness, assert_sound
 from tests.store import compiled_cache, databases
@@ -59,11 +60,11 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: Server) -> Iterator[str]:
-    """Provide the name of a migrated database to copy."""
+    """Provide the URL of a migrated database to copy."""
     url = postgres_server.create()
     try:
         migrations.upgrade(url)
-        yield databases.name_of(url)
+        yield url
     finally:
         postgres_server.drop(url)
 
@@ -84,7 +85,7 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 def sqlite_folder() -> Iterator[Path]:
     """Provide an empty folder for SQLite files, in memory if possible."""
     with tempfile.TemporaryDirectory(
-        prefix="bindings-", dir=databases.memory_folder(), ignore_cleanup_errors=True
+        prefix="bindings-", dir=memory_folder(), ignore_cleanup_errors=True
     ) as folder:
         yield Path(folder)
 

@@ -35,10 +35,16 @@ class HttpService:
 @contextmanager
 def serve(service: BindingService) -> Iterator[HttpService]:
     """Serve on a free port of this machine until the end of the block."""
+    with run_server(AppState(service, local_admin=False)) as (_, url):
+        yield HttpService(service, url)
+
+
+@contextmanager
+def run_server(app_state: AppState) -> Iterator[tuple[server.Server, str]]:
+    """Run a server in a thread until the end of the block; provide it and its URL."""
     if not structlog.is_configured():  # by default it prints to stdout
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     listener = server.listen("127.0.0.1", 0)
-    app_state = AppState(service, local_admin=False)
     has_started = threading.Event()
     uvicorn = server.Server(app_state, has_started.set)
     thread = threading.Thread(
@@ -48,8 +54,9 @@ def serve(service: BindingService) -> Iterator[HttpService]:
     try:
         if not has_started.wait(START_S):
             raise TimeoutError("the HTTP service has not started within a minute")
-        yield HttpService(service, server.address(listener))
-        uvicorn.drain()
+        yield uvicorn, server.address(listener)
+        if thread.is_alive():
+            uvicorn.drain()
     finally:
         uvicorn.should_exit = True
         thread.join()

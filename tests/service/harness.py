@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
@@ -24,6 +24,7 @@ from bindings.settings import load
 from bindings.store import events, phone_key_source, seals
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
+from bindings.testing.final_events import wait_until_final
 from tests.service import phone_keys
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ POOL = "918806"
 APP = "4luaKsL2"
 KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+feed_has_caught_up = wait_until_final
 
 
 class Clock:
@@ -197,22 +199,6 @@ def hold_answers(
     listener.pause = pause  # type: ignore[method-assign]
     simulator.script(kind, times=times, seconds=1.0, on=on)
     return released
-
-
-def feed_has_caught_up(service: BindingService) -> None:
-    """Wait until the feed returns all committed events; transactions in the server's other databases delay it."""
-    if not service.runtime.database.postgres:
-        return
-    tx_id = text("SELECT pg_current_xact_id()::text::bigint")
-    oldest_running = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-    written_tx = service.runtime.database.write(lambda tx: tx.connection.execute(tx_id).scalar_one())
-    wait_for(
-        lambda: (
-            service.runtime.database.read(lambda connection: connection.execute(oldest_running).scalar_one())
-            > written_tx
-        ),
-        seconds=300.0,
-    )
 
 
 def in_threads(*calls: Callable[[], object], seconds: float = 300.0) -> list[BaseException]:

@@ -18,9 +18,9 @@ from bindings.monitoring.check import Level
 from bindings.service import BindingService
 from bindings.store import migrations
 from bindings.store.engine import make_engine
+from bindings.store.temporary_database import name_of
 from tests.provider import sockets
 from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C
-from tests.store.databases import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,8 @@ def database_in(server: Server, encoding: str) -> Iterator[str]:
     name = f"bindings_test_{encoding.lower()}_{os.getpid()}"
     options = " ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + sql.SQL(options).format(encoding)
-    server._run(create)
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(create)
     try:
         yield server.address(name)
     finally:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
-import itertools
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
@@ -27,10 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from bindings.store import migrations
+from bindings.store import migrations, temporary_database
 from bindings.store.schema import metadata
 
 if TYPE_CHECKING:
@@ -42,10 +39,7 @@ START_S = 120.0
 # No test ends the machine; some open many connections.
 SETTINGS = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300")
 LOWEST_PORT = 10_000
-MEMORY = Path("/dev/shm")  # no test ends the machine: no SQLite file needs to wait for a disk
-LEAST_MEMORY_BYTES = 2**29  # a container may have much less
 
-_numbers = itertools.count(1)
 _END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -67,17 +61,12 @@ class Server:
     _free: list[str] = field(default_factory=list)
 
     def create(self, *, template: str | None = None) -> str:
-        """Create a database and return its URL."""
-        name = f"bindings_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_numbers)}"
-        copied = sql.SQL("" if template is None else " TEMPLATE {}").format(sql.Identifier(template or ""))
-        database = sql.Identifier(name)
-        self._run(sql.SQL("CREATE DATABASE {}").format(database) + copied)
-        self._run(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(database))
-        return self.address(name)
+        """Create a database, a copy of the one of the URL `template` if there is one, and return its URL."""
+        return temporary_database.create(self.url, template=template)
 
     def drop(self, url: str) -> None:
         """Drop a database that `create` made, and end the connections to it."""
-        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name_of(url))))
+        temporary_database.drop(self.url, url)
 
     def lend(self, *, template: str) -> str:
         """Return the URL of a migrated database without rows; `take_back` must follow."""
@@ -98,15 +87,6 @@ class Server:
         """Return the URL of a database of this server."""
         return make_url(self.url).set(database=database).render_as_string(hide_password=False)
 
-    def _run(self, statement: sql.SQL | sql.Composed) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(statement)
-
-
-def name_of(url: str) -> str:
-    """Return the name of the database of a URL."""
-    return str(make_url(url).database)
-
 
 def find_postgres() -> Server | None:
     """Return the first server in the order of the module's docstring, or None. Call its `stop` at the end."""
@@ -115,13 +95,6 @@ def find_postgres() -> Server | None:
         if server is not None:
             return server
     return None
-
-
-@cache
-def memory_folder() -> Path | None:
-    """Return a folder in memory for SQLite files, or None if there is none with enough space."""
-    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
-    return MEMORY if usable and shutil.disk_usage(MEMORY).free >= LEAST_MEMORY_BYTES else None
 
 
 def migrated_file(folder: Path) -> Path:

@@ -22,8 +22,9 @@ from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events, migrations, schema_version
 from bindings.store.database import Database
 from bindings.store.deadline_connection import DeadlineConnection
+from bindings.store.temporary_database import name_of
 from tests.service.harness import in_threads
-from tests.store.databases import free_port, name_of
+from tests.store.databases import free_port
 from tests.store.failing import failing
 
 if TYPE_CHECKING:

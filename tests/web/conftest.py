@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-import structlog
 
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
-from bindings.web import executors, server
+from bindings.testing.http_service import run_server
+from bindings.web import executors
 from bindings.web.state import AppState
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, wait_for
+from tests.service.harness import APP, KEY, POOL, SECRET, A, B
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bindings.web import server
     from bindings.web.first_sign_in import FirstSignIn
 
 BIND = {"phone_a": A, "phone_b": B, "pool_number": POOL, "expire_s": 3_600, "mode": "AXB"}
@@ -66,24 +66,11 @@ def run(
     service: BindingService, *, local_admin: bool = True, first_sign_in: FirstSignIn | None = None
 ) -> Iterator[Running]:
     """Serve in a thread of this process until the test ends."""
-    if not structlog.is_configured():  # by default it prints to a stream that pytest swaps while it runs
-        structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
-    opened = server.listen("127.0.0.1", 0)
     app_state = AppState(service, local_admin=local_admin, first_sign_in=first_sign_in)
-    uvicorn = server.Server(app_state)
-    thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [opened]}, daemon=True)
-    thread.start()
-    wait_for(lambda: uvicorn.started)
-    running = Running(service=service, app_state=app_state, url=server.address(opened), uvicorn=uvicorn)
-    try:
-        yield running
-    finally:
-        running.session.close()
-        uvicorn.should_exit = True
-        thread.join(300)
-        opened.close()
-        app_state.executors.close()
-        assert not thread.is_alive(), "the server did not stop"
+    with run_server(app_state) as (uvicorn, url):
+        running = Running(service=service, app_state=app_state, url=url, uvicorn=uvicorn)
+        with closing(running.session):
+            yield running
 
 
 @contextmanager

@@ -31,11 +31,11 @@ from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.store import schema
+from bindings.store.temporary_database import name_of
 from bindings.web import app, problems
 from bindings.web.api import openapi, ops_routes
 from bindings.web.api import routes as api
 from tests.service.harness import A, B, C, D, wait_for
-from tests.store.databases import name_of
 from tests.web.conftest import run
 
 if TYPE_CHECKING:
