@@ -31,6 +31,7 @@ branch_labels = None
 depends_on = None
 
 READABLE_FROM = "0008"
+CONTRACTS = {"uq_bindings_idempotency_key_app_id_actor is added": "0008"}  # their own index refuses more
 LOSSES = {
     "idempotency keys that a second actor of an application has used, for retries": (
         "SELECT 1 FROM bindings WHERE duplicate_key IS NOT NULL"
