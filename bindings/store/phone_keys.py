@@ -155,9 +155,11 @@ class PhoneKeys:
         context.update(digits.encode())
         return self._prefixes[number] + _base64(context.finalize()[:BLIND_BYTES])
 
-    def forms(self, phone: Phone) -> list[str]:
-        """Return each text by which the phone may be stored."""
+    def forms(self, phone: Phone, index_key: int | None = None) -> list[str]:
+        """Return each text by which the phone may be stored; only one if `index_key` is the key of every row."""
         digits = phone.key
+        if index_key is not None:
+            return [self._blind(index_key, digits)]
         return [digits, *[self._blind(number, digits) for number in self._index]]
 
     def blind_indexes(self, phone: Phone) -> dict[str, str]:

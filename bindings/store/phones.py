@@ -28,10 +28,17 @@ SUFFIX = "_sealed"
 SALT = "facts_salt"
 
 
-def forms(dialect: Dialect, *phones: Phone) -> list[str]:
-    """Return each text by which one of the phones may be stored."""
+def forms(dialect: Dialect, *phones: Phone, index_key: int | None = None) -> list[str]:
+    """Return each text by which one of the phones may be stored, if `index_key` is not the key of every row.
+
+    Pass it only in the transaction that has read so in `account` (`phones_sealed_at`). A switch of keys waits for
+    that transaction, and an older database that was put in its place has the account of its own time: so a row in
+    another form is never missed (I1).
+    """
     keys = keys_of(dialect)
-    return [form for phone in phones for form in ([phone.key] if keys is None else keys.forms(phone))]
+    if keys is None:
+        return [phone.key for phone in phones]
+    return [form for phone in phones for form in keys.forms(phone, index_key)]
 
 
 def is_any_of(column: ColumnElement[Any], texts: Sequence[Any]) -> ColumnElement[bool]:
@@ -44,11 +51,11 @@ def parameters(name: str, count: int) -> list[BindParameter[Any]]:
     return [bindparam(parameter, type_=PhoneNumber) for parameter in _names(name, count)]
 
 
-def parameter_values(dialect: Dialect, **phones: Phone) -> dict[str, str]:
-    """Return the values of `parameters`, by the name of the phone."""
+def parameter_values(dialect: Dialect, index_key: int | None = None, /, **phones: Phone) -> dict[str, str]:
+    """Return the values of `parameters`, by the name of the phone; `index_key` as for `forms`."""
     values: dict[str, str] = {}
     for name, phone in phones.items():
-        texts = forms(dialect, phone)
+        texts = forms(dialect, phone, index_key=index_key)
         values |= zip(_names(name, len(texts)), texts, strict=True)
     return values
 
@@ -58,10 +65,10 @@ def _names(name: str, count: int) -> tuple[str, ...]:
     return (name, *(f"{name}_{number}" for number in range(1, count)))
 
 
-def form_count(dialect: Dialect) -> int:
+def form_count(dialect: Dialect, index_key: int | None = None) -> int:
     """Return how many texts `forms` returns for one phone."""
     keys = keys_of(dialect)
-    return 1 if keys is None else keys.form_count
+    return 1 if keys is None or index_key is not None else keys.form_count
 
 
 def stored(

@@ -154,12 +154,13 @@ def reserve(
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
     the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
     """
-    reading = (*account.BEFORE_INTENT, rollback_detection.VERSION)
+    reading = (*account.BEFORE_INTENT, account.PHONES_SEALED_AT, rollback_detection.VERSION)
     known_id = binding_id if committed is None else committed.id
     phones = (request.phone_a, request.phone_b)
-    now, (scan_owed_since, index_key, data_key, version) = lock_phones(
+    now, (scan_owed_since, index_key, data_key, sealed_at, version) = lock_phones(
         tx, limits.scope, phones, reading, known_id=known_id
     )
+    only_index_key = None if sealed_at is None else index_key
     numbers = KeyNumbers(index_key, data_key)
     stored_phones.require_keys(tx.connection.dialect, numbers)
     if rollback_detection.was_rolled_back(tx, committed, version):
@@ -170,7 +171,7 @@ def reserve(
     if verify_clock is not None:
         verify_clock(now)
     for _ in range(ATTEMPTS):
-        current_holders = holders(tx.connection, request, limits, now)
+        current_holders = holders(tx.connection, request, limits, now, only_index_key)
         if not current_holders and scan_owed_since is None:
             recorded = record(tx, new_intent(binding_id, request, limits, caller, now), request, caller, numbers)
         else:
@@ -216,16 +217,19 @@ def record(
     return None
 
 
-def holders(connection: Connection, request: BindRequest, limits: BindLimits, now: datetime) -> list[Holder]:
+def holders(
+    connection: Connection, request: BindRequest, limits: BindLimits, now: datetime, index_key: int | None = None
+) -> list[Holder]:
     """Return the holders that conflict with the request at the instant `now`, the longest first.
 
+    `index_key` is the key of the phones in every row, or None if that is not known (`store.phones.forms`).
     The binding that a replace ends first is no holder, nor is what the provider still has of it.
     """
     phones = [request.phone_a, request.phone_b]
-    pair = stored_phones.forms(connection.dialect, *phones)
+    pair = stored_phones.forms(connection.dialect, *phones, index_key=index_key)
     conflicting = [
         row
-        for row in find_holding_rows(connection, phones, limits.scope, now)
+        for row in find_holding_rows(connection, phones, limits.scope, now, index_key)
         if row.id is None or conflicts(limits.policy, row, request.mode, pair)
     ]
     named = _with_origins(connection, conflicting, phones, limits.scope, now)
@@ -283,12 +287,12 @@ def _holding(form_count: int) -> CompiledStatement:
 
 
 def find_holding_rows(
-    connection: Connection, phones: Sequence[Phone], scope: str, now: datetime
+    connection: Connection, phones: Sequence[Phone], scope: str, now: datetime, index_key: int | None = None
 ) -> Sequence[Row[Any]]:
     """Return the bindings and holds of one of two phones at `now`, for any policy; a hold has no id."""
     dialect = connection.dialect
-    values = stored_phones.parameter_values(dialect, phone_1=phones[0], phone_2=phones[1])
-    statement = _holding(stored_phones.form_count(dialect))
+    values = stored_phones.parameter_values(dialect, index_key, phone_1=phones[0], phone_2=phones[1])
+    statement = _holding(stored_phones.form_count(dialect, index_key))
     return statement.fetch_all(connection, values | {"scope": scope, "now": now})
 
 

@@ -137,6 +137,38 @@ def test_database_in_digits_is_encrypted_and_answers_as_before(harness: ServiceH
     ]
 
 
+def test_rows_from_before_the_encryption_are_found_beneath_a_process_that_knows_it_complete(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    """I1: such a database is restored in place; the account is of the same moment as the rows."""
+    content = Content(harness)
+    sealing = ring_of(harness, tmp_path)
+    before = content.read(sealing)
+    tables = (*ALL_TABLES, "account")
+    rows = {table: [row._asdict() for row in rows_of(harness, f"SELECT * FROM {table}")] for table in tables}
+    assert phone_sealing.seal(sealing.runtime).complete
+    for restored in (False, True):
+        if restored:
+            for statement in [_restoring(table, row) for table in tables for row in rows[table]]:
+                harness.rewrite(statement)
+            assert all(row.phone_key is None for row in rows_of(harness, "SELECT phone_key FROM bindings"))
+        assert content.read(sealing) == before
+        for pair in ((A, C), (C, B), (D, A), (G, C), (C, H)):  # bindings and holds of A, B, G and H
+            with pytest.raises(errors.PhoneInUse):
+                sealing.bind(phone_a=pair[0], phone_b=pair[1], pool_number=POOL, expire_s=60, mode="AXB")
+        before = content.read(sealing)
+
+
+def _restoring(table: str, row: dict[str, Any]) -> Any:
+    """Return the statement that gives a row the phones and keys that it had."""
+    words = ("phone", "number", "party", "fingerprint", "facts_salt")
+    names = [name for name in row if any(word in name for word in words)]
+    values = ", ".join(f"{name} = :{name}" for name in names)
+    where = "CAST(id AS text) = :of_id"
+    parameters = {name: row[name] for name in names} | {"of_id": str(row["id"])}
+    return text(f"UPDATE {table} SET {values} WHERE {where}").bindparams(**parameters)
+
+
 def test_each_idempotency_key_is_known_after_the_encryption(harness: ServiceHarness, tmp_path: Path) -> None:
     content = Content(harness)
     sealing = ring_of(harness, tmp_path)

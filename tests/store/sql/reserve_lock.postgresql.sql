@@ -10,7 +10,10 @@ SELECT set_config(:set_config_2::VARCHAR, :wait, true) AS set_config_1,
     SELECT account.phone_data_key
     FROM account
 ) AS anon_3, (
+    SELECT account.phones_sealed_at
+    FROM account
+) AS anon_4, (
     SELECT bindings.version
     FROM bindings
     WHERE bindings.id = :known_id::UUID
-) AS anon_4, clock_timestamp() AS clock_timestamp_1;
+) AS anon_5, clock_timestamp() AS clock_timestamp_1;

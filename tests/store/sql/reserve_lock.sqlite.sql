@@ -8,7 +8,10 @@ SELECT (
     SELECT account.phone_data_key
     FROM account
 ) AS anon_3, (
+    SELECT account.phones_sealed_at
+    FROM account
+) AS anon_4, (
     SELECT bindings.version
     FROM bindings
     WHERE bindings.id = :known_id
-) AS anon_4;
+) AS anon_5;
