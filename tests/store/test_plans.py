@@ -49,6 +49,7 @@ from bindings.store.schema import holds as holds_table
 from bindings.validation.fields import position_after
 from bindings.web.api.samples import BINDING
 from tests.service.harness import Clock
+from tests.service.phone_keys import phone_keys
 from tests.store.test_reserve import TERMS, request, reserved
 
 if TYPE_CHECKING:
@@ -394,6 +395,32 @@ def test_hot_statements_use_their_own_indexes_only(filled_url: str) -> None:
             finally:
                 service.close()
     assert wrong == {}
+
+
+FORMS: dict[str, Callable[[BindingService], object]] = {
+    "search by phone": lambda service: service.search(phone="9100000042", limit=50),
+    "conflict check in the form of every row": lambda service: service.runtime.database.read(
+        reserve.holders, HELD_PAIR, TERMS, datetime.now(UTC), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("statistics", ["without", "with"])
+def test_phone_that_may_have_two_forms_is_found_by_the_same_indexes(filled_url: str, statistics: str) -> None:
+    """While phones are being encrypted, half of the rows is found by digits and half by a blind index."""
+    database = Database(filled_url, phone_keys=phone_keys())
+    service = BindingService(
+        new_runtime(load({}, database_url=filled_url, provider_app_id="a"), database, caller=CALLER)
+    )
+    try:
+        if statistics == "with":
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        calls = {name: call for name, (indexes, call) in CALLS.items() if indexes & (PHONE | HELD)} | FORMS
+        ways = {name: explained(service, lambda call=call: call(service)) for name, call in calls.items()}  # type: ignore[misc]
+        usual = {name: CALLS[name][0] if name in CALLS else PHONE | HELD for name in calls}
+        assert {name: sorted(used) for name, used in ways.items() if not used or not used <= usual[name]} == {}
+    finally:
+        service.close()
 
 
 def _list(

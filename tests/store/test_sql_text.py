@@ -14,6 +14,7 @@ import re
 import sys
 import textwrap
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from bindings.domain.budget import Budget
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import Order, RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
+from bindings.sealing.seals import Seal
 from bindings.store import (
     access_log,
     account,
@@ -43,19 +45,22 @@ from bindings.store import (
     expiry,
     open_bindings,
     phone_holds,
+    phone_sealing,
     queries,
     refusals,
     reserve,
     rollback_detection,
+    seals,
     sessions,
     settle,
     webhook_health,
 )
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import SqlDialect, Transaction
-from bindings.store.phone_keys import PLAIN
+from bindings.store.phone_keys import PLAIN, KeyNumbers, attach
 from bindings.store.webhooks import Target
 from bindings.web.api.samples import FOREIGN_HOLDER
+from tests.service.phone_keys import phone_keys
 from tests.store.test_reserve import TERMS, request
 
 if TYPE_CHECKING:
@@ -138,15 +143,45 @@ def _dialect(recorder: _Recorder) -> SqlDialect:
 
 
 def _reserve_lock(recorder: _Recorder) -> None:
-    recorder.rows = [[(None, None, None, 1)]]
+    recorder.rows = [[(None, None, None, None, 1)]]
     if recorder.dialect.name == "postgresql":
-        recorder.rows = [[(None, None, None, None, None, None, 1, NOW)]]
-    subqueries = (*account.BEFORE_INTENT, rollback_detection.VERSION)
+        recorder.rows = [[(None, None, None, None, None, None, None, 1, NOW)]]
+    subqueries = (*account.BEFORE_INTENT, account.PHONES_SEALED_AT, rollback_detection.VERSION)
     _transaction(recorder).lock([1, 2], timeout_s=reserve.LOCK_TIMEOUT_S, reading=subqueries, known_id=ID)
 
 
 def _reserve_check(recorder: _Recorder) -> None:
     reserve.find_holding_rows(cast("Connection", recorder), [PHONE, OTHER_PHONE], "default", NOW)
+
+
+def _reserve_check_encrypted(recorder: _Recorder) -> None:
+    """While rows in digits may be left, and after that."""
+    _use_phone_keys(recorder)
+    for index_key in (None, 1):
+        phones = [PHONE, OTHER_PHONE]
+        reserve.find_holding_rows(cast("Connection", recorder), phones, "default", NOW, index_key)
+
+
+def _use_phone_keys(recorder: _Recorder) -> None:
+    recorder.dialect = copy(recorder.dialect)
+    attach(recorder.dialect, phone_keys())
+
+
+def _convert_phones(recorder: _Recorder) -> None:
+    _use_phone_keys(recorder)
+    numbers = KeyNumbers(index=1, data=1)
+    for table in ("bindings", "holds"):
+        phone_sealing.convert_batch(_transaction(recorder), table, numbers, after=ID)
+
+
+def _seal(recorder: _Recorder) -> None:
+    connection, seal = (
+        cast("Connection", recorder),
+        Seal(number=2, to_tx=1, to_position=1, body="{}", signature="", created_at=NOW),
+    )
+    seals.last(connection)
+    seals.unsealed(connection, seal, limit=5_000)
+    seals.insert(_transaction(recorder), seal)
 
 
 def _reserve_insert(recorder: _Recorder) -> None:
@@ -251,11 +286,11 @@ def _recover_unbinds(recorder: _Recorder) -> None:
     queries.unbinding(cast("Connection", recorder), limit=500)
 
 
-def _lookup(name: str) -> Callable[[_Recorder], None]:
+def _lookup(name: str, form_count: int = 1) -> Callable[[_Recorder], None]:
     def look_up(recorder: _Recorder) -> None:
         dialect = _dialect(recorder)
-        statement = getattr(queries.Lookups(dialect.now_once, postgres=dialect.postgres), name)
-        queries.lookup(cast("Connection", recorder), statement)
+        lookups = queries.Lookups(dialect.now_once, postgres=dialect.postgres, form_count=form_count)
+        queries.lookup(cast("Connection", recorder), getattr(lookups, name))
 
     return look_up
 
@@ -340,6 +375,7 @@ def _access_log_counts(recorder: _Recorder) -> None:
 CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_lock": (_reserve_lock, 1),
     "reserve_check": (_reserve_check, 1),
+    "reserve_check_encrypted": (_reserve_check_encrypted, 2),
     "reserve_insert": (_reserve_insert, 1),
     "reserve_replay": (_reserve_replay, 1),
     "event_insert": (_event_insert, 1),
@@ -361,8 +397,10 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "recover_unbinds": (_recover_unbinds, 1),
     "recover_releases": (_releases_owed, 1),
     "lookup_by_phone": (_lookup("by_phone"), 1),
+    "lookup_by_phone_encrypted": (_lookup("by_phone", form_count=2), 1),
     "lookup_by_middle_number": (_lookup("by_middle_number"), 1),
     "lookup_by_party": (_lookup("by_party"), 1),
+    "lookup_by_party_encrypted": (_lookup("by_party", form_count=2), 1),
     "lookup_by_reference": (_lookup("by_reference"), 1),
     "search": (_search, 1),
     "list_page": (_list_page, 3),
@@ -380,6 +418,8 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "access_log": (_access_log_reads, 5),
     "access_log_counts": (_access_log_counts, 6),
     "use_budget": (_use_budget, 2),
+    "convert_phones": (_convert_phones, 2),
+    "seal": (_seal, 3),
 }
 DIALECTS: dict[str, Dialect] = {
     "postgresql": create_engine("postgresql+psycopg://", paramstyle="named").dialect,

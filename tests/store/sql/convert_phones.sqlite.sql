@@ -1,0 +1,35 @@
+SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.phone_a_sealed,
+    bindings.phone_b_sealed, bindings.phone_key, bindings.pool_number, bindings.app_id,
+    bindings.scope, bindings.reference, bindings.idempotency_key, bindings.duplicate_key,
+    bindings.freed_key, bindings.fingerprint, bindings.replaces, bindings.replaced_by,
+    bindings.waits_for, bindings.expire_s, bindings.max_expire_s, bindings.bind_id,
+    bindings.middle_number_a, bindings.middle_number_b, bindings.state, bindings.provider_status,
+    bindings.reason, bindings.actor, bindings.request_id, bindings.requested_at, bindings.send_by,
+    bindings.settle_by, bindings.sent_at, bindings.answered_at, bindings.expires_at,
+    bindings.provider_expires_at, bindings.held_until, bindings.warn_s, bindings.warn_at,
+    bindings.unbind_requested_at, bindings.ended_at, bindings.version, bindings.change_tx,
+    bindings.facts_salt, bindings.phone_a AS raw_phone_a, bindings.phone_b AS raw_phone_b
+FROM bindings
+WHERE (bindings.phone_key != :phone_key_1 OR substr(bindings.phone_a, :substr_1, :substr_2) IN
+    (:substr_3_1, :substr_3_2, :substr_3_3, :substr_3_4, :substr_3_5, :substr_3_6, :substr_3_7,
+    :substr_3_8, :substr_3_9, :substr_3_10) OR (bindings.phone_a LIKE :param_1 || '%') AND
+    (bindings.phone_a NOT LIKE :param_2 || '%' ESCAPE '/') OR substr(bindings.phone_b, :substr_4,
+    :substr_5) IN (:substr_6_1, :substr_6_2, :substr_6_3, :substr_6_4, :substr_6_5, :substr_6_6,
+    :substr_6_7, :substr_6_8, :substr_6_9, :substr_6_10) OR (bindings.phone_b LIKE :param_3 || '%')
+    AND (bindings.phone_b NOT LIKE :param_4 || '%' ESCAPE '/') OR bindings.phone_key IS NOT NULL AND
+    (bindings.fingerprint NOT LIKE :fingerprint_1 || '%' ESCAPE '/'))
+  AND bindings.id > :id_1
+ORDER BY bindings.id
+LIMIT :param_5 OFFSET :param_6;
+
+SELECT holds.id, holds.scope, holds.phone, holds.phone_sealed, holds.phone_key, holds.why,
+    holds.app_id, holds.bind_id, holds.origin_id, holds.held_until, holds.strikes, holds.created_at,
+    holds.facts_salt, holds.phone AS raw_phone
+FROM holds
+WHERE (holds.phone_key != :phone_key_1 OR substr(holds.phone, :substr_1, :substr_2) IN (:substr_3_1,
+    :substr_3_2, :substr_3_3, :substr_3_4, :substr_3_5, :substr_3_6, :substr_3_7, :substr_3_8,
+    :substr_3_9, :substr_3_10) OR (holds.phone LIKE :param_1 || '%') AND (holds.phone NOT LIKE
+    :param_2 || '%' ESCAPE '/'))
+  AND holds.id > :id_1
+ORDER BY holds.id
+LIMIT :param_3 OFFSET :param_4;
