@@ -35,6 +35,7 @@ from benchmarks import (
     export,
     extend,
     growth,
+    history,
     lag,
     lookup,
     pages,
@@ -77,13 +78,14 @@ MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
     "P13": comparisons.measure,
     "P14": pages.measure,
     "P16": extend.measure,
+    "P18": encryption.measure,
+    "P19": history.measure,
     "cost": cpu_cost.measure,
     "space": disk_space.measure,
     "retention": retention.measure,
     "vacuum": vacuum.measure,
     "churn": churn.measure,
     "updates": updates.measure,
-    "encryption": encryption.measure,
 }
 
 
