@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bindings import telemetry
 from bindings.domain.phone import mask
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class LineFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exc_info"] = record.exc_info
-        redact_exception(entry)
-        mask_phones(entry)
+        redact(entry)
         return self._render(entry)
 
 
@@ -141,6 +141,13 @@ def as_text(entry: Entry) -> str:
     head = [str(fields.pop(name)) for name in ("timestamp", "level", "logger", "event")]
     more = "".join(f" {name}={value}" for name, value in fields.items())
     return f"{head[0]} {head[1].upper()} {head[2]}: {head[3]}{more}"
+
+
+def redact(entry: Entry) -> None:
+    """Remove from an entry what no line may contain, and add the ids of the current trace."""
+    redact_exception(entry)
+    mask_phones(entry)
+    telemetry.add_trace_ids(entry)
 
 
 def redact_exception(entry: Entry) -> None:

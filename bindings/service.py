@@ -12,6 +12,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bindings import telemetry
 from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
 from bindings.access.binding_list import BindingList
@@ -239,7 +240,10 @@ class BindingService:
 
         The same errors and promises as `bind`.
         """
-        return binding_calls.bind(self.runtime, request)
+        with telemetry.span("bind", mode=request.mode) as span:
+            result = binding_calls.bind(self.runtime, request)
+            span.set(binding_id=result.binding.id, replayed=result.replayed)
+            return result
 
     def extend(self, binding_id: str, *, expire_s: int, own_only: bool = False) -> Binding:
         """Move the end of an active binding to `expire_s` seconds from now, and return the binding.
@@ -253,7 +257,8 @@ class BindingService:
         """
         checked_id, duration_s = validation.binding_id(binding_id), validation.extension(expire_s=expire_s)
         actor = self.runtime.caller.actor if own_only else None
-        return end_calls.extend(self.runtime, checked_id, expire_s=duration_s, actor=actor)
+        with telemetry.span("extend", binding_id=checked_id):
+            return end_calls.extend(self.runtime, checked_id, expire_s=duration_s, actor=actor)
 
     def replace(
         self,
@@ -308,7 +313,11 @@ class BindingService:
         The same errors and promises as `replace`.
         """
         actor = self.runtime.caller.actor if own_only else None
-        return replace_binding(self.runtime, validation.binding_id(binding_id), changes, actor=actor)
+        checked_id = validation.binding_id(binding_id)
+        with telemetry.span("replace", replaces=checked_id) as span:
+            result = replace_binding(self.runtime, checked_id, changes, actor=actor)
+            span.set(binding_id=result.binding.id, replayed=result.replayed)
+            return result
 
     def unbind(self, binding_id: str, *, reason: str | None = None, after_s: int | None = None) -> Binding:
         """End a binding early and return it. Safe to repeat.
@@ -326,9 +335,10 @@ class BindingService:
         """
         checked_id = validation.binding_id(binding_id)
         checked_reason, delay_s = validation.unbind(reason=reason, after_s=after_s)
-        if delay_s is not None:
-            return end_calls.shorten(self.runtime, checked_id, after_s=delay_s, reason=checked_reason)
-        return unbind(self.runtime, checked_id, checked_reason)
+        with telemetry.span("unbind", binding_id=checked_id):
+            if delay_s is not None:
+                return end_calls.shorten(self.runtime, checked_id, after_s=delay_s, reason=checked_reason)
+            return unbind(self.runtime, checked_id, checked_reason)
 
     def unbind_all(
         self,
@@ -417,7 +427,12 @@ class BindingService:
         Newest first. A binding past its end is never returned, whether the expire job has run or not, nor one that
         an unbind was requested for. `Binding.counterpart` and `Binding.middle_number_for` say how to route a call.
         """
-        return self._queries.lookup(phone=phone, middle_number=middle_number, party=party, reference=reference)
+        with telemetry.span("lookup") as span:
+            active = self._queries.lookup(
+                phone=phone, middle_number=middle_number, party=party, reference=reference
+            )
+            span.set(count=len(active))
+            return active
 
     def holds(self, *, phone: str | Phone | None = None, middle_number: str | None = None) -> list[PhoneHold]:
         """Return the newest holds of a phone, in force or ended, the latest `held_until` first; at most 50.
@@ -527,6 +542,13 @@ class BindingService:
             limit=limit,
         )
         return self._queries.search_refusals(filters, size=size, position=position)
+
+    def traceparents(self, binding_ids: Sequence[str]) -> dict[str, str]:
+        """Return by id the `traceparent` in which each of these bindings was requested, if one was recorded.
+
+        At most the first 200 ids are read.
+        """
+        return self._queries.traceparents(binding_ids)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
         """Return the events after the cursor `after`, in the order in which they became final: the change feed.

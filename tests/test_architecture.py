@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bindings"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("sqlalchemy", "requests", "apscheduler", "pydantic", "alembic", "psycopg")
+HEAVY = ("opentelemetry", "sqlalchemy", "requests", "apscheduler", "pydantic", "alembic", "psycopg")
 WIRE_NAMES = (
     r"phoneA|phoneB|poolNumber|expireS|bizType|bindId|pnsNumber[AB]?|expireTime|queryBindPage|maxConcurrency|appId"
 )

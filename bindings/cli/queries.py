@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bindings import telemetry
 from bindings.cli import context, options, output
 from bindings.domain import serialization
 from bindings.domain.phone import Phone
@@ -226,11 +227,15 @@ def trace(
             result = service.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
         if party is not None:
             context.record_search(service, "trace", party, has_match=result.has_match(Phone(party)))
-        context.record_reveal(service, [binding.id for binding in result.bindings], reveal_reason)
+        binding_ids = [binding.id for binding in result.bindings]
+        context.record_reveal(service, binding_ids, reveal_reason)
+        traceparents = service.traceparents(binding_ids)
     if as_json:
-        output.emit(_trace_to_dict(result), revealed=reveal_reason is not None)
+        output.emit(_trace_to_dict(result) | {"traceparents": traceparents}, revealed=reveal_reason is not None)
     else:
         _show_trace(result, revealed=reveal_reason is not None, with_party=party is not None)
+        for binding_id, traceparent in traceparents.items():
+            click.echo(f"{binding_id} was requested in trace {telemetry.trace_id(traceparent)}")
 
 
 @click.command()

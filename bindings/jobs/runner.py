@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bindings import telemetry
 from bindings.jobs.maintenance import Maintenance
 from bindings.jobs.provider_lists import ProviderLists
 from bindings.store import job_runs
@@ -34,7 +35,7 @@ class JobRunner:
     def run(self, job: JobSpec, control: RunControl | None = None) -> Any:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
         self._runtime.clocks.require_trusted_database()
-        counts = job.run(self._maintenance(control))
+        counts = _run(job, self._maintenance(control))
         if job.heartbeat:
             self._record_heartbeat(job.name)
         return counts
@@ -60,7 +61,7 @@ class JobRunner:
         slot = database.write(lambda tx: job_runs.claim_slot(tx, job.name, period_s, replica))
         if slot is None:
             return None
-        counts = job.run(maintenance)
+        counts = _run(job, maintenance)
         if getattr(counts, "stopped", False):
             database.write(lambda tx: job_runs.release_slot(tx, job.name, slot, replica))
         else:
@@ -76,3 +77,8 @@ class JobRunner:
             replica = self._runtime.replica
             self._runtime.database.write(lambda tx: job_runs.record_heartbeat(tx, name, replica))
             self._last_heartbeats[name] = now
+
+
+def _run(job: JobSpec, maintenance: Maintenance) -> Any:
+    with telemetry.job_span(job.name):
+        return job.run(maintenance)

@@ -55,6 +55,11 @@ class Queries:
         ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
         return {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
 
+    def traceparents(self, binding_ids: Sequence[str]) -> dict[str, str]:
+        """Return by id the `traceparent` in which each binding was requested; at most 200 ids are read."""
+        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
+        return self._database.read(events.traceparents, ids)
+
     def history(self, binding_id: str) -> list[Event]:
         """Return every event of a binding, in order; `NotFound` if there is no such binding."""
         return self._database.read(events.history, self.get(binding_id).id)

@@ -21,8 +21,9 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from bindings import http_transport
+from bindings import http_transport, telemetry
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Reply, Unknown
 from bindings.provider import signing, statuses, wire
@@ -88,6 +89,12 @@ class ProviderClient:
         self.circuits = Circuits(monotonic=monotonic)
         self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
         self._base_url = base_url.rstrip("/") + path_prefix
+        address = urlsplit(base_url)
+        self._address = {
+            "http.request.method": "POST",
+            "server.address": address.hostname,
+            "server.port": address.port or {"http": 80, "https": 443}[address.scheme.lower()],
+        }
         self._api_key = api_key
         self._api_secret = api_secret
         self._timeout_s = timeout_s
@@ -105,16 +112,13 @@ class ProviderClient:
         after signing: if the process is paused after the check, it sends a timestamp that the provider refuses as
         too old. `sent` and `answered` of the outcome are readings of the same clock.
         """
-        started_at = self._monotonic()
-        response = self._post(wire.BIND_PATH, wire.bind_body(request), send_before=send_before)
-        return self._record("bind", self.circuits.bind, started_at, _bind_outcome(response))
+        body = wire.bind_body(request)
+        return self._call("bind", self.circuits.bind, wire.BIND_PATH, body, _bind_outcome, send_before=send_before)
 
     def unbind(self, *, app_id: str, bind_id: str) -> UnbindOutcome:
         """End a binding. Safe to repeat: the second time the outcome is `UnbindNotFound`."""
-        started_at = self._monotonic()
-        request = wire.UnbindRequest(app_id=app_id, bind_id=bind_id)
-        response = self._post(wire.UNBIND_PATH, wire.unbind_body(request))
-        return self._record("unbind", self.circuits.unbind, started_at, _unbind_outcome(response))
+        body = wire.unbind_body(wire.UnbindRequest(app_id=app_id, bind_id=bind_id))
+        return self._call("unbind", self.circuits.unbind, wire.UNBIND_PATH, body, _unbind_outcome)
 
     def page(self, *, app_id: str | None, current: int, size: int) -> PageOutcome:
         """Read one page of the list of an application, or of the account (None); `current` counts from 1.
@@ -122,24 +126,46 @@ class ProviderClient:
         `size` is at most 100. Safe to repeat; not retried here. Rows that do not match the documents are the odd
         rows of the page.
         """
-        started_at = self._monotonic()
-        request = wire.PageRequest(app_id=app_id, current=current, size=size)
-        response = self._post(wire.PAGE_PATH, wire.page_body(request), rows=size)
-        outcome = _query_outcome(response, partial(wire.read_rows, zone=self._zone))
-        return self._record("page", self.circuits.page, started_at, outcome)
+        body = wire.page_body(wire.PageRequest(app_id=app_id, current=current, size=size))
+        outcome_of = partial(_query_outcome, read=partial(wire.read_rows, zone=self._zone))
+        return self._call("page", self.circuits.page, wire.PAGE_PATH, body, outcome_of, rows=size)
 
     def pools(self, *, current: int, size: int) -> PoolsOutcome:
         """Read one page of the account's pools; `current` counts from 1. Safe to repeat. Some accounts lack it."""
-        started_at = self._monotonic()
-        request = wire.PoolsRequest(current=current, size=size)
-        response = self._post(wire.POOLS_PATH, wire.pools_body(request), rows=size)
-        return self._record(
-            "pools", self.circuits.pools, started_at, _query_outcome(response, wire.read_pool_list)
-        )
+        body = wire.pools_body(wire.PoolsRequest(current=current, size=size))
+        outcome_of = partial(_query_outcome, read=wire.read_pool_list)
+        return self._call("pools", self.circuits.pools, wire.POOLS_PATH, body, outcome_of, rows=size)
 
     def close(self) -> None:
         """Send nothing from now on; calls in progress end by themselves. Safe to repeat."""
         self._closed = True
+
+    def _call(
+        self,
+        name: str,
+        circuit: CircuitBreaker,
+        path: str,
+        body: bytes,
+        outcome_of: Callable[[_Answer | NotSent | Unknown], Outcome],
+        *,
+        rows: int = 0,
+        send_before: float = math.inf,
+    ) -> Outcome:
+        """Send one request, and return its outcome, which is recorded under the name of the call."""
+        started_at = self._monotonic()
+        with telemetry.client_span(f"provider {name}") as span:
+            response = self._post(path, body, rows=rows, send_before=send_before)
+            outcome = outcome_of(response)
+            http_status = (
+                response.reply.http_status
+                if isinstance(response, _Answer)
+                else getattr(response, "http_status", None)
+            )
+            span.set_standard(self._address | {"url.template": path, "http.response.status_code": http_status})
+            span.set(outcome=outcome.label, provider_status=getattr(outcome, "status", None))
+            if isinstance(outcome, NotSent | Unknown):
+                span.fail(outcome.label)
+            return self._record(name, circuit, started_at, outcome)
 
     def _post(
         self, path: str, body: bytes, *, rows: int = 0, send_before: float = math.inf
@@ -183,6 +209,8 @@ class ProviderClient:
         result = outcome.label if status is None else f"{outcome.label} {status}"
         duration_s = self._monotonic() - started_at
         _log.info("%s: %s in %.3f s", call, result, duration_s)
+        labels = {"call": call, "outcome": outcome.label}
+        telemetry.record_seconds("bindings.provider_call", duration_s, labels)
         if self.on_call is not None:
             self.on_call(call, outcome.label, duration_s)
         return outcome

@@ -34,6 +34,7 @@ from sqlalchemy import (
     update,
 )
 
+from bindings import telemetry
 from bindings.domain.binding import Event, EventKind
 from bindings.store import sql, texts
 from bindings.store.column_types import BindingId, Detail
@@ -68,6 +69,7 @@ REFERENCE = case(
     else_=select(bindings.c.reference).where(bindings.c.id == events.c.binding_id).scalar_subquery(),
 ).label("reference")
 COLUMNS = (events.c.tx, events.c.position, *(events.c[name] for name in INSERT_COLUMNS[1:]), REFERENCE)
+TRACEPARENT = "traceparent"  # in the detail of an event that was written in a trace
 WITHOUT_BINDING: dict[str, Any] = {"event_binding_id": None, "event_sequence": 0}
 _DETAIL: ColumnElement[Any] = bindparam("event_detail", type_=Detail)
 _KINDS: dict[str, str] = {kind.value: kind for kind in EventKind}
@@ -145,6 +147,12 @@ def _with_facts(
     return func.json_patch(detail, func.json_object(*arguments))
 
 
+def with_trace(detail: dict[str, Any]) -> dict[str, Any]:
+    """Return the detail of an event with the current `traceparent`, if there is one."""
+    traceparent = telemetry.traceparent()
+    return detail if traceparent is None else detail | {TRACEPARENT: traceparent}
+
+
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of `event_select`."""
     return {
@@ -189,6 +197,7 @@ class ChangeWithEvents:
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         """Change the rows, write an event for each, and return the changed rows."""
+        detail = with_trace(detail)
         event = event_params(kind, caller, detail)
         if self._combined is not None and self._combined_with_texts is not None:
             detached = texts.detach(detail)
@@ -244,6 +253,7 @@ def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, de
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:
     """Write an event that belongs to no binding."""
+    detail = with_trace(detail)
     _insert_event(tx, event_params(kind, caller, detail) | WITHOUT_BINDING, detail)
 
 
@@ -257,6 +267,15 @@ def history(connection: Connection, binding_id: str) -> list[Event]:
     """Return the events of one binding, in order."""
     statement = select(*COLUMNS).where(events.c.binding_id == binding_id).order_by(events.c.sequence)
     return read(connection, statement)
+
+
+def traceparents(connection: Connection, binding_ids: Sequence[str]) -> dict[str, str]:
+    """Return by id the `traceparent` in which each of these bindings was requested, if it was recorded."""
+    first = select(events.c.binding_id, events.c.detail).where(
+        events.c.binding_id.in_(binding_ids), events.c.sequence == 1
+    )
+    rows = connection.execute(first) if binding_ids else ()
+    return {row.binding_id: row.detail[TRACEPARENT] for row in rows if TRACEPARENT in row.detail}
 
 
 def read(connection: Connection, statement: Select[*tuple[Any, ...]]) -> list[Event]:

@@ -70,6 +70,7 @@ def record(
         return True
     if request.reference is not None:
         event_detail = event_detail | {events.REFUSAL_ID: refusal_id}
+    event_detail = events.with_trace(event_detail)
     event = events.event_params(EventKind.REFUSED, caller, event_detail) | events.WITHOUT_BINDING
     if tx.dialect.postgres:
         _insert_with_event(tx.dialect, tuple(row)).fetch_all(tx.connection, values | event)

@@ -65,7 +65,6 @@ def _render(_logger: Any, _method: str, event: EventDict, *, as_line: Callable[[
 
 
 def redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Remove from a line what no line may contain."""
-    logs.redact_exception(event)
-    logs.mask_phones(event)
+    """Remove from a line what no line may contain, and add the ids of the current trace."""
+    logs.redact(event)
     return event

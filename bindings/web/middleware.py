@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from uuid_utils import uuid7
 
+from bindings import telemetry
 from bindings.errors import BindingsError
 from bindings.web import problems
 from bindings.web.http_protocol import MAX_HEAD_BYTES
@@ -24,6 +25,7 @@ from bindings.web.http_protocol import MAX_HEAD_BYTES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from bindings.telemetry import Span
     from bindings.web.metrics import Metrics
 
     Message = dict[str, Any]
@@ -73,31 +75,39 @@ class RequestMiddleware:
         context = _RequestContext(scope, send, _request_id(headers))
         scope.setdefault("state", {})["request_id"] = context.request_id
         structlog.contextvars.bind_contextvars(request_id=context.request_id)
-        try:
-            receiver = _BodyReceiver(receive)
+        is_probe = scope["path"] in UNLOGGED_ROUTES
+        request_span = telemetry.NO_SPAN if is_probe else telemetry.request_span(context.method, scope["headers"])
+        with request_span as span:
             try:
-                _check_head(scope, headers)
-                body = await _read_body(headers, receiver)
-                _check_media_type(scope["path"], headers, body)
-            except BindingsError as error:
-                await context.refuse(error)
-                if b"expect" not in headers and not isinstance(error, problems.RequestTimeout):
-                    await receiver.drain()
-                await context.end()
-            else:
-                if body is not None:
-                    scope["state"]["body"] = body
-                    await self._app(scope, _replay(body, receive), context.send)
-        finally:
-            self._log_request(context)
-            structlog.contextvars.clear_contextvars()
+                await self._handle(context, headers, receive)
+            finally:
+                self._record(context, span)
+                structlog.contextvars.clear_contextvars()
 
-    def _log_request(self, context: _RequestContext) -> None:
+    async def _handle(self, context: _RequestContext, headers: dict[bytes, bytes], receive: Receive) -> None:
+        scope, receiver = context.scope, _BodyReceiver(receive)
+        try:
+            _check_head(scope, headers)
+            body = await _read_body(headers, receiver)
+            _check_media_type(scope["path"], headers, body)
+        except BindingsError as error:
+            await context.refuse(error)
+            if b"expect" not in headers and not isinstance(error, problems.RequestTimeout):
+                await receiver.drain()
+            await context.end()
+        else:
+            if body is not None:
+                scope["state"]["body"] = body
+                await self._app(scope, _replay(body, receive), context.send)
+
+    def _record(self, context: _RequestContext, span: Span) -> None:
+        """Count a request, log it, and describe it in its span."""
         route = context.scope.get("path_template") or UNKNOWN_ROUTE
         elapsed = time.monotonic() - context.started_at
         self._metrics.request(context.method, route, context.status, elapsed)
         if route in UNLOGGED_ROUTES:
             return
+        context.describe(span, route, elapsed)
         principal = context.scope["state"].get("principal")
         _log.info(
             "request",
@@ -120,6 +130,23 @@ class _RequestContext:
         self.started_at = time.monotonic()
         self.status = 0  # no response was sent: the client disconnected
         self._send = send
+
+    def describe(self, span: Span, route: str, elapsed_s: float) -> None:
+        """Set the attributes of an HTTP server span, and record its duration; the path is that of the route."""
+        scheme = self.scope.get("scheme", "http")
+        attributes: dict[str, str | int] = {
+            "http.request.method": "_OTHER" if self.method == "other" else self.method,
+            "http.route": route,
+            "url.scheme": scheme,
+        }
+        if self.status:
+            attributes["http.response.status_code"] = self.status
+        if self.status >= telemetry.SERVER_ERROR:
+            span.fail(str(self.status))
+        span.rename(f"{attributes['http.request.method']} {route}")
+        span.set_standard(attributes | {"url.path": route})
+        span.set(request_id=self.request_id, binding_id=self.scope["state"].get("binding_id"))
+        telemetry.record_seconds("http.server.request.duration", elapsed_s, attributes)
 
     async def send(self, message: Message) -> None:
         """Send a part of the response, with the headers that every response has."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from standardwebhooks.webhooks import Webhook as Signer
 from uuid_utils import uuid7
 
-from bindings import errors, http_transport
+from bindings import errors, http_transport, telemetry
 from bindings.domain.addresses import is_public
 from bindings.domain.binding import EventKind
 from bindings.fork_safety import ProcessMark
@@ -34,6 +34,7 @@ from bindings.jobs.failure_log import FailureLog
 from bindings.jobs.job import Job
 from bindings.store import deliveries, webhooks
 from bindings.store.deliveries import Result
+from bindings.store.events import TRACEPARENT
 from bindings.validation import requests as validation
 from bindings.webhooks import lanes
 from bindings.webhooks.lanes import Lanes, Pace
@@ -116,7 +117,8 @@ def job(runtime: Runtime, *, on_results: Callable[[str, int], None] | None = Non
     sender = WebhookSender(runtime)
 
     def run() -> DeliverResult:
-        counts = sender.run()
+        with telemetry.job_span("deliver"):
+            counts = sender.run()
         if on_results is not None:
             for result in RESULTS:
                 on_results(result, getattr(counts, result))
@@ -313,7 +315,20 @@ class WebhookSender:
         return self._stopping.is_set() or time.monotonic() >= until
 
     def _attempt(self, target: Target, delivery: Delivery) -> Result:
-        response = post(target, delivery.id, body_of(delivery.event), self._tls, networks=self._networks)
+        event_trace = delivery.event.detail.get(TRACEPARENT)
+        with telemetry.client_span("webhook deliver", parent=event_trace) as span:
+            response = post(
+                target,
+                delivery.id,
+                body_of(delivery.event),
+                self._tls,
+                networks=self._networks,
+                traceparent=telemetry.traceparent() or event_trace,
+            )
+            span.set_standard({"http.request.method": "POST", "http.response.status_code": response.status})
+            span.set(webhook_id=target.webhook_id, binding_id=delivery.event.binding_id, kind=delivery.event.kind)
+            if response.error is not None:
+                span.fail("no answer" if response.status is None else str(response.status))
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
         _log.debug(
@@ -348,7 +363,13 @@ def _retry_s(attempts: int, retry_after_s: float | None) -> float | None:
 
 
 def post(
-    target: Target, message_id: str, body: bytes, tls: ssl.SSLContext, *, networks: Sequence[Network]
+    target: Target,
+    message_id: str,
+    body: bytes,
+    tls: ssl.SSLContext,
+    *,
+    networks: Sequence[Network],
+    traceparent: str | None = None,
 ) -> WebhookResponse:
     """Sign and send one message, once, and return the response; never raise. Only a 2xx means accepted.
 
@@ -357,7 +378,7 @@ def post(
     start = time.monotonic()
     reply = http_transport.post(
         target.url,
-        headers=_headers(target.secrets, message_id, body),
+        headers=_headers(target.secrets, message_id, body) | ({TRACEPARENT: traceparent} if traceparent else {}),
         body=body,
         deadline=start + ATTEMPT_TIMEOUT_S,
         monotonic=time.monotonic,
@@ -416,6 +437,8 @@ def body_of(event: Event) -> bytes:
         "at": _instant(event.at),
         "cursor": event.cursor,
     }
+    if TRACEPARENT in event.detail:
+        data[TRACEPARENT] = event.detail[TRACEPARENT]
     if event.kind is EventKind.POOL_LOW:
         data |= {name: event.detail[name] for name in _POOL_FIELDS if name in event.detail}
     if event.kind is EventKind.ADMINISTERED:

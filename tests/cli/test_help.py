@@ -48,7 +48,7 @@ OPERATION = [
     "demo",
 ]
 COMMANDS = [*BINDINGS, *OPERATION]
-HEAVY = "sqlalchemy requests apscheduler pydantic rich alembic psycopg litestar uvicorn structlog"
+HEAVY = "opentelemetry sqlalchemy requests apscheduler pydantic rich alembic psycopg litestar uvicorn structlog"
 
 PRINT_EVERY_HELP = """
 import contextlib, io, sys

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HOST_PROGRAM = """
 import sqlite3
+import sys
 import time
 from sqlalchemy.exc import OperationalError
 from bindings import BindingService, Scheduler, errors
@@ -53,6 +54,7 @@ with BindingService.from_env() as service:
     with Scheduler(service):
         while service.get(binding.id).state != "expired":
             time.sleep(0.02)
+assert "opentelemetry" not in sys.modules, "only a program that uses it imports it"
 """
 
 

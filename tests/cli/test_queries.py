@@ -194,7 +194,8 @@ def test_trace_prints_the_holder_and_its_certainty(shell: Shell) -> None:
     bound = shell.bind().json
     trace = shell.run("trace", MIDDLE, "--at", seconds_from_now(1), "--json").json
     assert trace == {"holders": [bound | {"certainty": "certain"}], "near_misses": [], "other_holders": []} | {
-        "holds": []
+        "traceparents": {},
+        "holds": [],
     }
 
 

@@ -334,7 +334,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "bind_is_sent_again",
-        "bindings.provider.client:ProviderClient.bind",
+        "bindings.provider.client:ProviderClient._call",
         repeat_if(calls("_post"), "isinstance({result}, Unknown)"),
         detected_by="request_is_sent_once and sqlite",
     ),

@@ -1,0 +1,251 @@
+"""Traces: spans of a whole lifecycle without a person in them; their context in events, webhooks and log lines."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from bindings import errors, logs, telemetry
+from bindings.jobs.registry import JOBS
+from bindings.jobs.runner import JobRunner
+from bindings.provider import wire
+from bindings.webhooks.sender import deliver_pending
+from tests.service.harness import KEY, SECRET, A, B, C, D, ServiceHarness, feed_has_caught_up
+from tests.web.conftest import alone
+from tests.web.receivers import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from tests.web.conftest import Running
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADER = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """The spans that end during the test, as a host program with the SDK would export them."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("bindings", schema_url=telemetry.SCHEMA_URL)
+    monkeypatch.setattr(telemetry, "_tracer", lambda: tracer)
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.fixture(params=["with OpenTelemetry", "without OpenTelemetry"])
+def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "with OpenTelemetry":
+        request.getfixturevalue("spans")
+    else:
+        monkeypatch.setattr(telemetry, "API", "a module that is not imported")
+
+
+@pytest.fixture
+def serving(sqlite_url: str) -> Iterator[Running]:
+    with alone(sqlite_url) as running:
+        yield running
+
+
+def _named(exporter: InMemorySpanExporter, name: str) -> ReadableSpan:
+    [span] = [span for span in exporter.get_finished_spans() if span.name == name]
+    return span
+
+
+def _live_a_whole_lifecycle(harness: ServiceHarness) -> None:
+    """Bind, meet errors and doubts, replace, unbind, and run every job; phones and names are in all of it."""
+    service = harness.service
+    active = harness.bind(A, B, reference="order of Ada Lovelace", idempotency_key="key-of-ada")
+    for fault in ("lost_reply", "refuse:-35", "refuse:-22", "garbage"):
+        harness.simulator.script(fault, times=1, on="bind")
+        with pytest.raises(errors.BindingsError):
+            harness.bind(C, D)
+        harness.clock.advance(10_000)
+        service.recover()
+        active = harness.bind(A, B)
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C)
+    service.lookup(phone=A)
+    service.lookup(middle_number=active.middle_number_a, party=B)
+    successor = service.replace(active.id, phone_b=C, reference="order of Ada Lovelace")
+    service.extend(successor.id, expire_s=60)
+    service.unbind(successor.id, reason="Ada Lovelace asked for it")
+    with pytest.raises(errors.NotFound):
+        service.unbind("01890000-0000-7000-8000-000000000000")
+    runner = JobRunner(service.runtime)
+    for job in JOBS:
+        if job.has_work(service.maintenance):
+            runner.run(job)
+
+
+def test_spans_of_a_lifecycle_are_complete_and_name_no_person(
+    harness: ServiceHarness, spans: InMemorySpanExporter
+) -> None:
+    _live_a_whole_lifecycle(harness)
+    finished = spans.get_finished_spans()
+    names = {span.name for span in finished}
+    jobs = {f"job {job.name}" for job in JOBS if job.has_work(harness.service.maintenance)}
+    assert names >= {"bind", "lookup", "replace", "extend", "unbind", "provider bind", "provider unbind"} | jobs
+    text = "".join(span.to_json() for span in finished)
+    for secret in (A, B, C, D, "Ada", "ada", KEY, SECRET, harness.simulator.url, '"test"', "918806"):
+        assert secret not in text, secret
+    assert all(not span.events for span in finished), "an event may have the text of an exception"
+
+
+def test_bind_and_its_call_of_the_provider_are_one_trace(
+    harness: ServiceHarness, spans: InMemorySpanExporter
+) -> None:
+    binding = harness.bind(A, B)
+    bind, call = _named(spans, "bind"), _named(spans, "provider bind")
+    assert call.parent is not None
+    assert bind.context is not None
+    assert call.parent.span_id == bind.context.span_id
+    assert dict(bind.attributes or {}) == {
+        "bindings.mode": "AXB",
+        "bindings.binding_id": binding.id,
+        "bindings.replayed": False,
+    }
+    assert call.kind is SpanKind.CLIENT
+    port = int(harness.simulator.url.rpartition(":")[2])
+    assert dict(call.attributes or {}) == {
+        "http.request.method": "POST",
+        "server.address": "127.0.0.1",
+        "server.port": port,
+        "url.template": wire.BIND_PATH,
+        "http.response.status_code": 200,
+        "bindings.outcome": "made",
+    }
+
+
+def test_error_of_the_caller_does_not_fail_a_span_and_a_lost_reply_does(
+    harness: ServiceHarness, spans: InMemorySpanExporter
+) -> None:
+    harness.bind(A, B)
+    spans.clear()
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C)
+    conflict = _named(spans, "bind")
+    assert conflict.status.status_code is StatusCode.UNSET
+    assert (conflict.attributes or {})["error.type"] == "phone-in-use"
+    spans.clear()
+    harness.simulator.script("lost_reply", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        harness.bind(C, D)
+    call = _named(spans, "provider bind")
+    assert (call.status.status_code, call.status.description) == (StatusCode.ERROR, None)
+    assert (call.attributes or {})["error.type"] == "unknown"
+    assert (_named(spans, "bind").attributes or {})["bindings.binding_id"] == unknown.value.binding.id
+
+
+def test_event_has_the_trace_that_is_current_in_a_host_program(
+    harness: ServiceHarness, spans: InMemorySpanExporter
+) -> None:
+    with telemetry.span("host") as _:
+        outer = telemetry.traceparent()
+        binding = harness.bind(A, B)
+    assert outer is not None
+    [requested, activated] = harness.service.history(binding.id)
+    for event in (requested, activated):
+        assert telemetry.trace_id(event.detail["traceparent"]) == telemetry.trace_id(outer)
+    assert harness.service.traceparents([binding.id]) == {binding.id: requested.detail["traceparent"]}
+    assert len(spans.get_finished_spans()) > 1
+
+
+def test_event_of_a_host_program_without_a_trace_has_none(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    assert "traceparent" not in harness.service.history(binding.id)[0].detail
+    assert harness.service.traceparents([binding.id]) == {}
+    assert harness.service.traceparents([]) == {}
+
+
+@pytest.mark.usefixtures("_each_way")
+def test_trace_of_a_request_is_in_its_events_and_in_the_webhook(serving: Running) -> None:
+    with Receiver() as receiver:
+        serving.service.webhooks.add(url=receiver.url, kinds=["activated"])
+        answer = serving.bind({"traceparent": HEADER})
+        feed_has_caught_up(serving.service)
+        assert deliver_pending(serving.service.runtime).delivered == 1
+        [message] = receiver.messages
+    history = serving.service.history(answer.json()["id"])
+    assert {telemetry.trace_id(event.detail["traceparent"]) for event in history} == {TRACE}
+    assert telemetry.trace_id(message.headers["traceparent"]) == TRACE
+    assert history[1].detail["traceparent"] in message.body.decode()
+
+
+@pytest.mark.usefixtures("_each_way")
+@pytest.mark.parametrize("header", ["00-0-0-01", f"ff{HEADER[2:]}", f"{HEADER}, {HEADER}", A])
+def test_invalid_header_of_a_request_is_ignored(serving: Running, header: str) -> None:
+    answer = serving.bind({"traceparent": header})
+    assert answer.status_code == 201
+    traces = {
+        telemetry.trace_id(event.detail.get("traceparent", "0-0"))
+        for event in serving.service.history(answer.json()["id"])
+    }
+    assert TRACE not in traces
+
+
+def test_request_is_a_server_span_named_by_its_route(serving: Running, spans: InMemorySpanExporter) -> None:
+    state = {"traceparent": HEADER, "tracestate": "vendor=value"}
+    serving.get(f"/v1/bindings/{A}?phone={A}", state)
+    serving.get("/livez")
+    [span] = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert span.name == "GET /v1/bindings/{binding_id}"
+    assert span.parent is not None
+    assert (f"{span.parent.trace_id:032x}", span.parent.is_remote) == (TRACE, True)
+    assert span.parent.trace_state.get("vendor") == "value"
+    attributes = dict(span.attributes or {})
+    assert attributes.pop("bindings.request_id")
+    assert attributes == {
+        "http.request.method": "GET",
+        "http.route": "/v1/bindings/{binding_id}",
+        "url.path": "/v1/bindings/{binding_id}",
+        "url.scheme": "http",
+        "http.response.status_code": 422,
+    }
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_answer_that_is_the_server_s_fault_fails_its_span(
+    serving: Running, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(A)
+
+    monkeypatch.setattr(type(serving.service), "lookup", fail)
+    assert serving.post("/v1/lookup", {"phone": A}).status_code == 500
+    span = _named(spans, "POST /v1/lookup")
+    assert (span.status.status_code, (span.attributes or {})["error.type"]) == (StatusCode.ERROR, "500")
+    assert A not in span.to_json()
+
+
+@pytest.mark.usefixtures("spans")
+@pytest.mark.parametrize("line_format", logs.FORMATS)
+def test_log_line_has_the_ids_of_the_current_span(line_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logs.configure(logs.LogConfig(level="warning", format=line_format))
+    try:
+        with telemetry.span("bind"):
+            logging.getLogger("bindings.test").warning("inside")
+            header = telemetry.traceparent()
+        logging.getLogger("bindings.test").warning("outside")
+    finally:
+        logs.remove_handlers()
+    assert header is not None
+    inside, outside = stderr.getvalue().splitlines()
+    _, trace_id, span_id, _ = header.split("-")
+    assert re.search(rf"trace_id\W+{trace_id}\W.*span_id\W+{span_id}", inside)
+    assert "trace_id" not in outside
