@@ -19,13 +19,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
     from contextvars import Token
     from types import TracebackType
     from typing import Any, Self
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import Histogram
+    from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span as ApiSpan
     from opentelemetry.trace import Tracer
 
@@ -127,6 +127,24 @@ def record_seconds(name: str, seconds: float, attributes: Mapping[str, str | int
         _histogram(name).record(seconds, attributes)
 
 
+def observe(
+    name: str,
+    description: str,
+    read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]],
+    *,
+    unit: str,
+    grows: bool,
+) -> None:
+    """Export the values and labels that `read` returns, as a counter if the value only grows, else as a gauge."""
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+    def observations(_: CallbackOptions) -> list[Observation]:
+        return [Observation(value, labels) for value, labels in read()]
+
+    create = _meter().create_observable_counter if grows else _meter().create_observable_gauge
+    create(name, [observations], unit, description)
+
+
 class Span:
     """A span that is the current one inside its `with` block. This one, without OpenTelemetry, does nothing."""
 
@@ -225,13 +243,17 @@ def _tracer() -> Tracer:
 
 
 @cache
-def _histogram(name: str) -> Histogram:
+def _meter() -> Meter:
     from opentelemetry import metrics
 
     from bindings import __version__
 
-    meter = metrics.get_meter("bindings", __version__, schema_url=SCHEMA_URL)
-    return meter.create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=BOUNDS_S)
+    return metrics.get_meter("bindings", __version__, schema_url=SCHEMA_URL)
+
+
+@cache
+def _histogram(name: str) -> Histogram:
+    return _meter().create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=BOUNDS_S)
 
 
 def _remote_context(header: str, states: Sequence[str]) -> Context:

@@ -24,10 +24,10 @@ def scheduler(*, as_json: bool) -> None:
     """Run the jobs on their schedules until SIGTERM or Ctrl-C, which end running jobs after a page or batch."""
     with context.open_service(as_json=as_json, connect=True, until_signal=True) as service:
         from bindings import scheduler as timers
-        from bindings.monitoring import encryption_checks
+        from bindings.monitoring import encryption_checks, otlp
 
         encryption_checks.log_warnings(service.runtime)
-        with context.stop_on_signal() as stop:
+        with otlp.exporting(), context.stop_on_signal() as stop:
             output.message("scheduler: running; SIGTERM or Ctrl-C ends it")
             timers.run(service, stop)
     if as_json:

@@ -7,6 +7,7 @@ at most every few seconds, and are the same on every replica: take the maximum, 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -19,6 +20,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from bindings import telemetry
 from bindings.domain.budget import Budget
 from bindings.errors import BindingsError, PhoneInUse, PhoneInUseAtProvider
 from bindings.monitoring.check import Level
@@ -28,7 +30,9 @@ from bindings.provider.circuit import CALLS
 from bindings.webhooks.sender import RESULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from prometheus_client.registry import Collector
 
     from bindings.monitoring.check import Check
     from bindings.monitoring.health_metrics import HealthMetrics
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 REFRESH_EVERY_S = 5.0
 LIMITS = ("binds", "provider calls", "reads", "long polls")
+UNITS = {"_seconds": "s", "_ratio": "1"}
 FAST = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 
@@ -169,9 +174,37 @@ class Metrics:
         for check in checks:
             self._check_levels.labels(check.name).set(list(Level).index(check.level))
 
+    def export(self, refresh: Callable[[], None]) -> None:
+        """Export every counter and gauge by OpenTelemetry too; `refresh` is called before they are read.
+
+        Their names become those of Prometheus again where a collector converts them. The histograms are recorded
+        where the durations are measured.
+        """
+        for family in self.registry.collect():
+            if family.type in ("counter", "gauge"):
+                stem, unit = _stem_and_unit(family.name)
+                grows = family.type == "counter"
+                of_family = self.registry.restricted_registry([family.name + "_total" * grows])
+                read = partial(_values, of_family, refresh)
+                telemetry.observe(stem, family.documentation, read, unit=unit, grows=grows)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _values(registry: Collector, refresh: Callable[[], None]) -> list[tuple[float, dict[str, str]]]:
+    refresh()
+    return [(sample.value, sample.labels) for family in registry.collect() for sample in family.samples]
+
+
+def _stem_and_unit(name: str) -> tuple[str, str]:
+    """Return the name and the unit of OpenTelemetry for a name of Prometheus, which ends in the unit."""
+    stem = name.replace("bindings_", "bindings.", 1)
+    for suffix, unit in UNITS.items():
+        if stem.endswith(suffix):
+            return stem.removesuffix(suffix), unit
+    return stem, ""
 
 
 def _status(error: BindingsError) -> str:

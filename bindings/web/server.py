@@ -12,7 +12,7 @@ import asyncio
 import gc
 import signal
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,10 +20,11 @@ import uvicorn
 
 from bindings import logs
 from bindings.domain.addresses import is_loopback
-from bindings.errors import FieldError, InvalidRequest
-from bindings.monitoring import encryption_checks
+from bindings.errors import BindingsError, FieldError, InvalidRequest
+from bindings.monitoring import encryption_checks, otlp
 from bindings.scheduler import Scheduler
 from bindings.web import log_config
+from bindings.web.api.ops_routes import refresh_metrics
 from bindings.web.app import application
 from bindings.web.first_sign_in import FirstSignIn
 from bindings.web.http_protocol import LimitedHttpProtocol
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 DRAIN_S = 60  # a bind may take its send window, the call's limit and a failover of the database
 KEEP_ALIVE_S = 75  # longer than a proxy's usual 60 s, so that the proxy closes first
 BACKLOG = 1_024
+REFRESH_TIMEOUT_S = 20.0  # of metrics that are exported
 
 
 class Server(uvicorn.Server):
@@ -81,6 +83,13 @@ class Server(uvicorn.Server):
             yield
             self._captured_signals.clear()
 
+    def refresh_metrics(self) -> None:
+        """Refresh the metrics from another thread, unless the server has stopped."""
+        if self._app_state.metrics.needs_refresh() and self._loop.is_running():
+            refresh = asyncio.run_coroutine_threadsafe(refresh_metrics(self._app_state), self._loop)
+            with suppress(TimeoutError, BindingsError):  # what is exported then is as old as the last refresh
+                refresh.result(REFRESH_TIMEOUT_S)
+
     def drain(self) -> None:
         """Turn readiness red, answer requests that wait for events, and let jobs end. Callable from any thread."""
         self._app_state.request_stop()
@@ -118,17 +127,20 @@ def serve(
     app_state = AppState(service, local_admin=local_admin, first_sign_in=first_sign_in)
     if scheduler:
         app_state.scheduler = Scheduler(service, on_deliveries=app_state.metrics.record_deliveries)
-    with listener, ExitStack() as jobs:
+    with listener, otlp.exporting() as exports_metrics, ExitStack() as jobs:
 
         def start() -> None:
             if app_state.scheduler:
                 jobs.enter_context(app_state.scheduler)
+            if exports_metrics:
+                app_state.metrics.export(server.refresh_metrics)
             url = address(listener)
             listening(url, None if first_sign_in is None else url + first_sign_in.path)
 
         gc.collect()
         gc.freeze()  # imported modules are permanent: without this every full collection would scan them again
-        Server(app_state, start).run(sockets=[listener])
+        server = Server(app_state, start)
+        server.run(sockets=[listener])
     app_state.executors.close()
 
 

@@ -204,7 +204,8 @@ def test_trace_with_the_wrong_party_says_that_the_number_had_other_holders(shell
     arguments = ["trace", MIDDLE, "--at", seconds_from_now(1), "--party", f"91{A}"]
     trace = shell.run(*arguments, "--json").json
     assert trace == {"holders": [], "near_misses": [], "other_holders": [bound | {"certainty": "certain"}]} | {
-        "holds": []
+        "holds": [],
+        "traceparents": {},
     }
     assert "1 with other parties had it" in shell.run(*arguments).err
     shell.run("trace", MIDDLE, *arguments[2:], "--reveal", "--reason", "complaint 118")
@@ -226,6 +227,7 @@ def test_trace_prints_near_misses(shell: Shell) -> None:
         "near_misses": [],
         "other_holders": [],
         "holds": [],
+        "traceparents": {},
     }
     assert "began" in shell.run(*arguments).out
 

@@ -113,6 +113,14 @@ async def all_checks(app_state: AppState) -> tuple[Check, ...]:
     return (*await readiness_checks(app_state), *service_checks)
 
 
+async def refresh_metrics(app_state: AppState) -> None:
+    """Set the gauges of the process, and those of the database and the checks unless they are fresh."""
+    if app_state.metrics.needs_refresh():
+        await app_state.executors.run_probe(app_state.metrics.refresh_from_database, app_state.service)
+        app_state.metrics.set_checks(await all_checks(app_state))
+    app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
+
+
 def _health_check(check: Check) -> dict[str, str | None]:
     return {"name": check.name, "level": check.level, "message": check.seen, "action": check.todo}
 
@@ -174,10 +182,7 @@ def _process_checks(app_state: AppState) -> list[Check]:
 async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show the metrics in Prometheus' text format."""
     app_state: AppState = request.app.state.app_state
-    if app_state.metrics.needs_refresh():
-        await app_state.executors.run_probe(app_state.metrics.refresh_from_database, app_state.service)
-        app_state.metrics.set_checks(await all_checks(app_state))
-    app_state.metrics.refresh_from_process(app_state.executors, app_state.scheduler)
+    await refresh_metrics(app_state)
     return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
