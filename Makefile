@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := .venv-demo
 DEMO_STAMP := $(DEMO)/.installed
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.installed
 TESTS ?=  # files or folders for `make test` and `make soak`; default: all
 WORKERS ?= 4  # tests that run at a time; they mostly wait, so this may exceed the number of cores
 UV := $(shell command -v uv 2>/dev/null)
@@ -49,6 +51,13 @@ ifeq ($(UV),)
 endif
 	@touch $@
 
+$(DOCS_STAMP): requirements/docs.txt
+	@$(require-python)
+	@echo "Installing what builds the documentation into $(DOCS)"
+	@$(call create,$(DOCS))
+	@$(call install,$(DOCS)) --require-hashes -r requirements/docs.txt
+	@touch $@
+
 install: $(STAMP)  ## create .venv from the locked requirements
 
 demo: $(DEMO_STAMP)  ## run the product on SQLite with a simulated provider; needs no account
@@ -76,6 +85,11 @@ bench: $(STAMP)  ## measure speed against the bare database drivers; prints a ta
 bench-full: $(STAMP)  ## run the bench with 10 M ended and 1 M live bindings on PostgreSQL
 	@$(BIN)/python -m benchmarks --full
 
+docs: $(DOCS_STAMP)  ## build the documentation as a site that opens from a file: build/site/index.html
+	@$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --jobs auto --conf-dir docs/site \
+	  --doctree-dir build/doctrees . build/site
+	@echo "build/site/index.html"
+
 lint: $(STAMP)  ## check style, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -92,9 +106,10 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 	@$(LOCK) pyproject.toml --extra dev -o requirements/dev.txt
 	@$(LOCK) pyproject.toml --constraints requirements/dev.txt -o requirements/demo.txt
 	@$(LOCK) pyproject.toml --constraints requirements/dev.txt --extra all -o requirements/production.txt
+	@$(LOCK) pyproject.toml --constraints requirements/dev.txt --group docs -o requirements/docs.txt
 	@$(LOCK) --group build --constraints requirements/dev.txt -o requirements/build.txt
 
 clean:  ## remove all generated files and folders
-	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser screenshots soak bench bench-full lint format lock clean
+.PHONY: help install demo test test-browser screenshots soak bench bench-full docs lint format lock clean

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from functools import cache
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,16 @@ def test_every_page_outside_of_the_decisions_can_be_reached_from_the_readme() ->
     decisions = ROOT / "docs" / "maintainers" / "decisions"
     pages = {page for page in PAGES if page.is_relative_to(ROOT / "docs") and page.parent != decisions}
     assert pages <= linked
+
+
+def test_every_object_of_the_python_reference_exists() -> None:
+    text = (REFERENCE / "api.rst").read_text(encoding="utf-8")
+    objects = re.findall(r"^\.\. auto(class|module):: (.+)$", text, re.MULTILINE)
+    assert len(objects) > 5
+    for kind, name in objects:
+        module, _, attribute = (name, "", "") if kind == "module" else name.rpartition(".")
+        imported = import_module(module)
+        assert kind == "module" or isinstance(getattr(imported, attribute), type), name
 
 
 # What the pages look like.
