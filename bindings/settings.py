@@ -170,6 +170,12 @@ def _lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _pool_idle(value: int | None, info: ValidationInfo) -> int | None:
+    if value is not None and value > info.data.get("pool_size", value):
+        raise ValueError("must not be more than BINDINGS_POOL_SIZE")
+    return value
+
+
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
 
 
@@ -208,6 +214,9 @@ class Settings(BaseModel):
     on_drift: Literal["narrow", "observe"] = "narrow"
     bind_limit: Annotated[int, Field(ge=1, le=10_000)] = 32
     pool_size: Annotated[int, Field(ge=1, le=1_000)] = 32
+    # After `pool_size`: checked with it.
+    pool_idle: Annotated[int | None, Field(ge=1, le=1_000), AfterValidator(_pool_idle)] = None
+    database_timeout_s: Annotated[float, Field(ge=0.5, le=4)] = 4.0
     erasure_journal: Annotated[str, Field(min_length=1)] | None = None
     retention_days: Annotated[int, Field(ge=7, le=36_500)] | None = None
     rate_limit: Annotated[int, Field(ge=1, le=100_000)] = 1_000
@@ -278,6 +287,8 @@ class SettingsValues(TypedDict, total=False):
     on_drift: str
     bind_limit: int
     pool_size: int
+    pool_idle: int | None
+    database_timeout_s: float
     erasure_journal: str | None
     retention_days: int | None
     rate_limit: int

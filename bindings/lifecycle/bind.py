@@ -29,7 +29,6 @@ from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
 from bindings.store import account, holds, reserve, settle
 from bindings.store.bindings import BindingLost, find
-from bindings.store.database import RETRY_BUDGET_S
 from bindings.store.failures import ConstraintViolated
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
     if request.max_expire_s is not None:
         runtime.older_releases.require_none(PROMISED_ENDS)
     hit("bind.before_reserve")
-    reserved = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    reserved = runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
     hit("bind.after_reserve")
     before, after = attempts_began[0], runtime.clock.monotonic()  # the first attempt may be the one that committed
     match reserved:

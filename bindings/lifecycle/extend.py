@@ -17,7 +17,6 @@ from bindings.failpoints import hit
 from bindings.lifecycle.older_releases import PROMISED_ENDS
 from bindings.store import end_changes
 from bindings.store.bindings import find
-from bindings.store.database import RETRY_BUDGET_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +84,9 @@ def _move_end(
     started_at, now = runtime.clock.monotonic(), runtime.clocks.expected_instant()
     for _ in range(ATTEMPTS):
         attempt = partial(move, now)
-        moved = runtime.database.write(attempt, attempt_timeout_s=RETRY_BUDGET_S, autocommit_first=attempt)
+        moved = runtime.database.write(
+            attempt, attempt_timeout_s=runtime.database.timeout_s, autocommit_first=attempt
+        )
         if moved is not None:
             return moved
         binding, now = _read_again(runtime, binding_id, actor)

@@ -30,7 +30,6 @@ from bindings.lifecycle.unbind import call_provider, confirmation
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import account, holds, queries, reserve, settle, successors
 from bindings.store.bindings import BindingLost, find
-from bindings.store.database import RETRY_BUDGET_S
 from bindings.validation.requests import Replacement, successor_request
 
 if TYPE_CHECKING:
@@ -219,7 +218,7 @@ def _commit_unknown(busy: errors.Busy, predecessor: Binding, wait_s: float) -> e
 def _repeat_if_changed(runtime: Runtime, work: Callable[[Transaction], successors.Outcome]) -> successors.Outcome:
     for _ in range(ATTEMPTS):
         with suppress(successors.PredecessorChanged):
-            return runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+            return runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
     raise errors.Busy("other calls change this binding all the time; nothing was replaced")
 
 
@@ -331,7 +330,7 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
         return cleared
 
     try:
-        successor = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+        successor = runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
     except BindingLost as error:
         raise _handle_rollback(runtime, takeover) from error
     except errors.Busy as busy:

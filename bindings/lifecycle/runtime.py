@@ -123,7 +123,13 @@ def open_runtime(
     url = settings.database_url.get_secret_value()
     phone_keys = phone_key_source.load(settings)
     database = Database(
-        url, pool_size=settings.pool_size, read_clock=read_clock, clock=clock, phone_keys=phone_keys
+        url,
+        pool_size=settings.pool_size,
+        pool_idle=settings.pool_idle,
+        timeout_s=settings.database_timeout_s,
+        read_clock=read_clock,
+        clock=clock,
+        phone_keys=phone_keys,
     )
     runtime = new_runtime(settings, database, caller=caller, clock=clock)
     if not connect:

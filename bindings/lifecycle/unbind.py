@@ -19,7 +19,6 @@ from bindings.lifecycle.resolution_times import add_retry_after
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import holds, queries, settle
 from bindings.store.bindings import BindingLost
-from bindings.store.database import RETRY_BUDGET_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +59,7 @@ def _request_and_unbind(runtime: Runtime, binding_id: str, reason: str | None) -
         hit("unbind.request_in_transaction")
         return requested
 
-    binding = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    binding = runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
     hit("unbind.after_request")
     if binding is None:
         raise errors.NotFound(binding_id=binding_id)

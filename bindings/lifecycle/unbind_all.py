@@ -19,7 +19,6 @@ from bindings.domain.selection import MAX_BINDINGS, SelectionToken
 from bindings.failpoints import hit
 from bindings.lifecycle.unbind import finish_unbind, unbind_each
 from bindings.store import open_bindings
-from bindings.store.database import RETRY_BUDGET_S
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -79,7 +78,7 @@ def unbind_all(
         hit("unbind_all.requests_in_transaction")
         return requested, more
 
-    requested, more = runtime.database.write(work, attempt_timeout_s=RETRY_BUDGET_S)
+    requested, more = runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
     hit("unbind_all.after_requests")
     active = [binding for binding in requested if binding.state is State.ACTIVE]
     random.shuffle(active)  # or a few without an answer would keep the others from their turn at each repetition

@@ -60,7 +60,7 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 LONGEST_TRY_S = 35.0  # past the longest statement timeout that a job sets
-RETRY_BUDGET_S = 4.0  # a bind must not leave later than 5 s after its intent
+TIMEOUT_S = 4.0  # a bind must not leave later than 5 s after its intent
 
 # The instant of the running transaction, if the deciding clock is not the server's own.
 _INSTANT: ContextVar[datetime] = ContextVar("instant")
@@ -161,7 +161,8 @@ def _locks(count: int, reading: tuple[ColumnElement[Any], ...]) -> CompiledState
 class Database(ProcessConnections):
     """The transactions and reads of one database, and its clock.
 
-    Thread-safe, also in a forked child. Phones are read and written with `phone_keys`. In tests
+    Thread-safe, also in a forked child. A call waits for `timeout_s` in total, for a free connection, a lock, or a
+    database that is away, unless it says otherwise. Phones are read and written with `phone_keys`. In tests
     `read_clock` replaces the deciding clock, and `clock` the clocks of this host.
     """
 
@@ -170,11 +171,14 @@ class Database(ProcessConnections):
         url: str,
         *,
         pool_size: int = POOL_SIZE,
+        pool_idle: int | None = None,
+        timeout_s: float = TIMEOUT_S,
         read_clock: ReadClock | None = None,
         clock: HostClock = SYSTEM_CLOCK,
         phone_keys: PhoneKeys | None = None,
     ) -> None:
-        super().__init__(url, pool_size, phone_keys)
+        super().__init__(url, pool_size, pool_idle, phone_keys)
+        self.timeout_s = timeout_s
         self.host_clock = clock
         self._deferred_check: Callable[[], None] | None = None
         self._on_use: Callable[[], None] = _do_nothing
@@ -243,7 +247,7 @@ class Database(ProcessConnections):
         self,
         work: Callable[[Transaction], Result],
         *,
-        budget_s: float = RETRY_BUDGET_S,
+        budget_s: float | None = None,
         attempt_timeout_s: float | None = None,
         autocommit_first: Callable[[Transaction], Result | None] | None = None,
     ) -> Result:
@@ -254,16 +258,16 @@ class Database(ProcessConnections):
         runs.
 
         After a failure that may pass, as a lost connection, the whole work runs again, with jitter, within
-        `budget_s` seconds; also after a COMMIT whose response was lost, and then the first attempt may have
-        committed. Every wait for a connection or a lock ends with the budget. With `attempt_timeout_s` no attempt
-        waits longer than that for the server's response, nor past the budget; without it an attempt may outlast
-        the budget. Raises `Busy` with the cause when the budget is used up (an earlier attempt may still commit,
-        when a standby is back) or if the failure will not pass, `ConstraintViolated` if the database rejected a
-        value.
+        `budget_s` seconds (None: `timeout_s`); also after a COMMIT whose response was lost, and then the first
+        attempt may have committed. Every wait for a connection or a lock ends with the budget. With
+        `attempt_timeout_s` no attempt waits longer than that for the server's response, nor past the budget;
+        without it an attempt may outlast the budget. Raises `Busy` with the cause when the budget is used up (an
+        earlier attempt may still commit, when a standby is back) or if the failure will not pass,
+        `ConstraintViolated` if the database rejected a value.
         """
         self._on_use()  # first: it may ask for another check
         self.run_deferred_check()
-        budget_ends_at = time.monotonic() + budget_s
+        budget_ends_at = time.monotonic() + (self.timeout_s if budget_s is None else budget_s)
 
         def attempt_write(attempt: int) -> Result:
             give_up_at = time.monotonic() + (attempt_timeout_s or LONGEST_TRY_S)
@@ -284,12 +288,12 @@ class Database(ProcessConnections):
     ) -> Result:
         """Return `query(connection, *args, **kwargs)`, run in AUTOCOMMIT: each statement is one round trip.
 
-        A failure that may pass repeats the whole query, for at most 4 s. Safe to repeat; `Busy` with the cause if
-        the database does not answer.
+        A failure that may pass repeats the whole query, for at most `timeout_s`. Safe to repeat; `Busy` with the
+        cause if the database does not answer.
         """
         self._on_use()  # first: it may ask for another check
         self.run_deferred_check()
-        budget_ends_at = time.monotonic() + RETRY_BUDGET_S
+        budget_ends_at = time.monotonic() + self.timeout_s
 
         def attempt_read(_attempt: int) -> Result:
             with self._reads.connect(budget_ends_at) as connection:
@@ -307,7 +311,7 @@ class Database(ProcessConnections):
         self.run_deferred_check()
         now = time.monotonic()
         try:
-            with self._reads.connect(now + RETRY_BUDGET_S) as connection:
+            with self._reads.connect(now + self.timeout_s) as connection:
                 set_deadline(connection, now + LONGEST_TRY_S)
                 connection.execute(select(func.set_config("lock_timeout", lock_wait, literal_column("false"))))
                 try:
@@ -331,7 +335,7 @@ class Database(ProcessConnections):
         process = ProcessMark()
         connections = self._writes if self.postgres else self._reads
         try:
-            with connections.connect(time.monotonic() + RETRY_BUDGET_S) as connection:
+            with connections.connect(time.monotonic() + self.timeout_s) as connection:
                 set_deadline(connection, math.inf)
                 if self.postgres:
                     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -350,7 +354,7 @@ class Database(ProcessConnections):
         """Raise `Busy` unless the SQLite file that is open here is the one at its path."""
         self.run_deferred_check()
         if not self.postgres:
-            with self._reads.connect(time.monotonic() + RETRY_BUDGET_S) as connection:
+            with self._reads.connect(time.monotonic() + self.timeout_s) as connection:
                 self.require_file(connection)
 
     def clock(self) -> datetime:

@@ -77,6 +77,7 @@ class Connections:
         size: int,
         gate: ForkGate | None,
         *,
+        idle: int | None = None,
         autocommit: bool = False,
         phone_keys: PhoneKeys | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class Connections:
         several_servers = not isinstance(driver_url(url).query.get("host", ""), str)
         self._url = url
         self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
-        self.engine = make_engine(url, autocommit=autocommit, size=size, limit=self._limit)
+        self.engine = make_engine(url, autocommit=autocommit, size=size, idle=idle, limit=self._limit)
         attach(self.engine.dialect, phone_keys)
 
     @property
@@ -159,15 +160,20 @@ class LentConnection:
 
 
 def make_engine(
-    url: str, *, autocommit: bool = False, size: int = POOL_SIZE, limit: ConnectionLimit | None = None
+    url: str,
+    *,
+    autocommit: bool = False,
+    size: int = POOL_SIZE,
+    idle: int | None = None,
+    limit: ConnectionLimit | None = None,
 ) -> Engine:
     """Return an engine for `url`; it has not connected yet. `limit` counts the connections that are dropped.
 
-    With a `size` of 0 each connection is closed after its use.
+    `idle` connections stay open while they are not used; None: half of `size`. With a `size` of 0 none does.
     """
     target = driver_url(url)
     if target.get_backend_name() == "sqlite":
-        return _sqlite_engine(target, autocommit=autocommit, size=size)
+        return _sqlite_engine(target, _pool(size, idle), autocommit=autocommit)
     if find_spec("psycopg") is None:
         hint = install_hint("postgres")
         raise InvalidRequest([FieldError(URL_VARIABLE, f"needs the extra `postgres`, which is missing: {hint}")])
@@ -177,7 +183,7 @@ def make_engine(
         connect_args={"prepare_threshold": None} | _timeouts(target),  # until `_connect` knows the server
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         skip_autocommit_rollback=autocommit,
-        **_pool(size),
+        **_pool(size, idle),
     )
     event.listen(engine, "handle_error", _redact_error)
     event.listen(engine, "handle_error", _drop_on_stale_plan)
@@ -223,11 +229,11 @@ def _set_busy_timeout(connection: Connection, raw: Any, seconds: float) -> None:
         connection.info["busy_timeout"] = tenths
 
 
-def _pool(size: int) -> dict[str, Any]:
-    """Return the options of a pool that keeps half of its connections open, and opens the others under load."""
+def _pool(size: int, idle: int | None) -> dict[str, Any]:
+    """Return the options of a pool that keeps `idle` connections open, and opens the others under load."""
     if not size:
         return {"poolclass": NullPool}
-    core = (size + 1) // 2
+    core = idle or (size + 1) // 2
     return {"pool_size": core, "max_overflow": size - core, "pool_timeout": 1, "pool_recycle": RECYCLE_S}
 
 
@@ -289,7 +295,7 @@ def _drop_on_stale_plan(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
+def _sqlite_engine(url: URL, pool: dict[str, Any], *, autocommit: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
@@ -297,7 +303,7 @@ def _sqlite_engine(url: URL, *, autocommit: bool, size: int) -> Engine:
         connect_args={"timeout": BUSY_TIMEOUT_S, "factory": SqliteConnection},
         skip_autocommit_rollback=autocommit,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
-        **_pool(size),
+        **pool,
     )
 
     @event.listens_for(engine, "connect")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -48,9 +49,10 @@ REMEDIES = {
 class ProcessConnections(ForkSensitive):
     """The connections of this process: one pool for transactions, one for reads in AUTOCOMMIT. Thread-safe."""
 
-    def __init__(self, url: str, pool_size: int, phone_keys: PhoneKeys | None) -> None:
+    def __init__(self, url: str, pool_size: int, pool_idle: int | None, phone_keys: PhoneKeys | None) -> None:
         self._url, self._path = _absolute(url)
         self._pool_size = pool_size
+        self._pool_idle = pool_idle
         self.phone_keys = phone_keys
         self._inherited = False
         self._file: FileIdentity | None = None
@@ -88,10 +90,16 @@ class ProcessConnections(ForkSensitive):
     def _open(self) -> None:
         """Make the engines, their limits and the locks of this process; nothing has connected yet."""
         self._gate = ForkGate(self._close_idle) if self._path is not None else None
-        self._writes = Connections(self._url, self._pool_size, self._gate, phone_keys=self.phone_keys)
-        self._reads = Connections(
-            self._url, self._pool_size, self._gate, autocommit=True, phone_keys=self.phone_keys
+        connections = partial(
+            Connections,
+            self._url,
+            self._pool_size,
+            self._gate,
+            idle=self._pool_idle,
+            phone_keys=self.phone_keys,
         )
+        self._writes = connections()
+        self._reads = connections(autocommit=True)
         self._engine, self._reader = self._writes.engine, self._reads.engine
         # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
         self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")

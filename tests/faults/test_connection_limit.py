@@ -15,7 +15,7 @@ from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy
 from bindings.store import database as database_module
 from bindings.store import events, migrations
-from bindings.store.database import Database
+from bindings.store.database import TIMEOUT_S, Database
 from tests.faults.cluster import Cluster, find_binaries
 from tests.service.harness import in_threads, wait_for
 
@@ -44,8 +44,8 @@ def count(observer: psycopg.Connection, query: str) -> int:
 
 
 @contextmanager
-def opened(url: str, *, size: int = SIZE) -> Iterator[Database]:
-    database = Database(url, pool_size=size)
+def opened(url: str, *, size: int = SIZE, timeout_s: float = TIMEOUT_S) -> Iterator[Database]:
+    database = Database(url, pool_size=size, timeout_s=timeout_s)
     try:
         yield database
     finally:
@@ -125,7 +125,7 @@ def test_waiting_commits_are_left_alone_and_count(cluster: Cluster, *, several_h
 
 def test_statement_that_waits_for_a_lock_is_cancelled_at_the_server(postgres_url: str) -> None:
     with (
-        opened(postgres_url) as database,
+        opened(postgres_url, timeout_s=0.5) as database,
         psycopg.connect(postgres_url) as locker,
         observing(postgres_url) as observer,
     ):
@@ -145,7 +145,6 @@ def test_read_that_is_given_up_is_cancelled_at_the_server(
 ) -> None:
     """Otherwise a few slow reports would use up the connections of the lookups for as long as they run."""
     monkeypatch.setattr(database_module, "LONGEST_TRY_S", 0.3)
-    monkeypatch.setattr(database_module, "RETRY_BUDGET_S", 0.5)
     with (
         opened(postgres_url) as database,
         psycopg.connect(postgres_url) as locker,

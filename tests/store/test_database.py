@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import traceback
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import exc, func, insert, select, text
+from sqlalchemy.pool import QueuePool
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
-from bindings.store import database as database_module
+from bindings.service import BindingService
 from bindings.store import engine, events, job_runs, schema_version
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import Database
 from bindings.store.engine import SQLITE_PRAGMAS, make_engine
-from bindings.store.failures import ConstraintViolated
+from bindings.store.failures import ConstraintViolated, DatabaseWaitTimeout
 from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
@@ -96,17 +99,43 @@ def test_server_that_answers_nothing_after_the_login_is_given_up(
 ) -> None:
     """Regression: the first query of a new connection waited without end, as with a pooler that is paused."""
     monkeypatch.setattr(engine, "CONNECT_TIMEOUT_S", 2)
-    monkeypatch.setattr(database_module, "RETRY_BUDGET_S", 0.5)
     raised: list[BaseException] = []
     with silent_server() as url:
-        database = Database(url, pool_size=1)
-        calls = {"read": database.clock, "write": lambda: database.write(write_event, budget_s=0.5)}
+        database = Database(url, pool_size=1, timeout_s=0.5)
+        calls = {"read": database.clock, "write": lambda: database.write(write_event)}
         thread = threading.Thread(target=lambda: raised.extend(in_threads(calls[call])), daemon=True)
         thread.start()
         thread.join(60)
         database.close()
     assert [type(error) for error in raised] == [Busy]
     assert "did not answer in time" in str(raised[0])
+
+
+def test_pool_keeps_as_many_unused_connections_open_as_the_setting_says(sqlite_url: str) -> None:
+    with BindingService.open(database_url=sqlite_url, pool_size=4, pool_idle=1) as service:
+        connections = service.runtime.database._reads
+        with ExitStack() as uses:
+            for _ in range(4):
+                uses.enter_context(connections.connect(0.0))
+            with pytest.raises(DatabaseWaitTimeout, match="BINDINGS_POOL_SIZE is 4"):
+                connections.connect(0.0).__enter__()
+        pool = connections.engine.pool
+        assert isinstance(pool, QueuePool)
+        assert (pool.checkedout(), pool.checkedin()) == (0, 1)
+
+
+def test_call_that_waits_longer_than_the_setting_allows_is_busy(sqlite_url: str) -> None:
+    """SQLite's file is locked by another process: here by a connection that is not the service's."""
+    with (
+        BindingService.open(database_url=sqlite_url, database_timeout_s=0.5) as service,
+        closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other,
+    ):
+        assert service.runtime.database.timeout_s == 0.5
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match="another process holds the lock of the SQLite file"):
+            service.reveal([], reason="a test", what="export")
+        other.execute("ROLLBACK")
+        service.reveal([], reason="a test", what="export")
 
 
 def test_permanent_error_is_not_retried(database: Database) -> None:

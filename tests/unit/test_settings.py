@@ -53,6 +53,12 @@ def test_all_errors_are_reported_together_by_variable_and_without_values() -> No
     assert "hunter2" not in repr(refused.value)
 
 
+def test_more_idle_connections_than_the_pool_has_are_refused() -> None:
+    assert load({"BINDINGS_POOL_SIZE": "4", "BINDINGS_POOL_IDLE": "4"}).pool_idle == 4
+    with pytest.raises(SettingsError, match="BINDINGS_POOL_IDLE: must not be more than BINDINGS_POOL_SIZE"):
+        load({"BINDINGS_POOL_SIZE": "4", "BINDINGS_POOL_IDLE": "5"})
+
+
 def test_unknown_variable_is_refused_unless_it_is_the_tests() -> None:
     with pytest.raises(SettingsError, match="BINDINGS_GARD_S"):
         load({"BINDINGS_GARD_S": "1"})
