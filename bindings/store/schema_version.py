@@ -75,7 +75,7 @@ class SchemaVersion:
         if self.accepted:
             return None
         if self.foreign:
-            return f"give bindings a database of its own in {URL_VARIABLE}"
+            return f"give bindings a database, or a schema by search_path, of its own in {URL_VARIABLE}"
         return "install a newer version of bindings" if self.newer else "run `bindings db upgrade`"
 
     def require(self) -> None:
@@ -121,7 +121,10 @@ def schema_without_create(connection: Connection) -> str | None:
 
 def another_program(evidence: str) -> InvalidRequest:
     """Return the error for a database whose tables are not ours."""
-    message = f"names a database of another program: {evidence}; give bindings a database of its own"
+    message = (
+        f"names a database of another program: {evidence};"
+        " give bindings a database of its own, or a schema of its own by search_path"
+    )
     return InvalidRequest([FieldError(URL_VARIABLE, message)])
 
 

@@ -182,7 +182,7 @@ def newer_schema(world: World) -> Sequence[Check]:
 @condition(
     "schema",
     "red",
-    "give bindings a database of its own in {}",
+    "give bindings a database, or a schema by search_path, of its own in {}",
     "that of another program: its alembic_version is {}",
 )
 def schema_of_another_program(world: World) -> Sequence[Check]:
