@@ -11,6 +11,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -22,17 +23,22 @@ import pytest
 import requests
 import uvicorn
 from django.core.wsgi import get_wsgi_application
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
+from bindings import errors
 from bindings.domain.binding import EventKind, State
+from bindings.service import BindingService
 from bindings.web import server
 from tests.service.harness import APP, KEY, SECRET, hold_answers, wait_for
+from tests.web.conftest import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
     from bindings.provider.simulator import Simulator
-    from bindings.service import BindingService
+    from tests.web.conftest import Running
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -220,6 +226,35 @@ def test_django_views_lend_and_route(
 
 
 @pytest.fixture
+def served(sqlite_url: str, simulator: Simulator) -> Iterator[Running]:
+    with BindingService.open(environment=settings(sqlite_url, simulator)) as service:
+        yield from run(service)
+
+
+def test_urllib3_waits_as_long_as_each_answer_says_and_binds_once(
+    served: Running, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool is empty, then the response is lost; reconcile adopts the binding while the client waits."""
+    simulator.script("refuse:-41", times=1)
+    simulator.script("lost_reply", times=1)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        served.service.reconcile()
+
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", wait)
+    key = served.key("app")["Authorization"].removeprefix("Bearer ")
+    recipe = load_recipe("urllib3_client")
+    binding = recipe.lend_number(served.url, key, "trip-7", *phones(0).values())
+    recipe.http.clear()
+    assert (binding["state"], binding["reference"]) == ("active", "trip-7")
+    assert waits[0] == errors.POOL_RETRY_S
+    assert simulator.counts.received["bind"] == 2
+    assert len(simulator.ledger) == 1
+
+
+@pytest.fixture
 def rides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Provide the application's own table, and a broker in a folder: it reads and writes messages in one place."""
     with sqlite3.connect(tmp_path / "rides.db") as connection:
@@ -287,3 +322,27 @@ def test_celery_task_is_run_again_after_an_error_that_says_when_and_fails_after_
     assert recipe.lend_number.apply(["trip-1"]).state == "FAILURE"
     assert simulator.counts.received["bind"] == 3
     service.close()
+
+
+def test_temporal_is_told_when_another_attempt_makes_sense_and_every_attempt_returns_one_binding(
+    sqlite_url: str, simulator: Simulator, rides: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (settings(sqlite_url, simulator) | rides).items():
+        monkeypatch.setenv(name, value)
+    recipe = load_recipe("temporal_activity")
+
+    def attempt(trip: str) -> Any:
+        return ActivityEnvironment().run(recipe.lend_number, trip)
+
+    simulator.script("refuse:-41", times=1)
+    with pytest.raises(ApplicationError) as refused:
+        attempt("trip-0")
+    assert (refused.value.type, refused.value.non_retryable) == ("no-middle-number", False)
+    assert refused.value.next_retry_delay == timedelta(seconds=errors.POOL_RETRY_S)
+    assert attempt("trip-0") == attempt("trip-0")
+    simulator.script("refuse:-22", times=1)
+    with pytest.raises(ApplicationError) as refused:
+        attempt("trip-1")
+    assert (refused.value.type, refused.value.non_retryable) == ("provider-refused", True)
+    assert simulator.counts.received["bind"] == 3
+    recipe.service.close()
