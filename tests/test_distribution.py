@@ -12,11 +12,15 @@ import tomllib
 import venv
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import bindings
 from bindings import distribution
+
+if TYPE_CHECKING:
+    from tests.store.databases import Server
 
 ROOT = Path(__file__).parents[1]
 OTHER = "bindings-9.9.dist-info"
@@ -116,6 +120,15 @@ def test_project_outside_of_the_checkout_uses_the_fixtures(environment: Path, pr
     python = environment / "bin" / "python"
     others = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "timeout", "xdist")]
     assert "5 passed" in output(python, "-m", "pytest", "-q", *others, folder=project)
+
+
+@pytest.mark.soak
+@pytest.mark.postgres
+def test_project_outside_of_the_checkout_has_databases_on_a_server(
+    environment: Path, project: Path, postgres_server: Server
+) -> None:
+    server = f"--bindings-database-server={postgres_server.url}"
+    assert "5 passed" in output(environment / "bin" / "python", "-m", "pytest", "-q", server, folder=project)
 
 
 @pytest.mark.soak
