@@ -305,7 +305,9 @@ def count_releases_owed(
     connection: Connection, now: ColumnElement[datetime], *, limit: int
 ) -> tuple[int, datetime | None]:
     """Return how many expired bindings the provider may still hold, up to `limit`, and their earliest end."""
-    expired = select(bindings.c.ended_at).where(release_owed(now)).limit(limit).subquery()
+    # Without the order of the index a planner may look for them in the whole table.
+    by_end = select(bindings.c.ended_at).where(release_owed(now)).order_by(bindings.c.provider_expires_at)
+    expired = by_end.limit(limit).subquery()
     count, ended_at = func.count(), func.min(expired.c.ended_at, type_=Instant)
     row = connection.execute(select(count, ended_at).select_from(expired)).one()
     return row[0], row[1]
