@@ -1,17 +1,17 @@
 """Statistics for charts: counts of events over a time range by status code, and the forecast of each pool.
 
-All counts come from the table `tallies`, which the job `tally` writes, so that a month costs no more than a few
-thousand small rows. `forecast` is pure; it never states a capacity that was not observed.
+All counts come from the tables `tallies` and `bind_counts`, which the job `tally` writes, so that a year costs no
+more than some thousand small rows. `forecast` is pure; it never states a capacity that was not observed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bindings.domain.serialization import duration
+from bindings.monitoring.bind_outcomes import ALL_BINDS
 from bindings.store import pools, statistics
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.domain.binding import EventKind
+    from bindings.monitoring.bind_outcomes import BindFilter
+    from bindings.monitoring.chart_range import ChartRange
     from bindings.store.database import Database
     from bindings.store.pools import Pool
     from bindings.store.statistics import EventCount
 
-MAX_EXAMPLES = 20
 TREND = timedelta(hours=2)
 STEADY_SHARE_PER_HOUR = 0.01  # of what is live: a smaller change per hour counts as steady
 FULL = 0.9
@@ -32,87 +33,71 @@ SOON_S = 6 * 3_600
 LONGEST_FORECAST_S = 7 * 86_400  # a line through two hours says nothing about a later time
 
 
-class TimeRange(StrEnum):
-    """The time range of a chart, and its steps."""
-
-    HOUR = "1h"
-    DAY = "24h"
-    WEEK = "7d"
-    MONTH = "30d"
-
-    @property
-    def period_s(self) -> int:
-        """Length of the stored periods that are read, in seconds."""
-        return statistics.MINUTE if self is TimeRange.HOUR else statistics.HOUR
-
-    @property
-    def step_s(self) -> int:
-        """Length of one bar of the chart, in seconds."""
-        return self.period_s * (6 if self is TimeRange.MONTH else 1)
-
-    @property
-    def steps(self) -> int:
-        """Number of bars."""
-        return {TimeRange.HOUR: 60, TimeRange.DAY: 24, TimeRange.WEEK: 168, TimeRange.MONTH: 120}[self]
-
-    def bucket_starts(self, now: datetime) -> tuple[datetime, ...]:
-        """Return the start of each bar; the last one is incomplete."""
-        newest = now.timestamp() // self.step_s * self.step_s
-        return tuple(
-            datetime.fromtimestamp(newest - self.step_s * back, now.tzinfo) for back in reversed(range(self.steps))
-        )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """Counts of one kind and code, per bar; `examples` are ids of the newest events."""
+    """Counts of one kind and code, per step. `first_at` and `last_at`: when the first and last with any began."""
 
     kind: str
     code: str
     counts: tuple[int, ...]
     first_at: datetime
     last_at: datetime
-    examples: tuple[dict[str, Any], ...] = ()
 
     @property
     def total(self) -> int:
-        """Sum of all bars."""
+        """Sum of all steps."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventStatistics:
-    """Events over a time range, by kind and code, the most frequent first.
+    """Events over a range, by kind and code, the most frequent first.
 
     `counted_to` is up to when the job has counted; None if it never ran.
     """
 
-    span: TimeRange
+    range: ChartRange
     steps: tuple[datetime, ...]
     series: tuple[Series, ...]
     counted_to: datetime | None
 
     def counts_of(self, *kinds: EventKind, code: str | None = None) -> tuple[int, ...]:
-        """Return the sum of these kinds per bar, over all codes or one."""
+        """Return the sum of these kinds per step, over all codes or one."""
         counts = [series.counts for series in self.series if series.kind in kinds and code in (None, series.code)]
         return tuple(sum(step) for step in zip(*counts, strict=True)) or (0,) * len(self.steps)
 
+    def total_of(self, *kinds: EventKind) -> int:
+        """Return the number of events of these kinds."""
+        return sum(self.counts_of(*kinds))
 
-def event_statistics(database: Database, span: TimeRange, kinds: Iterable[EventKind]) -> EventStatistics:
-    """Return the statistics of these kinds of event. Two small reads; safe to repeat."""
-    steps = span.bucket_starts(database.clock())
+
+def event_statistics(
+    database: Database, chart_range: ChartRange, kinds: Iterable[EventKind], *, of: BindFilter = ALL_BINDS
+) -> EventStatistics:
+    """Return the statistics of these kinds of event. Two small reads; safe to repeat.
+
+    Only of the kinds `OF_BINDS` it is known which application and pool an event belongs to.
+    """
+    steps = chart_range.steps
 
     def query(connection: Connection) -> tuple[list[EventCount], datetime | None]:
-        counts = statistics.counts_since(connection, steps[0], period_s=span.period_s, kinds=kinds)
+        counts = statistics.count_by_step(
+            connection,
+            chart_range.period,
+            step_s=chart_range.step_s,
+            kinds=kinds,
+            app_id=of.app_id,
+            pool_number=of.pool_number,
+        )
         return counts, statistics.counted_to(connection)
 
     event_counts, counted_to = database.read(query)
     return EventStatistics(
-        span=span, steps=steps, series=_series(event_counts, steps, span.step_s), counted_to=counted_to
+        range=chart_range, steps=steps, series=_series(event_counts, steps), counted_to=counted_to
     )
 
 
-def _series(event_counts: Sequence[EventCount], steps: tuple[datetime, ...], step_s: int) -> tuple[Series, ...]:
+def _series(event_counts: Sequence[EventCount], steps: Sequence[datetime]) -> tuple[Series, ...]:
     grouped: dict[tuple[str, str], list[EventCount]] = {}
     for event_count in event_counts:
         grouped.setdefault((event_count.kind, event_count.code), []).append(event_count)
@@ -120,19 +105,9 @@ def _series(event_counts: Sequence[EventCount], steps: tuple[datetime, ...], ste
     for (kind, code), group in grouped.items():
         counts = [0] * len(steps)
         for event_count in group:
-            step = int((event_count.began_at - steps[0]).total_seconds()) // step_s
-            counts[min(step, len(steps) - 1)] += event_count.number  # counted while we read: the last bar
-        examples = [example for event_count in reversed(group) for example in event_count.examples]
-        series.append(
-            Series(
-                kind=kind,
-                code=code,
-                counts=tuple(counts),
-                first_at=group[0].began_at,
-                last_at=group[-1].began_at,
-                examples=tuple(examples[:MAX_EXAMPLES]),
-            )
-        )
+            counts[event_count.step] = event_count.number
+        first_at, last_at = steps[group[0].step], steps[group[-1].step]
+        series.append(Series(kind=kind, code=code, counts=tuple(counts), first_at=first_at, last_at=last_at))
     return tuple(sorted(series, key=lambda each_series: (-each_series.total, each_series.kind, each_series.code)))
 
 

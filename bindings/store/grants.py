@@ -37,6 +37,7 @@ RIGHTS: dict[str, Rights] = {
             *("version", "change_tx"),
         ),
     ),
+    "bind_counts": Rights(insert=_ALL_COLUMNS, update=("number",), delete=True),
     "budgets": Rights(insert=_ALL_COLUMNS, update=("began_at", "used", "used_up_at")),
     "deliveries": Rights(
         insert=_ALL_COLUMNS,

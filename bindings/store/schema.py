@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 SEALED_PHONES = "0018"  # the first revision whose code reads encrypted phones
-HEAD = "0020"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0021"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -543,15 +543,27 @@ budgets = Table(
 tallies = Table(
     "tallies",
     metadata,
-    Column("period_s", Integer, primary_key=True, autoincrement=False, comment="60 or 3600"),
-    Column("began_at", Instant, primary_key=True, comment="when the minute or hour began"),
+    Column("period_s", Integer, primary_key=True, autoincrement=False, comment="60, 3600 or 86400"),
+    Column("began_at", Instant, primary_key=True, comment="when the minute, hour or day began"),
     Column("kind", String(32), primary_key=True, comment="the kind of event"),
     Column("code", String(32), primary_key=True, comment="status or reason where the kind has one, or ''"),
     Column("number", Integer, nullable=False, comment="how many"),
     Column("examples", Detail, nullable=False, comment="the newest few, by their ids; no phones"),
-    comment="How many events of each kind there were, by minute and by hour",
+    comment="How many events of each kind there were, by minute, hour and day",
 )
 
+bind_counts = Table(
+    "bind_counts",
+    metadata,
+    Column("period_s", Integer, primary_key=True, autoincrement=False, comment="60, 3600 or 86400"),
+    Column("began_at", Instant, primary_key=True, comment="when the minute, hour or day began"),
+    Column("app_id", String(64), primary_key=True, comment="the provider's application"),
+    Column("pool_number", String(20), primary_key=True, comment="the pool that was asked for"),
+    Column("kind", String(32), primary_key=True, comment="requested, failed, in_doubt or refused"),
+    Column("code", String(32), primary_key=True, comment="status or reason where the kind has one, or ''"),
+    Column("number", Integer, nullable=False, comment="how many"),
+    comment="How many binds were requested, failed, in doubt and refused, by application and pool",
+)
 tally_marks = Table(
     "tally_marks",
     metadata,

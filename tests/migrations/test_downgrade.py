@@ -42,6 +42,7 @@ BINDING_OF_EACH_LOSS: tuple[dict[str, Any], ...] = (
     {"facts_salt": b"salt"},
 )
 ROW_OF_EACH_LOSS = (  # besides those of bindings
+    f"INSERT INTO bind_counts VALUES (60, '{AT}', 'a', '918806', 'failed', '-41', 1)",
     f"INSERT INTO budgets VALUES ('a', '', 'phone_searches', '{AT}', 1, NULL)",
     "INSERT INTO texts VALUES (1, 'reason', NULL, 'why', '')",
     f"INSERT INTO seals VALUES (1, 0, 1, '{{}}', '', '{AT}')",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import insert, select
@@ -14,10 +14,13 @@ from bindings.jobs.registry import EXPIRE, RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.jobs.statistics import update_statistics
 from bindings.lifecycle.resolution_times import next_scan
+from bindings.monitoring.bind_outcomes import ALL_BINDS, BindFilter, Outcomes, outcomes_by_app, outcomes_by_pool
+from bindings.monitoring.chart_range import TimeRange, range_between
 from bindings.monitoring.overview import build_overview, latency
-from bindings.monitoring.statistics import TimeRange, event_statistics, forecast, pool_forecasts
-from bindings.store import replicas
+from bindings.monitoring.statistics import event_statistics, forecast, pool_forecasts
+from bindings.store import replicas, statistics
 from bindings.store.pools import Pool
+from bindings.store.schema import bind_counts
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pools as pools_table
 from bindings.store.schema import tallies as tallies_table
@@ -33,7 +36,16 @@ ALL = tuple(EventKind)
 def count_events(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
     feed_has_caught_up(harness.service)
     harness.service.update_statistics()
-    return event_statistics(harness.database, span, ALL)
+    return shown(harness, span)
+
+
+def shown(harness: ServiceHarness, span: TimeRange = TimeRange.HOUR) -> EventStatistics:
+    return event_statistics(harness.database, span.chart_range(harness.clock()), ALL)
+
+
+def examples(harness: ServiceHarness, kind: EventKind, code: str) -> list[dict[str, Any]]:
+    period = TimeRange.HOUR.chart_range(harness.clock()).period
+    return harness.database.read(statistics.newest_examples, period, kind=kind, code=code, limit=20)
 
 
 def totals(statistics: EventStatistics) -> dict[tuple[str, str], int]:
@@ -51,8 +63,8 @@ def test_every_event_is_counted_by_kind_and_code(harness: ServiceHarness) -> Non
     harness.simulator.script("anomaly_before", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown):
         harness.bind(E, F)
-    statistics = count_events(harness)
-    assert totals(statistics) == {
+    counted = count_events(harness)
+    assert totals(counted) == {
         ("requested", ""): 4,
         ("activated", ""): 1,
         ("refused", "binding"): 1,
@@ -60,16 +72,13 @@ def test_every_event_is_counted_by_kind_and_code(harness: ServiceHarness) -> Non
         ("in_doubt", "-18"): 1,
         ("pool_low", ""): 1,
     }
-    assert statistics.counted_to == harness.clock()
-    (refusals,) = [series for series in statistics.series if series.kind is EventKind.REFUSED]
-    assert refusals.examples[0]["binding_id"] == harness.service.lookup(phone=A)[0].id
+    assert counted.counted_to == harness.clock()
+    (refusal,) = examples(harness, EventKind.REFUSED, "binding")
+    assert refusal["binding_id"] == harness.service.lookup(phone=A)[0].id
     (refused,) = harness.service.search_refusals(reference="order-7").data
-    assert refusals.examples[0]["refusal_id"] == refused.id
-    (failed,) = [series for series in statistics.series if series.kind is EventKind.FAILED]
-    assert [harness.service.get(example["binding_id"]).provider_status for example in failed.examples] == [
-        "-41",
-        "-41",
-    ]
+    assert refusal["refusal_id"] == refused.id
+    failed = examples(harness, EventKind.FAILED, "-41")
+    assert [harness.service.get(each["binding_id"]).provider_status for each in failed] == ["-41", "-41"]
 
 
 def test_counting_again_in_small_batches_counts_nothing_twice(harness: ServiceHarness) -> None:
@@ -102,11 +111,68 @@ def test_minutes_and_hours_count_the_same_events(harness: ServiceHarness) -> Non
     harness.clock.advance(61)
     harness.bind(C, D)
     harness.clock.advance(3_540)
-    minutes, hours = count_events(harness, TimeRange.HOUR), event_statistics(harness.database, TimeRange.DAY, ALL)
+    minutes, hours = count_events(harness, TimeRange.HOUR), shown(harness, TimeRange.DAY)
     assert sum(minutes.counts_of(EventKind.REQUESTED)) == 1, "the first is more than an hour ago"
     assert [count for count in hours.counts_of(EventKind.REQUESTED) if count] == [2]
     assert len(minutes.steps) == 60
     assert len(hours.steps) == 24
+
+
+def test_binds_are_counted_by_application_and_pool(harness: ServiceHarness) -> None:
+    harness.bind(A, B, app_id="food", pool_number="918807")
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, C, app_id="food", pool_number="918808")
+    harness.simulator.script("refuse:-41", times=1, on="bind")
+    with pytest.raises(errors.NoMiddleNumber):
+        harness.bind(C, D, app_id="rides", pool_number="918807")
+    harness.simulator.script("anomaly_before", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown):
+        harness.bind(E, F, app_id="rides", pool_number="918808")
+    count_events(harness)
+    for span in (TimeRange.HOUR, TimeRange.DAY, TimeRange.YEAR):
+        period = span.chart_range(harness.clock()).period
+        counts = harness.database.read(statistics.count_binds, period)
+        assert outcomes_by_app(counts, ALL_BINDS) == [
+            Outcomes(name="food", requested=1, failed=0, in_doubt=0, refused=1),
+            Outcomes(name="rides", requested=2, failed=1, in_doubt=1, refused=0),
+        ]
+        assert outcomes_by_pool(counts, BindFilter(app_id="rides")) == [
+            Outcomes(name="918807", requested=1, failed=1, in_doubt=0, refused=0),
+            Outcomes(name="918808", requested=1, failed=0, in_doubt=1, refused=0),
+        ]
+        of_pool = BindFilter(app_id="rides", pool_number="918808")
+        filtered = event_statistics(harness.database, span.chart_range(harness.clock()), ALL, of=of_pool)
+        assert totals(filtered) == {("requested", ""): 1, ("in_doubt", "-18"): 1}
+
+
+def test_steps_of_a_chart_hold_what_happened_in_them(harness: ServiceHarness) -> None:
+    start = harness.clock()
+    for number, pair in enumerate(((A, B), (C, D), (E, F))):
+        harness.clock.at = start + timedelta(hours=7 * number)
+        harness.bind(*pair)
+    count_events(harness)
+    chart_range = range_between(start, None, harness.clock())
+    counted = event_statistics(harness.database, chart_range, ALL)
+    counts = dict(zip(counted.steps, counted.counts_of(EventKind.REQUESTED), strict=True))
+    assert [(at - start).total_seconds() // 3_600 for at, count in counts.items() if count] == [0, 7, 14]
+    assert sum(counts.values()) == 3
+
+
+def test_day_is_the_sum_of_its_hours_also_of_those_that_an_earlier_release_has_counted(
+    harness: ServiceHarness,
+) -> None:
+    of_year = TimeRange.YEAR.chart_range(harness.clock())
+    harness.bind(A, B)
+    count_events(harness)
+    earlier_hour = {"period_s": 3_600, "began_at": harness.clock() - timedelta(hours=2), "examples": []}
+    row = earlier_hour | {"kind": "requested", "code": "", "number": 5}
+    harness.database.write(lambda tx: tx.connection.execute(insert(tallies_table), row))
+    assert event_statistics(harness.database, of_year, ALL).total_of(EventKind.REQUESTED) == 1
+    harness.clock.advance(3_600)
+    harness.bind(C, D)
+    for _ in range(2):
+        count_events(harness)
+        assert event_statistics(harness.database, of_year, ALL).total_of(EventKind.REQUESTED) == 7
 
 
 def test_statistics_contain_no_phone(harness: ServiceHarness) -> None:
@@ -127,8 +193,8 @@ def test_statistics_too_old_to_show_are_deleted_and_events_are_kept(harness: Ser
     count_events(harness)
     harness.clock.advance(timedelta(days=401).total_seconds())
     harness.service.update_statistics()
-    rows = harness.database.read(lambda connection: connection.execute(select(tallies_table)).all())
-    assert rows == []
+    for table in (tallies_table, bind_counts):
+        assert harness.database.read(lambda connection: connection.execute(select(table)).all()) == []  # noqa: B023
     remaining_events = harness.database.read(
         lambda connection: connection.execute(select(events_table.c.kind)).all()
     )

@@ -11,10 +11,10 @@ from sqlalchemy import delete, event, insert, select
 
 from bindings import errors
 from bindings.domain.binding import EventKind
-from bindings.monitoring.statistics import TimeRange, event_statistics
+from bindings.monitoring.chart_range import TimeRange
 from bindings.store import events as event_rows
 from bindings.store import replicas as replica_rows
-from bindings.store import texts
+from bindings.store import statistics, texts
 from bindings.store.schema import events, refusals, replicas
 from bindings.store.schema import texts as texts_table
 from tests.provider import sockets
@@ -257,8 +257,10 @@ def test_example_of_a_refusal_on_the_failures_page_has_its_reference_from_its_ro
         harness.bind(A, C, reference=REFERENCE)
     feed_has_caught_up(harness.service)
     harness.service.update_statistics()
-    statistics = event_statistics(harness.database, TimeRange.DAY, (EventKind.REFUSED,))
-    ((example,),) = [series.examples for series in statistics.series]
+    period = TimeRange.DAY.chart_range(harness.clock()).period
+    (example,) = harness.database.read(
+        statistics.newest_examples, period, kind=EventKind.REFUSED, code="binding", limit=20
+    )
     assert REFERENCE not in json.dumps(example)
     references = harness.service.investigation.references_of_refusals([example["refusal_id"]])
     assert references == {example["refusal_id"]: REFERENCE}

@@ -26,7 +26,9 @@ from bindings.domain.binding import Caller, EventKind, Mode, State
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import Order, SearchFilters
 from bindings.lifecycle.runtime import new_runtime
-from bindings.monitoring.statistics import TimeRange, event_statistics
+from bindings.monitoring.bind_outcomes import BindFilter
+from bindings.monitoring.chart_range import TimeRange
+from bindings.monitoring.statistics import event_statistics
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import (
@@ -40,11 +42,12 @@ from bindings.store import (
     queries,
     reserve,
 )
+from bindings.store import statistics as event_counts
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
+from bindings.store.schema import bind_counts, exports, reports, tallies
 from bindings.store.schema import deliveries as deliveries_table
 from bindings.store.schema import events as events_table
-from bindings.store.schema import exports, reports, tallies
 from bindings.store.schema import holds as holds_table
 from bindings.validation.fields import position_after
 from bindings.web.api.samples import BINDING
@@ -292,6 +295,12 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "in doubt past held_until": (
         {"ix_bindings_in_doubt", "ix_bindings_in_doubt" + WHOLE} | KEYS,
         lambda service: service.runtime.database.write(lambda tx: expiry.lapse(tx, CALLER, limit=500)),
+    ),
+    "count of releases owed": (
+        {"ix_bindings_release_owed"},
+        lambda service: service.runtime.database.read(
+            queries.count_releases_owed, service.runtime.database.now, limit=10_000
+        ),
     ),
     "releases owed": (
         {"ix_bindings_release_owed"},
@@ -710,6 +719,7 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
     """A page reads one time range of the counts, and the job the events after its cursor only."""
     config = load({}, database_url=own_database_url, provider_app_id="a")
     service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
+    database = service.runtime.database
     hour = datetime(2026, 3, 1, tzinfo=UTC)
     rows: list[dict[str, Any]] = [
         {
@@ -718,28 +728,49 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
             "kind": "failed",
             "code": f"-{code}",
             "number": 1,
-            "examples": [],
         }
-        for period_s in (60, 3_600)
+        for period_s in (60, 3_600, 86_400)
         for number in range(1_500)
         for code in range(3)
     ]
-    try:
-        service.runtime.database.write(lambda tx: tx.connection.execute(insert(tallies), rows))
-        event_row = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
-        service.runtime.database.write(
-            lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000)
-        )
-        service.runtime.database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
-        service.update_statistics()
-        ways = explained(
-            service,
-            lambda: event_statistics(service.runtime.database, TimeRange.HOUR, tuple(EventKind)),
+    last_hour, of_app = TimeRange.HOUR.chart_range(hour), BindFilter(app_id="a")
+    reads: dict[str, tuple[str, Callable[[], object]]] = {
+        "chart": ("tallies", lambda: event_statistics(database, last_hour, tuple(EventKind))),
+        "chart of an application": (
+            "bind_counts",
+            lambda: event_statistics(database, last_hour, tuple(EventKind), of=of_app),
+        ),
+        "shares": ("bind_counts", lambda: database.read(event_counts.count_binds, last_hour.period)),
+        "first count": ("bind_counts", lambda: database.read(event_counts.binds_counted_since)),
+        "examples": (
             "tallies",
-        )
-        assert ways <= {"pk_tallies", "sqlite_autoindex_tallies_1"}, ways
+            lambda: database.read(
+                event_counts.newest_examples, last_hour.period, kind=EventKind.FAILED, code="-1", limit=20
+            ),
+        ),
+    }
+    indexes = {
+        "tallies": {"pk_tallies", "sqlite_autoindex_tallies_1"},
+        "bind_counts": {"pk_bind_counts", "sqlite_autoindex_bind_counts_1"},
+    }
+    try:
+        with_examples = [row | {"examples": []} for row in rows]
+        with_pools = [row | {"app_id": "a", "pool_number": "918806"} for row in rows]
+        database.write(lambda tx: tx.connection.execute(insert(tallies), with_examples))
+        database.write(lambda tx: tx.connection.execute(insert(bind_counts), with_pools))
+        event_row = {"sequence": 0, "kind": "held", "at": hour, "actor": "test", "detail": {}}
+        database.write(lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000))
+        database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        service.update_statistics()
+        for name, (table, read) in reads.items():
+            ways = explained(service, read, table)
+            assert ways, name
+            assert ways <= indexes[table], (name, ways)
         ways = explained(service, service.update_statistics, "events")
-        assert all("tx_position" in way for way in ways), ways  # on SQLite it is the primary key
+        in_events = {way for way in ways if "events" in way}
+        assert all("tx_position" in way for way in in_events), ways  # on SQLite it is the primary key
+        of_bind = {"ix_refusals_at_id", *KEYS}
+        assert ways - in_events <= of_bind, ways
     finally:
         service.close()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,7 @@ from bindings.monitoring import activity_checks
 from bindings.store import reports
 from bindings.store.schema import pools
 from bindings.web.console.check_areas import AREAS, OTHER
+from bindings.web.console.templating import NO_VALUE
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, hold_answers, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -209,6 +212,70 @@ def test_failures_are_grouped_by_code_with_explanation_and_examples(
     assert A not in page
     assert browser.get("/failures?span=9y").status_code == 422
     assert browser.get("/failures/activated/-41").status_code == 404
+
+
+def test_failures_are_shared_among_applications_and_pools_and_lead_to_their_bindings(
+    harness: ServiceHarness, console: Running
+) -> None:
+    harness.bind(A, B, app_id="food", pool_number="918807")
+    harness.simulator.script("refuse:-41", times=1, on="bind")
+    with pytest.raises(errors.NoMiddleNumber):
+        harness.bind(C, D, app_id="food", pool_number="918806", reference="meal-1")
+    with pytest.raises(errors.PhoneInUse):
+        harness.bind(A, D, app_id="rides", pool_number="918807")
+    harness.clock.advance(1)
+    count_events(harness)
+    browser = Browser(console).sign_in("auditor")
+    page = browser.get("/failures").text
+    assert "<strong>33.3 %</strong> of the binds failed: <strong>1</strong> of 3" in page
+    rows = dict(re.findall(r'<a href="(/failures[^"]*(?:app_id|pool_number)=[^"]*)">([^<]+)</a></th>', page))
+    assert sorted(rows.values()) == ["918806", "918807", "food", "rides"]
+    address = next(html.unescape(address) for address, name in rows.items() if name == "food")
+    narrowed = browser.get(address).text
+    assert "<strong>50.0 %</strong> of the binds failed: <strong>1</strong> of 2" in narrowed
+    assert ">rides<" not in narrowed
+    lists = {html.unescape(link) for link in re.findall(r'href="(/bindings\?[^"]+)"', narrowed)}
+    assert len(lists) == 3, "of the code, of the application, and of the pool"
+    for link in lists:
+        assert "meal-1" in browser.get(link).text, link
+    code = browser.get("/failures/failed/-41?app_id=food").text
+    assert "<strong>1</strong> of 2 binds: <strong>50.0 %</strong>" in code
+
+
+def test_period_of_the_failures_is_chosen_by_a_form_that_puts_nothing_else_into_the_address(
+    harness: ServiceHarness, console: Running
+) -> None:
+    harness.clock.at = datetime.now(UTC)
+    harness.simulator.script("refuse:-41", times=1, on="bind")
+    with pytest.raises(errors.NoMiddleNumber):
+        harness.bind(A, B, app_id="food")
+    count_events(harness)
+    browser = Browser(console).sign_in("auditor")
+    today = f"{harness.clock():%Y-%m-%d}"
+    shown = browser.submit("/failures", {"from": today, "app_id": "food"})
+    assert shown.url.endswith(f"/failures?from={today}T00%3A00%3A00Z&app_id=food")
+    assert "<strong>1</strong> of 1" in shown.text
+    browser.submit("/zone", {"zone": "Asia/Kolkata"})
+    assert "<strong>1</strong> of 1" in browser.get(shown.url.removeprefix(console.url)).text
+    for form in ({"from": A}, {"from": ""}, {"from": today, "to": "2020-01-01"}, {"from": today, "to": B}):
+        refused = browser.post("/failures", form)
+        assert (refused.status_code, "Another period" in refused.text) == (422, True), form
+        assert "of the binds failed" not in refused.text
+    for query in ("span=9y", "from=never", "unknown=1", "app_id=" + 65 * "x"):
+        assert browser.get(f"/failures?{query}").status_code == 422, query
+
+
+def test_chart_leaves_out_what_is_not_counted_yet(harness: ServiceHarness, console: Running) -> None:
+    harness.bind(A, B)
+    browser = Browser(console).sign_in("auditor")
+    assert "<svg" not in browser.get("/failures").text, "nothing is counted"
+    harness.clock.advance(1)
+    count_events(harness)
+    harness.clock.advance(5 * 60)
+    page = browser.get("/overview").text
+    assert page.count('class="gap"') == 5 * 5, "five minutes of five charts"
+    assert page.count(": not counted yet</title>") == page.count('class="gap"')
+    assert f'<td class="num">{NO_VALUE}</td>' in page
 
 
 def test_overview_shows_whether_there_are_problems(

@@ -9,11 +9,13 @@ from litestar import Request, get
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
 from bindings.monitoring import health, overview
+from bindings.monitoring.chart_range import TimeRange
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
-from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
+from bindings.monitoring.statistics import event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
-from bindings.web.console import charts, check_areas
+from bindings.web.console import check_areas
+from bindings.web.console.charts import SeriesToDraw, charts
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bindings.monitoring.overview import Overview
     from bindings.monitoring.statistics import EventStatistics, PoolForecast
     from bindings.service import BindingService
+    from bindings.web.console.charts import Chart
 
 REFRESH_S = 10
 CREATED = (EventKind.ACTIVATED, EventKind.ADOPTED)
@@ -34,10 +37,12 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
 
     def read(service: BindingService) -> tuple[Overview, EventStatistics, list[PoolForecast]]:
+        database = service.runtime.database
+        last_hour = TimeRange.HOUR.chart_range(database.clock())
         return (
             overview.build_overview(service.runtime),
-            event_statistics(service.runtime.database, TimeRange.HOUR, KINDS),
-            pool_forecasts(service.runtime.database),
+            event_statistics(database, last_hour, KINDS),
+            pool_forecasts(database),
         )
 
     service_overview, statistics, forecasts = await context.run_read(read)
@@ -48,7 +53,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         refresh_s=REFRESH_S,
         overview=service_overview,
         statistics=statistics,
-        charts=_charts(statistics),
+        charts=_charts(context, statistics),
         red_checks=_with_level(Level.RED, checks),
         warning_checks=_with_level(Level.WARN, checks),
         checks=checks,
@@ -64,11 +69,12 @@ def _with_level(level: Level, checks: tuple[Check, ...]) -> list[Check]:
     return [check for check in checks if check.level is level]
 
 
-def _charts(statistics: EventStatistics) -> list[charts.Chart]:
-    return [
-        charts.chart("Created", "good", statistics, statistics.counts_of(*CREATED)),
-        charts.chart("Ended", "calm", statistics, statistics.counts_of(*ENDED)),
-        charts.chart("Failed", "bad", statistics, statistics.counts_of(EventKind.FAILED)),
-        charts.chart("In doubt", "warn", statistics, statistics.counts_of(EventKind.IN_DOUBT)),
-        charts.chart("Refused here", "calm", statistics, statistics.counts_of(EventKind.REFUSED)),
+def _charts(context: PageContext, statistics: EventStatistics) -> list[Chart]:
+    drawn = [
+        SeriesToDraw("Created", "good", statistics.counts_of(*CREATED)),
+        SeriesToDraw("Ended", "calm", statistics.counts_of(*ENDED)),
+        SeriesToDraw("Failed", "bad", statistics.counts_of(EventKind.FAILED)),
+        SeriesToDraw("In doubt", "warn", statistics.counts_of(EventKind.IN_DOUBT)),
+        SeriesToDraw("Refused here", "calm", statistics.counts_of(EventKind.REFUSED)),
     ]
+    return charts(statistics, context.zone, drawn)

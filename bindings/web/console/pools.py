@@ -8,9 +8,10 @@ from litestar import Request, get
 
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
-from bindings.monitoring.statistics import TimeRange, event_statistics, pool_forecasts
+from bindings.monitoring.chart_range import TimeRange
+from bindings.monitoring.statistics import event_statistics, pool_forecasts
 from bindings.provider.statuses import NO_NUMBER
-from bindings.web.console import charts
+from bindings.web.console.charts import SeriesToDraw, charts, sparklines
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
 
     def read(service: BindingService) -> tuple[list[PoolForecast], EventStatistics]:
-        return pool_forecasts(service.runtime.database), event_statistics(
-            service.runtime.database, TimeRange.DAY, (EventKind.FAILED,)
-        )
+        database = service.runtime.database
+        last_day = TimeRange.DAY.chart_range(database.clock())
+        return pool_forecasts(database), event_statistics(database, last_day, (EventKind.FAILED,))
 
     forecasts, statistics = await context.run_read(read)
     no_number_counts = statistics.counts_of(EventKind.FAILED, code=NO_NUMBER)
@@ -34,7 +35,9 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         "pools.html",
         forecasts=forecasts,
         statistics=statistics,
-        no_number_chart=charts.chart(f"No number left ({NO_NUMBER})", "bad", statistics, no_number_counts),
-        sparkline_points=charts.sparkline_points,
+        charts=charts(
+            statistics, context.zone, [SeriesToDraw(f"No number left ({NO_NUMBER})", "bad", no_number_counts)]
+        ),
+        sparklines=sparklines,
         no_number=NO_NUMBER,
     )

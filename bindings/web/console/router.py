@@ -58,7 +58,7 @@ def router() -> Router:
             *(unbind_all.show_form, unbind_all.unbind_all, unbind_all.show_result),
             *(access_log.access_log, access_log.apply_filters, access_log.export),
             *(export.form, export.export_period, export.manifest),
-            *(overview.show, failures.show, failures.failure, pools.show),
+            *(overview.show, failures.show, failures.choose_period, failures.failure, pools.show),
             *(doubts.show, doubts.resolve, doubts.reconcile_run, doubts.mark_absent_form, doubts.mark_absent),
             *(reports.show, reports.show_report, reports.download),
             *(keys.show, keys.create_form, keys.create, keys.revoke_form, keys.revoke),

@@ -82,10 +82,11 @@ def _templates() -> Environment:
     )
     environment.filters |= {
         "instant": instant,
+        "instant_text": instant_text,
         "phone": phone,
         "duration": time_zones.format_duration,
         "humanize": humanize,
-        "clock_time": clock_time,
+        "share": share,
         "detail": format_detail,
         "as_input": as_input,
         "code_name": code_name,
@@ -125,12 +126,9 @@ def instant(template: Context, at: datetime | None, *, precise: bool = False) ->
 
 
 @pass_context
-def clock_time(template: Context, at: datetime) -> str:
-    """Return the label of an instant on an axis: the date at midnight, else the time of day."""
-    local = time_zones.in_zone(at, _page_context(template).zone)
-    if (local.hour, local.minute, local.second) == (0, 0, 0):
-        return f"{local:%Y-%m-%d}"
-    return f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
+def instant_text(template: Context, at: datetime) -> str:
+    """Return an instant in the chosen zone as plain text."""
+    return time_zones.format_instant(at, _page_context(template).zone)
 
 
 @pass_context
@@ -180,6 +178,14 @@ def sentence(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts)
     )
+
+
+def share(number: int, whole: int) -> str:
+    """Return a number as per cent of another one, or "" if that is 0."""
+    if not whole:
+        return ""
+    percent = 100 * number / whole
+    return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"  # noqa: PLR2004 -- one decimal is shown
 
 
 def humanize(name: Any) -> str:

@@ -6,20 +6,24 @@ A drawing in per cents needs neither a script nor inline styles, which the conte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
 from bindings.domain.trace import earliest_end, earliest_start
+from bindings.web.console.time_ticks import time_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from bindings.domain.binding import Binding
+    from bindings.web.console.time_ticks import Tick
+    from bindings.web.console.time_zones import Zone
 
 MIN_WIDTH = 0.35  # per cent: a shorter binding stays visible
 MAX_TICKS = 7
-STEPS_S = (1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800)
+LABEL_MARGIN = 3.0  # per cent of the width: a label at an edge would be cut off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,20 +55,9 @@ class Axis:
         width = max(MIN_WIDTH, end - start)
         return Bar(x=min(start, 100 - MIN_WIDTH), width=width, tail_x=start + width, tail=max(0.0, free - end))
 
-    def ticks(self) -> list[tuple[float, datetime]]:
-        """Return round instants along the axis with their positions, about `MAX_TICKS` at most."""
-        length_s = (self.until - self.since).total_seconds()
-        step = next(
-            (step_s for step_s in STEPS_S if length_s / step_s <= MAX_TICKS),
-            STEPS_S[-1] * max(1, int(length_s / 604_800 / MAX_TICKS)),
-        )
-        first = self.since.timestamp() // step * step + step
-        at = datetime.fromtimestamp(first, self.since.tzinfo)
-        ticks = []
-        while at < self.until:
-            ticks.append((self.x(at), at))
-            at += timedelta(seconds=step)
-        return ticks
+    def ticks(self, zone: Zone) -> tuple[Tick, ...]:
+        """Return labelled instants along the axis, on round times of the zone."""
+        return time_ticks(self.since, self.until, zone, most=MAX_TICKS, margin=LABEL_MARGIN)
 
 
 def axis_for(bindings: Sequence[Binding]) -> Axis | None:
