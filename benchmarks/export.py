@@ -1,19 +1,23 @@
-"""P11: the stream of all bindings, exported in a separate process so that its memory can be measured.
+"""P11: the stream of all bindings, and the finished files of `bindings export`, each in a process of its own.
 
-Run as a program (URL, rows), this module exports and prints the rate, the CPU time and the peak of memory.
+Run as a program (URL, rows), this module reads the stream and prints its rate, CPU time and peak of memory.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Result, Target
+from bindings.domain.record_lines import FORMATS
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
@@ -44,7 +48,41 @@ def measure(context: BenchContext) -> list[Result]:
             value=max(0.0, best["peak_mb"] - tenth["peak_mb"]),
             note=f"peak {best['peak_mb']:.0f} MB against {tenth['peak_mb']:.0f}",
         ),
+        *(_measure_file(url, file_format) for file_format in FORMATS),
     ]
+
+
+def _measure_file(url: str, file_format: str) -> Result:
+    """Return the rate of the command that writes a masked file, from its start to its end."""
+    environment = {**os.environ, "BINDINGS_DATABASE_URL": url}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"bindings.{file_format}"
+        command = [
+            sys.executable,
+            "-m",
+            "bindings",
+            "export",
+            "bindings",
+            "--format",
+            file_format,
+            "-o",
+            str(path),
+        ]
+        cpu_before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started_at = time.perf_counter()
+        subprocess.run([*command, "-o", str(path)], check=True, capture_output=True, env=environment)
+        elapsed_s = time.perf_counter() - started_at
+        cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with path.open(encoding="utf-8") as file:
+            rows = sum(1 for _ in file) - (file_format == "csv")
+    cpu_s = cpu.ru_utime + cpu.ru_stime - cpu_before.ru_utime - cpu_before.ru_stime
+    return Result(
+        target=Target(
+            id="P11", title=f"{file_format} file of the export", bound=ROWS_PER_S, at_most=False, unit="rows/s"
+        ),
+        value=rows / elapsed_s,
+        note=f"{rows:,} rows in {elapsed_s:.1f} s; CPU {cpu_s / rows * 1e6:.1f} us a row",
+    )
 
 
 def _run_export(url: str, rows: int) -> dict[str, Any]:

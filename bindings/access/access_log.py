@@ -20,7 +20,8 @@ from bindings import errors
 from bindings.domain.access_log import SESSION_ACTS, AccessKind, AccessLogEntry
 from bindings.domain.acts import describe
 from bindings.domain.binding import EventKind
-from bindings.domain.serialization import FORMATS, to_plain
+from bindings.domain.record_lines import FORMATS
+from bindings.domain.serialization import to_plain
 from bindings.domain.text import FreeText
 from bindings.domain.value_counts import sum_up
 from bindings.errors import FieldError, InvalidRequest

@@ -12,22 +12,28 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bindings.cli import context, options, output
-from bindings.domain.serialization import FORMATS, batches, field_names, format_lines, header_line, to_plain
+from bindings.domain.record_lines import FORMATS, LineEncoder, json_lines
+from bindings.domain.serialization import batches, field_names, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
-    from typing import TextIO
+    from gzip import GzipFile
+    from typing import IO
 
     from bindings.service import BindingService
 
+Record = TypeVar("Record")
+
 PROGRESS_ROWS = 1_000
+COMPRESS_LEVEL = 1  # six times as fast as the default level, for a file that is a fifth larger
 
 
 @click.group(no_args_is_help=False)
@@ -40,7 +46,11 @@ def export() -> None:
 
 
 _output_option = click.option(
-    "--output", "-o", "path", metavar="FILE", help="Write to FILE. If the export fails, no file is written."
+    "--output",
+    "-o",
+    "path",
+    metavar="FILE",
+    help="Write to FILE, compressed if it ends with .gz. If the export fails, no file is written.",
 )
 
 
@@ -78,14 +88,16 @@ def bindings(
     with context.open_service(as_json=as_json, connect=True) as service:
         if reveal_reason is not None:
             service.access_log.record_reveal_of_period(since=period[0], until=period[1], reason=reveal_reason)
-        rows = (to_plain(row, revealed=revealed) for row in service.export_bindings(since=since, until=until))
+        encoder = LineEncoder(field_names(Binding), chosen_format)
         total = (
             service.binding_list.count_requested(since=period[0], until=period[1])
             if _shows_progress(path)
             else None
         )
         with _record_export(service, "bindings", period, chosen_format, reveal_reason) as written:
-            _write(rows, field_names(Binding), chosen_format, path, written, noun="bindings", total=total)
+            rows = service.export_bindings(since=since, until=until)
+            lines = partial(encoder.lines, revealed=revealed)
+            _write(rows, lines, path, written, header=encoder.header, noun="bindings", total=total)
 
 
 @export.command()
@@ -100,9 +112,10 @@ def events(
     chosen_format = _row_format(row_format, as_json=as_json)
     period = validation.period(since=since, until=until)  # before the file is created
     with context.open_service(as_json=as_json, connect=True) as service:
-        rows = map(to_plain, service.export_events(since=since, until=until))
+        encoder = LineEncoder(field_names(Event), chosen_format)
         with _record_export(service, "events", period, chosen_format, None) as written:
-            _write(rows, field_names(Event), chosen_format, path, written, noun="events")
+            rows = service.export_events(since=since, until=until)
+            _write(rows, encoder.lines, path, written, header=encoder.header, noun="events")
 
 
 def write_records(
@@ -110,7 +123,7 @@ def write_records(
 ) -> int:
     """Write plain records to a file as NDJSON, record the export, and return how many there were."""
     with _record_export(service, view, (None, None), "ndjson", reason) as written:
-        _write(records, [], "ndjson", path, written, noun="rows")
+        _write(records, json_lines, path, written, noun="rows")
     return written.row_count
 
 
@@ -139,7 +152,7 @@ def _export_sealed(
     with context.open_service(as_json=as_json, connect=True) as service:
         rows = map(to_plain, read(service))
         with _record_export(service, view, (None, None), "ndjson", None) as written:
-            _write(rows, [], "ndjson", path, written, noun=view.replace("-", " "))
+            _write(rows, json_lines, path, written, noun=view.replace("-", " "))
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
@@ -158,11 +171,10 @@ class _WrittenFile:
         self.row_count = 0
         self.digest = hashlib.sha256()
 
-    def add(self, text: str, row_count: int = 0) -> str:
-        """Count a text that is about to be written, and return it."""
-        self.digest.update(text.encode())
-        self.row_count += row_count
-        return text
+    def write(self, out: IO[bytes], data: bytes) -> int:
+        """Write bytes to the file, and add them to its hash."""
+        self.digest.update(data)
+        return out.write(data)
 
 
 @contextmanager
@@ -183,20 +195,21 @@ def _record_export(
 
 
 def _write(
-    rows: Iterable[dict[str, Any]],
-    names: list[str],
-    row_format: str,
+    records: Iterable[Record],
+    lines: Callable[[list[Record]], str],
     path: str | None,
     written: _WrittenFile,
     *,
     noun: str,
+    header: str = "",
     total: int | None = None,
 ) -> None:
-    """Write the rows; `total` is how many there were shortly before."""
-    with _destination(path) as out:
-        out.write(written.add(header_line(names, row_format)))
-        for batch in batches(rows, PROGRESS_ROWS):
-            out.write(written.add(format_lines(batch, names, row_format), len(batch)))
+    """Write the lines of the records; `total` is how many records there were shortly before."""
+    with _destination(path, written) as write:
+        write(header)
+        for batch in batches(records, PROGRESS_ROWS):
+            write(lines(batch))
+            written.row_count += len(batch)
             if _shows_progress(path):
                 click.echo(f"\r{_progress(written.row_count, total)} {noun}", err=True, nl=False)
     if written.row_count >= PROGRESS_ROWS and _shows_progress(path):
@@ -215,24 +228,44 @@ def _progress(row_count: int, total: int | None) -> str:
 
 
 @contextmanager
-def _destination(path: str | None) -> Iterator[TextIO]:
+def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[str], object]]:
+    """Provide a function that writes text to the file, compressed if its name ends with .gz, or to stdout."""
     if path is None or path == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # the same bytes as in a file, in any locale
-        yield sys.stdout
+        yield partial(_write_to_stdout, written)
         sys.stdout.flush()
         return
     target = Path(path)
     descriptor, temporary = _temporary_file(target)  # mode 0600
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as out:  # noqa: PTH123 -- it is a descriptor
-            yield out
+        with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
+            if target.suffix == ".gz":
+                with _compressed(out, written) as compressed:
+                    yield lambda text: compressed.write(text.encode())
+            else:
+                yield lambda text: written.write(out, text.encode())
             out.flush()
             os.fsync(descriptor)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _write_to_stdout(written: _WrittenFile, text: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # the same bytes as in a file, in any locale
+    written.digest.update(text.encode())
+    sys.stdout.write(text)
+
+
+def _compressed(out: IO[bytes], written: _WrittenFile) -> GzipFile:
+    import gzip
+
+    class _File:
+        write = staticmethod(partial(written.write, out))
+        flush = out.flush
+
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=_File(), mtime=0)
 
 
 def _temporary_file(target: Path) -> tuple[int, str]:

@@ -1,36 +1,19 @@
-"""Serialization of records: plain JSON values, and lines of CSV and NDJSON. Pure.
+"""Serialization of records as plain JSON values, in `record_lines` as lines of files. Pure.
 
-Phones are masked unless the caller passes `revealed=True`, and records the reveal before. CSV is for spreadsheets:
-it begins with the mark of UTF-8, and no text in it is read as a formula, a number or a date, with any list
-separator. Codes and ids are written as they are.
+Phones are masked unless the caller passes `revealed=True`, and records the reveal before.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import re
 from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable
 
 Record = TypeVar("Record")
-
-FORMATS = ("csv", "ndjson")
-UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
-_FORMULA = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"  # how a formula begins, full-width signs too
-# A spreadsheet would evaluate a text that begins so, or show digits rounded or as a date.
-_NOT_AS_TEXT = re.compile(rf"\s*{_FORMULA}|[0-9][0-9.,:/eE+-]*\Z")
-# Where the list separator is a semicolon or a tab, a cell begins after it, even inside quotes.
-_CELL_INSIDE = re.compile(rf'([;\t])(?=["\s]*{_FORMULA})')
-# Columns whose values have a form of their own, and those forms: a code, a UUID.
-_TYPED_COLUMNS = frozenset({"id", "binding_id", "export_id", "provider_status"})
-_TYPED_VALUE = re.compile(r"-?[0-9]{1,15}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def to_plain(value: Any, *, revealed: bool = False) -> Any:
@@ -75,34 +58,6 @@ def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Reco
             batch = []
     if batch:
         yield batch
-
-
-def format_lines(records: Iterable[Mapping[str, Any]], names: Sequence[str], kind: str) -> str:
-    """Return plain records as lines of a format ("csv" or "ndjson")."""
-    if kind == "ndjson":
-        return "".join(json.dumps(record) + "\n" for record in records)
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(
-        [_cell(name, record[name]) for name in names] for record in records
-    )
-    return out.getvalue()
-
-
-def header_line(names: Sequence[str], kind: str) -> str:
-    """Return the start of a file of a format: the mark of UTF-8 and the header line; empty for NDJSON."""
-    return "" if kind == "ndjson" else UTF8_MARK + format_lines([{name: name for name in names}], names, kind)
-
-
-def _cell(column: str, value: Any) -> str:
-    """Return a CSV cell; a text that a spreadsheet would not take as text begins with an apostrophe."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return _CELL_INSIDE.sub(r"\1'", json.dumps(value))
-    if column in _TYPED_COLUMNS and _TYPED_VALUE.fullmatch(value):
-        return value
-    text = _CELL_INSIDE.sub(r"\1'", value)
-    return f"'{text}" if _NOT_AS_TEXT.match(text) else text
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
@@ -133,6 +134,22 @@ def test_export_is_recorded_with_its_rows_and_hash(shell: Shell, tmp_path: Path,
     assert export.row_count == len(rows_of_csv(target.read_text(encoding="utf-8")))
     assert export.sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     assert (entry.actor.startswith("cli:"), entry.complete, entry.reason) == (True, True, None)
+
+
+@pytest.mark.parametrize("file_format", ["csv", "ndjson"])
+def test_file_that_ends_with_gz_is_the_same_file_compressed(
+    shell: Shell, tmp_path: Path, file_format: str
+) -> None:
+    shell.bind()
+    plain, compressed = tmp_path / "rows", tmp_path / "rows.gz"
+    for target in (plain, compressed):
+        shell.run("export", "bindings", "--format", file_format, "-o", str(target))
+    assert gzip.decompress(compressed.read_bytes()) == plain.read_bytes()
+    with BindingService.open(database_url=shell.environment["BINDINGS_DATABASE_URL"]) as service:
+        entry = service.access_log.entries().data[0]
+        export = service.access_log.get_export(str(entry.export_id))
+    assert export.sha256 == hashlib.sha256(compressed.read_bytes()).hexdigest()
+    assert compressed.stat().st_mode & 0o777 == 0o600
 
 
 def test_period_of_an_export_is_half_open(shell: Shell) -> None:

@@ -7,7 +7,8 @@ import io
 
 import pytest
 
-from bindings.domain.serialization import duration, format_lines
+from bindings.domain.record_lines import LineEncoder
+from bindings.domain.serialization import duration
 
 
 @pytest.mark.parametrize(
@@ -45,5 +46,5 @@ def test_duration_is_short_and_never_negative(seconds: float, text: str) -> None
 def test_cell_is_no_formula_in_any_list_separator_and_codes_stay_as_they_are(
     column: str, value: object, cell: str
 ) -> None:
-    lines = format_lines([{column: value}], [column], "csv")
+    lines = LineEncoder([column], "csv").lines([{column: value}])
     assert next(csv.reader(io.StringIO(lines, newline="")), [""])[0:1] == ([cell] if cell else [""])

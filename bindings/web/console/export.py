@@ -7,6 +7,7 @@ end, so they are part of the manifest, which has a page of its own.
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from litestar.response import Stream
 
 from bindings import errors
 from bindings.domain.binding import Binding, Event
+from bindings.domain.record_lines import LineEncoder
 from bindings.domain.roles import Permission
-from bindings.domain.serialization import batches, field_names, fields, format_lines, header_line, to_plain
+from bindings.domain.serialization import batches, field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import requests as validation
 from bindings.web import problems
@@ -64,15 +66,18 @@ async def stream_export(
         )
     )
 
-    def rows() -> Generator[dict[str, Any], None, None]:
-        for record in read(service, reason):
-            is_own = isinstance(record, Binding) and context.sees_phones(record)
-            # With an actor filter (role app) every row belongs to the principal.
-            in_full = reason is not None or is_own or context.actor_filter is not None
-            yield to_plain(_redacted(principal, record), revealed=in_full)
+    encoder = LineEncoder(columns, file_format)
+    in_full = reason is not None or context.actor_filter is not None  # role app: each row is the principal's
+
+    def lines() -> Generator[tuple[int, str], None, None]:
+        with closing(batches(read(service, reason), BATCH)) as record_batches:
+            for batch in record_batches:
+                revealed = [in_full or _is_own(context, record) for record in batch]
+                redacted = [_redacted(principal, record) for record in batch]
+                yield len(batch), encoder.lines(redacted, revealed=revealed)
 
     name = file_name(export_id, view, file_format)
-    chunks = _file_chunks(context, export_id, batches(rows(), BATCH), columns, file_format)
+    chunks = _file_chunks(context, export_id, encoder.header, lines())
     response: PageResponse = Stream(
         chunks,
         headers={
@@ -82,6 +87,10 @@ async def stream_export(
         media_type=MEDIA_TYPES[file_format],
     )
     return context.set_export_cookie(context.add_headers(response), export_id)
+
+
+def _is_own(context: PageContext, record: Any) -> bool:
+    return isinstance(record, Binding) and context.sees_phones(record)
 
 
 def _redacted(principal: Principal, record: Any) -> Any:
@@ -99,28 +108,28 @@ def file_name(export_id: str, view: str, file_format: str) -> str:
 async def _file_chunks(
     context: PageContext,
     export_id: str,
-    row_batches: Generator[list[dict[str, Any]], None, None],
-    columns: list[str],
-    file_format: str,
+    header: str,
+    batches_of_lines: Generator[tuple[int, str], None, None],
 ) -> AsyncIterator[bytes]:
-    """Yield the file in chunks; each batch is read on a thread of the read pool."""
+    """Yield the file in chunks; each batch is read and encoded on a thread of the read pool."""
     executors, service = context.app_state.executors, context.service
     caller = context.require_principal.actor
     digest, row_count = hashlib.sha256(), 0
     try:
-        chunk = header_line(columns, file_format).encode()
+        chunk = header.encode()
         while True:
             digest.update(chunk)
             if chunk:
                 yield chunk
-            batch = await executors.run_read_for(caller, lambda: next(row_batches, None))
+            batch = await executors.run_read_for(caller, lambda: next(batches_of_lines, None))
             if batch is None:
                 break
-            row_count += len(batch)
-            chunk = format_lines(batch, columns, file_format).encode()
+            batch_rows, lines = batch
+            row_count += batch_rows
+            chunk = lines.encode()
     finally:
         # Also if the browser has disconnected: this ends the read of the database.
-        await executors.run_read_for(caller, row_batches.close)
+        await executors.run_read_for(caller, batches_of_lines.close)
     await executors.run_read_for(
         caller, lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
     )

@@ -1,0 +1,184 @@
+"""Lines of CSV and NDJSON from records, a column of a batch at a time. Pure.
+
+CSV is for spreadsheets: it begins with the mark of UTF-8, and no text in it is read as a formula, a number or a
+date, with any list separator. Codes and ids are written as they are. NDJSON has the texts of `to_plain`.
+
+A column whose values have one type is converted by functions that run in C. The result is that of `_csv_cell` or
+`json.dumps` for each plain value; the tests hold every kind of column to that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from datetime import datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any
+
+from bindings.domain.phone import Phone
+from bindings.domain.serialization import instant, to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+FORMATS = ("csv", "ndjson")
+UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
+CACHED_TEXTS = 4_096  # most columns repeat few values: an application, a pool, an actor
+_FORMULA = r"[=+\-@\uff1d\uff0b\uff0d\uff20]"  # how a formula begins, full-width signs too
+_DIGITS = r"[0-9][0-9.,:/eE+-]*"
+# A spreadsheet would evaluate a text that begins so, or show digits rounded or as a date.
+_NOT_AS_TEXT = re.compile(rf"\s*{_FORMULA}|{_DIGITS}\Z")
+_ANY_NOT_AS_TEXT = re.compile(rf"\n(?:\s*{_FORMULA}|{_DIGITS}\n)")  # in texts between line feeds
+# Where the list separator is a semicolon or a tab, a cell begins after it, even inside quotes.
+_CELL_INSIDE = re.compile(rf'([;\t])(?=["\s]*{_FORMULA})')
+# Columns whose values have a form of their own, and those forms: a code, a UUID.
+_TYPED_COLUMNS = frozenset({"id", "binding_id", "export_id", "provider_status"})
+_TYPED_VALUE = re.compile(r"-?[0-9]{1,15}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UTC = "+00:00"
+
+
+class LineEncoder:
+    """Encodes records (dataclass instances or mappings with the same names) as lines of one format.
+
+    Phones are masked except in records for which the caller says otherwise, and records the reveal before.
+    """
+
+    def __init__(self, names: Sequence[str], file_format: str) -> None:
+        self._names = names
+        self._encode = _csv_lines if file_format == "csv" else _json_lines
+        titles = [(name,) for name in names]
+        self.header = UTF8_MARK + _csv_lines(names, titles, [False]) if file_format == "csv" else ""
+
+    def lines(self, records: Sequence[Any], *, revealed: bool | Sequence[bool] = False) -> str:
+        """Return the lines of some records; `revealed` says whether phones are in full, in all or in each."""
+        if not records:
+            return ""
+        values: Callable[[Any], tuple[Any, ...]] = _reader(self._names, records[0])
+        in_full = [revealed] * len(records) if isinstance(revealed, bool) else revealed
+        columns = zip(*map(values, records), strict=True)
+        return self._encode(self._names, columns, in_full)
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return plain records, each with names of its own, as lines of NDJSON."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _reader(names: Sequence[str], record: Any) -> Callable[[Any], tuple[Any, ...]]:
+    get = itemgetter if isinstance(record, dict) else attrgetter
+    if len(names) > 1:
+        return get(*names)
+    read_one = get(names[0])
+    return lambda record: (read_one(record),)
+
+
+def _csv_lines(names: Sequence[str], columns: Iterable[tuple[Any, ...]], in_full: Sequence[bool]) -> str:
+    cells = [_csv_column(name, column, in_full) for name, column in zip(names, columns, strict=True)]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(zip(*cells, strict=True))
+    return out.getvalue()
+
+
+def _json_lines(names: Sequence[str], columns: Iterable[tuple[Any, ...]], in_full: Sequence[bool]) -> str:
+    line = "{" + ", ".join(f"{json.dumps(name).replace('%', '%%')}: %s" for name in names) + "}\n"
+    texts = [_json_column(column, in_full) for column in columns]
+    return "".join(map(line.__mod__, zip(*texts, strict=True)))
+
+
+def _csv_column(name: str, column: tuple[Any, ...], in_full: Sequence[bool]) -> list[str]:
+    """Return the cells of a column."""
+    kind = _kind(column)
+    if kind in _CONVERTERS:
+        return ["" if text is None else text for text in _CONVERTERS[kind](column)]
+    if kind == "text":
+        return _text_cells(name, ["" if value is None else value for value in column], _cached_text_cell)
+    if kind == "phone":
+        return _text_cells(name, list(map(_phone_text, column, in_full)), _text_cell)
+    return [_csv_cell(name, value) for value in _plain(column, in_full)]
+
+
+def _json_column(column: tuple[Any, ...], in_full: Sequence[bool]) -> list[str]:
+    """Return the JSON texts of a column."""
+    kind = _kind(column)
+    if kind == "instant":
+        return ["null" if text is None else f'"{text}"' for text in _instants(column)]
+    if kind in _CONVERTERS:
+        return ["null" if text is None else text for text in _CONVERTERS[kind](column)]
+    if kind == "text":
+        return ["null" if value is None else encode_basestring_ascii(value) for value in column]
+    return [json.dumps(value) for value in _plain(column, in_full)]
+
+
+def _plain(column: tuple[Any, ...], in_full: Sequence[bool]) -> Iterable[Any]:
+    return (to_plain(value, revealed=full) for value, full in zip(column, in_full, strict=True))
+
+
+def _kind(column: tuple[Any, ...]) -> str:
+    """Return what the values of a column are, besides None: "text", "integer", "instant", "phone", "other"."""
+    types = set(map(type, column)) - {type(None)}
+    if not types:
+        return "none"
+    if all(issubclass(value_type, str) for value_type in types):
+        return "text"
+    for kind, value_type in (("integer", int), ("instant", datetime), ("phone", Phone)):
+        if types == {value_type}:
+            return kind
+    return "other"
+
+
+def _nothing(column: tuple[Any, ...]) -> Sequence[str | None]:
+    return column
+
+
+def _integers(column: tuple[Any, ...]) -> Sequence[str | None]:
+    return [None if value is None else str(value) for value in column]
+
+
+def _instants(column: tuple[Any, ...]) -> Sequence[str | None]:
+    values = [value for value in column if value is not None]
+    joined = "\n".join(map(datetime.isoformat, values))
+    in_utc = joined.count(_UTC) == len(values)
+    texts = iter(joined.replace(_UTC, "Z").split("\n") if in_utc else map(instant, values))
+    return [None if value is None else next(texts) for value in column]
+
+
+_CONVERTERS: dict[str, Callable[[tuple[Any, ...]], Sequence[str | None]]] = {
+    "none": _nothing,
+    "integer": _integers,
+    "instant": _instants,
+}
+
+
+def _phone_text(phone: Phone | None, revealed: bool) -> str:
+    return "" if phone is None else phone.digits if revealed else str(phone)
+
+
+def _text_cells(name: str, texts: list[str], cell: Callable[[str], str]) -> list[str]:
+    """Return texts as cells of a column; `cell` converts one of them."""
+    if name in _TYPED_COLUMNS:
+        return [text if _TYPED_VALUE.fullmatch(text) else cell(text) for text in texts]
+    joined = "\n".join(["", *texts, ""])
+    is_plain = ";" not in joined and "\t" not in joined and joined.count("\n") == len(texts) + 1
+    return texts if is_plain and not _ANY_NOT_AS_TEXT.search(joined) else list(map(cell, texts))
+
+
+def _csv_cell(column: str, value: Any) -> str:
+    """Return a plain value as a CSV cell; a text that is not read as text begins with an apostrophe."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return _CELL_INSIDE.sub(r"\1'", json.dumps(value))
+    is_typed = column in _TYPED_COLUMNS and _TYPED_VALUE.fullmatch(value)
+    return value if is_typed else _text_cell(value)
+
+
+def _text_cell(value: str) -> str:
+    text = _CELL_INSIDE.sub(r"\1'", value) if ";" in value or "\t" in value else value
+    return f"'{text}" if _NOT_AS_TEXT.match(text) else text
+
+
+_cached_text_cell = lru_cache(CACHED_TEXTS)(_text_cell)

@@ -1,0 +1,79 @@
+"""Lines of CSV and NDJSON: a column at a time gives what each value gives by itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bindings.domain.binding import Mode, State
+from bindings.domain.phone import ERASED_MARK, Phone
+from bindings.domain.record_lines import LineEncoder, _csv_cell
+from bindings.domain.serialization import to_plain
+
+TEXTS = st.one_of(
+    st.text(max_size=8),
+    st.text(alphabet="=+-@;\t\n\r \"'0123456789.,:/eE\uff1d\u8ba2", max_size=8),
+    st.sampled_from(
+        ["", "order-42", "01990000-0000-7000-8000-000000000000", "8613800000001", "-41", "'", "\ufeff"]
+    ),
+)
+INSTANTS = st.integers(0, 2**42).map(lambda number: datetime.fromtimestamp(number / 1_000, UTC))
+PHONES = st.text("0123456789", min_size=1, max_size=20).map(Phone)
+COLUMNS = st.sampled_from(
+    [
+        TEXTS,
+        INSTANTS,
+        st.one_of(INSTANTS, INSTANTS.map(lambda at: at.astimezone(timezone(timedelta(hours=8))))),
+        st.integers(),
+        st.one_of(PHONES, st.just(Phone.stored(ERASED_MARK + "22"))),
+        st.sampled_from([*Mode, *State]),
+        st.booleans(),
+        st.dictionaries(TEXTS, TEXTS, max_size=2),
+        st.one_of(TEXTS, st.integers(), st.booleans()),
+        st.just(None),
+    ]
+)
+NAMES = ["id", "reference", "detail", "provider_status"]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Return records whose columns have values of one kind each, with gaps, and which of them are in full."""
+    count = draw(st.integers(1, 6))
+    columns = {name: draw(st.lists(draw(COLUMNS) | st.none(), min_size=count, max_size=count)) for name in NAMES}
+    records = [{name: columns[name][row] for name in NAMES} for row in range(count)]
+    return records, draw(st.lists(st.booleans(), min_size=count, max_size=count))
+
+
+@given(tables())
+@settings(max_examples=50)
+def test_ndjson_lines_are_the_json_of_the_plain_records(table: tuple[list[dict[str, Any]], list[bool]]) -> None:
+    records, revealed = table
+    lines = LineEncoder(NAMES, "ndjson").lines(records, revealed=revealed)
+    plain = [to_plain(record, revealed=full) for record, full in zip(records, revealed, strict=True)]
+    assert lines == "".join(json.dumps(record) + "\n" for record in plain)
+
+
+@given(tables())
+@settings(max_examples=50)
+def test_csv_cells_are_those_of_the_single_values(table: tuple[list[dict[str, Any]], list[bool]]) -> None:
+    records, revealed = table
+    lines = LineEncoder(NAMES, "csv").lines(records, revealed=revealed)
+    plain = [to_plain(record, revealed=full) for record, full in zip(records, revealed, strict=True)]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(
+        [_csv_cell(name, record[name]) for name in NAMES] for record in plain
+    )
+    assert lines == out.getvalue()
+
+
+@pytest.mark.parametrize("file_format", ["csv", "ndjson"])
+def test_no_records_are_no_lines(file_format: str) -> None:
+    assert LineEncoder(NAMES, file_format).lines([]) == ""
