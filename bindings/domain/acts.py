@@ -57,7 +57,7 @@ _WORDS = {
     Act.DATABASE_SCANNED: "full scan after a restore completed",
     Act.DATABASE_SCAN_WAIVED: "full scan after a restore waived",
     Act.DATABASE_MOVED: "database moved to another cluster",
-    Act.RETENTION_APPLIED: "records deleted by retention",
+    Act.RETENTION_APPLIED: "limit of retention moved",
     Act.PHONES_KEYS_CHANGED: "phones written with other keys",
     Act.PHONES_SEALED: "all stored phones converted to the keys",
 }

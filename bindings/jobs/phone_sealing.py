@@ -193,7 +193,7 @@ def _convert(
 
 def _convert_batch(runtime: Runtime, table: str, numbers: KeyNumbers, after: str | None) -> tuple[int, str | None]:
     def work(tx: Transaction) -> tuple[int, str | None]:
-        result = store.convert_batch(tx, table, numbers, after)
+        result = store.convert_batch(tx, table, numbers, after, runtime.caller)
         hit("phones.batch_in_transaction")
         return result
 

@@ -15,6 +15,8 @@ from bindings.store import holds
 from bindings.validation.fields import MAX_EXPIRE_S
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
     from bindings.provider.outcome import OddRow
@@ -50,12 +52,13 @@ def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> 
 
 
 def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> None:
-    error = context.tolerance.error
-    if not row.phones or (row.ends_at is not None and row.ends_at + error < scan.ended_at):
+    tolerance = context.tolerance
+    if not row.phones or (row.ends_at is not None and row.ends_at + tolerance.error < scan.ended_at):
         return
 
     def work(tx: Transaction) -> bool:
-        ends_at = row.ends_at or tx.instant() + timedelta(seconds=MAX_EXPIRE_S)
+        now = tx.instant()
+        ends_at = row.ends_at or _next_hour(now) + timedelta(seconds=MAX_EXPIRE_S)
         return holds.hold_orphan(
             tx,
             context.runtime.caller,
@@ -64,7 +67,12 @@ def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> N
             app_id=scan.app_id or holds.NO_APP,
             bind_id=bind_id,
             origin_id=None,
-            held_until=ends_at + error + context.guard_after(ends_at, tx.instant()),
+            held_until=ends_at + tolerance.hold_error + context.guard_after(ends_at, now),
         )
 
     context.runtime.database.write(work)
+
+
+def _next_hour(now: datetime) -> datetime:
+    """Return the next full hour: a hold whose end cannot be read is extended once an hour, not at each scan."""
+    return now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)

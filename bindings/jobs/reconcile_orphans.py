@@ -208,7 +208,7 @@ def _hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool
 
 def _held_until(context: ReconcileContext, live_row: LiveRow, now: datetime) -> datetime:
     ends_at = live_row.row.ends_at
-    return ends_at + context.tolerance.error + context.guard_after(ends_at, now)
+    return ends_at + context.tolerance.hold_error + context.guard_after(ends_at, now)
 
 
 def _release(context: ReconcileContext, bind_id: str, app_id: str) -> None:

@@ -81,7 +81,7 @@ def apply_retention(
     run.begin_partition(now)
     if keep_days is None:
         return run.result(None)
-    limit = database.write(lambda tx: retention.set_limit(tx, keep_days))
+    limit = database.write(lambda tx: retention.set_limit(tx, keep_days, caller))
     run.delete_expired_data(limit)
     return run.result(limit.kept_from)
 
@@ -114,7 +114,6 @@ class _Run:
     ) -> None:
         self._database = database
         self._caller = caller
-        self._is_recorded = False
         self._control = control
         self._clock = clock
         self._deadline = clock.monotonic() + budget_s
@@ -160,16 +159,12 @@ class _Run:
         would leave a deletion that nothing explains.
         """
         before = limit.kept_from
-        if self._database.read(seals.last) is not None:
-            if not self._database.read(seals.is_deletion_recorded, before):
-                self._database.write(lambda tx: retention.record(tx, limit, self._caller))
-            if not self._database.read(seals.are_acts_sealed):
-                return
-            self._is_recorded = True
-        self._delete_bindings(limit)
-        self._delete_rows("refusals", limit, lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
-        self._delete_rows("holds", limit, lambda tx: retention.delete_holds(tx, before, limit=BATCH))
-        self._delete_rows("reports", limit, lambda tx: retention.delete_reports(tx, before, limit=BATCH))
+        if not self._database.read(seals.are_acts_sealed):
+            return
+        self._delete_bindings(before)
+        self._batches("refusals", lambda tx: retention.delete_refusals(tx, before, limit=BATCH))
+        self._batches("holds", lambda tx: retention.delete_holds(tx, before, limit=BATCH))
+        self._batches("reports", lambda tx: retention.delete_reports(tx, before, limit=BATCH))
         if self._database.postgres:
             self._drop_partitions(limit)
         else:
@@ -177,24 +172,14 @@ class _Run:
         self._batches("deliveries", lambda tx: retention.delete_deliveries(tx, limit=BATCH))
         self._batches("texts", lambda tx: retention.delete_texts(tx, limit=BATCH))
 
-    def _record(self, tx: Transaction, limit: retention.Limit, deleted: int) -> None:
-        """Write the event of this run's first deletion of rows, in its transaction."""
-        if deleted and not self._is_recorded:
-            retention.record(tx, limit, self._caller)
-
-    def _delete_bindings(self, limit: retention.Limit) -> None:
+    def _delete_bindings(self, before: datetime) -> None:
         if not self._finished:
             return
 
-        def delete(tx: Transaction, since: datetime) -> tuple[int, datetime]:
-            result = retention.delete_bindings(tx, limit.kept_from, limit=BATCH, since=since)
-            self._record(tx, limit, result[0])
-            return _after_delete(result)
-
         def run_batch(since: datetime) -> tuple[int, datetime]:
-            result = self._database.write(lambda tx: delete(tx, since))
-            self._is_recorded |= result[0] > 0
-            return result
+            return self._database.write(
+                lambda tx: _after_delete(retention.delete_bindings(tx, before, limit=BATCH, since=since))
+            )
 
         deleted, _, self._finished = run_in_batches(
             run_batch,
@@ -204,15 +189,6 @@ class _Run:
             clock=self._clock,
         )
         self._counts["bindings"] += deleted
-
-    def _delete_rows(self, name: str, limit: retention.Limit, delete: Callable[[Transaction], int]) -> None:
-        def delete_and_record(tx: Transaction) -> int:
-            deleted = delete(tx)
-            self._record(tx, limit, deleted)
-            return deleted
-
-        self._batches(name, delete_and_record)
-        self._is_recorded |= self._counts[name] > 0
 
     def _delete_events(self, limit: retention.Limit) -> None:
         """Delete what is marked, also by a run that was interrupted, then mark the next ones."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import ProviderBinding
 
 READING_ERROR_S = 2.0  # expireTime is cut to whole seconds, and so is the Date that the skew comes from
+ERROR_STEP = timedelta(seconds=10)
 LIST_LAG = timedelta(seconds=60)  # how long the provider's list may take to show a change
 ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more ...
 LONGEST_ZONE_MISFIT_S = 27 * 3_600.0  # ... and no zone moves one by more than the 26 hours between two of them
@@ -43,6 +44,11 @@ class ClockTolerance:
             error=timedelta(seconds=READING_ERROR_S + skew_s),
             timestamp_age=timedelta(seconds=tolerance_s),
         )
+
+    @property
+    def hold_error(self) -> timedelta:
+        """The error in whole steps, rounded up: no hold is extended because a clock was measured again."""
+        return -(-self.error // ERROR_STEP) * ERROR_STEP
 
 
 def same_pair(row: ProviderBinding, binding: Binding) -> bool:

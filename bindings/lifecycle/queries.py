@@ -248,7 +248,7 @@ class Queries:
 
     def export_sealed_events(self) -> Iterator[dict[str, Any]]:
         """Stream every event as it is sealed, in the feed's order."""
-        yield from self._database.stream(seals.list_events)
+        yield from self._database.stream(seals.export_events)
 
     def export_seals(self) -> Iterator[Seal]:
         """Stream every seal, in order."""

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.chain import Chain
-from bindings.sealing.encoding import as_instant, event_bytes
-from bindings.sealing.findings import Finding, Findings
+from bindings.sealing.encoding import as_instant, event_bytes, parse_json
+from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.rows import RowComparison
-from bindings.sealing.seals import BEGINNING, Seal, cursor, head_of, is_restore
+from bindings.sealing.seals import Seal, cursor, head_of, is_restore
 from bindings.store import protection, seals
+from bindings.store.seals import UnreadableEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
     from bindings.sealing.keys import PublicKeys
     from bindings.store.database import Database
-
-
-# What reading a changed value raises.
-UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,12 +91,12 @@ _EVENT = ("tx", "position", "sequence", "kind", "at", "actor", "detail")
 def _lines(file: TextIO, option: str, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(file, 1):
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             is_record = isinstance(values, dict) and values.keys() >= set(names)
         except (ValueError, RecursionError):
             is_record = False
         if not is_record:
-            message = f"must be a file of `bindings export`: line {number} is not such a record"
+            message = f"must be a file of `bindings export`: line {number} is none, or names a value twice"
             raise InvalidRequest([FieldError(option, message)])
         yield values
 
@@ -112,47 +109,26 @@ def _with_none(event: dict[str, Any]) -> dict[str, Any]:
     return {"binding_id": None} | event
 
 
-def _unreadable(subject: str, chain: Chain) -> Finding:
-    """Return the finding of a value that was changed to one that cannot be read."""
-    message = "cannot be read: it was changed, and nothing after it was compared"
-    if subject != "event":
-        return Finding(subject=subject, message=message)
-    message = f"after these, or its seal, {message}"
-    return Finding(
-        subject="event",
-        message=message,
-        first_seal=chain.number,
-        last_seal=chain.number,
-        first=cursor(BEGINNING),
-        last=chain.last_event,
-    )
-
-
 def _verify(
     chain: Chain,
     findings: Findings,
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Mapping[str, Any] | UnreadableEvent],
     rows: Mapping[str, Iterable[Mapping[str, Any]]],
 ) -> Verification:
     """Compare events with a chain of seals, and rows by subject with events; without rows only the former."""
-    subject = "event"
     with RowComparison(findings, with_rows=bool(rows)) as comparison:
         try:
             chain.begin()
             for event in events:
-                entry = event_bytes(event)
-                restored = is_restore(event)
-                seal = chain.add((event["tx"], event["position"]), entry, is_restore=restored)
-                if restored and event["detail"].get("head") is not None:
-                    chain.accept_lost_head(event["detail"]["head"])
-                comparison.add_event(entry, event, seal)
+                _add_event(chain, comparison, findings, event)
             chain.finish(comparison.deleted_until)
-            for subject, subject_rows in rows.items():
-                for row in subject_rows:
-                    comparison.add_row(subject, row)
-            comparison.finish()
         except UNREADABLE:
-            findings.add(_unreadable(subject, chain))
+            message = "cannot be read: it was changed, and no seal or event after it was compared"
+            number = 1 if chain.head is None else chain.head.number + 1
+            findings.add(Finding(subject="seal", message=message, first_seal=number, last_seal=number))
+        else:
+            _add_rows(comparison, findings, rows)
+            comparison.finish()
     return Verification(
         head=head_of(chain.head),
         sealed_at=None if chain.head is None else chain.head.created_at,
@@ -162,3 +138,46 @@ def _verify(
         finding_count=findings.count,
         findings=tuple(findings.reported),
     )
+
+
+def _add_rows(
+    comparison: RowComparison, findings: Findings, rows: Mapping[str, Iterable[Mapping[str, Any]]]
+) -> None:
+    for subject, subject_rows in rows.items():
+        try:
+            for row in subject_rows:
+                comparison.add_row(subject, row)
+        except UNREADABLE:
+            comparison.skip_missing(subject)
+            message = "cannot be read: it was changed, and no row of its table after it was compared"
+            findings.add(Finding(subject=subject, message=message))
+
+
+def _add_event(
+    chain: Chain, comparison: RowComparison, findings: Findings, event: Mapping[str, Any] | UnreadableEvent
+) -> None:
+    """Compare the next event of the feed. One that cannot be read is a finding, and is not what was sealed."""
+    position, entry, is_of_restore = _position(event, chain.end), b"", False
+    if not isinstance(event, UnreadableEvent):
+        with suppress(*UNREADABLE):
+            entry, is_of_restore = event_bytes(event), is_restore(event)
+    seal = chain.add(position, entry, is_restore=is_of_restore)
+    if not isinstance(event, UnreadableEvent) and entry:
+        with suppress(*UNREADABLE):
+            if is_of_restore and event["detail"].get("head") is not None:
+                chain.accept_lost_head(event["detail"]["head"])
+            comparison.add_event(entry, event, seal)
+            return
+    place = cursor(position)
+    message = "cannot be read: it was changed"
+    findings.add(
+        Finding(subject="event", message=message, first_seal=seal, last_seal=seal, first=place, last=place)
+    )
+
+
+def _position(event: Mapping[str, Any] | UnreadableEvent, before: tuple[int, int]) -> tuple[int, int]:
+    """Return the position of an event, or of the one before it if its own cannot be read."""
+    if isinstance(event, UnreadableEvent):
+        return event.position
+    tx, position = event["tx"], event["position"]
+    return (tx, position) if isinstance(tx, int) and isinstance(position, int) else before

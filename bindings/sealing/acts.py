@@ -28,24 +28,35 @@ _COMPARED: dict[str, tuple[str, ...]] = {
         *("began_at", "view", "filter", "format", "reason", "actor", "request_id", "key_id"),
         *("finished_at", "row_count", "sha256"),
     ),
-    "account": ("scan_owed_since", "tx_offset", "gone_tx", "gone_position"),
+    "account": (
+        *("scan_owed_since", "tx_offset", "gone_tx", "gone_position", "kept_from"),
+        *("phone_index_key", "phone_data_key", "phone_key_checks", "phones_sealed_at"),
+    ),
 }
-# What a row has before an act says otherwise.
+_COLUMN_OF = {"index_key": "phone_index_key", "data_key": "phone_data_key"}  # of facts with another name
+# What a row has when it is created, before an act says otherwise.
 _AT_FIRST: dict[str, dict[str, Any]] = {
     "key": {"revoked_at": None, "revoked_by": None},
     "webhook": {"old_secret_until": None, "disabled_at": None, "disabled_why": None},
     "export": {"finished_at": None, "row_count": None, "sha256": None},
-    "account": {"scan_owed_since": None, "tx_offset": 0, "gone_tx": None, "gone_position": None},
+    "account": dict.fromkeys(_COMPARED["account"]) | {"tx_offset": 0},
 }
+_CREATED = {"key": Act.KEY_CREATED, "webhook": Act.WEBHOOK_ADDED}
 _SET: dict[str, dict[str, Any]] = {
     Act.WEBHOOK_ENABLED: {"disabled_at": None, "disabled_why": None},
     Act.DATABASE_SCANNED: {"scan_owed_since": None},
     Act.DATABASE_SCAN_WAIVED: {"scan_owed_since": None},
+    Act.PHONES_KEYS_CHANGED: {"phones_sealed_at": None},
+}
+# Columns that an act changes, and that are not determined if its detail does not have them.
+_CHANGED = {
+    Act.PHONES_KEYS_CHANGED: ("phone_key_checks",),
+    Act.PHONES_SEALED: ("phone_key_checks", "phones_sealed_at"),
 }
 _INSTANTS = frozenset(
     (
         *("created_at", "expires_at", "revoked_at", "old_secret_until", "disabled_at", "began_at", "finished_at"),
-        "scan_owed_since",
+        *("scan_owed_since", "kept_from", "phones_sealed_at"),
     )
 )
 
@@ -58,17 +69,23 @@ def subject_of(event: Mapping[str, Any]) -> str | None:
     if event["kind"] != EventKind.ADMINISTERED:
         return None
     area = str(detail["act"]).partition(".")[0]
-    if area in ("database", "retention"):
+    if area in ("database", "retention", "phones"):
         return "account 1"
     return f"{area} {detail['id']}" if area in SUBJECTS else None
 
 
 def act_faults(
-    subject: str, history: Sequence[Mapping[str, Any]], row: Mapping[str, Any] | None, recorded_since: str | None
+    subject: str,
+    history: Sequence[Mapping[str, Any]],
+    row: Mapping[str, Any] | None,
+    recorded_since: str | None,
+    *,
+    is_whole: bool,
 ) -> Iterable[str]:
     """Yield what contradicts between the events of a row, in the order of the feed, and the row.
 
-    Rows that were made before `recorded_since` (None: no act is recorded) may have no event.
+    Rows that were made before `recorded_since` (None: no act is recorded) may have no event. `is_whole` is False
+    if retention has deleted events.
     """
     acts = {event["detail"].get("act") for event in history}
     if row is None:
@@ -82,21 +99,35 @@ def act_faults(
         return
     if not row.get("is_scope_of_bindings", True):
         yield "has another scope than its bindings"
-    for name, expected in _replay(subject, history).items():
+    for name, expected in _replay(subject, history, is_whole=is_whole).items():
         if name in row and row[name] != expected:
             yield f"has another {name} than its events"
 
 
-def _replay(subject: str, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _replay(subject: str, history: Sequence[Mapping[str, Any]], *, is_whole: bool) -> dict[str, Any]:
     """Return the values by column, as far as the events determine them."""
-    values = dict(_AT_FIRST[subject])
+    has_creation = is_whole if subject == "account" else any(_creates(subject, event) for event in history[:1])
+    values = dict(_AT_FIRST[subject]) if has_creation else {}
     for event in history:
         detail = event["detail"]
+        act = detail.get("act")
         if "began_at" in detail:
             values |= {name: event.get(name) for name in ("actor", "request_id", "key_id")}
-        values |= {name: _plain(name, detail[name]) for name in _COMPARED[subject] if name in detail}
-        values |= _SET.get(detail.get("act"), {})
+        for name in _CHANGED.get(act, ()):
+            values.pop(name, None)
+        facts = {_COLUMN_OF.get(name, name): value for name, value in detail.items()}
+        if act == Act.RETENTION_APPLIED and "earlier" not in facts:
+            del facts["kept_from"]
+            if "gone_tx" not in facts:  # of an older version, which moved the limit without an event too
+                values.pop("kept_from", None)
+        values |= {name: _plain(name, facts[name]) for name in _COMPARED[subject] if name in facts}
+        values |= _SET.get(act, {})
     return values
+
+
+def _creates(subject: str, event: Mapping[str, Any]) -> bool:
+    detail = event["detail"]
+    return "began_at" in detail if subject == "export" else detail.get("act") == _CREATED[subject]
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -95,9 +95,9 @@ class Chain:
         self._lost_heads.add(head)
 
     @property
-    def last_event(self) -> str:
-        """Return the cursor of the last event that was compared."""
-        return cursor(self._last_event)
+    def end(self) -> tuple[int, int]:
+        """Return the position of the last event that was compared."""
+        return self._last_event
 
     @property
     def number(self) -> int | None:

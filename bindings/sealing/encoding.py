@@ -41,6 +41,21 @@ def event_bytes(columns: Mapping[str, Any]) -> bytes:
     return canonical(present | {"at": instant_text(as_instant(present["at"]))})
 
 
+def parse_json(text: str) -> Any:
+    """Return a value from its JSON. Raises `ValueError` also if an object names a member twice.
+
+    Another program may read the other value of the two.
+    """
+    return json.loads(text, object_pairs_hook=_with_unique_names)
+
+
+def _with_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name is there twice")
+    return members
+
+
 def instant_text(at: datetime) -> str:
     """Return an aware instant as ISO 8601 in UTC with microseconds and Z."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

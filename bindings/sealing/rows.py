@@ -10,7 +10,7 @@ from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.sealing.acts import act_faults, subject_of
 from bindings.sealing.encoding import as_instant, canonical, instant_text
-from bindings.sealing.findings import Finding, Findings
+from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.groups import Groups
 from bindings.sealing.replay import replay
 from bindings.sealing.seals import cursor
@@ -36,6 +36,8 @@ class RowComparison:
         self.deleted_until: tuple[int, int] | None = None
         self._kept_from: str | None = None
         self._acts_since: str | None = None
+        self._older_hold_end: tuple[int, int] | None = None
+        self._incomplete: set[str] = set()
         self._findings = findings
         self._with_rows = with_rows
         self._groups = Groups()
@@ -67,6 +69,8 @@ class RowComparison:
                 self._groups.add(b"hold " + hold_id.encode(), place + canonical({"erased": True} | position))
         for proof in event["detail"].get("holds", ()):
             self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
+        if event["kind"] == EventKind.HOLD_ENDED and "holds" not in event["detail"]:
+            self._older_hold_end = event["tx"], event["position"]
         for name, value in event["detail"].items():
             if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
                 key = f"text {event['binding_id'] or event['position']}".encode()
@@ -92,6 +96,10 @@ class RowComparison:
         group = row.get("group", row["id"])
         self._groups.add(f"{subject} {group}".encode(), b"0 " + canonical({_ROW: dict(row)}))
 
+    def skip_missing(self, subject: str) -> None:
+        """Accept that rows of a subject are missing: they could not be read."""
+        self._incomplete.add(subject)
+
     def finish(self) -> None:
         """Compare every row with its events."""
         for key, records in self._groups.groups():
@@ -105,12 +113,21 @@ class RowComparison:
                     rows.append(values[_ROW])
                 else:
                     history.append((int(seal), values))
+            if rows or subject not in self._incomplete:
+                self._compare(subject, identity, history, rows)
+
+    def _compare(
+        self, subject: str, identity: str, history: list[tuple[int, dict[str, Any]]], rows: list[dict[str, Any]]
+    ) -> None:
+        try:
             if subject == "text":
                 self._compare_texts(history, rows)
-                continue
+                return
             row = rows[-1] if rows else None
             for message in self._faults(subject, [event for _, event in history], row):
                 self._report(subject, identity, message, history)
+        except UNREADABLE:
+            self._report(subject, identity, "has a value that cannot be read", history)
 
     def _faults(
         self, subject: str, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None
@@ -121,7 +138,8 @@ class RowComparison:
             case "hold":
                 return self._hold_faults(history, row)
             case _:
-                return act_faults(subject, history, row, self._acts_since)
+                is_whole = self.deleted_until is None
+                return act_faults(subject, history, row, self._acts_since, is_whole=is_whole)
 
     def _binding_faults(self, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
         """Yield what contradicts in the events of a binding, in the order of the feed, and its row."""
@@ -153,19 +171,43 @@ class RowComparison:
 
     def _hold_faults(self, history: Sequence[dict[str, Any]], row: Mapping[str, Any] | None) -> Iterable[str]:
         """Yield what contradicts in the proofs of a hold and its row."""
-        inserted = [event for event in history if "facts" in event]
-        proofs = {proof["facts"] for proof in inserted}
+        proofs = {event["facts"] for event in history if "facts" in event}
         if row is None:
-            is_erased = len(inserted) < len(history)
-            if not is_erased and not self._is_hold_deletable(inserted):
+            if not any("erased" in event for event in history) and not self._is_hold_deletable(history):
                 yield "has an event and no row"
-        elif not proofs and row["facts"] is not None:
-            yield "has a row and no event"
+            return
+        if not proofs and row["facts"] is not None:
+            is_of_deleted_event = self.deleted_until is not None and row["created_at"] < (self._kept_from or "")
+            if not is_of_deleted_event:
+                yield "has a row and no event"
         elif proofs and proofs != {row["facts"]}:
             yield "differs from what its event proves"
+        for name, expected in self._replay_hold(history).items():
+            if row[name] != expected:
+                yield f"has another {name} than its events"
 
-    def _is_hold_deletable(self, proofs: Sequence[Mapping[str, Any]]) -> bool:
-        held_until = max((instant_text(as_instant(proof["held_until"])) for proof in proofs), default="")
+    def _replay_hold(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the values by column, as far as the proofs of a hold determine them.
+
+        An older version wrote no strikes into a proof, and ended holds without one.
+        """
+        values: dict[str, Any] = {}
+        for proof in history:
+            if "strikes" in proof:
+                values = {name: proof[name] for name in ("held_until", "origin_id", "strikes")}
+            elif "facts" in proof:
+                values = {}
+            else:
+                values["held_until"] = proof["held_until"]
+        if "held_until" in values:
+            values["held_until"] = instant_text(as_instant(values["held_until"]))
+        is_later = self._older_hold_end is None or (history and _place(history[-1]) > self._older_hold_end)
+        return values if is_later else {}
+
+    def _is_hold_deletable(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether retention has recorded that it deletes such a hold."""
+        ends = [instant_text(as_instant(proof["held_until"])) for proof in history]
+        held_until = self._replay_hold(history).get("held_until", max(ends, default=""))
         return self._kept_from is not None and held_until < self._kept_from
 
     def _compare_texts(
@@ -205,6 +247,10 @@ class RowComparison:
                 id=identity,
             )
         )
+
+
+def _place(event: Mapping[str, Any]) -> tuple[int, int]:
+    return event["tx"], event["position"]
 
 
 def _position(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ if there is one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -69,15 +69,17 @@ class Hold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HoldProof:
-    """What an event has of a hold: its id, and a salted hash of what never changes in its row."""
+    """What an event has of a hold: a salted hash of what never changes in its row, and the rest of it."""
 
     id: str
     facts: str
     held_until: str
-    inserted: bool
+    origin_id: str | None
+    strikes: int
 
 
 COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
+_PROVED = (*COLUMNS, table.c.scope, table.c.facts_salt)
 
 
 def live(connection: Connection, scope: str, now: datetime, *, app_id: str | None = None) -> list[Hold]:
@@ -187,10 +189,12 @@ def _wait_s(strikes: int) -> int:
     return min(FIRST_AFTER_UNBIND_S << (strikes - FIRST_STRIKE_AFTER_UNBIND), LONGEST_AFTER_UNBIND_S)
 
 
-def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> list[HoldProof] | None:
-    """Hold both phones of a success that arrived after the end; return None if that is recorded already.
+def hold_late_success(
+    tx: Transaction, binding: Binding, success: Success, caller: Caller
+) -> list[HoldProof] | None:
+    """Hold both phones of a success that arrived after the end; return None if a hold of it is recorded already.
 
-    Returns the proofs of the holds, for the event.
+    Returns the proofs of the holds, for the event. A recorded hold that lasts longer now gets its own event.
     """
     phones = (binding.phone_a, binding.phone_b)
     of_bind_id = _of_bind_id(tx.connection, phones, binding.app_id, success.bind_id)
@@ -206,15 +210,25 @@ def hold_late_success(tx: Transaction, binding: Binding, success: Success) -> li
         held_until=success.held_until,
         created_at=tx.instant(),
     )
-    return proofs if recorded is None else None
+    if recorded is None:
+        return proofs
+    if proofs:
+        _append_late_success(tx, binding, success, caller, proofs)
+    return None
+
+
+def _append_late_success(
+    tx: Transaction, binding: Binding, success: Success, caller: Caller, proofs: list[HoldProof]
+) -> None:
+    detail = {"why": HoldReason.LATE_SUCCESS, "bind_id": success.bind_id, "origin_id": binding.id}
+    events.append_without_binding(tx, EventKind.HELD, caller, detail | {"holds": details(proofs)})
 
 
 def hold_success_of_lost_intent(tx: Transaction, binding: Binding, success: Success, caller: Caller) -> None:
     """Hold both phones of a success whose binding the database has lost, with an event of no binding."""
-    proofs = hold_late_success(tx, binding, success)
+    proofs = hold_late_success(tx, binding, success, caller)
     if proofs is not None:
-        detail = {"why": HoldReason.LATE_SUCCESS, "bind_id": success.bind_id, "origin_id": binding.id}
-        events.append_without_binding(tx, EventKind.HELD, caller, detail | {"holds": details(proofs)})
+        _append_late_success(tx, binding, success, caller, proofs)
 
 
 def hold_orphan(
@@ -250,7 +264,7 @@ def hold_orphan(
         held_until=held_until,
         created_at=now,
     )
-    if not in_force or any(proof.inserted for proof in proofs):
+    if proofs or not in_force:
         detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id, "holds": details(proofs)}
         events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return not in_force
@@ -281,12 +295,26 @@ def end_holds(tx: Transaction, caller: Caller, holds: Iterable[Hold], *, reason:
         update(table)
         .where(table.c.id.in_(ids), table.c.held_until > now)
         .values(held_until=now)
-        .returning(table.c.why, table.c.bind_id, table.c.origin_id)
+        .returning(table.c.id, table.c.why, table.c.bind_id, table.c.origin_id, table.c.held_until)
     ).all()
-    for hold_reason, bind_id, origin_id in sorted(set(ended), key=str):
+    by_cause: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for hold_id, *cause, held_until in sorted(ended, key=str):
+        proof = {"id": hold_id, "held_until": to_json_value(held_until)}
+        by_cause.setdefault(tuple(cause), []).append(proof)
+    for (hold_reason, bind_id, origin_id), proofs in sorted(by_cause.items(), key=str):
         detail = {"why": hold_reason, "bind_id": bind_id, "origin_id": origin_id, "reason": reason}
-        events.append_without_binding(tx, EventKind.HOLD_ENDED, caller, detail)
+        events.append_without_binding(tx, EventKind.HOLD_ENDED, caller, detail | {"holds": proofs})
     return len(ended)
+
+
+def extend(tx: Transaction, hold_id: str, held_until: datetime, caller: Caller) -> None:
+    """Let a hold last until then, never shorten it; with its event."""
+    is_shorter = table.c.id == hold_id, table.c.held_until < held_until
+    extended = update(table).where(*is_shorter).values(held_until=held_until).returning(*_PROVED)
+    for row in tx.connection.execute(extended).all():
+        detail = {"why": row.why, "bind_id": row.bind_id, "origin_id": row.origin_id}
+        holds = details(_proofs([row]))
+        events.append_without_binding(tx, EventKind.HELD, caller, detail | {"holds": holds})
 
 
 def _newest_end(connection: Connection, phones: tuple[Phone, ...], app_id: str, bind_id: str) -> datetime | None:
@@ -336,8 +364,10 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
     """
     dialect, row_id = tx.connection.dialect, str(uuid7())
     stored = stored_phones.stored(dialect, numbers, "holds", row_id, {"phone": phone})
-    if stored_phones.form_count(dialect) > 1 and _extend_other_form(tx, phone, stored["phone"], values):
-        return []
+    if stored_phones.form_count(dialect) > 1:
+        extended = _extend_other_form(tx, phone, stored["phone"], values)
+        if extended is not None:
+            return extended
     salt = stored_phones.stored_salt(dialect, numbers, "holds", row_id, new_salt())
     statement = tx.dialect.insert(table).values(id=row_id, facts_salt=salt, **stored, **values)
     target: dict[str, Any] = (
@@ -354,8 +384,12 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
             **target,
             set_={"held_until": new.held_until, "strikes": new.strikes, "origin_id": new.origin_id},
             where=table.c.held_until < new.held_until,
-        ).returning(*COLUMNS, table.c.scope, table.c.facts_salt)
+        ).returning(*_PROVED)
     ).all()
+    return _proofs(rows)
+
+
+def _proofs(rows: Iterable[Row[*tuple[Any, ...]]]) -> list[HoldProof]:
     return [
         HoldProof(
             id=row.id,
@@ -363,31 +397,37 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
                 stored_phones.opened_salt(row.phone_key, "holds", row.id, row.facts_salt), row.scope, to_hold(row)
             ),
             held_until=to_json_value(row.held_until),
-            inserted=row.id == row_id,
+            origin_id=row.origin_id,
+            strikes=row.strikes,
         )
         for row in rows
         if row.facts_salt is not None
     ]
 
 
-def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[str, Any]) -> bool:
-    """Extend a hold of the phone that is stored in another form, never shorten it; False if there is none."""
+def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[str, Any]) -> list[HoldProof] | None:
+    """Extend a hold of the phone that is stored in another form, never shorten it; None if there is none.
+
+    Returns its proof, or nothing if it was not extended.
+    """
     other_forms = [text for text in stored_phones.forms(tx.connection.dialect, phone) if text != form]
     of_binding: ColumnElement[bool] = table.c.bind_id.is_(None)
     if values["bind_id"] is not None:
         of_binding = and_(table.c.app_id == values["app_id"], table.c.bind_id == values["bind_id"])
     same_hold = and_(table.c.scope == values["scope"], table.c.phone.in_(other_forms), of_binding)
     ids = tx.connection.execute(select(table.c.id).where(same_hold)).scalars().all()
+    if not ids:
+        return None
     changed = {name: values[name] for name in ("held_until", "strikes", "origin_id")}
-    tx.connection.execute(
-        update(table).where(table.c.id.in_(ids), table.c.held_until < values["held_until"]).values(changed)
+    is_shorter = table.c.id.in_(ids), table.c.held_until < values["held_until"]
+    return _proofs(
+        tx.connection.execute(update(table).where(*is_shorter).values(changed).returning(*_PROVED)).all()
     )
-    return bool(ids)
 
 
-def details(proofs: Iterable[HoldProof]) -> list[dict[str, str]]:
+def details(proofs: Iterable[HoldProof]) -> list[dict[str, Any]]:
     """Return proofs as in the detail of an event."""
-    return [{"id": proof.id, "facts": proof.facts, "held_until": proof.held_until} for proof in proofs]
+    return [asdict(proof) for proof in proofs]
 
 
 def hold_facts(salt: str, scope: str, hold: Hold) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import String, and_, bindparam, case, delete, func, or_, select,
 from bindings.domain.acts import Act
 from bindings.store import account as account_rows
 from bindings.store import events, phones, replicas, schema_version
+from bindings.store import holds as hold_rows
 from bindings.store.phone_keys import BLIND, KeyNumbers, blind_prefix
 from bindings.store.reserve import request_digest
 from bindings.store.schema import SEALED_PHONES, account, holds, metadata
@@ -99,7 +100,7 @@ def switch(tx: Transaction, keys: PhoneKeys, numbers: KeyNumbers, caller: Caller
     }
     tx.connection.execute(update(account).values(values))
     schema_version.refuse_code_before(tx.connection, SEALED_PHONES)
-    events.append_act(tx, Act.PHONES_KEYS_CHANGED, caller, _facts(numbers))
+    events.append_act(tx, Act.PHONES_KEYS_CHANGED, caller, _facts(numbers) | {"phone_key_checks": checks})
 
 
 def replicas_without(connection: Connection, keys: PhoneKeys, numbers: KeyNumbers, since: datetime) -> list[str]:
@@ -121,11 +122,11 @@ def finish(tx: Transaction, caller: Caller) -> bool:
     if current.sealed_at is None:
         sealed = {"phone_key_checks": checks, "phones_sealed_at": tx.instant()}
         tx.connection.execute(update(account).values(sealed))
-        events.append_act(tx, Act.PHONES_SEALED, caller, _facts(current.numbers))
+        events.append_act(tx, Act.PHONES_SEALED, caller, _facts(current.numbers) | sealed)
     return True
 
 
-def _facts(numbers: KeyNumbers) -> dict[str, int | None]:
+def _facts(numbers: KeyNumbers) -> dict[str, Any]:
     return {"index_key": numbers.index, "data_key": numbers.data}
 
 
@@ -156,7 +157,9 @@ def _count(connection: Connection, name: str, keys: Sequence[str]) -> PhoneCount
     return PhoneCount(digits=int(digits), by_key=dict(zip(keys, map(int, by_key), strict=True)))
 
 
-def convert_batch(tx: Transaction, name: str, numbers: KeyNumbers, after: str | None) -> tuple[int, str | None]:
+def convert_batch(
+    tx: Transaction, name: str, numbers: KeyNumbers, after: str | None, caller: Caller
+) -> tuple[int, str | None]:
     """Convert the next rows of a table to these keys; return how many, and the last id, or None at the end.
 
     Only the owner of the tables may. Safe to repeat, and to run beside every other use of the database.
@@ -171,7 +174,7 @@ def convert_batch(tx: Transaction, name: str, numbers: KeyNumbers, after: str | 
     if changes:
         with account_rows.rewrites_allowed(tx):
             if name == "holds":
-                _write_holds(tx, changes)
+                _write_holds(tx, changes, caller)
             else:
                 _write(tx, name, changes)
     return len(rows), rows[-1].id if len(rows) == BATCH else None
@@ -226,7 +229,7 @@ def _write(tx: Transaction, name: str, changes: Sequence[tuple[Row[Any], dict[st
         tx.connection.execute(statement, parameters)
 
 
-def _write_holds(tx: Transaction, changes: Sequence[tuple[Row[Any], dict[str, Any]]]) -> None:
+def _write_holds(tx: Transaction, changes: Sequence[tuple[Row[Any], dict[str, Any]]], caller: Caller) -> None:
     """Write the new values of holds; one that is there in the new form already gets the longer time of both."""
     for row, values in changes:
         same_binding = (
@@ -240,8 +243,7 @@ def _write_holds(tx: Transaction, changes: Sequence[tuple[Row[Any], dict[str, An
             _write(tx, "holds", [(row, values)])
             continue
         tx.connection.execute(delete(holds).where(holds.c.id == row.id))
-        longer = holds.c.id == twin, holds.c.held_until < row.held_until
-        tx.connection.execute(update(holds).where(*longer).values(held_until=row.held_until))
+        hold_rows.extend(tx, twin, row.held_until, caller)
 
 
 def _to_convert(name: str, numbers: KeyNumbers) -> ColumnElement[bool]:

@@ -62,23 +62,22 @@ class Limit:
     keep_days: int
 
 
-def set_limit(tx: Transaction, keep_days: int) -> Limit:
+def set_limit(tx: Transaction, keep_days: int, caller: Caller) -> Limit:
     """Record, before a deletion, the instant from which everything is kept, and return it. It never moves back.
 
-    It moves once a day: each move that deletes something is an event.
+    It moves once a day, and each move is an event.
     """
     kept_from = tx.instant() - timedelta(days=keep_days)
-    recorded = tx.connection.execute(select(account.c.kept_from)).scalar()
-    if recorded is not None and kept_from - MOVE_INTERVAL < recorded <= kept_from:
-        return Limit(kept_from=recorded, keep_days=keep_days)
-    earlier = or_(account.c.kept_from.is_(None), account.c.kept_from < kept_from)
-    tx.connection.execute(update(account).where(earlier).values(kept_from=kept_from))
-    return Limit(kept_from=kept_from, keep_days=keep_days)
-
-
-def record(tx: Transaction, limit: Limit, caller: Caller) -> None:
-    """Write the event of a deletion of rows, in the transaction that deletes the first of them."""
-    events_store.append_act(tx, Act.RETENTION_APPLIED, caller, asdict(limit))
+    recorded = tx.connection.execute(select(account.c.kept_from).with_for_update()).scalar()
+    if recorded is None or recorded <= kept_from - MOVE_INTERVAL:
+        tx.connection.execute(update(account).values(kept_from=kept_from))
+    elif seals.is_deletion_recorded(tx.connection, recorded):  # an older version recorded it only if it deleted
+        return Limit(kept_from=min(recorded, kept_from), keep_days=keep_days)
+    else:
+        kept_from = recorded
+    limit = Limit(kept_from=kept_from, keep_days=keep_days)
+    events_store.append_act(tx, Act.RETENTION_APPLIED, caller, asdict(limit) | {"earlier": recorded})
+    return limit
 
 
 def mark_events(tx: Transaction, limit: Limit, caller: Caller, *, last: tuple[int, int], count: int) -> None:

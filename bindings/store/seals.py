@@ -6,19 +6,21 @@ A seal is inserted once and never changed; triggers refuse the rest. What a seal
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, Text, cast, exc, select, text, type_coerce
+from sqlalchemy import String, Text, and_, cast, exc, or_, select, text, type_coerce
+from sqlalchemy.types import NullType
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
-from bindings.sealing.encoding import instant_text, sha256
-from bindings.sealing.seals import BEGINNING, Seal
+from bindings.errors import Busy
+from bindings.sealing.encoding import instant_text, parse_json, sha256
+from bindings.sealing.findings import UNREADABLE
+from bindings.sealing.seals import BEGINNING, Seal, cursor
 from bindings.store import phones, sql
 from bindings.store.bindings import COLUMNS, FIELDS, PHONES, to_binding
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position
@@ -32,7 +34,7 @@ from bindings.store.texts import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Dialect, Select
+    from sqlalchemy import ColumnElement, Connection, Dialect, Select
 
     from bindings.domain.binding import Binding
     from bindings.domain.phone import Phone
@@ -140,18 +142,77 @@ def is_deletion_recorded(connection: Connection, kept_from: datetime) -> bool:
     )
 
 
-def list_events(connection: Connection) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadableEvent:
+    """An event with a value that cannot be read, at `position` of the feed as far as that can be read."""
+
+    position: tuple[int, int]
+
+
+def list_events(connection: Connection) -> Iterator[dict[str, Any] | UnreadableEvent]:
     """Yield every committed event, in the order of the feed, as dicts of their columns.
 
-    Raises `ValueError` if one cannot be read. On SQLite, which stores JSON as it was written, also if a name is
-    there twice: another program may read the other value.
+    An event cannot be read on SQLite, which stores JSON as it was written, also if a name is there twice.
     """
+    after: tuple[Any, Any] | None = None
+    is_complete = False
+    while not is_complete:
+        try:
+            for event in _read_events(connection, _feed_after(after)):
+                yield event
+                after = event["tx"], event["position"]
+            is_complete = True
+        except UNREADABLE:  # in this row, or in a later one that was fetched with it
+            event_or_place = _next_event(connection, after)
+            while isinstance(event_or_place, dict):
+                yield event_or_place
+                after = event_or_place["tx"], event_or_place["position"]
+                event_or_place = _next_event(connection, after)
+            tx = event_or_place[0] if isinstance(event_or_place[0], int) else (after or BEGINNING)[0]
+            yield UnreadableEvent(position=(tx, event_or_place[1]))
+            after = event_or_place
+
+
+def export_events(connection: Connection) -> Iterator[dict[str, Any]]:
+    """Yield every committed event as `list_events`; `Busy`, which names the event, if one cannot be read."""
+    for event in list_events(connection):
+        if isinstance(event, UnreadableEvent):
+            raise Busy(
+                f"event {cursor(event.position)} has a value that cannot be read: it was changed; the export ends"
+                " before it",
+                todo="run `bindings audit verify` on the database, and see who can write to it",
+            )
+        yield event
+
+
+def _feed_after(after: tuple[Any, Any] | None) -> Select[*tuple[Any, ...]]:
+    return _feed() if after is None else _feed().where(_is_after(after))
+
+
+def _is_after(after: tuple[Any, Any]) -> ColumnElement[bool]:
+    """Return the condition that an event comes after a place, whose `tx` may have been changed to anything."""
+    tx, position = (type_coerce(column, NullType) for column in (events.c.tx, events.c.position))
+    return or_(tx > after[0], and_(tx == after[0], position > after[1]))
+
+
+def _next_event(connection: Connection, after: tuple[Any, Any] | None) -> dict[str, Any] | tuple[Any, Any]:
+    """Return the next event after a place, or only its place if it cannot be read."""
+    columns = type_coerce(events.c.tx, NullType), type_coerce(events.c.position, NullType)
+    place: Select[*tuple[Any, ...]] = select(*columns).order_by(events.c.tx, events.c.position).limit(1)
+    tx, position = connection.execute(place if after is None else place.where(_is_after(after))).one()
+    try:
+        return next(_read_events(connection, _feed().where(events.c.position == position)))
+    except UNREADABLE:
+        return tx, position
+
+
+def _read_events(connection: Connection, feed: Select[*tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     if sql.is_postgres(connection):
-        for row in _stream(connection, _feed()):
+        for row in _stream(connection, feed):
             yield row._asdict()
         return
-    for *values, text_of_detail in _stream(connection, _feed().add_columns(cast(events.c.detail, Text))):
-        json.loads(text_of_detail, object_pairs_hook=_with_unique_names)
+    for *values, text_of_detail in _stream(connection, feed.add_columns(cast(events.c.detail, Text))):
+        parse_json(text_of_detail)
         yield dict(zip((column.name for column in EVENT_COLUMNS), values, strict=True))
 
 
@@ -163,11 +224,6 @@ def _stream(connection: Connection, statement: Select[*tuple[Any, ...]]) -> Iter
             if not isinstance(error, exc.DataError) and not str(error.orig).startswith(_NOT_UTF_8):
                 raise
             raise ValueError("a row has a value that cannot be read") from None
-
-
-def _with_unique_names(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError("a name is there twice")
 
 
 @contextmanager
@@ -231,10 +287,11 @@ def _is_findable(dialect: Dialect, phone: Phone, name: str, stored: dict[str, An
 
 
 def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Yield the id of every hold, and the hash of what never changes in its row (None without a salt)."""
+    """Yield every hold: the hash of what never changes in its row (None without a salt), and the rest of it."""
     columns = (*HOLD_COLUMNS, type_coerce(holds.c.phone, String).label("stored_phone"))
     for row in _stream(connection, select(*columns, holds.c.scope, holds.c.facts_salt)):
-        yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)}
+        rest = {name: _plain(getattr(row, name)) for name in ("held_until", "origin_id", "strikes", "created_at")}
+        yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)} | rest
 
 
 def _facts_of_hold(dialect: Dialect, row: Any) -> str | None:

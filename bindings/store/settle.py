@@ -141,7 +141,7 @@ def settle_success(tx: Transaction, binding_id: str, success: Success, caller: C
     if row is not None:
         return row
     current = get(tx, binding_id)
-    proofs = None if current.bind_id == success.bind_id else holds.hold_late_success(tx, current, success)
+    proofs = None if current.bind_id == success.bind_id else holds.hold_late_success(tx, current, success, caller)
     if proofs is not None:
         detail = {"bind_id": success.bind_id, "holds": holds.details(proofs)}
         events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, detail)

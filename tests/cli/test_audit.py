@@ -101,7 +101,9 @@ def test_exported_files_verify_without_a_database(sealed: Shell, tmp_path: Path)
         result = sealed.run("audit", "verify", *files)
         assert result.code == 1
         assert message in result.out
-    for wrong in ("[]", "{}", "x"):
+    twice = [lines[0].replace(name, f"{name} 9, {name}", 1) for name in ('"tx":', '"mode":')]
+    assert lines[0] not in twice
+    for wrong in ("[]", "{}", "x", *twice):
         events.write_text(wrong)
         assert sealed.run("audit", "verify", *files, "--json").fields == ["events"]
     assert sealed.run("audit", "verify", "--events", str(events), "--json").fields == ["seals"]

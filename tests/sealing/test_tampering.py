@@ -7,12 +7,14 @@ the triggers, then as the owner of the tables without triggers.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,13 +37,13 @@ from tests.service.harness import APP, A, B, C, Clock, D, E, F, G, H, ServiceHar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sqlalchemy import Column, Connection, Engine, Executable, Table
 
     from bindings.sealing.findings import Finding
     from bindings.service import BindingService
 
+ROOT = Path(__file__).parents[2]
 OLDEST_EVENT = "DELETE FROM events WHERE position = (SELECT min(position) FROM events)"
 LAST_SEAL = "DELETE FROM seals WHERE number = (SELECT max(number) FROM seals)"
 LATER = datetime(2031, 1, 1, tzinfo=UTC)
@@ -68,14 +70,9 @@ VERIFIED = (
 # What a verification cannot see: the application writes it, and no event has it. docs/how-to/prove-the-history.md
 # lists these columns.
 UNSEEN = {
-    "holds": {"held_until", "strikes", "origin_id"},
     "keys": {"last_used_at"},
-    "exports": set[str](),
     "webhooks": {"secret", "old_secret", "tx", "position"},
-    "account": {
-        *("kept_from", "host", "host_seen_at", "maintenance_until"),
-        *("phone_index_key", "phone_data_key", "phone_key_checks", "phones_sealed_at"),
-    },
+    "account": {"host", "host_seen_at"},
 }
 
 
@@ -379,11 +376,11 @@ def _later(row: dict[str, Any]) -> datetime:
 CASES = [
     *_columns(schema.bindings, "binding", _binding, {"id"}),
     *_columns(schema.events, "seal", _event, {"position", "binding_id"}),
-    *_columns(schema.holds, "hold", _hold, UNSEEN["holds"]),
+    *_columns(schema.holds, "hold", _hold, set()),
     *_columns(schema.seals, "seal", _seal, {"number"}),
     *_columns(schema.keys, "key", _any, UNSEEN["keys"]),
     *_columns(schema.webhooks, "webhook", _any, UNSEEN["webhooks"]),
-    *_columns(schema.exports, "export", _any, UNSEEN["exports"]),
+    *_columns(schema.exports, "export", _any, set()),
     *_columns(schema.account, "account", _any, UNSEEN["account"] | {"id"}),
     Case("bindings.id", _update(schema.bindings, "id", _binding), "binding"),
     Case("events.binding_id", _run("UPDATE events SET binding_id = NULL WHERE position = :position"), "seal"),
@@ -460,8 +457,8 @@ CASES = [
         _run("UPDATE events SET at = 'infinity' WHERE position = :position"),
         "event",
     ),
-    Case("seals.body: no text", _run("UPDATE seals SET body = x'ff' WHERE number = 1"), "event", sqlite_only=True),
-    Case("seals.created_at: infinity", _run("UPDATE seals SET created_at = 'infinity' WHERE number = 2"), "event"),
+    Case("seals.body: no text", _run("UPDATE seals SET body = x'ff' WHERE number = 1"), "seal", sqlite_only=True),
+    Case("seals.created_at: infinity", _run("UPDATE seals SET created_at = 'infinity' WHERE number = 2"), "seal"),
     Case("keys.created_at: infinity", _run("UPDATE keys SET created_at = 'infinity'"), "key"),
 ]
 
@@ -553,6 +550,10 @@ ENCRYPTED_CASES = [
         "binding",
     ),
     Case("salt of another binding", _of_another("bindings", ":binding", "facts_salt"), "binding"),
+    *(
+        Case(f"account.{name}: none", _run(f"UPDATE account SET {name} = NULL"), "account")
+        for name in ("phone_index_key", "phone_data_key")
+    ),
     Case("phone of another hold", _of_another("holds", ":hold", "phone_sealed"), "hold"),
     Case(
         "blind index of another phone",
@@ -583,6 +584,35 @@ def _disable_triggers(connection: Connection, sealed: Sealed) -> None:
         return
     for name in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
         connection.execute(text(f"DROP TRIGGER {name}"))
+
+
+def test_events_that_cannot_be_read_do_not_hide_what_else_was_changed(sealed: Sealed) -> None:
+    positions = [sealed.position + n for n in (0, 1, 5)]
+    with sealed.transaction() as connection:
+        _disable_triggers(connection, sealed)
+        for position in positions:
+            connection.execute(text(f"UPDATE events SET at = 'infinity' WHERE position = {position}"))
+        later = {"position": sealed.position + 10}
+        connection.execute(text("UPDATE events SET actor = 'other' WHERE position = :position"), later)
+        connection.execute(text("UPDATE holds SET strikes = 77 WHERE id = :hold"), {"hold": sealed.hold_id})
+        findings = sealed.findings(connection)
+        seals_by_position = {
+            row.to_position: row.number for row in connection.execute(select(schema.seals).order_by("number"))
+        }
+    read = [finding.first for finding in findings if finding.subject == "event"]
+    assert [str(place).partition("-")[2] for place in read] == list(map(str, positions))
+    changed = min(number for position, number in seals_by_position.items() if position >= later["position"])
+    assert changed in {finding.first_seal for finding in findings if finding.subject == "seal"}
+    assert [finding.id for finding in findings if finding.subject == "hold"] == [sealed.hold_id]
+
+
+def test_how_to_lists_the_columns_that_a_verification_cannot_see() -> None:
+    page = (ROOT / "docs" / "how-to" / "prove-the-history.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE)
+    listed = {table: set(re.findall(r"`(\w+)`", columns)) for table, columns in rows}
+    assert listed == UNSEEN | {"bindings": {"idempotency_key", "duplicate_key"}}, "every other column has a case"
+    known = {table.name: set(table.c.keys()) for table in VERIFIED}
+    assert all(columns <= known[name] for name, columns in listed.items())
 
 
 def test_trigger_that_is_off_shows(sealed: Sealed) -> None:

@@ -277,6 +277,7 @@ def row_faults(service: BindingService) -> list[str]:
         findings = Findings()
         with seals.snapshot(connection), RowComparison(findings, with_rows=True) as comparison:
             for event in seals.list_events(connection):
+                assert isinstance(event, dict)
                 comparison.add_event(event_bytes(event), event, None)
             for subject, list_rows in seals.ROWS.items():
                 for row in list_rows(connection):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
+from bindings.domain.acts import Act
+from bindings.domain.binding import Caller
 from bindings.store import account as account_rows
-from bindings.store import reserve
+from bindings.store import events, reserve
 from bindings.store.phone_key_source import SIZES
 from bindings.store.phone_keys import KeyNumbers, PhoneKeys
 from bindings.store.schema import account
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from bindings.store.database import Database
+    from bindings.store.database import Database, Transaction
 
 PLAIN, MIXED, SEALED = "plain", "mixed", "sealed"
 
@@ -64,7 +66,13 @@ def write_sealed(database: Database, *, index: int | None = 1, data: int | None 
     """Let phones be written with these keys from now on; None: as digits. Rows stay as they are."""
     account_rows.register_scope(database, "default")
     values = {"phone_index_key": index, "phone_data_key": data}
-    database.write(lambda tx: tx.connection.execute(update(account).values(values)))
+
+    def work(tx: Transaction) -> None:
+        tx.connection.execute(update(account).values(values))
+        facts = {"index_key": index, "data_key": data, "phone_key_checks": None}
+        events.append_act(tx, Act.PHONES_KEYS_CHANGED, Caller(actor="test"), facts)
+
+    database.write(work)
 
 
 def alternate(monkeypatch: pytest.MonkeyPatch) -> None:

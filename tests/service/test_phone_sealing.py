@@ -133,7 +133,14 @@ def test_database_in_digits_is_encrypted_and_answers_as_before(harness: ServiceH
     assert again.complete
     acts = [event.detail for event in sealing.export_events() if event.kind == "administered"]
     assert acts == [
-        {"act": act, "index_key": 1, "data_key": 1} for act in ("phones.keys_changed", "phones.sealed")
+        {"act": "phones.keys_changed", "index_key": 1, "data_key": 1, "phone_key_checks": phone_keys().checks},
+        {
+            "act": "phones.sealed",
+            "index_key": 1,
+            "data_key": 1,
+            "phone_key_checks": phone_keys().checks,
+            "phones_sealed_at": harness.clock().isoformat(),
+        },
     ]
 
 
