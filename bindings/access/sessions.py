@@ -11,10 +11,12 @@ import secrets
 from typing import TYPE_CHECKING
 
 from bindings.access.api_keys import digest
-from bindings.store import sessions
+from bindings.store import events, sessions
 from bindings.store.sessions import Search, Session
 
 if TYPE_CHECKING:
+    from bindings.domain.acts import Act
+    from bindings.domain.binding import Caller
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.keys import Key
 
@@ -33,11 +35,15 @@ class Sessions:
         self._database = runtime.database
         self._caller = runtime.caller
 
-    def create(self, key_id: str) -> str:
-        """Start a session of an authenticated key, and return its token. Not safe to repeat."""
+    def create(self, key_id: str, *, request_id: str | None = None) -> str:
+        """Start a session of an authenticated key, and return its token; with an event. Not safe to repeat."""
         token = new_token()
-        self._database.write(lambda tx: sessions.begin(tx, digest(token), key_id))
+        self._database.write(lambda tx: sessions.begin(tx, digest(token), key_id, request_id))
         return token
+
+    def record_without_key(self, act: Act, caller: Caller) -> None:
+        """Write the event of a session that has no key, and no row: it is in the memory of one process."""
+        self._database.write(lambda tx: events.append_act(tx, act, caller, {}))
 
     def authenticate(self, token: str) -> Key | None:
         """Return the key of a session, or None if the session or its key is unknown, expired or revoked."""
@@ -62,13 +68,13 @@ class Sessions:
         """Return whether this token authenticates the session."""
         return hmac.compare_digest(session.id, digest(token))
 
-    def end(self, token: str) -> None:
-        """End the session of a token on every replica, and delete its searches. Safe to repeat."""
-        self._database.write(lambda tx: sessions.end(tx, digest(token)))
+    def end(self, token: str, *, request_id: str | None = None) -> None:
+        """End the session of a token on every replica, and delete its searches; with an event. Safe to repeat."""
+        self._database.write(lambda tx: sessions.sign_out(tx, digest(token), request_id))
 
     def end_by_id(self, session_id: str) -> None:
         """End a listed session on every replica, with its searches: an administrative act. Safe to repeat."""
-        self._database.write(lambda tx: sessions.end_as_act(tx, session_id, self._caller))
+        self._database.write(lambda tx: sessions.end(tx, session_id, self._caller))
 
     def delete_expired(self) -> None:
         """Delete expired sessions and searches. Safe to repeat."""

@@ -19,6 +19,7 @@ class Act(StrEnum):
 
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
+    SESSION_BEGAN = "session.began"
     SESSION_ENDED = "session.ended"
     WEBHOOK_ADDED = "webhook.added"
     WEBHOOK_ROTATED = "webhook.secret_rotated"
@@ -46,6 +47,7 @@ class RestoreCause(StrEnum):
 _WORDS = {
     Act.KEY_CREATED: "API key created",
     Act.KEY_REVOKED: "API key revoked",
+    Act.SESSION_BEGAN: "signed in to the console",
     Act.SESSION_ENDED: "session of the console ended",
     Act.WEBHOOK_ADDED: "webhook added",
     Act.WEBHOOK_ROTATED: "secret of a webhook rotated",

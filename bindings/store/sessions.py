@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, or_, select, update
 
 from bindings.domain.acts import Act
+from bindings.domain.binding import Caller
 from bindings.store import account, events, phones, sql
 from bindings.store import keys as key_rows
 from bindings.store.schema import keys, searches, sessions
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
-    from bindings.domain.binding import Caller
     from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
     from bindings.store.keys import Key
@@ -56,15 +56,25 @@ class Session:
     expires_at: datetime
 
 
-def begin(tx: Transaction, digest: str, key_id: str) -> None:
-    """Record a new session. Safe to repeat with the same digest."""
+def begin(tx: Transaction, digest: str, key_id: str, request_id: str | None) -> None:
+    """Record a new session, with its event by the key. Safe to repeat with the same digest."""
     now = tx.instant()
     times = {"began_at": now, "seen_at": now, "expires_at": now + SESSION_LIFETIME}
-    tx.connection.execute(
+    inserted = tx.connection.execute(
         tx.dialect.insert(sessions)
         .values(hash=digest, key_id=key_id, **times)
         .on_conflict_do_nothing(index_elements=["hash"])
+        .returning(sessions.c.hash)
     )
+    if inserted.scalar() is not None:
+        caller = _caller_of(tx, key_id, request_id)
+        events.append_act(tx, Act.SESSION_BEGAN, caller, {"key_id": key_id, "began_at": now})
+
+
+def _caller_of(tx: Transaction, key_id: str, request_id: str | None) -> Caller:
+    """Return the caller that a key is."""
+    name = tx.connection.execute(select(keys.c.name).where(keys.c.id == key_id)).scalar_one()
+    return Caller(actor=f"key:{name}", request_id=request_id, key_id=key_id)
 
 
 def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
@@ -123,19 +133,22 @@ def record_use(tx: Transaction, digest: str) -> None:
     tx.connection.execute(update(sessions).where(sessions.c.hash == digest, stale).values(seen_at=now))
 
 
-def end(tx: Transaction, digest: str) -> None:
-    """Delete a session and its searches. Safe to repeat."""
+def sign_out(tx: Transaction, digest: str, request_id: str | None) -> None:
+    """Delete a session and its searches, with its event by the key. Safe to repeat."""
+    key_id = tx.connection.execute(select(sessions.c.key_id).where(sessions.c.hash == digest)).scalar()
+    if key_id is None:
+        tx.connection.execute(delete(searches).where(searches.c.owner == digest))
+    else:
+        end(tx, digest, _caller_of(tx, key_id, request_id))
+
+
+def end(tx: Transaction, digest: str, caller: Caller) -> None:
+    """Delete a session and its searches, with its event by a caller. Safe to repeat."""
     tx.connection.execute(delete(searches).where(searches.c.owner == digest))
-    tx.connection.execute(delete(sessions).where(sessions.c.hash == digest))
-
-
-def end_as_act(tx: Transaction, session_id: str, caller: Caller) -> None:
-    """Delete a session and its searches, with the event of an administrative act. Safe to repeat."""
-    row = tx.connection.execute(select(sessions).where(sessions.c.hash == session_id)).one_or_none()
+    ended = delete(sessions).where(sessions.c.hash == digest).returning(sessions.c.key_id, sessions.c.began_at)
+    row = tx.connection.execute(ended).one_or_none()
     if row is not None:
-        end(tx, session_id)
-        facts = {"key_id": row.key_id, "began_at": row.began_at}
-        events.append_act(tx, Act.SESSION_ENDED, caller, facts)
+        events.append_act(tx, Act.SESSION_ENDED, caller, row._asdict())
 
 
 def delete_expired(tx: Transaction) -> None:

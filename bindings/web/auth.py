@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors, scheduler
 from bindings.access.api_keys import digest
 from bindings.domain import roles
-from bindings.domain.binding import Binding, EventKind
+from bindings.domain.acts import Act
+from bindings.domain.binding import Binding, Caller, EventKind
 from bindings.domain.hold import round_up
 from bindings.domain.roles import Permission, Role
 from bindings.web import problems
@@ -248,7 +249,9 @@ class Authenticator:
             return None
         if not principal.has_permission(Permission.BIND, Permission.READ):
             raise problems.Forbidden("the role of this key does not allow the console; nothing was done")
-        return await self._executors.run_read(self._sessions.create, str(principal.key_id))
+        return await self._executors.run_read(
+            self._sessions.create, str(principal.key_id), request_id=_request_id(connection)
+        )
 
     async def sign_in_first(self, link_token: str, connection: Connection) -> str | None:
         """Return the token of a new admin session for the link that `serve` printed, or None if it is not valid.
@@ -258,11 +261,21 @@ class Authenticator:
         _require_direct(connection)
         if self._first_sign_in is None or await self._executors.run_read(self._keys.any_exist):
             return None
-        return self._first_sign_in.redeem(link_token)
+        token = self._first_sign_in.redeem(link_token)
+        if token is not None:
+            await self._record_first_session(Act.SESSION_BEGAN, connection)
+        return token
 
-    async def sign_out(self, token: str) -> None:
+    async def sign_out(self, token: str, connection: Connection) -> None:
         """End a session. Safe to repeat."""
-        await self._executors.run_read(self._sessions.end, token)
+        if self._first_sign_in is not None and self._first_sign_in.end(token):
+            await self._record_first_session(Act.SESSION_ENDED, connection)
+            return
+        await self._executors.run_read(self._sessions.end, token, request_id=_request_id(connection))
+
+    async def _record_first_session(self, act: Act, connection: Connection) -> None:
+        caller = Caller(actor=LOCAL.actor, request_id=_request_id(connection))
+        await self._executors.run_read(self._sessions.record_without_key, act, caller)
 
     async def ensure_still_valid(self, principal: Principal, connection: Connection) -> None:
         """Raise `Unauthenticated` if the principal's key was revoked while the request waited."""
@@ -338,6 +351,10 @@ def client_address(connection: Connection) -> str:
     """Return the IP address of the client, as far as trusted proxies report it."""
     app_state: AppState = connection.app.state.app_state
     return app_state.proxies.address(connection.scope)
+
+
+def _request_id(connection: Connection) -> str:
+    return str(connection.scope["state"]["request_id"])
 
 
 def _bearer_token(headers: Mapping[str, str]) -> str:

@@ -37,6 +37,13 @@ class FirstSignIn:
         self._session = _Secret(session_token, SESSION_LIFETIME_S)
         return session_token
 
+    def end(self, session_token: str) -> bool:
+        """End the session that the link has opened; return False if the token is not that of it."""
+        if self._session is None or not self._session.matches(session_token):
+            return False
+        self._session.expire()
+        return True
+
     def has_opened(self, session_token: str) -> bool:
         """Return whether the link has opened this session, and it has not expired."""
         return self._session is not None and self._session.matches(session_token)
@@ -52,3 +59,7 @@ class _Secret:
     def matches(self, token: str) -> bool:
         """Return whether the token is this one, and still valid."""
         return hmac.compare_digest(digest(token), self._digest) and time.monotonic() < self._ends_at
+
+    def expire(self) -> None:
+        """Let the token match no more."""
+        self._ends_at = time.monotonic()

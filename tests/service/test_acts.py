@@ -121,6 +121,7 @@ WAYS: dict[Act, Callable[[ServiceHarness, BindingService], object]] = {
 def test_every_act_is_tested() -> None:
     elsewhere = {Act.DATABASE_MOVED, Act.RETENTION_APPLIED}  # test_cluster_move, test_retention
     elsewhere |= {Act.PHONES_KEYS_CHANGED, Act.PHONES_SEALED}  # test_phone_sealing
+    elsewhere |= {Act.SESSION_BEGAN}  # test_sessions
     assert set(WAYS) | elsewhere == set(Act)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from bindings.access.sessions import Search
 from bindings.domain.phone import Phone
 from bindings.store.schema import searches, sessions
-from tests.service.harness import A
+from tests.service.harness import A, feed_has_caught_up
 
 if TYPE_CHECKING:
     from tests.service.harness import ServiceHarness
@@ -94,3 +94,25 @@ def stored_rows(harness: ServiceHarness) -> tuple[int, ...]:
     return tuple(
         harness.database.read(lambda connection: [connection.execute(query).scalar_one() for query in counts])
     )
+
+
+def test_sign_in_and_sign_out_are_events_of_the_key_and_expiry_is_none(harness: ServiceHarness) -> None:
+    service = harness.service
+    key_id = service.api_keys.create(name="eve", role="auditor").record.id
+    for request_id in ("req-1", "req-2"):
+        token = service.sessions.create(key_id, request_id=request_id)
+        if request_id == "req-2":
+            for _ in range(2):
+                service.sessions.end(token, request_id="req-3")
+    harness.clock.advance(HOUR_S * 13)
+    service.sessions.delete_expired()
+    feed_has_caught_up(service)
+    entries = service.access_log.entries(kind="session").data[::-1]
+    assert [(entry.act, entry.request_id) for entry in entries] == [
+        ("session.began", "req-1"),
+        ("session.began", "req-2"),
+        ("session.ended", "req-3"),
+    ]
+    assert {(entry.actor, entry.key_id) for entry in entries} == {("key:eve", key_id)}
+    events = [event for event in service.export_events() if str(event.detail.get("act")).startswith("session.")]
+    assert [event.detail["key_id"] for event in events] == [key_id] * 3

@@ -78,7 +78,7 @@ def test_wrong_filter_is_refused_by_page_form_and_export(running: Running, name:
         assert refused.status_code == 422
         assert "note bad" in refused.text
         assert f'href="/access?{name}={value}' not in refused.text, "no link leads to what is refused"
-    assert {entry.kind for entry in running.service.access_log.entries().data} == {"act"}
+    assert {entry.kind for entry in running.service.access_log.entries().data} == {"act", "session"}
 
 
 def test_search_over_http_is_for_readers(running: Running, binding_id: str) -> None:

@@ -408,6 +408,7 @@ def test_each_act_is_in_the_history_with_the_key_that_acted(running: Running) ->
         if event.kind == "administered" and event.actor == "key:ops"
     ]
     assert [event.detail["act"] for event in events] == [
+        "session.began",
         "key.created",
         "key.revoked",
         "webhook.added",

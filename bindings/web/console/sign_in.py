@@ -48,7 +48,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
         message = "This key is not known, has expired, or was revoked."
         return context.render("sign_in.html", status=401, next_path=next_path, error=message)
     if not context.request.scope["state"]["token_is_new"]:
-        await context.app_state.authenticator.sign_out(context.token)
+        await context.app_state.authenticator.sign_out(context.token, request)
     response = context.redirect(next_path)
     context.set_session_cookie(response, token)
     return response
@@ -58,7 +58,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> PageResponse:
 async def sign_out(request: Request[Any, Any, Any]) -> PageResponse:
     """End the session of any role on every replica. Safe to repeat."""
     context = PageContext(request)
-    await context.app_state.authenticator.sign_out(context.token)
+    await context.app_state.authenticator.sign_out(context.token, request)
     response = context.redirect("/sign-in")
     response.headers["Clear-Site-Data"] = '"cache"'  # removes the pages that the browser keeps for its Back button
     return response
