@@ -100,11 +100,17 @@ class ErasureJournal:
 
     def _key(self) -> bytes:
         try:
-            key = self._key_path.read_bytes()
+            with self._key_path.open("rb") as file:
+                shared_mode = secret_files.mode_for_others(os.fstat(file.fileno()))
+                key = file.read()
         except OSError as error:
             raise _error(
                 f"needs its key, the file beside it that ends in {KEY_SUFFIX}: {error.strerror}"
             ) from None
+        if shared_mode is not None:
+            raise _error(
+                f"has a file {KEY_SUFFIX} beside it that allows other users ({shared_mode}): chmod 600 it"
+            )
         if len(key) != KEY_BYTES:
             raise _error(f"has a file {KEY_SUFFIX} beside it that is not its key")
         return key

@@ -54,5 +54,7 @@ def _record(runtime: Runtime, request: BindRequest, **values: Any) -> None:
         hit("bind.refusal_in_transaction")
         return recorded
 
+    # With keys it reads which are written with, and inserts: one transaction, or a sealing may come in between.
+    is_one_statement = runtime.database.phone_keys is None
     with suppress(errors.Busy):
-        runtime.database.write(work, autocommit_first=work)
+        runtime.database.write(work, autocommit_first=work if is_one_statement else None)

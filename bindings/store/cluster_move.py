@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from bindings.domain.acts import Act
 from bindings.store import events
 from bindings.store.deliveries import pending_row
-from bindings.store.schema import account, deliveries, tally_marks, webhooks
+from bindings.store.schema import account, deliveries, seals, tally_marks, webhooks
 from bindings.store.schema import events as events_table
 from bindings.store.webhooks import is_sent
 
@@ -82,6 +82,7 @@ def _numbers(connection: Connection) -> _Numbers:
         select(func.max(webhooks.c.tx)).scalar_subquery(),
         select(func.max(tally_marks.c.tx)).scalar_subquery(),
         select(func.max(account.c.gone_tx)).scalar_subquery(),
+        select(func.max(seals.c.to_tx)).scalar_subquery(),
         0,
     )
     row = connection.execute(select(highest.label("highest"), events.next_tx().label("next"))).one()

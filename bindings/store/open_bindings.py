@@ -8,14 +8,13 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, any_, bindparam, func, or_, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import and_, bindparam, or_, select, update
 
 from bindings.domain.binding import EventKind, State
 from bindings.domain.text import FreeText
 from bindings.store import events, phones, sql
 from bindings.store.bindings import COLUMNS, NAMES, middle_number_b_is, to_binding, version_columns
-from bindings.store.column_types import BindingId, Detail
+from bindings.store.column_types import BindingId
 from bindings.store.queries import LONGEST_SPAN, run
 from bindings.store.schema import bindings
 
@@ -72,28 +71,24 @@ def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller,
 
     From the commit on, no lookup returns them. Safe to repeat.
     """
-    if not binding_ids:
-        return []
-    rows = _requests(tx.dialect).run(
-        tx, EventKind.UNBIND_REQUESTED, caller, {"reason": FreeText(reason)}, of_ids=list(binding_ids)
-    )
+    detail = {"reason": FreeText(reason)}
+    rows = [  # one statement for each: every text gets a salt of its own
+        row
+        for binding_id in binding_ids
+        for row in _requests(tx.dialect).run(tx, EventKind.UNBIND_REQUESTED, caller, detail, of_id=binding_id)
+    ]
     return [to_binding(row[:-1]) for row in rows]
 
 
 @cache
 def _requests(dialect: SqlDialect) -> events.ChangeWithEvents:
-    if dialect.postgres:
-        selected: ColumnElement[bool] = bindings.c.id == any_(bindparam("of_ids", type_=ARRAY(BindingId)))
-    else:
-        ids = func.json_each(bindparam("of_ids", type_=Detail)).table_valued("value")
-        selected = bindings.c.id.in_(select(ids.c.value))
     values: dict[str, Any] = {
         "unbind_requested_at": dialect.clamp(dialect.now, low=bindings.c.requested_at, high=bindings.c.held_until)
     }
     statement = (
         update(bindings)
         .where(
-            selected,
+            bindings.c.id == bindparam("of_id", type_=BindingId),
             bindings.c.ended_at.is_(
                 None
             ),  # not by state: an index of all open ones might seem cheaper to a planner

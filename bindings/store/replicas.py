@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bindings.store.database import Database, SqlDialect, Transaction
 
 INTERVAL_S = 60.0
+RETRY_S = 5.0  # after a record that failed
 RECENT = timedelta(seconds=3 * INTERVAL_S)  # a process that was recorded since then is at work
 RETENTION = timedelta(days=1)
 CLOSE_WAIT_S = 1.0
@@ -163,6 +164,8 @@ class Heartbeat:
             self._thread.join(CLOSE_WAIT_S)
 
     def _record(self) -> None:
-        with suppress(Exception):  # the database is away, or is being closed: the next minute has another one
+        try:
             if not self._closed:
                 self._database.write(record)
+        except Exception:  # noqa: BLE001 -- the database is away, or is being closed
+            self._due = self._clock.monotonic() + RETRY_S

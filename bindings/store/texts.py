@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FIRST_REVISION = "0017"  # of code that reads texts
 DIGEST = "text_sha256"
-ERASED = "erased"  # what is shown of a text whose row is deleted
+DELETED = "deleted"  # what is shown of a text whose row is gone
 SALT_BYTES = 16
 
 
@@ -111,7 +111,7 @@ INSERT: Insert = insert(texts)
 
 
 def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
-    """Return the events with their texts, or `ERASED` where a text is deleted. No query if they have none."""
+    """Return the events with their texts, or `DELETED` where a text is deleted. No query if they have none."""
     positions = {_position(event) for event in events if any(map(_is_digest, event.detail.values()))}
     if not positions:
         return list(events)
@@ -125,7 +125,7 @@ def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
 def _with_texts(event: Event, stored: dict[tuple[int, str], str]) -> Event:
     position = _position(event)
     detail = {
-        name: stored.get((position, name), ERASED) if _is_digest(value) else value
+        name: stored.get((position, name), DELETED) if _is_digest(value) else value
         for name, value in event.detail.items()
     }
     return replace(event, detail=detail)

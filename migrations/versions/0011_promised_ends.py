@@ -1,8 +1,10 @@
 """Promised ends: a binding may end here before it ends at the provider, and be extended until then.
 
 Only columns that may be empty and an index with few rows are added: no row is rewritten. `replicas` records which
-revision the code of a process was made for; code of an older release leaves it empty. On PostgreSQL the index is
-built without a lock and hence outside a transaction; an interrupted migration is repeated.
+revision the code of a process was made for; code of an older release leaves it empty.
+
+On PostgreSQL each table is locked for half a second at a time, and the index is built without a lock and hence
+outside a transaction; an interrupted migration is repeated.
 
 Revision ID: 0011
 Revises: 0010
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import locked
 
 revision = "0011"
 down_revision = "0010"
@@ -39,16 +43,21 @@ def upgrade() -> None:
             comment="earliest instant at which the provider may end it; none: expires_at",
         ),
     )
-    for column in of_bindings:
-        op.add_column("bindings", column, if_not_exists=not sqlite)
     revision_of_code = sa.Column(
         "schema_revision", sa.String(32), comment="revision that its code was made for; none: before 0011"
     )
-    op.add_column("replicas", revision_of_code, if_not_exists=not sqlite)
     if sqlite:
+        for column in of_bindings:
+            op.add_column("bindings", column)
+        op.add_column("replicas", revision_of_code)
         op.execute(f"CREATE INDEX {INDEX} ON bindings (provider_expires_at) WHERE {OWED}")
     else:
-        op.execute("COMMENT ON COLUMN bindings.expires_at IS 'end that the caller was promised'")
+        with locked("bindings"):
+            for column in of_bindings:
+                op.add_column("bindings", column, if_not_exists=True)
+            op.execute("COMMENT ON COLUMN bindings.expires_at IS 'end that the caller was promised'")
+        with locked("replicas"):
+            op.add_column("replicas", revision_of_code, if_not_exists=True)
         with op.get_context().autocommit_block():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {INDEX}")  # of an interrupted build
             op.execute(f"CREATE INDEX CONCURRENTLY {INDEX} ON bindings (provider_expires_at) WHERE {OWED}")

@@ -3,8 +3,8 @@
 The key moves from `idempotency_key` or `duplicate_key` to `freed_key`, which no unique index covers. Code of 0012
 frees no keys, and takes a freed key as one that was never used.
 
-On PostgreSQL the index is built without a lock and hence outside a transaction; an interrupted migration is
-repeated from its beginning.
+On PostgreSQL the table is locked for half a second at a time, and the index is built without a lock and hence
+outside a transaction; an interrupted migration is repeated from its beginning.
 
 Revision ID: 0013
 Revises: 0012
@@ -12,8 +12,12 @@ Revises: 0012
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import locked
 
 revision = "0013"
 down_revision = "0012"
@@ -33,7 +37,8 @@ def upgrade() -> None:
     )
     present = {existing["name"] for existing in sa.inspect(op.get_bind()).get_columns("bindings")}
     if COLUMN not in present:
-        op.add_column("bindings", column)
+        with nullcontext() if sqlite else locked("bindings"):
+            op.add_column("bindings", column)
     where = f"{COLUMN} IS NOT NULL"
     if sqlite:
         op.execute(f"CREATE INDEX {INDEX} ON bindings ({COLUMN}) WHERE {where}")

@@ -1,7 +1,8 @@
 """Successors: a replace links the binding that it ends with the one that takes over.
 
-Only columns that may be empty and an index with few rows are added: no row is rewritten. On PostgreSQL the index
-is built without a lock and hence outside a transaction; an interrupted migration is repeated from its beginning.
+Only columns that may be empty and an index with few rows are added: no row is rewritten. On PostgreSQL the table
+is locked for half a second at a time, and the index is built without a lock and hence outside a transaction; an
+interrupted migration is repeated from its beginning.
 
 Revision ID: 0014
 Revises: 0013
@@ -9,8 +10,12 @@ Revises: 0013
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import locked
 
 revision = "0014"
 down_revision = "0013"
@@ -32,9 +37,11 @@ def upgrade() -> None:
     sqlite = op.get_bind().dialect.name == "sqlite"
     binding_id = sa.String(36) if sqlite else sa.Uuid(as_uuid=False, native_uuid=True)
     present = {existing["name"] for existing in sa.inspect(op.get_bind()).get_columns("bindings")}
-    for name, comment in COLUMNS.items():
-        if name not in present:
-            op.add_column("bindings", sa.Column(name, binding_id, comment=comment))
+    missing = [sa.Column(name, binding_id, comment=COLUMNS[name]) for name in COLUMNS if name not in present]
+    if missing:
+        with nullcontext() if sqlite else locked("bindings"):
+            for column in missing:
+                op.add_column("bindings", column)
     if sqlite:
         op.execute(f"CREATE INDEX {INDEX} ON bindings (settle_by) WHERE {WAITING}")
     else:

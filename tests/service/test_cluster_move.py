@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import InvalidRequest
@@ -19,9 +19,9 @@ from bindings.monitoring.check import Level
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import cluster_move, events
-from bindings.store.schema import account
+from bindings.store.schema import account, seals
 from bindings.webhooks.sender import deliver_pending
-from tests.service.harness import A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads, wait_for
+from tests.service.harness import NOON, A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads, wait_for
 from tests.store.test_feed import _held_open
 from tests.store.test_roles import restricted
 from tests.web.receivers import Receiver
@@ -225,3 +225,11 @@ def test_no_recorded_event_is_changed(before: ServiceHarness) -> None:
 def deliver_all(harness: ServiceHarness) -> None:
     feed_has_caught_up(harness.service)
     deliver_pending(harness.service.runtime)
+
+
+def test_seals_count_as_recorded_numbers_when_their_events_are_deleted(before: ServiceHarness) -> None:
+    _set_offset(before.database, 0)
+    assert not cluster_move.numbers_are_behind(before.database)
+    seal = {"number": 1, "to_tx": COUNTED_BEFORE, "to_position": 1, "body": "{}", "signature": "x"}
+    before.database.write(lambda tx: tx.connection.execute(insert(seals).values(seal | {"created_at": NOON})))
+    assert cluster_move.numbers_are_behind(before.database)

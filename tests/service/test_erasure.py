@@ -417,6 +417,10 @@ def test_journal_has_no_phone_and_is_refused_with_another_key(
     with pytest.raises(errors.InvalidRequest, match="needs its key"):
         erase(eraser, B)
     key.write_bytes(right)
+    key.chmod(0o640)
+    with pytest.raises(errors.InvalidRequest, match=r"a file \.key beside it that allows other users \(0640\)"):
+        erase(eraser, B)
+    key.chmod(0o600)
     journal.chmod(0o644)
     with pytest.raises(errors.InvalidRequest, match="allows other users"):
         erase(eraser, B)

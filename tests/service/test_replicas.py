@@ -130,6 +130,24 @@ def test_calls_go_on_if_the_record_cannot_be_written(own_database_url: str, mono
         assert service.search().data == ()
 
 
+def test_record_that_failed_is_repeated_after_a_few_seconds(
+    service: BindingService, monotonic: Monotonic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_old(service, timedelta(minutes=5))
+    heartbeat, write = service.runtime.heartbeat, service.runtime.database.write
+    monkeypatch.setattr(heartbeat._database, "write", lambda _: write(lambda tx: tx.connection.execute(text("x"))))
+    monotonic.ahead_s += INTERVAL_S
+    service.search()
+    assert heartbeat._thread is not None
+    heartbeat._thread.join(30)
+    monkeypatch.undo()
+    service.search()
+    assert recorded(service)[0].seen_at == old, "not due yet"
+    monotonic.ahead_s += replicas.RETRY_S
+    service.search()
+    wait_for(lambda: recorded(service)[0].seen_at > old)
+
+
 def test_child_of_a_fork_has_a_row_of_its_own(service: BindingService, database_url: str) -> None:
     code = (
         "import os, sys; from bindings import BindingService;"

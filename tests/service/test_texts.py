@@ -144,7 +144,7 @@ def test_text_whose_row_is_deleted_is_shown_as_erased(harness: ServiceHarness, w
     for reader, shown in readers(harness.service, binding).items():
         assert REASON not in str(shown), reader
         if way != "reason: reveal" or reader != "feed of an actor":
-            assert "erased" in shown, reader
+            assert "deleted" in shown, reader
 
 
 def test_reveals_in_the_access_log_have_their_reasons(harness: ServiceHarness) -> None:
@@ -155,7 +155,7 @@ def test_reveals_in_the_access_log_have_their_reasons(harness: ServiceHarness) -
     reveals = harness.service.investigation.reveals_of([binding])
     assert {reveal.detail["reason"] for reveal in reveals} == {REASON}
     delete_texts(harness)
-    assert {entry.reason for entry in harness.service.access_log.entries().data} == {"erased"}
+    assert {entry.reason for entry in harness.service.access_log.entries().data} == {"deleted"}
 
 
 def test_text_of_a_person_that_is_the_word_for_erased_stays_a_text(harness: ServiceHarness) -> None:

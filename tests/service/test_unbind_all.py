@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
+from sqlalchemy import select
 
 from bindings import errors, failpoints
 from bindings.domain import selection
@@ -13,6 +14,7 @@ from bindings.domain.binding import State
 from bindings.domain.selection import SelectionToken
 from bindings.lifecycle import unbind as unbind_calls
 from bindings.lifecycle import unbind_all as calls
+from bindings.store.schema import texts
 from tests.service.harness import A, B, C, D, E, F, hold_answers, in_threads, wait_for
 
 if TYPE_CHECKING:
@@ -295,3 +297,13 @@ def test_concurrent_calls_and_binds_leave_no_request_behind(harness: ServiceHarn
     assert all((row.state is State.UNBOUND) == (row.unbind_requested_at is not None) for row in rows)
     for row in rows:
         assert harness.kinds(row).count("unbind_requested") <= 1
+
+
+def test_each_text_of_one_call_has_a_salt_of_its_own(harness: ServiceHarness) -> None:
+    for pair in ((A, B), (C, D)):
+        harness.bind(*pair, reference="order-1")
+    dry_run = harness.service.unbind_all(reference="order-1", reason="over", dry_run=True)
+    harness.service.unbind_all(reference="order-1", reason="over", token=dry_run.token)
+    rows = harness.database.read(lambda connection: connection.execute(select(texts.c.text, texts.c.salt)).all())
+    assert [row.text for row in rows] == ["over", "over"]
+    assert len({row.salt for row in rows}) == 2

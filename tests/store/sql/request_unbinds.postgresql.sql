@@ -7,7 +7,7 @@ WITH changed AS (
         SELECT account.tx_offset
         FROM account
     ), 0))
-    WHERE bindings.id = ANY (:of_ids::UUID[])
+    WHERE bindings.id = :of_id::UUID
       AND bindings.ended_at IS NULL
       AND bindings.unbind_requested_at IS NULL
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,

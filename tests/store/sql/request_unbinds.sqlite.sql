@@ -1,10 +1,7 @@
 UPDATE bindings
 SET unbind_requested_at=min(max(:clock, bindings.requested_at), bindings.held_until),
     version=(bindings.version + :version_1), change_tx=0
-WHERE bindings.id IN (
-    SELECT anon_1.value
-    FROM json_each(:of_ids) AS anon_1
-)
+WHERE bindings.id = :of_id
   AND bindings.ended_at IS NULL
   AND bindings.unbind_requested_at IS NULL
 RETURNING id, mode, phone_a, phone_b, pool_number, app_id, scope, reference,
