@@ -14,7 +14,7 @@ from bindings.sealing.chain import Chain
 from bindings.sealing.encoding import as_instant, event_bytes, parse_json
 from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.rows import RowComparison
-from bindings.sealing.seals import Seal, cursor, head_of, is_restore
+from bindings.sealing.seals import Seal, SealBody, cursor, head_of, is_restore
 from bindings.store import protection, seals
 from bindings.store.seals import UnreadableEvent
 
@@ -49,6 +49,26 @@ class Verification:
     def is_sound(self) -> bool:
         """Return whether nothing contradicts what was sealed."""
         return not self.finding_count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryHead:
+    """The last seal, `N:HASH`: when it was made, and by which key. `key_id` is None if its body cannot be read."""
+
+    head: str
+    sealed_at: datetime
+    key_id: str | None
+
+
+def history_head(database: Database) -> HistoryHead | None:
+    """Return the head of the sealed history, or None if it is not sealed. Its signature is not verified."""
+    seal = database.read(seals.last)
+    if seal is None:
+        return None
+    key_id = None
+    with suppress(ValueError):
+        key_id = SealBody.parse(seal.body).key_id
+    return HistoryHead(head=seal.head, sealed_at=seal.created_at, key_id=key_id)
 
 
 def verify_database(database: Database, keys: PublicKeys, heads: Mapping[int, str]) -> Verification:

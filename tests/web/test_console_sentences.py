@@ -13,11 +13,11 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 
 from bindings import errors
 from bindings.domain.conflict import Policy
-from bindings.store.schema import refusals
+from bindings.store.schema import refusals, seals
 from tests.service.harness import POOL, A, B, C, D, E, F
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -67,7 +67,7 @@ NO_NAME = {"name: nothing", "name: of an application"}
 REFERENCE = {"at: reference", "number: reference"}
 BOUNDED = {"access: bounded", "access: no match, bounded"}
 FILTERED = {"access: filtered", "access: no match"}
-ACCESS = {"access: nothing", "access: entries", "access: wrong input"} | FILTERED | BOUNDED
+ACCESS = {"access: nothing", "access: entries", "access: sealed", "access: wrong input"} | FILTERED | BOUNDED
 RESULTS = MATCHES | AT | NUMBER | REFERENCE
 FORM = {"unbind all: form", "unbind all: nothing", "unbind all: wrong input", "unbind all: of an application"}
 LISTED_TO_END = {"unbind all: listed", "unbind all: more", "unbind all: grown"}
@@ -323,6 +323,16 @@ SENTENCES = (
     Sentence("All time Last hour Last 24 hours Last 7 days Last 30 days", ACCESS),
     Sentence("Filter", ACCESS),
     Sentence(r"Times are in UTC\. A date alone is its start, 00:00\.", ACCESS),
+    Sentence("Sealed history", ACCESS - {"access: wrong input"}),
+    Sentence(
+        r"The history is not sealed: no seal is recorded\.", ACCESS - {"access: wrong input", "access: sealed"}
+    ),
+    Sentence(
+        r"Keep the head apart from the database\. bindings audit verify --public-key FILE --head 1:[0-9a-f]{64}"
+        r" compares the history with its seals; the public key comes from who made the key, not from the"
+        r" database\.",
+        {"access: sealed"},
+    ),
     Sentence("No entry matches", {"access: no match"}),
     Sentence(r"Nothing of this kind is recorded\.", {"access: no match"}),
     Sentence("No entry matches so far", {"access: no match, bounded"}),
@@ -513,6 +523,12 @@ class Pages:
             self.pages["access: bounded"] = self.auditor.get("/access?kind=reveal").text
             self.pages["access: no match, bounded"] = self.auditor.get("/access?actor=key:unknown").text
         self.pages["access: wrong input"] = self.auditor.post("/access", {"reason_prefix": A}).text
+        seal = {"number": 1, "to_tx": 0, "to_position": 1, "body": "{}", "signature": "x"}
+        created_at = self.harness.clock()
+        self.harness.database.write(
+            lambda tx: tx.connection.execute(insert(seals).values(seal | {"created_at": created_at}))
+        )
+        self.pages["access: sealed"] = self.auditor.get("/access").text
 
     def unbind_all(self, first: Binding) -> None:
         """End the bindings of an order; the forms are those of the page of its reference."""

@@ -17,6 +17,7 @@ from bindings.domain.access_log import AccessKind, AccessLogEntry
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest
+from bindings.monitoring.audit import history_head
 from bindings.validation import requests as validation
 from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.access.access_log import AccessCounts, AccessLogPage
+    from bindings.monitoring.audit import HistoryHead
     from bindings.service import BindingService
 
 PATH = "/access"
@@ -62,14 +64,16 @@ async def access_log(request: Request[Any, Any, Any]) -> PageResponse:
         return _refused(context, values, error)
     cursor = request.query_params.get("cursor")
 
-    def read(service: BindingService) -> tuple[AccessLogPage, AccessCounts]:
+    def read(service: BindingService) -> tuple[AccessLogPage, AccessCounts, HistoryHead | None]:
         log = service.access_log
-        return log.entries(**filters, cursor=cursor, limit=PER_PAGE), log.count_values(**filters)
+        page = log.entries(**filters, cursor=cursor, limit=PER_PAGE)
+        return page, log.count_values(**filters), history_head(service.runtime.database)
 
-    page, counts = await context.run_read(read)
+    page, counts, head = await context.run_read(read)
     return context.render(
         "access.html",
         page=page,
+        head=head,
         **_view(values),
         value_groups=_value_groups(values, counts),
         counted_entries=None if counts.is_complete else MAX_READ,
