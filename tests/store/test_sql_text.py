@@ -171,7 +171,7 @@ def _convert_phones(recorder: _Recorder) -> None:
     _use_phone_keys(recorder)
     numbers = KeyNumbers(index=1, data=1)
     for table in ("bindings", "holds"):
-        phone_sealing.convert_batch(_transaction(recorder), table, numbers, after=ID)
+        phone_sealing.convert_batch(_transaction(recorder), table, numbers, ID, CALLER)
 
 
 def _seal(recorder: _Recorder) -> None:
