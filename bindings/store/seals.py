@@ -290,7 +290,8 @@ def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every hold: the hash of what never changes in its row (None without a salt), and the rest of it."""
     columns = (*HOLD_COLUMNS, type_coerce(holds.c.phone, String).label("stored_phone"))
     for row in _stream(connection, select(*columns, holds.c.scope, holds.c.facts_salt)):
-        current = {name: _plain(getattr(row, name)) for name in ("held_until", "origin_id", "strikes", "created_at")}
+        names = "held_until", "origin_id", "strikes", "created_at"
+        current = {name: _plain(getattr(row, name)) for name in names}
         yield {"id": row.id, "facts": _facts_of_hold(connection.dialect, row)} | current
 
 
